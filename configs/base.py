@@ -1,0 +1,167 @@
+"""What all stages share: models and recipes by size, and the shape of a config.
+
+A stage is data: sources (records and the fields drawn from them), terms (losses between fields),
+and a schedule. Every value can be overridden: `--config.optimizer.learning_rate=1e-4`.
+"""
+
+from ml_collections import ConfigDict
+
+# The languages whose captions ETCL's triples have, as in the paper.
+TRIPLE_LANGUAGES = ("en", "de", "fr", "cs", "zh", "ja")
+SIZES = ("tiny", "b3_mini", "paper")
+
+_MODELS = {
+    # Small towers for pictures of 64 px, trained in minutes on two CPU cores.
+    "tiny": dict(
+        image=dict(
+            name="tiny", image_size=64, stochastic_depth=0.0, batch_norm_momentum=0.9
+        ),
+        text=dict(name="tiny", max_tokens=40, dropout=0.0),
+        embedding_dim=128,
+        temperature=0.07,
+    ),
+    # coyo-align's smallest model with published values: EfficientNet-B3 and BERT-mini on CC3M.
+    "b3_mini": dict(
+        image=dict(
+            name="b3", image_size=289, stochastic_depth=0.2, batch_norm_momentum=0.99
+        ),
+        text=dict(name="mini", max_tokens=64, dropout=0.1),
+        embedding_dim=640,
+        temperature=1.0,
+    ),
+    # The paper: EfficientNet-B7 (640 wide without its top) and BERT-base.
+    "paper": dict(
+        image=dict(
+            name="b7", image_size=289, stochastic_depth=0.2, batch_norm_momentum=0.99
+        ),
+        text=dict(name="base", max_tokens=64, dropout=0.1),
+        embedding_dim=640,
+        temperature=1.0,
+    ),
+}
+_BATCH_NORM_GROUPS = {"tiny": 0, "b3_mini": 16, "paper": 16}  # 0: a replica's whole share
+_IMAGES = {
+    "tiny": dict(resize=72, crop=64),
+    "b3_mini": dict(resize=346, crop=289),
+    "paper": dict(resize=346, crop=289),
+}
+# Where the records of a size are, under --data_dir; docs of each dataset: tools/convert.py --list.
+_RECORDS = {
+    "tiny": dict(
+        captions=("scenes/train",), bitext=("scenes/bitext",), triples=("scenes/train",)
+    ),
+    "b3_mini": dict(
+        captions=("cc3m/train",), bitext=("ccmatrix/train",), triples=("multilingual_cc3m/train",)
+    ),
+    "paper": dict(
+        captions=("alt_text/train", "cc3m/train", "cc12m/train"),
+        bitext=("ccmatrix/train",),
+        triples=("multilingual_cc3m/train",),
+    ),
+}
+
+
+def base_config(stage, size):
+    """The part of a config that does not depend on the stage's losses.
+
+    Args:
+        stage: name that the run goes by.
+        size: one of `SIZES`.
+
+    Returns:
+        `ConfigDict` of plain data, with empty `sources` and `terms`.
+    """
+    model = _MODELS[size]
+    config = ConfigDict()
+    config.stage, config.size, config.seed = stage, size, 0
+    # The stage whose weights this one starts from ("": from scratch), and the stages that its
+    # report sets beside it.
+    config.starts_from = ""
+    config.report = ConfigDict(dict(beside=(), control=""))
+    # Datasets that training may make itself where their records are missing.
+    config.makes = ("scenes",) if size == "tiny" else ()
+    # A file, or "scenes" for the one in the package.
+    config.vocabulary = "scenes" if size == "tiny" else "labse/vocab.txt"
+
+    config.model = ConfigDict(
+        dict(
+            embedding_dim=model["embedding_dim"],
+            image=dict(**model["image"], batch_norm_group=_BATCH_NORM_GROUPS[size], preset=""),
+            text=dict(**model["text"], preset=""),
+            # One temperature for all terms; further names, and `temperature` of a term, part them.
+            temperatures=dict(shared=model["temperature"]),
+            freeze=(),
+        )
+    )
+    config.images = ConfigDict(_IMAGES[size])
+    config.sources = ConfigDict()
+    config.terms = ConfigDict()
+
+    config.batch_size = 0
+    config.steps = 0
+    config.optimizer = ConfigDict(
+        dict(
+            name="lamb",
+            learning_rate=0.0,
+            warmup_steps=0,
+            decay=1e-5,
+            beta_1=0.9,
+            beta_2=0.999,
+            epsilon=1e-6,
+            clip_norm=0.0,  # 0: off
+            # Regular expressions over variable paths.
+            exclude_from_decay=("_bn/", "/bias$", "layer_norm/", "temperature"),
+            exclude_from_adaptation=("_bn/",),
+        )
+    )
+    config.jit_compile = False
+    config.log_every = 20 if size == "tiny" else 100
+    config.checkpoint_every = 200 if size == "tiny" else 1000
+    config.evaluate_every = 0  # 0: at the end only
+    config.evaluation = ConfigDict()
+    if size == "tiny":
+        config.evaluation.retrieval = ConfigDict(
+            dict(
+                records="scenes/test",
+                languages=(),  # (): all that the records have
+                trained=TRIPLE_LANGUAGES,
+            )
+        )
+    return config
+
+
+def source(size, corpus, fields, languages=(), **options):
+    """A source: fields drawn from the records of a corpus.
+
+    Args:
+        size: one of `SIZES`.
+        corpus: "captions", "bitext" or "triples".
+        fields: {field: "image" or "text"}.
+        languages: codes that its texts may have; () is all.
+        **options: `walk` ("records" or "combinations"), `min_languages`, `weights` (one a record
+            set; () is in proportion to size), `temperature` (of that proportion), `flip`.
+    """
+    defaults = dict(walk="records", min_languages=0, weights=(), temperature=1.0, flip=True)
+    unknown = sorted(set(options) - set(defaults))
+    if unknown:
+        raise ValueError(f"Unknown options of a source: {unknown}. Known: {sorted(defaults)}.")
+    return dict(
+        records=_RECORDS[size][corpus],
+        fields=fields,
+        languages=tuple(languages),
+        **{**defaults, **options},
+    )
+
+
+def term(x, y, weight):
+    """A contrastive loss between two fields, with the paper's margin and smoothing."""
+    return dict(
+        x=x,
+        y=y,
+        weight=weight,
+        loss="contrastive",
+        margin=0.3,
+        label_smoothing=0.1,
+        temperature="shared",
+        mask_duplicates=False,
+    )

@@ -1,0 +1,32 @@
+"""ETCL: triples (image, text A, text B) in a few languages, after MURAL."""
+
+from configs import base
+
+# Batch, steps and rate, falling linearly to 0 without warm-up. The control and the six-language
+# ablation take the same ones.
+RECIPES = {"tiny": (256, 150, 4e-3), "b3_mini": (16_384, 3_000, 5e-4), "paper": (32_768, 3_000, 1e-4)}
+
+
+def follow_up(config, size):
+    """Gives `config` the schedule of ETCL and makes it start from MURAL's weights."""
+    config.starts_from = "mural"
+    config.batch_size, config.steps, config.optimizer.learning_rate = RECIPES[size]
+    return config
+
+
+def get_config(size="tiny"):
+    """L_ETCL = 1/3 (L_image-textA + L_textA-textB + L_textB-image).
+
+    The product of images and unordered language pairs is walked without repeats.
+    """
+    config = follow_up(base.base_config("etcl", size), size)
+    fields = dict(image="image", text_a="text", text_b="text")
+    config.sources.triples = base.source(
+        size, "triples", fields, base.TRIPLE_LANGUAGES, walk="combinations"
+    )
+    config.terms.image_text_a = base.term("image", "text_a", weight=1 / 3)
+    config.terms.text_a_text_b = base.term("text_a", "text_b", weight=1 / 3)
+    config.terms.text_b_image = base.term("text_b", "image", weight=1 / 3)
+    if size == "tiny":
+        config.report.beside, config.report.control = ("mural", "control"), "control"
+    return config

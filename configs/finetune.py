@@ -1,0 +1,18 @@
+"""Fine-tuning on the captions of one data set in one language."""
+
+from configs import base
+
+
+def get_config(size="tiny"):
+    """L_image-caption alone; `--config.sources.captions.languages='("de",)'` takes another one."""
+    config = base.base_config("finetune", size)
+    config.starts_from = "etcl"
+    config.sources.captions = base.source(
+        size, "captions", dict(image="image", caption="text"), ["en"]
+    )
+    if size != "tiny":
+        config.sources.captions.records = ("multi30k/train",)
+    config.terms.image_caption = base.term("image", "caption", weight=1.0)
+    recipe = {"tiny": (256, 50, 1e-3), "b3_mini": (2_048, 3_000, 1e-5), "paper": (2_048, 3_000, 1e-5)}
+    config.batch_size, config.steps, config.optimizer.learning_rate = recipe[size]
+    return config

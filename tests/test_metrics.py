@@ -1,0 +1,215 @@
+import math
+
+import numpy as np
+import pytest
+
+from tf_mural import metrics
+from tf_mural.base import UserError
+
+
+def unit_rows(count, width, seed=0):
+    rows = np.random.default_rng(seed).normal(size=(count, width))
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def ranks_of(scores, query_groups, item_groups):
+    """Ranks where `scores` (q, m) are the cosines themselves: queries are the unit axes."""
+    scores = np.asarray(scores, np.float32)
+    return metrics.retrieval_ranks(
+        np.eye(len(scores)), scores.T, query_groups, item_groups
+    ).tolist()
+
+
+def slow_ranks(queries, items, query_groups, item_groups):
+    """The definition, one pair at a time, in float64."""
+    ranks = []
+    for query, group in zip(np.float64(queries), query_groups, strict=True):
+        scores = [float(np.dot(query, item)) for item in np.float64(items)]
+        best = max(s for s, g in zip(scores, item_groups, strict=True) if g == group)
+        wrong = [s for s, g in zip(scores, item_groups, strict=True) if g != group]
+        ranks.append(sum(s >= best for s in wrong))
+    return ranks
+
+
+def test_ranks_by_eye():
+    scores = [
+        [0.9, 0.1, 0.5],  # own first: nothing wrong above
+        [0.9, 0.8, 0.7],  # own second
+        [0.3, 0.2, 0.1],  # own last
+    ]
+    assert ranks_of(scores, [0, 1, 2], [0, 1, 2]) == [0, 1, 2]
+    assert metrics.recall_at([0, 1, 2], (1, 2, 3)) == pytest.approx([100 / 3, 200 / 3, 100])
+
+
+def test_several_right_items_count_by_the_best_and_never_as_wrong():
+    scores = [
+        [0.9, 0.8, 0.7, 0.1],  # right ones 0 and 1
+        [0.6, 0.9, 0.5, 0.7],  # right ones 2 and 3: the better has one wrong item above
+    ]
+    assert ranks_of(scores, [7, 8], [7, 7, 8, 8]) == [0, 1]
+    # The second right item is below two wrong ones and above none: it does not matter.
+    assert ranks_of([[0.9, 0.5, 0.4, 0.3]], [7], [7, 8, 8, 7]) == [0]
+    # The right items tie with each other: neither counts against the query.
+    assert ranks_of([[0.9, 0.9, 0.1]], [7], [7, 7, 8]) == [0]
+
+
+def test_ties_count_against_us():
+    assert ranks_of([[0.5, 0.5, 0.5]], [1], [0, 1, 2]) == [2]
+    assert ranks_of([[0.5, 0.5 - 1e-4, 0.1]], [0], [0, 1, 2]) == [0]
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-6])
+def test_a_collapsed_encoder_scores_zero(noise):
+    # Real collapses are not exact: the products of equal inputs differ in their last digits.
+    images = np.repeat(unit_rows(1, 77), 301, axis=0) + noise * unit_rows(301, 77)
+    texts = np.repeat(unit_rows(1, 77), 602, axis=0)
+    values = metrics.retrieval(images, texts, np.repeat(np.arange(301), 2))
+    assert set(values.values()) == {0.0}
+
+
+def test_perfect_and_reversed_encoders():
+    names = ["i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10", "average_recall"]
+    rows = unit_rows(50, 32)
+    assert metrics.retrieval(rows, rows, np.arange(50)) == dict.fromkeys(names, 100.0)
+    # The right text lies opposite to its image: the worst of all.
+    assert metrics.retrieval(rows, -rows, np.arange(50)) == dict.fromkeys(names, 0.0)
+
+
+def test_one_image_and_one_text_are_always_found():
+    values = metrics.retrieval(unit_rows(1, 8, 0), unit_rows(1, 8, 1), [0])
+    assert set(values.values()) == {100.0}
+
+
+def test_the_two_directions_differ_as_by_eye():
+    # Text 0 and 1 describe image 0, text 2 image 1. Image 1 lies nearest to text 1.
+    images = np.eye(3)[[0, 1]]
+    texts = np.array([[0.9, 0.1, 0.0], [0.1, 0.9, 0.0], [0.0, 0.5, 0.0]])
+    image_ranks, text_ranks = metrics.image_text_ranks(images, texts, [0, 0, 1])
+    assert image_ranks.tolist() == [0, 1]
+    assert text_ranks.tolist() == [0, 1, 0]
+    values = metrics.recalls(image_ranks, text_ranks)
+    assert values["i2t_r1"] == 50.0
+    assert values["t2i_r1"] == pytest.approx(200 / 3)
+    assert values["i2t_r5"] == values["t2i_r10"] == 100.0
+    assert values["average_recall"] == pytest.approx((50 + 200 / 3 + 400) / 6)
+
+
+@pytest.mark.parametrize("chunk", [1, 100, 1 << 22])
+def test_equals_the_slow_version_whatever_the_chunk(chunk, monkeypatch):
+    monkeypatch.setattr(metrics, "_CHUNK", chunk)
+    queries, items = unit_rows(31, 6, 1), unit_rows(60, 6, 2)
+    item_groups = np.random.default_rng(3).permutation(np.arange(60) % 20)
+    query_groups = np.arange(31) % 20
+    fast = metrics.retrieval_ranks(queries, items, query_groups, item_groups)
+    assert fast.dtype == np.int64
+    assert fast.tolist() == slow_ranks(queries, items, query_groups, item_groups)
+    assert fast.max() > 10  # the case is not trivial
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_values_that_are_not_finite_are_refused_by_side(bad):
+    good, broken = unit_rows(4, 8), unit_rows(4, 8)
+    broken[2, 3] = bad
+    with pytest.raises(UserError, match="1 of 4 image embeddings .* row 2"):
+        metrics.retrieval(broken, good, range(4))
+    with pytest.raises(UserError, match="1 of 4 text embeddings .* row 2"):
+        metrics.retrieval(good, broken, range(4))
+    with pytest.raises(UserError, match="queries"):
+        metrics.retrieval_ranks(broken, good, range(4), range(4))
+
+
+def test_input_that_does_not_fit_is_refused():
+    rows = unit_rows(3, 8)
+    with pytest.raises(UserError, match="8 wide and items 4"):
+        metrics.retrieval_ranks(rows, rows[:, :4], range(3), range(3))
+    with pytest.raises(UserError, match="item_groups"):
+        metrics.retrieval_ranks(rows, rows, range(3), range(2))
+    with pytest.raises(UserError, match="1 of 3 queries have no right item, the first is query 1"):
+        metrics.retrieval_ranks(rows, rows, [0, 9, 2], range(3))
+    with pytest.raises(UserError, match="text 1 belongs to image 3"):
+        metrics.retrieval(rows, rows, [0, 3, 1])
+    with pytest.raises(UserError, match="expected \\(rows, width\\)"):
+        metrics.retrieval(rows[0], rows, [0, 1, 2])
+    with pytest.raises(UserError, match="no queries"):
+        metrics.recall_at([])
+
+
+def exact_chance(images, texts_per_image):
+    """By binomial coefficients, in integers."""
+    texts = images * texts_per_image
+    total = 0.0
+    for k in (1, 5, 10):
+        k = min(k, texts)
+        miss = math.comb(texts - texts_per_image, k) / math.comb(texts, k)
+        total += 1 - miss + min(1, k / images)
+    return 100 * total / 6
+
+
+@pytest.mark.parametrize("images, texts", [(512, 1), (100, 5), (20, 2), (4, 1), (1, 3)])
+def test_chance_by_formula(images, texts):
+    assert metrics.chance_average_recall(images, texts) == pytest.approx(
+        exact_chance(images, texts)
+    )
+
+
+def test_chance_by_hand():
+    # One caption each: k / n both ways, so (1 + 5 + 10) / 3 / 512.
+    assert metrics.chance_average_recall(512) == pytest.approx(100 * 16 / 3 / 512)
+    assert metrics.chance_average_recall(1) == 100.0
+
+
+@pytest.mark.parametrize("texts_per_image", [1, 3, [1, 1, 2, 6] * 5])
+def test_chance_by_simulation(texts_per_image):
+    images, rounds = 20, 2000
+    own = np.broadcast_to(texts_per_image, (images,))
+    text_images = np.repeat(np.arange(images), own)
+    random = np.random.default_rng(0)
+    found = []
+    for _ in range(rounds):
+        scores = random.random((images, len(text_images)))
+        right = np.arange(images)[:, None] == text_images
+        best = np.where(right, scores, -1).max(1, keepdims=True)
+        image_ranks = np.sum((scores > best) & ~right, axis=1)
+        own_score = scores[text_images, np.arange(len(text_images))]
+        text_ranks = np.sum(scores > own_score, axis=0)
+        found.append(metrics.recalls(image_ranks, text_ranks)["average_recall"])
+    spread = 4 * np.std(found) / math.sqrt(rounds)
+    expected = metrics.chance_average_recall(images, texts_per_image)
+    assert np.mean(found) == pytest.approx(expected, abs=spread)
+
+
+def test_interval_of_certain_results_is_a_point():
+    one_each = np.arange(40)
+    zeros, lasts = np.zeros(40, int), np.full(40, 39)
+    assert metrics.average_recall_interval(zeros, zeros, one_each) == (100.0, 100.0)
+    assert metrics.average_recall_interval(lasts, lasts, one_each) == (0.0, 0.0)
+
+
+def test_interval_matches_the_normal_one_and_repeats():
+    # Half of the images are found at rank 0 both ways, the others never: a fair coin per image.
+    ranks = np.array([0, 99] * 200)
+    low, high = metrics.average_recall_interval(ranks, ranks, np.arange(400))
+    half = 100 * 1.96 * math.sqrt(0.25 / 400)
+    assert (low, high) == pytest.approx((50 - half, 50 + half), abs=0.6)
+    assert (low, high) == metrics.average_recall_interval(ranks, ranks, np.arange(400))
+    assert (low, high) != metrics.average_recall_interval(ranks, ranks, np.arange(400), seed=1)
+
+
+def test_interval_resamples_images_with_all_their_texts():
+    # 100 images of 4 texts that hit or miss together: texts drawn one by one would look
+    # four times as many, and the interval half as wide.
+    image_ranks = np.array([0, 99] * 50)
+    text_images = np.repeat(np.arange(100), 4)
+    low, high = metrics.average_recall_interval(image_ranks, image_ranks[text_images], text_images)
+    half = 100 * 1.96 * math.sqrt(0.25 / 100)
+    assert (low, high) == pytest.approx((50 - half, 50 + half), abs=1.5)
+
+
+def test_group_means():
+    values = {"en": 60.0, "de": 30.0, "ko": 10.0}
+    groups = {"trained": ["en", "de"], "unseen": ["ko"]}
+    assert metrics.group_means(values, groups) == {"trained": 45.0, "unseen": 10.0}
+    with pytest.raises(UserError, match="group 'unseen': no value for it, tr"):
+        metrics.group_means(values, {"unseen": ["it", "ko", "tr"]})
+    with pytest.raises(UserError, match="group 'none': empty"):
+        metrics.group_means(values, {"none": []})

@@ -1,0 +1,336 @@
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from tf_mural import records
+from tf_mural.base import UserError
+from tf_mural.records import Record, RecordSet, tfrecord
+
+RECORDS = [
+    Record("plain"),
+    Record("pair", (b"\x89PNG one",), (("en", "a cat"), ("de", "eine Katze"), ("en", "cat"))),
+    Record("bitext", (), (("zh-Hant", "貓"), ("chr", "ᏪᏌ"))),
+    Record("labelled", (b"",), (), label=0),
+    Record("scored", (b"a", b"b"), (("de", "x"),), label=7, score=-0.5),
+]
+
+
+def write(folder, shards=2, **kwargs):
+    records.write(folder, RECORDS, shards=shards, **kwargs)
+    return RecordSet.open(folder)
+
+
+def shards_of(folder):
+    return sorted(str(path) for path in folder.glob("*.tfrecord"))
+
+
+# Vectors of RFC 3720, appendix B.4, and the check value of the CRC catalogue.
+@pytest.mark.parametrize(
+    "data, crc",
+    [
+        (b"", 0),
+        (b"123456789", 0xE3069283),
+        (bytes(32), 0x8A9136AA),
+        (b"\xff" * 32, 0x62A8AB43),
+        (bytes(range(32)), 0x46DD794E),
+    ],
+)
+def test_crc_of_published_vectors(data, crc):
+    assert tfrecord.crc32c(data) == crc
+
+
+@pytest.mark.parametrize("length", [63, 64, 65, 1023, 1024, 1025, 1027, 2048, 5000])
+def test_crc_by_blocks_is_the_crc_bit_by_bit(length):
+    data = np.random.default_rng(length).bytes(length)
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
+    assert tfrecord.crc32c(data) == crc ^ 0xFFFFFFFF
+
+
+def test_file_is_what_tensorflow_writes(tmp_path):
+    import tensorflow as tf
+
+    payloads = [records.serialize(record) for record in RECORDS] + [os.urandom(3000)]
+    with tf.io.TFRecordWriter(str(tmp_path / "tf")) as writer:
+        for payload in payloads:
+            writer.write(payload)
+    assert (tmp_path / "tf").read_bytes() == b"".join(map(tfrecord.frame, payloads))
+
+
+def test_serialized_record_is_a_tf_example():
+    import tensorflow as tf
+
+    def of_bytes(*values):
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
+
+    feature = {
+        "id": of_bytes(b"scored"),
+        "images": of_bytes(b"a", b"b"),
+        "texts": of_bytes(b"x"),
+        "languages": of_bytes(b"de"),
+        "label": tf.train.Feature(int64_list=tf.train.Int64List(value=[7])),
+        "score": tf.train.Feature(float_list=tf.train.FloatList(value=[-0.5])),
+    }
+    expected = tf.train.Example(features=tf.train.Features(feature=feature))
+    data = records.serialize(RECORDS[4])
+    assert tf.train.Example.FromString(data) == expected
+    assert data == expected.SerializeToString(deterministic=True)
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.id)
+def test_round_trip(record):
+    assert records.deserialize(records.serialize(record)) == record
+
+
+@pytest.mark.parametrize("text", ["e\u0301", "\u00e9", " spaces stay ", "a\u2028b\x00", "👩‍🚀"])
+def test_texts_pass_untouched(text):
+    record = Record("r", texts=(("en", text),))
+    assert records.deserialize(records.serialize(record)).texts[0][1] == text
+
+
+def test_parse_in_graph():
+    import tensorflow as tf
+
+    parsed = tf.function(records.parse)(tf.constant([records.serialize(r) for r in RECORDS]))
+    assert parsed["id"].numpy().tolist() == [r.id.encode() for r in RECORDS]
+    assert parsed["images"].to_list() == [[], [b"\x89PNG one"], [], [b""], [b"a", b"b"]]
+    assert parsed["texts"].to_list()[1] == [b"a cat", b"eine Katze", b"cat"]
+    assert parsed["languages"].to_list() == [[], [b"en", b"de", b"en"], [b"zh-Hant", b"chr"], [],
+                                             [b"de"]]  # fmt: skip
+    assert parsed["label"].dtype == tf.int64 and parsed["score"].dtype == tf.float32
+    assert parsed["label"].numpy().tolist() == [-1, -1, -1, 0, 7]
+    np.testing.assert_array_equal(parsed["score"].numpy(), [np.nan] * 4 + [-0.5])
+
+
+@pytest.mark.parametrize("code", ["de", "chr", "zh-Hant", "pt-BR", "es-419", "no"])
+def test_language_codes(code):
+    assert records.is_language(code)
+
+
+@pytest.mark.parametrize("code", ["", "d", "kind", "de_AT", "de-", "de AT", "dé", "12", "en\n"])
+def test_no_language_codes(code):
+    assert not records.is_language(code)
+
+
+@pytest.mark.parametrize(
+    "record, message",
+    [
+        (Record("r1", texts=(("german", "x"),)), "record 'r1': expected a language code"),
+        (Record("r1", texts=(("de", " \u00a0\n"),)), "record 'r1': its text in 'de' is blank"),
+        (Record("r1", label=-1), "record 'r1': expected a label from 0, got -1"),
+        (Record("r1", score=float("nan")), "record 'r1': expected a finite score, got nan"),
+    ],
+)
+def test_serialize_refuses(record, message):
+    with pytest.raises(UserError, match=message):
+        records.serialize(record)
+
+
+@pytest.mark.parametrize("data", [b"\x0a\xff", b"", b"text", b"\n\x08\n\x06\n\x02id\x12\x00"])
+def test_deserialize_refuses_other_bytes(data):
+    with pytest.raises(ValueError):
+        records.deserialize(data)
+
+
+@pytest.mark.parametrize("shards", [1, 2, 5, 9])  # 9: some shards are empty
+def test_set_in_order_and_at_random(tmp_path, shards):
+    opened = write(tmp_path, shards)
+    assert len(opened) == 5 and list(opened) == RECORDS
+    picked = opened.read(np.array([4, 0, 0, 3, 1]))
+    assert picked.dtype == object and picked.shape == (5,)
+    assert [records.deserialize(data) for data in picked] == [RECORDS[i] for i in (4, 0, 0, 3, 1)]
+    assert opened.read([]).shape == (0,)
+
+
+def test_languages_of_a_set(tmp_path):
+    opened = write(tmp_path)
+    assert opened.languages == ("chr", "de", "en", "zh-Hant")
+    assert opened.language_counts == {"chr": 1, "de": 2, "en": 2, "zh-Hant": 1}
+    expected = [[0, 0, 0, 0], [0, 1, 1, 0], [1, 0, 0, 1], [0, 0, 0, 0], [0, 1, 0, 0]]
+    assert opened.has_language.dtype == bool
+    np.testing.assert_array_equal(opened.has_language, expected)
+
+
+def test_has_language_with_more_languages_than_a_byte_has_bits(tmp_path):
+    codes = [f"a{chr(97 + i)}" for i in range(11)]
+    records.write(tmp_path, [Record(c, texts=((c, "x"),)) for c in reversed(codes)], shards=3)
+    opened = RecordSet.open(tmp_path)
+    assert opened.languages == tuple(codes)
+    np.testing.assert_array_equal(opened.has_language, np.eye(11, dtype=bool)[::-1])
+
+
+def test_manifest(tmp_path):
+    manifest = write(tmp_path, dataset="d", split="s", augmentations=("flip", "crop")).manifest
+    assert manifest == json.loads((tmp_path / "manifest.json").read_text())
+    assert (manifest["schema"], manifest["dataset"], manifest["split"]) == (1, "d", "s")
+    assert (manifest["records"], manifest["images"], manifest["texts"]) == (5, 4, 6)
+    assert manifest["augmentations"] == ["crop", "flip"]
+    assert [shard["records"] for shard in manifest["shards"]] == [2, 3]
+    for shard in manifest["shards"]:
+        assert os.path.getsize(tmp_path / shard["file"]) == shard["bytes"]
+    summed = subprocess.check_output(["sha256sum", *shards_of(tmp_path)], text=True)
+    assert summed.split()[::2] == [shard["sha256"] for shard in manifest["shards"]]
+
+
+@pytest.mark.parametrize("shards", [0, 3])
+def test_set_without_records(tmp_path, shards):
+    paths = [str(tmp_path / records.shard_name(number, shards)) for number in range(shards)]
+    written = [records.write_shard(path, []) for path in paths]
+    records.write_manifest(tmp_path, written, "empty", "train")
+    opened = RecordSet.open(tmp_path)
+    assert len(opened) == 0 and list(opened) == [] and opened.languages == ()
+    assert opened.has_language.shape == (0, 0) and opened.read([]).shape == (0,)
+
+
+def test_digest_follows_the_contents(tmp_path):
+    one, same = write(tmp_path / "a"), write(tmp_path / "b")
+    records.write(tmp_path / "c", RECORDS[:4], shards=2)
+    assert one.digest == same.digest != RecordSet.open(tmp_path / "c").digest
+
+
+def test_same_records_give_the_same_bytes(tmp_path):
+    write(tmp_path / "a"), write(tmp_path / "b")
+    for path in sorted((tmp_path / "a").iterdir()):
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+    assert len(list((tmp_path / "a").iterdir())) == 5
+
+
+def test_many_threads_read_what_one_reads(tmp_path):
+    many = [Record(str(i), (bytes([i % 256]) * (1 + i * 7 % 501),)) for i in range(300)]
+    records.write(tmp_path, many, shards=4)
+    opened = RecordSet.open(tmp_path)
+    orders = [np.random.default_rng(seed).integers(0, 300, 500) for seed in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        for order, found in zip(orders, pool.map(opened.read, orders), strict=True):
+            assert [records.deserialize(d).id for d in found] == [str(i) for i in order]
+
+
+def test_descriptors_are_closed_with_the_set(tmp_path):
+    before = len(os.listdir("/proc/self/fd"))
+    opened = write(tmp_path)
+    assert len(os.listdir("/proc/self/fd")) == before + 2
+    del opened
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("indices", [[5], [0, -1]])
+def test_positions_out_of_range(tmp_path, indices):
+    with pytest.raises(IndexError, match=r"expected positions in \[0, 5\)"):
+        write(tmp_path).read(indices)
+
+
+def test_damaged_record_is_named(tmp_path):
+    write(tmp_path)
+    path = shards_of(tmp_path)[1]
+    data = bytearray(open(path, "rb").read())
+    data[-6] ^= 1  # inside the last record, which still parses
+    open(path, "wb").write(data)
+    opened = RecordSet.open(tmp_path)
+    with pytest.raises(UserError, match=r"00001-of-00002.tfrecord: record 2 \(byte \d+\) is dam"):
+        list(opened)
+    with pytest.raises(UserError, match="its checksum does not fit"):
+        opened.read([0, 4], verify=True)
+    assert len(opened.read([0, 1, 2, 3], verify=True)) == 4
+
+
+def test_record_of_other_bytes_is_named(tmp_path):
+    write(tmp_path)
+    path = shards_of(tmp_path)[0]
+    length = os.path.getsize(path)
+    first = len(records.serialize(RECORDS[0]))
+    rest = open(path, "rb").read()[first + 16 :]
+    open(path, "wb").write(tfrecord.frame(b"\xff" * first) + rest)
+    assert os.path.getsize(path) == length
+    with pytest.raises(UserError, match=r"record 0 \(byte 12\) is damaged: not a tf.train.Example"):
+        list(RecordSet.open(tmp_path))
+
+
+def test_shard_cut_short_while_open(tmp_path):
+    opened = write(tmp_path)
+    os.truncate(shards_of(tmp_path)[1], 30)
+    with pytest.raises(UserError, match="the file ends inside it"):
+        opened.read([4])
+
+
+def test_open_refuses_what_is_no_set(tmp_path):
+    with pytest.raises(UserError, match="no record set in .*nowhere: manifest.json is missing"):
+        RecordSet.open(tmp_path / "nowhere")
+    write(tmp_path / "data" / "train")
+    with pytest.raises(UserError, match="it holds the splits train: name one of them"):
+        RecordSet.open(tmp_path / "data")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "{"])
+def test_open_refuses_another_manifest(tmp_path, text):
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(UserError, match="is no manifest of a record set"):
+        RecordSet.open(tmp_path)
+
+
+def test_open_refuses_another_schema(tmp_path):
+    write(tmp_path)
+    path = tmp_path / "manifest.json"
+    path.write_text(path.read_text().replace('"schema": 1', '"schema": 2'))
+    with pytest.raises(UserError, match="expected schema 1, found 2"):
+        RecordSet.open(tmp_path)
+
+
+def test_open_refuses_a_set_that_is_not_whole(tmp_path):
+    write(tmp_path)
+    shard = shards_of(tmp_path)[0]
+    index = shard.replace(".tfrecord", ".index.npz")
+    whole, whole_index = open(shard, "rb").read(), open(index, "rb").read()
+
+    def refused(match):
+        with pytest.raises(UserError, match=match):
+            RecordSet.open(tmp_path)
+        open(shard, "wb").write(whole), open(index, "wb").write(whole_index)
+        assert list(RecordSet.open(tmp_path)) == RECORDS
+
+    open(shard, "wb").write(whole[:-1])
+    refused(f"expected {len(whole)} bytes, found {len(whole) - 1}")
+    os.remove(shard)
+    refused("cannot be read")
+    os.remove(index)
+    refused("cannot be read")
+    open(index, "wb").write(whole_index[:100])
+    refused("cannot be read")
+    other = shards_of(tmp_path)[1].replace(".tfrecord", ".index.npz")
+    open(index, "wb").write(open(other, "rb").read())
+    refused("is not the index of its shard")
+
+
+def test_interrupted_shard_leaves_nothing(tmp_path):
+    def stream():
+        yield RECORDS[1]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        records.write_shard(str(tmp_path / "shard.tfrecord"), stream())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_augmentation(tmp_path):
+    with pytest.raises(UserError, match=r"unknown augmentations \['mirror'\]; known: crop, flip"):
+        records.write(tmp_path, RECORDS, augmentations=("mirror",))
+    assert not (tmp_path / "manifest.json").exists()
+
+
+def test_reading_and_writing_need_no_tensorflow():
+    code = (
+        "import sys, tf_mural.conversion, tf_mural.datasets\n"
+        "from tf_mural import records\n"
+        "record = records.Record('a', (b'b',), (('en', 'c'),))\n"
+        "assert records.deserialize(records.serialize(record)) == record\n"
+        "assert 'tensorflow' not in sys.modules and 'keras' not in sys.modules"
+    )
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=root)

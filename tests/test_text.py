@@ -1,0 +1,201 @@
+import glob
+import itertools
+import os
+
+import pytest
+import tensorflow as tf
+from tokenizers import BertWordPieceTokenizer
+
+from tf_mural import text
+from tf_mural.base import UserError
+
+TATOEBA = os.path.join(os.path.dirname(__file__), "..", "..", "shared", "data", "tatoeba")
+PIECES = [
+    "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]",
+    "a", "##b", "##c", "d", "中", "文", "[", "]", "SE", "##P", "É", "E", "##é",
+]  # fmt: skip
+PAD, UNK, CLS, SEP = 0, 1, 2, 3
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return text.Tokenizer(PIECES, max_tokens=8)
+
+
+def pieces_of(tokenizer, string):
+    """The pieces of one string, special tokens and padding taken off."""
+    (row,) = tokenizer([string]).numpy()
+    end = list(row).index(SEP)
+    assert row[0] == CLS and all(row[end + 1 :] == PAD)
+    return [tokenizer.vocabulary[i] for i in row[1:end]]
+
+
+def test_a_row_by_hand(tokenizer):
+    rows = tokenizer(tf.constant(["abc d", "", "x"]))
+    assert rows.dtype == tf.int32
+    assert rows.numpy().tolist() == [
+        [CLS, 5, 6, 7, 8, SEP, PAD, PAD],
+        [CLS, SEP, PAD, PAD, PAD, PAD, PAD, PAD],
+        [CLS, UNK, SEP, PAD, PAD, PAD, PAD, PAD],
+    ]
+
+
+@pytest.mark.parametrize("words, kept", [(5, 5), (6, 6), (7, 6), (100, 6)])
+def test_truncation_keeps_sep_last(tokenizer, words, kept):
+    (row,) = tokenizer([" ".join("d" * words)]).numpy()
+    assert row.tolist() == ([CLS] + [8] * kept + [SEP] + [PAD] * 8)[:8]
+
+
+def test_chinese_is_split_by_character(tokenizer):
+    assert pieces_of(tokenizer, "中文d中") == ["中", "文", "d", "中"]
+
+
+def test_case_and_accents_are_kept(tokenizer):
+    assert pieces_of(tokenizer, "É E Aé") == ["É", "E", "[UNK]"]
+
+
+def test_special_tokens_in_a_text_are_plain_text(tokenizer):
+    assert pieces_of(tokenizer, "[SEP]") == ["[", "SE", "##P", "]"]
+    assert pieces_of(tokenizer, "[PAD]") == ["[", "[UNK]", "]"]
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [b"\x00", b"\x07", b"\xff", b"\xc3", b"\xed\xa0\x80", "\u200d\u00ad\ufffd\ue000".encode()],
+)
+def test_invisible_characters_and_broken_utf8_are_dropped(tokenizer, noise):
+    assert pieces_of(tokenizer, b"ab" + noise + b"c d") == ["a", "##b", "##c", "d"]
+
+
+def test_a_word_of_three_byte_characters_is_not_cut_at_100_bytes():
+    thai = text.Tokenizer([*PIECES[:5], "ก", "##ก"], max_tokens=102)
+    (row,) = thai(["ก" * 100]).numpy()
+    assert row.tolist() == [CLS, 5] + [6] * 99 + [SEP]
+
+
+def test_works_in_a_dataset_with_static_shapes(tokenizer):
+    data = tf.data.Dataset.from_tensor_slices(["abc", "d", "", "d d"]).batch(2, drop_remainder=True)
+    data = data.map(tokenizer)
+    assert data.element_spec.shape == (2, 8) and data.element_spec.dtype == tf.int32
+    rows = [row.tolist() for batch in data.as_numpy_iterator() for row in batch]
+    assert rows == tokenizer(["abc", "d", "", "d d"]).numpy().tolist()
+
+
+def test_can_be_made_inside_a_function_and_used_outside():
+    made = []
+
+    @tf.function
+    def first(strings):
+        made.append(text.Tokenizer(PIECES, max_tokens=4))
+        return made[-1](strings)
+
+    assert first(tf.constant(["d"])).numpy().tolist() == [[CLS, 8, SEP, PAD]]
+    assert made[-1](["a"]).numpy().tolist() == [[CLS, 5, SEP, PAD]]
+
+
+def test_no_strings_give_no_rows(tokenizer):
+    assert tokenizer(tf.zeros((0,), tf.string)).shape == (0, 8)
+
+
+def test_hash_depends_on_pieces_and_order(tokenizer):
+    # printf '[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]' | sha256sum
+    assert text.vocabulary_hash(PIECES[:5]) == "1b6c0da91a73cdc9"
+    assert tokenizer.hash == text.vocabulary_hash(PIECES)
+    assert text.vocabulary_hash(["a", "b"]) != text.vocabulary_hash(["b", "a"])
+
+
+def test_special_tokens_are_found_wherever_they_stand():
+    moved = text.Tokenizer(["d", "[SEP]", "[MASK]", "[CLS]", "[UNK]", "[PAD]"], max_tokens=5)
+    assert moved.pad_id == 5
+    assert moved(["d x"]).numpy().tolist() == [[3, 0, 4, 1, 5]]
+
+
+@pytest.mark.parametrize(
+    "pieces, words",
+    [
+        (PIECES[:4] + ["a"], "no [MASK]"),
+        (PIECES + ["d"], "line 19: piece 'd' is already on line 9"),
+        (PIECES + ["x\x07"], "line 19: piece 'x\\x07' holds a control character"),
+        (PIECES + ["", "x"], "line 19: expected a piece"),
+    ],
+)
+def test_unusable_vocabularies_are_refused(pieces, words, tmp_path):
+    with pytest.raises(UserError) as refusal:
+        text.Tokenizer(pieces)
+    assert words in str(refusal.value)
+    path = tmp_path / "vocabulary.txt"
+    path.write_text("\n".join(pieces), encoding="utf-8")
+    with pytest.raises(UserError) as refusal:
+        text.Tokenizer(path)
+    assert words in str(refusal.value) and str(path) in str(refusal.value)
+
+
+def test_a_vocabulary_of_special_tokens_alone_is_refused():
+    with pytest.raises(UserError, match="no tokenizer can be built of these 5 pieces"):
+        text.Tokenizer(text.SPECIAL_TOKENS)
+
+
+def test_missing_file_and_wrong_encoding_are_refused(tmp_path):
+    with pytest.raises(UserError, match="No such file"):
+        text.Tokenizer(str(tmp_path / "none.txt"))
+    (tmp_path / "latin.txt").write_bytes(b"[PAD]\ncaf\xe9\n")
+    with pytest.raises(UserError, match="not UTF-8 at byte 9"):
+        text.load_vocabulary(tmp_path / "latin.txt")
+
+
+def test_max_tokens_needs_room():
+    with pytest.raises(UserError, match="max_tokens is 2"):
+        text.Tokenizer(PIECES, max_tokens=2)
+
+
+def test_files_come_back_as_they_went(tmp_path):
+    # U+2028 and U+0085 end a line for str.splitlines, not in this file.
+    pieces = [*PIECES, "\u2028", "##\u3000x"]
+    text.save_vocabulary(tmp_path / "v.txt", pieces)
+    assert text.load_vocabulary(tmp_path / "v.txt") == pieces
+    assert os.listdir(tmp_path) == ["v.txt"]
+    (tmp_path / "windows.txt").write_bytes("\r\n".join(PIECES).encode() + b"\r\n")
+    assert text.load_vocabulary(tmp_path / "windows.txt") == PIECES
+
+
+def test_training_by_hand():
+    # "ab" is the only pair, seen three times: merged whole. "é" keeps its accent.
+    pieces = text.train_vocabulary(["ab ab ab é 中中"], size=30)
+    assert pieces[:5] == list(text.SPECIAL_TOKENS)
+    assert pieces[5:] == sorted({"a", "##b", "b", "ab", "é", "中"})
+
+
+def test_training_counts_frequency_size_and_texts():
+    assert "ab" not in text.train_vocabulary(["ab ab cd cd cd"], size=30, min_frequency=3)
+    assert "cd" in text.train_vocabulary(["ab ab cd cd cd"], size=30, min_frequency=3)
+    many_characters = "".join(chr(0x4E00 + i) for i in range(500))
+    assert len(text.train_vocabulary([many_characters], size=100)) <= 100
+    with pytest.raises(UserError, match="no text"):
+        text.train_vocabulary([], size=100)
+    with pytest.raises(UserError, match="vocabulary size 5"):
+        text.train_vocabulary(["a"], size=5)
+
+
+def tatoeba(lines_per_language):
+    files = sorted(glob.glob(os.path.join(TATOEBA, "tatoeba.*-eng.*")))
+    files = [file for file in files if not file.endswith(".eng")]
+    if not files:
+        pytest.skip(f"no Tatoeba sentences at {os.path.normpath(TATOEBA)}")
+    for file in files:
+        with open(file, encoding="utf-8") as lines:
+            yield from (line.rstrip("\n") for line in itertools.islice(lines, lines_per_language))
+
+
+def test_equals_the_reference_tokenizer_on_real_sentences():
+    sentences = list(tatoeba(lines_per_language=20))
+    # Format characters and long words of three-byte letters are where the two once differed.
+    sentences += ["a\u200db\u200c\u00ad \ufeffc", "កខគ" * 20, "ไทย" * 30]
+    pieces = text.train_vocabulary(sentences, size=4000)
+    reference = BertWordPieceTokenizer(
+        {piece: i for i, piece in enumerate(pieces)}, strip_accents=False, lowercase=False
+    )
+    expected = [encoding.ids for encoding in reference.encode_batch(sentences)]
+    rows = text.Tokenizer(pieces, max_tokens=200)(sentences).numpy()
+    assert len(sentences) > 2000
+    for sentence, row, ids in zip(sentences, rows, expected, strict=True):
+        assert row.tolist() == ids + [PAD] * (200 - len(ids)), sentence

@@ -1,0 +1,106 @@
+"""Ukrainian: as Czech, and blue is a soft adjective: синій, синього, but білий, білого."""
+
+from tf_mural.datasets.scenes.grammar.machinery import Grammar, Link, spaced
+
+ADJECTIVES = {
+    "big": "велик", "small": "маленьк", "red": "червон", "blue": "син", "green": "зелен",
+    "yellow": "жовт", "orange": "помаранчев", "purple": "фіолетов", "black": "чорн",
+    "white": "біл",
+}  # fmt: skip
+SOFT = ("blue",)
+CASES = ("base", "genitive", "instrumental")
+HARD_ENDINGS = {
+    "m": ("ий", "ого", "им"),
+    "f": ("а", "ої", "ою"),
+    "n": ("е", "ого", "им"),
+    "p": ("і", "их", "ими"),
+}
+SOFT_ENDINGS = {
+    "m": ("ій", "ього", "ім"),
+    "f": ("я", "ьої", "ьою"),
+    "n": ("є", "ього", "ім"),
+    "p": ("і", "іх", "іми"),
+}
+# Nominative, genitive, instrumental.
+NOUNS = {
+    "m": {
+        "circle": ("круг", "круга", "кругом"),
+        "square": ("квадрат", "квадрата", "квадратом"),
+        "triangle": ("трикутник", "трикутника", "трикутником"),
+        "cross": ("хрест", "хреста", "хрестом"),
+        "moon": ("місяць", "місяця", "місяцем"),
+        "dog": ("собака", "собаки", "собакою"),
+        "cat": ("кіт", "кота", "котом"),
+        "bird": ("птах", "птаха", "птахом"),
+        "horse": ("кінь", "коня", "конем"),
+        "house": ("будинок", "будинку", "будинком"),
+        "table": ("стіл", "стола", "столом"),
+        "chair": ("стілець", "стільця", "стільцем"),
+        "key": ("ключ", "ключа", "ключем"),
+        "leaf": ("листок", "листка", "листком"),
+        "boat": ("човен", "човна", "човном"),
+        "shoe": ("черевик", "черевика", "черевиком"),
+        "hat": ("капелюх", "капелюха", "капелюхом"),
+        "ball": ("м'яч", "м'яча", "м'ячем"),
+        "clock": ("годинник", "годинника", "годинником"),
+    },
+    "f": {
+        "star": ("зірка", "зірки", "зіркою"),
+        "fish": ("риба", "риби", "рибою"),
+        "book": ("книга", "книги", "книгою"),
+        "cup": ("чашка", "чашки", "чашкою"),
+        "bottle": ("пляшка", "пляшки", "пляшкою"),
+        "spoon": ("ложка", "ложки", "ложкою"),
+        "flower": ("квітка", "квітки", "квіткою"),
+        "car": ("машина", "машини", "машиною"),
+        "shirt": ("сорочка", "сорочки", "сорочкою"),
+        "bag": ("сумка", "сумки", "сумкою"),
+        "lamp": ("лампа", "лампи", "лампою"),
+        "box": ("коробка", "коробки", "коробкою"),
+        "umbrella": ("парасолька", "парасольки", "парасолькою"),
+    },
+    "n": {
+        "heart": ("серце", "серця", "серцем"),
+        "ring": ("кільце", "кільця", "кільцем"),
+        "tree": ("дерево", "дерева", "деревом"),
+        "bed": ("ліжко", "ліжка", "ліжком"),
+        "window": ("вікно", "вікна", "вікном"),
+        "apple": ("яблуко", "яблука", "яблуком"),
+        "egg": ("яйце", "яйця", "яйцем"),
+    },
+    "p": {
+        "door": ("двері", "дверей", "дверима"),
+    },
+}
+GENDERS = {noun: gender for gender, nouns in NOUNS.items() for noun in nouns}
+
+
+def say(thing, case):
+    gender, column = GENDERS[thing.noun], CASES.index(case)
+    adjectives = (
+        ADJECTIVES[word] + (SOFT_ENDINGS if word in SOFT else HARD_ENDINGS)[gender][column]
+        for word in (thing.size, thing.colour)
+        if word
+    )
+    return spaced(*adjectives, NOUNS[gender][thing.noun][column])
+
+
+GRAMMAR = Grammar(
+    say=say,
+    links={
+        "left of": Link("{first} ліворуч від {second}", second="genitive"),
+        "right of": Link("{first} праворуч від {second}", second="genitive"),
+        "above": Link("{first} над {second}", second="instrumental"),
+        "below": Link("{first} під {second}", second="instrumental"),
+        "next to": Link("{first} біля {second}", second="genitive"),
+        # Of the words for `and`, та sounds well after vowels and consonants alike.
+        "and": Link("{first} та {second}"),
+    },
+    caption="{phrase} на {background}",
+    backgrounds={
+        "plain": "однотонному тлі",
+        "striped": "смугастому тлі",
+        "dotted": "тлі в горошок",
+        "checkered": "картатому тлі",
+    },
+)

@@ -1,0 +1,184 @@
+"""Rows of a text table: where each one starts, and what is in it."""
+
+import csv
+import dataclasses
+import glob
+import io
+import json
+import os
+import re
+
+from tf_mural.base import UserError, pick
+
+DELIMITERS = {"tsv": "\t", "csv": ",", "jsonl": None}
+QUOTING = {"minimal": csv.QUOTE_MINIMAL, "none": csv.QUOTE_NONE}
+_BOM = b"\xef\xbb\xbf"
+
+
+def find_file(raw_dir, file, split):
+    """The path of the table.
+
+    Args:
+        raw_dir: a folder, or the table itself.
+        file: name of the table in the folder, where "{split}" stands for the split; None for the
+            only table there is.
+        split: name of the split.
+
+    Raises:
+        UserError: it is not there, or `file` is needed to choose.
+    """
+    if not raw_dir or not os.path.exists(raw_dir):
+        raise UserError(f"expected raw_dir to be a table or its folder; {raw_dir!r} does not exist")
+    if os.path.isfile(raw_dir):
+        if file is not None:
+            raise UserError(f"{raw_dir} is a file already; leave the option file={file!r} out")
+        return raw_dir
+    tables = sorted(e for e in os.listdir(raw_dir) if e.rpartition(".")[2].lower() in DELIMITERS)
+    listed = ", ".join(tables) or "none"
+    if file is None:
+        if len(tables) != 1:
+            raise UserError(f"{raw_dir}: say which table with the option file; found: {listed}")
+        file = tables[0]
+    path = os.path.join(raw_dir, file.replace("{split}", split))
+    if not os.path.isfile(path):
+        raise UserError(f"{path} does not exist; tables in the folder: {listed}")
+    return path
+
+
+def splits_of_files(raw_dir, file):
+    """The splits for which a file with "{split}" in its name exists, sorted."""
+    before, _, after = file.partition("{split}")
+    pattern = re.compile(re.escape(before) + "(.+)" + re.escape(after))
+    names = glob.glob(glob.escape(before) + "*" + glob.escape(after), root_dir=raw_dir)
+    return tuple(sorted(pattern.fullmatch(name)[1] for name in names if pattern.fullmatch(name)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A text table on disk.
+
+    A row is a dict: from a column's name to the list of its cells (a name may head several
+    columns), or a JSON object as it stands. A broken row is a string that says why.
+
+    Attributes:
+        path: of the file.
+        format: "tsv", "csv" or "jsonl".
+        quoting: "minimal" or "none"; without meaning for jsonl.
+        columns: names in the header; for jsonl those of the first object.
+        start: byte at which the rows begin.
+    """
+
+    path: str
+    format: str
+    quoting: str
+    columns: tuple[str, ...] = ()
+    start: int = 0
+
+    @classmethod
+    def open(cls, path, format=None, quoting="minimal"):
+        """Opens a table; `format` is by default the extension of its file.
+
+        Raises:
+            UserError: an unknown format or quoting, or an empty table.
+        """
+        format = format or path.rpartition(".")[2].lower()
+        pick(DELIMITERS, format, f"format for {path} (the option format)")
+        pick(QUOTING, quoting, "quoting")
+        with open(path, "rb") as file:
+            start = len(_BOM) if file.read(len(_BOM)) == _BOM else 0
+        table = cls(path, format, quoting, (), start)
+        first = next(table.spans(), None)
+        if first is None:
+            raise UserError(
+                f"{path} is empty; expected " + ("objects" if table.json else "a header")
+            )
+        _, start, data = first
+        if table.json:
+            row = table.row(data)
+            if isinstance(row, str):
+                raise UserError(f"{path}, line 1: expected a JSON object, got {data[:60]!r}")
+            return dataclasses.replace(table, columns=tuple(row))
+        columns = tuple(name.strip() for name in table._cells(data))
+        return dataclasses.replace(table, columns=columns, start=start + len(data))
+
+    @property
+    def json(self):
+        """Whether the rows are JSON objects."""
+        return self.format == "jsonl"
+
+    def spans(self):
+        """Yields (line, first byte, bytes) of each row after the header; lines count from 1.
+
+        Raises:
+            UserError: the bytes are not UTF-8, or the quotes do not pair up.
+        """
+        with open(self.path, "rb") as file:
+            line = file.read(self.start).count(b"\n") + 1
+            if self.json or self.quoting == "none":
+                yield from _lines(file, line, self.start)
+            else:
+                yield from self._quoted(file, line)
+
+    def _quoted(self, file, line):
+        """Rows in which quoted cells may hold line ends: the csv module tells where they stop."""
+        taken = []  # the lines that the parser has asked for since the last row
+
+        def lines():
+            for data in file:
+                taken.append(data)
+                yield self._decode(data, line + len(taken) - 1)
+
+        reader = csv.reader(lines(), delimiter=DELIMITERS[self.format], strict=True)
+        start = self.start
+        while True:
+            try:
+                if next(reader, None) is None:
+                    return
+            except csv.Error as error:
+                hint = "if the file is written without quotes, pass the option quoting=none"
+                raise UserError(f"{self.path}, line {line}: {error}; {hint}") from error
+            data = b"".join(taken)
+            yield line, start, data
+            line, start = line + len(taken), start + len(data)
+            taken.clear()
+
+    def row(self, data, line=None):
+        """The row in the bytes of one span: a dict, or a string that says what is wrong with it."""
+        if not data.strip():
+            return "blank row"
+        if self.json:
+            try:
+                value = json.loads(self._decode(data, line))
+            except ValueError:
+                return "not JSON"
+            return value if isinstance(value, dict) else "not a JSON object"
+        cells = self._cells(data, line)
+        if not any(cell.strip() for cell in cells):
+            return "blank row"
+        if len(cells) != len(self.columns):
+            return "number of cells is not the header's"
+        row = {}
+        for column, cell in zip(self.columns, cells, strict=True):
+            row.setdefault(column, []).append(cell)
+        return row
+
+    def _cells(self, data, line=1):
+        text, delimiter = self._decode(data, line), DELIMITERS[self.format]
+        if self.quoting == "none":
+            return text.rstrip("\r\n").split(delimiter)
+        return next(csv.reader(io.StringIO(text, newline="\n"), delimiter=delimiter), [])
+
+    def _decode(self, data, line):
+        try:
+            return data.decode()
+        except UnicodeDecodeError as error:
+            message = (
+                f"{self.path}, line {line}: expected UTF-8, got {data[error.start : error.end]!r}"
+            )
+            raise UserError(f"{message}; save the table as UTF-8") from error
+
+
+def _lines(file, line, start):
+    for data in file:
+        yield line, start, data
+        line, start = line + 1, start + len(data)

@@ -1,0 +1,145 @@
+"""Runs the steps of a stage under any strategy; it is handed everything that it calls."""
+
+import math
+import time
+
+import tensorflow as tf
+
+from tf_mural.base import UserError
+
+
+def train(
+    trainer,
+    make_dataset,
+    strategy,
+    steps,
+    checkpoints,
+    log,
+    log_every=100,
+    checkpoint_every=1000,
+    evaluate=None,
+    evaluate_every=0,
+):
+    """Trains from the step that the trainer stands at to `steps`.
+
+    A step is checked for finite losses before anything of it is saved: on a loss that is not, the
+    run stops and the last checkpoint is a good one.
+
+    Args:
+        trainer: compiled `training.Trainer`, restored already where a run goes on.
+        make_dataset: function of (start_step=) to a `tf.data.Dataset` of batches.
+        strategy: the `tf.distribute.Strategy` that the trainer was built under.
+        steps: number of the last step.
+        checkpoints: has save(step).
+        log: a `Log`.
+        log_every, checkpoint_every, evaluate_every: in steps; the last is 0 for never.
+        evaluate: function of the step, called every `evaluate_every`.
+
+    Raises:
+        UserError: a loss is not finite; names the term and the step.
+    """
+    step = int(trainer.step.numpy())
+    if step >= steps:
+        return
+    start = step
+    batches = iter(
+        strategy.distribute_datasets_from_function(lambda _: make_dataset(start_step=start))
+    )
+
+    @tf.function(jit_compile=trainer.jit_compile is True)
+    def replicated_step(batch):
+        return strategy.run(trainer.train_step, args=(batch,))
+
+    pending = []  # (step, logs on the device) that nobody has looked at
+    log.start(step, steps)
+    while step < steps:
+        values = replicated_step(next(batches))
+        pending.append((step, {k: strategy.experimental_local_results(v)[0] for k, v in values.items()}))
+        step += 1
+        saves = step % checkpoint_every == 0 or step == steps
+        if step % log_every == 0 or saves or step == start + 1:
+            log.write(step, _looked_at(pending))
+            pending = []
+        if saves:
+            checkpoints.save(step)
+        if evaluate and evaluate_every and step % evaluate_every == 0 and step < steps:
+            evaluate(step)
+
+
+def _looked_at(pending):
+    """Fetches logs of steps: means over the steps where finite. Raises on a loss that is not."""
+    fetched = [(step, {k: float(v) for k, v in values.items()}) for step, values in pending]
+    for step, values in fetched:
+        bad = [k for k, v in values.items() if k.startswith("loss/") and not math.isfinite(v)]
+        bad = bad or [k for k in ("loss", "gradient_norm") if not math.isfinite(values[k])]
+        if bad:
+            raise UserError(
+                f"step {step}: {bad[0].replace('loss/', 'the loss of the term ')} is not finite; "
+                "stopped, and the last checkpoint is from before it. Try a smaller "
+                "--config.optimizer.learning_rate or --config.optimizer.clip_norm=1.0"
+            )
+    means = {}
+    for key in fetched[0][1]:
+        values = [v[key] for _, v in fetched if math.isfinite(v[key])]
+        if key.startswith(("temperature/", "learning_rate")):
+            means[key] = values[-1]
+        elif key == "temperature_clamped":
+            means[key] = sum(values)
+        elif values:  # a language that no row of these steps had is left out
+            means[key] = sum(values) / len(values)
+    return means
+
+
+class Log:
+    """Writes scalars to TensorBoard and a line to the terminal.
+
+    Args:
+        folder: of TensorBoard's event files.
+        examples_per_step: rows of the global batch.
+        show: function of a line.
+        eta: function of seconds to a short text.
+    """
+
+    def __init__(self, folder, examples_per_step, show=print, eta="{:.0f} s".format):
+        self._writer = tf.summary.create_file_writer(folder)
+        self._rows, self._show, self._eta = examples_per_step, show, eta
+
+    def start(self, step, steps):
+        """Starts the clock."""
+        self._steps, self._begun = steps, None
+        self._last = (step, time.perf_counter())
+
+    def write(self, step, values):
+        """One set of scalars, at a step."""
+        now = time.perf_counter()
+        before, then = self._last
+        self._last = (step, now)
+        rate = self._rows * (step - before) / (now - then)
+        # The first step holds the tracing of the graph; the time left is judged without it.
+        if self._begun is None:
+            self._begun, left = (step, now), ""
+        else:
+            begun, since = self._begun
+            seconds = (self._steps - step) * (now - since) / max(step - begun, 1)
+            left = f"  {self._eta(seconds)} left" if step < self._steps else ""
+        self.scalars(step, {**values, "examples_per_second": rate})
+        terms = "  ".join(f"{k[5:]} {v:.3f}" for k, v in values.items() if k.startswith("loss/"))
+        sigma = " ".join(f"{v:.4f}" for k, v in values.items() if k.startswith("temperature/"))
+        self._show(
+            f"step {step:>{len(str(self._steps))}}/{self._steps}  loss {values['loss']:.3f}  "
+            f"{terms}  temperature {sigma}  {rate:.0f} examples/s{left}"
+        )
+
+    def scalars(self, step, values):
+        """Scalars for TensorBoard alone."""
+        with self._writer.as_default():
+            for key, value in values.items():
+                tf.summary.scalar(key, value, step=step)
+        self._writer.flush()
+
+    def picture(self, step, name, path):
+        """A PNG file for TensorBoard."""
+        image = tf.io.decode_png(tf.io.read_file(path), channels=3)
+        with self._writer.as_default():
+            tf.summary.image(name, image[tf.newaxis], step=step)
+        self._writer.flush()

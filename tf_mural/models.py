@@ -1,0 +1,288 @@
+"""The towers out of KerasHub's backbones, and the dual encoder with its temperature."""
+
+import contextlib
+import math
+
+import keras
+from keras import ops
+
+from tf_mural.base import UserError, pick
+
+# EfficientNet, Tan and Le 2019, table 1 (seven stages) and their scaling coefficients.
+_STAGES = {
+    "stackwise_kernel_sizes": [3, 3, 5, 3, 5, 5, 3],
+    "stackwise_num_repeats": [1, 2, 2, 3, 3, 4, 1],
+    "stackwise_input_filters": [32, 16, 24, 40, 80, 112, 192],
+    "stackwise_output_filters": [16, 24, 40, 80, 112, 192, 320],
+    "stackwise_expansion_ratios": [1, 6, 6, 6, 6, 6, 6],
+    "stackwise_strides": [1, 2, 2, 2, 1, 2, 1],
+    "stackwise_squeeze_and_excite_ratios": [0.25] * 7,
+    "stackwise_block_types": ["v1"] * 7,
+}
+_SCALING = {  # name: (width, depth)
+    "b0": (1.0, 1.0),
+    "b1": (1.0, 1.1),
+    "b2": (1.1, 1.2),
+    "b3": (1.2, 1.4),
+    "b4": (1.4, 1.8),
+    "b5": (1.6, 2.2),
+    "b6": (1.8, 2.6),
+    "b7": (2.0, 3.1),
+}
+# A four-stage EfficientNet for pictures of about 64 px, trained in minutes on a CPU.
+_TINY = {
+    "stackwise_kernel_sizes": [3, 3, 3, 3],
+    "stackwise_num_repeats": [1, 2, 2, 1],
+    "stackwise_input_filters": [16, 16, 24, 48],
+    "stackwise_output_filters": [16, 24, 48, 96],
+    "stackwise_expansion_ratios": [1, 3, 3, 3],
+    "stackwise_strides": [1, 2, 2, 2],
+    "stackwise_squeeze_and_excite_ratios": [0.25] * 4,
+    "stackwise_block_types": ["v1"] * 4,
+}
+EFFICIENTNETS = {
+    "tiny": {**_TINY, "width_coefficient": 1.0, "depth_coefficient": 1.0},
+    **{
+        name: {**_STAGES, "width_coefficient": width, "depth_coefficient": depth}
+        for name, (width, depth) in _SCALING.items()
+    },
+}
+BERTS = {  # layers, width, heads; the feed-forward layers are four times as wide
+    "tiny": (2, 128, 2),
+    "mini": (4, 256, 4),
+    "small": (4, 512, 8),
+    "medium": (8, 512, 8),
+    "base": (12, 768, 12),
+    "large": (24, 1024, 16),
+}
+MAX_TEMPERATURE, MIN_TEMPERATURE = 2.0, 0.005
+
+
+class GroupedBatchNormalization(keras.layers.BatchNormalization):
+    """Batch normalisation whose training statistics are those of groups of images.
+
+    Args:
+        group: images a group; None is the whole batch that the layer sees. The batch must divide
+            by it. The moving averages take the mean over groups.
+        **kwargs: of `keras.layers.BatchNormalization`.
+    """
+
+    def __init__(self, group=None, **kwargs):
+        super().__init__(**kwargs)
+        self.group = group
+
+    def call(self, inputs, training=None, mask=None):
+        """Normalises (n, h, w, c); the statistics are taken in float32."""
+        if not (training and self.trainable) or self.group in (None, inputs.shape[0]):
+            return super().call(inputs, training=training, mask=mask)
+        n, height, width, channels = inputs.shape
+        if n % self.group:
+            raise ValueError(
+                f"Expected a batch that divides by batch_norm_group={self.group}. Received: {n}."
+            )
+        x = ops.cast(inputs, "float32")
+        x = ops.reshape(x, (n // self.group, self.group * height * width, channels))
+        mean, variance = ops.moments(x, axes=[1], keepdims=True)  # (groups, 1, c)
+        for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            value = ops.mean(value, axis=(0, 1))
+            moving.assign(moving * self.momentum + value * (1.0 - self.momentum))
+        scale = ops.rsqrt(variance + self.epsilon) * self.gamma
+        x = (x - mean) * scale + self.beta
+        return ops.cast(ops.reshape(x, (n, height, width, channels)), self.compute_dtype)
+
+    def get_config(self):
+        """Constructor arguments."""
+        return {**super().get_config(), "group": self.group}
+
+
+@contextlib.contextmanager
+def batch_norm_of(group, momentum):
+    """Inside, `keras.layers.BatchNormalization(...)` builds the grouped layer.
+
+    KerasHub's blocks offer no switch for groups, and its EfficientNet v1 blocks none for momentum.
+    """
+    original = keras.layers.BatchNormalization
+
+    def build(**kwargs):
+        return GroupedBatchNormalization(group=group, **{**kwargs, "momentum": momentum})
+
+    keras.layers.BatchNormalization = build
+    try:
+        yield
+    finally:
+        keras.layers.BatchNormalization = original
+
+
+def efficientnet_blocks(stages):
+    """Number of MBConv blocks after depth scaling."""
+    depth = stages["depth_coefficient"]
+    return sum(math.ceil(depth * repeats) for repeats in stages["stackwise_num_repeats"])
+
+
+def image_tower(
+    name="b7",
+    image_size=289,
+    embedding_dim=640,
+    stochastic_depth=0.2,
+    batch_norm_group=None,
+    batch_norm_momentum=0.99,
+    preset=None,
+):
+    """EfficientNet up to its last MBConv output, averaged over positions.
+
+    The top 1x1 convolution is left out, as in ALIGN, so that B7 is 640 wide; a linear layer
+    follows where that width is not `embedding_dim`.
+
+    Args:
+        name: a name of `EFFICIENTNETS`.
+        image_size: pixels a side.
+        embedding_dim: width of the output.
+        stochastic_depth: drop rate that the blocks approach linearly: block i of B has rate * i/B.
+        batch_norm_group, batch_norm_momentum: see `GroupedBatchNormalization`.
+        preset: a KerasHub preset (name, `hf://`, `kaggle://` or folder) to take the backbone from.
+
+    Returns:
+        `keras.Model` from uint8-range pixels (n, image_size, image_size, 3) to (n, embedding_dim).
+    """
+    import keras_hub
+
+    with batch_norm_of(batch_norm_group, batch_norm_momentum):
+        if preset:
+            backbone = keras_hub.models.EfficientNetBackbone.from_preset(preset)
+        else:
+            stages = pick(EFFICIENTNETS, name, "EfficientNet")
+            # KerasHub divides by the unscaled number of blocks, which would end a B7 at 0.675.
+            rate = stochastic_depth * sum(stages["stackwise_num_repeats"])
+            backbone = keras_hub.models.EfficientNetBackbone(
+                **stages,
+                dropout=rate / efficientnet_blocks(stages),
+                stackwise_force_input_filters=[0] * len(stages["stackwise_num_repeats"]),
+                stackwise_nores_option=[False] * len(stages["stackwise_num_repeats"]),
+                use_depth_divisor_as_min_depth=True,
+                # The default would round B3's first stage to 16 channels instead of 24.
+                cap_round_filter_decrease=True,
+                batch_norm_epsilon=1e-3,
+                input_shape=(image_size, image_size, 3),
+            )
+    features = keras.Model(backbone.input, backbone.get_layer("top_conv").input)
+    pixels = keras.Input((image_size, image_size, 3), name="pixels")
+    x = keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="rescale")(pixels)
+    x = features(x)
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    if x.shape[-1] != embedding_dim:
+        x = keras.layers.Dense(embedding_dim, name="image_projection")(x)
+    return keras.Model(pixels, x, name="image_tower")
+
+
+def text_tower(
+    vocabulary_size,
+    name="base",
+    max_tokens=64,
+    embedding_dim=640,
+    dropout=0.1,
+    preset=None,
+):
+    """BERT's hidden state of [CLS] (not the tanh pooler), then a linear layer.
+
+    Args:
+        vocabulary_size: rows of the token embedding.
+        name: a name of `BERTS`.
+        max_tokens: rows of the position table.
+        embedding_dim: width of the output.
+        dropout: of embeddings, attention and feed-forward outputs.
+        preset: a KerasHub BERT preset to take the backbone from; its vocabulary must be that of
+            the tokenizer.
+
+    Returns:
+        `keras.Model` from int32 tokens (n, t), padded with 0, to (n, embedding_dim).
+    """
+    import keras_hub
+
+    if preset:
+        backbone = keras_hub.models.BertBackbone.from_preset(preset)
+        if backbone.vocabulary_size != vocabulary_size:
+            raise UserError(
+                f"the preset {preset} has {backbone.vocabulary_size} tokens, the vocabulary file "
+                f"{vocabulary_size}; use the vocabulary that belongs to the preset"
+            )
+    else:
+        layers, width, heads = pick(BERTS, name, "BERT")
+        backbone = keras_hub.models.BertBackbone(
+            vocabulary_size=vocabulary_size,
+            num_layers=layers,
+            num_heads=heads,
+            hidden_dim=width,
+            intermediate_dim=4 * width,
+            dropout=dropout,
+            max_sequence_length=max_tokens,
+        )
+    # Without the pooler: it would be a variable that never gets a gradient.
+    sequence = keras.Model(backbone.input, backbone.output["sequence_output"])
+    tokens = keras.Input((None,), dtype="int32", name="tokens")
+    mask = ops.cast(ops.not_equal(tokens, 0), "int32")
+    hidden = sequence(
+        {"token_ids": tokens, "padding_mask": mask, "segment_ids": ops.zeros_like(tokens)}
+    )  # (n, t, width)
+    x = keras.layers.Dense(embedding_dim, name="text_projection")(hidden[:, 0])
+    return keras.Model(tokens, x, name="text_tower")
+
+
+class DualEncoder(keras.Model):
+    """Two towers into one space, and the temperature(s) of the loss.
+
+    Args:
+        towers: {kind: keras.Model}, one encoder a kind of field ("image", "text").
+        temperatures: {name: starting value}; "shared" alone is the paper.
+        freeze: kinds whose tower is not trained.
+    """
+
+    def __init__(self, towers, temperatures=None, freeze=(), name="dual_encoder"):
+        super().__init__(name=name)
+        self.towers = dict(towers)
+        for kind in freeze:
+            pick(self.towers, kind, "tower").trainable = False
+        self.temperatures = {
+            key: self.add_weight(
+                shape=(),
+                name=f"temperature_{key}",
+                initializer=keras.initializers.Constant(value),
+                dtype="float32",
+                autocast=False,
+            )
+            for key, value in (temperatures or {"shared": 1.0}).items()
+        }
+        self.built = True
+
+    def encode(self, kind, inputs, training=False):
+        """Unit rows (n, d), float32 whatever the compute dtype."""
+        x = pick(self.towers, kind, "tower")(inputs, training=training)
+        return ops.normalize(ops.cast(x, "float32"), axis=-1, order=2, epsilon=1e-12)
+
+    def call(self, inputs, training=False):
+        """{kind: input} to {kind: (n, d)}."""
+        return {kind: self.encode(kind, x, training) for kind, x in inputs.items()}
+
+    def clamp_temperatures(self):
+        """Puts every temperature back into [0.005, 2]; returns how many had left it (int32)."""
+        hits = 0
+        for variable in self.temperatures.values():
+            clamped = ops.clip(variable, MIN_TEMPERATURE, MAX_TEMPERATURE)
+            hits = hits + ops.cast(ops.not_equal(clamped, variable), "int32")
+            variable.assign(clamped)
+        return hits
+
+
+def dual_encoder(image, text, embedding_dim, temperatures=None, freeze=()):
+    """The model of a plain description; `model.json` of a run holds exactly these arguments.
+
+    Args:
+        image: keyword arguments of `image_tower`.
+        text: keyword arguments of `text_tower`.
+        embedding_dim: width of the shared space.
+        temperatures, freeze: see `DualEncoder`.
+    """
+    towers = {
+        "image": image_tower(embedding_dim=embedding_dim, **image),
+        "text": text_tower(embedding_dim=embedding_dim, **text),
+    }
+    return DualEncoder(towers, temperatures, freeze)

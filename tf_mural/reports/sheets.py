@@ -1,0 +1,116 @@
+"""Contact sheets: images with their captions, in whatever script."""
+
+import dataclasses
+import re
+
+import numpy as np
+
+from tf_mural.reports import fonts
+
+_TILE, _GAP = 256, 16  # pixels: width of an image on the sheet, space between two
+_TEXT, _LINE, _MOST_LINES = 15, 20, 3  # pixels: height of letters, of a line; lines a caption
+_INK, _FAINT = (34, 39, 46), (139, 149, 161)
+
+
+@dataclasses.dataclass
+class _Line:
+    code: str  # language, on the first line of a caption
+    runs: list
+    right_to_left: bool = False
+
+
+def contact_sheet(path, images, captions, columns=4):
+    """Writes a PNG of images, each with its captions below.
+
+    Fonts are those of this machine. A caption that they cannot draw is marked "no font".
+
+    Args:
+        path: of the PNG.
+        images: uint8 (n, h, w, 3).
+        captions: for each image its (language, text) pairs.
+        columns: images a row.
+
+    Returns:
+        Sorted codes of the languages with a caption that could not be drawn: tell them.
+    """
+    from PIL import Image, ImageDraw
+
+    images = np.asarray(images)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3 or not len(images):
+        raise ValueError(f"images are {images.dtype} {images.shape}: expected uint8 (n, h, w, 3)")
+    if len(captions) != len(images):
+        raise ValueError(f"{len(captions)} lists of captions for {len(images)} images")
+    labels = [language for pairs in captions for language, _ in pairs]
+    indent = 10 + int(max(map(fonts.latin(_TEXT).getlength, labels), default=0))
+    missing = set()
+    lines = [_lines(pairs, _TILE - indent, missing) for pairs in captions]
+    picture_height = round(images.shape[1] * _TILE / images.shape[2])
+    rows = range(0, len(images), columns)
+    heights = [
+        picture_height + _LINE * max(map(len, lines[first : first + columns])) + 2 * _GAP
+        for first in rows
+    ]
+    columns = min(columns, len(images))
+    sheet = Image.new("RGB", (columns * (_TILE + _GAP) + _GAP, sum(heights) + _GAP), "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, image in enumerate(images):
+        left = _GAP + (i % columns) * (_TILE + _GAP)
+        top = _GAP + sum(heights[: i // columns])
+        # Small images keep their pixels visible, as squares.
+        how = Image.Resampling.NEAREST if image.shape[1] <= _TILE else Image.Resampling.LANCZOS
+        sheet.paste(Image.fromarray(image).resize((_TILE, picture_height), how), (left, top))
+        _draw(draw, lines[i], left, top + picture_height + _LINE, indent)
+    sheet.save(path, "PNG")
+    return sorted(missing)
+
+
+def _lines(pairs, width, missing):
+    """The lines under one image. Adds to `missing` the languages without a font."""
+    lines = []
+    for language, text in pairs:
+        parts = _wrap(language, text, width)
+        if parts is None:
+            missing.add(language)
+            lines.append(_Line(language, [(fonts.latin(_TEXT), "(no font)")]))
+            continue
+        rtl = fonts.is_right_to_left(text)
+        lines += [_Line("" if i else language, runs, rtl) for i, runs in enumerate(parts)]
+    return lines
+
+
+def _wrap(language, text, width):
+    """Runs of each line of a caption, or None where there is no font for it."""
+    if fonts.runs(language, text, _TEXT) is None:
+        return None
+
+    def fits(line):
+        return fonts.length(fonts.runs(language, line.rstrip(), _TEXT)) <= width
+
+    lines = [""]
+    for word in re.findall(r"\S+\s*", text):
+        if fits(lines[-1] + word):
+            lines[-1] += word
+        elif fits(word):
+            lines.append(word)
+        else:  # longer than a line, as Chinese and Thai sentences are: broken anywhere
+            for character in word:
+                if fits(lines[-1] + character):
+                    lines[-1] += character
+                else:
+                    lines.append(character)
+    if len(lines) > _MOST_LINES:
+        last = lines[_MOST_LINES - 1].rstrip()
+        while last and not fits(last + "…"):
+            last = last[:-1]
+        lines[_MOST_LINES - 1 :] = [last + "…"]
+    return [fonts.runs(language, line.rstrip(), _TEXT) for line in lines if line.strip()]
+
+
+def _draw(draw, lines, left, baseline, indent):
+    for line in lines:
+        draw.text((left, baseline), line.code, _FAINT, fonts.latin(_TEXT), anchor="ls")
+        x = left + (_TILE - fonts.length(line.runs) if line.right_to_left else indent)
+        for font, piece in line.runs:
+            draw.text((x, baseline), piece, _INK, font, anchor="ls")
+            x += font.getlength(piece)
+        baseline += _LINE

@@ -1,0 +1,56 @@
+"""What every tool does before and after its work: a quiet start, errors in one line."""
+
+import os
+import sys
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+if ROOT not in sys.path:  # So that a clone works without being installed.
+    sys.path.insert(0, ROOT)
+
+from absl import app, flags  # noqa: E402
+
+from tf_mural.base import UserError  # noqa: E402
+
+
+def run(main):
+    """Parses the flags, calls `main()` and exits.
+
+    What the user can mend ends as one line, "error: ...", on stderr with exit code 2, an
+    interruption with exit code 130, anything else as a traceback.
+    """
+
+    def guarded(_):
+        try:
+            main()
+        except UserError as error:
+            _end(f"error: {error}", 2)
+        except KeyboardInterrupt:
+            _end("interrupted", 130)
+
+    _quiet()
+    app.run(guarded, flags_parser=_parse)
+
+
+def _quiet():
+    """TensorFlow's notes at its start would bury what a tool says; it must not be imported yet."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
+
+def _parse(argv):
+    if {"-h", "-help", "--help"} & set(argv[1:]):
+        print(sys.modules["__main__"].__doc__)
+        print(flags.FLAGS.main_module_help())
+        sys.exit(0)
+    try:
+        rest = flags.FLAGS(argv)
+    except flags.Error as error:
+        _end(f"error: {error} (--help lists the flags)", 2)
+    if len(rest) > 1:
+        _end(f"error: unexpected argument {rest[1]!r}; flags are written --name=value", 2)
+    return rest
+
+
+def _end(message, code):
+    print(message, file=sys.stderr, flush=True)
+    sys.exit(code)

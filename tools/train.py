@@ -1,0 +1,181 @@
+"""Trains a stage: python tools/train.py --stage=etcl
+
+A stage reads configs/<stage>.py; any value of it is overridden by --config.name=value, for instance
+--config.optimizer.learning_rate=1e-4. A run that was stopped goes on where it stood when the same
+command is given again. At size tiny a stage trains the stages that it starts from first, where those
+runs are not finished; at other sizes it asks for --init.
+"""
+
+import dataclasses
+import os
+import sys
+import time
+
+import common
+import options
+from absl import flags
+
+from tf_mural.base import UserError
+
+_STAGE = flags.DEFINE_string("stage", "etcl", f"One of {', '.join(options.STAGES)}.")
+_SIZE = flags.DEFINE_string("size", "tiny", f"Model and recipe: one of {', '.join(options.SIZES)}.")
+_CONFIG = flags.DEFINE_string("config", None, "A file of your own with get_config(stage).")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run. Default: runs/<size>/<stage>-s<seed>."
+)
+_INIT = flags.DEFINE_string("init", None, "Workdir of a finished run to start from its weights.")
+_SEED = flags.DEFINE_integer("seed", None, "Seed of everything. Default: the config's.")
+_STRATEGY = flags.DEFINE_string("strategy", "auto", "auto, one (device) or mirrored (all GPUs).")
+_DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder of the record sets.")
+
+RESULTS = "results.json"
+
+
+def main():
+    from tf_mural.distribute import make_strategy
+
+    config = load(_STAGE.value)
+    strategy = make_strategy(_STRATEGY.value)
+    workdir = _WORKDIR.value or default_workdir(config)
+    results = stage(config, workdir, strategy, _INIT.value)
+    beside = {}
+    for name in config.report.beside:
+        other = load(name)
+        beside[name] = stage(other, default_workdir(other), strategy)
+    report(config, workdir, results, beside)
+
+
+def load(name):
+    """The config of a stage as the flags ask for it.
+
+    Overrides hold for the stage that was asked for; those of the model, which its stages must
+    share, for the stages that it starts from and is compared with too.
+    """
+    config = options.load_config(name, _SIZE.value, _CONFIG.value)
+    shared = ("--config.model.", "--config.images.", "--config.vocabulary")
+    options.override(
+        config, [o for o in OVERRIDES if name == _STAGE.value or o.startswith(shared)]
+    )
+    if _SEED.value is not None:
+        config.seed = _SEED.value
+    return config
+
+
+def default_workdir(config):
+    return os.path.join("runs", config.size, f"{config.stage}-s{config.seed}")
+
+
+def stage(config, workdir, strategy, init=None):
+    """Trains a stage to its end, or takes the results of the run that is finished already."""
+    from tf_mural import build, checkpoints
+
+    known = checkpoints.same_config(workdir, config.to_dict())
+    if known and finished(workdir):
+        print(f"{config.stage}: finished already, in {workdir}")
+        return checkpoints.read_json(os.path.join(workdir, RESULTS))
+    if config.starts_from and not init:
+        init = start_from(config, strategy)
+    build.make_records(config, _DATA_DIR.value)
+    print(f"{config.stage}: training in {workdir}" + (f", from {init}" if init else ""))
+    run = build.build(config, _DATA_DIR.value, strategy)
+    if init:
+        build.hand_over(init, run)
+    return train(config, run, workdir, strategy, init)
+
+
+def finished(workdir):
+    return os.path.exists(os.path.join(workdir, RESULTS))
+
+
+def start_from(config, strategy):
+    """Workdir of the stage that this one starts from, trained first at size tiny."""
+    before = load(config.starts_from)
+    workdir = default_workdir(before)
+    if not config.makes:
+        raise UserError(
+            f"stage {config.stage} starts from the weights of {before.stage}: give "
+            f"--init=<workdir of a finished {before.stage} run> (such as {workdir})"
+        )
+    if not finished(workdir):
+        print(f"{config.stage} starts from {before.stage}, not finished yet: training that first")
+    stage(before, workdir, strategy)
+    return workdir
+
+
+def train(config, run, workdir, strategy, init):
+    """Runs the loop, evaluates, and writes model, results and pictures."""
+    from tf_mural import checkpoints, loop, reports
+
+    os.makedirs(workdir, exist_ok=True)
+    checkpoints.write_json(os.path.join(workdir, checkpoints.CONFIG), config.to_dict())
+    saved = checkpoints.Checkpoints(workdir, run.trainer)
+    if saved.restore(run.description):
+        print(f"resuming at step {int(run.trainer.step.numpy())}")
+    log = loop.Log(os.path.join(workdir, "tensorboard"), config.batch_size, eta=reports.eta)
+    picture = os.path.join(workdir, "training_images.png")
+    reports.contact_sheet(picture, *run.contact_sheet())
+    log.picture(0, "training_images", picture)
+
+    def evaluate(step):
+        results = {task: dataclasses.asdict(r) for task, r in run.evaluate().items()}
+        for task, result in results.items():
+            values = result["values"].items()
+            log.scalars(step, {f"{task}/{k}": v["average_recall"] for k, v in values})
+        return results
+
+    began = time.perf_counter()
+    loop.train(
+        run.trainer,
+        run.dataset,
+        strategy,
+        config.steps,
+        saved,
+        log,
+        log_every=config.log_every,
+        checkpoint_every=config.checkpoint_every,
+        evaluate=evaluate,
+        evaluate_every=config.evaluate_every,
+    )
+    results = {
+        "stage": config.stage,
+        "size": config.size,
+        "seed": config.seed,
+        "steps": config.steps,
+        "seconds": round(time.perf_counter() - began, 1),
+        "init": init,
+        "vocabulary_hash": run.description["vocabulary_hash"],
+        "data": run.data,
+        "evaluation": evaluate(config.steps),
+    }
+    checkpoints.save_model(workdir, run.trainer.encoder, run.description, run.vocabulary_path)
+    checkpoints.write_json(os.path.join(workdir, RESULTS), results)
+    return results
+
+
+def report(config, workdir, results, beside):
+    """Prints the table of recalls, and writes it with the chart to the workdir."""
+    from tf_mural import checkpoints, reports
+    from tf_mural.base import Result
+
+    if "retrieval" not in results["evaluation"]:
+        return
+    stages = {**{name: beside[name] for name in config.report.beside}, config.stage: results}
+    tables = {name: Result(**r["evaluation"]["retrieval"]) for name, r in stages.items()}
+    languages = list(tables[config.stage].values)
+    trained = [code for code in config.evaluation.retrieval.trained if code in languages]
+    groups = {"trained": trained, "unseen": [c for c in languages if c not in trained]}
+    control = config.report.control or None
+    series = {n: {c: v["average_recall"] for c, v in t.values.items()} for n, t in tables.items()}
+    print(reports.retrieval_table(tables, groups, control=control))
+    chart = os.path.join(workdir, "average_recall.png")
+    reports.bar_chart(chart, series, groups, control=control)
+    checkpoints.write_json(
+        os.path.join(workdir, RESULTS), {**results, "beside": beside, "groups": groups}
+    )
+    print(f"results: {os.path.join(workdir, RESULTS)}\nchart:   {chart}")
+
+
+if __name__ == "__main__":
+    OVERRIDES = [a for a in sys.argv[1:] if a.startswith("--config.")]
+    sys.argv[1:] = [a for a in sys.argv[1:] if a not in OVERRIDES]
+    common.run(main)
