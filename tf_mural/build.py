@@ -10,7 +10,6 @@ import tensorflow as tf
 
 from tf_mural import checkpoints, conversion, images, models, optimizers, pipeline
 from tf_mural.base import UserError, pick
-from tf_mural.datasets import DATASETS
 from tf_mural.embedder import Embedder
 from tf_mural.objective import Term
 from tf_mural.records import RecordSet, deserialize
@@ -105,13 +104,10 @@ def build(config, data_dir, strategy):
     )
 
 
-def make_records(config, data_dir, progress=print):
+def make_records(config, data_dir):
     """Converts the data sets that training may make itself, where they are missing."""
     for name in config.makes:
-        dataset, folder = pick(DATASETS, name, "data set"), os.path.join(data_dir, name)
-        for split in dataset.SPLITS:
-            if not os.path.exists(os.path.join(folder, split)):
-                conversion.convert(dataset, name, None, folder, split, progress=progress)
+        conversion.ensure(name, os.path.join(data_dir, name))
 
 
 def check(config, replicas):

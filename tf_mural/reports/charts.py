@@ -7,6 +7,7 @@ from tf_mural.reports.tables import arrange
 
 # Above this many languages bars become too thin to compare: dots, sorted by gain, take over.
 _MOST_BARS = 30
+_MOST_ROWS = 36  # of dots in one column
 
 # The last series is what the picture is about; those before it step back.
 _ACCENT, _MUTED = "#1f5fbf", ("#8b95a1", "#c9d0d8", "#d9a05b", "#7fb09a")
@@ -19,11 +20,11 @@ def bar_chart(path, series, groups=None, chance=None, control=None, title="Zero-
     """Writes a PNG that compares models language by language, groups of languages apart.
 
     Up to 30 languages: bars in the given order. More: dots, sorted within each group by the gain of
-    the last series over the control, with the gains below.
+    the last series over the control, with the gains as numbers.
 
     Args:
         path: of the PNG.
-        series: {model: {language: average recall in percent}}; a language that a model lacks is a gap.
+        series: {model: {language: average recall in percent}}; what a model lacks is a gap.
         groups: {name: languages}, one panel each; one panel by default.
         chance: average recall of a random order, a number or {language: number}; drawn as a line.
         control: name of the series that gains are counted from; the first by default.
@@ -57,7 +58,8 @@ def _figure():
 
 def _bars(figure, series, panels, chance, control):
     figure.set_layout_engine("constrained", rect=(0, 0, 1, 0.92))
-    axes = _panels(figure, panels, rows=1)[0]
+    widths = [len(codes) + 0.6 for codes in panels.values()]
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False, width_ratios=widths)[0]
     width = 0.8 / len(series)
     for axis, (group, codes) in zip(axes, panels.items(), strict=True):
         for i, (model, values) in enumerate(series.items()):
@@ -74,60 +76,73 @@ def _bars(figure, series, panels, chance, control):
 
 
 def _dots(figure, series, panels, chance, control):
+    gains = {code: _gain(code, series, control) for codes in panels.values() for code in codes}
+    rows = []  # names of groups, and (language,)
+    for group, codes in panels.items():
+        # Languages without a gain (one of the two was not scored) go to the end.
+        codes = sorted(codes, key=lambda code: (math.isnan(gains[code]), -gains[code]))
+        rows += [group, *((code,) for code in codes)]
+    columns = math.ceil(len(rows) / _MOST_ROWS)
+    height = math.ceil(len(rows) / columns)
+    figure.set_size_inches(9, 1.2 + 0.185 * height)
+    figure.set_layout_engine("constrained", rect=(0, 0, 1, 1 - 0.3 / (1.2 + 0.185 * height)))
+    axes = figure.subplots(1, columns, sharex=True, squeeze=False)[0]
+    for axis, first in zip(axes, range(0, len(rows), height), strict=True):
+        for y, row in enumerate(rows[first : first + height]):
+            if isinstance(row, str):
+                style = {"fontsize": 9, "fontweight": "bold", "color": _INK, "va": "center"}
+                axis.annotate(row, (0, y), xycoords=("axes fraction", "data"), **style)
+            else:
+                _dot_row(axis, y, row[0], gains[row[0]], series, chance)
+        _dress_rows(axis, rows[first : first + height], height)
+        axis.set_title(f"{list(series)[-1]} $-$ {control}", fontsize=7, loc="right", color=_INK)
+    axes[0].set_xlim(0, _top(series))
+    figure.supxlabel(AXIS, fontsize=10, color=_INK)
+
+
+def _dot_row(axis, y, code, gain, series, chance):
+    """One language: its values on a line, the gain as a number to the right of the panel."""
+    colours = _colours(series)
+    ends = [values[code] for values in series.values() if code in values]
+    axis.plot([min(ends), max(ends)], [y, y], color=_GRID, lw=2, zorder=1)
+    for model, values in series.items():
+        value = values.get(code, math.nan)
+        axis.plot(
+            [value], [y], "o", ms=4.5, color=colours[model], label=_once(axis, model), zorder=3
+        )
+    if chance is not None:
+        value = _chance_of(code, chance)
+        axis.plot([value], [y], "|", ms=6, color=_INK, label=_once(axis, "chance"), zorder=2)
+    if not math.isnan(gain):
+        colour = _RISE if gain >= 0 else _FALL
+        style = {"fontsize": 7, "color": colour, "va": "center", "ha": "right"}
+        axis.annotate(f"{gain:+.1f}", (1, y), xycoords=("axes fraction", "data"), **style)
+
+
+def _dress_rows(axis, rows, height):
+    named = [(y, row[0]) for y, row in enumerate(rows) if not isinstance(row, str)]
+    axis.set_yticks(*zip(*named, strict=True), fontsize=7)
+    axis.set_ylim(height - 0.4, -0.6)
+    axis.tick_params(length=0, labelsize=8, labelcolor=_INK)
+    axis.grid(axis="x", color=_GRID, lw=0.8)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right", "left", "bottom"]].set_visible(False)
+
+
+def _once(axis, label):
+    """The label for the first of many, so that the legend has it once."""
+    return label if label not in axis.get_legend_handles_labels()[1] else None
+
+
+def _gain(code, series, control):
     last = list(series)[-1]
-    count = sum(len(codes) for codes in panels.values())
-    figure.set_size_inches(max(9, 2.5 + 0.155 * count), 6)
-    figure.set_layout_engine("constrained", rect=(0, 0, 1, 0.945))
-
-    def gain(code):
-        return series[last].get(code, math.nan) - series[control].get(code, math.nan)
-
-    # Languages without a gain (one of the two was not scored) go to the end.
-    panels = {
-        group: sorted(codes, key=lambda code: (math.isnan(gain(code)), -gain(code)))
-        for group, codes in panels.items()
-    }
-    scores, gains = _panels(figure, panels, rows=2)
-    for above, below, (group, codes) in zip(scores, gains, panels.items(), strict=True):
-        for model, values in series.items():
-            heights = [values.get(code, math.nan) for code in codes]
-            colour = _colours(series)[model]
-            above.plot(range(len(codes)), heights, "o", ms=4.5, color=colour, label=model, zorder=3)
-        for x, code in enumerate(codes):
-            ends = [values[code] for values in series.values() if code in values]
-            above.plot([x, x], [min(ends), max(ends)], color=_GRID, lw=2, zorder=1)
-        _chance(above, codes, chance)
-        _dress(above, codes, group)
-        above.tick_params(labelbottom=False)
-        values = [gain(code) for code in codes]
-        colours = [_RISE if value >= 0 else _FALL for value in values]
-        below.bar(range(len(codes)), values, 0.75, color=colours, zorder=2)
-        below.axhline(0, color=_INK, lw=0.6)
-        _dress(below, codes, "")
-    scores[0].set_ylabel(AXIS, color=_INK)
-    scores[0].set_ylim(0, _top(series))
-    gains[0].set_ylabel(f"{last}\n$-$ {control}", color=_INK)
-
-
-def _panels(figure, panels, rows):
-    """`rows` rows of axes, one column a group, as wide as its languages are many."""
-    return figure.subplots(
-        rows,
-        len(panels),
-        sharey="row",
-        squeeze=False,
-        gridspec_kw={
-            "width_ratios": [len(codes) + 0.6 for codes in panels.values()],
-            "height_ratios": [2, 1][:rows],
-        },
-    )
+    return series[last].get(code, math.nan) - series[control].get(code, math.nan)
 
 
 def _dress(axis, codes, group):
     axis.set_xlim(-0.7, len(codes) - 0.3)
-    crowded = len(codes) > 20
-    axis.set_xticks(range(len(codes)), codes, fontsize=7 if crowded else 10)
-    axis.tick_params(axis="x", length=0, rotation=90 if crowded else 0, labelcolor=_INK)
+    axis.set_xticks(range(len(codes)), codes)
+    axis.tick_params(axis="x", length=0, labelsize=10, labelcolor=_INK)
     axis.tick_params(axis="y", length=0, labelsize=9, labelcolor=_INK)
     axis.set_title(group, fontsize=10, loc="left", color=_INK)
     axis.grid(axis="y", color=_GRID, lw=0.8, zorder=0)
@@ -148,10 +163,14 @@ def _label_bars(axis, places, heights):
 def _chance(axis, codes, chance):
     if chance is None:
         return
-    values = [chance.get(c, math.nan) if isinstance(chance, dict) else chance for c in codes]
+    values = [_chance_of(code, chance) for code in codes]
     edges = [x + side for x in range(len(codes)) for side in (-0.5, 0.5)]
     steps = [value for value in values for _ in range(2)]
     axis.plot(edges, steps, color=_INK, lw=1, ls=(0, (3, 2)), label="chance", zorder=4)
+
+
+def _chance_of(code, chance):
+    return chance.get(code, math.nan) if isinstance(chance, dict) else chance
 
 
 def _colours(series):
@@ -160,6 +179,6 @@ def _colours(series):
 
 
 def _top(series):
-    """The upper end of the axis: the next ten above the highest value, at most a little over 100."""
+    """The upper end of the axis: the next ten above the highest value, 102 at most."""
     highest = max((v for s in series.values() for v in s.values() if not math.isnan(v)), default=0)
     return min(102, max(10, 10 * math.ceil((highest + 3) / 10)))

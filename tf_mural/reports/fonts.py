@@ -1,6 +1,7 @@
 """Which font of this machine draws which text."""
 
 import functools
+import itertools
 import os
 import unicodedata
 
@@ -122,11 +123,9 @@ def _faces(path):
     from PIL import ImageFont
 
     faces = {}
-    while True:
+    for number in itertools.count():
         try:
-            family, _ = ImageFont.truetype(path, 10, index=len(faces)).getname()
+            family, _ = ImageFont.truetype(path, 10, index=number).getname()
         except OSError:  # past the last face
             return faces
-        faces.setdefault(family.split()[-1], len(faces))
-        if len(faces) > 64:
-            return faces
+        faces.setdefault(family.split()[-1], number)

@@ -1,0 +1,86 @@
+"""LAMB against a slow float64 version written from the paper, and the linear schedule."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_mural.optimizers import Lamb, LinearSchedule
+
+
+def slow_lamb(w, gradients, lr, decay, adapt, b1=0.9, b2=0.999, eps=1e-6):
+    w, m, v = w.astype(np.float64), 0.0, 0.0
+    for t, g in enumerate(gradients, start=1):
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * g**2
+        u = (m / (1 - b1**t)) / (np.sqrt(v / (1 - b2**t)) + eps) + decay * w
+        ratio = 1.0
+        if adapt and np.linalg.norm(w) > 0 and np.linalg.norm(u) > 0:
+            ratio = np.linalg.norm(w) / np.linalg.norm(u)
+        w = w - lr * ratio * u
+    return w
+
+
+@pytest.mark.parametrize(
+    "name, shape, decays, adapts",
+    [
+        ("dense/kernel", (4, 3), True, True),
+        ("dense/bias", (3,), False, True),
+        ("block_bn/gamma", (3,), False, False),
+        ("temperature_shared", (), False, True),
+    ],
+)
+def test_equals_the_slow_version(name, shape, decays, adapts):
+    rng = np.random.default_rng(0)
+    start = rng.normal(size=shape)
+    gradients = [rng.normal(size=shape) for _ in range(20)]
+    variable = keras.Variable(start.astype("float32"), name=name.split("/")[-1])
+    variable._path = name
+    optimizer = Lamb(
+        1e-2,
+        decay=0.1,
+        exclude_from_decay=("_bn/", "/bias$", "temperature"),
+        exclude_from_adaptation=("_bn/",),
+    )
+    optimizer.build([variable])
+    for gradient in gradients:
+        optimizer.apply([tf.constant(gradient, tf.float32)])
+    expected = slow_lamb(start, gradients, 1e-2, 0.1 if decays else 0.0, adapts)
+    np.testing.assert_allclose(variable.numpy(), expected, rtol=2e-5, atol=1e-7)
+
+
+def test_zero_weights_move_by_the_plain_update():
+    variable = keras.Variable(np.zeros(3, "float32"), name="kernel")
+    optimizer = Lamb(1e-2)
+    optimizer.build([variable])
+    optimizer.apply([tf.constant([1.0, -2.0, 3.0])])
+    np.testing.assert_allclose(variable.numpy(), [-1e-2, 1e-2, -1e-2], rtol=1e-5)
+
+
+def test_a_scalar_moves_by_the_rate_times_its_value():
+    variable = keras.Variable(np.float32(0.5), name="temperature")
+    optimizer = Lamb(1e-2)
+    optimizer.build([variable])
+    optimizer.apply([tf.constant(123.0)])
+    assert float(variable.numpy()) == pytest.approx(0.5 - 1e-2 * 0.5, rel=1e-6)
+
+
+def test_repeated_rows_of_an_embedding_are_added_before_they_are_squared():
+    table = keras.Variable(np.ones((3, 2), "float32"), name="embeddings")
+    twice = tf.IndexedSlices(tf.constant([[1.0, 1.0], [3.0, 3.0]]), tf.constant([1, 1]), (3, 2))
+    optimizer = Lamb(1e-2)
+    optimizer.build([table])
+    optimizer.apply([twice])
+    # (1 + 3)^2, not 1^2 + 3^2
+    np.testing.assert_allclose(optimizer._second[0].numpy()[1], [0.016, 0.016], rtol=1e-5)
+
+
+def test_linear_schedule():
+    schedule = LinearSchedule(1.0, total_steps=10, warmup_steps=4)
+    values = [float(schedule(step)) for step in range(12)]
+    np.testing.assert_allclose(
+        values, [0, 0.25, 0.5, 0.75, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6, 0, 0], atol=1e-6
+    )
+    assert float(LinearSchedule(2.0, 4)(0)) == 2.0
+    with pytest.raises(ValueError, match="warmup_steps"):
+        LinearSchedule(1.0, 5, 5)
