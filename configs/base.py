@@ -13,27 +13,21 @@ SIZES = ("tiny", "b3_mini", "paper")
 _MODELS = {
     # Small towers for pictures of 64 px, trained in minutes on two CPU cores.
     "tiny": dict(
-        image=dict(
-            name="tiny", image_size=64, stochastic_depth=0.0, batch_norm_momentum=0.9
-        ),
-        text=dict(name="tiny", max_tokens=40, dropout=0.0),
+        image=dict(name="tiny", image_size=64, stochastic_depth=0.0, batch_norm_momentum=0.9),
+        text=dict(name="nano", max_tokens=32, dropout=0.0),
         embedding_dim=128,
         temperature=0.07,
     ),
     # coyo-align's smallest model with published values: EfficientNet-B3 and BERT-mini on CC3M.
     "b3_mini": dict(
-        image=dict(
-            name="b3", image_size=289, stochastic_depth=0.2, batch_norm_momentum=0.99
-        ),
+        image=dict(name="b3", image_size=289, stochastic_depth=0.2, batch_norm_momentum=0.99),
         text=dict(name="mini", max_tokens=64, dropout=0.1),
         embedding_dim=640,
         temperature=1.0,
     ),
     # The paper: EfficientNet-B7 (640 wide without its top) and BERT-base.
     "paper": dict(
-        image=dict(
-            name="b7", image_size=289, stochastic_depth=0.2, batch_norm_momentum=0.99
-        ),
+        image=dict(name="b7", image_size=289, stochastic_depth=0.2, batch_norm_momentum=0.99),
         text=dict(name="base", max_tokens=64, dropout=0.1),
         embedding_dim=640,
         temperature=1.0,
@@ -47,9 +41,7 @@ _IMAGES = {
 }
 # Where the records of a size are, under --data_dir; docs of each dataset: tools/convert.py --list.
 _RECORDS = {
-    "tiny": dict(
-        captions=("scenes/train",), bitext=("scenes/bitext",), triples=("scenes/train",)
-    ),
+    "tiny": dict(captions=("scenes/train",), bitext=("scenes/bitext",), triples=("scenes/train",)),
     "b3_mini": dict(
         captions=("cc3m/train",), bitext=("ccmatrix/train",), triples=("multilingual_cc3m/train",)
     ),

@@ -20,7 +20,9 @@ def fields(n, names, seed=0, languages=2):
 
 
 def run(embeddings, batch, terms, temperatures=None, gather=lambda x: x, first_row=0):
-    return objective(embeddings, batch, terms, temperatures or {"shared": 0.2}, gather, first_row, 2)
+    return objective(
+        embeddings, batch, terms, temperatures or {"shared": 0.2}, gather, first_row, 2
+    )
 
 
 ETCL = [
@@ -65,7 +67,9 @@ def test_losses_by_language_count_each_text_of_a_row():
     embeddings, batch = fields(4, ["source", "target"])
     batch["source"]["language"] = np.array([0, 0, 0, 0], np.int32)
     batch["target"]["language"] = np.array([1, 1, 0, 0], np.int32)
-    _, logs = run(embeddings, batch, [Term("t", "source", "target", 1.0, margin=0.3, label_smoothing=0.1)])
+    _, logs = run(
+        embeddings, batch, [Term("t", "source", "target", 1.0, margin=0.3, label_smoothing=0.1)]
+    )
     rows = pair(embeddings, "source", "target")
     np.testing.assert_allclose(logs["language_rows"], [6, 2])
     np.testing.assert_allclose(
@@ -75,7 +79,9 @@ def test_losses_by_language_count_each_text_of_a_row():
 
 def test_terms_may_have_temperatures_of_their_own():
     embeddings, batch = fields(4, ["source", "target"])
-    terms = [Term("t", "source", "target", 1.0, margin=0.3, label_smoothing=0.1, temperature="text")]
+    terms = [
+        Term("t", "source", "target", 1.0, margin=0.3, label_smoothing=0.1, temperature="text")
+    ]
     total, _ = run(embeddings, batch, terms, {"shared": 0.2, "text": 0.7})
     expected = pair(embeddings, "source", "target", 0.7).mean()
     assert float(total) == pytest.approx(expected, rel=1e-6)

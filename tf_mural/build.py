@@ -173,7 +173,7 @@ def find_vocabulary(name, data_dir):
             return path
     raise UserError(
         f"no vocabulary {name!r}, nor {os.path.join(data_dir, name)}: train one with "
-        "tools/build_vocab.py, or set --config.vocabulary to the vocab.txt that belongs to the model"
+        "tools/build_vocab.py, or set --config.vocabulary to the vocab.txt of the model"
     )
 
 
@@ -212,9 +212,7 @@ def load(folder):
         UserError: there is no model, or its vocabulary is not the one it was trained with.
     """
     description = checkpoints.read_model(folder)
-    tokenizer = Tokenizer(
-        os.path.join(folder, checkpoints.VOCABULARY), description["max_tokens"]
-    )
+    tokenizer = Tokenizer(os.path.join(folder, checkpoints.VOCABULARY), description["max_tokens"])
     if tokenizer.hash != description["vocabulary_hash"]:
         raise UserError(
             f"{os.path.join(folder, checkpoints.VOCABULARY)} has hash {tokenizer.hash}, but the "

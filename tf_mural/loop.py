@@ -54,7 +54,9 @@ def train(
     log.start(step, steps)
     while step < steps:
         values = replicated_step(next(batches))
-        pending.append((step, {k: strategy.experimental_local_results(v)[0] for k, v in values.items()}))
+        pending.append(
+            (step, {k: strategy.experimental_local_results(v)[0] for k, v in values.items()})
+        )
         step += 1
         saves = step % checkpoint_every == 0 or step == steps
         if step % log_every == 0 or saves or step == start + 1:

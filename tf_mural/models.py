@@ -32,11 +32,11 @@ _SCALING = {  # name: (width, depth)
 # A four-stage EfficientNet for pictures of about 64 px, trained in minutes on a CPU.
 _TINY = {
     "stackwise_kernel_sizes": [3, 3, 3, 3],
-    "stackwise_num_repeats": [1, 2, 2, 1],
+    "stackwise_num_repeats": [1, 1, 2, 1],
     "stackwise_input_filters": [16, 16, 24, 48],
     "stackwise_output_filters": [16, 24, 48, 96],
     "stackwise_expansion_ratios": [1, 3, 3, 3],
-    "stackwise_strides": [1, 2, 2, 2],
+    "stackwise_strides": [2, 1, 2, 2],
     "stackwise_squeeze_and_excite_ratios": [0.25] * 4,
     "stackwise_block_types": ["v1"] * 4,
 }
@@ -48,6 +48,7 @@ EFFICIENTNETS = {
     },
 }
 BERTS = {  # layers, width, heads; the feed-forward layers are four times as wide
+    "nano": (2, 96, 2),
     "tiny": (2, 128, 2),
     "mini": (4, 256, 4),
     "small": (4, 512, 8),

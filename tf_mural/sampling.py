@@ -92,7 +92,7 @@ class Stream:
 
         Returns:
             Record numbers in their sets (b,), positions in `self.languages` of the texts' languages
-            (b, text_fields), and uniform numbers in [0, 1) (b, 3) for whatever else is to be picked.
+            (b, text_fields), and uniform numbers in [0, 1) (b, 3) for what else is to be picked.
         """
         uniform = _uniform(self._key, draws, 5)
         record = np.empty(len(draws), np.int64)

@@ -1,9 +1,9 @@
 """Trains a stage: python tools/train.py --stage=etcl
 
-A stage reads configs/<stage>.py; any value of it is overridden by --config.name=value, for instance
+A stage reads configs/<stage>.py; any value of it is overridden by --config.name=value, such as
 --config.optimizer.learning_rate=1e-4. A run that was stopped goes on where it stood when the same
-command is given again. At size tiny a stage trains the stages that it starts from first, where those
-runs are not finished; at other sizes it asks for --init.
+command is given again. At size tiny a stage trains the stages that it starts from first, where
+those runs are not finished; at other sizes it asks for --init.
 """
 
 import dataclasses
@@ -53,9 +53,7 @@ def load(name):
     """
     config = options.load_config(name, _SIZE.value, _CONFIG.value)
     shared = ("--config.model.", "--config.images.", "--config.vocabulary")
-    options.override(
-        config, [o for o in OVERRIDES if name == _STAGE.value or o.startswith(shared)]
-    )
+    options.override(config, [o for o in OVERRIDES if name == _STAGE.value or o.startswith(shared)])
     if _SEED.value is not None:
         config.seed = _SEED.value
     return config

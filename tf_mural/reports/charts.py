@@ -13,6 +13,7 @@ _MOST_ROWS = 36  # of dots in one column
 _ACCENT, _MUTED = "#1f5fbf", ("#8b95a1", "#c9d0d8", "#d9a05b", "#7fb09a")
 _INK, _GRID, _RISE, _FALL = "#22272e", "#e3e7ec", "#2e8b57", "#c0503c"
 
+_AT_TOP = {"fontsize": 12, "color": _INK, "va": "top"}
 AXIS = "Average Recall (%)"
 
 
@@ -42,11 +43,18 @@ def bar_chart(path, series, groups=None, chance=None, control=None, title="Zero-
     draw = _bars if len(languages) <= _MOST_BARS else _dots
     figure = _figure()(figsize=(9, 4.2), facecolor="white")
     draw(figure, series, panels, chance, control)
-    handles, names = figure.axes[0].get_legend_handles_labels()
-    place = {"loc": "upper right", "bbox_to_anchor": (0.99, 0.995), "ncols": len(names)}
-    figure.legend(handles, names, frameon=False, fontsize=9, **place)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=_INK)
+    figure.text(0.01, 1 - 0.1 / figure.get_figheight(), title, fontweight="bold", **_AT_TOP)
+    _legend(figure)
     figure.savefig(path, dpi=150, format="png")
+
+
+def _legend(figure):
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    labelled = dict(zip(names, handles, strict=True))
+    labelled["chance"] = labelled.pop("chance", None)  # to the end
+    labelled = {name: handle for name, handle in labelled.items() if handle is not None}
+    place = {"loc": "upper right", "bbox_to_anchor": (1, 1), "ncols": len(labelled)}
+    figure.legend(labelled.values(), labelled.keys(), frameon=False, fontsize=9, **place)
 
 
 def _figure():
@@ -57,7 +65,7 @@ def _figure():
 
 
 def _bars(figure, series, panels, chance, control):
-    figure.set_layout_engine("constrained", rect=(0, 0, 1, 0.92))
+    figure.set_layout_engine("constrained", rect=(0, 0, 1, 0.91))
     widths = [len(codes) + 0.6 for codes in panels.values()]
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False, width_ratios=widths)[0]
     width = 0.8 / len(series)
@@ -84,8 +92,9 @@ def _dots(figure, series, panels, chance, control):
         rows += [group, *((code,) for code in codes)]
     columns = math.ceil(len(rows) / _MOST_ROWS)
     height = math.ceil(len(rows) / columns)
-    figure.set_size_inches(9, 1.2 + 0.185 * height)
-    figure.set_layout_engine("constrained", rect=(0, 0, 1, 1 - 0.3 / (1.2 + 0.185 * height)))
+    inches = 1.1 + 0.185 * height
+    figure.set_size_inches(9, inches)
+    figure.set_layout_engine("constrained", rect=(0, 0, 1, 1 - 0.35 / inches))
     axes = figure.subplots(1, columns, sharex=True, squeeze=False)[0]
     for axis, first in zip(axes, range(0, len(rows), height), strict=True):
         for y, row in enumerate(rows[first : first + height]):
@@ -95,8 +104,9 @@ def _dots(figure, series, panels, chance, control):
             else:
                 _dot_row(axis, y, row[0], gains[row[0]], series, chance)
         _dress_rows(axis, rows[first : first + height], height)
-        axis.set_title(f"{list(series)[-1]} $-$ {control}", fontsize=7, loc="right", color=_INK)
-    axes[0].set_xlim(0, _top(series))
+        if control != list(series)[-1]:
+            axis.set_title(f"{list(series)[-1]} $-$ {control}", fontsize=7, loc="right", color=_INK)
+    axes[0].set_xlim(0, 1.15 * _top(series))  # the gains stand in the rest
     figure.supxlabel(AXIS, fontsize=10, color=_INK)
 
 
@@ -135,7 +145,10 @@ def _once(axis, label):
 
 
 def _gain(code, series, control):
+    """How much the last series is above the control; not a number where one of them is missing."""
     last = list(series)[-1]
+    if control == last:
+        return math.nan
     return series[last].get(code, math.nan) - series[control].get(code, math.nan)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import unicodedata
 
 import numpy as np
 
@@ -94,7 +95,8 @@ def _wrap(language, text, width):
             lines.append(word)
         else:  # longer than a line, as Chinese and Thai sentences are: broken anywhere
             for character in word:
-                if fits(lines[-1] + character):
+                is_mark = unicodedata.category(character).startswith("M")
+                if is_mark or fits(lines[-1] + character):
                     lines[-1] += character
                 else:
                     lines.append(character)
