@@ -11,8 +11,8 @@ def _one():
 
 
 def _mirrored():
-    gpus = tf.config.list_logical_devices("GPU")
-    return tf.distribute.MirroredStrategy([device.name for device in gpus] or None)
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    return tf.distribute.MirroredStrategy([device.name for device in devices])
 
 
 def _auto():

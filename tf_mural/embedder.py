@@ -1,6 +1,7 @@
 """Encoded images and strings to numpy embeddings: any number, in order, in batches of one size."""
 
 import itertools
+import re
 
 import numpy as np
 
@@ -119,10 +120,15 @@ class Embedder:
             except tf.errors.OpError as error:
                 if failures:
                     raise failures[0] from None
-                raise BadImage(position, error.message.strip().split("\n")[0]) from error
+                raise BadImage(position, _reason(error)) from error
             if image is None:
                 return
             yield image
+
+
+def _reason(error):
+    """What went wrong, without the path of operations that TensorFlow puts before it."""
+    return re.sub(r".*Iterator::\S*: ", "", error.message.strip().split("\n")[0]).rstrip(".")
 
 
 def _unit(rows, kind, first):

@@ -92,6 +92,11 @@ def _looked_at(pending):
     return means
 
 
+def _line(text):
+    # At once, also into a pipe or a file: a run is watched while it goes on.
+    print(text, flush=True)
+
+
 class Log:
     """Writes scalars to TensorBoard and a line to the terminal.
 
@@ -102,7 +107,7 @@ class Log:
         eta: function of seconds to a short text.
     """
 
-    def __init__(self, folder, examples_per_step, show=print, eta="{:.0f} s".format):
+    def __init__(self, folder, examples_per_step, show=_line, eta="{:.0f} s".format):
         self._writer = tf.summary.create_file_writer(folder)
         self._rows, self._show, self._eta = examples_per_step, show, eta
 

@@ -2,12 +2,13 @@
 
 import os
 import sys
+import tempfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 if ROOT not in sys.path:  # So that a clone works without being installed.
     sys.path.insert(0, ROOT)
 
-from absl import app, flags  # noqa: E402
+from absl import app, flags, logging  # noqa: E402
 
 from tf_mural.base import UserError  # noqa: E402
 
@@ -35,6 +36,30 @@ def _quiet():
     """TensorFlow's notes at its start would bury what a tool says; it must not be imported yet."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    logging.set_verbosity(logging.WARNING)
+
+
+def import_tensorflow():
+    """Imports TensorFlow; what it writes to stderr meanwhile is shown only if that fails.
+
+    No setting silences the lines that it writes before its logging is set up.
+    """
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as notes:
+        os.dup2(notes.fileno(), 2)
+        failed = True
+        try:
+            import tensorflow  # noqa: F401
+            import tensorflow_text  # noqa: F401
+
+            failed = False
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            if failed:
+                notes.seek(0)
+                sys.stderr.write(notes.read().decode(errors="replace"))
 
 
 def _parse(argv):

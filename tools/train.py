@@ -32,6 +32,7 @@ RESULTS = "results.json"
 
 
 def main():
+    common.import_tensorflow()
     from tf_mural.distribute import make_strategy
 
     config = load(_STAGE.value)
@@ -111,7 +112,9 @@ def train(config, run, workdir, strategy, init):
         print(f"resuming at step {int(run.trainer.step.numpy())}")
     log = loop.Log(os.path.join(workdir, "tensorboard"), config.batch_size, eta=reports.eta)
     picture = os.path.join(workdir, "training_images.png")
-    reports.contact_sheet(picture, *run.contact_sheet())
+    no_font = reports.contact_sheet(picture, *run.contact_sheet())
+    if no_font:
+        print(f"{picture}: this machine has no font for {', '.join(no_font)}")
     log.picture(0, "training_images", picture)
 
     def evaluate(step):
@@ -163,14 +166,23 @@ def report(config, workdir, results, beside):
     trained = [code for code in config.evaluation.retrieval.trained if code in languages]
     groups = {"trained": trained, "unseen": [c for c in languages if c not in trained]}
     control = config.report.control or None
-    series = {n: {c: v["average_recall"] for c, v in t.values.items()} for n, t in tables.items()}
+    for name, result in tables.items():
+        print(f"\n{name}, step {stages[name]['steps']}, in percent:")
+        print(reports.recall_table(result, groups))
+    print("\naverage recall in percent, and the gains over the control:")
     print(reports.retrieval_table(tables, groups, control=control))
+    series, chance = average_recalls(tables), average_recalls(tables, "chance")[config.stage]
     chart = os.path.join(workdir, "average_recall.png")
-    reports.bar_chart(chart, series, groups, control=control)
+    reports.bar_chart(chart, series, groups, chance=chance, control=control)
     checkpoints.write_json(
         os.path.join(workdir, RESULTS), {**results, "beside": beside, "groups": groups}
     )
     print(f"results: {os.path.join(workdir, RESULTS)}\nchart:   {chart}")
+
+
+def average_recalls(tables, key="average_recall"):
+    """{model: {language: percent}}"""
+    return {n: {code: v[key] for code, v in t.values.items()} for n, t in tables.items()}
 
 
 if __name__ == "__main__":

@@ -1,0 +1,143 @@
+"""Run by test_distribute in a process of its own: python replicas.py REPLICAS OUT
+
+One process holds one MirroredStrategy. Writes the reduced gradients of one global batch, the logs,
+the moving averages and weights after three steps, and the dropout masks of each replica.
+"""
+
+import os
+import sys
+
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+
+from tf_mural import distribute, models, optimizers, training  # noqa: E402
+from tf_mural.objective import Term  # noqa: E402
+
+ROWS, LANGUAGES = 8, ("de", "en")
+STAGES = {
+    "mural": (
+        {"image": "image", "caption": "text", "source": "text", "target": "text"},
+        [("image", "caption", 1 / 2), ("source", "target", 1 / 2)],
+    ),
+    "etcl": (
+        {"image": "image", "text_a": "text", "text_b": "text"},
+        [("image", "text_a", 1 / 3), ("text_a", "text_b", 1 / 3), ("text_b", "image", 1 / 3)],
+    ),
+}
+
+
+def global_batch(kinds):
+    rng = np.random.default_rng(0)
+    batch = {}
+    for field, kind in kinds.items():
+        batch[field] = {"id": rng.integers(0, 6, ROWS)}
+        if kind == "image":
+            batch[field]["pixels"] = rng.integers(0, 256, (ROWS, 32, 32, 3)).astype(np.uint8)
+        else:
+            tokens = rng.integers(5, 50, (ROWS, 6))
+            tokens[:, 4:] = 0
+            batch[field]["tokens"] = tokens.astype(np.int32)
+            batch[field]["language"] = rng.integers(0, 2, ROWS).astype(np.int32)
+    return batch
+
+
+def trainer_of(stage, dropout=0.0):
+    keras.utils.set_random_seed(0)
+    kinds, terms = STAGES[stage]
+    encoder = models.dual_encoder(
+        dict(name="tiny", image_size=32, stochastic_depth=dropout, batch_norm_group=4),
+        dict(name="nano", vocabulary_size=50, max_tokens=6, dropout=dropout),
+        embedding_dim=16,
+        temperatures={"shared": 0.2},
+    )
+    terms = [
+        Term(f"{x}_{y}", x, y, weight, margin=0.3, label_smoothing=0.1, mask_duplicates=True)
+        for x, y, weight in terms
+    ]
+    trainer = training.Trainer(encoder, terms, kinds, LANGUAGES, seed=5)
+    optimizer = optimizers.Lamb(1e-2, decay=1e-2)
+    optimizer.build(encoder.trainable_variables)
+    trainer.compile(optimizer=optimizer)
+    return trainer, kinds
+
+
+def make_strategy(replicas):
+    if replicas == 1:
+        return distribute.make_strategy("one")
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(
+        cpu, [tf.config.LogicalDeviceConfiguration()] * replicas
+    )
+    return distribute.make_strategy("mirrored")
+
+
+def shares(strategy, batch):
+    """The global batch, a share a replica."""
+    rows = ROWS // strategy.num_replicas_in_sync
+
+    def share(context):
+        i = context.replica_id_in_sync_group
+        return tf.nest.map_structure(lambda x: tf.constant(x[i * rows : (i + 1) * rows]), batch)
+
+    return strategy.experimental_distribute_values_from_function(share)
+
+
+def masks(strategy, trainer, step):
+    """Dropout masks of each replica at a step."""
+    generator = trainer.generators[0]
+
+    @tf.function
+    def draw():
+        def one():
+            distribute.set_seeds(trainer.generators, trainer.seed, step)
+            return keras.random.dropout(tf.ones((64,)), 0.5, seed=generator)
+
+        return strategy.run(one)
+
+    return np.stack([x.numpy() for x in strategy.experimental_local_results(draw())])
+
+
+def main(replicas, path):
+    strategy = make_strategy(replicas)
+    out = {}
+    for stage in STAGES:
+        with strategy.scope():
+            trainer, kinds = trainer_of(stage)
+        batch = shares(strategy, global_batch(kinds))
+
+        @tf.function
+        def gradients(batch, trainer=trainer):
+            return strategy.run(trainer.gradients, args=(batch,))
+
+        @tf.function
+        def step(batch, trainer=trainer):
+            return strategy.run(trainer.train_step, args=(batch,))
+
+        found, logs = gradients(batch)
+        variables = trainer.encoder.trainable_variables
+        for number, (variable, gradient) in enumerate(zip(variables, found, strict=True)):
+            for value in strategy.experimental_local_results(gradient):
+                out[f"{stage}/gradient/{number:03d} {variable.path}"] = value.numpy()
+        for name, value in logs.items():
+            out[f"{stage}/log/{name}"] = strategy.experimental_local_results(value)[-1].numpy()
+        if stage == "mural":
+            continue
+        for _ in range(3):
+            step(batch)
+        for v in trainer.encoder.variables:
+            if "seed" not in v.path:
+                # The last replica's copy: a drift between replicas shows.
+                local = strategy.experimental_local_results(v.value)[-1]
+                out[f"after/{v.path}"] = local.numpy()
+    with strategy.scope():
+        trainer, _ = trainer_of("etcl", dropout=0.5)
+    out["masks"] = np.stack([masks(strategy, trainer, step) for step in (3, 4, 3)])
+    np.savez(path, **out)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2])
