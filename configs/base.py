@@ -69,6 +69,8 @@ def base_config(stage, size):
     # The stage whose weights this one starts from ("": from scratch), and the stages that its
     # report sets beside it.
     config.starts_from = ""
+    # Whether a run trains that stage first where it is not finished, or asks for --init.
+    config.chain = size == "tiny"
     config.report = ConfigDict(dict(beside=(), control=""))
     # Datasets that training may make itself where their records are missing.
     config.makes = ("scenes",) if size == "tiny" else ()

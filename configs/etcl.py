@@ -5,7 +5,7 @@ from configs import base
 # Batch, steps and rate, falling linearly to 0 without warm-up. The control and the six-language
 # ablation take the same ones.
 RECIPES = {
-    "tiny": (256, 150, 4e-3),
+    "tiny": (128, 180, 4e-3),
     "b3_mini": (16_384, 3_000, 5e-4),
     "paper": (32_768, 3_000, 1e-4),
 }

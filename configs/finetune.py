@@ -14,7 +14,7 @@ def get_config(size="tiny"):
         config.sources.captions.records = ("multi30k/train",)
     config.terms.image_caption = base.term("image", "caption", weight=1.0)
     recipe = {
-        "tiny": (256, 50, 1e-3),
+        "tiny": (128, 50, 1e-3),
         "b3_mini": (2_048, 3_000, 1e-5),
         "paper": (2_048, 3_000, 1e-5),
     }

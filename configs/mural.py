@@ -13,7 +13,7 @@ def get_config(size="tiny"):
     config.terms.image_caption = base.term("image", "caption", weight=1 / 2)
     config.terms.source_target = base.term("source", "target", weight=1 / 2)
     recipe = {  # batch of each stream, steps, warm-up, peak rate
-        "tiny": (256, 400, 40, 1e-2),
+        "tiny": (128, 600, 60, 1e-2),
         "b3_mini": (16_384, 100_000, 10_000, 5e-3),
         "paper": (16_384, 800_000, 10_000, 1e-3),
     }[size]

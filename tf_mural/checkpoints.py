@@ -136,7 +136,7 @@ def load_weights(folder, encoder):
 
 
 # Settings that do not change what a run computes.
-_FREE = ("log_every", "checkpoint_every", "evaluate_every", "report")
+_FREE = ("log_every", "checkpoint_every", "evaluate_every", "report", "chain")
 
 
 def same_config(workdir, config):

@@ -17,7 +17,8 @@ def load_config(stage, size, path=None):
     """The config of a stage: `configs/<stage>.py` at a size, or `get_config(stage)` of a file.
 
     Raises:
-        UserError: an unknown stage or size, or a file that is none or has no `get_config`.
+        UserError: an unknown stage or size; or a file that is none, has no `get_config`, or
+            whose `get_config` fails or returns something else than that stage.
     """
     pick(dict.fromkeys(STAGES), stage, "stage")
     pick(dict.fromkeys(SIZES), size, "size")
@@ -35,7 +36,18 @@ def load_config(stage, size, path=None):
         raise UserError(f"{path} cannot be read as a config: {error}") from error
     if not hasattr(module, "get_config"):
         raise UserError(f"{path} has no get_config(stage) that returns a ConfigDict")
-    return module.get_config(stage)
+    try:
+        config = module.get_config(stage)
+    except Exception as error:
+        raise UserError(
+            f"{path}: get_config({stage!r}) raised {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(config, ConfigDict) or config.get("stage") != stage:
+        found = f"stage {config.get('stage')!r}" if isinstance(config, ConfigDict) else type(config)
+        raise UserError(
+            f"{path}: get_config({stage!r}) is to return the ConfigDict of that stage, got {found}"
+        )
+    return config
 
 
 def override(config, arguments):

@@ -3,7 +3,8 @@
 A stage reads configs/<stage>.py; any value of it is overridden by --config.name=value, such as
 --config.optimizer.learning_rate=1e-4. A run that was stopped goes on where it stood when the same
 command is given again. At size tiny a stage trains the stages that it starts from first, where
-those runs are not finished; at other sizes it asks for --init.
+those runs are not finished; at other sizes it asks for --init. A --config file of your own has a
+say in that by its value `chain`.
 """
 
 import dataclasses
@@ -87,10 +88,10 @@ def finished(workdir):
 
 
 def start_from(config, strategy):
-    """Workdir of the stage that this one starts from, trained first at size tiny."""
+    """Workdir of the stage that this one starts from, trained first where the config says so."""
     before = load(config.starts_from)
     workdir = default_workdir(before)
-    if not config.makes:
+    if not config.chain:
         raise UserError(
             f"stage {config.stage} starts from the weights of {before.stage}: give "
             f"--init=<workdir of a finished {before.stage} run> (such as {workdir})"
@@ -164,7 +165,8 @@ def report(config, workdir, results, beside):
     tables = {name: Result(**r["evaluation"]["retrieval"]) for name, r in stages.items()}
     languages = list(tables[config.stage].values)
     trained = [code for code in config.evaluation.retrieval.trained if code in languages]
-    groups = {"trained": trained, "unseen": [c for c in languages if c not in trained]}
+    unseen = [code for code in languages if code not in trained]
+    groups = {"trained": trained, "unseen": unseen} if trained else {}
     control = config.report.control or None
     for name, result in tables.items():
         print(f"\n{name}, step {stages[name]['steps']}, in percent:")
