@@ -1,10 +1,74 @@
-"""Shared by all tests: the package on the path, a quiet TensorFlow, and where real data may lie."""
+"""Shared by all tests: the package on the path, a quiet TensorFlow, and small runs to look at."""
 
 import os
 import sys
+
+import pytest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 for path in (ROOT, os.path.join(ROOT, "tools")):
     if path not in sys.path:
         sys.path.insert(0, path)
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+SMALL_SCENES = {"train": 96, "bitext": 132, "test": 12}
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    """A data folder with few scenes: a quarter of 96 in six languages, and 12 to test on."""
+    from tf_mural import conversion
+    from tf_mural.datasets import scenes
+
+    folder = tmp_path_factory.mktemp("data")
+    for split, count in SMALL_SCENES.items():
+        options = {"count": count, "units": 2}
+        conversion.convert(
+            scenes, "scenes", None, folder / "scenes", split, options, processes=1, progress=str
+        )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tools():
+    """Runs tools as commands, see `tools_at_once`."""
+    from tools_at_once import Tools
+
+    tools = Tools()
+    yield tools
+    tools.close()
+
+
+# MURAL in six steps, with everything that a resume could get wrong.
+SMALL_RUN = (
+    "--stage=mural",
+    "--strategy=one",
+    "--config.batch_size=8",
+    "--config.steps=6",
+    "--config.optimizer.warmup_steps=2",
+    "--config.model.text.dropout=0.1",
+    "--config.model.image.stochastic_depth=0.2",
+    "--config.log_every=1",
+    "--config.checkpoint_every=2",
+    "--config.evaluate_every=3",
+    "--config.evaluation.retrieval.languages=en,de,ko",
+)
+
+
+@pytest.fixture(scope="session")
+def finished(tools, data_dir, tmp_path_factory):
+    """(workdir, what was said) of a small run that `tools/train.py` trained to its end."""
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    arguments = (*SMALL_RUN, f"--data_dir={data_dir}", f"--workdir={workdir}")
+    return workdir, tools.run(workdir.parent, "train.py", *arguments)
+
+
+@pytest.fixture
+def train(tools, data_dir, tmp_path):
+    """Runs tools/train.py in a folder of its own, on the small scenes; returns `Done`."""
+
+    def run(*arguments, **how):
+        # Of a flag that comes twice, the last one counts.
+        return tools.run(tmp_path, "train.py", f"--data_dir={data_dir}", *arguments, **how)
+
+    return run

@@ -1,9 +1,12 @@
 """Run by test_distribute in a process of its own: python replicas.py REPLICAS OUT
 
 One process holds one MirroredStrategy. Writes the reduced gradients of one global batch, the logs,
-the moving averages and weights after three steps, and the dropout masks of each replica.
+the moving averages and weights after three steps, the dropout masks of each replica, and the
+weights after the loop has run over records, with a stop and a resume in between.
 """
 
+import functools
+import io
 import os
 import sys
 
@@ -13,8 +16,10 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
+from PIL import Image  # noqa: E402
 
-from tf_mural import distribute, models, optimizers, training  # noqa: E402
+from tf_mural import checkpoints, distribute, loop, models, optimizers  # noqa: E402
+from tf_mural import pipeline, records, sampling, text, training  # noqa: E402
 from tf_mural.objective import Term  # noqa: E402
 
 ROWS, LANGUAGES = 8, ("de", "en")
@@ -136,7 +141,50 @@ def main(replicas, path):
     with strategy.scope():
         trainer, _ = trainer_of("etcl", dropout=0.5)
     out["masks"] = np.stack([masks(strategy, trainer, step) for step in (3, 4, 3)])
+    for name, value in run_the_loop(strategy, os.path.dirname(path)).items():
+        out[f"loop/{name}"] = value
     np.savez(path, **out)
+
+
+def records_of_colours(folder):
+    """16 pictures of one colour each, with a text in two languages."""
+    rows = []
+    for i in range(16):
+        file = io.BytesIO()
+        Image.fromarray(np.full((36, 36, 3), 15 * i, np.uint8)).save(file, "PNG")
+        texts = (("de", f"w{i} x"), ("en", f"w{i}"))
+        rows.append(records.Record(str(i), (file.getvalue(),), texts))
+    if not os.path.isdir(folder):
+        records.write(folder, rows, shards=2)
+    return records.RecordSet.open(folder)
+
+
+def run_the_loop(strategy, folder):
+    """Weights after four steps of ETCL over records, the last two after a resume."""
+    replicas = strategy.num_replicas_in_sync
+    record_set = records_of_colours(os.path.join(folder, "colours"))
+    stream = sampling.Stream([record_set], 2, LANGUAGES, walk="combinations")
+    source = pipeline.Source(stream, STAGES["etcl"][0])
+    words = ["x", *(f"w{i}" for i in range(16))]
+    make_dataset = functools.partial(
+        pipeline.training_dataset,
+        [source],
+        text.Tokenizer([*text.SPECIAL_TOKENS, *words], 6),
+        pipeline.Sizes(36, 32),
+        LANGUAGES,
+        ROWS,
+        replicas,
+    )
+    workdir = os.path.join(folder, f"run{replicas}")
+    for last in (2, 4):
+        with strategy.scope():
+            trainer, _ = trainer_of("etcl")
+            trainer.compile(optimizer=keras.optimizers.SGD(0.1))
+        saved = checkpoints.Checkpoints(workdir, trainer)
+        assert saved.restore({"vocabulary_hash": "x"}) == (last == 4)
+        log = loop.Log(os.path.join(workdir, "tensorboard"), ROWS, show=lambda line: None)
+        loop.train(trainer, make_dataset, strategy, last, saved, log)
+    return {v.path: v.numpy() for v in trainer.encoder.variables if "seed" not in v.path}
 
 
 if __name__ == "__main__":

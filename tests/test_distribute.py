@@ -73,6 +73,14 @@ def test_weights_and_moving_averages_after_three_steps(runs):
     assert compared > 0.8 * len(one)
 
 
+def test_the_loop_over_records_ends_in_the_same_weights(runs):
+    one, two = (part(runs[k], "loop/") for k in (1, 2))
+    assert one.keys() == two.keys() and len(one) > 50
+    for name in one:
+        error = np.linalg.norm(one[name] - two[name]) / max(np.linalg.norm(one[name]), 1e-2)
+        assert error < 1e-4, (name, error)
+
+
 def test_replicas_draw_different_masks_and_a_replay_draws_the_same(runs):
     steps = runs[2]["masks"]  # (steps 3, 4 and 3 again, replicas, draws)
     assert 0.2 < (steps == 0).mean() < 0.8

@@ -27,6 +27,7 @@ class Checkpoints:
 
     def __init__(self, workdir, trainer, keep=2):
         optimizer = trainer.optimizer
+        os.makedirs(workdir, exist_ok=True)
         self._description = os.path.join(workdir, MODEL)
         # Before a restore: slots made afterwards would start from zero, silently.
         optimizer.build(trainer.encoder.trainable_variables)

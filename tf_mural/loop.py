@@ -75,10 +75,11 @@ def _looked_at(pending):
         bad = [k for k, v in values.items() if k.startswith("loss/") and not math.isfinite(v)]
         bad = bad or [k for k in ("loss", "gradient_norm") if not math.isfinite(values[k])]
         if bad:
+            what = bad[0].replace("loss/", "the loss of the term ")
             raise UserError(
-                f"step {step}: {bad[0].replace('loss/', 'the loss of the term ')} is not finite; "
-                "stopped, and the last checkpoint is from before it. Try a smaller "
-                "--config.optimizer.learning_rate or --config.optimizer.clip_norm=1.0"
+                f"step {step + 1}: {what} is not finite; stopped, and the last checkpoint is from "
+                "before it. Try a smaller --config.optimizer.learning_rate or "
+                "--config.optimizer.clip_norm=1.0"
             )
     means = {}
     for key in fetched[0][1]:

@@ -61,6 +61,11 @@ class Stream:
             for s in self.sets
         ]
         self.units = [part.units for part in self._parts]
+        if weights is not None and len(weights) != len(self.sets):
+            raise UserError(
+                f"the source {name!r} has {len(self.sets)} record sets and weights "
+                f"{tuple(weights)}: expected one weight a set"
+            )
         if weights is None:
             weights = np.array(self.units, np.float64) ** (1.0 / temperature)
         self._shares = _shares(np.asarray(weights, np.float64), sum(self.units))

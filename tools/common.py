@@ -10,7 +10,7 @@ if ROOT not in sys.path:  # So that a clone works without being installed.
 
 from absl import app, flags, logging  # noqa: E402
 
-from tf_mural.base import UserError  # noqa: E402
+from tf_mural.base import UserError, suggest  # noqa: E402
 
 
 def run(main):
@@ -36,7 +36,8 @@ def _quiet():
     """TensorFlow's notes at its start would bury what a tool says; it must not be imported yet."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-    logging.set_verbosity(logging.WARNING)
+    # ERROR: each stage of a run traces functions of its own, which TensorFlow would warn of.
+    logging.set_verbosity(logging.ERROR)
 
 
 def import_tensorflow():
@@ -69,6 +70,11 @@ def _parse(argv):
         sys.exit(0)
     try:
         rest = flags.FLAGS(argv)
+    except flags.UnrecognizedFlagError as error:
+        # absl guesses among its own flags too.
+        known = [flag.name for flag in flags.FLAGS.get_key_flags_for_module(argv[0])]
+        hint = suggest(error.flagname, known)
+        _end(f"error: no flag --{error.flagname}{hint} (--help lists the flags)", 2)
     except flags.Error as error:
         _end(f"error: {error} (--help lists the flags)", 2)
     if len(rest) > 1:

@@ -113,10 +113,12 @@ def train(config, run, workdir, strategy, init):
         print(f"resuming at step {int(run.trainer.step.numpy())}")
     log = loop.Log(os.path.join(workdir, "tensorboard"), config.batch_size, eta=reports.eta)
     picture = os.path.join(workdir, "training_images.png")
-    no_font = reports.contact_sheet(picture, *run.contact_sheet())
-    if no_font:
-        print(f"{picture}: this machine has no font for {', '.join(no_font)}")
-    log.picture(0, "training_images", picture)
+    images, captions = run.contact_sheet()
+    if len(images):
+        no_font = reports.contact_sheet(picture, images, captions)
+        if no_font:
+            print(f"{picture}: this machine has no font for {', '.join(no_font)}")
+        log.picture(0, "training_images", picture)
 
     def evaluate(step):
         results = {task: dataclasses.asdict(r) for task, r in run.evaluate().items()}
@@ -171,7 +173,7 @@ def report(config, workdir, results, beside):
     for name, result in tables.items():
         print(f"\n{name}, step {stages[name]['steps']}, in percent:")
         print(reports.recall_table(result, groups))
-    print("\naverage recall in percent, and the gains over the control:")
+    print("\naverage recall in percent" + (", and the gains over the control:" if control else ":"))
     print(reports.retrieval_table(tables, groups, control=control))
     series, chance = average_recalls(tables), average_recalls(tables, "chance")[config.stage]
     chart = os.path.join(workdir, "average_recall.png")

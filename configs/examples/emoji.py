@@ -1,6 +1,6 @@
 """Emoji with names in 95 languages, converted from a table: MURAL, its control, and ETCL.
 
-    python tools/convert.py --dataset=table --raw_dir=../shared/data/emoji --out_dir=data/emoji \\
+    python tools/convert.py --dataset=table --raw_dir=emoji_raw --out_dir=data/emoji \\
         --table.image_column=image_id --table.image_dir=images --table.image_suffix=.png \\
         --table.split_column=split --table.quoting=none --augmentations=crop --vocab_size=16000
     python tools/train.py --config=configs/examples/emoji.py --stage=etcl
@@ -13,9 +13,9 @@ languages. The other 89 never meet a picture.
 from configs import base
 from configs.examples import own
 
-_FOLLOW_UP = (500, 0, 4e-3)
+_FOLLOW_UP = (400, 0, 4e-3)
 RECIPES = {  # steps, warm-up, peak rate
-    "mural": (1_600, 160, 1e-2),
+    "mural": (1_200, 120, 1e-2),
     "control": _FOLLOW_UP,
     "etcl": _FOLLOW_UP,
     "sixlang": _FOLLOW_UP,
@@ -36,4 +36,5 @@ def get_config(stage):
     config.batch_size = 128
     recipe = RECIPES[stage]
     config.steps, config.optimizer.warmup_steps, config.optimizer.learning_rate = recipe
+    config.evaluate_every = 400
     return config

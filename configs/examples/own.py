@@ -50,11 +50,11 @@ def get_config(stage, folder="own", first=("en",), triples=(), bitext=""):
         # A few thousand pictures: walking every combination would put many twice into a batch.
         source.walk = "records"
         if "image" in source.fields:
-            source.languages = triples if stage in ("etcl", "sixlang") else first
+            source.languages = tuple(triples if stage in ("etcl", "sixlang") else first)
         elif bitext:
             source.records = (bitext,)
     for term in config.terms.values():
         # Texts that several pictures share are no negatives of each other.
         term.mask_duplicates = True
-    config.evaluation.retrieval.update(records=f"{folder}/val", trained=triples)
+    config.evaluation.retrieval.update(records=f"{folder}/val", trained=tuple(triples))
     return config

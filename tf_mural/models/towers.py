@@ -1,12 +1,12 @@
-"""The towers out of KerasHub's backbones, and the dual encoder with its temperature."""
+"""The towers: KerasHub's EfficientNet and BERT, each cut where the recipe cuts it."""
 
-import contextlib
 import math
 
 import keras
 from keras import ops
 
 from tf_mural.base import UserError, pick
+from tf_mural.models.batch_norm import batch_norm_of
 
 # EfficientNet, Tan and Le 2019, table 1 (seven stages) and their scaling coefficients.
 _STAGES = {
@@ -56,62 +56,6 @@ BERTS = {  # layers, width, heads; the feed-forward layers are four times as wid
     "base": (12, 768, 12),
     "large": (24, 1024, 16),
 }
-MAX_TEMPERATURE, MIN_TEMPERATURE = 2.0, 0.005
-
-
-class GroupedBatchNormalization(keras.layers.BatchNormalization):
-    """Batch normalisation whose training statistics are those of groups of images.
-
-    Args:
-        group: images a group; None is the whole batch that the layer sees. The batch must divide
-            by it. The moving averages take the mean over groups.
-        **kwargs: of `keras.layers.BatchNormalization`.
-    """
-
-    def __init__(self, group=None, **kwargs):
-        super().__init__(**kwargs)
-        self.group = group
-
-    def call(self, inputs, training=None, mask=None):
-        """Normalises (n, h, w, c); the statistics are taken in float32."""
-        if not (training and self.trainable) or self.group in (None, inputs.shape[0]):
-            return super().call(inputs, training=training, mask=mask)
-        n, height, width, channels = inputs.shape
-        if n % self.group:
-            raise ValueError(
-                f"Expected a batch that divides by batch_norm_group={self.group}. Received: {n}."
-            )
-        x = ops.cast(inputs, "float32")
-        x = ops.reshape(x, (n // self.group, self.group * height * width, channels))
-        mean, variance = ops.moments(x, axes=[1], keepdims=True)  # (groups, 1, c)
-        for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            value = ops.mean(value, axis=(0, 1))
-            moving.assign(moving * self.momentum + value * (1.0 - self.momentum))
-        scale = ops.rsqrt(variance + self.epsilon) * self.gamma
-        x = (x - mean) * scale + self.beta
-        return ops.cast(ops.reshape(x, (n, height, width, channels)), self.compute_dtype)
-
-    def get_config(self):
-        """Constructor arguments."""
-        return {**super().get_config(), "group": self.group}
-
-
-@contextlib.contextmanager
-def batch_norm_of(group, momentum):
-    """Inside, `keras.layers.BatchNormalization(...)` builds the grouped layer.
-
-    KerasHub's blocks offer no switch for groups, and its EfficientNet v1 blocks none for momentum.
-    """
-    original = keras.layers.BatchNormalization
-
-    def build(**kwargs):
-        return GroupedBatchNormalization(group=group, **{**kwargs, "momentum": momentum})
-
-    keras.layers.BatchNormalization = build
-    try:
-        yield
-    finally:
-        keras.layers.BatchNormalization = original
 
 
 def efficientnet_blocks(stages):
@@ -226,64 +170,3 @@ def text_tower(
     )  # (n, t, width)
     x = keras.layers.Dense(embedding_dim, name="text_projection")(hidden[:, 0])
     return keras.Model(tokens, x, name="text_tower")
-
-
-class DualEncoder(keras.Model):
-    """Two towers into one space, and the temperature(s) of the loss.
-
-    Args:
-        towers: {kind: keras.Model}, one encoder a kind of field ("image", "text").
-        temperatures: {name: starting value}; "shared" alone is the paper.
-        freeze: kinds whose tower is not trained.
-    """
-
-    def __init__(self, towers, temperatures=None, freeze=(), name="dual_encoder"):
-        super().__init__(name=name)
-        self.towers = dict(towers)
-        for kind in freeze:
-            pick(self.towers, kind, "tower").trainable = False
-        self.temperatures = {
-            key: self.add_weight(
-                shape=(),
-                name=f"temperature_{key}",
-                initializer=keras.initializers.Constant(value),
-                dtype="float32",
-                autocast=False,
-            )
-            for key, value in (temperatures or {"shared": 1.0}).items()
-        }
-        self.built = True
-
-    def encode(self, kind, inputs, training=False):
-        """Unit rows (n, d), float32 whatever the compute dtype."""
-        x = pick(self.towers, kind, "tower")(inputs, training=training)
-        return ops.normalize(ops.cast(x, "float32"), axis=-1, order=2, epsilon=1e-12)
-
-    def call(self, inputs, training=False):
-        """{kind: input} to {kind: (n, d)}."""
-        return {kind: self.encode(kind, x, training) for kind, x in inputs.items()}
-
-    def clamp_temperatures(self):
-        """Puts every temperature back into [0.005, 2]; returns how many had left it (int32)."""
-        hits = 0
-        for variable in self.temperatures.values():
-            clamped = ops.clip(variable, MIN_TEMPERATURE, MAX_TEMPERATURE)
-            hits = hits + ops.cast(ops.not_equal(clamped, variable), "int32")
-            variable.assign(clamped)
-        return hits
-
-
-def dual_encoder(image, text, embedding_dim, temperatures=None, freeze=()):
-    """The model of a plain description; `model.json` of a run holds exactly these arguments.
-
-    Args:
-        image: keyword arguments of `image_tower`.
-        text: keyword arguments of `text_tower`.
-        embedding_dim: width of the shared space.
-        temperatures, freeze: see `DualEncoder`.
-    """
-    towers = {
-        "image": image_tower(embedding_dim=embedding_dim, **image),
-        "text": text_tower(embedding_dim=embedding_dim, **text),
-    }
-    return DualEncoder(towers, temperatures, freeze)

@@ -1,0 +1,171 @@
+"""tools/train.py as a command: what it writes, says and refuses, and how it stops and goes on."""
+
+import json
+import os
+import re
+
+import numpy as np
+import options
+import pytest
+import tensorflow as tf
+from conftest import SMALL_RUN
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tf_mural import text
+
+STEPS = 6
+LANGUAGES = ("de", "en", "ko")
+
+
+def read(folder, name):
+    with open(os.path.join(folder, name), encoding="utf-8") as file:
+        return json.load(file)
+
+
+# --- a run to its end -----------------------------------------------------------------------------
+
+
+def test_a_run_tells_its_steps_and_its_result(finished):
+    _, done = finished
+    assert done.code == 0 and done.err == "", done.err
+    steps = re.findall(r"^step (\d)/6  loss ([\d.]+)  image_caption", done.out, re.MULTILINE)
+    assert [int(step) for step, _ in steps] == [1, 2, 3, 4, 5, 6]
+    assert all(0 < float(loss) < 30 for _, loss in steps)
+    assert re.search(r"step 4/6 .* source_target [\d.]+ .* examples/s  .* left$", done.out, re.M)
+    assert re.search(r"^en( +[\d.]+){7} +[\d.]+ to [\d.]+ +44.4$", done.out, re.MULTILINE)
+
+
+def test_the_folder_of_a_run_is_whole(finished, data_dir):
+    workdir, _ = finished
+    config = options.load_config("mural", "tiny")
+    options.override(config, [a for a in SMALL_RUN if a.startswith("--config.")])
+    assert read(workdir, "config.json") == json.loads(json.dumps(config.to_dict()))
+    model = read(workdir, "model.json")
+    assert model["model"] == json.loads(json.dumps(config.model.to_dict()))
+    vocabulary = text.load_vocabulary(workdir / "vocab.txt")
+    results = read(workdir, "results.json")
+    hashes = {
+        model["vocabulary_hash"],
+        results["vocabulary_hash"],
+        text.vocabulary_hash(vocabulary),
+    }
+    assert len(hashes) == 1
+    assert (results["stage"], results["steps"], results["seed"]) == ("mural", STEPS, 0)
+    assert set(results["data"]) == {str(data_dir / "scenes" / s) for s in ("train", "bitext")}
+    assert results["groups"] == {"trained": ["en", "de"], "unseen": ["ko"]}
+    scores = results["evaluation"]["retrieval"]
+    assert scores["protocol"] == "retrieval/v1"
+    assert sorted(scores["values"]) == list(LANGUAGES)
+    assert scores["counts"]["images"] == 12
+    with np.load(workdir / "weights.npz") as weights:
+        assert any("moving_mean" in name for name in weights.files)
+        assert weights["dual_encoder/temperature_shared"].shape == ()
+    for name in ("training_images.png", "average_recall.png"):
+        assert min(tf.io.decode_png((workdir / name).read_bytes()).shape[:2]) > 100
+    assert not [name for name in os.listdir(workdir) if name.endswith(".tmp")]
+
+
+@pytest.fixture(scope="module")
+def events(finished):
+    folder = str(finished[0] / "tensorboard")
+    loaded = EventAccumulator(folder, size_guidance={"tensors": 0}).Reload()
+
+    def scalars(tag):
+        found = [(e.step, float(tf.make_ndarray(e.tensor_proto))) for e in loaded.Tensors(tag)]
+        return dict(found)
+
+    return loaded, scalars
+
+
+def test_scalars_are_in_the_event_files(events):
+    loaded, scalars = events
+    every_step = ["loss", "loss/image_caption", "loss/source_target", "temperature/shared"]
+    every_step += ["learning_rate", "gradient_norm", "examples_per_second", "temperature_clamped"]
+    every_step += ["loss_language/en"]
+    for tag in every_step:
+        assert list(scalars(tag)) == [1, 2, 3, 4, 5, 6], tag
+    total, caption, bitext = (scalars(tag) for tag in every_step[:3])
+    for step in total:
+        assert total[step] == pytest.approx((caption[step] + bitext[step]) / 2, rel=1e-6)
+    assert all(rate > 0 for rate in scalars("examples_per_second").values())
+    assert all(norm > 0 for norm in scalars("gradient_norm").values())
+    # Every language of the bitext: 8 rows of 12 languages a step.
+    codes = {tag.split("/")[1] for tag in loaded.Tags()["tensors"] if "loss_language" in tag}
+    assert codes > {"de", "ko", "tr", "zh"}
+
+
+def test_the_rate_is_that_of_the_schedule_and_moves_the_temperature(events):
+    _, scalars = events
+    # Two steps of warm-up to 1e-2, then down to 0 at the sixth.
+    expected = [0.0, 5e-3, 1e-2, 7.5e-3, 5e-3, 2.5e-3]
+    assert list(scalars("learning_rate").values()) == pytest.approx(expected, rel=1e-6)
+    temperature = list(scalars("temperature/shared").values())
+    assert temperature[0] == pytest.approx(0.07)  # the first rate is 0
+    for before, after, rate in zip(temperature, temperature[1:], expected[1:], strict=False):
+        # Under LAMB a scalar moves by rate * |value|, whatever its gradient.
+        assert abs(after - before) == pytest.approx(rate * before, rel=1e-4)
+
+
+def test_average_recalls_and_training_images_are_in_the_event_files(events, finished):
+    loaded, scalars = events
+    scores = read(finished[0], "results.json")["evaluation"]["retrieval"]["values"]
+    for code in LANGUAGES:
+        recalls = scalars(f"retrieval/{code}")
+        assert list(recalls) == [3, 6]
+        assert recalls[6] == pytest.approx(scores[code]["average_recall"])
+    (event,) = loaded.Tensors("training_images")
+    png = tf.make_ndarray(event.tensor_proto)[2]
+    on_disk = (finished[0] / "training_images.png").read_bytes()
+    np.testing.assert_array_equal(tf.io.decode_png(png), tf.io.decode_png(on_disk, channels=3))
+
+
+def test_the_same_command_again_trains_nothing(finished, train):
+    workdir, first = finished
+    before = {name: (workdir / name).stat().st_mtime_ns for name in ("weights.npz", "config.json")}
+    results = read(workdir, "results.json")
+    again = train(*SMALL_RUN, f"--workdir={workdir}")
+    assert again.code == 0, again.err
+    assert "mural: finished already" in again.out and "step 1/6" not in again.out
+    assert again.out.split("in percent:")[1] == first.out.split("in percent:")[1]
+    assert before == {name: (workdir / name).stat().st_mtime_ns for name in before}
+    assert read(workdir, "results.json") == results
+
+
+# --- stopping and going on ------------------------------------------------------------------------
+
+
+def test_an_interrupted_run_goes_on_to_the_same_weights(finished, train, tmp_path):
+    arguments = (*SMALL_RUN, "--workdir=stopped", "--config.evaluate_every=0")
+    stopped = train(*arguments, interrupt_at="step 3/6")
+    assert stopped.code == 130 and stopped.err == "interrupted\n", stopped.err
+    assert not (tmp_path / "stopped" / "results.json").exists()
+    resumed = train(*arguments)
+    assert resumed.code == 0, resumed.err
+    # A checkpoint every second step; a busy machine may have been interrupted a little later.
+    at = int(re.search(r"^resuming at step ([246])$", resumed.out, re.MULTILINE)[1])
+    seen = [int(step) for step in re.findall(r"^step (\d)/6", resumed.out, re.MULTILINE)]
+    assert seen == list(range(at + 1, STEPS + 1))
+    with (
+        np.load(finished[0] / "weights.npz") as whole,
+        np.load(tmp_path / "stopped" / "weights.npz") as parts,
+    ):
+        assert whole.files == parts.files
+        for name in whole.files:
+            np.testing.assert_array_equal(parts[name], whole[name], err_msg=name)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(train, tmp_path):
+    bad = ("--config.optimizer.learning_rate=1e30", "--config.checkpoint_every=1")
+    done = train(*SMALL_RUN, *bad, "--workdir=bad", "--config.evaluate_every=0")
+    message = done.error()
+    # Rates: 0, 5e29, 1e30. The second update breaks the weights, the third step shows it.
+    assert message.startswith("step 3: the loss of the term image_caption is not finite; stopped")
+    assert "--config.optimizer.learning_rate" in message
+    assert "step 2/6" in done.out and "step 3/6" not in done.out
+    last = tf.train.load_checkpoint(str(tmp_path / "bad" / "checkpoints"))
+    values = {name: last.get_tensor(name) for name in last.get_variable_to_shape_map()}
+    steps = [value for name, value in values.items() if name.startswith("step/")]
+    assert steps == [2]
+    numbers = [v for v in values.values() if isinstance(v, np.ndarray) and v.dtype == np.float32]
+    assert len(numbers) > 100 and all(np.isfinite(v).all() for v in numbers)
+    assert not (tmp_path / "bad" / "weights.npz").exists()

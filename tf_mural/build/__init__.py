@@ -1,0 +1,125 @@
+"""Config to objects: the only room of the package that sees a config."""
+
+import dataclasses
+import functools
+
+import keras
+
+from tf_mural import models, optimizers, pipeline
+from tf_mural.base import UserError, pick
+from tf_mural.build import data
+from tf_mural.build.checks import check, field_kinds, find_vocabulary
+from tf_mural.build.data import make_records, open_records
+from tf_mural.build.saved import describe, embedder, hand_over, load, model_arguments
+from tf_mural.objective import Term
+from tf_mural.text import Tokenizer
+from tf_mural.training import Trainer
+
+__all__ = [
+    "Run",
+    "build",
+    "check",
+    "describe",
+    "embedder",
+    "field_kinds",
+    "find_vocabulary",
+    "hand_over",
+    "load",
+    "make_records",
+    "model_arguments",
+    "open_records",
+]
+
+
+@dataclasses.dataclass
+class Run:
+    """The objects of one run, ready for `loop.train`.
+
+    Attributes:
+        trainer: compiled `training.Trainer`.
+        dataset: function of the first step to the batches of this worker.
+        evaluate: function without arguments to {task: base.Result}.
+        description: what model.json holds.
+        vocabulary_path: file of the vocabulary.
+        data: {record folder: digest} of all that the run reads.
+        contact_sheet: function to augmented training images uint8 (n, h, w, 3) and their captions
+            [[(language, text)]].
+    """
+
+    trainer: Trainer
+    dataset: object
+    evaluate: object
+    description: dict
+    vocabulary_path: str
+    data: dict
+    contact_sheet: object
+
+
+def build(config, data_dir, strategy):
+    """Makes everything that a run needs.
+
+    Args:
+        config: a stage's ConfigDict, see configs/base.py.
+        data_dir: folder that the config's record folders are under.
+        strategy: a `tf.distribute.Strategy`.
+
+    Raises:
+        UserError: a name, language, file or number in the config that cannot be.
+    """
+    replicas = strategy.num_replicas_in_sync
+    check(config, replicas)
+    vocabulary_path = find_vocabulary(config.vocabulary, data_dir)
+    tokenizer = Tokenizer(vocabulary_path, config.model.text.max_tokens)
+    if tokenizer.pad_id != 0:
+        raise UserError(f"{vocabulary_path}: expected [PAD] in its first line, which is id 0")
+    streams = {
+        name: data.make_stream(name, source, data_dir, config.seed)
+        for name, source in config.sources.items()
+    }
+    languages = tuple(sorted({code for s in streams.values() for code in s.languages}))
+    description = describe(config, tokenizer)
+
+    keras.utils.set_random_seed(config.seed)
+    with strategy.scope():
+        trainer = Trainer(
+            models.dual_encoder(**model_arguments(description)),
+            [Term(name=name, **fields) for name, fields in config.terms.items()],
+            field_kinds(config),
+            languages,
+            seed=config.seed,
+            clip_norm=config.optimizer.clip_norm or None,
+        )
+        trainer.compile(optimizer=_optimizer(config), jit_compile=config.jit_compile)
+
+    sources = [data.make_source(streams[name], source) for name, source in config.sources.items()]
+    sizes = pipeline.Sizes(config.images.resize, config.images.crop)
+    dataset = functools.partial(
+        pipeline.training_dataset,
+        sources,
+        tokenizer,
+        sizes,
+        languages,
+        config.batch_size,
+        replicas,
+        (0, 1),
+    )
+    embed = embedder(trainer.encoder, tokenizer, config.images)
+    return Run(
+        trainer=trainer,
+        dataset=dataset,
+        evaluate=data.make_evaluation(config, data_dir, embed),
+        description=description,
+        vocabulary_path=vocabulary_path,
+        data={s.folder: s.digest for stream in streams.values() for s in stream.sets},
+        contact_sheet=functools.partial(data.training_sheet, sources, sizes),
+    )
+
+
+def _optimizer(config):
+    options = config.optimizer.to_dict()
+    options.pop("clip_norm")
+    rate = optimizers.LinearSchedule(
+        options.pop("learning_rate"), config.steps, options.pop("warmup_steps")
+    )
+    make = pick(optimizers.OPTIMIZERS, options.pop("name"), "optimizer")
+    return make(rate, **options)

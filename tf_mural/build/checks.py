@@ -1,0 +1,105 @@
+"""What a config must be, before anything is built of it."""
+
+import os
+
+from tf_mural.base import UserError, pick
+from tf_mural.losses import LOSSES
+
+SCENES_VOCABULARY = os.path.join(
+    os.path.dirname(os.path.dirname(__file__)), "datasets", "scenes", "vocab.txt"
+)
+KINDS = ("image", "text")
+
+
+def check(config, replicas):
+    """Raises UserError where the parts of a config contradict each other."""
+    _check_terms(config)
+    _check_batch(config, replicas)
+    _check_schedule(config)
+    _check_images(config)
+
+
+def _check_terms(config):
+    kinds = field_kinds(config)
+    for name, term in config.terms.items():
+        for field in (term.x, term.y):
+            pick(kinds, field, f"field (of the term {name!r})")
+        pick(config.model.temperatures, term.temperature, f"temperature (of the term {name!r})")
+        pick(LOSSES, term.loss, f"loss (of the term {name!r})")
+    if not len(config.terms):
+        raise UserError("the config has no terms: nothing to learn from")
+    unused = sorted(set(kinds) - {f for t in config.terms.values() for f in (t.x, t.y)})
+    if unused:
+        raise UserError(f"no term uses the field {unused[0]!r}; take it out of its source")
+
+
+def _check_batch(config, replicas):
+    if config.batch_size < 2 or config.batch_size % replicas:
+        nearest = max(2, round(config.batch_size / replicas)) * replicas
+        raise UserError(
+            f"batch_size is {config.batch_size}, but {replicas} replicas share it evenly and each "
+            f"row needs a negative: set --config.batch_size={nearest}"
+        )
+    group, share = config.model.image.batch_norm_group, config.batch_size // replicas
+    if group and share % group:
+        raise UserError(
+            f"model.image.batch_norm_group is {group}, which does not divide the {share} rows of a "
+            f"replica: set --config.batch_size={max(1, round(share / group)) * group * replicas}, "
+            "or the group to 0 for all rows of a replica together"
+        )
+
+
+def _check_schedule(config):
+    if not 0 <= config.optimizer.warmup_steps < config.steps:
+        raise UserError(
+            f"optimizer.warmup_steps is {config.optimizer.warmup_steps}, but the run has "
+            f"{config.steps} steps: fewer warm-up steps, or more steps"
+        )
+    for name in ("log_every", "checkpoint_every"):
+        if config[name] < 1:
+            raise UserError(f"{name} is {config[name]}, expected a number of steps from 1")
+
+
+def _check_images(config):
+    if config.images.crop > config.images.resize:
+        raise UserError(
+            f"images.crop is {config.images.crop}, larger than images.resize = "
+            f"{config.images.resize}"
+        )
+    if config.images.crop != config.model.image.image_size:
+        raise UserError(
+            f"images.crop is {config.images.crop}, but the image tower takes "
+            f"{config.model.image.image_size} px: make them equal"
+        )
+
+
+def field_kinds(config):
+    """{field: kind} over all sources."""
+    kinds = {}
+    for name, source in config.sources.items():
+        for field, kind in source.fields.items():
+            if field in kinds:
+                raise UserError(f"two sources have a field {field!r}; rename the one of {name!r}")
+            pick(dict.fromkeys(KINDS), kind, f"kind (of the field {field!r})")
+            kinds[field] = kind
+        found = list(source.fields.values())
+        if found.count("image") > 1 or found.count("text") > 2:
+            raise UserError(
+                f"the source {name!r} has the fields {', '.join(source.fields)}: expected one image "
+                "and two texts at most; draw the others from a source of their own"
+            )
+    return kinds
+
+
+def find_vocabulary(name, data_dir):
+    """Path of the vocabulary of this name: "scenes", a path, or a path under `data_dir`."""
+    if name == "scenes":
+        return SCENES_VOCABULARY
+    for path in (name, os.path.join(data_dir, name)):
+        if os.path.exists(path):
+            return path
+    raise UserError(
+        f"no vocabulary {name!r}, nor {os.path.join(data_dir, name)}: train one with "
+        "--vocab_size of tools/convert.py or with tools/build_vocab.py, or set --config.vocabulary "
+        "to the vocab.txt of the model"
+    )

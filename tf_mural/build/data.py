@@ -1,0 +1,93 @@
+"""The data of a config: records made and opened, streams, pictures to look at, evaluation."""
+
+import os
+
+import numpy as np
+import tensorflow as tf
+
+from tf_mural import conversion, images, pipeline
+from tf_mural.base import UserError, pick
+from tf_mural.records import RecordSet, deserialize
+from tf_mural.sampling import Stream
+from tf_mural.tasks import TASKS
+
+
+def make_records(config, data_dir):
+    """Converts the data sets that training may make itself, where they are missing."""
+    for name in config.makes:
+        conversion.ensure(name, os.path.join(data_dir, name))
+
+
+def open_records(folder, data_dir):
+    """The record set `folder`, a path or one under `data_dir`."""
+    inside = os.path.join(data_dir, folder)
+    return RecordSet.open(inside if os.path.isdir(inside) or not os.path.isdir(folder) else folder)
+
+
+def make_stream(name, source, data_dir, seed):
+    """The `sampling.Stream` of a source of the config."""
+    sets = [open_records(folder, data_dir) for folder in source.records]
+    present = {code for s in sets for code in s.languages}
+    for code in source.languages:
+        pick(dict.fromkeys(sorted(present)), code, f"language (of the source {name!r})")
+    for s in sets:
+        if "image" in source.fields.values() and not s.manifest["images"]:
+            raise UserError(
+                f"{s.folder} has no images, but the source {name!r} has a field of them: take "
+                "other records"
+            )
+    texts = sum(kind == "text" for kind in source.fields.values())
+    return Stream(
+        sets,
+        texts,
+        source.languages or None,
+        walk=source.walk,
+        min_languages=source.min_languages,
+        weights=source.weights or None,
+        temperature=source.temperature,
+        seed=seed,
+        name=name,
+    )
+
+
+def make_source(stream, source):
+    """The `pipeline.Source` of a stream and its part of the config."""
+    # A caption that says left or right forbids mirroring; the records say so.
+    allowed = all("flip" in s.manifest["augmentations"] for s in stream.sets)
+    return pipeline.Source(stream, source.fields.to_dict(), flip=source.flip and allowed)
+
+
+def make_evaluation(config, data_dir, embed):
+    """Function to {task: Result}; what cannot be scored is refused here, before any training."""
+    planned = []
+    for name, options in config.evaluation.items():
+        run = pick(TASKS, name, "task")
+        record_set = open_records(options.records, data_dir)
+        for code in options.languages:
+            pick(record_set.language_counts, code, f"language (of {record_set.folder})")
+        planned.append((name, run, record_set, options))
+
+    def evaluate():
+        return {
+            name: run(embed, record_set, languages=options.languages or None)
+            for name, run, record_set, options in planned
+        }
+
+    return evaluate
+
+
+def training_sheet(sources, sizes, count=12):
+    """Training images as augmented for the first draws, with the texts of their records."""
+    source = next((s for s in sources if "image" in s.fields.values()), None)
+    if source is None:
+        return np.zeros((0, sizes.crop, sizes.crop, 3), np.uint8), []
+    draws = tf.range(count, dtype=tf.int64)
+    which, unit = (x.numpy() for x in source.stream.draw(draws))
+    record_numbers, _, _ = source.stream.locate(draws.numpy(), which, unit)
+    pictures, captions = [], []
+    for seed, part, number in zip(source.stream.seeds(draws), which, record_numbers, strict=True):
+        record = deserialize(source.stream.sets[part].read([number])[0])
+        image = images.resize(images.decode(record.images[0]), sizes.resize)
+        pictures.append(images.random_crop(image, sizes.crop, seed, flip=source.flip).numpy())
+        captions.append([t for t in record.texts if t[0] in source.stream.languages][:6])
+    return np.stack(pictures), captions

@@ -1,0 +1,93 @@
+"""What a run leaves behind, and how a model is made of it again."""
+
+import functools
+import os
+
+import tensorflow as tf
+
+from tf_mural import checkpoints, images, models
+from tf_mural.base import UserError
+from tf_mural.embedder import Embedder
+from tf_mural.text import Tokenizer
+
+
+def describe(config, tokenizer):
+    """What rebuilds the model without its config: the content of model.json."""
+    return {
+        "model": config.model.to_dict(),
+        "images": config.images.to_dict(),
+        "vocabulary_size": tokenizer.size,
+        "vocabulary_hash": tokenizer.hash,
+        "max_tokens": tokenizer.max_tokens,
+    }
+
+
+def model_arguments(description):
+    """Keyword arguments of `models.dual_encoder`."""
+    model = {**description["model"]}
+    image, text = dict(model["image"]), dict(model["text"])
+    # Flags cannot say None: 0 is a replica's whole share, "" no preset.
+    image["batch_norm_group"] = image["batch_norm_group"] or None
+    image["preset"], text["preset"] = image["preset"] or None, text["preset"] or None
+    text["vocabulary_size"] = description["vocabulary_size"]
+    return {**model, "image": image, "text": text}
+
+
+def load(folder):
+    """The encoder, tokenizer and embedder of a finished run.
+
+    Args:
+        folder: workdir of a run.
+
+    Returns:
+        (`models.DualEncoder`, `text.Tokenizer`, `embedder.Embedder`).
+
+    Raises:
+        UserError: there is no model, or its vocabulary is not the one it was trained with.
+    """
+    description = checkpoints.read_model(folder)
+    tokenizer = Tokenizer(os.path.join(folder, checkpoints.VOCABULARY), description["max_tokens"])
+    if tokenizer.hash != description["vocabulary_hash"]:
+        raise UserError(
+            f"{os.path.join(folder, checkpoints.VOCABULARY)} has hash {tokenizer.hash}, but the "
+            f"model was trained with {description['vocabulary_hash']}: put the right one back"
+        )
+    encoder = models.dual_encoder(**model_arguments(description))
+    checkpoints.load_weights(folder, encoder)
+    return encoder, tokenizer, embedder(encoder, tokenizer, description["images"])
+
+
+def hand_over(folder, run):
+    """Starts a run from the weights of another one; optimizer slots stay fresh.
+
+    Raises:
+        UserError: the vocabularies or the shapes of the two models differ.
+    """
+    theirs = checkpoints.read_model(folder)
+    ours = run.description["vocabulary_hash"]
+    if theirs["vocabulary_hash"] != ours:
+        raise UserError(
+            f"{folder} was trained with vocabulary {theirs['vocabulary_hash']}, this run has "
+            f"{ours} ({run.vocabulary_path}): set --config.vocabulary="
+            f"{os.path.join(folder, checkpoints.VOCABULARY)}"
+        )
+    checkpoints.load_weights(folder, run.trainer.encoder)
+
+
+def embedder(encoder, tokenizer, sizes, batch_size=128):
+    """An `Embedder` over the towers of `encoder`; sizes: {"resize", "crop"} in pixels."""
+
+    def tower(kind):
+        return tf.function(lambda batch: encoder.encode(kind, batch, training=False))
+
+    preprocess = functools.partial(
+        images.for_evaluation, resize_to=sizes["resize"], size=sizes["crop"]
+    )
+    return Embedder(
+        tower("image"),
+        tower("text"),
+        tokenizer,
+        preprocess,
+        width=encoder.towers["text"].output.shape[-1],
+        batch_size=batch_size,
+    )

@@ -1,0 +1,89 @@
+"""The dual encoder: two towers into one space, with the temperature of its loss."""
+
+import keras
+from keras import ops
+
+from tf_mural.base import pick
+from tf_mural.models.batch_norm import GroupedBatchNormalization, batch_norm_of
+from tf_mural.models.towers import (
+    BERTS,
+    EFFICIENTNETS,
+    efficientnet_blocks,
+    image_tower,
+    text_tower,
+)
+
+__all__ = [
+    "BERTS",
+    "EFFICIENTNETS",
+    "DualEncoder",
+    "GroupedBatchNormalization",
+    "batch_norm_of",
+    "dual_encoder",
+    "efficientnet_blocks",
+    "image_tower",
+    "text_tower",
+]
+
+MAX_TEMPERATURE, MIN_TEMPERATURE = 2.0, 0.005
+
+
+class DualEncoder(keras.Model):
+    """Two towers into one space, and the temperature(s) of the loss.
+
+    Args:
+        towers: {kind: keras.Model}, one encoder a kind of field ("image", "text").
+        temperatures: {name: starting value}; "shared" alone is the paper.
+        freeze: kinds whose tower is not trained.
+    """
+
+    def __init__(self, towers, temperatures=None, freeze=(), name="dual_encoder"):
+        super().__init__(name=name)
+        self.towers = dict(towers)
+        for kind in freeze:
+            pick(self.towers, kind, "tower").trainable = False
+        self.temperatures = {
+            key: self.add_weight(
+                shape=(),
+                name=f"temperature_{key}",
+                initializer=keras.initializers.Constant(value),
+                dtype="float32",
+                autocast=False,
+            )
+            for key, value in (temperatures or {"shared": 1.0}).items()
+        }
+        self.built = True
+
+    def encode(self, kind, inputs, training=False):
+        """Unit rows (n, d), float32 whatever the compute dtype."""
+        x = pick(self.towers, kind, "tower")(inputs, training=training)
+        return ops.normalize(ops.cast(x, "float32"), axis=-1, order=2, epsilon=1e-12)
+
+    def call(self, inputs, training=False):
+        """{kind: input} to {kind: (n, d)}."""
+        return {kind: self.encode(kind, x, training) for kind, x in inputs.items()}
+
+    def clamp_temperatures(self):
+        """Puts every temperature back into [0.005, 2]; returns how many had left it (int32)."""
+        hits = 0
+        for variable in self.temperatures.values():
+            clamped = ops.clip(variable, MIN_TEMPERATURE, MAX_TEMPERATURE)
+            hits = hits + ops.cast(ops.not_equal(clamped, variable), "int32")
+            variable.assign(clamped)
+        return hits
+
+
+def dual_encoder(image, text, embedding_dim, temperatures=None, freeze=()):
+    """The model of a plain description; `model.json` of a run holds exactly these arguments.
+
+    Args:
+        image: keyword arguments of `image_tower`.
+        text: keyword arguments of `text_tower`.
+        embedding_dim: width of the shared space.
+        temperatures, freeze: see `DualEncoder`.
+    """
+    towers = {
+        "image": image_tower(embedding_dim=embedding_dim, **image),
+        "text": text_tower(embedding_dim=embedding_dim, **text),
+    }
+    return DualEncoder(towers, temperatures, freeze)
