@@ -120,3 +120,5 @@ def test_no_record_with_the_languages_is_an_error(sets):
         Stream(sets[:1], 1, ["en"], walk="record")
     with pytest.raises(UserError, match="positive weights"):
         Stream(sets, 1, ["en"], weights=(1.0, 0.0))
+    with pytest.raises(UserError, match="'stream' has 2 record sets and weights .1.0,.: expected"):
+        Stream(sets, 1, ["en"], weights=(1.0,))

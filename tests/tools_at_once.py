@@ -84,9 +84,9 @@ def _read(path):
 
 def _serve():
     """Forks a child for each request; returns in the child, with the request."""
+    import keras_hub  # noqa: F401
     import tensorflow  # noqa: F401
     import tensorflow_text  # noqa: F401
-    import keras_hub  # noqa: F401
 
     from tf_mural import build, loop, reports  # noqa: F401
 

@@ -32,7 +32,7 @@ def load_config(stage, size, path=None):
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except (SyntaxError, ImportError, NameError) as error:
+    except Exception as error:
         raise UserError(f"{path} cannot be read as a config: {error}") from error
     if not hasattr(module, "get_config"):
         raise UserError(f"{path} has no get_config(stage) that returns a ConfigDict")
@@ -68,10 +68,10 @@ def override(config, arguments):
         node = config
         for key in parents + [last]:
             if not isinstance(node, ConfigDict) or key not in node:
-                known = _names(config)
+                known = sorted(_names(config))
                 raise UserError(
                     f"--config.{name}: the config has no such value{suggest(name, known)}; "
-                    f"it has {', '.join(sorted(known))}"
+                    f"it has {', '.join(known)}"
                 )
             node, parent = node[key], node
         parent[last] = _typed(text, node, f"--config.{name}")
@@ -97,11 +97,12 @@ def _typed(text, old, name):
         raise UserError(f"{name}: expected true or false, got {text!r}")
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = tuple(text.split(",")) if isinstance(old, tuple) and text else text
+    except (ValueError, SyntaxError, TypeError):
+        # en,de is as good as ("en", "de"), and nothing at all as ().
+        parts = tuple(part.strip() for part in text.split(",") if part.strip())
+        value = parts if isinstance(old, tuple) else text
     if isinstance(old, tuple):
-        # A single "de" is as good as ("de",).
-        return tuple(value) if isinstance(value, list | tuple) else (text,)
+        return tuple(value) if isinstance(value, list | tuple) else (value,)
     if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not type(old):

@@ -85,8 +85,8 @@ def field_kinds(config):
         found = list(source.fields.values())
         if found.count("image") > 1 or found.count("text") > 2:
             raise UserError(
-                f"the source {name!r} has the fields {', '.join(source.fields)}: expected one image "
-                "and two texts at most; draw the others from a source of their own"
+                f"the source {name!r} has the fields {', '.join(source.fields)}: expected one "
+                "image and two texts at most; draw the others from a source of their own"
             )
     return kinds
 

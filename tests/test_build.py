@@ -1,0 +1,140 @@
+"""Configs: all are well formed, and what contradicts itself or the data is told."""
+
+import options
+import pytest
+
+from tf_mural import build, text
+from tf_mural.base import UserError
+from tf_mural.distribute import make_strategy
+
+EVERY = [(stage, size) for stage in options.STAGES for size in options.SIZES]
+
+
+def changed(*changes, stage="mural", size="tiny"):
+    config = options.load_config(stage, size)
+    options.override(config, [f"--config.{change}" for change in changes])
+    return config
+
+
+# --- configs --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage, size", EVERY)
+def test_every_config_is_well_formed(stage, size):
+    config = options.load_config(stage, size)
+    build.check(config, replicas=1)
+    if size != "tiny":
+        build.check(config, replicas=64)
+    for term in config.terms.values():
+        # The paper's loss, without the switches.
+        assert (term.margin, term.label_smoothing, term.mask_duplicates) == (0.3, 0.1, False)
+        assert term.temperature == "shared"
+    # The weights of a stage add up to 1: 1/2 and 1/2, three times 1/3, or a single term.
+    assert sum(term.weight for term in config.terms.values()) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    "changes, replicas, message",
+    [
+        (["terms.image_caption.x=pictures"], 1, "unknown field .*'image_caption'. 'pictures'; kn"),
+        (["terms.image_caption.temperature=own"], 1, "unknown temperature .* 'own'; known: shared"),
+        (["terms.image_caption.loss=contrastve"], 1, "unknown loss .* did you mean 'contrastive'"),
+        (["sources.bitext.fields.source=txt"], 1, "unknown kind .*'source'. 'txt'; .*mean 'text'"),
+        (["terms.source_target.x=caption"], 1, "no term uses the field 'source'; take it out of"),
+        (["batch_size=1"], 1, r"batch_size is 1, but .* set --config.batch_size=2$"),
+        (["batch_size=10"], 4, r"10, but 4 replicas share it .* set --config.batch_size=8$"),
+        (["batch_size=4"], 4, None),  # a row each, and negatives from the others
+        (["optimizer.warmup_steps=600"], 1, "warmup_steps is 600, but the run has 600 steps"),
+        (["optimizer.warmup_steps=-1"], 1, "warmup_steps is -1, but the run has 600 steps"),
+        (["optimizer.warmup_steps=0", "steps=0"], 1, "warmup_steps is 0, but the run has 0 steps"),
+        (["log_every=0"], 1, "log_every is 0, expected a number of steps from 1"),
+        (["checkpoint_every=0"], 1, "checkpoint_every is 0, expected a number of steps from 1"),
+        (["images.resize=60"], 1, "images.crop is 64, larger than images.resize = 60"),
+        (["images.crop=56"], 1, "images.crop is 56, but the image tower takes 64 px: make them eq"),
+        (["model.image.batch_norm_group=32"], 2, None),
+        (
+            ["model.image.batch_norm_group=48"],
+            2,
+            "batch_norm_group is 48, .* the 64 rows of a replica: set --config.batch_size=96, or",
+        ),
+    ],
+)
+def test_what_contradicts_itself_is_told(changes, replicas, message):
+    config = changed(*changes)
+    if message is None:
+        build.check(config, replicas)
+        return
+    with pytest.raises(UserError, match=message):
+        build.check(config, replicas)
+
+
+def test_fields_of_sources():
+    config = changed(stage="etcl")
+    kinds = {"image": "image", "text_a": "text", "text_b": "text"}
+    assert build.field_kinds(config) == kinds
+    config.sources.again = config.sources.triples.copy_and_resolve_references()
+    with pytest.raises(UserError, match="two sources have a field 'image'; rename the one of 'tri"):
+        build.check(config, 1)
+    del config.sources["again"]
+    with config.sources.triples.fields.unlocked():
+        config.sources.triples.fields.text_c = "text"
+    with pytest.raises(UserError, match="'triples' has the fields .* two texts at most"):
+        build.check(config, 1)
+
+
+def test_a_config_without_terms():
+    config = changed()
+    config.terms = {}
+    with pytest.raises(UserError, match="has no terms: nothing to learn from"):
+        build.check(config, 1)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ("optimizer.name=lam", "unknown optimizer 'lam'; known: lamb, adam, sgd; did you mean 'la"),
+        ("model.image.name=b9", "unknown EfficientNet 'b9'; known: tiny, b0"),
+        ("model.text.name=huge", "unknown BERT 'huge'; known: nano, tiny, mini"),
+        ("model.text.max_tokens=2", r"max_tokens is 2, but \[CLS\], one piece and \[SEP\] need 3"),
+        ("model.freeze=txt", "unknown tower 'txt'; known: image, text; did you mean 'text'"),
+        ("sources.captions.walk=record", "unknown walk 'record'; .* did you mean 'records'"),
+        ("sources.captions.languages=eng", "unknown language .*'captions'. 'eng'; .* mean 'en'"),
+        ("sources.captions.min_languages=3", "no record has 3 of the languages en; it has cs, de"),
+        ("sources.captions.records=scenes/trian", "no record set in .*scenes/trian"),
+        ("sources.captions.records=scenes/bitext", "bitext has no images, but the source 'captio"),
+        ("evaluation.retrieval.languages=xx", r"unknown language \(of .*/test\) 'xx'; known: cs"),
+    ],
+)
+def test_what_cannot_be_built_is_told(data_dir, change, message):
+    config = changed(change, "model.image.image_size=32", "images.crop=32")
+    with pytest.raises(UserError, match=message):
+        build.build(config, str(data_dir), make_strategy("one"))
+
+
+def test_an_unknown_task_is_told_before_any_training(data_dir):
+    config = changed()
+    config.evaluation.retreival = config.evaluation.retrieval
+    with pytest.raises(UserError, match="unknown task 'retreival'; .* did you mean 'retrieval'"):
+        build.build(config, str(data_dir), make_strategy("one"))
+
+
+# --- vocabularies ---------------------------------------------------------------------------------
+
+
+def test_a_vocabulary_is_a_name_a_path_or_one_of_the_data(tmp_path):
+    assert text.load_vocabulary(build.find_vocabulary("scenes", "nowhere"))[0] == "[PAD]"
+    path = tmp_path / "data" / "mine" / "vocab.txt"
+    path.parent.mkdir(parents=True)
+    path.write_text("a\n")
+    assert build.find_vocabulary("mine/vocab.txt", str(tmp_path / "data")) == str(path)
+    assert build.find_vocabulary(str(path), "nowhere") == str(path)
+    with pytest.raises(UserError, match="no vocabulary 'mine.txt', nor .*data/mine.txt: train one"):
+        build.find_vocabulary("mine.txt", str(tmp_path / "data"))
+
+
+def test_padding_is_the_first_piece(data_dir, tmp_path):
+    pieces = text.load_vocabulary(build.find_vocabulary("scenes", ""))
+    path = tmp_path / "vocab.txt"
+    path.write_text("\n".join([*pieces[1:], pieces[0]]) + "\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"vocab.txt: expected \[PAD\] in its first line"):
+        build.build(changed(f"vocabulary={path}"), str(data_dir), make_strategy("one"))
