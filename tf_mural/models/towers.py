@@ -40,12 +40,20 @@ _TINY = {
     "stackwise_squeeze_and_excite_ratios": [0.25] * 4,
     "stackwise_block_types": ["v1"] * 4,
 }
+
+
+def _scaled(stages, width, depth):
+    count = len(stages["stackwise_num_repeats"])
+    return {
+        **stages,
+        "stackwise_width_coefficients": [width] * count,
+        "stackwise_depth_coefficients": [depth] * count,
+    }
+
+
 EFFICIENTNETS = {
-    "tiny": {**_TINY, "width_coefficient": 1.0, "depth_coefficient": 1.0},
-    **{
-        name: {**_STAGES, "width_coefficient": width, "depth_coefficient": depth}
-        for name, (width, depth) in _SCALING.items()
-    },
+    "tiny": _scaled(_TINY, 1.0, 1.0),
+    **{name: _scaled(_STAGES, width, depth) for name, (width, depth) in _SCALING.items()},
 }
 BERTS = {  # layers, width, heads; the feed-forward layers are four times as wide
     "nano": (2, 96, 2),
@@ -59,9 +67,36 @@ BERTS = {  # layers, width, heads; the feed-forward layers are four times as wid
 
 
 def efficientnet_blocks(stages):
-    """Number of MBConv blocks after depth scaling."""
-    depth = stages["depth_coefficient"]
-    return sum(math.ceil(depth * repeats) for repeats in stages["stackwise_num_repeats"])
+    """Number of MBConv blocks after depth scaling, of the arguments of KerasHub's backbone."""
+    depths, repeats = stages["stackwise_depth_coefficients"], stages["stackwise_num_repeats"]
+    return sum(math.ceil(d * n) for d, n in zip(depths, repeats, strict=True))
+
+
+def _stages(name):
+    """Arguments of KerasHub's backbone for a name of `EFFICIENTNETS`."""
+    stages = pick(EFFICIENTNETS, name, "EfficientNet")
+    count = len(stages["stackwise_num_repeats"])
+    return {
+        **stages,
+        "stackwise_force_input_filters": [0] * count,
+        "stackwise_nores_option": [False] * count,
+        "use_depth_divisor_as_min_depth": True,
+        # The default would round B3's first stage to 16 channels instead of 24.
+        "cap_round_filter_decrease": True,
+        "batch_norm_epsilon": 1e-3,
+    }
+
+
+def _from_preset(kind, preset, **changes):
+    """The backbone of a preset, as an instance of a KerasHub class."""
+    try:
+        return kind.from_preset(preset, **changes)
+    except (ValueError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"the preset {preset!r} cannot be loaded as {kind.__name__} ({reason}); expected a "
+            "name, a hf:// or kaggle:// handle, or a folder of KerasHub"
+        ) from error
 
 
 def image_tower(
@@ -91,24 +126,18 @@ def image_tower(
     """
     import keras_hub
 
+    kind = keras_hub.models.EfficientNetBackbone
+    # With Keras' own batch norm: KerasHub finds the weights of a layer by the name of its class.
+    pretrained = _from_preset(kind, preset) if preset else None
+    stages = pretrained.get_config() if preset else _stages(name)
+    repeats, blocks = sum(stages["stackwise_num_repeats"]), efficientnet_blocks(stages)
     with batch_norm_of(batch_norm_group, batch_norm_momentum):
-        if preset:
-            backbone = keras_hub.models.EfficientNetBackbone.from_preset(preset)
-        else:
-            stages = pick(EFFICIENTNETS, name, "EfficientNet")
-            # KerasHub divides by the unscaled number of blocks, which would end a B7 at 0.675.
-            rate = stochastic_depth * sum(stages["stackwise_num_repeats"])
-            backbone = keras_hub.models.EfficientNetBackbone(
-                **stages,
-                dropout=rate / efficientnet_blocks(stages),
-                stackwise_force_input_filters=[0] * len(stages["stackwise_num_repeats"]),
-                stackwise_nores_option=[False] * len(stages["stackwise_num_repeats"]),
-                use_depth_divisor_as_min_depth=True,
-                # The default would round B3's first stage to 16 channels instead of 24.
-                cap_round_filter_decrease=True,
-                batch_norm_epsilon=1e-3,
-                input_shape=(image_size, image_size, 3),
-            )
+        stages["input_shape"] = (image_size, image_size, 3)
+        # KerasHub divides by the unscaled number of blocks, which would end a B7 at 0.675.
+        stages["dropout"] = stochastic_depth * repeats / blocks
+        backbone = kind.from_config(stages)
+    if preset:
+        backbone.set_weights(pretrained.get_weights())
     features = keras.Model(backbone.input, backbone.get_layer("top_conv").input)
     pixels = keras.Input((image_size, image_size, 3), name="pixels")
     x = keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="rescale")(pixels)
@@ -144,7 +173,7 @@ def text_tower(
     import keras_hub
 
     if preset:
-        backbone = keras_hub.models.BertBackbone.from_preset(preset)
+        backbone = _from_preset(keras_hub.models.BertBackbone, preset, dropout=dropout)
         if backbone.vocabulary_size != vocabulary_size:
             raise UserError(
                 f"the preset {preset} has {backbone.vocabulary_size} tokens, the vocabulary file "

@@ -25,6 +25,7 @@ NOUNS = {
 
 
 def say(thing, case):
+    """A thing in a case, as `Grammar.say`."""
     measure, noun = NOUNS[thing.noun]
     return "一" + measure + COLOURS[thing.colour] + SIZES[thing.size] + noun
 

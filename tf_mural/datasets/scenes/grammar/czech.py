@@ -68,6 +68,7 @@ GENDERS = {noun: gender for gender, nouns in NOUNS.items() for noun in nouns}
 
 
 def say(thing, case):
+    """A thing in a case, as `Grammar.say`."""
     gender, column = GENDERS[thing.noun], CASES.index(case)
     ending = ENDINGS[gender][column]
     adjectives = (ADJECTIVES[word] + ending for word in (thing.size, thing.colour) if word)

@@ -4,6 +4,7 @@ from tf_mural.datasets.scenes.grammar.machinery import Grammar, Link, spaced
 
 
 def say(thing, case):
+    """A thing in a case, as `Grammar.say`."""
     words = spaced(thing.size, thing.colour, thing.noun)
     return ("an " if words[0] in "aeiou" else "a ") + words
 

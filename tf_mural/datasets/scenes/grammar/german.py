@@ -33,6 +33,7 @@ NOUNS = {
 
 
 def say(thing, case):
+    """A thing in a case, as `Grammar.say`."""
     noun, gender = NOUNS[thing.noun]
     article, ending = FORMS[gender, case]
     adjectives = (ADJECTIVES[word] + ending for word in (thing.size, thing.colour) if word)

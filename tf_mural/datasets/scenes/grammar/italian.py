@@ -28,6 +28,7 @@ FEMININE = {
 
 
 def say(thing, case):
+    """A thing in a case, as `Grammar.say`."""
     feminine = thing.noun in FEMININE
     noun = (FEMININE if feminine else MASCULINE)[thing.noun]
     size, colour = (word and ADJECTIVES[word][feminine] for word in (thing.size, thing.colour))

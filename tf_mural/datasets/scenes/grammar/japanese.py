@@ -20,6 +20,7 @@ THINGS = {
 
 
 def say(thing, case):
+    """A thing in a case, as `Grammar.say`."""
     animal = thing.noun in ANIMALS
     noun = (ANIMALS if animal else THINGS)[thing.noun]
     there_is = ("いる" if animal else "ある") if case == "placed" else ""

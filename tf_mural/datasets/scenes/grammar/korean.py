@@ -20,6 +20,7 @@ NOUNS = {
 
 
 def say(thing, case):
+    """A thing in a case, as `Grammar.say`."""
     words = spaced(ADJECTIVES[thing.size], ADJECTIVES[thing.colour], NOUNS[thing.noun])
     return words + _and_after(words) if case == "with and" else words
 

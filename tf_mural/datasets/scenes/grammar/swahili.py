@@ -33,6 +33,7 @@ NOUNS = {
 
 
 def say(thing, case):
+    """A thing in a case, as `Grammar.say`."""
     noun, noun_class = NOUNS[thing.noun]
     forms = CLASSES[noun_class]
     size, colour = (

@@ -28,6 +28,7 @@ NOUNS = {
 
 
 def say(thing, case):
+    """A thing in a case, as `Grammar.say`."""
     noun = NOUNS[thing.noun][case == "genitive"]
     return spaced(ADJECTIVES[thing.size], ADJECTIVES[thing.colour], "bir", noun)
 

@@ -76,6 +76,7 @@ GENDERS = {noun: gender for gender, nouns in NOUNS.items() for noun in nouns}
 
 
 def say(thing, case):
+    """A thing in a case, as `Grammar.say`."""
     gender, column = GENDERS[thing.noun], CASES.index(case)
     adjectives = (
         ADJECTIVES[word] + (SOFT_ENDINGS if word in SOFT else HARD_ENDINGS)[gender][column]

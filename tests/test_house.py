@@ -1,0 +1,190 @@
+"""The order of the house: who may import whom, what imports cost, and docstrings."""
+
+import ast
+import glob
+import importlib
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+# A file imports only from floors below its own. A folder is one room.
+FLOORS = [
+    {"base", "losses", "metrics"},
+    {"records", "images", "text", "models", "objective", "optimizers", "distribute"},
+    {"sampling", "pipeline", "datasets"},
+    {"training", "checkpoints", "embedder", "conversion", "tasks", "reports"},
+    {"loop"},
+    {"build"},
+]
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+# Rooms whose code is to run on another backend of Keras too.
+WITHOUT_TENSORFLOW = {"losses", "objective", "models", "optimizers", "metrics", "base"}
+TOOLS = ["train", "evaluate", "convert", "build_vocab"]
+
+
+def files(folder):
+    found = glob.glob(os.path.join(ROOT, folder, "**", "*.py"), recursive=True)
+    return sorted(os.path.relpath(path, ROOT) for path in found)
+
+
+def tree_of(path):
+    with open(os.path.join(ROOT, path), encoding="utf-8") as file:
+        return ast.parse(file.read(), path)
+
+
+def imports(path):
+    """Dotted names that a file imports anywhere, functions included: "tf_mural.base.pick"."""
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def room_of(path):
+    """ "records" for tf_mural/records/reading.py; "" for the package's own file."""
+    room = path.split(os.sep)[1].removesuffix(".py")
+    return "" if room == "__init__" else room
+
+
+def rooms_imported(path):
+    own = [name.split(".") for name in imports(path)]
+    return {name[1] for name in own if name[0] == "tf_mural" and len(name) > 1}
+
+
+PACKAGE = [path for path in files("tf_mural") if room_of(path)]
+
+
+def test_every_room_has_a_floor():
+    assert {room_of(path) for path in PACKAGE} == set(FLOOR)
+    assert rooms_imported("tf_mural/__init__.py") == set()
+
+
+@pytest.mark.parametrize("path", PACKAGE)
+def test_a_file_imports_from_floors_below_its_own(path):
+    room = room_of(path)
+    for other in rooms_imported(path) - {room, "base", "__version__"}:
+        assert FLOOR[other] < FLOOR[room], f"{path} imports {other}"
+
+
+@pytest.mark.parametrize("path", [p for p in PACKAGE if room_of(p) in WITHOUT_TENSORFLOW])
+def test_maths_and_models_know_no_tensorflow(path):
+    packages = {name.split(".")[0] for name in imports(path)}
+    assert not packages & {"tensorflow", "tensorflow_text", "tf_keras", "jax", "torch"}
+
+
+def test_the_rules_that_floors_do_not_tell():
+    for path in PACKAGE:
+        packages = {name.split(".")[0] for name in imports(path)}
+        # Configs stop at the door: the package never sees where its arguments come from.
+        assert not packages & {"configs", "ml_collections", "absl", "tools"}, path
+        if room_of(path) in ("losses", "objective", "models"):
+            assert "distribute" not in rooms_imported(path), path
+    for path in files("tf_mural/tasks"):
+        assert rooms_imported(path) <= {"tasks", "base", "metrics", "records"}, path
+    for path in files("configs"):
+        packages = {name.split(".")[0] for name in imports(path)}
+        assert packages <= {"configs", "ml_collections"}, path
+
+
+def test_nothing_imports_the_tools_or_the_tests():
+    tools = {path.split(os.sep)[1].removesuffix(".py") for path in files("tools")}
+    for path in [*PACKAGE, *files("configs")]:
+        packages = {name.split(".")[0] for name in imports(path)}
+        assert not packages & (tools | {"tests", "conftest"}), path
+    for path in files("tools"):
+        packages = {name.split(".")[0] for name in imports(path)}
+        assert not packages & {"tests", "conftest", "pytest"}, path
+
+
+def test_the_reading_of_imports_sees_all_there_are(tmp_path):
+    path = tmp_path / "a.py"
+    path.write_text(
+        "import os.path, sys\n"
+        "from tf_mural import losses, base as b\n"
+        "def f():\n"
+        "    import tensorflow as tf\n"
+        "    from tf_mural.records.reading import RecordSet\n"
+    )
+    expected = {"os.path", "sys", "tf_mural.losses", "tf_mural.base", "tensorflow"}
+    assert set(imports(path)) == expected | {"tf_mural.records.reading.RecordSet"}
+    assert rooms_imported(path) == {"losses", "base", "records"}
+
+
+# --- what an import does --------------------------------------------------------------------------
+
+_IMPORT = """
+import importlib, os, sys
+sys.path[:0] = [{tools!r}, {root!r}]
+before = set(os.listdir("."))
+for name in {names!r}:
+    importlib.import_module(name)
+assert set(os.listdir(".")) == before, "an import wrote a file"
+heavy = {{"tensorflow", "keras", "keras_hub", "tokenizers", "matplotlib"}} & set(sys.modules)
+assert not heavy, heavy
+from absl import flags
+assert not flags.FLAGS.is_parsed(), "an import read the flags"
+"""
+
+
+@pytest.mark.parametrize("tool", [None, *TOOLS])
+def test_imports_are_light_and_do_nothing(tool, tmp_path):
+    configs = [p.removesuffix(".py").replace(os.sep, ".") for p in files("configs")]
+    names = [tool] if tool else ["tf_mural", "tf_mural.tasks", "tf_mural.datasets", *configs]
+    code = _IMPORT.format(tools=os.path.join(ROOT, "tools"), root=ROOT, names=names)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=120
+    )
+    assert done.returncode == 0 and not done.stdout, done.stderr
+
+
+def test_every_tool_is_looked_at():
+    helpers = {"common", "options"}
+    assert {p.split(os.sep)[1].removesuffix(".py") for p in files("tools")} == {*TOOLS, *helpers}
+
+
+# --- docstrings -----------------------------------------------------------------------------------
+
+
+def public(tree, path):
+    """(name, node) of a file's public functions and classes, and of the methods of those."""
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    for node in tree.body:
+        if isinstance(node, kinds) and not node.name.startswith("_"):
+            yield f"{path}: {node.name}", node
+            if isinstance(node, ast.ClassDef):
+                for part in node.body:
+                    if isinstance(part, kinds) and not part.name.startswith("_"):
+                        yield f"{path}: {node.name}.{part.name}", part
+
+
+@pytest.mark.parametrize("path", files("tf_mural"))
+def test_what_is_public_has_a_docstring(path):
+    tree = tree_of(path)
+    assert ast.get_docstring(tree), f"{path} does not say what it is"
+    missing = [name for name, node in public(tree, path) if not ast.get_docstring(node)]
+    assert not missing
+
+
+def test_what_a_room_offers_is_there():
+    for path in files("tf_mural"):
+        if os.path.basename(path) == "__init__.py":
+            module = importlib.import_module(os.path.dirname(path).replace(os.sep, "."))
+            for name in getattr(module, "__all__", ()):
+                assert hasattr(module, name), f"{module.__name__}.{name}"
+
+
+@pytest.mark.parametrize("path", [*files("tf_mural"), *files("tools"), *files("configs")])
+def test_files_and_functions_stay_short(path):
+    tree = tree_of(path)
+    with open(os.path.join(ROOT, path), encoding="utf-8") as file:
+        assert len(file.readlines()) <= 250, f"{path} has outgrown 250 lines: split it by its idea"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            documented = node.body[0].end_lineno if ast.get_docstring(node) else node.lineno
+            length = node.end_lineno - documented
+            assert length <= 60, f"{path}: {node.name} has {length} lines"

@@ -1,0 +1,188 @@
+"""The towers against the published architectures, and the dual encoder: rows, clamps, freezing."""
+
+import keras
+import numpy as np
+import pytest
+
+from tf_mural import models
+
+TINY = dict(name="tiny", image_size=32, stochastic_depth=0.0)
+NANO = dict(name="nano", vocabulary_size=20, max_tokens=8, dropout=0.0)
+
+
+def layers_of(model):
+    """{name: layer} of a model and the models in it."""
+    return {layer.name: layer for layer in model._flatten_layers()}
+
+
+def drop_rates(tower):
+    """Rates of stochastic depth, sorted."""
+    drops = [x for x in tower._flatten_layers() if isinstance(x, keras.layers.Dropout)]
+    return sorted(layer.rate for layer in drops if layer.noise_shape)
+
+
+def pixels(rows, size=32, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (rows, size, size, 3)).astype("float32")
+
+
+# --- the image tower ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def b7():
+    return models.image_tower("b7", image_size=33, embedding_dim=640, stochastic_depth=0.2)
+
+
+def test_b7_is_640_wide_by_itself(b7):
+    assert b7.output_shape == (None, 640)
+    # Neither the projection nor the top convolution, which is 2560 wide.
+    assert not [v.path for v in b7.variables if "projection" in v.path or "top_" in v.path]
+    assert max(v.shape[-1] for v in b7.variables if "project" in v.path) == 640
+
+
+def test_the_last_block_of_b7_drops_as_published(b7):
+    # 3.1 times (1, 2, 2, 3, 3, 4, 1) blocks, each rounded up; block i drops with 0.2 i / 55.
+    assert models.efficientnet_blocks(models.EFFICIENTNETS["b7"]) == 55
+    rates = drop_rates(b7)
+    assert rates[-1] == pytest.approx(0.2 * 54 / 55)  # 0.196
+    # Residual blocks only: the first of each of the 7 stages has none.
+    assert len(rates) == 55 - 7
+    steps = np.array(rates) / (0.2 / 55)
+    np.testing.assert_allclose(steps, np.round(steps), atol=1e-6)
+    assert (np.diff(rates) > 0).all()
+
+
+def test_b3_has_the_published_widths():
+    tower = models.image_tower("b3", image_size=33, embedding_dim=640)
+    widths = {v.path: v.shape[-1] for v in tower.variables if v.path.endswith("kernel")}
+    (first,) = [w for path, w in widths.items() if "block1a_" in path and "project" in path]
+    assert first == 24  # 16 * 1.2 = 19.2, which rounds to 24 since 16 would be over 10 % less
+    assert tower.get_layer("image_projection").kernel.shape == (384, 640)
+    assert tower.output_shape == (None, 640)
+
+
+def test_tiny_has_the_widths_and_grid_of_its_table():
+    tower = models.image_tower(**TINY, embedding_dim=16)
+    features = next(x for x in tower.layers if isinstance(x, keras.Model))
+    assert features.output_shape == (None, 2, 2, 96)  # the stem and three stages halve 32
+    assert tower.output_shape == (None, 16)
+    assert drop_rates(tower) == []
+
+
+def test_pixels_are_scaled_and_positions_averaged():
+    tower = models.image_tower(**TINY, embedding_dim=96)
+    features = next(x for x in tower.layers if isinstance(x, keras.Model))
+    images = pixels(2)
+    by_hand = np.asarray(features(images / 127.5 - 1.0)).mean(axis=(1, 2))
+    np.testing.assert_allclose(tower(images), by_hand, atol=1e-5)
+
+
+def test_batch_norm_is_as_published_and_as_asked_for():
+    options = dict(batch_norm_group=4, batch_norm_momentum=0.9)
+    tower = models.image_tower(**TINY, embedding_dim=16, **options)
+    norms = [x for x in tower._flatten_layers() if isinstance(x, keras.layers.BatchNormalization)]
+    assert len(norms) > 10
+    for layer in norms:
+        assert isinstance(layer, models.GroupedBatchNormalization)
+        assert (layer.group, layer.momentum, layer.epsilon) == (4, 0.9, 1e-3)
+
+
+# --- batch norm -----------------------------------------------------------------------------------
+
+
+def norm_layers(group):
+    """Our layer and Keras' own with the same weights, and an input of 6 images."""
+    ours = models.GroupedBatchNormalization(group, momentum=0.8)
+    keras_own = keras.layers.BatchNormalization(momentum=0.8)
+    values = [[1.0, 2.0, 3.0], [0.5, 0.0, -1.0], [0.1, 0.2, 0.3], [1.0, 1.5, 2.0]]
+    for layer in (ours, keras_own):
+        layer.build((6, 4, 5, 3))
+        layer.set_weights([np.array(value, "float32") for value in values])
+    x = np.random.default_rng(1).normal(2.0, 3.0, (6, 4, 5, 3))
+    return ours, keras_own, x.astype("float32")
+
+
+def test_groups_equal_a_loop_over_groups():
+    layer, _, x = norm_layers(group=2)
+    found = np.asarray(layer(x, training=True))
+    gamma, beta = np.array([1.0, 2.0, 3.0]), np.array([0.5, 0.0, -1.0])
+    means, variances = [], []
+    for start in (0, 2, 4):
+        part = x[start : start + 2].astype(np.float64)
+        means.append(part.mean(axis=(0, 1, 2)))
+        variances.append(part.var(axis=(0, 1, 2)))
+        expected = (part - means[-1]) / np.sqrt(variances[-1] + 1e-3) * gamma + beta
+        np.testing.assert_allclose(found[start : start + 2], expected, atol=1e-5)
+    mean = 0.8 * np.array([0.1, 0.2, 0.3]) + 0.2 * np.mean(means, axis=0)
+    variance = 0.8 * np.array([1.0, 1.5, 2.0]) + 0.2 * np.mean(variances, axis=0)
+    np.testing.assert_allclose(layer.moving_mean, mean, rtol=1e-5)
+    np.testing.assert_allclose(layer.moving_variance, variance, rtol=1e-5)
+
+
+@pytest.mark.parametrize("group, training", [(None, True), (6, True), (None, False), (2, False)])
+def test_without_groups_it_is_keras_own(group, training):
+    layer, own, x = norm_layers(group)
+    np.testing.assert_allclose(layer(x, training=training), own(x, training=training), atol=1e-6)
+    for ours, theirs in zip(layer.get_weights(), own.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+def test_a_batch_that_does_not_divide_is_refused():
+    layer, _, x = norm_layers(group=4)
+    with pytest.raises(ValueError, match="divides by batch_norm_group=4. Received: 6"):
+        layer(x, training=True)
+
+
+def test_the_original_layer_comes_back():
+    original = keras.layers.BatchNormalization
+    with models.batch_norm_of(4, 0.9):
+        layer = keras.layers.BatchNormalization(epsilon=1e-2, momentum=0.5)
+        assert (layer.group, layer.momentum, layer.epsilon) == (4, 0.9, 1e-2)
+    assert keras.layers.BatchNormalization is original
+    with pytest.raises(RuntimeError), models.batch_norm_of(4, 0.9):
+        raise RuntimeError
+    assert keras.layers.BatchNormalization is original
+
+
+# --- the text tower -------------------------------------------------------------------------------
+
+TOKENS = np.array([[2, 7, 9, 3, 0, 0], [2, 8, 3, 0, 0, 0]], "int32")
+
+
+def test_the_embedding_is_a_projection_of_cls():
+    tower = models.text_tower(**NANO, embedding_dim=16)
+    sequence = next(x for x in tower.layers if isinstance(x, keras.Model))
+    mask = (TOKENS > 0).astype("int32")
+    hidden = sequence({"token_ids": TOKENS, "padding_mask": mask, "segment_ids": 0 * TOKENS})
+    kernel, bias = tower.get_layer("text_projection").get_weights()
+    assert kernel.shape == (96, 16)
+    np.testing.assert_allclose(tower(TOKENS), np.asarray(hidden)[:, 0] @ kernel + bias, atol=1e-5)
+    # The pooler would be a variable without a gradient.
+    assert not [v.path for v in tower.variables if "pool" in v.path]
+
+
+def test_padding_does_not_matter_and_words_and_their_order_do():
+    tower = models.text_tower(**NANO, embedding_dim=16)
+    rows = np.asarray(tower(TOKENS))
+    np.testing.assert_allclose(tower(np.pad(TOKENS, ((0, 0), (0, 2)))), rows, atol=1e-5)
+    np.testing.assert_allclose(tower(TOKENS[:, :4]), rows, atol=1e-5)
+    swapped = np.asarray(tower(TOKENS[:, [0, 2, 1, 3, 4, 5]]))
+    assert np.abs(swapped - rows).max() > 1e-3
+    assert np.abs(rows[0] - rows[1]).max() > 1e-3
+
+
+def test_positions_end_at_max_tokens():
+    tower = models.text_tower(**NANO, embedding_dim=16)
+    (positions,) = [v for v in tower.variables if "position" in v.path]
+    assert tuple(positions.shape) == (8, 96)
+    tower(np.ones((1, 8), "int32"))
+    with pytest.raises(Exception, match="(?i)size|shape|slice|length"):
+        tower(np.ones((1, 9), "int32"))
+
+
+def test_dropout_is_on_in_training_alone():
+    tower = models.text_tower(**{**NANO, "dropout": 0.5}, embedding_dim=16)
+    still = [np.asarray(tower(TOKENS, training=False)) for _ in range(2)]
+    moving = [np.asarray(tower(TOKENS, training=True)) for _ in range(2)]
+    np.testing.assert_array_equal(*still)
+    assert np.abs(moving[0] - moving[1]).max() > 1e-2
