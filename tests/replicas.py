@@ -18,8 +18,18 @@ import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from tf_mural import checkpoints, distribute, loop, models, optimizers  # noqa: E402
-from tf_mural import pipeline, records, sampling, text, training  # noqa: E402
+from tf_mural import (  # noqa: E402  # noqa: E402
+    checkpoints,
+    distribute,
+    loop,
+    models,
+    optimizers,
+    pipeline,
+    records,
+    sampling,
+    text,
+    training,
+)
 from tf_mural.objective import Term  # noqa: E402
 
 # Towers that trace quickly and whose batch norms see many values: what is compared is exact.

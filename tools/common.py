@@ -3,6 +3,7 @@
 import os
 import sys
 import tempfile
+import traceback
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 if ROOT not in sys.path:  # So that a clone works without being installed.
@@ -27,6 +28,9 @@ def run(main):
             _end(f"error: {error}", 2)
         except KeyboardInterrupt:
             _end("interrupted", 130)
+        except Exception:
+            _end(traceback.format_exc().rstrip(), 1)
+        _end("", 0)
 
     _quiet()
     app.run(guarded, flags_parser=_parse)
@@ -83,5 +87,13 @@ def _parse(argv):
 
 
 def _end(message, code):
-    print(message, file=sys.stderr, flush=True)
-    sys.exit(code)
+    """Ends the process at once.
+
+    Threads of tf.data that are still reading ahead call Python; the interpreter's own end stops
+    them there, waits for them, and once in a while hangs.
+    """
+    if message:
+        print(message, file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

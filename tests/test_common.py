@@ -1,0 +1,47 @@
+"""How every tool ends: messages, exit codes, and at once, whatever still runs."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+# A thread that never ends stands for those of tf.data, which may hold up the interpreter's end.
+TOOL = """
+import sys, threading
+sys.path.insert(0, {tools!r})
+import common
+from tf_mural.base import UserError
+threading.Thread(target=threading.Event().wait).start()
+def main():
+    print("said", end="")
+    {body}
+common.run(main)
+"""
+
+
+def run(tmp_path, body):
+    path = tmp_path / "tool.py"
+    path.write_text(TOOL.format(tools=os.path.join(ROOT, "tools"), body=body))
+    return subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    "body, code, err",
+    [
+        ("pass", 0, ""),
+        ("raise UserError('no file a.txt')", 2, "error: no file a.txt\n"),
+        ("raise KeyboardInterrupt", 130, "interrupted\n"),
+    ],
+)
+def test_a_tool_ends_at_once_with_its_code(tmp_path, body, code, err):
+    done = run(tmp_path, body)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "said", err)
+
+
+def test_what_nobody_can_mend_shows_where_it_happened(tmp_path):
+    done = run(tmp_path, "[].pop()")
+    assert done.returncode == 1 and done.stdout == "said"
+    assert done.stderr.startswith("Traceback") and "IndexError: pop from empty" in done.stderr
+    assert "tool.py" in done.stderr
