@@ -42,8 +42,8 @@ models.EFFICIENTNETS["test"] = {
     "stackwise_strides": [1, 2],
     "stackwise_squeeze_and_excite_ratios": [0.25, 0.25],
     "stackwise_block_types": ["v1", "v1"],
-    "width_coefficient": 1.0,
-    "depth_coefficient": 1.0,
+    "stackwise_width_coefficients": [1.0, 1.0],
+    "stackwise_depth_coefficients": [1.0, 1.0],
 }
 models.BERTS["test"] = (1, 16, 2)
 

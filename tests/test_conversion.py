@@ -348,10 +348,10 @@ def test_tool_converts_from_anywhere(captions, tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--datset=table"], "Unknown command line flag 'datset'. Did you mean: dataset"),
+        (["--datset=table"], "no flag --datset; did you mean 'dataset'?"),
         (["--dataset=tabel"], "unknown data set 'tabel'; known: scenes, table; did you mean"),
         ([], "say which data set with --dataset"),
-        (["--dataset=table", "--table.fil=x"], "Did you mean: table.file"),
+        (["--dataset=table", "--table.fil=x"], "did you mean 'table.file'?"),
         (["--dataset=scenes", "--table.file=x"], "--table.file is an option of table"),
         (["--dataset=table", "--raw_dir=nowhere"], "'nowhere' does not exist"),
         (["--dataset=table", "extra"], "unexpected argument 'extra'"),

