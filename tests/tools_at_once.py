@@ -13,6 +13,7 @@ import subprocess
 import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+_SECONDS = 400  # after which a command is ended, and its exit code is -14
 TOOLS = os.path.join(os.path.dirname(HERE), "tools")
 
 
@@ -39,7 +40,6 @@ class Tools:
             [sys.executable, os.path.abspath(__file__)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
             text=True,
         )
 
@@ -106,6 +106,7 @@ def _become(cwd, files, argv):
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
     os.close(0)
     os.chdir(cwd)
+    signal.alarm(_SECONDS)
     sys.argv, sys.path[0] = argv, TOOLS
     runpy.run_path(argv[0], run_name="__main__")
 

@@ -89,7 +89,10 @@ def build(config, data_dir, strategy):
             seed=config.seed,
             clip_norm=config.optimizer.clip_norm or None,
         )
-        trainer.compile(optimizer=_optimizer(config), jit_compile=config.jit_compile)
+        optimizer = _optimizer(config)
+        # Slots are made beside their variables, which a strategy allows inside its scope alone.
+        optimizer.build(trainer.encoder.trainable_variables)
+        trainer.compile(optimizer=optimizer, jit_compile=config.jit_compile)
 
     sources = [data.make_source(streams[name], source) for name, source in config.sources.items()]
     sizes = pipeline.Sizes(config.images.resize, config.images.crop)
