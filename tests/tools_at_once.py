@@ -107,6 +107,8 @@ def _become(cwd, files, argv):
     os.close(0)
     os.chdir(cwd)
     signal.alarm(_SECONDS)
+    # A test run in the background of a shell inherits that SIGINT is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv, sys.path[0] = argv, TOOLS
     runpy.run_path(argv[0], run_name="__main__")
 
