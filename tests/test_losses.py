@@ -1,9 +1,12 @@
-"""The contrastive loss against figures worked out by hand and a slow float64 version."""
+"""The contrastive loss: by hand, against a slow float64 version, against open_clip's."""
+
+import os
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from golden import clip_loss_case
 
 from tf_mural import losses
 
@@ -59,6 +62,19 @@ def test_rows_of_a_slice_equal_the_rows_of_the_whole():
         np.testing.assert_allclose(got, whole[part], rtol=1e-12)
 
 
+@pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-12), ("float32", 1e-5)])
+@pytest.mark.parametrize("sigma", [2.0, 0.07, 0.005])
+def test_it_is_exact_at_every_temperature_that_training_may_reach(sigma, dtype, tolerance):
+    x, y = (unit((12, 6), seed).astype(dtype) for seed in (0, 1))
+    got = loss(x, y, np.asarray(sigma, dtype), margin=0.3, label_smoothing=0.1)
+    assert keras.backend.standardize_dtype(got.dtype) == dtype
+    expected = slow(x.astype("float64"), y.astype("float64"), sigma, 0.3, 0.1)
+    np.testing.assert_allclose(got, expected, rtol=tolerance)
+
+
+# --- worked out by hand ---------------------------------------------------------------------------
+
+
 def test_orthogonal_pairs_by_hand():
     # Two pairs, each equal, at a right angle: logits [1, 0] / sigma, so log(1 + exp(-1 / sigma)).
     x = np.eye(2)
@@ -67,32 +83,129 @@ def test_orthogonal_pairs_by_hand():
     np.testing.assert_allclose(loss(x, x, 0.5, margin=1.0), 2 * np.log(2) * np.ones(2), rtol=1e-12)
 
 
-def test_collapsed_encoder_and_zero_row():
+def test_collapsed_encoder_by_hand():
     x = np.ones((5, 3)) / np.sqrt(3)
     np.testing.assert_allclose(loss(x, x, 0.1), 2 * np.log(5) * np.ones(5), rtol=1e-12)
+    # The margin alone tells the columns apart: logits (1 - 0.3) / 0.1 against 1 / 0.1.
+    expected = 2 * np.log(np.exp(-3) + 4) + 2 * 3
+    np.testing.assert_allclose(loss(x, x, 0.1, margin=0.3), expected * np.ones(5), rtol=1e-12)
     x = np.zeros((4, 3))
     np.testing.assert_allclose(loss(x, x, 0.1), 2 * np.log(4) * np.ones(4), rtol=1e-12)
 
 
+def test_a_zero_row_by_hand():
+    x, y = tf.constant([[1.0, 0.0], [0.0, 0.0]], tf.float64), tf.eye(2, dtype=tf.float64)
+    with tf.GradientTape() as tape:
+        tape.watch((x, y))
+        rows = loss(x, y, 0.5)
+    # Seen from either side, the first pair wins by 1 / sigma and the second is a tie.
+    expected = [2 * np.log1p(np.exp(-2.0)), 2 * np.log(2)]
+    np.testing.assert_allclose(rows, expected, rtol=1e-12)
+    gradient = tape.gradient(rows, x)
+    # The zero row is drawn to its match, by 1/2 / sigma from each side, and pushed off the other.
+    np.testing.assert_allclose(gradient[1, 1], -2.0, rtol=1e-12)
+    assert np.isfinite(gradient).all() and gradient[1, 0] > 0
+
+
+def test_a_pair_alone_or_with_all_others_ignored_loses_nothing():
+    options = dict(label_smoothing=0.1, margin=0.3)
+    x, y = unit((4, 3), 0), unit((4, 3), 1)
+    np.testing.assert_allclose(loss(x[:1], y[:1], 0.1, **options), [0.0], atol=1e-12)
+    got = loss(x, y, 0.1, ignore=np.ones((4, 4), bool), **options)
+    np.testing.assert_allclose(got, np.zeros(4), atol=1e-12)
+
+
+def test_a_repeated_pair_by_hand():
+    # Pairs 0 and 1 are the same: a tie, unless they are no negatives of each other.
+    x = np.eye(2)[[0, 0, 1]]
+    far = np.exp(-2.0)
+    expected = 2 * np.log([2 + far, 2 + far, 1 + 2 * far])
+    np.testing.assert_allclose(loss(x, x, 0.5), expected, rtol=1e-12)
+    ignore = np.zeros((3, 3), bool)
+    ignore[0, 1] = ignore[1, 0] = True
+    expected = 2 * np.log([1 + far, 1 + far, 1 + 2 * far])
+    np.testing.assert_allclose(loss(x, x, 0.5, ignore=ignore), expected, rtol=1e-12)
+
+
+# --- the figures of the recipe --------------------------------------------------------------------
+
+
 def test_figures_of_the_recipe():
     # Random unit vectors in high dimension: about 7.2015 a direction at N = 1024.
-    x, y = unit((1024, 8192), 0), unit((1024, 8192), 1)
+    x, y = (unit((1024, 4096), seed).astype("float32") for seed in (0, 1))
     got = float(np.mean(loss(x, y, 1.0, margin=0.3, label_smoothing=0.1))) / 2
     assert got == pytest.approx(7.2015, abs=2e-3)
     assert float(np.mean(loss(x, y))) / 2 == pytest.approx(np.log(1024), abs=2e-3)
 
 
-@pytest.mark.parametrize("total, floor", [(64, 0.7295), (1024, 1.0172)])
+@pytest.mark.parametrize(
+    "total, floor", [(64, 0.7295), (1024, 1.0172), (16384, 1.2954), (32768, 1.3648)]
+)
 def test_floor_of_the_smoothed_loss(total, floor):
-    # The best logits have one gap g between match and rest; the floor is their minimum over g.
-    eps = 0.1
-    gaps = np.linspace(0, 30, 300_001)
-    by_gap = np.log(np.exp(gaps) + total - 1) - (1 - eps + eps / total) * gaps
-    assert by_gap.min() == pytest.approx(floor, abs=1e-4)
-    # Orthogonal pairs at the sigma of the best gap reach it.
-    sigma = 1 / gaps[by_gap.argmin()]
-    x = np.eye(total)
-    assert float(loss(x, x, sigma, label_smoothing=eps)[0]) / 2 == pytest.approx(floor, abs=1e-4)
+    # No prediction is better than the target itself: the floor is the target's entropy.
+    own, other = 0.9 + 0.1 / total, 0.1 / total
+    assert -own * np.log(own) - (total - 1) * other * np.log(other) == pytest.approx(
+        floor, abs=1e-4
+    )
+    # Two rows among `total` that meet their matches, and at a right angle all others.
+    x = np.eye(3)[[0, 1, *[2] * (total - 2)]]
+
+    def one_direction(sigma):
+        rows = losses.contrastive((x[:2], x[:2]), (x, x), 0, sigma, label_smoothing=0.1)
+        return np.asarray(rows) / 2
+
+    best = 1 / np.log(own / other)
+    np.testing.assert_allclose(one_direction(best), floor, atol=1e-4)
+    for sigma in (0.9 * best, 1.1 * best):
+        assert (one_direction(sigma) > floor + 1e-3).all()
+
+
+# --- open_clip ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    path = os.path.join(os.path.dirname(clip_loss_case.__file__), "clip_loss.npz")
+    with np.load(path) as arrays:
+        return dict(arrays)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+@pytest.mark.parametrize("case", clip_loss_case.CASES)
+def test_equals_open_clip(recorded, case, parts):
+    """Loss and gradients, the rows in one piece or in parts as replicas hold them."""
+    settings = dict(clip_loss_case.CASES[case])
+    scale = settings.pop("scale")
+    x, y = (tf.constant(v) for v in clip_loss_case.features(**settings))
+    sigma = tf.constant(1 / scale, tf.float64)
+    bounds = np.linspace(0, len(x), parts + 1).astype(int)
+    with tf.GradientTape() as tape:
+        tape.watch((x, y, sigma))
+        rows = [
+            losses.contrastive((x[a:b], y[a:b]), (x, y), a, sigma)
+            for a, b in zip(bounds, bounds[1:], strict=False)
+        ]
+        # Theirs is the mean of the directions, ours the sum.
+        total = tf.reduce_mean(tf.concat(rows, 0)) / 2
+    by_x, by_y, by_sigma = tape.gradient(total, (x, y, sigma))
+    close = dict(rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(total, recorded[f"{case}/loss"], **close)
+    np.testing.assert_allclose(by_x, recorded[f"{case}/images"], **close)
+    np.testing.assert_allclose(by_y, recorded[f"{case}/texts"], **close)
+    # sigma = 1 / scale, so d scale = - d sigma / sigma^2.
+    np.testing.assert_allclose(-by_sigma / scale**2, recorded[f"{case}/scale"], **close)
+
+
+def test_what_is_recorded_of_open_clip_is_far_from_nothing(recorded):
+    assert recorded["one pair/loss"] == 0
+    for case in ("chance", "trained", "sharp"):
+        assert recorded[f"{case}/loss"] > 0.1
+        for name in ("images", "texts"):
+            assert np.abs(recorded[f"{case}/{name}"]).max() > 1e-2
+        assert abs(recorded[f"{case}/scale"]) > 1e-4
+
+
+# --- gradients ------------------------------------------------------------------------------------
 
 
 def test_gradients_equal_finite_differences():

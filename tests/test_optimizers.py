@@ -1,10 +1,15 @@
-"""LAMB against a slow float64 version written from the paper, and the linear schedule."""
+"""LAMB against a slow float64 version written from the paper, what it leaves out, the schedule."""
+
+from collections import Counter
 
 import keras
+import keras_hub
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from configs import base
+from tf_mural import models
 from tf_mural.optimizers import Lamb, LinearSchedule
 
 
@@ -46,7 +51,7 @@ def test_equals_the_slow_version(name, shape, decays, adapts):
     for gradient in gradients:
         optimizer.apply([tf.constant(gradient, tf.float32)])
     expected = slow_lamb(start, gradients, 1e-2, 0.1 if decays else 0.0, adapts)
-    np.testing.assert_allclose(variable.numpy(), expected, rtol=2e-5, atol=1e-7)
+    np.testing.assert_allclose(variable.numpy(), expected, rtol=2e-6, atol=1e-7)
 
 
 def test_zero_weights_move_by_the_plain_update():
@@ -54,7 +59,7 @@ def test_zero_weights_move_by_the_plain_update():
     optimizer = Lamb(1e-2)
     optimizer.build([variable])
     optimizer.apply([tf.constant([1.0, -2.0, 3.0])])
-    np.testing.assert_allclose(variable.numpy(), [-1e-2, 1e-2, -1e-2], rtol=1e-5)
+    np.testing.assert_allclose(variable.numpy(), [-1e-2, 1e-2, -1e-2], rtol=2e-6)
 
 
 def test_a_scalar_moves_by_the_rate_times_its_value():
@@ -72,7 +77,86 @@ def test_repeated_rows_of_an_embedding_are_added_before_they_are_squared():
     optimizer.build([table])
     optimizer.apply([twice])
     # (1 + 3)^2, not 1^2 + 3^2
-    np.testing.assert_allclose(optimizer._second[0].numpy()[1], [0.016, 0.016], rtol=1e-5)
+    np.testing.assert_allclose(optimizer._second[0].numpy()[1], [0.016, 0.016], rtol=1e-4)
+
+
+# --- what decays and what adapts ------------------------------------------------------------------
+
+# (decays, adapts) by what a variable is: batch norm is left out of both, as are biases, layer norm
+# and the temperature out of decay.
+EXPECTED = {
+    "convolution": (True, True),
+    "dense": (True, True),
+    "embedding": (True, True),
+    "bias": (False, True),
+    "layer norm": (False, True),
+    "temperature": (False, True),
+    "batch norm": (False, False),
+}
+KINDS = {
+    keras.layers.Conv2D: "convolution",
+    keras.layers.DepthwiseConv2D: "convolution",
+    keras.layers.Dense: "dense",
+    keras.layers.EinsumDense: "dense",
+    keras.layers.Embedding: "embedding",
+    keras_hub.layers.PositionEmbedding: "embedding",
+    keras.layers.LayerNormalization: "layer norm",
+    keras.layers.BatchNormalization: "batch norm",
+    models.DualEncoder: "temperature",
+}
+
+
+def kinds_of(encoder):
+    """{id of a trainable variable: kind}, by the class of its layer and not by its name."""
+    kinds = {}
+    for layer in encoder._flatten_layers():
+        for variable in layer._trainable_variables:
+            (kind,) = {kind for cls, kind in KINDS.items() if isinstance(layer, cls)}
+            kinds[id(variable)] = "bias" if variable is getattr(layer, "bias", None) else kind
+    return kinds
+
+
+# A block of EfficientNet has a depthwise, a projecting and (but for the first) an expanding
+# convolution, each with its batch norm, and two of squeeze and excitation, with biases.
+@pytest.mark.parametrize("name, blocks", [("tiny", 5), ("b0", 16)])
+def test_what_decays_and_what_adapts_in_the_model_of_the_recipes(name, blocks):
+    encoder = models.dual_encoder(
+        dict(name=name, image_size=33),
+        dict(name="nano", vocabulary_size=20, max_tokens=8),
+        embedding_dim=16,
+        temperatures={"shared": 1.0, "bitext": 0.1},
+    )
+    options = base.base_config("mural", "paper").optimizer
+    optimizer = Lamb(
+        exclude_from_decay=options.exclude_from_decay,
+        exclude_from_adaptation=options.exclude_from_adaptation,
+    )
+    variables = encoder.trainable_variables
+    optimizer.build(variables)
+    kinds = [kinds_of(encoder)[id(v)] for v in variables]
+    assert Counter(kinds) == {
+        "convolution": 1 + (3 * blocks - 1) + 2 * blocks,  # the stem, too
+        "batch norm": 2 * (1 + 3 * blocks - 1),
+        "dense": 2 * 6 + 2,  # of both layers of the text tower, and the projections
+        "bias": 2 * blocks + 2 * 6 + 2,
+        "layer norm": 2 * (2 * 2 + 1),
+        "embedding": 3,  # tokens, positions, segments
+        "temperature": 2,
+    }
+    found = zip(optimizer.decays, optimizer.adapts, strict=True)
+    for variable, kind, flags in zip(variables, kinds, found, strict=True):
+        assert flags == EXPECTED[kind], f"{variable.path}, {kind}"
+
+
+@pytest.mark.parametrize("size", base.SIZES)
+def test_all_sizes_leave_out_the_same(size):
+    options, paper = (base.base_config("mural", s).optimizer for s in (size, "paper"))
+    for name in ("exclude_from_decay", "exclude_from_adaptation", "beta_1", "beta_2", "epsilon"):
+        assert options[name] == paper[name]
+    assert options.name == "lamb"
+
+
+# --- the schedule ---------------------------------------------------------------------------------
 
 
 def test_linear_schedule():

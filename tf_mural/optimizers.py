@@ -57,15 +57,19 @@ class Lamb(keras.optimizers.Optimizer):
         # Embeddings hand over sparse slices; squaring those before repeated rows are added up
         # would give the sum of squares instead of the square of the sum.
         gradient = ops.add(ops.zeros(variable.shape, variable.dtype), gradient)
-        learning_rate = ops.cast(learning_rate, variable.dtype)
+        # 1 - beta in the variable's dtype too: 0.001 against 1 - float32(0.999) is 1e-5 off, which
+        # the bias correction would not take back.
+        learning_rate, beta_1, beta_2 = (
+            ops.cast(x, variable.dtype) for x in (learning_rate, self.beta_1, self.beta_2)
+        )
         step = ops.cast(self.iterations + 1, variable.dtype)
         index = self._get_variable_index(variable)
         first, second = self._first[index], self._second[index]
 
-        self.assign(first, self.beta_1 * first + (1.0 - self.beta_1) * gradient)
-        self.assign(second, self.beta_2 * second + (1.0 - self.beta_2) * ops.square(gradient))
-        first_hat = first / (1.0 - ops.power(ops.cast(self.beta_1, variable.dtype), step))
-        second_hat = second / (1.0 - ops.power(ops.cast(self.beta_2, variable.dtype), step))
+        self.assign(first, beta_1 * first + (1.0 - beta_1) * gradient)
+        self.assign(second, beta_2 * second + (1.0 - beta_2) * ops.square(gradient))
+        first_hat = first / (1.0 - ops.power(beta_1, step))
+        second_hat = second / (1.0 - ops.power(beta_2, step))
         update = first_hat / (ops.sqrt(second_hat) + self.epsilon)
         if self.decays[index]:
             update = update + self.decay * variable
