@@ -1,19 +1,23 @@
-# make etcl   trains MURAL, ETCL and the control on scenes and shows what ETCL adds
-# make test   runs the tests and the linter
-# Both make .venv first. PYTHON names the interpreter: make test PYTHON=python3.12
+# make etcl        trains MURAL, ETCL and the control on scenes and shows what ETCL adds
+# make test        runs the tests and the linter
+# make test-slow   runs the tests that train for minutes, and shows their numbers
+# All make .venv first. PYTHON names the interpreter: make test PYTHON=python3.12
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 SEED ?= 0
 
-.PHONY: etcl test lint clean
+.PHONY: etcl test test-slow lint clean
 
 etcl: $(VENV)/.base
 	$(BIN)/python tools/train.py --stage=etcl --seed=$(SEED)
 
 test: $(VENV)/.test lint
 	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.test
+	$(BIN)/python -m pytest -m slow -rP
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
