@@ -1,6 +1,7 @@
 """Batches: fields that belong together, shares of replicas and workers, resume, augmentation."""
 
 import io
+import os
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import tensorflow as tf
 from PIL import Image
 
 from tf_mural import images, pipeline, records
+from tf_mural.base import UserError
 from tf_mural.records import Record, RecordSet
 from tf_mural.sampling import Stream
 from tf_mural.text import SPECIAL_TOKENS, Tokenizer
@@ -139,3 +141,120 @@ def test_resizing_twice_equals_once():
     once = images.resize(pixels, 12)
     np.testing.assert_array_equal(images.resize(once, 12), once)
     assert once.dtype == tf.uint8 and once.shape == (12, 12, 3)
+
+
+def with_bad_images(tmp_path, bad, name="bad"):
+    """The record set of `record_set`, but the images of some records do not decode."""
+    rows = [
+        Record(
+            str(i),
+            (picture(i)[: 40 if i in bad else None],),
+            tuple((code, f"{code}{i}") for code in CODES),
+        )
+        for i in range(20)
+    ]
+    records.write(tmp_path / name, rows, shards=3)
+    return RecordSet.open(tmp_path / name)
+
+
+def test_a_bad_image_is_replaced_in_its_row_and_nothing_else_moves(record_set, tokenizer, tmp_path):
+    broken, health = with_bad_images(tmp_path, {7}), pipeline.Health()
+    good, found = (
+        steps(dataset(record_set, tokenizer), 8),
+        steps(dataset(broken, tokenizer, health=health), 8),
+    )
+    rows = 0
+    for expected, batch in zip(good, found, strict=True):
+        for field in ("source", "target"):
+            same(batch[field], expected[field])
+        bad = np.array([word == "en7" for word in words(expected["caption"]["tokens"])])
+        rows += bad.sum()
+        for field in ("image", "caption"):
+            for key in expected[field]:
+                same(batch[field][key][~bad], expected[field][key][~bad])
+        for row in np.flatnonzero(bad):
+            word = words(batch["caption"]["tokens"])[row]
+            assert word != "en7"
+            assert batch["image"]["pixels"][row].max() == 10 * int(word[2:]) + 40
+    assert rows > 1
+    ((place, count),) = health.skipped.items()
+    assert "records-00001-of-00003.tfrecord: record 1 (byte" in place
+    assert count >= rows  # reading runs ahead of the steps that were looked at
+    # A run that begins later finds the same replacements.
+    same(steps(dataset(broken, tokenizer, start_step=5), 3), found[5:])
+
+
+def test_too_many_bad_images_are_an_error_that_names_them(tokenizer, tmp_path):
+    health = pipeline.Health(limit=0.002, images_per_step=8)
+    steps(dataset(with_bad_images(tmp_path, {7, 9}), tokenizer, health=health), 5)
+    with pytest.raises(UserError, match=r"images drawn so far do not decode.*record 1 .byte"):
+        health.check(5)
+    health.limit = 1.0
+    assert health.check(5) == {"skipped_images": sum(health.skipped.values())}
+
+
+def test_nothing_but_bad_images_ends_the_reading(tokenizer, tmp_path):
+    health = pipeline.Health()
+    data = dataset(with_bad_images(tmp_path, set(range(20))), tokenizer, health=health)
+    with pytest.raises(tf.errors.OpError) as caught:
+        steps(data, 1)
+    assert "8 images in a row do not decode" in str(health.explain(caught.value))
+
+
+def test_records_without_an_image_are_not_drawn_for_a_field_of_images(tokenizer, tmp_path):
+    rows = [
+        Record(str(i), (picture(i),) if i % 2 else (), (("en", f"en{i}"), ("de", f"de{i}")))
+        for i in range(20)
+    ]
+    records.write(tmp_path / "mixed", rows, shards=2)
+    mixed = RecordSet.open(tmp_path / "mixed")
+    stream = Stream([mixed], 1, ["en"], name="captions", with_image=True)
+    assert stream.units == [10]
+    source = pipeline.Source(stream, {"image": "image", "caption": "text"})
+    data = pipeline.training_dataset([source], tokenizer, pipeline.Sizes(12, 8), CODES, 10)
+    for batch in steps(data, 2):
+        drawn = sorted(int(word[2:]) for word in words(batch["caption"]["tokens"]))
+        assert drawn == list(range(1, 20, 2))
+
+
+def test_a_field_of_images_wants_records_with_images(tmp_path):
+    rows = [Record("a", (picture(1),), (("de", "x"),)), Record("b", (), (("en", "y"),))]
+    records.write(tmp_path / "set", rows)
+    with pytest.raises(UserError, match="no record with the languages en has an image"):
+        Stream([RecordSet.open(tmp_path / "set")], 1, ["en"], with_image=True)
+
+
+def test_a_shard_that_is_cut_while_a_run_reads_it(record_set, tokenizer, tmp_path):
+    broken, health = with_bad_images(tmp_path, set()), pipeline.Health()
+    for shard in (tmp_path / "bad").glob("*.tfrecord"):
+        os.truncate(shard, 50)
+    with pytest.raises(tf.errors.OpError) as caught:
+        steps(dataset(broken, tokenizer, health=health), 1)
+    assert "is damaged: the file ends inside it; convert" in str(health.explain(caught.value))
+    with pytest.raises(UserError, match="is damaged"):
+        health.check(1)
+
+
+def test_a_record_without_the_text_that_its_index_promises(tokenizer, tmp_path):
+    lists_german = with_bad_images(tmp_path, set())
+    rows = [Record(str(i), (picture(i),), (("en", f"en{i}"),)) for i in range(20)]
+    records.write(tmp_path / "other", rows, shards=3)
+    other = RecordSet.open(tmp_path / "other")
+    other.languages, other.has_language = lists_german.languages, lists_german.has_language
+    health = pipeline.Health(folders=(other.folder,))
+    with pytest.raises(tf.errors.OpError) as caught:
+        steps(dataset(other, tokenizer, health=health), 2)
+    assert str(health.explain(caught.value)) == (
+        f"a record lacks the text that its index promises, in {other.folder}; convert the data set "
+        "again"
+    )
+
+
+def test_bytes_that_are_no_record(tokenizer, tmp_path):
+    broken = with_bad_images(tmp_path, set())
+    for shard in (tmp_path / "bad").glob("*.tfrecord"):
+        shard.write_bytes(b"\xff" * os.path.getsize(shard))
+    health = pipeline.Health(folders=(broken.folder,))
+    with pytest.raises((tf.errors.OpError, UnicodeDecodeError)) as caught:
+        steps(dataset(broken, tokenizer, health=health), 1)
+    assert f"a record is damaged, in {broken.folder}; convert" in str(health.explain(caught.value))

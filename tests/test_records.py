@@ -170,7 +170,7 @@ def test_has_language_with_more_languages_than_a_byte_has_bits(tmp_path):
 def test_manifest(tmp_path):
     manifest = write(tmp_path, dataset="d", split="s", augmentations=("flip", "crop")).manifest
     assert manifest == json.loads((tmp_path / "manifest.json").read_text())
-    assert (manifest["schema"], manifest["dataset"], manifest["split"]) == (1, "d", "s")
+    assert (manifest["schema"], manifest["dataset"], manifest["split"]) == (2, "d", "s")
     assert (manifest["records"], manifest["images"], manifest["texts"]) == (5, 4, 6)
     assert manifest["augmentations"] == ["crop", "flip"]
     assert [shard["records"] for shard in manifest["shards"]] == [2, 3]
@@ -278,8 +278,8 @@ def test_open_refuses_another_manifest(tmp_path, text):
 def test_open_refuses_another_schema(tmp_path):
     write(tmp_path)
     path = tmp_path / "manifest.json"
-    path.write_text(path.read_text().replace('"schema": 1', '"schema": 2'))
-    with pytest.raises(UserError, match="expected schema 1, found 2"):
+    path.write_text(path.read_text().replace('"schema": 2', '"schema": 1'))
+    with pytest.raises(UserError, match="expected schema 2, found 1"):
         RecordSet.open(tmp_path)
 
 

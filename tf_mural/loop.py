@@ -19,6 +19,7 @@ def train(
     checkpoint_every=1000,
     evaluate=None,
     evaluate_every=0,
+    health=None,
 ):
     """Trains from the step that the trainer stands at to `steps`.
 
@@ -34,6 +35,8 @@ def train(
         log: a `Log`.
         log_every, checkpoint_every, evaluate_every: in steps; the last is 0 for never.
         evaluate: function of the step, called every `evaluate_every`.
+        health: has check(steps so far) to further logs, and explain(error) to an error that says
+            more; both may raise.
 
     Raises:
         UserError: a loss is not finite; names the term and the step.
@@ -54,14 +57,19 @@ def train(
     pending = []  # (step, logs on the device) that nobody has looked at
     log.start(step, steps)
     while step < steps:
-        values = replicated_step(next(batches))
+        try:
+            batch = next(batches)
+        except (tf.errors.OpError, UnicodeDecodeError) as error:
+            raise (health.explain(error) if health else error) from None
+        values = replicated_step(batch)
         pending.append(
             (step, {k: strategy.experimental_local_results(v)[0] for k, v in values.items()})
         )
         step += 1
         saves = step % checkpoint_every == 0 or step == steps
         if step % log_every == 0 or saves or step == start + 1:
-            log.write(step, _looked_at(pending))
+            means = _looked_at(pending)
+            log.write(step, {**means, **health.check(step - start)} if health else means)
             pending = []
         if saves:
             checkpoints.save(step)
@@ -134,9 +142,11 @@ class Log:
         self.scalars(step, {**values, "examples_per_second": rate})
         terms = "  ".join(f"{k[5:]} {v:.3f}" for k, v in values.items() if k.startswith("loss/"))
         sigma = " ".join(f"{v:.4f}" for k, v in values.items() if k.startswith("temperature/"))
+        skipped = values.get("skipped_images")
+        skipped = f"  {skipped} images skipped" if skipped else ""
         self._show(
             f"step {step:>{len(str(self._steps))}}/{self._steps}  loss {values['loss']:.3f}  "
-            f"{terms}  temperature {sigma}  {rate:.0f} examples/s{left}"
+            f"{terms}  temperature {sigma}  {rate:.0f} examples/s{skipped}{left}"
         )
 
     def scalars(self, step, values):

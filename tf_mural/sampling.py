@@ -32,6 +32,7 @@ class Stream:
         temperature: above 1, small sets are drawn more often than their size asks for.
         seed: of everything.
         name: enters the seed, so that the streams of a stage differ.
+        with_image: whether records without an image are left out.
 
     Attributes:
         languages: tuple of the codes drawn from.
@@ -49,6 +50,7 @@ class Stream:
         temperature=1.0,
         seed=0,
         name="stream",
+        with_image=False,
     ):
         self.sets, self.text_fields, self.name = list(sets), text_fields, name
         if languages is None:
@@ -57,7 +59,14 @@ class Stream:
         self._key = np.array([seed, _name_key(name)], np.int64)
         walks_all = pick(WALKS, walk, "walk")
         self._parts = [
-            _Part(s, text_fields, self.languages, max(min_languages, text_fields), walks_all)
+            _Part(
+                s,
+                text_fields,
+                self.languages,
+                max(min_languages, text_fields),
+                walks_all,
+                with_image,
+            )
             for s in self.sets
         ]
         self.units = [part.units for part in self._parts]
@@ -116,14 +125,22 @@ class Stream:
 class _Part:
     """The share of a stream that one record set holds: units to records and languages."""
 
-    def __init__(self, record_set, text_fields, languages, min_languages, walks_all):
+    def __init__(self, record_set, text_fields, languages, min_languages, walks_all, with_image):
         column = {code: i for i, code in enumerate(record_set.languages)}
         has = np.zeros((len(record_set), len(languages)), bool)
         for i, code in enumerate(languages):
             if code in column:
                 has[:, i] = record_set.has_language[:, column[code]]
         count = has.sum(axis=1).astype(np.int64)
-        self._records = np.flatnonzero(count >= min_languages)
+        usable = count >= min_languages
+        if with_image:
+            usable &= record_set.image_counts > 0
+            if usable.sum() == 0 and (count >= min_languages).any():
+                raise UserError(
+                    f"{record_set.folder}: no record with the languages {', '.join(languages)} has "
+                    "an image; take other records, or a source without a field of images"
+                )
+        self._records = np.flatnonzero(usable)
         if not len(self._records):
             raise UserError(
                 f"{record_set.folder}: no record has {max(min_languages, 1)} of the languages "

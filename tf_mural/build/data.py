@@ -30,8 +30,9 @@ def make_stream(name, source, data_dir, seed):
     present = {code for s in sets for code in s.languages}
     for code in source.languages:
         pick(dict.fromkeys(sorted(present)), code, f"language (of the source {name!r})")
+    with_image = "image" in source.fields.values()
     for s in sets:
-        if "image" in source.fields.values() and not s.manifest["images"]:
+        if with_image and not s.manifest["images"]:
             raise UserError(
                 f"{s.folder} has no images, but the source {name!r} has a field of them: take "
                 "other records"
@@ -47,6 +48,7 @@ def make_stream(name, source, data_dir, seed):
         temperature=source.temperature,
         seed=seed,
         name=name,
+        with_image=with_image,
     )
 
 
@@ -86,8 +88,11 @@ def training_sheet(sources, sizes, count=12):
     record_numbers, _, _ = source.stream.locate(draws.numpy(), which, unit)
     pictures, captions = [], []
     for seed, part, number in zip(source.stream.seeds(draws), which, record_numbers, strict=True):
-        record = deserialize(source.stream.sets[part].read([number])[0])
-        image = images.resize(images.decode(record.images[0]), sizes.resize)
+        try:
+            record = deserialize(source.stream.sets[part].read([number])[0])
+            image = images.resize(images.decode(record.images[0]), sizes.resize)
+        except (ValueError, IndexError, tf.errors.OpError):
+            continue  # training meets it too, and says so
         pictures.append(images.random_crop(image, sizes.crop, seed, flip=source.flip).numpy())
         captions.append([t for t in record.texts if t[0] in source.stream.languages][:6])
-    return np.stack(pictures), captions
+    return np.array(pictures, np.uint8).reshape(-1, sizes.crop, sizes.crop, 3), captions

@@ -6,6 +6,14 @@ import numpy as np
 import tensorflow as tf
 
 from tf_mural import images, records
+from tf_mural.base import UserError
+from tf_mural.pipeline.health import ATTEMPTS, LACKS_TEXT, Health, notebook
+
+__all__ = ["Health", "Sizes", "Source", "training_dataset"]
+
+# How far away the draw is that replaces one whose image does not decode. A prime: the shuffle sees
+# 32 bits of an epoch's number, and epochs a power of two apart would visit records in one order.
+_DISTANCE = (1 << 40) + 15
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,13 +41,22 @@ class Sizes:
 
 
 def training_dataset(
-    sources, tokenizer, sizes, languages, global_batch, replicas=1, workers=(0, 1), start_step=0
+    sources,
+    tokenizer,
+    sizes,
+    languages,
+    global_batch,
+    replicas=1,
+    workers=(0, 1),
+    start_step=0,
+    health=None,
 ):
     """Batches of a stage, one a replica and step, without end.
 
     Element e belongs to step `start_step + e // replicas` and local replica `e % replicas`; its
     rows are the draws of that slice of the step's global batch, so that the global batch is the
-    same whatever the number of workers and replicas.
+    same whatever the number of workers and replicas. A record whose image does not decode leaves
+    its row to the record of a distant draw: no other row changes, in this source or another.
 
     Args:
         sources: list of `Source`; their fields are zipped into one batch.
@@ -50,11 +67,13 @@ def training_dataset(
         replicas: replicas of this worker.
         workers: (number of this worker, number of workers).
         start_step: number of the first step.
+        health: `Health` that counts such records.
 
     Returns:
         `tf.data.Dataset` of {field: {"pixels" uint8 (n, crop, crop, 3) or "tokens" int32 (n, t),
         "id" int64 (n,), "language" int32 (n,) for texts}} with static shapes.
     """
+    health = health or Health()
     worker, count = workers
     rows = global_batch // (count * replicas)
 
@@ -64,7 +83,10 @@ def training_dataset(
         return step * global_batch + slot * rows + tf.range(rows, dtype=tf.int64)
 
     elements = tf.data.Dataset.range(np.iinfo(np.int64).max // (4 * max(global_batch, 1)))
-    parts = [_source_dataset(elements, draws_of, s, sizes, languages, rows) for s in sources]
+    parts = [
+        _source_dataset(elements.map(draws_of), source, sizes, languages, rows, health)
+        for source in sources
+    ]
 
     def merge(*parts):
         merged = {field: value for part in parts for field, value in part.items()}
@@ -77,8 +99,57 @@ def training_dataset(
     return dataset.prefetch(2)
 
 
-def _source_dataset(elements, draws_of, source, sizes, languages, rows):
+def _source_dataset(draws, source, sizes, languages, rows, health):
     """Batches of one source, texts still strings."""
+    read = _reader(source, languages, health)
+    dataset = draws.map(read, num_parallel_calls=tf.data.AUTOTUNE)
+    image_fields = [field for field, kind in source.fields.items() if kind == "image"]
+    if not image_fields:
+        return dataset.map(lambda batch: {field: batch[field] for field in source.fields})
+
+    # A function of its own, which the three places that call it need not trace again.
+    @tf.function(autograph=False)
+    def decode(example):
+        decoded = {field: example[field] for field in source.fields}
+        for field in image_fields:
+            value = example[field]
+            image = images.resize(images.decode(value["data"]), sizes.resize)
+            pixels = images.random_crop(image, sizes.crop, value["seed"], flip=source.flip)
+            decoded[field] = {"pixels": pixels, "id": value["id"]}
+        return decoded
+
+    return _decoded(dataset, rows, decode, read, notebook(source.stream, health))
+
+
+def _decoded(dataset, rows, decode, read, note):
+    """Decodes batches of encoded examples, with replacements where that fails."""
+
+    def replacement(draw, attempt):
+        before = note(draw + (attempt - 1) * _DISTANCE, attempt)
+        one = read((before + _DISTANCE)[tf.newaxis])
+        return decode(tf.nest.map_structure(lambda x: x[0], one))
+
+    def decode_or_replace(example):
+        attempts = tf.data.Dataset.range(1, ATTEMPTS)
+        replacements = attempts.map(lambda k: replacement(example["draw"], k))
+        tries = tf.data.Dataset.from_tensors(example).map(decode).concatenate(replacements)
+        # Outside of ignore_errors: a row that nothing fills ends the run.
+        last = tf.data.Dataset.range(ATTEMPTS, ATTEMPTS + 1)
+        last = last.map(lambda k: replacement(example["draw"], k))
+        return tries.ignore_errors().concatenate(last).take(1)
+
+    def decode_batch(batch):
+        examples = tf.data.Dataset.from_tensor_slices(batch)
+        whole = examples.map(decode, num_parallel_calls=tf.data.AUTOTUNE)
+        careful = examples.flat_map(decode_or_replace).batch(rows, drop_remainder=True)
+        # A batch with a bad image comes out short, is dropped, and is made again with care.
+        return whole.ignore_errors().batch(rows, drop_remainder=True).concatenate(careful).take(1)
+
+    return dataset.interleave(decode_batch, cycle_length=2, num_parallel_calls=2)
+
+
+def _reader(source, languages, health):
+    """Function of draws (b,) to the fields of their records, images still encoded."""
     stream = source.stream
     text_fields = [field for field, kind in source.fields.items() if kind == "text"]
     image_fields = [field for field, kind in source.fields.items() if kind == "image"]
@@ -90,11 +161,16 @@ def _source_dataset(elements, draws_of, source, sizes, languages, rows):
         data = np.empty(len(draws), object)
         for number, record_set in enumerate(stream.sets):
             mine = np.flatnonzero(which == number)
-            data[mine] = record_set.read(record[mine])
+            try:
+                data[mine] = record_set.read(record[mine])
+            except UserError as error:
+                health.error = health.error or error
+                raise
         return data, language, uniform
 
-    def read(element):
-        draws = draws_of(element)
+    @tf.function(autograph=False)
+    def read(draws):
+        rows = draws.shape[0]
         which, unit = stream.draw(draws)
         data, language, uniform = tf.numpy_function(
             fetch, [draws, which, unit], (tf.string, tf.int64, tf.float64), stateful=False
@@ -103,43 +179,36 @@ def _source_dataset(elements, draws_of, source, sizes, languages, rows):
         language = tf.ensure_shape(language, (rows, len(text_fields)))
         uniform = tf.ensure_shape(uniform, (rows, 3))
         parsed = records.parse(data)
-        batch = {}
+        batch = {"draw": draws}
         for i, field in enumerate(text_fields):
             wanted = tf.gather(codes, language[:, i])
             is_wanted = parsed["languages"].values == tf.gather(
                 wanted, parsed["languages"].value_rowids()
             )
             text = _pick(parsed["texts"], is_wanted, uniform[:, i])
+            present = tf.reduce_all(tf.strings.length(text) > 0)
+            with tf.control_dependencies([tf.debugging.Assert(present, [LACKS_TEXT])]):
+                text = tf.identity(text)
             batch[field] = {
-                "text": tf.ensure_shape(text, (rows,)),
+                "text": text,
                 "id": _fingerprint(text, rows),
                 "language": tf.gather(stage_ids, language[:, i]),
             }
         for field in image_fields:
             every = tf.ones_like(parsed["images"].values, tf.bool)
-            data = tf.ensure_shape(_pick(parsed["images"], every, uniform[:, 2]), (rows,))
+            data = _pick(parsed["images"], every, uniform[:, 2])
             batch[field] = {"data": data, "seed": stream.seeds(draws)}
             batch[field]["id"] = _fingerprint(data, rows)
         return batch
 
-    def pixels(example):
-        for field in image_fields:
-            value = example[field]
-            image = images.resize(images.decode(value.pop("data")), sizes.resize)
-            value["pixels"] = images.random_crop(
-                image, sizes.crop, value.pop("seed"), flip=source.flip
-            )
-        return example
-
-    dataset = elements.map(read, num_parallel_calls=tf.data.AUTOTUNE)
-    if image_fields:
-        dataset = dataset.unbatch().map(pixels, num_parallel_calls=tf.data.AUTOTUNE)
-        dataset = dataset.batch(rows, drop_remainder=True)
-    return dataset
+    return read
 
 
 def _pick(ragged, allowed, uniform):
-    """One allowed value a row, chosen by a uniform number: (b, None) and (values,) to (b,)."""
+    """One allowed value a row, chosen by a uniform number, or "" where there is none.
+
+    Takes strings (b, None), booleans (values,) and numbers (b,); returns (b,).
+    """
     row_of = ragged.value_rowids()
     allowed_int = tf.cast(allowed, tf.int64)
     counts = tf.math.segment_sum(allowed_int, row_of)
@@ -148,7 +217,9 @@ def _pick(ragged, allowed, uniform):
     wanted = tf.cast(tf.floor(uniform * tf.cast(counts, tf.float64)), tf.int64)
     rank = tf.cumsum(allowed_int) - 1 - tf.gather(before, row_of)
     chosen = allowed & (rank == tf.gather(wanted, row_of))
-    return tf.boolean_mask(ragged.values, chosen)
+    where = tf.boolean_mask(row_of, chosen)[:, tf.newaxis]
+    none = tf.fill(uniform.shape, "")
+    return tf.tensor_scatter_nd_update(none, where, tf.boolean_mask(ragged.values, chosen))
 
 
 def _fingerprint(strings, rows):

@@ -21,6 +21,7 @@ class RecordSet:
         manifest: the parsed manifest.json.
         languages: tuple of the language codes, sorted.
         language_counts: dict from code to the number of its texts.
+        image_counts: (n,) int64, images of each record.
         has_language: (n, L) bool, whether a record has a text in `languages[l]`.
         digest: short hash of the contents, to name the data that a result came from.
     """
@@ -36,11 +37,11 @@ class RecordSet:
         counts = [shard["records"] for shard in manifest["shards"]]
         self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         nothing = np.zeros(0, np.int64)
-        indexes = [(nothing, nothing, np.zeros((0, len(self.languages)), bool))]
+        indexes = [(nothing, nothing, nothing, np.zeros((0, len(self.languages)), bool))]
         for path, shard in zip(self._paths, manifest["shards"], strict=True):
             indexes.append(self._read_index(path, shard))
-        columns = zip(*indexes, strict=True)
-        self._offset, self._length, self.has_language = (np.concatenate(c) for c in columns)
+        columns = [np.concatenate(column) for column in zip(*indexes, strict=True)]
+        self._offset, self._length, self.image_counts, self.has_language = columns
         self._files = []
         self._close = weakref.finalize(self, _close, self._files)
         for path in self._paths:
@@ -69,7 +70,7 @@ class RecordSet:
             try:
                 record = deserialize(data)
             except ValueError as error:
-                raise UserError(self._damaged(shard, index, error)) from error
+                raise UserError(self._damaged(index, error)) from error
             yield record
 
     def read(self, indices, verify=False):
@@ -103,22 +104,28 @@ class RecordSet:
         length = int(self._length[index])
         data = os.pread(self._files[shard], length + tfrecord.FOOTER, int(self._offset[index]))
         if len(data) != length + tfrecord.FOOTER:
-            raise UserError(self._damaged(shard, index, "the file ends inside it"))
+            raise UserError(self._damaged(index, "the file ends inside it"))
         payload = data[:length]
         if verify and not tfrecord.intact(payload, data[length:]):
-            raise UserError(self._damaged(shard, index, "its checksum does not fit"))
+            raise UserError(self._damaged(index, "its checksum does not fit"))
         return payload
 
-    def _damaged(self, shard, index, why):
-        place = f"record {index - int(self._starts[shard])} (byte {int(self._offset[index])})"
-        return f"{self._paths[shard]}: {place} is damaged: {why}; convert the data set again"
+    def place(self, index):
+        """Where the record at a position is, for messages: its shard, number and first byte."""
+        shard = int(self._shard_of(index))
+        number, byte = index - int(self._starts[shard]), int(self._offset[index])
+        return f"{self._paths[shard]}: record {number} (byte {byte})"
+
+    def _damaged(self, index, why):
+        return f"{self.place(index)} is damaged: {why}; convert the data set again"
 
     def _read_index(self, path, shard):
-        """(offset, length, has_language) of one shard, once shard, index and manifest agree."""
+        """The arrays of one shard's index, once shard, index and manifest agree."""
         try:
             size = os.stat(path).st_size
             with np.load(index_path(path)) as index:
-                offset, length = (index[k].astype(np.int64) for k in ("offset", "length"))
+                names = ("offset", "length", "images")
+                offset, length, images = (index[k].astype(np.int64) for k in names)
                 bits = np.unpackbits(index["languages"], axis=1, count=len(self.languages))
         except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
             message = f"{path} or its index cannot be read ({error}); convert the data set again"
@@ -129,7 +136,7 @@ class RecordSet:
         end = int(offset[-1] + length[-1]) + tfrecord.FOOTER if len(offset) else 0
         if len(offset) != shard["records"] or end != size or len(bits) != len(offset):
             raise UserError(f"{index_path(path)} is not the index of its shard; convert again")
-        return offset, length, bits.astype(bool)
+        return offset, length, images, bits.astype(bool)
 
 
 def _close(files):

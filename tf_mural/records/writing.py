@@ -1,5 +1,6 @@
 """Writing record sets: shards first, then their indexes, the manifest last."""
 
+import array
 import collections
 import contextlib
 import dataclasses
@@ -14,7 +15,7 @@ from tf_mural.base import UserError
 from tf_mural.records import tfrecord
 from tf_mural.records.record import serialize
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "manifest.json"
 AUGMENTATIONS = ("crop", "flip")
 
@@ -29,6 +30,7 @@ class Shard:
         sha256: of the file, in hex.
         texts: dict from language code to the number of its texts, sorted.
         offset, length: (n,) uint64, where each record's payload starts and how long it is.
+        image_counts: (n,) uint32, images of each record.
         has_language: (n, len(texts)) bool, in the order of `texts`.
     """
 
@@ -40,6 +42,7 @@ class Shard:
     texts: dict
     offset: np.ndarray
     length: np.ndarray
+    image_counts: np.ndarray
     has_language: np.ndarray
 
 
@@ -66,7 +69,8 @@ def write_shard(path, records):
     Raises:
         UserError: `serialize` refuses a record.
     """
-    lengths, codes, images = [], [], 0
+    lengths, images = array.array("Q"), array.array("I")
+    kinds, kind_of = {}, array.array("I")  # each set of languages, and which one a record has
     texts, sha256 = collections.Counter(), hashlib.sha256()
     with _appears_whole(path) as file:
         for record in records:
@@ -77,22 +81,24 @@ def write_shard(path, records):
             lengths.append(len(payload))
             languages = [code for code, _ in record.texts]
             texts.update(languages)
-            codes.append(set(languages))
-            images += len(record.images)
+            kind_of.append(kinds.setdefault(frozenset(languages), len(kinds)))
+            images.append(len(record.images))
     length = np.array(lengths, np.uint64)
     ends = np.cumsum(length + np.uint64(tfrecord.HEADER + tfrecord.FOOTER), dtype=np.uint64)
     order = sorted(texts)
-    has_language = np.array([[code in own for code in order] for own in codes], bool)
+    has_language = np.array([[code in kind for code in order] for kind in kinds], bool)
+    has_language = has_language.reshape(len(kinds), len(order))[np.array(kind_of, np.intp)]
     return Shard(
         file=os.path.basename(path),
         records=len(lengths),
-        images=images,
+        images=sum(images),
         bytes=int(ends[-1]) if lengths else 0,
         sha256=sha256.hexdigest(),
         texts={code: texts[code] for code in order},
         offset=ends - length - np.uint64(tfrecord.FOOTER),
         length=length,
-        has_language=has_language.reshape(len(lengths), len(order)),
+        image_counts=np.array(images, np.uint32),
+        has_language=has_language,
     )
 
 
@@ -128,7 +134,13 @@ def write_manifest(folder, shards, dataset, split, augmentations=(), made_by=Non
         bits[:, [columns[code] for code in shard.texts]] = shard.has_language
         packed = np.packbits(bits, axis=1)
         with _appears_whole(index_path(os.path.join(folder, shard.file))) as file:
-            np.savez(file, offset=shard.offset, length=shard.length, languages=packed)
+            np.savez(
+                file,
+                offset=shard.offset,
+                length=shard.length,
+                images=shard.image_counts,
+                languages=packed,
+            )
     manifest = {
         "schema": SCHEMA,
         "dataset": dataset,
