@@ -53,6 +53,26 @@ _RECORDS = {
 }
 
 
+def _model(size):
+    model = _MODELS[size]
+    return ConfigDict(
+        dict(
+            embedding_dim=model["embedding_dim"],
+            image=dict(
+                **model["image"],
+                batch_norm_group=_BATCH_NORM_GROUPS[size],
+                padding="symmetric",
+                preset="",
+            ),
+            # sizes: layers, width, heads and feed-forward width of a BERT that no name stands for.
+            text=dict(**model["text"], sizes=(), activation="gelu_approximate", preset=""),
+            # One temperature for all terms; further names, and `temperature` of a term, part them.
+            temperatures=dict(shared=model["temperature"]),
+            freeze=(),
+        )
+    )
+
+
 def base_config(stage, size):
     """The part of a config that does not depend on the stage's losses.
 
@@ -63,7 +83,6 @@ def base_config(stage, size):
     Returns:
         `ConfigDict` of plain data, with empty `sources` and `terms`.
     """
-    model = _MODELS[size]
     config = ConfigDict()
     config.stage, config.size, config.seed = stage, size, 0
     # The stage whose weights this one starts from ("": from scratch), and the stages that its
@@ -76,23 +95,18 @@ def base_config(stage, size):
     config.makes = ("scenes",) if size == "tiny" else ()
     # A file, or "scenes" for the one in the package.
     config.vocabulary = "scenes" if size == "tiny" else "labse/vocab.txt"
+    # Whether texts lose case and accents first, as the vocabulary of an uncased BERT wants it.
+    config.lower_case = False
+    # The public weights whose model this is. --init=hf:NAME_OR_FOLDER sets it and what they decide.
+    config.pretrained = ""
 
-    config.model = ConfigDict(
-        dict(
-            embedding_dim=model["embedding_dim"],
-            image=dict(**model["image"], batch_norm_group=_BATCH_NORM_GROUPS[size], preset=""),
-            text=dict(**model["text"], preset=""),
-            # One temperature for all terms; further names, and `temperature` of a term, part them.
-            temperatures=dict(shared=model["temperature"]),
-            freeze=(),
-        )
-    )
+    config.model = _model(size)
     config.images = ConfigDict(_IMAGES[size])
     config.sources = ConfigDict()
     config.terms = ConfigDict()
 
-    config.batch_size = 0
-    config.steps = 0
+    config.batch_size, config.steps = 0, 0
+    config.skip_limit = 0.01  # share of the images drawn that may fail to decode
     config.optimizer = ConfigDict(
         dict(
             name="lamb",

@@ -1,10 +1,12 @@
 """Run by test_distribute in a process of its own: python replicas.py REPLICAS OUT
 
-One process holds one MirroredStrategy. Writes the reduced gradients of one global batch, the logs,
-the dropout masks of each replica, and the weights and moving averages after the loop has run over
-records, with a stop and a resume in between.
+One process holds one MirroredStrategy. Writes the reduced gradients of one global batch in both
+precisions and, of two replicas, with each of `MUTATIONS`; the logs, the dropout masks of each
+replica, and the weights and moving averages after the loop has run over records, with a stop and a
+resume in between.
 """
 
+import contextlib
 import functools
 import io
 import os
@@ -18,7 +20,7 @@ import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from tf_mural import (  # noqa: E402  # noqa: E402
+from tf_mural import (  # noqa: E402
     checkpoints,
     distribute,
     loop,
@@ -79,7 +81,7 @@ def trainer_of(stage, dropout=0.0):
     keras.utils.set_random_seed(0)
     kinds, terms = STAGES[stage]
     encoder = models.dual_encoder(
-        dict(name="test", image_size=32, stochastic_depth=dropout, batch_norm_group=4),
+        dict(name="test", image_size=32, stochastic_depth=dropout, batch_norm_group=2),
         dict(name="test", vocabulary_size=50, max_tokens=6, dropout=dropout),
         embedding_dim=16,
         temperatures={"shared": 0.2},
@@ -131,30 +133,76 @@ def masks(strategy, trainer, step):
     return np.stack([x.numpy() for x in strategy.experimental_local_results(draw())])
 
 
+@contextlib.contextmanager
+def patched(module, name, value):
+    original = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, original)
+
+
+def _gather_without_gradient(x, gather=distribute.gather):
+    return tf.stop_gradient(gather(x))
+
+
+def _mean_over_own_rows(*args, objective=training.objective):
+    replicas = tf.distribute.get_replica_context().num_replicas_in_sync
+    loss, logs = objective(*args)
+    return replicas * loss, logs
+
+
+MUTATIONS = {
+    "gather without gradient": (distribute, "gather", _gather_without_gradient),
+    "no division by the replicas": (training, "objective", _mean_over_own_rows),
+}
+
+
+def gradients(strategy, stage):
+    """{name: value} of the reduced gradients and the logs of one global batch."""
+    with strategy.scope():
+        trainer, kinds = trainer_of(stage)
+
+    @tf.function(autograph=False)
+    def step(batch):
+        return strategy.run(trainer.gradients, args=(batch,))
+
+    found, logs = step(shares(strategy, global_batch(kinds)))
+    variables, out = trainer.encoder.trainable_variables, {}
+    for number, (variable, gradient) in enumerate(zip(variables, found, strict=True)):
+        values = [x.numpy() for x in strategy.experimental_local_results(gradient)]
+        assert all((x == values[0]).all() for x in values), f"replicas differ in {variable.path}"
+        out[f"gradient/{number:03d} {variable.path}"] = values[0]
+    for name, value in logs.items():
+        out[f"log/{name}"] = strategy.experimental_local_results(value)[-1].numpy()
+    return out
+
+
+def set_precision(dtype):
+    keras.config.set_floatx(dtype)
+    keras.config.set_dtype_policy(dtype)
+
+
 def main(replicas, path):
     strategy = make_strategy(replicas)
     out = {}
-    for stage in STAGES:
-        with strategy.scope():
-            trainer, kinds = trainer_of(stage)
-        batch = shares(strategy, global_batch(kinds))
 
-        @tf.function
-        def gradients(batch, trainer=trainer):
-            return strategy.run(trainer.gradients, args=(batch,))
+    def keep(prefix, values):
+        out.update({f"{prefix}/{name}": value for name, value in values.items()})
 
-        found, logs = gradients(batch)
-        variables = trainer.encoder.trainable_variables
-        for number, (variable, gradient) in enumerate(zip(variables, found, strict=True)):
-            for value in strategy.experimental_local_results(gradient):
-                out[f"{stage}/gradient/{number:03d} {variable.path}"] = value.numpy()
-        for name, value in logs.items():
-            out[f"{stage}/log/{name}"] = strategy.experimental_local_results(value)[-1].numpy()
+    for dtype in ("float64", "float32"):
+        set_precision(dtype)
+        for stage in STAGES:
+            keep(f"{dtype}/{stage}", gradients(strategy, stage))
+    for name, patch in MUTATIONS.items() if replicas == 2 else ():
+        with patched(*patch):
+            keep(name, gradients(strategy, "etcl"))
     with strategy.scope():
         trainer, _ = trainer_of("etcl", dropout=0.5)
     out["masks"] = np.stack([masks(strategy, trainer, step) for step in (3, 4, 3)])
-    for name, value in run_the_loop(strategy, os.path.dirname(path)).items():
-        out[f"loop/{name}"] = value
+    if replicas <= 2:
+        keep("loop", run_the_loop(strategy, path.removesuffix(".npz")))
     np.savez(path, **out)
 
 

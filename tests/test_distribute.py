@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import replicas
 
 from tf_mural import distribute
 from tf_mural.base import UserError
@@ -16,61 +17,104 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("replicas")
+    script, paths, processes = os.path.join(HERE, "replicas.py"), {}, []
+    for count in (1, 2, 4):
+        paths[count] = folder / f"{count}.npz"
+        command = [sys.executable, script, str(count), str(paths[count])]
+        processes.append(subprocess.Popen(command, stderr=subprocess.DEVNULL))
+    try:
+        assert [process.wait(timeout=900) for process in processes] == [0, 0, 0]
+    finally:
+        for process in processes:
+            process.kill()
     found = {}
-    for replicas in (1, 2):
-        path = folder / f"{replicas}.npz"
-        command = [sys.executable, os.path.join(HERE, "replicas.py"), str(replicas), str(path)]
-        subprocess.run(command, check=True, stderr=subprocess.DEVNULL, timeout=300)
+    for count, path in paths.items():
         with np.load(path) as file:
-            found[replicas] = {name: file[name] for name in file.files}
+            found[count] = {name: file[name] for name in file.files}
     return found
 
 
-def worst(one, two):
-    """Largest |a - b| / max(|a|, floor). Some gradients are zero but for rounding: the bias of
-    attention keys, and a shift that the next batch norm takes out again."""
-    floor = 1e-2 * np.sqrt(sum((a**2).sum() for a in one.values()) / len(one))
-    return max(np.linalg.norm(one[k] - two[k]) / max(np.linalg.norm(one[k]), floor) for k in one)
-
-
 def part(run, prefix):
-    return {k: v.astype(np.float64) for k, v in run.items() if k.startswith(prefix)}
+    return {k[len(prefix) :]: v.astype(np.float64) for k, v in run.items() if k.startswith(prefix)}
+
+
+def worst(expected, found):
+    """(error, name) of the variable with the largest |a - b| / max(|a|, floor)."""
+    assert expected.keys() == found.keys()
+    squares = sum((a**2).sum() for a in expected.values())
+    floor = 1e-3 * np.sqrt(squares / len(expected))
+
+    def error(name):
+        a, b = expected[name], found[name]
+        return np.linalg.norm(a - b) / max(np.linalg.norm(a), floor)
+
+    return max((error(name), name) for name in expected)
 
 
 @pytest.mark.parametrize("stage", ["mural", "etcl"])
-def test_gradients_of_two_replicas_equal_those_of_one(runs, stage):
-    one, two = (part(runs[k], f"{stage}/gradient/") for k in (1, 2))
-    assert one.keys() == two.keys()
-    assert any("temperature" in name for name in one)
-    assert worst(one, two) < 3e-5
-    # The test itself can tell: gradients twice too large, or one variable's lost.
-    assert worst(one, {k: 2 * v for k, v in two.items()}) > 0.5
-    assert worst(one, {k: 0 * v if "temperature" in k else v for k, v in two.items()}) > 0.5
+@pytest.mark.parametrize("replicas", [2, 4])
+def test_gradients_of_replicas_equal_those_of_one(runs, replicas, stage):
+    one, more = (part(runs[k], f"float64/{stage}/gradient/") for k in (1, replicas))
+    assert any("temperature" in name for name in one) and len(one) > 50
+    assert worst(one, more)[0] < 1e-10
 
 
 @pytest.mark.parametrize("stage", ["mural", "etcl"])
-def test_logs_are_those_of_the_global_batch(runs, stage):
-    one, two = (part(runs[k], f"{stage}/log/") for k in (1, 2))
-    assert one.keys() == two.keys() and f"{stage}/log/loss" in one
+@pytest.mark.parametrize("replicas", [2, 4])
+def test_gradients_of_replicas_equal_those_of_one_in_float32(runs, replicas, stage):
+    exact, one, more = (
+        part(runs[k], f"{dtype}/{stage}/gradient/")
+        for k, dtype in ((1, "float64"), (1, "float32"), (replicas, "float32"))
+    )
+    # Rounding is all that float32 leaves of a gradient that is zero: that of the bias of attention
+    # keys, and of a shift that the next batch norm takes out again.
+    size = {name: np.linalg.norm(value) for name, value in exact.items()}
+    vanishing = {name for name in size if size[name] < 1e-9 * max(size.values())}
+    assert all(name.endswith(("key/bias", "_bn/beta")) for name in vanishing), vanishing
+    one, more = ({k: v for k, v in x.items() if k not in vanishing} for x in (one, more))
+    # Measured: 3e-6 to 1.2e-5, the largest of four replicas, in a shift of a batch norm.
+    assert worst(one, more)[0] < 2e-5
+
+
+@pytest.mark.parametrize("mutation", replicas.MUTATIONS)
+def test_the_comparison_turns_red(runs, mutation):
+    right, wrong = (part(runs[1], "float32/etcl/"), part(runs[2], f"{mutation}/"))
+    gradients = (part(x, "gradient/") for x in (right, wrong))
+    error, name = worst(*gradients)
+    assert error > 0.1, (error, name)
+    # The terms of the loss, which is what people look at, do not show it.
+    for term in ("image_text_a", "text_a_text_b", "text_b_image"):
+        assert wrong[f"log/loss/{term}"] == pytest.approx(right[f"log/loss/{term}"], rel=1e-5)
+
+
+@pytest.mark.parametrize("stage", ["mural", "etcl"])
+@pytest.mark.parametrize("replicas", [2, 4])
+def test_logs_are_those_of_the_global_batch(runs, replicas, stage):
+    one, more = (part(runs[k], f"float32/{stage}/log/") for k in (1, replicas))
+    assert one.keys() == more.keys() and "loss" in one
     for name in one:
-        np.testing.assert_allclose(two[name], one[name], rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(more[name], one[name], rtol=1e-5, err_msg=name)
 
 
 def test_the_loop_over_records_ends_in_the_same_weights(runs):
-    one, two = (part(runs[k], "loop/") for k in (1, 2))
-    assert one.keys() == two.keys() and any("moving_mean" in name for name in one)
+    one, more = (part(runs[k], "loop/") for k in (1, 2))
+    assert one.keys() == more.keys() and any("moving_mean" in name for name in one)
     # SGD, whose step shows gradients that were summed twice; LAMB's would hide them.
     for name in one:
-        error = np.linalg.norm(one[name] - two[name]) / max(np.linalg.norm(one[name]), 1e-2)
+        error = np.linalg.norm(one[name] - more[name]) / max(np.linalg.norm(one[name]), 1e-2)
         assert error < 1e-4, (name, error)
 
 
-def test_replicas_draw_different_masks_and_a_replay_draws_the_same(runs):
-    steps = runs[2]["masks"]  # (steps 3, 4 and 3 again, replicas, draws)
+@pytest.mark.parametrize("replicas", [2, 4])
+def test_replicas_draw_different_masks_and_a_replay_draws_the_same(runs, replicas):
+    steps = runs[replicas]["masks"]  # (steps 3, 4 and 3 again, replicas, draws)
+    assert steps.shape[1] == replicas
     assert 0.2 < (steps == 0).mean() < 0.8
     np.testing.assert_array_equal(steps[0], steps[2])
     assert (steps[0] != steps[1]).mean() > 0.2
-    assert (steps[0, 0] != steps[0, 1]).mean() > 0.2
+    for i in range(replicas):
+        for j in range(i):
+            assert (steps[0, i] != steps[0, j]).mean() > 0.2
     np.testing.assert_array_equal(runs[1]["masks"][:, 0], steps[:, 0])
 
 

@@ -15,7 +15,7 @@ FLOORS = [
     {"base", "losses", "metrics"},
     {"records", "images", "text", "models", "objective", "optimizers", "distribute"},
     {"sampling", "pipeline", "datasets"},
-    {"training", "checkpoints", "embedder", "conversion", "tasks", "reports"},
+    {"training", "checkpoints", "pretrained", "embedder", "conversion", "tasks", "reports"},
     {"loop"},
     {"build"},
 ]

@@ -5,6 +5,7 @@ import os
 import pytest
 import tensorflow as tf
 from tokenizers import BertWordPieceTokenizer
+from tokenizers.normalizers import BertNormalizer
 
 from tf_mural import text
 from tf_mural.base import UserError
@@ -52,6 +53,27 @@ def test_chinese_is_split_by_character(tokenizer):
 
 def test_case_and_accents_are_kept(tokenizer):
     assert pieces_of(tokenizer, "É E Aé") == ["É", "E", "[UNK]"]
+
+
+@pytest.mark.parametrize(
+    "string, expected",
+    [
+        ("ABC d", ["a", "##b", "##c", "d"]),
+        ("\u00c4Bc \u0061\u0301bc", ["a", "##b", "##c", "a", "##b", "##c"]),
+        # İ loses its dot; ß, ！ and ２ stay as they are; Σ is σ at the end of a word too.
+        ("İ", ["i"]),
+        ("ß ！２", ["ß", "！", "２"]),
+        ("ΣΣ", ["σ", "##σ"]),
+        ("한", ["ᄒ", "##ᅡ", "##ᆫ"]),
+    ],
+)
+def test_lower_case_takes_case_and_accents_away(string, expected):
+    pieces = [*PIECES[:5], *"a ##b ##c d i ß ！ ２ σ ##σ ᄒ ##ᅡ ##ᆫ ss ##ss ! 2 ##ς".split()]
+    assert pieces_of(text.Tokenizer(pieces, 9, lower_case=True), string) == expected
+
+
+def test_lower_case_is_part_of_the_hash(tokenizer):
+    assert text.Tokenizer(PIECES, lower_case=True).hash == tokenizer.hash + "-lower"
 
 
 def test_special_tokens_in_a_text_are_plain_text(tokenizer):
@@ -186,16 +208,21 @@ def tatoeba(lines_per_language):
             yield from (line.rstrip("\n") for line in itertools.islice(lines, lines_per_language))
 
 
-def test_equals_the_reference_tokenizer_on_real_sentences():
+@pytest.mark.parametrize("lower_case", [False, True])
+def test_equals_the_reference_tokenizer_on_real_sentences(lower_case):
     sentences = list(tatoeba(lines_per_language=20))
     # Format characters and long words of three-byte letters are where the two once differed.
     sentences += ["a\u200db\u200c\u00ad \ufeffc", "កខគ" * 20, "ไทย" * 30]
-    pieces = text.train_vocabulary(sentences, size=4000)
+    said = sentences
+    if lower_case:
+        said = [BertNormalizer(lowercase=True).normalize_str(sentence) for sentence in sentences]
+        assert said != sentences
+    pieces = text.train_vocabulary(said, size=4000)
     reference = BertWordPieceTokenizer(
-        {piece: i for i, piece in enumerate(pieces)}, strip_accents=False, lowercase=False
+        {piece: i for i, piece in enumerate(pieces)}, strip_accents=lower_case, lowercase=lower_case
     )
     expected = [encoding.ids for encoding in reference.encode_batch(sentences)]
-    rows = text.Tokenizer(pieces, max_tokens=200)(sentences).numpy()
+    rows = text.Tokenizer(pieces, max_tokens=200, lower_case=lower_case)(sentences).numpy()
     assert len(sentences) > 2000
     for sentence, row, ids in zip(sentences, rows, expected, strict=True):
         assert row.tolist() == ids + [PAD] * (200 - len(ids)), sentence

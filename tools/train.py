@@ -24,7 +24,12 @@ _CONFIG = flags.DEFINE_string("config", None, "A file of your own with get_confi
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run. Default: runs/<size>/<stage>-s<seed>."
 )
-_INIT = flags.DEFINE_string("init", None, "Workdir of a finished run to start from its weights.")
+_INIT = flags.DEFINE_string(
+    "init",
+    None,
+    "What to start from: the workdir of a finished run, or hf:NAME_OR_FOLDER, public weights of "
+    "ALIGN or of a BERT (hf:kakaobrain/align-base, hf:sentence-transformers/LaBSE).",
+)
 _SEED = flags.DEFINE_integer("seed", None, "Seed of everything. Default: the config's.")
 _STRATEGY = flags.DEFINE_string("strategy", "auto", "auto, one (device) or mirrored (all GPUs).")
 _DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder of the record sets.")
@@ -69,6 +74,7 @@ def stage(config, workdir, strategy, init=None):
     """Trains a stage to its end, or takes the results of the run that is finished already."""
     from tf_mural import build, checkpoints
 
+    build.adopt_again(config, init, workdir)
     known = checkpoints.same_config(workdir, config.to_dict())
     if known and finished(workdir):
         print(f"{config.stage}: finished already, in {workdir}")
@@ -77,10 +83,17 @@ def stage(config, workdir, strategy, init=None):
         init = start_from(config, strategy)
     build.make_records(config, _DATA_DIR.value)
     print(f"{config.stage}: training in {workdir}" + (f", from {init}" if init else ""))
+    if init and not known:
+        tell(build.adopt(config, init, workdir))
     run = build.build(config, _DATA_DIR.value, strategy)
-    if init:
-        build.hand_over(init, run)
+    if init and not build.started(workdir):
+        tell(build.hand_over(init, run))
     return train(config, run, workdir, strategy, init)
+
+
+def tell(note):
+    if note:
+        print(note)
 
 
 def finished(workdir):
@@ -139,6 +152,7 @@ def train(config, run, workdir, strategy, init):
         checkpoint_every=config.checkpoint_every,
         evaluate=evaluate,
         evaluate_every=config.evaluate_every,
+        health=run.health,
     )
     results = {
         "stage": config.stage,
@@ -149,6 +163,7 @@ def train(config, run, workdir, strategy, init):
         "init": init,
         "vocabulary_hash": run.description["vocabulary_hash"],
         "data": run.data,
+        "skipped_images": dict(run.health.skipped),
         "evaluation": evaluate(config.steps),
     }
     checkpoints.save_model(workdir, run.trainer.encoder, run.description, run.vocabulary_path)

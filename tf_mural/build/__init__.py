@@ -10,13 +10,16 @@ from tf_mural.base import UserError, pick
 from tf_mural.build import data
 from tf_mural.build.checks import check, field_kinds, find_vocabulary
 from tf_mural.build.data import make_records, open_records
-from tf_mural.build.saved import describe, embedder, hand_over, load, model_arguments
+from tf_mural.build.saved import describe, embedder, load, model_arguments
+from tf_mural.build.start import adopt, adopt_again, hand_over, started
 from tf_mural.objective import Term
 from tf_mural.text import Tokenizer
 from tf_mural.training import Trainer
 
 __all__ = [
     "Run",
+    "adopt",
+    "adopt_again",
     "build",
     "check",
     "describe",
@@ -28,6 +31,7 @@ __all__ = [
     "make_records",
     "model_arguments",
     "open_records",
+    "started",
 ]
 
 
@@ -42,6 +46,7 @@ class Run:
         description: what model.json holds.
         vocabulary_path: file of the vocabulary.
         data: {record folder: digest} of all that the run reads.
+        health: `pipeline.Health` of the reading.
         contact_sheet: function to augmented training images uint8 (n, h, w, 3) and their captions
             [[(language, text)]].
     """
@@ -52,6 +57,7 @@ class Run:
     description: dict
     vocabulary_path: str
     data: dict
+    health: pipeline.Health
     contact_sheet: object
 
 
@@ -69,7 +75,7 @@ def build(config, data_dir, strategy):
     replicas = strategy.num_replicas_in_sync
     check(config, replicas)
     vocabulary_path = find_vocabulary(config.vocabulary, data_dir)
-    tokenizer = Tokenizer(vocabulary_path, config.model.text.max_tokens)
+    tokenizer = Tokenizer(vocabulary_path, config.model.text.max_tokens, config.lower_case)
     if tokenizer.pad_id != 0:
         raise UserError(f"{vocabulary_path}: expected [PAD] in its first line, which is id 0")
     streams = {
@@ -96,6 +102,9 @@ def build(config, data_dir, strategy):
 
     sources = [data.make_source(streams[name], source) for name, source in config.sources.items()]
     sizes = pipeline.Sizes(config.images.resize, config.images.crop)
+    folders = {s.folder: s.digest for stream in streams.values() for s in stream.sets}
+    with_images = sum("image" in source.fields.values() for source in sources)
+    health = pipeline.Health(config.skip_limit, config.batch_size * with_images, tuple(folders))
     dataset = functools.partial(
         pipeline.training_dataset,
         sources,
@@ -105,6 +114,7 @@ def build(config, data_dir, strategy):
         config.batch_size,
         replicas,
         (0, 1),
+        health=health,
     )
     embed = embedder(trainer.encoder, tokenizer, config.images)
     return Run(
@@ -113,7 +123,8 @@ def build(config, data_dir, strategy):
         evaluate=data.make_evaluation(config, data_dir, embed),
         description=description,
         vocabulary_path=vocabulary_path,
-        data={s.folder: s.digest for stream in streams.values() for s in stream.sets},
+        data=folders,
+        health=health,
         contact_sheet=functools.partial(data.training_sheet, sources, sizes),
     )
 

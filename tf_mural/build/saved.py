@@ -19,6 +19,8 @@ def describe(config, tokenizer):
         "vocabulary_size": tokenizer.size,
         "vocabulary_hash": tokenizer.hash,
         "max_tokens": tokenizer.max_tokens,
+        "lower_case": config.lower_case,
+        "pretrained": config.pretrained,
     }
 
 
@@ -26,9 +28,10 @@ def model_arguments(description):
     """Keyword arguments of `models.dual_encoder`."""
     model = {**description["model"]}
     image, text = dict(model["image"]), dict(model["text"])
-    # Flags cannot say None: 0 is a replica's whole share, "" no preset.
+    # Flags cannot say None: 0 is a replica's whole share, "" no preset, () no sizes but a name's.
     image["batch_norm_group"] = image["batch_norm_group"] or None
     image["preset"], text["preset"] = image["preset"] or None, text["preset"] or None
+    text["sizes"] = tuple(text.get("sizes", ())) or None
     text["vocabulary_size"] = description["vocabulary_size"]
     return {**model, "image": image, "text": text}
 
@@ -46,7 +49,11 @@ def load(folder):
         UserError: there is no model, or its vocabulary is not the one it was trained with.
     """
     description = checkpoints.read_model(folder)
-    tokenizer = Tokenizer(os.path.join(folder, checkpoints.VOCABULARY), description["max_tokens"])
+    tokenizer = Tokenizer(
+        os.path.join(folder, checkpoints.VOCABULARY),
+        description["max_tokens"],
+        description.get("lower_case", False),
+    )
     if tokenizer.hash != description["vocabulary_hash"]:
         raise UserError(
             f"{os.path.join(folder, checkpoints.VOCABULARY)} has hash {tokenizer.hash}, but the "
@@ -55,23 +62,6 @@ def load(folder):
     encoder = models.dual_encoder(**model_arguments(description))
     checkpoints.load_weights(folder, encoder)
     return encoder, tokenizer, embedder(encoder, tokenizer, description["images"])
-
-
-def hand_over(folder, run):
-    """Starts a run from the weights of another one; optimizer slots stay fresh.
-
-    Raises:
-        UserError: the vocabularies or the shapes of the two models differ.
-    """
-    theirs = checkpoints.read_model(folder)
-    ours = run.description["vocabulary_hash"]
-    if theirs["vocabulary_hash"] != ours:
-        raise UserError(
-            f"{folder} was trained with vocabulary {theirs['vocabulary_hash']}, this run has "
-            f"{ours} ({run.vocabulary_path}): set --config.vocabulary="
-            f"{os.path.join(folder, checkpoints.VOCABULARY)}"
-        )
-    checkpoints.load_weights(folder, run.trainer.encoder)
 
 
 def embedder(encoder, tokenizer, sizes, batch_size=128):

@@ -5,13 +5,14 @@ from keras import ops
 
 from tf_mural.base import pick
 from tf_mural.models.batch_norm import GroupedBatchNormalization, batch_norm_of
-from tf_mural.models.towers import (
+from tf_mural.models.sizes import (
     BERTS,
     EFFICIENTNETS,
+    bert_sizes,
+    block_shapes,
     efficientnet_blocks,
-    image_tower,
-    text_tower,
 )
+from tf_mural.models.towers import image_tower, text_tower
 
 __all__ = [
     "BERTS",
@@ -19,6 +20,8 @@ __all__ = [
     "DualEncoder",
     "GroupedBatchNormalization",
     "batch_norm_of",
+    "bert_sizes",
+    "block_shapes",
     "dual_encoder",
     "efficientnet_blocks",
     "image_tower",
@@ -47,7 +50,7 @@ class DualEncoder(keras.Model):
                 shape=(),
                 name=f"temperature_{key}",
                 initializer=keras.initializers.Constant(value),
-                dtype="float32",
+                dtype=_at_least_float32(keras.config.floatx()),
                 autocast=False,
             )
             for key, value in (temperatures or {"shared": 1.0}).items()
@@ -55,9 +58,10 @@ class DualEncoder(keras.Model):
         self.built = True
 
     def encode(self, kind, inputs, training=False):
-        """Unit rows (n, d), float32 whatever the compute dtype."""
+        """Unit rows (n, d), float32 also where the towers compute in half precision."""
         x = pick(self.towers, kind, "tower")(inputs, training=training)
-        return ops.normalize(ops.cast(x, "float32"), axis=-1, order=2, epsilon=1e-12)
+        x = ops.cast(x, _at_least_float32(x.dtype))
+        return ops.normalize(x, axis=-1, order=2, epsilon=1e-12)
 
     def call(self, inputs, training=False):
         """{kind: input} to {kind: (n, d)}."""
@@ -71,6 +75,10 @@ class DualEncoder(keras.Model):
             hits = hits + ops.cast(ops.not_equal(clamped, variable), "int32")
             variable.assign(clamped)
         return hits
+
+
+def _at_least_float32(dtype):
+    return keras.backend.result_type(dtype, "float32")
 
 
 def dual_encoder(image, text, embedding_dim, temperatures=None, freeze=()):

@@ -20,7 +20,7 @@ class GroupedBatchNormalization(keras.layers.BatchNormalization):
         self.group = group
 
     def call(self, inputs, training=None, mask=None):
-        """Normalises (n, h, w, c); the statistics are taken in float32."""
+        """Normalises (n, h, w, c); the statistics are taken in float32 at least."""
         if not (training and self.trainable) or self.group in (None, inputs.shape[0]):
             return super().call(inputs, training=training, mask=mask)
         n, height, width, channels = inputs.shape
@@ -28,7 +28,7 @@ class GroupedBatchNormalization(keras.layers.BatchNormalization):
             raise ValueError(
                 f"Expected a batch that divides by batch_norm_group={self.group}. Received: {n}."
             )
-        x = ops.cast(inputs, "float32")
+        x = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
         x = ops.reshape(x, (n // self.group, self.group * height * width, channels))
         mean, variance = ops.moments(x, axes=[1], keepdims=True)  # (groups, 1, c)
         for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):

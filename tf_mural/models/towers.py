@@ -1,75 +1,18 @@
 """The towers: KerasHub's EfficientNet and BERT, each cut where the recipe cuts it."""
 
-import math
+import contextlib
 
 import keras
 from keras import ops
 
 from tf_mural.base import UserError, pick
 from tf_mural.models.batch_norm import batch_norm_of
+from tf_mural.models.sizes import EFFICIENTNETS, bert_sizes, block_shapes, efficientnet_blocks
 
-# EfficientNet, Tan and Le 2019, table 1 (seven stages) and their scaling coefficients.
-_STAGES = {
-    "stackwise_kernel_sizes": [3, 3, 5, 3, 5, 5, 3],
-    "stackwise_num_repeats": [1, 2, 2, 3, 3, 4, 1],
-    "stackwise_input_filters": [32, 16, 24, 40, 80, 112, 192],
-    "stackwise_output_filters": [16, 24, 40, 80, 112, 192, 320],
-    "stackwise_expansion_ratios": [1, 6, 6, 6, 6, 6, 6],
-    "stackwise_strides": [1, 2, 2, 2, 1, 2, 1],
-    "stackwise_squeeze_and_excite_ratios": [0.25] * 7,
-    "stackwise_block_types": ["v1"] * 7,
+ACTIVATIONS = {
+    "gelu_approximate": lambda x: keras.activations.gelu(x, approximate=True),
+    "gelu": lambda x: keras.activations.gelu(x, approximate=False),
 }
-_SCALING = {  # name: (width, depth)
-    "b0": (1.0, 1.0),
-    "b1": (1.0, 1.1),
-    "b2": (1.1, 1.2),
-    "b3": (1.2, 1.4),
-    "b4": (1.4, 1.8),
-    "b5": (1.6, 2.2),
-    "b6": (1.8, 2.6),
-    "b7": (2.0, 3.1),
-}
-# A four-stage EfficientNet for pictures of about 64 px, trained in minutes on a CPU.
-_TINY = {
-    "stackwise_kernel_sizes": [3, 3, 3, 3],
-    "stackwise_num_repeats": [1, 1, 2, 1],
-    "stackwise_input_filters": [16, 16, 24, 48],
-    "stackwise_output_filters": [16, 24, 48, 96],
-    "stackwise_expansion_ratios": [1, 3, 3, 3],
-    "stackwise_strides": [2, 1, 2, 2],
-    "stackwise_squeeze_and_excite_ratios": [0.25] * 4,
-    "stackwise_block_types": ["v1"] * 4,
-}
-
-
-def _scaled(stages, width, depth):
-    count = len(stages["stackwise_num_repeats"])
-    return {
-        **stages,
-        "stackwise_width_coefficients": [width] * count,
-        "stackwise_depth_coefficients": [depth] * count,
-    }
-
-
-EFFICIENTNETS = {
-    "tiny": _scaled(_TINY, 1.0, 1.0),
-    **{name: _scaled(_STAGES, width, depth) for name, (width, depth) in _SCALING.items()},
-}
-BERTS = {  # layers, width, heads; the feed-forward layers are four times as wide
-    "nano": (2, 96, 2),
-    "tiny": (2, 128, 2),
-    "mini": (4, 256, 4),
-    "small": (4, 512, 8),
-    "medium": (8, 512, 8),
-    "base": (12, 768, 12),
-    "large": (24, 1024, 16),
-}
-
-
-def efficientnet_blocks(stages):
-    """Number of MBConv blocks after depth scaling, of the arguments of KerasHub's backbone."""
-    depths, repeats = stages["stackwise_depth_coefficients"], stages["stackwise_num_repeats"]
-    return sum(math.ceil(d * n) for d, n in zip(depths, repeats, strict=True))
 
 
 def _stages(name):
@@ -99,6 +42,27 @@ def _from_preset(kind, preset, **changes):
         ) from error
 
 
+@contextlib.contextmanager
+def _padding_at_the_end(stages):
+    """Inside, what KerasHub pads before its convolutions of stride 2 is a row and a column less."""
+    original = keras.layers.ZeroPadding2D
+    halving = [name for name, (*_, stride, _) in block_shapes(stages).items() if stride == 2]
+    names = {"stem_conv_pad", *(f"{name}_dwconv_pad" for name in halving)}
+
+    def build(padding, name):
+        ends = tuple((size - 1, size) for size in padding)
+        return original(padding=ends if name in names else padding, name=name)
+
+    keras.layers.ZeroPadding2D = build
+    try:
+        yield
+    finally:
+        keras.layers.ZeroPadding2D = original
+
+
+PADDINGS = {"symmetric": contextlib.nullcontext, "end": _padding_at_the_end}
+
+
 def image_tower(
     name="b7",
     image_size=289,
@@ -106,6 +70,7 @@ def image_tower(
     stochastic_depth=0.2,
     batch_norm_group=None,
     batch_norm_momentum=0.99,
+    padding="symmetric",
     preset=None,
 ):
     """EfficientNet up to its last MBConv output, averaged over positions.
@@ -119,6 +84,8 @@ def image_tower(
         embedding_dim: width of the output.
         stochastic_depth: drop rate that the blocks approach linearly: block i of B has rate * i/B.
         batch_norm_group, batch_norm_momentum: see `GroupedBatchNormalization`.
+        padding: before the convolutions of stride 2, "symmetric" (KerasHub's) or "end", a row and a
+            column less at the top and left: that of the published ALIGN models, at any image size.
         preset: a KerasHub preset (name, `hf://`, `kaggle://` or folder) to take the backbone from.
 
     Returns:
@@ -131,7 +98,8 @@ def image_tower(
     pretrained = _from_preset(kind, preset) if preset else None
     stages = pretrained.get_config() if preset else _stages(name)
     repeats, blocks = sum(stages["stackwise_num_repeats"]), efficientnet_blocks(stages)
-    with batch_norm_of(batch_norm_group, batch_norm_momentum):
+    padded = pick(PADDINGS, padding, "padding")(stages)
+    with batch_norm_of(batch_norm_group, batch_norm_momentum), padded:
         stages["input_shape"] = (image_size, image_size, 3)
         # KerasHub divides by the unscaled number of blocks, which would end a B7 at 0.675.
         stages["dropout"] = stochastic_depth * repeats / blocks
@@ -154,6 +122,8 @@ def text_tower(
     max_tokens=64,
     embedding_dim=640,
     dropout=0.1,
+    sizes=None,
+    activation="gelu_approximate",
     preset=None,
 ):
     """BERT's hidden state of [CLS] (not the tanh pooler), then a linear layer.
@@ -164,6 +134,9 @@ def text_tower(
         max_tokens: rows of the position table.
         embedding_dim: width of the output.
         dropout: of embeddings, attention and feed-forward outputs.
+        sizes: (layers, width, heads, feed-forward width) of a BERT that has no name here.
+        activation: of the feed-forward layers: "gelu_approximate" (by tanh, KerasHub's) or "gelu"
+            (exact, that of most published checkpoints).
         preset: a KerasHub BERT preset to take the backbone from; its vocabulary must be that of
             the tokenizer.
 
@@ -180,15 +153,25 @@ def text_tower(
                 f"{vocabulary_size}; use the vocabulary that belongs to the preset"
             )
     else:
-        layers, width, heads = pick(BERTS, name, "BERT")
+        sizes = sizes or bert_sizes(name)
+        if len(sizes) != 4 or sizes[1] % sizes[2]:
+            raise UserError(
+                f"the sizes of a BERT are {sizes}, expected layers, width, heads and feed-forward "
+                "width, with a width that divides by the heads"
+            )
+        layers, width, heads, inner = sizes
         backbone = keras_hub.models.BertBackbone(
             vocabulary_size=vocabulary_size,
             num_layers=layers,
             num_heads=heads,
             hidden_dim=width,
-            intermediate_dim=4 * width,
+            intermediate_dim=inner,
             dropout=dropout,
             max_sequence_length=max_tokens,
+        )
+    for layer in backbone.transformer_layers:
+        layer._feedforward_intermediate_dense.activation = pick(
+            ACTIVATIONS, activation, "activation"
         )
     # Without the pooler: it would be a variable that never gets a gradient.
     sequence = keras.Model(backbone.input, backbone.output["sequence_output"])
