@@ -349,7 +349,7 @@ def test_tool_converts_from_anywhere(captions, tmp_path):
     "arguments, message",
     [
         (["--datset=table"], "no flag --datset; did you mean 'dataset'?"),
-        (["--dataset=tabel"], "unknown data set 'tabel'; known: scenes, table; did you mean"),
+        (["--dataset=tabel"], "unknown data set 'tabel'; known: scenes, table, "),
         ([], "say which data set with --dataset"),
         (["--dataset=table", "--table.fil=x"], "did you mean 'table.file'?"),
         (["--dataset=scenes", "--table.file=x"], "--table.file is an option of table"),

@@ -18,7 +18,9 @@ from tf_mural.base import UserError
 EXAMPLES = {
     "emoji": ("mural", "control", "etcl", "sixlang"),
     "own": options.STAGES,
+    "photos": ("mural", "control", "etcl"),
 }
+BITEXT = {"photos"}  # examples whose translations are records of their own
 SIX = ["en", "de", "fr", "cs", "zh", "ja"]
 
 
@@ -58,7 +60,9 @@ def test_configs_are_well_formed(name, stage):
     assert (config.stage, config.size) == (stage, name)
     assert config.makes == () and config.vocabulary == f"{name}/vocab.txt"
     assert config.evaluation.retrieval.records == f"{name}/val"
-    assert {r for source in config.sources.values() for r in source.records} == {f"{name}/train"}
+    for source in config.sources.values():
+        is_bitext = name in BITEXT and "image" not in source.fields
+        assert list(source.records) == [f"{name}/bitext" if is_bitext else f"{name}/train"]
     for other in filter(None, (config.starts_from, config.report.control, *config.report.beside)):
         # The same file makes the runs that this one starts from and is compared with.
         before = load(name, other)
@@ -89,8 +93,21 @@ def test_languages_of_the_emoji_example():
     assert list(load("emoji", "etcl").evaluation.retrieval.trained) == SIX
 
 
-def test_the_control_and_etcl_have_one_schedule():
-    control, etcl = load("emoji", "control"), load("emoji", "etcl")
+def test_languages_of_the_photos_example():
+    """Czech, and whatever else the captions are in, meets translations alone."""
+    for stage, expected in (("mural", ["en"]), ("control", ["en"]), ("etcl", ["en", "de", "fr"])):
+        config = load("photos", stage)
+        (source,) = image_sources(config)
+        assert list(source.languages) == expected
+        assert list(config.evaluation.retrieval.trained) == ["en", "de", "fr"]
+        assert list(config.evaluation.retrieval.languages) == []  # all
+        if stage != "etcl":
+            assert list(config.sources.bitext.languages) == []  # all
+
+
+@pytest.mark.parametrize("name", ["emoji", "photos"])
+def test_the_control_and_etcl_have_one_schedule(name):
+    control, etcl = load(name, "control"), load(name, "etcl")
     assert control.starts_from == etcl.starts_from == "mural"
     assert (control.steps, control.batch_size) == (etcl.steps, etcl.batch_size)
     assert control.optimizer == etcl.optimizer

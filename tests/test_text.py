@@ -226,3 +226,23 @@ def test_equals_the_reference_tokenizer_on_real_sentences(lower_case):
     assert len(sentences) > 2000
     for sentence, row, ids in zip(sentences, rows, expected, strict=True):
         assert row.tolist() == ids + [PAD] * (200 - len(ids)), sentence
+
+
+def test_equals_the_reference_tokenizer_on_all_of_tatoeba():
+    sentences = []
+    for file in sorted(glob.glob(os.path.join(TATOEBA, "tatoeba.*-eng.*"))):
+        with open(file, encoding="utf-8", newline="\n") as lines:
+            sentences += [line.rstrip("\n") for line in lines]
+    if not sentences:
+        pytest.skip(f"no Tatoeba sentences at {os.path.normpath(TATOEBA)}")
+    assert len(sentences) == 177_754
+    pieces = text.train_vocabulary(sentences[::10], size=30_000)
+    reference = BertWordPieceTokenizer(
+        {piece: i for i, piece in enumerate(pieces)}, strip_accents=False, lowercase=False
+    )
+    ours = text.Tokenizer(pieces, max_tokens=256)
+    for start in range(0, len(sentences), 16_384):
+        some = sentences[start : start + 16_384]
+        for row, encoding in zip(ours(some).numpy(), reference.encode_batch(some), strict=True):
+            ids = encoding.ids
+            assert row[: len(ids)].tolist() == ids and not row[len(ids) :].any()

@@ -32,7 +32,8 @@ flags.DEFINE_list(
     "augmentations",
     None,
     "What training may do to the images: crop, flip or both. "
-    "Leave flip out where texts say left or right. Default: all the data set allows.",
+    "Leave flip out where texts say left or right. Default: all the data set allows, except that "
+    "photographs with captions are not mirrored.",
 )
 flags.DEFINE_bool("list", False, "Lists the data sets and ends.")
 flags.DEFINE_bool("overwrite", False, "Replaces sets that were made in another way.")
@@ -47,7 +48,7 @@ flags.DEFINE_integer(
 
 def main():
     if FLAGS.list:
-        print(_table(["data set", "what", "splits", "augmentations", "licence", "home"], _listed()))
+        print("\n\n".join(_listed()))
         return
     if FLAGS.dataset is None:
         raise UserError("say which data set with --dataset; --list shows them")
@@ -156,11 +157,18 @@ def _write_vocabulary(out_dir, size):
 
 
 def _listed():
+    """A paragraph a data set."""
     for name, dataset in DATASETS.items():
         about = ABOUT[name]
-        splits = "any" if hasattr(dataset, "splits") else " ".join(dataset.SPLITS)
-        augmentations = " ".join(dataset.AUGMENTATIONS) or "none"
-        yield [name, about.what, splits, augmentations, about.licence, about.homepage]
+        facts = {
+            "splits": about.splits or " ".join(dataset.SPLITS),
+            "augmentations": " ".join(dataset.AUGMENTATIONS) or "none",
+            "licence": about.licence,
+            "home": about.homepage,
+            "raw_dir": about.download,
+        }
+        lines = [f"    {fact:<14} {text}" for fact, text in facts.items() if text]
+        yield "\n".join([f"{name}: {about.what}", *lines])
 
 
 def _summary(manifests):
