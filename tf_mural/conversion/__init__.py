@@ -74,8 +74,10 @@ def convert(
                 ledger = ledger_of(done, label)
                 made_by = {**recipe, "version": __version__}
                 shards = [unit.shard for unit in done]
+                classes = getattr(dataset, "classes", None)
+                classes = classes and classes(raw_dir, **options)
                 return records.write_manifest(
-                    building, shards, name, split, allowed, made_by, ledger
+                    building, shards, name, split, allowed, made_by, ledger, classes
                 )
     except OSError as error:
         raise UserError(f"converting {label} to {folder} failed: {error}") from error
@@ -133,7 +135,7 @@ def _plain(value):
 
 def _allowed(dataset, name, augmentations):
     if augmentations is None:
-        return tuple(dataset.AUGMENTATIONS)
+        return tuple(getattr(dataset, "USUAL_AUGMENTATIONS", dataset.AUGMENTATIONS))
     for one in augmentations:
         if one not in dataset.AUGMENTATIONS:
             known = ", ".join(dataset.AUGMENTATIONS) or "(none)"

@@ -102,7 +102,9 @@ def write_shard(path, records):
     )
 
 
-def write_manifest(folder, shards, dataset, split, augmentations=(), made_by=None, ledger=None):
+def write_manifest(
+    folder, shards, dataset, split, augmentations=(), made_by=None, ledger=None, classes=None
+):
     """Writes the index of each shard, then manifest.json, which makes the folder a record set.
 
     Args:
@@ -113,6 +115,7 @@ def write_manifest(folder, shards, dataset, split, augmentations=(), made_by=Non
         made_by: plain dict of how the set was made; free of dates, so that the same input gives the
             same bytes.
         ledger: plain dict of what was read, kept and dropped.
+        classes: the names of the labels, in order, where there are labels with names.
 
     Returns:
         The manifest as a dict.
@@ -154,6 +157,8 @@ def write_manifest(folder, shards, dataset, split, augmentations=(), made_by=Non
         "made_by": made_by or {},
         "ledger": ledger or {},
     }
+    if classes:
+        manifest["classes"] = list(classes)
     with _appears_whole(os.path.join(folder, MANIFEST)) as file:
         file.write((json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode())
     return manifest
