@@ -1,0 +1,216 @@
+"""The same step in PyTorch, out of the towers of Hugging Face's `transformers`."""
+
+import math
+
+from benchmarks.cases import DROPOUT, EMBEDDING_DIM, STOCHASTIC_DEPTH, synthetic_batch
+from benchmarks.torch_lamb import Lamb
+
+# Arguments of `EfficientNetConfig`, whose defaults are otherwise those of every size.
+_SHAPES = {
+    "b0": dict(width_coefficient=1.0, depth_coefficient=1.0),
+    "b7": dict(width_coefficient=2.0, depth_coefficient=3.1),
+    # The stem of `transformers` has 32 channels before scaling: half of everything twice as wide.
+    "tiny": dict(
+        width_coefficient=0.5,
+        depth_coefficient=1.0,
+        kernel_sizes=[3, 3, 3, 3],
+        in_channels=[32, 32, 48, 96],
+        out_channels=[32, 48, 96, 192],
+        strides=[2, 1, 2, 2],
+        num_block_repeats=[1, 1, 2, 1],
+        expand_ratios=[1, 3, 3, 3],
+    ),
+}
+_BERTS = {"nano": (2, 96, 2), "base": (12, 768, 12)}  # layers, width, heads
+
+
+def _efficientnet(case):
+    """`EfficientNetModel` with the stem's padding, the top and the drops of our tower."""
+    import torch
+    from transformers import EfficientNetConfig, EfficientNetModel
+
+    class StochasticDepth(torch.nn.Module):
+        """Drops a block of whole images; `transformers` drops single values, which is slower."""
+
+        def __init__(self, rate):
+            super().__init__()
+            self.rate = rate
+
+        def forward(self, x):
+            if not self.training or not self.rate:
+                return x
+            kept = x.new_empty((len(x), 1, 1, 1)).bernoulli_(1 - self.rate)
+            return x * (kept / (1 - self.rate))
+
+    shape = _SHAPES[case.image]
+    config = EfficientNetConfig(
+        **shape,
+        depthwise_padding=_strided_blocks(EfficientNetConfig(**shape)),
+        drop_connect_rate=STOCHASTIC_DEPTH,
+    )
+    model = EfficientNetModel(config)
+    model.embeddings.padding = torch.nn.ZeroPad2d(1)
+    for part in ("top_conv", "top_bn", "top_activation"):
+        setattr(model.encoder, part, torch.nn.Identity())
+    for block in model.encoder.blocks:
+        block.projection.dropout = StochasticDepth(block.projection.dropout.p)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.ones_(module.weight)
+    return model
+
+
+def _strided_blocks(config):
+    """Numbers of the blocks of stride 2, which our tower pads alike on both sides."""
+    first, found = 0, []
+    for stride, repeats in zip(config.strides, config.num_block_repeats, strict=True):
+        if stride == 2:
+            found.append(first)
+        first += math.ceil(config.depth_coefficient * repeats)
+    return found
+
+
+def _bert(case):
+    from transformers import BertConfig, BertModel
+
+    layers, width, heads = _BERTS[case.text]
+    config = BertConfig(
+        vocab_size=case.vocabulary,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=4 * width,
+        hidden_dropout_prob=DROPOUT,
+        attention_probs_dropout_prob=DROPOUT,
+        hidden_act="gelu_pytorch_tanh",
+        max_position_embeddings=case.tokens,
+    )
+    return BertModel(config, add_pooling_layer=False)
+
+
+def dual_encoder(case):
+    """`torch.nn.Module` from pixels and two batches of tokens to three batches of unit rows."""
+    import torch
+    from torch import nn
+
+    class DualEncoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.image, self.text = _efficientnet(case), _bert(case)
+            width = self.image.encoder.blocks[-1].projection.project_conv.out_channels
+            if width == EMBEDDING_DIM:
+                self.image_projection = nn.Identity()
+            else:
+                self.image_projection = nn.Linear(width, EMBEDDING_DIM)
+            self.text_projection = nn.Linear(self.text.config.hidden_size, EMBEDDING_DIM)
+            self.temperature = nn.Parameter(torch.ones(()))
+
+        def forward(self, pixels, text_a, text_b):
+            x = self.image.embeddings(pixels.float() / 127.5 - 1.0)
+            x = self.image.encoder(x).last_hidden_state.mean((2, 3))
+            tokens = torch.cat([text_a, text_b])
+            hidden = self.text(tokens, attention_mask=(tokens != 0).long()).last_hidden_state
+            texts = self.text_projection(hidden[:, 0])
+            rows = (self.image_projection(x), *texts.split(len(text_a)))
+            return [nn.functional.normalize(row, dim=-1, eps=1e-12) for row in rows]
+
+    return DualEncoder()
+
+
+def contrastive(x, y, temperature, margin=0.3, label_smoothing=0.1):
+    """Mean of `tf_mural.losses.contrastive` over a whole batch, in torch."""
+    import torch
+
+    similarity = x @ y.T - margin * torch.eye(len(x))
+    logits, target = similarity / temperature, torch.arange(len(x))
+    loss = torch.nn.functional.cross_entropy
+    return loss(logits, target, label_smoothing=label_smoothing) + loss(
+        logits.T, target, label_smoothing=label_smoothing
+    )
+
+
+def etcl(image, text_a, text_b, temperature):
+    """The three terms of the ETCL loss."""
+    pairs = ((image, text_a), (text_a, text_b), (text_b, image))
+    return sum(contrastive(x, y, temperature) for x, y in pairs) / 3
+
+
+class Peer:
+    """Model, batch and optimizer of a case, for each of the variants.
+
+    Args:
+        case: `cases.Case`.
+        threads: of torch; None is its own choice, all cores.
+        variants: of "eager" (NCHW), "channels_last" (NHWC) and "compiled" (torch.compile).
+    """
+
+    def __init__(self, case, threads=None, variants=("eager", "channels_last")):
+        import torch
+
+        if threads:
+            torch.set_num_threads(threads)
+        # As TensorFlow does.
+        torch.set_flush_denormal(True)
+        torch.manual_seed(0)
+        self.variants = tuple(variants)
+        self._made = {variant: self._make(case, variant) for variant in variants}
+
+    @staticmethod
+    def _make(case, variant):
+        import torch
+
+        model, arrays = dual_encoder(case).train(), synthetic_batch(case)
+        batch = [torch.from_numpy(arrays["image"]).permute(0, 3, 1, 2)]
+        if variant == "eager":
+            batch[0] = batch[0].contiguous()
+        else:
+            model = model.to(memory_format=torch.channels_last)
+        batch += [torch.from_numpy(arrays[field]).long() for field in ("text_a", "text_b")]
+        run = torch.compile(model) if variant == "compiled" else model
+        return model, run, batch, Lamb(model.named_parameters())
+
+    def step(self, variant):
+        """Runs one step; returns its loss.
+
+        Raises:
+            RuntimeError: a parameter got no gradient.
+        """
+        import torch
+
+        model, run, batch, optimizer = self._made[variant]
+        model.zero_grad(set_to_none=True)
+        loss = etcl(*run(*batch), model.temperature)
+        loss.backward()
+        if not optimizer.steps:
+            left_out = [name for name, p in model.named_parameters() if p.grad is None]
+            if left_out:
+                raise RuntimeError(f"no gradient for {left_out}")
+        with torch.no_grad():
+            optimizer.step()
+            model.temperature.clamp_(0.005, 2.0)
+        return loss.item()
+
+    def describe(self):
+        """{"parameters", "forward_flops", "versions", "threads"} of this side."""
+        import torch
+        import transformers
+        from torch.utils.flop_counter import FlopCounterMode
+
+        # Forward alone: torch counts the gradient of a depthwise kernel once for every channel.
+        model, _, batch, _ = self._made[self.variants[0]]
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(*batch)
+        return {
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "forward_flops": counter.get_total_flops(),
+            "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+            "threads": torch.get_num_threads(),
+        }
+
+    def matmul(self, size):
+        """Multiplies two float32 matrices of `size` x `size`."""
+        import torch
+
+        if getattr(self, "_matrix", None) is None or self._matrix.shape[0] != size:
+            self._matrix = torch.randn(size, size)
+        torch.matmul(self._matrix, self._matrix)
