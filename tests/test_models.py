@@ -6,6 +6,7 @@ The published sizes of the image tower are in test_efficientnet.py.
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tf_mural import models
 
@@ -85,6 +86,56 @@ def test_without_groups_it_is_keras_own(group, training):
     np.testing.assert_allclose(layer(x, training=training), own(x, training=training), atol=1e-6)
     for ours, theirs in zip(layer.get_weights(), own.get_weights(), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+@pytest.mark.parametrize("shift", [0.0, 30.0])
+@pytest.mark.parametrize("group, dtype", [(None, "float64"), (2, "float64"), (2, "mixed_bfloat16")])
+def test_the_gradient_is_that_of_the_layers_of_keras(group, dtype, shift):
+    """One layer of Keras for each group, and the sum of what they say of gamma and beta."""
+    rng = np.random.default_rng(3)
+    x, upstream = rng.normal(shift, 3.0, (6, 4, 5, 3)), rng.normal(0.3, 1.0, (6, 4, 5, 3))
+    gamma, beta = np.array([1.0, 2.0, -3.0]), np.array([0.5, 0.0, -1.0])
+    half = dtype != "float64"
+    x, upstream = (
+        np.array(tf.cast(a, tf.bfloat16 if half else tf.float64), "f8") for a in (x, upstream)
+    )
+
+    def gradients(layer, rows):
+        layer.build((6, 4, 5, 3))
+        layer.gamma.assign(gamma)
+        layer.beta.assign(beta)
+        inputs = tf.constant(x[rows], layer.compute_dtype)
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            y = layer(inputs, training=True)
+        wanted = [inputs, layer.gamma.value, layer.beta.value]
+        return tape.gradient(y, wanted, tf.constant(upstream[rows], layer.compute_dtype))
+
+    found = gradients(models.GroupedBatchNormalization(group, dtype=dtype), slice(None))
+    assert found[0].dtype == ("bfloat16" if half else "float64")
+    parts = [slice(None)] if group is None else [slice(i, i + group) for i in range(0, 6, group)]
+    each = [gradients(keras.layers.BatchNormalization(dtype="float64"), part) for part in parts]
+    expected = [np.concatenate([part[0] for part in each])]
+    expected += [sum(np.array(part[k]) for part in each) for k in (1, 2)]
+    for ours, theirs in zip(found, expected, strict=True):
+        error = np.linalg.norm(np.array(ours, "f8") - theirs) / np.linalg.norm(theirs)
+        assert error < (2e-2 if half else 1e-9), error
+
+
+def test_batch_norm_keeps_its_input_alone_for_the_gradient():
+    layer = models.GroupedBatchNormalization(2)
+    layer.build((6, 8, 8, 16))
+
+    @tf.function(autograph=False)
+    def gradient(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, training=True)
+        return tape.gradient(y, x, y)
+
+    graph = gradient.get_concrete_function(tf.TensorSpec((6, 8, 8, 16))).graph.as_graph_def()
+    # The derivative of squares, roots and quotients would be nodes of these names.
+    assert not [n.name for n in graph.node if "gradient_tape" in n.name and "moments" in n.name]
 
 
 def test_a_batch_that_does_not_divide_is_refused():
