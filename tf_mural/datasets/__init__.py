@@ -16,7 +16,8 @@ Each unit becomes one shard, and may be read in a process of its own, which impo
 
 import dataclasses
 
-from tf_mural.datasets import coco, multi30k, opus, scenes, sts2017, table, tatoeba, xtd10
+from tf_mural.datasets import coco, crawl, multi30k, opus, scenes, sts2017, table, tatoeba, xtd10
+from tf_mural.datasets.crawl import cc3m, cc12m, uc2
 from tf_mural.datasets.labelled import cifar100, food101, imagenet, sun397
 
 DATASETS = {
@@ -29,6 +30,10 @@ DATASETS = {
     "sts2017": sts2017,
     "xtd10": xtd10,
     "coco": coco,
+    "cc3m": cc3m,
+    "cc12m": cc12m,
+    "crawl": crawl,
+    "uc2": uc2,
     "cifar100": cifar100,
     "food101": food101,
     "sun397": sun397,
@@ -118,6 +123,37 @@ ABOUT = {
         "https://github.com/STAIR-Lab-CIT/STAIR-captions; Korean: MSCOCO_train_val_Korean.json of "
         "https://aihub.or.kr (dataset 261)",
         "Karpathy's train, val, test and restval; texts: train without photographs",
+    ),
+    "cc3m": About(
+        "3.3 million photographs of the web with their alt-texts (Conceptual Captions)",
+        "https://ai.google.com/research/ConceptualCaptions",
+        "captions: free to use, with acknowledgement; photographs: their owners'",
+        "Train_GCC-training.tsv and Validation_GCC-1.1.0-Validation.tsv of the home page, and at "
+        "any depth what img2dataset downloaded of their links",
+        "train and val, whichever has a list and images",
+    ),
+    "cc12m": About(
+        "12.4 million photographs of the web with their alt-texts (Conceptual 12M)",
+        "https://github.com/google-research-datasets/conceptual-12m",
+        "captions: free to use, with acknowledgement; photographs: their owners'",
+        "cc12m.tsv of the home page, and at any depth what img2dataset downloaded of its links, or "
+        "tars of others that have a url in each .json",
+    ),
+    "crawl": About(
+        "any other images of the web, with the captions that lie beside them",
+        "https://github.com/rom1504/img2dataset",
+        "that of the web pages",
+        "what img2dataset wrote (webdataset, files, parquet or tfrecord), or tars of .jpg and .txt "
+        "that others host, such as cc3m-train-0000.tar",
+        "by the names of the files; train where they name none",
+    ),
+    "uc2": About(
+        "Conceptual Captions with translations to German, French, Czech, Japanese and Chinese",
+        "https://github.com/zmykevin/UC2",
+        "see the home page",
+        'a JSONL of lines {"url": ..., "caption": {"en": ..., "de": ...}}, or the folders '
+        "conceptual_caption_en_train.db and so on; and what img2dataset downloaded for cc3m",
+        "train and val, whichever has texts",
     ),
     "cifar100": About(
         "60,000 pictures of 32x32 pixels in 100 classes",
