@@ -22,7 +22,7 @@ FLOORS = [
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # Rooms whose code is to run on another backend of Keras too.
 WITHOUT_TENSORFLOW = {"losses", "objective", "models", "optimizers", "metrics", "base"}
-TOOLS = ["train", "evaluate", "convert", "build_vocab"]
+TOOLS = ["train", "evaluate", "convert", "build_vocab", "inspect_data"]
 
 
 def files(folder):

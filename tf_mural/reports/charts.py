@@ -10,10 +10,10 @@ _MOST_BARS = 30
 _MOST_ROWS = 36  # of dots in one column
 
 # The last series is what the picture is about; those before it step back.
-_ACCENT, _MUTED = "#1f5fbf", ("#8b95a1", "#c9d0d8", "#d9a05b", "#7fb09a")
-_INK, _GRID, _RISE, _FALL = "#22272e", "#e3e7ec", "#2e8b57", "#c0503c"
+ACCENT, MUTED = "#1f5fbf", ("#8b95a1", "#c9d0d8", "#d9a05b", "#7fb09a")
+INK, GRID, _RISE, _FALL = "#22272e", "#e3e7ec", "#2e8b57", "#c0503c"
 
-_AT_TOP = {"fontsize": 12, "color": _INK, "va": "top"}
+_AT_TOP = {"fontsize": 12, "color": INK, "va": "top"}
 AXIS = "Average Recall (%)"
 
 
@@ -79,7 +79,7 @@ def _bars(figure, series, panels, chance, control):
                 _label_bars(axis, places, heights)
         _chance(axis, codes, chance)
         _dress(axis, codes, group)
-    axes[0].set_ylabel(AXIS, color=_INK)
+    axes[0].set_ylabel(AXIS, color=INK)
     axes[0].set_ylim(0, _top(series))
 
 
@@ -99,22 +99,22 @@ def _dots(figure, series, panels, chance, control):
     for axis, first in zip(axes, range(0, len(rows), height), strict=True):
         for y, row in enumerate(rows[first : first + height]):
             if isinstance(row, str):
-                style = {"fontsize": 9, "fontweight": "bold", "color": _INK, "va": "center"}
+                style = {"fontsize": 9, "fontweight": "bold", "color": INK, "va": "center"}
                 axis.annotate(row, (0, y), xycoords=("axes fraction", "data"), **style)
             else:
                 _dot_row(axis, y, row[0], gains[row[0]], series, chance)
         _dress_rows(axis, rows[first : first + height], height)
         if control != list(series)[-1]:
-            axis.set_title(f"{list(series)[-1]} $-$ {control}", fontsize=7, loc="right", color=_INK)
+            axis.set_title(f"{list(series)[-1]} $-$ {control}", fontsize=7, loc="right", color=INK)
     axes[0].set_xlim(0, 1.15 * _top(series))  # the gains stand in the rest
-    figure.supxlabel(AXIS, fontsize=10, color=_INK)
+    figure.supxlabel(AXIS, fontsize=10, color=INK)
 
 
 def _dot_row(axis, y, code, gain, series, chance):
     """One language: its values on a line, the gain as a number to the right of the panel."""
     colours = _colours(series)
     ends = [values[code] for values in series.values() if code in values]
-    axis.plot([min(ends), max(ends)], [y, y], color=_GRID, lw=2, zorder=1)
+    axis.plot([min(ends), max(ends)], [y, y], color=GRID, lw=2, zorder=1)
     for model, values in series.items():
         value = values.get(code, math.nan)
         axis.plot(
@@ -122,7 +122,7 @@ def _dot_row(axis, y, code, gain, series, chance):
         )
     if chance is not None:
         value = _chance_of(code, chance)
-        axis.plot([value], [y], "|", ms=6, color=_INK, label=_once(axis, "chance"), zorder=2)
+        axis.plot([value], [y], "|", ms=6, color=INK, label=_once(axis, "chance"), zorder=2)
     if not math.isnan(gain):
         colour = _RISE if gain >= 0 else _FALL
         style = {"fontsize": 7, "color": colour, "va": "center", "ha": "right"}
@@ -133,8 +133,8 @@ def _dress_rows(axis, rows, height):
     named = [(y, row[0]) for y, row in enumerate(rows) if not isinstance(row, str)]
     axis.set_yticks(*zip(*named, strict=True), fontsize=7)
     axis.set_ylim(height - 0.4, -0.6)
-    axis.tick_params(length=0, labelsize=8, labelcolor=_INK)
-    axis.grid(axis="x", color=_GRID, lw=0.8)
+    axis.tick_params(length=0, labelsize=8, labelcolor=INK)
+    axis.grid(axis="x", color=GRID, lw=0.8)
     axis.set_axisbelow(True)
     axis.spines[["top", "right", "left", "bottom"]].set_visible(False)
 
@@ -155,13 +155,13 @@ def _gain(code, series, control):
 def _dress(axis, codes, group):
     axis.set_xlim(-0.7, len(codes) - 0.3)
     axis.set_xticks(range(len(codes)), codes)
-    axis.tick_params(axis="x", length=0, labelsize=10, labelcolor=_INK)
-    axis.tick_params(axis="y", length=0, labelsize=9, labelcolor=_INK)
-    axis.set_title(group, fontsize=10, loc="left", color=_INK)
-    axis.grid(axis="y", color=_GRID, lw=0.8, zorder=0)
+    axis.tick_params(axis="x", length=0, labelsize=10, labelcolor=INK)
+    axis.tick_params(axis="y", length=0, labelsize=9, labelcolor=INK)
+    axis.set_title(group, fontsize=10, loc="left", color=INK)
+    axis.grid(axis="y", color=GRID, lw=0.8, zorder=0)
     axis.set_axisbelow(True)
     axis.spines[["top", "right", "left"]].set_visible(False)
-    axis.spines["bottom"].set_color(_GRID)
+    axis.spines["bottom"].set_color(GRID)
 
 
 def _label_bars(axis, places, heights):
@@ -169,7 +169,7 @@ def _label_bars(axis, places, heights):
         if not math.isnan(height):
             axis.annotate(
                 f"{height:.0f}", (x, height), (0, 2), textcoords="offset points", ha="center",
-                fontsize=7, color=_ACCENT,
+                fontsize=7, color=ACCENT,
             )  # fmt: skip
 
 
@@ -179,7 +179,7 @@ def _chance(axis, codes, chance):
     values = [_chance_of(code, chance) for code in codes]
     edges = [x + side for x in range(len(codes)) for side in (-0.5, 0.5)]
     steps = [value for value in values for _ in range(2)]
-    axis.plot(edges, steps, color=_INK, lw=1, ls=(0, (3, 2)), label="chance", zorder=4)
+    axis.plot(edges, steps, color=INK, lw=1, ls=(0, (3, 2)), label="chance", zorder=4)
 
 
 def _chance_of(code, chance):
@@ -187,8 +187,8 @@ def _chance_of(code, chance):
 
 
 def _colours(series):
-    muted = {model: _MUTED[i % len(_MUTED)] for i, model in enumerate(series)}
-    return muted | {list(series)[-1]: _ACCENT}
+    muted = {model: MUTED[i % len(MUTED)] for i, model in enumerate(series)}
+    return muted | {list(series)[-1]: ACCENT}
 
 
 def _top(series):

@@ -4,9 +4,8 @@ import dataclasses
 import re
 import unicodedata
 
-import numpy as np
-
 from tf_mural.reports import fonts
+from tf_mural.reports.direction import TO_LEFT, is_right_to_left
 
 _TILE, _GAP = 256, 16  # pixels: width of an image on the sheet, space between two
 _TEXT, _LINE, _MOST_LINES = 15, 20, 3  # pixels: height of letters, of a line; lines a caption
@@ -27,7 +26,8 @@ def contact_sheet(path, images, captions, columns=4):
 
     Args:
         path: of the PNG.
-        images: uint8 (n, h, w, 3).
+        images: uint8 (n, h, w, 3), drawn as wide as a tile; or a list of uint8 (h, w, 3) of any
+            sizes, each drawn as large as a square tile allows.
         captions: for each image its (language, text) pairs.
         columns: images a row.
 
@@ -36,33 +36,52 @@ def contact_sheet(path, images, captions, columns=4):
     """
     from PIL import Image, ImageDraw
 
-    images = np.asarray(images)
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3 or not len(images):
-        raise ValueError(f"images are {images.dtype} {images.shape}: expected uint8 (n, h, w, 3)")
-    if len(captions) != len(images):
-        raise ValueError(f"{len(captions)} lists of captions for {len(images)} images")
+    _check(images, captions)
     labels = [language for pairs in captions for language, _ in pairs]
     indent = 10 + int(max(map(fonts.latin(_TEXT).getlength, labels), default=0))
     missing = set()
     lines = [_lines(pairs, _TILE - indent, missing) for pairs in captions]
-    picture_height = round(images.shape[1] * _TILE / images.shape[2])
-    rows = range(0, len(images), columns)
+    sizes = _sizes(images)
+    rows = [slice(first, first + columns) for first in range(0, len(images), columns)]
+    tallest = [max(height for _, height in sizes[row]) for row in rows]
     heights = [
-        picture_height + _LINE * max(map(len, lines[first : first + columns])) + 2 * _GAP
-        for first in rows
+        tall + _LINE * max(map(len, lines[row])) + 2 * _GAP
+        for row, tall in zip(rows, tallest, strict=True)
     ]
     columns = min(columns, len(images))
     sheet = Image.new("RGB", (columns * (_TILE + _GAP) + _GAP, sum(heights) + _GAP), "white")
     draw = ImageDraw.Draw(sheet)
-    for i, image in enumerate(images):
-        left = _GAP + (i % columns) * (_TILE + _GAP)
-        top = _GAP + sum(heights[: i // columns])
+    for i, (image, size) in enumerate(zip(images, sizes, strict=True)):
+        row, column = divmod(i, columns)
+        left = _GAP + column * (_TILE + _GAP)
+        bottom = _GAP + sum(heights[:row]) + tallest[row]
         # Small images keep their pixels visible, as squares.
-        how = Image.Resampling.NEAREST if image.shape[1] <= _TILE else Image.Resampling.LANCZOS
-        sheet.paste(Image.fromarray(image).resize((_TILE, picture_height), how), (left, top))
-        _draw(draw, lines[i], left, top + picture_height + _LINE, indent)
+        how = Image.Resampling.NEAREST if image.shape[1] <= size[0] else Image.Resampling.LANCZOS
+        picture = Image.fromarray(image).resize(size, how)
+        sheet.paste(picture, (left + (_TILE - size[0]) // 2, bottom - size[1]))
+        _draw(draw, lines[i], left, bottom + _LINE, indent)
     sheet.save(path, "PNG")
     return sorted(missing)
+
+
+def _check(images, captions):
+    shapes = {(image.dtype.name, image.shape[2:]) for image in images if image.ndim == 3}
+    if not len(images) or shapes != {("uint8", (3,))} or any(image.ndim != 3 for image in images):
+        found = f"{images.dtype} {images.shape}" if hasattr(images, "dtype") else shapes or "none"
+        raise ValueError(f"images are {found}: expected uint8 (n, h, w, 3), or a list of (h, w, 3)")
+    if len(captions) != len(images):
+        raise ValueError(f"{len(captions)} lists of captions for {len(images)} images")
+
+
+def _sizes(images):
+    """(width, height) in pixels of each image on the sheet."""
+    alike = hasattr(images, "shape")  # one array
+    sizes = []
+    for image in images:
+        height, width = image.shape[:2]
+        scale = _TILE / (width if alike else max(width, height))
+        sizes.append((max(1, round(width * scale)), max(1, round(height * scale))))
+    return sizes
 
 
 def _lines(pairs, width, missing):
@@ -74,7 +93,7 @@ def _lines(pairs, width, missing):
             missing.add(language)
             lines.append(_Line(language, [(fonts.latin(_TEXT), "(no font)")]))
             continue
-        rtl = fonts.is_right_to_left(text)
+        rtl = is_right_to_left(text)
         lines += [_Line("" if i else language, runs, rtl) for i, runs in enumerate(parts)]
     return lines
 
@@ -105,7 +124,10 @@ def _wrap(language, text, width):
         while last and not fits(last + "…"):
             last = last[:-1]
         lines[_MOST_LINES - 1 :] = [last + "…"]
-    return [fonts.runs(language, line.rstrip(), _TEXT) for line in lines if line.strip()]
+    lines = [line.rstrip() for line in lines if line.strip()]
+    if is_right_to_left(text):  # also those of its lines that begin with a Latin word
+        lines = [line if is_right_to_left(line) else TO_LEFT + line for line in lines]
+    return [fonts.runs(language, line, _TEXT) for line in lines]
 
 
 def _draw(draw, lines, left, baseline, indent):
