@@ -1,14 +1,16 @@
 # make etcl        trains MURAL, ETCL and the control on scenes and shows what ETCL adds
 # make test        runs the tests and the linter
 # make test-slow   runs the tests that train for minutes, and shows their numbers
-# All make .venv first. PYTHON names the interpreter: make test PYTHON=python3.12
+# make test-beam   tests conversion by Apache Beam, in an environment of its own
+# All but the last make .venv first. PYTHON names the interpreter: make test PYTHON=python3.12
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+BEAM := $(VENV)-beam
 SEED ?= 0
 
-.PHONY: etcl test test-slow lint clean
+.PHONY: etcl test test-slow test-beam lint clean
 
 etcl: $(VENV)/.base
 	$(BIN)/python tools/train.py --stage=etcl --seed=$(SEED)
@@ -18,6 +20,13 @@ test: $(VENV)/.test lint
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow -rP
+
+# Beam wants older packages than the rest, such as protobuf.
+test-beam: requirements.txt requirements-test.txt requirements-beam.txt
+	@$(BEAM)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(BEAM)
+	$(BEAM)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  -r requirements.txt -r requirements-test.txt -r requirements-beam.txt
+	$(BEAM)/bin/python -m pytest tests/test_beam.py
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -37,4 +46,4 @@ $(VENV)/.test: $(VENV)/.base requirements-test.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(BEAM)

@@ -9,7 +9,8 @@ import pytest
 
 from tf_mural import __version__, conversion, records
 from tf_mural.base import UserError
-from tf_mural.conversion import workers
+from tf_mural.conversion import building, passes, workers
+from tf_mural.conversion.places import Places
 from tf_mural.records import Record, RecordSet
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -95,7 +96,12 @@ def files_of(folder):
 
 
 def visible(folder):
-    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
+    """What `ls` shows."""
+    return sorted(path.name for path in folder.iterdir() if path.name[0] != ".")
+
+
+def hidden(folder):
+    return sorted(path for path in folder.iterdir() if path.suffix == ".tmp")
 
 
 def test_one_shard_a_unit_in_order(convert, tmp_path):
@@ -212,6 +218,9 @@ def test_interruption_leaves_nothing(convert, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         convert(mode="interrupt")
     assert visible(tmp_path / "out") == []
+    with pytest.raises(UserError, match="^bad row 25$"):
+        convert(mode="user error", units=30)
+    assert len(hidden(tmp_path / "out")) == 1  # that of the last one alone
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -222,7 +231,7 @@ def test_bug_is_no_user_error(convert, tmp_path, processes):
 
 
 def test_killed_worker_is_told(convert, tmp_path):
-    with pytest.raises(UserError, match="a worker process ended before its time"):
+    with pytest.raises(workers.WorkerEnded, match="a worker process ended before its time"):
         convert(mode="killed", processes=2)
     assert visible(tmp_path / "out") == []
 
@@ -244,16 +253,17 @@ def test_nothing_kept_is_an_error(convert, tmp_path):
 
 def test_leftovers_of_the_same_split_are_removed(convert, tmp_path):
     convert(split="test")
-    for split in ("train", "test"):
-        (tmp_path / f"out/.{split}.0123.tmp").mkdir()
+    for name in (".train.0123.tmp", ".train.0123.old.tmp", ".test.0123.tmp", ".train.x.tmp"):
+        (tmp_path / "out" / name).mkdir()
     convert()
-    assert visible(tmp_path / "out") == [".test.0123.tmp", "test", "train"]
+    assert visible(tmp_path / "out") == ["test", "train"]
+    assert [path.name for path in hidden(tmp_path / "out")] == [".test.0123.tmp", ".train.x.tmp"]
 
 
 def test_second_conversion_waits_and_takes_the_first(convert, tmp_path):
     (tmp_path / "out").mkdir()
     second = threading.Thread(target=convert)
-    with conversion._alone(str(tmp_path / "out"), "train"):
+    with building.held(Places(str(tmp_path / "out"), "train", "0")):
         second.start()
         second.join(0.3)
         assert second.is_alive() and visible(tmp_path / "out") == []
@@ -281,12 +291,12 @@ def test_out_dir_that_cannot_be(numbers, tmp_path):
 
 
 def test_progress(convert, monkeypatch):
-    monkeypatch.setattr(conversion, "_SECONDS_BETWEEN_LINES", 0)
+    monkeypatch.setattr(passes, "SECONDS_BETWEEN_LINES", 0)
     convert()
     assert [line.split(" read")[0] for line in convert.said] == [
-        "numbers/train: 1 of 3 parts, 10",
-        "numbers/train: 2 of 3 parts, 20",
-        "numbers/train: 3 of 3 parts, 30",
+        "numbers/train: 1 of 3 units, 10",
+        "numbers/train: 2 of 3 units, 20",
+        "numbers/train: 3 of 3 units, 30",
     ]
     assert convert.said[2].endswith(" a second, 0 s left")
 

@@ -55,6 +55,41 @@ def test_crc_by_blocks_is_the_crc_bit_by_bit(length):
     assert tfrecord.crc32c(data) == crc ^ 0xFFFFFFFF
 
 
+@pytest.mark.parametrize("longest", [3, 70, 1500])
+def test_frames_of_many_are_those_of_each(longest):
+    random = np.random.default_rng(longest)
+    payloads = [random.bytes(length) for length in random.integers(0, longest, 150)]
+    payloads += [b"", bytes(4), b"\xff" * 63, bytes(1024), bytes(1025)]
+    assert tfrecord.frames(payloads) == b"".join(map(tfrecord.frame, payloads))
+    assert tfrecord.frames([]) == b""
+
+
+def by_the_runtime(record):
+    example = tfrecord.example_class()()
+    feature = example.features.feature
+    feature["id"].bytes_list.value.append(record.id.encode())
+    feature["images"].bytes_list.value.extend(record.images)
+    feature["texts"].bytes_list.value.extend(text.encode() for _, text in record.texts)
+    feature["languages"].bytes_list.value.extend(code.encode() for code, _ in record.texts)
+    if record.label is not None:
+        feature["label"].int64_list.value.append(record.label)
+    if record.score is not None:
+        feature["score"].float_list.value.append(record.score)
+    return example.SerializeToString(deterministic=True)
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, 127, 128, 16_000, 16_384, 70_000])
+@pytest.mark.parametrize("label", [None, 0, 127, 128, 2**63 - 1])
+def test_bytes_are_those_of_the_protobuf_runtime(size, label):
+    texts = (("en", "x"), ("zh-Hant", "貓" * (1 + size // 3)), ("en", "y"))
+    for record in (
+        Record("x" * size, label=label, score=size / 3),
+        Record("ä", (bytes(size), b""), texts, label=label),
+        Record("", (), texts[:2], score=-3.4e38),
+    ):
+        assert records.serialize(record) == by_the_runtime(record)
+
+
 def test_file_is_what_tensorflow_writes(tmp_path):
     import tensorflow as tf
 

@@ -17,15 +17,15 @@ from tf_mural.base import UserError, suggest  # noqa: E402
 def run(main):
     """Parses the flags, calls `main()` and exits.
 
-    What the user can mend ends as one line, "error: ...", on stderr with exit code 2, an
-    interruption with exit code 130, anything else as a traceback.
+    What the user can mend ends as one line, "error: ...", on stderr with exit code 2, or that which
+    the error says; an interruption with exit code 130, anything else as a traceback.
     """
 
     def guarded(_):
         try:
             main()
         except UserError as error:
-            _end(f"error: {error}", 2)
+            _end(f"error: {error}", getattr(error, "exit_code", 2))
         except KeyboardInterrupt:
             _end("interrupted", 130)
         except Exception:

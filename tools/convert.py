@@ -3,12 +3,15 @@
     python tools/convert.py --list
     python tools/convert.py --dataset=scenes
     python tools/convert.py --dataset=table --raw_dir=my_pictures --out_dir=data/mine
+    python tools/convert.py --dataset=coco --raw_dir=coco --split=train --resize=346 \\
+        --deduplicate=exact,near --exclude=data/coco/test,data/xtd10/test
 
 `my_pictures` is a folder with one table, such as captions.tsv with the columns image, en and de,
 and the images themselves. Options of a data set are flags that begin with its name. A set that is
-there already is kept, so the same command may be given again.
+there already is kept, and one that was stopped goes on, so the same command may be given again.
 """
 
+import dataclasses
 import inspect
 import os
 import re
@@ -20,6 +23,8 @@ from absl import flags
 
 from tf_mural import conversion, records
 from tf_mural.base import UserError, pick
+from tf_mural.conversion.engines import ENGINES
+from tf_mural.conversion.summary import summary
 from tf_mural.datasets import ABOUT, DATASETS
 
 FLAGS = flags.FLAGS
@@ -38,6 +43,21 @@ flags.DEFINE_list(
 flags.DEFINE_bool("list", False, "Lists the data sets and ends.")
 flags.DEFINE_bool("overwrite", False, "Replaces sets that were made in another way.")
 flags.DEFINE_integer("processes", None, "How many run at once. Default: one a core.")
+flags.DEFINE_string(
+    "part",
+    None,
+    "Does one part of the work, such as 3/128: the fourth of 128. Parts may run at once, on "
+    "several machines with the same folders; the last one to end makes the set whole.",
+)
+flags.DEFINE_enum("engine", "processes", list(ENGINES), "What runs the work.")
+flags.DEFINE_string("beam", None, "Flags of Apache Beam, parted by commas, for --engine=beam.")
+flags.DEFINE_bool(
+    "paper_filters",
+    False,
+    "Filters images and texts as the paper does; each filter that is given besides has its way: "
+    + ", ".join(f"{name}={value}" for name, value in conversion.PAPER.items())
+    + ".",
+)
 flags.DEFINE_integer(
     "vocab_size",
     None,
@@ -53,8 +73,11 @@ def main():
     if FLAGS.dataset is None:
         raise UserError("say which data set with --dataset; --list shows them")
     dataset = pick(DATASETS, FLAGS.dataset, "data set")
-    options = _options()
+    options, steps, part = _options(), _steps(), _part()
     out_dir = FLAGS.out_dir or os.path.join("data", FLAGS.dataset)
+    raw_dir = FLAGS.raw_dir
+    if FLAGS.engine != "processes":  # workers elsewhere have working directories of their own
+        out_dir, raw_dir = os.path.abspath(out_dir), raw_dir and os.path.abspath(raw_dir)
     splits = FLAGS.split or _splits(dataset, options)
     if FLAGS.vocab_size is not None and "train" not in splits:
         records.read_manifest(os.path.join(out_dir, "train"))  # or there are no texts to train on
@@ -63,7 +86,7 @@ def main():
         manifest = conversion.convert(
             dataset,
             FLAGS.dataset,
-            FLAGS.raw_dir,
+            raw_dir,
             out_dir,
             split,
             options,
@@ -71,33 +94,44 @@ def main():
             processes=FLAGS.processes,
             overwrite=FLAGS.overwrite,
             progress=_say,
+            steps=steps,
+            part=part,
+            engine=FLAGS.engine,
+            flags=(FLAGS.beam,) if FLAGS.beam is not None else (),
         )
-        manifests.append(manifest)
-    if FLAGS.vocab_size is not None:
+        manifests += [manifest] if manifest is not None else []  # None: other parts are to be done
+    if FLAGS.vocab_size is not None and len(manifests) == len(splits):
         _write_vocabulary(out_dir, FLAGS.vocab_size)
-    print()
-    print(_summary(manifests))
+    if manifests:
+        print()
+        print(summary(manifests))
 
 
 def _say(line):
     print(line, flush=True)
 
 
-# --- options of the data sets: the parameters of their plan() -------------------------------------
+# --- options of the data sets: the parameters of their plan(); steps: the fields of Steps ---------
 
 
 def _define_options():
+    helps = _argument_helps(conversion.Steps, "Attributes:\n")
+    hints = typing.get_type_hints(conversion.Steps)
+    for field in dataclasses.fields(conversion.Steps):
+        _define(field.name, hints[field.name], field.default, helps[field.name])
     for name, dataset in DATASETS.items():
         hints = typing.get_type_hints(dataset.plan)
         helps = _argument_helps(dataset.plan)
         for option, default in conversion.option_defaults(dataset).items():
-            kind = _kind(hints.get(option), default)
-            text = helps.get(option, "")
-            if default not in (None, "", ()):
-                shown = ",".join(default) if isinstance(default, tuple) else default
-                text += f" Default: {shown}."
-            # Without a default of its own: only what the user gives is handed on.
-            kind(f"{name}.{option}", None, text)
+            _define(f"{name}.{option}", hints.get(option), default, helps.get(option, ""))
+
+
+def _define(name, hint, default, text):
+    if default not in (None, "", ()):
+        shown = ",".join(default) if isinstance(default, tuple) else default
+        text += f" Default: {shown}."
+    # Without a default of its own: only what the user gives is handed on.
+    _kind(hint, default)(name, None, text)
 
 
 def _kind(hint, default):
@@ -109,9 +143,9 @@ def _kind(hint, default):
     return next((kinds[one] for one in found if one in kinds), flags.DEFINE_string)
 
 
-def _argument_helps(function):
+def _argument_helps(documented, section="Args:\n"):
     """What the docstring says of each argument, in one line each."""
-    section = (inspect.getdoc(function) or "").partition("Args:\n")[2]
+    section = (inspect.getdoc(documented) or "").partition(section)[2]
     helps, name = {}, None
     for line in section.splitlines():
         if not line.startswith("    "):
@@ -131,9 +165,29 @@ def _options():
             continue
         if name != FLAGS.dataset:
             raise UserError(f"--{flag} is an option of {name}, but --dataset is {FLAGS.dataset}")
-        value = FLAGS[flag].value
-        options[option] = tuple(value) if isinstance(value, list) else value
+        options[option] = _given(flag)
     return options
+
+
+def _steps():
+    chosen = dict(conversion.PAPER) if FLAGS.paper_filters else {}
+    for field in dataclasses.fields(conversion.Steps):
+        if FLAGS[field.name].present:
+            chosen[field.name] = None if FLAGS[field.name].value == "" else _given(field.name)
+    return conversion.Steps(**chosen)
+
+
+def _given(flag):
+    value = FLAGS[flag].value
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _part():
+    if FLAGS.part is None:
+        return None
+    if not (found := re.fullmatch(r"(\d+)/(\d+)", FLAGS.part)):
+        raise UserError(f"expected a part such as 3/128, from 0/128 to 127/128; got {FLAGS.part!r}")
+    return int(found[1]), int(found[2])
 
 
 def _splits(dataset, options):
@@ -169,35 +223,6 @@ def _listed():
         }
         lines = [f"    {fact:<14} {text}" for fact, text in facts.items() if text]
         yield "\n".join([f"{name}: {about.what}", *lines])
-
-
-def _summary(manifests):
-    rows, notes = [], []
-    for manifest in manifests:
-        ledger, languages = manifest["ledger"], manifest["languages"]
-        counts = [manifest[key] for key in ("records", "images", "texts")]
-        dropped = ledger["read"] - ledger["kept"]
-        counts += [len(languages), dropped]
-        rows.append([manifest["split"], *(f"{count:,}" for count in counts)])
-        codes = " ".join(languages)
-        notes.append(f"{manifest['split']}: languages {codes}")
-        for what, key in (("records", "dropped"), ("texts", "dropped_texts")):
-            for reason, count in ledger[key].items():
-                example = ledger["examples"][reason][0]
-                notes.append(f"{manifest['split']}: {count:,} {what} dropped: {reason} ({example})")
-    heads = ["split", "records", "images", "texts", "languages", "dropped"]
-    return "\n".join([_table(heads, rows), "", *notes])
-
-
-def _table(heads, rows):
-    rows = [heads, *rows]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
-    lines = []
-    for row in rows:
-        cells = zip(row, widths, strict=True)
-        # Numbers to the right, words to the left.
-        lines.append("  ".join(c.rjust(w) if c[:1].isdigit() else c.ljust(w) for c, w in cells))
-    return "\n".join(line.rstrip() for line in lines)
 
 
 _define_options()

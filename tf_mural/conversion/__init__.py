@@ -1,23 +1,24 @@
-"""Runs a converter: its units over a pool of processes, one shard a unit, and the ledger of it all.
+"""Runs a converter: its units over an engine, shards of each unit, and the ledger of it all.
 
-A record set is built under a temporary name and takes its own when it is whole, so that whatever
-interrupts a conversion, the folder holds the old set, the new one, or none.
+A record set is built in a hidden folder and takes its name when it is whole, so that whatever
+interrupts a conversion, the folder holds the old set, the new one, or none. The hidden folder is
+named after the recipe, and finished units in it are not done again.
 """
 
-import contextlib
-import fcntl
+import functools
 import inspect
 import os
-import shutil
-import time
-import uuid
 
 from tf_mural import __version__, datasets, records
-from tf_mural.base import UserError, pick, suggest
-from tf_mural.conversion import workers
-from tf_mural.conversion.units import convert_unit, ledger_of
+from tf_mural.base import UserError, pick
+from tf_mural.conversion import building
+from tf_mural.conversion.passes import Passes
+from tf_mural.conversion.places import Places
+from tf_mural.conversion.recipe import already_there, digest, option_defaults, plan
+from tf_mural.conversion.steps import PAPER, Steps
+from tf_mural.conversion.units import Task
 
-_SECONDS_BETWEEN_LINES = 2.0
+__all__ = ["PAPER", "Steps", "convert", "ensure", "option_defaults"]
 
 
 def convert(
@@ -31,11 +32,16 @@ def convert(
     processes=None,
     overwrite=False,
     progress=print,
+    steps=None,
+    part=None,
+    engine="processes",
+    flags=(),
 ):
     """Converts one split of a data set to the record set `<out_dir>/<split>`.
 
-    The same input and options give the same bytes, whatever the number of processes. A whole set
-    made by the same recipe is kept. A second conversion to the same place waits for the first.
+    The same input, options and steps give the same bytes, whatever the engine, the number of
+    processes and the parts, interrupted or not. A whole set made by the same recipe is kept. A
+    second conversion to the same place waits for the first, but parts of one run at once.
 
     Args:
         dataset: a module of `tf_mural.datasets`, or any importable one that answers the same.
@@ -48,39 +54,49 @@ def convert(
         processes: how many run at once; default one a core. One runs inside this process.
         overwrite: whether to replace a set made by another recipe.
         progress: called with one line at a time.
+        steps: `Steps`; default none.
+        part: (number from 0, of how many): does the units whose number has that remainder. The last
+            part to end makes the set whole.
+        engine: name in `engines.ENGINES` of what runs the jobs.
+        flags: of the engine's own, where it has such.
 
     Returns:
-        The manifest as a dict.
+        The manifest as a dict, or None where other parts are to be done before the set is whole.
 
     Raises:
         UserError: unknown options, raw data that cannot be used, nothing kept, or a set of another
             recipe in the way.
+        WorkerEnded: a `UserError`: a worker process was killed.
     """
-    options = dict(options or {})
-    recipe, units = _plan(dataset, name, raw_dir, split, options)
-    allowed = _allowed(dataset, name, augmentations)
-    recipe["augmentations"] = list(allowed)
-    folder = os.path.join(out_dir, split)
+    from tf_mural.conversion.engines import ENGINES
+
+    run = pick(ENGINES, engine, "engine")
+    options, steps = dict(options or {}), steps or Steps()
+    number, total = part or (0, 1)
+    if not 0 <= number < total:
+        raise UserError(f"expected a part from 0 to {total - 1} of {total}, got {number}")
+    recipe, units = plan(dataset, name, raw_dir, split, options, augmentations, steps)
+    places = Places(str(out_dir), split, digest(recipe, units))
     label = f"{name}/{split}"
+    task, run = Task(dataset.__name__, steps, places), _bound(run, processes, flags, places.work)
+    passes = Passes(task, units, (number, total), label, run, progress)
+    classes = getattr(dataset, "classes", None)
+    classes = functools.partial(classes, raw_dir, **options) if classes else lambda: None
     try:
         os.makedirs(out_dir, exist_ok=True)
-        with _alone(out_dir, split):
-            there = _already_there(folder, recipe, overwrite)
+        with building.held(places, shared=part is not None):
+            there = already_there(places.folder, recipe, overwrite)
             if there is not None:
-                progress(f"{label}: already there, {there['records']:,} records in {folder}")
+                progress(f"{label}: already there, {there['records']:,} records in {places.folder}")
                 return there
-            with _built_aside(out_dir, split, folder) as building:
-                done = _run(dataset, units, building, label, processes, progress)
-                ledger = ledger_of(done, label)
-                made_by = {**recipe, "version": __version__}
-                shards = [unit.shard for unit in done]
-                classes = getattr(dataset, "classes", None)
-                classes = classes and classes(raw_dir, **options)
-                return records.write_manifest(
-                    building, shards, name, split, allowed, made_by, ledger, classes
-                )
+            try:
+                return _build(passes, recipe, classes)
+            except BaseException:
+                if part is None:
+                    building.discard_or_keep(places, progress)
+                raise
     except OSError as error:
-        raise UserError(f"converting {label} to {folder} failed: {error}") from error
+        raise UserError(f"converting {label} to {places.folder} failed: {error}") from error
 
 
 def ensure(name, out_dir, progress=print):
@@ -104,115 +120,57 @@ def ensure(name, out_dir, progress=print):
             convert(dataset, name, None, out_dir, split, progress=progress)
 
 
-def _plan(dataset, name, raw_dir, split, options):
-    """(recipe, units); the recipe is plain data, equal for conversions that give the same set."""
-    known = option_defaults(dataset)
-    for option in options:
-        if option not in known:
-            listed = ", ".join(known) or "(none)"
-            hint = suggest(option, known)
-            raise UserError(f"{name} has no option {option!r}; it has: {listed}{hint}")
-    units = list(dataset.plan(raw_dir, split, **options))
-    chosen = {**known, **options}
-    recipe = {"dataset": name, "split": split}
-    recipe["options"] = {key: _plain(chosen[key]) for key in sorted(chosen)}
-    if hasattr(dataset, "fingerprint"):
-        recipe["input"] = dataset.fingerprint(raw_dir, split, **options)
-    if hasattr(dataset, "VERSION"):
-        recipe["dataset_version"] = dataset.VERSION
-    return recipe, units
+def _bound(run, processes, flags, folder):
+    """An engine with all that it takes besides jobs."""
+    known = inspect.signature(run).parameters
+    more = {"folder": folder} if "folder" in known else {}
+    if flags:
+        if "flags" not in known:
+            raise UserError(f"this engine has no flags of its own, such as {flags[0]!r}")
+        more["flags"] = flags
+    return lambda function, jobs: run(function, jobs, processes, **more)
 
 
-def option_defaults(dataset):
-    """The options of a data set: dict from each one's name to its default, in order."""
-    parameters = list(inspect.signature(dataset.plan).parameters.values())[2:]
-    return {parameter.name: parameter.default for parameter in parameters}
-
-
-def _plain(value):
-    return list(value) if isinstance(value, tuple | list) else value
-
-
-def _allowed(dataset, name, augmentations):
-    if augmentations is None:
-        return tuple(getattr(dataset, "USUAL_AUGMENTATIONS", dataset.AUGMENTATIONS))
-    for one in augmentations:
-        if one not in dataset.AUGMENTATIONS:
-            known = ", ".join(dataset.AUGMENTATIONS) or "(none)"
-            raise UserError(f"{name} does not allow the augmentation {one!r}; it allows: {known}")
-    return tuple(a for a in dataset.AUGMENTATIONS if a in augmentations)
-
-
-@contextlib.contextmanager
-def _alone(out_dir, split):
-    """Holds other conversions to the same place off, and clears what stopped ones left behind."""
-    with open(os.path.join(out_dir, f".{split}.lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        for entry in os.listdir(out_dir):
-            if entry.startswith(f".{split}.") and entry.endswith(".tmp"):
-                shutil.rmtree(os.path.join(out_dir, entry))
-        yield
-
-
-@contextlib.contextmanager
-def _built_aside(out_dir, split, folder):
-    """A temporary folder that becomes `folder` at the end, or is removed."""
-    building, old = (os.path.join(out_dir, f".{split}.{uuid.uuid4().hex}.tmp") for _ in range(2))
-    os.mkdir(building)
-    try:
-        yield building
-        if os.path.isdir(folder):
-            os.rename(folder, old)
-        os.rename(building, folder)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _already_there(folder, recipe, overwrite):
-    """The manifest of a whole set of this recipe, or None where a set is to be written."""
-    if not os.path.isdir(folder) or not os.listdir(folder):
-        return None
-    if not os.path.exists(os.path.join(folder, "manifest.json")):
-        raise UserError(f"{folder} holds files that are no record set; move them away")
-    if overwrite:
-        return None
-    manifest = records.RecordSet.open(folder).manifest
-    made_by = {key: value for key, value in manifest["made_by"].items() if key != "version"}
-    if made_by == recipe:
-        return manifest
-    before, now = _flat(made_by), _flat(recipe)
-    differs = [
-        f"{key} was {before.get(key)!r}, is now {now.get(key)!r}"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key)
-    ]
-    raise UserError(
-        f"{folder} holds a record set of another recipe ({'; '.join(differs)}); "
-        "pass another out_dir, or overwrite to replace it"
-    )
-
-
-def _flat(recipe):
-    return {**{k: v for k, v in recipe.items() if k != "options"}, **recipe.get("options", {})}
-
-
-def _run(dataset, units, building, label, processes, progress):
-    """Converts all units; a list of `units.Outcome` in their order."""
-    jobs = []
-    for number, unit in enumerate(units):
-        path = os.path.join(building, records.shard_name(number, len(units)))
-        jobs.append((dataset.__name__, unit, path))
-    done = [None] * len(jobs)
-    began = said = time.monotonic()
-    for finished, (number, result) in enumerate(workers.run(convert_unit, jobs, processes), 1):
-        done[number] = result
-        now = time.monotonic()
-        if finished == len(jobs) or now - said >= _SECONDS_BETWEEN_LINES:
-            said, read = now, sum(unit.read for unit in done if unit is not None)
-            left = (now - began) * (len(jobs) - finished) / finished
-            progress(
-                f"{label}: {finished} of {len(jobs)} parts, {read:,} read, "
-                f"{read / max(now - began, 1e-3):,.0f} a second, {left:.0f} s left"
+def _build(passes, recipe, classes):
+    """All passes of the part; the manifest of the set if it is whole then, or None."""
+    places, label = passes.task.places, passes.label
+    os.makedirs(places.work, exist_ok=True)
+    number, total = passes.part
+    with building.locked(places.work_lock(f"part-{number}-of-{total}")):
+        # Or the same part was done elsewhere meanwhile, or a run ended just before the very end.
+        if os.path.isdir(places.work) and not os.path.exists(places.manifest):
+            passes.exclude()
+            passes.count()
+            if not passes.answer():
+                parts = passes.missing(places.counted)
+                passes.progress(
+                    f"{label}: pass 1 is done of part {number} of {total}, but not yet of the "
+                    f"parts {parts}; run those, then this one again"
+                )
+                return None
+            passes.write()
+    with building.locked(places.end_lock):
+        if not os.path.isdir(places.building):  # Another part made the set whole.
+            return records.read_manifest(places.folder)
+        parts = passes.missing(places.outcome)
+        if parts and not os.path.exists(places.manifest):
+            passes.progress(
+                f"{label}: part {number} of {total} is done; to be done are the parts {parts}"
             )
-    return done
+            return None
+        describe = functools.partial(_describe, recipe, classes)
+        return building.assemble(places, len(passes.units), label, describe)
+
+
+def _describe(recipe, classes, folder, shards, ledger):
+    """Writes the manifest of a set."""
+    records.write_manifest(
+        folder,
+        shards,
+        recipe["dataset"],
+        recipe["split"],
+        recipe["augmentations"],
+        {**recipe, "version": __version__},
+        ledger,
+        classes(),
+    )

@@ -1,95 +1,156 @@
-"""One unit of a conversion: records to a shard, and the books of what was left out."""
+"""The jobs of a conversion, each on one unit or one range of keys, in a process of its own.
 
-import collections
+Jobs take plain data, write files under names that they get when they are whole, and return little,
+so that they run on any engine over a shared folder.
+"""
+
 import dataclasses
 import importlib
+import itertools
+import json
+
+import numpy as np
 
 from tf_mural import records
-from tf_mural.base import UserError
-from tf_mural.conversion import workers
-from tf_mural.records import Dropped
-
-EXAMPLES = 5  # of each reason for dropping something, in the ledger
-
-
-@dataclasses.dataclass
-class Outcome:
-    """What became of one unit; the counters go by reason."""
-
-    shard: records.Shard | None = None
-    read: int = 0
-    dropped: collections.Counter = dataclasses.field(default_factory=collections.Counter)
-    dropped_texts: collections.Counter = dataclasses.field(default_factory=collections.Counter)
-    examples: dict = dataclasses.field(default_factory=dict)
+from tf_mural.conversion import filters, rows
+from tf_mural.conversion.books import Books
+from tf_mural.conversion.excluded import Excluded
+from tf_mural.conversion.hashes import ROW_BITS, position
+from tf_mural.conversion.outcomes import save
+from tf_mural.conversion.places import Places
+from tf_mural.conversion.questions import QUESTIONS, Answer
 
 
-def convert_unit(module, unit, path):
-    """Writes the shard of one unit. Runs in a process of its own, so it takes plain data only."""
-    dataset = importlib.import_module(module)
-    result = Outcome()
-    result.shard = records.write_shard(path, _kept(dataset.read(unit), result))
-    return result
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What all jobs of a conversion know.
+
+    Attributes:
+        module: of the data set.
+        steps: `Steps`.
+        places: where its files lie.
+    """
+
+    module: str
+    steps: object
+    places: Places
 
 
-def _kept(items, result):
-    """Yields the records to write and books the rest in `result`."""
-
-    def drop(dropped):
-        counter = result.dropped_texts if dropped.text else result.dropped
-        counter[dropped.reason] += 1
-        examples = result.examples.setdefault(dropped.reason, [])
-        if len(examples) < EXAMPLES:
-            examples.append(dropped.what)
-
-    for item in items:
-        workers.check_stop()
-        result.read += not (isinstance(item, Dropped) and item.text)
-        if isinstance(item, Dropped):
-            drop(item)
-            continue
-        texts = []
-        for code, text in item.texts:
-            if why := _text_problem(text):
-                drop(Dropped(why, f"{item.id}, {code}", text=True))
-            else:
-                texts.append((code, text))
-        if texts or (item.images and not item.texts):
-            yield dataclasses.replace(item, texts=tuple(texts))
-        else:
-            drop(Dropped("no text left" if item.texts else "neither image nor text", item.id))
-
-
-def _text_problem(text):
-    if not text.strip():
-        return "blank text"
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return "text is not valid Unicode"
-    return None
-
-
-def ledger_of(done, label):
-    """What was read, kept and dropped over all units. Raises UserError if nothing was kept."""
-    dropped, dropped_texts, examples = collections.Counter(), collections.Counter(), {}
-    for unit in done:
-        dropped.update(unit.dropped)
-        dropped_texts.update(unit.dropped_texts)
-        for reason, some in unit.examples.items():
-            examples[reason] = (examples.get(reason, []) + some)[:EXAMPLES]
-    read, kept = sum(unit.read for unit in done), sum(unit.shard.records for unit in done)
-    if kept == 0:
-        reasons = "; ".join(
-            f"{reason}: {count:,}, such as {examples[reason][0]}"
-            for reason, count in dropped.most_common()
-        )
-        raise UserError(
-            f"{label}: nothing to write, of {read:,} records read ({reasons or 'none'})"
-        )
-    return {
-        "read": read,
-        "kept": kept,
-        "dropped": dict(sorted(dropped.items())),
-        "dropped_texts": dict(sorted(dropped_texts.items())),
-        "examples": dict(sorted(examples.items())),
+def count_unit(task, number, unit):
+    """Pass 1 of a unit: writes rows for the questions. Returns how many records were read."""
+    books = Books()
+    found = {name: rows.Rows(task.places.rows(number, name)) for name in task.steps.questions}
+    for record in _kept(task, unit, books, _checks(task)):
+        place = position(number, books.read - 1)
+        for name, collected in found.items():
+            for key, other in QUESTIONS[name].rows(record, task.steps):
+                collected.add(key, other, place)
+    for collected in found.values():
+        collected.spill()
+    summary = {
+        "read": books.read,
+        "rows": {name: collected.count for name, collected in found.items()},
+        "files": {name: len(collected.files) for name, collected in found.items()},
     }
+    with records.appears_whole(task.places.counted(number)) as file:
+        file.write(json.dumps(summary).encode())
+    return books.read
+
+
+def answer(task, name, number, start, end, files):
+    """Between the passes: what a question drops, of the rows whose keys are in a range.
+
+    Args:
+        task: `Task`.
+        name: of the question.
+        number: of the range [start, end).
+        files: of all units' rows.
+
+    Returns:
+        How many rows there were.
+    """
+    found = rows.between(files, start, end, width=3)
+    dropped = np.stack(QUESTIONS[name].drops(*found.T, task.steps), axis=1)
+    rows.save(task.places.dropped(name, number), dropped[dropped[:, 0].argsort(kind="stable")])
+    return len(found)
+
+
+def write_unit(task, number, unit, read=None, ranges=None):
+    """Pass 2 of a unit: writes its shards, then what became of it.
+
+    Args:
+        task: `Task`.
+        number: of the unit.
+        unit: of the data set.
+        read: how many records pass 1 read, if there was one.
+        ranges: dict from the name of each question to the number of its ranges of keys.
+
+    Returns:
+        How many records were read.
+
+    Raises:
+        UserError: a record is refused, or the input is not what pass 1 read.
+    """
+    books, shards = Books(), []
+    checks = _checks(task) + _answers(task, number, ranges or {})
+    if task.steps.resize is not None:
+        from tf_mural.conversion.resizing import Resize
+
+        checks.append(Resize(task.steps))
+    kept = _kept(task, unit, books, checks)
+    for some in _parts(kept, task.steps.shard_records):
+        shards.append(records.write_shard(task.places.shard(number, len(shards)), some))
+    books.close(sum(shard.records for shard in shards), read)
+    save(task.places.outcome(number), shards, books)
+    return books.read
+
+
+def _kept(task, unit, books, checks):
+    """Yields the records of a unit that stay and books the rest."""
+    dataset = importlib.import_module(task.module)
+    if not checks:
+        return books.kept_of(dataset.read(unit))
+    return _checked(books, books.kept_of(dataset.read(unit)), checks)
+
+
+def _checked(books, items, checks):
+    for record in items:
+        row = books.read - 1
+        for check in checks:
+            record = check(row, record, books.drop)
+            if record is None:
+                break
+        else:
+            yield record
+
+
+def _checks(task):
+    found = filters.checks_of(task.steps)
+    if task.steps.exclude:
+        found.append(Excluded(task.places.excluded, task.steps.near_distance))
+    return found
+
+
+def _answers(task, number, ranges):
+    """The checks for what the questions found in a unit."""
+    found = []
+    ends = position(number, 0), position(number + 1, 0)
+    for name, count in ranges.items():
+        files = [task.places.dropped(name, part) for part in range(count)]
+        dropped = rows.between(files, *ends, width=2)
+        mine = dropped[:, 0] & ((1 << ROW_BITS) - 1)
+        found.append(Answer(QUESTIONS[name].reason(task.steps), mine, dropped[:, 1]))
+    return found
+
+
+def _parts(kept, most):
+    """Parts kept records into runs of at most `most`; one run at least."""
+    if most is None:
+        yield kept
+        return
+    first = next(kept, None)
+    if first is None:
+        yield iter(())
+    while first is not None:
+        yield itertools.chain([first], itertools.islice(kept, most - 1))
+        first = next(kept, None)

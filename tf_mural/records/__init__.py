@@ -12,9 +12,11 @@ function of the step. TensorFlow is imported by `parse` alone: converters write 
 
 from tf_mural.records.reading import RecordSet
 from tf_mural.records.record import Dropped, Record, deserialize, is_language, parse, serialize
+from tf_mural.records.shard import Shard
 from tf_mural.records.writing import (
     AUGMENTATIONS,
-    Shard,
+    MANIFEST,
+    appears_whole,
     read_manifest,
     shard_name,
     write,
@@ -24,10 +26,12 @@ from tf_mural.records.writing import (
 
 __all__ = [
     "AUGMENTATIONS",
+    "MANIFEST",
     "Dropped",
     "Record",
     "RecordSet",
     "Shard",
+    "appears_whole",
     "deserialize",
     "is_language",
     "parse",

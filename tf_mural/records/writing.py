@@ -1,9 +1,7 @@
 """Writing record sets: shards first, then their indexes, the manifest last."""
 
-import array
 import collections
 import contextlib
-import dataclasses
 import hashlib
 import json
 import os
@@ -14,36 +12,12 @@ import numpy as np
 from tf_mural.base import UserError
 from tf_mural.records import tfrecord
 from tf_mural.records.record import serialize
+from tf_mural.records.shard import Noted
 
 SCHEMA = 2
 MANIFEST = "manifest.json"
 AUGMENTATIONS = ("crop", "flip")
-
-
-@dataclasses.dataclass
-class Shard:
-    """What writing one shard found out about it.
-
-    Attributes:
-        file: its name in the folder.
-        records, images, bytes: how many of each.
-        sha256: of the file, in hex.
-        texts: dict from language code to the number of its texts, sorted.
-        offset, length: (n,) uint64, where each record's payload starts and how long it is.
-        image_counts: (n,) uint32, images of each record.
-        has_language: (n, len(texts)) bool, in the order of `texts`.
-    """
-
-    file: str
-    records: int
-    images: int
-    bytes: int
-    sha256: str
-    texts: dict
-    offset: np.ndarray
-    length: np.ndarray
-    image_counts: np.ndarray
-    has_language: np.ndarray
+_BYTES_AT_ONCE = 1 << 18  # whose checksums are computed together
 
 
 def shard_name(number, total):
@@ -69,37 +43,27 @@ def write_shard(path, records):
     Raises:
         UserError: `serialize` refuses a record.
     """
-    lengths, images = array.array("Q"), array.array("I")
-    kinds, kind_of = {}, array.array("I")  # each set of languages, and which one a record has
-    texts, sha256 = collections.Counter(), hashlib.sha256()
-    with _appears_whole(path) as file:
-        for record in records:
-            payload = serialize(record)
-            data = tfrecord.frame(payload)
+    noted, sha256 = Noted(), hashlib.sha256()
+    with appears_whole(path) as file:
+        for payloads in _batches(records, noted):
+            data = tfrecord.frames(payloads)
             file.write(data)
             sha256.update(data)
-            lengths.append(len(payload))
-            languages = [code for code, _ in record.texts]
-            texts.update(languages)
-            kind_of.append(kinds.setdefault(frozenset(languages), len(kinds)))
-            images.append(len(record.images))
-    length = np.array(lengths, np.uint64)
-    ends = np.cumsum(length + np.uint64(tfrecord.HEADER + tfrecord.FOOTER), dtype=np.uint64)
-    order = sorted(texts)
-    has_language = np.array([[code in kind for code in order] for kind in kinds], bool)
-    has_language = has_language.reshape(len(kinds), len(order))[np.array(kind_of, np.intp)]
-    return Shard(
-        file=os.path.basename(path),
-        records=len(lengths),
-        images=sum(images),
-        bytes=int(ends[-1]) if lengths else 0,
-        sha256=sha256.hexdigest(),
-        texts={code: texts[code] for code in order},
-        offset=ends - length - np.uint64(tfrecord.FOOTER),
-        length=length,
-        image_counts=np.array(images, np.uint32),
-        has_language=has_language,
-    )
+    return noted.shard(os.path.basename(path), sha256.hexdigest())
+
+
+def _batches(records, noted):
+    """Yields the bytes of records in lists, and notes what they hold."""
+    payloads, waiting = [], 0
+    for record in records:
+        payload = serialize(record)
+        noted.add(len(payload), record)
+        payloads.append(payload)
+        waiting += len(payload)
+        if waiting >= _BYTES_AT_ONCE:
+            yield payloads
+            payloads, waiting = [], 0
+    yield payloads
 
 
 def write_manifest(
@@ -125,18 +89,19 @@ def write_manifest(
     """
     if unknown := sorted(set(augmentations) - set(AUGMENTATIONS)):
         raise UserError(f"unknown augmentations {unknown}; known: {', '.join(AUGMENTATIONS)}")
-    texts = collections.Counter()
+    texts, summaries, images = collections.Counter(), [], 0
     for shard in shards:
         texts.update(shard.texts)
-    summaries = [
-        {"file": s.file, "records": s.records, "bytes": s.bytes, "sha256": s.sha256} for s in shards
-    ]
+        images += shard.images
+        summaries.append(
+            {key: getattr(shard, key) for key in ("file", "records", "bytes", "sha256")}
+        )
     columns = {code: column for column, code in enumerate(sorted(texts))}
     for shard in shards:
         bits = np.zeros((shard.records, len(columns)), bool)
         bits[:, [columns[code] for code in shard.texts]] = shard.has_language
         packed = np.packbits(bits, axis=1)
-        with _appears_whole(index_path(os.path.join(folder, shard.file))) as file:
+        with appears_whole(index_path(os.path.join(folder, shard.file))) as file:
             np.savez(
                 file,
                 offset=shard.offset,
@@ -148,8 +113,8 @@ def write_manifest(
         "schema": SCHEMA,
         "dataset": dataset,
         "split": split,
-        "records": sum(shard.records for shard in shards),
-        "images": sum(shard.images for shard in shards),
+        "records": sum(summary["records"] for summary in summaries),
+        "images": images,
         "texts": sum(texts.values()),
         "languages": {code: texts[code] for code in columns},
         "augmentations": sorted(set(augmentations)),
@@ -159,7 +124,7 @@ def write_manifest(
     }
     if classes:
         manifest["classes"] = list(classes)
-    with _appears_whole(os.path.join(folder, MANIFEST)) as file:
+    with appears_whole(os.path.join(folder, MANIFEST)) as file:
         file.write((json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode())
     return manifest
 
@@ -213,8 +178,11 @@ def _hint(folder):
 
 
 @contextlib.contextmanager
-def _appears_whole(path):
-    """Opens a temporary file beside `path`, which takes its name at the end, or is removed."""
+def appears_whole(path):
+    """Opens a temporary file beside `path`, which takes its name at the end, or is removed.
+
+    A context manager that gives the binary file. The temporary name ends in ".tmp".
+    """
     temporary = f"{path}.{uuid.uuid4().hex}.tmp"
     try:
         with open(temporary, "wb") as file:
