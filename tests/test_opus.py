@@ -147,7 +147,7 @@ WORDS = [("a" * (i * 7 % 13), "b" * (i * 5 % 11)) for i in range(39)]
 def test_parts_hold_each_line_once(tmp_path, monkeypatch, size, chunk, last):
     """Wherever a bitext is cut: amid a line, at its end, or with no line start inside a part."""
     monkeypatch.setattr(passing, "_CHUNK", chunk)
-    monkeypatch.setattr(opus, "_BYTES_PER_UNIT", size)
+    monkeypatch.setattr(opus, "_BYTES_PER_UNIT", (size, size))
     monkeypatch.setattr(opus, "_MOST_PARTS", 1000)
     sides = [b"\n".join(words[i].encode() for words in WORDS) + last for i in (0, 1)]
     moses(tmp_path, first=sides[0], second=sides[1])
@@ -162,7 +162,7 @@ def test_parts_hold_each_line_once(tmp_path, monkeypatch, size, chunk, last):
 
 
 def test_small_bitexts_share_units_and_large_ones_are_cut(tmp_path, monkeypatch):
-    monkeypatch.setattr(opus, "_BYTES_PER_UNIT", 40)
+    monkeypatch.setattr(opus, "_BYTES_PER_UNIT", (40, 40))
     monkeypatch.setattr(opus, "_MOST_PARTS", 3)
     for a, lines in (("de", 50), ("fr", 1), ("it", 2), ("nl", 2), ("pl", 1)):
         moses(tmp_path, a, "xx", b"123456789\n" * lines, b"x\n" * lines)
@@ -182,6 +182,14 @@ def test_small_bitexts_share_units_and_large_ones_are_cut(tmp_path, monkeypatch)
 # --- files that are broken ------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("lines, parts", [(3, 1), (8, 2), (16, 4), (400, 4), (4000, 10)])
+def test_a_single_bitext_is_cut_for_several_processes(tmp_path, monkeypatch, lines, parts):
+    """To quarters, but to no part under 40 bytes, nor over 4,000."""
+    monkeypatch.setattr(opus, "_BYTES_PER_UNIT", (40, 4000))
+    moses(tmp_path, "de", "xx", b"123456789\n" * lines, b"x\n" * lines)
+    assert len(opus.plan(str(tmp_path), "train")) == parts
+
+
 @pytest.mark.parametrize(
     "first, second, counts",
     [
@@ -193,7 +201,7 @@ def test_small_bitexts_share_units_and_large_ones_are_cut(tmp_path, monkeypatch)
 )
 @pytest.mark.parametrize("size", [3, 1 << 20])
 def test_sides_of_another_length(tmp_path, monkeypatch, first, second, counts, size):
-    monkeypatch.setattr(opus, "_BYTES_PER_UNIT", size)
+    monkeypatch.setattr(opus, "_BYTES_PER_UNIT", (size, size))
     path = moses(tmp_path, first=first, second=second)
     with pytest.raises(UserError, match=f"{path}: expected as many lines .* found {counts}; downl"):
         items(tmp_path)
@@ -284,7 +292,7 @@ def convert(raw, out, **kwargs):
 
 def test_the_ledger_is_whole(tmp_path, monkeypatch):
     assert DATASETS["ccmatrix"] is DATASETS["opus"] is opus
-    monkeypatch.setattr(opus, "_BYTES_PER_UNIT", 12)
+    monkeypatch.setattr(opus, "_BYTES_PER_UNIT", (12, 12))
     moses(tmp_path, first=ODD[0], second=ODD[1])
     manifest = convert(tmp_path, tmp_path / "out", options={"drop_identical": True})
     ledger = manifest["ledger"]

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -286,6 +287,29 @@ def test_record_of_other_bytes_is_named(tmp_path):
     assert os.path.getsize(path) == length
     with pytest.raises(UserError, match=r"record 0 \(byte 12\) is damaged: not a tf.train.Example"):
         list(RecordSet.open(tmp_path))
+
+
+def test_a_set_of_more_shards_than_files_may_be_open(tmp_path):
+    """In a process of its own, whose limit stays its own."""
+    records.write(tmp_path, [Record(f"r{n}") for n in range(400)], shards=400)
+    script = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (300, int(sys.argv[2])))
+from tf_mural.base import UserError
+from tf_mural.records import RecordSet
+try:
+    print(len(list(RecordSet.open(sys.argv[1]))))
+except UserError as error:
+    print(error)
+"""
+    for hard, expected in ((2000, "400"), (500, "takes 6.. open files, and the system allows 500")):
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(tmp_path), str(hard)],
+            capture_output=True,
+            text=True,
+            cwd=os.path.dirname(os.path.dirname(__file__)),
+        )
+        assert re.search(expected, done.stdout), done.stdout + done.stderr
 
 
 def test_shard_cut_short_while_open(tmp_path):

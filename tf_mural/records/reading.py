@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import resource
 import weakref
 import zipfile
 
@@ -11,6 +12,8 @@ from tf_mural.base import UserError
 from tf_mural.records import tfrecord
 from tf_mural.records.record import deserialize
 from tf_mural.records.writing import index_path, read_manifest
+
+_OTHER_FILES = 256  # of TensorFlow, logs and checkpoints
 
 
 class RecordSet:
@@ -44,6 +47,7 @@ class RecordSet:
         self._offset, self._length, self.image_counts, self.has_language = columns
         self._files = []
         self._close = weakref.finalize(self, _close, self._files)
+        _allow_open_files(len(self._paths))
         for path in self._paths:
             self._files.append(os.open(path, os.O_RDONLY))
 
@@ -137,6 +141,19 @@ class RecordSet:
         if len(offset) != shard["records"] or end != size or len(bits) != len(offset):
             raise UserError(f"{index_path(path)} is not the index of its shard; convert again")
         return offset, length, images, bits.astype(bool)
+
+
+def _allow_open_files(more):
+    """Raises this process's own limit, often 1,024, where so many more files come near it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = len(os.listdir("/dev/fd")) + more + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and needed > soft:
+        if hard != resource.RLIM_INFINITY and needed > hard:
+            raise UserError(
+                f"reading this set takes {needed:,} open files, and the system allows {hard:,}: "
+                "raise it (ulimit -Hn), or convert to fewer shards"
+            )
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def _close(files):
