@@ -4,6 +4,7 @@ import json
 import pickle
 import shutil
 import tarfile
+import tracemalloc
 import zipfile
 
 import pytest
@@ -11,8 +12,8 @@ from PIL import Image
 
 from tf_mural import conversion
 from tf_mural.base import UserError
-from tf_mural.datasets import DATASETS, coco
-from tf_mural.datasets.coco import files, photographs
+from tf_mural.datasets import DATASETS, coco, pictures, whole
+from tf_mural.datasets.coco import karpathy
 from tf_mural.records import Dropped, Record, RecordSet
 
 ANNOTATIONS = ["annotations/captions_train2014.json", "annotations/captions_val2014.json"]
@@ -504,13 +505,31 @@ def test_bombs(raw, monkeypatch):
     name = f"{stem(2)}.jpg"
     put(raw, f"train2014/{name}", picture(2) + b"\0" * 100_000)
     pack_zip(raw, "train2014.zip", "train2014", compression=zipfile.ZIP_DEFLATED)
-    monkeypatch.setattr(photographs, "_MOST_BYTES", 100_000)
+    monkeypatch.setattr(pictures, "MOST_BYTES", 100_000)
     assert items(raw) == [TRAIN[0], Dropped("image too large", name), TRAIN[2]]
     (raw / f"{KOREAN}.gz").write_bytes(gzip.compress(b" " * 1_000_001))
     (raw / KOREAN).unlink()
-    monkeypatch.setattr(files, "_MOST_BYTES", 1_000_000)
-    with pytest.raises(UserError, match="Korean.json.gz unpacks to more than 1,000,000 bytes"):
+    monkeypatch.setattr(whole, "MOST_BYTES", 1_000_000)
+    with pytest.raises(
+        UserError, match="Korean.json.gz has .* unpacked; expected at most 1,000,000,"
+    ):
         items(raw)
+
+
+def test_the_words_of_the_list_take_no_memory(raw):
+    """They are most of the official list, and are not needed."""
+    images = [listed(n) for n in SPLITS]
+    for image in images:
+        image["sentences"][0]["tokens"] = [f"w{i}" for i in range(20_000)]
+    size = put(raw, "dataset_coco.json", {"images": images}).stat().st_size
+    tracemalloc.start()
+    try:
+        assert [one.sentences for one in karpathy.read(str(raw))] == [
+            (f"listed {n}.",) for n in SPLITS
+        ]
+        assert tracemalloc.get_traced_memory()[1] < 4 * size  # 8 times with the words
+    finally:
+        tracemalloc.stop()
 
 
 def test_nothing_there(raw, tmp_path):

@@ -1,10 +1,12 @@
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
 
 from tf_mural import metrics
 from tf_mural.base import UserError
+from tf_mural.metrics import correlation, ranks
 
 
 def unit_rows(count, width, seed=0):
@@ -96,7 +98,7 @@ def test_the_two_directions_differ_as_by_eye():
 
 @pytest.mark.parametrize("chunk", [1, 100, 1 << 22])
 def test_equals_the_slow_version_whatever_the_chunk(chunk, monkeypatch):
-    monkeypatch.setattr(metrics, "_CHUNK", chunk)
+    monkeypatch.setattr(ranks, "_CHUNK", chunk)
     queries, items = unit_rows(31, 6, 1), unit_rows(60, 6, 2)
     item_groups = np.random.default_rng(3).permutation(np.arange(60) % 20)
     query_groups = np.arange(31) % 20
@@ -104,6 +106,58 @@ def test_equals_the_slow_version_whatever_the_chunk(chunk, monkeypatch):
     assert fast.dtype == np.int64
     assert fast.tolist() == slow_ranks(queries, items, query_groups, item_groups)
     assert fast.max() > 10  # the case is not trivial
+
+
+@pytest.mark.parametrize("chunk", [1, 400, 1 << 22])
+def test_both_directions_at_once_equal_one_by_one_whatever_the_chunk(chunk, monkeypatch):
+    monkeypatch.setattr(ranks, "_CHUNK", chunk)
+    random = np.random.default_rng(3)
+    images, text_images = unit_rows(300, 6, 1), random.permutation(np.arange(700) % 300)
+    texts = images[text_images] + 0.3 * unit_rows(700, 6, 2)
+    texts[:40] = texts[40:80]  # ties, with right and wrong ones
+    texts /= np.linalg.norm(texts, axis=1, keepdims=True)
+    image_ranks, text_ranks = metrics.image_text_ranks(images, texts, text_images)
+    names = np.arange(300)
+    both = image_ranks.tolist(), text_ranks.tolist()
+    assert both[0] == metrics.retrieval_ranks(images, texts, names, text_images).tolist()
+    assert both[1] == metrics.retrieval_ranks(texts, images, text_images, names).tolist()
+    assert image_ranks.dtype == text_ranks.dtype == np.int64
+    assert max(both[0]) > 50 and max(both[1]) > 50 and 0 in both[0] and 0 in both[1]
+
+
+def test_counts_above_a_byte_are_right():
+    # 700 wrong images above the right one, and as many texts.
+    images = np.zeros((701, 2), np.float32)
+    images[:, 0], images[700] = 1, (0, 1)
+    image_ranks, text_ranks = metrics.image_text_ranks(images, images[:, ::-1], np.arange(701))
+    assert image_ranks.tolist() == text_ranks.tolist()
+    # Images 0 to 699 have one text above theirs; 701 - 1 texts lie on image 700.
+    assert image_ranks[:700].tolist() == [700] * 700 and image_ranks[700] == 700
+    low, high = metrics.rank_bounds(images, images[:, ::-1], np.arange(701))
+    assert low.tolist() == [1] * 700 + [700] and high.tolist() == [700] * 701
+
+
+def test_memory_does_not_hold_all_scores(monkeypatch):
+    monkeypatch.setattr(ranks, "_CHUNK", 1 << 18)
+    images, texts = unit_rows(2000, 8, 1), unit_rows(6000, 8, 2)
+    tracemalloc.start()
+    metrics.image_text_ranks(images, texts, np.arange(6000) % 2000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 6e6  # of 48 MB
+
+
+def test_bounds_of_a_rank():
+    # Text 0: image 1 above, 2 and 3 level. Text 1: all level. Text 2: its image alone on top.
+    texts = np.eye(3)
+    images = np.array([[0.5, 0.2, 0.1], [0.9, 0.2, 0.9], [0.5, 0.2, 0.1], [0.5, 0.2, 0.1]])
+    low, high = metrics.rank_bounds(images, texts, [0, 3, 1])
+    assert (low.tolist(), high.tolist()) == ([1, 0, 0], [3, 3, 0])
+    low, high = metrics.rank_bounds(unit_rows(50, 8, 1), unit_rows(70, 8, 2), np.arange(70) % 50)
+    text_ranks = metrics.image_text_ranks(
+        unit_rows(50, 8, 1), unit_rows(70, 8, 2), np.arange(70) % 50
+    )[1]
+    assert low.tolist() == high.tolist() == text_ranks.tolist()
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -126,6 +180,12 @@ def test_input_that_does_not_fit_is_refused():
         metrics.retrieval_ranks(rows, rows, range(3), range(2))
     with pytest.raises(UserError, match="1 of 3 queries have no right item, the first is query 1"):
         metrics.retrieval_ranks(rows, rows, [0, 9, 2], range(3))
+    with pytest.raises(UserError, match="texts are 4 wide and images 8"):
+        metrics.retrieval(rows, rows[:, :4], range(3))
+    with pytest.raises(UserError, match=r"text_images has shape \(2,\): expected .*\(3,\)"):
+        metrics.rank_bounds(rows, rows, [0, 1])
+    with pytest.raises(UserError, match="1 of 3 images have no text, the first is image 1"):
+        metrics.retrieval(rows, rows, [0, 2, 2])
     with pytest.raises(UserError, match="text 1 belongs to image 3"):
         metrics.retrieval(rows, rows, [0, 3, 1])
     with pytest.raises(UserError, match="expected \\(rows, width\\)"):
@@ -213,3 +273,82 @@ def test_group_means():
         metrics.group_means(values, {"unseen": ["it", "ko", "tr"]})
     with pytest.raises(UserError, match="group 'none': empty"):
         metrics.group_means(values, {"none": []})
+
+
+# --- correlation ----------------------------------------------------------------------------------
+
+
+def test_spearman_by_hand():
+    assert metrics.spearman([1, 2, 3], [10, 20, 1000]) == pytest.approx(1)
+    assert metrics.spearman([1, 2, 3], [3, 2, 1]) == pytest.approx(-1)
+    assert metrics.spearman([1, 2, 3, 4], [4, 1, 2, 3]) == pytest.approx(1 - 6 * 12 / 60)
+    # Ranks 1 2.5 2.5 4 and 1 2 3 4: covariance 4.5, variances 4.5 and 5.
+    assert metrics.spearman([0, 5, 5, 9], [0, 1, 2, 3]) == pytest.approx(4.5 / math.sqrt(22.5))
+    assert metrics.spearman([7, 7, 7], [1, 2, 3]) == metrics.spearman([1, 2], [0, 0]) == 0
+
+
+@pytest.mark.parametrize("different", [2, 5, 1000])
+@pytest.mark.parametrize("count", [2, 3, 250])
+def test_spearman_is_scipys(count, different):
+    stats = pytest.importorskip("scipy.stats", reason="scipy is not installed")
+    random = np.random.default_rng(count + different)
+    for _ in range(20):
+        a, b = random.integers(0, different, (2, count)) / 7
+        wanted = stats.spearmanr(a, b).statistic if a.std() and b.std() else 0
+        assert metrics.spearman(a, b) == pytest.approx(wanted, abs=1e-12)
+
+
+def test_resamples_are_those_of_pairs_written_out():
+    random = np.random.default_rng(0)
+    a, b = random.integers(0, 6, (2, 40))
+    weights = random.multinomial(40, np.full(40, 1 / 40), 30)
+    found = correlation._correlations(a, b, weights.astype(float))
+    for times, value in zip(weights, found, strict=True):
+        written = metrics.spearman(np.repeat(a, times), np.repeat(b, times))
+        assert value == pytest.approx(written, abs=1e-12)
+
+
+@pytest.mark.parametrize("chunk", [1, 1 << 22])
+def test_resampled_spearman_spreads_as_the_theory_says(chunk, monkeypatch):
+    monkeypatch.setattr(correlation, "_CHUNK", chunk)
+    # Independent values: a standard deviation of 1 / sqrt(n - 1).
+    a, b = np.random.default_rng(0).normal(size=(2, 400))
+    drawn = metrics.resampled_spearman(a, b)
+    assert drawn.shape == (1000,) and drawn.std() == pytest.approx(1 / math.sqrt(399), rel=0.12)
+    assert drawn.mean() == pytest.approx(metrics.spearman(a, b), abs=0.01)
+    assert (drawn == metrics.resampled_spearman(a, b)).all()
+    assert (drawn != metrics.resampled_spearman(a, b, seed=1)).any()
+
+
+def test_what_has_no_correlation_is_refused():
+    with pytest.raises(UserError, match="1 pairs: expected 2 or more"):
+        metrics.spearman([1], [2])
+    with pytest.raises(UserError, match=r"shapes \(2,\) and \(3,\)"):
+        metrics.spearman([1, 2], [1, 2, 3])
+    with pytest.raises(UserError, match="1 of 3 pairs are not finite, the first is pair 1: 2.0 an"):
+        metrics.resampled_spearman([1, 2, 3], [1, np.nan, 3])
+
+
+# --- intervals of means ---------------------------------------------------------------------------
+
+
+def test_interval_of_a_mean_matches_the_normal_one_and_repeats():
+    random = np.random.default_rng(0)
+    # Two values, drawn by how often each comes, and many, drawn one by one.
+    for values in (np.array([0, 1] * 200), random.normal(size=400)):
+        half = 1.96 * values.std() / 20
+        found = metrics.mean_interval(values)
+        assert found == pytest.approx((values.mean() - half, values.mean() + half), abs=0.15 * half)
+        assert found == metrics.mean_interval(values) != metrics.mean_interval(values, seed=1)
+
+
+def test_interval_of_certain_values_is_a_point():
+    assert metrics.mean_interval([0.1] * 7) == pytest.approx((0.1, 0.1))
+    assert metrics.mean_interval([3]) == (3.0, 3.0)
+    assert metrics.interval(np.arange(1001)) == (25.0, 975.0)
+
+
+@pytest.mark.parametrize("bad", [[], [1, np.nan]])
+def test_intervals_of_nothing_or_nan_are_refused(bad):
+    with pytest.raises(UserError, match=f"{len(bad)} values, {len(bad) // 2} of them finite"):
+        metrics.mean_interval(bad)

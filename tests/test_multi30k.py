@@ -6,6 +6,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import tarfile
 
 import pytest
 from conftest import ROOT
@@ -14,6 +15,7 @@ from PIL import Image
 from tf_mural import conversion
 from tf_mural.base import UserError
 from tf_mural.datasets import multi30k
+from tf_mural.datasets.labelled import archives
 from tf_mural.records import Dropped, Record, RecordSet
 
 DATA = os.path.join(ROOT, "..", "shared", "data")
@@ -336,6 +338,102 @@ def test_the_other_test_sets(raw):
         items(raw, "test_2017_mscoco", task="2", **options)
 
 
+# --- photographs in an archive --------------------------------------------------------------------
+
+
+def pack(raw, ending=".tar.gz", extra=(), names=None):
+    """Puts the folder of photographs into an archive, in the order of `names`."""
+    path = raw / f"{PHOTOS}{ending}"
+    with tarfile.open(path, "w" if ending == ".tar" else "w:gz") as archive:
+        for name in names or sorted(os.listdir(raw / PHOTOS), reverse=True):
+            archive.add(raw / PHOTOS / name, f"{PHOTOS}/{name}")
+        for name, data in extra:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    shutil.rmtree(raw / PHOTOS)
+    return path
+
+
+def by_name(found):
+    return sorted(found, key=lambda item: getattr(item, "id", "") or item.what)
+
+
+@pytest.mark.parametrize("ending", [".tar.gz", ".tgz", ".tar"])
+def test_an_archive_gives_what_its_folder_gives(raw, ending):
+    before = {split: items(raw, split) for split in ("train", "val", "test")}
+    notes = [(".DS_Store", b"of macOS"), (f"{PHOTOS}/.DS_Store", b"too"), ("a.txt", b"read me")]
+    pack(raw, ending, notes)
+    assert multi30k.splits(str(raw)) == ("train", "bitext", "val", "test")
+    for split, expected in before.items():
+        assert by_name(items(raw, split)) == by_name(expected)
+        if ending == ".tar":
+            assert items(raw, split) == expected
+
+
+def test_a_packed_archive_is_read_once_a_split(raw, monkeypatch):
+    """Whatever the number of units would be: opening one again means unpacking it again."""
+    monkeypatch.setattr(multi30k, "_RECORDS_PER_UNIT", 1)
+    opened = []
+    monkeypatch.setattr(
+        archives.gzip, "open", lambda path, open=gzip.open: opened.append(str(path)) or open(path)
+    )
+    path = str(pack(raw))
+    images = [record.id for record in kept(raw, "train")]
+    assert images == ["12", "11"]  # the order of the archive
+    assert opened.count(path) == 2  # what it holds, then the photographs
+    assert [record.id for record in kept(raw, "val")] == ["21"]
+    assert opened.count(path) == 3
+    assert len(multi30k.plan(str(raw), "bitext")) == 3
+
+
+def test_units_of_a_tar_part_the_lines(raw, monkeypatch):
+    monkeypatch.setattr(multi30k, "_RECORDS_PER_UNIT", 2)
+    pack(raw, ".tar")
+    units = multi30k.plan(str(raw), "train")
+    assert [[row[0] for row in unit.rows] for unit in units] == [["11.jpg", "12.jpg"], ["13.jpg"]]
+
+
+def test_folders_and_archives_complete_each_other(raw):
+    (raw / "more").mkdir()
+    (raw / "more" / "13.jpg").write_bytes(picture("white"))
+    (raw / "more" / "12.jpg").write_bytes(picture("pink"))
+    archive = pack(raw).name
+    assert {r.id: r.images for r in kept(raw, "train", images=("more", archive))} == {
+        "11": (picture("red"),),
+        "12": (picture("pink"),),
+        "13": (picture("white"),),
+    }
+    found = kept(raw, "train", images=(archive, "more"))
+    assert dict((r.id, r.images[0]) for r in found)["12"] == picture("blue")
+
+
+def test_archives_of_photographs_that_are_broken(raw):
+    with pytest.raises(UserError, match="in [^ ]*/gone.tar.gz; say with the option images where"):
+        items(raw, "train", images=("gone.tar.gz",))
+    path = pack(raw)
+    whole = path.read_bytes()
+    for broken in (whole[:-9], whole[: len(whole) // 2], b"", b"\x1f\x8b no gzip"):
+        path.write_bytes(broken)
+        with pytest.raises(UserError, match="images.tar.gz does not unpack .*; download it again"):
+            items(raw, "train")
+    path.write_bytes(whole)
+    with pytest.raises(UserError, match="none of the 1 images of val, such as 9.jpg, is in .*tar"):
+        for name in ("task1/image_splits/val.txt", "task2/image_splits/val_images.txt"):
+            write(raw, f"{TEXTS}/{name}", "9.jpg")
+        items(raw, "val")
+    for name, message in (
+        ("../../11.jpg", r"has '\.\./\.\./11.jpg', a place outside of it"),
+        ("/etc/11.jpg", "has '/etc/11.jpg', a place outside of it"),
+        ("again/11.jpg", "holds 11.jpg twice"),
+    ):
+        (raw / PHOTOS).mkdir()
+        (raw / PHOTOS / "11.jpg").write_bytes(picture("red"))
+        pack(raw, extra=[(name, picture("blue"))])
+        with pytest.raises(UserError, match=message):
+            items(raw, "train")
+
+
 # --- files that contradict each other -------------------------------------------------------------
 
 
@@ -472,6 +570,15 @@ def test_a_photograph_or_text_that_came_later_is_noticed(raw, tmp_path):
         convert(raw, tmp_path / "out")
 
 
+def test_another_archive_is_noticed(raw, tmp_path):
+    path = pack(raw)
+    convert(raw, tmp_path / "out", "val")
+    assert convert(raw, tmp_path / "out", "val")["records"] == 1  # kept
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()), 1, mtime=1))
+    with pytest.raises(UserError, match="another recipe"):
+        convert(raw, tmp_path / "out", "val")
+
+
 def test_units_part_the_lines(raw, monkeypatch):
     monkeypatch.setattr(multi30k, "_RECORDS_PER_UNIT", 2)
     units = multi30k.plan(str(raw), "bitext")
@@ -556,8 +663,8 @@ def test_val_of_the_official_files(official):
 def test_train_of_the_official_files(official):
     units = multi30k.plan(official, "train")
     assert sum(len(unit.rows) for unit in units) == 29_000
-    rows = {name: texts for unit in units for name, texts in unit.rows}
-    there = [name for name in rows if os.path.isfile(os.path.join(units[0].folders[0], name))]
+    rows = {name: texts for unit in units for name, texts, _ in unit.rows}
+    there = [name for name in rows if os.path.isfile(os.path.join(units[0].places[0], name))]
     assert len(there) == 6_993
     # Five captions in English and German, and a translation in each of four languages.
     assert {len(texts) for texts in rows.values()} == {14}

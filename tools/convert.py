@@ -192,7 +192,10 @@ def _part():
 
 def _splits(dataset, options):
     if hasattr(dataset, "splits"):
-        return dataset.splits(FLAGS.raw_dir, **options)
+        try:
+            return dataset.splits(FLAGS.raw_dir, **options)
+        except OSError as error:
+            raise UserError(f"{FLAGS.dataset}: the raw data cannot be read: {error}") from error
     return dataset.SPLITS
 
 

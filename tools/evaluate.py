@@ -1,36 +1,51 @@
-"""Scores a trained model on record sets, each by itself.
+"""Scores a trained model: on benchmarks by name, or by a task on any record sets.
 
-    python tools/evaluate.py --model=runs/tiny/etcl-s0 --records=scenes/test
-    python tools/evaluate.py --model=runs/tiny/etcl-s0 --records=emoji/val,scenes/test \\
-        --languages=en,de --captions_per_image=1
+    python tools/evaluate.py --model=runs/tiny/etcl-s0 --task=all
+    python tools/evaluate.py --model=runs/paper/etcl-s0 --task=retrieval/coco,sts/sts2017
+    python tools/evaluate.py --model=runs/tiny/etcl-s0 --task=retrieval \\
+        --records=emoji/val,scenes/test --languages=en,de --captions_per_image=1
 
-Prints a table a set, and writes it with its protocol, the hashes of data and vocabulary, and
-intervals to <model>/evals/<task>-<set>.json; options of the task are part of that name.
+A benchmark knows its records, where tools/convert.py writes them under --data_dir; all is every
+benchmark whose records are there, and tells what is lacking. Results that are there already, of the
+same model and data, are not measured again by all. Each result is printed, and written with its
+protocol, the hashes of model, data and vocabulary, and intervals to <model>/evals/<task>.json, or
+<task>-<set>.json for records of your own; options of the task are part of the name.
 """
 
 import dataclasses
+import hashlib
 import inspect
+import json
 import os
+import time
+import traceback
 
 import common
 from absl import flags
 
 from tf_mural.base import UserError, pick
 from tf_mural.tasks import TASKS
+from tf_mural.tasks.benchmarks import BENCHMARKS, check_options, lacking, run_of
 
+ALL = "all"
 _MODEL = flags.DEFINE_string("model", None, "Workdir of a finished run. Required.")
-_TASK = flags.DEFINE_string("task", "retrieval", f"One of {', '.join(TASKS)}.")
+_TASK = flags.DEFINE_list(
+    "task",
+    ["retrieval"],
+    f"{ALL}; benchmarks, parted by commas: {', '.join(BENCHMARKS)}; or with --records a task: "
+    f"{', '.join(TASKS)}.",
+)
 _RECORDS = flags.DEFINE_list(
-    "records", [], "Record sets, parted by commas: folders, or folders under --data_dir. Required."
+    "records", [], "Record sets, parted by commas: folders, or folders under --data_dir."
 )
 _DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder of the record sets.")
 _OUT = flags.DEFINE_string(
-    "out", None, "File for the result of a single set. Default: <model>/evals/<task>-<set>.json."
+    "out", None, "File for a single result. Default: <model>/evals/<task>.json, see above."
 )
 # Options of tasks: arguments of the same name of their `run`.
 _OPTIONS = {
     "languages": flags.DEFINE_list(
-        "languages", None, "retrieval: codes to score, parted by commas. Default: all there are."
+        "languages", None, "Codes to score, parted by commas. Default: all there are."
     ),
     "captions_per_image": flags.DEFINE_integer(
         "captions_per_image",
@@ -39,95 +54,195 @@ _OPTIONS = {
         "Default: all.",
         lower_bound=1,
     ),
+    "prompts": flags.DEFINE_string(
+        "prompts",
+        None,
+        "zero_shot: a folder of prompts, or under --data_dir. Default: prompts/<data set> under "
+        "--data_dir; without it, English ones made of the names of the classes.",
+    ),
+    "index": flags.DEFINE_string(
+        "index", None, "knn: the record set to look neighbours up in, found as --records is."
+    ),
+    "k": flags.DEFINE_integer(
+        "k", None, "knn: how many neighbours may have the label. Default: 1.", lower_bound=1
+    ),
+    "tracks": flags.DEFINE_list(
+        "tracks", None, "sts: pairs of languages such as en-de, parted by commas. Default: all."
+    ),
 }
 
 
+@dataclasses.dataclass
+class Job:
+    """One result to be: a task on a record set, or a benchmark (on its own records for None)."""
+
+    name: str
+    folder: str | None
+    out: str
+
+
 def main():
-    run = pick(TASKS, _TASK.value, "task")
-    options = task_options(run)
+    options = {name: flag.value for name, flag in _OPTIONS.items() if flag.value is not None}
+    for name in _TASK.value:
+        pick({ALL: None, **TASKS, **BENCHMARKS}, name, "task")
+    everything = ALL in _TASK.value
+    if everything and (options or _RECORDS.value or len(_TASK.value) > 1):
+        raise UserError("--task=all stands alone: it takes each benchmark as it is defined")
     if not _MODEL.value:
         raise UserError("say which model: --model=<workdir of a finished run>")
     if not os.path.isdir(_MODEL.value):
         raise UserError(f"no folder {_MODEL.value!r}; --model is the workdir of a finished run")
-    if not _RECORDS.value:
-        raise UserError("say what to score it on: --records=<folder>[,<folder>]")
-    outs = out_paths(options)
+    jobs = all_there() if everything else asked_for(options)
 
     common.import_tensorflow()
-    from tf_mural import build, reports
-
-    sets = [open_set(folder, options) for folder in _RECORDS.value]
-    _, tokenizer, embed = build.load(_MODEL.value)
-    for records, out in zip(sets, outs, strict=True):
-        result = run(embed, records, **options)
-        print(f"{result.protocol} on {records.folder}, {len(records):,} records, in percent:")
-        print(reports.recall_table(result))
-        write(out, result, options, records, tokenizer.hash)
-        print(f"written to {out}\n")
-
-
-def task_options(run):
-    """The options that were given, as keyword arguments of the task's `run`."""
-    known = [name for name in _OPTIONS if name in inspect.signature(run).parameters]
-    given = {name: flag.value for name, flag in _OPTIONS.items() if flag.value is not None}
-    for name in given:
-        if name not in known:
-            raise UserError(
-                f"the task {_TASK.value!r} has no option --{name}; "
-                f"it has: {', '.join(f'--{k}' for k in known) or 'none'}"
-            )
-    return given
-
-
-def out_paths(options):
-    """Where the result of each set goes; no two to the same file."""
-    if _OUT.value:
-        if len(_RECORDS.value) > 1:
-            raise UserError(
-                f"--out names one file, but --records {len(_RECORDS.value)} sets: "
-                "leave --out away, or score one at a time"
-            )
-        return [_OUT.value]
-    paths = []
-    for folder in _RECORDS.value:
-        # A set goes by its last two folders: "scenes/test" wherever it lies.
-        parts = [_TASK.value, *os.path.abspath(folder).split(os.sep)[-2:]]
-        for name, value in options.items():
-            parts += [name, *value] if isinstance(value, list) else [name, str(value)]
-        path = os.path.join(_MODEL.value, "evals", "-".join(parts) + ".json")
-        if path in paths:
-            raise UserError(
-                f"--records has two sets whose result would be {path}: score one at a time, "
-                "with --out"
-            )
-        paths.append(path)
-    return paths
-
-
-def open_set(folder, options):
-    """The record set, once it is known to have the languages that were asked for."""
     from tf_mural import build
+    from tf_mural.build import evaluation
 
-    records = build.open_records(folder, _DATA_DIR.value)
-    for code in options.get("languages", ()):
-        # Before any work: the task itself finds out after embedding every image.
-        pick(records.language_counts, code, f"language (of {records.folder})")
-    return records
+    def plan(job):
+        return evaluation.plan(job.name, _DATA_DIR.value, job.folder, **options)
+
+    if not everything:  # Before any work, whatever is wrong with one of them.
+        planned = {job.out: plan(job) for job in jobs}
+    _, tokenizer, embed = build.load(_MODEL.value)
+    about = {"vocabulary_hash": tokenizer.hash, "weights_hash": weights_hash(_MODEL.value)}
+
+    def score(job):
+        ready = plan(job) if everything else planned[job.out]
+        if everything and there_already(job.out, ready, about):
+            say(f"{job.name}: there already, of this model and these data: {job.out}\n")
+        else:
+            measure(job, ready, embed, about)
+
+    if len(jobs) == 1:
+        score(jobs[0])
+    else:
+        each(jobs, score)
 
 
-def write(path, result, options, records, vocabulary_hash):
-    """Writes a result with all that says what it is of."""
+def all_there():
+    """A job for each benchmark that has its data; says which have not."""
+    jobs = []
+    for name in BENCHMARKS:
+        if folders := lacking(name, _DATA_DIR.value):
+            print(f"{name}: left out, there is no {' and no '.join(folders)}")
+        else:
+            jobs.append(Job(name, None, out_path(name)))
+    if not jobs:
+        raise UserError(
+            f"no benchmark has its records under {_DATA_DIR.value}: convert some with "
+            "tools/convert.py, whose --list tells which there are"
+        )
+    print()
+    return jobs
+
+
+def asked_for(options):
+    """The jobs of --task and --records; no two with the same file."""
+    jobs = []
+    for name in _TASK.value:
+        check_options(name, options)
+        if not _RECORDS.value and name not in BENCHMARKS:
+            near = [benchmark for benchmark in BENCHMARKS if BENCHMARKS[benchmark].task == name]
+            raise UserError(
+                f"say what to score it on: --records=<folder>[,<folder>], or --task={near[0]}"
+            )
+        for folder in _RECORDS.value or [None]:
+            jobs.append(Job(name, folder, out_path(name, folder, options)))
+    if _OUT.value:
+        if len(jobs) > 1:
+            raise UserError(
+                f"--out names one file, but there are {len(jobs)} results: leave --out away, or "
+                "score one at a time"
+            )
+        jobs[0].out = _OUT.value
+    outs = [job.out for job in jobs]
+    if double := next((out for out in outs if outs.count(out) > 1), None):
+        raise UserError(f"two results would be {double}: score one at a time, with --out")
+    return jobs
+
+
+def out_path(name, folder=None, options=None):
+    """Where a result goes: evals/retrieval/coco.json, evals/retrieval-scenes-test.json."""
+    # A set goes by its last two folders: "scenes/test" wherever it lies.
+    parts = [name] if folder is None else [name, *os.path.abspath(folder).split(os.sep)[-2:]]
+    for option, value in (options or {}).items():
+        value = value if isinstance(value, list) else [str(value)]
+        parts += [option, *(part.strip(os.sep).replace(os.sep, "-") for part in value)]
+    return os.path.join(_MODEL.value, "evals", "-".join(parts) + ".json")
+
+
+def each(jobs, score):
+    """Scores one after another; what fails does not keep the others from their results."""
+    failed, code = [], 2
+    for job in jobs:
+        try:
+            score(job)
+        except UserError as error:
+            failed.append(job)
+            say(f"{job.name}: failed: {error}\n")
+        except Exception:
+            failed.append(job)
+            code = 1  # no fault of the user's
+            say(f"{job.name}: failed:\n{traceback.format_exc()}")
+    if failed:
+        error = UserError(
+            f"{len(failed)} of {len(jobs)} failed, see above: {', '.join(j.name for j in failed)}"
+        )
+        error.exit_code = code
+        raise error
+
+
+def measure(job, ready, embed, about):
+    """Runs, prints and writes one evaluation."""
     from tf_mural import checkpoints
+    from tf_mural.build.evaluation import Watched
+    from tf_mural.reports.results import result_table, unit
 
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    began = time.perf_counter()
+    cache = os.path.join(_MODEL.value, "evals", "classes")
+    result = ready.run(Watched(embed, job.name, say), cache, about["weights_hash"])
+    records = ready.records
+    print(f"{result.protocol} on {records.folder}, {len(records):,} records, {unit(result.task)}:")
+    if ready.benchmark and not job.folder and len(records) != ready.benchmark.size:
+        print(f"(the whole set has {ready.benchmark.size:,}: no number to set beside others')")
+    print(result_table(result))
+    os.makedirs(os.path.dirname(os.path.abspath(job.out)), exist_ok=True)
     data = {
         "model": _MODEL.value,
-        "vocabulary_hash": vocabulary_hash,
-        "data": {records.folder: records.digest},
-        "options": options,
+        **about,
+        # Of records of one's own it is not the benchmark's number.
+        "benchmark": job.name if ready.benchmark and not job.folder else None,
+        "records": len(records),
+        "data": ready.data,
+        "options": ready.options,
         **dataclasses.asdict(result),
     }
-    checkpoints.write_json(path, data)
+    checkpoints.write_json(job.out, data)
+    say(f"written to {job.out}, after {time.perf_counter() - began:.0f} s\n")
+
+
+def say(line):
+    """Prints at once, also into a pipe or a file: a long run is watched."""
+    print(line, flush=True)
+
+
+def there_already(path, ready, about):
+    """Whether a file holds the result of the same model, data, options and protocol."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            result = json.load(file)
+    except (OSError, ValueError):
+        return False
+    version = inspect.getmodule(run_of(ready.name)).PROTOCOL
+    wanted = {**about, "data": ready.data, "options": json.loads(json.dumps(ready.options))}
+    protocol = str(result.get("protocol")).split(";")[0]
+    return protocol == version and all(result.get(key) == wanted[key] for key in wanted)
+
+
+def weights_hash(folder):
+    """Short hash of a model's weights, to name what a result is of."""
+    with open(os.path.join(folder, "weights.npz"), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from tf_mural.base import UserError, pick, suggest
 
-STAGES = ("align", "mural", "etcl", "control", "sixlang", "finetune")
+STAGES = ("align", "mural", "etcl", "control", "sixlang", "one_language", "finetune")
 SIZES = ("tiny", "b3_mini", "paper")
 
 

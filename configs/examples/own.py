@@ -14,7 +14,7 @@ A file of your own says what differs, and is given to --config instead of this o
         return config
 """
 
-from configs import align, control, etcl, finetune, mural, sixlang
+from configs import align, control, etcl, finetune, mural, one_language, sixlang
 
 STAGES = {
     "align": align,
@@ -22,6 +22,7 @@ STAGES = {
     "control": control,
     "etcl": etcl,
     "sixlang": sixlang,
+    "one_language": one_language,
     "finetune": finetune,
 }
 

@@ -9,7 +9,6 @@ from tf_mural import conversion, images, pipeline
 from tf_mural.base import UserError, pick
 from tf_mural.records import RecordSet, deserialize
 from tf_mural.sampling import Stream
-from tf_mural.tasks import TASKS
 
 
 def make_records(config, data_dir):
@@ -57,25 +56,6 @@ def make_source(stream, source):
     # A caption that says left or right forbids mirroring; the records say so.
     allowed = all("flip" in s.manifest["augmentations"] for s in stream.sets)
     return pipeline.Source(stream, source.fields.to_dict(), flip=source.flip and allowed)
-
-
-def make_evaluation(config, data_dir, embed):
-    """Function to {task: Result}; what cannot be scored is refused here, before any training."""
-    planned = []
-    for name, options in config.evaluation.items():
-        run = pick(TASKS, name, "task")
-        record_set = open_records(options.records, data_dir)
-        for code in options.languages:
-            pick(record_set.language_counts, code, f"language (of {record_set.folder})")
-        planned.append((name, run, record_set, options))
-
-    def evaluate():
-        return {
-            name: run(embed, record_set, languages=options.languages or None)
-            for name, run, record_set, options in planned
-        }
-
-    return evaluate
 
 
 def training_sheet(sources, sizes, count=12):

@@ -11,7 +11,8 @@ A data set is a module with
     fingerprint(raw_dir, split, **options)  optional: hash of the input, where a user may change it
     VERSION                           optional: raised when the same input gives other records
 
-Each unit becomes one shard, and may be read in a process of its own, which imports no TensorFlow.
+Each unit becomes one shard or more, and may be read in a process of its own, which imports no
+TensorFlow.
 """
 
 import dataclasses
@@ -78,7 +79,8 @@ ABOUT = {
         "one to German, French and Czech",
         "https://github.com/multi30k/dataset",
         "non-commercial research and education",
-        "flickr30k-images/*.jpg, by the form at https://shannon.cs.illinois.edu/DenotationGraph/; "
+        "flickr30k-images.tar.gz, or the folder that it unpacks to, by the form at "
+        "https://shannon.cs.illinois.edu/DenotationGraph/; "
         "dataset/data, by git clone of the home page",
     ),
     "ccmatrix": About(

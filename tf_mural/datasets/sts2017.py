@@ -5,17 +5,15 @@ the order of the file, whose name says their languages: (es, en) for STS.es-en.t
 STS.en-ar.txt, twice the same for STS.en-en.txt. Its id begins with the track ("STS.es-en:1").
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import math
 import os
 import re
 import zipfile
-import zlib
 
 from tf_mural.base import UserError, pick
-from tf_mural.datasets import lines
+from tf_mural.datasets import lines, whole
 from tf_mural.records import Dropped, Record
 
 SPLITS = ("test",)
@@ -131,7 +129,7 @@ def _place(raw_dir):
 def _names(place):
     if os.path.isdir(place):
         return sorted(os.listdir(place))
-    with _opened(place) as archive:
+    with whole.errors(place), zipfile.ZipFile(place) as archive:
         names = sorted(archive.namelist())
     for name in names:
         if name.startswith("/") or ".." in name.split("/"):
@@ -141,16 +139,5 @@ def _names(place):
 
 def _bytes(place, name):
     if os.path.isdir(place):
-        with open(os.path.join(place, name), "rb") as file:
-            return file.read()
-    with _opened(place) as archive:
-        return archive.read(name)
-
-
-@contextlib.contextmanager
-def _opened(path):
-    try:
-        with zipfile.ZipFile(path) as archive:
-            yield archive
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise UserError(f"{path} does not unpack ({error}); download it again") from error
+        return whole.read(os.path.join(place, name))
+    return whole.of_zip(place, name)

@@ -10,8 +10,7 @@ import os
 import re
 
 from tf_mural.base import UserError, pick
-from tf_mural.datasets import lines
-from tf_mural.datasets.table import pictures
+from tf_mural.datasets import lines, pictures
 from tf_mural.records import Dropped, Record
 
 SPLITS = ("test", "texts")

@@ -1,5 +1,12 @@
 """Evaluations, one a file: each has `run(embed, records, **options) -> Result`."""
 
-from tf_mural.tasks import retrieval
+from tf_mural.tasks import bitext, consistency, knn, retrieval, sts, zero_shot
 
-TASKS = {"retrieval": retrieval.run}
+TASKS = {
+    "retrieval": retrieval.run,
+    "zero_shot": zero_shot.run,
+    "knn": knn.run,
+    "sts": sts.run,
+    "bitext": bitext.run,
+    "consistency": consistency.run,
+}

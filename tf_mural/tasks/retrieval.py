@@ -5,12 +5,11 @@ texts are queries and candidates; recall at 1, 5 and 10 both ways; an image find
 ties count as misses. `average_recall` is the mean of the six, in percent.
 """
 
-import dataclasses
-
 import numpy as np
 
 from tf_mural import metrics
 from tf_mural.base import Result, UserError
+from tf_mural.tasks.gathering import Gathered
 
 PROTOCOL = "retrieval/v1"
 
@@ -36,7 +35,7 @@ def run(embed, records, languages=None, captions_per_image=None):
         UserError: no records, no images, a language without texts, a record with several images,
             an image that cannot be read.
     """
-    gathered = _Gathered(languages, captions_per_image)
+    gathered = Gathered("retrieval", languages, captions_per_image)
     try:
         images = embed.images(gathered.images(records))
     except UserError as error:
@@ -58,65 +57,6 @@ def run(embed, records, languages=None, captions_per_image=None):
         result.counts["texts"][language] = len(texts)
         result.counts["candidates"][language] = len(set(text_images))
     return result
-
-
-@dataclasses.dataclass
-class _Gathered:
-    """What a single reading of the records leaves behind: texts stay, images pass through."""
-
-    wanted: list | None
-    captions_per_image: int | None
-    records: int = 0
-    ids: list = dataclasses.field(default_factory=list)
-    texts: dict = dataclasses.field(default_factory=dict)  # language: (texts, image of each)
-    seen: set = dataclasses.field(default_factory=set)  # languages, wanted or not
-
-    def images(self, records):
-        """Yields the image of each record that has a wanted text, and notes the texts."""
-        with_image = 0
-        for record in records:
-            self.records += 1
-            if not record.images:
-                continue
-            if len(record.images) > 1:
-                raise UserError(
-                    f"record {record.id!r} has {len(record.images)} images: retrieval expects one"
-                )
-            with_image += 1
-            if self._note(record):
-                self.ids.append(record.id)
-                yield record.images[0]
-        if not with_image:
-            what = (
-                f"none of the {self.records} records has an image" if self.records else "no records"
-            )
-            raise UserError(f"{what}: retrieval needs records of an image and its texts")
-
-    def _note(self, record):
-        """Keeps the wanted texts of a record as those of the next image. Returns whether any."""
-        counts = {}
-        for language, text in record.texts:
-            self.seen.add(language)
-            if self.wanted is not None and language not in self.wanted:
-                continue
-            counts[language] = counts.get(language, 0) + 1
-            if self.captions_per_image is None or counts[language] <= self.captions_per_image:
-                texts, images = self.texts.setdefault(language, ([], []))
-                texts.append(text)
-                images.append(len(self.ids))
-        return bool(counts)
-
-    def languages(self):
-        """The languages to score, each with texts."""
-        languages = sorted(self.seen) if self.wanted is None else list(dict.fromkeys(self.wanted))
-        missing = [language for language in languages if language not in self.texts]
-        if missing or not languages:
-            known = ", ".join(sorted(self.seen)) or "none at all"
-            raise UserError(
-                f"no image has a text in {', '.join(missing) or 'any language'}; "
-                f"the records' languages: {known}"
-            )
-        return languages
 
 
 def _score(images, texts, text_images):

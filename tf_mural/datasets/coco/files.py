@@ -1,30 +1,17 @@
 """Files of a name, plain or inside of an archive, and the JSON in them."""
 
-import contextlib
 import dataclasses
-import gzip
 import json
 import os
 import posixpath
-import tarfile
 import zipfile
-import zlib
 
 from tf_mural.base import UserError
-from tf_mural.datasets import lines
+from tf_mural.datasets import lines, whole
+from tf_mural.datasets.labelled import archives
 
 FOLDERS = ("", "annotations", "STAIR-captions", "caption_datasets", "coco", "coco/annotations")
 _ZIPS, _TARS = (".zip",), (".tar.gz", ".tgz", ".tar")
-_MOST_BYTES = 4 << 30  # of a file, unpacked; those of COCO have a few hundred megabytes at most
-_BROKEN = (
-    zipfile.BadZipFile,
-    tarfile.TarError,
-    gzip.BadGzipFile,
-    zlib.error,
-    EOFError,
-    NotImplementedError,  # a compression that Python does not know
-    RuntimeError,  # an encrypted member
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +30,7 @@ class File:
         return posixpath.basename(self.member or self.path).removesuffix(".gz")
 
 
-def find(raw_dir, name, archives=()):
+def find(raw_dir, name, packed=()):
     """The `File` of a name in one of `FOLDERS`, packed or not, or in an archive there, or None.
 
     Raises:
@@ -56,7 +43,7 @@ def find(raw_dir, name, archives=()):
         for folder in folders:
             if os.path.isfile(path := os.path.join(folder, plain)):
                 return File(path)
-    for archive in (f"{name}.tar.gz", *archives):
+    for archive in (f"{name}.tar.gz", *packed):
         for folder in folders:
             if os.path.isfile(path := os.path.join(folder, archive)):
                 for member in _members(path):
@@ -84,50 +71,43 @@ def given(path):
 
 def read(file):
     """The bytes of a `File`. Raises UserError where it does not unpack or is much too large."""
-    with _opened(file) as stream:
-        data = stream.read(_MOST_BYTES + 1)
-    if len(data) > _MOST_BYTES:
-        raise UserError(f"{file} unpacks to more than {_MOST_BYTES:,} bytes; is it of COCO?")
-    return data
+    if file.path.endswith(_ZIPS):
+        return whole.of_zip(file.path, file.member)
+    if file.path.endswith(_TARS):
+        return archives.Place(file.path, "", True).bytes(file.member)
+    return whole.read(file.path)
 
 
-def read_json(file):
-    """What the JSON of a `File` says. Raises UserError where it is none, or not UTF-8."""
-    return parse_json("\n".join(lines.split(read(file), file)), file)
+def read_json(file, shorten=None):
+    """What the JSON of a `File` says; see `parse_json`. Raises UserError if it is not UTF-8 too."""
+    return parse_json(lines.decoded(read(file), file), file, shorten)
 
 
-def parse_json(text, where):
-    """What JSON says; `where` names it. Raises UserError where it is none."""
+def parse_json(text, where, shorten=None):
+    """What JSON says.
+
+    Args:
+        text: the JSON.
+        where: names it in messages.
+        shorten: function from each object, as soon as it is read, to what is to stand for it: what
+            is left out takes no memory.
+
+    Raises:
+        UserError: it is none.
+    """
     try:
-        return json.loads(text)
+        return json.loads(text, object_hook=shorten)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: expected JSON, got {text[:40]!r} ({error})") from error
 
 
-@contextlib.contextmanager
-def _opened(file):
-    with _archive_errors(file), contextlib.ExitStack() as stack:
-        if file.path.endswith(_ZIPS):
-            archive = stack.enter_context(zipfile.ZipFile(file.path))
-            yield stack.enter_context(archive.open(file.member))
-        elif file.path.endswith(_TARS):
-            archive = stack.enter_context(tarfile.open(file.path))
-            yield stack.enter_context(archive.extractfile(file.member))
-        elif file.path.endswith(".gz"):
-            yield stack.enter_context(gzip.open(file.path))
-        else:
-            yield stack.enter_context(open(file.path, "rb"))
-
-
 def _members(path):
     """Names of the files in an archive."""
-    with _archive_errors(path):
-        if path.endswith(_ZIPS):
-            with zipfile.ZipFile(path) as archive:
-                names = [info.filename for info in archive.infolist() if not info.is_dir()]
-        else:
-            with tarfile.open(path) as archive:
-                names = [member.name for member in archive if member.isfile()]
+    if path.endswith(_TARS):
+        names = list(archives.tar_files(path))
+    else:
+        with whole.errors(path), zipfile.ZipFile(path) as archive:
+            names = [info.filename for info in archive.infolist() if not info.is_dir()]
     demand_inside(path, names)
     return [name for name in names if not posixpath.basename(name).startswith(".")]
 
@@ -137,12 +117,3 @@ def demand_inside(path, names):
     for name in names:
         if name.startswith("/") or ".." in name.split("/"):
             raise UserError(f"{path} has {name!r}, a place outside of it; download it again")
-
-
-@contextlib.contextmanager
-def _archive_errors(where):
-    try:
-        yield
-    except _BROKEN as error:
-        why = str(error).partition(":\n")[0]  # tarfile lists each packing that it is not
-        raise UserError(f"{where} does not unpack ({why}); download it again") from error

@@ -42,7 +42,7 @@ def read(raw_dir):
             f"expected {LIST}, or {_ARCHIVES[0]} which has it, in {raw_dir} or in annotations "
             "there; it says which photographs are in which split"
         )
-    data = files.read_json(file)
+    data = files.read_json(file, _without_tokens)
     images = data.get("images") if isinstance(data, dict) else None
     if not isinstance(images, list) or not images:
         raise UserError(f"{file}: expected an object with a list of images; download it again")
@@ -62,6 +62,11 @@ def read(raw_dir):
     return found
 
 
+def _without_tokens(found):
+    """A sentence as its text alone: the words that it was parted into take most of the list."""
+    return found["raw"] if "raw" in found else found
+
+
 def _photograph(image):
     name, part, split = image["filename"], image["filepath"], image["split"]
     if not name or os.path.basename(name) != name:
@@ -69,5 +74,5 @@ def _photograph(image):
     for value, known in ((part, PARTS), (split, _SPLITS)):
         if value not in known:
             raise ValueError(f"{value!r} is none of {', '.join(known)}")
-    sentences = tuple(sentence["raw"].strip() for sentence in image["sentences"])
+    sentences = tuple(sentence.strip() for sentence in image["sentences"])
     return Photograph(int(image["cocoid"]), name, part, split, sentences)

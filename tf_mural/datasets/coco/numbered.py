@@ -31,7 +31,10 @@ def read(file, keys=TEXTS):
     if file.name.endswith((".tsv", ".txt")):
         yield from _of_table(file)
     elif file.name.endswith(".jsonl"):
-        yield from _of_objects(_of_lines(file), keys)
+        rows = enumerate(lines.split(files.read(file), file), 1)
+        rows = [(number, row) for number, row in rows if row.strip()]
+        items = [files.parse_json(row, f"{file}, line {number}") for number, row in rows]
+        yield from _of_objects(items, f"{file}, line", [number for number, _ in rows], keys)
     elif file.name.endswith(".json"):
         data = files.read_json(file)
         if isinstance(data, dict) and "annotations" not in data:
@@ -40,8 +43,7 @@ def read(file, keys=TEXTS):
         items = data["annotations"] if isinstance(data, dict) else data
         if not isinstance(items, list):
             raise UserError(f"{file}: expected a list of captions, got {str(items)[:40]!r}")
-        items = [(f"{file}, item {i}", item) for i, item in enumerate(items, 1)]
-        yield from _of_objects(items, keys)
+        yield from _of_objects(items, f"{file}, item", range(1, len(items) + 1), keys)
     else:
         raise UserError(f"{file}: expected a file that ends in .tsv, .json or .jsonl")
 
@@ -58,19 +60,16 @@ def _of_mapping(data, file):
             yield _number(image, where), text
 
 
-def _of_lines(file):
-    rows = enumerate(lines.split(files.read(file), file), 1)
-    places = ((f"{file}, line {number}", row) for number, row in rows if row.strip())
-    return [(where, files.parse_json(row, where)) for where, row in places]
-
-
-def _of_objects(items, keys):
-    for where, item in items:
+def _of_objects(items, place, numbers, keys):
+    """The texts of a list of objects; `place` and a number name each in messages."""
+    for number, item in zip(numbers, items, strict=True):
         if not isinstance(item, dict):
+            where = f"{place} {number}"
             raise UserError(f"{where}: expected an object, got {str(item)[:40]!r}")
-    used = {name for _, item in items for name in item}
+    used = {name for item in items for name in item}
     key = next((key for key in keys if key in used), " or ".join(keys))
-    for where, item in items:
+    for number, item in zip(numbers, items, strict=True):
+        where = f"{place} {number}"
         image = next((name for name in IMAGES if name in item), None)
         if image is None or key not in item:
             raise UserError(

@@ -4,15 +4,13 @@ import contextlib
 import os
 import posixpath
 import zipfile
-import zlib
 
 from tf_mural.base import UserError
+from tf_mural.datasets import pictures, whole
 from tf_mural.datasets.coco import files
 from tf_mural.datasets.coco.karpathy import PARTS
-from tf_mural.datasets.table import pictures
 
 _FOLDERS = ("", "images", "coco", "coco/images")
-_MOST_BYTES = 1 << 28  # of one photograph; the largest of COCO has less than one megabyte
 
 
 def places(raw_dir, images):
@@ -88,15 +86,13 @@ class Photographs:
         if place not in self._zips:
             return pictures.load(place, name, name)
         archive, members = self._zips[place]
-        if members[name].file_size > _MOST_BYTES:
+        if members[name].file_size > pictures.MOST_BYTES:
             return None, "image too large"
         try:
             data = archive.read(members[name])
-        # A broken member, or one that is encrypted or packed in a way that Python does not know.
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError):
+        except whole.BROKEN:
             return None, "image does not unpack"
-        reason = pictures.problem(data)
-        return (None, reason) if reason else (data, None)
+        return pictures.usable(data)
 
     def _place(self, name):
         for place in self._places:
@@ -116,10 +112,8 @@ def _listed(place):
 
 
 def _open(path):
-    try:
+    with whole.errors(path):
         return zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
-        raise UserError(f"{path} does not unpack ({error}); download it again") from error
 
 
 def _members(archive, path):

@@ -2,7 +2,7 @@
 
 import posixpath
 
-from tf_mural.datasets.crawl.sample import usable
+from tf_mural.datasets import pictures
 from tf_mural.records import Dropped, Record
 
 
@@ -45,7 +45,7 @@ def _item(sample, name, captions):
     texts, reason = captions.texts(sample)
     if reason:
         return Dropped(reason, name if sample.url is None else f"{name}, {sample.url}")
-    image, reason = usable(sample.image)
+    image, reason = pictures.usable(sample.image)
     return Dropped(reason, name) if reason else Record(name, (image,), texts)
 
 

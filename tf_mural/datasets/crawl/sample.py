@@ -1,11 +1,7 @@
 """What one image of a crawl comes with, in whatever kind of file it lies."""
 
-import io
 import json
 from typing import NamedTuple
-
-from tf_mural.base import UserError
-from tf_mural.datasets.table import pictures
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 _META = ("caption", "url")
@@ -62,35 +58,3 @@ def of_parts(key, parts):
 def _valid(name):
     """The same, with "?" for what is no Unicode: odd bytes in a tar, half a character in JSON."""
     return name.encode(errors="replace").decode()
-
-
-def usable(data):
-    """An image that the input pipeline can decode.
-
-    Args:
-        data: encoded bytes.
-
-    Returns:
-        (bytes, None): the same bytes, or a PNG of the same pixels where TensorFlow cannot read the
-        format (WebP) or reads it wrongly (BMP with a palette); or (None, reason).
-    """
-    webp = data[:4] == b"RIFF" and data[8:12] == b"WEBP"
-    if not webp and (reason := pictures.problem(data)):
-        return None, reason
-    if not webp and not data.startswith(b"BM"):
-        return data, None
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise UserError("reading images needs Pillow: pip install pillow") from error
-    buffer = io.BytesIO()
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            if not webp and image.mode not in ("P", "1"):
-                return data, None
-            image.convert("RGB").save(buffer, "PNG")
-    except Image.DecompressionBombError:
-        return None, "image too large"
-    except (OSError, SyntaxError, ValueError, EOFError):
-        return None, "image does not decode"
-    return buffer.getvalue(), None

@@ -11,13 +11,13 @@ import gzip
 import hashlib
 import os
 import tarfile
-import zlib
 
 from tf_mural.base import UserError
+from tf_mural.datasets import pictures, whole
 
 _CHUNK = 1 << 20
 _ENDS = 1 << 16  # bytes at either end of an archive that tell it from another
-_BROKEN = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile)
+_MOST_PADDING = 64 << 20  # bytes that may follow the end of a tar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,12 +63,15 @@ class Place:
         return os.path.join(self.path, name)
 
     def bytes(self, name):
-        """All of a file. Raises UserError if it is not there."""
-        file = self.get(name)
-        data = None if file is None else next(contents([file]))
-        if data is None:
-            raise UserError(f"{self.where(name)} is missing; download it again")
-        return data
+        """All of a file. Raises UserError if it is not there, or much too large."""
+        file, where = self.get(name), self.where(name)
+        if file is None:
+            raise UserError(f"{where} is missing; download it again")
+        whole.demand_size(file.size, where)
+        if file.offset is None:
+            return whole.read(file.path)
+        with opened(file.path) as stream:
+            return read_at(stream, file)
 
 
 def find(raw_dir, archive, top, probe):
@@ -118,8 +121,11 @@ def _tar_files(path, size, changed):
             if name in found:
                 raise UserError(f"{path} holds {name} twice; download it again")
             found[name] = file
-        while stream.read(_CHUNK):  # The checksum of a gzip comes last.
-            pass
+        padding = 0
+        while chunk := stream.read(_CHUNK):  # The checksum of a gzip comes last.
+            padding += len(chunk)
+            if padding > _MOST_PADDING:
+                raise UserError(f"{path} goes on after the end of its tar; download it again")
     return found
 
 
@@ -160,11 +166,8 @@ class _StrictInfo(tarfile.TarInfo):
 @contextlib.contextmanager
 def opened(path):
     """Opens a file, unpacked where it is a gzip. Raises UserError if it is broken."""
-    try:
-        with gzip.open(path) if is_gzip(path) else open(path, "rb") as stream:
-            yield stream
-    except _BROKEN as error:
-        raise UserError(f"{path} does not unpack ({error}); download it again") from error
+    with whole.errors(path), gzip.open(path) if is_gzip(path) else open(path, "rb") as stream:
+        yield stream
 
 
 def is_gzip(path):
@@ -192,28 +195,30 @@ def read_at(stream, file):
 
 
 def contents(files):
-    """Yields the bytes of each `File`, None for a plain one that may not be read.
+    """Yields (bytes, None) of each `File` of a picture, or (None, why it was not read).
 
     Those of an archive come together, in its order.
     """
     with contextlib.ExitStack() as stack:
         path = stream = None
         for file in files:
-            if file.offset is None:
-                yield _plain(file.path)
-                continue
-            if file.path != path:
+            if file.offset is not None and file.path != path:
                 stack.close()
                 path, stream = file.path, stack.enter_context(opened(file.path))
-            yield read_at(stream, file)
+            yield content(stream, file)
 
 
-def _plain(path):
+def content(stream, file):
+    """The same of one file; `stream` of `opened` is where an archive is read."""
+    if file.size > pictures.MOST_BYTES:
+        return None, "image too large"
+    if file.offset is not None:
+        return read_at(stream, file), None
     try:
-        with open(path, "rb") as file:
-            return file.read()
+        with open(file.path, "rb") as plain:
+            return plain.read(), None
     except OSError:
-        return None
+        return None, "image may not be read"
 
 
 def identity(path):

@@ -81,8 +81,8 @@ def read(unit):
         return
     for one in unit.classes:
         name = None
-        for name, data in _of_folder(one.folder) if one.tar is None else _of_tar(one.tar):
-            yield listed.record(os.path.splitext(name)[0], data, one.label)
+        for name, content in _of_folder(one.folder) if one.tar is None else _of_tar(one.tar):
+            yield listed.record(os.path.splitext(name)[0], content, one.label)
         if name is None:
             raise UserError(f"{one.folder} has no photographs of {one.wnid}; download it again")
 
@@ -203,15 +203,16 @@ def _wnids(raw_dir, places):
 
 
 def _of_folder(folder):
+    """Yields (name, what `archives.contents` gives) of the files of a folder."""
     for name in sorted(os.listdir(folder)):
         path = os.path.join(folder, name)
         if os.path.isfile(path):
-            with open(path, "rb") as file:
-                yield name, file.read()
+            (content,) = archives.contents([archives.File(path, None, os.path.getsize(path))])
+            yield name, content
 
 
 def _of_tar(tar):
-    """Yields (name, bytes) of the tar that lies inside a file."""
+    """Yields (name, what `archives.contents` gives) of the tar that lies inside a file."""
     seen = set()
     end = tar.offset + tar.size
     with archives.opened(tar.path) as stream:
@@ -222,4 +223,4 @@ def _of_tar(tar):
                 what = f"{name} twice" if name in seen else f"a tar that ends before {name} does"
                 raise UserError(f"{tar.path} holds {what}; download it again")
             seen.add(name)
-            yield name, archives.read_at(stream, file)
+            yield name, archives.content(stream, file)

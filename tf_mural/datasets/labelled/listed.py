@@ -2,10 +2,9 @@
 
 import dataclasses
 import hashlib
-import io
 
+from tf_mural.datasets import pictures
 from tf_mural.datasets.labelled import archives
-from tf_mural.datasets.table import pictures
 from tf_mural.records import Dropped, Record
 
 _RECORDS_PER_UNIT = 2000
@@ -61,17 +60,16 @@ def read(unit):
     for name in unit.missing:
         yield Dropped("image missing", name)
     contents = archives.contents(picture.file for picture in unit.pictures)
-    for picture, data in zip(unit.pictures, contents, strict=True):
-        yield record(picture.id, data, picture.label)
+    for picture, content in zip(unit.pictures, contents, strict=True):
+        yield record(picture.id, content, picture.label)
 
 
-def record(id, data, label):
-    """The `Record` of encoded bytes, or `Dropped` where there are none or they do not decode."""
-    if data is None:
-        return Dropped("image may not be read", id)
-    if reason := pictures.problem(data):
-        return Dropped(reason, id)
-    return Record(id, (_without_palette(data),), label=label)
+def record(id, content, label):
+    """The `Record` of what `archives.contents` gives of a picture, or `Dropped`."""
+    data, reason = content
+    if reason is None:
+        data, reason = pictures.usable(data)
+    return Dropped(reason, id) if reason else Record(id, (data,), label=label)
 
 
 def fingerprint(place, wanted):
@@ -83,20 +81,3 @@ def fingerprint(place, wanted):
         file = None if place.is_archive else place.get(name)
         digest.update(f"{name}\n{id}\n{label}\n{file.size if file else -1}\n".encode())
     return digest.hexdigest()
-
-
-def _without_palette(data):
-    """The same bytes, except that a BMP with a palette becomes a PNG of the same pixels.
-
-    TensorFlow's decoder takes the numbers of the palette for shades of grey.
-    """
-    if not data.startswith(b"BM"):
-        return data
-    from PIL import Image
-
-    with Image.open(io.BytesIO(data)) as image:
-        if image.mode not in ("P", "1"):
-            return data
-        buffer = io.BytesIO()
-        image.convert("RGB").save(buffer, "PNG")
-    return buffer.getvalue()

@@ -11,10 +11,9 @@ would bring its own format and download for 20 lines.
 import hashlib
 import os
 import zipfile
-import zlib
 
 from tf_mural.base import UserError, pick
-from tf_mural.datasets import lines
+from tf_mural.datasets import lines, whole
 from tf_mural.datasets.labelled import archives, listed
 from tf_mural.datasets.labelled.listed import read
 
@@ -117,8 +116,7 @@ def _list(raw_dir, name):
     for folder in (os.path.join(raw_dir, _PARTITIONS), raw_dir):
         path = os.path.join(folder, name)
         if os.path.isfile(path):
-            with open(path, "rb") as file:
-                data = file.read()
+            data = whole.read(path)
             break
     else:
         path = os.path.join(raw_dir, f"{_PARTITIONS}.zip")
@@ -136,14 +134,9 @@ def _list(raw_dir, name):
 
 
 def _of_zip(path, name):
-    try:
-        with zipfile.ZipFile(path) as archive:
-            found = [one for one in archive.namelist() if os.path.basename(one) == name]
-            found = [one for one in found if not one.startswith("__MACOSX/")]
-            if len(found) != 1:
-                raise UserError(
-                    f"expected one {name} in {path}, found {len(found)}; download it again"
-                )
-            return archive.read(found[0])
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise UserError(f"{path} does not unpack ({error}); download it again") from error
+    with whole.errors(path), zipfile.ZipFile(path) as archive:
+        found = [one for one in archive.namelist() if os.path.basename(one) == name]
+    found = [one for one in found if not one.startswith("__MACOSX/")]
+    if len(found) != 1:
+        raise UserError(f"expected one {name} in {path}, found {len(found)}; download it again")
+    return whole.of_zip(path, found[0])

@@ -11,10 +11,10 @@ import dataclasses
 import hashlib
 import os
 
+from tf_mural.base import UserError
 from tf_mural.datasets import lines
 from tf_mural.datasets.multi30k import captions as caption_files
-from tf_mural.datasets.multi30k import layout
-from tf_mural.datasets.table import pictures
+from tf_mural.datasets.multi30k import layout, photographs
 from tf_mural.records import Dropped, Record
 
 SPLITS = tuple(layout.STEMS)
@@ -25,9 +25,12 @@ _RECORDS_PER_UNIT = 2000
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """Some lines of a split: (image, ((language, text), ...)). Without folders, texts alone."""
+    """Some lines of a split: (image, ((language, text), ...), its `archives.File` or None).
 
-    folders: tuple[str, ...]
+    Without places of photographs, texts alone.
+    """
+
+    places: tuple[str, ...]
     rows: tuple
 
 
@@ -49,25 +52,33 @@ def plan(
             for evaluation the protocol: the five captions of task 2 in the languages that have them
             (en, de), the one of task 1 in the others (fr, cs).
         texts: folders that hold task1 and task2. Default: data, multi30k/data or dataset/data.
-        images: folders of the photographs. Default: flickr30k-images, flickr30k/flickr30k-images or
-            flickr30k_images/flickr30k_images.
+        images: folders of the photographs, or .tar.gz, .tgz or .tar of them. Default:
+            flickr30k-images, flickr30k/flickr30k-images or flickr30k_images/flickr30k_images, or
+            where none of these folders is there, an archive of the same name.
         captions: file of Flickr30K's English captions, to be taken in place of Multi30K's:
             results_20130124.token, results.csv or dataset_flickr30k.json.
         languages: language codes to keep. Default: all that have files.
 
     Returns:
-        List of `Unit`.
+        List of `Unit`, in the order of the lines. A packed archive makes one unit, in the
+        archive's order, so that it is read once.
 
     Raises:
-        UserError: an unknown split or option, files that are missing or contradict each other, or
-            not one photograph.
+        UserError: an unknown split or option, files that are missing or contradict each other, not
+            one photograph, or an archive that does not unpack.
     """
     found = layout.find(raw_dir, split, task, texts, captions, languages)
     names = layout.read_names(found.lists)
-    folders = ()
+    places, placed = (), [None] * len(names)
     if split not in layout.WITHOUT_IMAGES:
-        folders = layout.image_folders(raw_dir, images)
-        layout.demand_images(folders, split, names)
+        places = photographs.places(raw_dir, images)
+        placed = photographs.placed(places, names)
+        if not photographs.any_there(places, names):
+            raise UserError(
+                f"none of the {len(names):,} images of {split}, such as {names[0]}, is in "
+                f"{' or '.join(places)}; say with the option images where they are, or leave the "
+                "split out"
+            )
     columns = [lines.read(path) for _, path in found.texts]
     layout.demand_equal_lengths(found, columns, names)
     english = caption_files.read(found.captions, names) if found.captions else None
@@ -76,17 +87,21 @@ def plan(
         own = [] if english is None else [("en", text) for text in english.get(name, [""])]
         for (code, _), column in zip(found.texts, columns, strict=True):
             own.append((code, column[i]))
-        rows.append((name, tuple(own)))
+        rows.append((name, tuple(own), placed[i]))
+    if photographs.is_packed(places):
+        rows.sort(key=lambda row: (row[2].path, row[2].offset) if row[2] else ("", 0))
+        return [Unit(places, tuple(rows))]
     starts = range(0, len(rows), _RECORDS_PER_UNIT)
-    return [Unit(folders, tuple(rows[start : start + _RECORDS_PER_UNIT])) for start in starts]
+    return [Unit(places, tuple(rows[start : start + _RECORDS_PER_UNIT])) for start in starts]
 
 
 def read(unit):
     """Yields a `Record` or `Dropped` for each line of a unit, and `Dropped` for single texts."""
-    for name, found in unit.rows:
+    loaded = photographs.load(unit.places, [(name, file) for name, _, file in unit.rows])
+    for name, found, _ in unit.rows:
         images = ()
-        if unit.folders:
-            data, reason = _load(unit.folders, name)
+        if unit.places:
+            data, reason = next(loaded)
             if reason:
                 yield Dropped(reason, name)
                 continue
@@ -123,16 +138,6 @@ def fingerprint(raw_dir, split, task="auto", texts=(), images=(), captions=None,
             with open(path, "rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
     if split not in layout.WITHOUT_IMAGES:
-        for folder in layout.image_folders(raw_dir, images):
-            for name in layout.read_names(found.lists):
-                path = os.path.join(folder, name)
-                digest.update(b"%d," % (os.path.getsize(path) if os.path.isfile(path) else -1))
+        places = photographs.places(raw_dir, images)
+        photographs.note(digest, places, layout.read_names(found.lists))
     return digest.hexdigest()
-
-
-def _load(folders, name):
-    for folder in folders:
-        data, reason = pictures.load(folder, name, "image_splits")
-        if reason != "image missing":
-            break
-    return data, reason

@@ -7,6 +7,7 @@ import re
 
 from tf_mural.base import UserError, pick
 from tf_mural.datasets import lines
+from tf_mural.datasets.multi30k import photographs
 
 STEMS = {  # split: (task 1's name of it, task 2's name of it or None)
     "train": ("train", "train"),
@@ -20,12 +21,7 @@ STEMS = {  # split: (task 1's name of it, task 2's name of it or None)
 NOT_FLICKR30K = ("test_2017_flickr", "test_2017_mscoco", "test_2018_flickr")
 WITHOUT_IMAGES = ("bitext",)
 TASKS = ("auto", "1", "2", "both")
-_TEXT_FOLDERS = ("data", "multi30k/data", "dataset/data")
-_IMAGE_FOLDERS = (
-    "flickr30k-images",
-    "flickr30k/flickr30k-images",
-    "flickr30k_images/flickr30k_images",
-)
+_TEXT_FOLDERS, _HELD = ("data", "multi30k/data", "dataset/data"), ("task1", "task2")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,27 +116,17 @@ def _texts_of(folders, number, stem):
 
 def text_folders(raw_dir, texts):
     """The folders that hold task1 and task2. Raises UserError where one is not there."""
-    what = "task1 and task2 of Multi30K"
-    found = _folders(raw_dir, texts, _TEXT_FOLDERS, "texts", what, ("task1", "task2"))
-    return found if texts else found[:1]
-
-
-def image_folders(raw_dir, images):
-    """The folders of photographs. Raises UserError where one is not there."""
-    return _folders(raw_dir, images, _IMAGE_FOLDERS, "images", "photographs of Flickr30K")
-
-
-def _folders(raw_dir, given, usual, option, what, holding=("",)):
-    """Those of the folders that are there and hold something of `holding`; all of the given."""
     if not raw_dir or not os.path.isdir(raw_dir):
         raise UserError(f"expected raw_dir to be a folder; {raw_dir!r} is none")
-    paths = [os.path.join(raw_dir, name) for name in given or usual]
-    there = [p for p in paths if any(os.path.isdir(os.path.join(p, inside)) for inside in holding)]
-    missing = [path for path in paths if path not in there] if given or not there else []
+    paths = [os.path.join(raw_dir, name) for name in texts or _TEXT_FOLDERS]
+    there = [path for path in paths if any(os.path.isdir(os.path.join(path, t)) for t in _HELD)]
+    missing = [path for path in paths if path not in there] if texts or not there else []
     if missing:
         listed = " or ".join(missing)
-        raise UserError(f"no {what} in {listed}; say with the option {option} where they are")
-    return tuple(there)
+        raise UserError(
+            f"no task1 and task2 of Multi30K in {listed}; say with the option texts where they are"
+        )
+    return tuple(there if texts else there[:1])
 
 
 def _places(folders, inside):
@@ -201,21 +187,9 @@ def demand_equal_lengths(found, columns, names):
         )
 
 
-def demand_images(folders, split, names):
-    """Raises UserError if not one of the images is in one of the folders."""
-    if not _any_image(folders, names):
-        raise UserError(
-            f"none of the {len(names):,} images of {split}, such as {names[0]}, is in "
-            f"{' or '.join(folders)}; say with the option images where they are, or leave the "
-            "split out"
-        )
-
-
 def has_images(raw_dir, split, texts=(), images=()):
     """Whether there are some images of a split."""
     lists = lists_of(text_folders(raw_dir, texts), split)
-    return bool(lists) and _any_image(image_folders(raw_dir, images), read_names(lists))
-
-
-def _any_image(folders, names):
-    return any(os.path.isfile(os.path.join(f, name)) for name in names for f in folders)
+    if not lists:
+        return False
+    return photographs.any_there(photographs.places(raw_dir, images), read_names(lists))

@@ -5,9 +5,9 @@ import dataclasses
 import hashlib
 import os
 import zipfile
-import zlib
 
 from tf_mural.base import UserError, pick
+from tf_mural.datasets import whole
 from tf_mural.records import is_language
 
 
@@ -119,16 +119,13 @@ def choose(bitexts, raw_dir, languages=None, pairs=None):
 def opened(bitext, side):
     """A side as a binary stream. Raises UserError where it cannot be unpacked, then or later."""
     with contextlib.ExitStack() as stack:
-        try:
-            if bitext.in_zip:
-                archive = stack.enter_context(zipfile.ZipFile(bitext.path))
-                stream = archive.open(bitext.members[side])
-            else:
-                stream = open(os.path.join(bitext.path, bitext.members[side]), "rb")
-            yield stack.enter_context(stream)
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-            where = bitext.where(side)
-            raise UserError(f"{where} does not unpack ({error}); download it again") from error
+        stack.enter_context(whole.errors(bitext.where(side)))
+        if bitext.in_zip:
+            archive = stack.enter_context(zipfile.ZipFile(bitext.path))
+            stream = archive.open(bitext.members[side])
+        else:
+            stream = open(os.path.join(bitext.path, bitext.members[side]), "rb")
+        yield stack.enter_context(stream)
 
 
 def checksums(bitext):
@@ -174,10 +171,8 @@ def _in_zip(path):
 
 
 def _archive(path):
-    try:
+    with whole.errors(path):
         return zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise UserError(f"{path} does not unpack ({error}); download it again") from error
 
 
 def _matched(names, where):

@@ -16,7 +16,8 @@ import os
 import numpy as np
 
 from tf_mural.base import UserError
-from tf_mural.datasets.table import columns, pictures, rows
+from tf_mural.datasets import pictures
+from tf_mural.datasets.table import columns, rows
 from tf_mural.records import Dropped, Record
 
 SPLITS = ("train",)

@@ -33,7 +33,8 @@ def find_file(raw_dir, file, split):
         if file is not None:
             raise UserError(f"{raw_dir} is a file already; leave the option file={file!r} out")
         return raw_dir
-    tables = sorted(e for e in os.listdir(raw_dir) if e.rpartition(".")[2].lower() in DELIMITERS)
+    files = [name for name in os.listdir(raw_dir) if os.path.isfile(os.path.join(raw_dir, name))]
+    tables = sorted(name for name in files if name.rpartition(".")[2].lower() in DELIMITERS)
     listed = ", ".join(tables) or "none"
     if file is None:
         if len(tables) != 1:

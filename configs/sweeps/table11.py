@@ -1,0 +1,12 @@
+"""The paper's Table 11: how long MURAL is trained, and ETCL after each of them."""
+
+from configs.sweeps import table7
+
+TITLE = "Average recall over the steps of MURAL, without and with ETCL after them"
+SEEDS = (0, 1, 2)
+BASELINE = None
+STEPS = (150, 300, 600)
+RUNS = {f"MURAL {steps}": {"stage": "mural", "overrides": {"steps": steps}} for steps in STEPS} | {
+    f"MURAL {steps} + ETCL": {"stage": "etcl", "init": f"MURAL {steps}"} for steps in STEPS
+}
+COLUMNS = table7.COLUMNS

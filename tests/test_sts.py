@@ -1,0 +1,230 @@
+import collections
+import json
+import os
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from tf_mural.base import UserError
+from tf_mural.datasets import sts2017
+from tf_mural.records import Record
+from tf_mural.tasks import sts
+
+SHARED = os.path.join(ROOT, "..", "shared")
+OFFICIAL = os.path.join(SHARED, "data", "sts2017")
+
+
+class Angles:
+    """Embeds "30" as the direction of 30 degrees, and notes what it was asked for."""
+
+    def texts(self, texts):
+        self.seen = list(texts)
+        angles = np.radians([float(text) for text in self.seen])
+        return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+
+
+class Characters:
+    """Embeds a text as how often each character comes in it."""
+
+    def texts(self, texts):
+        texts = list(texts)
+        rows = np.zeros((len(texts), 1 << 10), np.float32)
+        for row, text in zip(rows, texts, strict=True):
+            for character in text:
+                row[ord(character) % len(row)] += 1
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def pair(number, one, other, score, languages=("en", "en")):
+    return Record(f"p{number}", (), tuple(zip(languages, (one, other), strict=True)), score=score)
+
+
+def apart(*cases, languages=("en", "en")):
+    """Records of two texts so many degrees apart, each with a score."""
+    return [pair(i, "0", str(d), score, languages) for i, (d, score) in enumerate(cases)]
+
+
+def test_scores_by_hand():
+    # The order of cosines is 0, 10, 20, 30 degrees.
+    values = {
+        "the same order": ([(0, 5), (10, 4), (20, 3), (30, 0)], 100.0),
+        "the opposite": ([(0, 0), (10, 3), (20, 4), (30, 5)], -100.0),
+        # Ranks 4 3 2 1 and 4 1 2 3: 1 - 6 * (0 + 4 + 0 + 4) / (4 * 15).
+        "two far off": ([(0, 5), (10, 0), (20, 1), (30, 2)], 20.0),
+        # Ranks 4 3 2 1 and 3.5 3.5 1.5 1.5: covariance 4, variances 5 and 4.
+        "ties": ([(0, 5), (10, 5), (20, 1), (30, 1)], 100 * 4 / np.sqrt(20)),
+    }
+    for name, (cases, expected) in values.items():
+        result = sts.run(Angles(), apart(*cases))
+        assert result.values["en-en"]["spearman"] == pytest.approx(expected), name
+        assert (result.task, result.protocol) == ("sts", "sts/v1")
+
+
+def test_a_collapsed_encoder_scores_zero_whatever_its_noise():
+    class Collapsed:
+        def texts(self, texts):
+            rows = np.ones((len(list(texts)), 64)) / 8
+            return rows + 1e-8 * np.random.default_rng(0).normal(size=rows.shape)
+
+    records = [pair(i, f"a{i}", f"b{i}", i % 6) for i in range(60)]
+    result = sts.run(Collapsed(), records)
+    assert result.values["en-en"]["spearman"] == 0.0
+    assert result.intervals["en-en"]["spearman"] == (0.0, 0.0)
+
+
+def test_tracks_go_by_the_papers_names_in_either_order():
+    cases = ((0, 5), (10, 4), (20, 3))
+    orders = [("es", "en"), ("en", "ar"), ("fr", "en"), ("en", "en"), ("de", "cs"), ("eng", "ara")]
+    records = [record for two in orders for record in apart(*cases, languages=two)]
+    # Both orders in one track, by another scale: 3 pairs are ranked with 2.
+    records += apart((5, 4.5), (40, 1), languages=("en", "es"))
+    result = sts.run(Angles(), records)
+    assert list(result.values) == ["cs-de", "en-ar", "en-en", "en-es", "en-fr", "eng-ara", "groups"]
+    assert result.counts["pairs"]["en-es"] == 5 and result.counts["pairs"]["en-ar"] == 3
+    chosen = sts.run(Angles(), records, tracks=["es-en", "en-ar"])
+    assert list(chosen.values) == ["en-es", "en-ar", "groups"]
+    assert chosen.values["en-es"] == result.values["en-es"]
+    with pytest.raises(UserError, match=r"unknown track .* 'en-tr'; known: cs-de, en-ar, "):
+        sts.run(Angles(), records, tracks=["tr-en"])
+
+
+def of_all_tracks(score_of):
+    """Records of the ten tracks of the paper, (track, i) scored by `score_of`."""
+    return [
+        pair(f"{name}{i}", "0", str(10 * i), score_of(name, i), tuple(name.split("-")))
+        for names in sts.GROUPS.values()
+        for name in names
+        for i in range(4)
+    ]
+
+
+def test_groups_are_means_and_the_meta_average_is_of_both():
+    # Right in es-es and the seven, opposite in en-en and ar-ar.
+    records = of_all_tracks(lambda name, i: i if name in ("en-en", "ar-ar") else 5 - i)
+    result = sts.run(Angles(), records)
+    groups = {name: value["spearman"] for name, value in result.values["groups"].items()}
+    expected = {"monolingual": -100 / 3, "cross_lingual": 100.0, "meta_avg": 100 / 3}
+    assert groups == pytest.approx(expected)
+    assert set(result.intervals["groups"]) == set(groups) and result.counts["missing"] == {}
+    some = sts.run(Angles(), [r for r in records if r.texts[1][0] != "tr"])
+    assert list(some.values["groups"]) == ["monolingual"]
+    assert some.counts["missing"] == {"cross_lingual": ["en-tr"]}
+    # A group of which nothing is there is not a part of the question.
+    none = sts.run(Angles(), apart((0, 3), (9, 1), languages=("de", "cs")))
+    assert none.values["groups"] == none.counts["missing"] == {}
+
+
+def test_groups_are_the_papers():
+    path = os.path.join(SHARED, "paper", "results.json")
+    if not os.path.exists(path):
+        pytest.skip("no ../shared/paper/results.json")
+    with open(path, encoding="utf-8") as file:
+        paper = json.load(file)
+    for group, table in (("monolingual", "table3"), ("cross_lingual", "table4")):
+        names = set(paper[table]["rows"][0]) - {"model", "avg"}
+        assert set(sts.GROUPS[group]) == names
+    # Table 11 from Tables 3 and 4, as the task would average the model's tracks.
+    rows = {t: paper[t]["rows"][2] for t in ("table3", "table4")}
+    means = [np.mean([rows[t][k] for k in rows[t] if k not in ("model", "avg")]) for t in rows]
+    assert np.mean(means) == pytest.approx(paper["table11"]["rows"][9]["sts_meta_avg"], abs=0.06)
+
+
+def test_intervals_hold_the_value_repeat_and_narrow():
+    random = np.random.default_rng(0)
+    cases = [(float(d), 5 - d / 40 + random.normal()) for d in random.uniform(0, 160, 400)]
+    few, many = (sts.run(Angles(), apart(*cases[:n])) for n in (50, 400))
+    widths = []
+    for result in (few, many):
+        low, high = result.intervals["en-en"]["spearman"]
+        assert low < result.values["en-en"]["spearman"] < high
+        widths.append(high - low)
+    assert widths[1] < 0.6 * widths[0]
+    assert many.intervals == sts.run(Angles(), apart(*cases)).intervals
+    assert many.intervals != sts.run(Angles(), apart(*cases), seed=1).intervals
+
+
+def test_equal_texts_are_embedded_once():
+    embed = Angles()
+    sts.run(embed, apart((0, 5), (10, 4), (10, 3)))
+    assert embed.seen == ["0", "10"]
+
+
+def test_what_cannot_be_scored_is_refused():
+    good = apart((0, 5), (10, 4))
+    with pytest.raises(UserError, match="^no records: sts needs"):
+        sts.run(Angles(), [])
+    with pytest.raises(UserError, match="none of the 1 records has a score"):
+        sts.run(Angles(), [Record("a", (), (("en", "0"), ("en", "1")))])
+    assert sts.run(Angles(), [*good, Record("a")]).counts["without_score"] == 1
+    with pytest.raises(UserError, match="record 'x' has a score and 1 texts: sts expects two"):
+        sts.run(Angles(), [*good, Record("x", (), (("en", "0"),), score=1.0)])
+    with pytest.raises(UserError, match=r"track en-en has 1 pair\(s\), all of score 5.0"):
+        sts.run(Angles(), good[:1])
+    with pytest.raises(UserError, match=r"track en-en has 2 pair\(s\), all of score 3.0"):
+        sts.run(Angles(), apart((0, 3), (10, 3)))
+    with pytest.raises(UserError, match="record 'p2': expected a finite score, got nan"):
+        sts.run(Angles(), apart((0, 3), (10, 4), (20, float("nan"))))
+
+
+@pytest.mark.parametrize("bad, length", [(np.nan, "nan"), (2.0, "2.0"), (0.0, "0.0")])
+def test_embeddings_that_are_no_unit_rows_are_named_by_their_record(bad, length):
+    class Broken(Angles):
+        def texts(self, texts):
+            rows = super().texts(texts)
+            rows[[text == "20" for text in self.seen]] *= bad
+            return rows
+
+    records = apart((0, 3), (10, 4), (20, 1), (30, 0))
+    with pytest.raises(UserError, match=f"^record 'p2': its embedding has length {length}"):
+        sts.run(Broken(), records)
+
+    class Short(Angles):
+        def texts(self, texts):
+            return super().texts(texts)[1:]
+
+    with pytest.raises(UserError, match=r"of 4 texts have shape \(3, 2\): expected one row each"):
+        sts.run(Short(), records)
+
+
+@pytest.fixture(scope="module")
+def official():
+    if not os.path.isdir(OFFICIAL):
+        pytest.skip("no ../shared/data/sts2017")
+    return [record for unit in sts2017.plan(OFFICIAL, "test") for record in sts2017.read(unit)]
+
+
+def test_character_counts_on_the_real_tracks_score_what_scipy_says(official):
+    stats = pytest.importorskip("scipy.stats", reason="scipy is not installed")
+    result = sts.run(Characters(), official, draws=10)
+    assert len(result.values) == 11 and set(result.counts["pairs"].values()) == {250}
+    expected = {}
+    for record in official:
+        counts = [collections.Counter(ord(c) % 1024 for c in text) for _, text in record.texts]
+        norms = [sum(n * n for n in count.values()) ** 0.5 for count in counts]
+        cosine = sum(n * counts[1][c] for c, n in counts[0].items()) / (norms[0] * norms[1])
+        name = record.id.split(":")[0].removeprefix("STS.")
+        if name.endswith("-en") and name != "en-en":
+            name = f"en-{name[:2]}"
+        expected.setdefault(name, []).append((round(cosine, 6), record.score))
+    for name, pairs in expected.items():
+        wanted = 100 * stats.spearmanr(*zip(*pairs, strict=True)).statistic
+        # Cosines of 32 and of 64 bits may round to neighbours, and then a few pairs tie or not.
+        assert result.values[name]["spearman"] == pytest.approx(wanted, abs=0.02), name
+    # Characters tell within a language, and nothing across scripts.
+    assert result.values["groups"]["monolingual"]["spearman"] > 50
+    assert abs(result.values["en-ar"]["spearman"]) < 20
+
+
+def test_the_scores_themselves_score_a_hundred_on_the_real_tracks(official):
+    # The texts give way to angles that follow the score.
+    records = []
+    for r in official:
+        (one, _), (other, _) = r.texts
+        texts = ((one, "0"), (other, str(80 - 10 * r.score)))
+        records.append(Record(r.id, (), texts, score=r.score))
+    result = sts.run(Angles(), records, draws=10)
+    assert len(result.values) == 11
+    for name in [k for k in result.values if k != "groups"]:
+        assert result.values[name]["spearman"] == pytest.approx(100.0), name
+    assert result.values["groups"]["meta_avg"]["spearman"] == pytest.approx(100.0)
