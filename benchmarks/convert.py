@@ -9,6 +9,7 @@ decodes, resizes and encodes in as many processes and writes nothing. Rounds alt
 """
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -27,6 +28,7 @@ if ROOT not in sys.path:
 from benchmarks.train_step import machine, say  # noqa: E402
 
 SIDE, QUALITY = 346, 95
+UNIT = 2000  # rows of a unit of the data set `table`
 
 
 def images(folder, out_dir, limit, processes, rounds, peer=None):
@@ -91,10 +93,14 @@ def _bare_share(files):
 
 
 def _ours(files, place, processes):
-    """From the difference of two sizes, so that starting the processes cancels out."""
-    half = _converted(files[: len(files) // 2], os.path.join(place, "half"), processes)
-    whole = _converted(files, os.path.join(place, "whole"), processes)
-    return (len(files) - len(files) // 2) / (whole - half)
+    """From the difference of two sizes, so that starting the processes cancels out.
+
+    Each gives every process as many units as the others, of files taken round and round.
+    """
+    share = processes * UNIT
+    few, many = (list(itertools.islice(itertools.cycle(files), n * share)) for n in (1, 2))
+    short = _converted(few, os.path.join(place, "few"), processes)
+    return share / (_converted(many, os.path.join(place, "many"), processes) - short)
 
 
 def _converted(files, place, processes):

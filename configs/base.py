@@ -42,13 +42,11 @@ _IMAGES = {
 # Where the records of a size are, under --data_dir; docs of each dataset: tools/convert.py --list.
 _RECORDS = {
     "tiny": dict(captions=("scenes/train",), bitext=("scenes/bitext",), triples=("scenes/train",)),
-    "b3_mini": dict(
-        captions=("cc3m/train",), bitext=("ccmatrix/train",), triples=("multilingual_cc3m/train",)
-    ),
+    "b3_mini": dict(captions=("cc3m/train",), bitext=("ccmatrix/train",), triples=("uc2/train",)),
     "paper": dict(
-        captions=("alt_text/train", "cc3m/train", "cc12m/train"),
+        captions=("crawl/train", "cc3m/train", "cc12m/train"),
         bitext=("ccmatrix/train",),
-        triples=("multilingual_cc3m/train",),
+        triples=("uc2/train",),
     ),
 }
 
@@ -69,6 +67,24 @@ def _model(size):
             # One temperature for all terms; further names, and `temperature` of a term, part them.
             temperatures=dict(shared=model["temperature"]),
             freeze=(),
+        )
+    )
+
+
+def _lamb():
+    return ConfigDict(
+        dict(
+            name="lamb",
+            learning_rate=0.0,
+            warmup_steps=0,
+            decay=1e-5,
+            beta_1=0.9,
+            beta_2=0.999,
+            epsilon=1e-6,
+            clip_norm=0.0,  # 0: off
+            # Regular expressions over variable paths.
+            exclude_from_decay=("_bn/", "/bias$", "layer_norm/", "temperature"),
+            exclude_from_adaptation=("_bn/",),
         )
     )
 
@@ -106,23 +122,19 @@ def base_config(stage, size):
     config.terms = ConfigDict()
 
     config.batch_size, config.steps = 0, 0
+    # Rows of a replica's share that are encoded at a time, each twice; 0: the whole share, once.
+    # Gradients stay those of the whole batch, memory becomes that of a micro-batch. Batch norm
+    # takes its statistics over a micro-batch, or over the groups of batch_norm_group in it.
+    config.microbatch = 0
+    # Rows of a replica's share whose logits (rows x batch_size) are held at a time; 0: all.
+    config.loss_chunk = 0
+    # Whether rows that hold an image or a text of a row again are no negatives of it, in all terms
+    # (a term's own mask_duplicates switches it on for that term). False: the paper.
+    config.mask_duplicates = False
     config.skip_limit = 0.01  # share of the images drawn that may fail to decode
-    config.optimizer = ConfigDict(
-        dict(
-            name="lamb",
-            learning_rate=0.0,
-            warmup_steps=0,
-            decay=1e-5,
-            beta_1=0.9,
-            beta_2=0.999,
-            epsilon=1e-6,
-            clip_norm=0.0,  # 0: off
-            # Regular expressions over variable paths.
-            exclude_from_decay=("_bn/", "/bias$", "layer_norm/", "temperature"),
-            exclude_from_adaptation=("_bn/",),
-        )
-    )
+    config.optimizer = _lamb()
     config.jit_compile = False
+    config.steps_per_loop = 1  # that run without coming back to Python; TPUs want many
     config.log_every = 20 if size == "tiny" else 100
     config.checkpoint_every = 200 if size == "tiny" else 1000
     config.evaluate_every = 0  # 0: at the end only

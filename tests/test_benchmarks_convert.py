@@ -8,8 +8,13 @@ import pytest
 from PIL import Image
 
 from benchmarks import convert
+from tf_mural.datasets import table
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def test_a_unit_is_that_of_the_data_set():
+    assert convert.UNIT == table._RECORDS_PER_UNIT
 
 
 def test_every_side_is_timed_and_told(tmp_path):
@@ -17,7 +22,7 @@ def test_every_side_is_timed_and_told(tmp_path):
     pictures.mkdir(parents=True)
     rng = np.random.default_rng(0)
     for number in range(40):
-        pixels = rng.integers(0, 256, (400, 300, 3), np.uint8)
+        pixels = rng.integers(0, 256, (40, 30, 3), np.uint8)
         Image.fromarray(pixels).save(pictures / f"{number}.jpg")
     command = [sys.executable, os.path.join(ROOT, "benchmarks", "convert.py")]
     flags = [f"--images={tmp_path / 'pictures'}", "--limit=30", "--pairs=20000", "--rounds=1"]

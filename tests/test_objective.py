@@ -1,5 +1,7 @@
 """Terms, weights, masks and logs of the objective, on one replica and on slices of a batch."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -98,3 +100,48 @@ def test_duplicates_are_masked_by_either_id():
     ignore[0, 3] = ignore[3, 0] = True  # the same caption
     expected = pair(embeddings, "image", "caption", ignore=ignore).mean()
     assert float(total) == pytest.approx(expected, rel=1e-6)
+
+
+def masked(names, ids, x, y, beside=()):
+    """Loss of one term that masks duplicates, and what it is with a mask (n, n) of one's own."""
+    embeddings, batch = fields(len(ids[0]), names)
+    for name, values in zip(names, ids, strict=True):
+        batch[name]["id"] = np.array(values)
+    options = dict(margin=0.3, label_smoothing=0.1)
+    term = Term("t", x, y, 1.0, mask_duplicates=True, beside=beside, **options)
+    total, _ = run(embeddings, batch, [term])
+
+    def expected(*same):
+        ignore = np.eye(len(ids[0]), dtype=bool)
+        for i, j in same:
+            ignore[i, j] = ignore[j, i] = True
+        return pytest.approx(pair(embeddings, x, y, ignore=ignore).mean(), rel=1e-6)
+
+    return float(total), expected
+
+
+def test_a_text_is_no_negative_of_itself_in_the_other_field():
+    # The walk over pairs of languages gives (en, de) of an image, and later its (fr, en).
+    total, expected = masked(["text_a", "text_b"], ([1, 5, 6], [2, 1, 7]), "text_a", "text_b")
+    assert total == expected((0, 1)) and total != expected()
+
+
+def test_captions_of_one_image_are_no_negatives_of_each_other():
+    names, ids = ["image", "text_a", "text_b"], ([9, 9, 8], [1, 3, 5], [2, 4, 6])
+    total, expected = masked(names, ids, "text_a", "text_b", beside=("image",))
+    assert total == expected((0, 1)) and total != expected()
+    # The ids of images and texts are of two kinds: equal ones tell nothing.
+    total, expected = masked(names, ([1, 2, 3], [2, 4, 5], [6, 7, 1]), *names[:2], beside=names[2:])
+    assert total == expected()
+
+
+def test_terms_that_do_not_mask_gather_no_ids():
+    embeddings, batch = fields(4, ["image", "text_a", "text_b"])
+    asked = []
+
+    def gather(x):
+        asked.append(x)
+        return x
+
+    run(embeddings, batch, [dataclasses.replace(t, beside=("text_a",)) for t in ETCL], None, gather)
+    assert len(asked) == 3  # each field once

@@ -22,7 +22,9 @@ from conftest import ROOT
         ("--stge=etcl", r"no flag --stge; did you mean 'stage'\? \(--help lists the flags\)"),
         ("--seed=one", "flag --seed=one: .*--help lists the flags"),
         ("etcl", "unexpected argument 'etcl'; flags are written --name=value"),
-        ("--strategy=tpu", "unknown strategy 'tpu'; known: auto, one, mirrored"),
+        ("--strategy=gpu", "unknown strategy 'gpu'; known: auto, one, mirrored, multiworker, tpu"),
+        ("--strategy=multiworker", "expected TF_CONFIG in the environment of each process"),
+        ("--strategy=tpu", "no TPU 'local' is to be had"),
     ],
 )
 def test_a_flag_that_cannot_be(train, argument, message):
@@ -88,7 +90,7 @@ def test_help_is_quick_and_needs_no_tensorflow():
     assert time.monotonic() - began < 20  # TensorFlow alone takes longer on a busy machine
     assert done.returncode == 0
     assert done.stdout.startswith("Trains a stage: python tools/train.py --stage=etcl\n")
-    flags = ["stage", "size", "config", "workdir", "init", "seed", "strategy", "data_dir"]
+    flags = ["stage", "size", "config", "workdir", "init", "seed", "strategy", "tpu", "data_dir"]
     assert set(flags) <= set(re.findall(r"^  --(\w+): \w", done.stdout, re.MULTILINE))
     assert "--config.optimizer.learning_rate=1e-4" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 100

@@ -25,10 +25,14 @@ def plain_gradients(trainer, batch):
             key = "pixels" if kind == "image" else "tokens"
             rows[field] = encoder.encode(kind, batch[field][key], training=True)
         for term in trainer.terms:
-            same = [batch[f]["id"][:, None] == batch[f]["id"][None] for f in (term.x, term.y)]
+            ids = [batch[f]["id"] for f in (term.x, term.y)]
+            same = [own[:, None] == own[None] for own in ids]
+            if "image" not in (term.x, term.y):  # a text may come back in the other field
+                same += [ids[0][:, None] == ids[1][None], ids[1][:, None] == ids[0][None]]
+            ignore = tf.reduce_any(same, axis=0)
             pair = (rows[term.x], rows[term.y])
             sigma = encoder.temperatures["shared"].value
-            row_losses = losses.contrastive(pair, pair, 0, sigma, 0.3, 0.1, same[0] | same[1])
+            row_losses = losses.contrastive(pair, pair, 0, sigma, 0.3, 0.1, ignore)
             total += term.weight * tf.reduce_mean(row_losses)
     for variable, value in zip(trainer.moving_averages, averages, strict=True):
         variable.assign(value)

@@ -23,10 +23,12 @@ class Checkpoints:
         workdir: folder of the run; they go to its `checkpoints/`.
         trainer: `training.Trainer`, compiled.
         keep: how many of the last ones stay.
+        writes: whether this process does; of several, the first alone. All of them restore, so all
+            must see the folder.
     """
 
-    def __init__(self, workdir, trainer, keep=2):
-        optimizer = trainer.optimizer
+    def __init__(self, workdir, trainer, keep=2, writes=True):
+        optimizer, self._writes = trainer.optimizer, writes
         os.makedirs(workdir, exist_ok=True)
         self._description = os.path.join(workdir, MODEL)
         # Before a restore: slots made afterwards would start from zero, silently.
@@ -52,7 +54,8 @@ class Checkpoints:
         """
         path = self._manager.latest_checkpoint
         if path is None:
-            write_json(self._description, description)
+            if self._writes:
+                write_json(self._description, description)
             return False
         theirs = read_json(self._description)["vocabulary_hash"]
         if theirs != description["vocabulary_hash"]:
@@ -72,7 +75,9 @@ class Checkpoints:
 
     def save(self, step):
         """Writes a checkpoint named after the step."""
-        self._manager.save(checkpoint_number=step)
+        # Each process holds all there is to save: variables are read without the others.
+        if self._writes:
+            self._manager.save(checkpoint_number=step)
 
 
 def save_model(folder, encoder, description, vocabulary_path):
@@ -137,7 +142,7 @@ def load_weights(folder, encoder):
 
 
 # Settings that do not change what a run computes.
-_FREE = ("log_every", "checkpoint_every", "evaluate_every", "report", "chain")
+_FREE = ("log_every", "checkpoint_every", "evaluate_every", "steps_per_loop", "report", "chain")
 
 
 def same_config(workdir, config):
@@ -155,7 +160,8 @@ def same_config(workdir, config):
         return False
     theirs, ours = _flat(read_json(path)), _flat(json.loads(json.dumps(config)))
     names = [n for n in {**theirs, **ours} if n.split(".")[0] not in _FREE]
-    differ = [n for n in names if theirs.get(n) != ours.get(n)]
+    # What an older run does not know was off in it: 0, "", () or False.
+    differ = [n for n in names if (theirs[n] != ours.get(n) if n in theirs else ours[n])]
     if differ:
         first = differ[0]
         more = f" (and {len(differ) - 1} more)" if len(differ) > 1 else ""

@@ -6,6 +6,7 @@ import time
 import tensorflow as tf
 
 from tf_mural.base import UserError
+from tf_mural.distribute import Processes
 
 
 def train(
@@ -20,23 +21,29 @@ def train(
     evaluate=None,
     evaluate_every=0,
     health=None,
+    steps_per_loop=1,
 ):
     """Trains from the step that the trainer stands at to `steps`.
 
     A step is checked for finite losses before anything of it is saved: on a loss that is not, the
     run stops and the last checkpoint is a good one.
 
+    All processes of a strategy call this, each with the batches of its own; `log` and `checkpoints`
+    write in the first one alone.
+
     Args:
         trainer: compiled `training.Trainer`, restored already where a run goes on.
-        make_dataset: function of (start_step=) to a `tf.data.Dataset` of batches.
+        make_dataset: function of (start_step=) to a `tf.data.Dataset` of batches, of this process.
         strategy: the `tf.distribute.Strategy` that the trainer was built under.
         steps: number of the last step.
         checkpoints: has save(step).
         log: a `Log`.
         log_every, checkpoint_every, evaluate_every: in steps; the last is 0 for never.
+        steps_per_loop: steps that TensorFlow runs without coming back to Python, up to the next
+            one at which there is something to do.
         evaluate: function of the step, called every `evaluate_every`.
         health: has check(steps so far) to further logs, and explain(error) to an error that says
-            more; both may raise.
+            more; both may raise. The numbers are summed over processes.
 
     Raises:
         UserError: a loss is not finite; names the term and the step.
@@ -44,32 +51,29 @@ def train(
     step = int(trainer.step.numpy())
     if step >= steps:
         return
-    start = step
+    start, processes = step, Processes(strategy)
     batches = iter(
         strategy.distribute_datasets_from_function(lambda _: make_dataset(start_step=start))
     )
-
-    # Without AutoGraph, as in Keras' own fit: nothing branches on tensors, and it costs seconds.
-    @tf.function(jit_compile=trainer.jit_compile is True, autograph=False)
-    def replicated_step(batch):
-        return strategy.run(trainer.train_step, args=(batch,))
-
-    pending = []  # (step, logs on the device) that nobody has looked at
+    run_steps = _steps(trainer, strategy)
+    every = [checkpoint_every, log_every, *([evaluate_every] if evaluate_every else [])]
+    pending = []  # (first step, logs of some steps on the device) that nobody has looked at
     log.start(step, steps)
     while step < steps:
+        # The first step ends a loop of its own, so that there is something to see early.
+        ahead = 1 if step == start else min(steps - step, *(k - step % k for k in every))
+        count = min(ahead, steps_per_loop)
         try:
-            batch = next(batches)
+            pending.append((step, run_steps(batches, count)))
         except (tf.errors.OpError, UnicodeDecodeError) as error:
             raise (health.explain(error) if health else error) from None
-        values = replicated_step(batch)
-        pending.append(
-            (step, {k: strategy.experimental_local_results(v)[0] for k, v in values.items()})
-        )
-        step += 1
+        step += count
         saves = step % checkpoint_every == 0 or step == steps
         if step % log_every == 0 or saves or step == start + 1:
             means = _looked_at(pending)
-            log.write(step, {**means, **health.check(step - start)} if health else means)
+            if health:
+                means |= processes.total(health.check(step - start))
+            log.write(step, means)
             pending = []
         if saves:
             checkpoints.save(step)
@@ -77,9 +81,47 @@ def train(
             evaluate(step)
 
 
+def _steps(trainer, strategy):
+    """Function of (iterator over batches, number of steps) to {name: values (steps,)}."""
+
+    # Without AutoGraph, as in Keras' own fit: nothing branches on tensors, and it costs seconds.
+    @tf.function(jit_compile=trainer.jit_compile is True, autograph=False)
+    def one(batch):
+        return strategy.run(trainer.train_step, args=(batch,))
+
+    def own(values):
+        return {k: strategy.experimental_local_results(v)[0] for k, v in values.items()}
+
+    names = []
+
+    @tf.function(autograph=False)
+    def several(batches, count):
+        logs = {k: tf.TensorArray(tf.float32, count, element_shape=()) for k in names}
+
+        def body(i, logs):
+            values = own(one(next(batches)))
+            return i + 1, {k: logs[k].write(i, tf.cast(v, tf.float32)) for k, v in values.items()}
+
+        _, logs = tf.while_loop(lambda i, _: i < count, body, (0, logs), parallel_iterations=1)
+        return {k: array.stack() for k, array in logs.items()}
+
+    def run(batches, count):
+        if count == 1 or not names:
+            values = own(one(next(batches)))
+            names[:] = sorted(values)
+            return {k: v[tf.newaxis] for k, v in values.items()}
+        return several(batches, tf.constant(count))
+
+    return run
+
+
 def _looked_at(pending):
     """Fetches logs of steps: means over the steps where finite. Raises on a loss that is not."""
-    fetched = [(step, {k: float(v) for k, v in values.items()}) for step, values in pending]
+    fetched = []
+    for first, values in pending:
+        values = {k: v.numpy() for k, v in values.items()}
+        for i in range(len(values["loss"])):
+            fetched.append((first + i, {k: float(v[i]) for k, v in values.items()}))
     for step, values in fetched:
         bad = [k for k, v in values.items() if k.startswith("loss/") and not math.isfinite(v)]
         bad = bad or [k for k in ("loss", "gradient_norm") if not math.isfinite(values[k])]
@@ -105,6 +147,22 @@ def _looked_at(pending):
 def _line(text):
     # At once, also into a pipe or a file: a run is watched while it goes on.
     print(text, flush=True)
+
+
+class NoLog:
+    """What the processes have for a `Log` that are not the first."""
+
+    def start(self, step, steps):
+        """As `Log.start`."""
+
+    def write(self, step, values):
+        """As `Log.write`."""
+
+    def scalars(self, step, values):
+        """As `Log.scalars`."""
+
+    def picture(self, step, name, path):
+        """As `Log.picture`."""
 
 
 class Log:

@@ -18,7 +18,10 @@ class Term:
         loss: a name of `losses.LOSSES`.
         margin, label_smoothing: see `losses.contrastive`.
         temperature: which temperature of the model divides the logits of this term.
-        mask_duplicates: whether columns with the id of the row, in either field, are no negatives.
+        mask_duplicates: whether columns that hold an image or a text of the row again are no
+            negatives of it: those with a row's id in a field, or in the other field of texts.
+        beside: further fields of the same examples, whose ids count in that too: two captions of
+            one image are no negatives of each other.
     """
 
     name: str
@@ -30,6 +33,12 @@ class Term:
     label_smoothing: float = 0.0
     temperature: str = "shared"
     mask_duplicates: bool = False
+    beside: tuple = ()
+
+    @property
+    def compared(self):
+        """Fields whose ids tell duplicates, sorted; () where the term masks none."""
+        return tuple(sorted({self.x, self.y, *self.beside})) if self.mask_duplicates else ()
 
 
 def objective(embeddings, batch, terms, temperatures, gather, first_row, num_languages):
@@ -53,41 +62,81 @@ def objective(embeddings, batch, terms, temperatures, gather, first_row, num_lan
         over the global batch (unweighted terms); "language_loss" and "language_rows", both
         (num_languages,), the summed row losses and the rows in which a language takes part.
     """
-    used = sorted({field for term in terms for field in (term.x, term.y)})
-    gathered = {field: gather(embeddings[field]) for field in used}
-    masked = sorted({f for term in terms if term.mask_duplicates for f in (term.x, term.y)})
-    ids = {field: gather(batch[field]["id"]) for field in masked}
+    columns = everyone(embeddings, batch, terms, gather)
+    return objective_of_rows(
+        embeddings, batch, columns, terms, temperatures, first_row, num_languages
+    )
 
-    total, logs = 0.0, {}
-    language_loss = language_rows = 0.0
+
+def everyone(embeddings, batch, terms, gather):
+    """What the rows are compared with: each field that the terms use, gathered once.
+
+    Args:
+        embeddings, batch, terms, gather: see `objective`.
+
+    Returns:
+        {"rows": {field: (N, d)}, "ids": {field: (N,) int64}}, ids of the fields whose duplicates
+        are masked alone.
+    """
+    used = sorted({field for term in terms for field in (term.x, term.y)})
+    masked = sorted({field for term in terms for field in term.compared})
+    return {
+        "rows": {field: gather(embeddings[field]) for field in used},
+        "ids": {field: gather(batch[field]["id"]) for field in masked},
+    }
+
+
+def objective_of_rows(embeddings, batch, columns, terms, temperatures, first_row, num_languages):
+    """Loss and logs of some rows against all: sums over rows are those of `objective`.
+
+    Args:
+        embeddings, batch: of n rows, see `objective`.
+        columns: what `everyone` returned.
+        terms, temperatures, num_languages: see `objective`.
+        first_row: scalar int, position of these rows' first one among the columns.
+
+    Returns:
+        As `objective`.
+    """
+    total, logs, masks = 0.0, {}, {(): None}
+    dtype = embeddings[terms[0].x].dtype
+    language_loss = language_rows = ops.zeros((num_languages,), dtype)
     for term in terms:
+        if term.compared not in masks:
+            masks[term.compared] = _duplicates(batch, columns["ids"], term.compared)
         row_losses = losses.LOSSES[term.loss](
             (embeddings[term.x], embeddings[term.y]),
-            (gathered[term.x], gathered[term.y]),
+            (columns["rows"][term.x], columns["rows"][term.y]),
             first_row,
             temperatures[term.temperature],
             margin=term.margin,
             label_smoothing=term.label_smoothing,
-            ignore=_same_ids(batch, ids, term) if term.mask_duplicates else None,
+            ignore=masks[term.compared],
         )  # (n,)
-        global_rows = ops.cast(ops.shape(gathered[term.x])[0], row_losses.dtype)
+        global_rows = ops.cast(ops.shape(columns["rows"][term.x])[0], row_losses.dtype)
         term_loss = ops.sum(row_losses) / global_rows
         total = total + term.weight * term_loss
         logs[f"loss/{term.name}"] = term_loss
         for field in (term.x, term.y):
             if "language" in batch[field]:
-                one_hot = ops.one_hot(batch[field]["language"], num_languages)  # (n, languages)
+                one_hot = ops.one_hot(batch[field]["language"], num_languages, dtype=dtype)
                 language_loss = language_loss + ops.matmul(row_losses, one_hot)
                 language_rows = language_rows + ops.sum(one_hot, axis=0)
     logs.update({"loss": total, "language_loss": language_loss, "language_rows": language_rows})
     return total, logs
 
 
-def _same_ids(batch, all_ids, term):
-    """(n, N) mask of the columns that hold the row's own image or text again."""
+def _duplicates(batch, all_ids, fields):
+    """(n, N) mask of the columns that hold an image or a text of the row again."""
 
-    def same(field):
-        own = ops.expand_dims(batch[field]["id"], 1)
-        return ops.equal(own, ops.expand_dims(all_ids[field], 0))
+    def same(own, other):
+        return ops.equal(ops.expand_dims(batch[own]["id"], 1), ops.expand_dims(all_ids[other], 0))
 
-    return ops.logical_or(same(term.x), same(term.y))
+    texts = [field for field in fields if "language" in batch[field]]
+    pairs = [(field, field) for field in fields]
+    # A text may come back in the other field of texts, where it would be a negative of itself.
+    pairs += [(own, other) for own in texts for other in texts if own != other]
+    mask = same(*pairs[0])
+    for own, other in pairs[1:]:
+        mask = ops.logical_or(mask, same(own, other))
+    return mask

@@ -5,9 +5,8 @@
 
 A sweep is a file of plain data: what it holds is told in configs/sweeps/__init__.py. Each run goes
 through tools/train.py in a process of its own, in runs/sweeps/<sweep>/<row>-s<seed>; what is
-finished is not done again, so the same command goes on where it was stopped. A run that another
-sweep has done already with the same config is taken from there. The table is printed after every
-seed, and written to table.md and sweep.json in the sweep's folder.
+finished is not done again, so the same command goes on where it was stopped. The table is printed
+after every seed, and written to table.md and sweep.json in the sweep's folder.
 """
 
 import importlib.util

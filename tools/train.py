@@ -7,6 +7,7 @@ those runs are not finished; at other sizes it asks for --init. A --config file 
 say in that by its value `chain`.
 """
 
+import collections
 import dataclasses
 import os
 import sys
@@ -31,7 +32,13 @@ _INIT = flags.DEFINE_string(
     "ALIGN or of a BERT (hf:kakaobrain/align-base, hf:sentence-transformers/LaBSE).",
 )
 _SEED = flags.DEFINE_integer("seed", None, "Seed of everything. Default: the config's.")
-_STRATEGY = flags.DEFINE_string("strategy", "auto", "auto, one (device) or mirrored (all GPUs).")
+_STRATEGY = flags.DEFINE_string(
+    "strategy",
+    "auto",
+    "auto, one (device), mirrored (all GPUs), multiworker (several processes that share --workdir; "
+    "TF_CONFIG or srun says which) or tpu.",
+)
+_TPU = flags.DEFINE_string("tpu", "local", "Which TPU: local, the one of this host, or a name.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder of the record sets.")
 
 RESULTS = "results.json"
@@ -39,17 +46,23 @@ RESULTS = "results.json"
 
 def main():
     common.import_tensorflow()
-    from tf_mural.distribute import make_strategy
+    from tf_mural.distribute import Processes, make_strategy
 
     config = load(_STAGE.value)
-    strategy = make_strategy(_STRATEGY.value)
+    strategy = make_strategy(_STRATEGY.value, _TPU.value)
+    processes = Processes(strategy)
+    if not processes.first:  # errors alone: all else the first one tells
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")
     workdir = _WORKDIR.value or default_workdir(config)
-    results = stage(config, workdir, strategy, _INIT.value)
-    beside = {}
-    for name in config.report.beside:
-        other = load(name)
-        beside[name] = stage(other, default_workdir(other), strategy)
-    report(config, workdir, results, beside)
+    with processes.watched():
+        results = stage(config, workdir, strategy, _INIT.value)
+        beside = {}
+        for name in config.report.beside:
+            other = load(name)
+            beside[name] = stage(other, default_workdir(other), strategy)
+        if processes.first:
+            report(config, workdir, results, beside)
+        processes.leave()
 
 
 def load(name):
@@ -73,7 +86,9 @@ def default_workdir(config):
 def stage(config, workdir, strategy, init=None):
     """Trains a stage to its end, or takes the results of the run that is finished already."""
     from tf_mural import build, checkpoints
+    from tf_mural.distribute import Processes
 
+    processes = Processes(strategy)
     build.adopt_again(config, init, workdir)
     known = checkpoints.same_config(workdir, config.to_dict())
     if known and finished(workdir):
@@ -81,14 +96,16 @@ def stage(config, workdir, strategy, init=None):
         return checkpoints.read_json(os.path.join(workdir, RESULTS))
     if config.starts_from and not init:
         init = start_from(config, strategy)
-    build.make_records(config, _DATA_DIR.value)
+    if processes.first:
+        build.make_records(config, _DATA_DIR.value)
+    processes.wait()  # Until here nobody has written what the others look for.
     print(f"{config.stage}: training in {workdir}" + (f", from {init}" if init else ""))
     if init and not known:
         tell(build.adopt(config, init, workdir))
     run = build.build(config, _DATA_DIR.value, strategy)
     if init and not build.started(workdir):
         tell(build.hand_over(init, run))
-    return train(config, run, workdir, strategy, init)
+    return train(config, run, workdir, strategy, init, processes)
 
 
 def tell(note):
@@ -115,30 +132,27 @@ def start_from(config, strategy):
     return workdir
 
 
-def train(config, run, workdir, strategy, init):
-    """Runs the loop, evaluates, and writes model, results and pictures."""
-    from tf_mural import checkpoints, loop, reports
+def train(config, run, workdir, strategy, init, processes):
+    """Runs the loop and evaluates; the first process writes model, results and pictures."""
+    from tf_mural import checkpoints, loop
+    from tf_mural.reports.results import headline
 
     os.makedirs(workdir, exist_ok=True)
-    checkpoints.write_json(os.path.join(workdir, checkpoints.CONFIG), config.to_dict())
-    saved = checkpoints.Checkpoints(workdir, run.trainer)
+    if processes.first:
+        checkpoints.write_json(os.path.join(workdir, checkpoints.CONFIG), config.to_dict())
+    saved = checkpoints.Checkpoints(workdir, run.trainer, writes=processes.first)
     if saved.restore(run.description):
         print(f"resuming at step {int(run.trainer.step.numpy())}")
-    log = loop.Log(os.path.join(workdir, "tensorboard"), config.batch_size, eta=reports.eta)
-    picture = os.path.join(workdir, "training_images.png")
-    images, captions = run.contact_sheet()
-    if len(images):
-        no_font = reports.contact_sheet(picture, images, captions)
-        if no_font:
-            print(f"{picture}: this machine has no font for {', '.join(no_font)}")
-        log.picture(0, "training_images", picture)
+    advice = "--workdir must be a folder that all of them see"
+    processes.agree("the step to go on from", int(run.trainer.step.numpy()), advice)
+    log = open_log(config, run, workdir) if processes.first else loop.NoLog()
 
     def evaluate(step):
-        results = {task: dataclasses.asdict(r) for task, r in run.evaluate().items()}
-        for task, result in results.items():
-            values = result["values"].items()
-            log.scalars(step, {f"{task}/{k}": v["average_recall"] for k, v in values})
-        return results
+        results = run.evaluate()
+        for name, result in results.items():
+            numbers = headline(result).items()
+            log.scalars(step, {f"{name}/{key}": value for key, value in numbers})
+        return {name: dataclasses.asdict(result) for name, result in results.items()}
 
     began = time.perf_counter()
     loop.train(
@@ -153,6 +167,7 @@ def train(config, run, workdir, strategy, init):
         evaluate=evaluate,
         evaluate_every=config.evaluate_every,
         health=run.health,
+        steps_per_loop=config.steps_per_loop,
     )
     results = {
         "stage": config.stage,
@@ -163,12 +178,37 @@ def train(config, run, workdir, strategy, init):
         "init": init,
         "vocabulary_hash": run.description["vocabulary_hash"],
         "data": run.data,
-        "skipped_images": dict(run.health.skipped),
+        "skipped_images": skipped(run, processes),
         "evaluation": evaluate(config.steps),
     }
-    checkpoints.save_model(workdir, run.trainer.encoder, run.description, run.vocabulary_path)
-    checkpoints.write_json(os.path.join(workdir, RESULTS), results)
+    if processes.first:
+        checkpoints.save_model(workdir, run.trainer.encoder, run.description, run.vocabulary_path)
+        checkpoints.write_json(os.path.join(workdir, RESULTS), results)
+    processes.wait()
     return results
+
+
+def open_log(config, run, workdir):
+    """The log of a run, with a sheet of its training images."""
+    from tf_mural import loop, reports
+
+    log = loop.Log(os.path.join(workdir, "tensorboard"), config.batch_size, eta=reports.eta)
+    picture = os.path.join(workdir, "training_images.png")
+    images, captions = run.contact_sheet()
+    if len(images):
+        no_font = reports.contact_sheet(picture, images, captions)
+        if no_font:
+            print(f"{picture}: this machine has no font for {', '.join(no_font)}")
+        log.picture(0, "training_images", picture)
+    return log
+
+
+def skipped(run, processes):
+    """{place of a record: how often its image did not decode}, over all processes."""
+    total = collections.Counter()
+    for counts in processes.exchange(dict(run.health.skipped)):
+        total.update(counts)
+    return dict(total)
 
 
 def report(config, workdir, results, beside):

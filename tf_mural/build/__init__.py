@@ -7,11 +7,12 @@ import keras
 
 from tf_mural import models, optimizers, pipeline
 from tf_mural.base import UserError, pick
-from tf_mural.build import data
+from tf_mural.build import data, evaluation
 from tf_mural.build.checks import check, field_kinds, find_vocabulary
 from tf_mural.build.data import make_records, open_records
 from tf_mural.build.saved import describe, embedder, load, model_arguments
 from tf_mural.build.start import adopt, adopt_again, hand_over, started
+from tf_mural.distribute import Processes, SharedEmbedder
 from tf_mural.objective import Term
 from tf_mural.text import Tokenizer
 from tf_mural.training import Trainer
@@ -29,6 +30,7 @@ __all__ = [
     "hand_over",
     "load",
     "make_records",
+    "make_terms",
     "model_arguments",
     "open_records",
     "started",
@@ -72,7 +74,7 @@ def build(config, data_dir, strategy):
     Raises:
         UserError: a name, language, file or number in the config that cannot be.
     """
-    replicas = strategy.num_replicas_in_sync
+    replicas, processes = strategy.num_replicas_in_sync, Processes(strategy)
     check(config, replicas)
     vocabulary_path = find_vocabulary(config.vocabulary, data_dir)
     tokenizer = Tokenizer(vocabulary_path, config.model.text.max_tokens, config.lower_case)
@@ -89,11 +91,13 @@ def build(config, data_dir, strategy):
     with strategy.scope():
         trainer = Trainer(
             models.dual_encoder(**model_arguments(description)),
-            [Term(name=name, **fields) for name, fields in config.terms.items()],
+            make_terms(config),
             field_kinds(config),
             languages,
             seed=config.seed,
             clip_norm=config.optimizer.clip_norm or None,
+            microbatch=config.get("microbatch") or None,
+            loss_chunk=config.get("loss_chunk") or None,
         )
         optimizer = _optimizer(config)
         # Slots are made beside their variables, which a strategy allows inside its scope alone.
@@ -104,7 +108,8 @@ def build(config, data_dir, strategy):
     sizes = pipeline.Sizes(config.images.resize, config.images.crop)
     folders = {s.folder: s.digest for stream in streams.values() for s in stream.sets}
     with_images = sum("image" in source.fields.values() for source in sources)
-    health = pipeline.Health(config.skip_limit, config.batch_size * with_images, tuple(folders))
+    rows = config.batch_size // processes.count
+    health = pipeline.Health(config.skip_limit, rows * with_images, tuple(folders))
     dataset = functools.partial(
         pipeline.training_dataset,
         sources,
@@ -112,21 +117,36 @@ def build(config, data_dir, strategy):
         sizes,
         languages,
         config.batch_size,
-        replicas,
-        (0, 1),
+        replicas // processes.count,
+        (processes.number, processes.count),
         health=health,
     )
     embed = embedder(trainer.encoder, tokenizer, config.images)
+    if processes.count > 1:
+        embed = SharedEmbedder(embed, processes)
     return Run(
         trainer=trainer,
         dataset=dataset,
-        evaluate=data.make_evaluation(config, data_dir, embed),
+        evaluate=evaluation.make_evaluation(config, data_dir, embed),
         description=description,
         vocabulary_path=vocabulary_path,
         data=folders,
         health=health,
         contact_sheet=functools.partial(data.training_sheet, sources, sizes),
     )
+
+
+def make_terms(config):
+    """The terms of the loss; each knows which fields are of the same examples as its own."""
+    sources = [list(source.fields) for source in config.sources.values()]
+    everywhere = config.get("mask_duplicates", False)
+    terms = []
+    for name, term in config.terms.items():
+        both = [fields for fields in sources if term.x in fields and term.y in fields]
+        beside = [f for fields in both for f in fields if f not in (term.x, term.y)]
+        options = {**term, "mask_duplicates": term.mask_duplicates or everywhere}
+        terms.append(Term(name=name, beside=tuple(beside), **options))
+    return terms
 
 
 def _optimizer(config):

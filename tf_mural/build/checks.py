@@ -34,19 +34,54 @@ def _check_terms(config):
 
 
 def _check_batch(config, replicas):
-    if config.batch_size < 2 or config.batch_size % replicas:
-        nearest = max(2, round(config.batch_size / replicas)) * replicas
+    """Each number of rows must divide the one that it is a part of."""
+    batch, microbatch = config.batch_size, config.get("microbatch", 0)
+    chunk, group = config.get("loss_chunk", 0), config.model.image.batch_norm_group
+    for name, value in (("microbatch", microbatch), ("loss_chunk", chunk)):
+        if value < 0:
+            raise UserError(f"{name} is {value}, expected rows, or 0 for the whole share")
+    if batch < 2 or batch % replicas:
         raise UserError(
-            f"batch_size is {config.batch_size}, but {replicas} replicas share it evenly and each "
-            f"row needs a negative: set --config.batch_size={nearest}"
+            f"batch_size is {batch}, but {replicas} replicas share it evenly and each row needs a "
+            f"negative: set {_multiples('batch_size', batch, replicas)}"
         )
-    group, share = config.model.image.batch_norm_group, config.batch_size // replicas
-    if group and share % group:
+    share = batch // replicas
+    if microbatch and share % microbatch:
         raise UserError(
-            f"model.image.batch_norm_group is {group}, which does not divide the {share} rows of a "
-            f"replica: set --config.batch_size={max(1, round(share / group)) * group * replicas}, "
-            "or the group to 0 for all rows of a replica together"
+            f"batch_size is {batch}, but {replicas} replicas share it evenly, in micro-batches of "
+            f"{microbatch} rows: set {_multiples('batch_size', batch, microbatch * replicas)}, or "
+            f"{_divisors('microbatch', microbatch, share)}"
         )
+    rows, whose = (microbatch, "micro-batch") if microbatch else (share, "replica")
+    if group and rows % group:
+        name, parts = ("microbatch", 1) if microbatch else ("batch_size", replicas)
+        raise UserError(
+            f"model.image.batch_norm_group is {group}, which does not divide the {rows} rows of a "
+            f"{whose}: set {_multiples(name, rows * parts, group * parts)}, or the group to 0 for "
+            f"all rows of a {whose} together"
+        )
+    if chunk and share % chunk:
+        raise UserError(
+            f"loss_chunk is {chunk}, which does not divide the {share} rows of a replica: set "
+            f"{_divisors('loss_chunk', chunk, share)}"
+        )
+
+
+def _multiples(name, value, unit):
+    """The multiples of `unit` next to a value, from 2, as flags: "--config.NAME=96 or 128"."""
+    below = value // unit * unit
+    return _flag(name, {max(below, unit * -(-2 // unit)), max(below + unit, 2)})
+
+
+def _divisors(name, value, total):
+    """The divisors of `total` next to a value, likewise."""
+    found = [d for d in range(1, total + 1) if total % d == 0]
+    below, above = ([d for d in found if (d > value) == after] for after in (False, True))
+    return _flag(name, {*below[-1:], *above[:1]})
+
+
+def _flag(name, values):
+    return f"--config.{name}={' or '.join(map(str, sorted(values)))}"
 
 
 def _check_schedule(config):

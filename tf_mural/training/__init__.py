@@ -5,6 +5,10 @@ import tensorflow as tf
 
 from tf_mural import distribute
 from tf_mural.objective import objective
+from tf_mural.training.chunks import in_chunks
+from tf_mural.training.passes import at_once, in_microbatches
+
+__all__ = ["Trainer"]
 
 
 class Trainer(keras.Model):
@@ -20,12 +24,27 @@ class Trainer(keras.Model):
         languages: sequence of language codes; a batch's language ids index it.
         seed: of dropout.
         clip_norm: global norm above which gradients are scaled down; None is off.
+        microbatch: rows of a replica's share that are encoded at a time; None is the whole share.
+            The gradients are those of the whole, see `passes.in_microbatches`. Batch norm sees a
+            micro-batch, or the groups in it.
+        loss_chunk: rows of a replica's share whose logits are held at a time; None is all.
     """
 
-    def __init__(self, encoder, terms, kinds, languages=(), seed=0, clip_norm=None):
+    def __init__(
+        self,
+        encoder,
+        terms,
+        kinds,
+        languages=(),
+        seed=0,
+        clip_norm=None,
+        microbatch=None,
+        loss_chunk=None,
+    ):
         super().__init__(name="trainer")
         self.encoder, self.terms, self.kinds = encoder, tuple(terms), dict(kinds)
         self.languages, self.seed, self.clip_norm = tuple(languages), seed, clip_norm
+        self.microbatch, self.loss_chunk = microbatch, loss_chunk
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
         self.generators = distribute.seed_generators(encoder)
         self.built = True
@@ -62,39 +81,60 @@ class Trainer(keras.Model):
 
     def gradients(self, batch):
         """Gradients of the encoder's trainable variables, reduced over replicas, and the logs."""
-        distribute.set_seeds(self.generators, self.seed, self.step)
+        temperatures = self.encoder.temperatures
+        sigmas = {id(v): name for name, v in temperatures.items()}
         variables = self.encoder.trainable_variables
-        temperatures = {name: v.value for name, v in self.encoder.temperatures.items()}
+        weights = [v for v in variables if id(v) not in sigmas]
 
         # 1 encode
-        with tf.GradientTape() as towers:
-            embeddings = self.encode(batch)
+        embeddings, back = self._encoded(batch, weights)
         # 2 objective: the loss and its gradient at the embeddings
-        with tf.GradientTape() as loss_tape:
-            loss_tape.watch(embeddings)
-            loss, logs = objective(
-                embeddings,
-                batch,
-                self.terms,
-                temperatures,
-                distribute.gather,
-                distribute.first_row(next(iter(embeddings.values())).shape[0]),
-                len(self.languages),
-            )
-        at_embeddings, at_temperatures = loss_tape.gradient(loss, (embeddings, temperatures))
+        logs, at_embeddings, at_temperatures = self._objective(embeddings, batch)
         # 3 back through the towers
-        fields = list(embeddings)
-        gradients = towers.gradient(
-            [embeddings[f] for f in fields],
-            variables,
-            output_gradients=[at_embeddings[f] for f in fields],
-        )
-        own = {id(v): at_temperatures[name] for name, v in self.encoder.temperatures.items()}
-        gradients = [
-            _or_zeros(own[id(v)] if id(v) in own else g, v)
-            for v, g in zip(variables, gradients, strict=True)
-        ]
+        found = dict(zip(map(id, weights), back(at_embeddings), strict=True))
+        found |= {id(v): at_temperatures[name] for name, v in temperatures.items()}
+        gradients = [_or_zeros(found[id(v)], v) for v in variables]
         return distribute.reduce_gradients(gradients), self._reduce_logs(logs)
+
+    def _encoded(self, batch, weights):
+        """Embeddings of this replica's share, and the way back: see `passes`."""
+
+        def encode(part, number):
+            distribute.set_seeds(self.generators, self.seed, self.step, number)
+            return self.encode(part)
+
+        rows = self.microbatch
+        if rows in (None, _rows_of(batch)):
+            return at_once(encode, batch, weights)
+        specs = {}
+        for field, kind in self.kinds.items():
+            output = self.encoder.towers[kind].output
+            dtype = keras.backend.result_type(output.dtype, "float32")
+            specs[field] = tf.TensorSpec((rows, output.shape[-1]), dtype)
+        return in_microbatches(encode, batch, weights, self.moving_averages, specs)
+
+    def _objective(self, embeddings, batch):
+        """Logs, and the gradients of the loss at embeddings and temperatures."""
+        rows = _rows_of(batch)
+        # Not the variables: what a loop holds must be tensors.
+        temperatures = {
+            name: tf.convert_to_tensor(v.value) for name, v in self.encoder.temperatures.items()
+        }
+        options = (
+            embeddings,
+            batch,
+            self.terms,
+            temperatures,
+            distribute.gather,
+            distribute.first_row(rows),
+            len(self.languages),
+        )
+        if self.loss_chunk not in (None, rows):
+            return in_chunks(*options, self.loss_chunk)
+        with tf.GradientTape() as tape:
+            tape.watch((embeddings, temperatures))
+            loss, logs = objective(*options)
+        return logs, *tape.gradient(loss, (embeddings, temperatures))
 
     def encode(self, batch, training=True):
         """{field: (n, d)} of a batch; all text fields share one pass of the text tower."""
@@ -114,6 +154,10 @@ class Trainer(keras.Model):
         by_language = logs.pop("language_loss") / logs.pop("language_rows")
         names = [f"loss_language/{code}" for code in self.languages]
         return {**logs, **dict(zip(names, tf.unstack(by_language, len(names)), strict=True))}
+
+
+def _rows_of(batch):
+    return next(iter(batch.values()))["id"].shape[0]
 
 
 def _or_zeros(gradient, variable):

@@ -1,44 +1,25 @@
-"""Everything that knows of replicas: strategies, gather, reduction, seeds."""
+"""Inside of a step: gather, reduction and seeds of replicas."""
 
 import keras
 import tensorflow as tf
 
-from tf_mural.base import pick
-
-
-def _one():
-    return tf.distribute.get_strategy()
-
-
-def _mirrored():
-    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-    return tf.distribute.MirroredStrategy([device.name for device in devices])
-
-
-def _auto():
-    return _mirrored() if len(tf.config.list_logical_devices("GPU")) > 1 else _one()
-
-
-STRATEGIES = {"auto": _auto, "one": _one, "mirrored": _mirrored}
-
-
-def make_strategy(name="auto"):
-    """The `tf.distribute.Strategy` of this name.
-
-    "one" is TensorFlow's default: the first GPU, or the CPU. "mirrored" takes all GPUs (without
-    any, all logical CPUs). "auto" is "mirrored" with two or more GPUs, else "one". Make one
-    MirroredStrategy a process: a second one of another size aborts TensorFlow.
-    """
-    return pick(STRATEGIES, name, "strategy")()
-
 
 def gather(x):
-    """Rows of all replicas, (n, ...) to (N, ...), with gradients and a static shape."""
+    """Rows of all replicas, (n, ...) to (N, ...), with gradients and a static shape.
+
+    By `ReplicaContext.all_gather`. On TPUs that is, for the types of 32 bits and less, the form
+    that is known to work there: each replica's rows put at their place among zeros, and summed
+    (`TPUReplicaContext.all_gather`); elsewhere it is a collective that moves less. Types of 64
+    bits take another way there, over an exchange of all with all, and so travel as halves.
+    """
     context = tf.distribute.get_replica_context()
     replicas = context.num_replicas_in_sync
     if replicas == 1:
         return x
     shape = [None if x.shape[0] is None else x.shape[0] * replicas, *x.shape[1:]]
+    if x.dtype == tf.int64:
+        halves = context.all_gather(tf.bitcast(x, tf.int32), axis=0)
+        return tf.ensure_shape(tf.bitcast(halves, tf.int64), shape)
     return tf.ensure_shape(context.all_gather(x, axis=0), shape)
 
 

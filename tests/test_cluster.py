@@ -1,0 +1,109 @@
+"""Which processes a run has: TF_CONFIG and SLURM, by hand; strategies that cannot be."""
+
+import json
+
+import pytest
+
+from tf_mural import distribute
+from tf_mural.base import UserError
+from tf_mural.distribute.cluster import expand_hosts, find_cluster
+
+
+def tf_config(kind, index, **jobs):
+    return {"TF_CONFIG": json.dumps({"cluster": jobs, "task": {"type": kind, "index": index}})}
+
+
+def test_tf_config():
+    cluster = find_cluster(tf_config("worker", 1, worker=["a:1", "b:2"]))
+    assert cluster.addresses == ("a:1", "b:2") and cluster.number == 1
+    # A chief is the first process, and its index is not that of a worker.
+    jobs = {"worker": ["a:1", "b:2"], "chief": ["c:3"]}
+    assert find_cluster(tf_config("chief", 0, **jobs)).number == 0
+    cluster = find_cluster(tf_config("worker", 1, **jobs))
+    assert cluster.addresses == ("c:3", "a:1", "b:2") and cluster.number == 2
+
+
+@pytest.mark.parametrize(
+    "environment, message",
+    [
+        ({}, "expected TF_CONFIG in the environment of each process"),
+        ({"TF_CONFIG": ""}, "expected TF_CONFIG in the environment of each process"),
+        ({"TF_CONFIG": "{"}, "TF_CONFIG is not understood"),
+        ({"TF_CONFIG": "[]"}, "TF_CONFIG is not understood"),
+        ({"TF_CONFIG": '{"cluster": {"worker": ["a:1"]}}'}, "not understood .KeyError: 'task'"),
+        (tf_config("worker", 2, worker=["a:1", "b:2"]), "not understood .IndexError"),
+        (tf_config("worker", -1, worker=["a:1", "b:2"]), "an index below 0"),
+        (tf_config("worker", 0, worker=["a:1", "a:1"]), "an address twice"),
+        (tf_config("worker", 0, worker=["a:1"], ps=["b:2"]), "has the job 'ps'"),
+        (tf_config("evaluator", 0, worker=["a:1"]), "not understood .KeyError: 'evaluator'"),
+    ],
+)
+def test_a_tf_config_that_cannot_be(environment, message):
+    with pytest.raises(UserError, match=message):
+        find_cluster(environment)
+
+
+@pytest.mark.parametrize(
+    "text, hosts",
+    [
+        ("node1", ["node1"]),
+        ("127.0.0.1", ["127.0.0.1"]),
+        ("b,a", ["b", "a"]),
+        ("node[9-11]", ["node9", "node10", "node11"]),
+        ("n[08-10,12]x,m3", ["n08x", "n09x", "n10x", "n12x", "m3"]),
+    ],
+)
+def test_lists_of_hosts(text, hosts):
+    assert expand_hosts(text) == hosts
+
+
+def slurm(number, node, local, **more):
+    return {
+        "SLURM_PROCID": str(number),
+        "SLURM_NODEID": str(node),
+        "SLURM_LOCALID": str(local),
+        "SLURM_STEP_NODELIST": "node[9-10]",
+        "SLURM_STEP_TASKS_PER_NODE": "2,1",
+        "SLURM_JOB_ID": "4711",
+        **more,
+    }
+
+
+def test_slurm():
+    places = [(0, 0, 0), (1, 0, 1), (2, 1, 0)]
+    clusters = [find_cluster(slurm(*place)) for place in places]
+    assert [cluster.number for cluster in clusters] == [0, 1, 2]
+    assert len({cluster.addresses for cluster in clusters}) == 1
+    hosts, ports = zip(*(a.split(":") for a in clusters[0].addresses), strict=True)
+    # In the order of the list: node10 would come first in the alphabet.
+    assert hosts == ("node9", "node9", "node10")
+    first = int(ports[0])
+    assert [int(port) for port in ports] == [first, first + 1, first]
+    assert 1024 < first < 32768  # below the ports that the system hands out
+    other = find_cluster(slurm(0, 0, 0, SLURM_JOB_ID="4712"))
+    assert other.addresses != clusters[0].addresses
+    even = find_cluster(slurm(3, 1, 1, SLURM_STEP_TASKS_PER_NODE="2(x2)"))
+    assert even.number == 3 and len(even.addresses) == 4
+
+
+@pytest.mark.parametrize(
+    "environment, message",
+    [
+        (slurm(1, 1, 0), "process 1 is number 0 of machine 1 .*srun --distribution=block"),
+        (slurm(0, 0, 0, SLURM_STEP_TASKS_PER_NODE="3"), "srun --distribution=block"),
+        (slurm(0, 0, 0, SLURM_STEP_TASKS_PER_NODE="a"), "variables are not understood"),
+        ({"SLURM_PROCID": "0"}, "not understood .KeyError: 'SLURM_STEP_NODELIST'"),
+    ],
+)
+def test_variables_of_slurm_that_cannot_be(environment, message):
+    with pytest.raises(UserError, match=message):
+        find_cluster(environment)
+
+
+def test_no_cluster_and_no_tpu(monkeypatch):
+    for name in ("TF_CONFIG", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError, match="--strategy=multiworker: expected TF_CONFIG"):
+        distribute.make_strategy("multiworker")
+    with pytest.raises(UserError, match="unknown strategy 'miror'"):
+        distribute.make_strategy("miror")

@@ -1,0 +1,144 @@
+"""What can be shown of TPUs without one: a step asks nothing of a host, and steps in loops."""
+
+import functools
+import re
+
+import keras
+import numpy as np
+import pytest
+import replicas
+import tensorflow as tf
+
+from tf_mural import distribute, loop, pipeline, sampling, text
+from tf_mural.base import UserError
+
+# What XLA lowers a call of the host to.
+_CALLS = re.compile(r"\b(infeed|outfeed|send|recv|custom-call)\(")
+
+
+def step_of(stage, change=None):
+    """(step, batch): the whole step of a stage with dropout, as a function."""
+    trainer, kinds = replicas.trainer_of(stage, dropout=0.1)
+    batch = tf.nest.map_structure(tf.constant, replicas.global_batch(kinds))
+
+    def step(batch):
+        return trainer.train_step(change(batch) if change else batch)
+
+    return step, batch
+
+
+def lowered(step, batch):
+    """The step as XLA takes it, which it does not where an operation needs a host."""
+    compiled = tf.function(step, autograph=False, jit_compile=True)
+    return compiled.experimental_get_compiler_ir(batch)(stage="hlo")
+
+
+@pytest.mark.parametrize("stage", ["etcl", pytest.param("mural", marks=pytest.mark.slow)])
+def test_the_whole_step_is_lowered_by_xla_and_calls_no_host(stage):
+    text = lowered(*step_of(stage))
+    assert len(text.splitlines()) > 1000 and "ENTRY" in text
+    assert not _CALLS.findall(text)
+    # No size is left open: XLA writes those as f32[<=8,16].
+    assert "<=" not in text
+
+
+def by_python(batch):
+    pixels = tf.numpy_function(lambda x: x, [batch["image"]["pixels"]], tf.uint8)
+    pixels = tf.ensure_shape(pixels, batch["image"]["pixels"].shape)
+    return {**batch, "image": {**batch["image"], "pixels": pixels}}
+
+
+def by_text(batch):
+    tokens = tf.strings.to_number(tf.strings.as_string(batch["text_a"]["tokens"]), tf.int32)
+    return {**batch, "text_a": {**batch["text_a"], "tokens": tokens}}
+
+
+@pytest.mark.parametrize(
+    "change, op",
+    [(by_python, "PyFunc"), pytest.param(by_text, "AsString", marks=pytest.mark.slow)],
+)
+def test_a_step_that_asks_the_host_is_not_lowered(change, op):
+    with pytest.raises(ValueError, match=f"unsupported operations[^$]*{op}"):
+        lowered(*step_of("etcl", change))
+
+
+# --- several steps in one loop --------------------------------------------------------------------
+
+
+class Kept:
+    """A log, and checkpoints, that keep what they are told."""
+
+    def __init__(self):
+        self.logs, self.saved = {}, []
+
+    def start(self, step, steps):
+        """As `loop.Log.start`."""
+
+    def write(self, step, values):
+        """As `loop.Log.write`."""
+        self.logs[step] = values
+
+    def save(self, step):
+        """As `Checkpoints.save`."""
+        self.saved.append(step)
+
+
+def trained(folder, steps_per_loop, monkeypatch):
+    """(what was kept, weights, how many steps each loop had) of eleven steps."""
+    record_set = replicas.records_of_colours(str(folder))
+    stream = sampling.Stream([record_set], 2, replicas.LANGUAGES, walk="combinations")
+    words = ["x", *(f"w{i}" for i in range(16))]
+    make_dataset = functools.partial(
+        pipeline.training_dataset,
+        [pipeline.Source(stream, replicas.STAGES["etcl"][0])],
+        text.Tokenizer([*text.SPECIAL_TOKENS, *words], 6),
+        pipeline.Sizes(36, 32),
+        replicas.LANGUAGES,
+        replicas.ROWS,
+    )
+    trainer, _ = replicas.trainer_of("etcl", dropout=0.2)
+    trainer.compile(optimizer=keras.optimizers.SGD(0.1))
+    kept, counts, steps = Kept(), [], loop._steps
+
+    def counted(*args):
+        run = steps(*args)
+        return lambda batches, count: counts.append(count) or run(batches, count)
+
+    monkeypatch.setattr(loop, "_steps", counted)
+    loop.train(
+        trainer,
+        make_dataset,
+        distribute.make_strategy("one"),
+        11,
+        kept,
+        kept,
+        log_every=5,
+        checkpoint_every=7,
+        steps_per_loop=steps_per_loop,
+    )
+    weights = {v.path: v.numpy() for v in trainer.encoder.variables if "seed" not in v.path}
+    return kept, weights, counts
+
+
+def test_steps_in_loops_end_in_the_weights_of_single_steps(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        one, expected, counts = trained(tmp_path / "colours", 1, patch)
+    assert counts == [1] * 11
+    with monkeypatch.context() as patch:
+        several, weights, counts = trained(tmp_path / "colours", 3, patch)
+    # Logs at 1, 5, 7, 10 and 11, checkpoints at 7 and 11: no loop runs past one of them.
+    assert counts == [1, 3, 1, 2, 3, 1]
+    assert several.saved == one.saved == [7, 11]
+    assert list(several.logs) == list(one.logs) == [1, 5, 7, 10, 11]
+    for step, values in one.logs.items():
+        assert several.logs[step] == pytest.approx(values, rel=1e-5, nan_ok=True), step
+    # To rounding: TensorFlow may fuse a step in a loop otherwise.
+    for name in expected:
+        np.testing.assert_allclose(
+            weights[name], expected[name], rtol=1e-4, atol=1e-5, err_msg=name
+        )
+
+
+def test_a_tpu_that_is_not_there():
+    with pytest.raises(UserError, match="no TPU 'local' is to be had .TPUs not found.*TPU VM"):
+        distribute.make_strategy("tpu")

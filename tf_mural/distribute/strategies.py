@@ -1,0 +1,88 @@
+"""Strategies by name."""
+
+import os
+
+import tensorflow as tf
+
+from tf_mural.base import UserError, pick
+from tf_mural.distribute.cluster import find_cluster
+
+
+def _one(_):
+    return tf.distribute.get_strategy()
+
+
+def _mirrored(_):
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    return tf.distribute.MirroredStrategy([device.name for device in devices])
+
+
+def _multiworker(_):
+    cluster = find_cluster()
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec({"worker": list(cluster.addresses)}),
+        task_type="worker",
+        task_id=cluster.number,
+        rpc_layer="grpc",
+    )
+    return tf.distribute.MultiWorkerMirroredStrategy(resolver)
+
+
+def _tpu(name):
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name)
+        if name != "local":
+            tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+        strategy = tf.distribute.TPUStrategy(resolver)
+    except (ValueError, RuntimeError, OSError, tf.errors.OpError) as error:
+        reason = str(error).split(". ")[0] or type(error).__name__
+        raise UserError(
+            f"no TPU {name!r} is to be had ({reason}): run on a TPU VM with the package "
+            "tensorflow-tpu, or choose another --strategy"
+        ) from None
+    if strategy.extended.num_hosts > 1:
+        raise UserError(
+            f"the TPU {name!r} has {strategy.extended.num_hosts} hosts: records are read by Python "
+            "on the host that runs this command, and the others have none; take a slice of one "
+            "host, such as v5litepod-8"
+        )
+    return strategy
+
+
+def _auto(_):
+    # First: whoever asks for devices has TensorFlow set up without the other processes.
+    if os.environ.get("TF_CONFIG"):
+        return _multiworker(_)
+    return _mirrored(_) if len(tf.config.list_logical_devices("GPU")) > 1 else _one(_)
+
+
+STRATEGIES = {
+    "auto": _auto,
+    "one": _one,
+    "mirrored": _mirrored,
+    "multiworker": _multiworker,
+    "tpu": _tpu,
+}
+
+
+def make_strategy(name="auto", tpu="local"):
+    """The `tf.distribute.Strategy` of this name.
+
+    - "one" is TensorFlow's default: the first GPU, or the CPU.
+    - "mirrored" takes all GPUs (without any, all logical CPUs) of this process.
+    - "multiworker" takes those of several processes, see `cluster.find_cluster`. It waits until
+      all of them are there, and must be made before TensorFlow has done anything else.
+    - "tpu" takes all cores of a TPU host: "local", the one this runs on, or a name.
+    - "auto" is "multiworker" where TF_CONFIG is set, "mirrored" with two or more GPUs, else "one".
+
+    Make one a process: a second MirroredStrategy of another size aborts TensorFlow.
+
+    Args:
+        name: of `STRATEGIES`.
+        tpu: which TPU "tpu" takes.
+
+    Raises:
+        UserError: an unknown name; no such TPU; an environment that tells of no cluster.
+    """
+    return pick(STRATEGIES, name, "strategy")(tpu)
