@@ -8,7 +8,7 @@ import types
 
 import options
 import pytest
-import sweep
+import sweeps
 from conftest import ROOT
 
 from tf_mural import build
@@ -23,22 +23,18 @@ COLUMNS = {"both": ("de", "fr")}
 """
 
 
-@pytest.fixture(autouse=True)
-def size_tiny(monkeypatch):
-    monkeypatch.setattr(sweep, "_SIZE", types.SimpleNamespace(value="tiny"))
-    monkeypatch.setattr(sweep, "_DATA_DIR", types.SimpleNamespace(value="data"))
-
-
 @pytest.mark.parametrize("path", SWEEPS)
 def test_every_run_of_the_package_s_sweeps_can_be_built(path, monkeypatch):
     """The commands, taken apart again as tools/train.py does it."""
     commands = []
     monkeypatch.setattr(
-        sweep.subprocess, "run", lambda c: commands.append(c) or types.SimpleNamespace(returncode=0)
+        sweeps.subprocess,
+        "run",
+        lambda c: commands.append(c) or types.SimpleNamespace(returncode=0),
     )
-    loaded = sweep.load(path)
+    loaded = sweeps.load(path)
     for row, run in loaded.RUNS.items():
-        sweep.train(run, sweep.workdir_of("out", row, 3), 3, run.get("init"))
+        sweeps.train(run, sweeps.workdir_of("out", row, 3), 3, run.get("init"), "tiny", "data")
     assert len(commands) == len(loaded.RUNS) > 2
     for command in commands:
         flags = dict(flag[2:].split("=", 1) for flag in command[2:])
@@ -52,8 +48,8 @@ def test_every_run_of_the_package_s_sweeps_can_be_built(path, monkeypatch):
 
 def test_the_folders_of_a_sweep_s_rows_differ():
     for path in SWEEPS:
-        rows = sweep.load(path).RUNS
-        assert len({sweep.workdir_of("out", row, 0) for row in rows}) == len(rows)
+        rows = sweeps.load(path).RUNS
+        assert len({sweeps.workdir_of("out", row, 0) for row in rows}) == len(rows)
 
 
 @pytest.mark.parametrize(
@@ -71,9 +67,9 @@ def test_what_is_no_sweep(tmp_path, change, message):
     path = tmp_path / "mine.py"
     path.write_text(GOOD.replace(*change, 1))
     with pytest.raises(UserError, match=message):
-        sweep.load(str(path))
+        sweeps.load(str(path))
     with pytest.raises(UserError, match="no sweep"):
-        sweep.load(str(tmp_path / "other.py"))
+        sweeps.load(str(tmp_path / "other.py"))
 
 
 def test_the_table_is_of_means_and_gains(tmp_path, capsys):
@@ -83,18 +79,18 @@ def test_the_table_is_of_means_and_gains(tmp_path, capsys):
         "a": {0: {"de": 10.0, "fr": 20.0}, 1: {"de": 30.0, "fr": 40.0}},
         "b": {0: {"de": 20.0, "fr": 20.0}, 1: {"de": 40.0, "fr": 44.0}},
     }
-    sweep.write(str(tmp_path), sweep.load(str(path)), results)
+    sweeps.write(str(tmp_path), sweeps.load(str(path)), results)
     table = (tmp_path / "table.md").read_text()
     assert "25.0 (15.0 to 35.0)" in table and "31.0 (20.0 to 42.0)" in table and "+6.0" in table
     assert "seeds 0, 1" in table and "25.0 (15.0 to 35.0)" in capsys.readouterr().out
-    columns = json.loads((tmp_path / "sweep.json").read_text())["columns"]
+    columns = json.loads((tmp_path / "sweeps.json").read_text())["columns"]
     assert columns["b"]["both"] == [20.0, 42.0]
 
 
 def test_a_run_that_fails_is_told(monkeypatch):
-    monkeypatch.setattr(sweep.subprocess, "run", lambda c: types.SimpleNamespace(returncode=7))
+    monkeypatch.setattr(sweeps.subprocess, "run", lambda c: types.SimpleNamespace(returncode=7))
     with pytest.raises(UserError, match="the run in x ended with code 7"):
-        sweep.train({"stage": "mural"}, "x", 0, None)
+        sweeps.train({"stage": "mural"}, "x", 0, None, "tiny", "data")
 
 
 def test_one_language_is_that_of_the_flag():
