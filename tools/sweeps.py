@@ -122,8 +122,11 @@ def write(out_dir, sweep, results):
     for column in sweep.COLUMNS:
         heads += [column] + (["gain"] if base is not None else [])
     seeds = sorted({seed for by_seed in results.values() for seed in by_seed})
-    note = f"Average recall in percent, mean over the seeds {', '.join(map(str, seeds))}"
-    note += ", least to most in brackets." if len(seeds) > 1 else "."
+    note = "Average recall in percent, "
+    if len(seeds) > 1:
+        note += f"mean over the seeds {', '.join(map(str, seeds))}, least to most in brackets."
+    else:
+        note += f"seed {seeds[0]}."
     if base is not None:
         note += f" Gains over {sweep.BASELINE}."
     print(f"\n{sweep.TITLE}\n{reports.table(rows, heads)}\n{note}\n", flush=True)
