@@ -83,7 +83,7 @@ def test_the_table_is_of_means_and_gains(tmp_path, capsys):
     table = (tmp_path / "table.md").read_text()
     assert "25.0 (15.0 to 35.0)" in table and "31.0 (20.0 to 42.0)" in table and "+6.0" in table
     assert "seeds 0, 1" in table and "25.0 (15.0 to 35.0)" in capsys.readouterr().out
-    columns = json.loads((tmp_path / "sweeps.json").read_text())["columns"]
+    columns = json.loads((tmp_path / "sweep.json").read_text())["columns"]
     assert columns["b"]["both"] == [20.0, 42.0]
 
 
