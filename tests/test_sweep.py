@@ -4,6 +4,8 @@ import glob
 import importlib.util
 import json
 import os
+import subprocess
+import sys
 import types
 
 import options
@@ -98,3 +100,19 @@ def test_one_language_is_that_of_the_flag():
     options.override(config, ["--config.language=ja"])
     assert tuple(config.to_dict()["sources"]["captions"]["languages"]) == ("ja",)
     assert importlib.util.find_spec("configs.one_language")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "say which sweep"),
+        (["nosuch.py"], "no sweep 'nosuch.py'"),
+        (["--sweep=nosuch.py"], "no sweep 'nosuch.py'"),
+        (["a.py", "b.py"], "unexpected argument 'a.py'"),
+        (["a.py", "--sweep=b.py"], "unexpected argument 'a.py'"),
+    ],
+)
+def test_the_sweep_may_be_given_without_its_flag(arguments, message):
+    command = [sys.executable, os.path.join(ROOT, "tools", "sweep.py"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and message in done.stderr, done.stderr

@@ -1,5 +1,6 @@
 """What every tool does before and after its work: a quiet start, errors in one line."""
 
+import functools
 import os
 import sys
 import tempfile
@@ -14,8 +15,10 @@ from absl import app, flags, logging  # noqa: E402
 from tf_mural.base import UserError, suggest  # noqa: E402
 
 
-def run(main):
+def run(main, argument=None):
     """Parses the flags, calls `main()` and exits.
+
+    `argument` names a flag whose value may be given without --name=.
 
     What the user can mend ends as one line, "error: ...", on stderr with exit code 2, or that which
     the error says; an interruption with exit code 130, anything else as a traceback.
@@ -33,7 +36,7 @@ def run(main):
         _end("", 0)
 
     _quiet()
-    app.run(guarded, flags_parser=_parse)
+    app.run(guarded, flags_parser=functools.partial(_parse, argument))
 
 
 def _quiet():
@@ -67,7 +70,7 @@ def import_tensorflow():
                 sys.stderr.write(notes.read().decode(errors="replace"))
 
 
-def _parse(argv):
+def _parse(argument, argv):
     if {"-h", "-help", "--help"} & set(argv[1:]):
         print(sys.modules["__main__"].__doc__)
         print(flags.FLAGS.main_module_help())
@@ -81,6 +84,8 @@ def _parse(argv):
         _end(f"error: no flag --{error.flagname}{hint} (--help lists the flags)", 2)
     except flags.Error as error:
         _end(f"error: {error} (--help lists the flags)", 2)
+    if argument and len(rest) == 2 and not flags.FLAGS[argument].present:
+        flags.FLAGS[argument].value = rest.pop()
     if len(rest) > 1:
         _end(f"error: unexpected argument {rest[1]!r}; flags are written --name=value", 2)
     return rest

@@ -1,7 +1,7 @@
 """Trains a list of runs, one after another, and sets them in one table.
 
-    python tools/sweep.py --sweep=configs/sweeps/table5.py
-    python tools/sweep.py --sweep=configs/sweeps/table7.py --seeds=0,1
+    python tools/sweep.py configs/sweeps/table5.py
+    python tools/sweep.py configs/sweeps/table7.py --seeds=0,1
 
 A sweep is a file of plain data: what it holds is told in configs/sweeps/__init__.py. Each run goes
 through tools/train.py in a process of its own, in runs/sweeps/<sweep>/<row>-s<seed>; what is
@@ -29,7 +29,7 @@ _DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder of the record sets."
 
 def main():
     if not _SWEEP.value:
-        raise UserError("say which sweep: --sweep=configs/sweeps/table5.py")
+        raise UserError("say which sweep: python tools/sweep.py configs/sweeps/table5.py")
     sweep = sweeps.load(_SWEEP.value)
     name = os.path.splitext(os.path.basename(_SWEEP.value))[0]
     out_dir = _OUT_DIR.value or os.path.join("runs", "sweeps", name)
@@ -57,4 +57,4 @@ def _seed(text):
 
 
 if __name__ == "__main__":
-    common.run(main)
+    common.run(main, argument="sweep")

@@ -12,6 +12,7 @@ import zlib
 from tf_mural.base import UserError
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WebP")
+ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError)  # of images that do not decode
 MOST_BYTES = 256 << 20  # of one picture, encoded
 # Pillow has a name of its own for a JPEG that further ones follow, as some cameras write it.
 _NAMES = {"JPEG", "MPO", "PNG", "GIF", "BMP", "WEBP"}
@@ -67,9 +68,9 @@ def usable(data):
     """
     if len(data) > MOST_BYTES:
         return None, "image too large"
-    pillow = _pillow()
+    image_module = pillow()
     try:
-        with pillow.open(io.BytesIO(data)) as image:
+        with image_module.open(io.BytesIO(data)) as image:
             if image.format not in _NAMES:
                 return None, f"image format is none of {', '.join(FORMATS)}"
             image.draft("RGB", (1, 1))  # The whole JPEG is read, but an eighth of its size made.
@@ -80,9 +81,9 @@ def usable(data):
                 return data, None
             buffer = io.BytesIO()
             image.convert("RGB").save(buffer, "PNG")
-    except pillow.DecompressionBombError:
+    except image_module.DecompressionBombError:
         return None, "image too large"
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError):
+    except ERRORS:
         return None, "image does not decode"
     return buffer.getvalue(), None
 
@@ -116,7 +117,8 @@ def _is_whole(png):
 
 
 @functools.cache
-def _pillow():
+def pillow():
+    """Pillow's module `Image`, silent on large images. Raises UserError where it is missing."""
     try:
         from PIL import Image
     except ImportError as error:
