@@ -208,7 +208,7 @@ def files_of(folder):
 )
 @pytest.mark.parametrize("name", ["scenes", "opus"])
 def test_record_sets_are_those_of_the_pool(name, flags, tmp_path, monkeypatch):
-    monkeypatch.setattr(opus, "_BYTES_PER_UNIT", 110)  # or all three zips share one
+    monkeypatch.setattr(opus, "_BYTES_PER_UNIT", (110, 110))  # or all three zips share one
     raw = raw_opus(tmp_path / "raw") if name == "opus" else None
     dataset, options = (opus, {}) if name == "opus" else (scenes, {"count": 12, "units": 3})
     arguments = dict(options=options, progress=str)
