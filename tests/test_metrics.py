@@ -238,31 +238,51 @@ def test_chance_by_simulation(texts_per_image):
     assert np.mean(found) == pytest.approx(expected, abs=spread)
 
 
-def test_interval_of_certain_results_is_a_point():
+def test_intervals_of_certain_results_are_points():
     one_each = np.arange(40)
-    zeros, lasts = np.zeros(40, int), np.full(40, 39)
-    assert metrics.average_recall_interval(zeros, zeros, one_each) == (100.0, 100.0)
-    assert metrics.average_recall_interval(lasts, lasts, one_each) == (0.0, 0.0)
+    firsts, sevenths, lasts = np.zeros(40, int), np.full(40, 6), np.full(40, 39)
+    for same, value in ((firsts, 100.0), (lasts, 0.0)):
+        found = metrics.recall_intervals(same, same, one_each)
+        assert found == dict.fromkeys(metrics.recalls(same, same), (value, value))
+    found = metrics.recall_intervals(sevenths, lasts, one_each)
+    points = {name: low for name, (low, high) in found.items() if low == high}
+    assert points == pytest.approx(metrics.recalls(sevenths, lasts))
+    assert points["i2t_r10"] == 100.0 and points["i2t_r5"] == points["t2i_r10"] == 0.0
 
 
-def test_interval_matches_the_normal_one_and_repeats():
+def test_intervals_match_the_normal_one_and_repeat():
     # Half of the images are found at rank 0 both ways, the others never: a fair coin per image.
     ranks = np.array([0, 99] * 200)
-    low, high = metrics.average_recall_interval(ranks, ranks, np.arange(400))
+    found = metrics.recall_intervals(ranks, ranks, np.arange(400))
     half = 100 * 1.96 * math.sqrt(0.25 / 400)
-    assert (low, high) == pytest.approx((50 - half, 50 + half), abs=0.6)
-    assert (low, high) == metrics.average_recall_interval(ranks, ranks, np.arange(400))
-    assert (low, high) != metrics.average_recall_interval(ranks, ranks, np.arange(400), seed=1)
+    for bounds in found.values():
+        assert bounds == pytest.approx((50 - half, 50 + half), abs=0.6)
+    assert found == metrics.recall_intervals(ranks, ranks, np.arange(400))
+    assert found != metrics.recall_intervals(ranks, ranks, np.arange(400), seed=1)
 
 
-def test_interval_resamples_images_with_all_their_texts():
+def test_intervals_resample_images_with_all_their_texts():
     # 100 images of 4 texts that hit or miss together: texts drawn one by one would look
     # four times as many, and the interval half as wide.
     image_ranks = np.array([0, 99] * 50)
     text_images = np.repeat(np.arange(100), 4)
-    low, high = metrics.average_recall_interval(image_ranks, image_ranks[text_images], text_images)
+    found = metrics.recall_intervals(image_ranks, image_ranks[text_images], text_images)
     half = 100 * 1.96 * math.sqrt(0.25 / 100)
-    assert (low, high) == pytest.approx((50 - half, 50 + half), abs=1.5)
+    for name in ("t2i_r1", "t2i_r10", "average_recall"):
+        assert found[name] == pytest.approx((50 - half, 50 + half), abs=1.5)
+
+
+def test_intervals_of_a_recall_are_its_own():
+    # Half of the images at rank 0, half at rank 7: at 10 all hit, at 5 a fair coin.
+    ranks = np.array([0, 7] * 200)
+    found = metrics.recall_intervals(ranks, np.full(400, 99), np.arange(400))
+    half = 100 * 1.96 * math.sqrt(0.25 / 400)
+    assert found["i2t_r10"] == (100.0, 100.0) and found["t2i_r10"] == (0.0, 0.0)
+    assert found["i2t_r5"] == pytest.approx((50 - half, 50 + half), abs=0.6)
+    # (50 + 50 + 100 + 0 + 0 + 0) / 6, of which two move together by the coin.
+    assert found["average_recall"] == pytest.approx(
+        (100 - half) / 3 + np.array([0, 2 * half / 3]), abs=0.4
+    )
 
 
 def test_group_means():

@@ -71,6 +71,10 @@ def same(a, b):
     tf.nest.map_structure(np.testing.assert_array_equal, a, b)
 
 
+def test_no_thread_tunes_it_while_it_runs(record_set, tokenizer):
+    assert dataset(record_set, tokenizer).options().autotune.enabled is False
+
+
 def test_fields_of_a_row_belong_together(record_set, tokenizer):
     for batch in steps(dataset(record_set, tokenizer), 5):
         for row, word in enumerate(words(batch["caption"]["tokens"])):

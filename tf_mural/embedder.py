@@ -7,6 +7,7 @@ import re
 import numpy as np
 
 from tf_mural.base import UserError
+from tf_mural.pipeline import untuned
 
 # Widths that rows of tokens are cut to: few, since each is another shape to trace or compile.
 TEXT_LENGTHS = (8, 16, 32, 64)
@@ -186,7 +187,8 @@ class Embedder:
         data = tf.data.Dataset.from_generator(source, output_signature=tf.TensorSpec((), tf.string))
         # One by one and not in batches: then a failure is that of the next image in order.
         data = data.map(self._preprocess, tf.data.AUTOTUNE, deterministic=True)
-        images = iter(data.prefetch(2 * self._batch_size).as_numpy_iterator())
+        data = untuned(data.prefetch(2 * self._batch_size))
+        images = iter(data.as_numpy_iterator())
         for position in itertools.count():
             try:
                 image = next(images, None)

@@ -9,9 +9,9 @@ intervals.py      95 % intervals by bootstrap
 from tf_mural.metrics.consistency import chance_spread, lags, pair_spreads
 from tf_mural.metrics.correlation import resampled_spearman, spearman
 from tf_mural.metrics.intervals import (
-    average_recall_interval,
     interval,
     mean_interval,
+    recall_intervals,
     resampled_means,
 )
 from tf_mural.metrics.ranks import (
@@ -33,7 +33,6 @@ from tf_mural.metrics.recall import (
 __all__ = [
     "RECALLS",
     "TIE",
-    "average_recall_interval",
     "chance_average_recall",
     "chance_spread",
     "checked_rows",
@@ -45,6 +44,7 @@ __all__ = [
     "pair_spreads",
     "rank_bounds",
     "recall_at",
+    "recall_intervals",
     "recalls",
     "resampled_means",
     "resampled_spearman",

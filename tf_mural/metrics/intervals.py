@@ -3,7 +3,7 @@
 import numpy as np
 
 from tf_mural.base import UserError
-from tf_mural.metrics.recall import RECALLS
+from tf_mural.metrics.recall import RECALLS, named_recalls
 
 # Up to so many different values a resample is drawn as how often each of them comes.
 _FEW = 256
@@ -51,11 +51,11 @@ def mean_interval(values, draws=1000, seed=0):
     return interval(resampled_means(values, draws, seed))
 
 
-def average_recall_interval(image_ranks, text_ranks, text_images, draws=1000, seed=0):
-    """95 % interval of the average recall by bootstrap over images, each with its texts.
+def recall_intervals(image_ranks, text_ranks, text_images, draws=1000, seed=0):
+    """95 % intervals of the `recalls` by bootstrap over images, each with its texts.
 
-    The candidates stay as they are: the interval tells how much other query images would change
-    the value, not another size of the collection. The same arguments give the same interval.
+    The candidates stay as they are: the intervals tell how much other query images would change
+    the values, not another size of the collection. The same arguments give the same intervals.
 
     Args:
         image_ranks: int (n,), text_ranks: int (m,), text_images: int (m,), see `image_text_ranks`.
@@ -63,18 +63,20 @@ def average_recall_interval(image_ranks, text_ranks, text_images, draws=1000, se
         seed: of the resampling.
 
     Returns:
-        (low, high) in percent.
+        {name: (low, high)} in percent, of the names of `recalls`.
     """
-    count = len(image_ranks)
-    # The mean over k of the recalls is the mean over queries of these.
-    image_hits = np.mean([np.asarray(image_ranks) < k for k in RECALLS], axis=0)
-    text_hits = np.mean([np.asarray(text_ranks) < k for k in RECALLS], axis=0)
-    text_hits = np.bincount(text_images, weights=text_hits, minlength=count)  # summed by image
+    count, ks = len(image_ranks), np.array(RECALLS)
+    image_hits = (np.asarray(image_ranks)[:, None] < ks).astype(np.float64)  # (n, 3)
+    text_hits = np.asarray(text_ranks)[:, None] < ks
+    # Summed by image, since a resampled image brings all its texts.
+    text_hits = np.stack(
+        [np.bincount(text_images, weights=hits, minlength=count) for hits in text_hits.T], axis=1
+    )
     texts = np.bincount(text_images, minlength=count)
     random = np.random.default_rng(seed)
-    values = np.empty(draws)
-    for draw in range(draws):
+    drawn = []
+    for _ in range(draws):
         chosen = random.integers(count, size=count)
-        recall_of_texts = text_hits[chosen].sum() / texts[chosen].sum()
-        values[draw] = 50.0 * (image_hits[chosen].mean() + recall_of_texts)
-    return interval(values)
+        of_texts = text_hits[chosen].sum(axis=0) / texts[chosen].sum()
+        drawn.append(100.0 * np.concatenate([image_hits[chosen].mean(axis=0), of_texts]))
+    return {name: interval(values) for name, values in named_recalls(np.array(drawn).T).items()}

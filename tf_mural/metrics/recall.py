@@ -22,11 +22,14 @@ def recall_at(ranks, ks=RECALLS):
 
 def recalls(image_ranks, text_ranks):
     """The six recalls in percent, `i2t_r1` to `t2i_r10`, and their mean, `average_recall`."""
-    values = {}
-    for direction, ranks in (("i2t", image_ranks), ("t2i", text_ranks)):
-        for k, recall in zip(RECALLS, recall_at(ranks), strict=True):
-            values[f"{direction}_r{k}"] = float(recall)
-    return values | {"average_recall": float(np.mean(list(values.values())))}
+    six = [*recall_at(image_ranks), *recall_at(text_ranks)]
+    return {name: float(value) for name, value in named_recalls(six).items()}
+
+
+def named_recalls(six):
+    """{name: value} of (6, ...) recalls, images' before texts', and of their mean."""
+    names = [f"{way}_r{k}" for way in ("i2t", "t2i") for k in RECALLS]
+    return dict(zip(names, six, strict=True)) | {"average_recall": np.mean(six, axis=0)}
 
 
 def retrieval(images, texts, text_images):

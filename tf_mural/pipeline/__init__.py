@@ -8,8 +8,9 @@ import tensorflow as tf
 from tf_mural import images, records
 from tf_mural.base import UserError
 from tf_mural.pipeline.health import ATTEMPTS, LACKS_TEXT, Health, notebook
+from tf_mural.pipeline.options import untuned
 
-__all__ = ["Health", "Sizes", "Source", "training_dataset"]
+__all__ = ["Health", "Sizes", "Source", "training_dataset", "untuned"]
 
 # How far away the draw is that replaces one whose image does not decode. A prime: the shuffle sees
 # 32 bits of an epoch's number, and epochs a power of two apart would visit records in one order.
@@ -96,7 +97,7 @@ def training_dataset(
         return merged
 
     dataset = tf.data.Dataset.zip(*parts).map(merge, num_parallel_calls=tf.data.AUTOTUNE)
-    return dataset.prefetch(2)
+    return untuned(dataset.prefetch(2))
 
 
 def _source_dataset(draws, source, sizes, languages, rows, health):

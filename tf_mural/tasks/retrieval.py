@@ -29,7 +29,7 @@ def run(embed, records, languages=None, captions_per_image=None):
         Result. values: {language: {"i2t_r1" .. "t2i_r10", "average_recall", "chance"}} in percent,
         where "chance" is the average recall to expect of a random order. counts: "images" embedded,
         "candidates" {language: images}, "texts" {language: texts}. intervals: {language:
-        {"average_recall": (low, high)}}, 95 %, see `metrics.average_recall_interval`.
+        {measure: (low, high)}}, 95 %, of all but chance, see `metrics.recall_intervals`.
 
     Raises:
         UserError: no records, no images, a language without texts, a record with several images,
@@ -51,18 +51,18 @@ def run(embed, records, languages=None, captions_per_image=None):
     )
     for language in gathered.languages():
         texts, text_images = gathered.texts[language]
-        values, interval = _score(images, embed.texts(texts), np.array(text_images))
-        result.values[language] = values
-        result.intervals[language] = {"average_recall": interval}
+        result.values[language], result.intervals[language] = _score(
+            images, embed.texts(texts), np.array(text_images)
+        )
         result.counts["texts"][language] = len(texts)
         result.counts["candidates"][language] = len(set(text_images))
     return result
 
 
 def _score(images, texts, text_images):
-    """Recalls with chance, and the interval, of one language: its own images are the candidates."""
+    """Recalls with chance, and intervals, of one language: its own images are the candidates."""
     own, text_images, captions = np.unique(text_images, return_inverse=True, return_counts=True)
     image_ranks, text_ranks = metrics.image_text_ranks(images[own], texts, text_images)
     values = metrics.recalls(image_ranks, text_ranks)
     values["chance"] = metrics.chance_average_recall(len(own), captions)
-    return values, metrics.average_recall_interval(image_ranks, text_ranks, text_images)
+    return values, metrics.recall_intervals(image_ranks, text_ranks, text_images)
