@@ -304,6 +304,14 @@ def config_of(**changes):
         ),
         (dict(microbatch=-1), 1, "microbatch is -1, expected rows, or 0 for the whole share"),
         (dict(loss_chunk=-2), 1, "loss_chunk is -2, expected rows"),
+        (dict(batch_norm_group=-1), 4, None),
+        (dict(microbatch=64, batch_norm_group=-1), 1, None),
+        (
+            dict(microbatch=16, batch_norm_group=-1),
+            2,
+            r"batch_norm_group is -1, but replicas cannot share .* set --config.microbatch=0, or",
+        ),
+        (dict(batch_norm_group=-2), 1, "batch_norm_group is -2, expected images, 0 for all of a"),
     ],
 )
 def test_rows_that_do_not_divide_are_told_with_the_nearest_that_do(changes, replicas, message):
