@@ -324,13 +324,17 @@ def test_rows_that_do_not_divide_are_told_with_the_nearest_that_do(changes, repl
 
 
 def test_a_config_reaches_the_step(data_dir):
-    sizes = dict(batch_size=16, microbatch=4, loss_chunk=8, evaluation={})
+    sizes = dict(batch_size=16, microbatch=4, loss_chunk=8, evaluation={}, batch_norm_group=-1)
     replicas.set_precision("float32")
     try:
         run = build.build(config_of(**sizes), str(data_dir), distribute.make_strategy("one"))
     finally:
         replicas.set_precision("float64")
     assert (run.trainer.microbatch, run.trainer.loss_chunk) == (4, 8)
+    layers = run.trainer.encoder._flatten_layers()
+    norms = [x for x in layers if isinstance(x, models.GroupedBatchNormalization)]
+    assert norms and {x.group for x in norms} == {models.ALL_REPLICAS}
+    assert {x._average for x in norms} == {distribute.mean}
     assert not any(term.mask_duplicates for term in run.trainer.terms)
 
 
