@@ -2,15 +2,17 @@
 # make test        runs the tests and the linter
 # make test-slow   runs the tests that train for minutes, and shows their numbers
 # make test-beam   tests conversion by Apache Beam, in an environment of its own
-# All but the last make .venv first. PYTHON names the interpreter: make test PYTHON=python3.12
+# make tpu-env     shows that requirements-tpu.txt installs, imports and trains, on a CPU
+# The first three make .venv first. PYTHON names the interpreter: make test PYTHON=python3.12
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 BEAM := $(VENV)-beam
+TPU := $(VENV)-tpu
 SEED ?= 0
 
-.PHONY: etcl test test-slow test-beam lint clean
+.PHONY: etcl test test-slow test-beam tpu-env lint clean
 
 etcl: $(VENV)/.base
 	$(BIN)/python tools/train.py --stage=etcl --seed=$(SEED)
@@ -27,6 +29,9 @@ test-beam: requirements.txt requirements-test.txt requirements-beam.txt
 	$(BEAM)/bin/python -m pip install --quiet --disable-pip-version-check \
 	  -r requirements.txt -r requirements-test.txt -r requirements-beam.txt
 	$(BEAM)/bin/python -m pytest tests/test_beam.py
+
+tpu-env:
+	PYTHON=$(PYTHON) tests/tpu_environment.sh $(TPU)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -46,4 +51,4 @@ $(VENV)/.test: $(VENV)/.base requirements-test.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(BEAM)
+	rm -rf $(VENV) $(BEAM) $(TPU)

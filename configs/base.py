@@ -33,7 +33,7 @@ _MODELS = {
         temperature=1.0,
     ),
 }
-_BATCH_NORM_GROUPS = {"tiny": 0, "b3_mini": 16, "paper": 16}  # 0: a replica's whole share
+_BATCH_NORM_GROUPS = {"tiny": 0, "b3_mini": 16, "paper": 16}  # images; see below
 _IMAGES = {
     "tiny": dict(resize=72, crop=64),
     "b3_mini": dict(resize=346, crop=289),
@@ -58,6 +58,8 @@ def _model(size):
             embedding_dim=model["embedding_dim"],
             image=dict(
                 **model["image"],
+                # Images that share statistics; 0: a replica's whole share; -1: the whole batch, of
+                # all replicas.
                 batch_norm_group=_BATCH_NORM_GROUPS[size],
                 padding="symmetric",
                 preset="",

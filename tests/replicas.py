@@ -77,14 +77,15 @@ def global_batch(kinds):
     return batch
 
 
-def trainer_of(stage, dropout=0.0):
+def trainer_of(stage, dropout=0.0, group=2, mean=distribute.mean):
     keras.utils.set_random_seed(0)
     kinds, terms = STAGES[stage]
     encoder = models.dual_encoder(
-        dict(name="test", image_size=32, stochastic_depth=dropout, batch_norm_group=2),
+        dict(name="test", image_size=32, stochastic_depth=dropout, batch_norm_group=group),
         dict(name="test", vocabulary_size=50, max_tokens=6, dropout=dropout),
         embedding_dim=16,
         temperatures={"shared": 0.2},
+        average=mean,
     )
     terms = [
         Term(f"{x}_{y}", x, y, weight, margin=0.3, label_smoothing=0.1, mask_duplicates=True)
@@ -147,6 +148,15 @@ def _gather_without_gradient(x, gather=distribute.gather):
     return tf.stop_gradient(gather(x))
 
 
+def scattered_and_summed(x):
+    """The gather of SimCLR on TPUs: each replica's rows at their place among zeros, and a sum."""
+    context = tf.distribute.get_replica_context()
+    count, own = context.num_replicas_in_sync, context.replica_id_in_sync_group
+    rows = tf.scatter_nd([[own]], x[tf.newaxis], (count, *x.shape))
+    rows = context.all_reduce(tf.distribute.ReduceOp.SUM, rows)
+    return tf.reshape(rows, (count * x.shape[0], *x.shape[1:]))
+
+
 def _mean_over_own_rows(*args, objective=training.objective):
     replicas = tf.distribute.get_replica_context().num_replicas_in_sync
     loss, logs = objective(*args)
@@ -159,10 +169,15 @@ MUTATIONS = {
 }
 
 
-def gradients(strategy, stage):
+def _mean_in_the_forward_pass(tensors):
+    # The backward pass asks for those of two tensors.
+    return distribute.mean(tensors) if len(tensors) == 1 else list(tensors)
+
+
+def gradients(strategy, stage, **options):
     """{name: value} of the reduced gradients and the logs of one global batch."""
     with strategy.scope():
-        trainer, kinds = trainer_of(stage)
+        trainer, kinds = trainer_of(stage, **options)
 
     @tf.function(autograph=False)
     def step(batch):
@@ -176,6 +191,10 @@ def gradients(strategy, stage):
         out[f"gradient/{number:03d} {variable.path}"] = values[0]
     for name, value in logs.items():
         out[f"log/{name}"] = strategy.experimental_local_results(value)[-1].numpy()
+    for variable in trainer.moving_averages:
+        values = strategy.experimental_local_results(variable.value)
+        for replica, value in enumerate(values):
+            out[f"average of {replica}/{variable.path}"] = value.numpy()
     return out
 
 
@@ -195,6 +214,14 @@ def main(replicas, path):
         set_precision(dtype)
         for stage in STAGES:
             keep(f"{dtype}/{stage}", gradients(strategy, stage))
+    set_precision("float64")
+    keep("together", gradients(strategy, "etcl", group=models.ALL_REPLICAS))
+    if replicas == 2:
+        options = dict(group=models.ALL_REPLICAS, mean=_mean_in_the_forward_pass)
+        keep("together, forward only", gradients(strategy, "etcl", **options))
+        with patched(distribute, "gather", scattered_and_summed):
+            keep("scattered", gradients(strategy, "etcl"))
+    set_precision("float32")
     for name, patch in MUTATIONS.items() if replicas == 2 else ():
         with patched(*patch):
             keep(name, gradients(strategy, "etcl"))

@@ -1,12 +1,16 @@
-"""Which processes a run has: TF_CONFIG and SLURM, by hand; strategies that cannot be."""
+"""Which processes a run has: TF_CONFIG and SLURM, by hand; who is not there; no such strategy."""
 
 import json
+import socket
+import threading
+import time
 
 import pytest
 
 from tf_mural import distribute
 from tf_mural.base import UserError
-from tf_mural.distribute.cluster import expand_hosts, find_cluster
+from tf_mural.distribute.cluster import Cluster, expand_hosts, find_cluster
+from tf_mural.distribute.meeting import meet
 
 
 def tf_config(kind, index, **jobs):
@@ -98,6 +102,79 @@ def test_slurm():
 def test_variables_of_slurm_that_cannot_be(environment, message):
     with pytest.raises(UserError, match=message):
         find_cluster(environment)
+
+
+# --- are all of them there? -----------------------------------------------------------------------
+
+
+def free_addresses(count):
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    addresses = tuple(f"127.0.0.1:{one.getsockname()[1]}" for one in sockets)
+    for one in sockets:
+        one.close()
+    return addresses
+
+
+def listening(address):
+    """What TensorFlow's server is to the others once a process is past its meeting."""
+    return socket.create_server(("127.0.0.1", int(address.split(":")[1])))
+
+
+def test_processes_meet_whenever_they_come():
+    addresses, servers, met = free_addresses(3), [], []
+
+    def arrive(number, after):
+        time.sleep(after)
+        meet(Cluster(addresses, number), 20)
+        servers.append(listening(addresses[number]))
+        met.append(time.monotonic())
+
+    began = time.monotonic()
+    threads = [threading.Thread(target=arrive, args=(i, 0.4 * i)) for i in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for server in servers:
+        server.close()
+    # Nobody goes on before the last one has come.
+    assert len(met) == 3 and min(met) - began >= 0.8
+
+
+def test_a_process_that_never_comes_is_named():
+    addresses = free_addresses(3)
+    with (
+        listening(addresses[1]),
+        pytest.raises(
+            UserError,
+            match=f"process 0 of 3 waited 0.005 minutes .* not answer: 2 at {addresses[2]}. Start",
+        ),
+    ):
+        meet(Cluster(addresses, 0), 0.3)
+
+
+def test_two_processes_of_one_index():
+    addresses = free_addresses(2)
+    with (
+        listening(addresses[0]),
+        pytest.raises(
+            UserError, match=f"process 0 cannot listen at {addresses[0]} .*in use.: .*same index"
+        ),
+    ):
+        meet(Cluster(addresses, 0), 5)
+
+
+@pytest.mark.parametrize("address", ["a", "a:b", ":1", "a:70000"])
+def test_an_address_that_is_none(address):
+    with pytest.raises(UserError, match=f"address '{address}' is none: expected host:port"):
+        meet(Cluster((address,), 0), 5)
+
+
+def test_a_remote_tpu_that_does_not_answer():
+    (address,) = free_addresses(1)
+    with pytest.raises(UserError, match=f"no TPU 'grpc://{address}' .*no answer from {address} in"):
+        distribute.make_strategy("tpu", f"grpc://{address}", wait_minutes=0.005)
+    assert socket.getdefaulttimeout() is None
 
 
 def test_no_cluster_and_no_tpu(monkeypatch):

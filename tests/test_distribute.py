@@ -76,6 +76,11 @@ def test_gradients_of_replicas_equal_those_of_one_in_float32(runs, replicas, sta
     assert worst(one, more)[0] < 2e-5
 
 
+def test_the_gather_is_that_of_scattered_rows_and_a_sum(runs):
+    gathered, scattered = (part(runs[2], f"{x}/gradient/") for x in ("float64/etcl", "scattered"))
+    assert worst(gathered, scattered)[0] < 1e-10
+
+
 @pytest.mark.parametrize("mutation", replicas.MUTATIONS)
 def test_the_comparison_turns_red(runs, mutation):
     right, wrong = (part(runs[1], "float32/etcl/"), part(runs[2], f"{mutation}/"))
@@ -85,6 +90,29 @@ def test_the_comparison_turns_red(runs, mutation):
     # The terms of the loss, which is what people look at, do not show it.
     for term in ("image_text_a", "text_a_text_b", "text_b_image"):
         assert wrong[f"log/loss/{term}"] == pytest.approx(right[f"log/loss/{term}"], rel=1e-5)
+
+
+@pytest.mark.parametrize("replicas", [2, 4])
+def test_batch_norm_over_all_replicas_is_that_of_one_with_the_whole_batch(runs, replicas):
+    one, more = (part(runs[k], "together/gradient/") for k in (1, replicas))
+    assert worst(one, more)[0] < 1e-10
+    averages = part(runs[1], "together/average of 0/")
+    assert len(averages) > 10
+    for replica in range(replicas):
+        found = part(runs[replicas], f"together/average of {replica}/")
+        assert averages.keys() == found.keys()
+        for name, value in averages.items():
+            np.testing.assert_allclose(found[name], value, rtol=1e-10, err_msg=name)
+    # Groups of two images, as in all that is compared above, are something else.
+    assert worst(one, part(runs[1], "float64/etcl/gradient/"))[0] > 0.1
+
+
+def test_batch_norm_over_all_replicas_reduces_in_the_backward_pass_too(runs):
+    right, wrong = (
+        part(run, f"{name}/gradient/")
+        for run, name in ((runs[1], "together"), (runs[2], "together, forward only"))
+    )
+    assert worst(right, wrong)[0] > 0.01
 
 
 @pytest.mark.parametrize("stage", ["mural", "etcl"])

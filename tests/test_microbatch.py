@@ -304,6 +304,14 @@ def config_of(**changes):
         ),
         (dict(microbatch=-1), 1, "microbatch is -1, expected rows, or 0 for the whole share"),
         (dict(loss_chunk=-2), 1, "loss_chunk is -2, expected rows"),
+        (dict(batch_norm_group=-1), 4, None),
+        (dict(microbatch=64, batch_norm_group=-1), 1, None),
+        (
+            dict(microbatch=16, batch_norm_group=-1),
+            2,
+            r"batch_norm_group is -1, but replicas cannot share .* set --config.microbatch=0, or",
+        ),
+        (dict(batch_norm_group=-2), 1, "batch_norm_group is -2, expected images, 0 for all of a"),
     ],
 )
 def test_rows_that_do_not_divide_are_told_with_the_nearest_that_do(changes, replicas, message):
@@ -316,13 +324,17 @@ def test_rows_that_do_not_divide_are_told_with_the_nearest_that_do(changes, repl
 
 
 def test_a_config_reaches_the_step(data_dir):
-    sizes = dict(batch_size=16, microbatch=4, loss_chunk=8, evaluation={})
+    sizes = dict(batch_size=16, microbatch=4, loss_chunk=8, evaluation={}, batch_norm_group=-1)
     replicas.set_precision("float32")
     try:
         run = build.build(config_of(**sizes), str(data_dir), distribute.make_strategy("one"))
     finally:
         replicas.set_precision("float64")
     assert (run.trainer.microbatch, run.trainer.loss_chunk) == (4, 8)
+    layers = run.trainer.encoder._flatten_layers()
+    norms = [x for x in layers if isinstance(x, models.GroupedBatchNormalization)]
+    assert norms and {x.group for x in norms} == {models.ALL_REPLICAS}
+    assert {x._average for x in norms} == {distribute.mean}
     assert not any(term.mask_duplicates for term in run.trainer.terms)
 
 

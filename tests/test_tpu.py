@@ -8,8 +8,20 @@ import numpy as np
 import pytest
 import replicas
 import tensorflow as tf
+from test_distribute import worst
 
-from tf_mural import distribute, loop, pipeline, sampling, text
+from configs import etcl
+from tf_mural import (
+    build,
+    distribute,
+    loop,
+    models,
+    optimizers,
+    pipeline,
+    sampling,
+    text,
+    training,
+)
 from tf_mural.base import UserError
 
 # What XLA lowers a call of the host to.
@@ -62,6 +74,63 @@ def test_a_step_that_asks_the_host_is_not_lowered(change, op):
         lowered(*step_of("etcl", change))
 
 
+@pytest.mark.slow
+def test_the_step_of_the_paper_is_lowered_by_xla():
+    """ETCL with EfficientNet-B7 at 289 px, BERT-base and LaBSE's 501,153 pieces; 11 GiB."""
+    rows, config = 2, etcl.get_config("paper")
+    config.model.image.batch_norm_group = rows
+    description = {"model": config.model.to_dict(), "vocabulary_size": 501_153}
+    encoder = models.dual_encoder(**build.model_arguments(description))
+    assert encoder.count_params() == 532_933_393
+    terms, kinds = build.make_terms(config), build.field_kinds(config)
+    trainer = training.Trainer(encoder, terms, kinds, ("en",))
+    optimizer = optimizers.Lamb(1e-4)
+    optimizer.build(encoder.trainable_variables)
+    trainer.compile(optimizer=optimizer)
+    pixels = tf.zeros((rows, config.images.crop, config.images.crop, 3), tf.uint8)
+    tokens = tf.zeros((rows, config.model.text.max_tokens), tf.int32)
+    numbers = tf.range(rows, dtype=tf.int64)
+    batch = {
+        field: {"id": numbers, "pixels": pixels}
+        if kind == "image"
+        else {"id": numbers, "tokens": tokens, "language": tf.zeros((rows,), tf.int32)}
+        for field, kind in kinds.items()
+    }
+    text = lowered(trainer.train_step, batch)
+    assert len(text.splitlines()) > 100_000 and "ENTRY" in text
+    assert not _CALLS.findall(text) and "<=" not in text
+
+
+# --- the same numbers under XLA -------------------------------------------------------------------
+
+
+@pytest.fixture
+def float64():
+    replicas.set_precision("float64")
+    yield
+    replicas.set_precision("float32")
+
+
+@pytest.mark.parametrize("stage", ["etcl", pytest.param("mural", marks=pytest.mark.slow)])
+def test_the_whole_step_under_xla_ends_in_the_same_weights(stage, float64):
+    ends, logs = {}, {}
+    for compiled in (False, True):
+        trainer, kinds = replicas.trainer_of(stage)
+        # SGD: LAMB makes whole steps out of the rounding that is all there is to some gradients.
+        trainer.compile(optimizer=keras.optimizers.SGD(0.1))
+        trainer.optimizer.build(trainer.encoder.trainable_variables)
+        batch = tf.nest.map_structure(tf.constant, replicas.global_batch(kinds))
+        step = tf.function(trainer.train_step, autograph=False, jit_compile=compiled)
+        before = {v.path: v.numpy() for v in trainer.encoder.variables if "seed" not in v.path}
+        logs[compiled] = {name: float(value) for name, value in step(batch).items()}
+        after = {v.path: v.numpy() for v in trainer.encoder.variables if "seed" not in v.path}
+        ends[compiled] = {name: after[name].astype("f8") - before[name] for name in after}
+    assert logs[True] == pytest.approx(logs[False], rel=1e-5)
+    assert any("moving_mean" in name for name in ends[True])
+    error, name = worst(ends[False], ends[True])
+    assert error < 1e-9, (error, name)
+
+
 # --- several steps in one loop --------------------------------------------------------------------
 
 
@@ -83,7 +152,7 @@ class Kept:
         self.saved.append(step)
 
 
-def trained(folder, steps_per_loop, monkeypatch):
+def trained(folder, steps_per_loop, monkeypatch, dropout=0.2, jit_compile=False):
     """(what was kept, weights, how many steps each loop had) of eleven steps."""
     record_set = replicas.records_of_colours(str(folder))
     stream = sampling.Stream([record_set], 2, replicas.LANGUAGES, walk="combinations")
@@ -96,8 +165,8 @@ def trained(folder, steps_per_loop, monkeypatch):
         replicas.LANGUAGES,
         replicas.ROWS,
     )
-    trainer, _ = replicas.trainer_of("etcl", dropout=0.2)
-    trainer.compile(optimizer=keras.optimizers.SGD(0.1))
+    trainer, _ = replicas.trainer_of("etcl", dropout)
+    trainer.compile(optimizer=keras.optimizers.SGD(0.1), jit_compile=jit_compile)
     kept, counts, steps = Kept(), [], loop._steps
 
     def counted(*args):
@@ -137,6 +206,18 @@ def test_steps_in_loops_end_in_the_weights_of_single_steps(tmp_path, monkeypatch
         np.testing.assert_allclose(
             weights[name], expected[name], rtol=1e-4, atol=1e-5, err_msg=name
         )
+
+
+@pytest.mark.slow
+def test_loops_of_compiled_steps_end_in_the_weights_of_plain_ones(tmp_path, monkeypatch, float64):
+    with monkeypatch.context() as patch:
+        _, expected, _ = trained(tmp_path / "colours", 1, patch, dropout=0.0)
+    with monkeypatch.context() as patch:
+        # XLA draws other dropout.
+        _, weights, counts = trained(tmp_path / "colours", 3, patch, 0.0, jit_compile=True)
+    assert max(counts) == 3
+    for name in expected:
+        np.testing.assert_allclose(weights[name], expected[name], 1e-6, 1e-9, err_msg=name)
 
 
 def test_a_tpu_that_is_not_there():

@@ -1,4 +1,4 @@
-"""The three-move step against one tape over everything; XLA; clipping; one pass for all texts."""
+"""The three-move step against one tape over everything; clipping; one pass for all texts."""
 
 import numpy as np
 import pytest
@@ -53,15 +53,6 @@ def test_three_moves_equal_one_tape(case):
     found, logs = trainer.gradients(batch)
     assert max(errors(expected, found)) < 1e-5
     assert float(logs["loss"]) == pytest.approx(float(total), rel=1e-6)
-
-
-def test_the_step_compiles_under_xla_and_gives_the_same_gradients(case):
-    trainer, batch = case
-    if len(trainer.kinds) == 4:
-        pytest.skip("a compile takes long; the other stage differs in its terms alone")
-    plain, _ = tf.function(trainer.gradients)(batch)
-    compiled, _ = tf.function(trainer.gradients, jit_compile=True)(batch)
-    assert max(errors(plain, compiled)) < 1e-4
 
 
 def test_all_texts_share_one_pass(case):

@@ -39,6 +39,12 @@ _STRATEGY = flags.DEFINE_string(
     "TF_CONFIG or srun says which) or tpu.",
 )
 _TPU = flags.DEFINE_string("tpu", "local", "Which TPU: local, the one of this host, or a name.")
+_WAIT_MINUTES = flags.DEFINE_float(
+    "wait_minutes",
+    10.0,
+    "How long the other processes, or the TPU of another machine, have to answer at the start.",
+    lower_bound=0.0,
+)
 _DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder of the record sets.")
 
 RESULTS = "results.json"
@@ -49,7 +55,7 @@ def main():
     from tf_mural.distribute import Processes, make_strategy
 
     config = load(_STAGE.value)
-    strategy = make_strategy(_STRATEGY.value, _TPU.value)
+    strategy = make_strategy(_STRATEGY.value, _TPU.value, _WAIT_MINUTES.value)
     processes = Processes(strategy)
     if not processes.first:  # errors alone: all else the first one tells
         sys.stdout = open(os.devnull, "w", encoding="utf-8")

@@ -12,7 +12,7 @@ from tf_mural.build.checks import check, field_kinds, find_vocabulary
 from tf_mural.build.data import make_records, open_records
 from tf_mural.build.saved import describe, embedder, load, model_arguments
 from tf_mural.build.start import adopt, adopt_again, hand_over, started
-from tf_mural.distribute import Processes, SharedEmbedder
+from tf_mural.distribute import Processes, SharedEmbedder, mean
 from tf_mural.objective import Term
 from tf_mural.text import Tokenizer
 from tf_mural.training import Trainer
@@ -90,7 +90,7 @@ def build(config, data_dir, strategy):
     keras.utils.set_random_seed(config.seed)
     with strategy.scope():
         trainer = Trainer(
-            models.dual_encoder(**model_arguments(description)),
+            models.dual_encoder(**model_arguments(description), average=mean),
             make_terms(config),
             field_kinds(config),
             languages,

@@ -2,6 +2,7 @@
 
 import os
 
+from tf_mural import models
 from tf_mural.base import UserError, pick
 from tf_mural.losses import LOSSES
 
@@ -53,7 +54,8 @@ def _check_batch(config, replicas):
             f"{_divisors('microbatch', microbatch, share)}"
         )
     rows, whose = (microbatch, "micro-batch") if microbatch else (share, "replica")
-    if group and rows % group:
+    _check_all_replicas(group, rows < share and replicas > 1)
+    if group > 0 and rows % group:
         name, parts = ("microbatch", 1) if microbatch else ("batch_size", replicas)
         raise UserError(
             f"model.image.batch_norm_group is {group}, which does not divide the {rows} rows of a "
@@ -64,6 +66,22 @@ def _check_batch(config, replicas):
         raise UserError(
             f"loss_chunk is {chunk}, which does not divide the {share} rows of a replica: set "
             f"{_divisors('loss_chunk', chunk, share)}"
+        )
+
+
+def _check_all_replicas(group, in_a_loop):
+    name = "model.image.batch_norm_group"
+    if group < models.ALL_REPLICAS:
+        raise UserError(
+            f"{name} is {group}, expected images, 0 for all of a replica or -1 for those of all "
+            "replicas together"
+        )
+    if group == models.ALL_REPLICAS and in_a_loop:
+        # MirroredStrategy reduces nothing inside of a loop ("merge_call called while defining a
+        # new graph"), and micro-batches are one.
+        raise UserError(
+            f"{name} is -1, but replicas cannot share statistics amid their micro-batches: set "
+            f"--config.microbatch=0, or --config.{name} to 0 or a number of images"
         )
 
 

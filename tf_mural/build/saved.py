@@ -28,7 +28,8 @@ def model_arguments(description):
     """Keyword arguments of `models.dual_encoder`."""
     model = {**description["model"]}
     image, text = dict(model["image"]), dict(model["text"])
-    # Flags cannot say None: 0 is a replica's whole share, "" no preset, () no sizes but a name's.
+    # Flags cannot say None: 0 is a replica's whole share (and -1 the whole batch of all replicas),
+    # "" no preset, () no sizes but a name's.
     image["batch_norm_group"] = image["batch_norm_group"] or None
     image["preset"], text["preset"] = image["preset"] or None, text["preset"] or None
     text["sizes"] = tuple(text.get("sizes", ())) or None

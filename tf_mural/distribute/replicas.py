@@ -37,6 +37,14 @@ def reduce_sum(tensors):
     return tf.nest.pack_sequence_as(tensors, context.all_reduce(tf.distribute.ReduceOp.SUM, flat))
 
 
+def mean(tensors):
+    """Means of tensors over replicas, in a list; each replica gets them."""
+    context = tf.distribute.get_replica_context()
+    if context.num_replicas_in_sync == 1:
+        return list(tensors)
+    return context.all_reduce(tf.distribute.ReduceOp.MEAN, list(tensors))
+
+
 def average(variables):
     """Sets each variable to its mean over replicas, in a single reduction.
 

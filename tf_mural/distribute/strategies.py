@@ -1,24 +1,28 @@
 """Strategies by name."""
 
+import contextlib
 import os
+import socket
 
 import tensorflow as tf
 
 from tf_mural.base import UserError, pick
 from tf_mural.distribute.cluster import find_cluster
+from tf_mural.distribute.meeting import meet, unanswered
 
 
-def _one(_):
+def _one(*_):
     return tf.distribute.get_strategy()
 
 
-def _mirrored(_):
+def _mirrored(*_):
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     return tf.distribute.MirroredStrategy([device.name for device in devices])
 
 
-def _multiworker(_):
+def _multiworker(_, seconds):
     cluster = find_cluster()
+    meet(cluster, seconds)
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec({"worker": list(cluster.addresses)}),
         task_type="worker",
@@ -28,18 +32,20 @@ def _multiworker(_):
     return tf.distribute.MultiWorkerMirroredStrategy(resolver)
 
 
-def _tpu(name):
+def _tpu(name, seconds):
     try:
-        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name)
+        resolver = _tpu_resolver(name, seconds)
         if name != "local":
             tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)
         strategy = tf.distribute.TPUStrategy(resolver)
-    except (ValueError, RuntimeError, OSError, tf.errors.OpError) as error:
-        reason = str(error).split(". ")[0] or type(error).__name__
+    except (ValueError, RuntimeError, OSError, ImportError, tf.errors.OpError) as error:
+        # Of an error in a graph the first lines say where, the last one what.
+        lines = [line for line in str(error).splitlines() if line and "{{node" not in line]
+        reason = lines[-1].split(". ")[0] if lines else type(error).__name__
         raise UserError(
-            f"no TPU {name!r} is to be had ({reason}): run on a TPU VM with the package "
-            "tensorflow-tpu, or choose another --strategy"
+            f"no TPU {name!r} is to be had ({reason}): run on a TPU VM with the packages of "
+            "requirements-tpu.txt, or choose another --strategy"
         ) from None
     if strategy.extended.num_hosts > 1:
         raise UserError(
@@ -50,11 +56,33 @@ def _tpu(name):
     return strategy
 
 
-def _auto(_):
+def _tpu_resolver(name, seconds):
+    """Who has the TPU; of another machine's, once that answers."""
+    with _time_limit(seconds):
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name)
+        addresses = [] if name == "local" else resolver.cluster_spec().job_tasks("worker")
+    missing = unanswered(addresses, seconds)
+    if missing:
+        raise TimeoutError(f"no answer from {', '.join(missing)} in {seconds / 60:g} minutes")
+    return resolver
+
+
+@contextlib.contextmanager
+def _time_limit(seconds):
+    """Inside, whatever asks the network by Python gives up then; by default it never does."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _auto(*options):
     # First: whoever asks for devices has TensorFlow set up without the other processes.
     if os.environ.get("TF_CONFIG"):
-        return _multiworker(_)
-    return _mirrored(_) if len(tf.config.list_logical_devices("GPU")) > 1 else _one(_)
+        return _multiworker(*options)
+    return _mirrored() if len(tf.config.list_logical_devices("GPU")) > 1 else _one()
 
 
 STRATEGIES = {
@@ -66,7 +94,7 @@ STRATEGIES = {
 }
 
 
-def make_strategy(name="auto", tpu="local"):
+def make_strategy(name="auto", tpu="local", wait_minutes=10.0):
     """The `tf.distribute.Strategy` of this name.
 
     - "one" is TensorFlow's default: the first GPU, or the CPU.
@@ -81,8 +109,10 @@ def make_strategy(name="auto", tpu="local"):
     Args:
         name: of `STRATEGIES`.
         tpu: which TPU "tpu" takes.
+        wait_minutes: for the other processes, or a TPU of another machine, to answer.
 
     Raises:
-        UserError: an unknown name; no such TPU; an environment that tells of no cluster.
+        UserError: an unknown name; no such TPU; an environment that tells of no cluster; processes
+            that are not there in time, or a port that is taken.
     """
-    return pick(STRATEGIES, name, "strategy")(tpu)
+    return pick(STRATEGIES, name, "strategy")(tpu, 60 * wait_minutes)

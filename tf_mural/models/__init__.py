@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from tf_mural.base import pick
-from tf_mural.models.batch_norm import GroupedBatchNormalization, batch_norm_of
+from tf_mural.models.batch_norm import ALL_REPLICAS, GroupedBatchNormalization, batch_norm_of
 from tf_mural.models.sizes import (
     BERTS,
     EFFICIENTNETS,
@@ -15,6 +15,7 @@ from tf_mural.models.sizes import (
 from tf_mural.models.towers import image_tower, text_tower
 
 __all__ = [
+    "ALL_REPLICAS",
     "BERTS",
     "EFFICIENTNETS",
     "DualEncoder",
@@ -81,17 +82,18 @@ def _at_least_float32(dtype):
     return keras.backend.result_type(dtype, "float32")
 
 
-def dual_encoder(image, text, embedding_dim, temperatures=None, freeze=()):
-    """The model of a plain description; `model.json` of a run holds exactly these arguments.
+def dual_encoder(image, text, embedding_dim, temperatures=None, freeze=(), average=list):
+    """The model of a plain description; `model.json` of a run holds its arguments but the last.
 
     Args:
         image: keyword arguments of `image_tower`.
         text: keyword arguments of `text_tower`.
         embedding_dim: width of the shared space.
         temperatures, freeze: see `DualEncoder`.
+        average: see `GroupedBatchNormalization`.
     """
     towers = {
-        "image": image_tower(embedding_dim=embedding_dim, **image),
+        "image": image_tower(embedding_dim=embedding_dim, average=average, **image),
         "text": text_tower(embedding_dim=embedding_dim, **text),
     }
     return DualEncoder(towers, temperatures, freeze)

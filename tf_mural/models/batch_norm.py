@@ -5,6 +5,8 @@ import contextlib
 import keras
 from keras import ops
 
+ALL_REPLICAS = -1
+
 
 class GroupedBatchNormalization(keras.layers.BatchNormalization):
     """Batch normalisation whose training statistics are those of groups of images.
@@ -14,28 +16,35 @@ class GroupedBatchNormalization(keras.layers.BatchNormalization):
     alone: less memory and less time than to differentiate mean, variance and scaling one by one.
 
     Args:
-        group: images a group; None is the whole batch that the layer sees. The batch must divide
-            by it. The moving averages take the mean over groups.
+        group: images a group; None is the whole batch that the layer sees, `ALL_REPLICAS` those of
+            all replicas, which have as many each. The batch must divide by it. The moving averages
+            take the mean over groups.
+        average: function of tensors to their means over replicas, in a list; called where `group`
+            is `ALL_REPLICAS`, in both passes. By default there is one replica.
         **kwargs: of `keras.layers.BatchNormalization`.
     """
 
-    def __init__(self, group=None, **kwargs):
+    def __init__(self, group=None, average=list, **kwargs):
         super().__init__(**kwargs)
-        self.group = group
+        self.group, self._average = group, average if group == ALL_REPLICAS else list
 
     def call(self, inputs, training=None, mask=None):
         """Normalises (n, h, w, c); the statistics are taken in float32 at least."""
         if not (training and self.trainable):
             return super().call(inputs, training=training, mask=mask)
         n, height, width, channels = inputs.shape
-        if None not in (n, self.group) and n % self.group:
+        own = None if self.group == ALL_REPLICAS else self.group
+        if None not in (n, own) and n % own:
             raise ValueError(
                 f"Expected a batch that divides by batch_norm_group={self.group}. Received: {n}."
             )
-        shape = (-1, self.group * height * width) if self.group else (1, -1)
+        shape = (-1, own * height * width) if own else (1, -1)
         x = ops.reshape(inputs, (*shape, channels))
         wide = ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
-        mean, variance = ops.moments(ops.stop_gradient(wide), axes=[1], keepdims=True)
+        own_mean, variance = ops.moments(ops.stop_gradient(wide), axes=[1], keepdims=True)
+        (mean,) = self._average([own_mean])
+        # Of all rows: the variance inside the replicas, and that of their means.
+        (variance,) = self._average([variance + ops.square(own_mean - mean)])
         for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
             value = ops.mean(value, axis=(0, 1))
             moving.assign(moving * self.momentum + value * (1.0 - self.momentum))
@@ -46,8 +55,8 @@ class GroupedBatchNormalization(keras.layers.BatchNormalization):
 
         Args:
             x: (groups, rows, c).
-            mean, variance: those of x over its rows, (groups, 1, c). Their own dependence on x is
-                part of the gradient given here.
+            mean, variance: those of x over its rows, on all replicas where they share them,
+                (groups, 1, c). Their own dependence on x is part of the gradient given here.
         """
         inverse = ops.rsqrt(variance + self.epsilon)
 
@@ -63,8 +72,11 @@ class GroupedBatchNormalization(keras.layers.BatchNormalization):
                 wide = ops.cast(x, scale.dtype)
                 d_beta = ops.mean(dy, axis=1, keepdims=True)
                 d_gamma = (ops.mean(dy * wide, axis=1, keepdims=True) - mean * d_beta) * inverse
-                slope = scale * inverse * d_gamma
-                dx = scale * dy - (slope * wide + (scale * d_beta - slope * mean))
+                # x moves the statistics, and these the loss of all rows that share them. What gamma
+                # and beta are owed stays that of this replica's rows, and is summed with the rest.
+                of_gamma, of_beta = self._average([d_gamma, d_beta])
+                slope = scale * inverse * of_gamma
+                dx = scale * dy - (slope * wide + (scale * of_beta - slope * mean))
                 rows = ops.cast(ops.shape(x)[1], scale.dtype)
                 totals = (ops.sum(d, axis=(0, 1)) * rows for d in (d_gamma, d_beta))
                 d_gamma, d_beta = (ops.cast(d, gamma.dtype) for d in totals)
@@ -80,7 +92,7 @@ class GroupedBatchNormalization(keras.layers.BatchNormalization):
 
 
 @contextlib.contextmanager
-def batch_norm_of(group, momentum):
+def batch_norm_of(group, momentum, average=list):
     """Inside, `keras.layers.BatchNormalization(...)` builds the grouped layer.
 
     KerasHub's blocks offer no switch for groups, and its EfficientNet v1 blocks none for momentum.
@@ -88,7 +100,7 @@ def batch_norm_of(group, momentum):
     original = keras.layers.BatchNormalization
 
     def build(**kwargs):
-        return GroupedBatchNormalization(group=group, **{**kwargs, "momentum": momentum})
+        return GroupedBatchNormalization(group, average, **{**kwargs, "momentum": momentum})
 
     keras.layers.BatchNormalization = build
     try:

@@ -72,6 +72,7 @@ def image_tower(
     batch_norm_momentum=0.99,
     padding="symmetric",
     preset=None,
+    average=list,
 ):
     """EfficientNet up to its last MBConv output, averaged over positions.
 
@@ -83,7 +84,7 @@ def image_tower(
         image_size: pixels a side.
         embedding_dim: width of the output.
         stochastic_depth: drop rate that the blocks approach linearly: block i of B has rate * i/B.
-        batch_norm_group, batch_norm_momentum: see `GroupedBatchNormalization`.
+        batch_norm_group, batch_norm_momentum, average: see `GroupedBatchNormalization`.
         padding: before the convolutions of stride 2, "symmetric" (KerasHub's) or "end", a row and a
             column less at the top and left: that of the published ALIGN models, at any image size.
         preset: a KerasHub preset (name, `hf://`, `kaggle://` or folder) to take the backbone from.
@@ -99,7 +100,7 @@ def image_tower(
     stages = pretrained.get_config() if preset else _stages(name)
     repeats, blocks = sum(stages["stackwise_num_repeats"]), efficientnet_blocks(stages)
     padded = pick(PADDINGS, padding, "padding")(stages)
-    with batch_norm_of(batch_norm_group, batch_norm_momentum), padded:
+    with batch_norm_of(batch_norm_group, batch_norm_momentum, average), padded:
         stages["input_shape"] = (image_size, image_size, 3)
         # KerasHub divides by the unscaled number of blocks, which would end a B7 at 0.675.
         stages["dropout"] = stochastic_depth * repeats / blocks

@@ -1,0 +1,70 @@
+"""Whether others are there: looked at first, since TensorFlow waits for them without a limit."""
+
+import os
+import socket
+import time
+
+from tf_mural.base import UserError
+
+_PAUSE = 0.2  # seconds between two rounds
+_PATIENCE = 5.0  # seconds for one answer
+
+
+def meet(cluster, seconds):
+    """Returns once all processes of a cluster are there.
+
+    Each listens at its own address until it has reached all others; TensorFlow's server, which
+    follows at that address, answers those that have not got so far.
+
+    Args:
+        cluster: a `cluster.Cluster`.
+        seconds: to wait for the others.
+
+    Raises:
+        UserError: this process's port is taken; or some did not answer in time, and which.
+    """
+    number, own = cluster.number, cluster.addresses[cluster.number]
+    try:
+        # TensorFlow's server would share a port that is taken, and get a part of the calls.
+        listener = socket.create_server(("", _parts(own)[1]), backlog=len(cluster.addresses))
+    except OSError as error:
+        raise UserError(
+            f"process {number} cannot listen at {own} ({os.strerror(error.errno)}): another process"
+            " here was given the same index, or another program has the port; give each process an "
+            "index and an address of its own"
+        ) from None
+    others = [address for i, address in enumerate(cluster.addresses) if i != number]
+    with listener:
+        missing = unanswered(others, seconds)
+    if missing:
+        told = ", ".join(f"{cluster.addresses.index(a)} at {a}" for a in missing)
+        raise UserError(
+            f"process {number} of {len(cluster.addresses)} waited {seconds / 60:g} minutes for "
+            f"those that did not answer: {told}. Start the same command there, each with its own "
+            "index, and let their ports be reached; --wait_minutes waits longer"
+        )
+
+
+def unanswered(addresses, seconds):
+    """Those of the addresses "host:port" at which nobody answers within some seconds."""
+    end = time.monotonic() + seconds
+    while True:
+        addresses = [address for address in addresses if not _answers(address)]
+        if not addresses or time.monotonic() >= end:
+            return addresses
+        time.sleep(_PAUSE)
+
+
+def _answers(address):
+    try:
+        socket.create_connection(_parts(address), timeout=_PATIENCE).close()
+    except OSError:
+        return False
+    return True
+
+
+def _parts(address):
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65_535:
+        raise UserError(f"the address {address!r} is none: expected host:port")
+    return host.strip("[]"), int(port)
