@@ -102,7 +102,7 @@ def stage(config, workdir, strategy, init=None):
     print(f"{config.stage}: training in {workdir}" + (f", from {init}" if init else ""))
     if init and not known:
         tell(build.adopt(config, init, workdir))
-    run = build.build(config, _DATA_DIR.value, strategy)
+    run = build.build(config, _DATA_DIR.value, strategy, resumes=build.started(workdir))
     if init and not build.started(workdir):
         tell(build.hand_over(init, run))
     return train(config, run, workdir, strategy, init, processes)
@@ -178,7 +178,7 @@ def train(config, run, workdir, strategy, init, processes):
         "init": init,
         "vocabulary_hash": run.description["vocabulary_hash"],
         "data": run.data,
-        "skipped_images": skipped(run, processes),
+        "skipped_records": skipped(run, processes),
         "evaluation": evaluate(config.steps),
     }
     if processes.first:
@@ -204,11 +204,12 @@ def open_log(config, run, workdir):
 
 
 def skipped(run, processes):
-    """{place of a record: how often its image did not decode}, over all processes."""
-    total = collections.Counter()
-    for counts in processes.exchange(dict(run.health.skipped)):
-        total.update(counts)
-    return dict(total)
+    """{place of a record that made no row: {reason: how often}}, over all processes."""
+    total = collections.defaultdict(collections.Counter)
+    for skipped in processes.exchange(run.health.skipped):
+        for place, reasons in skipped.items():
+            total[place].update(reasons)
+    return {place: dict(reasons) for place, reasons in total.items()}
 
 
 def report(config, workdir, results, beside):
