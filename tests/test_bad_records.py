@@ -238,6 +238,8 @@ def test_the_limit_is_a_share_of_what_all_processes_drew():
 
     expected = {"skipped_records/x/train/s1": 6, "skipped_records/x/train/s2": 6}
     assert ours.check(12, exchange) == {"skipped_records": 12, **expected}
+    places = {unusable.place: {"why": 12}, other.place: {"why": 6}}
+    assert ours.total(lambda one: [one, one, theirs.skipped]) == places
     assert ours.check(1) == {"skipped_records": 6, "skipped_records/x/train/s1": 6}
     with pytest.raises(UserError) as caught:
         ours.check(11, exchange)

@@ -7,7 +7,6 @@ those runs are not finished; at other sizes it asks for --init. A --config file 
 say in that by its value `chain`.
 """
 
-import collections
 import dataclasses
 import os
 import sys
@@ -178,7 +177,7 @@ def train(config, run, workdir, strategy, init, processes):
         "init": init,
         "vocabulary_hash": run.description["vocabulary_hash"],
         "data": run.data,
-        "skipped_records": skipped(run, processes),
+        "skipped_records": run.health.total(processes.exchange),
         "evaluation": evaluate(config.steps),
     }
     if processes.first:
@@ -201,15 +200,6 @@ def open_log(config, run, workdir):
             print(f"{picture}: this machine has no font for {', '.join(no_font)}")
         log.picture(0, "training_images", picture)
     return log
-
-
-def skipped(run, processes):
-    """{place of a record that made no row: {reason: how often}}, over all processes."""
-    total = collections.defaultdict(collections.Counter)
-    for skipped in processes.exchange(run.health.skipped):
-        for place, reasons in skipped.items():
-            total[place].update(reasons)
-    return {place: dict(reasons) for place, reasons in total.items()}
 
 
 def report(config, workdir, results, beside):

@@ -127,6 +127,15 @@ class Health:
         by_shard = {f"skipped_records/{shard}": shards[shard] for shard in sorted(shards)}
         return {"skipped_records": total, **by_shard}
 
+    def total(self, exchange):
+        """`skipped` over all processes; `exchange` as in `check`."""
+        total = {}
+        for skipped in exchange(self.skipped):
+            for place, reasons in skipped.items():
+                counts = total.setdefault(place, collections.Counter())
+                counts.update(reasons)
+        return {place: dict(counts) for place, counts in total.items()}
+
     def explain(self, error):
         """The UserError that an error of `tf.data` stems from, or the error itself."""
         # TensorFlow quotes the bytes that it could not parse, which are no text either.
