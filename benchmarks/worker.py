@@ -12,18 +12,19 @@ class Worker:
 
     Args:
         module, name: where the class of that object is.
+        children: whether the object starts processes of its own.
         **arguments: of its constructor.
 
     Raises:
         RuntimeError: from every method, when the other process failed; with its traceback.
     """
 
-    def __init__(self, module, name, **arguments):
+    def __init__(self, module, name, children=False, **arguments):
         # A fork would inherit the threads' locks of whatever framework is loaded here.
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(
-            target=_serve, args=(theirs, module, name, arguments), daemon=True
+            target=_serve, args=(theirs, module, name, arguments), daemon=not children
         )
         self._process.start()
         theirs.close()

@@ -133,7 +133,9 @@ def base_config(stage, size):
     # Whether rows that hold an image or a text of a row again are no negatives of it, in all terms
     # (a term's own mask_duplicates switches it on for that term). False: the paper.
     config.mask_duplicates = False
-    config.skip_limit = 0.01  # share of the images drawn that may fail to decode
+    # Share of the examples drawn, or of 1,000 if fewer were drawn, whose records may be damaged, or
+    # have an image that does not decode or a text of unknown tokens alone. Above it, the run stops.
+    config.max_bad_records = 0.01
     config.optimizer = _lamb()
     config.jit_compile = False
     config.steps_per_loop = 1  # that run without coming back to Python; TPUs want many

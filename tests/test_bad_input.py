@@ -42,27 +42,34 @@ def broken(data_dir, tmp_path):
 
 def test_images_that_do_not_decode_are_skipped_counted_and_named(train, broken, tmp_path):
     broken(range(0, 96, 3))
-    done = train(*ARGUMENTS, f"--data_dir={tmp_path / 'data'}", "--config.skip_limit=1.0")
+    done = train(*ARGUMENTS, f"--data_dir={tmp_path / 'data'}", "--config.max_bad_records=1.0")
     assert done.code == 0, done.err
-    assert re.search(r"^step 2/2 .* (\d+) images skipped$", done.out, re.MULTILINE)
-    skipped = json.loads((tmp_path / "run" / "results.json").read_text())["skipped_images"]
-    assert sum(skipped.values()) > 1
+    assert re.search(
+        r"^step 2/2 .* (\d+) records skipped \(broken/train/records-0000\d-of-00002 \d+.*\)$",
+        done.out,
+        re.MULTILINE,
+    )
+    skipped = json.loads((tmp_path / "run" / "results.json").read_text())["skipped_records"]
+    assert sum(sum(reasons.values()) for reasons in skipped.values()) > 1
+    assert {why for reasons in skipped.values() for why in reasons} == {"its image does not decode"}
     assert all(re.search(r"records-0000[01]-of-00002.tfrecord: record \d+ ", k) for k in skipped)
     assert os.path.exists(tmp_path / "run" / "training_images.png")
 
 
 def test_too_many_of_them_stop_the_run(train, broken, tmp_path):
     broken(range(0, 96, 3))
-    done = train(*ARGUMENTS, f"--data_dir={tmp_path / 'data'}", "--config.skip_limit=0")
+    done = train(*ARGUMENTS, f"--data_dir={tmp_path / 'data'}", "--config.max_bad_records=0")
     message = done.error()
-    assert re.match(r"\d+ of the images drawn so far do not decode, above the limit of", message)
-    assert "broken/train/records-0000" in message and "--config.skip_limit" in message
+    assert re.match(r"\d+ of the records drawn so far cannot be used, above the limit of", message)
+    assert "broken/train/records-0000" in message and "--config.max_bad_records" in message
 
 
 def test_no_image_that_decodes(train, broken, tmp_path):
     broken(range(96))
     message = train(*ARGUMENTS, f"--data_dir={tmp_path / 'data'}").error()
-    assert re.match(r"8 images in a row do not decode, the last one at .*broken/train/", message)
+    assert re.match(
+        r"8 records in a row cannot be used, the last one .*broken/train/.*its image", message
+    )
 
 
 @pytest.mark.parametrize("size", [0, 1000])
@@ -80,7 +87,7 @@ def test_records_that_another_program_wrote_over(train, broken, tmp_path):
     for shard in folder.glob("*.tfrecord"):
         shard.write_bytes(b"\xff" * os.path.getsize(shard))
     message = train(*ARGUMENTS, f"--data_dir={tmp_path / 'data'}").error()
-    assert re.match(rf"a record is damaged, in {folder}; convert", message)
+    assert re.match(rf"8 records in a row cannot be used, the last one {folder}/.* fit;", message)
 
 
 def test_weights_of_a_model_of_another_shape(train, finished):

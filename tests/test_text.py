@@ -119,6 +119,14 @@ def test_no_strings_give_no_rows(tokenizer):
     assert tokenizer(tf.zeros((0,), tf.string)).shape == (0, 8)
 
 
+def test_rows_with_known_pieces(tokenizer):
+    strings = ["a", "x", "", "x x x x x x", "x x x x x a", "x x x x x x a", "x a x", "\u200b", "中"]
+    known = [True, False, False, False, True, False, True, False, True]  # six pieces have room
+    assert tokenizer.has_known(tokenizer(strings)).numpy().tolist() == known
+    moved = text.Tokenizer(["d", "[SEP]", "[MASK]", "[CLS]", "[UNK]", "[PAD]"], max_tokens=5)
+    assert moved.has_known(moved(["d", "x", ""])).numpy().tolist() == [True, False, False]
+
+
 def test_hash_depends_on_pieces_and_order(tokenizer):
     # printf '[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]' | sha256sum
     assert text.vocabulary_hash(PIECES[:5]) == "1b6c0da91a73cdc9"

@@ -55,7 +55,6 @@ def shared(processes):
 def told(processes):
     """{name: value} of what the processes tell each other."""
     number = processes.number
-    total = processes.total({"a": number + 1, "b": 10})
     try:
         processes.agree("the step", 4 + number, "do something")
         failure = ""
@@ -65,7 +64,6 @@ def told(processes):
     rows = np.arange(6, dtype=np.float32).reshape(3, 2) + 10 * number
     return {
         "number": np.array([number, processes.count]),
-        "total": np.array([total["a"], total["b"]]),
         "failure of agreement": np.array(failure),
         "exchange": np.array(processes.exchange("é" * number)),
         "gather": processes.gather(rows),

@@ -143,6 +143,7 @@ def load_weights(folder, encoder):
 
 # Settings that do not change what a run computes.
 _FREE = ("log_every", "checkpoint_every", "evaluate_every", "steps_per_loop", "report", "chain")
+_FREE += ("max_bad_records", "skip_limit")  # the second is what older runs call the first
 
 
 def same_config(workdir, config):

@@ -13,9 +13,16 @@ def resize(image, size):
 
     Bilinear without antialiasing, as `tf.image.resize` does by default and as the recipe has it.
     The values are rounded, so that resizing at conversion and in training gives the same pixels.
+    An image of that size is handed back as it is, which the operation would give too.
     """
-    image = tf.image.resize(image, (size, size), method="bilinear", antialias=False)
-    return tf.cast(tf.round(image), tf.uint8)
+
+    def resized():
+        pixels = tf.image.resize(image, (size, size), method="bilinear", antialias=False)
+        return tf.cast(tf.round(pixels), tf.uint8)
+
+    image = tf.convert_to_tensor(image)
+    as_wanted = tf.reduce_all(tf.shape(image)[:2] == size)
+    return tf.ensure_shape(tf.cond(as_wanted, lambda: image, resized), (size, size, 3))
 
 
 def random_crop(image, size, seed, flip=False):

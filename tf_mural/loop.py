@@ -42,8 +42,8 @@ def train(
         steps_per_loop: steps that TensorFlow runs without coming back to Python, up to the next
             one at which there is something to do.
         evaluate: function of the step, called every `evaluate_every`.
-        health: has check(steps so far) to further logs, and explain(error) to an error that says
-            more; both may raise. The numbers are summed over processes.
+        health: has check(steps so far, exchange) to further logs, where exchange is that of
+            `Processes`, and explain(error) to an error that says more; both may raise.
 
     Raises:
         UserError: a loss is not finite; names the term and the step.
@@ -72,7 +72,7 @@ def train(
         if step % log_every == 0 or saves or step == start + 1:
             means = _looked_at(pending)
             if health:
-                means |= processes.total(health.check(step - start))
+                means |= health.check(step - start, processes.exchange)
             log.write(step, means)
             pending = []
         if saves:
@@ -144,6 +144,17 @@ def _looked_at(pending):
     return means
 
 
+def _skipped(values):
+    """ "  3 records skipped (scenes/train/records-00001-of-00004 2, ...)", or ""."""
+    total = values.get("skipped_records")
+    if not total:
+        return ""
+    shards = {k.split("/", 1)[1]: v for k, v in values.items() if k.startswith("skipped_records/")}
+    most = sorted(shards, key=shards.get, reverse=True)
+    listed = [f"{shard} {shards[shard]}" for shard in most[:2]] + ["..."] * (len(most) > 2)
+    return f"  {total} records skipped ({', '.join(listed)})"
+
+
 def _line(text):
     # At once, also into a pipe or a file: a run is watched while it goes on.
     print(text, flush=True)
@@ -200,8 +211,7 @@ class Log:
         self.scalars(step, {**values, "examples_per_second": rate})
         terms = "  ".join(f"{k[5:]} {v:.3f}" for k, v in values.items() if k.startswith("loss/"))
         sigma = " ".join(f"{v:.4f}" for k, v in values.items() if k.startswith("temperature/"))
-        skipped = values.get("skipped_images")
-        skipped = f"  {skipped} images skipped" if skipped else ""
+        skipped = _skipped(values)
         self._show(
             f"step {step:>{len(str(self._steps))}}/{self._steps}  loss {values['loss']:.3f}  "
             f"{terms}  temperature {sigma}  {rate:.0f} examples/s{skipped}{left}"

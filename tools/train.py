@@ -7,7 +7,6 @@ those runs are not finished; at other sizes it asks for --init. A --config file 
 say in that by its value `chain`.
 """
 
-import collections
 import dataclasses
 import os
 import sys
@@ -108,7 +107,7 @@ def stage(config, workdir, strategy, init=None):
     print(f"{config.stage}: training in {workdir}" + (f", from {init}" if init else ""))
     if init and not known:
         tell(build.adopt(config, init, workdir))
-    run = build.build(config, _DATA_DIR.value, strategy)
+    run = build.build(config, _DATA_DIR.value, strategy, resumes=build.started(workdir))
     if init and not build.started(workdir):
         tell(build.hand_over(init, run))
     return train(config, run, workdir, strategy, init, processes)
@@ -184,7 +183,7 @@ def train(config, run, workdir, strategy, init, processes):
         "init": init,
         "vocabulary_hash": run.description["vocabulary_hash"],
         "data": run.data,
-        "skipped_images": skipped(run, processes),
+        "skipped_records": run.health.total(processes.exchange),
         "evaluation": evaluate(config.steps),
     }
     if processes.first:
@@ -207,14 +206,6 @@ def open_log(config, run, workdir):
             print(f"{picture}: this machine has no font for {', '.join(no_font)}")
         log.picture(0, "training_images", picture)
     return log
-
-
-def skipped(run, processes):
-    """{place of a record: how often its image did not decode}, over all processes."""
-    total = collections.Counter()
-    for counts in processes.exchange(dict(run.health.skipped)):
-        total.update(counts)
-    return dict(total)
 
 
 def report(config, workdir, results, beside):

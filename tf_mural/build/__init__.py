@@ -63,13 +63,14 @@ class Run:
     contact_sheet: object
 
 
-def build(config, data_dir, strategy):
+def build(config, data_dir, strategy, resumes=False):
     """Makes everything that a run needs.
 
     Args:
         config: a stage's ConfigDict, see configs/base.py.
         data_dir: folder that the config's record folders are under.
         strategy: a `tf.distribute.Strategy`.
+        resumes: whether a run goes on, which damage to its records does not stop.
 
     Raises:
         UserError: a name, language, file or number in the config that cannot be.
@@ -81,7 +82,7 @@ def build(config, data_dir, strategy):
     if tokenizer.pad_id != 0:
         raise UserError(f"{vocabulary_path}: expected [PAD] in its first line, which is id 0")
     streams = {
-        name: data.make_stream(name, source, data_dir, config.seed)
+        name: data.make_stream(name, source, data_dir, config.seed, whole=not resumes)
         for name, source in config.sources.items()
     }
     languages = tuple(sorted({code for s in streams.values() for code in s.languages}))
@@ -107,9 +108,8 @@ def build(config, data_dir, strategy):
     sources = [data.make_source(streams[name], source) for name, source in config.sources.items()]
     sizes = pipeline.Sizes(config.images.resize, config.images.crop)
     folders = {s.folder: s.digest for stream in streams.values() for s in stream.sets}
-    with_images = sum("image" in source.fields.values() for source in sources)
-    rows = config.batch_size // processes.count
-    health = pipeline.Health(config.skip_limit, rows * with_images, tuple(folders))
+    drawn = config.batch_size * len(sources)
+    health = pipeline.Health(config.max_bad_records, drawn, tuple(folders), vocabulary_path)
     dataset = functools.partial(
         pipeline.training_dataset,
         sources,

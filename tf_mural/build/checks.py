@@ -111,8 +111,9 @@ def _check_schedule(config):
     for name in ("log_every", "checkpoint_every"):
         if config[name] < 1:
             raise UserError(f"{name} is {config[name]}, expected a number of steps from 1")
-    if not 0 <= config.skip_limit <= 1:
-        raise UserError(f"skip_limit is {config.skip_limit}, expected a share from 0 to 1")
+    share = config.max_bad_records
+    if not 0 <= share <= 1:
+        raise UserError(f"max_bad_records is {share}, expected a share from 0 to 1")
 
 
 def _check_images(config):

@@ -17,15 +17,16 @@ def make_records(config, data_dir):
         conversion.ensure(name, os.path.join(data_dir, name))
 
 
-def open_records(folder, data_dir):
-    """The record set `folder`, a path or one under `data_dir`."""
+def open_records(folder, data_dir, whole=True):
+    """The record set `folder`, a path or one under `data_dir`; `whole` as in `RecordSet.open`."""
     inside = os.path.join(data_dir, folder)
-    return RecordSet.open(inside if os.path.isdir(inside) or not os.path.isdir(folder) else folder)
+    there = inside if os.path.isdir(inside) or not os.path.isdir(folder) else folder
+    return RecordSet.open(there, whole)
 
 
-def make_stream(name, source, data_dir, seed):
-    """The `sampling.Stream` of a source of the config."""
-    sets = [open_records(folder, data_dir) for folder in source.records]
+def make_stream(name, source, data_dir, seed, whole=True):
+    """The `sampling.Stream` of a source of the config; `whole` as in `RecordSet.open`."""
+    sets = [open_records(folder, data_dir, whole) for folder in source.records]
     present = {code for s in sets for code in s.languages}
     for code in source.languages:
         pick(dict.fromkeys(sorted(present)), code, f"language (of the source {name!r})")
@@ -69,9 +70,9 @@ def training_sheet(sources, sizes, count=12):
     pictures, captions = [], []
     for seed, part, number in zip(source.stream.seeds(draws), which, record_numbers, strict=True):
         try:
-            record = deserialize(source.stream.sets[part].read([number])[0])
+            record = deserialize(source.stream.sets[part].read([number], verify=True)[0])
             image = images.resize(images.decode(record.images[0]), sizes.resize)
-        except (ValueError, IndexError, tf.errors.OpError):
+        except (UserError, ValueError, IndexError, tf.errors.OpError):
             continue  # training meets it too, and says so
         pictures.append(images.random_crop(image, sizes.crop, seed, flip=source.flip).numpy())
         captions.append([t for t in record.texts if t[0] in source.stream.languages][:6])

@@ -108,11 +108,6 @@ class Processes:
         padded = np.pad(data, (0, size - len(data)), constant_values=ord(" "))
         return [json.loads(row.astype(np.uint8).tobytes()) for row in self.gather(padded)]
 
-    def total(self, counts):
-        """{name: sum over processes} of {name: number}."""
-        everywhere = self.exchange(counts)
-        return {name: sum(one[name] for one in everywhere) for name in counts}
-
     def agree(self, what, value, advice):
         """Raises UserError where processes hold different values.
 

@@ -5,16 +5,12 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from tf_mural import images, records
-from tf_mural.base import UserError
-from tf_mural.pipeline.health import ATTEMPTS, LACKS_TEXT, Health, notebook
+from tf_mural.pipeline.health import CHANGED, Health
 from tf_mural.pipeline.options import untuned
+from tf_mural.pipeline.replacement import replaced
+from tf_mural.pipeline.rows import Rows
 
 __all__ = ["Health", "Sizes", "Source", "training_dataset", "untuned"]
-
-# How far away the draw is that replaces one whose image does not decode. A prime: the shuffle sees
-# 32 bits of an epoch's number, and epochs a power of two apart would visit records in one order.
-_DISTANCE = (1 << 40) + 15
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +52,8 @@ def training_dataset(
 
     Element e belongs to step `start_step + e // replicas` and local replica `e % replicas`; its
     rows are the draws of that slice of the step's global batch, so that the global batch is the
-    same whatever the number of workers and replicas. A record whose image does not decode leaves
-    its row to the record of a distant draw: no other row changes, in this source or another.
+    same whatever the number of workers and replicas. A record that makes no row (see `Rows`) leaves
+    its place to the record of a distant draw: no other row changes, in this source or another.
 
     Args:
         sources: list of `Source`; their fields are zipped into one batch.
@@ -85,145 +81,54 @@ def training_dataset(
 
     elements = tf.data.Dataset.range(np.iinfo(np.int64).max // (4 * max(global_batch, 1)))
     parts = [
-        _source_dataset(elements.map(draws_of), source, sizes, languages, rows, health)
+        _source_dataset(
+            elements.map(draws_of), Rows(source, tokenizer, sizes, languages), rows, health
+        )
         for source in sources
     ]
 
     def merge(*parts):
-        merged = {field: value for part in parts for field, value in part.items()}
-        for value in merged.values():
-            if "text" in value:
-                value["tokens"] = tokenizer(value.pop("text"))
-        return merged
+        return {field: value for part in parts for field, value in part.items()}
 
-    dataset = tf.data.Dataset.zip(*parts).map(merge, num_parallel_calls=tf.data.AUTOTUNE)
-    return untuned(dataset.prefetch(2))
+    return untuned(tf.data.Dataset.zip(*parts).map(merge).prefetch(2))
 
 
-def _source_dataset(draws, source, sizes, languages, rows, health):
-    """Batches of one source, texts still strings."""
-    read = _reader(source, languages, health)
+def _source_dataset(draws, rows, count, health):
+    """Batches of one source, of `count` rows: made at once, or anew with replacements."""
+    usable = replaced(rows, health)
+
+    def anew(draws):
+        batch = rows.parsed(rows.fetched(usable(draws)))
+        with tf.control_dependencies([tf.debugging.Assert(rows.complete(batch), [CHANGED])]):
+            return _for_model(tf.nest.map_structure(tf.identity, batch))
+
+    def read(draws):
+        batch = rows.parsed(rows.fetched(draws, lambda drawn: health.drew(rows, drawn)))
+        return draws, tf.cond(rows.complete(batch), lambda: _for_model(batch), lambda: anew(draws))
+
     dataset = draws.map(read, num_parallel_calls=tf.data.AUTOTUNE)
-    image_fields = [field for field, kind in source.fields.items() if kind == "image"]
-    if not image_fields:
-        return dataset.map(lambda batch: {field: batch[field] for field in source.fields})
+    if not rows.image_fields:
+        return dataset.map(lambda _, batch: batch)
 
-    # A function of its own, which the three places that call it need not trace again.
-    @tf.function(autograph=False)
-    def decode(example):
-        decoded = {field: example[field] for field in source.fields}
-        for field in image_fields:
-            value = example[field]
-            image = images.resize(images.decode(value["data"]), sizes.resize)
-            pixels = images.random_crop(image, sizes.crop, value["seed"], flip=source.flip)
-            decoded[field] = {"pixels": pixels, "id": value["id"]}
-        return decoded
+    # A function of its own, which the two places that call it need not trace again.
+    decode = tf.function(rows.decoded, autograph=False)
 
-    return _decoded(dataset, rows, decode, read, notebook(source.stream, health))
+    def decode_batch(draws, batch):
+        at_once, again = tf.data.Dataset.from_tensors(batch), tf.data.Dataset.from_tensors(draws)
+        # A batch with an image that does not decode comes out short, and is dropped.
+        at_once = decoded(at_once).ignore_errors()
+        return at_once.concatenate(decoded(again.map(anew))).take(1)
 
-
-def _decoded(dataset, rows, decode, read, note):
-    """Decodes batches of encoded examples, with replacements where that fails."""
-
-    def replacement(draw, attempt):
-        before = note(draw + (attempt - 1) * _DISTANCE, attempt)
-        one = read((before + _DISTANCE)[tf.newaxis])
-        return decode(tf.nest.map_structure(lambda x: x[0], one))
-
-    def decode_or_replace(example):
-        attempts = tf.data.Dataset.range(1, ATTEMPTS)
-        replacements = attempts.map(lambda k: replacement(example["draw"], k))
-        tries = tf.data.Dataset.from_tensors(example).map(decode).concatenate(replacements)
-        # Outside of ignore_errors: a row that nothing fills ends the run.
-        last = tf.data.Dataset.range(ATTEMPTS, ATTEMPTS + 1)
-        last = last.map(lambda k: replacement(example["draw"], k))
-        return tries.ignore_errors().concatenate(last).take(1)
-
-    def decode_batch(batch):
-        examples = tf.data.Dataset.from_tensor_slices(batch)
-        whole = examples.map(decode, num_parallel_calls=tf.data.AUTOTUNE)
-        careful = examples.flat_map(decode_or_replace).batch(rows, drop_remainder=True)
-        # A batch with a bad image comes out short, is dropped, and is made again with care.
-        return whole.ignore_errors().batch(rows, drop_remainder=True).concatenate(careful).take(1)
+    def decoded(batches):
+        examples = batches.unbatch().map(decode, num_parallel_calls=tf.data.AUTOTUNE)
+        return examples.batch(count, drop_remainder=True)
 
     return dataset.interleave(decode_batch, cycle_length=2, num_parallel_calls=2)
 
 
-def _reader(source, languages, health):
-    """Function of draws (b,) to the fields of their records, images still encoded."""
-    stream = source.stream
-    text_fields = [field for field, kind in source.fields.items() if kind == "text"]
-    image_fields = [field for field, kind in source.fields.items() if kind == "image"]
-    codes = tf.constant(stream.languages or [""])
-    stage_ids = tf.constant([languages.index(code) for code in stream.languages] or [0], tf.int32)
-
-    def fetch(draws, which, unit):
-        record, language, uniform = stream.locate(draws, which, unit)
-        data = np.empty(len(draws), object)
-        for number, record_set in enumerate(stream.sets):
-            mine = np.flatnonzero(which == number)
-            try:
-                data[mine] = record_set.read(record[mine])
-            except UserError as error:
-                health.error = health.error or error
-                raise
-        return data, language, uniform
-
-    @tf.function(autograph=False)
-    def read(draws):
-        rows = draws.shape[0]
-        which, unit = stream.draw(draws)
-        data, language, uniform = tf.numpy_function(
-            fetch, [draws, which, unit], (tf.string, tf.int64, tf.float64), stateful=False
-        )
-        data = tf.ensure_shape(data, (rows,))
-        language = tf.ensure_shape(language, (rows, len(text_fields)))
-        uniform = tf.ensure_shape(uniform, (rows, 3))
-        parsed = records.parse(data)
-        batch = {"draw": draws}
-        for i, field in enumerate(text_fields):
-            wanted = tf.gather(codes, language[:, i])
-            is_wanted = parsed["languages"].values == tf.gather(
-                wanted, parsed["languages"].value_rowids()
-            )
-            text = _pick(parsed["texts"], is_wanted, uniform[:, i])
-            present = tf.reduce_all(tf.strings.length(text) > 0)
-            with tf.control_dependencies([tf.debugging.Assert(present, [LACKS_TEXT])]):
-                text = tf.identity(text)
-            batch[field] = {
-                "text": text,
-                "id": _fingerprint(text, rows),
-                "language": tf.gather(stage_ids, language[:, i]),
-            }
-        for field in image_fields:
-            every = tf.ones_like(parsed["images"].values, tf.bool)
-            data = _pick(parsed["images"], every, uniform[:, 2])
-            batch[field] = {"data": data, "seed": stream.seeds(draws)}
-            batch[field]["id"] = _fingerprint(data, rows)
-        return batch
-
-    return read
-
-
-def _pick(ragged, allowed, uniform):
-    """One allowed value a row, chosen by a uniform number, or "" where there is none.
-
-    Takes strings (b, None), booleans (values,) and numbers (b,); returns (b,).
-    """
-    row_of = ragged.value_rowids()
-    allowed_int = tf.cast(allowed, tf.int64)
-    counts = tf.math.segment_sum(allowed_int, row_of)
-    counts = tf.pad(counts, [[0, tf.shape(uniform)[0] - tf.shape(counts)[0]]])
-    before = tf.cumsum(counts, exclusive=True)
-    wanted = tf.cast(tf.floor(uniform * tf.cast(counts, tf.float64)), tf.int64)
-    rank = tf.cumsum(allowed_int) - 1 - tf.gather(before, row_of)
-    chosen = allowed & (rank == tf.gather(wanted, row_of))
-    where = tf.boolean_mask(row_of, chosen)[:, tf.newaxis]
-    none = tf.fill(uniform.shape, "")
-    return tf.tensor_scatter_nd_update(none, where, tf.boolean_mask(ragged.values, chosen))
-
-
-def _fingerprint(strings, rows):
-    """int64 ids by content: the same image or text has the same id in every record."""
-    ids = tf.bitcast(tf.fingerprint(tf.reshape(strings, (rows, 1)), method="farmhash64"), tf.int64)
-    return tf.reshape(ids, (rows,))
+def _for_model(batch):
+    """The fields of `Rows.parsed` without the strings that became tokens, and what is known."""
+    return {
+        field: {key: value for key, value in values.items() if key not in ("text", "known")}
+        for field, values in batch.items()
+    }

@@ -10,7 +10,7 @@ The index makes any record one read at a known place, so that the order of train
 function of the step. TensorFlow is imported by `parse` alone: converters write sets without it.
 """
 
-from tf_mural.records.reading import RecordSet
+from tf_mural.records.reading import DamagedRecord, RecordSet
 from tf_mural.records.record import Dropped, Record, deserialize, is_language, parse, serialize
 from tf_mural.records.shard import Shard
 from tf_mural.records.writing import (
@@ -27,6 +27,7 @@ from tf_mural.records.writing import (
 __all__ = [
     "AUGMENTATIONS",
     "MANIFEST",
+    "DamagedRecord",
     "Dropped",
     "Record",
     "RecordSet",

@@ -14,6 +14,15 @@ from tf_mural.records.record import deserialize
 from tf_mural.records.writing import index_path, read_manifest
 
 _OTHER_FILES = 256  # of TensorFlow, logs and checkpoints
+_MISSING = -1  # instead of an open file
+
+
+class DamagedRecord(UserError):
+    """A record that cannot be read. `reason` says why, in a few words."""
+
+    def __init__(self, place, reason):
+        super().__init__(f"{place} is damaged: {reason}; convert the data set again")
+        self.reason = reason
 
 
 class RecordSet:
@@ -29,7 +38,7 @@ class RecordSet:
         digest: short hash of the contents, to name the data that a result came from.
     """
 
-    def __init__(self, folder, manifest):
+    def __init__(self, folder, manifest, whole=True):
         self.folder = str(folder)
         self.manifest = manifest
         self.language_counts = dict(manifest["languages"])
@@ -42,23 +51,28 @@ class RecordSet:
         nothing = np.zeros(0, np.int64)
         indexes = [(nothing, nothing, nothing, np.zeros((0, len(self.languages)), bool))]
         for path, shard in zip(self._paths, manifest["shards"], strict=True):
-            indexes.append(self._read_index(path, shard))
+            indexes.append(self._read_index(path, shard, whole))
         columns = [np.concatenate(column) for column in zip(*indexes, strict=True)]
         self._offset, self._length, self.image_counts, self.has_language = columns
         self._files = []
         self._close = weakref.finalize(self, _close, self._files)
         _allow_open_files(len(self._paths))
         for path in self._paths:
-            self._files.append(os.open(path, os.O_RDONLY))
+            missing = not whole and not os.path.exists(path)
+            self._files.append(_MISSING if missing else os.open(path, os.O_RDONLY))
 
     @classmethod
-    def open(cls, folder):
+    def open(cls, folder, whole=True):
         """Opens the set in a folder.
+
+        Args:
+            folder: of the set.
+            whole: False takes shards that are cut short or missing too; their records are damaged.
 
         Raises:
             UserError: there is none, it is not whole, or a shard's size is not the manifest's.
         """
-        return cls(folder, read_manifest(folder))
+        return cls(folder, read_manifest(folder), whole)
 
     def __len__(self):
         return int(self._starts[-1])
@@ -67,14 +81,14 @@ class RecordSet:
         return f"RecordSet({self.folder!r}, {len(self)} records)"
 
     def __iter__(self):
-        """Yields each `Record` in order. Raises UserError at one whose bytes are damaged."""
+        """Yields each `Record` in order. Raises DamagedRecord at one whose bytes are damaged."""
         for index in range(len(self)):
             shard = int(self._shard_of(index))
             data = self._read_one(shard, index, verify=True)
             try:
                 record = deserialize(data)
             except ValueError as error:
-                raise UserError(self._damaged(index, error)) from error
+                raise DamagedRecord(self.place(index), str(error)) from error
             yield record
 
     def read(self, indices, verify=False):
@@ -82,14 +96,15 @@ class RecordSet:
 
         Args:
             indices: (n,) integers in [0, len(self)), in any order, repeats allowed.
-            verify: whether to compare each record with its checksum (50 us for 20 kB).
+            verify: whether to compare each record with its checksum (1 us for 20 kB).
 
         Returns:
             (n,) object array of bytes.
 
         Raises:
             IndexError: a position is out of range.
-            UserError: a shard has become shorter since it was opened, or fails its checksum.
+            DamagedRecord: a shard has become shorter since it was opened, cannot be read, or a
+                record fails its checksum.
         """
         indices = np.asarray(indices, np.int64)
         if indices.size and not 0 <= indices.min() <= indices.max() < len(self):
@@ -106,13 +121,22 @@ class RecordSet:
 
     def _read_one(self, shard, index, verify):
         length = int(self._length[index])
-        data = os.pread(self._files[shard], length + tfrecord.FOOTER, int(self._offset[index]))
+        if self._files[shard] == _MISSING:
+            raise DamagedRecord(self.place(index), "the file is missing")
+        try:
+            data = os.pread(self._files[shard], length + tfrecord.FOOTER, int(self._offset[index]))
+        except OSError as error:
+            raise DamagedRecord(self.place(index), f"the file cannot be read ({error})") from error
         if len(data) != length + tfrecord.FOOTER:
-            raise UserError(self._damaged(index, "the file ends inside it"))
+            raise DamagedRecord(self.place(index), "the file ends inside it")
         payload = data[:length]
         if verify and not tfrecord.intact(payload, data[length:]):
-            raise UserError(self._damaged(index, "its checksum does not fit"))
+            raise DamagedRecord(self.place(index), "its checksum does not fit")
         return payload
+
+    def shard(self, index):
+        """Path of the shard that the record at a position is in."""
+        return self._paths[int(self._shard_of(index))]
 
     def place(self, index):
         """Where the record at a position is, for messages: its shard, number and first byte."""
@@ -120,13 +144,12 @@ class RecordSet:
         number, byte = index - int(self._starts[shard]), int(self._offset[index])
         return f"{self._paths[shard]}: record {number} (byte {byte})"
 
-    def _damaged(self, index, why):
-        return f"{self.place(index)} is damaged: {why}; convert the data set again"
-
-    def _read_index(self, path, shard):
+    def _read_index(self, path, shard, whole):
         """The arrays of one shard's index, once shard, index and manifest agree."""
+        size = shard["bytes"]
         try:
-            size = os.stat(path).st_size
+            if whole:
+                size = os.stat(path).st_size
             with np.load(index_path(path)) as index:
                 names = ("offset", "length", "images")
                 offset, length, images = (index[k].astype(np.int64) for k in names)
@@ -158,4 +181,6 @@ def _allow_open_files(more):
 
 def _close(files):
     while files:
-        os.close(files.pop())
+        file = files.pop()
+        if file != _MISSING:
+            os.close(file)

@@ -12,6 +12,11 @@ import struct
 
 import numpy as np
 
+try:  # 10 to 50 times as quick as the numpy below, which stands in where there is no wheel of it
+    from google_crc32c import value as _native_crc32c
+except ImportError:
+    _native_crc32c = None
+
 HEADER = 12  # bytes of a frame before the payload
 FOOTER = 4  # bytes after it
 _BLOCK = 1024
@@ -27,10 +32,11 @@ def frame(payload):
 def frames(payloads):
     """The frames of a list of payloads, one after another, as bytes.
 
-    The checksums of many are computed at once, which is quicker by far than one by one.
+    In numpy the checksums of many are computed at once, which is quicker by far than one by one.
     """
     parts = []
-    for payload, crc in zip(payloads, _crc32c_of_many(payloads), strict=True):
+    crcs = map(_native_crc32c, payloads) if _native_crc32c else _crc32c_of_many(payloads)
+    for payload, crc in zip(payloads, crcs, strict=True):
         parts += (_length(len(payload)), payload, _mask(crc))
     return b"".join(parts)
 
@@ -57,6 +63,10 @@ def _mask(crc):
 
 def crc32c(data):
     """CRC-32C of bytes, as an int."""
+    return _native_crc32c(data) if _native_crc32c else _numpy_crc32c(data)
+
+
+def _numpy_crc32c(data):
     if len(data) < 64:  # Below this, one look-up a byte is quicker than numpy's start-up.
         table, crc = _byte_table(), 0xFFFFFFFF
         for byte in data:
@@ -103,7 +113,7 @@ def _crc32c_of_many(payloads):
         if 4 <= len(payload) <= _BLOCK:
             small.append((len(payload), number))
         else:
-            out[number] = crc32c(payload)
+            out[number] = _numpy_crc32c(payload)
     small.sort()
     place, _ = _place_table()
     for start in range(0, len(small), _SIDE_BY_SIDE):

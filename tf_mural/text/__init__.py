@@ -66,6 +66,7 @@ class Tokenizer:
         self._max_tokens, self._lower_case = max_tokens, lower_case
         ids = {piece: i for i, piece in enumerate(self._pieces) if piece in SPECIAL_TOKENS}
         self._pad, self._cls, self._sep = ids["[PAD]"], ids["[CLS]"], ids["[SEP]"]
+        self._unk = ids["[UNK]"]
         self._fast = _fast_tokenizer(self._pieces)
 
     @property
@@ -126,6 +127,21 @@ class Tokenizer:
         at_end = tf.range(self._max_tokens, dtype=last.dtype) == last[:, None]
         tokens = tf.where(at_end, self._sep, tokens)
         return tf.ensure_shape(tokens, (strings.shape[0], self._max_tokens))
+
+    def has_known(self, tokens):
+        """Whether rows hold a piece that is known: not [UNK], nor what every row has.
+
+        Args:
+            tokens: int32 (n, t), from `__call__`.
+
+        Returns:
+            (n,) bool.
+        """
+        import tensorflow as tf
+
+        inner = tokens[:, 1:-1]  # between [CLS] and the last place, which holds no piece
+        known = (inner != self._unk) & (inner != self._pad) & (inner != self._sep)
+        return tf.reduce_any(known, axis=1)
 
 
 def _lowered(strings):
