@@ -62,6 +62,14 @@ class Watched:
         if self.only_save in (None, step):
             self.saved.save(step)
 
+    def check(self):
+        """As `Checkpoints.check`."""
+        self.saved.check()
+
+    def wait(self):
+        """As `Checkpoints.wait`."""
+        self.saved.wait()
+
     def start(self, step, steps):
         """As `loop.Log.start`."""
 

@@ -82,6 +82,12 @@ class Kept:
         """As `Checkpoints.save`."""
         self.saved.append(step)
 
+    def check(self):
+        """As `Checkpoints.check`."""
+
+    def wait(self):
+        """As `Checkpoints.wait`."""
+
 
 def trained(folder, steps_per_loop, monkeypatch):
     """(what was kept, weights, how many steps each loop had) of eleven steps."""

@@ -2,6 +2,7 @@
 
 import os
 
+from tf_mural import files
 from tf_mural.base import UserError, pick
 from tf_mural.losses import LOSSES
 
@@ -133,7 +134,7 @@ def find_vocabulary(name, data_dir):
     if name == "scenes":
         return SCENES_VOCABULARY
     for path in (name, os.path.join(data_dir, name)):
-        if os.path.exists(path):
+        if files.exists(path):
             return path
     raise UserError(
         f"no vocabulary {name!r}, nor {os.path.join(data_dir, name)}: train one with "
