@@ -1,6 +1,7 @@
 # make etcl        trains MURAL, ETCL and the control on scenes and shows what ETCL adds
 # make test        runs the tests and the linter
 # make test-slow   runs the tests that train for minutes, and shows their numbers
+# make faults      kills, stops and damages runs, and shows what they survived
 # make test-beam   tests conversion by Apache Beam, in an environment of its own
 # All but the last make .venv first. PYTHON names the interpreter: make test PYTHON=python3.12
 
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 BEAM := $(VENV)-beam
 SEED ?= 0
 
-.PHONY: etcl test test-slow test-beam lint clean
+.PHONY: etcl test test-slow faults test-beam lint clean
 
 etcl: $(VENV)/.base
 	$(BIN)/python tools/train.py --stage=etcl --seed=$(SEED)
@@ -20,6 +21,10 @@ test: $(VENV)/.test lint
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow -rP
+
+# FAULTS_JSON=faults.json writes its table there too.
+faults: $(VENV)/.test
+	$(BIN)/python -m pytest -m faults tests/test_faults.py -rP
 
 # Beam wants older packages than the rest, such as protobuf.
 test-beam: requirements.txt requirements-test.txt requirements-beam.txt

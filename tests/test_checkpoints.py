@@ -4,6 +4,7 @@ import json
 import resource
 import subprocess
 import threading
+import time
 import types
 
 import keras
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_mural import checkpoints, files
+from tf_mural import checkpoints, files, loop
 from tf_mural.base import UserError
 from tf_mural.checkpoints import bundle
 
@@ -213,6 +214,16 @@ def test_what_is_written_is_what_was_when_save_was_called(run, tmp_path, monkeyp
     assert resumed(tmp_path).stands() == 30
 
 
+def test_what_was_begun_is_written_before_an_error_goes_on(run, tmp_path, monkeypatch):
+    write = bundle.write
+    monkeypatch.setattr(bundle, "write", lambda *args: time.sleep(0.3) or write(*args))
+    with pytest.raises(ZeroDivisionError), run.saved:
+        run.stand(30)
+        run.saved.save(30)
+        raise ZeroDivisionError
+    assert resumed(tmp_path).stands() == 30
+
+
 def test_in_the_foreground_save_returns_once_it_is_written(tmp_path):
     run = Run(tmp_path, in_background=False)
     run.saved.restore(ABOUT)
@@ -273,6 +284,19 @@ def test_a_disk_that_is_really_full(small_disk):
     (small_disk / "ballast").unlink()
     resumed(small_disk).save(20)
     assert resumed(small_disk).stands() == 20
+
+
+def test_events_on_a_full_disk_are_told_of_once(small_disk):
+    said = []
+    log = loop.Log(str(small_disk / "tensorboard"), 8, show=said.append)
+    log.scalars(1, {"loss": 1.0})
+    with pytest.raises(OSError), open(small_disk / "ballast", "wb", buffering=0) as file:
+        while True:
+            file.write(bytes(1 << 12))
+    for step in range(500):
+        log.scalars(step, {f"loss/{i}": 1.0 for i in range(10)})
+    (line,) = said
+    assert line.startswith("TensorBoard's events cannot be written (") and "No space left" in line
 
 
 # --- the best step --------------------------------------------------------------------------------

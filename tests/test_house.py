@@ -15,7 +15,16 @@ FLOORS = [
     {"base", "files", "losses", "metrics", "nearest", "stopping"},
     {"records", "images", "text", "models", "objective", "optimizers", "distribute", "prompts"},
     {"sampling", "pipeline", "datasets"},
-    {"training", "checkpoints", "pretrained", "embedder", "conversion", "tasks", "reports"},
+    {
+        "training",
+        "checkpoints",
+        "events",
+        "pretrained",
+        "embedder",
+        "conversion",
+        "tasks",
+        "reports",
+    },
     {"loop"},
     {"build"},
 ]

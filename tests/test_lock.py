@@ -74,7 +74,7 @@ def test_another_machine_counts_as_gone_when_it_is_silent(tmp_path, folder):
     path = os.path.join(workdir, "lock.json")
 
     def says(text):
-        with files.open_file(path, "wb") as file:
+        with files.replacing(path) as there, files.open_file(there, "wb") as file:
             file.write(text.encode())
 
     says(told("elsewhere", 12, time.time() - 30))
@@ -101,7 +101,7 @@ def test_where_the_kernel_does_not_decide_the_file_does(tmp_path):
     with Lock(workdir), pytest.raises(UserError, match=f"by process {os.getpid()} of"):
         Lock(workdir).__enter__()
     for process, refused in ((os.getppid(), True), (ended(), False)):
-        with files.open_file(path, "wb") as file:
+        with files.replacing(path) as there, files.open_file(there, "wb") as file:
             file.write(told(socket.gethostname(), process, time.time()).encode())
         if refused:
             with pytest.raises(UserError, match=f"by process {process} of"):

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from tf_mural.base import UserError
 from tf_mural.distribute import Processes
+from tf_mural.events import Events
 from tf_mural.stopping import Boundaries, Signals, Stopped
 
 
@@ -204,7 +205,7 @@ class Log:
     """
 
     def __init__(self, folder, examples_per_step, show=_line, eta="{:.0f} s".format):
-        self._writer = tf.summary.create_file_writer(folder)
+        self._events = Events(folder, show)
         self._rows, self._show, self._eta = examples_per_step, show, eta
 
     def start(self, step, steps):
@@ -237,14 +238,8 @@ class Log:
 
     def scalars(self, step, values):
         """Scalars for TensorBoard alone."""
-        with self._writer.as_default():
-            for key, value in values.items():
-                tf.summary.scalar(key, value, step=step)
-        self._writer.flush()
+        self._events.scalars(step, values)
 
     def picture(self, step, name, path):
         """A PNG file for TensorBoard."""
-        image = tf.io.decode_png(tf.io.read_file(path), channels=3)
-        with self._writer.as_default():
-            tf.summary.image(name, image[tf.newaxis], step=step)
-        self._writer.flush()
+        self._events.picture(step, name, path)

@@ -170,7 +170,7 @@ def train(config, run, workdir, strategy, signals, init):
     evaluations = checkpoints.Evaluations(workdir, config.keep_best, processes.first)
     evaluate = reporting.evaluation(run, workdir, saved, evaluations, log, processes.first)
     began = time.perf_counter()
-    with signals.noted():
+    with saved, signals.noted():
         loop.train(
             run.trainer,
             run.dataset,

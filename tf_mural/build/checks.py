@@ -91,9 +91,17 @@ def _check_schedule(config):
             f"optimizer.warmup_steps is {config.optimizer.warmup_steps}, but the run has "
             f"{config.steps} steps: fewer warm-up steps, or more steps"
         )
-    for name in ("log_every", "checkpoint_every"):
-        if config[name] < 1:
-            raise UserError(f"{name} is {config[name]}, expected a number of steps from 1")
+    least = {"log_every": 1, "keep_checkpoints": 1}
+    for name in (*least, "checkpoint_every", "checkpoint_minutes", "evaluate_every"):
+        if config[name] < least.get(name, 0):
+            raise UserError(
+                f"{name} is {config[name]}, expected a number from {least.get(name, 0)}"
+            )
+    if config.keep_best and not config.evaluate_every:
+        raise UserError(
+            f"keep_best is {config.keep_best!r}, but evaluate_every is 0: the last step is the "
+            "only one that is evaluated; set --config.evaluate_every to a number of steps"
+        )
     if not 0 <= config.skip_limit <= 1:
         raise UserError(f"skip_limit is {config.skip_limit}, expected a share from 0 to 1")
 

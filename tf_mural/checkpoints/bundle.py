@@ -55,14 +55,15 @@ def write(folder, step, tensors, about):
     """
     path = prefix(folder, step)
     files.make_folder(folder)
-    files.remove(f"{path}.json")
+    parts = (f"{path}.index", f"{path}.data-00000-of-00001")
+    for old in (f"{path}.json", *parts):
+        files.remove(old)
     tf.raw_ops.SaveV2(
         prefix=path,
         tensor_names=list(tensors),
         shape_and_slices=[""] * len(tensors),
         tensors=list(tensors.values()),
     )
-    parts = (f"{path}.index", f"{path}.data-00000-of-00001")
     for part in parts:
         files.flush(part)
     manifest = {

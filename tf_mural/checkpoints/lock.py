@@ -47,13 +47,17 @@ class Lock:
 
     def __enter__(self):
         files.make_folder(self._workdir)
-        kernel = self._flock()
-        holder = self._holder()
-        if kernel is False:
-            raise self._refusal(holder)
-        if holder and not (kernel and holder["host"] == self._own["host"]):
-            self._look_at(holder)
-        self._write()
+        try:
+            kernel = self._flock()
+            holder = self._holder()
+            if kernel is False:
+                raise self._refusal(holder)
+            if holder and not (kernel and holder["host"] == self._own["host"]):
+                self._look_at(holder)
+            self._write()
+        except BaseException:
+            self._let_go()
+            raise
         self._thread = threading.Thread(target=self._beats, daemon=True)
         self._thread.start()
         return self
@@ -64,8 +68,12 @@ class Lock:
         # Not the file itself: a process that waits for it would hold one that no other sees.
         with contextlib.suppress(Exception):  # a full disk shows elsewhere
             self._write({})
+        self._let_go()
+
+    def _let_go(self):
         if self._file:
             self._file.close()
+            self._file = None
 
     def _flock(self):
         """Whether the kernel gave the lock; None where it has none to give."""
@@ -121,7 +129,7 @@ class Lock:
     def _write(self, told=None):
         data = json.dumps({**self._own, "alive": time.time()} if told is None else told)
         if self._file is None:
-            with files.open_file(self._path, "wb") as file:
+            with files.replacing(self._path) as path, files.open_file(path, "wb") as file:
                 file.write(data.encode())
             return
         self._file.seek(0)

@@ -26,7 +26,7 @@ class Checkpoints:
 
     A checkpoint is written by a thread of its own. What it writes are values that the variables
     had, which TensorFlow keeps as long as somebody holds them: on a CPU nothing is copied before a
-    variable changes, from other devices they are fetched first.
+    variable changes, from other devices they are fetched first. `with` waits for it in the end.
 
     Args:
         workdir: folder of the run; they go to its `checkpoints/`.
@@ -118,6 +118,16 @@ class Checkpoints:
         if self._thread:
             self._thread.join()
         self.check()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        """Whatever ends the run, what was begun is written."""
+        if kind is None:
+            self.wait()
+        elif self._thread:
+            self._thread.join()
 
     def check(self):
         """Raises the UserError of a checkpoint that could not be written."""
