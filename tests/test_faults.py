@@ -275,23 +275,26 @@ def flip(path, draw):
     path.write_bytes(content)
 
 
-def test_flipped_bits_in_checkpoints(runs, whole, tmp_path):
-    draw = random.Random(SEED)
-    for number in range(FLIPS):
-        job = runs.start(tmp_path)
-        while len(finished_steps(tmp_path)) < 2 or last_step(job) < 6 * (number + 1):
-            assert job.codes() == [None], job.read("0.err")
-            time.sleep(0.01)
-        end(job)
-        before, last = finished_steps(tmp_path)[-2:]
-        ends = ("data-00000-of-00001", "index", "json")
-        flip(tmp_path / "run" / "checkpoints" / f"step-{last}.{ends[number % 3]}", draw)
-        job = runs.start(tmp_path)
-        reach(job, 1)
-        end(job)
+def check_resumed(job, expected):
+    """The checkpoint that was damaged last is named, and the one before it was taken."""
+    if expected:
+        last, before = expected[-1]
         out = job.read("0.out")
         assert f"step-{last} is damaged (" in out and f"resuming at step {before}\n" in out, out
-    runs.finish(tmp_path)
+
+
+def test_flipped_bits_in_checkpoints(runs, whole, tmp_path):
+    draw, ends, expected = random.Random(SEED), ("data-00000-of-00001", "index", "json"), []
+    for number in range(FLIPS):
+        job = runs.start(tmp_path)
+        # Two checkpoints, of which the last one is new.
+        reach(job, max([6, *(step + 4 for step, _ in expected)]))
+        end(job)
+        check_resumed(job, expected)
+        before, last = finished_steps(tmp_path)[-2:]
+        flip(tmp_path / "run" / "checkpoints" / f"step-{last}.{ends[number % 3]}", draw)
+        expected.append((last, before))
+    check_resumed(runs.finish(tmp_path), expected)
     assert same(tmp_path, whole)
     TOLD["flipped bit in a checkpoint"] = (
         FLIPS,
