@@ -7,7 +7,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import workers_config  # noqa: E402
 
-STEPS = 160  # of 8 rows: an epoch of the captions has 12, one of the bitext 16.5
+STEPS = 200  # of 8 rows: an epoch of the captions has 12, one of the bitext 16.5
 
 
 def get_config(stage):
