@@ -1,9 +1,10 @@
 # make etcl        trains MURAL, ETCL and the control on scenes and shows what ETCL adds
 # make test        runs the tests and the linter
 # make test-slow   runs the tests that train for minutes, and shows their numbers
+# make faults      kills, stops and damages runs, and shows what they survived
 # make test-beam   tests conversion by Apache Beam, in an environment of its own
 # make tpu-env     shows that requirements-tpu.txt installs, imports and trains, on a CPU
-# The first three make .venv first. PYTHON names the interpreter: make test PYTHON=python3.12
+# The first four make .venv first. PYTHON names the interpreter: make test PYTHON=python3.12
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,7 +13,7 @@ BEAM := $(VENV)-beam
 TPU := $(VENV)-tpu
 SEED ?= 0
 
-.PHONY: etcl test test-slow test-beam tpu-env lint clean
+.PHONY: etcl test test-slow faults test-beam tpu-env lint clean
 
 etcl: $(VENV)/.base
 	$(BIN)/python tools/train.py --stage=etcl --seed=$(SEED)
@@ -22,6 +23,10 @@ test: $(VENV)/.test lint
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow -rP
+
+# FAULTS_JSON=faults.json writes its table there too.
+faults: $(VENV)/.test
+	$(BIN)/python -m pytest -m faults tests/test_faults.py -rP
 
 # Beam wants older packages than the rest, such as protobuf.
 test-beam: requirements.txt requirements-test.txt requirements-beam.txt

@@ -140,8 +140,16 @@ def base_config(stage, size):
     config.jit_compile = False
     config.steps_per_loop = 1  # that run without coming back to Python; TPUs want many
     config.log_every = 20 if size == "tiny" else 100
+    # A checkpoint every so many steps, or minutes, or both (0: off); before each evaluation too.
     config.checkpoint_every = 200 if size == "tiny" else 1000
+    config.checkpoint_minutes = 0.0
+    config.keep_checkpoints = 2  # the last ones; a disk needs room for one more
+    # Whether training goes on while one is written, which takes memory for a second state at most.
+    config.checkpoint_in_background = True
     config.evaluate_every = 0  # 0: at the end only
+    # The number by which the best step is kept, as TensorBoard names it ("retrieval/en"), or the
+    # part before the slash for the mean of all such; the lower the better after a minus. "": off.
+    config.keep_best = ""
     config.evaluation = ConfigDict()
     if size == "tiny":
         config.evaluation.retrieval = ConfigDict(

@@ -9,10 +9,11 @@ from conftest import ROOT
 
 # A thread that never ends stands for those of tf.data, which may hold up the interpreter's end.
 TOOL = """
-import sys, threading
+import signal, sys, threading
 sys.path.insert(0, {tools!r})
 import common
 from tf_mural.base import UserError
+from tf_mural.stopping import Stopped
 threading.Thread(target=threading.Event().wait).start()
 def main():
     print("said", end="")
@@ -33,6 +34,13 @@ def run(tmp_path, body):
         ("pass", 0, ""),
         ("raise UserError('no file a.txt')", 2, "error: no file a.txt\n"),
         ("raise KeyboardInterrupt", 130, "interrupted\n"),
+        ("raise Stopped(signal.SIGTERM, 'saved')", 75, "SIGTERM: saved\n"),
+        ("raise Stopped(signal.SIGINT, 'saved')", 130, "SIGINT: saved\n"),
+        (
+            "raise OSError(28, 'No space left on device', 'a.txt')",
+            2,
+            "error: No space left on device (a.txt): make room, and give the same command again\n",
+        ),
     ],
 )
 def test_a_tool_ends_at_once_with_its_code(tmp_path, body, code, err):

@@ -12,10 +12,19 @@ from conftest import ROOT
 
 # A file imports only from floors below its own. A folder is one room.
 FLOORS = [
-    {"base", "losses", "metrics", "nearest"},
+    {"base", "files", "losses", "metrics", "nearest", "stopping"},
     {"records", "images", "text", "models", "objective", "optimizers", "distribute", "prompts"},
     {"sampling", "pipeline", "datasets"},
-    {"training", "checkpoints", "pretrained", "embedder", "conversion", "tasks", "reports"},
+    {
+        "training",
+        "checkpoints",
+        "events",
+        "pretrained",
+        "embedder",
+        "conversion",
+        "tasks",
+        "reports",
+    },
     {"loop"},
     {"build"},
 ]
@@ -145,7 +154,7 @@ def test_imports_are_light_and_do_nothing(tool, tmp_path):
 
 
 def test_every_tool_is_looked_at():
-    helpers = {"common", "options", "sweeps"}
+    helpers = {"common", "options", "reporting", "sweeps"}
     assert {p.split(os.sep)[1].removesuffix(".py") for p in files("tools")} == {*TOOLS, *helpers}
 
 

@@ -37,12 +37,13 @@ class Watched:
     def __init__(self, run, folder, only_save=None):
         self.run, self.only_save = run, only_save
         self.saved = checkpoints.Checkpoints(str(folder), run.trainer)
-        self.logs, self.batches = {}, {}
+        self.logs, self.batches, self.evaluated_at = {}, {}, []
 
     def train(self, steps=STEPS):
         """Runs the loop with this as its log and its checkpoints."""
         arguments = (self.run.trainer, self.dataset, make_strategy("one"), steps, self, self)
-        loop.train(*arguments, log_every=1, checkpoint_every=1)
+        evaluate = dict(evaluate=self.evaluated_at.append, evaluate_every=STOP)
+        loop.train(*arguments, log_every=1, checkpoint_every=1, **evaluate)
 
     def dataset(self, start_step):
         """The batches, noted under their step as they pass by."""
@@ -61,6 +62,14 @@ class Watched:
         """As `Checkpoints.save`."""
         if self.only_save in (None, step):
             self.saved.save(step)
+
+    def check(self):
+        """As `Checkpoints.check`."""
+        self.saved.check()
+
+    def wait(self):
+        """As `Checkpoints.wait`."""
+        self.saved.wait()
 
     def start(self, step, steps):
         """As `loop.Log.start`."""
@@ -129,6 +138,11 @@ def test_the_end_weights_and_slots_are_equal_bit_for_bit(whole, resumed):
         np.testing.assert_array_equal(one[path], two[path], err_msg=path)
         if "moving_" in path:
             assert not np.array_equal(one[path], whole[2][path]), path
+
+
+def test_an_evaluation_that_was_not_finished_is_made_up_for(whole, resumed):
+    # After the last step the caller evaluates.
+    assert whole[0].evaluated_at == resumed[0].evaluated_at == [STOP]
 
 
 def test_another_vocabulary_is_no_resume(whole):

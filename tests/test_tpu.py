@@ -151,6 +151,12 @@ class Kept:
         """As `Checkpoints.save`."""
         self.saved.append(step)
 
+    def check(self):
+        """As `Checkpoints.check`."""
+
+    def wait(self):
+        """As `Checkpoints.wait`."""
+
 
 def trained(folder, steps_per_loop, monkeypatch, dropout=0.2, jit_compile=False):
     """(what was kept, weights, how many steps each loop had) of eleven steps."""

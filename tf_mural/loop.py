@@ -7,6 +7,8 @@ import tensorflow as tf
 
 from tf_mural.base import UserError
 from tf_mural.distribute import Processes
+from tf_mural.events import Events
+from tf_mural.stopping import Boundaries, Signals, Stopped
 
 
 def train(
@@ -18,15 +20,19 @@ def train(
     log,
     log_every=100,
     checkpoint_every=1000,
+    checkpoint_minutes=0,
     evaluate=None,
     evaluate_every=0,
+    evaluated=0,
     health=None,
     steps_per_loop=1,
+    signals=None,
 ):
     """Trains from the step that the trainer stands at to `steps`.
 
     A step is checked for finite losses before anything of it is saved: on a loss that is not, the
-    run stops and the last checkpoint is a good one.
+    run stops and the last checkpoint is a good one. A checkpoint comes every so many steps or
+    minutes, before every evaluation, after the last step, and when a signal asks to stop.
 
     All processes of a strategy call this, each with the batches of its own; `log` and `checkpoints`
     write in the first one alone.
@@ -36,17 +42,22 @@ def train(
         make_dataset: function of (start_step=) to a `tf.data.Dataset` of batches, of this process.
         strategy: the `tf.distribute.Strategy` that the trainer was built under.
         steps: number of the last step.
-        checkpoints: has save(step).
+        checkpoints: has save(step), which may go on in the background, and check() and wait() on
+            that; see `checkpoints.Checkpoints`.
         log: a `Log`.
-        log_every, checkpoint_every, evaluate_every: in steps; the last is 0 for never.
+        log_every, checkpoint_every, evaluate_every: in steps; the last two are 0 for never.
+        checkpoint_minutes: between checkpoints; 0 for never.
         steps_per_loop: steps that TensorFlow runs without coming back to Python, up to the next
             one at which there is something to do.
         evaluate: function of the step, called every `evaluate_every`.
+        evaluated: step of the last evaluation; that of the first step is made up for, if it is due.
         health: has check(steps so far, exchange) to further logs, where exchange is that of
             `Processes`, and explain(error) to an error that says more; both may raise.
+        signals: a `stopping.Signals`, while it notes them.
 
     Raises:
         UserError: a loss is not finite; names the term and the step.
+        Stopped: a signal came to any of the processes; the state is saved.
     """
     step = int(trainer.step.numpy())
     if step >= steps:
@@ -56,7 +67,18 @@ def train(
         strategy.distribute_datasets_from_function(lambda _: make_dataset(start_step=start))
     )
     run_steps = _steps(trainer, strategy)
-    every = [checkpoint_every, log_every, *([evaluate_every] if evaluate_every else [])]
+    signals = signals or Signals()
+    boundaries = Boundaries(processes, signals, checkpoint_minutes)
+    saving = [k for k in (checkpoint_every, evaluate and evaluate_every) if k]
+    every = [*saving, log_every]
+
+    def evaluate_at(step):
+        if evaluate and evaluate_every and step % evaluate_every == 0 and evaluated < step < steps:
+            # What it was called after is saved: a signal need not wait for its end.
+            with signals.noted(False):
+                evaluate(step)
+
+    evaluate_at(step)
     pending = []  # (first step, logs of some steps on the device) that nobody has looked at
     log.start(step, steps)
     while step < steps:
@@ -68,7 +90,9 @@ def train(
         except (tf.errors.OpError, UnicodeDecodeError) as error:
             raise (health.explain(error) if health else error) from None
         step += count
-        saves = step % checkpoint_every == 0 or step == steps
+        checkpoints.check()
+        stop, due = boundaries.look(count)
+        saves = due or stop or step == steps or any(step % k == 0 for k in saving)
         if step % log_every == 0 or saves or step == start + 1:
             means = _looked_at(pending)
             if health:
@@ -77,8 +101,13 @@ def train(
             pending = []
         if saves:
             checkpoints.save(step)
-        if evaluate and evaluate_every and step % evaluate_every == 0 and step < steps:
-            evaluate(step)
+            boundaries.saved()
+        if stop:
+            checkpoints.wait()
+            processes.leave()
+            raise Stopped(stop, f"saved at step {step}; the same command goes on from there")
+        evaluate_at(step)
+    checkpoints.wait()
 
 
 def _steps(trainer, strategy):
@@ -187,7 +216,7 @@ class Log:
     """
 
     def __init__(self, folder, examples_per_step, show=_line, eta="{:.0f} s".format):
-        self._writer = tf.summary.create_file_writer(folder)
+        self._events = Events(folder, show)
         self._rows, self._show, self._eta = examples_per_step, show, eta
 
     def start(self, step, steps):
@@ -219,14 +248,8 @@ class Log:
 
     def scalars(self, step, values):
         """Scalars for TensorBoard alone."""
-        with self._writer.as_default():
-            for key, value in values.items():
-                tf.summary.scalar(key, value, step=step)
-        self._writer.flush()
+        self._events.scalars(step, values)
 
     def picture(self, step, name, path):
         """A PNG file for TensorBoard."""
-        image = tf.io.decode_png(tf.io.read_file(path), channels=3)
-        with self._writer.as_default():
-            tf.summary.image(name, image[tf.newaxis], step=step)
-        self._writer.flush()
+        self._events.picture(step, name, path)

@@ -1,5 +1,6 @@
 """What every tool does before and after its work: a quiet start, errors in one line."""
 
+import errno
 import functools
 import os
 import sys
@@ -13,6 +14,10 @@ if ROOT not in sys.path:  # So that a clone works without being installed.
 from absl import app, flags, logging  # noqa: E402
 
 from tf_mural.base import UserError, suggest  # noqa: E402
+from tf_mural.stopping import Stopped  # noqa: E402
+
+# Of a disk, a quota, or a size that a file may have.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def run(main, argument=None):
@@ -21,7 +26,8 @@ def run(main, argument=None):
     `argument` names a flag whose value may be given without --name=.
 
     What the user can mend ends as one line, "error: ...", on stderr with exit code 2, or that which
-    the error says; an interruption with exit code 130, anything else as a traceback.
+    the error says, and so does a full disk; an interruption with exit code 130, one that a run of
+    training was saved at with that of `Stopped`, anything else as a traceback.
     """
 
     def guarded(_):
@@ -29,8 +35,15 @@ def run(main, argument=None):
             main()
         except UserError as error:
             _end(f"error: {error}", getattr(error, "exit_code", 2))
+        except Stopped as stopped:
+            _end(str(stopped), stopped.exit_code)
         except KeyboardInterrupt:
             _end("interrupted", 130)
+        except OSError as error:
+            if error.errno not in _FULL:
+                _end(traceback.format_exc().rstrip(), 1)
+            where = f" ({error.filename})" if error.filename else ""
+            _end(f"error: {error.strerror}{where}: make room, and give the same command again", 2)
         except Exception:
             _end(traceback.format_exc().rstrip(), 1)
         _end("", 0)

@@ -23,12 +23,15 @@ import traceback
 import common
 from absl import flags
 
+from tf_mural import files
 from tf_mural.base import UserError, pick
 from tf_mural.tasks import TASKS
 from tf_mural.tasks.benchmarks import BENCHMARKS, check_options, lacking, run_of
 
 ALL = "all"
-_MODEL = flags.DEFINE_string("model", None, "Workdir of a finished run. Required.")
+_MODEL = flags.DEFINE_string(
+    "model", None, "Workdir of a finished run, or its folder best. Required."
+)
 _TASK = flags.DEFINE_list(
     "task",
     ["retrieval"],
@@ -90,7 +93,7 @@ def main():
         raise UserError("--task=all stands alone: it takes each benchmark as it is defined")
     if not _MODEL.value:
         raise UserError("say which model: --model=<workdir of a finished run>")
-    if not os.path.isdir(_MODEL.value):
+    if not files.is_folder(_MODEL.value):
         raise UserError(f"no folder {_MODEL.value!r}; --model is the workdir of a finished run")
     jobs = all_there() if everything else asked_for(options)
 
@@ -194,19 +197,19 @@ def each(jobs, score):
 
 def measure(job, ready, embed, about):
     """Runs, prints and writes one evaluation."""
-    from tf_mural import checkpoints
     from tf_mural.build.evaluation import Watched
     from tf_mural.reports.results import result_table, unit
 
     began = time.perf_counter()
     cache = os.path.join(_MODEL.value, "evals", "classes")
+    cache = None if files.is_remote(cache) else cache
     result = ready.run(Watched(embed, job.name, say), cache, about["weights_hash"])
     records = ready.records
     print(f"{result.protocol} on {records.folder}, {len(records):,} records, {unit(result.task)}:")
     if ready.benchmark and not job.folder and len(records) != ready.benchmark.size:
         print(f"(the whole set has {ready.benchmark.size:,}: no number to set beside others')")
     print(result_table(result))
-    os.makedirs(os.path.dirname(os.path.abspath(job.out)), exist_ok=True)
+    files.make_folder(os.path.dirname(job.out) or ".")
     data = {
         "model": _MODEL.value,
         **about,
@@ -217,7 +220,7 @@ def measure(job, ready, embed, about):
         "options": ready.options,
         **dataclasses.asdict(result),
     }
-    checkpoints.write_json(job.out, data)
+    files.write_json(job.out, data)
     say(f"written to {job.out}, after {time.perf_counter() - began:.0f} s\n")
 
 
@@ -229,8 +232,7 @@ def say(line):
 def there_already(path, ready, about):
     """Whether a file holds the result of the same model, data, options and protocol."""
     try:
-        with open(path, encoding="utf-8") as file:
-            result = json.load(file)
+        result = json.loads(files.read_bytes(path))
     except (OSError, ValueError):
         return False
     version = inspect.getmodule(run_of(ready.name)).PROTOCOL
@@ -241,8 +243,7 @@ def there_already(path, ready, about):
 
 def weights_hash(folder):
     """Short hash of a model's weights, to name what a result is of."""
-    with open(os.path.join(folder, "weights.npz"), "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    return hashlib.sha256(files.read_bytes(f"{folder}/weights.npz")).hexdigest()[:12]
 
 
 if __name__ == "__main__":

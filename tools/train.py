@@ -5,18 +5,26 @@ A stage reads configs/<stage>.py; any value of it is overridden by --config.name
 command is given again. At size tiny a stage trains the stages that it starts from first, where
 those runs are not finished; at other sizes it asks for --init. A --config file of your own has a
 say in that by its value `chain`.
+
+Exit codes: 0 finished, 2 something to be mended, 75 start it again: SIGTERM (saved at the end of
+the step), another process lost, or the workdir perhaps in use on another machine; 130 SIGINT, saved
+likewise. A second signal ends the run at once.
 """
 
-import dataclasses
+import contextlib
+import functools
 import os
 import sys
 import time
 
 import common
 import options
+import reporting
 from absl import flags
 
+from tf_mural import files
 from tf_mural.base import UserError
+from tf_mural.stopping import Signals
 
 _STAGE = flags.DEFINE_string("stage", "etcl", f"One of {', '.join(options.STAGES)}.")
 _SIZE = flags.DEFINE_string("size", "tiny", f"Model and recipe: one of {', '.join(options.SIZES)}.")
@@ -46,10 +54,15 @@ _WAIT_MINUTES = flags.DEFINE_float(
 )
 _DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder of the record sets.")
 
-RESULTS = "results.json"
+RESULTS = reporting.RESULTS
 
 
 def main():
+    with Signals(say=functools.partial(print, flush=True)) as signals:
+        run(signals)
+
+
+def run(signals):
     common.import_tensorflow()
     from tf_mural.distribute import Processes, make_strategy
 
@@ -60,13 +73,13 @@ def main():
         sys.stdout = open(os.devnull, "w", encoding="utf-8")
     workdir = _WORKDIR.value or default_workdir(config)
     with processes.watched():
-        results = stage(config, workdir, strategy, _INIT.value)
+        results = stage(config, workdir, strategy, signals, _INIT.value)
         beside = {}
         for name in config.report.beside:
             other = load(name)
-            beside[name] = stage(other, default_workdir(other), strategy)
+            beside[name] = stage(other, default_workdir(other), strategy, signals)
         if processes.first:
-            report(config, workdir, results, beside)
+            reporting.report(config, workdir, results, beside)
         processes.leave()
 
 
@@ -88,7 +101,7 @@ def default_workdir(config):
     return os.path.join("runs", config.size, f"{config.stage}-s{config.seed}")
 
 
-def stage(config, workdir, strategy, init=None):
+def stage(config, workdir, strategy, signals, init=None):
     """Trains a stage to its end, or takes the results of the run that is finished already."""
     from tf_mural import build, checkpoints
     from tf_mural.distribute import Processes
@@ -100,17 +113,19 @@ def stage(config, workdir, strategy, init=None):
         print(f"{config.stage}: finished already, in {workdir}")
         return checkpoints.read_json(os.path.join(workdir, RESULTS))
     if config.starts_from and not init:
-        init = start_from(config, strategy)
-    if processes.first:
-        build.make_records(config, _DATA_DIR.value)
-    processes.wait()  # Until here nobody has written what the others look for.
-    print(f"{config.stage}: training in {workdir}" + (f", from {init}" if init else ""))
-    if init and not known:
-        tell(build.adopt(config, init, workdir))
-    run = build.build(config, _DATA_DIR.value, strategy, resumes=build.started(workdir))
-    if init and not build.started(workdir):
-        tell(build.hand_over(init, run))
-    return train(config, run, workdir, strategy, init, processes)
+        init = start_from(config, strategy, signals)
+    with checkpoints.Lock(workdir) if processes.first else contextlib.nullcontext():
+        if processes.first:
+            build.make_records(config, _DATA_DIR.value)
+        processes.wait()  # Until here nobody has written what the others look for.
+        print(f"{config.stage}: training in {workdir}" + (f", from {init}" if init else ""))
+        if init and not known:
+            tell(build.adopt(config, init, workdir))
+        resumes = checkpoints.started(workdir)
+        run = build.build(config, _DATA_DIR.value, strategy, resumes=resumes)
+        if init and not resumes:
+            tell(build.hand_over(init, run))
+        return train(config, run, workdir, strategy, signals, init)
 
 
 def tell(note):
@@ -119,10 +134,10 @@ def tell(note):
 
 
 def finished(workdir):
-    return os.path.exists(os.path.join(workdir, RESULTS))
+    return files.exists(os.path.join(workdir, RESULTS))
 
 
-def start_from(config, strategy):
+def start_from(config, strategy, signals):
     """Workdir of the stage that this one starts from, trained first where the config says so."""
     before = load(config.starts_from)
     workdir = default_workdir(before)
@@ -133,47 +148,52 @@ def start_from(config, strategy):
         )
     if not finished(workdir):
         print(f"{config.stage} starts from {before.stage}, not finished yet: training that first")
-    stage(before, workdir, strategy)
+    stage(before, workdir, strategy, signals)
     return workdir
 
 
-def train(config, run, workdir, strategy, init, processes):
+def train(config, run, workdir, strategy, signals, init):
     """Runs the loop and evaluates; the first process writes model, results and pictures."""
     from tf_mural import checkpoints, loop
-    from tf_mural.reports.results import headline
+    from tf_mural.distribute import Processes
 
-    os.makedirs(workdir, exist_ok=True)
+    processes = Processes(strategy)
+    files.make_folder(workdir)
     if processes.first:
-        checkpoints.write_json(os.path.join(workdir, checkpoints.CONFIG), config.to_dict())
-    saved = checkpoints.Checkpoints(workdir, run.trainer, writes=processes.first)
-    if saved.restore(run.description):
+        files.write_json(os.path.join(workdir, checkpoints.CONFIG), config.to_dict())
+    saved = checkpoints.Checkpoints(
+        workdir,
+        run.trainer,
+        config.keep_checkpoints,
+        processes.first,
+        config.checkpoint_in_background,
+    )
+    if saved.restore(run.description, run.data):
         print(f"resuming at step {int(run.trainer.step.numpy())}")
     advice = "--workdir must be a folder that all of them see"
     processes.agree("the step to go on from", int(run.trainer.step.numpy()), advice)
-    log = open_log(config, run, workdir) if processes.first else loop.NoLog()
-
-    def evaluate(step):
-        results = run.evaluate()
-        for name, result in results.items():
-            numbers = headline(result).items()
-            log.scalars(step, {f"{name}/{key}": value for key, value in numbers})
-        return {name: dataclasses.asdict(result) for name, result in results.items()}
-
+    log = reporting.open_log(config, run, workdir) if processes.first else loop.NoLog()
+    evaluations = checkpoints.Evaluations(workdir, config.keep_best, processes.first)
+    evaluate = reporting.evaluation(run, workdir, saved, evaluations, log, processes.first)
     began = time.perf_counter()
-    loop.train(
-        run.trainer,
-        run.dataset,
-        strategy,
-        config.steps,
-        saved,
-        log,
-        log_every=config.log_every,
-        checkpoint_every=config.checkpoint_every,
-        evaluate=evaluate,
-        evaluate_every=config.evaluate_every,
-        health=run.health,
-        steps_per_loop=config.steps_per_loop,
-    )
+    with saved, signals.noted():
+        loop.train(
+            run.trainer,
+            run.dataset,
+            strategy,
+            config.steps,
+            saved,
+            log,
+            log_every=config.log_every,
+            checkpoint_every=config.checkpoint_every,
+            checkpoint_minutes=config.checkpoint_minutes,
+            evaluate=evaluate,
+            evaluate_every=config.evaluate_every,
+            evaluated=evaluations.last,
+            health=run.health,
+            steps_per_loop=config.steps_per_loop,
+            signals=signals,
+        )
     results = {
         "stage": config.stage,
         "size": config.size,
@@ -185,60 +205,13 @@ def train(config, run, workdir, strategy, init, processes):
         "data": run.data,
         "skipped_records": run.health.total(processes.exchange),
         "evaluation": evaluate(config.steps),
+        "best": evaluations.best,
     }
     if processes.first:
         checkpoints.save_model(workdir, run.trainer.encoder, run.description, run.vocabulary_path)
-        checkpoints.write_json(os.path.join(workdir, RESULTS), results)
+        files.write_json(os.path.join(workdir, RESULTS), results)
     processes.wait()
     return results
-
-
-def open_log(config, run, workdir):
-    """The log of a run, with a sheet of its training images."""
-    from tf_mural import loop, reports
-
-    log = loop.Log(os.path.join(workdir, "tensorboard"), config.batch_size, eta=reports.eta)
-    picture = os.path.join(workdir, "training_images.png")
-    images, captions = run.contact_sheet()
-    if len(images):
-        no_font = reports.contact_sheet(picture, images, captions)
-        if no_font:
-            print(f"{picture}: this machine has no font for {', '.join(no_font)}")
-        log.picture(0, "training_images", picture)
-    return log
-
-
-def report(config, workdir, results, beside):
-    """Prints the table of recalls, and writes it with the chart to the workdir."""
-    from tf_mural import checkpoints, reports
-    from tf_mural.base import Result
-
-    if "retrieval" not in results["evaluation"]:
-        return
-    stages = {**{name: beside[name] for name in config.report.beside}, config.stage: results}
-    tables = {name: Result(**r["evaluation"]["retrieval"]) for name, r in stages.items()}
-    languages = list(tables[config.stage].values)
-    trained = [code for code in config.evaluation.retrieval.trained if code in languages]
-    unseen = [code for code in languages if code not in trained]
-    groups = {"trained": trained, "unseen": unseen} if trained else {}
-    control = config.report.control or None
-    for name, result in tables.items():
-        print(f"\n{name}, step {stages[name]['steps']}, in percent:")
-        print(reports.recall_table(result, groups))
-    print("\naverage recall in percent" + (", and the gains over the control:" if control else ":"))
-    print(reports.retrieval_table(tables, groups, control=control))
-    series, chance = average_recalls(tables), average_recalls(tables, "chance")[config.stage]
-    chart = os.path.join(workdir, "average_recall.png")
-    reports.bar_chart(chart, series, groups, chance=chance, control=control)
-    checkpoints.write_json(
-        os.path.join(workdir, RESULTS), {**results, "beside": beside, "groups": groups}
-    )
-    print(f"results: {os.path.join(workdir, RESULTS)}\nchart:   {chart}")
-
-
-def average_recalls(tables, key="average_recall"):
-    """{model: {language: percent}}"""
-    return {n: {code: v[key] for code, v in t.values.items()} for n, t in tables.items()}
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from tf_mural.build import data, evaluation
 from tf_mural.build.checks import check, field_kinds, find_vocabulary
 from tf_mural.build.data import make_records, open_records
 from tf_mural.build.saved import describe, embedder, load, model_arguments
-from tf_mural.build.start import adopt, adopt_again, hand_over, started
+from tf_mural.build.start import adopt, adopt_again, hand_over
 from tf_mural.distribute import Processes, SharedEmbedder, mean
 from tf_mural.objective import Term
 from tf_mural.text import Tokenizer
@@ -33,7 +33,6 @@ __all__ = [
     "make_terms",
     "model_arguments",
     "open_records",
-    "started",
 ]
 
 

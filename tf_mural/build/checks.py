@@ -2,7 +2,7 @@
 
 import os
 
-from tf_mural import models
+from tf_mural import files, models
 from tf_mural.base import UserError, pick
 from tf_mural.losses import LOSSES
 
@@ -108,9 +108,17 @@ def _check_schedule(config):
             f"optimizer.warmup_steps is {config.optimizer.warmup_steps}, but the run has "
             f"{config.steps} steps: fewer warm-up steps, or more steps"
         )
-    for name in ("log_every", "checkpoint_every"):
-        if config[name] < 1:
-            raise UserError(f"{name} is {config[name]}, expected a number of steps from 1")
+    least = {"log_every": 1, "keep_checkpoints": 1}
+    for name in (*least, "checkpoint_every", "checkpoint_minutes", "evaluate_every"):
+        if config[name] < least.get(name, 0):
+            raise UserError(
+                f"{name} is {config[name]}, expected a number from {least.get(name, 0)}"
+            )
+    if config.keep_best and not config.evaluate_every:
+        raise UserError(
+            f"keep_best is {config.keep_best!r}, but evaluate_every is 0: the last step is the "
+            "only one that is evaluated; set --config.evaluate_every to a number of steps"
+        )
     share = config.max_bad_records
     if not 0 <= share <= 1:
         raise UserError(f"max_bad_records is {share}, expected a share from 0 to 1")
@@ -152,7 +160,7 @@ def find_vocabulary(name, data_dir):
     if name == "scenes":
         return SCENES_VOCABULARY
     for path in (name, os.path.join(data_dir, name)):
-        if os.path.exists(path):
+        if files.exists(path):
             return path
     raise UserError(
         f"no vocabulary {name!r}, nor {os.path.join(data_dir, name)}: train one with "

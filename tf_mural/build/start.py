@@ -7,9 +7,7 @@ what happens to texts and images before. The stages that follow such a run inher
 
 import os
 
-import tensorflow as tf
-
-from tf_mural import checkpoints, models, pretrained, text
+from tf_mural import checkpoints, files, models, pretrained, text
 from tf_mural.base import UserError
 
 PUBLIC = "hf:"
@@ -56,7 +54,7 @@ def adopt(config, init, workdir):
             return ""
         values = {name: _get(description, name) for name in _DECIDED}
         pieces = text.load_vocabulary(os.path.join(init, checkpoints.VOCABULARY))
-    os.makedirs(workdir, exist_ok=True)
+    files.make_folder(workdir)
     values["vocabulary"] = os.path.join(workdir, checkpoints.VOCABULARY)
     text.save_vocabulary(values["vocabulary"], pieces)
     changed = _set(config, values)
@@ -75,9 +73,9 @@ def adopt_again(config, init, workdir):
         UserError: it started from other weights than the public ones of `init`.
     """
     path = os.path.join(workdir, checkpoints.CONFIG)
-    if not os.path.exists(path):
+    if not files.exists(path):
         return
-    theirs = checkpoints.read_json(path)
+    theirs = files.read_json(path)
     source = theirs.get("pretrained", "")
     if init and init.startswith(PUBLIC) and source != init:
         raise UserError(
@@ -86,11 +84,6 @@ def adopt_again(config, init, workdir):
         )
     if source:
         _set(config, {name: _get(theirs, name) for name in (*_DECIDED, "vocabulary")})
-
-
-def started(workdir):
-    """Whether the run has a checkpoint, and so needs the weights that it started from no more."""
-    return tf.train.latest_checkpoint(os.path.join(workdir, "checkpoints")) is not None
 
 
 def hand_over(init, run):

@@ -3,9 +3,9 @@
 import hashlib
 import os
 import unicodedata
-import uuid
 from collections.abc import Iterable, Sequence
 
+from tf_mural import files
 from tf_mural.base import UserError
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -55,8 +55,7 @@ def load_vocabulary(path: str | os.PathLike) -> list[str]:
         UserError: no such file, not UTF-8, or not usable (see `check_vocabulary`).
     """
     try:
-        with open(path, "rb") as file:
-            content = file.read()
+        content = files.read_bytes(path)
     except OSError as error:
         raise UserError(
             f"vocabulary {path}: {error.strerror}; expected a file with one piece a line, "
@@ -80,10 +79,8 @@ def save_vocabulary(path: str | os.PathLike, pieces: Sequence[str]) -> None:
         UserError: the vocabulary is not usable (see `check_vocabulary`).
     """
     check_vocabulary(pieces)
-    temporary = f"{os.fspath(path)}.{uuid.uuid4().hex}.tmp"
-    with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-        file.writelines(piece + "\n" for piece in pieces)
-    os.replace(temporary, path)
+    with files.replacing(path) as temporary, files.open_file(temporary, "wb") as file:
+        file.write("".join(piece + "\n" for piece in pieces).encode("utf-8"))
 
 
 def train_vocabulary(texts: Iterable[str], size: int, min_frequency: int = 2) -> list[str]:

@@ -1,0 +1,111 @@
+"""One process at a time in a workdir."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT
+
+from tf_mural import files
+from tf_mural.base import UserError
+from tf_mural.checkpoints.lock import Held, Lock
+
+HOLDER = """
+import sys, time
+sys.path.insert(0, {root!r})
+from tf_mural.checkpoints.lock import Lock
+with Lock({workdir!r}):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds the folder."""
+    code = HOLDER.format(root=ROOT, workdir=str(tmp_path))
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_second_process_is_refused_until_the_first_one_dies(holder, tmp_path):
+    refused = f"is in use by process {holder.pid} of {socket.gethostname()}, which took it at 20"
+    with pytest.raises(UserError, match=refused) as told, Lock(str(tmp_path)):
+        pass
+    assert "one process at a time" in str(told.value) and getattr(told.value, "exit_code", 2) == 2
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    with Lock(str(tmp_path)):
+        assert json.loads((tmp_path / "lock.json").read_text())["process"] == os.getpid()
+    with Lock(str(tmp_path)):
+        pass
+
+
+def test_a_lock_is_given_back_on_an_error(tmp_path):
+    with pytest.raises(ZeroDivisionError), Lock(str(tmp_path)):
+        raise ZeroDivisionError
+    with Lock(str(tmp_path)):
+        pass
+
+
+def told(host, process, alive):
+    return json.dumps({"host": host, "process": process, "since": 1e9, "alive": alive})
+
+
+def ended():
+    """Number of a process that is no more."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+@pytest.mark.parametrize("folder", ["", "ram://"])
+def test_another_machine_counts_as_gone_when_it_is_silent(tmp_path, folder):
+    workdir = folder + str(tmp_path).lstrip("/") if folder else str(tmp_path)
+    files.make_folder(workdir)
+    path = os.path.join(workdir, "lock.json")
+
+    def says(text):
+        with files.replacing(path) as there, files.open_file(there, "wb") as file:
+            file.write(text.encode())
+
+    says(told("elsewhere", 12, time.time() - 30))
+    with pytest.raises(Held, match=r"by process 12 of elsewhere.*3\d s ago.* wait for \d+ s") as it:
+        Lock(workdir).__enter__()
+    assert it.value.exit_code == 75 and f"or remove {path}" in str(it.value)
+    says(told("elsewhere", 12, time.time() - 130))
+    with Lock(workdir, beat=0.05) as lock:
+        first = lock._holder()
+        assert first["process"] == os.getpid()
+        time.sleep(0.5)
+        assert lock._holder()["alive"] > first["alive"]
+    assert lock._holder() is None
+    for unread in ("", "{", "[]"):
+        says(unread)
+        with Lock(workdir):
+            pass
+
+
+def test_where_the_kernel_does_not_decide_the_file_does(tmp_path):
+    workdir = "ram://lock/" + tmp_path.name
+    files.make_folder(workdir)
+    path = os.path.join(workdir, "lock.json")
+    with Lock(workdir), pytest.raises(UserError, match=f"by process {os.getpid()} of"):
+        Lock(workdir).__enter__()
+    for process, refused in ((os.getppid(), True), (ended(), False)):
+        with files.replacing(path) as there, files.open_file(there, "wb") as file:
+            file.write(told(socket.gethostname(), process, time.time()).encode())
+        if refused:
+            with pytest.raises(UserError, match=f"by process {process} of"):
+                Lock(workdir).__enter__()
+        else:
+            with Lock(workdir):
+                pass

@@ -1,0 +1,126 @@
+"""Signals, and the ends of steps at which several processes agree."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from tf_mural import stopping
+from tf_mural.stopping import Boundaries, Signals, Stopped
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_signal_is_noted_inside_and_ends_the_run_elsewhere(number, code):
+    said = []
+    with Signals(say=said.append) as signals:
+        with signals.noted():
+            os.kill(os.getpid(), number)
+            assert signals.received == number and "saving at the end of this step" in said[0]
+            with pytest.raises(Stopped, match=signal.Signals(number).name), signals.noted(False):
+                raise AssertionError("it had come before")
+        assert signal.getsignal(number) == signal.SIG_DFL  # so that a second one ends at once
+    with Signals() as signals, pytest.raises(Stopped) as stopped:
+        os.kill(os.getpid(), number)
+    assert stopped.value.exit_code == code and signals.received == number
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+
+
+def test_a_second_signal_ends_the_process_at_once():
+    code = (
+        f"import sys; sys.path.insert(0, {ROOT!r})\n"
+        "from tf_mural.stopping import Signals\n"
+        "import time\n"
+        "with Signals(say=lambda line: print(line, flush=True)) as signals, signals.noted():\n"
+        "    print('ready', flush=True)\n"
+        "    for _ in range(600): time.sleep(0.1)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    assert "a second one ends the run at once" in process.stdout.readline()
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == -signal.SIGINT
+
+
+class Together:
+    """`Processes` of some threads."""
+
+    def __init__(self, count):
+        self.count, self.asked = count, 0
+        self._barrier, self._rows = threading.Barrier(count, timeout=20), [None] * count
+
+    def of(self, number):
+        """What one of them holds."""
+        own = Together.__new__(Together)
+        own.count, own.number, own.all = self.count, number, self
+        return own
+
+    def gather(self, array):
+        """As that of `Processes`."""
+        shared = self.all
+        shared._rows[self.number] = array
+        shared._barrier.wait()
+        rows = np.stack(shared._rows)
+        if self.number == 0:
+            shared.asked += 1
+        shared._barrier.wait()
+        return rows
+
+
+def runs(count, minutes=0.0, signalled=(None, 0), seconds=0.001, steps=200, monkeypatch=None):
+    """[(step, what was told)] of each process; one of them has a signal from some step on."""
+    shared, found = Together(count), [[] for _ in range(count)]
+    victim, at = signalled
+
+    def run(number):
+        signals = Signals()
+        boundaries = Boundaries(shared.of(number), signals, minutes if number == 0 else 0)
+        for step in range(2, steps + 1, 2):  # loops of two steps
+            time.sleep(seconds * (1 + number))
+            if number == victim and step >= at:
+                signals.received = signal.SIGTERM
+            stop, due = boundaries.look(2)
+            if stop or due:
+                found[number].append((step, stop, due))
+                boundaries.saved()
+            if stop:
+                return
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found, shared.asked
+
+
+@pytest.mark.parametrize("victim", [0, 2])
+def test_a_signal_to_one_process_stops_all_at_the_same_step(victim, monkeypatch):
+    monkeypatch.setattr(stopping, "_EVERY", 0.05)
+    found, asked = runs(3, signalled=(victim, 30))
+    assert found[0] == found[1] == found[2]
+    ((step, stop, due),) = found[0]
+    assert stop == signal.SIGTERM and not due and 30 <= step < 100
+    assert asked < step / 4  # about 0.05 s between two questions, a loop takes 0.003 s or more
+
+
+def test_the_clock_of_the_first_process_decides_when_to_save(monkeypatch):
+    monkeypatch.setattr(stopping, "_EVERY", 0.02)
+    found, _ = runs(2, minutes=0.1 / 60)
+    assert found[0] == found[1] and 1 <= len(found[0]) <= 10
+    assert all(due and not stop for _, stop, due in found[0])
+
+
+def test_one_process_looks_at_the_end_of_every_step():
+    found, asked = runs(1, signalled=(0, 6))
+    assert found == [[(6, signal.SIGTERM, False)]] and asked == 0
+    assert runs(1)[0] == [[]]
+    found, _ = runs(1, minutes=0.02 / 60, seconds=0.005, steps=40)
+    assert 2 <= len(found[0]) <= 10 and all(due for _, _, due in found[0])

@@ -1,0 +1,33 @@
+"""Resume, the whole state of a run; handover, the weights that the next stage starts from; lock."""
+
+from tf_mural.checkpoints.evaluations import BEST, Evaluations
+from tf_mural.checkpoints.handover import (
+    MODEL,
+    VOCABULARY,
+    WEIGHTS,
+    load_weights,
+    read_model,
+    save_model,
+)
+from tf_mural.checkpoints.lock import Lock
+from tf_mural.checkpoints.resume import Checkpoints, started
+from tf_mural.checkpoints.settings import CONFIG, same_config
+from tf_mural.files import read_json, write_json
+
+__all__ = [
+    "BEST",
+    "CONFIG",
+    "MODEL",
+    "VOCABULARY",
+    "WEIGHTS",
+    "Checkpoints",
+    "Evaluations",
+    "Lock",
+    "load_weights",
+    "read_json",
+    "read_model",
+    "same_config",
+    "save_model",
+    "started",
+    "write_json",
+]

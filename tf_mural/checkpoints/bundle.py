@@ -1,0 +1,135 @@
+"""One checkpoint on disk: TensorFlow's bundle of tensors, and a manifest that is written last.
+
+    step-1200.data-00000-of-00001   the tensors
+    step-1200.index                 their places in it and a CRC-32C of each
+    step-1200.json                  step, vocabulary, records, sizes of both, SHA-256 of the index
+
+A bundle without a manifest was cut short. TensorFlow compares the checksum of each tensor that it
+reads, so that the data need no second one, which at 6.4 GB would cost seconds. Of the index it
+passes over some bits (398 of 10,544 in a small one), hence the SHA-256.
+"""
+
+import hashlib
+import os
+import re
+
+import tensorflow as tf
+
+from tf_mural import files
+from tf_mural.checkpoints import sealed
+
+_AT_ONCE = 1 << 28  # bytes that are read before they are assigned
+
+# What TensorFlow raises on files that are not what was written.
+_WRONG = (tf.errors.DataLossError, tf.errors.OutOfRangeError, tf.errors.NotFoundError)
+_WRONG += (tf.errors.InvalidArgumentError, tf.errors.FailedPreconditionError)
+
+
+def prefix(folder, step):
+    """Path of a checkpoint without its endings."""
+    return os.path.join(folder, f"step-{step}")
+
+
+def steps(folder):
+    """{step: [names of its files]}, ascending, whole or not."""
+    found = {}
+    for name in files.names(folder):
+        if match := re.match(r"step-(\d+)\.", name):
+            found.setdefault(int(match[1]), []).append(name)
+    return dict(sorted(found.items()))
+
+
+def finished(folder):
+    """Steps whose checkpoint was written to its end, ascending."""
+    return [step for step, names in steps(folder).items() if f"step-{step}.json" in names]
+
+
+def write(folder, step, tensors, about):
+    """Writes a checkpoint; the manifest makes it one.
+
+    Args:
+        folder: where to.
+        step: that it is of.
+        tensors: {name: tensor}.
+        about: plain data for the manifest.
+    """
+    path = prefix(folder, step)
+    files.make_folder(folder)
+    parts = (f"{path}.index", f"{path}.data-00000-of-00001")
+    for old in (f"{path}.json", *parts):
+        files.remove(old)
+    tf.raw_ops.SaveV2(
+        prefix=path,
+        tensor_names=list(tensors),
+        shape_and_slices=[""] * len(tensors),
+        tensors=list(tensors.values()),
+    )
+    for part in parts:
+        files.flush(part)
+    manifest = {
+        "step": step,
+        **about,
+        "bytes": {os.path.basename(part): files.size(part) for part in parts},
+        "index_sha256": _digest(parts[0]),
+        "tensors": {name: tensor.shape.as_list() for name, tensor in tensors.items()},
+    }
+    sealed.write(f"{path}.json", manifest)
+
+
+def manifest(folder, step):
+    """The manifest of a finished checkpoint, once its files are what it says.
+
+    Raises:
+        Damaged: they are not; only the tensors themselves are not looked at.
+    """
+    path = prefix(folder, step)
+    found = sealed.read(f"{path}.json")
+    for name, expected in found["bytes"].items():
+        size = files.size(os.path.join(folder, name))
+        if size != expected:
+            has = "is missing" if size is None else f"has {size:,} bytes"
+            raise sealed.Damaged(f"{name} {has}, {expected:,} were written")
+    if _digest(f"{path}.index") != found["index_sha256"]:
+        raise sealed.Damaged(f"step-{step}.index does not have the checksum of what was written")
+    return found
+
+
+def restore(folder, step, variables):
+    """Assigns the tensors of a checkpoint.
+
+    Args:
+        folder: where it is.
+        step: that it is of.
+        variables: {name: variable}, of the same names and shapes.
+
+    Raises:
+        Damaged: a tensor is not what was written; some variables may be assigned by then.
+    """
+    rest = list(variables.items())
+    while rest:
+        part, size = [], 0
+        while rest and (not part or size < _AT_ONCE):
+            part.append(rest.pop(0))
+            size += part[-1][1].shape.num_elements() * part[-1][1].dtype.size
+        try:
+            values = tf.raw_ops.RestoreV2(
+                prefix=prefix(folder, step),
+                tensor_names=[name for name, _ in part],
+                shape_and_slices=[""] * len(part),
+                dtypes=[variable.dtype for _, variable in part],
+            )
+        except _WRONG as error:
+            reason = str(error).splitlines()[0]
+            raise sealed.Damaged(f"its tensors cannot be read: {reason}") from None
+        for (_, variable), value in zip(part, values, strict=True):
+            variable.assign(value)
+
+
+def remove(folder, names):
+    """Removes files of checkpoints, manifests first."""
+    for name in sorted(names, key=lambda name: not name.endswith(".json")):
+        files.remove(os.path.join(folder, name))
+
+
+def _digest(path):
+    return hashlib.sha256(files.read_bytes(path)).hexdigest()

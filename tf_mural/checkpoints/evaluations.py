@@ -1,0 +1,75 @@
+"""What was evaluated while training, and which step was the best."""
+
+import os
+
+from tf_mural import files
+from tf_mural.base import UserError, suggest
+from tf_mural.checkpoints import sealed
+from tf_mural.checkpoints.resume import FOLDER
+
+BEST = "best"  # folder of its model, in the workdir
+
+
+class Evaluations:
+    """The evaluations of a run, across its restarts.
+
+    Args:
+        workdir: folder of the run.
+        metric: that the best step is chosen by, the higher the better, or, after a minus, the
+            lower: a name of the numbers ("retrieval/en"), or the part before the slash for the
+            mean of all that begin with it. "" chooses none.
+        writes: whether this process does.
+        say: function of a line.
+
+    Attributes:
+        last: step of the last evaluation; 0 before the first.
+        best: {"metric", "step", "value"} of the best, or None.
+    """
+
+    def __init__(self, workdir, metric="", writes=True, say=print):
+        self._path = os.path.join(workdir, FOLDER, "evaluations.json")
+        self._metric, self._writes = metric, writes
+        self.last, self.best = 0, None
+        if files.exists(self._path):
+            try:
+                told = sealed.read(self._path)
+            except sealed.Damaged as reason:
+                say(f"{reason}: which step was the best is forgotten")
+                return
+            self.last = told["last"]
+            if told["best"] and told["best"]["metric"] == metric:
+                self.best = told["best"]
+
+    def better(self, numbers):
+        """Whether {name: number} of a step are better than those of the best; a tie is not.
+
+        Raises:
+            UserError: the metric is none of them.
+        """
+        if not self._metric:
+            return False
+        value, best = self._value(numbers), self.best
+        sign = -1 if self._metric.startswith("-") else 1
+        return best is None or sign * value > sign * best["value"]
+
+    def note(self, step, numbers, better):
+        """Writes that a step was evaluated, and whether it is the best one now."""
+        self.last = max(step, self.last)
+        if better:
+            self.best = {"metric": self._metric, "step": step, "value": self._value(numbers)}
+        if self._writes:
+            files.make_folder(os.path.dirname(self._path))
+            sealed.write(self._path, {"last": self.last, "best": self.best})
+
+    def _value(self, numbers):
+        name = self._metric.removeprefix("-")
+        if name in numbers:
+            return float(numbers[name])
+        found = [float(v) for key, v in numbers.items() if key.split("/")[0] == name]
+        if not found:
+            known = ", ".join(numbers) or "(none)"
+            raise UserError(
+                f"keep_best: no number {name!r} in an evaluation; known: {known}"
+                f"{suggest(name, numbers)}"
+            )
+        return sum(found) / len(found)

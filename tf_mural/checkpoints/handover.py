@@ -1,0 +1,106 @@
+"""Handover: the weights, vocabulary and description that rebuild an encoder."""
+
+import io
+import os
+import zipfile
+
+import numpy as np
+
+from tf_mural import files
+from tf_mural.base import UserError
+
+WEIGHTS, MODEL, VOCABULARY = "weights.npz", "model.json", "vocab.txt"
+
+
+def save_model(folder, encoder, description, vocabulary_path):
+    """Writes weights.npz, model.json and vocab.txt: all that rebuilds the encoder.
+
+    Args:
+        folder: where to.
+        encoder: `models.DualEncoder`.
+        description: plain data of model.json.
+        vocabulary_path: file that is copied.
+    """
+    arrays = {path: v.numpy() for path, v in _by_path(encoder).items()}
+    files.make_folder(folder)
+    with files.replacing(os.path.join(folder, WEIGHTS)) as temporary:
+        with files.open_file(temporary, "wb") as file:
+            np.savez(_Forward(file), **arrays)
+    files.copy(vocabulary_path, os.path.join(folder, VOCABULARY))
+    files.write_json(os.path.join(folder, MODEL), description)
+
+
+def read_model(folder):
+    """The description that `save_model` wrote.
+
+    Raises:
+        UserError: the folder holds no finished model.
+    """
+    wanted = (MODEL, WEIGHTS, VOCABULARY)
+    missing = [name for name in wanted if not files.exists(os.path.join(folder, name))]
+    if missing:
+        raise UserError(
+            f"{folder} holds no trained model: {', '.join(missing)} missing; expected the workdir "
+            "of a finished run (see --workdir of tools/train.py)"
+        )
+    return files.read_json(os.path.join(folder, MODEL))
+
+
+def load_weights(folder, encoder):
+    """Sets the encoder's weights by variable path to those that `save_model` wrote.
+
+    Raises:
+        UserError: names or shapes differ, and the message names the first ones; or it is damaged.
+    """
+    variables = _by_path(encoder)
+    source = os.path.join(folder, WEIGHTS)
+    try:
+        with files.open_file(source, "rb") as opened, np.load(opened) as file:
+            arrays = {path: file[path] for path in file.files}
+    except (zipfile.BadZipFile, ValueError, EOFError) as error:
+        raise UserError(
+            f"{source} is damaged ({error}): take it from a copy, or train the run again"
+        ) from error
+    wrong = [f"{p} is missing" for p in variables if p not in arrays]
+    wrong += [f"{p} is not of this model" for p in arrays if p not in variables]
+    wrong += [
+        f"{p} has shape {arrays[p].shape}, expected {tuple(v.shape)}"
+        for p, v in variables.items()
+        if p in arrays and arrays[p].shape != tuple(v.shape)
+    ]
+    if wrong:
+        more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
+        raise UserError(
+            f"{source} does not fit this model: {'; '.join(wrong[:3])}"
+            f"{more}; use a run of the same model, or the same --size"
+        )
+    for path, variable in variables.items():
+        variable.assign(arrays[path])
+
+
+class _Forward(io.RawIOBase):
+    """A file that is only ever written on: remote ones cannot go back, and zipfile need not."""
+
+    def __init__(self, file):
+        self._file = file
+
+    def writable(self):
+        return True
+
+    def write(self, data):
+        self._file.write(bytes(data))
+        return len(data)
+
+
+def weights(encoder):
+    """All weights in a fixed order, without the states of random generators."""
+    return [v for v in encoder.variables if "seed_generator" not in v.path]
+
+
+def _by_path(encoder):
+    found = {}
+    for variable in weights(encoder):
+        if variable.path in found:
+            raise ValueError(f"two variables are called {variable.path}")
+        found[variable.path] = variable
+    return found

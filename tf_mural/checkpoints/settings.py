@@ -1,0 +1,51 @@
+"""Whether a folder holds the run that a config asks for."""
+
+import json
+import os
+
+from tf_mural import files
+from tf_mural.base import UserError
+
+CONFIG = "config.json"
+
+# Settings that do not change what a run computes.
+_FREE = ("log_every", "evaluate_every", "steps_per_loop", "report", "chain", "keep_best")
+_FREE += ("checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "checkpoint_in_background")
+_FREE += ("max_bad_records", "skip_limit")  # the second is what older runs call the first
+
+
+def same_config(workdir, config):
+    """Whether the folder holds a run of this config already; False where it holds none.
+
+    Args:
+        workdir: folder of a run.
+        config: plain data.
+
+    Raises:
+        UserError: it holds a run of another config; the message names what differs.
+    """
+    path = os.path.join(workdir, CONFIG)
+    if not files.exists(path):
+        return False
+    theirs, ours = _flat(files.read_json(path)), _flat(json.loads(json.dumps(config)))
+    names = [n for n in {**theirs, **ours} if n.split(".")[0] not in _FREE]
+    # What an older run does not know was off in it: 0, "", () or False.
+    differ = [n for n in names if (theirs[n] != ours.get(n) if n in theirs else ours[n])]
+    if differ:
+        first = differ[0]
+        more = f" (and {len(differ) - 1} more)" if len(differ) > 1 else ""
+        raise UserError(
+            f"{workdir} holds a run of another config: {first} is {theirs.get(first)!r} there and "
+            f"{ours.get(first)!r} now{more}; choose another --workdir, or remove that folder"
+        )
+    return True
+
+
+def _flat(data, prefix=""):
+    if not isinstance(data, dict):
+        return {prefix: data}
+    return {
+        name: value
+        for key, part in data.items()
+        for name, value in _flat(part, f"{prefix}.{key}" if prefix else key).items()
+    }

@@ -1,0 +1,88 @@
+"""What tools/train.py logs, scores while it trains, and tells of a run in the end."""
+
+import dataclasses
+import os
+
+import common  # noqa: F401  (a clone works without being installed)
+
+from tf_mural import files
+from tf_mural.base import Result
+
+RESULTS = "results.json"
+
+
+def open_log(config, run, workdir):
+    """The log of a run, with a sheet of its training images."""
+    from tf_mural import loop, reports
+
+    log = loop.Log(os.path.join(workdir, "tensorboard"), config.batch_size, eta=reports.eta)
+    picture = os.path.join(workdir, "training_images.png")
+    images, captions = run.contact_sheet()
+    if len(images):
+        with files.local(picture) as path:
+            no_font = reports.contact_sheet(path, images, captions)
+        if no_font:
+            print(f"{picture}: this machine has no font for {', '.join(no_font)}")
+        log.picture(0, "training_images", picture)
+    return log
+
+
+def evaluation(run, workdir, saved, evaluations, log, first):
+    """Function of the step to {name: result}, which also keeps the best step."""
+    from tf_mural import checkpoints
+    from tf_mural.reports.results import headline
+
+    saved.pinned = evaluations.best and evaluations.best["step"]
+
+    def evaluate(step):
+        results = run.evaluate()
+        numbers = {
+            f"{name}/{key}": value
+            for name, result in results.items()
+            for key, value in headline(result).items()
+        }
+        log.scalars(step, numbers)
+        better = evaluations.better(numbers)
+        if better and first:
+            folder = os.path.join(workdir, checkpoints.BEST)
+            checkpoints.save_model(
+                folder, run.trainer.encoder, run.description, run.vocabulary_path
+            )
+        evaluations.note(step, numbers, better)
+        if better:
+            saved.pinned = step
+        return {name: dataclasses.asdict(result) for name, result in results.items()}
+
+    return evaluate
+
+
+def report(config, workdir, results, beside):
+    """Prints the table of recalls, and writes it with the chart to the workdir."""
+    from tf_mural import reports
+
+    if "retrieval" not in results["evaluation"]:
+        return
+    stages = {**{name: beside[name] for name in config.report.beside}, config.stage: results}
+    tables = {name: Result(**r["evaluation"]["retrieval"]) for name, r in stages.items()}
+    languages = list(tables[config.stage].values)
+    trained = [code for code in config.evaluation.retrieval.trained if code in languages]
+    unseen = [code for code in languages if code not in trained]
+    groups = {"trained": trained, "unseen": unseen} if trained else {}
+    control = config.report.control or None
+    for name, result in tables.items():
+        print(f"\n{name}, step {stages[name]['steps']}, in percent:")
+        print(reports.recall_table(result, groups))
+    print("\naverage recall in percent" + (", and the gains over the control:" if control else ":"))
+    print(reports.retrieval_table(tables, groups, control=control))
+    series, chance = average_recalls(tables), average_recalls(tables, "chance")[config.stage]
+    chart = os.path.join(workdir, "average_recall.png")
+    with files.local(chart) as path:
+        reports.bar_chart(path, series, groups, chance=chance, control=control)
+    results = {**results, "beside": beside, "groups": groups}
+    files.write_json(os.path.join(workdir, RESULTS), results)
+    print(f"results: {os.path.join(workdir, RESULTS)}\nchart:   {chart}")
+
+
+def average_recalls(tables, key="average_recall"):
+    """{model: {language: percent}}"""
+    return {n: {code: v[key] for code, v in t.values.items()} for n, t in tables.items()}
