@@ -37,6 +37,7 @@ class Checkpoints:
             model=[v.value for v in _weights(trainer.encoder)],
             optimizer=[v.value for v in optimizer.variables],
             step=trainer.step,
+            **({"loss_scale": trainer.loss_scale.variables} if trainer.loss_scale else {}),
         )
         self._state = state
         self._manager = tf.train.CheckpointManager(
@@ -141,8 +142,12 @@ def load_weights(folder, encoder):
         variable.assign(arrays[path])
 
 
-# Settings that do not change what a run computes.
+# Settings that do not change what a run computes, and those that say what becomes of a step that
+# would have stopped it.
 _FREE = ("log_every", "checkpoint_every", "evaluate_every", "steps_per_loop", "report", "chain")
+_FREE += ("rematerialise", "on_bad_step", "max_gradient_norm", "max_skipped_in_a_row")
+# What a run that is too old to know a setting was done with, where that is not 0, "", () or False.
+_ALWAYS = {"precision": "float32"}
 
 
 def same_config(workdir, config):
@@ -160,8 +165,8 @@ def same_config(workdir, config):
         return False
     theirs, ours = _flat(read_json(path)), _flat(json.loads(json.dumps(config)))
     names = [n for n in {**theirs, **ours} if n.split(".")[0] not in _FREE]
-    # What an older run does not know was off in it: 0, "", () or False.
-    differ = [n for n in names if (theirs[n] != ours.get(n) if n in theirs else ours[n])]
+    unknown = {n: _ALWAYS.get(n) for n in ours if n not in theirs and ours[n]}
+    differ = [n for n in names if {**unknown, **theirs}.get(n, ours.get(n)) != ours.get(n)]
     if differ:
         first = differ[0]
         more = f" (and {len(differ) - 1} more)" if len(differ) > 1 else ""

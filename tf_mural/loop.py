@@ -5,7 +5,6 @@ import time
 
 import tensorflow as tf
 
-from tf_mural.base import UserError
 from tf_mural.distribute import Processes
 
 
@@ -25,8 +24,9 @@ def train(
 ):
     """Trains from the step that the trainer stands at to `steps`.
 
-    A step is checked for finite losses before anything of it is saved: on a loss that is not, the
-    run stops and the last checkpoint is a good one.
+    A step is checked before anything of it is saved: on a loss or a gradient norm that cannot be,
+    the run stops and the last checkpoint is a good one, or the step was skipped and is named; see
+    `trainer.limits`.
 
     All processes of a strategy call this, each with the batches of its own; `log` and `checkpoints`
     write in the first one alone.
@@ -46,7 +46,8 @@ def train(
             more; both may raise. The numbers are summed over processes.
 
     Raises:
-        UserError: a loss is not finite; names the term and the step.
+        UserError: a loss or the gradient norm is not finite, or the norm too large, or too many
+            steps in a row were skipped; names the term and the step.
     """
     step = int(trainer.step.numpy())
     if step >= steps:
@@ -70,7 +71,9 @@ def train(
         step += count
         saves = step % checkpoint_every == 0 or step == steps
         if step % log_every == 0 or saves or step == start + 1:
-            means = _looked_at(pending)
+            means, skipped = _looked_at(pending, trainer.limits)
+            for line in skipped:
+                log.note(line)
             if health:
                 means |= processes.total(health.check(step - start))
             log.write(step, means)
@@ -115,32 +118,36 @@ def _steps(trainer, strategy):
     return run
 
 
-def _looked_at(pending):
-    """Fetches logs of steps: means over the steps where finite. Raises on a loss that is not."""
-    fetched = []
+def _looked_at(pending, limits):
+    """Fetches logs of steps: means over the steps where finite, and lines about skipped ones."""
+    fetched, skipped = [], []
     for first, values in pending:
         values = {k: v.numpy() for k, v in values.items()}
         for i in range(len(values["loss"])):
             fetched.append((first + i, {k: float(v[i]) for k, v in values.items()}))
     for step, values in fetched:
-        bad = [k for k, v in values.items() if k.startswith("loss/") and not math.isfinite(v)]
-        bad = bad or [k for k in ("loss", "gradient_norm") if not math.isfinite(values[k])]
-        if bad:
-            what = bad[0].replace("loss/", "the loss of the term ")
-            raise UserError(
-                f"step {step + 1}: {what} is not finite; stopped, and the last checkpoint is from "
-                "before it. Try a smaller --config.optimizer.learning_rate or "
-                "--config.optimizer.clip_norm=1.0"
-            )
+        line = limits.judge(step + 1, values)
+        if line:
+            skipped.append(line)
+    return _means([values for _, values in fetched]), skipped
+
+
+_LAST = ("temperature/", "learning_rate", "loss_scale", "skipped_")
+
+
+def _means(steps):
+    """{name: value} that stands for some steps, of {name: value} of each."""
     means = {}
-    for key in fetched[0][1]:
-        values = [v[key] for _, v in fetched if math.isfinite(v[key])]
-        if key.startswith(("temperature/", "learning_rate")):
+    for key in steps[0]:
+        values = [step[key] for step in steps if math.isfinite(step[key])]
+        if key.startswith(_LAST):
             means[key] = values[-1]
         elif key == "temperature_clamped":
             means[key] = sum(values)
-        elif values:  # a language that no row of these steps had is left out
+        elif values:
             means[key] = sum(values) / len(values)
+        elif not key.startswith("loss_language/"):  # one that no row of these steps had
+            means[key] = math.nan
     return means
 
 
@@ -157,6 +164,9 @@ class NoLog:
 
     def write(self, step, values):
         """As `Log.write`."""
+
+    def note(self, line):
+        """As `Log.note`."""
 
     def scalars(self, step, values):
         """As `Log.scalars`."""
@@ -206,6 +216,10 @@ class Log:
             f"step {step:>{len(str(self._steps))}}/{self._steps}  loss {values['loss']:.3f}  "
             f"{terms}  temperature {sigma}  {rate:.0f} examples/s{skipped}{left}"
         )
+
+    def note(self, line):
+        """A line for the terminal alone."""
+        self._show(line)
 
     def scalars(self, step, values):
         """Scalars for TensorBoard alone."""

@@ -179,6 +179,7 @@ def train(config, run, workdir, strategy, init, processes):
         "vocabulary_hash": run.description["vocabulary_hash"],
         "data": run.data,
         "skipped_images": skipped(run, processes),
+        "skipped_steps": run.trainer.skipped_steps,
         "evaluation": evaluate(config.steps),
     }
     if processes.first:
@@ -205,10 +206,8 @@ def open_log(config, run, workdir):
 
 def skipped(run, processes):
     """{place of a record: how often its image did not decode}, over all processes."""
-    total = collections.Counter()
-    for counts in processes.exchange(dict(run.health.skipped)):
-        total.update(counts)
-    return dict(total)
+    everywhere = processes.exchange(dict(run.health.skipped))
+    return dict(sum(map(collections.Counter, everywhere), collections.Counter()))
 
 
 def report(config, workdir, results, beside):

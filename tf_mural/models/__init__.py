@@ -22,6 +22,7 @@ __all__ = [
     "DualEncoder",
     "GroupedBatchNormalization",
     "batch_norm_of",
+    "blocks_of",
     "bert_sizes",
     "block_shapes",
     "dual_encoder",

@@ -66,9 +66,7 @@ def _in_stages(backbone, count):
     firsts = [f"block{i}a_" for i in range(2, count + 1)]
     starts = [next(x for x in backbone.layers if x.name.startswith(f)) for f in firsts]
     cuts = [backbone.input, *(x.input for x in starts), backbone.get_layer("top_conv").input]
-    return [
-        keras.Model(cuts[i], cuts[i + 1], name=f"stage_{i + 1}") for i in range(len(cuts) - 1)
-    ]
+    return [keras.Model(cuts[i], cuts[i + 1], name=f"stage_{i + 1}") for i in range(len(cuts) - 1)]
 
 
 PADDINGS = {"symmetric": contextlib.nullcontext, "end": _padding_at_the_end}
@@ -203,7 +201,7 @@ def text_tower(
 
 
 def blocks_of(tower):
-    """The parts of a tower that hold most of its activations, in order: stages and transformer layers.
+    """Stages and transformer layers: the parts of a tower that hold most of its activations.
 
     Each takes one tensor that is to be differentiated by, and returns one.
     """
