@@ -57,7 +57,7 @@ class Trainer(keras.Model):
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
         self.limits, self.loss_scale = limits or Limits(), loss_scale and LossScale(loss_scale)
         # Of skipped steps without one between them. No state of a run: a resume counts anew.
-        self.in_a_row = tf.Variable(0, dtype=tf.int64, trainable=False, name="skipped_in_a_row")
+        self.in_a_row = tf.Variable(0, dtype=tf.int32, trainable=False, name="skipped_in_a_row")
         if rematerialised:
             for block in encoder.blocks:
                 rematerialise(block)
