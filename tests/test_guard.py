@@ -231,17 +231,39 @@ def test_a_norm_above_the_limit_is_skipped_and_the_next_step_is_as_if_it_had_not
         np.testing.assert_allclose(two.numpy(), one.numpy(), rtol=1e-6, err_msg=one.path)
 
 
-def test_the_loss_scale_is_part_of_a_checkpoint(tmp_path):
-    # Everything but the scale has the state of any run.
-    trainer, _ = replicas.trainer_of("etcl", loss_scale=64.0)
+def test_a_resume_in_float16_is_exact_to_the_bit(tmp_path):
+    def trainer_of():
+        options = dict(precision="mixed_float16", loss_scale=2.0**15)
+        trainer, kinds = replicas.trainer_of("etcl", 0.3, **options)
+        trainer.loss_scale._patience = 2
+        return trainer, tf.nest.map_structure(tf.constant, replicas.global_batch(kinds))
+
+    def state(trainer):
+        found = [v for v in trainer.encoder.variables if "seed_generator" not in v.path]
+        found += trainer.optimizer.variables
+        return [v.numpy() for v in [*found, *trainer.loss_scale.variables, trainer.step]]
+
+    trainer, batch = trainer_of()
     saved = checkpoints.Checkpoints(str(tmp_path), trainer)
     saved.restore({"vocabulary_hash": "x"})
-    trainer.loss_scale.update(tf.constant(False))
-    trainer.loss_scale.update(tf.constant(True))
-    saved.save(2)
-    again, _ = replicas.trainer_of("etcl", loss_scale=64.0)
+    scales = []
+    for step in range(8):
+        scales.append(float(trainer.train_step(batch)["loss_scale"]))
+        if step == 4:
+            saved.save(5)
+            middle = state(trainer)
+    moves = np.diff([*scales, float(trainer.loss_scale.value)])
+    # Too large for these gradients at first, and doubled after two steps that it was not.
+    assert moves[0] == -(2.0**14) and (moves > 0).any()
+    assert trainer.skipped_steps == (moves < 0).sum()
+    again, _ = trainer_of()
     assert checkpoints.Checkpoints(str(tmp_path), again).restore({"vocabulary_hash": "x"})
-    assert [float(v) for v in again.loss_scale.variables] == [32.0, 1.0]
+    for then, now in zip(middle, state(again), strict=True):
+        np.testing.assert_array_equal(now, then)
+    for _ in range(3):
+        again.train_step(batch)
+    for one, two in zip(state(trainer), state(again), strict=True):
+        np.testing.assert_array_equal(two, one)
 
 
 # --- two replicas ---------------------------------------------------------------------------------

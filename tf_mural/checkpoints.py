@@ -146,7 +146,7 @@ def load_weights(folder, encoder):
 # would have stopped it.
 _FREE = ("log_every", "checkpoint_every", "evaluate_every", "steps_per_loop", "report", "chain")
 _FREE += ("rematerialise", "on_bad_step", "max_gradient_norm", "max_skipped_in_a_row")
-# What a run that is too old to know a setting was done with, where that is not 0, "", () or False.
+# What runs that are too old to know a setting were done with, where that is a value of some kind.
 _ALWAYS = {"precision": "float32"}
 
 
@@ -165,8 +165,10 @@ def same_config(workdir, config):
         return False
     theirs, ours = _flat(read_json(path)), _flat(json.loads(json.dumps(config)))
     names = [n for n in {**theirs, **ours} if n.split(".")[0] not in _FREE]
-    unknown = {n: _ALWAYS.get(n) for n in ours if n not in theirs and ours[n]}
-    differ = [n for n in names if {**unknown, **theirs}.get(n, ours.get(n)) != ours.get(n)]
+    # What an older run does not know was off in it: 0, "", () or False; or else always the same.
+    unknown = {n: _ALWAYS.get(n, None if ours[n] else ours[n]) for n in ours if n not in theirs}
+    theirs |= unknown
+    differ = [n for n in names if theirs.get(n) != ours.get(n)]
     if differ:
         first = differ[0]
         more = f" (and {len(differ) - 1} more)" if len(differ) > 1 else ""
