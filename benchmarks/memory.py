@@ -2,13 +2,18 @@
 
     python benchmarks/memory.py --data_dir=data --batches=1024,4096,32768 --microbatches=256,0
 
-The tiny towers of configs/etcl.py on scenes (made by tools/train.py or tools/convert.py). Each line
-is a process of its own, which reads one global batch, traces the step, and takes `--steps` of it. A
+The tiny towers of configs/etcl.py on scenes (made by tools/train.py or tools/convert.py), or with
+`--towers=text` or `--towers=image` one large tower beside a tiny one, on random data. Each line is
+a process of its own, which reads one global batch, traces the step, and takes `--steps` of it. A
 micro-batch of 0 is the plain step. What is told: memory of the process before the steps and its
 peak during them, both with the batch itself, whose size is told too.
+
+    python benchmarks/memory.py --towers=image --batches=32 --microbatches=0 --rematerialise=0,1
 """
 
 import argparse
+import dataclasses
+import itertools
 import json
 import os
 import statistics
@@ -18,24 +23,66 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
+from benchmarks.cases import Case  # noqa: E402
+from benchmarks.ours import Ours  # noqa: E402
 from benchmarks.train_step import machine, say  # noqa: E402
 from benchmarks.worker import Worker  # noqa: E402
 
 # Rows that are read at a time, so that reading takes no more memory for a larger batch.
 _READ = 256
 _MIB = 2**20
+_TOWERS = {
+    "text": Case("text", "tiny", "base", image_size=64, batch=0),
+    "image": Case("image", "b0", "nano", image_size=224, batch=0, tokens=8, vocabulary=500),
+}
 
 
-class Run:
+class _Watched:
+    """A step on one batch in a process whose memory is watched."""
+
+    def describe(self):
+        """Bytes of the batch, and of the process now; its peak counts from here."""
+        import tensorflow as tf
+
+        size = sum(x.shape.num_elements() * x.dtype.size for x in tf.nest.flatten(self._batch))
+        before = _status("VmRSS")
+        with open("/proc/self/clear_refs", "w", encoding="utf-8") as file:
+            file.write("5")
+        return {"batch_bytes": size, "before_bytes": before}
+
+    def step(self):
+        """One step; returns its loss."""
+        return float(self._step(self._batch)["loss"])
+
+    def peak(self):
+        """Bytes, the largest that this process was since `describe`."""
+        return _status("VmHWM")
+
+
+class Large(_Watched, Ours):
+    """A large tower beside a tiny one, and one random global batch.
+
+    Args:
+        towers: a name of `_TOWERS`.
+        batch: triples.
+        **options: of `ours.Ours`.
+    """
+
+    def __init__(self, towers, batch, **options):
+        super().__init__(dataclasses.replace(_TOWERS[towers], batch=batch), **options)
+        self._step = self._step.get_concrete_function(self._batch)
+
+
+class Run(_Watched):
     """A trainer and one global batch of scenes.
 
     Args:
         data_dir: has scenes/train.
-        batch, microbatch, loss_chunk: as in configs/base.py.
+        batch, microbatch, loss_chunk, precision, rematerialise: as in configs/base.py.
         dropout: of the text tower; stochastic depth too.
     """
 
-    def __init__(self, data_dir, batch, microbatch, loss_chunk, dropout=0.0):
+    def __init__(self, data_dir, batch, microbatch, loss_chunk, dropout=0.0, **options):
         import tensorflow as tf
 
         from configs import etcl
@@ -45,36 +92,19 @@ class Run:
         config.batch_size = min(batch, _READ)
         config.model.text.dropout = config.model.image.stochastic_depth = dropout
         config.evaluation = {}
+        config.update(options)
         strategy = distribute.make_strategy("one")
         run = build.build(config, data_dir, strategy)
         self.trainer = run.trainer
         self.trainer.microbatch = microbatch or None
         self.trainer.loss_chunk = loss_chunk or None
         self._batch = _global_batch(run.dataset(start_step=0), batch)
-        self.bytes = sum(
-            x.shape.num_elements() * x.dtype.size for x in tf.nest.flatten(self._batch)
-        )
 
         @tf.function(autograph=False)
         def replicated_step(batch):
             return strategy.run(self.trainer.train_step, args=(batch,))
 
         self._step = replicated_step.get_concrete_function(self._batch)
-
-    def describe(self):
-        """Bytes of the batch, and of the process now; its peak counts from here."""
-        before = _status("VmRSS")
-        with open("/proc/self/clear_refs", "w", encoding="utf-8") as file:
-            file.write("5")
-        return {"batch_bytes": self.bytes, "before_bytes": before}
-
-    def step(self):
-        """One step; returns its loss."""
-        return float(self._step(self._batch)["loss"])
-
-    def peak(self):
-        """Bytes, the largest that this process was since `describe`."""
-        return _status("VmHWM")
 
 
 def _global_batch(dataset, rows):
@@ -100,33 +130,44 @@ def _status(name):
     return 1024 * int(lines[0].split()[1])
 
 
-def measure(data_dir, batch, microbatch, loss_chunk, warmup, steps, dropout):
-    """One line of the table, or why there is none."""
-    about = {"batch": batch, "microbatch": microbatch, "loss_chunk": loss_chunk}
-    seconds = []
+def measure(options, **about):
+    """One line of the table, or why there is none.
+
+    Args:
+        options: the flags.
+        **about: batch, microbatch, loss_chunk, precision, rematerialise.
+    """
+    name, seconds = f"{about['batch']}/{about['microbatch']}", []
+    if options.towers == "tiny":
+        given = {"name": "Run", "data_dir": options.data_dir, "dropout": options.dropout, **about}
+    else:
+        alike = {k: about[k] for k in ("batch", "precision", "rematerialise")}
+        given = {"name": "Large", "towers": options.towers, **alike}
     try:
-        worker = Worker("benchmarks.memory", "Run", data_dir=data_dir, dropout=dropout, **about)
+        worker = Worker("benchmarks.memory", **given)
         try:
             about |= worker.call("describe")[0]
-            for number in range(warmup + steps):
+            for number in range(options.warmup + options.steps):
                 loss, wall, _ = worker.call("step")
-                say(f"{batch}/{microbatch}: step {number + 1}: {wall:.2f} s, loss {loss:.4f}")
+                say(f"{name}: step {number + 1}: {wall:.2f} s, loss {loss:.4f}")
                 seconds.append(wall)
             about["peak_bytes"] = worker.call("peak")[0]
         finally:
             worker.close()
     except RuntimeError as error:
         return {**about, "error": str(error).strip().splitlines()[-1]}
-    seconds = seconds[warmup:]
-    return {**about, "seconds": seconds, "triples_per_second": batch / statistics.median(seconds)}
+    seconds, rows = seconds[options.warmup :], about["batch"]
+    return {**about, "seconds": seconds, "triples_per_second": rows / statistics.median(seconds)}
 
 
 def table(results):
     """Lines for people."""
-    head = ("batch", "micro-batch", "loss chunk", "MiB of batch", "before", "peak", "triples/s")
+    head = ("batch", "micro-batch", "loss chunk", "precision", "again", "MiB of batch", "before")
+    head += ("peak", "triples/s")
     lines = ["  ".join(f"{name:>12}" for name in head)]
     for found in results:
         numbers = [found["batch"], found["microbatch"] or "-", found["loss_chunk"] or "-"]
+        numbers += [found["precision"].removeprefix("mixed_"), found["rematerialise"]]
         if "error" in found:
             numbers.append(found["error"])
         else:
@@ -148,29 +189,36 @@ def parse(arguments=None):
     parser.add_argument("--batches", type=numbers, default=[1024, 4096, 32768])
     parser.add_argument("--microbatches", type=numbers, default=[256], help="0: the plain step")
     parser.add_argument("--loss_chunk", type=int, default=64, help="0: all rows at once")
+    parser.add_argument("--towers", choices=["tiny", *_TOWERS], default="tiny")
+    parser.add_argument("--precision", default="float32", help="of configs/base.py")
+    parser.add_argument("--rematerialise", type=numbers, default=[0], help="0, 1 or 0,1")
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--warmup", type=int, default=1, help="steps before them")
     parser.add_argument("--steps", type=int, default=2, help="timed steps of a line")
     parser.add_argument("--json", help="file for the numbers")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.towers != "tiny" and (any(options.microbatches) or options.dropout):
+        parser.error("--microbatches=0 and the recipe's dropout are what --towers has")
+    if options.towers != "tiny":
+        options.loss_chunk = 0
+    return options
 
 
 def main():
-    options = parse()
-    results = []
-    for microbatch in options.microbatches:
-        for batch in options.batches:
-            results.append(
-                measure(
-                    options.data_dir,
-                    batch,
-                    microbatch,
-                    options.loss_chunk,
-                    options.warmup,
-                    options.steps,
-                    options.dropout,
-                )
+    options, results = parse(), []
+    for microbatch, batch, again in itertools.product(
+        options.microbatches, options.batches, options.rematerialise
+    ):
+        results.append(
+            measure(
+                options,
+                batch=batch,
+                microbatch=microbatch,
+                loss_chunk=options.loss_chunk,
+                precision=options.precision,
+                rematerialise=bool(again),
             )
+        )
     about = machine()
     say("\n".join([f"\n{about['cpu']}, {about['cores']} cores", *table(results)]))
     if options.json:

@@ -12,11 +12,12 @@ class Ours:
     Args:
         case: `cases.Case`.
         threads: of a kernel (intra-op); None is TensorFlow's own choice, all cores.
+        precision, rematerialise: as in configs/base.py.
     """
 
     variants = ("graph",)
 
-    def __init__(self, case, threads=None):
+    def __init__(self, case, threads=None, precision="float32", rematerialise=False):
         import keras
         import tensorflow as tf
 
@@ -25,12 +26,13 @@ class Ours:
             tf.config.threading.set_inter_op_parallelism_threads(threads)
         from tf_mural import build, distribute, models
         from tf_mural.objective import Term
-        from tf_mural.training import Trainer
+        from tf_mural.training import LOSS_SCALES, Trainer
 
         config = self._config(case)
         keras.utils.set_random_seed(config.seed)
         strategy = distribute.make_strategy("one")
         description = {"model": config.model.to_dict(), "vocabulary_size": case.vocabulary}
+        description["precision"] = precision
         with strategy.scope():
             self.trainer = Trainer(
                 models.dual_encoder(**build.model_arguments(description)),
@@ -39,6 +41,8 @@ class Ours:
                 config.sources.triples.languages,
                 seed=config.seed,
                 clip_norm=config.optimizer.clip_norm or None,
+                rematerialised=rematerialise,
+                loss_scale=LOSS_SCALES[precision],
             )
             optimizer = self._optimizer(config)
             optimizer.build(self.trainer.encoder.trainable_variables)

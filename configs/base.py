@@ -130,12 +130,23 @@ def base_config(stage, size):
     config.microbatch = 0
     # Rows of a replica's share whose logits (rows x batch_size) are held at a time; 0: all.
     config.loss_chunk = 0
+    # Whether a training pass keeps the inputs of stages and transformer layers alone, and computes
+    # the rest again on the way back: less memory, more time, the same gradients.
+    config.rematerialise = False
+    # What the towers compute in: "float32", "mixed_bfloat16" or "mixed_float16" (whose loss is
+    # scaled). Weights, embeddings, loss, temperature, slots and statistics are float32 in any case.
+    config.precision = "float32"
     # Whether rows that hold an image or a text of a row again are no negatives of it, in all terms
     # (a term's own mask_duplicates switches it on for that term). False: the paper.
     config.mask_duplicates = False
     # Share of the examples drawn, or of 1,000 if fewer were drawn, whose records may be damaged, or
     # have an image that does not decode or a text of unknown tokens alone. Above it, the run stops.
     config.max_bad_records = 0.01
+    # A step whose loss or gradient norm is not finite, or whose norm is above this limit (0: none):
+    # "stop" ends the run before anything of it is saved, "skip" leaves the step out.
+    config.on_bad_step = "stop"
+    config.max_gradient_norm = 0.0
+    config.max_skipped_in_a_row = 20  # steps; so many end the run all the same
     config.optimizer = _lamb()
     config.jit_compile = False
     config.steps_per_loop = 1  # that run without coming back to Python; TPUs want many

@@ -77,7 +77,7 @@ def global_batch(kinds):
     return batch
 
 
-def trainer_of(stage, dropout=0.0, group=2, mean=distribute.mean):
+def trainer_of(stage, dropout=0.0, group=2, mean=distribute.mean, precision=None, **options):
     keras.utils.set_random_seed(0)
     kinds, terms = STAGES[stage]
     encoder = models.dual_encoder(
@@ -86,12 +86,13 @@ def trainer_of(stage, dropout=0.0, group=2, mean=distribute.mean):
         embedding_dim=16,
         temperatures={"shared": 0.2},
         average=mean,
+        precision=precision,
     )
     terms = [
         Term(f"{x}_{y}", x, y, weight, margin=0.3, label_smoothing=0.1, mask_duplicates=True)
         for x, y, weight in terms
     ]
-    trainer = training.Trainer(encoder, terms, kinds, LANGUAGES, seed=5)
+    trainer = training.Trainer(encoder, terms, kinds, LANGUAGES, seed=5, **options)
     optimizer = optimizers.Lamb(1e-2, decay=1e-2)
     optimizer.build(encoder.trainable_variables)
     trainer.compile(optimizer=optimizer)

@@ -34,18 +34,20 @@ def pixels(rows, size=32, seed=0):
 
 def test_tiny_has_the_widths_and_grid_of_its_table():
     tower = models.image_tower(**TINY, embedding_dim=16)
-    features = next(x for x in tower.layers if isinstance(x, keras.Model))
-    assert features.output_shape == (None, 2, 2, 96)  # the stem and three stages halve 32
+    shapes = [stage.output_shape for stage in models.blocks_of(tower)]
+    # The stem and three of the four stages halve 32.
+    assert shapes == [(None, 8, 8, 16), (None, 8, 8, 24), (None, 4, 4, 48), (None, 2, 2, 96)]
     assert tower.output_shape == (None, 16)
     assert drop_rates(tower) == []
 
 
 def test_pixels_are_scaled_and_positions_averaged():
     tower = models.image_tower(**TINY, embedding_dim=96)
-    features = next(x for x in tower.layers if isinstance(x, keras.Model))
     images = pixels(2)
-    by_hand = np.asarray(features(images / 127.5 - 1.0)).mean(axis=(1, 2))
-    np.testing.assert_allclose(tower(images), by_hand, atol=1e-5)
+    features = images / 127.5 - 1.0
+    for stage in models.blocks_of(tower):
+        features = stage(features)
+    np.testing.assert_allclose(tower(images), np.asarray(features).mean(axis=(1, 2)), atol=1e-5)
 
 
 # --- batch norm -----------------------------------------------------------------------------------

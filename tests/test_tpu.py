@@ -28,9 +28,9 @@ from tf_mural.base import UserError
 _CALLS = re.compile(r"\b(infeed|outfeed|send|recv|custom-call)\(")
 
 
-def step_of(stage, change=None):
+def step_of(stage, change=None, **options):
     """(step, batch): the whole step of a stage with dropout, as a function."""
-    trainer, kinds = replicas.trainer_of(stage, dropout=0.1)
+    trainer, kinds = replicas.trainer_of(stage, dropout=0.1, **options)
     batch = tf.nest.map_structure(tf.constant, replicas.global_batch(kinds))
 
     def step(batch):
@@ -45,9 +45,21 @@ def lowered(step, batch):
     return compiled.experimental_get_compiler_ir(batch)(stage="hlo")
 
 
-@pytest.mark.parametrize("stage", ["etcl", pytest.param("mural", marks=pytest.mark.slow)])
-def test_the_whole_step_is_lowered_by_xla_and_calls_no_host(stage):
-    text = lowered(*step_of(stage))
+BFLOAT16 = dict(precision="mixed_bfloat16", rematerialised=True)
+FLOAT16 = dict(precision="mixed_float16", loss_scale=2.0**15, microbatch=2, rematerialised=True)
+
+
+@pytest.mark.parametrize(
+    "stage, options",
+    [
+        ("etcl", {}),
+        pytest.param("mural", {}, marks=pytest.mark.slow),
+        pytest.param("etcl", BFLOAT16, marks=pytest.mark.slow),
+        pytest.param("etcl", FLOAT16, marks=pytest.mark.slow),
+    ],
+)
+def test_the_whole_step_is_lowered_by_xla_and_calls_no_host(stage, options):
+    text = lowered(*step_of(stage, **options))
     assert len(text.splitlines()) > 1000 and "ENTRY" in text
     assert not _CALLS.findall(text)
     # No size is left open: XLA writes those as f32[<=8,16].

@@ -46,6 +46,7 @@ def test_the_folder_of_a_run_is_whole(finished, data_dir):
     results = read(workdir, "results.json")
     assert vocabulary_hash == model["vocabulary_hash"] == results["vocabulary_hash"]
     assert (results["stage"], results["steps"], results["seed"]) == ("mural", STEPS, 0)
+    assert results["skipped_steps"] == 0
     assert set(results["data"]) == {str(data_dir / "scenes" / s) for s in ("train", "bitext")}
     assert results["groups"] == {"trained": ["en", "de"], "unseen": ["ko"]}
     scores = results["evaluation"]["retrieval"]
@@ -169,6 +170,24 @@ def test_a_loss_that_is_not_finite_stops_the_run(train, tmp_path):
     numbers = [v for v in values.values() if isinstance(v, np.ndarray) and v.dtype == np.float32]
     assert len(numbers) > 100 and all(np.isfinite(v).all() for v in numbers)
     assert not (tmp_path / "bad" / "weights.npz").exists()
+
+
+def test_steps_that_are_skipped_are_named_counted_and_change_nothing(train, tmp_path):
+    switches = ("--config.on_bad_step=skip", "--config.max_gradient_norm=1e-3")
+    switches += ("--config.precision=mixed_bfloat16", "--config.rematerialise=true")
+    done = train(*SMALL_RUN, *switches, "--workdir=skipped", "--config.evaluate_every=0")
+    assert done.code == 0, done.err
+    line = r"^step (\d): skipped, because gradient_norm is [\d.]+, above max_gradient_norm=0.001$"
+    assert re.findall(line, done.out, re.MULTILINE) == list("123456")
+    assert read(tmp_path / "skipped", "results.json")["skipped_steps"] == 6
+    loaded = EventAccumulator(str(tmp_path / "skipped" / "tensorboard")).Reload()
+    told = [float(tf.make_ndarray(e.tensor_proto)) for e in loaded.Tensors("skipped_steps")]
+    assert told == [1, 2, 3, 4, 5, 6]
+    with np.load(tmp_path / "skipped" / "weights.npz") as weights:
+        means = [weights[name] for name in weights.files if name.endswith("moving_mean")]
+        assert means and all((mean == 0).all() for mean in means)  # those of the start
+        assert {weights[name].dtype for name in weights.files} == {np.dtype("float32")}
+    assert read(tmp_path / "skipped", "model.json")["precision"] == "mixed_bfloat16"
 
 
 def test_mirrored_runs_from_the_command_line(finished, train, tmp_path):

@@ -5,7 +5,6 @@ import time
 
 import tensorflow as tf
 
-from tf_mural.base import UserError
 from tf_mural.distribute import Processes
 from tf_mural.events import Events
 from tf_mural.stopping import Boundaries, Signals, Stopped
@@ -30,9 +29,10 @@ def train(
 ):
     """Trains from the step that the trainer stands at to `steps`.
 
-    A step is checked for finite losses before anything of it is saved: on a loss that is not, the
-    run stops and the last checkpoint is a good one. A checkpoint comes every so many steps or
-    minutes, before every evaluation, after the last step, and when a signal asks to stop.
+    A step is checked before anything of it is saved: on a loss or a gradient norm that cannot be,
+    the run stops and the last checkpoint is a good one, or the step was skipped and is named; see
+    `trainer.limits`. A checkpoint comes every so many steps or minutes, before every evaluation,
+    after the last step, and when a signal asks to stop.
 
     All processes of a strategy call this, each with the batches of its own; `log` and `checkpoints`
     write in the first one alone.
@@ -56,7 +56,8 @@ def train(
         signals: a `stopping.Signals`, while it notes them.
 
     Raises:
-        UserError: a loss is not finite; names the term and the step.
+        UserError: a loss or the gradient norm is not finite, or the norm too large, or too many
+            steps in a row were skipped; names the term and the step.
         Stopped: a signal came to any of the processes; the state is saved.
     """
     step = int(trainer.step.numpy())
@@ -94,7 +95,9 @@ def train(
         stop, due = boundaries.look(count)
         saves = due or stop or step == steps or any(step % k == 0 for k in saving)
         if step % log_every == 0 or saves or step == start + 1:
-            means = _looked_at(pending)
+            means, skipped = _looked_at(pending, trainer.limits)
+            for line in skipped:
+                log.note(line)
             if health:
                 means |= health.check(step - start, processes.exchange)
             log.write(step, means)
@@ -144,32 +147,36 @@ def _steps(trainer, strategy):
     return run
 
 
-def _looked_at(pending):
-    """Fetches logs of steps: means over the steps where finite. Raises on a loss that is not."""
-    fetched = []
+def _looked_at(pending, limits):
+    """Fetches logs of steps: means over the steps where finite, and lines about skipped ones."""
+    fetched, skipped = [], []
     for first, values in pending:
         values = {k: v.numpy() for k, v in values.items()}
         for i in range(len(values["loss"])):
             fetched.append((first + i, {k: float(v[i]) for k, v in values.items()}))
     for step, values in fetched:
-        bad = [k for k, v in values.items() if k.startswith("loss/") and not math.isfinite(v)]
-        bad = bad or [k for k in ("loss", "gradient_norm") if not math.isfinite(values[k])]
-        if bad:
-            what = bad[0].replace("loss/", "the loss of the term ")
-            raise UserError(
-                f"step {step + 1}: {what} is not finite; stopped, and the last checkpoint is from "
-                "before it. Try a smaller --config.optimizer.learning_rate or "
-                "--config.optimizer.clip_norm=1.0"
-            )
+        line = limits.judge(step + 1, values)
+        if line:
+            skipped.append(line)
+    return _means([values for _, values in fetched]), skipped
+
+
+_LAST = ("temperature/", "learning_rate", "loss_scale", "skipped_")
+
+
+def _means(steps):
+    """{name: value} that stands for some steps, of {name: value} of each."""
     means = {}
-    for key in fetched[0][1]:
-        values = [v[key] for _, v in fetched if math.isfinite(v[key])]
-        if key.startswith(("temperature/", "learning_rate")):
+    for key in steps[0]:
+        values = [step[key] for step in steps if math.isfinite(step[key])]
+        if key.startswith(_LAST):
             means[key] = values[-1]
         elif key == "temperature_clamped":
             means[key] = sum(values)
-        elif values:  # a language that no row of these steps had is left out
+        elif values:
             means[key] = sum(values) / len(values)
+        elif not key.startswith("loss_language/"):  # one that no row of these steps had
+            means[key] = math.nan
     return means
 
 
@@ -197,6 +204,9 @@ class NoLog:
 
     def write(self, step, values):
         """As `Log.write`."""
+
+    def note(self, line):
+        """As `Log.note`."""
 
     def scalars(self, step, values):
         """As `Log.scalars`."""
@@ -245,6 +255,10 @@ class Log:
             f"step {step:>{len(str(self._steps))}}/{self._steps}  loss {values['loss']:.3f}  "
             f"{terms}  temperature {sigma}  {rate:.0f} examples/s{skipped}{left}"
         )
+
+    def note(self, line):
+        """A line for the terminal alone."""
+        self._show(line)
 
     def scalars(self, step, values):
         """Scalars for TensorBoard alone."""

@@ -204,6 +204,7 @@ def train(config, run, workdir, strategy, signals, init):
         "vocabulary_hash": run.description["vocabulary_hash"],
         "data": run.data,
         "skipped_records": run.health.total(processes.exchange),
+        "skipped_steps": run.trainer.skipped_steps,
         "evaluation": evaluate(config.steps),
         "best": evaluations.best,
     }

@@ -15,7 +15,7 @@ from tf_mural.build.start import adopt, adopt_again, hand_over
 from tf_mural.distribute import Processes, SharedEmbedder, mean
 from tf_mural.objective import Term
 from tf_mural.text import Tokenizer
-from tf_mural.training import Trainer
+from tf_mural.training import LOSS_SCALES, ON_BAD_STEP, Limits, Trainer
 
 __all__ = [
     "Run",
@@ -89,16 +89,7 @@ def build(config, data_dir, strategy, resumes=False):
 
     keras.utils.set_random_seed(config.seed)
     with strategy.scope():
-        trainer = Trainer(
-            models.dual_encoder(**model_arguments(description), average=mean),
-            make_terms(config),
-            field_kinds(config),
-            languages,
-            seed=config.seed,
-            clip_norm=config.optimizer.clip_norm or None,
-            microbatch=config.get("microbatch") or None,
-            loss_chunk=config.get("loss_chunk") or None,
-        )
+        trainer = _trainer(config, description, languages)
         optimizer = _optimizer(config)
         # Slots are made beside their variables, which a strategy allows inside its scope alone.
         optimizer.build(trainer.encoder.trainable_variables)
@@ -146,6 +137,26 @@ def make_terms(config):
         options = {**term, "mask_duplicates": term.mask_duplicates or everywhere}
         terms.append(Term(name=name, beside=tuple(beside), **options))
     return terms
+
+
+def _trainer(config, description, languages):
+    return Trainer(
+        models.dual_encoder(**model_arguments(description), average=mean),
+        make_terms(config),
+        field_kinds(config),
+        languages,
+        seed=config.seed,
+        clip_norm=config.optimizer.clip_norm or None,
+        microbatch=config.get("microbatch") or None,
+        loss_chunk=config.get("loss_chunk") or None,
+        rematerialised=config.get("rematerialise", False),
+        loss_scale=LOSS_SCALES[description["precision"]],
+        limits=Limits(
+            skip=ON_BAD_STEP[config.get("on_bad_step", "stop")],
+            gradient_norm=config.get("max_gradient_norm") or None,
+            in_a_row=config.get("max_skipped_in_a_row", Limits.in_a_row),
+        ),
+    )
 
 
 def _optimizer(config):

@@ -5,6 +5,7 @@ import os
 from tf_mural import files, models
 from tf_mural.base import UserError, pick
 from tf_mural.losses import LOSSES
+from tf_mural.training import LOSS_SCALES, ON_BAD_STEP
 
 SCENES_VOCABULARY = os.path.join(
     os.path.dirname(os.path.dirname(__file__)), "datasets", "scenes", "vocab.txt"
@@ -18,6 +19,7 @@ def check(config, replicas):
     _check_batch(config, replicas)
     _check_schedule(config)
     _check_images(config)
+    _check_step(config)
 
 
 def _check_terms(config):
@@ -135,6 +137,16 @@ def _check_images(config):
             f"images.crop is {config.images.crop}, but the image tower takes "
             f"{config.model.image.image_size} px: make them equal"
         )
+
+
+def _check_step(config):
+    pick(LOSS_SCALES, config.get("precision", "float32"), "precision")
+    pick(ON_BAD_STEP, config.get("on_bad_step", "stop"), "on_bad_step")
+    norm, in_a_row = config.get("max_gradient_norm", 0), config.get("max_skipped_in_a_row", 1)
+    if not norm >= 0:
+        raise UserError(f"max_gradient_norm is {norm}, expected a norm, or 0 for no limit")
+    if in_a_row < 1:
+        raise UserError(f"max_skipped_in_a_row is {in_a_row}, expected a number of steps from 1")
 
 
 def field_kinds(config):

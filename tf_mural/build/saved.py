@@ -21,6 +21,8 @@ def describe(config, tokenizer):
         "max_tokens": tokenizer.max_tokens,
         "lower_case": config.lower_case,
         "pretrained": config.pretrained,
+        # The weights are float32 in any case. What reads this scores them as the run itself did.
+        "precision": config.get("precision", "float32"),
     }
 
 
@@ -34,7 +36,8 @@ def model_arguments(description):
     image["preset"], text["preset"] = image["preset"] or None, text["preset"] or None
     text["sizes"] = tuple(text.get("sizes", ())) or None
     text["vocabulary_size"] = description["vocabulary_size"]
-    return {**model, "image": image, "text": text}
+    precision = description.get("precision", "float32")
+    return {**model, "image": image, "text": text, "precision": precision}
 
 
 def load(folder):

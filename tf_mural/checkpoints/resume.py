@@ -52,6 +52,8 @@ class Checkpoints:
         slots = enumerate(v.value for v in optimizer.variables)
         self._variables |= {f"optimizer/{i}": variable for i, variable in slots}
         self._variables["step"] = trainer.step
+        scale = trainer.loss_scale.variables if trainer.loss_scale else ()
+        self._variables |= {f"loss_scale/{i}": variable for i, variable in enumerate(scale)}
         self._about, self._damaged = {}, set()
         self._thread = self._error = None
         self._last = None

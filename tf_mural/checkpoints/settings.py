@@ -8,10 +8,14 @@ from tf_mural.base import UserError
 
 CONFIG = "config.json"
 
-# Settings that do not change what a run computes.
+# Settings that do not change what a run computes, and those that say what becomes of a step that
+# would have stopped it.
 _FREE = ("log_every", "evaluate_every", "steps_per_loop", "report", "chain", "keep_best")
 _FREE += ("checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "checkpoint_in_background")
+_FREE += ("rematerialise", "on_bad_step", "max_gradient_norm", "max_skipped_in_a_row")
 _FREE += ("max_bad_records", "skip_limit")  # the second is what older runs call the first
+# What runs that are too old to know a setting were done with, where that is a value of some kind.
+_ALWAYS = {"precision": "float32"}
 
 
 def same_config(workdir, config):
@@ -29,8 +33,9 @@ def same_config(workdir, config):
         return False
     theirs, ours = _flat(files.read_json(path)), _flat(json.loads(json.dumps(config)))
     names = [n for n in {**theirs, **ours} if n.split(".")[0] not in _FREE]
-    # What an older run does not know was off in it: 0, "", () or False.
-    differ = [n for n in names if (theirs[n] != ours.get(n) if n in theirs else ours[n])]
+    # What an older run does not know was off in it: 0, "", () or False; or else always the same.
+    theirs |= {n: _ALWAYS.get(n, None if ours[n] else ours[n]) for n in ours if n not in theirs}
+    differ = [n for n in names if theirs.get(n) != ours.get(n)]
     if differ:
         first = differ[0]
         more = f" (and {len(differ) - 1} more)" if len(differ) > 1 else ""

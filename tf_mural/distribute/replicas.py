@@ -67,11 +67,37 @@ def reduce_gradients(gradients):
     return reduce_sum([tf.convert_to_tensor(gradient) for gradient in gradients])
 
 
-def apply_gradients(optimizer, gradients, variables):
-    """One optimiser step with gradients that are reduced already."""
+def apply_gradients(optimizer, gradients, variables, wanted=None):
+    """One optimiser step with gradients that are reduced already.
+
+    Args:
+        optimizer: `keras.optimizers.Optimizer`.
+        gradients, variables: of the step.
+        wanted: bool scalar, alike on all replicas: whether the step is taken. If not, variables,
+            slots and the optimizer's count stay, whatever the gradients are. None: it is.
+    """
     # Keras' own reduction would sum them over replicas a second time.
     optimizer._all_reduce_sum_gradients = list
+    if wanted is None:
+        optimizer.apply(gradients, variables)
+        return
+    # Each assignment by itself, because Keras' update is a `merge_call`, which no `tf.cond` may
+    # hold; and because that needs no copy of weights and slots to go back to.
+    kind = type(optimizer)
+
+    def assign(variable, value):
+        kind.assign(optimizer, variable, tf.where(wanted, value, tf.convert_to_tensor(variable)))
+
+    def assign_add(variable, value):
+        kind.assign_add(optimizer, variable, tf.where(wanted, value, tf.zeros_like(value)))
+
+    def assign_sub(variable, value):
+        kind.assign_sub(optimizer, variable, tf.where(wanted, value, tf.zeros_like(value)))
+
+    optimizer.assign, optimizer.assign_add, optimizer.assign_sub = assign, assign_add, assign_sub
     optimizer.apply(gradients, variables)
+    count = optimizer.iterations
+    count.assign_sub(tf.where(wanted, tf.zeros((), count.dtype), tf.ones((), count.dtype)))
 
 
 def seed_generators(model):

@@ -1,5 +1,7 @@
 """The dual encoder: two towers into one space, with the temperature of its loss."""
 
+import contextlib
+
 import keras
 from keras import ops
 
@@ -12,7 +14,7 @@ from tf_mural.models.sizes import (
     block_shapes,
     efficientnet_blocks,
 )
-from tf_mural.models.towers import image_tower, text_tower
+from tf_mural.models.towers import blocks_of, image_tower, text_tower
 
 __all__ = [
     "ALL_REPLICAS",
@@ -21,6 +23,7 @@ __all__ = [
     "DualEncoder",
     "GroupedBatchNormalization",
     "batch_norm_of",
+    "blocks_of",
     "bert_sizes",
     "block_shapes",
     "dual_encoder",
@@ -58,6 +61,11 @@ class DualEncoder(keras.Model):
         }
         self.built = True
 
+    @property
+    def blocks(self):
+        """The parts of the towers that hold most of their activations, see `towers.blocks_of`."""
+        return [block for tower in self.towers.values() for block in blocks_of(tower)]
+
     def encode(self, kind, inputs, training=False):
         """Unit rows (n, d), float32 also where the towers compute in half precision."""
         x = pick(self.towers, kind, "tower")(inputs, training=training)
@@ -82,7 +90,21 @@ def _at_least_float32(dtype):
     return keras.backend.result_type(dtype, "float32")
 
 
-def dual_encoder(image, text, embedding_dim, temperatures=None, freeze=(), average=list):
+@contextlib.contextmanager
+def _layers_in(precision):
+    """Inside, layers are built with this dtype policy of Keras; None leaves the one that is set."""
+    # KerasHub's EfficientNet v1 blocks take no policy but that.
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision or before)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def dual_encoder(
+    image, text, embedding_dim, temperatures=None, freeze=(), precision=None, average=list
+):
     """The model of a plain description; `model.json` of a run holds its arguments but the last.
 
     Args:
@@ -90,10 +112,13 @@ def dual_encoder(image, text, embedding_dim, temperatures=None, freeze=(), avera
         text: keyword arguments of `text_tower`.
         embedding_dim: width of the shared space.
         temperatures, freeze: see `DualEncoder`.
+        precision: dtype policy of the towers: "float32", "mixed_bfloat16" or "mixed_float16", which
+            compute in half precision with float32 weights; None is Keras' global one.
         average: see `GroupedBatchNormalization`.
     """
-    towers = {
-        "image": image_tower(embedding_dim=embedding_dim, average=average, **image),
-        "text": text_tower(embedding_dim=embedding_dim, **text),
-    }
+    with _layers_in(precision):
+        towers = {
+            "image": image_tower(embedding_dim=embedding_dim, average=average, **image),
+            "text": text_tower(embedding_dim=embedding_dim, **text),
+        }
     return DualEncoder(towers, temperatures, freeze)

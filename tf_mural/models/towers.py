@@ -1,6 +1,7 @@
 """The towers: KerasHub's EfficientNet and BERT, each cut where the recipe cuts it."""
 
 import contextlib
+import re
 
 import keras
 from keras import ops
@@ -60,6 +61,14 @@ def _padding_at_the_end(stages):
         keras.layers.ZeroPadding2D = original
 
 
+def _in_stages(backbone, count):
+    """A backbone up to its top convolution, as one model a stage; the first has the stem too."""
+    firsts = [f"block{i}a_" for i in range(2, count + 1)]
+    starts = [next(x for x in backbone.layers if x.name.startswith(f)) for f in firsts]
+    cuts = [backbone.input, *(x.input for x in starts), backbone.get_layer("top_conv").input]
+    return [keras.Model(cuts[i], cuts[i + 1], name=f"stage_{i + 1}") for i in range(len(cuts) - 1)]
+
+
 PADDINGS = {"symmetric": contextlib.nullcontext, "end": _padding_at_the_end}
 
 
@@ -107,11 +116,13 @@ def image_tower(
         backbone = kind.from_config(stages)
     if preset:
         backbone.set_weights(pretrained.get_weights())
-    features = keras.Model(backbone.input, backbone.get_layer("top_conv").input)
     pixels = keras.Input((image_size, image_size, 3), name="pixels")
-    x = keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="rescale")(pixels)
-    x = features(x)
-    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    # In half precision 1 / 127.5 is 0.1 % off, and so would every pixel be; the mean is kept too.
+    wide = keras.config.dtype_policy().variable_dtype
+    x = keras.layers.Rescaling(1 / 127.5, offset=-1.0, dtype=wide, name="rescale")(pixels)
+    for stage in _in_stages(backbone, len(stages["stackwise_num_repeats"])):
+        x = stage(x)
+    x = keras.layers.GlobalAveragePooling2D(dtype=wide, name="pool")(x)
     if x.shape[-1] != embedding_dim:
         x = keras.layers.Dense(embedding_dim, name="image_projection")(x)
     return keras.Model(pixels, x, name="image_tower")
@@ -174,6 +185,11 @@ def text_tower(
         layer._feedforward_intermediate_dense.activation = pick(
             ACTIVATIONS, activation, "activation"
         )
+    # In half precision the rows of a token that a batch has many times would be added up in it, and
+    # the whole table be cast at every pass.
+    for name in ("token", "position", "segment"):
+        table = getattr(backbone, f"{name}_embedding")
+        table.dtype_policy = keras.config.dtype_policy().variable_dtype
     # Without the pooler: it would be a variable that never gets a gradient.
     sequence = keras.Model(backbone.input, backbone.output["sequence_output"])
     tokens = keras.Input((None,), dtype="int32", name="tokens")
@@ -183,3 +199,12 @@ def text_tower(
     )  # (n, t, width)
     x = keras.layers.Dense(embedding_dim, name="text_projection")(hidden[:, 0])
     return keras.Model(tokens, x, name="text_tower")
+
+
+def blocks_of(tower):
+    """Stages and transformer layers: the parts of a tower that hold most of its activations.
+
+    Each takes one tensor that is to be differentiated by, and returns one.
+    """
+    name = re.compile(r"stage_\d+|transformer_layer_\d+")
+    return [layer for layer in tower._flatten_layers() if name.fullmatch(layer.name)]
