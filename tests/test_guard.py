@@ -256,6 +256,7 @@ def test_a_resume_in_float16_is_exact_to_the_bit(tmp_path):
     # Too large for these gradients at first, and doubled after two steps that it was not.
     assert moves[0] == -(2.0**14) and (moves > 0).any()
     assert trainer.skipped_steps == (moves < 0).sum()
+    saved.wait()
     again, _ = trainer_of()
     assert checkpoints.Checkpoints(str(tmp_path), again).restore({"vocabulary_hash": "x"})
     for then, now in zip(middle, state(again), strict=True):
