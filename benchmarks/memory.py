@@ -6,7 +6,8 @@ The tiny towers of configs/etcl.py on scenes (made by tools/train.py or tools/co
 `--towers=text` or `--towers=image` one large tower beside a tiny one, on random data. Each line is
 a process of its own, which reads one global batch, traces the step, and takes `--steps` of it. A
 micro-batch of 0 is the plain step. What is told: memory of the process before the steps and its
-peak during them, both with the batch itself, whose size is told too.
+peak during them, both with the batch itself, whose size is told too; triples a second by the clock,
+and the seconds that all threads spent on a processor in a step, which other work disturbs less.
 
     python benchmarks/memory.py --towers=image --batches=32 --microbatches=0 --rematerialise=0,1
 """
@@ -137,7 +138,7 @@ def measure(options, **about):
         options: the flags.
         **about: batch, microbatch, loss_chunk, precision, rematerialise.
     """
-    name, seconds = f"{about['batch']}/{about['microbatch']}", []
+    name, seconds, processor = f"{about['batch']}/{about['microbatch']}", [], []
     if options.towers == "tiny":
         given = {"name": "Run", "data_dir": options.data_dir, "dropout": options.dropout, **about}
     else:
@@ -148,22 +149,29 @@ def measure(options, **about):
         try:
             about |= worker.call("describe")[0]
             for number in range(options.warmup + options.steps):
-                loss, wall, _ = worker.call("step")
+                loss, wall, busy = worker.call("step")
                 say(f"{name}: step {number + 1}: {wall:.2f} s, loss {loss:.4f}")
                 seconds.append(wall)
+                processor.append(busy)
             about["peak_bytes"] = worker.call("peak")[0]
         finally:
             worker.close()
     except RuntimeError as error:
         return {**about, "error": str(error).strip().splitlines()[-1]}
-    seconds, rows = seconds[options.warmup :], about["batch"]
-    return {**about, "seconds": seconds, "triples_per_second": rows / statistics.median(seconds)}
+    seconds, processor = seconds[options.warmup :], processor[options.warmup :]
+    rate = about["batch"] / statistics.median(seconds)
+    return {
+        **about,
+        "seconds": seconds,
+        "processor_seconds": processor,
+        "triples_per_second": rate,
+    }
 
 
 def table(results):
     """Lines for people."""
     head = ("batch", "micro-batch", "loss chunk", "precision", "again", "MiB of batch", "before")
-    head += ("peak", "triples/s")
+    head += ("peak", "triples/s", "processor s")
     lines = ["  ".join(f"{name:>12}" for name in head)]
     for found in results:
         numbers = [found["batch"], found["microbatch"] or "-", found["loss_chunk"] or "-"]
@@ -174,6 +182,7 @@ def table(results):
             sizes = ("batch_bytes", "before_bytes", "peak_bytes")
             numbers += [round(found[name] / _MIB) for name in sizes]
             numbers.append(f"{found['triples_per_second']:.1f}")
+            numbers.append(f"{statistics.median(found['processor_seconds']):.2f}")
         lines.append("  ".join(f"{value:>12}" for value in numbers))
     return lines
 

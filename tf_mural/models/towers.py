@@ -185,11 +185,9 @@ def text_tower(
         layer._feedforward_intermediate_dense.activation = pick(
             ACTIVATIONS, activation, "activation"
         )
-    # In half precision the rows of a token that a batch has many times would be added up in it, and
-    # the whole table be cast at every pass.
-    for name in ("token", "position", "segment"):
-        table = getattr(backbone, f"{name}_embedding")
-        table.dtype_policy = keras.config.dtype_policy().variable_dtype
+    # In half precision a position's gradient would be added up over the batch in it, and in float16
+    # be stuck at 8,192 equal rows. Keras adds up the other two tables in float32 by itself.
+    backbone.position_embedding.dtype_policy = keras.config.dtype_policy().variable_dtype
     # Without the pooler: it would be a variable that never gets a gradient.
     sequence = keras.Model(backbone.input, backbone.output["sequence_output"])
     tokens = keras.Input((None,), dtype="int32", name="tokens")
