@@ -91,9 +91,11 @@ def train(
             raise (health.explain(error) if health else error) from None
         step += count
         checkpoints.check()
-        stop, due = boundaries.look(count)
-        saves = due or stop or step == steps or any(step % k == 0 for k in saving)
-        if step % log_every == 0 or saves or step == start + 1:
+        saves = step == steps or any(step % k == 0 for k in saving)
+        logs = saves or step % log_every == 0 or step == start + 1
+        stop, due = boundaries.look(count, meet=logs)
+        saves = saves or due or stop
+        if logs or saves:
             means = _looked_at(pending)
             if health:
                 means |= processes.total(health.check(step - start))
