@@ -91,6 +91,52 @@ def _lamb():
     )
 
 
+def _add_step(config):
+    """Adds what makes a step: its batch, how it is computed, what becomes of bad ones."""
+    config.batch_size, config.steps = 0, 0
+    # Rows of a replica's share that are encoded at a time, each twice; 0: the whole share, once.
+    # Gradients stay those of the whole batch, memory becomes that of a micro-batch. Batch norm
+    # takes its statistics over a micro-batch, or over the groups of batch_norm_group in it.
+    config.microbatch = 0
+    # Rows of a replica's share whose logits (rows x batch_size) are held at a time; 0: all.
+    config.loss_chunk = 0
+    # Whether a training pass keeps the inputs of stages and transformer layers alone, and computes
+    # the rest again on the way back: less memory, more time, the same gradients.
+    config.rematerialise = False
+    # What the towers compute in: "float32", "mixed_bfloat16" or "mixed_float16" (whose loss is
+    # scaled). Weights, embeddings, loss, temperature, slots and statistics are float32 in any case.
+    config.precision = "float32"
+    # Whether rows that hold an image or a text of a row again are no negatives of it, in all terms
+    # (a term's own mask_duplicates switches it on for that term). False: the paper.
+    config.mask_duplicates = False
+    # Share of the examples drawn, or of 1,000 if fewer were drawn, whose records may be damaged, or
+    # have an image that does not decode or a text of unknown tokens alone. Above it, the run stops.
+    config.max_bad_records = 0.01
+    # A step whose loss or gradient norm is not finite, or whose norm is above this limit (0: none):
+    # "stop" ends the run before anything of it is saved, "skip" leaves the step out.
+    config.on_bad_step = "stop"
+    config.max_gradient_norm = 0.0
+    config.max_skipped_in_a_row = 20  # steps; so many end the run all the same
+    config.optimizer = _lamb()
+
+
+def _add_run(config, size):
+    """Adds how steps are run, logged and saved, and when they are evaluated."""
+    config.jit_compile = False
+    config.steps_per_loop = 1  # that run without coming back to Python; TPUs want many
+    config.log_every = 20 if size == "tiny" else 100
+    # A checkpoint every so many steps, or minutes, or both (0: off); before each evaluation too.
+    config.checkpoint_every = 200 if size == "tiny" else 1000
+    config.checkpoint_minutes = 0.0
+    config.keep_checkpoints = 2  # the last ones; a disk needs room for one more
+    # Whether training goes on while one is written, which takes memory for a second state at most.
+    config.checkpoint_in_background = True
+    config.evaluate_every = 0  # 0: at the end only
+    # The number by which the best step is kept, as TensorBoard names it, or a pattern for the mean
+    # of all that fit ("retrieval/*/average_recall"); after a minus the lower the better. "": off.
+    config.keep_best = ""
+
+
 def base_config(stage, size):
     """The part of a config that does not depend on the stage's losses.
 
@@ -123,44 +169,8 @@ def base_config(stage, size):
     config.sources = ConfigDict()
     config.terms = ConfigDict()
 
-    config.batch_size, config.steps = 0, 0
-    # Rows of a replica's share that are encoded at a time, each twice; 0: the whole share, once.
-    # Gradients stay those of the whole batch, memory becomes that of a micro-batch. Batch norm
-    # takes its statistics over a micro-batch, or over the groups of batch_norm_group in it.
-    config.microbatch = 0
-    # Rows of a replica's share whose logits (rows x batch_size) are held at a time; 0: all.
-    config.loss_chunk = 0
-    # Whether a training pass keeps the inputs of stages and transformer layers alone, and computes
-    # the rest again on the way back: less memory, more time, the same gradients.
-    config.rematerialise = False
-    # What the towers compute in: "float32", "mixed_bfloat16" or "mixed_float16" (whose loss is
-    # scaled). Weights, embeddings, loss, temperature, slots and statistics are float32 in any case.
-    config.precision = "float32"
-    # Whether rows that hold an image or a text of a row again are no negatives of it, in all terms
-    # (a term's own mask_duplicates switches it on for that term). False: the paper.
-    config.mask_duplicates = False
-    # Share of the examples drawn, or of 1,000 if fewer were drawn, whose records may be damaged, or
-    # have an image that does not decode or a text of unknown tokens alone. Above it, the run stops.
-    config.max_bad_records = 0.01
-    # A step whose loss or gradient norm is not finite, or whose norm is above this limit (0: none):
-    # "stop" ends the run before anything of it is saved, "skip" leaves the step out.
-    config.on_bad_step = "stop"
-    config.max_gradient_norm = 0.0
-    config.max_skipped_in_a_row = 20  # steps; so many end the run all the same
-    config.optimizer = _lamb()
-    config.jit_compile = False
-    config.steps_per_loop = 1  # that run without coming back to Python; TPUs want many
-    config.log_every = 20 if size == "tiny" else 100
-    # A checkpoint every so many steps, or minutes, or both (0: off); before each evaluation too.
-    config.checkpoint_every = 200 if size == "tiny" else 1000
-    config.checkpoint_minutes = 0.0
-    config.keep_checkpoints = 2  # the last ones; a disk needs room for one more
-    # Whether training goes on while one is written, which takes memory for a second state at most.
-    config.checkpoint_in_background = True
-    config.evaluate_every = 0  # 0: at the end only
-    # The number by which the best step is kept, as TensorBoard names it ("retrieval/en"), or the
-    # part before the slash for the mean of all such; the lower the better after a minus. "": off.
-    config.keep_best = ""
+    _add_step(config)
+    _add_run(config, size)
     config.evaluation = ConfigDict()
     if size == "tiny":
         config.evaluation.retrieval = ConfigDict(

@@ -29,7 +29,7 @@ def run(stage, workdir, data_dir, received=0, init=None):
     arguments += [f"--config={HERE}/workers_config.py"] + ([f"--init={init}"] if init else [])
     flags.FLAGS.unparse_flags()
     flags.FLAGS(["train.py", *arguments])
-    train.OVERRIDES = ["--config.evaluate_every=2", "--config.keep_best=retrieval"]
+    train.OVERRIDES = ["--config.evaluate_every=2", "--config.keep_best=retrieval/*/average_recall"]
     with Signals() as signals:
         signals.received = received
         train.run(signals)

@@ -23,6 +23,7 @@ from PIL import Image  # noqa: E402
 from tf_mural import (  # noqa: E402
     checkpoints,
     distribute,
+    events,
     loop,
     models,
     optimizers,
@@ -270,7 +271,7 @@ def run_the_loop(strategy, folder):
             trainer.compile(optimizer=keras.optimizers.SGD(0.1))
         saved = checkpoints.Checkpoints(workdir, trainer)
         assert saved.restore({"vocabulary_hash": "x"}) == (last == 4)
-        log = loop.Log(os.path.join(workdir, "tensorboard"), ROWS, show=lambda line: None)
+        log = events.Log(os.path.join(workdir, "tensorboard"), ROWS, show=lambda line: None)
         loop.train(trainer, make_dataset, strategy, last, saved, log)
     return {v.path: v.numpy() for v in trainer.encoder.variables if "seed" not in v.path}
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_mural import checkpoints, files, loop
+from tf_mural import checkpoints, events, files
 from tf_mural.base import UserError
 from tf_mural.checkpoints import bundle
 
@@ -28,7 +28,9 @@ class Run:
         optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
         optimizer.build(encoder.trainable_variables)
         step = tf.Variable(0, dtype=tf.int64)
-        self.trainer = types.SimpleNamespace(encoder=encoder, optimizer=optimizer, step=step)
+        self.trainer = types.SimpleNamespace(
+            encoder=encoder, optimizer=optimizer, step=step, loss_scale=None
+        )
         self.said = []
         self.saved = checkpoints.Checkpoints(
             str(workdir), self.trainer, say=self.said.append, **options
@@ -288,7 +290,7 @@ def test_a_disk_that_is_really_full(small_disk):
 
 def test_events_on_a_full_disk_are_told_of_once(small_disk):
     said = []
-    log = loop.Log(str(small_disk / "tensorboard"), 8, show=said.append)
+    log = events.Log(str(small_disk / "tensorboard"), 8, show=said.append)
     log.scalars(1, {"loss": 1.0})
     with pytest.raises(OSError), open(small_disk / "ballast", "wb", buffering=0) as file:
         while True:
@@ -305,18 +307,38 @@ def test_events_on_a_full_disk_are_told_of_once(small_disk):
 @pytest.mark.parametrize(
     "metric, expected",
     [
-        ("retrieval/en", (20, 9.0)),
-        ("retrieval", (30, 5.5)),
-        ("-retrieval/en", (10, 1.0)),
+        ("retrieval/en/ar", (20, 9.0)),
+        ("retrieval/*/ar", (30, 5.5)),
+        ("-retrieval/en/ar", (10, 1.0)),
         ("", None),
     ],
 )
 def test_the_best_step_is_known_across_restarts(tmp_path, metric, expected):
     numbers = {
-        10: {"retrieval/en": 1.0, "retrieval/de": 2.0, "sts/en": 50.0},
-        20: {"retrieval/en": 9.0, "retrieval/de": 1.0, "sts/en": 40.0},
-        30: {"retrieval/en": 3.0, "retrieval/de": 8.0, "sts/en": 30.0},
-        40: {"retrieval/en": 3.0, "retrieval/de": 8.0, "sts/en": 20.0},  # as good is no better
+        10: {
+            "retrieval/en/r1": 99.0,
+            "retrieval/en/ar": 1.0,
+            "retrieval/de/ar": 2.0,
+            "sts/en": 50.0,
+        },
+        20: {
+            "retrieval/en/r1": 99.0,
+            "retrieval/en/ar": 9.0,
+            "retrieval/de/ar": 1.0,
+            "sts/en": 40.0,
+        },
+        30: {
+            "retrieval/en/r1": 99.0,
+            "retrieval/en/ar": 3.0,
+            "retrieval/de/ar": 8.0,
+            "sts/en": 30.0,
+        },
+        40: {
+            "retrieval/en/r1": 99.0,
+            "retrieval/en/ar": 3.0,
+            "retrieval/de/ar": 8.0,
+            "sts/en": 20.0,
+        },  # as good is no better
     }
     for step, values in numbers.items():
         evaluations = checkpoints.Evaluations(str(tmp_path), metric)

@@ -292,6 +292,9 @@ def test_flipped_bits_in_checkpoints(runs, whole, tmp_path):
         job = runs.start(tmp_path)
         # Two checkpoints, of which the last one is new.
         reach(job, max([6, *(step + 4 for step, _ in expected)]))
+        while len(finished_steps(tmp_path)) < 2:
+            assert job.codes() == [None], job.read("0.err")
+            time.sleep(0.002)
         end(job)
         check_resumed(job, expected)
         before, last = finished_steps(tmp_path)[-2:]

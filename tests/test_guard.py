@@ -181,6 +181,9 @@ class Fake:
         """As `Checkpoints.save`."""
         self.saved.append(step)
 
+    def check(self):
+        """As `Checkpoints.check`."""
+
     def train(self, steps):
         """The loop over as many steps."""
         strategy = distribute.make_strategy("one")

@@ -41,6 +41,11 @@ def test_a_second_process_is_refused_until_the_first_one_dies(holder, tmp_path):
     with pytest.raises(UserError, match=refused) as told, Lock(str(tmp_path)):
         pass
     assert "one process at a time" in str(told.value) and getattr(told.value, "exit_code", 2) == 2
+    content = (tmp_path / "lock.json").read_bytes()
+    (tmp_path / "lock.json").write_bytes(b"")  # the kernel decides, whatever the file says
+    with pytest.raises(UserError, match="is in use by another process: one"):
+        Lock(str(tmp_path)).__enter__()
+    (tmp_path / "lock.json").write_bytes(content)
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     with Lock(str(tmp_path)):

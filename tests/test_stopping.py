@@ -111,6 +111,25 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(victim, monkeypatch)
     assert asked < step / 4  # about 0.05 s between two questions, a loop takes 0.003 s or more
 
 
+def test_a_signal_is_heard_where_processes_meet():
+    shared, found = Together(2), [[], []]
+
+    def run(number):
+        signals = Signals()
+        boundaries = Boundaries(shared.of(number), signals)
+        for step in range(1, 11):
+            signals.received = signal.SIGTERM if number and step > 4 else 0
+            found[number].append(boundaries.look(1, meet=step % 4 == 0)[0])
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    # Steps take no time here: after the first ones, 5 s are more than all of them.
+    assert found[0] == found[1] == [0] * 7 + [signal.SIGTERM] + [0] * 2
+
+
 def test_the_clock_of_the_first_process_decides_when_to_save(monkeypatch):
     monkeypatch.setattr(stopping, "_EVERY", 0.02)
     found, _ = runs(2, minutes=0.1 / 60)

@@ -75,7 +75,8 @@ class Boundaries:
     """What is to be done at the end of a step, beside what is due by its number.
 
     One process looks at its clock and its signals at the end of every step. Several must do the
-    same at the same step: they ask each other, about every five seconds, by one small collective.
+    same at the same step: they ask each other, by one small collective, where they meet anyway, and
+    about every five seconds in between.
 
     Args:
         processes: `distribute.Processes`.
@@ -88,17 +89,22 @@ class Boundaries:
         self._asked = self._saved = time.monotonic()
         self._wait = self._left = 1  # steps between two questions, and until the next one
 
-    def look(self, steps):
-        """Call it after `steps` more steps; returns (number of a signal or 0, whether to save)."""
+    def look(self, steps, meet=False):
+        """Call it after `steps` more steps; returns (number of a signal or 0, whether to save).
+
+        Args:
+            steps: since the last call.
+            meet: whether all processes meet after this one.
+        """
         self._left -= steps
         now = time.monotonic()
         due = bool(self._seconds) and now - self._saved >= self._seconds
         if self._processes.count == 1:
             return self._signals.received, due
-        if self._left > 0:
+        if self._left > 0 and not meet:
             return 0, False
         passed = int(1000 * (now - self._asked))
-        told = self._processes.gather(np.array([[self._signals.received, due, passed]], np.int32))
+        told = self._processes.gather(np.array([[self._signals.received, due, passed]], np.float32))
         received, _, slowest = (int(value) for value in told[:, 0].max(axis=0))
         # All have the same numbers before them, and so the same step for the next question.
         steps_passed = self._wait - self._left

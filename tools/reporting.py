@@ -13,9 +13,9 @@ RESULTS = "results.json"
 
 def open_log(config, run, workdir):
     """The log of a run, with a sheet of its training images."""
-    from tf_mural import loop, reports
+    from tf_mural import events, reports
 
-    log = loop.Log(os.path.join(workdir, "tensorboard"), config.batch_size, eta=reports.eta)
+    log = events.Log(os.path.join(workdir, "tensorboard"), config.batch_size, eta=reports.eta)
     picture = os.path.join(workdir, "training_images.png")
     images, captions = run.contact_sheet()
     if len(images):

@@ -154,7 +154,7 @@ def start_from(config, strategy, signals):
 
 def train(config, run, workdir, strategy, signals, init):
     """Runs the loop and evaluates; the first process writes model, results and pictures."""
-    from tf_mural import checkpoints, loop
+    from tf_mural import checkpoints, events, loop
     from tf_mural.distribute import Processes
 
     processes = Processes(strategy)
@@ -172,7 +172,7 @@ def train(config, run, workdir, strategy, signals, init):
         print(f"resuming at step {int(run.trainer.step.numpy())}")
     advice = "--workdir must be a folder that all of them see"
     processes.agree("the step to go on from", int(run.trainer.step.numpy()), advice)
-    log = reporting.open_log(config, run, workdir) if processes.first else loop.NoLog()
+    log = reporting.open_log(config, run, workdir) if processes.first else events.NoLog()
     evaluations = checkpoints.Evaluations(workdir, config.keep_best, processes.first)
     evaluate = reporting.evaluation(run, workdir, saved, evaluations, log, processes.first)
     began = time.perf_counter()

@@ -1,5 +1,6 @@
 """What was evaluated while training, and which step was the best."""
 
+import fnmatch
 import os
 
 from tf_mural import files
@@ -16,8 +17,8 @@ class Evaluations:
     Args:
         workdir: folder of the run.
         metric: that the best step is chosen by, the higher the better, or, after a minus, the
-            lower: a name of the numbers ("retrieval/en"), or the part before the slash for the
-            mean of all that begin with it. "" chooses none.
+            lower: a name of the numbers ("retrieval/en/average_recall"), or a pattern
+            ("retrieval/*/average_recall") for the mean of all that fit it. "" chooses none.
         writes: whether this process does.
         say: function of a line.
 
@@ -63,9 +64,7 @@ class Evaluations:
 
     def _value(self, numbers):
         name = self._metric.removeprefix("-")
-        if name in numbers:
-            return float(numbers[name])
-        found = [float(v) for key, v in numbers.items() if key.split("/")[0] == name]
+        found = [float(v) for key, v in numbers.items() if fnmatch.fnmatchcase(key, name)]
         if not found:
             known = ", ".join(numbers) or "(none)"
             raise UserError(
