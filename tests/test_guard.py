@@ -184,6 +184,9 @@ class Fake:
     def check(self):
         """As `Checkpoints.check`."""
 
+    def wait(self):
+        """As `Checkpoints.wait`."""
+
     def train(self, steps):
         """The loop over as many steps."""
         strategy = distribute.make_strategy("one")
