@@ -153,7 +153,7 @@ def test_killed_at_random_times(runs, whole, tmp_path):
             while "step" not in job.read("0.out"):
                 assert job.codes() == [None], job.read("0.err")
                 time.sleep(0.002)
-            reach(job, min(last_step(job) + draw.randint(1, 9), STEPS - 1))
+            reach(job, min(last_step(job) + draw.randint(3, 14), STEPS - 1))
             time.sleep(draw.uniform(0.0, 0.05))
         assert end(job) == -signal.SIGKILL, job.read("0.err")
         stood.append(last_step(job) or stood[-1])

@@ -31,6 +31,17 @@ def test_a_signal_is_noted_inside_and_ends_the_run_elsewhere(number, code):
     assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
 
 
+def test_a_handler_that_another_library_sets_is_taken_back():
+    with Signals() as signals:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signals.listen()
+        with pytest.raises(Stopped):
+            os.kill(os.getpid(), signal.SIGTERM)
+        signals.listen()  # a second signal still ends the process
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
 def test_a_second_signal_ends_the_process_at_once():
     code = (
         f"import sys; sys.path.insert(0, {ROOT!r})\n"

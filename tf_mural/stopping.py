@@ -42,13 +42,20 @@ class Signals:
         self._say, self._noted, self._before, self.received = say, False, {}, 0
 
     def __enter__(self):
-        for number in EXIT_CODES:
-            self._before[number] = signal.signal(number, self._handle)
+        self.listen()
         return self
+
+    def listen(self):
+        """Takes the signals, again where others took them: TensorFlow's multi-worker set-up has a
+        handler of its own for SIGTERM, which does nothing here."""
+        for number in EXIT_CODES:
+            self._before.setdefault(number, signal.getsignal(number))
+            if not self.received:
+                signal.signal(number, self._handle)
 
     def __exit__(self, *_):
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
     def _handle(self, number, _):
         self.received = number

@@ -68,6 +68,7 @@ def run(signals):
 
     config = load(_STAGE.value)
     strategy = make_strategy(_STRATEGY.value, _TPU.value, _WAIT_MINUTES.value)
+    signals.listen()
     processes = Processes(strategy)
     if not processes.first:  # errors alone: all else the first one tells
         sys.stdout = open(os.devnull, "w", encoding="utf-8")
