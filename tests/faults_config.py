@@ -15,7 +15,7 @@ def get_config(stage):
     config = workers_config.get_config(stage)
     config.steps = STEPS
     config.model.text.dropout, config.model.image.stochastic_depth = 0.1, 0.2
-    config.skip_limit = 1.0  # one bad record in 96 is met again and again
+    config.max_bad_records = 1.0  # one bad record in 96 is met again and again
     config.checkpoint_every = 3
     config.evaluate_every = 40
     return config
