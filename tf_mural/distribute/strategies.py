@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import socket
 
 import tensorflow as tf
@@ -40,12 +41,9 @@ def _tpu(name, seconds):
         tf.tpu.experimental.initialize_tpu_system(resolver)
         strategy = tf.distribute.TPUStrategy(resolver)
     except (ValueError, RuntimeError, OSError, ImportError, tf.errors.OpError) as error:
-        # Of an error in a graph the first lines say where, the last one what.
-        lines = [line for line in str(error).splitlines() if line and "{{node" not in line]
-        reason = lines[-1].split(". ")[0] if lines else type(error).__name__
         raise UserError(
-            f"no TPU {name!r} is to be had ({reason}): run on a TPU VM with the packages of "
-            "requirements-tpu.txt, or choose another --strategy"
+            f"no TPU {name!r} is to be had ({_reason(error)}): run on a TPU VM with the packages "
+            "of requirements-tpu.txt, or choose another --strategy"
         ) from None
     if strategy.extended.num_hosts > 1:
         raise UserError(
@@ -54,6 +52,16 @@ def _tpu(name, seconds):
             "host, such as v5litepod-8"
         )
     return strategy
+
+
+def _reason(error):
+    """The sentence of an error that says what, wherever it stands."""
+    text = str(error)
+    if found := re.search(r"TPUs not found[^.\n]*", text):
+        return found[0]
+    # Of an error in a graph the first lines say where, the last one what.
+    lines = [line for line in text.splitlines() if line.strip() and "{{node" not in line]
+    return lines[-1].strip().split(". ")[0] if lines else type(error).__name__
 
 
 def _tpu_resolver(name, seconds):
