@@ -115,7 +115,12 @@ def test_an_epoch_is_read_once_by_all_processes_together(tmp_path, count, monkey
     words = [*text.SPECIAL_TOKENS, *(f"w{i}" for i in range(16))]
     read, rows = [], {}
     original = record_set.read
-    monkeypatch.setattr(record_set, "read", lambda i: read[-1].extend(i.tolist()) or original(i))
+
+    def noted(indices, **options):
+        read[-1].extend(indices.tolist())
+        return original(indices, **options)
+
+    monkeypatch.setattr(record_set, "read", noted)
     for number in range(count):
         read.append([])
         data = pipeline.training_dataset(

@@ -97,11 +97,14 @@ def _source_dataset(draws, rows, count, health):
     """Batches of one source, of `count` rows: made at once, or anew with replacements."""
     usable = replaced(rows, health)
 
+    # Nothing here branches on tensors by Python, and what AutoGraph makes of it costs every batch.
+    @tf.autograph.experimental.do_not_convert
     def anew(draws):
         batch = rows.parsed(rows.fetched(usable(draws)))
         with tf.control_dependencies([tf.debugging.Assert(rows.complete(batch), [CHANGED])]):
             return _for_model(tf.nest.map_structure(tf.identity, batch))
 
+    @tf.autograph.experimental.do_not_convert
     def read(draws):
         batch = rows.parsed(rows.fetched(draws, lambda drawn: health.drew(rows, drawn)))
         return draws, tf.cond(rows.complete(batch), lambda: _for_model(batch), lambda: anew(draws))

@@ -111,7 +111,7 @@ class Rows:
             "tokens": tokens,
             "id": _fingerprint(text),
             "language": tf.gather(
-                tf.constant(self._stage_ids, tf.int32), tf.reshape(tf.transpose(language), (-1,))
+                tf.constant(self._stage_ids, tf.int32), tf.concat(tf.unstack(language, axis=1), 0)
             ),
         }
         parts = {key: tf.split(value, len(texts)) for key, value in columns.items()}
