@@ -301,6 +301,21 @@ def test_events_on_a_full_disk_are_told_of_once(small_disk):
     assert line.startswith("TensorBoard's events cannot be written (") and "No space left" in line
 
 
+def test_checkpoints_of_an_earlier_version_are_refused_and_stay(tmp_path):
+    run = Run(tmp_path)
+    manager = tf.train.CheckpointManager(
+        tf.train.Checkpoint(step=run.trainer.step),
+        str(tmp_path / "checkpoints"),
+        max_to_keep=2,
+        checkpoint_name="step",
+    )
+    manager.save(checkpoint_number=3)
+    before = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    with pytest.raises(UserError, match="of an earlier version.*choose another --workdir"):
+        run.saved.restore({"vocabulary_hash": "x"})
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == before
+
+
 # --- the best step --------------------------------------------------------------------------------
 
 

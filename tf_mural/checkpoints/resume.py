@@ -66,11 +66,18 @@ class Checkpoints:
             data: {folder: digest} of the records; the checkpoint must be of the same ones.
 
         Raises:
-            UserError: another vocabulary, other records, another model; or none is whole.
+            UserError: another vocabulary, other records, another model; none is whole; or they are
+                of an earlier version.
         """
         digests = sorted((data or {}).values())
         self._about = {"vocabulary_hash": description["vocabulary_hash"], "data": digests}
         finished, wrong = bundle.finished(self._folder), {}
+        # The file that `tf.train.CheckpointManager` keeps, which earlier versions wrote with.
+        if not finished and files.exists(os.path.join(self._folder, "checkpoint")):
+            raise UserError(
+                f"{self._folder} holds checkpoints of an earlier version, which this one cannot "
+                "read: choose another --workdir, or remove that folder to start from the beginning"
+            )
         self._clear(finished)
         for step in reversed(finished):
             path = bundle.prefix(self._folder, step)
