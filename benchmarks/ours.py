@@ -26,7 +26,8 @@ class Ours:
             tf.config.threading.set_inter_op_parallelism_threads(threads)
         from tf_mural import build, distribute, models
         from tf_mural.objective import Term
-        from tf_mural.training import LOSS_SCALES, Trainer
+        from tf_mural.step import LOSS_SCALES
+        from tf_mural.training import Trainer
 
         config = self._config(case)
         keras.utils.set_random_seed(config.seed)

@@ -103,6 +103,10 @@ def _add_step(config):
     # Whether a training pass keeps the inputs of stages and transformer layers alone, and computes
     # the rest again on the way back: less memory, more time, the same gradients.
     config.rematerialise = False
+    # Whether each device holds a part of the optimizer's slots (ZeRO-1), or of the table of tokens
+    # too, instead of all of it; on JAX.
+    config.shard_optimizer = False
+    config.shard_embeddings = False
     # What the towers compute in: "float32", "mixed_bfloat16" or "mixed_float16" (whose loss is
     # scaled). Weights, embeddings, loss, temperature, slots and statistics are float32 in any case.
     config.precision = "float32"

@@ -12,7 +12,7 @@ import replicas
 import tensorflow as tf
 
 from tf_mural import distribute
-from tf_mural.training import Limits
+from tf_mural.step import Limits
 
 ROWS = 2  # of a micro-batch
 CASES = {

@@ -272,7 +272,8 @@ def run_the_loop(strategy, folder):
         saved = checkpoints.Checkpoints(workdir, trainer)
         assert saved.restore({"vocabulary_hash": "x"}) == (last == 4)
         log = events.Log(os.path.join(workdir, "tensorboard"), ROWS, show=lambda line: None)
-        loop.train(trainer, make_dataset, strategy, last, saved, log)
+        runner = distribute.Runner(trainer, strategy, make_dataset)
+        loop.train(trainer, runner, last, saved, log)
     return {v.path: v.numpy() for v in trainer.encoder.variables if "seed" not in v.path}
 
 

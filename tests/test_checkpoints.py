@@ -375,7 +375,8 @@ def test_checkpoints_and_models_on_a_remote_file_system(tmp_path):
 
     vocabulary = tmp_path / "vocab.txt"
     vocabulary.write_text("[PAD]\n")
-    checkpoints.save_model(f"{workdir}/best", run.trainer.encoder, {"a": "ä"}, str(vocabulary))
+    arrays = run.trainer.snapshot(checkpoints.by_path(run.trainer.encoder))
+    checkpoints.save_model(f"{workdir}/best", arrays, {"a": "ä"}, str(vocabulary))
     assert checkpoints.read_model(f"{workdir}/best") == {"a": "ä"}
     assert files.read_bytes(f"{workdir}/best/vocab.txt") == b"[PAD]\n"
     run.stand(50)

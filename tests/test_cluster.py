@@ -9,8 +9,7 @@ import pytest
 
 from tf_mural import distribute
 from tf_mural.base import UserError
-from tf_mural.distribute.cluster import Cluster, expand_hosts, find_cluster
-from tf_mural.distribute.meeting import meet
+from tf_mural.cluster import Cluster, expand_hosts, find_cluster, meet
 
 
 def tf_config(kind, index, **jobs):

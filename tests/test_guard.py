@@ -15,8 +15,7 @@ from test_microbatch import worst
 
 from tf_mural import checkpoints, distribute, loop, optimizers
 from tf_mural.base import UserError
-from tf_mural.training import Limits
-from tf_mural.training.guard import LossScale
+from tf_mural.step import Limits, LossScale
 
 # --- the loss scale -------------------------------------------------------------------------------
 
@@ -192,7 +191,8 @@ class Fake:
         strategy = distribute.make_strategy("one")
         data = tf.data.Dataset.from_tensors(1).repeat()
         options = dict(log_every=2, checkpoint_every=2, steps_per_loop=2)
-        loop.train(self, lambda start_step: data, strategy, steps, self, self, **options)
+        runner = distribute.Runner(self, strategy, lambda start_step: data)
+        loop.train(self, runner, steps, self, self, **options)
 
 
 def test_skipped_steps_are_named_and_the_run_goes_on():

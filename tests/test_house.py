@@ -12,11 +12,23 @@ from conftest import ROOT
 
 # A file imports only from floors below its own. A folder is one room.
 FLOORS = [
-    {"base", "files", "losses", "metrics", "nearest", "stopping"},
-    {"records", "images", "text", "models", "objective", "optimizers", "distribute", "prompts"},
+    {"base", "cluster", "files", "losses", "metrics", "nearest", "stopping"},
+    {
+        "records",
+        "images",
+        "text",
+        "models",
+        "objective",
+        "optimizers",
+        "distribute",
+        "distribute_jax",
+        "prompts",
+        "step",
+    },
     {"sampling", "pipeline", "datasets"},
     {
         "training",
+        "training_jax",
         "checkpoints",
         "events",
         "pretrained",
@@ -30,7 +42,7 @@ FLOORS = [
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # Rooms whose code is to run on another backend of Keras too.
-WITHOUT_TENSORFLOW = {"losses", "objective", "models", "optimizers", "metrics", "base"}
+WITHOUT_TENSORFLOW = {"losses", "objective", "step", "models", "optimizers", "metrics", "base"}
 WITHOUT_TENSORFLOW |= {"nearest", "prompts"}
 TASKS_MAY_IMPORT = {"tasks", "base", "metrics", "nearest", "prompts", "records"}
 TOOLS = ["train", "evaluate", "convert", "build_vocab", "inspect_data", "compare", "sweep"]

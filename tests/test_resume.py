@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tf_mural import build, checkpoints, loop
 from tf_mural.base import UserError
-from tf_mural.distribute import make_strategy
+from tf_mural.distribute import Runner, make_strategy
 
 STEPS, STOP = 6, 3
 CHANGES = (
@@ -41,7 +41,8 @@ class Watched:
 
     def train(self, steps=STEPS):
         """Runs the loop with this as its log and its checkpoints."""
-        arguments = (self.run.trainer, self.dataset, make_strategy("one"), steps, self, self)
+        runner = Runner(self.run.trainer, make_strategy("one"), self.dataset)
+        arguments = (self.run.trainer, runner, steps, self, self)
         evaluate = dict(evaluate=self.evaluated_at.append, evaluate_every=STOP)
         loop.train(*arguments, log_every=1, checkpoint_every=1, **evaluate)
 

@@ -194,8 +194,7 @@ def trained(folder, steps_per_loop, monkeypatch, dropout=0.2, jit_compile=False)
     monkeypatch.setattr(loop, "_steps", counted)
     loop.train(
         trainer,
-        make_dataset,
-        distribute.make_strategy("one"),
+        distribute.Runner(trainer, distribute.make_strategy("one"), make_dataset),
         11,
         kept,
         kept,

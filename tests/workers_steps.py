@@ -13,7 +13,8 @@ import numpy as np  # noqa: E402
 import replicas  # noqa: E402
 
 from tf_mural.base import UserError  # noqa: E402
-from tf_mural.distribute import Processes, SharedEmbedder, make_strategy  # noqa: E402
+from tf_mural.cluster import SharedEmbedder  # noqa: E402
+from tf_mural.distribute import Processes, make_strategy  # noqa: E402
 from tf_mural.embedder import BadImage  # noqa: E402
 
 WIDTH = 3

@@ -2,16 +2,15 @@
 
 import math
 
+import numpy as np
 import tensorflow as tf
 
-from tf_mural.distribute import Processes
 from tf_mural.stopping import Boundaries, Signals, Stopped
 
 
 def train(
     trainer,
-    make_dataset,
-    strategy,
+    runner,
     steps,
     checkpoints,
     log,
@@ -32,20 +31,20 @@ def train(
     `trainer.limits`. A checkpoint comes every so many steps or minutes, before every evaluation,
     after the last step, and when a signal asks to stop.
 
-    All processes of a strategy call this, each with the batches of its own; `log` and `checkpoints`
+    All processes of a run call this, each with the batches of its own; `log` and `checkpoints`
     write in the first one alone.
 
     Args:
-        trainer: compiled `training.Trainer`, restored already where a run goes on.
-        make_dataset: function of (start_step=) to a `tf.data.Dataset` of batches, of this process.
-        strategy: the `tf.distribute.Strategy` that the trainer was built under.
+        trainer: of the backend's room, restored already where a run goes on.
+        runner: has start(step), run(number of steps) to {name: values}, and `processes`; see
+            `distribute.Runner`.
         steps: number of the last step.
         checkpoints: has save(step), which may go on in the background, and check() and wait() on
             that; see `checkpoints.Checkpoints`.
         log: a `Log`.
         log_every, checkpoint_every, evaluate_every: in steps; the last two are 0 for never.
         checkpoint_minutes: between checkpoints; 0 for never.
-        steps_per_loop: steps that TensorFlow runs without coming back to Python, up to the next
+        steps_per_loop: steps that the runner takes without coming back here, up to the next
             one at which there is something to do.
         evaluate: function of the step, called every `evaluate_every`.
         evaluated: step of the last evaluation; that of the first step is made up for, if it is due.
@@ -61,11 +60,8 @@ def train(
     step = int(trainer.step.numpy())
     if step >= steps:
         return
-    start, processes = step, Processes(strategy)
-    batches = iter(
-        strategy.distribute_datasets_from_function(lambda _: make_dataset(start_step=start))
-    )
-    run_steps = _steps(trainer, strategy)
+    start, processes = step, runner.processes
+    runner.start(start)
     signals = signals or Signals()
     boundaries = Boundaries(processes, signals, checkpoint_minutes)
     saving = [k for k in (checkpoint_every, evaluate and evaluate_every) if k]
@@ -85,7 +81,7 @@ def train(
         ahead = 1 if step == start else min(steps - step, *(k - step % k for k in every))
         count = min(ahead, steps_per_loop)
         try:
-            pending.append((step, run_steps(batches, count)))
+            pending.append((step, runner.run(count)))
         except (tf.errors.OpError, UnicodeDecodeError) as error:
             raise (health.explain(error) if health else error) from None
         step += count
@@ -113,45 +109,11 @@ def train(
     checkpoints.wait()
 
 
-def _steps(trainer, strategy):
-    """Function of (iterator over batches, number of steps) to {name: values (steps,)}."""
-
-    # Without AutoGraph, as in Keras' own fit: nothing branches on tensors, and it costs seconds.
-    @tf.function(jit_compile=trainer.jit_compile is True, autograph=False)
-    def one(batch):
-        return strategy.run(trainer.train_step, args=(batch,))
-
-    def own(values):
-        return {k: strategy.experimental_local_results(v)[0] for k, v in values.items()}
-
-    names = []
-
-    @tf.function(autograph=False)
-    def several(batches, count):
-        logs = {k: tf.TensorArray(tf.float32, count, element_shape=()) for k in names}
-
-        def body(i, logs):
-            values = own(one(next(batches)))
-            return i + 1, {k: logs[k].write(i, tf.cast(v, tf.float32)) for k, v in values.items()}
-
-        _, logs = tf.while_loop(lambda i, _: i < count, body, (0, logs), parallel_iterations=1)
-        return {k: array.stack() for k, array in logs.items()}
-
-    def run(batches, count):
-        if count == 1 or not names:
-            values = own(one(next(batches)))
-            names[:] = sorted(values)
-            return {k: v[tf.newaxis] for k, v in values.items()}
-        return several(batches, tf.constant(count))
-
-    return run
-
-
 def _looked_at(pending, limits):
     """Fetches logs of steps: means over the steps where finite, and lines about skipped ones."""
     fetched, skipped = [], []
     for first, values in pending:
-        values = {k: v.numpy() for k, v in values.items()}
+        values = {k: np.asarray(v) for k, v in values.items()}
         for i in range(len(values["loss"])):
             fetched.append((first + i, {k: float(v[i]) for k, v in values.items()}))
     for step, values in fetched:

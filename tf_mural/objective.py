@@ -50,7 +50,8 @@ def objective(embeddings, batch, terms, temperatures, gather, first_row, num_lan
 
     Args:
         embeddings: {field: (n, d)} unit rows.
-        batch: {field: {"id": (n,) int64, "language": (n,) int32 (texts only), ...}}.
+        batch: {field: {"id": (n,) int64 or (n, k) parts of it, "language": (n,) int32 (texts only),
+            ...}}.
         terms: sequence of `Term`.
         temperatures: {name: scalar}.
         gather: function (n, ...) -> (N, ...) over replicas, through which gradients flow.
@@ -130,7 +131,8 @@ def _duplicates(batch, all_ids, fields):
     """(n, N) mask of the columns that hold an image or a text of the row again."""
 
     def same(own, other):
-        return ops.equal(ops.expand_dims(batch[own]["id"], 1), ops.expand_dims(all_ids[other], 0))
+        found = ops.equal(ops.expand_dims(batch[own]["id"], 1), ops.expand_dims(all_ids[other], 0))
+        return ops.all(found, axis=2) if len(found.shape) == 3 else found
 
     texts = [field for field in fields if "language" in batch[field]]
     pairs = [(field, field) for field in fields]

@@ -2,6 +2,8 @@
 
 import errno
 import functools
+import glob
+import importlib.util
 import os
 import sys
 import tempfile
@@ -13,9 +15,10 @@ if ROOT not in sys.path:  # So that a clone works without being installed.
 
 from absl import app, flags, logging  # noqa: E402
 
-from tf_mural.base import UserError, suggest  # noqa: E402
+from tf_mural.base import UserError, pick, suggest  # noqa: E402
 from tf_mural.stopping import Stopped  # noqa: E402
 
+_BACKENDS = {name: name for name in ("tensorflow", "jax")}
 # Of a disk, a quota, or a size that a file may have.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -58,6 +61,34 @@ def _quiet():
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     # ERROR: each stage of a run traces functions of its own, which TensorFlow would warn of.
     logging.set_verbosity(logging.ERROR)
+
+
+def define_backend():
+    """The flag --backend, which `set_backend` obeys."""
+    return flags.DEFINE_string(
+        "backend",
+        "",
+        f"What Keras runs on: {' or '.join(_BACKENDS)}. Default: KERAS_BACKEND, else tensorflow.",
+    )
+
+
+def set_backend(name):
+    """Makes Keras run on a backend; Keras must not be imported yet.
+
+    Args:
+        name: "tensorflow", "jax", or "" for what KERAS_BACKEND says, else TensorFlow.
+
+    Raises:
+        UserError: there is no such backend, or its packages are missing.
+    """
+    name = pick(_BACKENDS, name or os.environ.get("KERAS_BACKEND") or "tensorflow", "backend")
+    os.environ["KERAS_BACKEND"] = name
+    if name == "jax":
+        if importlib.util.find_spec("jax") is None:
+            raise UserError("--backend=jax needs JAX: pip install -r requirements-jax.txt")
+        # Off Google's machines libtpu would ask their metadata server for minutes.
+        if not glob.glob("/dev/accel*") and not glob.glob("/dev/vfio/*"):
+            os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 
 
 def import_tensorflow():

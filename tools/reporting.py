@@ -43,11 +43,11 @@ def evaluation(run, workdir, saved, evaluations, log, first):
         }
         log.scalars(step, numbers)
         better = evaluations.better(numbers)
+        if better:
+            arrays = run.trainer.snapshot(checkpoints.by_path(run.trainer.encoder))
         if better and first:
             folder = os.path.join(workdir, checkpoints.BEST)
-            checkpoints.save_model(
-                folder, run.trainer.encoder, run.description, run.vocabulary_path
-            )
+            checkpoints.save_model(folder, arrays, run.description, run.vocabulary_path)
         evaluations.note(step, numbers, better)
         if better:
             saved.pinned = step

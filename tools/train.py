@@ -52,6 +52,7 @@ _WAIT_MINUTES = flags.DEFINE_float(
     "How long the other processes, or the TPU of another machine, have to answer at the start.",
     lower_bound=0.0,
 )
+_BACKEND = common.define_backend()
 _DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder of the record sets.")
 
 RESULTS = reporting.RESULTS
@@ -63,13 +64,15 @@ def main():
 
 
 def run(signals):
+    common.set_backend(_BACKEND.value)
     common.import_tensorflow()
-    from tf_mural.distribute import Processes, make_strategy
+    from tf_mural.build import rooms
 
     config = load(_STAGE.value)
-    strategy = make_strategy(_STRATEGY.value, _TPU.value, _WAIT_MINUTES.value)
+    distribute, _ = rooms()
+    strategy = distribute.make_strategy(_STRATEGY.value, _TPU.value, _WAIT_MINUTES.value)
     signals.listen()
-    processes = Processes(strategy)
+    processes = distribute.Processes(strategy)
     if not processes.first:  # errors alone: all else the first one tells
         sys.stdout = open(os.devnull, "w", encoding="utf-8")
     workdir = _WORKDIR.value or default_workdir(config)
@@ -105,9 +108,8 @@ def default_workdir(config):
 def stage(config, workdir, strategy, signals, init=None):
     """Trains a stage to its end, or takes the results of the run that is finished already."""
     from tf_mural import build, checkpoints
-    from tf_mural.distribute import Processes
 
-    processes = Processes(strategy)
+    processes = build.rooms()[0].Processes(strategy)
     build.adopt_again(config, init, workdir)
     known = checkpoints.same_config(workdir, config.to_dict())
     if known and finished(workdir):
@@ -155,10 +157,11 @@ def start_from(config, strategy, signals):
 
 def train(config, run, workdir, strategy, signals, init):
     """Runs the loop and evaluates; the first process writes model, results and pictures."""
-    from tf_mural import checkpoints, events, loop
-    from tf_mural.distribute import Processes
+    from tf_mural import build, checkpoints, events, loop
 
-    processes = Processes(strategy)
+    distribute, _ = build.rooms()
+    runner = distribute.Runner(run.trainer, strategy, run.dataset)
+    processes = runner.processes
     files.make_folder(workdir)
     if processes.first:
         files.write_json(os.path.join(workdir, checkpoints.CONFIG), config.to_dict())
@@ -180,8 +183,7 @@ def train(config, run, workdir, strategy, signals, init):
     with saved, signals.noted():
         loop.train(
             run.trainer,
-            run.dataset,
-            strategy,
+            runner,
             config.steps,
             saved,
             log,
@@ -209,8 +211,9 @@ def train(config, run, workdir, strategy, signals, init):
         "evaluation": evaluate(config.steps),
         "best": evaluations.best,
     }
+    arrays = run.trainer.snapshot(checkpoints.by_path(run.trainer.encoder))
     if processes.first:
-        checkpoints.save_model(workdir, run.trainer.encoder, run.description, run.vocabulary_path)
+        checkpoints.save_model(workdir, arrays, run.description, run.vocabulary_path)
         files.write_json(os.path.join(workdir, RESULTS), results)
     processes.wait()
     return results

@@ -8,14 +8,15 @@ import keras
 from tf_mural import models, optimizers, pipeline
 from tf_mural.base import UserError, pick
 from tf_mural.build import data, evaluation
+from tf_mural.build.backend import rooms
 from tf_mural.build.checks import check, field_kinds, find_vocabulary
 from tf_mural.build.data import make_records, open_records
 from tf_mural.build.saved import describe, embedder, load, model_arguments
 from tf_mural.build.start import adopt, adopt_again, hand_over
-from tf_mural.distribute import Processes, SharedEmbedder, mean
+from tf_mural.cluster import SharedEmbedder
 from tf_mural.objective import Term
+from tf_mural.step import LOSS_SCALES, ON_BAD_STEP, Limits
 from tf_mural.text import Tokenizer
-from tf_mural.training import LOSS_SCALES, ON_BAD_STEP, Limits, Trainer
 
 __all__ = [
     "Run",
@@ -33,6 +34,7 @@ __all__ = [
     "make_terms",
     "model_arguments",
     "open_records",
+    "rooms",
 ]
 
 
@@ -41,7 +43,7 @@ class Run:
     """The objects of one run, ready for `loop.train`.
 
     Attributes:
-        trainer: compiled `training.Trainer`.
+        trainer: compiled, of the backend's room: `training.Trainer` or `training_jax.Trainer`.
         dataset: function of the first step to the batches of this worker.
         evaluate: function without arguments to {task: base.Result}.
         description: what model.json holds.
@@ -52,7 +54,7 @@ class Run:
             [[(language, text)]].
     """
 
-    trainer: Trainer
+    trainer: object
     dataset: object
     evaluate: object
     description: dict
@@ -68,13 +70,14 @@ def build(config, data_dir, strategy, resumes=False):
     Args:
         config: a stage's ConfigDict, see configs/base.py.
         data_dir: folder that the config's record folders are under.
-        strategy: a `tf.distribute.Strategy`.
+        strategy: what `make_strategy` of the backend's room made.
         resumes: whether a run goes on, which damage to its records does not stop.
 
     Raises:
         UserError: a name, language, file or number in the config that cannot be.
     """
-    replicas, processes = strategy.num_replicas_in_sync, Processes(strategy)
+    distribute, _ = rooms()
+    replicas, processes = strategy.num_replicas_in_sync, distribute.Processes(strategy)
     check(config, replicas)
     vocabulary_path = find_vocabulary(config.vocabulary, data_dir)
     tokenizer = Tokenizer(vocabulary_path, config.model.text.max_tokens, config.lower_case)
@@ -89,7 +92,7 @@ def build(config, data_dir, strategy, resumes=False):
 
     keras.utils.set_random_seed(config.seed)
     with strategy.scope():
-        trainer = _trainer(config, description, languages)
+        trainer = _trainer(config, description, languages, strategy)
         optimizer = _optimizer(config)
         # Slots are made beside their variables, which a strategy allows inside its scope alone.
         optimizer.build(trainer.encoder.trainable_variables)
@@ -107,7 +110,7 @@ def build(config, data_dir, strategy, resumes=False):
         sizes,
         languages,
         config.batch_size,
-        replicas // processes.count,
+        distribute.Runner.batches_of(replicas // processes.count),
         (processes.number, processes.count),
         health=health,
     )
@@ -139,9 +142,10 @@ def make_terms(config):
     return terms
 
 
-def _trainer(config, description, languages):
-    return Trainer(
-        models.dual_encoder(**model_arguments(description), average=mean),
+def _trainer(config, description, languages, strategy):
+    distribute, training = rooms()
+    return training.Trainer(
+        models.dual_encoder(**model_arguments(description), average=distribute.mean),
         make_terms(config),
         field_kinds(config),
         languages,
@@ -151,6 +155,9 @@ def _trainer(config, description, languages):
         loss_chunk=config.get("loss_chunk") or None,
         rematerialised=config.get("rematerialise", False),
         loss_scale=LOSS_SCALES[description["precision"]],
+        strategy=strategy,
+        shard_optimizer=config.get("shard_optimizer", False),
+        shard_embeddings=config.get("shard_embeddings", False),
         limits=Limits(
             skip=ON_BAD_STEP[config.get("on_bad_step", "stop")],
             gradient_norm=config.get("max_gradient_norm") or None,

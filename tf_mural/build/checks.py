@@ -5,7 +5,7 @@ import os
 from tf_mural import files, models
 from tf_mural.base import UserError, pick
 from tf_mural.losses import LOSSES
-from tf_mural.training import LOSS_SCALES, ON_BAD_STEP
+from tf_mural.step import LOSS_SCALES, ON_BAD_STEP
 
 SCENES_VOCABULARY = os.path.join(
     os.path.dirname(os.path.dirname(__file__)), "datasets", "scenes", "vocab.txt"

@@ -3,10 +3,9 @@
 import functools
 import os
 
-import tensorflow as tf
-
 from tf_mural import checkpoints, images, models
 from tf_mural.base import UserError
+from tf_mural.build.backend import rooms
 from tf_mural.embedder import Embedder
 from tf_mural.text import Tokenizer
 
@@ -71,17 +70,14 @@ def load(folder):
 def embedder(encoder, tokenizer, sizes, batch_size=128):
     """An `Embedder` over the towers of `encoder`; sizes: {"resize", "crop"} in pixels."""
 
-    def tower(kind):
-        return tf.function(
-            lambda batch: encoder.encode(kind, batch, training=False), autograph=False
-        )
-
+    distribute, _ = rooms()
+    towers = distribute.encoder_functions(encoder)
     preprocess = functools.partial(
         images.for_evaluation, resize_to=sizes["resize"], size=sizes["crop"]
     )
     return Embedder(
-        tower("image"),
-        tower("text"),
+        towers["image"],
+        towers["text"],
         tokenizer,
         preprocess,
         width=encoder.towers["text"].output.shape[-1],

@@ -10,6 +10,7 @@ passes over some bits (398 of 10,544 in a small one), hence the SHA-256.
 """
 
 import hashlib
+import math
 import os
 import re
 
@@ -50,10 +51,11 @@ def write(folder, step, tensors, about):
     Args:
         folder: where to.
         step: that it is of.
-        tensors: {name: tensor}.
+        tensors: {name: tensor or array}.
         about: plain data for the manifest.
     """
     path = prefix(folder, step)
+    tensors = {name: _stored(tensor) for name, tensor in tensors.items()}
     files.make_folder(folder)
     parts = (f"{path}.index", f"{path}.data-00000-of-00001")
     for old in (f"{path}.json", *parts):
@@ -100,7 +102,7 @@ def restore(folder, step, variables):
     Args:
         folder: where it is.
         step: that it is of.
-        variables: {name: variable}, of the same names and shapes.
+        variables: {name: Keras variable}, of the same names and shapes.
 
     Raises:
         Damaged: a tensor is not what was written; some variables may be assigned by then.
@@ -110,25 +112,36 @@ def restore(folder, step, variables):
         part, size = [], 0
         while rest and (not part or size < _AT_ONCE):
             part.append(rest.pop(0))
-            size += part[-1][1].shape.num_elements() * part[-1][1].dtype.size
+            size += math.prod(part[-1][1].shape) * tf.as_dtype(part[-1][1].dtype).size
         try:
             values = tf.raw_ops.RestoreV2(
                 prefix=prefix(folder, step),
                 tensor_names=[name for name, _ in part],
                 shape_and_slices=[""] * len(part),
-                dtypes=[variable.dtype for _, variable in part],
+                dtypes=[_stored_as(variable.dtype) for _, variable in part],
             )
         except _WRONG as error:
             reason = str(error).splitlines()[0]
             raise sealed.Damaged(f"its tensors cannot be read: {reason}") from None
         for (_, variable), value in zip(part, values, strict=True):
-            variable.assign(value)
+            variable.assign(value.numpy())
 
 
 def remove(folder, names):
     """Removes files of checkpoints, manifests first."""
     for name in sorted(names, key=lambda name: not name.endswith(".json")):
         files.remove(os.path.join(folder, name))
+
+
+def _stored_as(dtype):
+    # Backends of Keras do not agree on what an integer is.
+    dtype = tf.as_dtype(dtype)
+    return tf.int64 if dtype.is_integer else dtype
+
+
+def _stored(tensor):
+    tensor = tf.convert_to_tensor(tensor)
+    return tf.cast(tensor, _stored_as(tensor.dtype))
 
 
 def _digest(path):

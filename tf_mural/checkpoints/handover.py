@@ -12,16 +12,16 @@ from tf_mural.base import UserError
 WEIGHTS, MODEL, VOCABULARY = "weights.npz", "model.json", "vocab.txt"
 
 
-def save_model(folder, encoder, description, vocabulary_path):
+def save_model(folder, arrays, description, vocabulary_path):
     """Writes weights.npz, model.json and vocab.txt: all that rebuilds the encoder.
 
     Args:
         folder: where to.
-        encoder: `models.DualEncoder`.
+        arrays: {path: array} of the variables in `by_path` of the encoder.
         description: plain data of model.json.
         vocabulary_path: file that is copied.
     """
-    arrays = {path: v.numpy() for path, v in _by_path(encoder).items()}
+    arrays = {path: np.asarray(array) for path, array in arrays.items()}
     files.make_folder(folder)
     with files.replacing(os.path.join(folder, WEIGHTS)) as temporary:
         with files.open_file(temporary, "wb") as file:
@@ -52,7 +52,7 @@ def load_weights(folder, encoder):
     Raises:
         UserError: names or shapes differ, and the message names the first ones; or it is damaged.
     """
-    variables = _by_path(encoder)
+    variables = by_path(encoder)
     source = os.path.join(folder, WEIGHTS)
     try:
         with files.open_file(source, "rb") as opened, np.load(opened) as file:
@@ -92,14 +92,12 @@ class _Forward(io.RawIOBase):
         return len(data)
 
 
-def weights(encoder):
-    """All weights in a fixed order, without the states of random generators."""
-    return [v for v in encoder.variables if "seed_generator" not in v.path]
-
-
-def _by_path(encoder):
+def by_path(encoder):
+    """{path: variable} of all weights in a fixed order, without the states of random generators."""
     found = {}
-    for variable in weights(encoder):
+    for variable in encoder.variables:
+        if "seed_generator" in variable.path:
+            continue
         if variable.path in found:
             raise ValueError(f"two variables are called {variable.path}")
         found[variable.path] = variable

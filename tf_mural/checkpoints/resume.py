@@ -8,7 +8,7 @@ import tensorflow as tf
 from tf_mural import files
 from tf_mural.base import UserError
 from tf_mural.checkpoints import bundle
-from tf_mural.checkpoints.handover import MODEL, weights
+from tf_mural.checkpoints.handover import MODEL, by_path
 from tf_mural.checkpoints.sealed import Damaged
 
 FOLDER = "checkpoints"
@@ -24,13 +24,12 @@ class Checkpoints:
 
     Nothing else is state: the order of data and the dropout are functions of the step.
 
-    A checkpoint is written by a thread of its own. What it writes are values that the variables
-    had, which TensorFlow keeps as long as somebody holds them: on a CPU nothing is copied before a
-    variable changes, from other devices they are fetched first. `with` waits for it in the end.
+    A checkpoint is written by a thread of its own, of values that the variables had (the trainer's
+    `snapshot`). `with` waits for it in the end.
 
     Args:
         workdir: folder of the run; they go to its `checkpoints/`.
-        trainer: `training.Trainer`, compiled.
+        trainer: of the backend's room, compiled.
         keep: how many of the last ones stay; that of `pinned` stays as well.
         writes: whether this process does; of several, the first alone. All of them restore, so all
             must see the folder.
@@ -43,14 +42,14 @@ class Checkpoints:
 
     def __init__(self, workdir, trainer, keep=2, writes=True, in_background=True, say=print):
         optimizer, self._writes, self._say = trainer.optimizer, writes, say
+        self._trainer = trainer
         self._keep, self._in_background, self.pinned = keep, in_background, None
         self._workdir, self._folder = workdir, os.path.join(workdir, FOLDER)
         # Before a restore: slots made afterwards would start from zero, silently.
         optimizer.build(trainer.encoder.trainable_variables)
-        self._variables = {f"model/{v.path}": v.value for v in weights(trainer.encoder)}
+        self._variables = {f"model/{path}": v for path, v in by_path(trainer.encoder).items()}
         # By position: the name of an optimizer depends on how many the process has made.
-        slots = enumerate(v.value for v in optimizer.variables)
-        self._variables |= {f"optimizer/{i}": variable for i, variable in slots}
+        self._variables |= {f"optimizer/{i}": v for i, v in enumerate(optimizer.variables)}
         self._variables["step"] = trainer.step
         scale = trainer.loss_scale.variables if trainer.loss_scale else ()
         self._variables |= {f"loss_scale/{i}": variable for i, variable in enumerate(scale)}
@@ -107,12 +106,12 @@ class Checkpoints:
         Raises:
             UserError: that one, or this, could not be written.
         """
-        if not self._writes:
+        if not self._writes and not self._trainer.collective:
             return
         self.wait()
-        # Each process holds all there is to save: variables are read without the others.
-        with tf.device("CPU:0"):
-            tensors = {name: tf.identity(_read(v)) for name, v in self._variables.items()}
+        tensors = self._trainer.snapshot(self._variables)
+        if not self._writes:
+            return
         self._thread = threading.Thread(target=self._write, args=(step, tensors), daemon=True)
         self._thread.start()
         if not self._in_background:
@@ -191,7 +190,7 @@ class Checkpoints:
                     f"{path} is of {what} {_listed(theirs)}, this run has {_listed(ours)}: put "
                     "back what the run was started with, or choose another --workdir"
                 )
-        ours = {name: v.shape.as_list() for name, v in self._variables.items()}
+        ours = {name: list(v.shape) for name, v in self._variables.items()}
         theirs = manifest["tensors"]
         wrong = [n for n in {**ours, **theirs} if ours.get(n) != theirs.get(n)]
         if wrong:
@@ -200,11 +199,6 @@ class Checkpoints:
                 f"and {ours.get(wrong[0])} here (None: no such variable), {len(wrong) - 1} more "
                 "differ; choose another --workdir"
             )
-
-
-def _read(variable):
-    """A variable's value now, of the first replica of this process."""
-    return getattr(variable, "values", (variable,))[0].read_value()
 
 
 def _listed(value):

@@ -13,6 +13,7 @@ CONFIG = "config.json"
 _FREE = ("log_every", "evaluate_every", "steps_per_loop", "report", "chain", "keep_best")
 _FREE += ("checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "checkpoint_in_background")
 _FREE += ("rematerialise", "on_bad_step", "max_gradient_norm", "max_skipped_in_a_row")
+_FREE += ("shard_optimizer", "shard_embeddings")
 _FREE += ("max_bad_records", "skip_limit")  # the second is what older runs call the first
 # What runs that are too old to know a setting were done with, where that is a value of some kind.
 _ALWAYS = {"precision": "float32"}

@@ -1,6 +1,6 @@
 """Everything that knows of replicas and processes: strategies, gather, reduction, seeds."""
 
-from tf_mural.distribute.processes import Processes, SharedEmbedder, WorkerLost
+from tf_mural.distribute.processes import Processes
 from tf_mural.distribute.replicas import (
     apply_gradients,
     average,
@@ -9,24 +9,24 @@ from tf_mural.distribute.replicas import (
     mean,
     reduce_gradients,
     reduce_sum,
-    seed_generators,
     set_seeds,
 )
+from tf_mural.distribute.running import Runner, encoder_functions, snapshot
 from tf_mural.distribute.strategies import STRATEGIES, make_strategy
 
 __all__ = [
     "STRATEGIES",
     "Processes",
-    "SharedEmbedder",
-    "WorkerLost",
+    "Runner",
     "apply_gradients",
     "average",
+    "encoder_functions",
     "first_row",
     "gather",
     "make_strategy",
     "mean",
     "reduce_gradients",
     "reduce_sum",
-    "seed_generators",
     "set_seeds",
+    "snapshot",
 ]

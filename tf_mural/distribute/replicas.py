@@ -1,6 +1,5 @@
 """Inside of a step: gather, reduction and seeds of replicas."""
 
-import keras
 import tensorflow as tf
 
 
@@ -98,16 +97,6 @@ def apply_gradients(optimizer, gradients, variables, wanted=None):
     optimizer.apply(gradients, variables)
     count = optimizer.iterations
     count.assign_sub(tf.where(wanted, tf.zeros((), count.dtype), tf.ones((), count.dtype)))
-
-
-def seed_generators(model):
-    """The `keras.random.SeedGenerator` of every layer that draws, in the order of the layers."""
-    found = {}
-    for layer in model._flatten_layers():
-        for value in vars(layer).values():
-            if isinstance(value, keras.random.SeedGenerator):
-                found[id(value)] = value
-    return list(found.values())
 
 
 def set_seeds(generators, seed, step, microbatch=0):

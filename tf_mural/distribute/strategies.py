@@ -8,8 +8,7 @@ import socket
 import tensorflow as tf
 
 from tf_mural.base import UserError, pick
-from tf_mural.distribute.cluster import find_cluster
-from tf_mural.distribute.meeting import meet, unanswered
+from tf_mural.cluster import find_cluster, meet, unanswered
 
 
 def _one(*_):

@@ -58,10 +58,11 @@ class GroupedBatchNormalization(keras.layers.BatchNormalization):
             mean, variance: those of x over its rows, on all replicas where they share them,
                 (groups, 1, c). Their own dependence on x is part of the gradient given here.
         """
-        inverse = ops.rsqrt(variance + self.epsilon)
 
+        # All that the gradient needs is an argument: JAX would lose what is closed over here where
+        # blocks are computed twice.
         @ops.custom_gradient
-        def normalise(x, gamma, beta):
+        def normalise(x, gamma, beta, mean, inverse):
             scale = inverse * ops.cast(gamma, inverse.dtype)
             wide = ops.cast(x, scale.dtype)
             y = wide * scale + (ops.cast(beta, scale.dtype) - mean * scale)
@@ -80,11 +81,13 @@ class GroupedBatchNormalization(keras.layers.BatchNormalization):
                 rows = ops.cast(ops.shape(x)[1], scale.dtype)
                 totals = (ops.sum(d, axis=(0, 1)) * rows for d in (d_gamma, d_beta))
                 d_gamma, d_beta = (ops.cast(d, gamma.dtype) for d in totals)
-                return ops.cast(dx, x.dtype), d_gamma, d_beta
+                known = ops.zeros_like(mean), ops.zeros_like(inverse)
+                return ops.cast(dx, x.dtype), d_gamma, d_beta, *known
 
             return ops.cast(y, self.compute_dtype), gradient
 
-        return normalise(x, ops.reshape(self.gamma, (-1,)), ops.reshape(self.beta, (-1,)))
+        learnt = (ops.reshape(of, (-1,)) for of in (self.gamma, self.beta))
+        return normalise(x, *learnt, mean, ops.rsqrt(variance + self.epsilon))
 
     def get_config(self):
         """Constructor arguments."""

@@ -17,7 +17,7 @@ def meet(cluster, seconds):
     follows at that address, answers those that have not got so far.
 
     Args:
-        cluster: a `cluster.Cluster`.
+        cluster: a `Cluster`.
         seconds: to wait for the others.
 
     Raises:

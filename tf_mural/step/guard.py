@@ -3,7 +3,8 @@
 import dataclasses
 import math
 
-import tensorflow as tf
+import keras
+from keras import ops
 
 from tf_mural.base import UserError
 
@@ -75,8 +76,12 @@ class Limits:
             Bool scalar, alike on all replicas.
         """
         losses = [value for name, value in logs.items() if name.split("/")[0] == "loss"]
-        finite = tf.reduce_all([tf.math.is_finite(value) for value in (*losses, norm)])
-        return finite if self.gradient_norm is None else finite & (norm <= self.gradient_norm)
+        finite = ops.isfinite(norm)
+        for value in losses:
+            finite = ops.logical_and(finite, ops.isfinite(value))
+        if self.gradient_norm is None:
+            return finite
+        return ops.logical_and(finite, norm <= self.gradient_norm)
 
 
 _NORM = "gradient_norm is not finite"
@@ -96,8 +101,8 @@ class LossScale:
 
     def __init__(self, first, patience=2000):
         self._patience = patience
-        self.value = tf.Variable(first, dtype=tf.float32, trainable=False, name="loss_scale")
-        self.finite_steps = tf.Variable(0, dtype=tf.int32, trainable=False, name="finite_steps")
+        self.value = scalar("loss_scale", "float32", first)
+        self.finite_steps = scalar("finite_steps", "int32")
 
     @property
     def variables(self):
@@ -106,17 +111,23 @@ class LossScale:
 
     def scaled(self, gradients):
         """A nest of gradients, times the factor."""
-        return tf.nest.map_structure(lambda g: g * tf.cast(self.value, g.dtype), gradients)
+        return keras.tree.map_structure(lambda g: g * ops.cast(self.value, g.dtype), gradients)
 
     def unscaled(self, gradients):
         """The other way."""
-        return tf.nest.map_structure(lambda g: g / tf.cast(self.value, g.dtype), gradients)
+        return keras.tree.map_structure(lambda g: g / ops.cast(self.value, g.dtype), gradients)
 
     def update(self, finite):
         """Takes note of a step whose gradients were finite, or were not."""
-        value, steps = tf.identity(self.value), tf.where(finite, self.finite_steps + 1, 0)
+        value = ops.convert_to_tensor(self.value)
+        steps = ops.where(finite, self.finite_steps + 1, 0)
         due = steps >= self._patience
-        self.value.assign(
-            tf.where(finite, tf.where(due, 2.0 * value, value), tf.maximum(value / 2.0, 1.0))
-        )
-        self.finite_steps.assign(tf.where(due, 0, steps))
+        doubled = ops.where(due, 2.0 * value, value)
+        self.value.assign(ops.where(finite, doubled, ops.maximum(value / 2.0, 1.0)))
+        self.finite_steps.assign(ops.where(due, 0, steps))
+
+
+def scalar(name, dtype, value=0):
+    """A variable of a run, which is not trained."""
+    initializer = keras.initializers.Constant(value)
+    return keras.Variable(initializer, shape=(), dtype=dtype, trainable=False, name=name)

@@ -1,0 +1,20 @@
+"""The processes of a run, on any backend: which there are, whether they are there, what they tell.
+
+What moves an array between them is the backend's: `distribute` has it for TensorFlow,
+`jax_distribute` for JAX.
+"""
+
+from tf_mural.cluster.environment import Cluster, expand_hosts, find_cluster
+from tf_mural.cluster.meeting import meet, unanswered
+from tf_mural.cluster.processes import Processes, SharedEmbedder, WorkerLost
+
+__all__ = [
+    "Cluster",
+    "Processes",
+    "SharedEmbedder",
+    "WorkerLost",
+    "expand_hosts",
+    "find_cluster",
+    "meet",
+    "unanswered",
+]

@@ -1,0 +1,103 @@
+"""Runs the steps of a trainer under a strategy."""
+
+import tensorflow as tf
+
+from tf_mural.distribute.processes import Processes
+
+
+class Runner:
+    """What `loop.train` runs steps by, under any `tf.distribute.Strategy`.
+
+    Args:
+        trainer: compiled `training.Trainer`, built under the strategy.
+        strategy: a `tf.distribute.Strategy`.
+        make_dataset: function of (start_step=) to a `tf.data.Dataset` of the batches of this
+            process, one a replica and step.
+
+    Attributes:
+        processes: `Processes` of the strategy.
+    """
+
+    def __init__(self, trainer, strategy, make_dataset):
+        self._trainer, self._strategy, self._make_dataset = trainer, strategy, make_dataset
+        self.processes, self._names = Processes(strategy), []
+
+    @staticmethod
+    def batches_of(replicas):
+        """In how many batches the share of a process comes that has so many replicas."""
+        return replicas
+
+    def start(self, step):
+        """Begins to read the batches from that of a step on."""
+        self._batches = iter(
+            self._strategy.distribute_datasets_from_function(
+                lambda _: self._make_dataset(start_step=step)
+            )
+        )
+        self._one, self._several = self._functions()
+
+    def run(self, count):
+        """Takes so many steps.
+
+        Returns:
+            {name: values (count,)}, on the device: who looks at them waits for the steps.
+        """
+        if count == 1 or not self._names:
+            values = self._own(self._one(next(self._batches)))
+            self._names[:] = sorted(values)
+            return {k: v[tf.newaxis] for k, v in values.items()}
+        return self._several(self._batches, tf.constant(count))
+
+    def _own(self, values):
+        return {k: self._strategy.experimental_local_results(v)[0] for k, v in values.items()}
+
+    def _functions(self):
+        # Without AutoGraph, as in Keras' own fit: it costs seconds, and no tensor is branched on.
+        @tf.function(jit_compile=self._trainer.jit_compile is True, autograph=False)
+        def one(batch):
+            return self._strategy.run(self._trainer.train_step, args=(batch,))
+
+        @tf.function(autograph=False)
+        def several(batches, count):
+            logs = {k: tf.TensorArray(tf.float32, count, element_shape=()) for k in self._names}
+
+            def body(i, logs):
+                values = self._own(one(next(batches)))
+                found = {k: tf.cast(v, tf.float32) for k, v in values.items()}
+                return i + 1, {k: logs[k].write(i, v) for k, v in found.items()}
+
+            _, logs = tf.while_loop(lambda i, _: i < count, body, (0, logs), parallel_iterations=1)
+            return {k: array.stack() for k, array in logs.items()}
+
+        return one, several
+
+
+def encoder_functions(encoder, kinds=("image", "text")):
+    """{kind: function of a batch (n, ...) to (n, d)}, with the weights of the moment.
+
+    Args:
+        encoder: `models.DualEncoder`.
+        kinds: of its towers.
+    """
+
+    def function(kind):
+        return tf.function(
+            lambda batch: encoder.encode(kind, batch, training=False), autograph=False
+        )
+
+    return {kind: function(kind) for kind in kinds}
+
+
+def snapshot(variables):
+    """{name: tensor} of {name: Keras variable}, whatever becomes of the variables afterwards.
+
+    On a CPU nothing is copied: TensorFlow copies a variable when it changes and somebody still
+    holds its value. From other devices values are fetched.
+    """
+    with tf.device("CPU:0"):
+        return {name: tf.identity(_read(v.value)) for name, v in variables.items()}
+
+
+def _read(variable):
+    """A variable's value now, of the first replica of this process: it needs no others for it."""
+    return getattr(variable, "values", (variable,))[0].read_value()
