@@ -6,7 +6,12 @@ import keras
 from keras import ops
 
 from tf_mural.base import pick
-from tf_mural.models.batch_norm import ALL_REPLICAS, GroupedBatchNormalization, batch_norm_of
+from tf_mural.models.batch_norm import (
+    ALL_REPLICAS,
+    GroupedBatchNormalization,
+    at_least_float32,
+    batch_norm_of,
+)
 from tf_mural.models.sizes import (
     BERTS,
     EFFICIENTNETS,
@@ -54,7 +59,7 @@ class DualEncoder(keras.Model):
                 shape=(),
                 name=f"temperature_{key}",
                 initializer=keras.initializers.Constant(value),
-                dtype=_at_least_float32(keras.config.floatx()),
+                dtype=at_least_float32(keras.config.floatx()),
                 autocast=False,
             )
             for key, value in (temperatures or {"shared": 1.0}).items()
@@ -69,7 +74,7 @@ class DualEncoder(keras.Model):
     def encode(self, kind, inputs, training=False):
         """Unit rows (n, d), float32 also where the towers compute in half precision."""
         x = pick(self.towers, kind, "tower")(inputs, training=training)
-        x = ops.cast(x, _at_least_float32(x.dtype))
+        x = ops.cast(x, at_least_float32(x.dtype))
         return ops.normalize(x, axis=-1, order=2, epsilon=1e-12)
 
     def call(self, inputs, training=False):
@@ -84,10 +89,6 @@ class DualEncoder(keras.Model):
             hits = hits + ops.cast(ops.not_equal(clamped, variable), "int32")
             variable.assign(clamped)
         return hits
-
-
-def _at_least_float32(dtype):
-    return keras.backend.result_type(dtype, "float32")
 
 
 @contextlib.contextmanager

@@ -40,7 +40,7 @@ class GroupedBatchNormalization(keras.layers.BatchNormalization):
             )
         shape = (-1, own * height * width) if own else (1, -1)
         x = ops.reshape(inputs, (*shape, channels))
-        wide = ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
+        wide = ops.cast(x, at_least_float32(x.dtype))
         own_mean, variance = ops.moments(ops.stop_gradient(wide), axes=[1], keepdims=True)
         (mean,) = self._average([own_mean])
         # Of all rows: the variance inside the replicas, and that of their means.
@@ -92,6 +92,13 @@ class GroupedBatchNormalization(keras.layers.BatchNormalization):
     def get_config(self):
         """Constructor arguments."""
         return {**super().get_config(), "group": self.group}
+
+
+def at_least_float32(dtype):
+    """The name of a dtype of floats, or "float32" where that is wider."""
+    # Not Keras' `result_type`, which takes float64 for float32 on some backends.
+    name = keras.backend.standardize_dtype(dtype)
+    return "float32" if name in ("float16", "bfloat16") else name
 
 
 @contextlib.contextmanager
