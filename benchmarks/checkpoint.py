@@ -11,7 +11,6 @@ paper's, and as much on the disk.
 """
 
 import argparse
-import json
 import os
 import shutil
 import statistics
@@ -24,7 +23,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
-from benchmarks.train_step import machine, say  # noqa: E402
+from benchmarks.common import machine, note_load, say, tell  # noqa: E402
 
 _EMBEDDING, _PRODUCT = (501_153, 768), (1024, 1024)
 
@@ -137,8 +136,24 @@ def parse(arguments=None):
     return parser.parse_args(arguments)
 
 
+def table(results):
+    """Lines for people."""
+    ours, theirs = results["ours"], results["tensorflow"]
+    gb, plain = results["bytes"] / 1e9, results["plain_write"]
+    middle = statistics.median
+    return [
+        f"  {gb:.2f} GB; plain writing {plain:.1f} s ({gb / plain:.2f} GB/s)",
+        f"  ours: training stands still {middle(ours['stands_still']):.3f} s, on disk after",
+        f"    {middle(ours['on_disk']):.1f} s; a step {ours['step']:.2f} s, and meanwhile",
+        f"    {middle(ours['step_while_writing'] or [0]):.2f} s; peak {ours['peak_gib']:.1f} GiB",
+        f"    restored in {ours['restore']:.1f} s",
+        f"  tf.train.Checkpoint: stands still {theirs['stands_still']:.1f} s, on disk after",
+        f"    {theirs['on_disk']:.1f} s",
+    ]
+
+
 def main():
-    options = parse()
+    options, about = parse(), machine()
     size = 3 * 4 * sum(a * b for a, b in shapes_of(options.parameters))
     folder = os.path.join(options.folder, f"checkpoint-benchmark-{os.getpid()}")
     os.makedirs(folder)
@@ -151,21 +166,7 @@ def main():
         results["ours"] = measure_ours(folder, trainer, options.step, options.rounds)
     finally:
         shutil.rmtree(folder)
-    ours, theirs = results["ours"], results["tensorflow"]
-    gb = size / 1e9
-    plain = results["plain_write"]
-    middle = statistics.median
-    say(f"{gb:.2f} GB; plain writing {plain:.1f} s ({gb / plain:.2f} GB/s)")
-    say(f"ours: training stands still {middle(ours['stands_still']):.3f} s, on disk after")
-    say(f"  {middle(ours['on_disk']):.1f} s; a step {ours['step']:.2f} s, and meanwhile")
-    say(f"  {middle(ours['step_while_writing'] or [0]):.2f} s; peak {ours['peak_gib']:.1f} GiB")
-    say(f"  restored in {ours['restore']:.1f} s")
-    say(f"tf.train.Checkpoint: stands still {theirs['stands_still']:.1f} s, on disk after")
-    say(f"  {theirs['on_disk']:.1f} s")
-    if options.json:
-        with open(options.json, "w", encoding="utf-8") as file:
-            json.dump({"machine": machine(), **results}, file, indent=1)
-            file.write("\n")
+    tell(note_load(about), table(results), options.json, **results)
 
 
 if __name__ == "__main__":

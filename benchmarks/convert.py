@@ -25,7 +25,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
-from benchmarks.train_step import machine, say  # noqa: E402
+from benchmarks.common import machine, note_load, say, tell  # noqa: E402
 
 SIDE, QUALITY = 346, 95
 UNIT = 2000  # rows of a unit of the data set `table`
@@ -219,7 +219,7 @@ def parse(arguments=None):
 
 def main():
     options = parse()
-    found = {"machine": {**machine(), "load": os.getloadavg()[0]}, "processes": options.processes}
+    about, found = machine(), {"processes": options.processes}
     with tempfile.TemporaryDirectory() as place:
         if options.images:
             found["images"] = images(
@@ -232,17 +232,12 @@ def main():
             )
         if options.pairs:
             found["bitext"] = bitext(place, options.pairs, options.processes, options.rounds)
-    say("\n" + "\n".join(table_of(found)))
-    if options.json:
-        with open(options.json, "w", encoding="utf-8") as file:
-            json.dump(found, file, indent=1)
-            file.write("\n")
-        say(f"wrote {options.json}")
+    tell(note_load(about), table_of(found), options.json, **found)
 
 
 def table_of(found):
     """Lines that say the same as the JSON file, for people."""
-    lines = [f"{found['machine']['cpu']}, {found['processes']} processes, medians"]
+    lines = [f"  {found['processes']} processes, medians"]
     if "images" in found:
         part = found["images"]
         for side, rate in part["median"].items():

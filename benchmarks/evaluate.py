@@ -11,8 +11,6 @@ texts sorted and cut by length beside all padded to 64. The sides take turns.
 """
 
 import argparse
-import importlib.util
-import json
 import os
 import statistics
 import sys
@@ -21,7 +19,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
-from benchmarks.train_step import machine, say  # noqa: E402
+from benchmarks.common import machine, note_load, picked, require, say, tell  # noqa: E402
 from benchmarks.worker import Worker  # noqa: E402
 
 PARTS = ("recalls", "texts", "images")
@@ -159,24 +157,17 @@ def parse(arguments=None):
     )
     parser.add_argument("--json", help="file for the numbers")
     options = parser.parse_args(arguments)
-    options.parts = options.parts.split(",")
-    if unknown := set(options.parts) - set(PARTS):
-        parser.error(f"--parts: unknown {', '.join(sorted(unknown))}; known: {', '.join(PARTS)}")
+    options.parts = picked(parser, "--parts", options.parts, PARTS)
     if options.rounds < 1 or options.retrieval_images < 10:
         parser.error("--rounds from 1, --retrieval_images from 10")
     if options.peer and "recalls" in options.parts:
-        missing = [p for p in ("torch", "clip_benchmark") if importlib.util.find_spec(p) is None]
-        if missing:
-            parser.error(
-                f"{' and '.join(missing)} missing: pip install -r benchmarks/requirements.txt and "
-                "pip install --no-deps clip-benchmark, or pass --no-peer"
-            )
+        require(parser, ("torch", "clip_benchmark"))
     return options
 
 
 def main():
     options = parse()
-    about, loads, results = machine(), [os.getloadavg()[0]], {}
+    about, results = machine(), {}
     if "recalls" in options.parts:
         results["recalls"] = measure_recalls(
             options.retrieval_images,
@@ -185,7 +176,7 @@ def main():
             options.rounds,
             options.peer,
         )
-        loads.append(os.getloadavg()[0])
+        note_load(about)
     kinds = [kind for kind in ("texts", "images") if kind in options.parts]
     if kinds:
         names = ("image", "text", "image_size", "tatoeba", "sentences", "images")
@@ -195,17 +186,11 @@ def main():
         try:
             for kind in kinds:
                 results[kind] = measure_embedding(worker, kind, options.rounds)
-                loads.append(os.getloadavg()[0])
+                note_load(about)
         finally:
             worker.close()
-    say("\n".join([f"\n{about['cpu']}, {about['cores']} cores", *table(results)]))
-    if options.json:
-        flags = {key: value for key, value in vars(options).items() if key != "json"}
-        written = {"machine": {**about, "load": loads}, "options": flags, **results}
-        with open(options.json, "w", encoding="utf-8") as file:
-            json.dump(written, file, indent=1)
-            file.write("\n")
-        say(f"wrote {options.json}")
+    flags = {key: value for key, value in vars(options).items() if key != "json"}
+    tell(about, table(results), options.json, options=flags, **results)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,6 @@ take turns.
 """
 
 import argparse
-import importlib.util
-import json
 import os
 import statistics
 import sys
@@ -24,7 +22,7 @@ if ROOT not in sys.path:
 
 from benchmarks import input_sides  # noqa: E402
 from benchmarks.cases import CASES, Case  # noqa: E402
-from benchmarks.train_step import machine, say  # noqa: E402
+from benchmarks.common import machine, note_load, picked, require, say, tell  # noqa: E402
 from benchmarks.worker import Worker  # noqa: E402
 
 SIDES = "benchmarks.input_sides"
@@ -204,31 +202,22 @@ def parse(arguments=None):
     )
     parser.add_argument("--json", help="file for the numbers")
     options = parser.parse_args(arguments)
-    options.parts, options.cases = options.parts.split(","), options.cases.split(",")
-    if unknown := set(options.parts) - set(PARTS):
-        parser.error(f"--parts: unknown {', '.join(sorted(unknown))}; known: {', '.join(PARTS)}")
+    options.parts = picked(parser, "--parts", options.parts, PARTS)
     known = {"b0": CASES["b0"], "scenes": SCENES}
-    if unknown := set(options.cases) - set(known):
-        parser.error(f"--cases: unknown {', '.join(sorted(unknown))}; known: {', '.join(known)}")
-    options.cases = [known[name] for name in options.cases]
+    options.cases = [known[n] for n in picked(parser, "--cases", options.cases, known)]
     for part, flag in (("images", "photos"), ("tokens", "tatoeba")):
         if part in options.parts and not getattr(options, flag):
             parser.error(f"--{flag} is missing: say where they are, or leave {part} out of --parts")
     if min(options.count, options.batch, options.batches, options.rounds, options.steps) < 1:
         parser.error("--count, --batch, --batches, --rounds and --steps from 1")
     if options.peer and "images" in options.parts:
-        missing = [p for p in ("torch", "webdataset") if importlib.util.find_spec(p) is None]
-        if missing:
-            parser.error(
-                f"{' and '.join(missing)} missing: pip install -r benchmarks/requirements.txt, or "
-                "pass --no-peer"
-            )
+        require(parser, ("torch", "webdataset"))
     return options
 
 
 def main():
     options = parse()
-    about, loads, results = machine(), [os.getloadavg()[0]], {}
+    about, results = machine(), {}
     with tempfile.TemporaryDirectory() as folder:
         for part in options.parts:
             turns = options.batch, options.batches, options.rounds
@@ -242,16 +231,10 @@ def main():
                 results[part] = measure_tokens(options.tatoeba, options.rounds)
             else:
                 results[part] = measure_steps(options.cases, options.steps)
-            loads.append(os.getloadavg()[0])
-    say("\n".join([f"\n{about['cpu']}, {about['cores']} cores", *table(results)]))
-    if options.json:
-        flags = {k: v for k, v in vars(options).items() if k not in ("json", "cases")}
-        written = {"machine": {**about, "load": loads}, "options": flags, **results}
-        written["compared"] = compared(results)
-        with open(options.json, "w", encoding="utf-8") as file:
-            json.dump(written, file, indent=1)
-            file.write("\n")
-        say(f"wrote {options.json}")
+            note_load(about)
+    flags = {k: v for k, v in vars(options).items() if k not in ("json", "cases")}
+    written = {"options": flags, **results, "compared": compared(results)}
+    tell(about, table(results), options.json, **written)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ and the seconds that all threads spent on a processor in a step, which other wor
 import argparse
 import dataclasses
 import itertools
-import json
 import os
 import statistics
 import sys
@@ -25,8 +24,8 @@ if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
 from benchmarks.cases import Case  # noqa: E402
+from benchmarks.common import machine, note_load, say, tell  # noqa: E402
 from benchmarks.ours import Ours  # noqa: E402
-from benchmarks.train_step import machine, say  # noqa: E402
 from benchmarks.worker import Worker  # noqa: E402
 
 # Rows that are read at a time, so that reading takes no more memory for a larger batch.
@@ -214,7 +213,7 @@ def parse(arguments=None):
 
 
 def main():
-    options, results = parse(), []
+    options, about, results = parse(), machine(), []
     for microbatch, batch, again in itertools.product(
         options.microbatches, options.batches, options.rematerialise
     ):
@@ -228,12 +227,8 @@ def main():
                 rematerialise=bool(again),
             )
         )
-    about = machine()
-    say("\n".join([f"\n{about['cpu']}, {about['cores']} cores", *table(results)]))
-    if options.json:
-        with open(options.json, "w", encoding="utf-8") as file:
-            json.dump({"machine": about, "results": results}, file, indent=1)
-            file.write("\n")
+        note_load(about)
+    tell(about, table(results), options.json, results=results)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ the plain one, at the same batch, in one process.
 
 import argparse
 import dataclasses
-import json
 import os
 import statistics
 import subprocess
@@ -22,8 +21,8 @@ if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
 from benchmarks.cases import CASES, Case  # noqa: E402
+from benchmarks.common import machine, note_load, picked, say, tell  # noqa: E402
 from benchmarks.ours import Ours  # noqa: E402
-from benchmarks.train_step import machine, say  # noqa: E402
 from benchmarks.worker import Worker  # noqa: E402
 
 # As large as configs/etcl.py has them at size tiny, at a batch that is worth parting.
@@ -143,9 +142,7 @@ def parse(arguments=None):
     parser.add_argument("--data_dir", default="data", help="folder of the scenes")
     parser.add_argument("--json", help="file for the numbers")
     options = parser.parse_args(arguments)
-    options.cases = [name for name in options.cases.split(",") if name]
-    if unknown := set(options.cases) - set(SETUPS):
-        parser.error(f"--cases: unknown {', '.join(sorted(unknown))}; known: {', '.join(SETUPS)}")
+    options.cases = picked(parser, "--cases", options.cases, SETUPS)
     if options.rounds < 1 or options.starts < 0:
         parser.error("--rounds from 1, --starts from 0")
     return options
@@ -154,17 +151,13 @@ def parse(arguments=None):
 def main():
     options = parse()
     about, results = machine(), {"microbatches": {}}
-    about["load"] = os.getloadavg()[0]
     if options.starts:
         with tempfile.TemporaryDirectory() as folder:
             results["start"] = measure_start(options.data_dir, folder, options.starts)
     for name in options.cases:
         results["microbatches"][name] = measure_microbatches(*SETUPS[name], options.rounds)
-    say("\n".join([f"\n{about['cpu']}, {about['cores']} cores", *table(results)]))
-    if options.json:
-        with open(options.json, "w", encoding="utf-8") as file:
-            json.dump({"machine": about, **results}, file, indent=1)
-            file.write("\n")
+        note_load(about)
+    tell(about, table(results), options.json, **results)
 
 
 if __name__ == "__main__":

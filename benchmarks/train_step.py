@@ -11,10 +11,7 @@ the machine does hits both. What is equal on both sides, and what is not: benchm
 
 import argparse
 import dataclasses
-import importlib.util
-import json
 import os
-import platform
 import statistics
 import sys
 
@@ -23,16 +20,12 @@ if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
 from benchmarks.cases import CASES  # noqa: E402
+from benchmarks.common import machine, note_load, require, say, tell  # noqa: E402
 from benchmarks.worker import Worker  # noqa: E402
 
 PEER_VARIANTS = ("eager", "channels_last")
 _MATMUL = {"tiny": 512}  # rows and columns of the matrices of the peak; elsewhere:
 _LARGE, _MATMUL_REPEATS = 4096, 5
-
-
-def say(text):
-    """Prints a line at once."""
-    print(text, flush=True)
 
 
 def measure(case, steps, warmup, peer=(), threads=None, rounds=2):
@@ -151,17 +144,6 @@ def _timing(case, flops, peak, steps):
     }
 
 
-def machine():
-    """What the numbers were measured on."""
-    model = platform.processor()
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
-        model = names[0] if names else model
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"cpu": model, "cores": cores, "python": platform.python_version()}
-
-
 def table(results):
     """Lines that say the same as the JSON file, for people."""
     lines = []
@@ -210,12 +192,7 @@ def parse(arguments=None):
     if options.steps < 1 or options.warmup < 0 or options.rounds < 1:
         parser.error("--steps and --rounds from 1, --warmup from 0")
     if options.peer:
-        missing = [p for p in ("torch", "transformers") if importlib.util.find_spec(p) is None]
-        if missing:
-            parser.error(
-                f"{' and '.join(missing)} missing: pip install -r benchmarks/requirements.txt, or "
-                "pass --no-peer"
-            )
+        require(parser, ("torch", "transformers"))
     return options
 
 
@@ -223,18 +200,13 @@ def main():
     options = parse()
     names = [n for n in CASES if n != "tiny"] if options.model == "all" else [options.model]
     peer = options.variants.split(",") if options.peer else ()
-    about, loads, results = machine(), [os.getloadavg()[0]], {}
+    about, results = machine(), {}
     for name in names:
         results[name] = measure(
             CASES[name], options.steps, options.warmup, peer, options.threads, options.rounds
         )
-        loads.append(os.getloadavg()[0])
-    say("\n".join([f"\n{about['cpu']}, {about['cores']} cores", *table(results)]))
-    if options.json:
-        with open(options.json, "w", encoding="utf-8") as file:
-            json.dump({"machine": {**about, "load": loads}, "cases": results}, file, indent=1)
-            file.write("\n")
-        say(f"wrote {options.json}")
+        note_load(about)
+    tell(about, table(results), options.json, cases=results)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from benchmarks import train_step, worker
+from benchmarks import common, train_step, worker
 from benchmarks.cases import CASES, synthetic_batch
 from benchmarks.flops import graph_flops
 
@@ -187,7 +187,7 @@ def test_two_models_that_differ_are_not_compared(what):
 
 
 def test_without_torch_the_command_that_installs_it_is_told(monkeypatch, capsys):
-    monkeypatch.setattr(train_step.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(common.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SystemExit) as end:
         train_step.parse(["--model=tiny"])
     assert end.value.code == 2
