@@ -28,13 +28,6 @@ from benchmarks.common import machine, note_load, say, tell  # noqa: E402
 _EMBEDDING, _PRODUCT = (501_153, 768), (1024, 1024)
 
 
-class Variable:
-    """What `Checkpoints` knows of a variable of Keras."""
-
-    def __init__(self, path, value):
-        self.path, self.value = path, value
-
-
 def shapes_of(parameters):
     """Shapes of variables with about so many numbers."""
     rows, width = _EMBEDDING
@@ -45,18 +38,24 @@ def shapes_of(parameters):
 
 def state_of(parameters):
     """A trainer with as many parameters and two slots each."""
-    import tensorflow as tf
+    import keras
+
+    from tf_mural import distribute
+    from tf_mural.step import scalar
 
     def variables(kind):
         shapes = enumerate(shapes_of(parameters))
-        return [Variable(f"{kind}/{i}", tf.Variable(tf.random.normal(s))) for i, s in shapes]
+        return [keras.Variable(keras.random.normal(s), name=f"{kind}_{i}") for i, s in shapes]
 
     weights = variables("weights")
     slots = variables("first") + variables("second")
     return types.SimpleNamespace(
         encoder=types.SimpleNamespace(variables=weights, trainable_variables=weights),
         optimizer=types.SimpleNamespace(variables=slots, build=lambda _: None),
-        step=tf.Variable(0, dtype=tf.int64),
+        step=scalar("step", "int32"),
+        loss_scale=None,
+        snapshot=distribute.snapshot,
+        collective=False,
     )
 
 

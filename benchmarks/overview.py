@@ -149,9 +149,8 @@ def table(found):
         what = f"{row['what']}, {row['unit']}"
         theirs = _short(row["theirs"]) if row["theirs"] is not None else ""
         ratio = _short(row["ratio"]) if row["ratio"] is not None else ""
-        lines.append(
-            f"  {what:<50} {_short(row['ours']):>10} {theirs:>10} {ratio:>8}  {row['beside']}".rstrip()
-        )
+        numbers = f"{_short(row['ours']):>10} {theirs:>10} {ratio:>8}"
+        lines.append(f"  {what:<50} {numbers}  {row['beside']}".rstrip())
     return lines
 
 

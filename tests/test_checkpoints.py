@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_mural import checkpoints, events, files
+from tf_mural import checkpoints, distribute, events, files
 from tf_mural.base import UserError
 from tf_mural.checkpoints import bundle
+from tf_mural.step import scalar
 
 ABOUT = {"vocabulary_hash": "v"}
 
@@ -27,9 +28,13 @@ class Run:
         encoder = keras.Sequential(layers, name="encoder")
         optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
         optimizer.build(encoder.trainable_variables)
-        step = tf.Variable(0, dtype=tf.int64)
         self.trainer = types.SimpleNamespace(
-            encoder=encoder, optimizer=optimizer, step=step, loss_scale=None
+            encoder=encoder,
+            optimizer=optimizer,
+            step=scalar("step", "int32"),
+            loss_scale=None,
+            snapshot=distribute.snapshot,
+            collective=False,
         )
         self.said = []
         self.saved = checkpoints.Checkpoints(
@@ -304,7 +309,7 @@ def test_events_on_a_full_disk_are_told_of_once(small_disk):
 def test_checkpoints_of_an_earlier_version_are_refused_and_stay(tmp_path):
     run = Run(tmp_path)
     manager = tf.train.CheckpointManager(
-        tf.train.Checkpoint(step=run.trainer.step),
+        tf.train.Checkpoint(step=run.trainer.step.value),
         str(tmp_path / "checkpoints"),
         max_to_keep=2,
         checkpoint_name="step",
