@@ -185,13 +185,13 @@ def trained(folder, steps_per_loop, monkeypatch, dropout=0.2, jit_compile=False)
     )
     trainer, _ = replicas.trainer_of("etcl", dropout)
     trainer.compile(optimizer=keras.optimizers.SGD(0.1), jit_compile=jit_compile)
-    kept, counts, steps = Kept(), [], loop._steps
+    kept, counts, run = Kept(), [], distribute.Runner.run
 
-    def counted(*args):
-        run = steps(*args)
-        return lambda batches, count: counts.append(count) or run(batches, count)
+    def counted(self, count):
+        counts.append(count)
+        return run(self, count)
 
-    monkeypatch.setattr(loop, "_steps", counted)
+    monkeypatch.setattr(distribute.Runner, "run", counted)
     loop.train(
         trainer,
         distribute.Runner(trainer, distribute.make_strategy("one"), make_dataset),

@@ -84,7 +84,8 @@ class Step:
         """
         # The optimizer's schedule reads its own counter, before the update.
         learning_rate = ops.convert_to_tensor(self.optimizer.learning_rate)
-        before = [ops.convert_to_tensor(v) for v in self.moving_averages]
+        # A copy: TensorFlow's conversion hands out the variable itself, which changes.
+        before = [ops.copy(v.value) for v in self.moving_averages]
         gradients, logs = self.gradients(batch)
         norm = self._global_norm(gradients)
         if self.clip_norm is not None:
@@ -99,7 +100,7 @@ class Step:
             self.step.assign_add(1)
         logs["temperature_clamped"] = ops.cast(self.encoder.clamp_temperatures(), "float32")
         for name, variable in self.encoder.temperatures.items():
-            logs[f"temperature/{name}"] = ops.convert_to_tensor(variable)
+            logs[f"temperature/{name}"] = ops.copy(variable.value)
         return logs
 
     def _guarded(self, gradients, before, logs):
@@ -108,13 +109,13 @@ class Step:
         wanted = self.limits.allows(logs, norm)
         self._update(gradients, wanted)
         for variable, old in zip(self.moving_averages, before, strict=True):
-            variable.assign(ops.where(wanted, ops.convert_to_tensor(variable), old))
+            variable.assign(ops.where(wanted, ops.copy(variable.value), old))
         self.step.assign_add(1)
         self.in_a_row.assign(ops.where(wanted, 0, self.in_a_row + 1))
         taken = ops.cast(self.optimizer.iterations, "int32")
         told = {"skipped_steps": self.step - taken, "skipped_in_a_row": self.in_a_row}
         if self.loss_scale:
-            told["loss_scale"] = ops.convert_to_tensor(self.loss_scale.value)
+            told["loss_scale"] = ops.copy(self.loss_scale.value.value)
             self.loss_scale.update(ops.isfinite(norm))
         return {name: ops.cast(value, "float32") for name, value in told.items()}
 

@@ -119,7 +119,7 @@ class LossScale:
 
     def update(self, finite):
         """Takes note of a step whose gradients were finite, or were not."""
-        value = ops.convert_to_tensor(self.value)
+        value = ops.copy(self.value.value)
         steps = ops.where(finite, self.finite_steps + 1, 0)
         due = steps >= self._patience
         doubled = ops.where(due, 2.0 * value, value)
