@@ -19,6 +19,7 @@ def test_micro_batches_are_timed_beside_the_plain_step(capsys):
     assert f"{found['overhead']:.2f} times" in line and "micro-batches of 2" in line
 
 
+@pytest.mark.slow
 def test_a_start_is_timed_to_its_first_step_or_says_why_there_is_none(data_dir, tmp_path, capsys):
     (seconds,) = overheads.measure_start(str(data_dir), str(tmp_path), 1)
     assert f"start-up: {seconds:.1f} s" in capsys.readouterr().out
