@@ -90,20 +90,7 @@ def parts(options):
         ),
     ]
     for case in options.cases:
-        steps = "--rounds=1 --steps=3" if case == "b7" or not full else "--steps=5"
-        made += [
-            _part(
-                f"step {case}",
-                f"train_step.py --model={case}",
-                steps,
-                peers=("torch", "transformers"),
-            ),
-            _part(
-                f"gradcache {case}",
-                f"overheads.py --cases={case} --starts=0",
-                [] if full else "--rounds=1",
-            ),
-        ]
+        made += _of_case(case, full)
     tiny = "--image=tiny --image_size=64 --text=nano --retrieval_images=500 --rounds=1"
     made.append(
         _part(
@@ -115,6 +102,15 @@ def parts(options):
         )
     )
     return [part for part in made if part.name.split()[0] in options.parts]
+
+
+def _of_case(case, full):
+    steps = "--rounds=1 --steps=3" if case == "b7" or not full else "--steps=5"
+    peers, cached = ("torch", "transformers"), f"overheads.py --cases={case} --starts=0"
+    return [
+        _part(f"step {case}", f"train_step.py --model={case}", steps, peers=peers),
+        _part(f"gradcache {case}", cached, [] if full else "--rounds=1"),
+    ]
 
 
 def _part(name, command, *flags, **more):

@@ -91,11 +91,13 @@ def set_backend(name):
             os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 
 
-def import_tensorflow():
-    """Imports TensorFlow; what it writes to stderr meanwhile is shown only if that fails.
+def import_tensorflow(backend=""):
+    """Sets Keras' backend, see `set_backend`, and imports TensorFlow, which reads data on both.
 
-    No setting silences the lines that it writes before its logging is set up.
+    What that writes to stderr is shown only if it fails: no setting silences the lines that come
+    before its logging is set up.
     """
+    set_backend(backend)
     sys.stderr.flush()
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as notes:

@@ -29,9 +29,8 @@ from tf_mural.tasks import TASKS
 from tf_mural.tasks.benchmarks import BENCHMARKS, check_options, lacking, run_of
 
 ALL = "all"
-_MODEL = flags.DEFINE_string(
-    "model", None, "Workdir of a finished run, or its folder best. Required."
-)
+_BACKEND = common.define_backend()
+_MODEL = flags.DEFINE_string("model", None, "Workdir of a finished run, or its best. Required.")
 _TASK = flags.DEFINE_list(
     "task",
     ["retrieval"],
@@ -97,7 +96,7 @@ def main():
         raise UserError(f"no folder {_MODEL.value!r}; --model is the workdir of a finished run")
     jobs = all_there() if everything else asked_for(options)
 
-    common.import_tensorflow()
+    common.import_tensorflow(_BACKEND.value)
     from tf_mural import build
     from tf_mural.build import evaluation
 

@@ -64,8 +64,7 @@ def main():
 
 
 def run(signals):
-    common.set_backend(_BACKEND.value)
-    common.import_tensorflow()
+    common.import_tensorflow(_BACKEND.value)
     from tf_mural.build import rooms
 
     config = load(_STAGE.value)

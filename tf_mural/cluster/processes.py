@@ -101,13 +101,17 @@ class Processes:
         try:
             yield
         except self.lost as error:
-            if self.count == 1:
+            if self.count == 1 or not self._is_loss(error):
                 raise
             raise WorkerLost(
                 f"process {self.number} of {self.count} has lost another one "
                 f"({type(error).__name__}): stopped. The output of that one says why; start all "
                 "processes again, by the same command, and the run goes on from its last checkpoint"
             ) from error
+
+    def _is_loss(self, error):
+        """Whether one of `lost` is what a process that is gone leaves; the backend knows more."""
+        return True
 
 
 class SharedEmbedder:

@@ -3,6 +3,7 @@
 import jax
 import keras
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -63,6 +64,4 @@ def local(value):
         return value
     if value.is_fully_replicated:
         return value.addressable_data(0)
-    from jax.experimental import multihost_utils
-
     return multihost_utils.process_allgather(value, tiled=True)

@@ -21,5 +21,9 @@ class Processes(cluster.Processes):
         alone = len(owners) == 1
         super().__init__(0 if alone else jax.process_index(), len(owners))
 
+    def _is_loss(self, error):
+        # JAX has one class for all that happens while a program runs.
+        return not str(error).startswith(("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT"))
+
     def _gathered(self, part):
         return np.asarray(multihost_utils.process_allgather(part))

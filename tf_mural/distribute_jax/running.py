@@ -38,7 +38,8 @@ class Runner:
     def start(self, step):
         """Puts the state where it belongs, and begins to read the batches from a step on."""
         trainer = self._trainer
-        for variable, spec in zip(trainer.variables, trainer.specs, strict=True):
+        self._variables = trainer.variables  # a walk over all layers, which no step should make
+        for variable, spec in zip(self._variables, trainer.specs, strict=True):
             variable._direct_assign(self._placed(variable.value, spec))
         self._batches = iter(self._make_dataset(start_step=step))
         self._step = trainer.compiled_step()
@@ -47,9 +48,9 @@ class Runner:
         """Takes so many steps, which go on while this returns; {name: [value of each]}."""
         logs = []
         for _ in range(count):
-            values = [variable.value for variable in self._trainer.variables]
+            values = [variable.value for variable in self._variables]
             values, told = self._step(values, self._global(next(self._batches)))
-            for variable, value in zip(self._trainer.variables, values, strict=True):
+            for variable, value in zip(self._variables, values, strict=True):
                 variable._direct_assign(value)
             logs.append(told)
         return {name: [told[name] for told in logs] for name in logs[0]}

@@ -27,6 +27,7 @@ __all__ = [
     "EFFICIENTNETS",
     "DualEncoder",
     "GroupedBatchNormalization",
+    "at_least_float32",
     "batch_norm_of",
     "blocks_of",
     "bert_sizes",

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from tf_mural import distribute
 from tf_mural.base import UserError
+from tf_mural.models import at_least_float32
 from tf_mural.objective import objective
 from tf_mural.step import Step
 from tf_mural.training.chunks import in_chunks
@@ -101,7 +102,7 @@ class Trainer(Step, keras.Model):
         specs = {}
         for field, kind in self.kinds.items():
             output = self.encoder.towers[kind].output
-            dtype = keras.backend.result_type(output.dtype, "float32")
+            dtype = at_least_float32(output.dtype)
             specs[field] = tf.TensorSpec((rows, output.shape[-1]), dtype)
         return in_microbatches(encode, batch, weights, self.moving_averages, specs)
 
