@@ -55,7 +55,8 @@ def main(data_dir):
     print("step:", files.read_json(f"{MURAL}/results.json")["best"]["step"])
     sys.argv = ["evaluate.py", f"--model={ETCL}/best", f"--data_dir={data_dir}"]
     sys.argv += ["--task=retrieval", "--records=scenes/test", "--languages=en"]
-    delattr(flags.FLAGS, "data_dir")
+    for name in ("data_dir", "backend"):  # evaluate.py defines them too
+        delattr(flags.FLAGS, name)
     runpy.run_path(os.path.join(TOOLS, "evaluate.py"), run_name="__main__")
 
 
