@@ -29,7 +29,7 @@ faults: $(VENV)/.test
 	$(BIN)/python -m pytest -m faults tests/test_faults.py -rP
 
 # Beam wants older packages than the rest, such as protobuf.
-test-beam: requirements.txt requirements-test.txt requirements-jax.txt requirements-beam.txt
+test-beam: requirements.txt requirements-test.txt requirements-jax.txt requirements-plan.txt requirements-beam.txt
 	@$(BEAM)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(BEAM)
 	$(BEAM)/bin/python -m pip install --quiet --disable-pip-version-check \
 	  -r requirements.txt -r requirements-test.txt -r requirements-beam.txt
@@ -51,7 +51,7 @@ $(VENV)/.base: requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.base requirements-test.txt requirements-jax.txt
+$(VENV)/.test: $(VENV)/.base requirements-test.txt requirements-jax.txt requirements-plan.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
 	@touch $@
 

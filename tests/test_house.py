@@ -20,6 +20,7 @@ FLOORS = [
         "models",
         "objective",
         "optimizers",
+        "planning",
         "distribute",
         "distribute_jax",
         "prompts",
@@ -45,7 +46,16 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 WITHOUT_TENSORFLOW = {"losses", "objective", "step", "models", "optimizers", "metrics", "base"}
 WITHOUT_TENSORFLOW |= {"nearest", "prompts"}
 TASKS_MAY_IMPORT = {"tasks", "base", "metrics", "nearest", "prompts", "records"}
-TOOLS = ["train", "evaluate", "convert", "build_vocab", "inspect_data", "compare", "sweep"]
+TOOLS = [
+    "train",
+    "evaluate",
+    "convert",
+    "build_vocab",
+    "inspect_data",
+    "compare",
+    "sweep",
+    "plan_tpu",
+]
 
 
 def files(folder):

@@ -1,5 +1,6 @@
 """What every tool does before and after its work: a quiet start, errors in one line."""
 
+import contextlib
 import errno
 import functools
 import glob
@@ -92,21 +93,26 @@ def set_backend(name):
 
 
 def import_tensorflow(backend=""):
-    """Sets Keras' backend, see `set_backend`, and imports TensorFlow, which reads data on both.
-
-    What that writes to stderr is shown only if it fails: no setting silences the lines that come
-    before its logging is set up.
-    """
+    """Sets Keras' backend, see `set_backend`, and imports TensorFlow, which reads data on both."""
     set_backend(backend)
+    with quietly():
+        import tensorflow  # noqa: F401
+        import tensorflow_text  # noqa: F401
+
+
+@contextlib.contextmanager
+def quietly():
+    """Inside, what is written to stderr waits, and is shown only if there is an error.
+
+    No setting silences the lines that libraries in C++ write before their logging is set up.
+    """
     sys.stderr.flush()
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as notes:
         os.dup2(notes.fileno(), 2)
         failed = True
         try:
-            import tensorflow  # noqa: F401
-            import tensorflow_text  # noqa: F401
-
+            yield
             failed = False
         finally:
             os.dup2(stderr, 2)

@@ -5,20 +5,21 @@ import functools
 
 import keras
 
-from tf_mural import models, optimizers, pipeline
-from tf_mural.base import UserError, pick
+from tf_mural import pipeline
+from tf_mural.base import UserError
 from tf_mural.build import data, evaluation
 from tf_mural.build.backend import rooms
 from tf_mural.build.checks import check, field_kinds, find_vocabulary
 from tf_mural.build.data import make_records, open_records
+from tf_mural.build.planned import VOCABULARY_SIZE, trace
 from tf_mural.build.saved import describe, embedder, load, model_arguments
 from tf_mural.build.start import adopt, adopt_again, hand_over
+from tf_mural.build.trainer import make_optimizer, make_terms, make_trainer
 from tf_mural.cluster import SharedEmbedder
-from tf_mural.objective import Term
-from tf_mural.step import LOSS_SCALES, ON_BAD_STEP, Limits
 from tf_mural.text import Tokenizer
 
 __all__ = [
+    "VOCABULARY_SIZE",
     "Run",
     "adopt",
     "adopt_again",
@@ -35,6 +36,7 @@ __all__ = [
     "model_arguments",
     "open_records",
     "rooms",
+    "trace",
 ]
 
 
@@ -92,8 +94,8 @@ def build(config, data_dir, strategy, resumes=False):
 
     keras.utils.set_random_seed(config.seed)
     with strategy.scope():
-        trainer = _trainer(config, description, languages, strategy)
-        optimizer = _optimizer(config)
+        trainer = make_trainer(config, description, languages, strategy)
+        optimizer = make_optimizer(config)
         # Slots are made beside their variables, which a strategy allows inside its scope alone.
         optimizer.build(trainer.encoder.trainable_variables)
         trainer.compile(optimizer=optimizer, jit_compile=config.jit_compile)
@@ -127,50 +129,3 @@ def build(config, data_dir, strategy, resumes=False):
         health=health,
         contact_sheet=functools.partial(data.training_sheet, sources, sizes),
     )
-
-
-def make_terms(config):
-    """The terms of the loss; each knows which fields are of the same examples as its own."""
-    sources = [list(source.fields) for source in config.sources.values()]
-    everywhere = config.get("mask_duplicates", False)
-    terms = []
-    for name, term in config.terms.items():
-        both = [fields for fields in sources if term.x in fields and term.y in fields]
-        beside = [f for fields in both for f in fields if f not in (term.x, term.y)]
-        options = {**term, "mask_duplicates": term.mask_duplicates or everywhere}
-        terms.append(Term(name=name, beside=tuple(beside), **options))
-    return terms
-
-
-def _trainer(config, description, languages, strategy):
-    distribute, training = rooms()
-    return training.Trainer(
-        models.dual_encoder(**model_arguments(description), average=distribute.mean),
-        make_terms(config),
-        field_kinds(config),
-        languages,
-        seed=config.seed,
-        clip_norm=config.optimizer.clip_norm or None,
-        microbatch=config.get("microbatch") or None,
-        loss_chunk=config.get("loss_chunk") or None,
-        rematerialised=config.get("rematerialise", False),
-        loss_scale=LOSS_SCALES[description["precision"]],
-        strategy=strategy,
-        shard_optimizer=config.get("shard_optimizer", False),
-        shard_embeddings=config.get("shard_embeddings", False),
-        limits=Limits(
-            skip=ON_BAD_STEP[config.get("on_bad_step", "stop")],
-            gradient_norm=config.get("max_gradient_norm") or None,
-            in_a_row=config.get("max_skipped_in_a_row", Limits.in_a_row),
-        ),
-    )
-
-
-def _optimizer(config):
-    options = config.optimizer.to_dict()
-    options.pop("clip_norm")
-    rate = optimizers.LinearSchedule(
-        options.pop("learning_rate"), config.steps, options.pop("warmup_steps")
-    )
-    make = pick(optimizers.OPTIMIZERS, options.pop("name"), "optimizer")
-    return make(rate, **options)

@@ -108,6 +108,22 @@ class Trainer(Step):
             donate_argnums=0,
         )
 
+    def traced_step(self, batch):
+        """`compiled_step` traced by shapes alone, inside a `keras.StatelessScope`.
+
+        Args:
+            batch: nest of (shape, dtype) of global arrays.
+
+        Returns:
+            `jax.stages.Traced`.
+        """
+        shapes = {
+            field: {key: jax.ShapeDtypeStruct(*of) for key, of in parts.items()}
+            for field, parts in batch.items()
+        }
+        values = [jax.ShapeDtypeStruct(tuple(v.shape), v.dtype) for v in self.variables]
+        return self.compiled_step().trace(values, shapes)
+
     def _update(self, gradients, wanted=None):
         variables = self.encoder.trainable_variables
         changed = [*variables, *self.optimizer.variables]

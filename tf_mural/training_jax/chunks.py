@@ -26,6 +26,8 @@ def objective_and_gradients(embeddings, temperatures, batch, terms, num_language
     total = next(iter(batch.values()))["id"].shape[0]
     first = distribute.first_row(total)
 
+    # By themselves TPUs multiply float32 in bfloat16, and GPUs in TF32.
+    @jax.default_matmul_precision("float32")
     def loss_of(embeddings, temperatures):
         columns = everyone(embeddings, batch, terms, distribute.gather)
 

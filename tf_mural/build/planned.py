@@ -1,0 +1,58 @@
+"""The step of a config as a traced program, of shapes alone: nothing of its size is in memory."""
+
+import collections
+import math
+
+import keras
+
+from tf_mural.build import checks, saved
+from tf_mural.build.trainer import make_optimizer, make_trainer
+
+# LaBSE's, whose vocabulary the large sizes name.
+VOCABULARY_SIZE = 501_153
+
+_Tokenizer = collections.namedtuple("_Tokenizer", "size hash max_tokens")
+
+
+def trace(config, strategy, vocabulary_size=VOCABULARY_SIZE):
+    """The training step of a config, traced; on JAX.
+
+    Args:
+        config: see `build.build`.
+        strategy: `distribute_jax.Devices`, which need not be there.
+        vocabulary_size: rows of the token embedding.
+
+    Returns:
+        `jax.stages.Traced`, and {"weights" | "slots": bytes of the whole of them}.
+    """
+    tokenizer = _Tokenizer(vocabulary_size, "", config.model.text.max_tokens)
+    description = saved.describe(config, tokenizer)
+    named = {code for source in config.sources.values() for code in source.languages}
+    # The optimizer counts its steps in a variable that cannot wait for its value.
+    optimizer = make_optimizer(config)
+    with keras.StatelessScope(initialize_variables=False), strategy.scope():
+        trainer = make_trainer(config, description, tuple(sorted(named)), strategy)
+        optimizer.build(trainer.encoder.trainable_variables)
+        trainer.compile(optimizer=optimizer)
+        traced = trainer.traced_step(_batch(config))
+        groups = {"weights": trainer.encoder.variables, "slots": optimizer.variables}
+        return traced, {name: sum(map(_bytes, of)) for name, of in groups.items()}
+
+
+def _batch(config):
+    """{field: {key: (shape, dtype)}} of a global batch, see `pipeline.training_dataset`."""
+    rows, side = config.batch_size, config.images.crop
+    of_kind = {
+        "image": {"pixels": ((rows, side, side, 3), "uint8")},
+        "text": {
+            "tokens": ((rows, config.model.text.max_tokens), "int32"),
+            "language": ((rows,), "int32"),
+        },
+    }
+    kinds = checks.field_kinds(config)
+    return {field: {"id": ((rows, 2), "int32"), **of_kind[kind]} for field, kind in kinds.items()}
+
+
+def _bytes(variable):
+    width = int("".join(filter(str.isdigit, variable.dtype))) // 8
+    return math.prod(variable.shape) * width

@@ -1,0 +1,58 @@
+"""Of a config, what trains: terms, trainer, optimizer."""
+
+from tf_mural import models, optimizers
+from tf_mural.base import pick
+from tf_mural.build.backend import rooms
+from tf_mural.build.checks import field_kinds
+from tf_mural.build.saved import model_arguments
+from tf_mural.objective import Term
+from tf_mural.step import LOSS_SCALES, ON_BAD_STEP, Limits
+
+
+def make_terms(config):
+    """The terms of the loss; each knows which fields are of the same examples as its own."""
+    sources = [list(source.fields) for source in config.sources.values()]
+    everywhere = config.get("mask_duplicates", False)
+    terms = []
+    for name, term in config.terms.items():
+        both = [fields for fields in sources if term.x in fields and term.y in fields]
+        beside = [f for fields in both for f in fields if f not in (term.x, term.y)]
+        options = {**term, "mask_duplicates": term.mask_duplicates or everywhere}
+        terms.append(Term(name=name, beside=tuple(beside), **options))
+    return terms
+
+
+def make_trainer(config, description, languages, strategy):
+    """The backend's `Trainer` of the model of a description, see `saved.describe`."""
+    distribute, training = rooms()
+    return training.Trainer(
+        models.dual_encoder(**model_arguments(description), average=distribute.mean),
+        make_terms(config),
+        field_kinds(config),
+        languages,
+        seed=config.seed,
+        clip_norm=config.optimizer.clip_norm or None,
+        microbatch=config.get("microbatch") or None,
+        loss_chunk=config.get("loss_chunk") or None,
+        rematerialised=config.get("rematerialise", False),
+        loss_scale=LOSS_SCALES[description["precision"]],
+        strategy=strategy,
+        shard_optimizer=config.get("shard_optimizer", False),
+        shard_embeddings=config.get("shard_embeddings", False),
+        limits=Limits(
+            skip=ON_BAD_STEP[config.get("on_bad_step", "stop")],
+            gradient_norm=config.get("max_gradient_norm") or None,
+            in_a_row=config.get("max_skipped_in_a_row", Limits.in_a_row),
+        ),
+    )
+
+
+def make_optimizer(config):
+    """The optimizer, with its schedule."""
+    options = config.optimizer.to_dict()
+    options.pop("clip_norm")
+    rate = optimizers.LinearSchedule(
+        options.pop("learning_rate"), config.steps, options.pop("warmup_steps")
+    )
+    make = pick(optimizers.OPTIMIZERS, options.pop("name"), "optimizer")
+    return make(rate, **options)
