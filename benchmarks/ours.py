@@ -18,67 +18,23 @@ class Ours:
     variants = ("graph",)
 
     def __init__(self, case, threads=None, precision="float32", rematerialise=False):
-        import keras
         import tensorflow as tf
 
         if threads:
             tf.config.threading.set_intra_op_parallelism_threads(threads)
             tf.config.threading.set_inter_op_parallelism_threads(threads)
-        from tf_mural import build, distribute, models
-        from tf_mural.objective import Term
-        from tf_mural.step import LOSS_SCALES
-        from tf_mural.training import Trainer
+        from tf_mural import distribute
 
-        config = self._config(case)
-        keras.utils.set_random_seed(config.seed)
+        config = config_of(case)
+        config.precision, config.rematerialise = precision, rematerialise
         strategy = distribute.make_strategy("one")
-        description = {"model": config.model.to_dict(), "vocabulary_size": case.vocabulary}
-        description["precision"] = precision
-        with strategy.scope():
-            self.trainer = Trainer(
-                models.dual_encoder(**build.model_arguments(description)),
-                [Term(name=name, **fields) for name, fields in config.terms.items()],
-                build.field_kinds(config),
-                config.sources.triples.languages,
-                seed=config.seed,
-                clip_norm=config.optimizer.clip_norm or None,
-                rematerialised=rematerialise,
-                loss_scale=LOSS_SCALES[precision],
-            )
-            optimizer = self._optimizer(config)
-            optimizer.build(self.trainer.encoder.trainable_variables)
-            self.trainer.compile(optimizer=optimizer, jit_compile=config.jit_compile)
+        self.trainer = trainer_of(config, case, strategy)
 
         @tf.function(jit_compile=self.trainer.jit_compile is True, autograph=False)
         def replicated_step(batch):
             return strategy.run(self.trainer.train_step, args=(batch,))
 
         self._batch, self._step = self._tensors(case), replicated_step
-
-    @staticmethod
-    def _config(case):
-        from configs import etcl
-
-        config = etcl.get_config("paper")
-        image, text = config.model.image, config.model.text
-        image.name, image.image_size = case.image, case.image_size
-        text.name, text.max_tokens = case.text, case.tokens
-        # Statistics over the whole batch, which is all that the peer's layers know.
-        image.batch_norm_group = 0
-        assert (image.stochastic_depth, text.dropout) == (STOCHASTIC_DEPTH, DROPOUT)
-        assert config.model.embedding_dim == EMBEDDING_DIM
-        return config
-
-    @staticmethod
-    def _optimizer(config):
-        from tf_mural import optimizers
-
-        options = config.optimizer.to_dict()
-        options.pop("clip_norm")
-        rate = optimizers.LinearSchedule(
-            options.pop("learning_rate"), _STEPS, options.pop("warmup_steps")
-        )
-        return optimizers.OPTIMIZERS[options.pop("name")](rate, **options)
 
     @staticmethod
     def _tensors(case):
@@ -122,3 +78,31 @@ class Ours:
         if getattr(self, "_matrix", None) is None or self._matrix.shape[0] != size:
             self._matrix = tf.random.normal([size, size])
         tf.matmul(self._matrix, self._matrix).numpy()
+
+
+def config_of(case):
+    """configs/etcl.py of the paper, with the sizes of a case."""
+    from configs import etcl
+
+    config = etcl.get_config("paper")
+    image, text = config.model.image, config.model.text
+    image.name, image.image_size = case.image, case.image_size
+    text.name, text.max_tokens = case.text, case.tokens
+    # Statistics over the whole batch, which is all that the peer's layers know.
+    image.batch_norm_group = 0
+    assert (image.stochastic_depth, text.dropout) == (STOCHASTIC_DEPTH, DROPOUT)
+    assert config.model.embedding_dim == EMBEDDING_DIM
+    return config
+
+
+def trainer_of(config, case, strategy):
+    """The trainer of the backend that Keras runs on."""
+    import keras
+
+    from tf_mural import build
+
+    config.steps = _STEPS
+    keras.utils.set_random_seed(config.seed)
+    description = {"model": config.model.to_dict(), "vocabulary_size": case.vocabulary}
+    description["precision"] = config.precision
+    return build.make_trainer(config, description, config.sources.triples.languages, strategy)

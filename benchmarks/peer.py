@@ -121,8 +121,8 @@ def contrastive(x, y, temperature, margin=0.3, label_smoothing=0.1):
     """Mean of `tf_mural.losses.contrastive` over a whole batch, in torch."""
     import torch
 
-    similarity = x @ y.T - margin * torch.eye(len(x))
-    logits, target = similarity / temperature, torch.arange(len(x))
+    similarity = x @ y.T - margin * torch.eye(len(x), device=x.device)
+    logits, target = similarity / temperature, torch.arange(len(x), device=x.device)
     loss = torch.nn.functional.cross_entropy
     return loss(logits, target, label_smoothing=label_smoothing) + loss(
         logits.T, target, label_smoothing=label_smoothing
@@ -142,10 +142,23 @@ class Peer:
         case: `cases.Case`.
         threads: of torch; None is its own choice, all cores.
         variants: of "eager" (NCHW), "channels_last" (NHWC) and "compiled" (torch.compile).
+        device: of torch; "auto" is a GPU where there is one.
+        precision: "float32", or "bfloat16" by autocast.
     """
 
-    def __init__(self, case, threads=None, variants=("eager", "channels_last")):
+    def __init__(
+        self,
+        case,
+        threads=None,
+        variants=("eager", "channels_last"),
+        device="cpu",
+        precision="float32",
+    ):
         import torch
+
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._device, self._dtype = device, getattr(torch, precision)
 
         if threads:
             torch.set_num_threads(threads)
@@ -155,17 +168,17 @@ class Peer:
         self.variants = tuple(variants)
         self._made = {variant: self._make(case, variant) for variant in variants}
 
-    @staticmethod
-    def _make(case, variant):
+    def _make(self, case, variant):
         import torch
 
-        model, arrays = dual_encoder(case).train(), synthetic_batch(case)
+        model, arrays = dual_encoder(case).train().to(self._device), synthetic_batch(case)
         batch = [torch.from_numpy(arrays["image"]).permute(0, 3, 1, 2)]
         if variant == "eager":
             batch[0] = batch[0].contiguous()
         else:
             model = model.to(memory_format=torch.channels_last)
         batch += [torch.from_numpy(arrays[field]).long() for field in ("text_a", "text_b")]
+        batch = [part.to(self._device) for part in batch]
         run = torch.compile(model) if variant == "compiled" else model
         return model, run, batch, Lamb(model.named_parameters())
 
@@ -179,7 +192,9 @@ class Peer:
 
         model, run, batch, optimizer = self._made[variant]
         model.zero_grad(set_to_none=True)
-        loss = etcl(*run(*batch), model.temperature)
+        with torch.autocast(self._device, self._dtype, enabled=self._dtype != torch.float32):
+            rows = run(*batch)
+        loss = etcl(*(row.float() for row in rows), model.temperature)
         loss.backward()
         if not optimizer.steps:
             left_out = [name for name, p in model.named_parameters() if p.grad is None]
@@ -203,14 +218,17 @@ class Peer:
         return {
             "parameters": sum(p.numel() for p in model.parameters()),
             "forward_flops": counter.get_total_flops(),
+            "device": torch.cuda.get_device_name() if self._device == "cuda" else "cpu",
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
             "threads": torch.get_num_threads(),
         }
 
     def matmul(self, size):
-        """Multiplies two float32 matrices of `size` x `size`."""
+        """Multiplies two matrices of `size` x `size` in the precision of the step."""
         import torch
 
         if getattr(self, "_matrix", None) is None or self._matrix.shape[0] != size:
-            self._matrix = torch.randn(size, size)
+            self._matrix = torch.randn(size, size, device=self._device, dtype=self._dtype)
         torch.matmul(self._matrix, self._matrix)
+        if self._device == "cuda":
+            torch.cuda.synchronize()

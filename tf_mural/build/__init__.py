@@ -14,7 +14,7 @@ from tf_mural.build.data import make_records, open_records
 from tf_mural.build.planned import VOCABULARY_SIZE, trace
 from tf_mural.build.saved import describe, embedder, load, model_arguments
 from tf_mural.build.start import adopt, adopt_again, hand_over
-from tf_mural.build.trainer import make_optimizer, make_terms, make_trainer
+from tf_mural.build.trainer import make_terms, make_trainer
 from tf_mural.cluster import SharedEmbedder
 from tf_mural.text import Tokenizer
 
@@ -33,6 +33,7 @@ __all__ = [
     "load",
     "make_records",
     "make_terms",
+    "make_trainer",
     "model_arguments",
     "open_records",
     "rooms",
@@ -93,12 +94,7 @@ def build(config, data_dir, strategy, resumes=False):
     description = describe(config, tokenizer)
 
     keras.utils.set_random_seed(config.seed)
-    with strategy.scope():
-        trainer = make_trainer(config, description, languages, strategy)
-        optimizer = make_optimizer(config)
-        # Slots are made beside their variables, which a strategy allows inside its scope alone.
-        optimizer.build(trainer.encoder.trainable_variables)
-        trainer.compile(optimizer=optimizer, jit_compile=config.jit_compile)
+    trainer = make_trainer(config, description, languages, strategy)
 
     sources = [data.make_source(streams[name], source) for name, source in config.sources.items()]
     sizes = pipeline.Sizes(config.images.resize, config.images.crop)

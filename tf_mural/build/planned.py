@@ -3,10 +3,8 @@
 import collections
 import math
 
-import keras
-
 from tf_mural.build import checks, saved
-from tf_mural.build.trainer import make_optimizer, make_trainer
+from tf_mural.build.trainer import make_trainer, shapes_alone
 
 # LaBSE's, whose vocabulary the large sizes name.
 VOCABULARY_SIZE = 501_153
@@ -28,15 +26,12 @@ def trace(config, strategy, vocabulary_size=VOCABULARY_SIZE):
     tokenizer = _Tokenizer(vocabulary_size, "", config.model.text.max_tokens)
     description = saved.describe(config, tokenizer)
     named = {code for source in config.sources.values() for code in source.languages}
-    # The optimizer counts its steps in a variable that cannot wait for its value.
-    optimizer = make_optimizer(config)
-    with keras.StatelessScope(initialize_variables=False), strategy.scope():
-        trainer = make_trainer(config, description, tuple(sorted(named)), strategy)
-        optimizer.build(trainer.encoder.trainable_variables)
-        trainer.compile(optimizer=optimizer)
+    languages = tuple(sorted(named))
+    trainer = make_trainer(config, description, languages, strategy, initialized=False)
+    with shapes_alone(), strategy.scope():
         traced = trainer.traced_step(_batch(config))
-        groups = {"weights": trainer.encoder.variables, "slots": optimizer.variables}
-        return traced, {name: sum(map(_bytes, of)) for name, of in groups.items()}
+    groups = {"weights": trainer.encoder.variables, "slots": trainer.optimizer.variables}
+    return traced, {name: sum(map(_bytes, of)) for name, of in groups.items()}
 
 
 def _batch(config):

@@ -1,5 +1,9 @@
 """Of a config, what trains: terms, trainer, optimizer."""
 
+import contextlib
+
+import keras
+
 from tf_mural import models, optimizers
 from tf_mural.base import pick
 from tf_mural.build.backend import rooms
@@ -22,8 +26,33 @@ def make_terms(config):
     return terms
 
 
-def make_trainer(config, description, languages, strategy):
-    """The backend's `Trainer` of the model of a description, see `saved.describe`."""
+def make_trainer(config, description, languages, strategy, initialized=True):
+    """The backend's `Trainer`, with its optimizer, ready for steps.
+
+    Args:
+        config, strategy: see `build.build`.
+        description: of the model, see `saved.describe`.
+        languages: sequence of codes.
+        initialized: whether the variables of model and slots get values; without them they are
+            shapes, which take no memory.
+    """
+    with strategy.scope():
+        # It counts its steps in a variable that cannot wait for its value.
+        optimizer = make_optimizer(config)
+        with contextlib.nullcontext() if initialized else shapes_alone():
+            trainer = _trainer(config, description, languages, strategy)
+            # Slots are made beside their variables, which a strategy allows in its scope alone.
+            optimizer.build(trainer.encoder.trainable_variables)
+            trainer.compile(optimizer=optimizer, jit_compile=config.jit_compile)
+    return trainer
+
+
+def shapes_alone():
+    """A scope in which variables that are made get no values."""
+    return keras.StatelessScope(initialize_variables=False)
+
+
+def _trainer(config, description, languages, strategy):
     distribute, training = rooms()
     return training.Trainer(
         models.dual_encoder(**model_arguments(description), average=distribute.mean),
