@@ -32,6 +32,7 @@ FLOORS = [
         "training_jax",
         "checkpoints",
         "events",
+        "presets",
         "pretrained",
         "embedder",
         "conversion",
@@ -40,6 +41,7 @@ FLOORS = [
     },
     {"loop"},
     {"build"},
+    {"api", "exporting"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # Rooms whose code is to run on another backend of Keras too.

@@ -31,7 +31,8 @@ def run(data_dir):
 
 
 def test_a_loaded_model_embeds_as_the_trained_one(finished):
-    encoder, tokenizer, embed = build.load(str(finished[0]))
+    model = build.load(str(finished[0]))
+    encoder, tokenizer, embed = model.encoder, model.tokenizer, model.embed
     with np.load(finished[0] / "weights.npz") as weights:
         paths = {v.path: v for v in encoder.variables if "seed" not in v.path}
         assert set(paths) == set(weights.files)

@@ -71,7 +71,8 @@ def test_it_says_what_the_weights_decide(public):
 
 
 def test_the_run_embeds_as_the_checkpoint_without_it(public):
-    encoder, tokenizer, embed = build.load(str(public[0] / "first"))
+    model = build.load(str(public[0] / "first"))
+    encoder, tokenizer, embed = model.encoder, model.tokenizer, model.embed
     with np.load(case.OUTPUTS) as recorded:
         rows = {kind: recorded[f"align/{kind}_rows"] for kind in ("image", "text")}
         fits = recorded["align/tokens"][:, -1] == 0  # the others were cut to twelve tokens
@@ -202,7 +203,9 @@ def test_a_model_that_says_nothing_of_all_this_is_as_it_was(model, finished):
             del description["model"][part][name]
     del description["lower_case"], description["pretrained"]
     checkpoints.write_json(str(model / "model.json"), description)
-    found, expected = (build.load(str(f))[2].texts(["A red circle"]) for f in (model, finished[0]))
+    found, expected = (
+        build.load(str(f)).embed.texts(["A red circle"]) for f in (model, finished[0])
+    )
     np.testing.assert_array_equal(found, expected)
 
 

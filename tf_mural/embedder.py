@@ -36,6 +36,7 @@ class BadImage(BadItem):
             "expected a whole PNG, JPEG, GIF or BMP: mend it or leave it out"
         )
         super().__init__(message, position)
+        self.reason = reason
 
 
 class Embedder:
@@ -75,7 +76,7 @@ class Embedder:
         self._width = width
         self._batch_size = batch_size
         self._text_lengths = tuple(text_lengths)
-        self._progress = progress
+        self.progress = progress
 
     def images(self, encoded):
         """Embeds encoded images, in order.
@@ -146,8 +147,8 @@ class Embedder:
         for positions, rows in self._encoded(kind, batches):
             parts.append((positions, _unit(rows, kind, positions)))
             done += len(positions)
-            if self._progress:
-                self._progress(kind, done)
+            if self.progress:
+                self.progress(kind, done)
         embedded = np.empty((done, self._width), np.float32)
         while parts:  # each is let go as it is copied, so that memory holds the rows about once
             positions, rows = parts.pop()

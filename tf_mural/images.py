@@ -1,6 +1,40 @@
 """Pictures: decode, resize, crop, flip. The converters and the pipeline share these functions."""
 
+import struct
+
 import tensorflow as tf
+
+# Pixels of an image above which decoding it could take a machine's memory: about 268 MB of them.
+MAX_PIXELS = 89_478_485
+
+
+def stated_size(data):
+    """(width, height) that the header of an encoded image states, or None where it states none.
+
+    Args:
+        data: bytes of a PNG, JPEG, GIF or BMP.
+    """
+    if data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) >= 24:
+        return struct.unpack(">II", data[16:24])
+    if data[:6] in (b"GIF87a", b"GIF89a") and len(data) >= 10:
+        return struct.unpack("<HH", data[6:10])
+    if data[:2] == b"BM" and len(data) >= 26:
+        width, height = struct.unpack("<ii", data[18:26])
+        return width, abs(height)
+    return _jpeg_size(data) if data[:2] == b"\xff\xd8" else None
+
+
+def _jpeg_size(data):
+    """What the frame header says, which follows segments of any number."""
+    place = 2
+    while place + 9 <= len(data) and data[place] == 0xFF:
+        marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")
+        # SOF0 to SOF15, among which are DHT, JPG and DAC.
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack(">HH", data[place + 5 : place + 9])
+            return width, height
+        place += 1 if marker == 0xFF else 2 + length
+    return None
 
 
 def decode(data):

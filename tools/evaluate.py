@@ -105,7 +105,8 @@ def main():
 
     if not everything:  # Before any work, whatever is wrong with one of them.
         planned = {job.out: plan(job) for job in jobs}
-    _, tokenizer, embed = build.load(_MODEL.value)
+    model = build.load(_MODEL.value)
+    tokenizer, embed = model.tokenizer, model.embed
     about = {"vocabulary_hash": tokenizer.hash, "weights_hash": weights_hash(_MODEL.value)}
 
     def score(job):

@@ -12,7 +12,14 @@ from tf_mural.build.backend import rooms
 from tf_mural.build.checks import check, field_kinds, find_vocabulary
 from tf_mural.build.data import make_records, open_records
 from tf_mural.build.planned import VOCABULARY_SIZE, trace
-from tf_mural.build.saved import describe, embedder, load, model_arguments
+from tf_mural.build.saved import (
+    Model,
+    describe,
+    embedder,
+    fingerprint,
+    load,
+    model_arguments,
+)
 from tf_mural.build.start import adopt, adopt_again, hand_over
 from tf_mural.build.trainer import make_terms, make_trainer
 from tf_mural.cluster import SharedEmbedder
@@ -20,6 +27,7 @@ from tf_mural.text import Tokenizer
 
 __all__ = [
     "VOCABULARY_SIZE",
+    "Model",
     "Run",
     "adopt",
     "adopt_again",
@@ -29,6 +37,7 @@ __all__ = [
     "embedder",
     "field_kinds",
     "find_vocabulary",
+    "fingerprint",
     "hand_over",
     "load",
     "make_records",

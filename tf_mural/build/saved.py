@@ -1,13 +1,36 @@
 """What a run leaves behind, and how a model is made of it again."""
 
+import contextlib
+import dataclasses
 import functools
+import hashlib
 import os
 
-from tf_mural import checkpoints, images, models
+import numpy as np
+from keras import ops
+
+from tf_mural import checkpoints, files, images, models
 from tf_mural.base import UserError
 from tf_mural.build.backend import rooms
 from tf_mural.embedder import Embedder
 from tf_mural.text import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A trained model, ready to embed.
+
+    Attributes:
+        encoder: `models.DualEncoder`.
+        tokenizer: `text.Tokenizer`.
+        embed: `embedder.Embedder` of both.
+        sizes: {"resize", "crop"} of images, in pixels.
+    """
+
+    encoder: models.DualEncoder
+    tokenizer: Tokenizer
+    embed: Embedder
+    sizes: dict
 
 
 def describe(config, tokenizer):
@@ -39,39 +62,53 @@ def model_arguments(description):
     return {**model, "image": image, "text": text, "precision": precision}
 
 
-def load(folder):
-    """The encoder, tokenizer and embedder of a finished run.
+def load(path, strategy=None, batch_size=128):
+    """A trained model.
 
     Args:
-        folder: workdir of a run.
-
-    Returns:
-        (`models.DualEncoder`, `text.Tokenizer`, `embedder.Embedder`).
+        path: workdir of a finished run, or a preset (see `presets`), which may lie on a hub.
+        strategy: what `make_strategy` of the backend's room made, to embed on all of its replicas;
+            None is one device.
+        batch_size: see `embedder.Embedder`; rounded up to a multiple of the replicas.
 
     Raises:
         UserError: there is no model, or its vocabulary is not the one it was trained with.
     """
-    description = checkpoints.read_model(folder)
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        encoder, tokenizer, sizes = _read(path)
+    embed = embedder(encoder, tokenizer, sizes, batch_size, strategy)
+    return Model(encoder, tokenizer, embed, sizes)
+
+
+def _read(path):
+    # Looked for first: what a preset is made of is a heavy import.
+    if not files.exists(os.path.join(path, checkpoints.MODEL)):
+        from tf_mural import presets
+
+        if presets.is_preset(path):
+            return presets.load_preset(path)
+    description = checkpoints.read_model(path)
     tokenizer = Tokenizer(
-        os.path.join(folder, checkpoints.VOCABULARY),
+        os.path.join(path, checkpoints.VOCABULARY),
         description["max_tokens"],
         description.get("lower_case", False),
     )
     if tokenizer.hash != description["vocabulary_hash"]:
         raise UserError(
-            f"{os.path.join(folder, checkpoints.VOCABULARY)} has hash {tokenizer.hash}, but the "
+            f"{os.path.join(path, checkpoints.VOCABULARY)} has hash {tokenizer.hash}, but the "
             f"model was trained with {description['vocabulary_hash']}: put the right one back"
         )
     encoder = models.dual_encoder(**model_arguments(description))
-    checkpoints.load_weights(folder, encoder)
-    return encoder, tokenizer, embedder(encoder, tokenizer, description["images"])
+    checkpoints.load_weights(path, encoder)
+    return encoder, tokenizer, description["images"]
 
 
-def embedder(encoder, tokenizer, sizes, batch_size=128):
+def embedder(encoder, tokenizer, sizes, batch_size=128, strategy=None):
     """An `Embedder` over the towers of `encoder`; sizes: {"resize", "crop"} in pixels."""
 
     distribute, _ = rooms()
-    towers = distribute.encoder_functions(encoder)
+    towers = distribute.encoder_functions(encoder, strategy=strategy)
+    replicas = strategy.num_replicas_in_sync if strategy else 1
     preprocess = functools.partial(
         images.for_evaluation, resize_to=sizes["resize"], size=sizes["crop"]
     )
@@ -81,5 +118,19 @@ def embedder(encoder, tokenizer, sizes, batch_size=128):
         tokenizer,
         preprocess,
         width=encoder.towers["text"].output.shape[-1],
-        batch_size=batch_size,
+        batch_size=-(-batch_size // replicas) * replicas,
     )
+
+
+def fingerprint(encoder, tokenizer, sizes):
+    """Names a model by all that its embeddings depend on: weights, vocabulary, image sizes.
+
+    Returns:
+        32 hexadecimal digits, the same wherever the model is kept.
+    """
+    digest = hashlib.sha256(
+        f"{tokenizer.hash} {tokenizer.max_tokens} {sorted(sizes.items())}".encode()
+    )
+    for variable in checkpoints.by_path(encoder).values():
+        digest.update(np.ascontiguousarray(ops.convert_to_numpy(variable.value)))
+    return digest.hexdigest()[:32]

@@ -72,18 +72,32 @@ class Runner:
         return one, several
 
 
-def encoder_functions(encoder, kinds=("image", "text")):
+def encoder_functions(encoder, kinds=("image", "text"), strategy=None):
     """{kind: function of a batch (n, ...) to (n, d)}, with the weights of the moment.
 
     Args:
         encoder: `models.DualEncoder`.
         kinds: of its towers.
+        strategy: a `tf.distribute.Strategy` of this process, among whose replicas the rows of a
+            batch are parted evenly; None is one device.
     """
+    replicas = strategy.num_replicas_in_sync if strategy else 1
 
     def function(kind):
-        return tf.function(
-            lambda batch: encoder.encode(kind, batch, training=False), autograph=False
-        )
+        def encode(batch):
+            return encoder.encode(kind, batch, training=False)
+
+        def parted(batch):
+            rows = tf.shape(batch)[0] // replicas
+
+            def of_replica():
+                number = tf.distribute.get_replica_context().replica_id_in_sync_group
+                return encode(batch[number * rows : (number + 1) * rows])
+
+            parts = strategy.experimental_local_results(strategy.run(of_replica))
+            return tf.concat(parts, axis=0)
+
+        return tf.function(encode if replicas == 1 else parted, autograph=False)
 
     return {kind: function(kind) for kind in kinds}
 

@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 from tf_mural.distribute_jax.replicas import AXIS
 
 
-def encoder_functions(encoder, kinds=("image", "text")):
+def encoder_functions(encoder, kinds=("image", "text"), strategy=None):
     """{kind: function of a numpy batch (n, ...) to (n, d)}, with the weights of the moment.
 
     The rows of a batch are parted over the devices of this process, where these divide them. Each
@@ -19,8 +19,9 @@ def encoder_functions(encoder, kinds=("image", "text")):
     Args:
         encoder: `models.DualEncoder`.
         kinds: of its towers.
+        strategy: `Devices` of this process; None is all that there are.
     """
-    mesh = Mesh(np.array(jax.local_devices()), (AXIS,))
+    mesh = strategy.mesh if strategy else Mesh(np.array(jax.local_devices()), (AXIS,))
     weights = _Weights(encoder, NamedSharding(mesh, P()))
 
     def function(kind):

@@ -32,31 +32,49 @@ class GroupedBatchNormalization(keras.layers.BatchNormalization):
         """Normalises (n, h, w, c); the statistics are taken in float32 at least."""
         if not (training and self.trainable):
             return super().call(inputs, training=training, mask=mask)
-        n, height, width, channels = inputs.shape
+        n = inputs.shape[0]
         own = None if self.group == ALL_REPLICAS else self.group
         if None not in (n, own) and n % own:
             raise ValueError(
                 f"Expected a batch that divides by batch_norm_group={self.group}. Received: {n}."
             )
-        shape = (-1, own * height * width) if own else (1, -1)
-        x = ops.reshape(inputs, (*shape, channels))
-        wide = ops.cast(x, at_least_float32(x.dtype))
-        own_mean, variance = ops.moments(ops.stop_gradient(wide), axes=[1], keepdims=True)
-        (mean,) = self._average([own_mean])
-        # Of all rows: the variance inside the replicas, and that of their means.
-        (variance,) = self._average([variance + ops.square(own_mean - mean)])
+        wide = ops.cast(inputs, at_least_float32(inputs.dtype))
+        # Both moments in one pass over x. Around the moving mean their difference loses no digits.
+        shift = ops.copy(ops.cast(self.moving_mean, wide.dtype))
+        distance = ops.stop_gradient(wide) - shift
+        moments = (self._of_groups(d) for d in (distance, ops.square(distance)))
+        mean, square = self._average(list(moments))
+        variance = ops.maximum(square - ops.square(mean), 0.0)
+        mean = mean + shift
         for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            value = ops.mean(value, axis=(0, 1))
+            value = ops.mean(value, axis=0)
             moving.assign(moving * self.momentum + value * (1.0 - self.momentum))
-        return ops.reshape(self._normalised(x, mean, variance), ops.shape(inputs))
+        return self._normalised(inputs, mean, variance)
+
+    def _of_groups(self, x):
+        """Means over the positions and images of each group: (n, h, w, c) to (groups, c).
+
+        Image by image first. To put a group's rows together would lay all of x out anew, which on a
+        TPU takes as long as a convolution.
+        """
+        means = ops.mean(x, axis=(1, 2))
+        own = -1 if self.group in (None, ALL_REPLICAS) else self.group
+        groups = 1 if own == -1 else -1
+        return ops.mean(ops.reshape(means, (groups, own, x.shape[-1])), axis=1)
+
+    def _to_images(self, x):
+        """(groups, c) to what multiplies (n, h, w, c)."""
+        if self.group not in (None, ALL_REPLICAS):
+            x = ops.repeat(x, self.group, axis=0)
+        return x[:, None, None, :]
 
     def _normalised(self, x, mean, variance):
         """(x - mean) / sqrt(variance + epsilon) * gamma + beta, in the compute dtype.
 
         Args:
-            x: (groups, rows, c).
-            mean, variance: those of x over its rows, on all replicas where they share them,
-                (groups, 1, c). Their own dependence on x is part of the gradient given here.
+            x: (n, h, w, c).
+            mean, variance: those of x over its groups, on all replicas where they share them,
+                (groups, c). Their own dependence on x is part of the gradient given here.
         """
 
         # All that the gradient needs is an argument: JAX would lose what is closed over here where
@@ -65,21 +83,26 @@ class GroupedBatchNormalization(keras.layers.BatchNormalization):
         def normalise(x, gamma, beta, mean, inverse):
             scale = inverse * ops.cast(gamma, inverse.dtype)
             wide = ops.cast(x, scale.dtype)
-            y = wide * scale + (ops.cast(beta, scale.dtype) - mean * scale)
+            offset = ops.cast(beta, scale.dtype) - mean * scale
+            y = wide * self._to_images(scale) + self._to_images(offset)
 
             def gradient(*upstreams, upstream=None):
                 dy = ops.cast(upstreams[0] if upstream is None else upstream, scale.dtype)
                 # Cast again: what one pass keeps for the other is `x` in its own dtype.
                 wide = ops.cast(x, scale.dtype)
-                d_beta = ops.mean(dy, axis=1, keepdims=True)
-                d_gamma = (ops.mean(dy * wide, axis=1, keepdims=True) - mean * d_beta) * inverse
+                d_beta = self._of_groups(dy)
+                d_gamma = (self._of_groups(dy * wide) - mean * d_beta) * inverse
                 # x moves the statistics, and these the loss of all rows that share them. What gamma
                 # and beta are owed stays that of this replica's rows, and is summed with the rest.
                 of_gamma, of_beta = self._average([d_gamma, d_beta])
                 slope = scale * inverse * of_gamma
-                dx = scale * dy - (slope * wide + (scale * of_beta - slope * mean))
-                rows = ops.cast(ops.shape(x)[1], scale.dtype)
-                totals = (ops.sum(d, axis=(0, 1)) * rows for d in (d_gamma, d_beta))
+                fixed = scale * of_beta - slope * mean
+                scales, slopes, fixed = map(self._to_images, (scale, slope, fixed))
+                dx = scales * dy - (slopes * wide + fixed)
+                groups = ops.shape(mean)[0]
+                rows = ops.shape(x)[0] // groups * ops.shape(x)[1] * ops.shape(x)[2]
+                rows = ops.cast(rows, scale.dtype)
+                totals = (ops.sum(d, axis=0) * rows for d in (d_gamma, d_beta))
                 d_gamma, d_beta = (ops.cast(d, gamma.dtype) for d in totals)
                 known = ops.zeros_like(mean), ops.zeros_like(inverse)
                 return ops.cast(dx, x.dtype), d_gamma, d_beta, *known

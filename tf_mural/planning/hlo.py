@@ -123,6 +123,9 @@ class Program:
 
     def _moved_by(self, computation, instruction):
         inside = self._fused(instruction)
+        if instruction.opcode == "slice-start":  # whose type names all of what it takes a part of
+            result = ARRAY.findall(instruction.shape)[-2]
+            return sum(bytes_of("".join(result), anywhere=a) for a in (True, False))
         if instruction.opcode.endswith("-start"):
             return bytes_of(instruction.shape)  # which names what is read as well
         if instruction.opcode in ("dynamic-slice", "gather"):

@@ -1,0 +1,106 @@
+"""Exports a trained model: python tools/export.py --model=runs/tiny/etcl-s0 --format=saved_model
+--out=exported
+
+Formats:
+  saved_model  one SavedModel with the signatures embed_images (encoded bytes of any size) and
+               embed_texts (strings); pre-processing and tokenising are inside
+  onnx         image.onnx and text.onnx, with vocab.txt and preprocessing.json
+               (pip install -r requirements-export.txt)
+  preset       a folder that KerasHub's from_preset, tf_mural.Embedder.load and every tool here
+               takes, with a model card; keras_hub.upload_preset puts it on a hub
+
+What was written is loaded again and its embeddings are compared with the model's.
+"""
+
+import os
+import shutil
+
+import common
+from absl import flags
+from reporting import RESULTS
+
+from tf_mural import files
+from tf_mural.base import UserError, pick
+
+_MODEL = flags.DEFINE_string("model", None, "Workdir of a finished run, or a preset. Required.")
+_FORMAT = flags.DEFINE_string("format", "saved_model", "saved_model, onnx or preset.")
+_OUT = flags.DEFINE_string("out", None, "Folder to write. Required; must not be there.")
+_QUANTIZE = flags.DEFINE_enum(
+    "quantize", "", ["", "int8"], "Of onnx: int8 for the products of the text tower's matrices."
+)
+_NAME = flags.DEFINE_string("name", None, "Of the model, in its card. Default: that of the folder.")
+
+
+def main():
+    write = pick(FORMATS, _FORMAT.value, "format")
+    for name, value in (("model", _MODEL.value), ("out", _OUT.value)):
+        if not value:
+            raise UserError(f"--{name} is missing (--help tells what it is)")
+    if os.path.exists(_OUT.value):
+        raise UserError(f"{_OUT.value} is there already: remove it, or choose another --out")
+    if _QUANTIZE.value and _FORMAT.value != "onnx":
+        raise UserError("--quantize goes with --format=onnx alone")
+    common.import_tensorflow()
+    from tf_mural import build
+
+    model = build.load(_MODEL.value)
+    unfinished = f"{_OUT.value.rstrip('/')}.unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        differences = write(unfinished, model)
+        os.rename(unfinished, _OUT.value)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    told = ", ".join(f"{name} {value:.1e}" for name, value in differences.items())
+    print(f"{_OUT.value}: {_FORMAT.value}, at most so far from the model: {told}")
+
+
+def saved_model(folder, model):
+    from tf_mural import exporting
+
+    with common.quietly():
+        return exporting.export_saved_model(folder, model)
+
+
+def onnx(folder, model):
+    from tf_mural import exporting
+
+    with common.quietly():
+        return exporting.export_onnx(folder, model, _QUANTIZE.value)
+
+
+def preset(folder, model):
+    from tf_mural import build, checkpoints, exporting, presets
+
+    if presets.is_preset(_MODEL.value):
+        raise UserError(f"{_MODEL.value} is a preset already: copy its folder")
+    description = checkpoints.read_model(_MODEL.value)
+    runs = chain(_MODEL.value)
+    card = presets.model_card(
+        _NAME.value or os.path.basename(_OUT.value.rstrip("/")),
+        description,
+        [files.read_json(os.path.join(folder, RESULTS)) for folder in runs],
+        files.read_json(os.path.join(runs[0], checkpoints.CONFIG)) if runs else None,
+    )
+    arguments = build.model_arguments(description)
+    presets.save_preset(folder, arguments, model.encoder, model.tokenizer, model.sizes, card)
+    return exporting.differences(model, build.load(folder))
+
+
+def chain(workdir):
+    """Workdirs of a finished run and of those that it started from, as far as they are there."""
+    # The folder of a best step lies in that of its run.
+    workdir = workdir.rstrip("/")
+    if os.path.basename(workdir) == "best" and not files.exists(os.path.join(workdir, RESULTS)):
+        workdir = os.path.dirname(workdir)
+    found = []
+    while workdir and workdir not in found and files.exists(os.path.join(workdir, RESULTS)):
+        found.append(workdir)
+        workdir = files.read_json(os.path.join(workdir, RESULTS))["init"]
+    return found
+
+
+FORMATS = {"saved_model": saved_model, "onnx": onnx, "preset": preset}
+
+if __name__ == "__main__":
+    common.run(main)
