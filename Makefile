@@ -1,10 +1,11 @@
 # make etcl        trains MURAL, ETCL and the control on scenes and shows what ETCL adds
+# make demo        opens a page to search the scenes in any language, by the model of make etcl
 # make test        runs the tests and the linter
 # make test-slow   runs the tests that train for minutes, and shows their numbers
 # make faults      kills, stops and damages runs, and shows what they survived
 # make test-beam   tests conversion by Apache Beam, in an environment of its own
 # make tpu-env     shows that requirements-tpu.txt installs, imports and trains, on a CPU
-# The first four make .venv first. PYTHON names the interpreter: make test PYTHON=python3.12
+# The first six make .venv first. PYTHON names the interpreter: make test PYTHON=python3.12
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,11 +13,17 @@ BIN := $(VENV)/bin
 BEAM := $(VENV)-beam
 TPU := $(VENV)-tpu
 SEED ?= 0
+TEST_FILES := $(addprefix requirements,.txt -test.txt -jax.txt -plan.txt -export.txt -demo.txt)
 
-.PHONY: etcl test test-slow faults test-beam tpu-env lint clean
+.PHONY: etcl demo test test-slow faults test-beam tpu-env lint clean
 
 etcl: $(VENV)/.base
 	$(BIN)/python tools/train.py --stage=etcl --seed=$(SEED)
+
+# The scenes are data/scenes; training them is skipped where it was done.
+demo: $(VENV)/.demo
+	$(BIN)/python tools/train.py --stage=etcl --seed=$(SEED)
+	$(BIN)/python tools/demo.py --records=data/scenes/test --model=runs/tiny/etcl-s$(SEED)
 
 test: $(VENV)/.test lint
 	$(BIN)/python -m pytest
@@ -29,7 +36,7 @@ faults: $(VENV)/.test
 	$(BIN)/python -m pytest -m faults tests/test_faults.py -rP
 
 # Beam wants older packages than the rest, such as protobuf.
-test-beam: requirements.txt requirements-test.txt requirements-jax.txt requirements-plan.txt requirements-beam.txt
+test-beam: $(TEST_FILES) requirements-beam.txt
 	@$(BEAM)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(BEAM)
 	$(BEAM)/bin/python -m pip install --quiet --disable-pip-version-check \
 	  -r requirements.txt -r requirements-test.txt -r requirements-beam.txt
@@ -51,8 +58,12 @@ $(VENV)/.base: requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.base requirements-test.txt requirements-jax.txt requirements-plan.txt
+$(VENV)/.test: $(VENV)/.base $(TEST_FILES)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.base requirements-demo.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-demo.txt
 	@touch $@
 
 clean:

@@ -20,6 +20,7 @@ from tf_mural.base import UserError, pick, suggest  # noqa: E402
 from tf_mural.stopping import Stopped  # noqa: E402
 
 _BACKENDS = {name: name for name in ("tensorflow", "jax")}
+UNKNOWN = "no part of {!r} is in the vocabulary: what is shown has nothing to do with it"
 # Of a disk, a quota, or a size that a file may have.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -62,6 +63,12 @@ def _quiet():
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     # ERROR: each stage of a run traces functions of its own, which TensorFlow would warn of.
     logging.set_verbosity(logging.ERROR)
+
+
+def require(package, requirements, what):
+    """Raises UserError, with the line that installs it, where an optional package is missing."""
+    if importlib.util.find_spec(package) is None:
+        raise UserError(f"{what} needs {package}: pip install -r {requirements}")
 
 
 def define_backend():

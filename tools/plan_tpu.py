@@ -12,7 +12,6 @@ kept, so that the same step is compiled once.
 """
 
 import functools
-import importlib.util
 import json
 import multiprocessing
 import os
@@ -53,8 +52,8 @@ def main():
     from tf_mural import planning
 
     chip = planning.find_chip(_TOPOLOGY.value)
-    if None in (importlib.util.find_spec("jax"), importlib.util.find_spec("libtpu")):
-        raise UserError("plans need JAX and libtpu: pip install -r requirements-plan.txt")
+    for package in ("jax", "libtpu"):
+        common.require(package, "requirements-plan.txt", "a plan")
     config, found = in_child(functools.partial(plan, chip))
     show(config, found)
     if _OUT.value:

@@ -22,6 +22,7 @@ from tf_mural.build.saved import (
 )
 from tf_mural.build.start import adopt, adopt_again, hand_over
 from tf_mural.build.trainer import make_terms, make_trainer
+from tf_mural.build.trial import trial_step
 from tf_mural.cluster import SharedEmbedder
 from tf_mural.text import Tokenizer
 
@@ -47,6 +48,7 @@ __all__ = [
     "open_records",
     "rooms",
     "trace",
+    "trial_step",
 ]
 
 

@@ -1,0 +1,167 @@
+"""`tf_mural.Embedder`: a trained model as one object."""
+
+import io
+import struct
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import ROOT
+
+import tf_mural
+from tf_mural import build, images
+from tf_mural.base import UserError
+from tf_mural.embedder import BadImage
+
+
+@pytest.fixture(scope="module")
+def embedder(finished):
+    return tf_mural.Embedder.load(finished[0], batch_size=4)
+
+
+def picture(height=40, width=30, channels=3, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, channels), np.uint8)
+
+
+def test_the_package_offers_it_and_stays_light():
+    code = (
+        "import sys, tf_mural\n"
+        "assert 'Embedder' in dir(tf_mural) and 'keras' not in sys.modules\n"
+        "try:\n    tf_mural.Embeder\nexcept AttributeError as error:\n    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "module 'tf_mural' has no attribute 'Embeder'\n", done.stderr
+
+
+def test_texts_are_unit_rows_in_order(embedder):
+    rows = embedder.texts(["a red circle", "ein Kreis", "一个圆", "a red circle", ""])
+    assert rows.shape == (5, embedder.width) and rows.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1.0, atol=1e-6)
+    np.testing.assert_allclose(rows[0], rows[3], atol=1e-6)
+    assert np.abs(rows[0] - rows[1]).max() > 1e-4
+    assert embedder.texts([]).shape == (0, embedder.width)
+    assert embedder.texts(["broken \udcff text"]).shape == (1, embedder.width)
+
+
+def test_images_come_as_bytes_paths_arrays_and_pictures(embedder, tmp_path):
+    from PIL import Image
+
+    array = picture()
+    encoded = tf.io.encode_png(array).numpy()
+    path = tmp_path / "bild ü.png"
+    path.write_bytes(encoded)
+    rows = embedder.images([encoded, str(path), path, array, Image.fromarray(array)])
+    np.testing.assert_allclose(rows, np.tile(rows[:1], (5, 1)), atol=1e-6)
+    grey = picture(channels=1)
+    both = embedder.images([grey, grey[..., 0]])
+    np.testing.assert_allclose(both[0], both[1], atol=1e-6)
+    assert embedder.images([picture(channels=4)]).shape == (1, embedder.width)
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1.0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("item", "words"),
+    [
+        (b"no image", "position 1 cannot be read"),
+        ("/no/such/file.jpg", "/no/such/file.jpg: No such file"),
+        (np.zeros((4, 4, 3), np.float32), r"\(4, 4, 3\) of float32, expected uint8"),
+        (np.zeros((4, 4, 2), np.uint8), r"\(4, 4, 2\) of uint8"),
+        (3, r"expected uint8 \(h, w, 3\)"),
+    ],
+)
+def test_a_bad_image_is_named_by_its_position(embedder, item, words):
+    with pytest.raises(BadImage, match=words) as caught:
+        embedder.images([picture(), item, picture()])
+    assert caught.value.position == 1
+
+
+def test_a_damaged_file_is_named(embedder, tmp_path):
+    path = tmp_path / "damaged.png"
+    path.write_bytes(tf.io.encode_png(picture()).numpy()[:60])
+    with pytest.raises(BadImage, match="damaged.png"):
+        embedder.images([str(path)])
+
+
+def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(embedder):
+    encoded = bytearray(tf.io.encode_png(picture()).numpy())
+    encoded[16:24] = struct.pack(">II", 10_000, 10_000)
+    with pytest.raises(BadImage, match="10000 x 10000 pixels, above 89,478,485: shrink it first"):
+        embedder.images([bytes(encoded)])
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP"])
+def test_headers_state_sizes(kind):
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(picture(37, 91)).save(file, kind)
+    assert images.stated_size(file.getvalue()) == (91, 37)
+    assert images.stated_size(file.getvalue()[:9]) is None
+    assert images.stated_size(b"") is None
+
+
+@pytest.mark.parametrize("method", ["texts", "images"])
+def test_a_single_one_is_not_taken_for_many(embedder, method):
+    with pytest.raises(UserError, match="expected a list"):
+        getattr(embedder, method)("a red circle")
+
+
+def test_something_else_than_a_string_is_named(embedder):
+    with pytest.raises(UserError, match="text at position 1 is of type int"):
+        embedder.texts(["a", 3])
+
+
+def test_unknown_texts_are_told_apart(embedder):
+    assert list(embedder.knows(["a red circle", "☃☃", ""])) == [True, False, False]
+    assert embedder.knows([]).shape == (0,)
+
+
+def test_progress_tells_rate_and_time_left(embedder, capsys, monkeypatch):
+    from tf_mural.api import embedding
+
+    monkeypatch.setattr(embedding, "_FIRST_WORD", 0.0)
+    monkeypatch.setattr(embedding, "_EVERY", 0.0)
+    embedder.texts(["a red circle"] * 10, progress=True)
+    told = capsys.readouterr().err
+    assert "texts: 4 of 10" in told and "a second" in told and "left" in told
+    embedder.texts(iter(["a red circle"] * 10), progress=True)
+    assert "texts: 10, " in capsys.readouterr().err
+    embedder.texts(["a red circle"] * 10, progress=False)
+    assert not capsys.readouterr().err
+
+
+def test_the_fingerprint_is_that_of_the_model(embedder, finished):
+    again = tf_mural.Embedder.load(finished[0])
+    assert again.fingerprint == embedder.fingerprint and len(again.fingerprint) == 32
+    model = build.load(str(finished[0]))
+    other = build.fingerprint(model.encoder, model.tokenizer, {"resize": 80, "crop": 64})
+    model.encoder.temperatures["shared"].assign(0.5)
+    changed = build.fingerprint(model.encoder, model.tokenizer, model.sizes)
+    assert len({other, changed, embedder.fingerprint}) == 3
+
+
+def test_a_path_without_a_model_is_refused(tmp_path):
+    with pytest.raises(UserError, match="holds no trained model"):
+        tf_mural.Embedder.load(tmp_path)
+
+
+def test_replicas_share_the_work(finished):
+    """In a process of its own: two virtual devices give what one does, whatever the batch."""
+    code = f"""
+import sys; sys.path.insert(0, {ROOT!r})
+import numpy as np, tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+import tf_mural
+two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+texts = ["a red circle", "ein Kreis", "un cercle", "kruh", "a"]
+pictures = list(np.random.default_rng(0).integers(0, 256, (5, 20, 30, 3), np.uint8))
+one = tf_mural.Embedder.load({str(finished[0])!r})
+both = tf_mural.Embedder.load({str(finished[0])!r}, two, batch_size=3)
+np.testing.assert_allclose(both.texts(texts), one.texts(texts), atol=1e-6)
+np.testing.assert_allclose(both.images(pictures), one.images(pictures), atol=1e-6)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]

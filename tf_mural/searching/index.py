@@ -1,0 +1,148 @@
+"""Reading an index: exact nearest neighbours by numpy, or by FAISS where its file is there."""
+
+import dataclasses
+import json
+import os
+
+import numpy as np
+
+from tf_mural import files
+from tf_mural.base import UserError
+
+MANIFEST, FAISS, SCHEMA = "manifest.json", "index.faiss", 1
+_BLOCK = 1 << 16  # rows whose scores are held at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Hit:
+    """An image that was found.
+
+    Attributes:
+        score: cosine similarity to the query.
+        row: in the index.
+        item: what the index says of it.
+    """
+
+    score: float
+    row: int
+    item: dict
+
+
+class Index:
+    """An index that is whole.
+
+    Args:
+        folder: of `make_index`.
+
+    Attributes:
+        manifest: content of manifest.json.
+
+    Raises:
+        UserError: there is none, or it is not whole.
+    """
+
+    def __init__(self, folder):
+        self.folder, path = folder, os.path.join(folder, MANIFEST)
+        if not os.path.exists(path):
+            raise UserError(f"{folder} holds no index: make one with tools/index.py")
+        self.manifest = files.read_json(path)
+        if self.manifest.get("schema") != SCHEMA or not self.manifest.get("whole"):
+            raise UserError(
+                f"{folder}: the index is unfinished, or of another version; the same command of "
+                "tools/index.py goes on with it"
+            )
+        self._parts, self._items, self._faiss = self._open(), [], None
+        for part in self.manifest["parts"]:
+            with open(self._path(part["file"], ".jsonl"), encoding="utf-8") as lines:
+                self._items += [json.loads(line) for line in lines]
+        rows = sum(len(part) for part in self._parts)
+        if not rows == len(self._items) == self.manifest["count"]:
+            raise UserError(
+                f"{folder}: {rows} embeddings, {len(self._items)} items and a count of "
+                f"{self.manifest['count']} do not agree; remove the folder and index again"
+            )
+
+    def __len__(self):
+        return len(self._items)
+
+    def item(self, row):
+        """What the index says of an image."""
+        return self._items[row]
+
+    def check(self, fingerprint, name):
+        """Refuses queries of another model than that of the index.
+
+        Args:
+            fingerprint: see `api.Embedder.fingerprint`.
+            name: of that model, for the message.
+
+        Raises:
+            UserError: it is another one.
+        """
+        if fingerprint != self.manifest["model"]:
+            raise UserError(
+                f"{self.folder} holds embeddings of the model {self.manifest['model']} "
+                f"({self.manifest['model_path']}), but {name} is {fingerprint}: their spaces have "
+                "nothing in common; index again with this model, or search with that one"
+            )
+
+    def search(self, queries, k):
+        """The nearest images of each query.
+
+        Args:
+            queries: float32 (q, width), unit rows.
+            k: how many of each; fewer where the index holds fewer.
+
+        Returns:
+            A list of `Hit`s a query, best first; of equal scores the one of the lower row.
+        """
+        queries, k = np.ascontiguousarray(queries, np.float32), min(k, len(self))
+        if not k:
+            return [[] for _ in queries]
+        scores, rows = self._by_faiss(queries, k) or self._by_numpy(queries, k)
+        return [
+            [Hit(float(s), int(r), self._items[r]) for s, r in zip(*one, strict=True) if r >= 0]
+            for one in zip(scores, rows, strict=True)
+        ]
+
+    def _by_numpy(self, queries, k):
+        best = np.full((len(queries), 0), 0, np.float32), np.zeros((len(queries), 0), np.int64)
+        first = 0
+        for part in self._parts:
+            for start in range(0, len(part), _BLOCK):
+                scores = queries @ np.asarray(part[start : start + _BLOCK]).T  # (q, rows)
+                rows = np.arange(first + start, first + start + scores.shape[1])
+                scores = np.concatenate([best[0], scores], axis=1)
+                rows = np.concatenate([best[1], np.tile(rows, (len(queries), 1))], axis=1)
+                order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+                best = tuple(np.take_along_axis(x, order, axis=1) for x in (scores, rows))
+            first += len(part)
+        return best
+
+    def _by_faiss(self, queries, k):
+        """As `_by_numpy`, or None without the file or the package."""
+        path = os.path.join(self.folder, FAISS)
+        if not os.path.exists(path):
+            return None
+        if self._faiss is None:
+            try:
+                import faiss
+            except ImportError:
+                return None
+            self._faiss = faiss.read_index(path)
+        return self._faiss.search(queries, k)
+
+    def _open(self):
+        found = []
+        for part in self.manifest["parts"]:
+            try:
+                found.append(np.load(self._path(part["file"], ".npy"), mmap_mode="r"))
+            except (OSError, ValueError) as error:
+                raise UserError(
+                    f"{self._path(part['file'], '.npy')} cannot be read ({error}): remove the "
+                    "folder and index again"
+                ) from error
+        return found
+
+    def _path(self, name, suffix):
+        return os.path.join(self.folder, name + suffix)

@@ -1,0 +1,160 @@
+"""Making an index, part by part, so that one that was stopped goes on where it stood."""
+
+import hashlib
+import json
+import os
+import time
+
+import numpy as np
+
+from tf_mural import files
+from tf_mural.base import UserError
+from tf_mural.searching.index import FAISS, MANIFEST, SCHEMA
+
+ROWS = 2048  # of a part
+_AT_ONCE = 512  # images that are embedded in one call
+_EXAMPLES = 20
+FAISS_KINDS = ("none", "flat", "hnsw")
+
+
+def make_index(folder, source, embed, model, model_path, width, kind="none", rows=ROWS, say=print):
+    """Embeds the images of a source into an index, or goes on with one.
+
+    Images that cannot be read are left out, counted by reason, and the first of them named in the
+    manifest.
+
+    Args:
+        folder: where to.
+        source: see `sources`.
+        embed: function of a list of encoded images to float32 (n, width), unit rows, that raises a
+            UserError with a `position` and a `reason` for one that cannot be read.
+        model: fingerprint of the model.
+        model_path: where it was, for whoever asks later.
+        width: of the embeddings.
+        kind: "flat" or "hnsw" writes an index of FAISS too; "none" does not.
+        rows: images of a part; after each the work is safe.
+        say: function of a line.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        UserError: the folder holds an index of another model or source; no image could be read.
+    """
+    about = {"schema": SCHEMA, "model": model, "width": width, "source": source.about}
+    manifest = _begun(folder, about)
+    if manifest is None:
+        manifest = {**about, "model_path": model_path, "parts": [], "skipped": {}, "examples": []}
+        manifest |= {"read": 0, "count": 0, "whole": False}
+        _write(folder, manifest)
+    elif manifest["read"]:
+        say(f"{folder}: going on at image {manifest['read']:,} of {len(source):,}")
+    began, start = time.monotonic(), manifest["read"]
+    while manifest["read"] < len(source):
+        numbers = range(manifest["read"], min(manifest["read"] + rows, len(source)))
+        _add_part(folder, manifest, source, embed, numbers)
+        rate = (manifest["read"] - start) / (time.monotonic() - began)
+        left = (len(source) - manifest["read"]) / rate
+        say(
+            f"{manifest['read']:,} of {len(source):,} images, {rate:,.0f} a second, {left:,.0f} s "
+            "left"
+        )
+    if not manifest["count"]:
+        raise UserError(
+            f"none of the {len(source):,} images could be read: {manifest['examples'][:3]}"
+        )
+    if kind != "none":
+        _write_faiss(folder, manifest, kind)
+    manifest["whole"] = True
+    _write(folder, manifest)
+    return manifest
+
+
+def _begun(folder, about):
+    """The manifest of an index that is there; None where there is none."""
+    path = os.path.join(folder, MANIFEST)
+    if not os.path.exists(path):
+        if os.path.isdir(folder) and os.listdir(folder):
+            raise UserError(f"{folder} holds something else: choose another folder")
+        return None
+    manifest = files.read_json(path)
+    for key, value in about.items():
+        if manifest.get(key) != value:
+            raise UserError(
+                f"{folder} holds an index with {key} {manifest.get(key)}, now it is {value}: "
+                "choose another folder, or remove this one"
+            )
+    return manifest
+
+
+def _add_part(folder, manifest, source, embed, numbers):
+    """Embeds some images and takes note of them; all of it, or nothing."""
+    embedded, items = [], []
+    for start in range(0, len(numbers), _AT_ONCE):
+        chunk = []
+        for number in numbers[start : start + _AT_ONCE]:
+            item = source.item(number)
+            try:
+                chunk.append((item, source.read(item)))
+            except OSError as error:
+                _skip(manifest, source, item, error.strerror or str(error))
+        rows, kept = _embedded(manifest, source, embed, chunk)
+        embedded.append(rows)
+        items += kept
+    array = np.concatenate(embedded).astype(np.float32)
+    if len(items):
+        name = f"part-{len(manifest['parts']):05d}"
+        lines = "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items)
+        path = os.path.join(folder, name)
+        with files.replacing(f"{path}.npy") as temporary, open(temporary, "wb") as file:
+            np.save(file, array)
+        with files.replacing(f"{path}.jsonl") as temporary, open(temporary, "wb") as file:
+            file.write(lines.encode("utf-8", "surrogateescape"))
+        digest = hashlib.sha256(array.tobytes()).hexdigest()
+        manifest["parts"].append({"file": name, "rows": len(items), "sha256": digest})
+    manifest["count"] += len(items)
+    manifest["read"] = numbers[-1] + 1
+    _write(folder, manifest)
+
+
+def _embedded(manifest, source, embed, chunk):
+    """(rows, items) of the images of a chunk that can be read."""
+    while chunk:
+        try:
+            return embed([data for _, data in chunk]), [item for item, _ in chunk]
+        except UserError as error:
+            position = getattr(error, "position", None)
+            if position is None or not hasattr(error, "reason"):
+                raise
+            item, _ = chunk.pop(position)
+            _skip(manifest, source, item, error.reason)
+    return np.zeros((0, manifest["width"]), np.float32), []
+
+
+def _skip(manifest, source, item, reason):
+    manifest["skipped"][reason] = manifest["skipped"].get(reason, 0) + 1
+    if len(manifest["examples"]) < _EXAMPLES:
+        manifest["examples"].append(f"{source.name(item)}: {reason}")
+
+
+def _write(folder, manifest):
+    files.make_folder(folder)
+    files.write_json(os.path.join(folder, MANIFEST), manifest)
+
+
+def _write_faiss(folder, manifest, kind):
+    try:
+        import faiss
+    except ImportError as error:
+        raise UserError(
+            "an index of FAISS needs faiss: pip install -r requirements-demo.txt, or --faiss=none"
+        ) from error
+    width = manifest["width"]
+    if kind == "flat":
+        index = faiss.IndexFlatIP(width)
+    else:
+        index = faiss.IndexHNSWFlat(width, 32, faiss.METRIC_INNER_PRODUCT)
+    for part in manifest["parts"]:
+        index.add(np.load(os.path.join(folder, f"{part['file']}.npy")))
+    with files.replacing(os.path.join(folder, FAISS)) as temporary:
+        faiss.write_index(index, temporary)
