@@ -3,6 +3,7 @@
 # make test        runs the tests and the linter
 # make test-slow   runs the tests that train for minutes, and shows their numbers
 # make faults      kills, stops and damages runs, and shows what they survived
+# make docs        builds the site of docs/ into build/site
 # make test-beam   tests conversion by Apache Beam, in an environment of its own
 # make tpu-env     shows that requirements-tpu.txt installs, imports and trains, on a CPU
 # The first six make .venv first. PYTHON names the interpreter: make test PYTHON=python3.12
@@ -13,9 +14,10 @@ BIN := $(VENV)/bin
 BEAM := $(VENV)-beam
 TPU := $(VENV)-tpu
 SEED ?= 0
-TEST_FILES := $(addprefix requirements,.txt -test.txt -jax.txt -plan.txt -export.txt -demo.txt)
+TEST_FILES := $(addprefix requirements,.txt -test.txt -jax.txt -plan.txt -export.txt -demo.txt \
+  -notebooks.txt)
 
-.PHONY: etcl demo test test-slow faults test-beam tpu-env lint clean
+.PHONY: etcl demo test test-slow faults docs test-beam tpu-env lint clean
 
 etcl: $(VENV)/.base
 	$(BIN)/python tools/train.py --stage=etcl --seed=$(SEED)
@@ -42,6 +44,9 @@ test-beam: $(TEST_FILES) requirements-beam.txt
 	  -r requirements.txt -r requirements-test.txt -r requirements-beam.txt
 	$(BEAM)/bin/python -m pytest tests/test_beam.py
 
+docs: $(VENV)/.docs
+	$(BIN)/python -m mkdocs build --strict --quiet
+
 tpu-env:
 	PYTHON=$(PYTHON) tests/tpu_environment.sh $(TPU)
 
@@ -66,5 +71,9 @@ $(VENV)/.demo: $(VENV)/.base requirements-demo.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-demo.txt
 	@touch $@
 
+$(VENV)/.docs: $(VENV)/.base requirements-docs.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(BEAM) $(TPU)
+	rm -rf $(VENV) $(BEAM) $(TPU) build

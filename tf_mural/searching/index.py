@@ -130,6 +130,10 @@ class Index:
             except ImportError:
                 return None
             self._faiss = faiss.read_index(path)
+        if hasattr(
+            self._faiss, "hnsw"
+        ):  # whose search stops early, the earlier the smaller this is
+            self._faiss.hnsw.efSearch = max(64, 2 * k)
         return self._faiss.search(queries, k)
 
     def _open(self):

@@ -1,0 +1,14 @@
+"""A config of few steps, for the notebooks: NOTEBOOK_FLAGS=--config=tests/notebook_config.py"""
+
+from configs import control, etcl, mural
+
+STAGES = {"mural": mural, "etcl": etcl, "control": control}
+
+
+def get_config(stage):
+    """A stage at size tiny, for six steps."""
+    config = STAGES[stage].get_config("tiny")
+    config.batch_size, config.steps, config.log_every = 8, 6, 2
+    config.optimizer.warmup_steps = 0
+    config.evaluation.retrieval.languages = ("de", "en", "es")
+    return config

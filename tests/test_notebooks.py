@@ -1,0 +1,81 @@
+"""The notebooks run from top to bottom, define nothing, and say where they come from."""
+
+import ast
+import glob
+import os
+import re
+import shutil
+import sys
+
+import pytest
+from conftest import ROOT
+
+nbformat = pytest.importorskip("nbformat", reason="pip install -r requirements-notebooks.txt")
+NAMES = sorted(glob.glob(os.path.join(ROOT, "notebooks", "*.ipynb")))
+IDS = [os.path.basename(name).removesuffix(".ipynb") for name in NAMES]
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def python(cell):
+    """The cell without lines for the shell, for `ast`."""
+    lines = cell.source.splitlines()
+    return "\n".join(re.sub(r"^(\s*)(\w+ = )?[!%].*", r"\1pass", line) for line in lines)
+
+
+@pytest.mark.parametrize("path", NAMES, ids=IDS)
+def test_a_notebook_calls_and_defines_nothing(path):
+    notebook = read(path)
+    nbformat.validate(notebook)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            nodes = list(ast.walk(ast.parse(python(cell))))
+            assert not [
+                n for n in nodes if isinstance(n, ast.FunctionDef | ast.ClassDef | ast.Lambda)
+            ]
+
+
+@pytest.mark.parametrize("path", NAMES, ids=IDS)
+def test_badge_and_first_cell_lead_to_the_repository(path):
+    import tomllib
+
+    with open(os.path.join(ROOT, "pyproject.toml"), "rb") as file:
+        url = tomllib.load(file)["project"]["urls"]["Repository"]
+    first, setup = read(path).cells[:2]
+    place = url.removeprefix("https://github.com/")
+    name = f"notebooks/{os.path.basename(path)}"
+    assert f"https://colab.research.google.com/github/{place}/blob/main/{name}" in first.source
+    assert f"!git clone --depth 1 {url}" in setup.source
+
+
+@pytest.mark.parametrize("path", NAMES, ids=IDS)
+def test_outputs_are_small_and_of_a_run_without_errors(path):
+    assert os.path.getsize(path) < 1_500_000
+    for cell in read(path).cells:
+        for output in cell.get("outputs", ()):
+            assert output.output_type != "error"
+            assert "Traceback" not in str(output.get("text", ""))
+
+
+@pytest.mark.parametrize("path", NAMES, ids=IDS)
+def test_a_notebook_runs_from_top_to_bottom(path, data_dir, tmp_path, monkeypatch):
+    nbclient = pytest.importorskip("nbclient", reason="pip install -r requirements-notebooks.txt")
+    pytest.importorskip("ipykernel", reason="pip install -r requirements-notebooks.txt")
+    for name in ("tools", "tf_mural", "configs", "tests", "docs"):
+        os.symlink(os.path.join(ROOT, name), tmp_path / name)
+    shutil.copytree(data_dir, tmp_path / "data")
+    monkeypatch.setenv("NOTEBOOK_FLAGS", "--config=tests/notebook_config.py")
+    # Its commands are those of this environment.
+    monkeypatch.setenv("PATH", os.path.dirname(sys.executable), prepend=os.pathsep)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    notebook = read(path)
+    client = nbclient.NotebookClient(
+        notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}
+    )
+    client.execute()
+    said = "\n".join(
+        str(output.get("text", "")) for cell in notebook.cells for output in cell.get("outputs", ())
+    )
+    assert "error:" not in said and "Traceback" not in said, said[-3000:]

@@ -1,0 +1,72 @@
+"""README and docs: what they show runs as it stands, and what they link to is there."""
+
+import glob
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+PAGES = sorted(
+    [*glob.glob(os.path.join(ROOT, "*.md")), *glob.glob(os.path.join(ROOT, "docs", "*.md"))]
+)
+
+
+def read(path):
+    with open(path, encoding="utf-8") as file:
+        return file.read()
+
+
+def blocks(path, language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", read(path), re.MULTILINE | re.DOTALL)
+
+
+def test_the_blocks_of_python_run(finished, tmp_path):
+    """Those of README.md that are no config file, where `make etcl` has been run."""
+    code = "\n".join(
+        b for b in blocks(os.path.join(ROOT, "README.md"), "python") if "get_config" not in b
+    )
+    assert "tf_mural.Embedder.load" in code
+    (tmp_path / "runs" / "tiny").mkdir(parents=True)
+    os.symlink(finished[0], tmp_path / "runs" / "tiny" / "etcl-s0")
+    os.symlink(os.path.join(ROOT, "docs"), tmp_path / "docs")
+    environment = {**os.environ, "PYTHONPATH": ROOT}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(re.findall(r"-?\d\.\d+", done.stdout)) == 3
+
+
+@pytest.mark.parametrize("path", PAGES, ids=[os.path.relpath(p, ROOT) for p in PAGES])
+def test_links_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^)\s]+)\)", read(path)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        there = os.path.normpath(os.path.join(os.path.dirname(path), name)) if name else path
+        assert os.path.exists(there), f"{target} is not there"
+        if anchor and there.endswith(".md"):
+            heads = re.findall(r"^#+ (.*)$", read(there), re.MULTILINE)
+            assert anchor in map(_anchor, heads), f"{target}: no such heading"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=[os.path.relpath(p, ROOT) for p in PAGES])
+def test_flags_of_commands_exist(path):
+    """Each --flag in a line that calls a tool is one that the tool defines."""
+    for line in read(path).replace("\\\n", " ").splitlines():
+        for tool, rest in re.findall(r"python tools/(\w+)\.py([^`|#]*)", line):
+            source = os.path.join(ROOT, "tools", f"{tool}.py")
+            assert os.path.exists(source), line
+            if tool in ("convert", "evaluate"):
+                continue  # whose flags are partly those of data sets and tasks
+            known = set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', read(source)))
+            known |= {"backend"} if "define_backend" in read(source) else set()
+            for flag in re.findall(r"--(\w[\w.]*)", rest):
+                assert flag in known or flag.startswith("config"), f"{tool}.py --{flag}: {line}"
+
+
+def _anchor(heading):
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
