@@ -129,6 +129,8 @@ def _add_run(config, size):
     config.jit_compile = False
     config.steps_per_loop = 1  # that run without coming back to Python; TPUs want many
     config.log_every = 20 if size == "tiny" else 100
+    # The steps that TensorBoard's profiler looks at, from the first to the one after the last.
+    config.profile_steps = ()
     # A checkpoint every so many steps, or minutes, or both (0: off); before each evaluation too.
     config.checkpoint_every = 200 if size == "tiny" else 1000
     config.checkpoint_minutes = 0.0
@@ -158,7 +160,9 @@ def base_config(stage, size):
     config.starts_from = ""
     # Whether a run trains that stage first where it is not finished, or asks for --init.
     config.chain = size == "tiny"
-    config.report = ConfigDict(dict(beside=(), control=""))
+    # `show`: images of the retrieval's records that are shown in the end, with what each language
+    # finds among them (retrieval_<language>.png), and as points in TensorBoard; 0: none.
+    config.report = ConfigDict(dict(beside=(), control="", show=128))
     # Datasets that training may make itself where their records are missing.
     config.makes = ("scenes",) if size == "tiny" else ()
     # A file, or "scenes" for the one in the package.

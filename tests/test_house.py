@@ -49,16 +49,10 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 WITHOUT_TENSORFLOW = {"losses", "objective", "step", "models", "optimizers", "metrics", "base"}
 WITHOUT_TENSORFLOW |= {"nearest", "prompts"}
 TASKS_MAY_IMPORT = {"tasks", "base", "metrics", "nearest", "prompts", "records"}
-TOOLS = [
-    "train",
-    "evaluate",
-    "convert",
-    "build_vocab",
-    "inspect_data",
-    "compare",
-    "sweep",
-    "plan_tpu",
-]
+TOOLS = """
+train evaluate convert build_vocab inspect_data compare sweep
+plan_tpu export index search demo doctor
+""".split()
 
 
 def files(folder):

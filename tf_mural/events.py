@@ -29,6 +29,13 @@ class Events:
         with self._writing():
             tf.summary.image(name, image[tf.newaxis], step=step)
 
+    def settings(self, values):
+        """{name: number, string or bool} of a run, for TensorBoard's HParams."""
+        from tensorboard.plugins.hparams import api
+
+        with self._writing():
+            api.hparams(values)
+
     @contextlib.contextmanager
     def _writing(self):
         try:
@@ -125,6 +132,10 @@ class Log:
     def scalars(self, step, values):
         """Scalars for TensorBoard alone."""
         self._events.scalars(step, values)
+
+    def settings(self, values):
+        """As `Events.settings`."""
+        self._events.settings(values)
 
     def picture(self, step, name, path):
         """A PNG file for TensorBoard."""

@@ -16,6 +16,7 @@ def open_log(config, run, workdir):
     from tf_mural import events, reports
 
     log = events.Log(os.path.join(workdir, "tensorboard"), config.batch_size, eta=reports.eta)
+    log.settings(settings(config))
     picture = os.path.join(workdir, "training_images.png")
     images, captions = run.contact_sheet()
     if len(images):
@@ -25,6 +26,27 @@ def open_log(config, run, workdir):
             print(f"{picture}: this machine has no font for {', '.join(no_font)}")
         log.picture(0, "training_images", picture)
     return log
+
+
+def settings(config):
+    """{name: value} of what runs of a sweep differ by, for TensorBoard's HParams."""
+    found = {name: config[name] for name in ("stage", "size", "seed", "batch_size", "steps")}
+    found["precision"] = config.precision
+    found |= {
+        f"optimizer/{k}": v for k, v in config.optimizer.items() if isinstance(v, str | float)
+    }
+    for name, term in config.terms.items():
+        found |= {f"{name}/{key}": term[key] for key in ("weight", "margin", "label_smoothing")}
+    return found
+
+
+def show(config, workdir, data_dir, log):
+    """Grids of what the model finds and TensorBoard's projector, of the retrieval's records."""
+    from tf_mural import build
+
+    if config.report.show and "retrieval" in config.evaluation:
+        records = build.open_records(config.evaluation.retrieval.records, data_dir)
+        build.show(workdir, records, log, config.steps, config.report.show)
 
 
 def evaluation(run, workdir, saved, evaluations, log, first):

@@ -160,6 +160,9 @@ def train(config, run, workdir, strategy, signals, init):
 
     distribute, _ = build.rooms()
     runner = distribute.Runner(run.trainer, strategy, run.dataset)
+    if config.profile_steps:
+        folder = os.path.join(workdir, "tensorboard")
+        runner = build.Profiled(runner, *config.profile_steps, folder, distribute.PROFILER)
     processes = runner.processes
     files.make_folder(workdir)
     if processes.first:
@@ -213,6 +216,7 @@ def train(config, run, workdir, strategy, signals, init):
     arrays = run.trainer.snapshot(checkpoints.by_path(run.trainer.encoder))
     if processes.first:
         checkpoints.save_model(workdir, arrays, run.description, run.vocabulary_path)
+        reporting.show(config, workdir, _DATA_DIR.value, log)
         files.write_json(os.path.join(workdir, RESULTS), results)
     processes.wait()
     return results

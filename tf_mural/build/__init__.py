@@ -12,6 +12,7 @@ from tf_mural.build.backend import rooms
 from tf_mural.build.checks import check, field_kinds, find_vocabulary
 from tf_mural.build.data import make_records, open_records
 from tf_mural.build.planned import VOCABULARY_SIZE, trace
+from tf_mural.build.profiling import Profiled
 from tf_mural.build.saved import (
     Model,
     describe,
@@ -20,6 +21,7 @@ from tf_mural.build.saved import (
     load,
     model_arguments,
 )
+from tf_mural.build.showing import show
 from tf_mural.build.start import adopt, adopt_again, hand_over
 from tf_mural.build.trainer import make_terms, make_trainer
 from tf_mural.build.trial import trial_step
@@ -29,6 +31,7 @@ from tf_mural.text import Tokenizer
 __all__ = [
     "VOCABULARY_SIZE",
     "Model",
+    "Profiled",
     "Run",
     "adopt",
     "adopt_again",
@@ -47,6 +50,7 @@ __all__ = [
     "model_arguments",
     "open_records",
     "rooms",
+    "show",
     "trace",
     "trial_step",
 ]

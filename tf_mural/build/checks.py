@@ -116,6 +116,12 @@ def _check_schedule(config):
             raise UserError(
                 f"{name} is {config[name]}, expected a number from {least.get(name, 0)}"
             )
+    steps = config.get("profile_steps", ())
+    if steps and not (len(steps) == 2 and 0 <= steps[0] < steps[1] <= config.steps):
+        raise UserError(
+            f"profile_steps is {tuple(steps)}, expected the first step and the one after the last, "
+            f"between 0 and {config.steps}: --config.profile_steps=10,20"
+        )
     if config.keep_best and not config.evaluate_every:
         raise UserError(
             f"keep_best is {config.keep_best!r}, but evaluate_every is 0: the last step is the "

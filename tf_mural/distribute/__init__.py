@@ -11,10 +11,11 @@ from tf_mural.distribute.replicas import (
     reduce_sum,
     set_seeds,
 )
-from tf_mural.distribute.running import Runner, encoder_functions, snapshot
+from tf_mural.distribute.running import PROFILER, Runner, encoder_functions, snapshot
 from tf_mural.distribute.strategies import STRATEGIES, make_strategy
 
 __all__ = [
+    "PROFILER",
     "STRATEGIES",
     "Processes",
     "Runner",

@@ -4,6 +4,9 @@ import tensorflow as tf
 
 from tf_mural.distribute.processes import Processes
 
+# (function of a folder to begin a profile for TensorBoard, function to end it).
+PROFILER = (tf.profiler.experimental.start, tf.profiler.experimental.stop)
+
 
 class Runner:
     """What `loop.train` runs steps by, under any `tf.distribute.Strategy`.

@@ -15,10 +15,11 @@ from tf_mural.distribute_jax.replicas import (
     reduce_sum,
     set_seeds,
 )
-from tf_mural.distribute_jax.running import Runner, snapshot
+from tf_mural.distribute_jax.running import PROFILER, Runner, snapshot
 
 __all__ = [
     "AXIS",
+    "PROFILER",
     "STRATEGIES",
     "Devices",
     "Processes",

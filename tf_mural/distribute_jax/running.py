@@ -8,6 +8,9 @@ from tf_mural.distribute_jax.encoding import local
 from tf_mural.distribute_jax.processes import Processes
 from tf_mural.distribute_jax.replicas import AXIS
 
+# (function of a folder to begin a profile for TensorBoard, function to end it).
+PROFILER = (jax.profiler.start_trace, jax.profiler.stop_trace)
+
 
 class Runner:
     """What `loop.train` runs steps by.

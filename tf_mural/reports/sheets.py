@@ -40,7 +40,7 @@ def contact_sheet(path, images, captions, columns=4):
     labels = [language for pairs in captions for language, _ in pairs]
     indent = 10 + int(max(map(fonts.latin(_TEXT).getlength, labels), default=0))
     missing = set()
-    lines = [_lines(pairs, _TILE - indent, missing) for pairs in captions]
+    lines = [wrapped(pairs, _TILE - indent, missing) for pairs in captions]
     sizes = _sizes(images)
     rows = [slice(first, first + columns) for first in range(0, len(images), columns)]
     tallest = [max(height for _, height in sizes[row]) for row in rows]
@@ -59,7 +59,7 @@ def contact_sheet(path, images, captions, columns=4):
         how = Image.Resampling.NEAREST if image.shape[1] <= size[0] else Image.Resampling.LANCZOS
         picture = Image.fromarray(image).resize(size, how)
         sheet.paste(picture, (left + (_TILE - size[0]) // 2, bottom - size[1]))
-        _draw(draw, lines[i], left, bottom + _LINE, indent)
+        draw_lines(draw, lines[i], left, bottom + _LINE, indent)
     sheet.save(path, "PNG")
     return sorted(missing)
 
@@ -84,8 +84,8 @@ def _sizes(images):
     return sizes
 
 
-def _lines(pairs, width, missing):
-    """The lines under one image. Adds to `missing` the languages without a font."""
+def wrapped(pairs, width, missing):
+    """The lines of captions at a width. Adds to `missing` the languages without a font."""
     lines = []
     for language, text in pairs:
         parts = _wrap(language, text, width)
@@ -130,7 +130,8 @@ def _wrap(language, text, width):
     return [fonts.runs(language, line, _TEXT) for line in lines]
 
 
-def _draw(draw, lines, left, baseline, indent):
+def draw_lines(draw, lines, left, baseline, indent):
+    """Draws what `wrapped` returned, the first line on a baseline."""
     for line in lines:
         draw.text((left, baseline), line.code, _FAINT, fonts.latin(_TEXT), anchor="ls")
         x = left + (_TILE - fonts.length(line.runs) if line.right_to_left else indent)

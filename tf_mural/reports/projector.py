@@ -1,0 +1,63 @@
+"""TensorBoard's embedding projector: images and texts of a model as points, with their pictures."""
+
+import math
+import os
+
+import numpy as np
+
+_SIDE, _MOST = 48, 170  # pixels of a picture; so many a row, for a sprite of 8,192 pixels at most
+_COLOURS = ((31, 111, 235), (191, 57, 137), (26, 127, 55), (188, 76, 0), (130, 80, 223))
+
+
+def write_projector(folder, embeddings, images, labels, name="embeddings"):
+    """Writes points for the projector of TensorBoard.
+
+    Args:
+        folder: of TensorBoard's events.
+        embeddings: float32 (n, width), one a point.
+        images: for each point uint8 (h, w, 3), or None where it is a text.
+        labels: for each point (language or "", text); "" marks an image.
+        name: of the points, and of their folder.
+    """
+    from PIL import Image
+    from tensorboard.plugins import projector
+
+    if not len(embeddings) == len(images) == len(labels) > 0:
+        counts = len(embeddings), len(images), len(labels)
+        raise ValueError(f"Expected as many embeddings as images and labels. Received: {counts}.")
+    side = min(_MOST, math.ceil(math.sqrt(len(images))))
+    sprite = Image.new("RGB", (side * _SIDE, math.ceil(len(images) / side) * _SIDE), "white")
+    codes = sorted({code for code, _ in labels})
+    for i, (image, (code, _)) in enumerate(zip(images, labels, strict=True)):
+        if image is None:
+            tile = _tile(code, _COLOURS[codes.index(code) % len(_COLOURS)])
+        else:
+            tile = Image.fromarray(image).resize((_SIDE, _SIDE))
+        sprite.paste(tile, (i % side * _SIDE, i // side * _SIDE))
+    os.makedirs(os.path.join(folder, name), exist_ok=True)
+    sprite.save(os.path.join(folder, name, "sprite.png"))
+    np.savetxt(os.path.join(folder, name, "tensors.tsv"), embeddings, "%.5g", delimiter="\t")
+    with open(os.path.join(folder, name, "metadata.tsv"), "w", encoding="utf-8") as file:
+        file.write("kind\tlanguage\ttext\n")
+        for image, (code, text) in zip(images, labels, strict=True):
+            kind = "text" if image is None else "image"
+            file.write(f"{kind}\t{code or '-'}\t{' '.join(text.split())}\n")
+    config = projector.ProjectorConfig()
+    points = config.embeddings.add()
+    points.tensor_name = name
+    points.tensor_path, points.metadata_path = f"{name}/tensors.tsv", f"{name}/metadata.tsv"
+    points.sprite.image_path = f"{name}/sprite.png"
+    points.sprite.single_image_dim.extend([_SIDE, _SIDE])
+    projector.visualize_embeddings(folder, config)
+
+
+def _tile(code, colour):
+    """A square with the language of a text."""
+    from PIL import Image, ImageDraw
+
+    from tf_mural.reports import fonts
+
+    tile = Image.new("RGB", (_SIDE, _SIDE), colour)
+    font = fonts.latin(18)
+    ImageDraw.Draw(tile).text((_SIDE // 2, _SIDE // 2), code[:5], "white", font, anchor="mm")
+    return tile
