@@ -52,6 +52,7 @@ SMALL_RUN = (
     "--config.checkpoint_every=2",
     "--config.evaluate_every=3",
     "--config.evaluation.retrieval.languages=en,de,ko",
+    "--config.report.show=0",
 )
 
 

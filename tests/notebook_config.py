@@ -10,5 +10,6 @@ def get_config(stage):
     config = STAGES[stage].get_config("tiny")
     config.batch_size, config.steps, config.log_every = 8, 6, 2
     config.optimizer.warmup_steps = 0
+    config.report.show = 8 if stage == "etcl" else 0
     config.evaluation.retrieval.languages = ("de", "en", "es")
     return config

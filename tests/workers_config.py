@@ -27,5 +27,5 @@ def get_config(stage):
     config.log_every = 1
     config.checkpoint_every = 2
     config.evaluation.retrieval.languages = ("en",)
-    config.report.beside, config.report.control = (), ""
+    config.report.beside, config.report.control, config.report.show = (), "", 0
     return config

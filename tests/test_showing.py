@@ -1,0 +1,193 @@
+"""What TensorBoard shows of a run: settings, grids, the projector, a profile."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tf_mural import build, events, reports
+from tf_mural.base import UserError
+
+RIGHT, WRONG = (26, 127, 55), (207, 34, 46)
+
+
+def picture(colour, side=20):
+    return np.full((side, side, 3), colour, np.uint8)
+
+
+def test_a_grid_frames_what_is_right_and_what_is_wrong(tmp_path):
+    path = tmp_path / "grid.png"
+    rows = [
+        ("de", "ein Kreis", [(picture(10), False), (picture(200), True)]),
+        ("en", "a circle " * 40, [(picture(90), True)]),
+    ]
+    assert reports.retrieval_grid(path, rows) == []
+    grid = np.asarray(Image.open(path))
+    frames = [tuple(grid[70, 302]), tuple(grid[70, 302 + 124]), tuple(grid[70 + 124, 302])]
+    assert frames == [WRONG, RIGHT, RIGHT]
+    assert tuple(grid[70, 350]) == (10, 10, 10) and tuple(grid[70, 474]) == (200, 200, 200)
+    assert (grid[12:130, :290] < 128).any()  # the query is written
+    with pytest.raises(ValueError, match="Expected rows"):
+        reports.retrieval_grid(path, [])
+
+
+def test_points_have_pictures_and_labels(tmp_path):
+    rng = np.random.default_rng(0)
+    embeddings = rng.normal(size=(3, 4)).astype(np.float32)
+    labels = [("", "a\tcircle\n"), ("de", "ein Kreis"), ("ja", "円")]
+    reports.write_projector(tmp_path, embeddings, [picture(50), None, None], labels)
+    np.testing.assert_allclose(
+        np.loadtxt(tmp_path / "embeddings" / "tensors.tsv"), embeddings, rtol=1e-4
+    )
+    lines = (tmp_path / "embeddings" / "metadata.tsv").read_text().splitlines()
+    assert lines == [
+        "kind\tlanguage\ttext",
+        "image\t-\ta circle",
+        "text\tde\tein Kreis",
+        "text\tja\t円",
+    ]
+    sprite = np.asarray(Image.open(tmp_path / "embeddings" / "sprite.png"))
+    assert sprite.shape == (96, 96, 3) and tuple(sprite[20, 20]) == (50, 50, 50)
+    assert tuple(sprite[2, 50]) != tuple(sprite[50, 2])  # of two languages
+    with pytest.raises(ValueError, match="as many embeddings"):
+        reports.write_projector(tmp_path, embeddings, [None], labels)
+
+
+class FakeRunner:
+    processes = None
+
+    def __init__(self):
+        self.steps = []
+
+    def start(self, step):
+        self.steps.append(step)
+
+    def run(self, count):
+        self.steps.append(count)
+        return {"loss": [0.0] * count}
+
+
+@pytest.mark.parametrize(
+    ("start", "counts", "expected"),
+    [
+        (0, [1] * 6, ["1", "1", "begin", "1", "1", "end", "1", "1"]),
+        (0, [4, 4], ["begin", "4", "end", "4"]),
+        (3, [1, 1], ["begin", "1", "end", "1"]),
+        (5, [1], ["1"]),
+    ],
+)
+def test_the_profiler_looks_at_the_steps_that_were_chosen(start, counts, expected):
+    said, runner = [], FakeRunner()
+    profiler = (lambda folder: said.append("begin"), lambda: said.append("end"))
+    profiled = build.Profiled(runner, 2, 4, "folder", profiler)
+    profiled.start(start)
+    for count in counts:
+        before = len(said)
+        profiled.run(count)
+        at = before + (len(said) > before and said[before] == "begin")
+        said.insert(at, str(count))
+    assert said == expected
+
+
+@pytest.mark.parametrize("steps", [(3,), (5, 5), (0, 100_000), (-1, 3)])
+def test_steps_that_cannot_be_profiled_are_refused(steps):
+    import options
+
+    config = options.load_config("etcl", "tiny")
+    config.profile_steps = steps
+    with pytest.raises(UserError, match="profile_steps is"):
+        build.check(config, 1)
+
+
+@pytest.fixture(scope="module")
+def shown(finished, data_dir, tmp_path_factory):
+    """A copy of a finished run, with all that TensorBoard shows of it."""
+    folder = tmp_path_factory.mktemp("shown") / "run"
+    shutil.copytree(finished[0], folder, ignore=shutil.ignore_patterns("checkpoints"))
+    log = events.Log(str(folder / "tensorboard"), 1)
+    records = build.open_records("scenes/test", str(data_dir))
+    build.show(str(folder), records, log, 6, count=8)
+    return folder
+
+
+def test_each_language_has_a_grid(shown):
+    found = sorted(name for name in os.listdir(shown) if name.startswith("retrieval_"))
+    assert len(found) == 12 and "retrieval_ko.png" in found
+    assert Image.open(shown / "retrieval_en.png").size[0] > 600
+
+
+def test_tensorboard_serves_all_of_it(shown):
+    """In a process of its own, by its HTTP API, and in a browser where there is one."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "tensorboard.main", "--host=127.0.0.1", f"--port={port}"]
+    command += [f"--logdir={shown}", "--reload_interval=1", "--load_fast=false"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}"
+
+    def get(path):
+        with urllib.request.urlopen(f"{url}/data/plugin/{path}", timeout=10) as answer:
+            return answer.read()
+
+    try:
+        tags = _until(lambda: json.loads(get("images/tags")))
+        (run,) = (r for r in tags if "retrieval/de" in str(tags[r]))
+        assert {f"retrieval/{code}" for code in ("de", "en", "ko", "zh")} <= set(tags[run])
+        scalars = json.loads(get("scalars/tags"))
+        assert "loss" in scalars[run] and "retrieval/en/average_recall" in scalars[run]
+        assert run in json.loads(get("projector/runs"))
+        points = json.loads(get(f"projector/info?run={run}"))["embeddings"]
+        assert points[0]["tensorName"] == "embeddings"
+        values = np.frombuffer(get(f"projector/tensor?run={run}&name=embeddings"), "<f4")
+        assert values.size == (8 + 12 * 8) * 128
+        session = json.dumps({"experimentName": ""}).encode()
+        request = urllib.request.Request(f"{url}/data/plugin/hparams/experiment", session)
+        request.add_header("Content-Type", "application/json")
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            names = {of["name"] for of in json.load(answer)["hparamInfos"]}
+        assert {"stage", "optimizer/learning_rate", "image_caption/margin"} <= names
+        _look(url, shown / "tensorboard.png")
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _until(ask, seconds=60):
+    """What `ask` answers, once it answers something."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            if answer := ask():
+                return answer
+        except OSError:
+            pass
+        assert time.monotonic() < end, "TensorBoard does not answer"
+        time.sleep(0.5)
+
+
+def _look(url, path):
+    """Opens the page and takes a picture of it; nothing where there is no browser."""
+    chromium = shutil.which("chromium")
+    if not chromium:
+        return
+    sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", "--disable-background-networking"]
+        )
+        page = browser.new_page(viewport={"width": 1200, "height": 800})
+        page.goto(f"{url}/#images")
+        page.get_by_text("retrieval").first.wait_for()
+        page.wait_for_timeout(1500)
+        page.screenshot(path=str(path))
+        browser.close()
+    assert path.stat().st_size > 10_000
