@@ -84,6 +84,10 @@ def _lamb():
             beta_2=0.999,
             epsilon=1e-6,
             clip_norm=0.0,  # 0: off
+            # Factor of the rate from a layer of the towers to the one below; 1: the same for all.
+            layer_decay=1.0,
+            # Momentum of a moving average of the weights, which the run ends with; 0: off.
+            average=0.0,
             # Regular expressions over variable paths.
             exclude_from_decay=("_bn/", "/bias$", "layer_norm/", "temperature"),
             exclude_from_adaptation=("_bn/",),
@@ -131,6 +135,14 @@ def _add_run(config, size):
     config.log_every = 20 if size == "tiny" else 100
     # The steps that TensorBoard's profiler looks at, from the first to the one after the last.
     config.profile_steps = ()
+    # Whether the weights that a run starts from are scored before its first step, so that it can
+    # tell in the end which languages lost (before.json).
+    config.evaluate_first = False
+    # Evaluations in a row without a better value of `keep_best` after which the run ends; 0: off.
+    config.stop_early = 0
+    # How far the run goes from the weights of --init to its own: below 1 it ends with a mixture of
+    # both (WiSE-FT).
+    config.interpolate = 1.0
     # A checkpoint every so many steps, or minutes, or both (0: off); before each evaluation too.
     config.checkpoint_every = 200 if size == "tiny" else 1000
     config.checkpoint_minutes = 0.0

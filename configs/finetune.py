@@ -7,6 +7,7 @@ def get_config(size="tiny"):
     """L_image-caption alone; `--config.sources.captions.languages='("de",)'` takes another one."""
     config = base.base_config("finetune", size)
     config.starts_from = "etcl"
+    config.evaluate_first = True
     config.sources.captions = base.source(
         size, "captions", dict(image="image", caption="text"), ["en"]
     )

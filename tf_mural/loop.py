@@ -23,6 +23,7 @@ def train(
     health=None,
     steps_per_loop=1,
     signals=None,
+    enough=None,
 ):
     """Trains from the step that the trainer stands at to `steps`.
 
@@ -51,6 +52,11 @@ def train(
         health: has check(steps so far, exchange) to further logs, where exchange is that of
             `Processes`, and explain(error) to an error that says more; both may raise.
         signals: a `stopping.Signals`, while it notes them.
+        enough: function, whose answer is the same in all processes: whether to end after what was
+            evaluated so far, before `steps`.
+
+    Returns:
+        The number of the last step.
 
     Raises:
         UserError: a loss or the gradient norm is not finite, or the norm too large, or too many
@@ -58,8 +64,8 @@ def train(
         Stopped: a signal came to any of the processes; the state is saved.
     """
     step = int(trainer.step.numpy())
-    if step >= steps:
-        return
+    if step >= steps or enough and enough():
+        return step
     start, processes = step, runner.processes
     runner.start(start)
     signals = signals or Signals()
@@ -106,7 +112,10 @@ def train(
             processes.leave()
             raise Stopped(stop, f"saved at step {step}; the same command goes on from there")
         evaluate_at(step)
+        if enough and enough():
+            break
     checkpoints.wait()
+    return step
 
 
 def _looked_at(pending, limits):

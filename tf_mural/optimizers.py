@@ -22,6 +22,10 @@ class Lamb(keras.optimizers.Optimizer):
         beta_1, beta_2, epsilon: as published.
         exclude_from_decay: regular expressions, searched in variable paths.
         exclude_from_adaptation: likewise; such variables move by lr * u.
+        rate_factors: pairs of (regular expression, factor of the learning rate); of those that
+            match a variable's path the first one counts.
+        average: momentum of a moving average of the variables (Polyak and Juditsky 1992), which
+            `averages` holds; 0 keeps none. It starts as the variables after the first step.
     """
 
     def __init__(
@@ -33,6 +37,8 @@ class Lamb(keras.optimizers.Optimizer):
         epsilon=1e-6,
         exclude_from_decay=(),
         exclude_from_adaptation=(),
+        rate_factors=(),
+        average=0.0,
         name="lamb",
         **kwargs,
     ):
@@ -42,6 +48,8 @@ class Lamb(keras.optimizers.Optimizer):
         self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
         self.exclude_from_decay = tuple(exclude_from_decay)
         self.exclude_from_adaptation = tuple(exclude_from_adaptation)
+        self.rate_factors = tuple((pattern, factor) for pattern, factor in rate_factors)
+        self.average = average
 
     def build(self, variables):
         """Creates both slots, and resolves the exclusions: updates see variables without paths."""
@@ -49,6 +57,10 @@ class Lamb(keras.optimizers.Optimizer):
             return
         super().build(variables)
         self._first, self._second = self.add_optimizer_variables(variables, ["first", "second"])
+        self.averages = []
+        if self.average:
+            (self.averages,) = self.add_optimizer_variables(variables, ["average"])
+        self._factors = [_first_match(self.rate_factors, v.path) for v in variables]
         self.decays = [not _matches(self.exclude_from_decay, v.path) for v in variables]
         self.adapts = [not _matches(self.exclude_from_adaptation, v.path) for v in variables]
 
@@ -75,17 +87,26 @@ class Lamb(keras.optimizers.Optimizer):
             update = update + self.decay * variable
         if self.adapts[index]:
             update = _trust_ratio(variable, update) * update
-        self.assign_sub(variable, learning_rate * update)
+        change = learning_rate * self._factors[index] * update
+        if self.averages:
+            momentum = ops.where(step > 1, ops.cast(self.average, variable.dtype), 0.0)
+            average, after = self.averages[index], variable - change
+            self.assign(average, momentum * average + (1.0 - momentum) * after)
+        self.assign_sub(variable, change)
 
     def get_config(self):
         """Constructor arguments."""
         names = ("decay", "beta_1", "beta_2", "epsilon")
-        names += ("exclude_from_decay", "exclude_from_adaptation")
+        names += ("exclude_from_decay", "exclude_from_adaptation", "rate_factors", "average")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
 def _matches(patterns, path):
     return any(re.search(pattern, path) for pattern in patterns)
+
+
+def _first_match(pairs, path):
+    return next((factor for pattern, factor in pairs if re.search(pattern, path)), 1.0)
 
 
 def _trust_ratio(variable, update):

@@ -49,6 +49,42 @@ def show(config, workdir, data_dir, log):
         build.show(workdir, records, log, config.steps, config.report.show)
 
 
+def before(config, run, workdir, evaluate, processes):
+    """What `evaluate` said of the weights that a run started from; None where nobody asked."""
+    path = os.path.join(workdir, "before.json")
+    if not config.evaluate_first:
+        return None
+    if not int(run.trainer.step.numpy()):
+        found = evaluate(0)
+        if processes.first:
+            files.write_json(path, found)
+    return files.read_json(path) if files.exists(path) else None
+
+
+def tell_harm(results):
+    """Sets the scores before and after a run side by side, and names the languages that lost."""
+    from tf_mural import reports
+
+    if not results.get("before") or "retrieval" not in results["before"]:
+        return
+    tables = {
+        "before": Result(**results["before"]["retrieval"]),
+        "after": Result(**results["evaluation"]["retrieval"]),
+    }
+    print("\naverage recall before the first step and after the last:")
+    print(reports.retrieval_table(tables, control="before"))
+    old, new = (average_recalls(tables)[name] for name in tables)
+    lost = {code: new[code] - old[code] for code in old if new[code] < old[code] - 0.05}
+    bounds = tables["before"].intervals
+    sure = [c for c in lost if new[c] < bounds[c]["average_recall"][0]]
+    if lost:
+        told = ", ".join(f"{code} {change:+.1f}" for code, change in lost.items())
+        print(f"worse than before: {told}")
+        print(f"below the interval of before: {', '.join(sure) or 'none'}")
+    else:
+        print("no language is worse than before")
+
+
 def evaluation(run, workdir, saved, evaluations, log, first):
     """Function of the step to {name: result}, which also keeps the best step."""
     from tf_mural import checkpoints
@@ -96,6 +132,7 @@ def report(config, workdir, results, beside):
         print(reports.recall_table(result, groups))
     print("\naverage recall in percent" + (", and the gains over the control:" if control else ":"))
     print(reports.retrieval_table(tables, groups, control=control))
+    tell_harm(results)
     series, chance = average_recalls(tables), average_recalls(tables, "chance")[config.stage]
     chart = os.path.join(workdir, "average_recall.png")
     with files.local(chart) as path:

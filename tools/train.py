@@ -182,8 +182,9 @@ def train(config, run, workdir, strategy, signals, init):
     evaluations = checkpoints.Evaluations(workdir, config.keep_best, processes.first)
     evaluate = reporting.evaluation(run, workdir, saved, evaluations, log, processes.first)
     began = time.perf_counter()
+    before = reporting.before(config, run, workdir, evaluate, processes)
     with saved, signals.noted():
-        loop.train(
+        steps = loop.train(
             run.trainer,
             runner,
             config.steps,
@@ -198,19 +199,25 @@ def train(config, run, workdir, strategy, signals, init):
             health=run.health,
             steps_per_loop=config.steps_per_loop,
             signals=signals,
+            enough=lambda: 0 < config.stop_early <= evaluations.since_best,
         )
+    if steps < config.steps:
+        print(f"ended at step {steps}: {config.stop_early} evaluations without a better one")
+    how = (config.optimizer.average, config.interpolate)
+    build.end_weights(run.trainer, *how, init)
     results = {
         "stage": config.stage,
         "size": config.size,
         "seed": config.seed,
-        "steps": config.steps,
+        "steps": steps,
         "seconds": round(time.perf_counter() - began, 1),
         "init": init,
         "vocabulary_hash": run.description["vocabulary_hash"],
         "data": run.data,
         "skipped_records": run.health.total(processes.exchange),
         "skipped_steps": run.trainer.skipped_steps,
-        "evaluation": evaluate(config.steps),
+        "before": before,
+        "evaluation": evaluate(steps),
         "best": evaluations.best,
     }
     arrays = run.trainer.snapshot(checkpoints.by_path(run.trainer.encoder))

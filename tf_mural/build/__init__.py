@@ -11,6 +11,7 @@ from tf_mural.build import data, evaluation
 from tf_mural.build.backend import rooms
 from tf_mural.build.checks import check, field_kinds, find_vocabulary
 from tf_mural.build.data import make_records, open_records
+from tf_mural.build.ending import end_weights
 from tf_mural.build.planned import VOCABULARY_SIZE, trace
 from tf_mural.build.profiling import Profiled
 from tf_mural.build.saved import (
@@ -39,6 +40,7 @@ __all__ = [
     "check",
     "describe",
     "embedder",
+    "end_weights",
     "field_kinds",
     "find_vocabulary",
     "fingerprint",

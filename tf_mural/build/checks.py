@@ -116,6 +116,21 @@ def _check_schedule(config):
             raise UserError(
                 f"{name} is {config[name]}, expected a number from {least.get(name, 0)}"
             )
+    if config.get("stop_early", 0) and not config.keep_best:
+        raise UserError(
+            "stop_early is set, but keep_best is not: say by which number a step is better, such "
+            "as --config.keep_best='retrieval/*/average_recall'"
+        )
+    if not 0 < config.get("interpolate", 1.0) <= 1:
+        raise UserError(
+            f"interpolate is {config.interpolate}, expected the share of the run's own weights, "
+            "above 0 and up to 1"
+        )
+    if not 0 <= config.optimizer.get("average", 0.0) < 1:
+        raise UserError(
+            f"optimizer.average is {config.optimizer.average}, expected a momentum from 0 to below "
+            "1, such as 0.999"
+        )
     steps = config.get("profile_steps", ())
     if steps and not (len(steps) == 2 and 0 <= steps[0] < steps[1] <= config.steps):
         raise UserError(

@@ -5,7 +5,7 @@ import contextlib
 import keras
 
 from tf_mural import models, optimizers
-from tf_mural.base import pick
+from tf_mural.base import UserError, pick
 from tf_mural.build.backend import rooms
 from tf_mural.build.checks import field_kinds
 from tf_mural.build.saved import model_arguments
@@ -80,8 +80,22 @@ def make_optimizer(config):
     """The optimizer, with its schedule."""
     options = config.optimizer.to_dict()
     options.pop("clip_norm")
+    decay, average = options.pop("layer_decay", 1.0), options.pop("average", 0.0)
     rate = optimizers.LinearSchedule(
         options.pop("learning_rate"), config.steps, options.pop("warmup_steps")
     )
     make = pick(optimizers.OPTIMIZERS, options.pop("name"), "optimizer")
+    if decay != 1.0 or average:
+        if make is not optimizers.Lamb:
+            raise UserError("optimizer.layer_decay and optimizer.average go with lamb alone")
+        options |= {"rate_factors": _rate_factors(config, decay), "average": average}
     return make(rate, **options)
+
+
+def _rate_factors(config, decay):
+    if decay == 1.0:
+        return ()
+    text = config.model.text
+    layers = (text.sizes or models.bert_sizes(text.name))[0]
+    stages = models.EFFICIENTNETS[config.model.image.name]["stackwise_num_repeats"]
+    return models.rate_factors(decay, layers, len(stages))

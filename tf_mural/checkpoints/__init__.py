@@ -8,6 +8,7 @@ from tf_mural.checkpoints.handover import (
     by_path,
     load_weights,
     read_model,
+    read_weights,
     save_model,
 )
 from tf_mural.checkpoints.lock import Lock
@@ -28,6 +29,7 @@ __all__ = [
     "load_weights",
     "read_json",
     "read_model",
+    "read_weights",
     "same_config",
     "save_model",
     "started",

@@ -25,12 +25,13 @@ class Evaluations:
     Attributes:
         last: step of the last evaluation; 0 before the first.
         best: {"metric", "step", "value"} of the best, or None.
+        since_best: evaluations after that of the best.
     """
 
     def __init__(self, workdir, metric="", writes=True, say=print):
         self._path = os.path.join(workdir, FOLDER, "evaluations.json")
         self._metric, self._writes = metric, writes
-        self.last, self.best = 0, None
+        self.last, self.best, self.since_best = 0, None, 0
         if files.exists(self._path):
             try:
                 told = sealed.read(self._path)
@@ -40,6 +41,7 @@ class Evaluations:
             self.last = told["last"]
             if told["best"] and told["best"]["metric"] == metric:
                 self.best = told["best"]
+                self.since_best = told.get("since_best", 0)
 
     def better(self, numbers):
         """Whether {name: number} of a step are better than those of the best; a tie is not.
@@ -56,11 +58,13 @@ class Evaluations:
     def note(self, step, numbers, better):
         """Writes that a step was evaluated, and whether it is the best one now."""
         self.last = max(step, self.last)
+        self.since_best = 0 if better else self.since_best + 1
         if better:
             self.best = {"metric": self._metric, "step": step, "value": self._value(numbers)}
         if self._writes:
             files.make_folder(os.path.dirname(self._path))
-            sealed.write(self._path, {"last": self.last, "best": self.best})
+            told = {"last": self.last, "best": self.best, "since_best": self.since_best}
+            sealed.write(self._path, told)
 
     def _value(self, numbers):
         name = self._metric.removeprefix("-")

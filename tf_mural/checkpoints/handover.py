@@ -46,21 +46,30 @@ def read_model(folder):
     return files.read_json(os.path.join(folder, MODEL))
 
 
+def read_weights(folder):
+    """{path: array} that `save_model` wrote.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    source = os.path.join(folder, WEIGHTS)
+    try:
+        with files.open_file(source, "rb") as opened, np.load(opened) as file:
+            return {path: file[path] for path in file.files}
+    except (zipfile.BadZipFile, ValueError, EOFError) as error:
+        raise UserError(
+            f"{source} is damaged ({error}): take it from a copy, or train the run again"
+        ) from error
+
+
 def load_weights(folder, encoder):
     """Sets the encoder's weights by variable path to those that `save_model` wrote.
 
     Raises:
         UserError: names or shapes differ, and the message names the first ones; or it is damaged.
     """
-    variables = by_path(encoder)
+    variables, arrays = by_path(encoder), read_weights(folder)
     source = os.path.join(folder, WEIGHTS)
-    try:
-        with files.open_file(source, "rb") as opened, np.load(opened) as file:
-            arrays = {path: file[path] for path in file.files}
-    except (zipfile.BadZipFile, ValueError, EOFError) as error:
-        raise UserError(
-            f"{source} is damaged ({error}): take it from a copy, or train the run again"
-        ) from error
     wrong = [f"{p} is missing" for p in variables if p not in arrays]
     wrong += [f"{p} is not of this model" for p in arrays if p not in variables]
     wrong += [

@@ -18,6 +18,7 @@ from tf_mural.models.sizes import (
     bert_sizes,
     block_shapes,
     efficientnet_blocks,
+    rate_factors,
 )
 from tf_mural.models.towers import blocks_of, image_tower, text_tower
 
@@ -29,12 +30,13 @@ __all__ = [
     "GroupedBatchNormalization",
     "at_least_float32",
     "batch_norm_of",
-    "blocks_of",
     "bert_sizes",
     "block_shapes",
+    "blocks_of",
     "dual_encoder",
     "efficientnet_blocks",
     "image_tower",
+    "rate_factors",
     "text_tower",
 ]
 

@@ -95,6 +95,29 @@ def block_shapes(stages):
     return shapes
 
 
+def rate_factors(decay, layers, stages):
+    """Factors of the learning rate that fall with the distance of a layer to the output.
+
+    Layer-wise decay as in Howard and Ruder 2018 (https://arxiv.org/abs/1801.06146): the layer below
+    the projections has `decay`, the one below that decay^2, and the embeddings or the stem the
+    smallest; projections and temperatures keep the whole rate.
+
+    Args:
+        decay: factor from a layer to the one below.
+        layers: of the BERT.
+        stages: of the EfficientNet.
+
+    Returns:
+        Pairs of (regular expression of variable paths, factor).
+    """
+    pairs = [(f"transformer_layer_{i}/", decay ** (layers - i)) for i in range(layers)]
+    pairs.append(
+        (r"(token|position|segment)_embedding|embeddings_layer_norm", decay ** (layers + 1))
+    )
+    pairs += [(f"block{i}[a-z]_", decay ** (stages - i + 1)) for i in range(1, stages + 1)]
+    return (*pairs, (r"stem_", decay ** (stages + 1)))
+
+
 def _rounded(filters):
     """The multiple of 8 that a scaled number of filters becomes, never over 10 % less."""
     rounded = max(8, int(filters + 4) // 8 * 8)
