@@ -118,6 +118,11 @@ def in_child(work):
                 "has: the paper's step takes about 12 GiB; close other programs, or plan on a "
                 "larger machine"
             ) from None
+        if child.exitcode < 0:
+            raise UserError(
+                f"the compiler crashed ({signal.Signals(-child.exitcode).name}), which is a fault "
+                "of libtpu: another --config.microbatch or --topology may get through"
+            ) from None
         raise RuntimeError(f"The compiler ended with exit code {child.exitcode}.") from None
     if kind == "error":
         raise UserError(told)
