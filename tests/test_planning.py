@@ -91,6 +91,18 @@ def test_traffic_is_that_of_main_memory():
     assert program.moved(loops=False) == entry + body
 
 
+def test_what_is_fetched_ahead_counts_its_own_part_alone():
+    """Eight of the 64 rows of 4 floats are read, into the core's own memory."""
+    start = (
+        "  %a = ((f32[64,4]{1,0}), f32[8,4]{1,0:T(8,128)S(1)}, s32[]{:S(2)}) "
+        "slice-start(%y), slice={[0:8], [0:4]}\n"
+        "  %b = (f32[4,8]{1,0:S(1)}, f32[4,8]{1,0}, u32[]{:S(2)}) copy-start(%y)\n"
+    )
+    line = "  %n = s32[] constant(5)\n"
+    more = planning.Program(HLO.replace(line, line + start), 8).moved()
+    assert more - planning.Program(HLO, 8).moved() == 8 * 4 * 4 + 4 * 8 * 4
+
+
 def test_calls_of_the_host_are_found():
     assert planning.Program(HLO, 8).host_calls == []
     line = "  %n = s32[] constant(5)\n"

@@ -12,7 +12,7 @@ from tf_mural.planning.flops import flops
 from tf_mural.planning.hlo import Program
 
 # Of what is counted; plans of another version are made again.
-_VERSION = 1
+_VERSION = 2
 _GIB = 1 << 30
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _EXCEEDED = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm")

@@ -124,8 +124,8 @@ class Program:
     def _moved_by(self, computation, instruction):
         inside = self._fused(instruction)
         if instruction.opcode == "slice-start":  # whose type names all of what it takes a part of
-            result = ARRAY.findall(instruction.shape)[-2]
-            return sum(bytes_of("".join(result), anywhere=a) for a in (True, False))
+            part = [found[0] for found in ARRAY.finditer(instruction.shape)][-2]
+            return bytes_of(part, anywhere=True) + bytes_of(part)
         if instruction.opcode.endswith("-start"):
             return bytes_of(instruction.shape)  # which names what is read as well
         if instruction.opcode in ("dynamic-slice", "gather"):
@@ -178,9 +178,8 @@ def _runs_inside(instruction):
     """(computation, how often) of what an instruction runs one by one."""
     if instruction.opcode == "while":
         trips = _TRIPS.search(instruction.rest)
-        return [
-            (re.search(r"body=%?([\w.\-]+)", instruction.rest)[1], int(trips[1]) if trips else 1)
-        ]
+        body = re.search(r"body=%?([\w.\-]+)", instruction.rest)[1]
+        return [(body, int(trips[1]) if trips else 1)]
     if instruction.opcode == "conditional":
         listed = _BRANCHES.findall(instruction.rest)
         names = [name for both in listed for part in both for name in part.split(",") if name]
