@@ -156,7 +156,7 @@ def start_from(config, strategy, signals):
 
 def train(config, run, workdir, strategy, signals, init):
     """Runs the loop and evaluates; the first process writes model, results and pictures."""
-    from tf_mural import build, checkpoints, events, loop
+    from tf_mural import build, checkpoints, events
 
     distribute, _ = build.rooms()
     runner = distribute.Runner(run.trainer, strategy, run.dataset)
@@ -183,8 +183,47 @@ def train(config, run, workdir, strategy, signals, init):
     evaluate = reporting.evaluation(run, workdir, saved, evaluations, log, processes.first)
     began = time.perf_counter()
     before = reporting.before(config, run, workdir, evaluate, processes)
+    steps = train_loop(config, run, runner, saved, log, evaluate, evaluations, signals)
+    if steps < config.steps:
+        print(f"ended at step {steps}: {config.stop_early} evaluations without a better one")
+    build.end_weights(run.trainer, config.optimizer.average, config.interpolate, init)
+    results = {
+        "stage": config.stage,
+        "size": config.size,
+        "seed": config.seed,
+        "steps": steps,
+        "seconds": round(time.perf_counter() - began, 1),
+        "init": init,
+        "before": before,
+        "evaluation": evaluate(steps),
+        "best": evaluations.best,
+    }
+    results |= facts(run, processes)
+    arrays = run.trainer.snapshot(checkpoints.by_path(run.trainer.encoder))
+    if processes.first:
+        checkpoints.save_model(workdir, arrays, run.description, run.vocabulary_path)
+        reporting.show(config, workdir, _DATA_DIR.value, log)
+        files.write_json(os.path.join(workdir, RESULTS), results)
+    processes.wait()
+    return results
+
+
+def facts(run, processes):
+    """What a run read and left out."""
+    return {
+        "vocabulary_hash": run.description["vocabulary_hash"],
+        "data": run.data,
+        "skipped_records": run.health.total(processes.exchange),
+        "skipped_steps": run.trainer.skipped_steps,
+    }
+
+
+def train_loop(config, run, runner, saved, log, evaluate, evaluations, signals):
+    """`loop.train` by the config; the number of the last step."""
+    from tf_mural import loop
+
     with saved, signals.noted():
-        steps = loop.train(
+        return loop.train(
             run.trainer,
             runner,
             config.steps,
@@ -201,32 +240,6 @@ def train(config, run, workdir, strategy, signals, init):
             signals=signals,
             enough=lambda: 0 < config.stop_early <= evaluations.since_best,
         )
-    if steps < config.steps:
-        print(f"ended at step {steps}: {config.stop_early} evaluations without a better one")
-    how = (config.optimizer.average, config.interpolate)
-    build.end_weights(run.trainer, *how, init)
-    results = {
-        "stage": config.stage,
-        "size": config.size,
-        "seed": config.seed,
-        "steps": steps,
-        "seconds": round(time.perf_counter() - began, 1),
-        "init": init,
-        "vocabulary_hash": run.description["vocabulary_hash"],
-        "data": run.data,
-        "skipped_records": run.health.total(processes.exchange),
-        "skipped_steps": run.trainer.skipped_steps,
-        "before": before,
-        "evaluation": evaluate(steps),
-        "best": evaluations.best,
-    }
-    arrays = run.trainer.snapshot(checkpoints.by_path(run.trainer.encoder))
-    if processes.first:
-        checkpoints.save_model(workdir, arrays, run.description, run.vocabulary_path)
-        reporting.show(config, workdir, _DATA_DIR.value, log)
-        files.write_json(os.path.join(workdir, RESULTS), results)
-    processes.wait()
-    return results
 
 
 if __name__ == "__main__":
