@@ -177,7 +177,7 @@ def test_several_overrides_the_last_one_counts():
         ("--config.nothing=1", "it has batch_size, chain, checkpoint_every, "),
         (
             "--config.optimizer=adam",
-            "--config.optimizer is a group; set one of config.optimizer.beta_1",
+            "--config.optimizer is a group; set one of config.optimizer.average",
         ),
         ("--config.optimizer.name", "expected --config.name=value, got '--config.optimizer.name'"),
     ],

@@ -207,10 +207,10 @@ def test_what_is_there_is_not_overwritten(tools, finished, tmp_path):
 
 
 def test_the_best_step_of_a_run_has_the_card_of_the_run(finished, tmp_path):
-    import export
+    import reporting
 
     run = tmp_path / "run"
     shutil.copytree(finished[0], run, ignore=shutil.ignore_patterns("checkpoints"))
     (run / "best").mkdir()
-    assert export.chain(str(run / "best")) == [str(run)]
-    assert export.chain(str(tmp_path / "nothing")) == []
+    assert reporting.chain(str(run / "best")) == [str(run)]
+    assert reporting.chain(str(tmp_path / "nothing")) == []

@@ -17,7 +17,7 @@ import shutil
 
 import common
 from absl import flags
-from reporting import RESULTS
+from reporting import RESULTS, chain
 
 from tf_mural import files
 from tf_mural.base import UserError, pick
@@ -85,19 +85,6 @@ def preset(folder, model):
     arguments = build.model_arguments(description)
     presets.save_preset(folder, arguments, model.encoder, model.tokenizer, model.sizes, card)
     return exporting.differences(model, build.load(folder))
-
-
-def chain(workdir):
-    """Workdirs of a finished run and of those that it started from, as far as they are there."""
-    # The folder of a best step lies in that of its run.
-    workdir = workdir.rstrip("/")
-    if os.path.basename(workdir) == "best" and not files.exists(os.path.join(workdir, RESULTS)):
-        workdir = os.path.dirname(workdir)
-    found = []
-    while workdir and workdir not in found and files.exists(os.path.join(workdir, RESULTS)):
-        found.append(workdir)
-        workdir = files.read_json(os.path.join(workdir, RESULTS))["init"]
-    return found
 
 
 FORMATS = {"saved_model": saved_model, "onnx": onnx, "preset": preset}

@@ -145,3 +145,16 @@ def report(config, workdir, results, beside):
 def average_recalls(tables, key="average_recall"):
     """{model: {language: percent}}"""
     return {n: {code: v[key] for code, v in t.values.items()} for n, t in tables.items()}
+
+
+def chain(workdir):
+    """Workdirs of a finished run and of those that it started from, as far as they are there."""
+    # The folder of a best step lies in that of its run.
+    workdir = workdir.rstrip("/")
+    if os.path.basename(workdir) == "best" and not files.exists(os.path.join(workdir, RESULTS)):
+        workdir = os.path.dirname(workdir)
+    found = []
+    while workdir and workdir not in found and files.exists(os.path.join(workdir, RESULTS)):
+        found.append(workdir)
+        workdir = files.read_json(os.path.join(workdir, RESULTS))["init"]
+    return found
