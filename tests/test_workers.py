@@ -190,7 +190,7 @@ def scalars(folder, stage):
     found = {}
     for tag in loaded.Tags()["tensors"]:
         values = [(e.step, tf.make_ndarray(e.tensor_proto)) for e in loaded.Tensors(tag)]
-        if values and values[0][1].dtype == np.float32:
+        if values and values[0][1].dtype == np.float32 and not tag.startswith("_hparams_"):
             found[tag] = {step: float(value) for step, value in values}
             assert len(found[tag]) == len(values), tag
     return found
