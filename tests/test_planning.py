@@ -230,6 +230,30 @@ def test_the_same_step_is_compiled_once(planned):
     assert len(os.listdir(folder / "cache")) == 1
 
 
+def test_what_does_not_fit_says_by_how_much():
+    """A product of 40 GiB on a chip of 16, by the compiler itself; in a process of its own."""
+    pytest.importorskip("libtpu", reason="libtpu is not installed: requirements-plan.txt")
+    code = f"""
+import sys; sys.path.insert(0, {ROOT!r})
+import jax, jax.numpy as jnp, numpy as np
+from tf_mural import planning
+devices = planning.find_devices("v5e:2x2", planning.find_chip("v5e:2x2"))
+mesh = jax.sharding.Mesh(np.array(devices), ("data",))
+whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+f = jax.jit(lambda a: jnp.sin(a) @ a, in_shardings=(whole,), out_shardings=whole)
+counts = planning.counts(f.trace(jax.ShapeDtypeStruct((60_000, 60_000), "float32")), 4, "v5e:2x2")
+assert not counts["fits"], counts
+print(counts["memory"]["used"] / 2**30, counts["memory"]["capacity"] / 2**30)
+"""
+    names = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **names}
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    used, capacity = map(float, done.stdout.split())
+    assert used > 13 and 15 < capacity < 16
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

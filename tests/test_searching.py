@@ -155,6 +155,20 @@ def test_what_cannot_be_indexed_is_said(folder, tmp_path):
         searching.Index(str(folder))
 
 
+def test_names_of_files_need_not_be_utf8(tmp_path):
+    images = tmp_path / "names"
+    images.mkdir()
+    with open(os.fsencode(images) + b"/\xff.png", "wb") as file:
+        file.write(b"one")
+    with open(os.fsencode(images) + b"/\xfe.png", "wb") as file:
+        file.write(b"bad")
+    manifest = make(images, tmp_path / "index")
+    assert manifest["count"] == 1 and "\ufffd" in manifest["examples"][0]
+    index = searching.Index(str(tmp_path / "index"))
+    source = searching.open_source(index.manifest["source"])
+    assert source.read(index.item(0)) == b"one" and source.name(index.item(0)).encode()
+
+
 def test_a_damaged_index_is_named(folder, tmp_path):
     make(folder, tmp_path / "index")
     part = tmp_path / "index" / "part-00000.npy"

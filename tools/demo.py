@@ -75,13 +75,15 @@ def indexed(embedder, path):
     else:
         source = searching.FolderSource(_IMAGES.value)
     name = "-".join(os.path.normpath(source.folder).split(os.sep)[-2:])
-    folder = os.path.join(path, "indexes", f"{name}-{embedder.fingerprint[:8]}")
+    here = os.path.isdir(path)  # else it lies on a hub
+    beside = path if here else "runs"
+    folder = os.path.join(beside, "indexes", f"{name}-{embedder.fingerprint[:8]}")
     searching.make_index(
         folder,
         source,
         lambda images: embedder.images(images, progress=False),
         embedder.fingerprint,
-        os.path.abspath(path),
+        os.path.abspath(path) if here else path,
         embedder.width,
     )
     return searching.Index(folder)

@@ -243,7 +243,8 @@ def there_already(path, ready, about):
 
 def weights_hash(folder):
     """Short hash of a model's weights, to name what a result is of."""
-    return hashlib.sha256(files.read_bytes(f"{folder}/weights.npz")).hexdigest()[:12]
+    name = "weights.npz" if files.exists(f"{folder}/weights.npz") else "model.weights.h5"
+    return hashlib.sha256(files.read_bytes(f"{folder}/{name}")).hexdigest()[:12]
 
 
 if __name__ == "__main__":

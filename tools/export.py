@@ -6,8 +6,8 @@ Formats:
                embed_texts (strings); pre-processing and tokenising are inside
   onnx         image.onnx and text.onnx, with vocab.txt and preprocessing.json
                (pip install -r requirements-export.txt)
-  preset       a folder that KerasHub's from_preset, tf_mural.Embedder.load and every tool here
-               takes, with a model card; keras_hub.upload_preset puts it on a hub
+  preset       a folder that KerasHub's from_preset, tf_mural.Embedder.load and the tools that take
+               a trained model load, with a model card; keras_hub.upload_preset puts it on a hub
 
 What was written is loaded again and its embeddings are compared with the model's.
 """

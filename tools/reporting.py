@@ -40,13 +40,13 @@ def settings(config):
     return found
 
 
-def show(config, workdir, data_dir, log):
+def show(config, workdir, data_dir, log, step):
     """Grids of what the model finds and TensorBoard's projector, of the retrieval's records."""
     from tf_mural import build
 
     if config.report.show and "retrieval" in config.evaluation:
         records = build.open_records(config.evaluation.retrieval.records, data_dir)
-        build.show(workdir, records, log, config.steps, config.report.show)
+        build.show(workdir, records, log, step, config.report.show)
 
 
 def before(config, run, workdir, evaluate, processes):

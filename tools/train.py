@@ -202,8 +202,8 @@ def train(config, run, workdir, strategy, signals, init):
     arrays = run.trainer.snapshot(checkpoints.by_path(run.trainer.encoder))
     if processes.first:
         checkpoints.save_model(workdir, arrays, run.description, run.vocabulary_path)
-        reporting.show(config, workdir, _DATA_DIR.value, log)
         files.write_json(os.path.join(workdir, RESULTS), results)
+        reporting.show(config, workdir, _DATA_DIR.value, log, steps)
     processes.wait()
     return results
 

@@ -39,7 +39,8 @@ class GroupedBatchNormalization(keras.layers.BatchNormalization):
                 f"Expected a batch that divides by batch_norm_group={self.group}. Received: {n}."
             )
         wide = ops.cast(inputs, at_least_float32(inputs.dtype))
-        # Both moments in one pass over x. Around the moving mean their difference loses no digits.
+        # Both moments in one pass over x; around the moving mean, so that their difference loses
+        # few digits.
         shift = ops.copy(ops.cast(self.moving_mean, wide.dtype))
         distance = ops.stop_gradient(wide) - shift
         moments = (self._of_groups(d) for d in (distance, ops.square(distance)))

@@ -13,9 +13,12 @@ from tf_mural.planning.hlo import Program
 
 # Of what is counted; plans of another version are made again.
 _VERSION = 2
-_GIB = 1 << 30
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-_EXCEEDED = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm")
+# What libtpu says of a program that is too large, in one of two ways.
+_EXCEEDED = (
+    re.compile(r"\(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([KMGT]?)\)"),
+    re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm"),
+)
 
 
 def find_devices(topology, chip):
@@ -78,8 +81,9 @@ def _compiled(lowered, devices):
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        exceeded = _EXCEEDED.search(str(error))
-        if not exceeded:
+        found = (pattern.search(str(error)) for pattern in _EXCEEDED)
+        exceeded = next(filter(None, found), None)
+        if exceeded is None:
             raise
         used, capacity = (float(exceeded[i]) * _UNITS[exceeded[i + 1]] for i in (1, 3))
         return {"fits": False, "memory": {"used": used, "capacity": capacity}}

@@ -53,7 +53,9 @@ class Index:
             )
         self._parts, self._items, self._faiss = self._open(), [], None
         for part in self.manifest["parts"]:
-            with open(self._path(part["file"], ".jsonl"), encoding="utf-8") as lines:
+            name = self._path(part["file"], ".jsonl")
+            # Names of files need not be UTF-8.
+            with open(name, encoding="utf-8", errors="surrogateescape") as lines:
                 self._items += [json.loads(line) for line in lines]
         rows = sum(len(part) for part in self._parts)
         if not rows == len(self._items) == self.manifest["count"]:

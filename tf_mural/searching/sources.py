@@ -56,7 +56,8 @@ class FolderSource:
 
     def name(self, item):
         """What people know it by."""
-        return os.path.join(self.folder, item["path"])
+        path = os.path.join(self.folder, item["path"])
+        return os.fsencode(path).decode("utf-8", "replace")
 
 
 class RecordsSource:
