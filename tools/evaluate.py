@@ -106,15 +106,14 @@ def main():
     if not everything:  # Before any work, whatever is wrong with one of them.
         planned = {job.out: plan(job) for job in jobs}
     model = build.load(_MODEL.value)
-    tokenizer, embed = model.tokenizer, model.embed
-    about = {"vocabulary_hash": tokenizer.hash, "weights_hash": weights_hash(_MODEL.value)}
+    about = {"vocabulary_hash": model.tokenizer.hash, "weights_hash": weights_hash(_MODEL.value)}
 
     def score(job):
         ready = plan(job) if everything else planned[job.out]
         if everything and there_already(job.out, ready, about):
             say(f"{job.name}: there already, of this model and these data: {job.out}\n")
         else:
-            measure(job, ready, embed, about)
+            measure(job, ready, model.embed, about)
 
     if len(jobs) == 1:
         score(jobs[0])
@@ -243,8 +242,8 @@ def there_already(path, ready, about):
 
 def weights_hash(folder):
     """Short hash of a model's weights, to name what a result is of."""
-    name = "weights.npz" if files.exists(f"{folder}/weights.npz") else "model.weights.h5"
-    return hashlib.sha256(files.read_bytes(f"{folder}/{name}")).hexdigest()[:12]
+    run, preset = f"{folder}/weights.npz", f"{folder}/model.weights.h5"
+    return hashlib.sha256(files.read_bytes(run if files.exists(run) else preset)).hexdigest()[:12]
 
 
 if __name__ == "__main__":
