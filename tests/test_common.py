@@ -53,3 +53,18 @@ def test_what_nobody_can_mend_shows_where_it_happened(tmp_path):
     assert done.returncode == 1 and done.stdout == "said"
     assert done.stderr.startswith("Traceback") and "IndexError: pop from empty" in done.stderr
     assert "tool.py" in done.stderr
+    assert done.stderr.rstrip().endswith("(what this machine lacks: python tools/doctor.py)")
+
+
+@pytest.mark.parametrize("package", ["absl", "tensorflow"])
+def test_a_package_that_is_missing_is_said_with_the_line_that_installs_it(tmp_path, package):
+    path = tmp_path / "tool.py"
+    path.write_text(
+        TOOL.format(tools=os.path.join(ROOT, "tools"), body="common.import_tensorflow()").replace(
+            "import signal, sys, threading",
+            f"import signal, sys, threading\nsys.modules[{package!r}] = None",
+        )
+    )
+    done = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=60)
+    assert done.returncode == (1 if package == "absl" else 2)
+    assert "pip install -r requirements.txt" in done.stderr and "Traceback" not in done.stderr

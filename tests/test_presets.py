@@ -113,6 +113,23 @@ def test_a_handle_that_cannot_be_fetched_is_named(path, monkeypatch):
         presets.load_preset(path)
 
 
+def test_a_model_on_a_hub_is_scored(preset, data_dir, tmp_path):
+    # As a download lays it into the cache of the hub's own library.
+    commit, repository = "0" * 40, tmp_path / "cache" / "models--who--mural"
+    shutil.copytree(preset[0], repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, os.path.join(ROOT, "tools", "evaluate.py"), "--model=hf://who/mural"]
+    command += [f"--data_dir={data_dir}", "--records=scenes/test", "--languages=en"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    folder = tmp_path / "runs" / "hub" / "who-mural" / "evals"
+    result = json.loads((folder / "retrieval-scenes-test-languages-en.json").read_text())
+    assert result["model"] == "hf://who/mural"
+    assert tf_mural.Embedder.load(preset[0]).fingerprint.startswith(result["weights_hash"])
+
+
 def test_another_preset_is_none_of_ours(tmp_path):
     bert = keras_hub.models.BertBackbone(
         vocabulary_size=8, num_layers=1, num_heads=1, hidden_dim=4, intermediate_dim=4

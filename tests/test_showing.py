@@ -82,19 +82,26 @@ class FakeRunner:
         (0, [4, 4], ["begin", "4", "end", "4"]),
         (3, [1, 1], ["begin", "1", "end", "1"]),
         (5, [1], ["1"]),
+        (0, [1] * 3, ["1", "1", "begin", "1", "end"]),  # stopped amid them
     ],
 )
 def test_the_profiler_looks_at_the_steps_that_were_chosen(start, counts, expected):
     said, runner = [], FakeRunner()
     profiler = (lambda folder: said.append("begin"), lambda: said.append("end"))
-    profiled = build.Profiled(runner, 2, 4, "folder", profiler)
-    profiled.start(start)
-    for count in counts:
-        before = len(said)
-        profiled.run(count)
-        at = before + (len(said) > before and said[before] == "begin")
-        said.insert(at, str(count))
+    with build.profiled(runner, (2, 4), "folder", profiler) as profiled:
+        profiled.start(start)
+        for count in counts:
+            before = len(said)
+            profiled.run(count)
+            at = before + (len(said) > before and said[before] == "begin")
+            said.insert(at, str(count))
     assert said == expected
+
+
+def test_without_steps_to_profile_the_runner_stays_as_it_is():
+    runner = FakeRunner()
+    with build.profiled(runner, (), "folder", ()) as same:
+        assert same is runner
 
 
 @pytest.mark.parametrize("steps", [(3,), (5, 5), (0, 100_000), (-1, 3)])

@@ -14,6 +14,13 @@ import uuid
 
 from tf_mural.base import UserError
 
+_HUBS = ("hf://", "kaggle://", "modelscope://")
+
+
+def is_on_hub(path):
+    """Whether a path names a preset on a hub, which KerasHub fetches: "hf://user/name"."""
+    return str(path).startswith(_HUBS)
+
 
 def is_remote(path):
     """Whether the path names a file system: "gs://bucket/run"."""

@@ -14,10 +14,14 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 if ROOT not in sys.path:  # So that a clone works without being installed.
     sys.path.insert(0, ROOT)
 
-from absl import app, flags, logging  # noqa: E402
+_DOCTOR = "what this machine lacks: python tools/doctor.py"
+try:
+    from absl import app, flags, logging
 
-from tf_mural.base import UserError, pick, suggest  # noqa: E402
-from tf_mural.stopping import Stopped  # noqa: E402
+    from tf_mural.base import UserError, pick, suggest
+    from tf_mural.stopping import Stopped
+except ModuleNotFoundError as error:
+    sys.exit(f"error: {error.name} is not installed: pip install -r requirements.txt")
 
 _BACKENDS = {name: name for name in ("tensorflow", "jax")}
 UNKNOWN = "no part of {!r} is in the vocabulary: what is shown has nothing to do with it"
@@ -32,7 +36,8 @@ def run(main, argument=None):
 
     What the user can mend ends as one line, "error: ...", on stderr with exit code 2, or that which
     the error says, and so does a full disk; an interruption with exit code 130, one that a run of
-    training was saved at with that of `Stopped`, anything else as a traceback.
+    training was saved at with that of `Stopped`, anything else as a traceback, under which stands
+    what to try.
     """
 
     def guarded(_):
@@ -46,15 +51,20 @@ def run(main, argument=None):
             _end("interrupted", 130)
         except OSError as error:
             if error.errno not in _FULL:
-                _end(traceback.format_exc().rstrip(), 1)
+                _end(_unforeseen(), 1)
             where = f" ({error.filename})" if error.filename else ""
             _end(f"error: {error.strerror}{where}: make room, and give the same command again", 2)
         except Exception:
-            _end(traceback.format_exc().rstrip(), 1)
+            _end(_unforeseen(), 1)
         _end("", 0)
 
     _quiet()
     app.run(guarded, flags_parser=functools.partial(_parse, argument))
+
+
+def _unforeseen():
+    """The traceback of the exception that is handled, and what to try first."""
+    return f"{traceback.format_exc().rstrip()}\n({_DOCTOR})"
 
 
 def _quiet():
@@ -93,18 +103,30 @@ def set_backend(name):
     os.environ["KERAS_BACKEND"] = name
     if name == "jax":
         if importlib.util.find_spec("jax") is None:
-            raise UserError("--backend=jax needs JAX: pip install -r requirements-jax.txt")
+            raise UserError(
+                f"--backend=jax needs JAX: pip install -r requirements-jax.txt ({_DOCTOR})"
+            )
         # Off Google's machines libtpu would ask their metadata server for minutes.
         if not glob.glob("/dev/accel*") and not glob.glob("/dev/vfio/*"):
             os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 
 
 def import_tensorflow(backend=""):
-    """Sets Keras' backend, see `set_backend`, and imports TensorFlow, which reads data on both."""
+    """Sets Keras' backend, see `set_backend`, and imports TensorFlow, which reads data on both.
+
+    Raises:
+        UserError: it cannot be imported.
+    """
     set_backend(backend)
-    with quietly():
-        import tensorflow  # noqa: F401
-        import tensorflow_text  # noqa: F401
+    try:
+        with quietly():
+            import tensorflow  # noqa: F401
+            import tensorflow_text  # noqa: F401
+    except ImportError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"TensorFlow cannot be imported ({reason}): pip install -r requirements.txt ({_DOCTOR})"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -8,29 +8,33 @@
 A benchmark knows its records, where tools/convert.py writes them under --data_dir; all is every
 benchmark whose records are there, and tells what is lacking. Results that are there already, of the
 same model and data, are not measured again by all. Each result is printed, and written with its
-protocol, the hashes of model, data and vocabulary, and intervals to <model>/evals/<task>.json, or
-<task>-<set>.json for records of your own; options of the task are part of the name.
+protocol, the hashes of model, data and vocabulary, and intervals to <model>/evals/<task>.json (for
+a model on a hub runs/hub/<its name>/evals), or <task>-<set>.json for records of your own; options
+of the task are part of the name.
 """
 
 import dataclasses
-import hashlib
-import inspect
-import json
 import os
 import time
 import traceback
 
 import common
+import jobs
 from absl import flags
 
 from tf_mural import files
 from tf_mural.base import UserError, pick
 from tf_mural.tasks import TASKS
-from tf_mural.tasks.benchmarks import BENCHMARKS, check_options, lacking, run_of
+from tf_mural.tasks.benchmarks import BENCHMARKS
 
 ALL = "all"
 _BACKEND = common.define_backend()
-_MODEL = flags.DEFINE_string("model", None, "Workdir of a finished run, or its best. Required.")
+_MODEL = flags.DEFINE_string(
+    "model",
+    None,
+    "Workdir of a finished run, or its best; a preset (see tools/export.py), in a folder or on a "
+    "hub, such as hf://user/name. Required.",
+)
 _TASK = flags.DEFINE_list(
     "task",
     ["retrieval"],
@@ -74,15 +78,6 @@ _OPTIONS = {
 }
 
 
-@dataclasses.dataclass
-class Job:
-    """One result to be: a task on a record set, or a benchmark (on its own records for None)."""
-
-    name: str
-    folder: str | None
-    out: str
-
-
 def main():
     options = {name: flag.value for name, flag in _OPTIONS.items() if flag.value is not None}
     for name in _TASK.value:
@@ -92,9 +87,11 @@ def main():
         raise UserError("--task=all stands alone: it takes each benchmark as it is defined")
     if not _MODEL.value:
         raise UserError("say which model: --model=<workdir of a finished run>")
-    if not files.is_folder(_MODEL.value):
-        raise UserError(f"no folder {_MODEL.value!r}; --model is the workdir of a finished run")
-    jobs = all_there() if everything else asked_for(options)
+    evals = jobs.folder_of(_MODEL.value)
+    if everything:
+        wanted = jobs.all_there(evals, _DATA_DIR.value)
+    else:
+        wanted = jobs.asked_for(evals, _TASK.value, _RECORDS.value, _OUT.value, options)
 
     common.import_tensorflow(_BACKEND.value)
     from tf_mural import build
@@ -104,79 +101,32 @@ def main():
         return evaluation.plan(job.name, _DATA_DIR.value, job.folder, **options)
 
     if not everything:  # Before any work, whatever is wrong with one of them.
-        planned = {job.out: plan(job) for job in jobs}
+        planned = {job.out: plan(job) for job in wanted}
     model = build.load(_MODEL.value)
-    about = {"vocabulary_hash": model.tokenizer.hash, "weights_hash": weights_hash(_MODEL.value)}
+    about = {
+        "vocabulary_hash": model.tokenizer.hash,
+        "weights_hash": jobs.weights_hash(_MODEL.value)
+        or build.fingerprint(model.encoder, model.tokenizer, model.sizes)[:12],
+    }
+    cache = None if files.is_remote(evals) else os.path.join(evals, "classes")
 
     def score(job):
         ready = plan(job) if everything else planned[job.out]
-        if everything and there_already(job.out, ready, about):
+        if everything and jobs.there_already(job.out, ready, about):
             say(f"{job.name}: there already, of this model and these data: {job.out}\n")
         else:
-            measure(job, ready, model.embed, about)
+            measure(job, ready, model.embed, about, cache)
 
-    if len(jobs) == 1:
-        score(jobs[0])
+    if len(wanted) == 1:
+        score(wanted[0])
     else:
-        each(jobs, score)
+        each(wanted, score)
 
 
-def all_there():
-    """A job for each benchmark that has its data; says which have not."""
-    jobs = []
-    for name in BENCHMARKS:
-        if folders := lacking(name, _DATA_DIR.value):
-            print(f"{name}: left out, there is no {' and no '.join(folders)}")
-        else:
-            jobs.append(Job(name, None, out_path(name)))
-    if not jobs:
-        raise UserError(
-            f"no benchmark has its records under {_DATA_DIR.value}: convert some with "
-            "tools/convert.py, whose --list tells which there are"
-        )
-    print()
-    return jobs
-
-
-def asked_for(options):
-    """The jobs of --task and --records; no two with the same file."""
-    jobs = []
-    for name in _TASK.value:
-        check_options(name, options)
-        if not _RECORDS.value and name not in BENCHMARKS:
-            near = [benchmark for benchmark in BENCHMARKS if BENCHMARKS[benchmark].task == name]
-            raise UserError(
-                f"say what to score it on: --records=<folder>[,<folder>], or --task={near[0]}"
-            )
-        for folder in _RECORDS.value or [None]:
-            jobs.append(Job(name, folder, out_path(name, folder, options)))
-    if _OUT.value:
-        if len(jobs) > 1:
-            raise UserError(
-                f"--out names one file, but there are {len(jobs)} results: leave --out away, or "
-                "score one at a time"
-            )
-        jobs[0].out = _OUT.value
-    outs = [job.out for job in jobs]
-    if double := next((out for out in outs if outs.count(out) > 1), None):
-        raise UserError(f"two results would be {double}: score one at a time, with --out")
-    return jobs
-
-
-def out_path(name, folder=None, options=None):
-    """Where a result goes: evals/retrieval/coco.json, evals/retrieval-scenes-test.json."""
-    # A set goes by its last two folders: "scenes/test" wherever it lies.
-    parts = [name] if folder is None else [name, *os.path.abspath(folder).split(os.sep)[-2:]]
-    for option, value in (options or {}).items():
-        value = value if isinstance(value, list) else [str(value)]
-        parts += [option, *(part.strip(os.sep).replace(os.sep, "-") for part in value)]
-    return os.path.join(_MODEL.value, "evals", "-".join(parts) + ".json")
-
-
-def each(jobs, score):
+def each(wanted, score):
     """Scores one after another; what fails does not keep the others from their results."""
     failed, code = [], 2
-    for job in jobs:
+    for job in wanted:
         try:
             score(job)
         except UserError as error:
@@ -188,20 +138,18 @@ def each(jobs, score):
             say(f"{job.name}: failed:\n{traceback.format_exc()}")
     if failed:
         error = UserError(
-            f"{len(failed)} of {len(jobs)} failed, see above: {', '.join(j.name for j in failed)}"
+            f"{len(failed)} of {len(wanted)} failed, see above: {', '.join(j.name for j in failed)}"
         )
         error.exit_code = code
         raise error
 
 
-def measure(job, ready, embed, about):
+def measure(job, ready, embed, about, cache):
     """Runs, prints and writes one evaluation."""
     from tf_mural.build.evaluation import Watched
     from tf_mural.reports.results import result_table, unit
 
     began = time.perf_counter()
-    cache = os.path.join(_MODEL.value, "evals", "classes")
-    cache = None if files.is_remote(cache) else cache
     result = ready.run(Watched(embed, job.name, say), cache, about["weights_hash"])
     records = ready.records
     print(f"{result.protocol} on {records.folder}, {len(records):,} records, {unit(result.task)}:")
@@ -226,24 +174,6 @@ def measure(job, ready, embed, about):
 def say(line):
     """Prints at once, also into a pipe or a file: a long run is watched."""
     print(line, flush=True)
-
-
-def there_already(path, ready, about):
-    """Whether a file holds the result of the same model, data, options and protocol."""
-    try:
-        result = json.loads(files.read_bytes(path))
-    except (OSError, ValueError):
-        return False
-    version = inspect.getmodule(run_of(ready.name)).PROTOCOL
-    wanted = {**about, "data": ready.data, "options": json.loads(json.dumps(ready.options))}
-    protocol = str(result.get("protocol")).split(";")[0]
-    return protocol == version and all(result.get(key) == wanted[key] for key in wanted)
-
-
-def weights_hash(folder):
-    """Short hash of a model's weights, to name what a result is of."""
-    run, preset = f"{folder}/weights.npz", f"{folder}/model.weights.h5"
-    return hashlib.sha256(files.read_bytes(run if files.exists(run) else preset)).hexdigest()[:12]
 
 
 if __name__ == "__main__":

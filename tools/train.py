@@ -160,9 +160,6 @@ def train(config, run, workdir, strategy, signals, init):
 
     distribute, _ = build.rooms()
     runner = distribute.Runner(run.trainer, strategy, run.dataset)
-    if config.profile_steps:
-        folder = os.path.join(workdir, "tensorboard")
-        runner = build.Profiled(runner, *config.profile_steps, folder, distribute.PROFILER)
     processes = runner.processes
     files.make_folder(workdir)
     if processes.first:
@@ -183,7 +180,9 @@ def train(config, run, workdir, strategy, signals, init):
     evaluate = reporting.evaluation(run, workdir, saved, evaluations, log, processes.first)
     began = time.perf_counter()
     before = reporting.before(config, run, workdir, evaluate, processes)
-    steps = train_loop(config, run, runner, saved, log, evaluate, evaluations, signals)
+    folder = os.path.join(workdir, "tensorboard")
+    with build.profiled(runner, config.profile_steps, folder, distribute.PROFILER) as runner:
+        steps = train_loop(config, run, runner, saved, log, evaluate, evaluations, signals)
     if steps < config.steps:
         print(f"ended at step {steps}: {config.stop_early} evaluations without a better one")
     build.end_weights(run.trainer, config.optimizer.average, config.interpolate, init)

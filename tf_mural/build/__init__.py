@@ -13,7 +13,7 @@ from tf_mural.build.checks import check, field_kinds, find_vocabulary
 from tf_mural.build.data import make_records, open_records
 from tf_mural.build.ending import end_weights
 from tf_mural.build.planned import VOCABULARY_SIZE, trace
-from tf_mural.build.profiling import Profiled
+from tf_mural.build.profiling import profiled
 from tf_mural.build.saved import (
     Model,
     describe,
@@ -32,7 +32,6 @@ from tf_mural.text import Tokenizer
 __all__ = [
     "VOCABULARY_SIZE",
     "Model",
-    "Profiled",
     "Run",
     "adopt",
     "adopt_again",
@@ -51,6 +50,7 @@ __all__ = [
     "make_trainer",
     "model_arguments",
     "open_records",
+    "profiled",
     "rooms",
     "show",
     "trace",

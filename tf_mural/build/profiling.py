@@ -1,5 +1,25 @@
 """Some steps of a run under the profiler."""
 
+import contextlib
+
+
+@contextlib.contextmanager
+def profiled(runner, steps, folder, profiler):
+    """Gives the runner, by which `steps` go under the profiler; a run that stops amid them ends it.
+
+    Args:
+        runner, folder, profiler: see `Profiled`.
+        steps: number of the first step and of the one after the last, or nothing.
+    """
+    if not steps:
+        yield runner
+        return
+    runner = Profiled(runner, *steps, folder, profiler)
+    try:
+        yield runner
+    finally:
+        runner.stop()
+
 
 class Profiled:
     """A runner of steps, some of which TensorBoard's profiler looks at.
@@ -13,7 +33,8 @@ class Profiled:
 
     def __init__(self, runner, first, end, folder, profiler):
         self._runner, self._first, self._end = runner, first, end
-        self._folder, (self._begin, self._stop), self._on = folder, profiler, False
+        self._folder, (self._begin, self._end_profile) = folder, profiler
+        self._on = False
         self.processes = runner.processes
 
     def start(self, step):
@@ -31,6 +52,11 @@ class Profiled:
         if self._on and self._step >= self._end:
             for values in logs.values():
                 float(values[-1])  # until then the steps go on
-            self._stop()
-            self._on = False
+            self.stop()
         return logs
+
+    def stop(self):
+        """Ends the profile, where one has begun, and writes it."""
+        if self._on:
+            self._on = False
+            self._end_profile()

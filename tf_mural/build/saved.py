@@ -82,7 +82,7 @@ def load(path, strategy=None, batch_size=128):
 
 def _read(path):
     # Looked for first: what a preset is made of is a heavy import.
-    if not files.exists(os.path.join(path, checkpoints.MODEL)):
+    if files.is_on_hub(path) or not files.exists(os.path.join(path, checkpoints.MODEL)):
         from tf_mural import presets
 
         if presets.is_preset(path):

@@ -42,7 +42,8 @@ def _tpu(name, seconds):
     except (ValueError, RuntimeError, OSError, ImportError, tf.errors.OpError) as error:
         raise UserError(
             f"no TPU {name!r} is to be had ({_reason(error)}): run on a TPU VM with the packages "
-            "of requirements-tpu.txt, or choose another --strategy"
+            "of requirements-tpu.txt, or choose another --strategy "
+            "(python tools/doctor.py says which work)"
         ) from None
     if strategy.extended.num_hosts > 1:
         raise UserError(

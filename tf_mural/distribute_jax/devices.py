@@ -104,7 +104,8 @@ def _tpu(name, seconds):
     if found[0].platform != "tpu":
         raise UserError(
             f"no TPU is to be had: JAX finds {found[0].platform} devices. Run on a TPU VM with "
-            "the packages of requirements-jax.txt, or choose another --strategy"
+            "the packages of requirements-jax.txt, or choose another --strategy "
+            "(python tools/doctor.py says which work)"
         )
     return _everywhere()
 

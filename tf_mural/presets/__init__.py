@@ -9,7 +9,7 @@ Importing this room registers its classes, so that KerasHub's own `Backbone.from
 
 from tf_mural.presets.backbone import MuralBackbone
 from tf_mural.presets.card import model_card
-from tf_mural.presets.folders import is_handle, is_preset, load_preset, save_preset
+from tf_mural.presets.folders import is_preset, load_preset, save_preset
 from tf_mural.presets.preprocessing import MuralImageConverter, MuralPreprocessor, MuralTokenizer
 
 __all__ = [
@@ -17,7 +17,6 @@ __all__ = [
     "MuralImageConverter",
     "MuralPreprocessor",
     "MuralTokenizer",
-    "is_handle",
     "is_preset",
     "load_preset",
     "model_card",

@@ -3,21 +3,15 @@
 import json
 import os
 
+from tf_mural import files
 from tf_mural.base import UserError
 from tf_mural.presets.backbone import MuralBackbone
 from tf_mural.presets.preprocessing import MuralImageConverter, MuralPreprocessor, MuralTokenizer
 
-_SCHEMES = ("hf://", "kaggle://", "modelscope://")
-
-
-def is_handle(path):
-    """Whether a path names a preset on a hub."""
-    return str(path).startswith(_SCHEMES)
-
 
 def is_preset(path):
     """Whether a path is one of a hub, or a folder that `save_preset` wrote."""
-    if is_handle(path):
+    if files.is_on_hub(path):
         return True
     try:
         with open(os.path.join(path, "config.json"), encoding="utf-8") as file:
