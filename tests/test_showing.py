@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tf_mural import build, events, reports
+from tf_mural import base, build, events, reports
 from tf_mural.base import UserError
 
 RIGHT, WRONG = (26, 127, 55), (207, 34, 46)
@@ -198,3 +199,34 @@ def _look(url, path):
         page.screenshot(path=str(path))
         browser.close()
     assert path.stat().st_size > 10_000
+
+
+def test_an_evaluation_is_told_in_a_line_and_does_not_count_as_training(finished, monkeypatch):
+    said = re.findall(r"^scores at step 3: retrieval (.*)$", finished[1].out, re.M)
+    assert len(said) == 1 and re.fullmatch(r"en [\d.]+, de [\d.]+, ko [\d.]+", said[0]), said
+    now, lines = [0.0], []
+    monkeypatch.setattr(events.time, "perf_counter", lambda: now[0])
+    log = events.Log(str(finished[0].parent / "rates"), 8, show=lines.append)
+    log.start(0, 6)
+    for step, seconds in ((1, 10.0), (2, 1.0)):
+        now[0] += seconds
+        log.write(step, {"loss": 1.0})
+    now[0] += 100.0  # an evaluation
+    log.goes_on(2)
+    now[0] += 2.0
+    log.write(4, {"loss": 1.0})
+    assert [re.search(r"(\d+) examples/s", line)[1] for line in lines] == ["1", "8", "8"]
+
+
+@pytest.mark.parametrize(
+    "count, told", [(2, "a0 0.0, a1 1.0"), (30, "mean 14.5, 0.0 (a0) to 29.0")]
+)
+def test_many_scores_are_told_by_their_range(count, told):
+    import reporting
+
+    values = {f"a{i}": {"average_recall": float(i)} for i in range(count)}
+    intervals = {code: {"average_recall": (0.0, 1.0)} for code in values}
+    result = base.Result("retrieval", "v1", values, {}, intervals)
+    line = reporting.scores_line(7, {"retrieval": result}, better=True)
+    assert line.startswith(f"scores at step 7: retrieval {told}")
+    assert line.endswith("; the best so far")

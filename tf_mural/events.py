@@ -71,6 +71,9 @@ class NoLog:
     def start(self, step, steps):
         """As `Log.start`."""
 
+    def goes_on(self, step):
+        """As `Log.goes_on`."""
+
     def write(self, step, values):
         """As `Log.write`."""
 
@@ -101,6 +104,10 @@ class Log:
     def start(self, step, steps):
         """Starts the clock."""
         self._steps, self._begun = steps, None
+        self._last = (step, time.perf_counter())
+
+    def goes_on(self, step):
+        """Leaves what happened since the last step out of the rate: an evaluation, say."""
         self._last = (step, time.perf_counter())
 
     def write(self, step, values):

@@ -78,6 +78,7 @@ def train(
             # What it was called after is saved: a signal need not wait for its end.
             with signals.noted(False):
                 evaluate(step)
+            log.goes_on(step)
 
     evaluate_at(step)
     pending = []  # (first step, logs of some steps on the device) that nobody has looked at

@@ -9,6 +9,7 @@ from tf_mural import files
 from tf_mural.base import Result
 
 RESULTS = "results.json"
+_MOST = 12  # numbers of a task that a line may hold
 
 
 def open_log(config, run, workdir):
@@ -106,12 +107,35 @@ def evaluation(run, workdir, saved, evaluations, log, first):
         if better and first:
             folder = os.path.join(workdir, checkpoints.BEST)
             checkpoints.save_model(folder, arrays, run.description, run.vocabulary_path)
+        log.note(scores_line(step, results, better))
         evaluations.note(step, numbers, better)
         if better:
             saved.pinned = step
         return {name: dataclasses.asdict(result) for name, result in results.items()}
 
     return evaluate
+
+
+def scores_line(step, results, better):
+    """One line of what was scored while a run goes on: the tasks' languages, or their range."""
+    from tf_mural.reports.results import headline
+
+    told = []
+    for task, result in results.items():
+        numbers = headline(result)
+        recalls = {k.split("/")[0]: v for k, v in numbers.items() if k.endswith("average_recall")}
+        numbers = recalls or numbers
+        if len(numbers) > _MOST:
+            ordered = sorted(numbers, key=numbers.get)
+            mean = sum(numbers.values()) / len(numbers)
+            text = f"mean {mean:.1f}, " + " to ".join(
+                f"{numbers[key]:.1f} ({key})" for key in (ordered[0], ordered[-1])
+            )
+        else:
+            text = ", ".join(f"{key} {value:.1f}" for key, value in numbers.items())
+        told.append(f"{task} {text}")
+    best = "; the best so far" if better else ""
+    return f"scores at step {step}: {'; '.join(told)}{best}"
 
 
 def report(config, workdir, results, beside):
