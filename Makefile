@@ -14,6 +14,8 @@ BIN := $(VENV)/bin
 BEAM := $(VENV)-beam
 TPU := $(VENV)-tpu
 SEED ?= 0
+# Processes that share the tests; each takes up to 4 GiB.
+WORKERS ?= 2
 TEST_FILES := $(addprefix requirements,.txt -test.txt -jax.txt -plan.txt -export.txt -demo.txt \
   -notebooks.txt)
 
@@ -28,7 +30,7 @@ demo: $(VENV)/.demo
 	$(BIN)/python tools/demo.py --records=data/scenes/test --model=runs/tiny/etcl-s$(SEED)
 
 test: $(VENV)/.test lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow -rP

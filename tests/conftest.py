@@ -11,6 +11,16 @@ for path in (ROOT, os.path.join(ROOT, "tools")):
         sys.path.insert(0, path)
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+# Those that take minutes go first, so that no process is left with one of them in the end.
+_LONG = "distribute notebooks guard workers jax train presets microbatch planning".split()
+
+
+def pytest_collection_modifyitems(items):
+    """Puts the tests of the longest files first; else their order stays."""
+    names = {f"test_{name}.py": place for place, name in enumerate(_LONG)}
+    items.sort(key=lambda item: names.get(item.path.name, len(names)))
+
+
 SMALL_SCENES = {"train": 96, "bitext": 132, "test": 12}
 
 
