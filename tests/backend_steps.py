@@ -152,6 +152,7 @@ def weights_after(trainer, kinds, strategy, steps=STEPS):
 def cases():
     """{name: (stage, options of the trainer)}; with "steps", steps are taken too."""
     found = {"mural": ("mural", {"steps": STEPS}), "etcl": ("etcl", {"steps": STEPS})}
+    found["bfloat16"] = ("etcl", {"precision": "mixed_bfloat16"})
     if keras.backend.backend() == "tensorflow":
         return found
     everywhere = {"devices": True}

@@ -75,6 +75,20 @@ def test_gradients_are_those_of_tensorflow(steps, stage, case):
     assert of_real < 1.5e-5 and of_all < 1e-4
 
 
+def test_bfloat16_is_as_far_from_float32_as_on_tensorflow(steps):
+    exact = part(steps["tensorflow"], "etcl/gradient/")
+    ours, theirs = (part(steps[name], "bfloat16/gradient/") for name in ("jax", "tensorflow"))
+    exact, ours, theirs = (
+        np.concatenate([of[name].ravel() for name in exact]) for of in (exact, ours, theirs)
+    )
+
+    def far(found):
+        return np.linalg.norm(found - exact) / np.linalg.norm(exact)
+
+    # Found: 3.0 % and 3.4 %.
+    assert far(ours) < 0.05 and far(theirs) < 0.05
+
+
 def test_blocks_that_are_computed_twice_draw_the_same(steps):
     names = ("dropout", "rematerialised", "etcl")
     once, twice, without = (part(steps["jax"], f"{name}/gradient/") for name in names)
