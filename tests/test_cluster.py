@@ -1,15 +1,20 @@
 """Which processes a run has: TF_CONFIG and SLURM, by hand; who is not there; no such strategy."""
 
 import json
+import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
+from conftest import ROOT
 
 from tf_mural import distribute
 from tf_mural.base import UserError
-from tf_mural.cluster import Cluster, expand_hosts, find_cluster, meet
+from tf_mural.cluster import Cluster, expand_hosts, find_cluster, meet, unanswered
 
 
 def tf_config(kind, index, **jobs):
@@ -150,6 +155,27 @@ def test_a_process_that_never_comes_is_named():
         ),
     ):
         meet(Cluster(addresses, 0), 0.3)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_process_that_is_lost_before_it_connects_is_told(number):
+    addresses = free_addresses(2)
+    environment = {**os.environ, **tf_config("worker", number, worker=addresses)}
+    code = (
+        f"import sys; sys.path.insert(0, {ROOT!r})\nfrom tf_mural import distribute\n"
+        "distribute.make_strategy('multiworker', wait_minutes=0.1)"
+    )
+    own, other = addresses[number], addresses[1 - number]
+    with listening(other) as listener:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True
+        )
+        listener.accept()
+        while unanswered([own], 1.0):
+            pass
+    error = process.communicate(timeout=120)[1]
+    assert process.returncode == -signal.SIGKILL
+    assert f"error: process {number} of 2 met all others, but one of them did not connect" in error
 
 
 def test_two_processes_of_one_index():

@@ -1,11 +1,11 @@
 """The processes of a run, on any backend: which there are, whether they are there, what they tell.
 
 What moves an array between them is the backend's: `distribute` has it for TensorFlow,
-`jax_distribute` for JAX.
+`distribute_jax` for JAX.
 """
 
 from tf_mural.cluster.environment import Cluster, expand_hosts, find_cluster
-from tf_mural.cluster.meeting import meet, unanswered
+from tf_mural.cluster.meeting import limited, meet, unanswered
 from tf_mural.cluster.processes import Processes, SharedEmbedder, WorkerLost
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "WorkerLost",
     "expand_hosts",
     "find_cluster",
+    "limited",
     "meet",
     "unanswered",
 ]

@@ -1,13 +1,26 @@
 """Whether others are there: looked at first, since TensorFlow waits for them without a limit."""
 
+import contextlib
 import os
 import socket
+import subprocess
+import sys
 import time
 
 from tf_mural.base import UserError
 
 _PAUSE = 0.2  # seconds between two rounds
 _PATIENCE = 5.0  # seconds for one answer
+# Ends a process, as long as that is its parent, with a message on its stderr.
+_GUARD = """
+import os, signal, sys, time
+parent, end, message = int(sys.argv[1]), time.monotonic() + float(sys.argv[2]), sys.argv[3]
+while os.getppid() == parent:
+    if time.monotonic() > end:
+        print(message, file=sys.stderr, flush=True)
+        os.kill(parent, signal.SIGKILL)
+    time.sleep(0.2)
+"""
 
 
 def meet(cluster, seconds):
@@ -43,6 +56,31 @@ def meet(cluster, seconds):
             f"those that did not answer: {told}. Start the same command there, each with its own "
             "index, and let their ports be reached; --wait_minutes waits longer"
         )
+
+
+@contextlib.contextmanager
+def limited(cluster, seconds):
+    """Inside, this process is killed after some seconds, with a message.
+
+    For TensorFlow's connecting, which waits without a limit for a process that was lost after they
+    met, in C++, where no signal, exception or thread of Python gets through to it.
+
+    Args:
+        cluster: a `Cluster`.
+        seconds: likewise.
+    """
+    message = (
+        f"error: process {cluster.number} of {len(cluster.addresses)} met all others, but one of "
+        f"them did not connect within {seconds / 60:g} minutes: its output says why. Start all "
+        "processes again, by the same command; --wait_minutes waits longer"
+    )
+    command = [sys.executable, "-c", _GUARD, str(os.getpid()), str(seconds), message]
+    guard = subprocess.Popen(command)
+    try:
+        yield
+    finally:
+        guard.kill()
+        guard.wait()
 
 
 def unanswered(addresses, seconds):

@@ -8,7 +8,7 @@ import socket
 import tensorflow as tf
 
 from tf_mural.base import UserError, pick
-from tf_mural.cluster import find_cluster, meet, unanswered
+from tf_mural.cluster import find_cluster, limited, meet, unanswered
 
 
 def _one(*_):
@@ -29,7 +29,8 @@ def _multiworker(_, seconds):
         task_id=cluster.number,
         rpc_layer="grpc",
     )
-    return tf.distribute.MultiWorkerMirroredStrategy(resolver)
+    with limited(cluster, seconds):
+        return tf.distribute.MultiWorkerMirroredStrategy(resolver)
 
 
 def _tpu(name, seconds):
