@@ -1,10 +1,16 @@
 """Floating-point operations of a TensorFlow function: products of matrices and convolutions."""
 
+import collections
 import math
 
 
 def graph_flops(graph):
-    """Operations of one call of a function, 2 a multiply-add.
+    """Operations of one call of a function, 2 a multiply-add; see `graph_flops_by_type`."""
+    return sum(graph_flops_by_type(graph).values())
+
+
+def graph_flops_by_type(graph):
+    """{type of operation: operations of one call of a function}, 2 a multiply-add.
 
     Counted are matrix products, einsums and (depthwise) convolutions with their gradients, from
     the static shapes of what is executed. What else a step does is linear in the activations and
@@ -16,13 +22,13 @@ def graph_flops(graph):
     Raises:
         ValueError: an operation that counts has a shape that is not known.
     """
-    total = 0
+    total = collections.Counter()
     for operation in _executed(graph):
         if operation.type in _COUNTS:
-            total += _COUNTS[operation.type](operation)
+            total[operation.type] += _COUNTS[operation.type](operation)
         elif operation.type in ("PartitionedCall", "StatefulPartitionedCall"):
             called = operation.get_attr("f").name
-            total += graph_flops(graph._get_function(called).graph)
+            total += graph_flops_by_type(graph._get_function(called).graph)
     return total
 
 

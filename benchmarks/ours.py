@@ -71,6 +71,12 @@ class Ours:
             "threads": tf.config.threading.get_intra_op_parallelism_threads() or "all cores",
         }
 
+    def flops_by_type(self):
+        """{type of operation: floating-point operations of a step}."""
+        from benchmarks.flops import graph_flops_by_type
+
+        return dict(graph_flops_by_type(self._step.get_concrete_function(self._batch).graph))
+
     def matmul(self, size):
         """Multiplies two float32 matrices of `size` x `size`."""
         import tensorflow as tf
