@@ -14,7 +14,7 @@ from conftest import ROOT
 
 from tf_mural import distribute
 from tf_mural.base import UserError
-from tf_mural.cluster import Cluster, expand_hosts, find_cluster, meet, unanswered
+from tf_mural.cluster import Cluster, expand_hosts, find_cluster, meet, meeting, unanswered
 
 
 def tf_config(kind, index, **jobs):
@@ -143,6 +143,16 @@ def test_processes_meet_whenever_they_come():
         server.close()
     # Nobody goes on before the last one has come.
     assert len(met) == 3 and min(met) - began >= 0.8
+
+
+def test_one_that_answers_on_is_there_for_those_that_look_late():
+    addresses = free_addresses(2)
+    with listening(addresses[0]):
+        with meeting(Cluster(addresses, 1), 5):
+            assert not unanswered([addresses[1]], 0.0)
+        assert unanswered([addresses[1]], 0.0)
+        with meeting(Cluster(addresses, 1), 5, answers=False):
+            assert unanswered([addresses[1]], 0.0)
 
 
 def test_a_process_that_never_comes_is_named():

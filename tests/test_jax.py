@@ -175,6 +175,15 @@ def test_two_processes_equal_one_with_two_devices(runs):
 
 
 @pytest.mark.slow
+def test_two_processes_that_part_the_state_equal_one_that_has_it_whole(runs, data_dir):
+    options = ("--stage=mural", f"--data_dir={data_dir}", "--workdir=parted", "--backend=jax")
+    options += ("--config.shard_optimizer=true", "--config.shard_embeddings=true")
+    for process in [train(runs, *options, TF_CONFIG=config) for config in cluster(2)]:
+        finished(process)
+    assert worst(weights(runs / "one"), weights(runs / "parted"))[0] < 1e-5
+
+
+@pytest.mark.slow
 def test_each_backend_takes_up_what_the_other_one_trained(runs, data_dir):
     """ETCL on TensorFlow from the MURAL of JAX, and on JAX from that; at a rate of almost nothing
     the weights stay what they were."""

@@ -5,7 +5,7 @@ What moves an array between them is the backend's: `distribute` has it for Tenso
 """
 
 from tf_mural.cluster.environment import Cluster, expand_hosts, find_cluster
-from tf_mural.cluster.meeting import limited, meet, unanswered
+from tf_mural.cluster.meeting import limited, meet, meeting, unanswered
 from tf_mural.cluster.processes import Processes, SharedEmbedder, WorkerLost
 
 __all__ = [
@@ -17,5 +17,6 @@ __all__ = [
     "find_cluster",
     "limited",
     "meet",
+    "meeting",
     "unanswered",
 ]

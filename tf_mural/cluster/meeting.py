@@ -36,6 +36,16 @@ def meet(cluster, seconds):
     Raises:
         UserError: this process's port is taken; or some did not answer in time, and which.
     """
+    with meeting(cluster, seconds, answers=False):
+        pass
+
+
+@contextlib.contextmanager
+def meeting(cluster, seconds, answers=True):
+    """As `meet`; inside, this process goes on to listen if it `answers`.
+
+    For those at whose address no server follows: others may not have got so far.
+    """
     number, own = cluster.number, cluster.addresses[cluster.number]
     try:
         # TensorFlow's server would share a port that is taken, and get a part of the calls.
@@ -46,16 +56,19 @@ def meet(cluster, seconds):
             " here was given the same index, or another program has the port; give each process an "
             "index and an address of its own"
         ) from None
-    others = [address for i, address in enumerate(cluster.addresses) if i != number]
     with listener:
+        others = [address for i, address in enumerate(cluster.addresses) if i != number]
         missing = unanswered(others, seconds)
-    if missing:
-        told = ", ".join(f"{cluster.addresses.index(a)} at {a}" for a in missing)
-        raise UserError(
-            f"process {number} of {len(cluster.addresses)} waited {seconds / 60:g} minutes for "
-            f"those that did not answer: {told}. Start the same command there, each with its own "
-            "index, and let their ports be reached; --wait_minutes waits longer"
-        )
+        if missing:
+            told = ", ".join(f"{cluster.addresses.index(a)} at {a}" for a in missing)
+            raise UserError(
+                f"process {number} of {len(cluster.addresses)} waited {seconds / 60:g} minutes for "
+                f"those that did not answer: {told}. Start the same command there, each with its "
+                "own index, and let their ports be reached; --wait_minutes waits longer"
+            )
+        if not answers:
+            listener.close()
+        yield
 
 
 @contextlib.contextmanager

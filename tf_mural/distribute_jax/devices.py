@@ -9,7 +9,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from tf_mural.base import UserError, pick
-from tf_mural.cluster import find_cluster, meet
+from tf_mural.cluster import find_cluster, meeting
 from tf_mural.distribute_jax.replicas import AXIS
 
 # Variables of fewer values are whole on each device: their collectives would cost more than they.
@@ -80,13 +80,14 @@ def _everywhere():
 
 def _multiworker(_, seconds):
     cluster = find_cluster()
-    meet(cluster, seconds)
-    _connect(
-        seconds,
-        coordinator_address=cluster.addresses[0],
-        num_processes=len(cluster.addresses),
-        process_id=cluster.number,
-    )
+    # The first one's coordinator takes over at its address; nothing follows at the others'.
+    with meeting(cluster, seconds, answers=cluster.number > 0):
+        _connect(
+            seconds,
+            coordinator_address=cluster.addresses[0],
+            num_processes=len(cluster.addresses),
+            process_id=cluster.number,
+        )
     return _everywhere()
 
 
