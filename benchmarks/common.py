@@ -32,6 +32,17 @@ def note_load(about):
     return about
 
 
+def peak(multiply, size, repeats=5):
+    """Floating-point operations a second of a product of matrices, the best of a few.
+
+    Args:
+        multiply: function of the rows of two square matrices to the seconds of their product.
+        size: that many.
+    """
+    # The first one makes the matrices.
+    return 2 * size**3 / min([multiply(size) for _ in range(repeats + 1)][1:])
+
+
 def picked(parser, flag, text, known):
     """The names that a flag lists, parted by commas; `parser` refuses those that are not known."""
     names = [name for name in text.split(",") if name]

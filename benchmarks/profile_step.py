@@ -21,10 +21,8 @@ if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
 from benchmarks.cases import CASES  # noqa: E402
-from benchmarks.common import machine, note_load, say, tell  # noqa: E402
+from benchmarks.common import machine, note_load, peak, say, tell  # noqa: E402
 
-_MATMUL = {"tiny": 512}  # rows of the matrices of the peak; elsewhere:
-_LARGE, _REPEATS = 4096, 5
 _ROWS = 16  # of the table
 # Of kinds that are one to a reader; what a fused operation does besides is not parted from it.
 _KINDS = {
@@ -81,33 +79,33 @@ def measure(case, steps, warmup):
         wall = (time.perf_counter() - began) / steps
         tf.profiler.experimental.stop()
         seconds = read_profile(folder)
-    flops, peak = ours.flops_by_type(), _peak(ours, _MATMUL.get(case.name, _LARGE))
+    flops, best = ours.flops_by_type(), peak(_multiplying(ours), case.matmul)
     kinds = {}
     for kind, total in (+seconds).most_common():
         own = flops.get(kind, 0)
-        share = own / (total / steps) / peak
+        share = own / (total / steps) / best
         kinds[kind] = {"seconds": total / steps, "flops": own, "share_of_peak": share}
     return {
         "case": dataclasses.asdict(case),
         "step": wall,
         "flops": sum(flops.values()),
-        "peak_flops_per_second": peak,
+        "peak_flops_per_second": best,
         "kinds": kinds,
     }
 
 
-def _peak(ours, size):
-    walls = []
-    for _ in range(_REPEATS + 1):  # the first one makes the matrices
+def _multiplying(ours):
+    def seconds(size):
         began = time.perf_counter()
         ours.matmul(size)
-        walls.append(time.perf_counter() - began)
-    return 2 * size**3 / min(walls[1:])
+        return time.perf_counter() - began
+
+    return seconds
 
 
 def table(found):
     """Lines for people."""
-    peak, kinds = found["peak_flops_per_second"], found["kinds"]
+    best, kinds = found["peak_flops_per_second"], found["kinds"]
     whole = sum(of["seconds"] for of in kinds.values())
     rows = list(kinds.items())
     rest = {"seconds": sum(of["seconds"] for _, of in rows[_ROWS:]), "flops": 0}
@@ -117,15 +115,15 @@ def table(found):
         line = f"{name:<40} {of['seconds']:>8.3f} {of['seconds'] / whole:>7.1%}"
         if of["flops"]:
             rate = of["flops"] / of["seconds"]
-            line += f" {of['flops'] / 1e9:>8.1f} {rate / 1e9:>8.1f} {rate / peak:>8.1%}"
+            line += f" {of['flops'] / 1e9:>8.1f} {rate / 1e9:>8.1f} {rate / best:>8.1%}"
         lines.append(line)
     products = sum(of["seconds"] for of in kinds.values() if of["flops"])
     return [
         *lines,
         f"a step: {found['step']:.2f} s, {found['flops'] / 1e9:.0f} GFLOP, "
-        f"{found['flops'] / found['step'] / peak:.0%} of the peak of {peak / 1e9:.0f} GFLOP/s",
+        f"{found['flops'] / found['step'] / best:.0%} of the peak of {best / 1e9:.0f} GFLOP/s",
         f"{products / whole:.0%} of the time of operations is products and convolutions, which "
-        f"reach {found['flops'] / products / peak:.0%} of the peak while they run",
+        f"reach {found['flops'] / products / best:.0%} of the peak while they run",
     ]
 
 

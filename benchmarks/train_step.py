@@ -20,12 +20,10 @@ if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
 from benchmarks.cases import CASES  # noqa: E402
-from benchmarks.common import machine, note_load, require, say, tell  # noqa: E402
+from benchmarks.common import machine, note_load, peak, require, say, tell  # noqa: E402
 from benchmarks.worker import Worker  # noqa: E402
 
 PEER_VARIANTS = ("eager", "channels_last")
-_MATMUL = {"tiny": 512}  # rows and columns of the matrices of the peak; elsewhere:
-_LARGE, _MATMUL_REPEATS = 4096, 5
 
 
 def measure(case, steps, warmup, peer=(), threads=None, rounds=2):
@@ -53,10 +51,14 @@ def measure(case, steps, warmup, peer=(), threads=None, rounds=2):
                 timed[side, variant] += _steps(worker, case, side, variant, steps, warmup)
                 if side not in facts:
                     facts[side] = worker.call("describe")[0]
-                    peaks[side] = _peak(worker, _MATMUL.get(case.name, _LARGE))
+                    peaks[side] = peak(_multiplying(worker), case.matmul)
             finally:
                 worker.close()
     return summary(case, timed, facts, peaks)
+
+
+def _multiplying(worker):
+    return lambda size: worker.call("matmul", size)[1]
 
 
 def _worker(side, variant, case, threads):
@@ -75,13 +77,6 @@ def _steps(worker, case, side, variant, steps, warmup):
         if number >= 0:
             timed.append((wall, processor))
     return timed
-
-
-def _peak(worker, size):
-    """Floating-point operations a second of a large product of matrices, the best of a few."""
-    # The first one makes the matrices.
-    walls = [worker.call("matmul", size)[1] for _ in range(_MATMUL_REPEATS + 1)][1:]
-    return 2 * size**3 / min(walls)
 
 
 def summary(case, timed, facts, peaks):
