@@ -105,7 +105,7 @@ def test_a_card_without_a_run_tells_of_the_model_alone(finished):
     assert "EfficientNet-TINY at 64 px" in card and "## Data" not in card
 
 
-@pytest.mark.parametrize("path", ["hf://nobody/nothing", "kaggle://a/b"])
+@pytest.mark.parametrize("path", ["hf://nobody/nothing", "kaggle://a/b", "modelscope://a/b"])
 def test_a_handle_that_cannot_be_fetched_is_named(path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert presets.is_preset(path)

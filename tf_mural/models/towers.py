@@ -36,7 +36,7 @@ def _from_preset(kind, preset, **changes):
     """The backbone of a preset, as an instance of a KerasHub class."""
     try:
         return kind.from_preset(preset, **changes)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
             f"the preset {preset!r} cannot be loaded as {kind.__name__} ({reason}); expected a "

@@ -64,7 +64,7 @@ def load_preset(path):
     try:
         backbone = MuralBackbone.from_preset(path)
         preprocessor = MuralPreprocessor.from_preset(path)
-    except (ValueError, OSError, KeyError) as error:
+    except (ValueError, OSError, KeyError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
             f"{path} cannot be loaded as a preset of this package ({reason}): expected a folder "
