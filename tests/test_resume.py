@@ -75,6 +75,9 @@ class Watched:
     def start(self, step, steps):
         """As `loop.Log.start`."""
 
+    def goes_on(self, step):
+        """As `loop.Log.goes_on`."""
+
     def write(self, step, values):
         """As `loop.Log.write`."""
         self.logs[step] = values
