@@ -7,7 +7,7 @@ fits into the memory of a chip, FLOPs, bytes and collectives of a step, and how 
 take at least, at the rates that the chips' maker publishes. Values of the config are overridden as
 in train.py, by --config.name=value; precision is mixed_bfloat16 unless it is among them.
 
-Large steps compile for long (the paper's took 28 and 36 minutes on two cores that other work
+Large steps compile for long (the paper's took 26 to 37 minutes on two cores that other work
 shared, in 11 to 16 GiB); counts are kept, so that the same step is compiled once.
 """
 
