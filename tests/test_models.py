@@ -124,6 +124,94 @@ def test_the_gradient_is_that_of_the_layers_of_keras(group, dtype, shift):
         assert error < (2e-2 if half else 1e-9), error
 
 
+class NormAndSwish(keras.Layer):
+    """Normalises, applies swish and averages over positions, layer by layer of Keras."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.norm = keras.layers.BatchNormalization(dtype=kwargs["dtype"])
+
+    def build(self, shape):
+        self.norm.build(shape)
+        self.gamma, self.beta = self.norm.gamma, self.norm.beta
+
+    def call(self, x, training):
+        y = keras.ops.silu(self.norm(x, training=training))
+        return y, keras.ops.mean(y, axis=(1, 2))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("dtype", ["float64", "mixed_bfloat16"])
+@pytest.mark.parametrize("group", [None, 2])
+def test_a_batch_norm_that_squeezes_is_three_layers_of_keras(group, dtype, training):
+    """Excited by what is squeezed, so that each result has a say in the gradient of the other."""
+    rng = np.random.default_rng(5)
+    x, upstream = rng.normal(1.0, 3.0, (6, 4, 5, 3)), rng.normal(0.3, 1.0, (6, 4, 5, 3))
+    half = dtype != "float64"
+    x, upstream = (
+        np.array(tf.cast(a, "bfloat16" if half else "float64"), "f8") for a in (x, upstream)
+    )
+
+    def outcome(layer, rows):
+        layer.build((6, 4, 5, 3))
+        layer.gamma.assign([1.0, 2.0, -3.0])
+        layer.beta.assign([0.5, 0.0, -1.0])
+        inputs = tf.constant(x[rows], layer.compute_dtype)
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            y, means = layer(inputs, training=training)
+            excited = y * tf.sigmoid(3.0 * means)[:, None, None]
+        wanted = [inputs, layer.gamma.value, layer.beta.value]
+        given = tf.constant(upstream[rows], layer.compute_dtype)
+        return [y, means], tape.gradient(excited, wanted, given)
+
+    layer = models.GroupedBatchNormalization(group, squeeze=True, dtype=dtype)
+    values, found = outcome(layer, slice(None))
+    assert [tuple(v.shape) for v in values] == list(layer.compute_output_shape(x.shape))
+    assert {v.dtype.name for v in values} == {"bfloat16" if half else "float64"}
+    size = group or 6
+    each = [outcome(NormAndSwish(dtype="float64"), slice(i, i + size)) for i in range(0, 6, size)]
+    expected = [np.concatenate([part[0][k] for part in each]) for k in (0, 1)]
+    expected.append(np.concatenate([part[1][0] for part in each]))
+    expected += [sum(np.array(part[1][k]) for part in each) for k in (1, 2)]
+    for ours, theirs in zip([*values, *found], expected, strict=True):
+        error = np.linalg.norm(np.array(ours, "f8") - theirs) / np.linalg.norm(theirs)
+        assert error < (2e-2 if half else 1e-9), error
+
+
+def test_the_gradient_of_the_tower_is_that_of_the_blocks_of_kerashub(monkeypatch):
+    """Every block's batch norm squeezes; the layers that KerasHub calls one by one say the same."""
+
+    def gradients():
+        keras.utils.set_random_seed(3)
+        tower = models.image_tower(
+            **TINY, embedding_dim=16, batch_norm_group=2, batch_norm_momentum=0.9
+        )
+        with tf.GradientTape() as tape:
+            y = tower(pixels(4), training=True)
+            loss = tf.reduce_sum(y * np.random.default_rng(1).normal(size=y.shape))
+        norms = [x for x in layers_of(tower).values() if getattr(x, "squeeze", False)]
+        weights = tower.trainable_weights
+        found = tape.gradient(loss, [w.value for w in weights])
+        moving = [np.array(w) for w in tower.non_trainable_weights if "moving" in w.path]
+        return len(norms), [w.path for w in weights], found, moving
+
+    def as_it_is(backbone, average):
+        found = {x.name: x.input for x in backbone.layers if x.name.endswith("expand_conv")}
+        return backbone, {**found, "top_conv": backbone.get_layer("top_conv").input}
+
+    keras.config.set_dtype_policy("float64")
+    try:
+        squeezing, paths, found, moving = gradients()
+        monkeypatch.setattr("tf_mural.models.towers.squeezing", as_it_is)
+        plain, plain_paths, expected, expected_moving = gradients()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert (squeezing, plain) == (5, 0) and paths == plain_paths
+    for ours, theirs in zip([*found, *moving], [*expected, *expected_moving], strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-8, atol=1e-10)
+
+
 def test_batch_norm_keeps_its_input_alone_for_the_gradient():
     layer = models.GroupedBatchNormalization(2)
     layer.build((6, 8, 8, 16))

@@ -9,6 +9,7 @@ from keras import ops
 
 from tf_mural.base import UserError, pick
 from tf_mural.models.batch_norm import batch_norm_of
+from tf_mural.models.excitation import squeezing
 from tf_mural.models.sizes import EFFICIENTNETS, bert_sizes, block_shapes, efficientnet_blocks
 
 ACTIVATIONS = {
@@ -62,12 +63,17 @@ def _padding_at_the_end(stages):
         keras.layers.ZeroPadding2D = original
 
 
-def _in_stages(backbone, count):
-    """A backbone up to its top convolution, as one model a stage; the first has the stem too."""
-    firsts = [f"block{i}a_" for i in range(2, count + 1)]
-    starts = [next(x for x in backbone.layers if x.name.startswith(f)) for f in firsts]
-    cuts = [backbone.input, *(x.input for x in starts), backbone.get_layer("top_conv").input]
-    return [keras.Model(cuts[i], cuts[i + 1], name=f"stage_{i + 1}") for i in range(len(cuts) - 1)]
+def _in_stages(backbone, inputs, count):
+    """A backbone up to its top convolution, as one model a stage; the first has the stem too.
+
+    Args:
+        backbone, inputs: of `squeezing`.
+        count: stages.
+    """
+    starts = [f"block{i}a_" for i in range(2, count + 1)]
+    names = [next(x for x in inputs if x.startswith(start)) for start in starts]
+    cuts = [backbone.input, *(inputs[x] for x in (*names, "top_conv"))]
+    return [keras.Model(cuts[i], cuts[i + 1], name=f"stage_{i + 1}") for i in range(count)]
 
 
 PADDINGS = {"symmetric": contextlib.nullcontext, "end": _padding_at_the_end}
@@ -114,14 +120,14 @@ def image_tower(
         stages["input_shape"] = (image_size, image_size, 3)
         # KerasHub divides by the unscaled number of blocks, which would end a B7 at 0.675.
         stages["dropout"] = stochastic_depth * repeats / blocks
-        backbone = kind.from_config(stages)
+        backbone, inputs = squeezing(kind.from_config(stages), average)
     if preset:
         backbone.set_weights(pretrained.get_weights())
     pixels = keras.Input((image_size, image_size, 3), name="pixels")
     # In half precision 1 / 127.5 is 0.1 % off, and so would every pixel be; the mean is kept too.
     wide = keras.config.dtype_policy().variable_dtype
     x = keras.layers.Rescaling(1 / 127.5, offset=-1.0, dtype=wide, name="rescale")(pixels)
-    for stage in _in_stages(backbone, len(stages["stackwise_num_repeats"])):
+    for stage in _in_stages(backbone, inputs, len(stages["stackwise_num_repeats"])):
         x = stage(x)
     x = keras.layers.GlobalAveragePooling2D(dtype=wide, name="pool")(x)
     if x.shape[-1] != embedding_dim:
