@@ -140,7 +140,8 @@ class GroupedBatchNormalization(keras.layers.BatchNormalization):
         of_swish, of_squeezed = (ops.cast(d, x.dtype) for d in upstream)
         share = of_squeezed / ops.cast(ops.shape(x)[1] * ops.shape(x)[2], x.dtype)
         y = x * scales + offsets
-        gate = ops.sigmoid(y)
+        # The sigmoid, as a function that compilers rather compute twice than keep.
+        gate = 0.5 + 0.5 * ops.tanh(0.5 * y)
         slope = gate + y * gate * (1.0 - gate)
         # In two parts, of which none waits for what an excitation makes of `of_swish`: one pass
         # over that and x has all sums.

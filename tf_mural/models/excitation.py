@@ -38,8 +38,8 @@ def squeezing(backbone, average):
     """An EfficientNet of KerasHub whose batch norms take in the squeeze after them.
 
     Args:
-        backbone: built inside of `batch_norm_of`. Its batch norms before a squeeze are replaced by new
-            ones, with weights of their own.
+        backbone: built inside of `batch_norm_of`. Its batch norms before a squeeze are replaced by
+            new ones, with weights of their own.
         average: of `batch_norm_of`.
 
     Returns:
