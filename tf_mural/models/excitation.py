@@ -18,8 +18,10 @@ class Excitation(keras.layers.Layer):
     As are those of batch norm: sums of another dtype would take a pass of their own.
     """
 
-    def call(self, x, gate):
+    def call(self, x, gate, training=None):
         """Multiplies."""
+        if not training:
+            return x * gate
 
         @ops.custom_gradient
         def excite(x, gate):
