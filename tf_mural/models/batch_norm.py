@@ -24,7 +24,7 @@ class GroupedBatchNormalization(keras.layers.BatchNormalization):
             is `ALL_REPLICAS`, in both passes. By default there is one replica.
         squeeze: whether what follows is swish and a squeeze. The layer then computes both, and
             returns swish (n, h, w, c) and its means over positions (n, c). One gradient for all
-            three goes once less over all that is as large as x.
+            three goes less often over what is as large as x.
         **kwargs: of `keras.layers.BatchNormalization`.
     """
 

@@ -1,9 +1,9 @@
 """Squeeze and excite, https://arxiv.org/abs/1709.01507, so that its gradient takes one pass.
 
 What a block's gate is owed, and what the batch norm before it is, are sums over the same two
-tensors: the block's upstream and the input of the batch norm. KerasHub's layers make five passes of
-them, since each sum waits for the one before; here none waits, and a compiler can take all at once.
-The maths is the same.
+tensors: the block's upstream and the input of the batch norm. KerasHub's layers go over them again
+and again, since each sum waits for the one before; here none waits, and a compiler can take all at
+once. The maths is the same.
 """
 
 import keras
