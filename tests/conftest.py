@@ -10,6 +10,7 @@ for path in (ROOT, os.path.join(ROOT, "tools")):
     if path not in sys.path:
         sys.path.insert(0, path)
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # As in the tools, for numbers like theirs.
 
 # Those that take minutes go first, so that no process is left with one of them in the end.
 _LONG = "distribute notebooks guard workers jax train presets microbatch planning".split()
