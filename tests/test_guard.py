@@ -1,9 +1,11 @@
 """Steps that are skipped or stop a run, and the loss scale: on one replica by hand, and on two."""
 
+import gc
 import math
 import os
 import subprocess
 import sys
+import weakref
 
 import guards
 import keras
@@ -193,6 +195,23 @@ class Fake:
         options = dict(log_every=2, checkpoint_every=2, steps_per_loop=2)
         runner = distribute.Runner(self, strategy, lambda start_step: data)
         loop.train(self, runner, steps, self, self, **options)
+
+
+@pytest.mark.parametrize("devices", ["one", "mirrored"])
+def test_what_a_runner_reads_by_dies_with_it(devices):
+    trainer, strategy = Fake([1.0] * 5, Limits()), distribute.make_strategy(devices)
+    data = tf.data.Dataset.from_tensors(1).repeat()
+    runner = distribute.Runner(trainer, strategy, lambda start_step: data)
+    runner.start(0)
+    for count in (1, 2, 1):
+        assert len(runner.run(count)["loss"]) == count
+    batches = weakref.ref(runner._batches)
+    gc.disable()  # It may come in any thread, and one of tf.data's must not destroy an iterator.
+    try:
+        del runner
+        assert batches() is None
+    finally:
+        gc.enable()
 
 
 def test_skipped_steps_are_named_and_the_run_goes_on():

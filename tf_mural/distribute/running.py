@@ -32,12 +32,11 @@ class Runner:
 
     def start(self, step):
         """Begins to read the batches from that of a step on."""
+        make = self._make_dataset
         self._batches = iter(
-            self._strategy.distribute_datasets_from_function(
-                lambda _: self._make_dataset(start_step=step)
-            )
+            self._strategy.distribute_datasets_from_function(lambda _: make(start_step=step))
         )
-        self._one, self._several = self._functions()
+        self._one, self._several = _functions(self._trainer, self._strategy, self._names)
 
     def run(self, count):
         """Takes so many steps.
@@ -46,33 +45,43 @@ class Runner:
             {name: values (count,)}, on the device: who looks at them waits for the steps.
         """
         if count == 1 or not self._names:
-            values = self._own(self._one(next(self._batches)))
+            values = _own(self._strategy, self._one(next(self._batches)))
             self._names[:] = sorted(values)
             return {k: v[tf.newaxis] for k, v in values.items()}
         return self._several(self._batches, tf.constant(count))
 
-    def _own(self, values):
-        return {k: self._strategy.experimental_local_results(v)[0] for k, v in values.items()}
 
-    def _functions(self):
-        # Without AutoGraph, as in Keras' own fit: it costs seconds, and no tensor is branched on.
-        @tf.function(jit_compile=self._trainer.jit_compile is True, autograph=False)
-        def one(batch):
-            return self._strategy.run(self._trainer.train_step, args=(batch,))
+def _own(strategy, values):
+    """{name: value of the first replica of this process}."""
+    return {k: strategy.experimental_local_results(v)[0] for k, v in values.items()}
 
-        @tf.function(autograph=False)
-        def several(batches, count):
-            logs = {k: tf.TensorArray(tf.float32, count, element_shape=()) for k in self._names}
 
-            def body(i, logs):
-                values = self._own(one(next(batches)))
-                found = {k: tf.cast(v, tf.float32) for k, v in values.items()}
-                return i + 1, {k: logs[k].write(i, v) for k, v in found.items()}
+def _functions(trainer, strategy, names):
+    """One step of a batch, and several of an iterator: tf.functions.
 
-            _, logs = tf.while_loop(lambda i, _: i < count, body, (0, logs), parallel_iterations=1)
-            return {k: array.stack() for k, array in logs.items()}
+    They do not refer to the runner, so that its iterator dies with it. If garbage collection found
+    it later, that could be in a thread that reads for another: it would wait there for threads that
+    may be waiting for this one.
+    """
 
-        return one, several
+    # Without AutoGraph, as in Keras' own fit: it costs seconds, and no tensor is branched on.
+    @tf.function(jit_compile=trainer.jit_compile is True, autograph=False)
+    def one(batch):
+        return strategy.run(trainer.train_step, args=(batch,))
+
+    @tf.function(autograph=False)
+    def several(batches, count):
+        logs = {k: tf.TensorArray(tf.float32, count, element_shape=()) for k in names}
+
+        def body(i, logs):
+            values = _own(strategy, one(next(batches)))
+            found = {k: tf.cast(v, tf.float32) for k, v in values.items()}
+            return i + 1, {k: logs[k].write(i, v) for k, v in found.items()}
+
+        _, logs = tf.while_loop(lambda i, _: i < count, body, (0, logs), parallel_iterations=1)
+        return {k: array.stack() for k, array in logs.items()}
+
+    return one, several
 
 
 def encoder_functions(encoder, kinds=("image", "text"), strategy=None):
