@@ -68,3 +68,12 @@ def test_a_package_that_is_missing_is_said_with_the_line_that_installs_it(tmp_pa
     done = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=60)
     assert done.returncode == (1 if package == "absl" else 2)
     assert "pip install -r requirements.txt" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("asked, found", [(None, "1"), ("0", "0")])
+def test_onednn_is_on_unless_the_user_says_otherwise(tmp_path, monkeypatch, asked, found):
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS")
+    if asked:
+        monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", asked)
+    done = run(tmp_path, "import os; print('', os.environ['TF_ENABLE_ONEDNN_OPTS'])")
+    assert done.stdout == f"said {found}\n"
