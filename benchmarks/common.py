@@ -5,6 +5,10 @@ import json
 import os
 import platform
 
+# For TensorFlow, here and in processes that start from here: quiet, and by oneDNN as in the tools.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
 _INSTALL = {"clip_benchmark": "pip install --no-deps clip-benchmark==1.6.2"}  # and otherwise:
 _REQUIREMENTS = "pip install -r benchmarks/requirements.txt"
 

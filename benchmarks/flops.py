@@ -24,8 +24,8 @@ def graph_flops_by_type(graph):
     """
     total = collections.Counter()
     for operation in _executed(graph):
-        if operation.type in _COUNTS:
-            total[operation.type] += _COUNTS[operation.type](operation)
+        if operation.type in COUNTS:
+            total[operation.type] += COUNTS[operation.type](operation)
         elif operation.type in ("PartitionedCall", "StatefulPartitionedCall"):
             called = operation.get_attr("f").name
             total += graph_flops_by_type(graph._get_function(called).graph)
@@ -104,7 +104,7 @@ def _kernel_sizes(operation):
 _FORWARD = _convolution(_kernel, lambda operation: operation.outputs[0])
 _BY_INPUT = _convolution(_kernel, lambda operation: operation.inputs[2])
 _BY_KERNEL = _convolution(_kernel_sizes, lambda operation: operation.inputs[2])
-_COUNTS = {
+COUNTS = {
     "MatMul": _matmul,
     "BatchMatMul": _matmul,
     "BatchMatMulV2": _matmul,

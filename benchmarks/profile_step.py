@@ -12,6 +12,7 @@ import collections
 import dataclasses
 import glob
 import os
+import re
 import sys
 import tempfile
 import time
@@ -22,15 +23,17 @@ if ROOT not in sys.path:
 
 from benchmarks.cases import CASES  # noqa: E402
 from benchmarks.common import machine, note_load, peak, say, tell  # noqa: E402
+from benchmarks.flops import COUNTS  # noqa: E402
 
 _ROWS = 16  # of the table
-# Of kinds that are one to a reader; what a fused operation does besides is not parted from it.
-_KINDS = {
-    "_FusedConv2D": "Conv2D",
-    "_FusedMatMul": "MatMul",
-    "_FusedBatchMatMulV2": "BatchMatMulV2",
-    "_MklNativeConv2D": "Conv2D",
-}
+# How TensorFlow names a kernel that does more in one, or is oneDNN's.
+_PREFIX, _SUFFIX = re.compile("^_(Mkl)?(Native)?(Fused)?"), re.compile("WithBias$")
+
+
+def _kind(name, kind):
+    """The kind that a reader knows; what a fused operation does besides is not parted from it."""
+    plain = _SUFFIX.sub("", _PREFIX.sub("", kind))
+    return "LAMB" if name.startswith("lamb/") else plain if plain in COUNTS else kind
 
 
 def read_profile(folder):
@@ -51,9 +54,7 @@ def read_profile(folder):
             # An operation is "path/of/it:Type"; what is named "Class::Method" runs them.
             name, _, kind = plane.event_metadata[event.metadata_id].name.rpartition(":")
             if name and not name.endswith(":") and kind.isidentifier():
-                seconds["LAMB" if name.startswith("lamb/") else _KINDS.get(kind, kind)] += (
-                    event.duration_ps / 1e12
-                )
+                seconds[_kind(name, kind)] += event.duration_ps / 1e12
     return seconds
 
 

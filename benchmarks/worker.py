@@ -2,7 +2,6 @@
 
 import importlib
 import multiprocessing
-import os
 import time
 import traceback
 
@@ -59,8 +58,6 @@ class Worker:
 
 
 def _serve(connection, module, name, arguments):
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # As in the tools.
     try:
         served = getattr(importlib.import_module(module), name)(**arguments)
         connection.send((None, None))
