@@ -72,7 +72,7 @@ def _prepare():
     # Its notes at its start would bury what a tool says.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-    # It leaves oneDNN off on processors without AVX-512, where products take twice as long so.
+    # It may leave oneDNN off on processors without AVX-512, where products take twice as long so.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     # ERROR: each stage of a run traces functions of its own, which TensorFlow would warn of.
     logging.set_verbosity(logging.ERROR)

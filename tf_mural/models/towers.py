@@ -134,7 +134,7 @@ def image_tower(
     return keras.Model(pixels, x, name="image_tower")
 
 
-def _sum_in_one(dense):
+def _as_tensordot(dense):
     """Makes a projection of attention one product of two tensors, with the same result.
 
     Keras multiplies (n, t, c) by (c, heads, d) by Einstein's rule, which TensorFlow does text by
@@ -209,7 +209,7 @@ def text_tower(
         )
         attention = layer._self_attention_layer
         for name in ("query", "key", "value", "output"):
-            _sum_in_one(getattr(attention, f"_{name}_dense"))
+            _as_tensordot(getattr(attention, f"_{name}_dense"))
     # In half precision a position's gradient would be added up over the batch in it, and in float16
     # be stuck at 8,192 equal rows. Keras adds up the other two tables in float32 by itself.
     backbone.position_embedding.dtype_policy = keras.config.dtype_policy().variable_dtype
