@@ -178,6 +178,14 @@ def weights(folder, stage="etcl"):
         return {name: file[name] for name in file.files}
 
 
+def assert_close(one, more):
+    """That the weights of two runs differ by the rounding of their sums alone."""
+    assert one.keys() == more.keys() and any("moving_mean" in name for name in one)
+    for name in one:
+        error = np.linalg.norm(one[name] - more[name]) / max(np.linalg.norm(one[name]), 1e-1)
+        assert error < 1e-3, (name, error)
+
+
 def results(folder, stage):
     path = folder / "runs" / "tiny" / f"{stage}-s0" / "results.json"
     return json.loads(path.read_text(encoding="utf-8"))
@@ -199,11 +207,7 @@ def scalars(folder, stage):
 @pytest.mark.parametrize("stage", STEPS)
 @pytest.mark.parametrize("count", COUNTS)
 def test_processes_end_in_the_weights_of_one(runs, count, stage):
-    one, more = weights(runs[1], stage), weights(runs[count], stage)
-    assert one.keys() == more.keys() and any("moving_mean" in name for name in one)
-    for name in one:
-        error = np.linalg.norm(one[name] - more[name]) / max(np.linalg.norm(one[name]), 1e-1)
-        assert error < 1e-3, (name, error)
+    assert_close(weights(runs[1], stage), weights(runs[count], stage))
 
 
 @pytest.mark.parametrize("stage", STEPS)
@@ -236,6 +240,16 @@ def test_the_first_process_alone_speaks_and_writes(runs, count):
     assert names == one
     events = glob.glob(str(folder / "runs/tiny/etcl-s0/tensorboard/*"))
     assert len(events) == 1
+
+
+def test_processes_take_steps_in_loops_and_in_micro_batches(runs, tmp_path):
+    stage = os.path.join("runs", "tiny", "mural-s0")
+    shutil.copytree(runs[1] / stage, tmp_path / stage)
+    loops = [f"--config.{name}=3" for name in ("steps_per_loop", "log_every", "checkpoint_every")]
+    job = runs.start(2, tmp_path, *loops, "--config.microbatch=2", "--config.loss_chunk=2")
+    assert job.wait() == [0, 0], [job.read(f"{i}.err") for i in range(2)]
+    assert list(scalars(tmp_path, "etcl")["loss"]) == [1, 3, 6]
+    assert_close(weights(runs[1]), weights(tmp_path))
 
 
 # --- one that is lost -----------------------------------------------------------------------------

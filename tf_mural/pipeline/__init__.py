@@ -12,6 +12,8 @@ from tf_mural.pipeline.rows import Rows
 
 __all__ = ["Health", "Sizes", "Source", "training_dataset", "untuned"]
 
+_ENDLESS = tf.data.experimental.INFINITE_CARDINALITY
+
 
 @dataclasses.dataclass(frozen=True)
 class Source:
@@ -90,7 +92,9 @@ def training_dataset(
     def merge(*parts):
         return {field: value for part in parts for field, value in part.items()}
 
-    return untuned(tf.data.Dataset.zip(*parts).map(merge).prefetch(2))
+    batches = tf.data.Dataset.zip(*parts).map(merge).prefetch(2)
+    # Several processes that read what may end lose the static shapes of a loop's batches.
+    return untuned(batches.apply(tf.data.experimental.assert_cardinality(_ENDLESS)))
 
 
 def _source_dataset(draws, rows, count, health):
