@@ -1,5 +1,6 @@
 """Records that are bad in the middle of training: replaced, counted by shard, and when it stops."""
 
+import collections
 import os
 
 import numpy as np
@@ -106,9 +107,9 @@ def source(record_set, fields, languages=None):
     return pipeline.Source(stream, fields)
 
 
-def dataset(source, tokenizer, **options):
+def dataset(source, tokenizer, rows=BATCH, **options):
     sizes = pipeline.Sizes(12, 8)
-    return pipeline.training_dataset([source], tokenizer, sizes, CODES, BATCH, **options)
+    return pipeline.training_dataset([source], tokenizer, sizes, CODES, rows, **options)
 
 
 def row_of(source, tokenizer, draw):
@@ -154,7 +155,7 @@ def test_it_leaves_its_row_to_a_distant_draw_and_is_counted(damage, tokenizer, t
     assert {why for reasons in health.skipped.values() for why in reasons} == {reason}
     places = {opened.place(index) for index in bad}
     assert set(health.skipped) <= places and (len(bad) > 1 or set(health.skipped) == places)
-    logged = health.check(6)
+    logged = health.check()
     assert logged["skipped_records"] >= replaced
     (shard,) = [name for name in logged if "/" in name]
     assert shard.endswith("/records-00001-of-00003") and logged[shard] == logged["skipped_records"]
@@ -204,7 +205,7 @@ def test_a_language_that_the_vocabulary_does_not_know_stops_the_run(tokenizer, t
     health = pipeline.Health(limit=1.0, vocabulary="my/vocab.txt")
     steps(dataset(source(opened, {"caption": "text"}), tokenizer, health=health), 8)
     with pytest.raises(UserError) as caught:
-        health.check(8)
+        health.check()
     assert "texts in 'fr' drawn so far have no token that my/vocab.txt knows" in str(caught.value)
     assert "--config.vocabulary" in str(caught.value)
     # A source of that language alone never gets a batch.
@@ -218,11 +219,14 @@ def test_a_few_such_texts_do_not(tokenizer, tmp_path):
     opened = write(tmp_path / "set", with_text("fr", "♞"))
     health = pipeline.Health(limit=1.0)
     steps(dataset(source(opened, {"caption": "text"}), tokenizer, health=health), 20)
-    assert health.check(20)["skipped_records"] > 0
+    assert health.check()["skipped_records"] > 0
 
 
 def test_the_limit_is_a_share_of_what_all_processes_drew():
-    ours, theirs = pipeline.Health(0.01, examples_per_step=100), pipeline.Health()
+    ours, theirs = pipeline.Health(0.01), pipeline.Health()
+    rows = collections.namedtuple("Rows", "codes")(("en", "fr"))
+    ours.drew(rows, np.zeros((700, 2), int))
+    theirs.drew(rows, np.zeros((400, 1), int))
     unusable = pipeline.health.Unusable("/a/x/train/s1.tfrecord: record 3 (byte 5)",
                                         "/a/x/train/s1.tfrecord", "why")  # fmt: skip
     other = pipeline.health.Unusable("/a/x/train/s2.tfrecord: record 4 (byte 6)",
@@ -231,36 +235,46 @@ def test_the_limit_is_a_share_of_what_all_processes_drew():
         ours.skip(unusable)
         theirs.skip(other)
     told = []
-    theirs.check(1, lambda one: told.append(one) or [one])
+    theirs.check(lambda one: told.append(one) or [one])
 
     def exchange(one):
         return [one, *told]
 
     expected = {"skipped_records/x/train/s1": 6, "skipped_records/x/train/s2": 6}
-    assert ours.check(12, exchange) == {"skipped_records": 12, **expected}
-    places = {unusable.place: {"why": 12}, other.place: {"why": 6}}
-    assert ours.total(lambda one: [one, one, theirs.skipped]) == places
-    assert ours.check(1) == {"skipped_records": 6, "skipped_records/x/train/s1": 6}
-    with pytest.raises(UserError) as caught:
-        ours.check(11, exchange)
-    message = "12 of the records drawn so far cannot be used, above the limit of 1.00%"
+    with pytest.raises(UserError) as caught:  # 1,100 were drawn
+        ours.check(exchange)
+    message = "12 of the 1100 records drawn so far cannot be used, above the limit of 1.00%"
     assert message in str(caught.value)
     for place in (unusable.place, other.place):
         assert f"{place}: why" in str(caught.value)
+    ours.drew(rows, np.zeros((100, 2), int))
+    assert ours.check(exchange) == {"skipped_records": 12, **expected}
+    places = {unusable.place: {"why": 12}, other.place: {"why": 6}}
+    assert ours.total(lambda one: [one, one, theirs.skipped]) == places
+    assert ours.check() == {"skipped_records": 6, "skipped_records/x/train/s1": 6}
+
+
+def test_what_is_read_ahead_counts_with_what_was_drawn_for_it(tokenizer, tmp_path):
+    opened = write(tmp_path / "set", with_text("en", "♞"))  # one record of twenty
+    health = pipeline.Health(limit=0.08)
+    reading = source(opened, {"caption": "text"}, ["en"])
+    steps(dataset(reading, tokenizer, 2000, health=health), 1)
+    logged = health.check()["skipped_records"]
+    assert 0.03 * health.drawn < logged and health.drawn > 2000
 
 
 def test_an_error_of_one_process_is_raised_by_all():
     ours = pipeline.Health()
     with pytest.raises(UserError, match="^it broke there$"):
-        ours.check(1, lambda one: [one, {**one, "error": "it broke there"}])
+        ours.check(lambda one: [one, {**one, "error": "it broke there"}])
 
 
 def test_places_are_kept_within_bounds():
-    health = pipeline.Health(limit=1.0, examples_per_step=3000)
+    health = pipeline.Health(limit=3.0)
     for i in range(3000):
         health.skip(pipeline.health.Unusable(f"/a/b/s: record {i}", "/a/b/s", "why"))
     assert len(health.skipped) == 1001 and health.skipped["/a/b/s"] == {"why": 2000}
-    assert health.check(1)["skipped_records"] == 3000
+    assert health.check()["skipped_records"] == 3000
 
 
 def test_bytes_of_another_program_stop_the_run(tokenizer, tmp_path):

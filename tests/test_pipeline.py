@@ -192,13 +192,13 @@ def test_a_bad_image_is_replaced_in_its_row_and_nothing_else_moves(record_set, t
 
 
 def test_too_many_bad_images_are_an_error_that_names_them(tokenizer, tmp_path):
-    health = pipeline.Health(limit=0.002, examples_per_step=16)
+    health = pipeline.Health(limit=0.002)
     steps(dataset(with_bad_images(tmp_path, {7, 9}), tokenizer, health=health), 5)
     with pytest.raises(UserError, match=r"records drawn so far cannot be used.*record 1 .byte"):
-        health.check(5)
+        health.check()
     health.limit = 1.0
     total = sum(sum(reasons.values()) for reasons in health.skipped.values())
-    logged = health.check(5)
+    logged = health.check()
     assert logged.pop("skipped_records") == total == sum(logged.values())
     name = f"skipped_records/{tmp_path.name}/bad/records-0000"
     assert sorted(logged) == [f"{name}{i}-of-00003" for i in (1,)]

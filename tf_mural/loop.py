@@ -49,7 +49,7 @@ def train(
             one at which there is something to do.
         evaluate: function of the step, called every `evaluate_every`.
         evaluated: step of the last evaluation; that of the first step is made up for, if it is due.
-        health: has check(steps so far, exchange) to further logs, where exchange is that of
+        health: has check(exchange) to further logs, where exchange is that of
             `Processes`, and explain(error) to an error that says more; both may raise.
         signals: a `stopping.Signals`, while it notes them.
         enough: function, whose answer is the same in all processes: whether to end after what was
@@ -102,7 +102,7 @@ def train(
             for line in skipped:
                 log.note(line)
             if health:
-                means |= health.check(step - start, processes.exchange)
+                means |= health.check(processes.exchange)
             log.write(step, means)
             pending = []
         if saves:

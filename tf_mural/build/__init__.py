@@ -116,8 +116,7 @@ def build(config, data_dir, strategy, resumes=False):
     sources = [data.make_source(streams[name], source) for name, source in config.sources.items()]
     sizes = pipeline.Sizes(config.images.resize, config.images.crop)
     folders = {s.folder: s.digest for stream in streams.values() for s in stream.sets}
-    drawn = config.batch_size * len(sources)
-    health = pipeline.Health(config.max_bad_records, drawn, tuple(folders), vocabulary_path)
+    health = pipeline.Health(config.max_bad_records, tuple(folders), vocabulary_path)
     dataset = functools.partial(
         pipeline.training_dataset,
         sources,

@@ -38,28 +38,28 @@ class Health:
 
     Args:
         limit: share of the examples drawn that may be skipped; of a thousand if fewer were drawn.
-        examples_per_step: that all processes draw for a step, from all sources.
         folders: of the records, for messages.
         vocabulary: its file, for messages.
 
     Attributes:
+        drawn: examples from all sources so far, those of batches to come as well.
         skipped: {place of a record: {reason: how often it was drawn}}.
         error: the UserError that ended the reading, which `tf.data` would bury in a traceback.
     """
 
-    def __init__(self, limit=0.01, examples_per_step=1, folders=(), vocabulary="the vocabulary"):
-        self.limit, self.examples_per_step = limit, examples_per_step
-        self._folders, self._vocabulary = folders, vocabulary
+    def __init__(self, limit=0.01, folders=(), vocabulary="the vocabulary"):
+        self.limit, self._folders, self._vocabulary = limit, folders, vocabulary
         self._lock = threading.Lock()
-        self.skipped, self.error = {}, None
+        self.drawn, self.skipped, self.error = 0, {}, None
         self._shards = collections.Counter()
-        self._drawn, self._unknown = {}, collections.Counter()
+        self._texts, self._unknown = {}, collections.Counter()
 
     def drew(self, rows, language):
-        """Counts the languages of texts, positions in `rows.codes`."""
+        """Counts examples, and the languages (b, n) of their texts: positions in `rows.codes`."""
         counts = np.bincount(language.ravel(), minlength=len(rows.codes))
         with self._lock:
-            self._drawn[rows] = self._drawn.get(rows, 0) + counts
+            self.drawn += len(language)
+            self._texts[rows] = self._texts.get(rows, 0) + counts
 
     def skip(self, unusable):
         """Counts an `Unusable`."""
@@ -84,11 +84,10 @@ class Health:
             f"{last.reason}; convert the data set again"
         )
 
-    def check(self, steps, exchange=lambda value: [value]):
+    def check(self, exchange=lambda value: [value]):
         """What was skipped so far, over all processes.
 
         Args:
-            steps: since the reading began.
             exchange: function of plain data to that of all processes.
 
         Returns:
@@ -100,6 +99,7 @@ class Health:
         """
         told = {
             "error": str(self.error) if self.error else None,
+            "drawn": self.drawn,
             "shards": dict(self._shards),
             "languages": self._languages(),
             "first": [f"{place}: {', '.join(why)}" for place, why in self._first()],
@@ -116,11 +116,12 @@ class Health:
             raise error
         shards = sum((collections.Counter(one["shards"]) for one in everywhere), start=_none())
         total = sum(shards.values())
-        if total > self.limit * max(steps * self.examples_per_step, 1000):
+        drawn = sum(one["drawn"] for one in everywhere)
+        if total > self.limit * max(drawn, 1000):
             first = [place for one in everywhere for place in one["first"]][:_NAMED]
             others = sum(one["places"] for one in everywhere) - len(first)
             raise UserError(
-                f"{total} of the records drawn so far cannot be used, above the limit of "
+                f"{total} of the {drawn} records drawn so far cannot be used, above the limit of "
                 f"{self.limit:.2%}: {'; '.join(first)}{f' and {others} more' if others else ''}. "
                 "Convert the data set again, or raise --config.max_bad_records"
             )
@@ -154,7 +155,7 @@ class Health:
         """{language: [texts without a known token, texts drawn]}, of those that have some."""
         with self._lock:
             drawn = collections.Counter()
-            for rows, counts in self._drawn.items():
+            for rows, counts in self._texts.items():
                 for code, count in zip(rows.codes, counts.tolist(), strict=True):
                     drawn[code] += count
             return {code: [count, drawn[code]] for code, count in self._unknown.items()}
