@@ -49,6 +49,7 @@ def test_every_config_is_well_formed(stage, size):
         (["optimizer.warmup_steps=0", "steps=0"], 1, "warmup_steps is 0, but the run has 0 steps"),
         (["log_every=0"], 1, "log_every is 0, expected a number from 1"),
         (["keep_checkpoints=0"], 1, "keep_checkpoints is 0, expected a number from 1"),
+        (["steps_per_loop=0"], 1, "steps_per_loop is 0, expected a number from 1"),
         (["checkpoint_every=0"], 1, None),  # by the clock, or at the end alone
         (["checkpoint_every=-1"], 1, "checkpoint_every is -1, expected a number from 0"),
         (["keep_best=retrieval"], 1, "keep_best is 'retrieval', but evaluate_every is 0"),

@@ -350,6 +350,15 @@ def test_the_best_step_is_known_across_restarts(tmp_path, metric, expected):
     assert checkpoints.Evaluations(str(tmp_path), "sts/en").best is None  # another metric
 
 
+def test_restarts_before_a_first_step_do_not_count_as_evaluations_without_a_better_one(tmp_path):
+    for _ in range(3):
+        evaluations = checkpoints.Evaluations(str(tmp_path), "ar")
+        evaluations.note(0, {"ar": 5.0}, evaluations.better({"ar": 5.0}))
+    assert evaluations.since_best == 0
+    evaluations.note(10, {"ar": 4.0}, False)
+    assert checkpoints.Evaluations(str(tmp_path), "ar").since_best == 1
+
+
 def test_an_unknown_metric_and_a_damaged_file_are_told(tmp_path):
     evaluations = checkpoints.Evaluations(str(tmp_path), "retrieval/em")
     with pytest.raises(UserError, match="'retrieval/em' in .*; did you mean 'retrieval/en'"):

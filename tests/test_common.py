@@ -22,10 +22,11 @@ common.run(main)
 """
 
 
-def run(tmp_path, body):
+def run(tmp_path, body, stdout=subprocess.PIPE):
     path = tmp_path / "tool.py"
     path.write_text(TOOL.format(tools=os.path.join(ROOT, "tools"), body=body))
-    return subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=60)
+    streams = {"stdout": stdout, "stderr": subprocess.PIPE}
+    return subprocess.run([sys.executable, path], **streams, text=True, timeout=60)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +47,42 @@ def run(tmp_path, body):
 def test_a_tool_ends_at_once_with_its_code(tmp_path, body, code, err):
     done = run(tmp_path, body)
     assert (done.returncode, done.stdout, done.stderr) == (code, "said", err)
+
+
+# A run of training replaces its stdout by one that it outlives.
+LASTING = "sys.stdout = common.Lasting(sys.stdout); print('more', flush=True); "
+
+
+@pytest.mark.parametrize(
+    "body, code, err",
+    [
+        ("pass", 2, "error: what was printed is lost: No space left on device\n"),
+        ("raise UserError('no file a.txt')", 2, "error: no file a.txt\n"),
+        ("raise Stopped(signal.SIGTERM, 'saved')", 75, "SIGTERM: saved\n"),
+        (LASTING, 0, "stdout is lost (No space left on device): going on without\n"),
+    ],
+)
+def test_a_full_disk_under_what_it_prints_changes_no_end(tmp_path, body, code, err):
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        done = run(tmp_path, body, full)
+    assert (done.returncode, done.stderr) == (code, err)
+
+
+@pytest.mark.parametrize(
+    "body, code, err",
+    [
+        ("pass", 141, ""),
+        ("print('x' * 100000)", 141, ""),
+        ("raise Stopped(signal.SIGTERM, 'saved')", 75, "SIGTERM: saved\n"),
+        (LASTING, 0, "stdout is lost (Broken pipe): going on without\n"),
+    ],
+)
+def test_so_it_is_when_nobody_reads_it_any_more(tmp_path, body, code, err):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = run(tmp_path, body, writer)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (code, err)
 
 
 def test_what_nobody_can_mend_shows_where_it_happened(tmp_path):

@@ -3,6 +3,7 @@
 import gc
 import math
 import os
+import signal
 import subprocess
 import sys
 import weakref
@@ -18,6 +19,7 @@ from test_microbatch import worst
 from tf_mural import checkpoints, distribute, loop, optimizers
 from tf_mural.base import UserError
 from tf_mural.step import Limits, LossScale
+from tf_mural.stopping import Signals, Stopped
 
 # --- the loss scale -------------------------------------------------------------------------------
 
@@ -156,7 +158,7 @@ class Fake:
     def __init__(self, norms, limits):
         self.limits, self.norms = limits, tf.constant(norms)
         self.step, self.skips = tf.Variable(0, dtype=tf.int64), tf.Variable(0)
-        self.lines, self.logs, self.saved = [], {}, []
+        self.lines, self.logs, self.saved, self.while_waiting = [], {}, [], None
 
     def train_step(self, batch):
         """One step, skipped where the norm is not finite."""
@@ -187,12 +189,14 @@ class Fake:
 
     def wait(self):
         """As `Checkpoints.wait`."""
+        if self.while_waiting:
+            self.while_waiting()
 
-    def train(self, steps):
+    def train(self, steps, **more):
         """The loop over as many steps."""
         strategy = distribute.make_strategy("one")
         data = tf.data.Dataset.from_tensors(1).repeat()
-        options = dict(log_every=2, checkpoint_every=2, steps_per_loop=2)
+        options = dict(log_every=2, checkpoint_every=2, steps_per_loop=2, **more)
         runner = distribute.Runner(self, strategy, lambda start_step: data)
         loop.train(self, runner, steps, self, self, **options)
 
@@ -224,6 +228,16 @@ def test_skipped_steps_are_named_and_the_run_goes_on():
     assert run.logs[4]["gradient_norm"] == 2.0 and run.logs[4]["skipped_in_a_row"] == 1
     # How often the temperature was at its bounds is a sum over the steps.
     assert run.logs[4]["temperature_clamped"] == 2.0
+
+
+def test_a_signal_while_the_last_checkpoint_is_written_stops_the_run():
+    run = Fake([1.0, 1.0, 1.0], Limits())
+    run.while_waiting = lambda: os.kill(os.getpid(), signal.SIGTERM)
+    with Signals(say=run.lines.append) as signals, signals.noted():
+        with pytest.raises(Stopped, match="^SIGTERM: saved at step 3; the same command goes on"):
+            run.train(3, signals=signals)
+        signals.received = 0  # it was made something of
+    assert run.saved == [2, 3]
 
 
 def test_too_many_in_a_row_stop_the_run_before_a_checkpoint():

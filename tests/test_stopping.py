@@ -15,14 +15,17 @@ from tf_mural import stopping
 from tf_mural.stopping import Boundaries, Signals, Stopped
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    "number, code", [(signal.SIGTERM, 75), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+)
 def test_a_signal_is_noted_inside_and_ends_the_run_elsewhere(number, code):
-    said = []
+    said, name = [], signal.Signals(number).name
     with Signals(say=said.append) as signals:
-        with signals.noted():
+        # One that nothing was made of inside ends the run on the way out.
+        with pytest.raises(Stopped, match=name), signals.noted():
             os.kill(os.getpid(), number)
             assert signals.received == number and "saving at the end of this step" in said[0]
-            with pytest.raises(Stopped, match=signal.Signals(number).name), signals.noted(False):
+            with pytest.raises(Stopped, match=name), signals.noted(False):
                 raise AssertionError("it had come before")
         assert signal.getsignal(number) == signal.SIG_DFL  # so that a second one ends at once
     with Signals() as signals, pytest.raises(Stopped) as stopped:
@@ -40,6 +43,40 @@ def test_a_handler_that_another_library_sets_is_taken_back():
         signals.listen()  # a second signal still ends the process
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_closed_terminal_does_not_end_what_nohup_started():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Signals() as signals, signals.noted():
+            signals.listen()
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not signals.received
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_signal_in_the_middle_of_a_line_is_noted_all_the_same():
+    # The line waits for a reader, and the handler cannot begin another one inside of it.
+    code = (
+        f"import sys; sys.path.insert(0, {ROOT!r})\n"
+        "from tf_mural.stopping import Signals, Stopped\n"
+        "with Signals(say=lambda line: print(line, flush=True)) as signals:\n"
+        "    try:\n"
+        "        with signals.noted():\n"
+        "            print('ready', flush=True)\n"
+        "            print('x' * 1000000, flush=True)\n"
+        "    except Stopped as stopped:\n"
+        "        sys.exit(stopped.exit_code)\n"
+    )
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"ready\n"
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (75, b"")
 
 
 def test_a_second_signal_ends_the_process_at_once():

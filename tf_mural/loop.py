@@ -110,13 +110,20 @@ def train(
             boundaries.saved()
         if stop:
             checkpoints.wait()
-            processes.leave()
-            raise Stopped(stop, f"saved at step {step}; the same command goes on from there")
+            raise _stopped(stop, step, processes)
         evaluate_at(step)
         if enough and enough():
             break
     checkpoints.wait()
+    stop, _ = boundaries.look(0, meet=True)  # that may have taken long
+    if stop:
+        raise _stopped(stop, step, processes)
     return step
+
+
+def _stopped(number, step, processes):
+    processes.leave()
+    return Stopped(number, f"saved at step {step}; the same command goes on from there")
 
 
 def _looked_at(pending, limits):
@@ -141,7 +148,7 @@ def _means(steps):
     means = {}
     for key in steps[0]:
         values = [step[key] for step in steps if math.isfinite(step[key])]
-        if key.startswith(_LAST):
+        if key.startswith(_LAST) and values:
             means[key] = values[-1]
         elif key == "temperature_clamped":
             means[key] = sum(values)

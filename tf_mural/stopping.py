@@ -6,8 +6,9 @@ import time
 
 import numpy as np
 
-# 75: EX_TEMPFAIL of sysexits.h, try again, as of a lost process. 130: what a shell says of Ctrl-C.
-EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}
+# 75: EX_TEMPFAIL of sysexits.h, try again, as of a lost process. 130 and 129: what a shell says of
+# Ctrl-C and of a terminal that was closed.
+EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130, signal.SIGHUP: 129}
 
 _EVERY = 5.0  # seconds between two questions of several processes to each other
 _AS_IT_IS = "stopped; the same command goes on from the last checkpoint"
@@ -27,9 +28,10 @@ class Stopped(Exception):
 
 
 class Signals:
-    """Notes SIGTERM and SIGINT: `with Signals(): ...`. A second one ends the process at once.
+    """Notes SIGTERM, SIGINT, SIGHUP: `with Signals(): ...`. A second one ends the process at once.
 
-    Outside of `noted` a signal raises `Stopped` where it arrives: there is nothing to save.
+    Outside of `noted` a signal raises `Stopped` where it arrives: there is nothing to save. SIGHUP
+    is left alone where it is ignored, as under nohup.
 
     Args:
         say: function of a line.
@@ -49,8 +51,9 @@ class Signals:
         """Takes the signals, again where others took them: TensorFlow's multi-worker set-up has a
         handler of its own for SIGTERM, which does nothing here."""
         for number in EXIT_CODES:
-            self._before.setdefault(number, signal.getsignal(number))
-            if not self.received:
+            before = self._before.setdefault(number, signal.getsignal(number))
+            ignored = number == signal.SIGHUP and before == signal.SIG_IGN
+            if not self.received and not ignored:
                 signal.signal(number, self._handle)
 
     def __exit__(self, *_):
@@ -60,15 +63,19 @@ class Signals:
     def _handle(self, number, _):
         self.received = number
         for each in EXIT_CODES:
-            signal.signal(each, signal.SIG_DFL)
+            if signal.getsignal(each) == self._handle:
+                signal.signal(each, signal.SIG_DFL)
         if not self._noted:
             raise Stopped(number, _AS_IT_IS)
         name = signal.Signals(number).name
-        self._say(f"{name}: saving at the end of this step; a second one ends the run at once")
+        # It may have come in the middle of a line, and no line can begin inside of another.
+        with contextlib.suppress(RuntimeError):
+            self._say(f"{name}: saving at the end of this step; a second one ends the run at once")
 
     @contextlib.contextmanager
     def noted(self, noted=True):
-        """Whether a signal is only noted inside; where it is not, one that was ends the run."""
+        """Whether a signal is only noted inside; where it is not, one that was ends the run, as
+        does one on the way out that nothing was made of."""
         if self.received and not noted:
             raise Stopped(self.received, _AS_IT_IS)
         before, self._noted = self._noted, noted
@@ -76,6 +83,8 @@ class Signals:
             yield
         finally:
             self._noted = before
+        if self.received and not before:
+            raise Stopped(self.received, _AS_IT_IS)
 
 
 class Boundaries:

@@ -27,6 +27,7 @@ _BACKENDS = {name: name for name in ("tensorflow", "jax")}
 UNKNOWN = "no part of {!r} is in the vocabulary: what is shown has nothing to do with it"
 # Of a disk, a quota, or a size that a file may have.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_READER = 141  # what a shell says of SIGPIPE
 
 
 def run(main, argument=None):
@@ -37,7 +38,7 @@ def run(main, argument=None):
     What the user can mend ends as one line, "error: ...", on stderr with exit code 2, or that which
     the error says, and so does a full disk; an interruption with exit code 130, one that a run of
     training was saved at with that of `Stopped`, anything else as a traceback, under which stands
-    what to try.
+    what to try. Who no longer reads what is printed (`| head`) ends it without a word, 141.
     """
 
     def guarded(_):
@@ -50,6 +51,8 @@ def run(main, argument=None):
         except KeyboardInterrupt:
             _end("interrupted", 130)
         except OSError as error:
+            if isinstance(error, BrokenPipeError) and _unwritten(sys.stdout):
+                _end("", 0)
             if error.errno not in _FULL:
                 _end(_unforeseen(), 1)
             where = f" ({error.filename})" if error.filename else ""
@@ -181,8 +184,50 @@ def _end(message, code):
     Threads of tf.data that are still reading ahead call Python; the interpreter's own end stops
     them there, waits for them, and once in a while hangs.
     """
-    if message:
-        print(message, file=sys.stderr)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    lost = _unwritten(sys.stdout)
+    if isinstance(lost, BrokenPipeError) and not code:
+        code = _NO_READER
+    elif lost and not code:
+        message, code = f"error: what was printed is lost: {lost.strerror}", 2
+    with contextlib.suppress(OSError):
+        print(message, file=sys.stderr, end="\n" if message else "")
+    _unwritten(sys.stderr)
     os._exit(code)
+
+
+def _unwritten(stream):
+    """The OSError for which what was printed cannot be written, or None."""
+    try:
+        stream.flush()
+    except OSError as error:
+        return error
+    return None
+
+
+class Lasting:
+    """A stdout of which the work does not depend: what it cannot take any more is dropped.
+
+    A run outlives the terminal or the pipe that it was started in, and a disk that it fills.
+
+    Args:
+        stream: the text stream itself.
+    """
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def write(self, text):
+        """Writes, or does nothing; returns the number of characters."""
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self):
+        """Flushes, or from now on drops what is written, and says so on stderr."""
+        if lost := _unwritten(self._stream):
+            self._stream = open(os.devnull, "w", encoding="utf-8")
+            with contextlib.suppress(OSError):
+                print(f"stdout is lost ({lost.strerror}): going on without", file=sys.stderr)
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)

@@ -6,9 +6,11 @@ command is given again. At size tiny a stage trains the stages that it starts fr
 those runs are not finished; at other sizes it asks for --init. A --config file of your own has a
 say in that by its value `chain`.
 
-Exit codes: 0 finished, 2 something to be mended, 75 start it again: SIGTERM (saved at the end of
-the step), another process lost, or the workdir perhaps in use on another machine; 130 SIGINT, saved
-likewise. A second signal ends the run at once.
+Exit codes: 0 finished, 1 unforeseen (with a traceback), 2 something to be mended, 75 start it
+again: SIGTERM (saved at the end of the step), another process lost, or the workdir perhaps in use
+on another machine; 130 and 129 SIGINT and SIGHUP, saved likewise. A second signal ends the run at
+once; 137 one of several processes that never met the others. What is printed may be lost, on a full
+disk or when its reader ends: the run goes on.
 """
 
 import contextlib
@@ -59,6 +61,7 @@ RESULTS = reporting.RESULTS
 
 
 def main():
+    sys.stdout = common.Lasting(sys.stdout)
     with Signals(say=functools.partial(print, flush=True)) as signals:
         run(signals)
 

@@ -110,7 +110,7 @@ def _check_schedule(config):
             f"optimizer.warmup_steps is {config.optimizer.warmup_steps}, but the run has "
             f"{config.steps} steps: fewer warm-up steps, or more steps"
         )
-    least = {"log_every": 1, "keep_checkpoints": 1}
+    least = {"log_every": 1, "keep_checkpoints": 1, "steps_per_loop": 1}
     for name in (*least, "checkpoint_every", "checkpoint_minutes", "evaluate_every"):
         if config[name] < least.get(name, 0):
             raise UserError(

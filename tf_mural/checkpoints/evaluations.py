@@ -57,8 +57,9 @@ class Evaluations:
 
     def note(self, step, numbers, better):
         """Writes that a step was evaluated, and whether it is the best one now."""
+        again = step <= self.last  # before a first checkpoint a run begins anew
         self.last = max(step, self.last)
-        self.since_best = 0 if better else self.since_best + 1
+        self.since_best = 0 if better else self.since_best + (not again)
         if better:
             self.best = {"metric": self._metric, "step": step, "value": self._value(numbers)}
         if self._writes:
