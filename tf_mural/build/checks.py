@@ -1,5 +1,6 @@
 """What a config must be, before anything is built of it."""
 
+import math
 import os
 
 from tf_mural import files, models
@@ -37,38 +38,47 @@ def _check_terms(config):
 
 
 def _check_batch(config, replicas):
-    """Each number of rows must divide the one that it is a part of."""
+    """Each number of rows must divide the one that it is a part of; advice keeps to all of them."""
     batch, microbatch = config.batch_size, config.get("microbatch", 0)
     chunk, group = config.get("loss_chunk", 0), config.model.image.batch_norm_group
     for name, value in (("microbatch", microbatch), ("loss_chunk", chunk)):
         if value < 0:
             raise UserError(f"{name} is {value}, expected rows, or 0 for the whole share")
+    share, images = batch // replicas, max(group, 1)
+    _check_all_replicas(group, 0 < microbatch < share and replicas > 1)
+    # Where the batch is wrong in any case, no micro-batch alone would mend it.
+    parted = 0 if batch % replicas or chunk and share % chunk else share
+    fitting = _divisors("microbatch", microbatch, parted, images)
+    if microbatch % images:
+        raise UserError(
+            _group_does_not_divide(group, microbatch, "micro-batch")
+            + (fitting or _multiples("microbatch", microbatch, images))
+        )
+    batches = _multiples("batch_size", batch, replicas * math.lcm(microbatch or images, chunk or 1))
     if batch < 2 or batch % replicas:
         raise UserError(
             f"batch_size is {batch}, but {replicas} replicas share it evenly and each row needs a "
-            f"negative: set {_multiples('batch_size', batch, replicas)}"
+            f"negative: set {batches}"
         )
-    share = batch // replicas
     if microbatch and share % microbatch:
         raise UserError(
             f"batch_size is {batch}, but {replicas} replicas share it evenly, in micro-batches of "
-            f"{microbatch} rows: set {_multiples('batch_size', batch, microbatch * replicas)}, or "
-            f"{_divisors('microbatch', microbatch, share)}"
+            f"{microbatch} rows: set {batches}{fitting and f', or {fitting}'}"
         )
-    rows, whose = (microbatch, "micro-batch") if microbatch else (share, "replica")
-    _check_all_replicas(group, rows < share and replicas > 1)
-    if group > 0 and rows % group:
-        name, parts = ("microbatch", 1) if microbatch else ("batch_size", replicas)
-        raise UserError(
-            f"model.image.batch_norm_group is {group}, which does not divide the {rows} rows of a "
-            f"{whose}: set {_multiples(name, rows * parts, group * parts)}, or the group to 0 for "
-            f"all rows of a {whose} together"
-        )
+    if share % images:
+        raise UserError(_group_does_not_divide(group, share, "replica") + batches)
     if chunk and share % chunk:
         raise UserError(
             f"loss_chunk is {chunk}, which does not divide the {share} rows of a replica: set "
             f"{_divisors('loss_chunk', chunk, share)}"
         )
+
+
+def _group_does_not_divide(group, rows, whose):
+    return (
+        f"model.image.batch_norm_group is {group}, which does not divide the {rows} rows of a "
+        f"{whose}: set it to 0 for all rows of a {whose} together, or "
+    )
 
 
 def _check_all_replicas(group, in_a_loop):
@@ -93,11 +103,11 @@ def _multiples(name, value, unit):
     return _flag(name, {max(below, unit * -(-2 // unit)), max(below + unit, 2)})
 
 
-def _divisors(name, value, total):
-    """The divisors of `total` next to a value, likewise."""
-    found = [d for d in range(1, total + 1) if total % d == 0]
+def _divisors(name, value, total, unit=1):
+    """The multiples of `unit` that divide `total` next to a value, likewise; "" without any."""
+    found = [d for d in range(unit, total + 1, unit) if total % d == 0]
     below, above = ([d for d in found if (d > value) == after] for after in (False, True))
-    return _flag(name, {*below[-1:], *above[:1]})
+    return _flag(name, {*below[-1:], *above[:1]}) if found else ""
 
 
 def _flag(name, values):
