@@ -13,7 +13,8 @@ from conftest import ROOT
 
 from tf_mural import files
 from tf_mural.base import UserError
-from tf_mural.checkpoints.lock import Held, Lock
+from tf_mural.checkpoints.lock import Held, Lock, _born, _machine
+from tf_mural.stopping import Signals, Stopped
 
 HOLDER = """
 import sys, time
@@ -61,15 +62,21 @@ def test_a_lock_is_given_back_on_an_error(tmp_path):
         pass
 
 
-def told(host, process, alive):
-    return json.dumps({"host": host, "process": process, "since": 1e9, "alive": alive})
+def told(host, process, alive, **more):
+    return json.dumps({"host": host, "process": process, "since": 1e9, "alive": alive, **more})
+
+
+def says(path, text):
+    with files.replacing(path) as there, files.open_file(there, "wb") as file:
+        file.write(text.encode())
 
 
 def ended():
-    """Number of a process that is no more."""
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
+    """(number, birth) of a process that is no more."""
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    born = _born(process.pid)
+    process.communicate(b"\n")
+    return process.pid, born
 
 
 @pytest.mark.parametrize("folder", ["", "ram://"])
@@ -77,16 +84,11 @@ def test_another_machine_counts_as_gone_when_it_is_silent(tmp_path, folder):
     workdir = folder + str(tmp_path).lstrip("/") if folder else str(tmp_path)
     files.make_folder(workdir)
     path = os.path.join(workdir, "lock.json")
-
-    def says(text):
-        with files.replacing(path) as there, files.open_file(there, "wb") as file:
-            file.write(text.encode())
-
-    says(told("elsewhere", 12, time.time() - 30))
+    says(path, told("elsewhere", 12, time.time() - 30))
     with pytest.raises(Held, match=r"by process 12 of elsewhere.*3\d s ago.* wait for \d+ s") as it:
         Lock(workdir).__enter__()
     assert it.value.exit_code == 75 and f"or remove {path}" in str(it.value)
-    says(told("elsewhere", 12, time.time() - 130))
+    says(path, told("elsewhere", 12, time.time() - 130))
     with Lock(workdir, beat=0.05) as lock:
         first = lock._holder()
         assert first["process"] == os.getpid()
@@ -94,7 +96,7 @@ def test_another_machine_counts_as_gone_when_it_is_silent(tmp_path, folder):
         assert lock._holder()["alive"] > first["alive"]
     assert lock._holder() is None
     for unread in ("", "{", "[]"):
-        says(unread)
+        says(path, unread)
         with Lock(workdir):
             pass
 
@@ -105,12 +107,47 @@ def test_where_the_kernel_does_not_decide_the_file_does(tmp_path):
     path = os.path.join(workdir, "lock.json")
     with Lock(workdir), pytest.raises(UserError, match=f"by process {os.getpid()} of"):
         Lock(workdir).__enter__()
-    for process, refused in ((os.getppid(), True), (ended(), False)):
-        with files.replacing(path) as there, files.open_file(there, "wb") as file:
-            file.write(told(socket.gethostname(), process, time.time()).encode())
+    parent = os.getppid()
+    for process, born, refused in (
+        (parent, _born(parent), True),
+        (parent, _born(parent) - 1, False),  # its number was another's
+        (*ended(), False),
+    ):
+        of_here = dict(machine=_machine(), born=born)
+        says(path, told(socket.gethostname(), process, time.time(), **of_here))
         if refused:
-            with pytest.raises(UserError, match=f"by process {process} of"):
+            with pytest.raises(UserError, match=f"by process {process} of") as error:
                 Lock(workdir).__enter__()
+            assert not isinstance(error.value, Held)
         else:
             with Lock(workdir):
                 pass
+
+
+@pytest.mark.parametrize("process", [1, os.getpid(), 4_000_000])
+def test_a_host_name_alone_says_nothing_of_a_process(tmp_path, process):
+    # Containers bear one name again and again, and number their processes alike.
+    workdir = "ram://lock/" + tmp_path.name
+    files.make_folder(workdir)
+    path = os.path.join(workdir, "lock.json")
+    elsewhere = dict(machine="another start", born=_born(process) or 7)
+    says(path, told(socket.gethostname(), process, time.time() - 10, **elsewhere))
+    with pytest.raises(Held, match="wait for"):
+        Lock(workdir).__enter__()
+    says(path, told(socket.gethostname(), process, time.time() - 130, **elsewhere))
+    with Lock(workdir):
+        pass
+
+
+def test_who_was_silent_for_too_long_stops_and_leaves_the_other_its_lock(tmp_path):
+    workdir, lost = "ram://lock/" + tmp_path.name, []
+    path = os.path.join(workdir, "lock.json")
+    with Lock(workdir, beat=0.05, lost=lost.append) as lock:
+        says(path, told("elsewhere", 12, time.time()))
+        lock._thread.join(10)
+        assert lost[0].startswith(f"{workdir} is in use by process 12 of elsewhere")
+    assert json.loads(files.read_bytes(path))["host"] == "elsewhere"
+    with Signals(), pytest.raises(Stopped):
+        with Lock(workdir, beat=0.05, silent=0) as lock:
+            says(path, told("elsewhere", 13, time.time()))
+            time.sleep(10)

@@ -83,7 +83,7 @@ class Signals:
             yield
         finally:
             self._noted = before
-        if self.received and not before:
+        if noted and self.received and not before:
             raise Stopped(self.received, _AS_IT_IS)
 
 

@@ -5,7 +5,9 @@ import errno
 import fcntl
 import json
 import os
+import signal
 import socket
+import sys
 import threading
 import time
 
@@ -15,6 +17,12 @@ from tf_mural.base import UserError
 NAME = "lock.json"
 _BEAT = 20.0  # seconds between two signs of life
 _SILENT = 120.0  # seconds without one after which another machine's process counts as gone
+
+
+def _stop(reason):
+    """Ends the process as SIGTERM does: saved, and to be started again."""
+    print(reason, file=sys.stderr, flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 class Held(UserError):
@@ -29,21 +37,31 @@ class Lock:
     On this machine the kernel decides (flock), and lets go when the process ends, however it does.
     Of a process on another machine, or where there is no flock, the file tells: host, process, and
     when it last gave a sign of life, which it does every 20 s. After 120 s without one it counts as
-    gone. On a remote file system two processes that start within the same moment may both pass.
+    gone; at once, if this machine has run since it was started and knows no such process. On a
+    remote file system two processes that start within the same moment may both pass: that whose
+    name is not in the file stops at its next sign of life, as does one that was silent for so long
+    that another has taken its place.
 
     Args:
         workdir: made where it is missing.
         beat, silent: these seconds.
+        lost: called, from a thread, with what to say when another process has the workdir.
 
     Raises:
         UserError: the workdir is in use; names host, process and time.
     """
 
-    def __init__(self, workdir, beat=_BEAT, silent=_SILENT):
+    def __init__(self, workdir, beat=_BEAT, silent=_SILENT, lost=_stop):
         self._workdir, self._path = workdir, os.path.join(workdir, NAME)
         self._beat, self._silent = beat, silent
-        self._file, self._over = None, threading.Event()
-        self._own = {"host": socket.gethostname(), "process": os.getpid(), "since": time.time()}
+        self._file, self._over, self._lost, self._is_lost = None, threading.Event(), lost, False
+        self._own = {
+            "host": socket.gethostname(),
+            "process": os.getpid(),
+            "since": time.time(),
+            "machine": _machine(),
+            "born": _born(os.getpid()),
+        }
 
     def __enter__(self):
         files.make_folder(self._workdir)
@@ -67,7 +85,8 @@ class Lock:
         self._thread.join()
         # Not the file itself: a process that waits for it would hold one that no other sees.
         with contextlib.suppress(Exception):  # a full disk shows elsewhere
-            self._write({})
+            if not self._is_lost:
+                self._write({})
         self._let_go()
 
     def _let_go(self):
@@ -96,8 +115,9 @@ class Lock:
 
     def _look_at(self, holder):
         """Refuses where the process that the file tells of may be at work."""
-        if holder["host"] == self._own["host"]:
-            if holder["process"] != os.getpid() and not _runs(holder["process"]):
+        if holder.get("machine") == self._own["machine"]:
+            # Its number alone may be that of another process by now.
+            if holder["born"] != _born(holder["process"]):
                 return
             raise self._refusal(holder)
         silent = time.time() - holder["alive"]
@@ -124,7 +144,13 @@ class Lock:
     def _beats(self):
         while not self._over.wait(self._beat):
             with contextlib.suppress(Exception):
+                holder = None if self._file else self._holder()
+                if holder and any(holder.get(name) != value for name, value in self._own.items()):
+                    self._is_lost = True
+                    break
                 self._write()
+        if self._is_lost:
+            self._lost(f"{self._told(holder)}: this one stops")
 
     def _write(self, told=None):
         data = json.dumps({**self._own, "alive": time.time()} if told is None else told)
@@ -137,11 +163,17 @@ class Lock:
         self._file.write(data.encode())
 
 
-def _runs(process):
+def _machine():
+    """Names what knows a process by its number: a machine, from one start of it to the next, and
+    the container's share of its processes."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return f"{file.read().strip()} {os.readlink('/proc/self/ns/pid')}"
+
+
+def _born(process):
+    """When a process was started, in ticks; None where there is none."""
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+        with open(f"/proc/{process}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except (FileNotFoundError, ProcessLookupError):
+        return None
