@@ -1,5 +1,6 @@
 """Checkpoints on disk: whole or not, damaged, kept, written in the background; the best step."""
 
+import errno
 import json
 import resource
 import subprocess
@@ -129,6 +130,27 @@ def test_a_file_cut_short_or_lost_is_noticed(run, tmp_path, part, left):
     # It is written anew, and then is a good one.
     again.save(20)
     assert resumed(tmp_path).stands() == 20
+
+
+@pytest.mark.parametrize("part", ["data", "index", "json"])
+def test_a_file_that_the_disk_cannot_read_is_no_end(run, tmp_path, monkeypatch, part):
+    read, restore = files.read_bytes, tf.raw_ops.RestoreV2
+
+    def reads(path):
+        if path.endswith(f"step-20.{part}"):
+            raise OSError(errno.EIO, "Input/output error", path)
+        return read(path)
+
+    def restores(prefix, **rest):
+        if part == "data" and prefix.endswith("step-20"):  # as TensorFlow says it
+            raise tf.errors.UnknownError(None, None, f"{prefix}.data; Input/output error")
+        return restore(prefix=prefix, **rest)
+
+    monkeypatch.setattr(files, "read_bytes", reads)
+    monkeypatch.setattr(tf.raw_ops, "RestoreV2", restores)
+    again = resumed(tmp_path)
+    assert again.stands() == 10
+    assert "step-20 is damaged (" in again.said[0] and "Input/output error" in again.said[0]
 
 
 def test_tensorflow_itself_notices_every_bit_of_the_data_but_not_of_the_index(run, tmp_path):

@@ -166,3 +166,17 @@ def test_an_older_run_was_float32_and_goes_on_with_another_guard(tmp_path):
     assert checkpoints.same_config(folder, new)
     with pytest.raises(UserError, match="precision is 'float32' there and 'mixed_float16' now"):
         checkpoints.same_config(folder, {**new, "precision": "mixed_float16"})
+
+
+def test_settings_that_change_no_weights_are_free_and_others_are_to_be_accepted(tmp_path):
+    folder, config = str(tmp_path), etcl.get_config("tiny").to_dict()
+    checkpoints.write_json(str(tmp_path / "config.json"), config)
+    free = {"profile_steps": (1, 2), "evaluate_first": True, "stop_early": 2, "loss_chunk": 8}
+    assert checkpoints.same_config(folder, {**config, **free})
+    other = {**config, "optimizer": {**config["optimizer"], "learning_rate": 1e-5}}
+    with pytest.raises(UserError, match="optimizer.learning_rate is .* there and 1e-05 now"):
+        checkpoints.same_config(folder, other)
+    said, before = [], config["optimizer"]["learning_rate"]
+    assert checkpoints.same_config(folder, other, said.append)
+    assert said == [f"optimizer.learning_rate is 1e-05 from here on, it was {before}"]
+    assert not checkpoints.same_config(str(tmp_path / "none"), other, said.append)

@@ -75,7 +75,7 @@ def test_a_workdir_of_another_config(train, tmp_path):
     (tmp_path / "run" / "config.json").write_text(json.dumps(config.to_dict()))
     message = train("--stage=align", "--workdir=run", "--config.batch_size=64").error()
     assert message.startswith("run holds a run of another config: batch_size is 128 there and 64")
-    assert "choose another --workdir" in message
+    assert "choose another --workdir" in message and "--accept_changes goes on" in message
 
 
 def test_weights_to_start_from_that_are_not_there(train):

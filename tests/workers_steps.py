@@ -57,11 +57,11 @@ def told(processes):
     """{name: value} of what the processes tell each other."""
     number = processes.number
     try:
-        processes.agree("the step", 4 + number, "do something")
+        processes.agree({"the place": 1, "the step": 4 + number}, "do something")
         failure = ""
     except UserError as error:
         failure = str(error)
-    processes.agree("the weather", "fine", "")
+    processes.agree({"the weather": "fine"}, "")
     rows = np.arange(6, dtype=np.float32).reshape(3, 2) + 10 * number
     return {
         "number": np.array([number, processes.count]),

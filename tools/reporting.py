@@ -41,6 +41,22 @@ def settings(config):
     return found
 
 
+def tell(note):
+    """Prints a line, if there is one."""
+    if note:
+        print(note)
+
+
+def facts(run, processes):
+    """What a run read and left out."""
+    return {
+        "vocabulary_hash": run.description["vocabulary_hash"],
+        "data": run.data,
+        "skipped_records": run.health.total(processes.exchange),
+        "skipped_steps": run.trainer.skipped_steps,
+    }
+
+
 def show(config, workdir, data_dir, log, step):
     """Grids of what the model finds and TensorBoard's projector, of the retrieval's records."""
     from tf_mural import build

@@ -54,6 +54,9 @@ _WAIT_MINUTES = flags.DEFINE_float(
     "How long the other processes, or the TPU of another machine, have to answer at the start.",
     lower_bound=0.0,
 )
+_ACCEPT_CHANGES = flags.DEFINE_bool(
+    "accept_changes", False, "Go on with a run by other settings than it was started with."
+)
 _BACKEND = common.define_backend()
 _DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder of the record sets.")
 
@@ -113,7 +116,10 @@ def stage(config, workdir, strategy, signals, init=None):
 
     processes = build.rooms()[0].Processes(strategy)
     build.adopt_again(config, init, workdir)
-    known = checkpoints.same_config(workdir, config.to_dict())
+    agreed = checkpoints.flat(config.to_dict()) | {"--init": init}
+    processes.agree(agreed, "start all of them by the same command")
+    accepts = _ACCEPT_CHANGES.value and not finished(workdir)
+    known = checkpoints.same_config(workdir, config.to_dict(), print if accepts else None)
     if known and finished(workdir):
         print(f"{config.stage}: finished already, in {workdir}")
         return checkpoints.read_json(os.path.join(workdir, RESULTS))
@@ -125,17 +131,12 @@ def stage(config, workdir, strategy, signals, init=None):
         processes.wait()  # Until here nobody has written what the others look for.
         print(f"{config.stage}: training in {workdir}" + (f", from {init}" if init else ""))
         if init and not known:
-            tell(build.adopt(config, init, workdir))
+            reporting.tell(build.adopt(config, init, workdir))
         resumes = checkpoints.started(workdir)
         run = build.build(config, _DATA_DIR.value, strategy, resumes=resumes)
         if init and not resumes:
-            tell(build.hand_over(init, run))
+            reporting.tell(build.hand_over(init, run))
         return train(config, run, workdir, strategy, signals, init)
-
-
-def tell(note):
-    if note:
-        print(note)
 
 
 def finished(workdir):
@@ -176,8 +177,9 @@ def train(config, run, workdir, strategy, signals, init):
     )
     if saved.restore(run.description, run.data):
         print(f"resuming at step {int(run.trainer.step.numpy())}")
-    advice = "--workdir must be a folder that all of them see"
-    processes.agree("the step to go on from", int(run.trainer.step.numpy()), advice)
+    agreed = {"the step to go on from": int(run.trainer.step.numpy())}
+    processes.agree(agreed, "--workdir must be a folder that all of them see")
+    processes.agree({"the records": sorted(run.data.values())}, "give all of them the same data")
     log = reporting.open_log(config, run, workdir) if processes.first else events.NoLog()
     evaluations = checkpoints.Evaluations(workdir, config.keep_best, processes.first)
     evaluate = reporting.evaluation(run, workdir, saved, evaluations, log, processes.first)
@@ -200,7 +202,7 @@ def train(config, run, workdir, strategy, signals, init):
         "evaluation": evaluate(steps),
         "best": evaluations.best,
     }
-    results |= facts(run, processes)
+    results |= reporting.facts(run, processes)
     arrays = run.trainer.snapshot(checkpoints.by_path(run.trainer.encoder))
     if processes.first:
         checkpoints.save_model(workdir, arrays, run.description, run.vocabulary_path)
@@ -208,16 +210,6 @@ def train(config, run, workdir, strategy, signals, init):
         reporting.show(config, workdir, _DATA_DIR.value, log, steps)
     processes.wait()
     return results
-
-
-def facts(run, processes):
-    """What a run read and left out."""
-    return {
-        "vocabulary_hash": run.description["vocabulary_hash"],
-        "data": run.data,
-        "skipped_records": run.health.total(processes.exchange),
-        "skipped_steps": run.trainer.skipped_steps,
-    }
 
 
 def train_loop(config, run, runner, saved, log, evaluate, evaluations, signals):

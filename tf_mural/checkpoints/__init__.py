@@ -13,7 +13,7 @@ from tf_mural.checkpoints.handover import (
 )
 from tf_mural.checkpoints.lock import Lock
 from tf_mural.checkpoints.resume import Checkpoints, started
-from tf_mural.checkpoints.settings import CONFIG, same_config
+from tf_mural.checkpoints.settings import CONFIG, flat, same_config
 from tf_mural.files import read_json, write_json
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Evaluations",
     "Lock",
     "by_path",
+    "flat",
     "load_weights",
     "read_json",
     "read_model",

@@ -24,6 +24,7 @@ _AT_ONCE = 1 << 28  # bytes that are read before they are assigned
 # What TensorFlow raises on files that are not what was written.
 _WRONG = (tf.errors.DataLossError, tf.errors.OutOfRangeError, tf.errors.NotFoundError)
 _WRONG += (tf.errors.InvalidArgumentError, tf.errors.FailedPreconditionError)
+_WRONG += (tf.errors.UnknownError,)  # what a disk that cannot read (EIO) comes to
 
 
 def prefix(folder, step):
@@ -91,7 +92,11 @@ def manifest(folder, step):
         if size != expected:
             has = "is missing" if size is None else f"has {size:,} bytes"
             raise sealed.Damaged(f"{name} {has}, {expected:,} were written")
-    if _digest(f"{path}.index") != found["index_sha256"]:
+    try:
+        digest = _digest(f"{path}.index")
+    except (OSError, *_WRONG) as error:
+        raise sealed.Damaged(f"step-{step}.index cannot be read: {error}") from None
+    if digest != found["index_sha256"]:
         raise sealed.Damaged(f"step-{step}.index does not have the checksum of what was written")
     return found
 

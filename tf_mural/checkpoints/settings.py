@@ -8,50 +8,58 @@ from tf_mural.base import UserError
 
 CONFIG = "config.json"
 
-# Settings that do not change what a run computes, and those that say what becomes of a step that
-# would have stopped it.
+# Settings that do not change what a run computes, or by its rounding alone; and those that say when
+# it ends, and what becomes of a step that would have stopped it.
 _FREE = ("log_every", "evaluate_every", "steps_per_loop", "report", "chain", "keep_best")
 _FREE += ("checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "checkpoint_in_background")
 _FREE += ("rematerialise", "on_bad_step", "max_gradient_norm", "max_skipped_in_a_row")
 _FREE += ("shard_optimizer", "shard_embeddings")
+_FREE += ("profile_steps", "evaluate_first", "stop_early", "loss_chunk")
 _FREE += ("max_bad_records", "skip_limit")  # the second is what older runs call the first
 # What runs that are too old to know a setting were done with, where that is a value of some kind.
 _ALWAYS = {"precision": "float32"}
 
 
-def same_config(workdir, config):
+def same_config(workdir, config, accept=None):
     """Whether the folder holds a run of this config already; False where it holds none.
 
     Args:
         workdir: folder of a run.
         config: plain data.
+        accept: function of a line about a setting that differs, which the run then goes on with.
 
     Raises:
-        UserError: it holds a run of another config; the message names what differs.
+        UserError: it holds a run of another config, and that is not accepted; the message names
+            what differs.
     """
     path = os.path.join(workdir, CONFIG)
     if not files.exists(path):
         return False
-    theirs, ours = _flat(files.read_json(path)), _flat(json.loads(json.dumps(config)))
+    theirs, ours = flat(files.read_json(path)), flat(json.loads(json.dumps(config)))
     names = [n for n in {**theirs, **ours} if n.split(".")[0] not in _FREE]
     # What an older run does not know was off in it: 0, "", () or False; or else always the same.
     theirs |= {n: _ALWAYS.get(n, None if ours[n] else ours[n]) for n in ours if n not in theirs}
     differ = [n for n in names if theirs.get(n) != ours.get(n)]
-    if differ:
+    if accept:
+        for name in differ:
+            accept(f"{name} is {ours.get(name)!r} from here on, it was {theirs.get(name)!r}")
+    elif differ:
         first = differ[0]
         more = f" (and {len(differ) - 1} more)" if len(differ) > 1 else ""
         raise UserError(
             f"{workdir} holds a run of another config: {first} is {theirs.get(first)!r} there and "
-            f"{ours.get(first)!r} now{more}; choose another --workdir, or remove that folder"
+            f"{ours.get(first)!r} now{more}; choose another --workdir, or remove that folder "
+            "(train.py --accept_changes goes on with what is asked for now)"
         )
     return True
 
 
-def _flat(data, prefix=""):
+def flat(data, prefix=""):
+    """{dotted name: value} of nested dicts."""
     if not isinstance(data, dict):
         return {prefix: data}
     return {
         name: value
         for key, part in data.items()
-        for name, value in _flat(part, f"{prefix}.{key}" if prefix else key).items()
+        for name, value in flat(part, f"{prefix}.{key}" if prefix else key).items()
     }

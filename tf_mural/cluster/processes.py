@@ -82,18 +82,19 @@ class Processes:
         padded = np.pad(data, (0, size - len(data)), constant_values=ord(" "))
         return [json.loads(row.astype(np.uint8).tobytes()) for row in self.gather(padded)]
 
-    def agree(self, what, value, advice):
+    def agree(self, values, advice):
         """Raises UserError where processes hold different values.
 
         Args:
-            what: is it, for the message.
-            value: plain data.
+            values: {what it is, for the message: plain data}.
             advice: what to do then.
         """
-        everywhere = self.exchange(value)
-        if any(other != value for other in everywhere):
-            told = ", ".join(f"{other} in process {i}" for i, other in enumerate(everywhere))
-            raise UserError(f"the processes do not agree on {what}: {told}; {advice}")
+        everywhere = self.exchange(values)
+        for what in sorted(set().union(*everywhere)):
+            held = [one.get(what) for one in everywhere]
+            if any(value != held[0] for value in held):
+                told = ", ".join(f"{value} in process {i}" for i, value in enumerate(held))
+                raise UserError(f"the processes do not agree on {what}: {told}; {advice}")
 
     @contextlib.contextmanager
     def watched(self):

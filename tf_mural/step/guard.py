@@ -49,7 +49,8 @@ class Limits:
         if what and not self.skip and not overflow:
             raise UserError(
                 f"step {step}: {what}; stopped, and the last checkpoint is from before it. Try "
-                f"{_ADVICE}, or skip such steps by --config.on_bad_step=skip"
+                f"{_ADVICE}, with --accept_changes to go on from there, or skip such steps by "
+                "--config.on_bad_step=skip"
             )
         return f"step {step}: skipped, because {what}" if what else ""
 
