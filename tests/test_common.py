@@ -26,7 +26,8 @@ def run(tmp_path, body, stdout=subprocess.PIPE):
     path = tmp_path / "tool.py"
     path.write_text(TOOL.format(tools=os.path.join(ROOT, "tools"), body=body))
     streams = {"stdout": stdout, "stderr": subprocess.PIPE}
-    return subprocess.run([sys.executable, path], **streams, text=True, timeout=60)
+    environment = {**os.environ, "PYTHONUNBUFFERED": ""}
+    return subprocess.run([sys.executable, path], **streams, env=environment, text=True, timeout=60)
 
 
 @pytest.mark.parametrize(
@@ -83,6 +84,21 @@ def test_so_it_is_when_nobody_reads_it_any_more(tmp_path, body, code, err):
     done = run(tmp_path, body, writer)
     os.close(writer)
     assert (done.returncode, done.stderr) == (code, err)
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_lasting_stdout_is_lost_once(unbuffered):
+    code = (
+        f"import sys; sys.path.insert(0, {os.path.join(ROOT, 'tools')!r}); import common\n"
+        "sys.stdout = common.Lasting(sys.stdout)\n"
+        "for text in 'abc': print(text, flush=True)"
+    )
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        streams = {"stdout": full, "stderr": subprocess.PIPE}
+        environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+        done = subprocess.run([sys.executable, "-c", code], **streams, env=environment, text=True)
+    assert done.returncode == 0
+    assert done.stderr == "stdout is lost (No space left on device): going on without\n"
 
 
 def test_what_nobody_can_mend_shows_where_it_happened(tmp_path):

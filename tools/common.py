@@ -218,16 +218,21 @@ class Lasting:
 
     def write(self, text):
         """Writes, or does nothing; returns the number of characters."""
-        with contextlib.suppress(OSError):
+        try:
             self._stream.write(text)
+        except OSError as lost:
+            self._go_on_without(lost)
         return len(text)
 
     def flush(self):
         """Flushes, or from now on drops what is written, and says so on stderr."""
         if lost := _unwritten(self._stream):
-            self._stream = open(os.devnull, "w", encoding="utf-8")
-            with contextlib.suppress(OSError):
-                print(f"stdout is lost ({lost.strerror}): going on without", file=sys.stderr)
+            self._go_on_without(lost)
+
+    def _go_on_without(self, lost):
+        self._stream = open(os.devnull, "w", encoding="utf-8")
+        with contextlib.suppress(OSError):
+            print(f"stdout is lost ({lost.strerror}): going on without", file=sys.stderr)
 
     def __getattr__(self, name):
         return getattr(self._stream, name)
