@@ -169,6 +169,18 @@ def test_tensorflow_itself_notices_every_bit_of_the_data_but_not_of_the_index(ru
     bundle.restore(str(tmp_path / "checkpoints"), 20, variables)
 
 
+def test_what_a_kill_left_of_a_model_is_removed(run, tmp_path):
+    (tmp_path / "best").mkdir()
+    left = [tmp_path / "best" / "weights.npz.0a.tmp", tmp_path / "weights.npz.0b.tmp"]
+    kept = tmp_path / "best" / "weights.npz"
+    for path in (*left, kept):
+        path.write_bytes(b"x")
+    resumed(tmp_path, writes=False)
+    assert all(path.exists() for path in left)
+    resumed(tmp_path)
+    assert kept.exists() and not any(path.exists() for path in left)
+
+
 def test_none_is_whole(run, tmp_path):
     for step in (10, 20):
         parts(tmp_path, step)[1].write_bytes(b"x")

@@ -270,6 +270,27 @@ def test_a_norm_above_the_limit_is_skipped_and_the_next_step_is_as_if_it_had_not
         np.testing.assert_allclose(two.numpy(), one.numpy(), rtol=1e-6, err_msg=one.path)
 
 
+@pytest.mark.parametrize("start, bound", [(0.006, 0.005), (1.99, 2.0)])
+@pytest.mark.parametrize("skip", [False, True])
+def test_a_step_that_takes_the_temperature_too_far_ends_at_the_bound_and_says_so(
+    start, bound, skip
+):
+    trainer, kinds = replicas.trainer_of("mural", limits=Limits(skip=skip))
+    batch = tf.nest.map_structure(tf.constant, replicas.global_batch(kinds))
+    (temperature,) = trainer.encoder.temperatures.values()
+    hits = []
+    for rate in (1e4, -1e4):  # one of them leads out
+        temperature.assign(start)
+        trainer.compile(optimizer=keras.optimizers.SGD(rate))
+        before = [v.numpy() for v in trainer.encoder.trainable_variables]
+        logs = trainer.train_step(batch)
+        hits.append((float(logs["temperature_clamped"]), float(temperature.numpy())))
+        assert float(logs["temperature/shared"]) == hits[-1][1]
+        for variable, value in zip(trainer.encoder.trainable_variables, before, strict=True):
+            variable.assign(value)
+    assert (1.0, pytest.approx(bound)) in hits
+
+
 def test_a_resume_in_float16_is_exact_to_the_bit(tmp_path):
     def trainer_of():
         options = dict(precision="mixed_float16", loss_scale=2.0**15)

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
+from tf_mural.base import UserError
 from tf_mural.stopping import Boundaries, Signals, Stopped
 
 
@@ -109,16 +110,28 @@ def train(
             checkpoints.save(step)
             boundaries.saved()
         if stop:
-            checkpoints.wait()
+            _written(checkpoints, processes)
             raise _stopped(stop, step, processes)
         evaluate_at(step)
         if enough and enough():
             break
-    checkpoints.wait()
+    _written(checkpoints, processes)
     stop, _ = boundaries.look(0, meet=True)  # that may have taken long
     if stop:
         raise _stopped(stop, step, processes)
     return step
+
+
+def _written(checkpoints, processes):
+    """Waits for what was begun; all processes raise the error of the one that writes."""
+    error = None
+    try:
+        checkpoints.wait()
+    except UserError as caught:
+        error = caught
+    for told in processes.exchange(error and str(error)):
+        if told:
+            raise error or UserError(told)
 
 
 def _stopped(number, step, processes):

@@ -1,6 +1,6 @@
 """Resume, the whole state of a run; handover, the weights that the next stage starts from; lock."""
 
-from tf_mural.checkpoints.evaluations import BEST, Evaluations
+from tf_mural.checkpoints.evaluations import Evaluations
 from tf_mural.checkpoints.handover import (
     MODEL,
     VOCABULARY,
@@ -12,7 +12,7 @@ from tf_mural.checkpoints.handover import (
     save_model,
 )
 from tf_mural.checkpoints.lock import Lock
-from tf_mural.checkpoints.resume import Checkpoints, started
+from tf_mural.checkpoints.resume import BEST, Checkpoints, started
 from tf_mural.checkpoints.settings import CONFIG, flat, same_config
 from tf_mural.files import read_json, write_json
 

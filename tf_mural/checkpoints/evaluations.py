@@ -8,8 +8,6 @@ from tf_mural.base import UserError, suggest
 from tf_mural.checkpoints import sealed
 from tf_mural.checkpoints.resume import FOLDER
 
-BEST = "best"  # folder of its model, in the workdir
-
 
 class Evaluations:
     """The evaluations of a run, across its restarts.

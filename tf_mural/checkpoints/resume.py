@@ -12,6 +12,7 @@ from tf_mural.checkpoints.handover import MODEL, by_path
 from tf_mural.checkpoints.sealed import Damaged
 
 FOLDER = "checkpoints"
+BEST = "best"  # folder of the best model, in the workdir
 
 
 def started(workdir):
@@ -180,6 +181,8 @@ class Checkpoints:
                 self._say(f"{path} was cut short while it was written: not used")
             if self._writes:
                 bundle.remove(self._folder, left)
+        for folder in (self._workdir, os.path.join(self._workdir, BEST)) if self._writes else ():
+            bundle.remove(folder, [n for n in files.names(folder) if n.endswith(".tmp")])
 
     def _check(self, path, manifest):
         """Raises UserError for a checkpoint of something else."""

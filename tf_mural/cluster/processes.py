@@ -106,13 +106,19 @@ class Processes:
                 raise
             raise WorkerLost(
                 f"process {self.number} of {self.count} has lost another one "
-                f"({type(error).__name__}): stopped. The output of that one says why; start all "
-                "processes again, by the same command, and the run goes on from its last checkpoint"
+                f"({type(error).__name__}: {_first_line(error)}): stopped. The output of that one "
+                "says why; start all processes again, by the same command, and the run goes on "
+                "from its last checkpoint"
             ) from error
 
     def _is_loss(self, error):
         """Whether one of `lost` is what a process that is gone leaves; the backend knows more."""
         return True
+
+
+def _first_line(error, most=200):
+    line = next(iter(str(error).splitlines()), "")
+    return line if len(line) <= most else line[: most - 3] + "..."
 
 
 class SharedEmbedder:
