@@ -59,7 +59,7 @@ def _model(size):
             image=dict(
                 **model["image"],
                 # Images that share statistics; 0: a replica's whole share; -1: the whole batch, of
-                # all replicas.
+                # all replicas (with micro-batches, on one replica: a micro-batch).
                 batch_norm_group=_BATCH_NORM_GROUPS[size],
                 padding="symmetric",
                 preset="",
