@@ -212,11 +212,9 @@ def main(replicas, path):
     def keep(prefix, values):
         out.update({f"{prefix}/{name}": value for name, value in values.items()})
 
-    for dtype in ("float64", "float32"):
-        set_precision(dtype)
-        for stage in STAGES:
-            keep(f"{dtype}/{stage}", gradients(strategy, stage))
     set_precision("float64")
+    for stage in STAGES:
+        keep(f"float64/{stage}", gradients(strategy, stage))
     keep("together", gradients(strategy, "etcl", group=models.ALL_REPLICAS))
     if replicas == 2:
         options = dict(group=models.ALL_REPLICAS, mean=_mean_in_the_forward_pass)
@@ -224,6 +222,8 @@ def main(replicas, path):
         with patched(distribute, "gather", scattered_and_summed):
             keep("scattered", gradients(strategy, "etcl"))
     set_precision("float32")
+    if replicas <= 2:
+        keep("float32/etcl", gradients(strategy, "etcl"))
     for name, patch in MUTATIONS.items() if replicas == 2 else ():
         with patched(*patch):
             keep(name, gradients(strategy, "etcl"))
@@ -250,21 +250,8 @@ def records_of_colours(folder):
 
 def run_the_loop(strategy, folder):
     """Weights after four steps of ETCL over records, the last two after a resume."""
-    replicas = strategy.num_replicas_in_sync
-    record_set = records_of_colours(os.path.join(folder, "colours"))
-    stream = sampling.Stream([record_set], 2, LANGUAGES, walk="combinations")
-    source = pipeline.Source(stream, STAGES["etcl"][0])
-    words = ["x", *(f"w{i}" for i in range(16))]
-    make_dataset = functools.partial(
-        pipeline.training_dataset,
-        [source],
-        text.Tokenizer([*text.SPECIAL_TOKENS, *words], 6),
-        pipeline.Sizes(36, 32),
-        LANGUAGES,
-        ROWS,
-        replicas,
-    )
-    workdir = os.path.join(folder, f"run{replicas}")
+    make_dataset = dataset_of_colours(folder, strategy.num_replicas_in_sync)
+    workdir = os.path.join(folder, f"run{strategy.num_replicas_in_sync}")
     for last in (2, 4):
         with strategy.scope():
             trainer, _ = trainer_of("etcl")
@@ -274,7 +261,30 @@ def run_the_loop(strategy, folder):
         log = events.Log(os.path.join(workdir, "tensorboard"), ROWS, show=lambda line: None)
         runner = distribute.Runner(trainer, strategy, make_dataset)
         loop.train(trainer, runner, last, saved, log)
+    return weights_of(trainer)
+
+
+def weights_of(trainer):
+    """{path: value} of what is saved of a model."""
     return {v.path: v.numpy() for v in trainer.encoder.variables if "seed" not in v.path}
+
+
+def dataset_of_colours(folder, replicas, workers=(0, 1)):
+    """Function of start_step= to ETCL's batches of the records of colours."""
+    record_set = records_of_colours(os.path.join(folder, "colours"))
+    stream = sampling.Stream([record_set], 2, LANGUAGES, walk="combinations")
+    source = pipeline.Source(stream, STAGES["etcl"][0])
+    words = ["x", *(f"w{i}" for i in range(16))]
+    return functools.partial(
+        pipeline.training_dataset,
+        [source],
+        text.Tokenizer([*text.SPECIAL_TOKENS, *words], 6),
+        pipeline.Sizes(36, 32),
+        LANGUAGES,
+        ROWS,
+        replicas,
+        workers,
+    )
 
 
 if __name__ == "__main__":

@@ -60,7 +60,9 @@ def test_too_many_of_them_stop_the_run(train, broken, tmp_path):
     broken(range(0, 96, 3))
     done = train(*ARGUMENTS, f"--data_dir={tmp_path / 'data'}", "--config.max_bad_records=0")
     message = done.error()
-    assert re.match(r"\d+ of the records drawn so far cannot be used, above the limit of", message)
+    assert re.match(
+        r"\d+ of the \d+ records drawn so far cannot be used, above the limit of", message
+    )
     assert "broken/train/records-0000" in message and "--config.max_bad_records" in message
 
 

@@ -44,6 +44,7 @@ def written(photos, tmp_path_factory):
     return done.stdout, json.loads((folder / "input.json").read_text())
 
 
+@pytest.mark.slow
 def test_every_side_has_its_turns(written):
     said, found = written
     assert set(found["images"]) == {"crop alone", "resize and crop"}

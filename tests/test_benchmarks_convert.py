@@ -17,6 +17,7 @@ def test_a_unit_is_that_of_the_data_set():
     assert convert.UNIT == table._RECORDS_PER_UNIT
 
 
+@pytest.mark.slow
 def test_every_side_is_timed_and_told(tmp_path):
     pictures = tmp_path / "pictures" / "deeper"
     pictures.mkdir(parents=True)

@@ -6,6 +6,7 @@ from benchmarks import overheads
 from benchmarks.cases import CASES
 
 
+@pytest.mark.slow
 def test_micro_batches_are_timed_beside_the_plain_step(capsys):
     found = overheads.measure_microbatches(CASES["tiny"], 2, rounds=2)
     plain, parted = found["seconds"]["plain"], found["seconds"]["microbatches"]

@@ -74,6 +74,18 @@ def test_gradients_of_processes_equal_those_of_one(steps, count, stage):
 
 
 @pytest.mark.parametrize("count", COUNTS)
+def test_processes_take_steps_in_loops_and_in_micro_batches(steps, count):
+    (alone,) = steps[1, "etcl"]
+    one = part(alone, "loops/")
+    assert any("moving_mean" in name for name in one)
+    for found in steps[count, "etcl"]:
+        more = part(found, "loops/")
+        assert one.keys() == more.keys()
+        for name in one:
+            np.testing.assert_allclose(more[name], one[name], rtol=1e-8, atol=1e-9, err_msg=name)
+
+
+@pytest.mark.parametrize("count", COUNTS)
 def test_what_processes_tell_each_other(steps, count):
     for number, found in enumerate(steps[count, "etcl"]):
         assert found["number"].tolist() == [number, count]
@@ -243,7 +255,8 @@ def test_the_first_process_alone_speaks_and_writes(runs, count):
     assert len(events) == 1
 
 
-def test_processes_take_steps_in_loops_and_in_micro_batches(runs, tmp_path):
+@pytest.mark.slow
+def test_processes_train_in_loops_and_in_micro_batches(runs, tmp_path):
     stage = os.path.join("runs", "tiny", "mural-s0")
     shutil.copytree(runs[1] / stage, tmp_path / stage)
     loops = [f"--config.{name}=3" for name in ("steps_per_loop", "log_every", "checkpoint_every")]

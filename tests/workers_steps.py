@@ -9,12 +9,13 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
+import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import replicas  # noqa: E402
 
 from tf_mural.base import UserError  # noqa: E402
 from tf_mural.cluster import SharedEmbedder  # noqa: E402
-from tf_mural.distribute import Processes, make_strategy  # noqa: E402
+from tf_mural.distribute import Processes, Runner, make_strategy  # noqa: E402
 from tf_mural.embedder import BadImage  # noqa: E402
 
 WIDTH = 3
@@ -71,12 +72,31 @@ def told(processes):
     }
 
 
+def in_loops(strategy, processes, folder):
+    """{name: weight} after three steps of ETCL in micro-batches, two of them in a loop."""
+    with strategy.scope():
+        trainer, _ = replicas.trainer_of("etcl")
+        trainer.compile(optimizer=keras.optimizers.SGD(0.1))
+    trainer.microbatch, trainer.loss_chunk = 2, 2
+    if processes.first:
+        replicas.records_of_colours(os.path.join(folder, "colours"))
+    processes.wait()
+    workers = (processes.number, processes.count)
+    runner = Runner(trainer, strategy, replicas.dataset_of_colours(folder, 1, workers))
+    runner.start(0)
+    for count in (1, 2):
+        runner.run(count)
+    return {f"loops/{name}": value for name, value in replicas.weights_of(trainer).items()}
+
+
 def main(folder, stage):
     strategy = make_strategy("auto")
     processes = Processes(strategy)
     out = {**told(processes), **shared(processes)}
     replicas.set_precision("float64")
     out |= replicas.gradients(strategy, stage)
+    if stage == "etcl":
+        out |= in_loops(strategy, processes, folder)
     np.savez(os.path.join(folder, f"{processes.number}.npz"), **out)
     processes.leave()
     os._exit(0)
