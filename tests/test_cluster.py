@@ -14,7 +14,16 @@ from conftest import ROOT
 
 from tf_mural import distribute
 from tf_mural.base import UserError
-from tf_mural.cluster import Cluster, expand_hosts, find_cluster, meet, meeting, unanswered
+from tf_mural.cluster import (
+    Cluster,
+    Processes,
+    WorkerLost,
+    expand_hosts,
+    find_cluster,
+    meet,
+    meeting,
+    unanswered,
+)
 
 
 def tf_config(kind, index, **jobs):
@@ -219,3 +228,28 @@ def test_no_cluster_and_no_tpu(monkeypatch):
         distribute.make_strategy("multiworker")
     with pytest.raises(UserError, match="unknown strategy 'miror'"):
         distribute.make_strategy("miror")
+
+
+def test_the_error_of_a_lost_process_is_told_without_where_it_was_made():
+    class Two(Processes):
+        lost = (OSError,)
+
+    made = 'Graph execution error:\n\nDetected at node x:\n  File "a.py", line 3, in train\n\n'
+    with pytest.raises(WorkerLost) as caught, Two(0, 2).watched():
+        raise OSError(f"{made}Collective ops is aborted by: Connection reset\nmore")
+    assert "(OSError: Collective ops is aborted by: Connection reset): stopped" in str(caught.value)
+    with pytest.raises(OSError, match="Graph"), Two(0, 1).watched():
+        raise OSError(made)
+
+
+def test_what_processes_do_not_agree_on_is_named_with_the_value_of_each(monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    ours, theirs = {"a": [1], "rate": 0.1}, {"a": [1], "rate": 0.2, "steps": 3}
+    processes = Processes(0, 2)
+    processes.exchange = lambda value: json.loads(json.dumps([value, theirs]))
+    processes.agree(theirs, "")
+    told = "the processes do not agree on rate: 0.1 in process 0, 0.2 in process 1; do something"
+    with pytest.raises(UserError, match=told):
+        processes.agree(ours, "do something")
+    with pytest.raises(UserError, match="on steps: None in process 0, 3 in process 1; "):
+        processes.agree({**ours, "rate": 0.2}, "do something")

@@ -94,6 +94,7 @@ class Processes:
             held = [one.get(what) for one in everywhere]
             if any(value != held[0] for value in held):
                 told = ", ".join(f"{value} in process {i}" for i, value in enumerate(held))
+                time.sleep(_GRACE * (self.count > 1))  # for the others to find the same
                 raise UserError(f"the processes do not agree on {what}: {told}; {advice}")
 
     @contextlib.contextmanager
@@ -117,7 +118,10 @@ class Processes:
 
 
 def _first_line(error, most=200):
-    line = next(iter(str(error).splitlines()), "")
+    # TensorFlow puts where an operation was made before what became of it.
+    where = ("Graph execution error", "Detected at node", "  File ")
+    lines = (line for line in str(error).splitlines() if line and not line.startswith(where))
+    line = next(lines, "")
     return line if len(line) <= most else line[: most - 3] + "..."
 
 
