@@ -1,5 +1,6 @@
 """Several processes on this machine: both stages, evaluation, reading, and one that is lost."""
 
+import contextlib
 import glob
 import json
 import os
@@ -284,9 +285,10 @@ def test_a_process_is_lost_and_the_run_goes_on(runs, tmp_path, victim, how, left
     while job.codes()[1 - victim] is None:
         assert time.monotonic() - began < 60
         time.sleep(0.1)
-    job.end(victim)
+    with contextlib.suppress(ProcessLookupError):  # gone, as it is to be
+        job.end(victim)
     codes = job.wait()
-    assert codes[victim] == -9 and codes[1 - victim] == 75
+    assert codes[1 - victim] == 75 and (codes[victim] == -9 or how == signal.SIGSTOP)
     assert f"error: process {1 - victim} of 2 has lost another one" in job.read(f"{1 - victim}.err")
     again = runs.start(left, tmp_path)  # as many as before, or those that are left
     assert again.wait() == [0] * left, again.read("0.err")
