@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 import time
+import uuid
 
 from tf_mural import files
 from tf_mural.base import UserError
@@ -117,7 +118,7 @@ class Lock:
         """Refuses where the process that the file tells of may be at work."""
         if holder.get("machine") == self._own["machine"]:
             # Its number alone may be that of another process by now.
-            if holder["born"] != _born(holder["process"]):
+            if holder.get("born") != _born(holder["process"]):
                 return
             raise self._refusal(holder)
         silent = time.time() - holder["alive"]
@@ -165,9 +166,12 @@ class Lock:
 
 def _machine():
     """Names what knows a process by its number: a machine, from one start of it to the next, and
-    the container's share of its processes."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        return f"{file.read().strip()} {os.readlink('/proc/self/ns/pid')}"
+    the container's share of its processes. Where that cannot be told, it is no other's name."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return f"{file.read().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return uuid.uuid4().hex
 
 
 def _born(process):
@@ -175,5 +179,5 @@ def _born(process):
     try:
         with open(f"/proc/{process}/stat", "rb") as file:
             return int(file.read().rpartition(b")")[2].split()[19])
-    except (FileNotFoundError, ProcessLookupError):
+    except (OSError, ValueError, IndexError):
         return None
