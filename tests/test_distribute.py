@@ -14,24 +14,27 @@ from tf_mural.base import UserError
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 
+class Runs(dict):
+    """{number of replicas: what a process with so many wrote}"""
+
+    def __init__(self, folder):
+        self._folder = folder
+
+    def __missing__(self, count):
+        path = self._folder / f"{count}.npz"
+        command = [sys.executable, os.path.join(HERE, "replicas.py"), str(count), str(path)]
+        subprocess.run(command, stderr=subprocess.DEVNULL, timeout=900, check=True)
+        with np.load(path) as file:
+            self[count] = {name: file[name] for name in file.files}
+        return self[count]
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("replicas")
-    script, paths, processes = os.path.join(HERE, "replicas.py"), {}, []
-    for count in (1, 2, 4):
-        paths[count] = folder / f"{count}.npz"
-        command = [sys.executable, script, str(count), str(paths[count])]
-        processes.append(subprocess.Popen(command, stderr=subprocess.DEVNULL))
-    try:
-        assert [process.wait(timeout=900) for process in processes] == [0, 0, 0]
-    finally:
-        for process in processes:
-            process.kill()
-    found = {}
-    for count, path in paths.items():
-        with np.load(path) as file:
-            found[count] = {name: file[name] for name in file.files}
-    return found
+    return Runs(tmp_path_factory.mktemp("replicas"))
+
+
+COUNTS = [2, pytest.param(4, marks=pytest.mark.slow)]
 
 
 def part(run, prefix):
@@ -52,7 +55,7 @@ def worst(expected, found):
 
 
 @pytest.mark.parametrize("stage", ["mural", "etcl"])
-@pytest.mark.parametrize("replicas", [2, 4])
+@pytest.mark.parametrize("replicas", COUNTS)
 def test_gradients_of_replicas_equal_those_of_one(runs, replicas, stage):
     one, more = (part(runs[k], f"float64/{stage}/gradient/") for k in (1, replicas))
     assert any("temperature" in name for name in one) and len(one) > 50
@@ -90,7 +93,7 @@ def test_the_comparison_turns_red(runs, mutation):
         assert wrong[f"log/loss/{term}"] == pytest.approx(right[f"log/loss/{term}"], rel=1e-5)
 
 
-@pytest.mark.parametrize("replicas", [2, 4])
+@pytest.mark.parametrize("replicas", COUNTS)
 def test_batch_norm_over_all_replicas_is_that_of_one_with_the_whole_batch(runs, replicas):
     one, more = (part(runs[k], "together/gradient/") for k in (1, replicas))
     assert worst(one, more)[0] < 1e-10
@@ -114,7 +117,7 @@ def test_batch_norm_over_all_replicas_reduces_in_the_backward_pass_too(runs):
 
 
 @pytest.mark.parametrize("stage", ["mural", "etcl"])
-@pytest.mark.parametrize("replicas", [2, 4])
+@pytest.mark.parametrize("replicas", COUNTS)
 def test_logs_are_those_of_the_global_batch(runs, replicas, stage):
     one, more = (part(runs[k], f"float64/{stage}/log/") for k in (1, replicas))
     assert one.keys() == more.keys() and "loss" in one
@@ -131,7 +134,7 @@ def test_the_loop_over_records_ends_in_the_same_weights(runs):
         assert error < 1e-4, (name, error)
 
 
-@pytest.mark.parametrize("replicas", [2, 4])
+@pytest.mark.parametrize("replicas", COUNTS)
 def test_replicas_draw_different_masks_and_a_replay_draws_the_same(runs, replicas):
     steps = runs[replicas]["masks"]  # (steps 3, 4 and 3 again, replicas, draws)
     assert steps.shape[1] == replicas

@@ -59,7 +59,11 @@ def test_outputs_are_small_and_of_a_run_without_errors(path):
             assert "Traceback" not in str(output.get("text", ""))
 
 
-@pytest.mark.parametrize("path", NAMES, ids=IDS)
+# One of them each time: they take a minute or two.
+RUNS = [n if "walkthrough" in n else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
+
+
+@pytest.mark.parametrize("path", RUNS, ids=IDS)
 def test_a_notebook_runs_from_top_to_bottom(path, data_dir, tmp_path, monkeypatch):
     nbclient = pytest.importorskip("nbclient", reason="pip install -r requirements-notebooks.txt")
     pytest.importorskip("ipykernel", reason="pip install -r requirements-notebooks.txt")
