@@ -274,6 +274,16 @@ def test_in_the_foreground_save_returns_once_it_is_written(tmp_path):
     assert steps(tmp_path) == [10]
 
 
+def test_a_file_system_that_does_not_answer_is_to_be_tried_again(run, tmp_path, monkeypatch):
+    def saves(**options):
+        raise tf.errors.UnavailableError(None, None, "the endpoint is busy")
+
+    monkeypatch.setattr(tf.raw_ops, "SaveV2", saves)
+    with pytest.raises(UserError, match="busy.*did not answer: later the same command") as told:
+        run.save(30)
+    assert told.value.exit_code == 75 and steps(tmp_path) == [10, 20]
+
+
 def test_only_the_process_that_writes_does(run, tmp_path):
     other = resumed(tmp_path, writes=False)
     other.save(30)

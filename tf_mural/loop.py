@@ -124,14 +124,15 @@ def train(
 
 def _written(checkpoints, processes):
     """Waits for what was begun; all processes raise the error of the one that writes."""
-    error = None
+    told = None
     try:
         checkpoints.wait()
     except UserError as caught:
-        error = caught
-    for told in processes.exchange(error and str(error)):
-        if told:
-            raise error or UserError(told)
+        told = [str(caught), getattr(caught, "exit_code", 2)]
+    for told in filter(None, processes.exchange(told)):
+        error = UserError(told[0])
+        error.exit_code = told[1]
+        raise error
 
 
 def _stopped(number, step, processes):

@@ -12,6 +12,8 @@ from tf_mural.checkpoints.handover import MODEL, by_path
 from tf_mural.checkpoints.sealed import Damaged
 
 FOLDER = "checkpoints"
+# What a remote file system says when it cannot be reached.
+_TRANSIENT = (tf.errors.UnavailableError, tf.errors.DeadlineExceededError, tf.errors.AbortedError)
 BEST = "best"  # folder of the best model, in the workdir
 
 
@@ -152,10 +154,14 @@ class Checkpoints:
         except (OSError, tf.errors.OpError) as error:
             reason = str(error).splitlines()[0]
             last = f"that of step {self._last}" if self._last is not None else "none"
+            gone = isinstance(error, _TRANSIENT)
+            advice = "Its file system did not answer: later" if gone else "Make room, and"
             self._error = UserError(
                 f"the checkpoint of step {step} cannot be written to {self._folder} ({reason}): "
-                f"stopped; the last whole one is {last}. Make room, and the same command goes on"
+                f"stopped; the last whole one is {last}. {advice} the same command goes on"
             )
+            if gone:
+                self._error.exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again
             unfinished = bundle.steps(self._folder).get(step, [])
             if f"step-{step}.json" not in unfinished:
                 bundle.remove(self._folder, unfinished)
