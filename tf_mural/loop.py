@@ -129,9 +129,9 @@ def _written(checkpoints, processes):
         checkpoints.wait()
     except UserError as caught:
         told = [str(caught), getattr(caught, "exit_code", 2)]
-    for told in filter(None, processes.exchange(told)):
-        error = UserError(told[0])
-        error.exit_code = told[1]
+    for text, code in filter(None, processes.exchange(told)):
+        error = UserError(text)
+        error.exit_code = code
         raise error
 
 
