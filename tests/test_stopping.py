@@ -6,12 +6,14 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
 import numpy as np
 import pytest
 from conftest import ROOT
 
-from tf_mural import stopping
+from tf_mural import loop, stopping
+from tf_mural.base import UserError
 from tf_mural.stopping import Boundaries, Signals, Stopped
 
 
@@ -191,3 +193,24 @@ def test_one_process_looks_at_the_end_of_every_step():
     assert runs(1)[0] == [[]]
     found, _ = runs(1, minutes=0.02 / 60, seconds=0.005, steps=40)
     assert 2 <= len(found[0]) <= 10 and all(due for _, _, due in found[0])
+
+
+@pytest.mark.parametrize("mine", [True, False])
+def test_a_checkpoint_that_one_process_could_not_write_ends_them_all_alike(mine):
+    told = []
+
+    def wait():
+        if mine:
+            error = UserError("the disk is gone")
+            error.exit_code = 75
+            raise error
+
+    def exchange(value):
+        told.append(value)
+        return [["the disk is gone", 75], None]
+
+    processes = types.SimpleNamespace(exchange=exchange)
+    with pytest.raises(UserError, match="^the disk is gone$") as caught:
+        loop._written(types.SimpleNamespace(wait=wait), processes)
+    assert caught.value.exit_code == 75
+    assert told == ([["the disk is gone", 75]] if mine else [None])
