@@ -287,13 +287,18 @@ def config_of(**changes):
         (dict(batch_size=32_768, microbatch=256, loss_chunk=64), 4, None),
         (dict(batch_size=1000), 3, r"batch_size is 1000, but 3 .*--config.batch_size=999 or 1002$"),
         (dict(batch_size=1), 4, r"--config.batch_size=4$"),
+        (dict(batch_size=1), 1, r"batch_size is 1, but each row needs a negative: .*=2$"),
         (
             dict(batch_size=1000, microbatch=64),
             2,
-            r"1000, but 2 replicas share it evenly, in micro-batches of 64 rows: set "
-            r"--config.batch_size=896 or 1024, or --config.microbatch=50 or 100$",
+            r"1000, but 2 replicas share it evenly and it is taken in micro-batches of 64 "
+            r"rows: set --config.batch_size=896 or 1024, or --config.microbatch=50 or 100$",
         ),
-        (dict(batch_size=64, microbatch=128), 1, r"=128, or --config.microbatch=64$"),
+        (
+            dict(batch_size=64, microbatch=128),
+            1,
+            r"is 64, but it is taken in .* of 128 rows: .*=128, or --config.microbatch=64$",
+        ),
         (
             dict(batch_size=128, microbatch=8, batch_norm_group=16),
             1,

@@ -55,15 +55,15 @@ def _check_batch(config, replicas):
             + (fitting or _multiples("microbatch", microbatch, images))
         )
     batches = _multiples("batch_size", batch, replicas * math.lcm(microbatch or images, chunk or 1))
+    wrong = f"batch_size is {batch}, but "
+    if replicas > 1:
+        wrong += f"{replicas} replicas share it evenly and "
     if batch < 2 or batch % replicas:
-        raise UserError(
-            f"batch_size is {batch}, but {replicas} replicas share it evenly and each row needs a "
-            f"negative: set {batches}"
-        )
+        raise UserError(f"{wrong}each row needs a negative: set {batches}")
     if microbatch and share % microbatch:
         raise UserError(
-            f"batch_size is {batch}, but {replicas} replicas share it evenly, in micro-batches of "
-            f"{microbatch} rows: set {batches}{fitting and f', or {fitting}'}"
+            f"{wrong}it is taken in micro-batches of {microbatch} rows: set "
+            f"{batches}{fitting and f', or {fitting}'}"
         )
     if share % images:
         raise UserError(_group_does_not_divide(group, share, "replica") + batches)
