@@ -17,7 +17,7 @@ SEED ?= 0
 # Processes that share the tests; each takes up to 4 GiB.
 WORKERS ?= 2
 TEST_FILES := $(addprefix requirements,.txt -test.txt -jax.txt -plan.txt -export.txt -demo.txt \
-  -notebooks.txt)
+  -notebooks.txt -convert.txt)
 
 .PHONY: etcl demo test test-slow faults docs test-beam tpu-env lint clean
 
@@ -47,7 +47,7 @@ test-beam: $(TEST_FILES) requirements-beam.txt
 	$(BEAM)/bin/python -m pytest tests/test_beam.py
 
 docs: $(VENV)/.docs
-	$(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 tpu-env:
 	PYTHON=$(PYTHON) tests/tpu_environment.sh $(TPU)

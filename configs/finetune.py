@@ -1,5 +1,7 @@
 """Fine-tuning on the captions of one data set in one language."""
 
+from ml_collections import ConfigDict
+
 from configs import base
 
 
@@ -13,6 +15,9 @@ def get_config(size="tiny"):
     )
     if size != "tiny":
         config.sources.captions.records = ("multi30k/train",)
+        config.evaluation.retrieval = ConfigDict(
+            dict(records="multi30k/val", languages=(), trained=())
+        )
     config.terms.image_caption = base.term("image", "caption", weight=1.0)
     recipe = {
         "tiny": (128, 50, 1e-3),

@@ -11,7 +11,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _LINE = re.compile(r"^\{\{(\w+\.md)(: ?(.*))?\}\}$", re.MULTILINE)
 _PAGES = {"BUILD.md": "build.md", "README.md": "index.md"}
 _OUTSIDE = re.compile(
-    r"\[([^\]]*)\]\(((?:\.\./)?(?:configs/|benchmarks/|tests/|CITATION|LICENSE))[^)]*\)"
+    r"\[([^\]]*)\]\(((?:\.\./)?(?:configs/|notebooks/|benchmarks/|tests/|CITATION|LICENSE))[^)]*\)"
 )
 
 

@@ -22,11 +22,11 @@ common.run(main)
 """
 
 
-def run(tmp_path, body, stdout=subprocess.PIPE):
+def run(tmp_path, body, stdout=subprocess.PIPE, unbuffered=""):
     path = tmp_path / "tool.py"
     path.write_text(TOOL.format(tools=os.path.join(ROOT, "tools"), body=body))
     streams = {"stdout": stdout, "stderr": subprocess.PIPE}
-    environment = {**os.environ, "PYTHONUNBUFFERED": ""}
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     return subprocess.run([sys.executable, path], **streams, env=environment, text=True, timeout=60)
 
 
@@ -70,18 +70,19 @@ def test_a_full_disk_under_what_it_prints_changes_no_end(tmp_path, body, code, e
 
 
 @pytest.mark.parametrize(
-    "body, code, err",
+    "body, unbuffered, code, err",
     [
-        ("pass", 141, ""),
-        ("print('x' * 100000)", 141, ""),
-        ("raise Stopped(signal.SIGTERM, 'saved')", 75, "SIGTERM: saved\n"),
-        (LASTING, 0, "stdout is lost (Broken pipe): going on without\n"),
+        ("pass", "", 141, ""),
+        ("pass", "1", 141, ""),
+        ("print('x' * 100000)", "", 141, ""),
+        ("raise Stopped(signal.SIGTERM, 'saved')", "", 75, "SIGTERM: saved\n"),
+        (LASTING, "", 0, "stdout is lost (Broken pipe): going on without\n"),
     ],
 )
-def test_so_it_is_when_nobody_reads_it_any_more(tmp_path, body, code, err):
+def test_so_it_is_when_nobody_reads_it_any_more(tmp_path, body, unbuffered, code, err):
     reader, writer = os.pipe()
     os.close(reader)
-    done = run(tmp_path, body, writer)
+    done = run(tmp_path, body, writer, unbuffered)
     os.close(writer)
     assert (done.returncode, done.stderr) == (code, err)
 

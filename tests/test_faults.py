@@ -1,4 +1,4 @@
-"""Everything that can happen to a run, in real processes: make faults, about ten minutes.
+"""Everything that can happen to a run, in real processes: make faults, about 15 minutes.
 
 Prints a table of the faults that were tried and survived; FAULTS_JSON names a file for it.
 """

@@ -1,6 +1,8 @@
-"""README and docs: what they show runs as it stands, and what they link to is there."""
+"""README and docs: their Python runs, their flags exist, and what they link to is there."""
 
+import functools
 import glob
+import importlib.util
 import os
 import re
 import subprocess
@@ -53,19 +55,32 @@ def test_links_lead_somewhere(path):
             assert anchor in map(_anchor, heads), f"{target}: no such heading"
 
 
+def test_links_of_the_site_stay_within_it():
+    spec = importlib.util.spec_from_file_location("hooks", os.path.join(ROOT, "docs", "hooks.py"))
+    hooks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hooks)
+    for path in glob.glob(os.path.join(ROOT, "docs", "*.md")):
+        for target in re.findall(r"\]\(([^)\s]+)\)", hooks.on_page_markdown(read(path))):
+            name = target.partition("#")[0]
+            there = os.path.join(ROOT, "docs", name)
+            assert re.match(r"[a-z]+:", target) or os.path.exists(there), f"{path}: {target}"
+
+
 @pytest.mark.parametrize("path", PAGES, ids=[os.path.relpath(p, ROOT) for p in PAGES])
 def test_flags_of_commands_exist(path):
     """Each --flag in a line that calls a tool is one that the tool defines."""
     for line in read(path).replace("\\\n", " ").splitlines():
         for tool, rest in re.findall(r"python tools/(\w+)\.py([^`|#]*)", line):
-            source = os.path.join(ROOT, "tools", f"{tool}.py")
-            assert os.path.exists(source), line
-            if tool in ("convert", "evaluate"):
-                continue  # whose flags are partly those of data sets and tasks
-            known = set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', read(source)))
-            known |= {"backend"} if "define_backend" in read(source) else set()
             for flag in re.findall(r"--(\w[\w.]*)", rest):
-                assert flag in known or flag.startswith("config"), f"{tool}.py --{flag}: {line}"
+                known = flag in flags_of(tool) or flag.startswith("config.")
+                assert known or flag == "help", f"{tool}.py --{flag}: {line}"
+
+
+@functools.cache
+def flags_of(tool):
+    command = [sys.executable, os.path.join(ROOT, "tools", f"{tool}.py"), "--help"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return set(re.findall(r"^ +--(?:\[no\])?([\w.]+):", told, re.MULTILINE))
 
 
 def _anchor(heading):

@@ -6,6 +6,7 @@ import functools
 import glob
 import importlib.util
 import os
+import select
 import sys
 import tempfile
 import traceback
@@ -22,6 +23,8 @@ try:
     from tf_mural.stopping import Stopped
 except ModuleNotFoundError as error:
     sys.exit(f"error: {error.name} is not installed: pip install -r requirements.txt")
+
+flags.disclaim_key_flags()  # What is defined here belongs to the tool that asks for it.
 
 _BACKENDS = {name: name for name in ("tensorflow", "jax")}
 UNKNOWN = "no part of {!r} is in the vocabulary: what is shown has nothing to do with it"
@@ -51,8 +54,8 @@ def run(main, argument=None):
         except KeyboardInterrupt:
             _end("interrupted", 130)
         except OSError as error:
-            if isinstance(error, BrokenPipeError) and _unwritten(sys.stdout):
-                _end("", 0)
+            if isinstance(error, BrokenPipeError) and _nobody_reads():
+                _end("", _NO_READER)
             if error.errno not in _FULL:
                 _end(_unforeseen(), 1)
             where = f" ({error.filename})" if error.filename else ""
@@ -159,9 +162,9 @@ def quietly():
 
 def _parse(argument, argv):
     if {"-h", "-help", "--help"} & set(argv[1:]):
-        print(sys.modules["__main__"].__doc__)
-        print(flags.FLAGS.main_module_help())
-        sys.exit(0)
+        with contextlib.suppress(BrokenPipeError):
+            print(f"{sys.modules['__main__'].__doc__}\n{flags.FLAGS.main_module_help()}")
+        _end("", 0)
     try:
         rest = flags.FLAGS(argv)
     except flags.UnrecognizedFlagError as error:
@@ -202,6 +205,13 @@ def _unwritten(stream):
     except OSError as error:
         return error
     return None
+
+
+def _nobody_reads():
+    """Whether stdout is a pipe whose other end was closed, with or without a buffer to flush."""
+    ends = select.poll()
+    ends.register(1, 0)
+    return any(event & select.POLLERR for _, event in ends.poll(0))
 
 
 class Lasting:

@@ -7,8 +7,8 @@ fits into the memory of a chip, FLOPs, bytes and collectives of a step, and how 
 take at least, at the rates that the chips' maker publishes. Values of the config are overridden as
 in train.py, by --config.name=value; precision is mixed_bfloat16 unless it is among them.
 
-Large steps compile for long (the paper's took 26 to 37 minutes on two cores that other work
-shared, in 11 to 16 GiB); counts are kept, so that the same step is compiled once.
+Large steps compile for long (the paper's took 21 to 42 minutes on two cores that other work
+shared, in 8 to 17 GiB); counts are kept, so that the same step is compiled once.
 """
 
 import functools
@@ -115,7 +115,7 @@ def in_child(work):
         if child.exitcode == -signal.SIGKILL:
             raise UserError(
                 "the compiler was killed, as processes are that take more memory than this machine "
-                "has: the paper's step takes 11 to 16 GiB; close other programs, or plan on a "
+                "has: the paper's step takes 8 to 17 GiB; close other programs, or plan on a "
                 "larger machine"
             ) from None
         if child.exitcode < 0:
