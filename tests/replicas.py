@@ -78,14 +78,16 @@ def global_batch(kinds):
     return batch
 
 
-def trainer_of(stage, dropout=0.0, group=2, mean=distribute.mean, precision=None, **options):
+def trainer_of(
+    stage, dropout=0.0, group=2, mean=distribute.mean, precision=None, unused=(), **options
+):
     keras.utils.set_random_seed(0)
     kinds, terms = STAGES[stage]
     encoder = models.dual_encoder(
         dict(name="test", image_size=32, stochastic_depth=dropout, batch_norm_group=group),
         dict(name="test", vocabulary_size=50, max_tokens=6, dropout=dropout),
         embedding_dim=16,
-        temperatures={"shared": 0.2},
+        temperatures={"shared": 0.2, **dict.fromkeys(unused, 0.1)},
         average=mean,
         precision=precision,
     )

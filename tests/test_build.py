@@ -41,6 +41,19 @@ def test_every_config_is_well_formed(stage, size):
         (["terms.image_caption.loss=contrastve"], 1, "unknown loss .* did you mean 'contrastive'"),
         (["sources.bitext.fields.source=txt"], 1, "unknown kind .*'source'. 'txt'; .*mean 'text'"),
         (["terms.source_target.x=caption"], 1, "no term uses the field 'source'; take it out of"),
+        (
+            ["terms.image_caption.y=target", "terms.source_target.y=caption"],
+            1,
+            "the term 'image_caption' is between image and target, which no source has together",
+        ),
+        (
+            ["terms.image_caption.label_smoothing=1.0"],
+            1,
+            "label_smoothing is 1.0, expected a",
+        ),
+        (["model.temperatures.shared=0.0"], 1, "shared is 0.0, expected a number from 0.005 to 2"),
+        (["sources.bitext.temperature=0.0"], 1, "bitext.temperature is 0.0, expected .* above 0"),
+        (["seed=-1"], 1, "seed is -1, expected a number from 0"),
         (["batch_size=1"], 1, r"batch_size is 1, but .* set --config.batch_size=2$"),
         (["batch_size=10"], 4, r"10, but 4 replicas share it .* set --config.batch_size=8 or 12$"),
         (["batch_size=4"], 4, None),  # a row each, and negatives from the others
@@ -96,7 +109,7 @@ def test_a_config_without_terms():
 @pytest.mark.parametrize(
     "change, message",
     [
-        ("optimizer.name=lam", "unknown optimizer 'lam'; known: lamb, adam, sgd; did you mean 'la"),
+        ("optimizer.name=lam", "unknown optimizer 'lam'; known: lamb, adam; did you mean 'la"),
         ("model.image.name=b9", "unknown EfficientNet 'b9'; known: tiny, b0"),
         ("model.text.name=huge", "unknown BERT 'huge'; known: nano, tiny, mini"),
         ("model.text.max_tokens=2", r"max_tokens is 2, but \[CLS\], one piece and \[SEP\] need 3"),

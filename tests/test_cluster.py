@@ -8,7 +8,9 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
+import numpy as np
 import pytest
 from conftest import ROOT
 
@@ -17,6 +19,7 @@ from tf_mural.base import UserError
 from tf_mural.cluster import (
     Cluster,
     Processes,
+    SharedEmbedder,
     WorkerLost,
     expand_hosts,
     find_cluster,
@@ -24,6 +27,15 @@ from tf_mural.cluster import (
     meeting,
     unanswered,
 )
+
+
+def test_an_evaluation_that_ends_in_one_process_ends_in_all_with_its_code():
+    stopped = [None, "SIGTERM: stopped", 75]
+    processes = types.SimpleNamespace(number=0, count=2, exchange=lambda told: [told, stopped])
+    embed = types.SimpleNamespace(texts=lambda texts: np.zeros((len(list(texts)), 2)))
+    with pytest.raises(UserError, match="^in process 1: SIGTERM: stopped$") as caught:
+        SharedEmbedder(embed, processes).texts(["a", "b"])
+    assert caught.value.exit_code == 75
 
 
 def tf_config(kind, index, **jobs):

@@ -10,6 +10,7 @@ import pytest
 
 from tf_mural import build, checkpoints, models, optimizers
 from tf_mural.base import UserError
+from tf_mural.build.trainer import _rate_factors as rate_factors
 from tf_mural.distribute import make_strategy
 
 RUN = (
@@ -85,6 +86,14 @@ def test_factors_fall_with_the_distance_to_the_output():
     assert factor("block4a_") == 0.5 and factor("block1a_") == 0.5**4 and factor("stem_") == 0.5**5
     assert factor("projection") == factor("temperature") == 1.0
     assert len(models.rate_factors(0.5, 12, 7)) == 12 + 1 + 7 + 1
+
+
+def test_factors_are_those_of_the_layers_that_a_tower_has():
+    """A preset brings its own number of them, whatever the config's name of a size says."""
+    paths = ["text/transformer_layer_0/a", "text/transformer_layer_2/a", "image/stem_conv/a"]
+    assert rate_factors(paths, 0.5) == models.rate_factors(0.5, 3, 0)
+    assert rate_factors(["temperature"], 0.5) == models.rate_factors(0.5, 0, 0)
+    assert rate_factors(paths, 1.0) == ()
 
 
 # --- runs -----------------------------------------------------------------------------------------
@@ -175,12 +184,28 @@ def test_options_that_cannot_be_are_refused(name, value, words):
         build.check(config, 1)
 
 
-def test_rates_by_layer_go_with_lamb_alone(finished, data_dir, tmp_path):
+def test_a_mixture_without_a_start_is_refused_before_any_step(train):
+    for init in (None, "hf:kakaobrain/align-base"):
+        with pytest.raises(UserError, match="^interpolate mixes with the weights of --init, which"):
+            build.check_interpolation(0.5, init)
+        build.check_interpolation(1.0, init)
+    done = train("--stage=mural", "--config.interpolate=0.5")
+    assert done.code == 2 and "step" not in done.out
+    assert done.err.startswith("error: interpolate mixes")
+
+
+@pytest.mark.parametrize("name", ["lamb", "adam"])
+def test_each_optimizer_of_a_config_trains(name):
     config = options.load_config("finetune", "tiny")
-    config.optimizer.name, config.optimizer.layer_decay = "adam", 0.9
+    config.optimizer.name, config.optimizer.layer_decay = name, 0.9
+    config.optimizer.average = 0.9
     tokenizer = type("T", (), {"size": 50, "hash": "x", "max_tokens": 8})
-    with pytest.raises(UserError, match="go with lamb alone"):
-        build.make_trainer(config, build.describe(config, tokenizer), ("en",), make_strategy("one"))
+    optimizer = build.make_trainer(
+        config, build.describe(config, tokenizer), ("en",), make_strategy("one")
+    ).optimizer
+    assert any(optimizer.adapts) == (name == "lamb")
+    assert any(optimizer.decays) and not all(optimizer.decays)
+    assert min(optimizer._factors) < 0.9 and len(optimizer.averages) == len(optimizer.decays)
 
 
 def test_a_damaged_start_is_named(finished, run, tmp_path):

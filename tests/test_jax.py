@@ -238,6 +238,10 @@ def test_what_cannot_be_is_told(data_dir, tmp_path):
     for options, message in (
         (("--backend=torch",), "error: unknown backend 'torch'"),
         (("--backend=jax", "--strategy=tpu"), "error: no TPU is to be had: JAX finds cpu devices"),
+        (
+            ("--backend=jax", "--config.precision=mixed_float16"),
+            "error: mixed_float16 on JAX wants a",
+        ),
         (("--backend=tensorflow", "--config.shard_optimizer=true"), "set --backend=jax"),
     ):
         _, error = finished(train(tmp_path, *stage, *options), code=2)

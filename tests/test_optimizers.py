@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from configs import base
 from tf_mural import models
-from tf_mural.optimizers import Lamb, LinearSchedule
+from tf_mural.optimizers import OPTIMIZERS, Lamb, LinearSchedule
 
 
 def slow_lamb(w, gradients, lr, decay, adapt, b1=0.9, b2=0.999, eps=1e-6):
@@ -52,6 +52,22 @@ def test_equals_the_slow_version(name, shape, decays, adapts):
         optimizer.apply([tf.constant(gradient, tf.float32)])
     expected = slow_lamb(start, gradients, 1e-2, 0.1 if decays else 0.0, adapts)
     np.testing.assert_allclose(variable.numpy(), expected, rtol=2e-6, atol=1e-7)
+
+
+def test_adam_equals_that_of_keras_with_decay_beside_the_gradient():
+    rng = np.random.default_rng(0)
+    start = rng.normal(size=(4, 3)).astype("float32")
+    ours, theirs = keras.Variable(start, name="kernel"), keras.Variable(start, name="kernel")
+    one = OPTIMIZERS["adam"](1e-2, decay=0.1, epsilon=1e-12, exclude_from_adaptation=("_bn/",))
+    two = keras.optimizers.AdamW(1e-2, weight_decay=0.1, epsilon=1e-12)
+    for optimizer, variable in ((one, ours), (two, theirs)):
+        optimizer.build([variable])
+    for _ in range(20):
+        gradient = tf.constant(rng.normal(size=(4, 3)), tf.float32)
+        one.apply([gradient])
+        two.apply([gradient])
+    assert np.abs(ours.numpy() - start).max() > 0.05
+    np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-5, atol=1e-6)
 
 
 def test_zero_weights_move_by_the_plain_update():

@@ -1,12 +1,14 @@
 """Half precision: what is computed in it, and how far its gradients are from those of float32."""
 
+import copy
+
 import keras
 import numpy as np
 import pytest
 import replicas
 import tensorflow as tf
 
-from configs import etcl
+from configs import etcl, finetune
 from tf_mural import build, checkpoints, models
 from tf_mural.base import UserError
 from tf_mural.build.checks import find_vocabulary
@@ -63,6 +65,13 @@ def test_gradients_and_averages_are_close_to_those_of_float32(float32, half):
     for v in trainer.moving_averages:
         error = np.linalg.norm(v.numpy() - averages[v.path]) / np.linalg.norm(averages[v.path])
         assert error < 1e-2, v.path
+
+
+def test_a_temperature_that_no_term_uses_is_no_harm():
+    trainer, batch = trainer_of("mixed_float16", loss_scale=2.0**10, unused=("other",))
+    logs = trainer.train_step(batch)
+    assert np.isfinite(logs["loss"]) and float(logs["skipped_steps"]) == 0
+    assert float(trainer.encoder.temperatures["other"]) == pytest.approx(0.1, rel=0.02)  # it decays
 
 
 def test_towers_compute_in_half_and_what_is_kept_is_float32(half):
@@ -166,6 +175,40 @@ def test_an_older_run_was_float32_and_goes_on_with_another_guard(tmp_path):
     assert checkpoints.same_config(folder, new)
     with pytest.raises(UserError, match="precision is 'float32' there and 'mixed_float16' now"):
         checkpoints.same_config(folder, {**new, "precision": "mixed_float16"})
+
+
+def test_an_older_run_of_defaults_is_one_of_today_s_defaults(tmp_path):
+    """What came later: config.json of the first runs lacks it."""
+    folder, config = str(tmp_path), finetune.get_config("tiny").to_dict()
+    older = copy.deepcopy(config)
+    for part, *names in (
+        (older, "precision", "interpolate", "stop_early", "rematerialise", "on_bad_step"),
+        (older["optimizer"], "layer_decay", "average"),
+        (older["model"]["image"], "padding"),
+        (older["model"]["text"], "activation"),
+    ):
+        for name in names:
+            del part[name]
+    checkpoints.write_json(str(tmp_path / "config.json"), older)
+    assert checkpoints.same_config(folder, config)
+
+
+def test_what_a_run_started_from_is_kept_and_another_start_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder, said = str(tmp_path), []
+    assert checkpoints.started_from(folder, "runs/a") == "runs/a"  # there is no run yet
+    checkpoints.write_json("config.json", {"steps": 3})  # one that is too old to say
+    assert checkpoints.started_from(folder, "runs/a") == "runs/a"
+    for theirs in ("runs/a", "hf:a/b", None):
+        checkpoints.write_json("config.json", {"steps": 3, "init": theirs})
+        assert checkpoints.started_from(folder, None) == theirs
+        with pytest.raises(UserError, match=f"has started from {theirs or 'nothing'}, not from x"):
+            checkpoints.started_from(folder, "x")
+        assert checkpoints.started_from(folder, "x", said.append) == "x"
+        assert checkpoints.same_config(folder, {"steps": 3})
+    assert said[0] == "--init is 'x' from here on, it was 'runs/a'"
+    checkpoints.write_json("config.json", {"init": "runs/a"})
+    assert checkpoints.started_from(folder, str(tmp_path / "runs" / "a")) == "runs/a"
 
 
 def test_settings_that_change_no_weights_are_free_and_others_are_to_be_accepted(tmp_path):

@@ -199,7 +199,7 @@ def test_one_process_looks_at_the_end_of_every_step():
 def test_a_checkpoint_that_one_process_could_not_write_ends_them_all_alike(mine):
     told = []
 
-    def wait():
+    def write():
         if mine:
             error = UserError("the disk is gone")
             error.exit_code = 75
@@ -211,6 +211,6 @@ def test_a_checkpoint_that_one_process_could_not_write_ends_them_all_alike(mine)
 
     processes = types.SimpleNamespace(exchange=exchange)
     with pytest.raises(UserError, match="^the disk is gone$") as caught:
-        loop._written(types.SimpleNamespace(wait=wait), processes)
+        loop._together(write, processes)
     assert caught.value.exit_code == 75
     assert told == ([["the disk is gone", 75]] if mine else [None])

@@ -1,5 +1,6 @@
 """Runs the steps of a stage under any strategy; it is handed everything that it calls."""
 
+import functools
 import math
 
 import numpy as np
@@ -93,11 +94,12 @@ def train(
         except (tf.errors.OpError, UnicodeDecodeError) as error:
             raise (health.explain(error) if health else error) from None
         step += count
-        checkpoints.check()
         saves = step == steps or any(step % k == 0 for k in saving)
         logs = saves or step % log_every == 0 or step == start + 1
         stop, due = boundaries.look(count, meet=logs)
         saves = saves or due or stop
+        if logs or saves or processes.count == 1:
+            _together(checkpoints.check, processes)
         if logs or saves:
             means, skipped = _looked_at(pending, trainer.limits)
             for line in skipped:
@@ -107,26 +109,33 @@ def train(
             log.write(step, means)
             pending = []
         if saves:
-            checkpoints.save(step)
+            _save(checkpoints, step, processes)
             boundaries.saved()
         if stop:
-            _written(checkpoints, processes)
+            _together(checkpoints.wait, processes)
             raise _stopped(stop, step, processes)
         evaluate_at(step)
         if enough and enough():
             break
-    _written(checkpoints, processes)
+    _together(checkpoints.wait, processes)
     stop, _ = boundaries.look(0, meet=True)  # that may have taken long
     if stop:
         raise _stopped(stop, step, processes)
     return step
 
 
-def _written(checkpoints, processes):
-    """Waits for what was begun; all processes raise the error of the one that writes."""
+def _save(checkpoints, step, processes):
+    # Saving waits for what was begun, where the one that writes may fail and the others go on.
+    if processes.count > 1:
+        _together(checkpoints.wait, processes)
+    _together(functools.partial(checkpoints.save, step), processes)
+
+
+def _together(call, processes):
+    """Calls what one process may fail at, and all of them raise its error."""
     told = None
     try:
-        checkpoints.wait()
+        call()
     except UserError as caught:
         told = [str(caught), getattr(caught, "exit_code", 2)]
     for text, code in filter(None, processes.exchange(told)):

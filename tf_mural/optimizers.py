@@ -143,4 +143,9 @@ class LinearSchedule(keras.optimizers.schedules.LearningRateSchedule):
         }
 
 
-OPTIMIZERS = {"lamb": Lamb, "adam": keras.optimizers.Adam, "sgd": keras.optimizers.SGD}
+def adam(learning_rate=1e-3, exclude_from_adaptation=(), name="adam", **options):
+    """AdamW (Loshchilov and Hutter 2019), which is `Lamb` with a trust ratio of 1 everywhere."""
+    return Lamb(learning_rate, exclude_from_adaptation=("",), name=name, **options)
+
+
+OPTIMIZERS = {"lamb": Lamb, "adam": adam}

@@ -119,12 +119,15 @@ def stage(config, workdir, strategy, signals, init=None):
     agreed = checkpoints.flat(config.to_dict()) | {"--init": init}
     processes.agree(agreed, "start all of them by the same command")
     accepts = _ACCEPT_CHANGES.value and not finished(workdir)
-    known = checkpoints.same_config(workdir, config.to_dict(), print if accepts else None)
+    accept = print if accepts else None
+    known = checkpoints.same_config(workdir, config.to_dict(), accept)
+    init = checkpoints.started_from(workdir, init, accept)
     if known and finished(workdir):
         print(f"{config.stage}: finished already, in {workdir}")
         return checkpoints.read_json(os.path.join(workdir, RESULTS))
     if config.starts_from and not init:
         init = start_from(config, strategy, signals)
+    build.check_interpolation(config.get("interpolate", 1.0), init)
     with checkpoints.Lock(workdir) if processes.first else contextlib.nullcontext():
         if processes.first:
             build.make_records(config, _DATA_DIR.value)
@@ -167,7 +170,8 @@ def train(config, run, workdir, strategy, signals, init):
     processes = runner.processes
     files.make_folder(workdir)
     if processes.first:
-        files.write_json(os.path.join(workdir, checkpoints.CONFIG), config.to_dict())
+        told = config.to_dict() | {"init": init}
+        files.write_json(os.path.join(workdir, checkpoints.CONFIG), told)
     saved = checkpoints.Checkpoints(
         workdir,
         run.trainer,

@@ -11,7 +11,7 @@ from tf_mural.build import data, evaluation
 from tf_mural.build.backend import rooms
 from tf_mural.build.checks import check, field_kinds, find_vocabulary
 from tf_mural.build.data import make_records, open_records
-from tf_mural.build.ending import end_weights
+from tf_mural.build.ending import check_interpolation, end_weights
 from tf_mural.build.planned import VOCABULARY_SIZE, trace
 from tf_mural.build.profiling import profiled
 from tf_mural.build.saved import (
@@ -37,6 +37,7 @@ __all__ = [
     "adopt_again",
     "build",
     "check",
+    "check_interpolation",
     "describe",
     "embedder",
     "end_weights",

@@ -17,6 +17,7 @@ KINDS = ("image", "text")
 def check(config, replicas):
     """Raises UserError where the parts of a config contradict each other."""
     _check_terms(config)
+    _check_numbers(config)
     _check_batch(config, replicas)
     _check_schedule(config)
     _check_images(config)
@@ -30,11 +31,39 @@ def _check_terms(config):
             pick(kinds, field, f"field (of the term {name!r})")
         pick(config.model.temperatures, term.temperature, f"temperature (of the term {name!r})")
         pick(LOSSES, term.loss, f"loss (of the term {name!r})")
+        if not 0 <= term.label_smoothing < 1:
+            raise UserError(
+                f"terms.{name}.label_smoothing is {term.label_smoothing}, expected a share from 0 "
+                "to below 1"
+            )
     if not len(config.terms):
         raise UserError("the config has no terms: nothing to learn from")
     unused = sorted(set(kinds) - {f for t in config.terms.values() for f in (t.x, t.y)})
     if unused:
         raise UserError(f"no term uses the field {unused[0]!r}; take it out of its source")
+    for name, term in config.terms.items():
+        if not any({term.x, term.y} <= set(source.fields) for source in config.sources.values()):
+            raise UserError(
+                f"the term {name!r} is between {term.x} and {term.y}, which no source has "
+                "together: a row of one has nothing to do with that of another"
+            )
+
+
+def _check_numbers(config):
+    if not 0 <= config.seed < 1 << 32:
+        raise UserError(f"seed is {config.seed}, expected a number from 0 to below 2**32")
+    for name, value in config.model.temperatures.items():
+        if not models.MIN_TEMPERATURE <= value <= models.MAX_TEMPERATURE:
+            raise UserError(
+                f"model.temperatures.{name} is {value}, expected a number from "
+                f"{models.MIN_TEMPERATURE} to {models.MAX_TEMPERATURE}, where it is held"
+            )
+    for name, source in config.sources.items():
+        if not source.get("temperature", 1.0) > 0:
+            raise UserError(
+                f"sources.{name}.temperature is {source.temperature}, expected a number above 0: "
+                "record sets are drawn by size**(1 / temperature)"
+            )
 
 
 def _check_batch(config, replicas):

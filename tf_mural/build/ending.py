@@ -29,16 +29,19 @@ def end_weights(trainer, average=0.0, interpolate=1.0, init=None):
         for path, array in trainer.snapshot(sources).items():
             variables[path].assign(ops.convert_to_tensor(np.asarray(array)))
     if interpolate < 1:
-        before = _before(init)
+        check_interpolation(interpolate, init)
+        before = checkpoints.read_weights(init)
         for path, array in trainer.snapshot(variables).items():
             mixed = interpolate * np.asarray(array) + (1 - interpolate) * before[path]
             variables[path].assign(ops.convert_to_tensor(mixed.astype(before[path].dtype)))
 
 
-def _before(init):
-    if not init or init.startswith(PUBLIC):
+def check_interpolation(interpolate, init):
+    """Raises UserError where a run that starts from `init` will have nothing to mix with."""
+    if interpolate < 1 and (not init or init.startswith(PUBLIC)):
         raise UserError(
             f"interpolate mixes with the weights of --init, which is {init or 'not given'}: "
             "expected the workdir of a finished run"
         )
-    return checkpoints.read_weights(init)
+    if interpolate < 1:
+        checkpoints.read_model(init)

@@ -1,11 +1,12 @@
 """Of a config, what trains: terms, trainer, optimizer."""
 
 import contextlib
+import re
 
 import keras
 
 from tf_mural import models, optimizers
-from tf_mural.base import UserError, pick
+from tf_mural.base import pick
 from tf_mural.build.backend import rooms
 from tf_mural.build.checks import field_kinds
 from tf_mural.build.saved import model_arguments
@@ -41,6 +42,8 @@ def make_trainer(config, description, languages, strategy, initialized=True):
         optimizer = make_optimizer(config)
         with contextlib.nullcontext() if initialized else shapes_alone():
             trainer = _trainer(config, description, languages, strategy)
+            paths = [v.path for v in trainer.encoder.trainable_variables]
+            optimizer.rate_factors = _rate_factors(paths, config.optimizer.get("layer_decay", 1.0))
             # Slots are made beside their variables, which a strategy allows in its scope alone.
             optimizer.build(trainer.encoder.trainable_variables)
             trainer.compile(optimizer=optimizer, jit_compile=config.jit_compile)
@@ -77,25 +80,21 @@ def _trainer(config, description, languages, strategy):
 
 
 def make_optimizer(config):
-    """The optimizer, with its schedule."""
+    """The optimizer, with its schedule, but the rates of single layers."""
     options = config.optimizer.to_dict()
     options.pop("clip_norm")
-    decay, average = options.pop("layer_decay", 1.0), options.pop("average", 0.0)
+    options.pop("layer_decay", None)
     rate = optimizers.LinearSchedule(
         options.pop("learning_rate"), config.steps, options.pop("warmup_steps")
     )
     make = pick(optimizers.OPTIMIZERS, options.pop("name"), "optimizer")
-    if decay != 1.0 or average:
-        if make is not optimizers.Lamb:
-            raise UserError("optimizer.layer_decay and optimizer.average go with lamb alone")
-        options |= {"rate_factors": _rate_factors(config, decay), "average": average}
     return make(rate, **options)
 
 
-def _rate_factors(config, decay):
+def _rate_factors(paths, decay):
     if decay == 1.0:
         return ()
-    text = config.model.text
-    layers = (text.sizes or models.bert_sizes(text.name))[0]
-    stages = models.EFFICIENTNETS[config.model.image.name]["stackwise_num_repeats"]
-    return models.rate_factors(decay, layers, len(stages))
+    # Of the towers themselves: a preset brings its own number of layers.
+    layers = [int(n) for path in paths for n in re.findall(r"transformer_layer_(\d+)/", path)]
+    stages = [int(n) for path in paths for n in re.findall(r"block(\d+)[a-z]_", path)]
+    return models.rate_factors(decay, max(layers, default=-1) + 1, max(stages, default=0))

@@ -13,7 +13,7 @@ from tf_mural.checkpoints.handover import (
 )
 from tf_mural.checkpoints.lock import Lock
 from tf_mural.checkpoints.resume import BEST, Checkpoints, started
-from tf_mural.checkpoints.settings import CONFIG, flat, same_config
+from tf_mural.checkpoints.settings import CONFIG, flat, same_config, started_from
 from tf_mural.files import read_json, write_json
 
 __all__ = [
@@ -34,5 +34,6 @@ __all__ = [
     "same_config",
     "save_model",
     "started",
+    "started_from",
     "write_json",
 ]

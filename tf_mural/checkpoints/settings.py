@@ -15,9 +15,16 @@ _FREE += ("checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "checkpo
 _FREE += ("rematerialise", "on_bad_step", "max_gradient_norm", "max_skipped_in_a_row")
 _FREE += ("shard_optimizer", "shard_embeddings")
 _FREE += ("profile_steps", "evaluate_first", "stop_early", "loss_chunk")
+_FREE += ("init",)  # see `started_from`
 _FREE += ("max_bad_records", "skip_limit")  # the second is what older runs call the first
 # What runs that are too old to know a setting were done with, where that is a value of some kind.
-_ALWAYS = {"precision": "float32"}
+_ALWAYS = {
+    "precision": "float32",
+    "interpolate": 1.0,
+    "optimizer.layer_decay": 1.0,
+    "model.image.padding": "symmetric",
+    "model.text.activation": "gelu_approximate",
+}
 
 
 def same_config(workdir, config, accept=None):
@@ -52,6 +59,34 @@ def same_config(workdir, config, accept=None):
             "(train.py --accept_changes goes on with what is asked for now)"
         )
     return True
+
+
+def started_from(workdir, init, accept=None):
+    """What the run in a folder has started from, or `init` where it holds none or does not say.
+
+    Args:
+        workdir: folder of a run.
+        init: what the run is asked to start from now, or None.
+        accept: as of `same_config`.
+
+    Raises:
+        UserError: it has started from something else, and that is not accepted.
+    """
+    path = os.path.join(workdir, CONFIG)
+    theirs = files.read_json(path).get("init", init) if files.exists(path) else init
+    if init is None or _place(init) == _place(theirs):
+        return theirs
+    if not accept:
+        raise UserError(
+            f"{workdir} holds a run that has started from {theirs or 'nothing'}, not from {init}; "
+            "choose another --workdir, or remove that folder"
+        )
+    accept(f"--init is {init!r} from here on, it was {theirs!r}")
+    return init
+
+
+def _place(init):
+    return init if not init or ":" in init else os.path.realpath(init)
 
 
 def flat(data, prefix=""):

@@ -176,13 +176,15 @@ class SharedEmbedder:
             told = f"position {position}"
             position = error.position = position * count + number
             error.args = (str(error).replace(told, f"position {position}"), *error.args[1:])
-        told = None if error is None else [position, str(error)]
+        code = getattr(error, "exit_code", 2)
+        told = None if error is None else [position, str(error), code]
         others = self._processes.exchange(told)
         if error is not None:
             raise error
         for other, told in enumerate(others):
             if told is not None:
                 failure = UserError(f"in process {other}: {told[1]}")
+                failure.exit_code = told[2]
                 if told[0] is not None:
                     failure.position = told[0]
                 raise failure

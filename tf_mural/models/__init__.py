@@ -76,7 +76,9 @@ class DualEncoder(keras.Model):
 
     def encode(self, kind, inputs, training=False):
         """Unit rows (n, d), float32 also where the towers compute in half precision."""
-        x = pick(self.towers, kind, "tower")(inputs, training=training)
+        tower = pick(self.towers, kind, "tower")
+        # A frozen tower gives the same rows for the same input: no dropout, no stochastic depth.
+        x = tower(inputs, training=training and tower.trainable)
         x = ops.cast(x, at_least_float32(x.dtype))
         return ops.normalize(x, axis=-1, order=2, epsilon=1e-12)
 

@@ -127,7 +127,9 @@ class Trainer(Step, keras.Model):
         with tf.GradientTape() as tape:
             tape.watch((embeddings, temperatures))
             loss, logs = objective(*options)
-        return logs, *tape.gradient(loss, (embeddings, temperatures))
+        # Of a temperature that no term uses, and in chunks likewise.
+        none = tf.UnconnectedGradients.ZERO
+        return logs, *tape.gradient(loss, (embeddings, temperatures), unconnected_gradients=none)
 
 
 def _rows_of(batch):

@@ -7,6 +7,7 @@ from jax.sharding import PartitionSpec as P
 from keras import ops
 
 from tf_mural import distribute_jax as distribute
+from tf_mural.base import UserError
 from tf_mural.step import Step
 from tf_mural.training_jax.chunks import objective_and_gradients
 from tf_mural.training_jax.passes import at_once, in_microbatches
@@ -43,6 +44,11 @@ class Trainer(Step):
     ):
         self._set_up(encoder, terms, kinds, *positional, **options)
         self._devices = strategy
+        if self.loss_scale and strategy.mesh.devices.flat[0].platform == "cpu":
+            raise UserError(
+                "mixed_float16 on JAX wants a GPU or a TPU, XLA for CPUs has no products of such "
+                "matrices: --config.precision=mixed_bfloat16"
+            )
         self._shard_optimizer, self._shard_embeddings = shard_optimizer, shard_embeddings
         if self.rematerialised:
             for block in encoder.blocks:
