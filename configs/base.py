@@ -76,7 +76,7 @@ def _model(size):
 def _lamb():
     return ConfigDict(
         dict(
-            name="lamb",
+            name="lamb",  # or "adam", which is AdamW: LAMB without its trust ratio
             learning_rate=0.0,
             warmup_steps=0,
             decay=1e-5,
