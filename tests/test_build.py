@@ -53,6 +53,7 @@ def test_every_config_is_well_formed(stage, size):
         ),
         (["model.temperatures.shared=0.0"], 1, "shared is 0.0, expected a number from 0.005 to 2"),
         (["sources.bitext.temperature=0.0"], 1, "bitext.temperature is 0.0, expected .* above 0"),
+        (["optimizer.learning_rate=-1.0"], 1, "learning_rate is -1.0, expected 0 or more"),
         (["seed=-1"], 1, "seed is -1, expected a number from 0"),
         (["batch_size=1"], 1, r"batch_size is 1, but .* set --config.batch_size=2$"),
         (["batch_size=10"], 4, r"10, but 4 replicas share it .* set --config.batch_size=8 or 12$"),

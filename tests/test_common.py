@@ -39,6 +39,11 @@ def run(tmp_path, body, stdout=subprocess.PIPE, unbuffered=""):
         ("raise Stopped(signal.SIGTERM, 'saved')", 75, "SIGTERM: saved\n"),
         ("raise Stopped(signal.SIGINT, 'saved')", 130, "SIGINT: saved\n"),
         (
+            "raise PermissionError(13, 'Permission denied', 'a.txt')",
+            2,
+            "error: Permission denied (a.txt)\n",
+        ),
+        (
             "raise OSError(28, 'No space left on device', 'a.txt')",
             2,
             "error: No space left on device (a.txt): make room, and give the same command again\n",

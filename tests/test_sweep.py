@@ -48,12 +48,6 @@ def test_every_run_of_the_package_s_sweeps_can_be_built(path, monkeypatch):
         assert tuple(config.report.beside) == () and flags["seed"] == "3"
 
 
-def test_the_folders_of_a_sweep_s_rows_differ():
-    for path in SWEEPS:
-        rows = sweeps.load(path).RUNS
-        assert len({sweeps.workdir_of("out", row, 0) for row in rows}) == len(rows)
-
-
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -62,6 +56,10 @@ def test_the_folders_of_a_sweep_s_rows_differ():
         (('"stage": "mural"', '"stag": "mural"'), "unknown key .of the row 'a'"),
         (('{"stage": "mural"}', "{}"), "the row 'a' names no stage"),
         (('"a"\nRUNS', '"z"\nRUNS'), "unknown baseline 'z'"),
+        (('"b": {"stage"', '"+ A": {"stage"'), "rows 'a' and '. A' would share the folder a-s0"),
+        (("(0,)", "()"), r"SEEDS is \(\), expected some"),
+        (("(0,)", "0"), "SEEDS is 0, expected some"),
+        (('("de", "fr")', "()"), "the column 'both' names no language"),
         (("TITLE", "1 +"), "cannot be read as a sweep"),
     ],
 )

@@ -47,6 +47,8 @@ def test_pairs_by_language(raw):
     assert items(raw, languages=("deu",)) == DEU
     with pytest.raises(UserError, match="unknown language .* 'de'; known: cmn, deu"):
         items(raw, languages=("de",))
+    with pytest.raises(UserError, match="unknown split of tatoeba 'train'; known: test"):
+        tatoeba.plan(str(raw), "train")
 
 
 def test_a_clone_of_laser(raw, tmp_path):

@@ -28,8 +28,8 @@ flags.disclaim_key_flags()  # What is defined here belongs to the tool that asks
 
 _BACKENDS = {name: name for name in ("tensorflow", "jax")}
 UNKNOWN = "no part of {!r} is in the vocabulary: what is shown has nothing to do with it"
-# Of a disk, a quota, or a size that a file may have.
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a disk, a quota, a file at its most
+_PLACES = (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)
 _NO_READER = 141  # what a shell says of SIGPIPE
 
 
@@ -56,9 +56,11 @@ def run(main, argument=None):
         except OSError as error:
             if isinstance(error, BrokenPipeError) and _nobody_reads():
                 _end("", _NO_READER)
+            where = f" ({error.filename})" if error.filename else ""
+            if where and isinstance(error, _PLACES):
+                _end(f"error: {error.strerror}{where}", 2)
             if error.errno not in _FULL:
                 _end(_unforeseen(), 1)
-            where = f" ({error.filename})" if error.filename else ""
             _end(f"error: {error.strerror}{where}: make room, and give the same command again", 2)
         except Exception:
             _end(_unforeseen(), 1)

@@ -31,8 +31,20 @@ def load(path):
     missing = [name for name in NEEDED if not hasattr(sweep, name)]
     if missing:
         raise UserError(f"{path} lacks {', '.join(missing)}; configs/sweeps/__init__.py tells more")
-    before = {}
+    for name in ("RUNS", "SEEDS", "COLUMNS"):
+        if not isinstance(getattr(sweep, name), dict | tuple | list) or not getattr(sweep, name):
+            raise UserError(f"{path}: {name} is {getattr(sweep, name)!r}, expected some")
+    if empty := [column for column, languages in sweep.COLUMNS.items() if not languages]:
+        raise UserError(f"{path}: the column {empty[0]!r} names no language")
+    before, folders = {}, {}
     for row, run in sweep.RUNS.items():
+        folder = workdir_of("", row, 0)
+        if folder in folders:
+            raise UserError(
+                f"{path}: the rows {folders[folder]!r} and {row!r} would share the folder "
+                f"{folder}; name one of them otherwise, in letters a to z and digits"
+            )
+        folders[folder] = row
         for key in run:
             pick(dict.fromkeys(KEYS), key, f"key (of the row {row!r})")
         if "stage" not in run:

@@ -51,6 +51,8 @@ class Embedder:
             UserError: there is no such model, or it is not whole.
         """
         path = os.fspath(path)
+        if batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}, expected rows, 1 or more")
         if isinstance(strategy, str):
             strategy = build.rooms()[0].make_strategy(strategy)
         model = build.load(path, strategy, batch_size)

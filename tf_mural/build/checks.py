@@ -52,6 +52,10 @@ def _check_terms(config):
 def _check_numbers(config):
     if not 0 <= config.seed < 1 << 32:
         raise UserError(f"seed is {config.seed}, expected a number from 0 to below 2**32")
+    if not config.optimizer.learning_rate >= 0:
+        raise UserError(
+            f"optimizer.learning_rate is {config.optimizer.learning_rate}, expected 0 or more"
+        )
     for name, value in config.model.temperatures.items():
         if not models.MIN_TEMPERATURE <= value <= models.MAX_TEMPERATURE:
             raise UserError(

@@ -46,6 +46,7 @@ def plan(raw_dir: str, split: str, tracks: tuple[str, ...] | None = None):
     Raises:
         UserError: there are none, or a track is unknown or there twice; a zip that does not unpack.
     """
+    pick(dict.fromkeys(SPLITS), split, "split of sts2017")
     place = _place(raw_dir)
     found = {}
     for name in _names(place):

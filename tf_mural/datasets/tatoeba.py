@@ -41,6 +41,7 @@ def plan(raw_dir: str, split: str, languages: tuple[str, ...] | None = None):
     Raises:
         UserError: there are none, one of two files is missing, or a language is unknown.
     """
+    pick(dict.fromkeys(SPLITS), split, "split of tatoeba")
     found = _find(raw_dir, languages)
     starts = range(0, len(found), _LANGUAGES_PER_UNIT)
     return [Unit(tuple(found[start : start + _LANGUAGES_PER_UNIT])) for start in starts]
