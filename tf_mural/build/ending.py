@@ -38,10 +38,11 @@ def end_weights(trainer, average=0.0, interpolate=1.0, init=None):
 
 def check_interpolation(interpolate, init):
     """Raises UserError where a run that starts from `init` will have nothing to mix with."""
-    if interpolate < 1 and (not init or init.startswith(PUBLIC)):
+    if interpolate == 1:
+        return
+    if not init or init.startswith(PUBLIC):
         raise UserError(
             f"interpolate mixes with the weights of --init, which is {init or 'not given'}: "
             "expected the workdir of a finished run"
         )
-    if interpolate < 1:
-        checkpoints.read_model(init)
+    checkpoints.read_model(init)
