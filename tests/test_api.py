@@ -61,9 +61,24 @@ def test_images_come_as_bytes_paths_arrays_and_pictures(embedder, tmp_path):
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1.0, atol=1e-6)
 
 
+def test_webp_is_that_of_its_pixels(embedder):
+    from PIL import Image
+
+    array, file = picture(), io.BytesIO()
+    Image.fromarray(array).save(file, "WEBP", lossless=True)
+    rows = embedder.images([file.getvalue(), array])
+    np.testing.assert_allclose(rows[0], rows[1], atol=1e-6)
+
+
+def test_no_rows_at_a_time_are_refused(finished):
+    with pytest.raises(UserError, match="batch_size is 0, expected rows, 1 or more"):
+        tf_mural.Embedder.load(finished[0], batch_size=0)
+
+
 @pytest.mark.parametrize(
     ("item", "words"),
     [
+        (b"RIFF\x00\x00\x00\x00WEBPcut", "image does not decode"),
         (b"no image", "position 1 cannot be read"),
         ("/no/such/file.jpg", "/no/such/file.jpg: No such file"),
         (np.zeros((4, 4, 3), np.float32), r"\(4, 4, 3\) of float32, expected uint8"),

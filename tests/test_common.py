@@ -1,10 +1,13 @@
 """How every tool ends: messages, exit codes, and at once, whatever still runs."""
 
 import os
+import re
 import subprocess
 import sys
 
+import failures
 import pytest
+import tensorflow as tf
 from conftest import ROOT
 
 # A thread that never ends stands for those of tf.data, which may hold up the interpreter's end.
@@ -53,6 +56,36 @@ def run(tmp_path, body, stdout=subprocess.PIPE, unbuffered=""):
 def test_a_tool_ends_at_once_with_its_code(tmp_path, body, code, err):
     done = run(tmp_path, body)
     assert (done.returncode, done.stdout, done.stderr) == (code, "said", err)
+
+
+@pytest.mark.parametrize(
+    "path, words",
+    [
+        ("s3://bucket/run", "'s3' not implemented .*TensorFlow knows local paths and gs://"),
+        ("ram://nothing/here", "a file system said NotFoundError"),
+    ],
+)
+def test_what_a_file_system_says_is_one_line(path, words):
+    with pytest.raises(tf.errors.OpError) as caught:
+        tf.io.gfile.stat(path)
+    line = failures.line_of(caught.value)
+    assert re.search(words, line) and "\n" not in line
+
+
+def test_memory_that_does_not_suffice_is_one_line_with_what_to_do():
+    # As tf.zeros says it; asking for so much takes its allocator ten seconds.
+    said = "{{function_node __wrapped__Fill}} OOM when allocating tensor with shape[1048576,1677]"
+    line = failures.line_of(tf.errors.ResourceExhaustedError(None, None, f"Graph:\n{said}\nHint"))
+    assert "--config.microbatch" in line and "OOM when allocating" in line and "\n" not in line
+    assert "take fewer rows at a time" in failures.line_of(MemoryError("70 TiB"))
+
+
+def test_other_errors_stay_tracebacks():
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        tf.io.decode_image(b"no image, OOM")
+    assert failures.line_of(caught.value) is None
+    assert failures.line_of(ValueError("failed to allocate")) is None
+    assert failures.line_of(OSError(5, "Input/output error", "a.txt")) is None
 
 
 # A run of training replaces its stdout by one that it outlives.

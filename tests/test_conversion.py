@@ -129,6 +129,15 @@ def test_processes_do_not_change_a_byte(convert, tmp_path):
     assert alone == together and len(alone) == 7
 
 
+def test_what_was_left_out_is_said_again(convert):
+    convert(mode="dropping")
+    convert.said.clear()
+    convert(mode="dropping")
+    assert convert.said[1:] == [
+        "numbers/train: left out when it was made (overwrite tries again): 15 odd"
+    ]
+
+
 def test_ledger_adds_up(convert):
     ledger = convert(mode="dropping")["ledger"]
     assert (ledger["read"], ledger["kept"], ledger["dropped"]) == (30, 15, {"odd": 15})

@@ -140,6 +140,70 @@ def test_another_model_or_source_is_refused(folder, tmp_path):
         make(folder, tmp_path / "index")
 
 
+def test_a_picture_that_changed_is_noticed(folder, tmp_path):
+    make(folder, tmp_path / "index")
+    make(folder, tmp_path / "index")  # the same again is fine
+    (folder / "0.JPG").write_bytes(b"anew")
+    with pytest.raises(UserError, match="images came, went or changed"):
+        make(folder, tmp_path / "index")
+
+
+def test_what_is_passed_over_is_said(folder, tmp_path):
+    (folder / "phone.HEIC").write_bytes(b"x")
+    (folder / "scan.tif").write_bytes(b"x")
+    (folder / "linked").symlink_to(folder / "sub ü")
+    source = searching.FolderSource(str(folder))
+    assert source.passed_over == [
+        (f"{folder}/linked", "a link to a folder"),
+        (f"{folder}/phone.HEIC", "images .heic are not read"),
+        (f"{folder}/scan.tif", "images .tif are not read"),
+    ]
+    manifest = make(folder, tmp_path / "index", rows=2)
+    assert manifest["count"] == 6 and sum(manifest["skipped"].values()) == 4
+    assert manifest["examples"][0] == f"{folder}/linked: a link to a folder"
+    only = tmp_path / "only"
+    only.mkdir()
+    (only / "a.heic").write_bytes(b"x")
+    with pytest.raises(UserError, match="holds no image.*a.heic: images .heic are not read"):
+        searching.FolderSource(str(only))
+
+
+def test_a_folder_that_cannot_be_read_is_said(folder, monkeypatch):
+    real = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("sub ü"):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    source = searching.FolderSource(str(folder))
+    assert source.passed_over == [(f"{folder}/sub ü", "a folder: Permission denied")]
+    assert len(source) == 4
+
+
+def test_bad_pictures_cost_no_more_the_more_they_are(tmp_path):
+    images, embedded = tmp_path / "many", []
+    images.mkdir()
+    for i in range(60):
+        bad = i % 3 == 0 or i > 50
+        (images / f"{i:02d}.png").write_bytes(b"bad" if bad else bytes([i, 1]))
+
+    def counting(chunk):
+        rows = embed(chunk)
+        embedded.extend(chunk)
+        return rows
+
+    source = searching.FolderSource(str(images))
+    out = str(tmp_path / "index")
+    manifest = searching.make_index(out, source, counting, "m", "runs/m", WIDTH, say=str)
+    good = [i for i in range(51) if i % 3]
+    assert embedded == [bytes([i, 1]) for i in good]  # each once, in order
+    assert manifest["count"] == 34 and manifest["skipped"] == {"not a picture": 26}
+    index = searching.Index(out)
+    assert [index.item(row)["path"] for row in range(34)] == [f"{i:02d}.png" for i in good]
+
+
 def test_what_cannot_be_indexed_is_said(folder, tmp_path):
     with pytest.raises(UserError, match="no folder"):
         searching.FolderSource(str(tmp_path / "nothing"))
@@ -174,13 +238,34 @@ def test_a_damaged_index_is_named(folder, tmp_path):
     part = tmp_path / "index" / "part-00000.npy"
     data = part.read_bytes()
     part.write_bytes(data[:40])
-    with pytest.raises(UserError, match="part-00000.npy cannot be read"):
+    with pytest.raises(UserError, match="part-00000 cannot be read"):
+        searching.Index(str(tmp_path / "index"))
+    part.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(UserError, match="part-00000 cannot be read .its checksum does not fit"):
         searching.Index(str(tmp_path / "index"))
     part.write_bytes(data)
     lines = tmp_path / "index" / "part-00000.jsonl"
+    whole = lines.read_text()
+    lines.write_text(whole[:-5])
+    with pytest.raises(UserError, match="part-00000 cannot be read"):
+        searching.Index(str(tmp_path / "index"))
+    lines.write_text(whole)
     lines.write_text("".join(lines.read_text().splitlines(True)[1:]))
     with pytest.raises(UserError, match="do not agree"):
         searching.Index(str(tmp_path / "index"))
+    (tmp_path / "index" / "manifest.json").write_text("[]")
+    with pytest.raises(UserError, match="manifest.json is of no index"):
+        searching.Index(str(tmp_path / "index"))
+    with pytest.raises(UserError, match="manifest.json is of no index"):
+        make(folder, tmp_path / "index")
+
+
+def test_a_damaged_file_of_faiss_is_named(folder, tmp_path):
+    pytest.importorskip("faiss", reason="pip install -r requirements-demo.txt")
+    make(folder, tmp_path / "index", kind="flat")
+    (tmp_path / "index" / "index.faiss").write_bytes(b"nothing of the kind")
+    with pytest.raises(UserError, match="index.faiss is damaged"):
+        searching.Index(str(tmp_path / "index")).search(embed([b"one"]), 1)
 
 
 # --- the tools ------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tf_mural import records
+from tf_mural import records, reports
 from tf_mural.base import UserError
 from tf_mural.records import Record, RecordSet
 from tf_mural.reports import collection, statistics
@@ -303,3 +303,14 @@ def test_an_empty_set_and_a_damaged_record(tmp_path):
     shard.write_bytes(data)
     with pytest.raises(UserError, match="record 0 .* is damaged"):
         read(record_set)
+
+
+def test_a_record_with_a_flipped_bit_is_not_counted(tmp_path):
+    record_set = opened(tmp_path / "a", Record("1", (b"image",), (("en", "a text"),)))
+    (shard,) = (tmp_path / "a").glob("*.tfrecord")
+    data = shard.read_bytes()
+    shard.write_bytes(data.replace(b"a text", b"a tixt"))
+    with pytest.raises(UserError, match="checksum"):
+        read(record_set)
+    with pytest.raises(UserError, match="checksum"):
+        reports.sheet_sample(record_set, 1)

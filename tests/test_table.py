@@ -192,7 +192,20 @@ def test_split_in_the_file_name(folder):
 
 
 def test_split_is_train_if_nothing_says(folder):
+    (folder / "t.tsv").write_text("en\nred\n")
     assert table.splits(str(folder)) == ("train",)
+
+
+def test_a_column_called_split_is_one(folder):
+    content = "split\ten\ntrain\tone\nval\ttwo\n"
+    assert texts(folder, content) == [(("en", "one"),)]
+    assert table.splits(str(folder)) == ("train", "val")
+    assert texts(folder, content, split="val") == [(("en", "two"),)]
+    assert len(texts(folder, content, split_column="")) == 2
+    assert table.splits(str(folder), split_column="") == ("train",)
+    (folder / "t.tsv").rename(folder / "c.val.tsv")  # where the name says it, the column does not
+    (unit,) = table.plan(str(folder), "val", file="c.{split}.tsv")
+    assert len(list(table.read(unit))) == 2
 
 
 # --- quotes, line ends, encodings -----------------------------------------------------------------
@@ -324,6 +337,8 @@ def test_paths_inside_the_folder(folder):
         ("image\ttext\n", {}, r"language codes such as 'de' .*columns found: image, text"),
         ("image\ten\n", {"layout": "long"}, "no column 'language', which the option language_colu"),
         ("language\ttext\n", {}, "the long layout needs image_column or id_column"),
+        ("pic\ten\n", {"image_dir": "x"}, "of images, but no column is: .* found: pic, en"),
+        ("pic\ten\n", {"image_suffix": ".png"}, "say which with image_column"),
         ("en\n", {"layout": "tall"}, "unknown layout 'tall'; known: auto, wide, long"),
         ("en\n", {"quoting": "minimum"}, "unknown quoting 'minimum'; .*did you mean 'minimal'"),
         ("en\n", {"format": "xls"}, "unknown format .* 'xls'; known: tsv, csv, jsonl"),

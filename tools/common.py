@@ -1,7 +1,6 @@
 """What every tool does before and after its work: a quiet start, errors in one line."""
 
 import contextlib
-import errno
 import functools
 import glob
 import importlib.util
@@ -10,6 +9,8 @@ import select
 import sys
 import tempfile
 import traceback
+
+import failures
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 if ROOT not in sys.path:  # So that a clone works without being installed.
@@ -28,8 +29,6 @@ flags.disclaim_key_flags()  # What is defined here belongs to the tool that asks
 
 _BACKENDS = {name: name for name in ("tensorflow", "jax")}
 UNKNOWN = "no part of {!r} is in the vocabulary: what is shown has nothing to do with it"
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a disk, a quota, a file at its most
-_PLACES = (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)
 _NO_READER = 141  # what a shell says of SIGPIPE
 
 
@@ -39,9 +38,9 @@ def run(main, argument=None):
     `argument` names a flag whose value may be given without --name=.
 
     What the user can mend ends as one line, "error: ...", on stderr with exit code 2, or that which
-    the error says, and so does a full disk; an interruption with exit code 130, one that a run of
-    training was saved at with that of `Stopped`, anything else as a traceback, under which stands
-    what to try. Who no longer reads what is printed (`| head`) ends it without a word, 141.
+    the error says, and so does what `failures` knows; an interruption with exit code 130, one that
+    a run of training was saved at with that of `Stopped`, anything else as a traceback, under which
+    stands what to try. Who no longer reads what is printed (`| head`) ends it without a word, 141.
     """
 
     def guarded(_):
@@ -53,16 +52,11 @@ def run(main, argument=None):
             _end(str(stopped), stopped.exit_code)
         except KeyboardInterrupt:
             _end("interrupted", 130)
-        except OSError as error:
+        except Exception as error:
             if isinstance(error, BrokenPipeError) and _nobody_reads():
                 _end("", _NO_READER)
-            where = f" ({error.filename})" if error.filename else ""
-            if where and isinstance(error, _PLACES):
-                _end(f"error: {error.strerror}{where}", 2)
-            if error.errno not in _FULL:
-                _end(_unforeseen(), 1)
-            _end(f"error: {error.strerror}{where}: make room, and give the same command again", 2)
-        except Exception:
+            if line := failures.line_of(error):
+                _end(f"error: {line}", 2)
             _end(_unforeseen(), 1)
         _end("", 0)
 

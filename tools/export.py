@@ -14,6 +14,7 @@ What was written is loaded again and its embeddings are compared with the model'
 
 import os
 import shutil
+import uuid
 
 import common
 from absl import flags
@@ -44,8 +45,7 @@ def main():
     from tf_mural import build
 
     model = build.load(_MODEL.value)
-    unfinished = f"{_OUT.value.rstrip('/')}.unfinished"
-    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished = f"{_OUT.value.rstrip('/')}.{uuid.uuid4().hex}.tmp"
     try:
         differences = write(unfinished, model)
         os.rename(unfinished, _OUT.value)

@@ -1,9 +1,9 @@
 """Embeds images into an index to search in: python tools/index.py --model=runs/tiny/etcl-s0
 --images=photos --out=photos.index
 
---images is a folder (JPEG, PNG, GIF, BMP, also in folders below it), --records a record set. A run
-that was stopped goes on where it stood when the same command is given again. Images that cannot be
-read are left out and named.
+--images is a folder (JPEG, PNG, GIF, BMP, WebP, also in folders below it), --records a record set.
+A run that was stopped goes on where it stood when the same command is given again. Images that
+cannot be read are left out and named.
 """
 
 import os

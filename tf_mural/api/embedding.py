@@ -10,6 +10,7 @@ import numpy as np
 
 from tf_mural import build, files, images, reports
 from tf_mural.base import UserError
+from tf_mural.datasets import pictures
 from tf_mural.embedder import BadImage
 
 _FIRST_WORD, _EVERY = 5.0, 5.0  # seconds until progress is told, and between two words of it
@@ -84,7 +85,7 @@ class Embedder:
             return self._embed.texts(_strings(texts))
 
     def images(self, images, progress=None):
-        """Embeds images: PNG, JPEG, GIF (its first frame) or BMP of any size, or their pixels.
+        """Embeds images: PNG, JPEG, GIF or WebP (their first frame) or BMP of any size, or pixels.
 
         Args:
             images: iterable of encoded bytes, of paths, of uint8 arrays (h, w) or (h, w, 1, 3 or
@@ -146,6 +147,10 @@ def _encoded(given, names):
                 position,
                 f"{size[0]} x {size[1]} pixels, above {images.MAX_PIXELS:,}: shrink it first",
             )
+        if image[:4] == b"RIFF" and image[8:12] == b"WEBP":  # as converters take it
+            image, reason = pictures.usable(image)
+            if reason:
+                raise BadImage(position, reason)
         yield image
 
 

@@ -46,6 +46,9 @@ class Statistics:
         Args:
             limit: records at most; 0 for all.
             seed: of the sample.
+
+        Raises:
+            UserError: a record is damaged.
         """
         total = len(self.set)
         self.wanted = min(total, limit or total)
@@ -65,7 +68,8 @@ class Statistics:
     def add(self, indices):
         """Counts the records at these positions."""
         texts = collections.defaultdict(list)
-        for index, data in zip(indices.tolist(), self.set.read(indices), strict=True):
+        rows = self.set.read(indices, verify=True)
+        for index, data in zip(indices.tolist(), rows, strict=True):
             try:
                 record = deserialize(data)
             except ValueError as error:

@@ -25,6 +25,9 @@ def sheet_sample(record_set, count, captions=8, languages=None, seed=0):
     Returns:
         (images, captions): uint8 (h, w, 3) arrays of 256 pixels a side at most, none enlarged, and
         (language, text) pairs for each. Images that do not decode are passed over.
+
+    Raises:
+        UserError: a record is damaged.
     """
     wanted = record_set.image_counts > 0
     if languages is not None:
@@ -38,7 +41,7 @@ def sheet_sample(record_set, count, captions=8, languages=None, seed=0):
     for index in chosen:
         if len(images) == count:
             break
-        record = deserialize(record_set.read([index])[0])
+        record = deserialize(record_set.read([index], verify=True)[0])
         image = _decoded(record.images[0])
         if image is None:
             continue

@@ -1,6 +1,7 @@
 """Reading an index: exact nearest neighbours by numpy, or by FAISS where its file is there."""
 
 import dataclasses
+import hashlib
 import json
 import os
 
@@ -28,6 +29,15 @@ class Hit:
     item: dict
 
 
+def read_manifest(folder):
+    """The manifest of the index in a folder. Raises UserError where it is no manifest."""
+    path = os.path.join(folder, MANIFEST)
+    manifest = files.read_json(path)
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("parts"), list):
+        raise UserError(f"{path} is of no index: remove the folder and index again")
+    return manifest
+
+
 class Index:
     """An index that is whole.
 
@@ -42,21 +52,24 @@ class Index:
     """
 
     def __init__(self, folder):
-        self.folder, path = folder, os.path.join(folder, MANIFEST)
-        if not os.path.exists(path):
+        self.folder = folder
+        if not os.path.exists(os.path.join(folder, MANIFEST)):
             raise UserError(f"{folder} holds no index: make one with tools/index.py")
-        self.manifest = files.read_json(path)
+        self.manifest = read_manifest(folder)
         if self.manifest.get("schema") != SCHEMA or not self.manifest.get("whole"):
             raise UserError(
                 f"{folder}: the index is unfinished, or of another version; the same command of "
                 "tools/index.py goes on with it"
             )
-        self._parts, self._items, self._faiss = self._open(), [], None
+        self._parts, self._items, self._faiss = [], [], None
         for part in self.manifest["parts"]:
-            name = self._path(part["file"], ".jsonl")
-            # Names of files need not be UTF-8.
-            with open(name, encoding="utf-8", errors="surrogateescape") as lines:
-                self._items += [json.loads(line) for line in lines]
+            try:
+                self._open(os.path.join(folder, part["file"]), part["sha256"])
+            except (OSError, ValueError, EOFError) as error:
+                raise UserError(
+                    f"{folder}: {part['file']} cannot be read ({error}): remove the folder and "
+                    "index again"
+                ) from error
         rows = sum(len(part) for part in self._parts)
         if not rows == len(self._items) == self.manifest["count"]:
             raise UserError(
@@ -131,24 +144,23 @@ class Index:
                 import faiss
             except ImportError:
                 return None
-            self._faiss = faiss.read_index(path)
+            try:
+                self._faiss = faiss.read_index(path)
+            except RuntimeError as error:
+                raise UserError(f"{path} is damaged: remove it, it is not needed") from error
+            if self._faiss.ntotal != len(self):
+                raise UserError(f"{path} is of another index: remove it, it is not needed")
         if hasattr(
             self._faiss, "hnsw"
         ):  # whose search stops early, the earlier the smaller this is
             self._faiss.hnsw.efSearch = max(64, 2 * k)
         return self._faiss.search(queries, k)
 
-    def _open(self):
-        found = []
-        for part in self.manifest["parts"]:
-            try:
-                found.append(np.load(self._path(part["file"], ".npy"), mmap_mode="r"))
-            except (OSError, ValueError) as error:
-                raise UserError(
-                    f"{self._path(part['file'], '.npy')} cannot be read ({error}): remove the "
-                    "folder and index again"
-                ) from error
-        return found
-
-    def _path(self, name, suffix):
-        return os.path.join(self.folder, name + suffix)
+    def _open(self, path, sha256):
+        rows = np.load(f"{path}.npy", mmap_mode="r")
+        if hashlib.sha256(rows).hexdigest() != sha256:
+            raise ValueError("its checksum does not fit")
+        self._parts.append(rows)
+        # Names of files need not be UTF-8.
+        with open(f"{path}.jsonl", encoding="utf-8", errors="surrogateescape") as lines:
+            self._items += [json.loads(line) for line in lines]

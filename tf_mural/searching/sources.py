@@ -7,7 +7,8 @@ from tf_mural import files
 from tf_mural.base import UserError
 from tf_mural.records import DamagedRecord, RecordSet, deserialize
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp")
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp")
+_OTHERS = (".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".svg", ".dng")
 
 
 class FolderSource:
@@ -16,6 +17,10 @@ class FolderSource:
     Args:
         folder: path.
 
+    Attributes:
+        passed_over: (path, reason) pairs: folders that cannot be read or that are links, images of
+            formats that are not read.
+
     Raises:
         UserError: there is no such folder, or no image in it.
     """
@@ -23,23 +28,41 @@ class FolderSource:
     def __init__(self, folder):
         if not os.path.isdir(folder):
             raise UserError(f"no folder {folder!r}")
-        self.folder, self._paths = folder, []
-        for parent, folders, names in os.walk(folder):
+        self.folder, self._paths, self.passed_over = folder, [], []
+        for parent, folders, names in os.walk(folder, onerror=self._unreadable):
             folders.sort()
-            chosen = [n for n in names if n.lower().endswith(SUFFIXES)]
-            relative = os.path.relpath(parent, folder)
-            self._paths += [os.path.normpath(os.path.join(relative, n)) for n in chosen]
+            for name in folders:
+                if os.path.islink(os.path.join(parent, name)):
+                    self._pass_over(os.path.join(parent, name), "a link to a folder")
+            for name in names:
+                path = os.path.normpath(os.path.join(os.path.relpath(parent, folder), name))
+                suffix = os.path.splitext(name)[1].lower()
+                if suffix in SUFFIXES:
+                    self._paths.append(path)
+                elif suffix in _OTHERS:
+                    self._pass_over(os.path.join(folder, path), f"images {suffix} are not read")
         self._paths.sort()
+        self.passed_over.sort()
         if not self._paths:
-            raise UserError(f"{folder} holds no image: expected files {', '.join(SUFFIXES)}")
+            others = "".join(f"; {path}: {reason}" for path, reason in self.passed_over[:3])
+            raise UserError(
+                f"{folder} holds no image: expected files {', '.join(SUFFIXES)}{others}"
+            )
 
     def __len__(self):
         return len(self._paths)
 
     @property
     def about(self):
-        """What the manifest says of it; another one when files came or went."""
-        listing = hashlib.sha256("\n".join(self._paths).encode("utf-8", "surrogateescape"))
+        """What the manifest says of it; another one when files came, went or changed."""
+        listing = hashlib.sha256()
+        for path in self._paths:
+            try:
+                status = os.stat(os.path.join(self.folder, path))
+                state = f"{status.st_size} {status.st_mtime_ns}"
+            except OSError as error:  # which reading it will tell
+                state = str(error.errno)
+            listing.update(f"{path}\n{state}\n".encode("utf-8", "surrogateescape"))
         return {"folder": os.path.abspath(self.folder), "listing": listing.hexdigest()[:16]}
 
     def item(self, number):
@@ -56,8 +79,13 @@ class FolderSource:
 
     def name(self, item):
         """What people know it by."""
-        path = os.path.join(self.folder, item["path"])
-        return os.fsencode(path).decode("utf-8", "replace")
+        return _shown(os.path.join(self.folder, item["path"]))
+
+    def _unreadable(self, error):
+        self._pass_over(error.filename, f"a folder: {error.strerror}")
+
+    def _pass_over(self, path, reason):
+        self.passed_over.append((_shown(path), reason))
 
 
 class RecordsSource:
@@ -66,9 +94,14 @@ class RecordsSource:
     Args:
         folder: of the set.
 
+    Attributes:
+        passed_over: nothing; see `FolderSource`.
+
     Raises:
         UserError: there is none, or none of its records has an image.
     """
+
+    passed_over = ()
 
     def __init__(self, folder):
         self.folder, self._set = folder, RecordSet.open(folder)
@@ -111,6 +144,11 @@ class RecordsSource:
             return deserialize(self._set.read([number], verify=True)[0])
         except (DamagedRecord, ValueError) as error:
             raise OSError(f"a damaged record ({error})") from error
+
+
+def _shown(path):
+    """A path as text, whose name need not be UTF-8."""
+    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def open_source(about):

@@ -9,7 +9,7 @@ import numpy as np
 
 from tf_mural import files
 from tf_mural.base import UserError
-from tf_mural.searching.index import FAISS, MANIFEST, SCHEMA
+from tf_mural.searching.index import FAISS, MANIFEST, SCHEMA, read_manifest
 
 ROWS = 2048  # of a part
 _AT_ONCE = 512  # images that are embedded in one call
@@ -46,6 +46,8 @@ def make_index(folder, source, embed, model, model_path, width, kind="none", row
     if manifest is None:
         manifest = {**about, "model_path": model_path, "parts": [], "skipped": {}, "examples": []}
         manifest |= {"read": 0, "count": 0, "whole": False}
+        for name, reason in source.passed_over:
+            _skip(manifest, name, reason)
         _write(folder, manifest)
     elif manifest["read"]:
         say(f"{folder}: going on at image {manifest['read']:,} of {len(source):,}")
@@ -77,12 +79,13 @@ def _begun(folder, about):
         if os.path.isdir(folder) and os.listdir(folder):
             raise UserError(f"{folder} holds something else: choose another folder")
         return None
-    manifest = files.read_json(path)
+    manifest = read_manifest(folder)
     for key, value in about.items():
         if manifest.get(key) != value:
             raise UserError(
-                f"{folder} holds an index with {key} {manifest.get(key)}, now it is {value}: "
-                "choose another folder, or remove this one"
+                f"{folder} holds an index with {key} {manifest.get(key)}, now it is {value} "
+                "(another listing: images came, went or changed): choose another folder, or remove "
+                "this one"
             )
     return manifest
 
@@ -97,7 +100,7 @@ def _add_part(folder, manifest, source, embed, numbers):
             try:
                 chunk.append((item, source.read(item)))
             except OSError as error:
-                _skip(manifest, source, item, error.strerror or str(error))
+                _skip(manifest, source.name(item), error.strerror or str(error))
         rows, kept = _embedded(manifest, source, embed, chunk)
         embedded.append(rows)
         items += kept
@@ -119,22 +122,31 @@ def _add_part(folder, manifest, source, embed, numbers):
 
 def _embedded(manifest, source, embed, chunk):
     """(rows, items) of the images of a chunk that can be read."""
-    while chunk:
+    good, rest = [], chunk
+    while rest:
         try:
-            return embed([data for _, data in chunk]), [item for item, _ in chunk]
+            rows = embed([data for _, data in rest])
+            break
         except UserError as error:
             position = getattr(error, "position", None)
             if position is None or not hasattr(error, "reason"):
                 raise
-            item, _ = chunk.pop(position)
-            _skip(manifest, source, item, error.reason)
-    return np.zeros((0, manifest["width"]), np.float32), []
+            _skip(manifest, source.name(rest[position][0]), error.reason)
+            # Those before it are embedded in the end, once, however many more are bad.
+            good += rest[:position]
+            rest = rest[position + 1 :]
+    if good:
+        rest = good + rest
+        rows = embed([data for _, data in rest])
+    elif not rest:
+        rows = np.zeros((0, manifest["width"]), np.float32)
+    return rows, [item for item, _ in rest]
 
 
-def _skip(manifest, source, item, reason):
+def _skip(manifest, name, reason):
     manifest["skipped"][reason] = manifest["skipped"].get(reason, 0) + 1
     if len(manifest["examples"]) < _EXAMPLES:
-        manifest["examples"].append(f"{source.name(item)}: {reason}")
+        manifest["examples"].append(f"{name}: {reason}")
 
 
 def _write(folder, manifest):

@@ -22,6 +22,7 @@ from tf_mural.records import Dropped, Record
 
 SPLITS = ("train",)
 AUGMENTATIONS = ("crop", "flip")
+VERSION = 2
 _RECORDS_PER_UNIT = 2000
 _MOST_UNITS = 256  # Every shard of a set is an open file while it is read.
 
@@ -74,7 +75,8 @@ def plan(
         image_dir: folder of the images, relative to the table's.
         image_suffix: put behind each image path, such as ".jpg".
         id_column: column that names the record. Default: a first column "id", else the image.
-        split_column: column that says which split a row is in. Default: all rows are in each.
+        split_column: column that says which split a row is in. Default: "split" if there is one and
+            the file's name does not say; else, or if "", all rows are in each.
         languages: language codes to keep. Default: every column that looks like a language code.
         language_column: of the long layout.
         text_column: of the long layout.
@@ -87,9 +89,11 @@ def plan(
         List of `Unit`.
 
     Raises:
-        UserError: no such table, column or split; or a table that cannot be read.
+        UserError: no such table, column or split; a table that cannot be read; options of images
+            for a table without any.
     """
     table = rows.Table.open(rows.find_file(raw_dir, file, split), format, quoting)
+    split_column = _split_column(table, file, split_column)
     meaning = columns.resolve(
         table,
         layout,
@@ -102,6 +106,11 @@ def plan(
         texts_keys=texts_keys,
         texts_separator=texts_separator,
     )
+    if meaning.image is None and (image_dir or image_suffix):
+        raise UserError(
+            f"{table.path}: the options image_dir and image_suffix are of images, but no column "
+            f"is: say which with image_column; columns found: {', '.join(table.columns)}"
+        )
     starts, ends, lines, cuts = _find_records(table, meaning, split_column, split)
     folder = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(table.path)), image_dir))
     count = len(cuts) - 1
@@ -140,11 +149,11 @@ def splits(raw_dir, file=None, split_column=None, **options):
         if not found:
             raise UserError(f"no file {file} in {raw_dir}, whatever the split")
         return found
-    if split_column is None:
-        return SPLITS
     options = {key: options[key] for key in ("format", "quoting") if key in options}
     table = rows.Table.open(rows.find_file(raw_dir, file, ""), **options)
-    found = {}
+    split_column, found = _split_column(table, file, split_column), {}
+    if split_column is None:
+        return SPLITS
     for line, _, data in table.spans():
         row = table.row(data, line)
         if not isinstance(row, str) and (value := columns.first(row, split_column)):
@@ -159,6 +168,13 @@ def fingerprint(raw_dir, split, file=None, **_):
     """A hash of the table, so that a changed one is not taken for the one converted before."""
     with open(rows.find_file(raw_dir, file, split), "rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _split_column(table, file, given):
+    """The column of the splits; None where the file's name says it, or nothing does."""
+    if given is None and "{split}" not in (file or "") and "split" in table.columns:
+        return "split"
+    return given or None
 
 
 def _find_records(table, meaning, split_column, split):
