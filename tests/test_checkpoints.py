@@ -434,8 +434,10 @@ def test_checkpoints_and_models_on_a_remote_file_system(tmp_path):
     vocabulary = tmp_path / "vocab.txt"
     vocabulary.write_text("[PAD]\n")
     arrays = run.trainer.snapshot(checkpoints.by_path(run.trainer.encoder))
-    checkpoints.save_model(f"{workdir}/best", arrays, {"a": "ä"}, str(vocabulary))
-    assert checkpoints.read_model(f"{workdir}/best") == {"a": "ä"}
+    words = ("model", "images", "vocabulary_size", "vocabulary_hash", "max_tokens", "lower_case")
+    description = {**dict.fromkeys(words), "a": "ä"}
+    checkpoints.save_model(f"{workdir}/best", arrays, description, str(vocabulary))
+    assert checkpoints.read_model(f"{workdir}/best") == description
     assert files.read_bytes(f"{workdir}/best/vocab.txt") == b"[PAD]\n"
     run.stand(50)
     checkpoints.load_weights(f"{workdir}/best", run.trainer.encoder)

@@ -399,6 +399,13 @@ def test_tool_trains_a_vocabulary(captions, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     pieces = (tmp_path / "out/vocab.txt").read_text().split("\n")
     assert "[CLS]" in pieces and "r" in pieces  # "red" and "rot" share their first letter
+    kept = (tmp_path / "out/vocab.txt").stat()
+    done = tool(*arguments, cwd=tmp_path)
+    assert f"vocabulary: already there, {len(pieces) - 1} pieces in out/vocab.txt" in done.stdout
+    assert (tmp_path / "out/vocab.txt").stat() == kept
+    done = tool(*arguments, "--overwrite", cwd=tmp_path)
+    assert "training a vocabulary" in done.stdout
+    assert (tmp_path / "out/vocab.txt").stat().st_ino != kept.st_ino
 
 
 def test_tool_needs_texts_for_a_vocabulary(captions, tmp_path):
@@ -406,3 +413,5 @@ def test_tool_needs_texts_for_a_vocabulary(captions, tmp_path):
     done = tool(*arguments, "--vocab_size=200", cwd=tmp_path)
     assert done.returncode == 2 and "out/train" in done.stderr
     assert not (tmp_path / "out").exists()
+    done = tool(*arguments, "--vocab_size=9", cwd=tmp_path)
+    assert done.returncode == 2 and "--vocab_size=9" in done.stderr

@@ -92,6 +92,7 @@ def test_out_names_the_file(evaluate, tmp_path):
         (["--task=all"], "--task=all stands alone: it takes each benchmark as it is defined"),
         (["--task=sts"], "none of the 12 records has a score: sts needs"),
         (["--task=bitext"], "record 'scenes/test/000000' has 12 texts: bitext"),
+        (["--task="], "--task names nothing to score: all, a benchmark or a task"),
         (["--task=knn"], "knn: say with the option `index` where to look neighbours up"),
         (["--task=knn", "--index=scenes/train"], "has no label: knn needs records of an image and"),
         (
@@ -120,6 +121,13 @@ def test_an_unfinished_run_is_refused(evaluate):
     (evaluate.workdir / "weights.npz").unlink()
     refusal = evaluate("--records=scenes/test").error()
     assert "holds no trained model: weights.npz missing; expected the workdir of a fin" in refusal
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"model": {}}', "{"])
+def test_a_damaged_description_is_refused(evaluate, content):
+    (evaluate.workdir / "model.json").write_text(content)
+    refusal = evaluate("--records=scenes/test").error()
+    assert "model.json is" in refusal, refusal
 
 
 def test_a_model_without_its_vocabulary_is_refused(evaluate):

@@ -225,8 +225,10 @@ def test_stages_chain_by_themselves(trained):
 
 def test_a_second_call_trains_nothing(trained):
     folder, _ = trained
-    said = run("train.py", folder, "--config=quick.py", "--stage=etcl")
+    own = ("--config.log_every=1", "--config.vocabulary=emoji/vocab.txt")  # its own, and everyone's
+    said = run("train.py", folder, "--config=quick.py", "--stage=etcl", *own)
     assert said.count("finished already") == 3 and "training in" not in said
+    assert "mural, control: trained without --config.log_every=1\n" in said
 
 
 def test_a_config_may_ask_for_init_instead(tmp_path):

@@ -92,7 +92,8 @@ def read(argument):
     name, _, path = argument.rpartition("=")
     if not os.path.isfile(path):
         raise UserError(
-            f"no file {path!r}: arguments are results of tools/evaluate.py, NAME=FILE, or {PAPER}"
+            f"no file {path!r}: arguments are results of tools/evaluate.py, NAME=FILE, or {PAPER}; "
+            "flags are written --name=value"
         )
     try:
         with open(path, encoding="utf-8") as file:

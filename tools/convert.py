@@ -26,6 +26,7 @@ from tf_mural.base import UserError, pick
 from tf_mural.conversion.engines import ENGINES
 from tf_mural.conversion.summary import summary
 from tf_mural.datasets import ABOUT, DATASETS
+from tf_mural.text import SPECIAL_TOKENS
 
 FLAGS = flags.FLAGS
 
@@ -41,7 +42,9 @@ flags.DEFINE_list(
     "photographs with captions are not mirrored.",
 )
 flags.DEFINE_bool("list", False, "Lists the data sets and ends.")
-flags.DEFINE_bool("overwrite", False, "Replaces sets that were made in another way.")
+flags.DEFINE_bool(
+    "overwrite", False, "Replaces sets that were made in another way, and a vocabulary."
+)
 flags.DEFINE_integer("processes", None, "How many run at once. Default: one a core.")
 flags.DEFINE_string(
     "part",
@@ -61,8 +64,9 @@ flags.DEFINE_bool(
 flags.DEFINE_integer(
     "vocab_size",
     None,
-    "Also trains a WordPiece vocabulary of this many pieces on "
-    "the texts of the split train, and writes it to <out_dir>/vocab.txt.",
+    "Also trains a WordPiece vocabulary of this many pieces on the texts of the split train, and "
+    "writes it to <out_dir>/vocab.txt. One that is there is kept: models may need it as it is.",
+    lower_bound=2 * len(SPECIAL_TOKENS),
 )
 
 
@@ -206,6 +210,10 @@ def _write_vocabulary(out_dir, size):
     from tf_mural import text
 
     path = os.path.join(out_dir, "vocab.txt")
+    if os.path.exists(path) and not FLAGS.overwrite:
+        pieces = text.load_vocabulary(path)
+        _say(f"vocabulary: already there, {len(pieces):,} pieces in {path}")
+        return
     train = records.RecordSet.open(os.path.join(out_dir, "train"))
     _say(f"training a vocabulary on {train.manifest['texts']:,} texts")
     pieces = text.train_vocabulary((t for record in train for _, t in record.texts), size)

@@ -80,6 +80,8 @@ _OPTIONS = {
 
 def main():
     options = {name: flag.value for name, flag in _OPTIONS.items() if flag.value is not None}
+    if not _TASK.value:
+        raise UserError(f"--task names nothing to score: {ALL}, a benchmark or a task")
     for name in _TASK.value:
         pick({ALL: None, **TASKS, **BENCHMARKS}, name, "task")
     everything = ALL in _TASK.value

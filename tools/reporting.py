@@ -47,6 +47,12 @@ def tell(note):
         print(note)
 
 
+def tell_apart(config, overrides):
+    """Says which overrides do not hold for the stages that a run is set beside."""
+    if overrides and config.report.beside:
+        print(f"{', '.join(config.report.beside)}: trained without {' '.join(overrides)}")
+
+
 def facts(run, processes):
     """What a run read and left out."""
     return {

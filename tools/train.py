@@ -61,6 +61,8 @@ _BACKEND = common.define_backend()
 _DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder of the record sets.")
 
 RESULTS = reporting.RESULTS
+# Overrides of the model, which stages that start from each other or are compared have in common.
+_SHARED = ("--config.model.", "--config.images.", "--config.vocabulary")
 
 
 def main():
@@ -81,6 +83,7 @@ def run(signals):
     if not processes.first:  # errors alone: all else the first one tells
         sys.stdout = open(os.devnull, "w", encoding="utf-8")
     workdir = _WORKDIR.value or default_workdir(config)
+    reporting.tell_apart(config, [o for o in OVERRIDES if not o.startswith(_SHARED)])
     with processes.watched():
         results = stage(config, workdir, strategy, signals, _INIT.value)
         beside = {}
@@ -99,8 +102,8 @@ def load(name):
     share, for the stages that it starts from and is compared with too.
     """
     config = options.load_config(name, _SIZE.value, _CONFIG.value)
-    shared = ("--config.model.", "--config.images.", "--config.vocabulary")
-    options.override(config, [o for o in OVERRIDES if name == _STAGE.value or o.startswith(shared)])
+    taken = [o for o in OVERRIDES if name == _STAGE.value or o.startswith(_SHARED)]
+    options.override(config, taken)
     if _SEED.value is not None:
         config.seed = _SEED.value
     return config

@@ -10,6 +10,7 @@ from tf_mural import files
 from tf_mural.base import UserError
 
 WEIGHTS, MODEL, VOCABULARY = "weights.npz", "model.json", "vocab.txt"
+_NEEDED = {"model", "images", "vocabulary_size", "vocabulary_hash", "max_tokens", "lower_case"}
 
 
 def save_model(folder, arrays, description, vocabulary_path):
@@ -34,7 +35,7 @@ def read_model(folder):
     """The description that `save_model` wrote.
 
     Raises:
-        UserError: the folder holds no finished model.
+        UserError: the folder holds no finished model, or a description that rebuilds none.
     """
     wanted = (MODEL, WEIGHTS, VOCABULARY)
     missing = [name for name in wanted if not files.exists(os.path.join(folder, name))]
@@ -43,7 +44,14 @@ def read_model(folder):
             f"{folder} holds no trained model: {', '.join(missing)} missing; expected the workdir "
             "of a finished run (see --workdir of tools/train.py)"
         )
-    return files.read_json(os.path.join(folder, MODEL))
+    path = os.path.join(folder, MODEL)
+    description = files.read_json(path)
+    if not isinstance(description, dict) or not _NEEDED <= set(description):
+        raise UserError(
+            f"{path} is no description of a model: expected {', '.join(sorted(_NEEDED))}; take it "
+            "from a copy, or train the run again"
+        )
+    return description
 
 
 def read_weights(folder):
