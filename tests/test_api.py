@@ -70,6 +70,18 @@ def test_webp_is_that_of_its_pixels(embedder):
     np.testing.assert_allclose(rows[0], rows[1], atol=1e-6)
 
 
+def test_grey_of_16_bits_is_that_of_its_file(embedder, tmp_path):
+    from PIL import Image
+
+    path = tmp_path / "deep.png"
+    grey = np.random.default_rng(0).integers(0, 1 << 16, (40, 30), np.uint16)
+    Image.fromarray(grey).save(path)
+    assert images.decode(path.read_bytes()).numpy().max() > 200
+    with Image.open(path) as picture_of_pillow:
+        rows = embedder.images([path, picture_of_pillow])
+    np.testing.assert_allclose(rows[0], rows[1], atol=1e-6)
+
+
 def test_no_rows_at_a_time_are_refused(finished):
     with pytest.raises(UserError, match="batch_size is 0, expected rows, 1 or more"):
         tf_mural.Embedder.load(finished[0], batch_size=0)

@@ -42,6 +42,8 @@ def test_the_paper_s_recipes():
     }
     finetune = options.load_config("finetune", "paper")
     assert (finetune.batch_size, finetune.optimizer.learning_rate) == (2_048, 1e-5)
+    assert finetune.sources.captions.records == ("multi30k/train",)
+    assert finetune.evaluation.retrieval.records == "multi30k/val"
     align = options.load_config("align", "b3_mini")
     assert (align.batch_size, align.steps, align.optimizer.warmup_steps) == (
         16_384,

@@ -29,6 +29,11 @@ EXPECTED = [
 ]
 
 
+def test_it_has_one_split(tmp_path):
+    with pytest.raises(UserError, match="unknown split of sts2017 'train'; known: test"):
+        sts2017.plan(str(tmp_path), "train")
+
+
 def write_zip(path, files):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, text in files.items():

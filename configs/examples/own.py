@@ -1,7 +1,7 @@
 """Your own pictures: trains on what tools/convert.py wrote to data/own.
 
     python tools/convert.py --dataset=table --raw_dir=my_pictures --out_dir=data/own \\
-        --table.split_column=split --vocab_size=8000
+        --vocab_size=8000
     python tools/train.py --config=configs/examples/own.py --stage=etcl
 
 A file of your own says what differs, and is given to --config instead of this one:
