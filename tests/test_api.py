@@ -82,6 +82,16 @@ def test_grey_of_16_bits_is_that_of_its_file(embedder, tmp_path):
     np.testing.assert_allclose(rows[0], rows[1], atol=1e-6)
 
 
+def test_a_picture_of_pillow_whose_file_is_cut_is_named(embedder):
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(picture()).save(file, "JPEG")
+    cut = Image.open(io.BytesIO(file.getvalue()[:-200]))
+    with pytest.raises(BadImage, match="position 1 cannot be read .*truncated"):
+        embedder.images([picture(), cut])
+
+
 def test_no_rows_at_a_time_are_refused(finished):
     with pytest.raises(UserError, match="batch_size is 0, expected rows, 1 or more"):
         tf_mural.Embedder.load(finished[0], batch_size=0)

@@ -169,6 +169,13 @@ def test_what_is_no_result_is_refused(compare, tmp_path, mural):
     assert (
         "a.json is no result of tools/evaluate.py: it has no data, m" in compare("a.json").error()
     )
+    for odd in (
+        "3",
+        "null",
+        '{"task": "x", "protocol": "x", "data": "x", "model": "x", "values": 3}',
+    ):
+        (tmp_path / "a.json").write_text(odd)
+        assert "a.json is no result of tools/evaluate.py: it has no" in compare("a.json").error()
     assert "no benchmark is named: score with --task=" in compare("paper").error()
     assert "unknown benchmark 'coco'" in compare("paper", "--benchmark=coco").error()
     other = a_result(tmp_path / "b.json", {"en": 50.0}, protocol="retrieval/v2")

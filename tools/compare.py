@@ -102,7 +102,9 @@ def read(argument):
         raise UserError(
             f"{path} is no JSON ({error}): score again with tools/evaluate.py"
         ) from None
-    missing = {"task", "protocol", "values", "data", "model"} - set(result)
+    missing = {"task", "protocol", "values", "data", "model"}
+    if isinstance(result, dict):
+        missing -= {key for key in result if key != "values" or isinstance(result[key], dict)}
     if missing:
         raise UserError(
             f"{path} is no result of tools/evaluate.py: it has no {', '.join(sorted(missing))}"

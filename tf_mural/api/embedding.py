@@ -159,7 +159,10 @@ def _png(image, position):
 
     if hasattr(image, "convert"):  # of Pillow, which would cut grey of 16 bits off at 255
         deep = image.mode.startswith("I")
-        image = (np.asarray(image) >> 8).astype(np.uint8) if deep else image.convert("RGB")
+        try:
+            image = (np.asarray(image) >> 8).astype(np.uint8) if deep else image.convert("RGB")
+        except pictures.ERRORS as error:  # it reads its file only now
+            raise BadImage(position, str(error)) from error
     array = np.asarray(image)
     array = array[..., np.newaxis] if array.ndim == 2 else array
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] not in (1, 3, 4):
