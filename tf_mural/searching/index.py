@@ -62,13 +62,13 @@ class Index:
                 "tools/index.py goes on with it"
             )
         self._parts, self._items, self._faiss = [], [], None
-        for part in self.manifest["parts"]:
+        for number, part in enumerate(self.manifest["parts"]):
             try:
                 self._open(os.path.join(folder, part["file"]), part["sha256"])
-            except (OSError, ValueError, EOFError) as error:
+            except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
                 raise UserError(
-                    f"{folder}: {part['file']} cannot be read ({error}): remove the folder and "
-                    "index again"
+                    f"{folder}: part-{number:05d} cannot be read ({error!r}): remove the folder "
+                    "and index again"
                 ) from error
         rows = sum(len(part) for part in self._parts)
         if not rows == len(self._items) == self.manifest["count"]:

@@ -82,10 +82,10 @@ def _begun(folder, about):
     manifest = read_manifest(folder)
     for key, value in about.items():
         if manifest.get(key) != value:
+            why = " (another listing: images came, went or changed)" if key == "source" else ""
             raise UserError(
-                f"{folder} holds an index with {key} {manifest.get(key)}, now it is {value} "
-                "(another listing: images came, went or changed): choose another folder, or remove "
-                "this one"
+                f"{folder} holds an index with {key} {manifest.get(key)}, now it is {value}{why}: "
+                "choose another folder, or remove this one"
             )
     return manifest
 
