@@ -90,6 +90,41 @@ def test_a_picture_of_pillow_whose_file_is_cut_is_named(embedder):
     cut = Image.open(io.BytesIO(file.getvalue()[:-200]))
     with pytest.raises(BadImage, match="position 1 cannot be read .*truncated"):
         embedder.images([picture(), cut])
+    with Image.open(io.BytesIO(file.getvalue())) as closed:
+        pass
+    with pytest.raises(BadImage, match="position 0 cannot be read"):
+        embedder.images([closed])
+
+
+def test_grey_of_whole_numbers_is_taken_as_it_is_or_refused(embedder):
+    from PIL import Image
+
+    grey = picture(channels=1)[..., 0]
+    rows = embedder.images([grey, Image.fromarray(grey.astype(np.int32))])
+    np.testing.assert_allclose(rows[0], rows[1], atol=1e-6)
+    deep = Image.fromarray(grey.astype(np.int32) * 1000)
+    with pytest.raises(BadImage, match="grey from 0 to 255000, expected 0 to 255"):
+        embedder.images([deep])
+
+
+def test_webp_of_too_many_pixels_is_refused_too(embedder, monkeypatch):
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(picture()).save(file, "WEBP")
+    monkeypatch.setattr(images, "MAX_PIXELS", 1_000)
+    with pytest.raises(BadImage, match="30 x 40 pixels, above 1,000"):
+        embedder.images([file.getvalue()])
+
+
+def test_the_first_of_several_bad_images_is_named(embedder):
+    """Reading goes ahead of decoding: what it refuses may come after one that does not decode."""
+    large = bytearray(tf.io.encode_png(picture()).numpy())
+    large[16:24] = struct.pack(">II", 10_000, 10_000)
+    for _ in range(5):
+        with pytest.raises(BadImage) as caught:
+            embedder.images([picture(), b"no image", picture(), picture(), bytes(large)])
+        assert caught.value.position == 1
 
 
 def test_no_rows_at_a_time_are_refused(finished):

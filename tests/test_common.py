@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import failures
+import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import ROOT
@@ -77,13 +78,41 @@ def test_memory_that_does_not_suffice_is_one_line_with_what_to_do():
     said = "{{function_node __wrapped__Fill}} OOM when allocating tensor with shape[1048576,1677]"
     line = failures.line_of(tf.errors.ResourceExhaustedError(None, None, f"Graph:\n{said}\nHint"))
     assert "--config.microbatch" in line and "OOM when allocating" in line and "\n" not in line
-    assert "take fewer rows at a time" in failures.line_of(MemoryError("70 TiB"))
+    wrapped = tf.errors.ResourceExhaustedError(None, None, "\x1b[1mOOM when allocating\x1b[0m")
+    assert "OOM when allocating" in failures.line_of(wrapped)
+    with pytest.raises(MemoryError) as caught:
+        np.zeros(1 << 50)
+    assert "machine's memory does not suffice: Unable to allocate 8.00 PiB" in failures.line_of(
+        caught.value
+    )
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Error allocating device buffer: Attempting to allocate 1.00G. That was not possible.",
+        "Attempting to reserve 5.50G at the bottom of memory. That was not possible.",
+    ],
+)
+def test_memory_of_jax_too(said):
+    kind = type("JaxRuntimeError", (RuntimeError,), {"__module__": "jax.errors"})
+    assert said in failures.line_of(kind(f"RESOURCE_EXHAUSTED: {said}"))
+    assert failures.line_of(kind(f"INTERNAL: {said}")) is None
+
+
+def test_no_room_through_tensorflow_is_no_lack_of_memory():
+    error = tf.errors.ResourceExhaustedError(None, None, "/a/b; No space left on device")
+    assert failures.line_of(error) is None  # where it came from is not known to be a file system
+    with pytest.raises(tf.errors.OpError) as caught:
+        with tf.io.gfile.GFile("/dev/full", "w") as file:
+            file.write("x")
+            file.flush()
+    assert failures.line_of(caught.value).endswith("make room, and give the same command again")
 
 
 def test_other_errors_stay_tracebacks():
-    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
-        tf.io.decode_image(b"no image, OOM")
-    assert failures.line_of(caught.value) is None
+    error = tf.errors.InvalidArgumentError(None, None, "OOM.png: out of memory is its name")
+    assert failures.line_of(error) is None
     assert failures.line_of(ValueError("failed to allocate")) is None
     assert failures.line_of(OSError(5, "Input/output error", "a.txt")) is None
 

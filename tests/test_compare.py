@@ -169,13 +169,18 @@ def test_what_is_no_result_is_refused(compare, tmp_path, mural):
     assert (
         "a.json is no result of tools/evaluate.py: it has no data, m" in compare("a.json").error()
     )
-    for odd in (
-        "3",
-        "null",
-        '{"task": "x", "protocol": "x", "data": "x", "model": "x", "values": 3}',
-    ):
-        (tmp_path / "a.json").write_text(odd)
-        assert "a.json is no result of tools/evaluate.py: it has no" in compare("a.json").error()
+    with open(mural, encoding="utf-8") as file:
+        result = json.load(file)
+    for odd, said in [
+        (3, "it has no data, model, protocol, task, values"),
+        (None, "it has no data"),
+        ({**result, "values": 3}, "its values is 3"),
+        ({**result, "intervals": 3}, "its intervals is 3"),
+        ({**result, "model": 1}, "its model is 1"),
+        ({**result, "values": {"en": {"r1": "x"}}}, "its value r1 of en is 'x', expected a number"),
+    ]:
+        (tmp_path / "a.json").write_text(json.dumps(odd))
+        assert f"no result of tools/evaluate.py: {said}" in compare("a.json").error()
     assert "no benchmark is named: score with --task=" in compare("paper").error()
     assert "unknown benchmark 'coco'" in compare("paper", "--benchmark=coco").error()
     other = a_result(tmp_path / "b.json", {"en": 50.0}, protocol="retrieval/v2")

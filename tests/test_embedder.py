@@ -284,6 +284,16 @@ def test_an_error_of_the_source_comes_through_as_it_is():
         make()[0].images(source())
 
 
+def test_an_error_of_the_source_waits_for_the_images_before_it():
+    def source():
+        yield from (png(1), b"", png(2))
+        raise UserError("shard 3 is cut short")
+
+    for _ in range(5):  # it is read ahead, as far as threads get
+        with pytest.raises(UserError, match="position 1"):
+            make()[0].images(source())
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 0.0])
 def test_embeddings_that_are_no_direction_are_refused(bad):
     def encode(tokens):

@@ -117,6 +117,13 @@ def test_what_cannot_be_scored_is_refused_in_one_line(evaluate, arguments, messa
     assert not (evaluate.workdir / "evals").exists()
 
 
+def test_a_place_that_cannot_be_written_is_a_line_for_each_result(evaluate):
+    (evaluate.workdir / "evals").write_text("no folder")
+    done = evaluate("--records=scenes/test", "--task=retrieval,consistency")
+    assert done.code == 2 and "Traceback" not in done.out + done.err
+    assert done.out.count("failed: ") == 2 and "2 of 2 failed, see above" in done.err
+
+
 def test_an_unfinished_run_is_refused(evaluate):
     (evaluate.workdir / "weights.npz").unlink()
     refusal = evaluate("--records=scenes/test").error()

@@ -173,7 +173,7 @@ def test_imports_are_light_and_do_nothing(tool, tmp_path):
 
 
 def test_every_tool_is_looked_at():
-    helpers = {"common", "demo_page", "jobs", "options", "reporting", "sweeps"}
+    helpers = {"common", "demo_page", "failures", "jobs", "options", "reporting", "sweeps"}
     assert {p.split(os.sep)[1].removesuffix(".py") for p in files("tools")} == {*TOOLS, *helpers}
 
 

@@ -160,7 +160,7 @@ def test_what_is_passed_over_is_said(folder, tmp_path):
     ]
     manifest = make(folder, tmp_path / "index", rows=2)
     assert manifest["count"] == 6 and sum(manifest["skipped"].values()) == 4
-    assert manifest["examples"][0] == f"{folder}/linked: a link to a folder"
+    assert f"{folder}/linked: a link to a folder" in manifest["examples"]
     only = tmp_path / "only"
     only.mkdir()
     (only / "a.heic").write_bytes(b"x")
@@ -182,26 +182,41 @@ def test_a_folder_that_cannot_be_read_is_said(folder, monkeypatch):
     assert len(source) == 4
 
 
-def test_bad_pictures_cost_no_more_the_more_they_are(tmp_path):
-    images, embedded = tmp_path / "many", []
+@pytest.mark.parametrize("last_first", [False, True])
+def test_bad_pictures_cost_no_more_the_more_they_are(tmp_path, last_first):
+    images, looked_at = tmp_path / "many", []
     images.mkdir()
     for i in range(60):
         bad = i % 3 == 0 or i > 50
         (images / f"{i:02d}.png").write_bytes(b"bad" if bad else bytes([i, 1]))
 
     def counting(chunk):
-        rows = embed(chunk)
-        embedded.extend(chunk)
-        return rows
+        bad = [position for position, data in enumerate(chunk) if data == b"bad"]
+        if bad:
+            looked_at.append(bad[0] + 1)
+            raise Unreadable(bad[-1 if last_first else 0])
+        looked_at.append(len(chunk))
+        return embed(chunk)
 
     source = searching.FolderSource(str(images))
     out = str(tmp_path / "index")
     manifest = searching.make_index(out, source, counting, "m", "runs/m", WIDTH, say=str)
     good = [i for i in range(51) if i % 3]
-    assert embedded == [bytes([i, 1]) for i in good]  # each once, in order
     assert manifest["count"] == 34 and manifest["skipped"] == {"not a picture": 26}
     index = searching.Index(out)
     assert [index.item(row)["path"] for row in range(34)] == [f"{i:02d}.png" for i in good]
+    if not last_first:
+        assert sum(looked_at) <= 60 + 34  # each once to find the bad ones, and the good once more
+
+
+def test_the_first_of_each_reason_is_named(folder, tmp_path):
+    for i in range(25):
+        (folder / f"{i:02d}.heic").write_bytes(b"x")
+    manifest = make(folder, tmp_path / "index")
+    assert manifest["skipped"] == {"not a picture": 1, "images .heic are not read": 25}
+    assert len(manifest["examples"]) == 6
+    assert manifest["examples"][0] == f"{folder}/broken.png: not a picture"
+    assert make(folder, tmp_path / "index") == manifest  # the same again counts nothing twice
 
 
 def test_what_cannot_be_indexed_is_said(folder, tmp_path):
@@ -246,23 +261,37 @@ def test_a_damaged_index_is_named(folder, tmp_path):
     part.write_bytes(data)
     lines = tmp_path / "index" / "part-00000.jsonl"
     whole = lines.read_text()
-    lines.write_text(whole[:-5])
-    with pytest.raises(UserError, match="part-00000 cannot be read"):
+    lines.write_text(whole.replace("0.JPG", "9.JPG"))
+    with pytest.raises(UserError, match="part-00000 cannot be read .*its checksum does not fit"):
         searching.Index(str(tmp_path / "index"))
-    lines.write_text(whole)
-    lines.write_text("".join(lines.read_text().splitlines(True)[1:]))
-    with pytest.raises(UserError, match="do not agree"):
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"parts": [{}]}, "is of no index, or is damaged: choose another folder"),
+        ({"source": {}}, "is of no index, or is damaged"),
+        ({"read": None}, "is of no index, or is damaged"),
+        ({"count": "6"}, "is of no index, or is damaged"),
+        ({"schema": 1}, "holds an index of version 1, expected 2: index again, into another"),
+        ({"count": 7}, "do not agree"),
+    ],
+)
+def test_a_manifest_is_checked(folder, tmp_path, change, words):
+    manifest = make(folder, tmp_path / "index")
+    (tmp_path / "index" / "manifest.json").write_text(json.dumps({**manifest, **change}))
+    with pytest.raises(UserError, match=words):
         searching.Index(str(tmp_path / "index"))
-    manifest = json.loads((tmp_path / "index" / "manifest.json").read_text())
-    manifest["parts"] = [{}]
-    (tmp_path / "index" / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match="part-00000 cannot be read"):
-        searching.Index(str(tmp_path / "index"))
-    (tmp_path / "index" / "manifest.json").write_text("[]")
-    with pytest.raises(UserError, match="manifest.json is of no index"):
-        searching.Index(str(tmp_path / "index"))
-    with pytest.raises(UserError, match="manifest.json is of no index"):
-        make(folder, tmp_path / "index")
+    if "count" not in change or change["count"] != 7:
+        with pytest.raises(UserError, match=words):
+            make(folder, tmp_path / "index")
+
+
+def test_what_is_no_index_is_not_told_to_be_removed(data_dir, folder):
+    records = str(data_dir / "scenes" / "test")  # a manifest.json of another kind
+    for use in (searching.Index, lambda out: make(folder, out)):
+        with pytest.raises(UserError, match="is of no index.*choose another folder"):
+            use(records)
 
 
 def test_a_damaged_file_of_faiss_is_named(folder, tmp_path):
@@ -270,6 +299,11 @@ def test_a_damaged_file_of_faiss_is_named(folder, tmp_path):
     make(folder, tmp_path / "index", kind="flat")
     (tmp_path / "index" / "index.faiss").write_bytes(b"nothing of the kind")
     with pytest.raises(UserError, match="index.faiss is damaged"):
+        searching.Index(str(tmp_path / "index")).search(embed([b"one"]), 1)
+    (folder / "0.JPG").unlink()
+    make(folder, tmp_path / "other", kind="flat")
+    shutil.copy(tmp_path / "other" / "index.faiss", tmp_path / "index" / "index.faiss")
+    with pytest.raises(UserError, match="index.faiss is of another index"):
         searching.Index(str(tmp_path / "index")).search(embed([b"one"]), 1)
 
 

@@ -176,8 +176,34 @@ def test_split_column(folder):
     assert texts(folder, content, **options) == [(("en", "one"),), (("en", "three"),)]
     assert texts(folder, content, split="val", **options) == [(("en", "two"),)]
     assert table.splits(str(folder), file="t.tsv", **options) == ("train", "val")
-    with pytest.raises(UserError, match="no rows of the split 'vla'; it has: train, val"):
+    with pytest.raises(UserError, match="the split 'vla' in 'set'; it has: train, val"):
         items(folder, content, split="vla", **options)
+
+
+def test_rows_that_name_no_split_are_told(folder):
+    content = "split,en\ntrain,one\n,two\nval,three\n"
+    assert items(folder, content, "t.csv") == [
+        Record("2", (), (("en", "one"),)),
+        Dropped("no split named", "line 3"),
+    ]
+    long = "id,language,text,split\na,en,one,train\na,de,eins,\nb,en,two,val\n"
+    assert items(folder, long, "t.csv") == [
+        Record("a", (), (("en", "one"),)),
+        Dropped("no split named", "line 3"),
+    ]
+    with pytest.raises(UserError, match="names no split in 'split'; .* split_column to another"):
+        (folder / "t.csv").write_text("split,en\n,two\n")
+        table.splits(str(folder))
+
+
+def test_a_later_object_may_be_the_first_to_name_its_split(folder):
+    content = lines({"en": "a split"}, {"en": 'a "split"'}, {"en": "b", "split": "val"})
+    assert items(folder, content, "t.jsonl", split="val") == [
+        Dropped("no split named", "line 1"),
+        Dropped("no split named", "line 2"),
+        Record("3", (), (("en", "b"),)),
+    ]
+    assert len(texts(folder, lines({"en": 'a "split"'}), "t.jsonl")) == 1
 
 
 def test_split_in_the_file_name(folder):
@@ -203,6 +229,12 @@ def test_a_column_called_split_is_one(folder):
     assert texts(folder, content, split="val") == [(("en", "two"),)]
     assert len(texts(folder, content, split_column="")) == 2
     assert table.splits(str(folder), split_column="") == ("train",)
+    content = "split\tde\na.png\trot\n"
+    for other in ({"image_column": "split"}, {"id_column": "split"}):  # it is that already
+        (found,) = items(folder, content, **other)
+        assert found.id == "a.png"
+        assert table.splits(str(folder), **other) == ("train",)
+    (folder / "t.tsv").write_text("split\ten\ntrain\tone\nval\ttwo\n")
     (folder / "t.tsv").rename(folder / "c.val.tsv")  # where the name says it, the column does not
     (unit,) = table.plan(str(folder), "val", file="c.{split}.tsv")
     assert len(list(table.read(unit))) == 2

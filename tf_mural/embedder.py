@@ -33,7 +33,7 @@ class BadImage(BadItem):
     def __init__(self, position, reason):
         message = (
             f"image at position {position} cannot be read ({reason}); "
-            "expected a whole PNG, JPEG, GIF or BMP: mend it or leave it out"
+            "expected a whole PNG, JPEG, GIF, BMP or WebP: mend it or leave it out"
         )
         super().__init__(message, position)
         self.reason = reason
@@ -88,7 +88,7 @@ class Embedder:
             float32 (n, width), unit rows.
 
         Raises:
-            BadImage: one cannot be decoded; a UserError with its position.
+            BadImage: one cannot be decoded; a UserError with its position, that of the first one.
             BadItem: an embedding is not finite; a UserError with its position.
         """
         return self._embed("images", self._image_batches(self._decoded(encoded)))
@@ -176,11 +176,14 @@ class Embedder:
         """Yields uint8 (H, W, 3), decoded ahead and in parallel, in order."""
         import tensorflow as tf
 
-        failures = []
+        given, failures = 0, []
 
         def source():
+            nonlocal given
             try:
-                yield from encoded
+                for data in encoded:
+                    yield data
+                    given += 1
             except Exception as error:  # passed on below: tf.data would bury it in a traceback
                 failures.append(error)
                 raise
@@ -194,7 +197,8 @@ class Embedder:
             try:
                 image = next(images, None)
             except tf.errors.OpError as error:
-                if failures:
+                # It is read ahead: one before it may not decode.
+                if failures and position >= given:
                     raise failures[0] from None
                 raise BadImage(position, _reason(error)) from error
             if image is None:

@@ -102,14 +102,24 @@ def read(argument):
         raise UserError(
             f"{path} is no JSON ({error}): score again with tools/evaluate.py"
         ) from None
-    missing = {"task", "protocol", "values", "data", "model"}
-    if isinstance(result, dict):
-        missing -= {key for key in result if key != "values" or isinstance(result[key], dict)}
-    if missing:
-        raise UserError(
-            f"{path} is no result of tools/evaluate.py: it has no {', '.join(sorted(missing))}"
-        )
+    if wrong := unlike_a_result(result):
+        raise UserError(f"{path} is no result of tools/evaluate.py: {wrong}")
     return name or os.path.basename(os.path.normpath(result["model"])), {**result, "path": path}
+
+
+def unlike_a_result(content):
+    """What makes the content of a file no result, or None."""
+    kinds = {"task": str, "protocol": str, "values": dict, "data": object, "model": str}
+    content = content if isinstance(content, dict) else {}
+    if missing := sorted(set(kinds) - set(content)):
+        return f"it has no {', '.join(missing)}"
+    for key, kind in {**kinds, "intervals": dict}.items():
+        if not isinstance(content.get(key, {}), kind):
+            return f"its {key} is {content[key]!r:.60}"
+    for (name, measure), value in flat(content["values"]).items():
+        if not isinstance(value, int | float | None):
+            return f"its value {measure} of {name or 'all'} is {value!r:.60}, expected a number"
+    return None
 
 
 def benchmark_of(measured):

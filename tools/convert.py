@@ -42,9 +42,7 @@ flags.DEFINE_list(
     "photographs with captions are not mirrored.",
 )
 flags.DEFINE_bool("list", False, "Lists the data sets and ends.")
-flags.DEFINE_bool(
-    "overwrite", False, "Replaces sets that were made in another way, and a vocabulary."
-)
+flags.DEFINE_bool("overwrite", False, "Replaces sets that are there.")
 flags.DEFINE_integer("processes", None, "How many run at once. Default: one a core.")
 flags.DEFINE_string(
     "part",
@@ -210,9 +208,9 @@ def _write_vocabulary(out_dir, size):
     from tf_mural import text
 
     path = os.path.join(out_dir, "vocab.txt")
-    if os.path.exists(path) and not FLAGS.overwrite:
-        pieces = text.load_vocabulary(path)
-        _say(f"vocabulary: already there, {len(pieces):,} pieces in {path}")
+    if os.path.exists(path):
+        there = f"{len(text.load_vocabulary(path)):,} pieces in {path}"
+        _say(f"vocabulary: already there, {there} (remove it to train another)")
         return
     train = records.RecordSet.open(os.path.join(out_dir, "train"))
     _say(f"training a vocabulary on {train.manifest['texts']:,} texts")

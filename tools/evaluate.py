@@ -19,6 +19,7 @@ import time
 import traceback
 
 import common
+import failures
 import jobs
 from absl import flags
 
@@ -134,10 +135,13 @@ def each(wanted, score):
         except UserError as error:
             failed.append(job)
             say(f"{job.name}: failed: {error}\n")
-        except Exception:
+        except Exception as error:
             failed.append(job)
-            code = 1  # no fault of the user's
-            say(f"{job.name}: failed:\n{traceback.format_exc()}")
+            if line := failures.line_of(error):
+                say(f"{job.name}: failed: {line}\n")
+            else:
+                code = 1  # no fault of the user's
+                say(f"{job.name}: failed:\n{traceback.format_exc()}")
     if failed:
         error = UserError(
             f"{len(failed)} of {len(wanted)} failed, see above: {', '.join(j.name for j in failed)}"

@@ -56,7 +56,9 @@ def main():
     print(f"{_OUT.value}: {manifest['count']:,} images of {folder}")
     left_out = sum(manifest["skipped"].values())
     if left_out:
-        print(f"{left_out:,} left out:")
+        print(f"{left_out:,} left out, the first of each reason named:")
+        for reason, count in manifest["skipped"].items():
+            print(f"  {count:,}: {reason}")
         print("\n".join(f"  {line}" for line in manifest["examples"]))
 
 

@@ -47,10 +47,12 @@ def tell(note):
         print(note)
 
 
-def tell_apart(config, overrides):
-    """Says which overrides do not hold for the stages that a run is set beside."""
-    if overrides and config.report.beside:
-        print(f"{', '.join(config.report.beside)}: trained without {' '.join(overrides)}")
+def tell_apart(config, init, overrides):
+    """Says which overrides do not hold for the stages that a run starts from and is set beside."""
+    trained = [] if init or not config.chain else [config.starts_from]
+    others = dict.fromkeys(filter(None, [*trained, *config.report.beside]))
+    if overrides and others:
+        print(f"{', '.join(others)}: trained without {' '.join(overrides)}")
 
 
 def facts(run, processes):

@@ -83,7 +83,7 @@ def run(signals):
     if not processes.first:  # errors alone: all else the first one tells
         sys.stdout = open(os.devnull, "w", encoding="utf-8")
     workdir = _WORKDIR.value or default_workdir(config)
-    reporting.tell_apart(config, [o for o in OVERRIDES if not o.startswith(_SHARED)])
+    reporting.tell_apart(config, _INIT.value, [o for o in OVERRIDES if not o.startswith(_SHARED)])
     with processes.watched():
         results = stage(config, workdir, strategy, signals, _INIT.value)
         beside = {}

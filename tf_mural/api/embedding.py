@@ -141,28 +141,24 @@ def _encoded(given, names):
                 raise BadImage(position, f"{names[position]}: {reason}") from error
         elif not isinstance(image, bytes):
             image = _png(image, position)
+        if image[:4] == b"RIFF" and image[8:12] == b"WEBP":  # as converters take it
+            image, reason = pictures.usable(image)
+            if reason:
+                raise BadImage(position, reason)
         size = images.stated_size(image)
         if size and size[0] * size[1] > images.MAX_PIXELS:
             raise BadImage(
                 position,
                 f"{size[0]} x {size[1]} pixels, above {images.MAX_PIXELS:,}: shrink it first",
             )
-        if image[:4] == b"RIFF" and image[8:12] == b"WEBP":  # as converters take it
-            image, reason = pictures.usable(image)
-            if reason:
-                raise BadImage(position, reason)
         yield image
 
 
 def _png(image, position):
     import tensorflow as tf
 
-    if hasattr(image, "convert"):  # of Pillow, which would cut grey of 16 bits off at 255
-        deep = image.mode.startswith("I")
-        try:
-            image = (np.asarray(image) >> 8).astype(np.uint8) if deep else image.convert("RGB")
-        except pictures.ERRORS as error:  # it reads its file only now
-            raise BadImage(position, str(error)) from error
+    if hasattr(image, "convert"):
+        image = _pixels(image, position)
     array = np.asarray(image)
     array = array[..., np.newaxis] if array.ndim == 2 else array
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] not in (1, 3, 4):
@@ -171,6 +167,19 @@ def _png(image, position):
             f"an array {array.shape} of {array.dtype}, expected uint8 (h, w, 3)",
         )
     return tf.io.encode_png(array).numpy()
+
+
+def _pixels(image, position):
+    """uint8 array of a picture of Pillow, as that of its file would be."""
+    try:
+        if image.mode.startswith("I;16"):  # Pillow would cut it off at 255
+            return (np.asarray(image) >> 8).astype(np.uint8)
+        low, high = image.getextrema() if image.mode in ("I", "F") else (0, 255)
+        if low < 0 or high > 255:
+            raise BadImage(position, f"grey from {low} to {high}, expected 0 to 255")
+        return np.asarray(image.convert("RGB"))
+    except (*pictures.ERRORS, AssertionError) as error:  # it reads its file only now
+        raise BadImage(position, str(error) or "the picture is closed") from error
 
 
 @contextlib.contextmanager

@@ -88,11 +88,6 @@ def convert(
             there = already_there(places.folder, recipe, overwrite)
             if there is not None:
                 progress(f"{label}: already there, {there['records']:,} records in {places.folder}")
-                if left_out := there["ledger"]["dropped"]:
-                    reasons = ", ".join(f"{n:,} {reason}" for reason, n in left_out.items())
-                    progress(
-                        f"{label}: left out when it was made (overwrite tries again): {reasons}"
-                    )
                 return there
             try:
                 return _build(passes, recipe, classes)

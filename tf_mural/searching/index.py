@@ -10,8 +10,12 @@ import numpy as np
 from tf_mural import files
 from tf_mural.base import UserError
 
-MANIFEST, FAISS, SCHEMA = "manifest.json", "index.faiss", 1
+MANIFEST, FAISS, SCHEMA = "manifest.json", "index.faiss", 2
 _BLOCK = 1 << 16  # rows whose scores are held at a time
+_KEYS = {"schema": int, "model": str, "model_path": str, "width": int, "source": dict}
+_KEYS |= {"parts": list, "skipped": dict, "examples": list, "read": int, "count": int}
+_KEYS |= {"whole": bool}
+_PART = {"file": str, "rows": int, "sha256": str, "items_sha256": str}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +34,29 @@ class Hit:
 
 
 def read_manifest(folder):
-    """The manifest of the index in a folder. Raises UserError where it is no manifest."""
+    """The manifest of the index in a folder. Raises UserError where it is none of an index."""
     path = os.path.join(folder, MANIFEST)
     manifest = files.read_json(path)
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("parts"), list):
-        raise UserError(f"{path} is of no index: remove the folder and index again")
-    return manifest
+    if _has(manifest, {"schema": int, "model": str, "parts": list}):
+        if manifest["schema"] != SCHEMA:
+            raise UserError(
+                f"{folder} holds an index of version {manifest['schema']}, expected {SCHEMA}: "
+                "index again, into another folder"
+            )
+        source = manifest.get("source")
+        whole = _has(manifest, _KEYS) and all(_has(part, _PART) for part in manifest["parts"])
+        if whole and (_has(source, {"folder": str}) or _has(source, {"records": str})):
+            return manifest
+    raise UserError(f"{path} is of no index, or is damaged: choose another folder")
+
+
+def digest_of(data):
+    """SHA-256 of bytes or of a contiguous array, in hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def _has(found, kinds):
+    return isinstance(found, dict) and all(isinstance(found.get(k), t) for k, t in kinds.items())
 
 
 class Index:
@@ -48,7 +69,7 @@ class Index:
         manifest: content of manifest.json.
 
     Raises:
-        UserError: there is none, or it is not whole.
+        UserError: there is none, or it is not whole, or damaged: all of it is read once.
     """
 
     def __init__(self, folder):
@@ -56,16 +77,16 @@ class Index:
         if not os.path.exists(os.path.join(folder, MANIFEST)):
             raise UserError(f"{folder} holds no index: make one with tools/index.py")
         self.manifest = read_manifest(folder)
-        if self.manifest.get("schema") != SCHEMA or not self.manifest.get("whole"):
+        if not self.manifest["whole"]:
             raise UserError(
-                f"{folder}: the index is unfinished, or of another version; the same command of "
-                "tools/index.py goes on with it"
+                f"{folder}: the index is unfinished; the same command of tools/index.py goes on "
+                "with it"
             )
         self._parts, self._items, self._faiss = [], [], None
         for number, part in enumerate(self.manifest["parts"]):
             try:
-                self._open(os.path.join(folder, part["file"]), part["sha256"])
-            except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
+                self._open(os.path.join(folder, part["file"]), part)
+            except (OSError, ValueError, EOFError, KeyError) as error:
                 raise UserError(
                     f"{folder}: part-{number:05d} cannot be read ({error!r}): remove the folder "
                     "and index again"
@@ -148,7 +169,7 @@ class Index:
                 self._faiss = faiss.read_index(path)
             except RuntimeError as error:
                 raise UserError(f"{path} is damaged: remove it, it is not needed") from error
-            if self._faiss.ntotal != len(self):
+            if (self._faiss.ntotal, self._faiss.d) != (len(self), self.manifest["width"]):
                 raise UserError(f"{path} is of another index: remove it, it is not needed")
         if hasattr(
             self._faiss, "hnsw"
@@ -156,11 +177,11 @@ class Index:
             self._faiss.hnsw.efSearch = max(64, 2 * k)
         return self._faiss.search(queries, k)
 
-    def _open(self, path, sha256):
-        rows = np.load(f"{path}.npy", mmap_mode="r")
-        if hashlib.sha256(rows).hexdigest() != sha256:
+    def _open(self, path, part):
+        rows, lines = np.load(f"{path}.npy", mmap_mode="r"), files.read_bytes(f"{path}.jsonl")
+        if (digest_of(rows), digest_of(lines)) != (part["sha256"], part["items_sha256"]):
             raise ValueError("its checksum does not fit")
         self._parts.append(rows)
         # Names of files need not be UTF-8.
-        with open(f"{path}.jsonl", encoding="utf-8", errors="surrogateescape") as lines:
-            self._items += [json.loads(line) for line in lines]
+        lines = lines.decode("utf-8", "surrogateescape").split("\n")
+        self._items += [json.loads(line) for line in lines if line]

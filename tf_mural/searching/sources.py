@@ -152,5 +152,9 @@ def _shown(path):
 
 
 def open_source(about):
-    """The source of a manifest's `source`."""
+    """The source of a manifest's `source`.
+
+    Raises:
+        UserError: it is not there any more.
+    """
     return FolderSource(about["folder"]) if "folder" in about else RecordsSource(about["records"])

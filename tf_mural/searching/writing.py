@@ -1,6 +1,5 @@
 """Making an index, part by part, so that one that was stopped goes on where it stood."""
 
-import hashlib
 import json
 import os
 import time
@@ -9,19 +8,19 @@ import numpy as np
 
 from tf_mural import files
 from tf_mural.base import UserError
-from tf_mural.searching.index import FAISS, MANIFEST, SCHEMA, read_manifest
+from tf_mural.searching.index import FAISS, MANIFEST, SCHEMA, digest_of, read_manifest
 
 ROWS = 2048  # of a part
 _AT_ONCE = 512  # images that are embedded in one call
-_EXAMPLES = 20
+_EXAMPLES, _MOST_EXAMPLES = 5, 100  # of a reason, of all
 FAISS_KINDS = ("none", "flat", "hnsw")
 
 
 def make_index(folder, source, embed, model, model_path, width, kind="none", rows=ROWS, say=print):
     """Embeds the images of a source into an index, or goes on with one.
 
-    Images that cannot be read are left out, counted by reason, and the first of them named in the
-    manifest.
+    Images that cannot be read, and what the source passes over, are left out, counted by reason,
+    and the first of each reason named in the manifest.
 
     Args:
         folder: where to.
@@ -46,8 +45,6 @@ def make_index(folder, source, embed, model, model_path, width, kind="none", row
     if manifest is None:
         manifest = {**about, "model_path": model_path, "parts": [], "skipped": {}, "examples": []}
         manifest |= {"read": 0, "count": 0, "whole": False}
-        for name, reason in source.passed_over:
-            _skip(manifest, name, reason)
         _write(folder, manifest)
     elif manifest["read"]:
         say(f"{folder}: going on at image {manifest['read']:,} of {len(source):,}")
@@ -65,6 +62,9 @@ def make_index(folder, source, embed, model, model_path, width, kind="none", row
         raise UserError(
             f"none of the {len(source):,} images could be read: {manifest['examples'][:3]}"
         )
+    if not manifest["whole"]:
+        for name, reason in source.passed_over:
+            _skip(manifest, name, reason)
     if kind != "none":
         _write_faiss(folder, manifest, kind)
     manifest["whole"] = True
@@ -82,7 +82,8 @@ def _begun(folder, about):
     manifest = read_manifest(folder)
     for key, value in about.items():
         if manifest.get(key) != value:
-            why = " (another listing: images came, went or changed)" if key == "source" else ""
+            why = " (another listing: images came, went or changed, or their times did)"
+            why = why if key == "source" else ""
             raise UserError(
                 f"{folder} holds an index with {key} {manifest.get(key)}, now it is {value}{why}: "
                 "choose another folder, or remove this one"
@@ -108,13 +109,14 @@ def _add_part(folder, manifest, source, embed, numbers):
     if len(items):
         name = f"part-{len(manifest['parts']):05d}"
         lines = "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items)
+        lines = lines.encode("utf-8", "surrogateescape")
         path = os.path.join(folder, name)
         with files.replacing(f"{path}.npy") as temporary, open(temporary, "wb") as file:
             np.save(file, array)
         with files.replacing(f"{path}.jsonl") as temporary, open(temporary, "wb") as file:
-            file.write(lines.encode("utf-8", "surrogateescape"))
-        digest = hashlib.sha256(array.tobytes()).hexdigest()
-        manifest["parts"].append({"file": name, "rows": len(items), "sha256": digest})
+            file.write(lines)
+        sums = {"sha256": digest_of(array), "items_sha256": digest_of(lines)}
+        manifest["parts"].append({"file": name, "rows": len(items), **sums})
     manifest["count"] += len(items)
     manifest["read"] = numbers[-1] + 1
     _write(folder, manifest)
@@ -122,30 +124,30 @@ def _add_part(folder, manifest, source, embed, numbers):
 
 def _embedded(manifest, source, embed, chunk):
     """(rows, items) of the images of a chunk that can be read."""
-    good, rest = [], chunk
+    before, rest = [], chunk
     while rest:
         try:
             rows = embed([data for _, data in rest])
-            break
         except UserError as error:
             position = getattr(error, "position", None)
             if position is None or not hasattr(error, "reason"):
                 raise
             _skip(manifest, source.name(rest[position][0]), error.reason)
-            # Those before it are embedded in the end, once, however many more are bad.
-            good += rest[:position]
+            # Those before it wait, to be embedded once however many more are bad.
+            before += rest[:position]
             rest = rest[position + 1 :]
-    if good:
-        rest = good + rest
-        rows = embed([data for _, data in rest])
-    elif not rest:
-        rows = np.zeros((0, manifest["width"]), np.float32)
-    return rows, [item for item, _ in rest]
+            continue
+        if before:
+            break
+        return rows, [item for item, _ in rest]
+    if before:
+        return _embedded(manifest, source, embed, before + rest)
+    return np.zeros((0, manifest["width"]), np.float32), []
 
 
 def _skip(manifest, name, reason):
     manifest["skipped"][reason] = manifest["skipped"].get(reason, 0) + 1
-    if len(manifest["examples"]) < _EXAMPLES:
+    if manifest["skipped"][reason] <= _EXAMPLES and len(manifest["examples"]) < _MOST_EXAMPLES:
         manifest["examples"].append(f"{name}: {reason}")
 
 

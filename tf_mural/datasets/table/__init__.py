@@ -8,7 +8,6 @@ Several texts in a language: repeat the column, or part them by `texts_separator
 images gives records of texts that say the same (bitext).
 """
 
-import array
 import dataclasses
 import hashlib
 import os
@@ -17,7 +16,7 @@ import numpy as np
 
 from tf_mural.base import UserError
 from tf_mural.datasets import pictures
-from tf_mural.datasets.table import columns, rows
+from tf_mural.datasets.table import choosing, columns, rows
 from tf_mural.records import Dropped, Record
 
 SPLITS = ("train",)
@@ -37,6 +36,7 @@ class Unit:
     image_dir: str
     image_suffix: str
     min_texts: int
+    split_column: str | None
     starts: np.ndarray
     ends: np.ndarray
     lines: np.ndarray
@@ -75,8 +75,9 @@ def plan(
         image_dir: folder of the images, relative to the table's.
         image_suffix: put behind each image path, such as ".jpg".
         id_column: column that names the record. Default: a first column "id", else the image.
-        split_column: column that says which split a row is in. Default: "split" if there is one and
-            the file's name does not say; else, or if "", all rows are in each.
+        split_column: column that says which split a row is in. Default: "split" if there is one,
+            the file's name does not say and it is nothing else; else, or if "", all rows are in
+            each.
         languages: language codes to keep. Default: every column that looks like a language code.
         language_column: of the long layout.
         text_column: of the long layout.
@@ -93,7 +94,8 @@ def plan(
             for a table without any.
     """
     table = rows.Table.open(rows.find_file(raw_dir, file, split), format, quoting)
-    split_column = _split_column(table, file, split_column)
+    taken = (image_column, id_column, language_column, text_column)
+    split_column = choosing.split_column(table, file, split_column, taken)
     meaning = columns.resolve(
         table,
         layout,
@@ -111,7 +113,7 @@ def plan(
             f"{table.path}: the options image_dir and image_suffix are of images, but no column "
             f"is: say which with image_column; columns found: {', '.join(table.columns)}"
         )
-    starts, ends, lines, cuts = _find_records(table, meaning, split_column, split)
+    starts, ends, lines, cuts = choosing.find_records(table, meaning, split_column, split)
     folder = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(table.path)), image_dir))
     count = len(cuts) - 1
     units = min(_MOST_UNITS, -(-count // _RECORDS_PER_UNIT))
@@ -126,6 +128,7 @@ def plan(
                 folder,
                 image_suffix,
                 min_texts,
+                split_column,
                 starts[some],
                 ends[some],
                 lines[some],
@@ -142,16 +145,17 @@ def read(unit):
             yield from _read_record(unit, file, range(first, last))
 
 
-def splits(raw_dir, file=None, split_column=None, **options):
+def splits(raw_dir, file=None, split_column=None, **more):
     """The splits that a table holds: by its files, by its split column, or "train" alone."""
     if file is not None and "{split}" in file:
         found = rows.splits_of_files(raw_dir, file)
         if not found:
             raise UserError(f"no file {file} in {raw_dir}, whatever the split")
         return found
-    options = {key: options[key] for key in ("format", "quoting") if key in options}
+    options = {key: more[key] for key in ("format", "quoting") if key in more}
     table = rows.Table.open(rows.find_file(raw_dir, file, ""), **options)
-    split_column, found = _split_column(table, file, split_column), {}
+    taken = [value for key, value in more.items() if key.endswith("_column")]
+    split_column, found = choosing.split_column(table, file, split_column, taken), {}
     if split_column is None:
         return SPLITS
     for line, _, data in table.spans():
@@ -160,7 +164,10 @@ def splits(raw_dir, file=None, split_column=None, **options):
             found[value] = None
     if not found:
         listed = ", ".join(table.columns)
-        raise UserError(f"{table.path} names no split in {split_column!r}; columns: {listed}")
+        raise UserError(
+            f"{table.path} names no split in {split_column!r}; columns: {listed}; set "
+            f'split_column to another one, or to "" where all rows are of one split'
+        )
     return tuple(found)
 
 
@@ -168,42 +175,6 @@ def fingerprint(raw_dir, split, file=None, **_):
     """A hash of the table, so that a changed one is not taken for the one converted before."""
     with open(rows.find_file(raw_dir, file, split), "rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def _split_column(table, file, given):
-    """The column of the splits; None where the file's name says it, or nothing does."""
-    if given is None and "{split}" not in (file or "") and "split" in table.columns:
-        return "split"
-    return given or None
-
-
-def _find_records(table, meaning, split_column, split):
-    """(starts, ends, lines) of the rows of a split, records together, and `cuts` between them."""
-    starts, ends, lines, groups = (array.array("q") for _ in range(4))
-    group_of, count, other_splits = {}, 0, {}
-    needs_row = split_column is not None or meaning.layout == "long"
-    for line, start, data in table.spans():
-        row = table.row(data, line) if needs_row else ""
-        key = None
-        if not isinstance(row, str):
-            if split_column is not None and (found := columns.first(row, split_column)) != split:
-                other_splits[found] = None
-                continue
-            key = meaning.key(row) if meaning.layout == "long" else None
-        group = count if key is None else group_of.setdefault(key, count)
-        count = max(count, group + 1)
-        starts.append(start)
-        ends.append(start + len(data))
-        lines.append(line)
-        groups.append(group)
-    if not starts and other_splits:
-        known = ", ".join(str(name) for name in other_splits)
-        raise UserError(f"{table.path} has no rows of the split {split!r}; it has: {known}")
-    columns_of_rows = [np.array(a, np.int64) for a in (starts, ends, lines, groups)]
-    order = np.argsort(columns_of_rows[3], kind="stable")
-    starts, ends, lines, groups = (column[order] for column in columns_of_rows)
-    cuts = np.searchsorted(groups, np.arange(count + 1))
-    return starts, ends, lines, cuts
 
 
 def _read_record(unit, file, positions):
@@ -217,6 +188,9 @@ def _read_record(unit, file, positions):
     where, row = f"line {line}", found[0]
     if isinstance(row, str):
         yield Dropped(row, where)
+        return
+    if unit.split_column and columns.first(row, unit.split_column) is None:
+        yield Dropped("no split named", where)
         return
     texts = {}  # for its keys alone: in order, without repeats
     for one in found:
