@@ -434,7 +434,7 @@ def test_checkpoints_and_models_on_a_remote_file_system(tmp_path):
     vocabulary = tmp_path / "vocab.txt"
     vocabulary.write_text("[PAD]\n")
     arrays = run.trainer.snapshot(checkpoints.by_path(run.trainer.encoder))
-    words = ("model", "images", "vocabulary_size", "vocabulary_hash", "max_tokens", "lower_case")
+    words = ("model", "images", "vocabulary_size", "vocabulary_hash", "max_tokens")
     description = {**dict.fromkeys(words), "a": "ä"}
     checkpoints.save_model(f"{workdir}/best", arrays, description, str(vocabulary))
     assert checkpoints.read_model(f"{workdir}/best") == description

@@ -10,7 +10,7 @@ from tf_mural import files
 from tf_mural.base import UserError
 
 WEIGHTS, MODEL, VOCABULARY = "weights.npz", "model.json", "vocab.txt"
-_NEEDED = {"model", "images", "vocabulary_size", "vocabulary_hash", "max_tokens", "lower_case"}
+_NEEDED = {"model", "images", "vocabulary_size", "vocabulary_hash", "max_tokens"}
 
 
 def save_model(folder, arrays, description, vocabulary_path):
