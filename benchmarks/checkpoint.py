@@ -4,8 +4,8 @@
 
 A state of so many parameters and two slots each, in variables of the sizes of the paper's model (a
 token embedding of 501,153 x 768 and products of 1,024 x 1,024), saved and restored by
-`tf_mural.checkpoints`. While it is written, steps go on that change all of the state, as an
-optimizer does. Beside it: plain writing of as many bytes to the same disk, and TensorFlow's own
+`tf_mural.training.checkpoints`. While it is written, steps go on that change all of the state, as
+an optimizer does. Beside it: plain writing of as many bytes to the same disk, and TensorFlow's own
 `tf.train.Checkpoint`, which training waits for. Needs twice the state in memory, 12.8 GB for the
 paper's, and as much on the disk.
 """
@@ -39,8 +39,8 @@ def state_of(parameters):
     """A trainer with as many parameters and two slots each."""
     import keras
 
-    from tf_mural import distribute
-    from tf_mural.step import scalar
+    from tf_mural.backends import tensorflow as tf_backend
+    from tf_mural.nonfinite import scalar
 
     def variables(kind):
         shapes = enumerate(shapes_of(parameters))
@@ -53,7 +53,7 @@ def state_of(parameters):
         optimizer=types.SimpleNamespace(variables=slots, build=lambda _: None),
         step=scalar("step", "int32"),
         loss_scale=None,
-        snapshot=distribute.snapshot,
+        snapshot=tf_backend.snapshot,
         collective=False,
     )
 
@@ -73,7 +73,7 @@ def plain_write(folder, size):
 
 def measure_ours(folder, trainer, step_seconds, rounds):
     """{what: seconds} of saves during steps, and of a restore."""
-    from tf_mural import checkpoints
+    from tf_mural.training import checkpoints
 
     variables = [*trainer.encoder.variables, *trainer.optimizer.variables]
 

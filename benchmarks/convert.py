@@ -74,10 +74,12 @@ def images(folder, out_dir, limit, processes, rounds, peer=None):
 
 
 def _bare(files, place, processes):
-    from tf_mural.conversion import workers
+    from tf_mural.conversion import process_pool
 
     share = [files[i::processes] for i in range(processes)]
-    spans = [span for _, span in workers.run(_bare_share, [(some,) for some in share], processes)]
+    spans = [
+        span for _, span in process_pool.run(_bare_share, [(some,) for some in share], processes)
+    ]
     return len(files) / max(spans)
 
 
@@ -186,7 +188,7 @@ def _moses_zip(path, pairs):
 def _read_back(folder):
     import numpy as np
 
-    from tf_mural import records
+    from tf_mural.data import records
 
     opened = records.RecordSet.open(folder)
     count = min(len(opened), 500_000)

@@ -29,8 +29,9 @@ class Embedding:
         import tensorflow as tf
 
         from tf_mural import models
-        from tf_mural.images import for_evaluation
-        from tf_mural.text import Tokenizer, train_vocabulary
+        from tf_mural.data.image_ops import for_evaluation
+        from tf_mural.data.tokenizers import Tokenizer
+        from tf_mural.data.vocabulary import train_vocabulary
 
         texts = read_sentences(tatoeba) if tatoeba else random_sentences(sentences)
         tokenizer = Tokenizer(train_vocabulary(texts, _VOCABULARY), max_tokens=64)
@@ -82,7 +83,7 @@ class Embedding:
             self._towers[kind](batch)
 
     def _embed(self, encode, kind, cut):
-        from tf_mural.embedder import Embedder
+        from tf_mural.evaluation.batch_embedder import Embedder
 
         lengths = {} if cut else {"text_lengths": ()}
         embedder = Embedder(

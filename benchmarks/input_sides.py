@@ -26,7 +26,7 @@ def prepare(photos, folder, count, shards=4):
 
     from PIL import Image
 
-    from tf_mural import records
+    from tf_mural.data import records
 
     files = sorted(glob.glob(os.path.join(photos, "**", "*.jpg"), recursive=True))
     if not files:
@@ -78,17 +78,19 @@ class Pipeline(_Batches):
     """
 
     def __init__(self, folder, resize, crop, rows, texts=1):
-        from tf_mural import build, pipeline, records, sampling, text
+        from tf_mural import experiment
+        from tf_mural.data import input_pipeline, records, sampling
+        from tf_mural.data import tokenizers as text
 
         opened = records.RecordSet.open(folder)
         fields = {"image": "image", **{f"text_{i}": "text" for i in range(texts)}}
         stream = sampling.Stream([opened], texts, with_image=True)
         self.batches, self.rows = (
             iter(
-                pipeline.training_dataset(
-                    [pipeline.Source(stream, fields, flip=True)],
-                    text.Tokenizer(build.find_vocabulary("scenes", ""), 64),
-                    pipeline.Sizes(resize, crop),
+                input_pipeline.training_dataset(
+                    [input_pipeline.Source(stream, fields, flip=True)],
+                    text.Tokenizer(experiment.find_vocabulary("scenes", ""), 64),
+                    input_pipeline.Sizes(resize, crop),
                     stream.languages,
                     rows,
                 )
@@ -103,7 +105,7 @@ class Decoding(_Batches):
     def __init__(self, folder, rows):
         import tensorflow as tf
 
-        from tf_mural import records
+        from tf_mural.data import records
 
         opened = records.RecordSet.open(folder)
         data = [records.deserialize(one).images[0] for one in opened.read(range(len(opened)))]
@@ -175,7 +177,8 @@ class Tokens:
         import tensorflow as tf
         from tokenizers import BertWordPieceTokenizer
 
-        from tf_mural.text import Tokenizer, train_vocabulary
+        from tf_mural.data.tokenizers import Tokenizer
+        from tf_mural.data.vocabulary import train_vocabulary
 
         pieces = train_vocabulary(sentences, vocabulary)
         self._sentences, self._rows = sentences, rows

@@ -86,15 +86,16 @@ class Run(_Watched):
         import tensorflow as tf
 
         from configs import etcl
-        from tf_mural import build, distribute
+        from tf_mural import experiment
+        from tf_mural.backends import tensorflow as tf_backend
 
         config = etcl.get_config("tiny")
         config.batch_size = min(batch, _READ)
         config.model.text.dropout = config.model.image.stochastic_depth = dropout
         config.evaluation = {}
         config.update(options)
-        strategy = distribute.make_strategy("one")
-        run = build.build(config, data_dir, strategy)
+        strategy = tf_backend.make_strategy("one")
+        run = experiment.build(config, data_dir, strategy)
         self.trainer = run.trainer
         self.trainer.microbatch = microbatch or None
         self.trainer.loss_chunk = loss_chunk or None

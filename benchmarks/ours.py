@@ -23,11 +23,11 @@ class Ours:
         if threads:
             tf.config.threading.set_intra_op_parallelism_threads(threads)
             tf.config.threading.set_inter_op_parallelism_threads(threads)
-        from tf_mural import distribute
+        from tf_mural.backends import tensorflow as tf_backend
 
         config = config_of(case)
         config.precision, config.rematerialise = precision, rematerialise
-        strategy = distribute.make_strategy("one")
+        strategy = tf_backend.make_strategy("one")
         self.trainer = trainer_of(config, case, strategy)
 
         @tf.function(jit_compile=self.trainer.jit_compile is True, autograph=False)
@@ -105,10 +105,10 @@ def trainer_of(config, case, strategy):
     """The trainer of the backend that Keras runs on."""
     import keras
 
-    from tf_mural import build
+    from tf_mural import experiment
 
     config.steps = _STEPS
     keras.utils.set_random_seed(config.seed)
     description = {"model": config.model.to_dict(), "vocabulary_size": case.vocabulary}
     description["precision"] = config.precision
-    return build.make_trainer(config, description, config.sources.triples.languages, strategy)
+    return experiment.make_trainer(config, description, config.sources.triples.languages, strategy)

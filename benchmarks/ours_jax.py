@@ -18,12 +18,13 @@ class OursOnJax:
         os.environ["KERAS_BACKEND"] = "jax"
         import jax
         import numpy as np
+        import tpu_planner
 
-        from tf_mural import distribute_jax, planning
+        from tf_mural.backends import jax as jax_backend
 
         config = config_of(case)
         config.precision, config.microbatch, config.batch_size = precision, microbatch, case.batch
-        strategy = distribute_jax.make_strategy("one")
+        strategy = jax_backend.make_strategy("one")
         self._trainer = trainer_of(config, case, strategy)
         batch = _arrays(synthetic_batch(case), np)
         self._batch = jax.device_put(batch, strategy.over(jax.sharding.PartitionSpec("data")))
@@ -32,7 +33,7 @@ class OursOnJax:
             for v, spec in zip(self._trainer.variables, self._trainer.specs, strict=True)
         ]
         traced = self._trainer.compiled_step().trace(self._values, self._batch)
-        self._flops = planning.flops(traced.jaxpr)
+        self._flops = tpu_planner.flops(traced.jaxpr)
         self._run = traced.lower().compile()
 
     def step(self, variant="compiled"):

@@ -6,7 +6,7 @@ import resource
 import numpy as np
 
 _MODULES = {
-    "ours": "tf_mural.metrics",
+    "ours": "tf_mural.evaluation.metrics",
     "numpy": "numpy",
     "clip_benchmark": "clip_benchmark.metrics.zeroshot_retrieval",
 }
@@ -39,8 +39,8 @@ class Recalls:
         importlib.import_module(_MODULES[way])
 
     def ours(self):
-        """Recalls by `tf_mural.metrics`."""
-        from tf_mural import metrics
+        """Recalls by `tf_mural.evaluation.metrics`."""
+        from tf_mural.evaluation import metrics
 
         return metrics.retrieval(self._images, self._texts, self._text_images)
 

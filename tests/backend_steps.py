@@ -16,9 +16,9 @@ import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
-from tf_mural import build, models, optimizers  # noqa: E402
+from tf_mural import experiment, models, optimizers  # noqa: E402
+from tf_mural.nonfinite import Limits  # noqa: E402
 from tf_mural.objective import Term  # noqa: E402
-from tf_mural.step import Limits  # noqa: E402
 
 # Towers that compile quickly.
 models.EFFICIENTNETS["test"] = {
@@ -64,7 +64,7 @@ def batch_of(step, kinds):
 
 
 def trainer_of(stage, strategy, group=2, dropout=0.0, precision=None, **options):
-    distribute, training = build.rooms()
+    distribute, training = experiment.rooms()
     kinds, terms = STAGES[stage]
     with strategy.scope():
         encoder = models.dual_encoder(
@@ -116,7 +116,7 @@ def gradients_of(trainer, batch):
     else:
         import jax
 
-        from tf_mural.distribute_jax.running import _in_32_bits
+        from tf_mural.backends.jax.step_runner import _in_32_bits
 
         def gradients(values, batch):
             with keras.StatelessScope(zip(trainer.variables, values, strict=True)):
@@ -130,7 +130,7 @@ def gradients_of(trainer, batch):
 
 def weights_after(trainer, kinds, strategy, steps=STEPS):
     """{path: value} of weights and moving averages after some steps, and {log: values}."""
-    distribute, _ = build.rooms()
+    distribute, _ = experiment.rooms()
 
     def make_dataset(start_step):
         batches = [batch_of(step, kinds) for step in range(start_step, start_step + steps)]
@@ -169,7 +169,7 @@ def cases():
 
 
 def main(out):
-    distribute, _ = build.rooms()
+    distribute, _ = experiment.rooms()
     arrays = {}
     for name, (stage, options) in cases().items():
         options = dict(options)

@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 
-from tf_mural.base import UserError
+from tf_mural.errors import UserError
 
 
 def square(number):

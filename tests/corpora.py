@@ -11,7 +11,7 @@ from PIL import Image
 
 from tf_mural import conversion
 from tf_mural.conversion import Steps
-from tf_mural.records import RecordSet
+from tf_mural.data.records import RecordSet
 
 needs_imagehash = pytest.mark.skipif(
     importlib.util.find_spec("imagehash") is None,

@@ -8,7 +8,7 @@ import tarfile
 import pytest
 from PIL import Image
 
-from tf_mural.records import tfrecord
+from tf_mural.data.records import tfrecord
 
 
 def picture(color, kind="JPEG", size=(6, 4)):

@@ -11,8 +11,8 @@ import numpy as np
 import replicas
 import tensorflow as tf
 
-from tf_mural import distribute
-from tf_mural.step import Limits
+from tf_mural.backends import tensorflow as tf_backend
+from tf_mural.nonfinite import Limits
 
 ROWS = 2  # of a micro-batch
 CASES = {
@@ -82,7 +82,7 @@ def gradients(strategy, **options):
 
     def one(batch):
         found, _ = trainer.gradients(batch)
-        distribute.average(trainer.moving_averages)
+        tf_backend.average(trainer.moving_averages)
         return found
 
     @tf.function(autograph=False)

@@ -8,8 +8,8 @@ import numpy as np
 import replicas
 import tensorflow as tf
 
-from tf_mural import distribute
-from tf_mural.training import passes
+from tf_mural.backends import tensorflow as tf_backend
+from tf_mural.backends.tensorflow import grad_cache
 
 ROWS = 2  # of a micro-batch
 
@@ -22,17 +22,17 @@ def unrolled(trainer, rows, draws_again=False):
     """
 
     def encode_all(batch, weights):
-        parts, count = passes.split_rows(batch, rows)
+        parts, count = grad_cache.split_rows(batch, rows)
 
         def encode(parts, _):
             found = []
             for i in range(count):
                 number = i + count if draws_again else i
-                distribute.set_seeds(trainer.generators, trainer.seed, trainer.step, number)
-                found.append(trainer.encode(passes.part_of(parts, i)))
+                tf_backend.set_seeds(trainer.generators, trainer.seed, trainer.step, number)
+                found.append(trainer.encode(grad_cache.part_of(parts, i)))
             return {field: tf.concat([x[field] for x in found], axis=0) for field in found[0]}
 
-        return passes.at_once(encode, parts, weights)
+        return grad_cache.at_once(encode, parts, weights)
 
     trainer._encoded = encode_all
 

@@ -16,10 +16,10 @@ sys.path[:0] = [TOOLS, os.path.dirname(HERE), HERE]
 import train  # noqa: E402
 from absl import flags  # noqa: E402
 
-from tf_mural import files  # noqa: E402
-from tf_mural.base import UserError  # noqa: E402
-from tf_mural.checkpoints import Lock  # noqa: E402
-from tf_mural.stopping import Signals, Stopped  # noqa: E402
+from tf_mural import file_io  # noqa: E402
+from tf_mural.errors import UserError  # noqa: E402
+from tf_mural.training.checkpoints import Lock  # noqa: E402
+from tf_mural.training.preemption import Signals, Stopped  # noqa: E402
 
 MURAL, ETCL = "ram://bucket/runs/mural", "ram://bucket/runs/etcl"
 
@@ -49,10 +49,10 @@ def main(data_dir):
             print(error)
     run("mural", MURAL, data_dir)
     run("etcl", ETCL, data_dir, init=MURAL)
-    print("files:", *files.names(MURAL))
-    print("best:", *files.names(f"{MURAL}/best"))
-    print("events:", *files.names(f"{MURAL}/tensorboard"))
-    print("step:", files.read_json(f"{MURAL}/results.json")["best"]["step"])
+    print("files:", *file_io.names(MURAL))
+    print("best:", *file_io.names(f"{MURAL}/best"))
+    print("events:", *file_io.names(f"{MURAL}/tensorboard"))
+    print("step:", file_io.read_json(f"{MURAL}/results.json")["best"]["step"])
     sys.argv = ["evaluate.py", f"--model={ETCL}/best", f"--data_dir={data_dir}"]
     sys.argv += ["--task=retrieval", "--records=scenes/test", "--languages=en"]
     for name in ("data_dir", "backend"):  # evaluate.py defines them too

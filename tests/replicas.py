@@ -20,20 +20,12 @@ import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from tf_mural import (  # noqa: E402
-    checkpoints,
-    distribute,
-    events,
-    loop,
-    models,
-    optimizers,
-    pipeline,
-    records,
-    sampling,
-    text,
-    training,
-)
+from tf_mural import models, optimizers
+from tf_mural.backends import tensorflow as tf_backend
+from tf_mural.backends.tensorflow import trainer as training
+from tf_mural.data import input_pipeline, records, sampling, tokenizers
 from tf_mural.objective import Term  # noqa: E402
+from tf_mural.training import checkpoints, loop, metric_writer
 
 # Towers that trace quickly and whose batch norms see many values: what is compared is exact.
 models.EFFICIENTNETS["test"] = {
@@ -79,7 +71,7 @@ def global_batch(kinds):
 
 
 def trainer_of(
-    stage, dropout=0.0, group=2, mean=distribute.mean, precision=None, unused=(), **options
+    stage, dropout=0.0, group=2, mean=tf_backend.mean, precision=None, unused=(), **options
 ):
     keras.utils.set_random_seed(0)
     kinds, terms = STAGES[stage]
@@ -104,12 +96,12 @@ def trainer_of(
 
 def make_strategy(replicas):
     if replicas == 1:
-        return distribute.make_strategy("one")
+        return tf_backend.make_strategy("one")
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(
         cpu, [tf.config.LogicalDeviceConfiguration()] * replicas
     )
-    return distribute.make_strategy("mirrored")
+    return tf_backend.make_strategy("mirrored")
 
 
 def shares(strategy, batch):
@@ -130,7 +122,7 @@ def masks(strategy, trainer, step):
     @tf.function
     def draw():
         def one():
-            distribute.set_seeds(trainer.generators, trainer.seed, step)
+            tf_backend.set_seeds(trainer.generators, trainer.seed, step)
             return keras.random.dropout(tf.ones((64,)), 0.5, seed=generator)
 
         return strategy.run(one)
@@ -148,7 +140,7 @@ def patched(module, name, value):
         setattr(module, name, original)
 
 
-def _gather_without_gradient(x, gather=distribute.gather):
+def _gather_without_gradient(x, gather=tf_backend.gather):
     return tf.stop_gradient(gather(x))
 
 
@@ -168,14 +160,14 @@ def _mean_over_own_rows(*args, objective=training.objective):
 
 
 MUTATIONS = {
-    "gather without gradient": (distribute, "gather", _gather_without_gradient),
+    "gather without gradient": (tf_backend, "gather", _gather_without_gradient),
     "no division by the replicas": (training, "objective", _mean_over_own_rows),
 }
 
 
 def _mean_in_the_forward_pass(tensors):
     # The backward pass asks for those of two tensors.
-    return distribute.mean(tensors) if len(tensors) == 1 else list(tensors)
+    return tf_backend.mean(tensors) if len(tensors) == 1 else list(tensors)
 
 
 def gradients(strategy, stage, **options):
@@ -221,7 +213,7 @@ def main(replicas, path):
     if replicas == 2:
         options = dict(group=models.ALL_REPLICAS, mean=_mean_in_the_forward_pass)
         keep("together, forward only", gradients(strategy, "etcl", **options))
-        with patched(distribute, "gather", scattered_and_summed):
+        with patched(tf_backend, "gather", scattered_and_summed):
             keep("scattered", gradients(strategy, "etcl"))
     set_precision("float32")
     if replicas <= 2:
@@ -260,8 +252,8 @@ def run_the_loop(strategy, folder):
             trainer.compile(optimizer=keras.optimizers.SGD(0.1))
         saved = checkpoints.Checkpoints(workdir, trainer)
         assert saved.restore({"vocabulary_hash": "x"}) == (last == 4)
-        log = events.Log(os.path.join(workdir, "tensorboard"), ROWS, show=lambda line: None)
-        runner = distribute.Runner(trainer, strategy, make_dataset)
+        log = metric_writer.Log(os.path.join(workdir, "tensorboard"), ROWS, show=lambda line: None)
+        runner = tf_backend.Runner(trainer, strategy, make_dataset)
         loop.train(trainer, runner, last, saved, log)
     return weights_of(trainer)
 
@@ -275,13 +267,13 @@ def dataset_of_colours(folder, replicas, workers=(0, 1)):
     """Function of start_step= to ETCL's batches of the records of colours."""
     record_set = records_of_colours(os.path.join(folder, "colours"))
     stream = sampling.Stream([record_set], 2, LANGUAGES, walk="combinations")
-    source = pipeline.Source(stream, STAGES["etcl"][0])
+    source = input_pipeline.Source(stream, STAGES["etcl"][0])
     words = ["x", *(f"w{i}" for i in range(16))]
     return functools.partial(
-        pipeline.training_dataset,
+        input_pipeline.training_dataset,
         [source],
-        text.Tokenizer([*text.SPECIAL_TOKENS, *words], 6),
-        pipeline.Sizes(36, 32),
+        tokenizers.Tokenizer([*tokenizers.SPECIAL_TOKENS, *words], 6),
+        input_pipeline.Sizes(36, 32),
         LANGUAGES,
         ROWS,
         replicas,

@@ -11,9 +11,10 @@ import tensorflow as tf
 from conftest import ROOT
 
 import tf_mural
-from tf_mural import build, images
-from tf_mural.base import UserError
-from tf_mural.embedder import BadImage
+from tf_mural import experiment
+from tf_mural.data import image_ops
+from tf_mural.errors import UserError
+from tf_mural.evaluation.batch_embedder import BadImage
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +77,7 @@ def test_grey_of_16_bits_is_that_of_its_file(embedder, tmp_path):
     path = tmp_path / "deep.png"
     grey = np.random.default_rng(0).integers(0, 1 << 16, (40, 30), np.uint16)
     Image.fromarray(grey).save(path)
-    assert images.decode(path.read_bytes()).numpy().max() > 200
+    assert image_ops.decode(path.read_bytes()).numpy().max() > 200
     with Image.open(path) as picture_of_pillow:
         rows = embedder.images([path, picture_of_pillow])
     np.testing.assert_allclose(rows[0], rows[1], atol=1e-6)
@@ -112,7 +113,7 @@ def test_webp_of_too_many_pixels_is_refused_too(embedder, monkeypatch):
 
     file = io.BytesIO()
     Image.fromarray(picture()).save(file, "WEBP")
-    monkeypatch.setattr(images, "MAX_PIXELS", 1_000)
+    monkeypatch.setattr(image_ops, "MAX_PIXELS", 1_000)
     with pytest.raises(BadImage, match="30 x 40 pixels, above 1,000"):
         embedder.images([file.getvalue()])
 
@@ -169,9 +170,9 @@ def test_headers_state_sizes(kind):
 
     file = io.BytesIO()
     Image.fromarray(picture(37, 91)).save(file, kind)
-    assert images.stated_size(file.getvalue()) == (91, 37)
-    assert images.stated_size(file.getvalue()[:9]) is None
-    assert images.stated_size(b"") is None
+    assert image_ops.stated_size(file.getvalue()) == (91, 37)
+    assert image_ops.stated_size(file.getvalue()[:9]) is None
+    assert image_ops.stated_size(b"") is None
 
 
 @pytest.mark.parametrize("method", ["texts", "images"])
@@ -191,7 +192,7 @@ def test_unknown_texts_are_told_apart(embedder):
 
 
 def test_progress_tells_rate_and_time_left(embedder, capsys, monkeypatch):
-    from tf_mural.api import embedding
+    from tf_mural.experiment import embedder as embedding
 
     monkeypatch.setattr(embedding, "_FIRST_WORD", 0.0)
     monkeypatch.setattr(embedding, "_EVERY", 0.0)
@@ -207,10 +208,10 @@ def test_progress_tells_rate_and_time_left(embedder, capsys, monkeypatch):
 def test_the_fingerprint_is_that_of_the_model(embedder, finished):
     again = tf_mural.Embedder.load(finished[0])
     assert again.fingerprint == embedder.fingerprint and len(again.fingerprint) == 32
-    model = build.load(str(finished[0]))
-    other = build.fingerprint(model.encoder, model.tokenizer, {"resize": 80, "crop": 64})
+    model = experiment.load(str(finished[0]))
+    other = experiment.fingerprint(model.encoder, model.tokenizer, {"resize": 80, "crop": 64})
     model.encoder.temperatures["shared"].assign(0.5)
-    changed = build.fingerprint(model.encoder, model.tokenizer, model.sizes)
+    changed = experiment.fingerprint(model.encoder, model.tokenizer, model.sizes)
     assert len({other, changed, embedder.fingerprint}) == 3
 
 

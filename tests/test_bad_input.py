@@ -8,7 +8,7 @@ import shutil
 import pytest
 from conftest import SMALL_RUN
 
-from tf_mural import records
+from tf_mural.data import records
 
 ARGUMENTS = (
     "--stage=align",

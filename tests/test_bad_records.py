@@ -9,12 +9,12 @@ import tensorflow as tf
 from test_pipeline import CODES, picture, same, steps, words
 from test_pipeline import tokenizer as tokenizer  # a fixture
 
-from tf_mural import pipeline, records
-from tf_mural.base import UserError
-from tf_mural.pipeline.replacement import DISTANCE
-from tf_mural.pipeline.rows import Rows
-from tf_mural.records import Record, RecordSet, tfrecord
-from tf_mural.sampling import Stream
+from tf_mural.data import input_pipeline, records
+from tf_mural.data.example_builder import Rows
+from tf_mural.data.fallback_draws import DISTANCE
+from tf_mural.data.records import Record, RecordSet, tfrecord
+from tf_mural.data.sampling import Stream
+from tf_mural.errors import UserError
 
 BATCH = 8
 
@@ -104,17 +104,17 @@ WITHOUT = [a_flipped_bit, a_shard_cut_short, a_text_of_unknown_tokens]
 def source(record_set, fields, languages=None):
     texts = list(fields.values()).count("text")
     stream = Stream([record_set], texts, languages, seed=1, name="captions")
-    return pipeline.Source(stream, fields)
+    return input_pipeline.Source(stream, fields)
 
 
 def dataset(source, tokenizer, rows=BATCH, **options):
-    sizes = pipeline.Sizes(12, 8)
-    return pipeline.training_dataset([source], tokenizer, sizes, CODES, rows, **options)
+    sizes = input_pipeline.Sizes(12, 8)
+    return input_pipeline.training_dataset([source], tokenizer, sizes, CODES, rows, **options)
 
 
 def row_of(source, tokenizer, draw):
     """What a draw of an undamaged set is, by itself."""
-    rows = Rows(source, tokenizer, pipeline.Sizes(12, 8), CODES)
+    rows = Rows(source, tokenizer, input_pipeline.Sizes(12, 8), CODES)
     row = rows.decoded(one_row(rows.parsed(rows.fetched(tf.constant([draw]))), 0))
     for values in row.values():
         values.pop("text", None), values.pop("known", None)
@@ -144,7 +144,7 @@ def one_row(batch, row):
 @pytest.mark.parametrize("damage", WITH_IMAGES)
 def test_it_leaves_its_row_to_a_distant_draw_and_is_counted(damage, tokenizer, tmp_path):
     opened, bad, reason = damage(tmp_path / "bad")
-    fields, health = {"image": "image", "caption": "text"}, pipeline.Health(limit=1.0)
+    fields, health = {"image": "image", "caption": "text"}, input_pipeline.Health(limit=1.0)
     whole = source(write(tmp_path / "good"), fields, ["en"])
     damaged = source(opened, fields, ["en"])
     found = steps(dataset(damaged, tokenizer, health=health), 6)
@@ -176,7 +176,7 @@ def test_replacements_are_those_of_any_start_and_any_workers(damage, tokenizer, 
 @pytest.mark.parametrize("damage", WITHOUT)
 def test_so_it_is_for_sources_of_texts_alone(damage, tokenizer, tmp_path):
     opened, bad, reason = damage(tmp_path / "bad")
-    fields, health = {"source": "text", "target": "text"}, pipeline.Health()
+    fields, health = {"source": "text", "target": "text"}, input_pipeline.Health()
     whole, damaged = source(write(tmp_path / "good"), fields), source(opened, fields)
     found = steps(dataset(damaged, tokenizer, health=health), 6)
 
@@ -202,14 +202,14 @@ def test_a_language_that_the_vocabulary_does_not_know_stops_the_run(tokenizer, t
         return Record(record.id, record.images, (("en", f"en{i}"), ("fr", "♞ ♘")))
 
     opened = write(tmp_path / "set", foreign)
-    health = pipeline.Health(limit=1.0, vocabulary="my/vocab.txt")
+    health = input_pipeline.Health(limit=1.0, vocabulary="my/vocab.txt")
     steps(dataset(source(opened, {"caption": "text"}), tokenizer, health=health), 8)
     with pytest.raises(UserError) as caught:
         health.check()
     assert "texts in 'fr' drawn so far have no token that my/vocab.txt knows" in str(caught.value)
     assert "--config.vocabulary" in str(caught.value)
     # A source of that language alone never gets a batch.
-    health = pipeline.Health(limit=1.0, vocabulary="my/vocab.txt")
+    health = input_pipeline.Health(limit=1.0, vocabulary="my/vocab.txt")
     with pytest.raises(tf.errors.OpError) as caught:
         steps(dataset(source(opened, {"caption": "text"}, ["fr"]), tokenizer, health=health), 1)
     assert "texts in 'fr' drawn so far have no token" in str(health.explain(caught.value))
@@ -217,19 +217,19 @@ def test_a_language_that_the_vocabulary_does_not_know_stops_the_run(tokenizer, t
 
 def test_a_few_such_texts_do_not(tokenizer, tmp_path):
     opened = write(tmp_path / "set", with_text("fr", "♞"))
-    health = pipeline.Health(limit=1.0)
+    health = input_pipeline.Health(limit=1.0)
     steps(dataset(source(opened, {"caption": "text"}), tokenizer, health=health), 20)
     assert health.check()["skipped_records"] > 0
 
 
 def test_the_limit_is_a_share_of_what_all_processes_drew():
-    ours, theirs = pipeline.Health(0.01), pipeline.Health()
+    ours, theirs = input_pipeline.Health(0.01), input_pipeline.Health()
     rows = collections.namedtuple("Rows", "codes")(("en", "fr"))
     ours.drew(rows, np.zeros((700, 2), int))
     theirs.drew(rows, np.zeros((400, 1), int))
-    unusable = pipeline.health.Unusable("/a/x/train/s1.tfrecord: record 3 (byte 5)",
+    unusable = input_pipeline.health.Unusable("/a/x/train/s1.tfrecord: record 3 (byte 5)",
                                         "/a/x/train/s1.tfrecord", "why")  # fmt: skip
-    other = pipeline.health.Unusable("/a/x/train/s2.tfrecord: record 4 (byte 6)",
+    other = input_pipeline.health.Unusable("/a/x/train/s2.tfrecord: record 4 (byte 6)",
                                      "/a/x/train/s2.tfrecord", "why")  # fmt: skip
     for _ in range(6):
         ours.skip(unusable)
@@ -256,7 +256,7 @@ def test_the_limit_is_a_share_of_what_all_processes_drew():
 
 def test_what_is_read_ahead_counts_with_what_was_drawn_for_it(tokenizer, tmp_path):
     opened = write(tmp_path / "set", with_text("en", "♞"))  # one record of twenty
-    health = pipeline.Health(limit=0.08)
+    health = input_pipeline.Health(limit=0.08)
     reading = source(opened, {"caption": "text"}, ["en"])
     steps(dataset(reading, tokenizer, 2000, health=health), 1)
     logged = health.check()["skipped_records"]
@@ -264,15 +264,15 @@ def test_what_is_read_ahead_counts_with_what_was_drawn_for_it(tokenizer, tmp_pat
 
 
 def test_an_error_of_one_process_is_raised_by_all():
-    ours = pipeline.Health()
+    ours = input_pipeline.Health()
     with pytest.raises(UserError, match="^it broke there$"):
         ours.check(lambda one: [one, {**one, "error": "it broke there"}])
 
 
 def test_places_are_kept_within_bounds():
-    health = pipeline.Health(limit=3.0)
+    health = input_pipeline.Health(limit=3.0)
     for i in range(3000):
-        health.skip(pipeline.health.Unusable(f"/a/b/s: record {i}", "/a/b/s", "why"))
+        health.skip(input_pipeline.health.Unusable(f"/a/b/s: record {i}", "/a/b/s", "why"))
     assert len(health.skipped) == 1001 and health.skipped["/a/b/s"] == {"why": 2000}
     assert health.check()["skipped_records"] == 3000
 
@@ -284,7 +284,7 @@ def test_bytes_of_another_program_stop_the_run(tokenizer, tmp_path):
         with open(opened.shard(index), "r+b") as file:
             file.seek(int(opened._offset[index]) - tfrecord.HEADER)
             file.write(tfrecord.frame(payload))  # with a checksum that fits
-    health = pipeline.Health(folders=(opened.folder,))
+    health = input_pipeline.Health(folders=(opened.folder,))
     data = dataset(source(opened, {"caption": "text"}), tokenizer, health=health)
     with pytest.raises((tf.errors.OpError, UnicodeDecodeError)) as caught:
         steps(data, 1)

@@ -13,11 +13,11 @@ pytest.importorskip("apache_beam", reason="needs Apache Beam: make test-beam")
 import beam_jobs
 
 from tf_mural import conversion
-from tf_mural.base import UserError
 from tf_mural.conversion import beam
-from tf_mural.conversion.engines import ENGINES, run_on_beam
-from tf_mural.conversion.workers import WorkerEnded
+from tf_mural.conversion.executors import ENGINES, run_on_beam
+from tf_mural.conversion.process_pool import WorkerEnded
 from tf_mural.datasets import opus, scenes
+from tf_mural.errors import UserError
 
 PROCESSES = "--direct_running_mode=multi_processing,--direct_num_workers=2"
 TESTS = os.path.dirname(os.path.abspath(__file__))
@@ -144,7 +144,7 @@ def test_workers_import_nothing_heavy(flags):
     code = (
         f"import sys; sys.path[:0] = {[ROOT, TESTS]!r}\n"
         "import beam_jobs\n"
-        "from tf_mural.conversion.engines import run_on_beam\n"
+        "from tf_mural.conversion.executors import run_on_beam\n"
         f"print(list(run_on_beam(beam_jobs.heavy_modules, [(0,)], flags=[{flags!r}])))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

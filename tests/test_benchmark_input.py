@@ -13,7 +13,7 @@ from PIL import Image
 
 from benchmarks import input as benchmark
 from benchmarks import input_sides
-from tf_mural import records
+from tf_mural.data import records
 
 SENTENCES = {
     "tatoeba.deu-eng.deu": "Das Haus ist rot.\nDer Hund sieht die Katze.\nEin Haus.\n",

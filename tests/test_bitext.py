@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from tf_mural.base import UserError
+from tf_mural.data.records import Record
 from tf_mural.datasets import tatoeba
-from tf_mural.records import Record
-from tf_mural.tasks import bitext
+from tf_mural.errors import UserError
+from tf_mural.evaluation import bitext
 
 SHARED = os.path.join(ROOT, "..", "shared")
 OFFICIAL = os.path.join(SHARED, "data", "tatoeba")

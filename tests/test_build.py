@@ -3,9 +3,10 @@
 import options
 import pytest
 
-from tf_mural import build, text
-from tf_mural.base import UserError
-from tf_mural.distribute import make_strategy
+from tf_mural import experiment
+from tf_mural.backends.tensorflow import make_strategy
+from tf_mural.data import tokenizers
+from tf_mural.errors import UserError
 
 EVERY = [(stage, size) for stage in options.STAGES for size in options.SIZES]
 
@@ -22,9 +23,9 @@ def changed(*changes, stage="mural", size="tiny"):
 @pytest.mark.parametrize("stage, size", EVERY)
 def test_every_config_is_well_formed(stage, size):
     config = options.load_config(stage, size)
-    build.check(config, replicas=1)
+    experiment.check(config, replicas=1)
     if size != "tiny":
-        build.check(config, replicas=64)
+        experiment.check(config, replicas=64)
     for term in config.terms.values():
         # The paper's loss, without the switches.
         assert (term.margin, term.label_smoothing, term.mask_duplicates) == (0.3, 0.1, False)
@@ -80,31 +81,31 @@ def test_every_config_is_well_formed(stage, size):
 def test_what_contradicts_itself_is_told(changes, replicas, message):
     config = changed(*changes)
     if message is None:
-        build.check(config, replicas)
+        experiment.check(config, replicas)
         return
     with pytest.raises(UserError, match=message):
-        build.check(config, replicas)
+        experiment.check(config, replicas)
 
 
 def test_fields_of_sources():
     config = changed(stage="etcl")
     kinds = {"image": "image", "text_a": "text", "text_b": "text"}
-    assert build.field_kinds(config) == kinds
+    assert experiment.field_kinds(config) == kinds
     config.sources.again = config.sources.triples.copy_and_resolve_references()
     with pytest.raises(UserError, match="two sources have a field 'image'; rename the one of 'tri"):
-        build.check(config, 1)
+        experiment.check(config, 1)
     del config.sources["again"]
     with config.sources.triples.fields.unlocked():
         config.sources.triples.fields.text_c = "text"
     with pytest.raises(UserError, match="'triples' has the fields .* two texts at most"):
-        build.check(config, 1)
+        experiment.check(config, 1)
 
 
 def test_a_config_without_terms():
     config = changed()
     config.terms = {}
     with pytest.raises(UserError, match="has no terms: nothing to learn from"):
-        build.check(config, 1)
+        experiment.check(config, 1)
 
 
 @pytest.mark.parametrize(
@@ -126,33 +127,33 @@ def test_a_config_without_terms():
 def test_what_cannot_be_built_is_told(data_dir, change, message):
     config = changed(change, "model.image.image_size=32", "images.crop=32")
     with pytest.raises(UserError, match=message):
-        build.build(config, str(data_dir), make_strategy("one"))
+        experiment.build(config, str(data_dir), make_strategy("one"))
 
 
 def test_an_unknown_task_is_told_before_any_training(data_dir):
     config = changed()
     config.evaluation.retreival = config.evaluation.retrieval
     with pytest.raises(UserError, match="unknown task 'retreival'; .* did you mean 'retrieval'"):
-        build.build(config, str(data_dir), make_strategy("one"))
+        experiment.build(config, str(data_dir), make_strategy("one"))
 
 
 # --- vocabularies ---------------------------------------------------------------------------------
 
 
 def test_a_vocabulary_is_a_name_a_path_or_one_of_the_data(tmp_path):
-    assert text.load_vocabulary(build.find_vocabulary("scenes", "nowhere"))[0] == "[PAD]"
+    assert tokenizers.load_vocabulary(experiment.find_vocabulary("scenes", "nowhere"))[0] == "[PAD]"
     path = tmp_path / "data" / "mine" / "vocab.txt"
     path.parent.mkdir(parents=True)
     path.write_text("a\n")
-    assert build.find_vocabulary("mine/vocab.txt", str(tmp_path / "data")) == str(path)
-    assert build.find_vocabulary(str(path), "nowhere") == str(path)
+    assert experiment.find_vocabulary("mine/vocab.txt", str(tmp_path / "data")) == str(path)
+    assert experiment.find_vocabulary(str(path), "nowhere") == str(path)
     with pytest.raises(UserError, match="no vocabulary 'mine.txt', nor .*data/mine.txt: train one"):
-        build.find_vocabulary("mine.txt", str(tmp_path / "data"))
+        experiment.find_vocabulary("mine.txt", str(tmp_path / "data"))
 
 
 def test_padding_is_the_first_piece(data_dir, tmp_path):
-    pieces = text.load_vocabulary(build.find_vocabulary("scenes", ""))
+    pieces = tokenizers.load_vocabulary(experiment.find_vocabulary("scenes", ""))
     path = tmp_path / "vocab.txt"
     path.write_text("\n".join([*pieces[1:], pieces[0]]) + "\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"vocab.txt: expected \[PAD\] in its first line"):
-        build.build(changed(f"vocabulary={path}"), str(data_dir), make_strategy("one"))
+        experiment.build(changed(f"vocabulary={path}"), str(data_dir), make_strategy("one"))

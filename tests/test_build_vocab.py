@@ -6,8 +6,8 @@ import build_vocab
 import pytest
 from conftest import ROOT
 
-from tf_mural import text
-from tf_mural.records import Record, write
+from tf_mural.data import tokenizers
+from tf_mural.data.records import Record, write
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "##b", "##c"]
 
@@ -20,7 +20,7 @@ def run(*arguments):
 
 
 def test_coverage_by_hand():
-    tokenizer = text.Tokenizer(PIECES, max_tokens=6)
+    tokenizer = tokenizers.Tokenizer(PIECES, max_tokens=6)
     # "abc a" has 4 pieces in 2 words and 4 letters, "abcbc" 5 in 1 and 5: cut at 6. "x" is unknown.
     pairs = [("en", "abc a"), ("en", "abcbc"), ("de", "x a")]
     assert build_vocab.coverage(pairs, tokenizer) == [
@@ -33,7 +33,7 @@ def test_coverage_by_hand():
 
 def test_coverage_counts_every_batch(monkeypatch):
     monkeypatch.setattr(build_vocab, "_BATCH", 2)
-    tokenizer = text.Tokenizer(PIECES, max_tokens=6)
+    tokenizer = tokenizers.Tokenizer(PIECES, max_tokens=6)
     (row,) = build_vocab.coverage([("en", "a")] * 5, tokenizer)
     assert row[:3] == ["en", 5, "1.00"]
 
@@ -44,9 +44,9 @@ def test_writes_a_vocabulary_of_sentences(tmp_path):
     arguments = [f"--texts={tmp_path / 'sentences.txt'}", "--size=60", f"--out={out}"]
     done = run(*arguments)
     assert done.returncode == 0, done.stderr
-    pieces = text.load_vocabulary(out)
+    pieces = tokenizers.load_vocabulary(out)
     assert "ein" in pieces and len(pieces) <= 60
-    assert f"hash {text.vocabulary_hash(pieces)}" in done.stdout
+    assert f"hash {tokenizers.vocabulary_hash(pieces)}" in done.stdout
     again = run(*arguments)
     assert again.returncode == 2
     assert "exists" in again.stderr and "Traceback" not in again.stderr

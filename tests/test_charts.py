@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from tf_mural import reports
-from tf_mural.base import UserError
+from tf_mural.errors import UserError
 from tf_mural.reports import charts
 
 SERIES = {

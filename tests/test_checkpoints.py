@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_mural import checkpoints, distribute, events, files
-from tf_mural.base import UserError
-from tf_mural.checkpoints import bundle
-from tf_mural.step import scalar
+from tf_mural import file_io
+from tf_mural.backends import tensorflow as tf_backend
+from tf_mural.errors import UserError
+from tf_mural.nonfinite import scalar
+from tf_mural.training import checkpoints, metric_writer
+from tf_mural.training.checkpoints import bundle
 
 ABOUT = {"vocabulary_hash": "v"}
 
@@ -34,7 +36,7 @@ class Run:
             optimizer=optimizer,
             step=scalar("step", "int32"),
             loss_scale=None,
-            snapshot=distribute.snapshot,
+            snapshot=tf_backend.snapshot,
             collective=False,
         )
         self.said = []
@@ -134,7 +136,7 @@ def test_a_file_cut_short_or_lost_is_noticed(run, tmp_path, part, left):
 
 @pytest.mark.parametrize("part", ["data", "index", "json"])
 def test_a_file_that_the_disk_cannot_read_is_no_end(run, tmp_path, monkeypatch, part):
-    read, restore = files.read_bytes, tf.raw_ops.RestoreV2
+    read, restore = file_io.read_bytes, tf.raw_ops.RestoreV2
 
     def reads(path):
         if path.endswith(f"step-20.{part}"):
@@ -146,7 +148,7 @@ def test_a_file_that_the_disk_cannot_read_is_no_end(run, tmp_path, monkeypatch, 
             raise tf.errors.UnknownError(None, None, f"{prefix}.data; Input/output error")
         return restore(prefix=prefix, **rest)
 
-    monkeypatch.setattr(files, "read_bytes", reads)
+    monkeypatch.setattr(file_io, "read_bytes", reads)
     monkeypatch.setattr(tf.raw_ops, "RestoreV2", restores)
     again = resumed(tmp_path)
     assert again.stands() == 10
@@ -339,7 +341,7 @@ def test_a_disk_that_is_really_full(small_disk):
 
 def test_events_on_a_full_disk_are_told_of_once(small_disk):
     said = []
-    log = events.Log(str(small_disk / "tensorboard"), 8, show=said.append)
+    log = metric_writer.Log(str(small_disk / "tensorboard"), 8, show=said.append)
     log.scalars(1, {"loss": 1.0})
     with pytest.raises(OSError), open(small_disk / "ballast", "wb", buffering=0) as file:
         while True:
@@ -424,10 +426,10 @@ def test_checkpoints_and_models_on_a_remote_file_system(tmp_path):
     assert not run.saved.restore(ABOUT)
     run.save(10, 20, 30)
     assert resumed(workdir).stands() == 30
-    names = files.names(f"{workdir}/checkpoints")
+    names = file_io.names(f"{workdir}/checkpoints")
     assert len(names) == 6 and not [n for n in names if n.endswith(".tmp")]
     path = f"{workdir}/checkpoints/step-30.index"
-    with files.open_file(path, "wb") as file:
+    with file_io.open_file(path, "wb") as file:
         file.write(b"x")
     assert resumed(workdir).stands() == 20
 
@@ -438,7 +440,7 @@ def test_checkpoints_and_models_on_a_remote_file_system(tmp_path):
     description = {**dict.fromkeys(words), "a": "ä"}
     checkpoints.save_model(f"{workdir}/best", arrays, description, str(vocabulary))
     assert checkpoints.read_model(f"{workdir}/best") == description
-    assert files.read_bytes(f"{workdir}/best/vocab.txt") == b"[PAD]\n"
+    assert file_io.read_bytes(f"{workdir}/best/vocab.txt") == b"[PAD]\n"
     run.stand(50)
     checkpoints.load_weights(f"{workdir}/best", run.trainer.encoder)
     np.testing.assert_array_equal(run.variables[0].numpy(), [[3000], [3001]])

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from tf_mural import conversion
-from tf_mural.base import UserError
+from tf_mural.data.records import RecordSet
 from tf_mural.datasets import DATASETS
-from tf_mural.datasets.labelled import cifar100, unpickle
-from tf_mural.records import RecordSet
+from tf_mural.datasets.classification import cifar100, unpickle
+from tf_mural.errors import UserError
 
 CLASSES = ["apple", "aquarium_fish", "baby"]
 LABELS = {"train": [2, 0, 1, 2], "test": [1, 0]}

@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from tf_mural import distribute
-from tf_mural.base import UserError
-from tf_mural.cluster import (
+from tf_mural.backends import tensorflow as tf_backend
+from tf_mural.distributed import (
     Cluster,
     Processes,
     SharedEmbedder,
@@ -24,9 +23,10 @@ from tf_mural.cluster import (
     expand_hosts,
     find_cluster,
     meet,
-    meeting,
+    rendezvous,
     unanswered,
 )
+from tf_mural.errors import UserError
 
 
 def test_an_evaluation_that_ends_in_one_process_ends_in_all_with_its_code():
@@ -169,10 +169,10 @@ def test_processes_meet_whenever_they_come():
 def test_one_that_answers_on_is_there_for_those_that_look_late():
     addresses = free_addresses(2)
     with listening(addresses[0]):
-        with meeting(Cluster(addresses, 1), 5):
+        with rendezvous(Cluster(addresses, 1), 5):
             assert not unanswered([addresses[1]], 0.0)
         assert unanswered([addresses[1]], 0.0)
-        with meeting(Cluster(addresses, 1), 5, answers=False):
+        with rendezvous(Cluster(addresses, 1), 5, answers=False):
             assert unanswered([addresses[1]], 0.0)
 
 
@@ -193,8 +193,8 @@ def test_a_process_that_is_lost_before_it_connects_is_told(number):
     addresses = free_addresses(2)
     environment = {**os.environ, **tf_config("worker", number, worker=addresses)}
     code = (
-        f"import sys; sys.path.insert(0, {ROOT!r})\nfrom tf_mural import distribute\n"
-        "distribute.make_strategy('multiworker', wait_minutes=0.1)"
+        f"import sys; sys.path.insert(0, {ROOT!r})\nfrom tf_mural.backends import tensorflow\n"
+        "tensorflow.make_strategy('multiworker', wait_minutes=0.1)"
     )
     own, other = addresses[number], addresses[1 - number]
     with listening(other) as listener:
@@ -229,7 +229,7 @@ def test_an_address_that_is_none(address):
 def test_a_remote_tpu_that_does_not_answer():
     (address,) = free_addresses(1)
     with pytest.raises(UserError, match=f"no TPU 'grpc://{address}' .*no answer from {address} in"):
-        distribute.make_strategy("tpu", f"grpc://{address}", wait_minutes=0.005)
+        tf_backend.make_strategy("tpu", f"grpc://{address}", wait_minutes=0.005)
     assert socket.getdefaulttimeout() is None
 
 
@@ -237,9 +237,9 @@ def test_no_cluster_and_no_tpu(monkeypatch):
     for name in ("TF_CONFIG", "SLURM_PROCID"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(UserError, match="--strategy=multiworker: expected TF_CONFIG"):
-        distribute.make_strategy("multiworker")
+        tf_backend.make_strategy("multiworker")
     with pytest.raises(UserError, match="unknown strategy 'miror'"):
-        distribute.make_strategy("miror")
+        tf_backend.make_strategy("miror")
 
 
 def test_the_error_of_a_lost_process_is_told_without_where_it_was_made():

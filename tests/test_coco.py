@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from tf_mural import conversion
-from tf_mural.base import UserError
-from tf_mural.datasets import DATASETS, coco, pictures, whole
+from tf_mural.data.records import Dropped, Record, RecordSet
+from tf_mural.datasets import DATASETS, bounded_read, coco, image_files
 from tf_mural.datasets.coco import karpathy
-from tf_mural.records import Dropped, Record, RecordSet
+from tf_mural.errors import UserError
 
 ANNOTATIONS = ["annotations/captions_train2014.json", "annotations/captions_val2014.json"]
 STAIR = ["stair_captions_v1.2_train.json", "stair_captions_v1.2_val.json"]
@@ -509,11 +509,11 @@ def test_bombs(raw, monkeypatch):
     name = f"{stem(2)}.jpg"
     put(raw, f"train2014/{name}", picture(2) + b"\0" * 100_000)
     pack_zip(raw, "train2014.zip", "train2014", compression=zipfile.ZIP_DEFLATED)
-    monkeypatch.setattr(pictures, "MOST_BYTES", 100_000)
+    monkeypatch.setattr(image_files, "MOST_BYTES", 100_000)
     assert items(raw) == [TRAIN[0], Dropped("image too large", name), TRAIN[2]]
     (raw / f"{KOREAN}.gz").write_bytes(gzip.compress(b" " * 1_000_001))
     (raw / KOREAN).unlink()
-    monkeypatch.setattr(whole, "MOST_BYTES", 1_000_000)
+    monkeypatch.setattr(bounded_read, "MOST_BYTES", 1_000_000)
     with pytest.raises(
         UserError, match="Korean.json.gz has .* unpacked; expected at most 1,000,000,"
     ):

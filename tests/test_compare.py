@@ -8,7 +8,7 @@ import shutil
 import pytest
 from PIL import Image
 
-from tf_mural.base import UserError
+from tf_mural.errors import UserError
 from tf_mural.reports import comparison, comparison_charts
 from tf_mural.reports.comparison import Column
 from tf_mural.reports.results import flat, headline, result_table
@@ -245,7 +245,7 @@ def test_nested_values_flat_and_headlines():
         ("groups/all", "r"): 3.0,
         ("", "total"): 4.0,
     }
-    from tf_mural.base import Result
+    from tf_mural.evaluation.results import Result
 
     intervals = {"en": {"r": (0, 1)}, "groups": {"all": {"r": (1, 2)}}}
     result = Result("other", "other/v1", values, {}, intervals)

@@ -4,10 +4,9 @@ import math
 import numpy as np
 import pytest
 
-from tf_mural import metrics
-from tf_mural.base import UserError
-from tf_mural.records import Record
-from tf_mural.tasks import consistency
+from tf_mural.data.records import Record
+from tf_mural.errors import UserError
+from tf_mural.evaluation import consistency, metrics
 
 
 class Line:

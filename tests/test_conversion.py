@@ -7,11 +7,12 @@ import time
 
 import pytest
 
-from tf_mural import __version__, conversion, records
-from tf_mural.base import UserError
-from tf_mural.conversion import building, passes, workers
-from tf_mural.conversion.places import Places
-from tf_mural.records import Record, RecordSet
+from tf_mural import __version__, conversion
+from tf_mural.conversion import driver, process_pool, publish
+from tf_mural.conversion.build_paths import Places
+from tf_mural.data import records
+from tf_mural.data.records import Record, RecordSet
+from tf_mural.errors import UserError
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -231,7 +232,7 @@ def test_bug_is_no_user_error(convert, tmp_path, processes):
 
 
 def test_killed_worker_is_told(convert, tmp_path):
-    with pytest.raises(workers.WorkerEnded, match="a worker process ended before its time"):
+    with pytest.raises(process_pool.WorkerEnded, match="a worker process ended before its time"):
         convert(mode="killed", processes=2)
     assert visible(tmp_path / "out") == []
 
@@ -263,7 +264,7 @@ def test_leftovers_of_the_same_split_are_removed(convert, tmp_path):
 def test_second_conversion_waits_and_takes_the_first(convert, tmp_path):
     (tmp_path / "out").mkdir()
     second = threading.Thread(target=convert)
-    with building.held(Places(str(tmp_path / "out"), "train", "0")):
+    with publish.held(Places(str(tmp_path / "out"), "train", "0")):
         second.start()
         second.join(0.3)
         assert second.is_alive() and visible(tmp_path / "out") == []
@@ -291,7 +292,7 @@ def test_out_dir_that_cannot_be(numbers, tmp_path):
 
 
 def test_progress(convert, monkeypatch):
-    monkeypatch.setattr(passes, "SECONDS_BETWEEN_LINES", 0)
+    monkeypatch.setattr(driver, "SECONDS_BETWEEN_LINES", 0)
     convert()
     assert [line.split(" read")[0] for line in convert.said] == [
         "numbers/train: 1 of 3 units, 10",
@@ -314,11 +315,11 @@ def test_ensure_makes_what_is_missing(numbers, tmp_path, monkeypatch):
 @pytest.mark.parametrize("processes", [0, -1])
 def test_number_of_processes(processes):
     with pytest.raises(UserError, match="expected processes of 1 or more"):
-        list(workers.run(len, [("a",)], processes))
+        list(process_pool.run(len, [("a",)], processes))
 
 
 def test_workers_say_which_job_is_done():
-    found = dict(workers.run(len, [("a",), ("bb",), ("",)], processes=2))
+    found = dict(process_pool.run(len, [("a",), ("bb",), ("",)], processes=2))
     assert found == {0: 1, 1: 2, 2: 0}
 
 

@@ -7,9 +7,9 @@ import pytest
 from conftest import ROOT
 from corpora import Corpus, encoded, needs_imagehash, picture
 
-from tf_mural.base import UserError
-from tf_mural.conversion import PAPER, Steps, filters, languages
-from tf_mural.records import Dropped, Record
+from tf_mural.conversion import PAPER, Steps, language_id, record_filters
+from tf_mural.data.records import Dropped, Record
+from tf_mural.errors import UserError
 
 
 @pytest.fixture
@@ -154,21 +154,21 @@ def test_cld3_beside_tensorflow(tmp_path):
 def test_cld3_after_tensorflow(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow", sys)
     monkeypatch.delitem(sys.modules, "gcld3", raising=False)
-    languages.detector.cache_clear()
+    language_id.detector.cache_clear()
     with pytest.raises(UserError, match="cld3 must be loaded before TensorFlow"):
-        languages.detector("cld3")
+        language_id.detector("cld3")
 
 
 def test_detectors_that_are_not_there(corpus, monkeypatch):
     with pytest.raises(UserError, match="unknown language detector 'cld4'; known: cld3"):
-        languages.detector("cld4")
+        language_id.detector("cld4")
     with pytest.raises(UserError, match="no language detector 'nowhere:f'"):
-        languages.detector("nowhere:f")
+        language_id.detector("nowhere:f")
     monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
     monkeypatch.setitem(sys.modules, "gcld3", None)
-    languages.detector.cache_clear()
+    language_id.detector.cache_clear()
     with pytest.raises(UserError, match="pip install cld3-py"):
-        languages.detector("cld3")
+        language_id.detector("cld3")
 
 
 @pytest.mark.parametrize(
@@ -196,9 +196,9 @@ def test_the_papers_filters_are_those_of_the_paper():
 
 
 def test_words_are_counted_by_blanks_or_by_characters():
-    assert filters.words("  two   words ", "en") == 2
-    assert filters.words("两 字啊", "zh-Hant") == 3
-    assert filters.words("สวัสดี", "th") == 6
+    assert record_filters.words("  two   words ", "en") == 2
+    assert record_filters.words("两 字啊", "zh-Hant") == 3
+    assert record_filters.words("สวัสดี", "th") == 6
 
 
 # --- resizing -------------------------------------------------------------------------------------
@@ -207,7 +207,7 @@ def test_words_are_counted_by_blanks_or_by_characters():
 def test_resize_is_the_pipelines_own(corpus):
     import tensorflow as tf
 
-    from tf_mural import images
+    from tf_mural.data import image_ops
 
     original = encoded(picture(1, 500, 300))
     exact = encoded(picture(2, 200, 200), "PNG")
@@ -222,8 +222,8 @@ def test_resize_is_the_pipelines_own(corpus):
     assert corpus.ids(units, resize=200, resize_quality=100) == ["0", "1", "3"]
     assert corpus.dropped()[0] == {"image does not decode": 1}
     first, second, third = corpus.records()
-    early = images.decode(first.images[0])
-    late = images.resize(images.decode(original), 200)
+    early = image_ops.decode(first.images[0])
+    late = image_ops.resize(image_ops.decode(original), 200)
     assert early.shape == (200, 200, 3) and first.label == 2
     difference = abs(tf.cast(early, tf.int32) - tf.cast(late, tf.int32))
     assert tf.reduce_mean(tf.cast(difference, tf.float32)) < 2  # what JPEG loses

@@ -10,10 +10,10 @@ import pytest
 from conftest import ROOT
 from corpora import Corpus, encoded, picture
 
-from tf_mural.base import UserError
-from tf_mural.conversion import building
+from tf_mural.conversion import publish
 from tf_mural.conversion import units as jobs
-from tf_mural.records import Dropped, Record, RecordSet
+from tf_mural.data.records import Dropped, Record, RecordSet
+from tf_mural.errors import UserError
 
 STEPS = dict(deduplicate=("exact",), images_per_text=3, shard_records=2)
 
@@ -166,7 +166,7 @@ def test_a_run_that_dies_anywhere_goes_on(corpus, tmp_path, whole, at, monkeypat
     class Dies(BaseException):
         pass
 
-    owner = building.shutil if at == "rmtree" else os
+    owner = publish.shutil if at == "rmtree" else os
     real = getattr(owner, at)
     left = []
 
@@ -179,7 +179,7 @@ def test_a_run_that_dies_anywhere_goes_on(corpus, tmp_path, whole, at, monkeypat
     for times in range(100):
         left[:] = [None] * times
         monkeypatch.setattr(owner, at, dying)
-        monkeypatch.setattr(building, "discard_or_keep", lambda *_: None)  # as after a SIGKILL
+        monkeypatch.setattr(publish, "discard_or_keep", lambda *_: None)  # as after a SIGKILL
         try:
             corpus.convert(some_units(), f"out{times}", **STEPS)
             break

@@ -18,10 +18,10 @@ import raw_folders
 from raw_folders import FOLDERS, tarred, zipped
 
 from tf_mural import conversion
-from tf_mural.base import UserError
-from tf_mural.datasets import DATASETS, pictures, whole
-from tf_mural.datasets.labelled import archives, imagenet
-from tf_mural.records import RecordSet
+from tf_mural.data.records import RecordSet
+from tf_mural.datasets import DATASETS, bounded_read, image_files
+from tf_mural.datasets.classification import archives, imagenet
+from tf_mural.errors import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -334,20 +334,20 @@ def test_a_picture_of_too_many_bytes_is_not_read(key, tmp_path, monkeypatch):
     monkeypatch.setattr(raw_folders, "jpeg", lambda color: next(some))
     FOLDERS[key][2](tmp_path / "raw")
     assert outcome(key, tmp_path / "raw", tmp_path / "out") == {}
-    monkeypatch.setattr(pictures, "MOST_BYTES", 50_000)
+    monkeypatch.setattr(image_files, "MOST_BYTES", 50_000)
     found = outcome(key, tmp_path / "raw", tmp_path / "again")
     assert found == {"image too large": 1}
 
 
 def test_a_file_in_a_tar_of_too_many_bytes_is_not_read():
     nowhere = None
-    file = archives.File("a.tar", 512, pictures.MOST_BYTES + 1)
+    file = archives.File("a.tar", 512, image_files.MOST_BYTES + 1)
     assert archives.content(nowhere, file) == (None, "image too large")
 
 
 def test_inner_tars_with_a_picture_of_too_many_bytes(tmp_path, monkeypatch):
     FOLDERS["imagenet"][2](tmp_path / "raw")
-    monkeypatch.setattr(pictures, "MOST_BYTES", 100)  # a PNG has less, four JPEGs have more
+    monkeypatch.setattr(image_files, "MOST_BYTES", 100)  # a PNG has less, four JPEGs have more
     found = outcome("imagenet", tmp_path / "raw", tmp_path / "out")
     assert found == {"image too large": 4}
 
@@ -376,8 +376,8 @@ BOMBS = {
 @pytest.mark.parametrize("key, file", BOMBS)
 def test_lists_that_unpack_to_gigabytes(harmed, key, file, monkeypatch):
     """In small: what is read of one ends soon behind the most that there can be."""
-    monkeypatch.setattr(whole, "MOST_BYTES", 1_000_000)
-    monkeypatch.setattr(whole, "_CHUNK", 1_000)
+    monkeypatch.setattr(bounded_read, "MOST_BYTES", 1_000_000)
+    monkeypatch.setattr(bounded_read, "_CHUNK", 1_000)
     found = harmed(key, file, lambda path: path.write_bytes(BOMBS[key, file]))
     assert re.search(
         r" has [12],00[01],?000 bytes or more, unpacked; expected at most 1,000,000", found

@@ -14,10 +14,10 @@ from crawl_files import BLUE, GREEN, RED, failed, members, picture, row, write, 
 from PIL import Image
 
 from tf_mural import conversion
-from tf_mural.base import UserError
+from tf_mural.data.records import Dropped, Record, RecordSet
 from tf_mural.datasets import crawl
 from tf_mural.datasets.crawl import shards, tars
-from tf_mural.records import Dropped, Record, RecordSet
+from tf_mural.errors import UserError
 
 FORMATS = ["webdataset", "files", "parquet", "tfrecord"]
 NOT_THERE = "image was not downloaded (failed_to_download)"

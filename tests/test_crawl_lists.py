@@ -8,9 +8,9 @@ import pytest
 from crawl_files import BLUE, GREEN, RED, failed, members, row, url, write, write_tar
 
 from tf_mural import conversion
-from tf_mural.base import UserError
+from tf_mural.data.records import Dropped, Record, RecordSet
 from tf_mural.datasets.crawl import cc3m, cc12m, index, shards
-from tf_mural.records import Dropped, Record, RecordSet
+from tf_mural.errors import UserError
 
 TRAIN, VAL = "Train_GCC-training.tsv", "Validation_GCC-1.1.0-Validation.tsv"
 NOT_THERE = "image was not downloaded (failed_to_download)"

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import replicas
 
-from tf_mural import distribute
-from tf_mural.base import UserError
+from tf_mural.backends import tensorflow as tf_backend
+from tf_mural.errors import UserError
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -149,4 +149,4 @@ def test_replicas_draw_different_masks_and_a_replay_draws_the_same(runs, replica
 
 def test_unknown_strategy():
     with pytest.raises(UserError, match="unknown strategy 'miror'"):
-        distribute.make_strategy("miror")
+        tf_backend.make_strategy("miror")

@@ -7,7 +7,7 @@ import pytest
 from test_models import NANO, TINY, TOKENS, drop_rates, layers_of, pixels
 
 from tf_mural import models
-from tf_mural.base import UserError
+from tf_mural.errors import UserError
 
 
 def encoder_of(**options):

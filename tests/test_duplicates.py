@@ -7,11 +7,11 @@ import pytest
 from corpora import Corpus, encoded, needs_imagehash, picture
 from PIL import Image
 
-from tf_mural import records
-from tf_mural.base import UserError
-from tf_mural.conversion import Steps, hashes, questions, rows
-from tf_mural.conversion.books import Books
-from tf_mural.records import Record
+from tf_mural.conversion import Steps, corpus_filters, hashes, sorted_spill
+from tf_mural.conversion.ledger import Books
+from tf_mural.data import records
+from tf_mural.data.records import Record
+from tf_mural.errors import UserError
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_exact_duplicates_go_and_the_first_stays(corpus):
 def test_the_first_stays_whatever_the_order_of_the_rows():
     key, other = np.array([7, 7, 5, 7], np.uint64), np.zeros(4, np.uint64)
     position = np.array([9, 3, 1, 4], np.uint64)
-    dropped, texts = questions.QUESTIONS["exact"].drops(key, other, position, Steps())
+    dropped, texts = corpus_filters.QUESTIONS["exact"].drops(key, other, position, Steps())
     assert (dropped.tolist(), texts.tolist()) == ([4, 9], [0, 0])
 
 
@@ -126,12 +126,12 @@ def test_near_finds_what_comparing_all_finds(distance, monkeypatch):
         [
             (*row, position)
             for position, one in enumerate(looks)
-            for row in questions.QUESTIONS["near"].rows(pair("", one.tobytes()), steps)
+            for row in corpus_filters.QUESTIONS["near"].rows(pair("", one.tobytes()), steps)
         ],
         np.uint64,
     )
     assert len(found) == 300 * (distance + 1)
-    dropped, texts = questions.QUESTIONS["near"].drops(*found.T, steps)
+    dropped, texts = corpus_filters.QUESTIONS["near"].drops(*found.T, steps)
     expected = brute_force(looks, distance)
     assert dropped.tolist() == expected and 40 < len(expected) < 150
     assert not texts.any()
@@ -150,7 +150,7 @@ def test_keys_are_spread():
     keys = [
         key
         for seed in range(40)
-        for key, _ in questions.QUESTIONS["near"].rows(pair("", encoded(picture(seed))), steps)
+        for key, _ in corpus_filters.QUESTIONS["near"].rows(pair("", encoded(picture(seed))), steps)
     ]
     counts = np.histogram(np.array(keys, float), bins=4, range=(0, 2.0**64))[0]
     assert counts.min() > 20 and counts.sum() == 200
@@ -194,8 +194,8 @@ def test_ranges_and_files_do_not_change_a_byte(corpus, tmp_path, monkeypatch):
     ]
     how = dict(deduplicate=("exact",), texts_per_image=3, images_per_text=6)
     corpus.convert(units, "one", **how)
-    monkeypatch.setattr(rows, "_ROWS", 7)
-    monkeypatch.setattr(rows, "ROWS_AT_ONCE", 20)
+    monkeypatch.setattr(sorted_spill, "_ROWS", 7)
+    monkeypatch.setattr(sorted_spill, "ROWS_AT_ONCE", 20)
     assert 0 < corpus.convert(units, out="two", **how)["records"] < 150
     assert any("of 10 ranges" in line or "of 30 ranges" in line for line in corpus.said)
     for path in (tmp_path / "one/train").iterdir():
@@ -203,13 +203,16 @@ def test_ranges_and_files_do_not_change_a_byte(corpus, tmp_path, monkeypatch):
 
 
 def test_ranges_of_keys_cover_all(monkeypatch, tmp_path):
-    monkeypatch.setattr(rows, "ROWS_AT_ONCE", 2)
-    collected = rows.Rows(str(tmp_path / "rows"))
+    monkeypatch.setattr(sorted_spill, "ROWS_AT_ONCE", 2)
+    collected = sorted_spill.Rows(str(tmp_path / "rows"))
     keys = [0, 5, 2**62, 2**63 - 1, 2**63, 2**64 - 1, 2**64 - 1]
     for number, key in enumerate(keys):
         collected.add(key, 0, number)
     collected.spill()
-    found = [rows.between(collected.files, *ends, width=3) for ends in rows.key_ranges(len(keys))]
+    found = [
+        sorted_spill.between(collected.files, *ends, width=3)
+        for ends in sorted_spill.key_ranges(len(keys))
+    ]
     assert [part[:, 2].tolist() for part in found] == [[0, 1], [2, 3], [4], [5, 6]]
 
 

@@ -5,9 +5,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tf_mural import embedder as embedder_module
-from tf_mural.base import UserError
-from tf_mural.embedder import Embedder
+from tf_mural.errors import UserError
+from tf_mural.evaluation import batch_embedder as embedder_module
+from tf_mural.evaluation.batch_embedder import Embedder
 
 
 def png(value, size=4):
@@ -221,8 +221,9 @@ def test_batches_are_handed_over_before_the_last_ones_are_waited_for():
 
 
 def test_a_real_tower_gives_the_same_rows_whatever_the_length():
-    from tf_mural import build, models
-    from tf_mural.text import SPECIAL_TOKENS, Tokenizer
+    from tf_mural import experiment, models
+    from tf_mural.data.tokenizers import Tokenizer
+    from tf_mural.data.vocabulary import SPECIAL_TOKENS
 
     tokenizer = Tokenizer([*SPECIAL_TOKENS, *"abcdefghijklmnopqrstuvwxyz"], max_tokens=64)
     encoder = models.dual_encoder(
@@ -230,7 +231,7 @@ def test_a_real_tower_gives_the_same_rows_whatever_the_length():
         {"name": "nano", "vocabulary_size": tokenizer.size},
         16,
     )
-    cut = build.embedder(encoder, tokenizer, {"resize": 32, "crop": 32}, batch_size=8)
+    cut = experiment.embedder(encoder, tokenizer, {"resize": 32, "crop": 32}, batch_size=8)
     texts = [" ".join(text) for text in texts_of(np.random.default_rng(1).integers(1, 90, 100))]
     tokens = tokenizer(tf.constant(texts)).numpy()
     assert (tokens[:, -1] != 0).any() and (tokens[:, 12] == 0).any()

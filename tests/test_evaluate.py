@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from tf_mural import build
-from tf_mural.base import UserError
-from tf_mural.build import evaluation
-from tf_mural.records import Record, RecordSet, write
-from tf_mural.tasks import TASKS, benchmarks
+from tf_mural import experiment
+from tf_mural.data.records import Record, RecordSet, write
+from tf_mural.errors import UserError
+from tf_mural.evaluation import TASKS, benchmarks
+from tf_mural.experiment import evaluation
 
 
 @pytest.fixture
@@ -326,7 +326,7 @@ def test_progress_is_told():
 def test_a_record_set_is_found_under_the_data_or_by_its_path(collection):
     path = str(collection / "tatoeba" / "test")
     for folder in ("tatoeba/test", path):
-        assert len(build.open_records(folder, str(collection))) == 3
+        assert len(experiment.open_records(folder, str(collection))) == 3
 
 
 def test_help_needs_no_tensorflow():
@@ -334,4 +334,4 @@ def test_help_needs_no_tensorflow():
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and done.stdout.startswith("Scores a trained model")
     imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
-    assert "tf_mural.tasks" in imported and not {"tensorflow", "keras"} & imported
+    assert "tf_mural.evaluation" in imported and not {"tensorflow", "keras"} & imported

@@ -12,8 +12,8 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from tf_mural import build
-from tf_mural.base import UserError
+from tf_mural import experiment
+from tf_mural.errors import UserError
 
 EXAMPLES = {
     "emoji": ("mural", "control", "etcl", "sixlang"),
@@ -56,7 +56,7 @@ def test_every_example_is_tested():
 @pytest.mark.parametrize("name, stage", [(n, s) for n, stages in EXAMPLES.items() for s in stages])
 def test_configs_are_well_formed(name, stage):
     config = load(name, stage)
-    build.check(config, replicas=1)
+    experiment.check(config, replicas=1)
     assert (config.stage, config.size) == (stage, name)
     assert config.makes == () and config.vocabulary == f"{name}/vocab.txt"
     assert config.evaluation.retrieval.records == f"{name}/val"

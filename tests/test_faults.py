@@ -21,8 +21,8 @@ import tensorflow as tf
 from conftest import ROOT
 from workers import Workers
 
-from tf_mural import records
-from tf_mural.checkpoints import bundle
+from tf_mural.data import records
+from tf_mural.training.checkpoints import bundle
 
 pytestmark = pytest.mark.faults
 

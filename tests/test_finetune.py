@@ -8,10 +8,11 @@ import numpy as np
 import options
 import pytest
 
-from tf_mural import build, checkpoints, models, optimizers
-from tf_mural.base import UserError
-from tf_mural.build.trainer import _rate_factors as rate_factors
-from tf_mural.distribute import make_strategy
+from tf_mural import experiment, models, optimizers
+from tf_mural.backends.tensorflow import make_strategy
+from tf_mural.errors import UserError
+from tf_mural.experiment.trainer import _rate_factors as rate_factors
+from tf_mural.training import checkpoints
 
 RUN = (
     "--stage=finetune",
@@ -66,8 +67,8 @@ def test_factors_fall_with_the_distance_to_the_output():
     config = options.load_config("finetune", "tiny")
     config.optimizer.layer_decay = 0.5
     tokenizer = type("T", (), {"size": 50, "hash": "x", "max_tokens": 8})
-    trainer = build.make_trainer(
-        config, build.describe(config, tokenizer), ("en",), make_strategy("one")
+    trainer = experiment.make_trainer(
+        config, experiment.describe(config, tokenizer), ("en",), make_strategy("one")
     )
     found = dict(
         zip(
@@ -143,20 +144,20 @@ def test_a_stop_is_early_and_stays_one(train, finished, tmp_path):
 def run(data_dir):
     config = options.load_config("etcl", "tiny")
     config.optimizer.average = 0.5
-    return build.build(config, str(data_dir), make_strategy("one"))
+    return experiment.build(config, str(data_dir), make_strategy("one"))
 
 
 def test_weights_end_as_average_and_mixture(finished, run):
     trainer = run.trainer
-    build.hand_over(str(finished[0]), run)
+    experiment.hand_over(str(finished[0]), run)
     start = checkpoints.read_weights(str(finished[0]))
     variables = checkpoints.by_path(trainer.encoder)
     for kept in trainer.optimizer.averages:
         kept.assign(np.full(kept.shape, 0.25, np.float32))
-    build.end_weights(trainer)
+    experiment.end_weights(trainer)
     for path, variable in variables.items():
         np.testing.assert_array_equal(variable.numpy(), start[path])
-    build.end_weights(trainer, average=0.5, interpolate=0.75, init=str(finished[0]))
+    experiment.end_weights(trainer, average=0.5, interpolate=0.75, init=str(finished[0]))
     trained = {v.path for v in trainer.encoder.trainable_variables}
     for path, variable in variables.items():
         expected = 0.75 * 0.25 + 0.25 * start[path] if path in trained else start[path]
@@ -166,7 +167,7 @@ def test_weights_end_as_average_and_mixture(finished, run):
 @pytest.mark.parametrize("init", [None, "hf:kakaobrain/align-base"])
 def test_there_must_be_something_to_mix_with(run, init):
     with pytest.raises(UserError, match="expected the workdir of a finished run"):
-        build.end_weights(run.trainer, interpolate=0.5, init=init)
+        experiment.end_weights(run.trainer, interpolate=0.5, init=init)
 
 
 @pytest.mark.parametrize(
@@ -181,14 +182,14 @@ def test_options_that_cannot_be_are_refused(name, value, words):
     config = options.load_config("finetune", "tiny")
     options.override(config, [f"--config.{name}={value}"])
     with pytest.raises(UserError, match=words):
-        build.check(config, 1)
+        experiment.check(config, 1)
 
 
 def test_a_mixture_without_a_start_is_refused_before_any_step(train):
     for init in (None, "hf:kakaobrain/align-base"):
         with pytest.raises(UserError, match="^interpolate mixes with the weights of --init, which"):
-            build.check_interpolation(0.5, init)
-        build.check_interpolation(1.0, init)
+            experiment.check_interpolation(0.5, init)
+        experiment.check_interpolation(1.0, init)
     done = train("--stage=mural", "--config.interpolate=0.5")
     assert done.code == 2 and "step" not in done.out
     assert done.err.startswith("error: interpolate mixes")
@@ -200,8 +201,8 @@ def test_each_optimizer_of_a_config_trains(name):
     config.optimizer.name, config.optimizer.layer_decay = name, 0.9
     config.optimizer.average = 0.9
     tokenizer = type("T", (), {"size": 50, "hash": "x", "max_tokens": 8})
-    optimizer = build.make_trainer(
-        config, build.describe(config, tokenizer), ("en",), make_strategy("one")
+    optimizer = experiment.make_trainer(
+        config, experiment.describe(config, tokenizer), ("en",), make_strategy("one")
     ).optimizer
     assert any(optimizer.adapts) == (name == "lamb")
     assert any(optimizer.decays) and not all(optimizer.decays)
@@ -212,4 +213,4 @@ def test_a_damaged_start_is_named(finished, run, tmp_path):
     shutil.copytree(finished[0], tmp_path / "copy", ignore=shutil.ignore_patterns("checkpoints"))
     (tmp_path / "copy" / "weights.npz").write_bytes(b"broken")
     with pytest.raises(UserError, match="weights.npz is damaged"):
-        build.end_weights(run.trainer, interpolate=0.5, init=str(tmp_path / "copy"))
+        experiment.end_weights(run.trainer, interpolate=0.5, init=str(tmp_path / "copy"))

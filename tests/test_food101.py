@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from tf_mural import conversion
-from tf_mural.base import UserError
+from tf_mural.data.records import Dropped, Record, RecordSet
 from tf_mural.datasets import DATASETS
-from tf_mural.datasets.labelled import food101, listed
-from tf_mural.records import Dropped, Record, RecordSet
+from tf_mural.datasets.classification import food101, listed
+from tf_mural.errors import UserError
 
 CLASSES = ["apple_pie", "baby_back_ribs", "waffles"]
 TRAIN = {"waffles": ["waffles/7", "waffles/8"], "apple_pie": ["apple_pie/1", "apple_pie/2"]}

@@ -16,10 +16,12 @@ import replicas
 import tensorflow as tf
 from test_microbatch import worst
 
-from tf_mural import checkpoints, distribute, loop, optimizers
-from tf_mural.base import UserError
-from tf_mural.step import Limits, LossScale
-from tf_mural.stopping import Signals, Stopped
+from tf_mural import optimizers
+from tf_mural.backends import tensorflow as tf_backend
+from tf_mural.errors import UserError
+from tf_mural.nonfinite import Limits, LossScale
+from tf_mural.training import checkpoints, loop
+from tf_mural.training.preemption import Signals, Stopped
 
 # --- the loss scale -------------------------------------------------------------------------------
 
@@ -129,7 +131,7 @@ def test_an_optimizer_that_is_not_wanted_changes_nothing(name):
 
     @tf.function(autograph=False)
     def step(gradient, wanted):
-        distribute.apply_gradients(one, [gradient], [variable], wanted)
+        tf_backend.apply_gradients(one, [gradient], [variable], wanted)
 
     def state(optimizer, variable):
         return [v.numpy() for v in (variable, *optimizer.variables)]
@@ -139,7 +141,7 @@ def test_an_optimizer_that_is_not_wanted_changes_nothing(name):
         before = state(one, variable)
         step(gradient, tf.constant(wanted))
         if wanted:
-            distribute.apply_gradients(two, [gradient], [twin])
+            tf_backend.apply_gradients(two, [gradient], [twin])
         else:
             for then, now in zip(before, state(one, variable), strict=True):
                 np.testing.assert_array_equal(now, then)
@@ -195,18 +197,18 @@ class Fake:
 
     def train(self, steps, **more):
         """The loop over as many steps."""
-        strategy = distribute.make_strategy("one")
+        strategy = tf_backend.make_strategy("one")
         data = tf.data.Dataset.from_tensors(1).repeat()
         options = dict(log_every=2, checkpoint_every=2, steps_per_loop=2, **more)
-        runner = distribute.Runner(self, strategy, lambda start_step: data)
+        runner = tf_backend.Runner(self, strategy, lambda start_step: data)
         loop.train(self, runner, steps, self, self, **options)
 
 
 @pytest.mark.parametrize("devices", ["one", "mirrored"])
 def test_what_a_runner_reads_by_dies_with_it(devices):
-    trainer, strategy = Fake([1.0] * 5, Limits()), distribute.make_strategy(devices)
+    trainer, strategy = Fake([1.0] * 5, Limits()), tf_backend.make_strategy(devices)
     data = tf.data.Dataset.from_tensors(1).repeat()
-    runner = distribute.Runner(trainer, strategy, lambda start_step: data)
+    runner = tf_backend.Runner(trainer, strategy, lambda start_step: data)
     runner.start(0)
     for count in (1, 2, 1):
         assert len(runner.run(count)["loss"]) == count

@@ -10,45 +10,35 @@ import sys
 import pytest
 from conftest import ROOT
 
-# A file imports only from floors below its own. A folder is one room.
+# A module imports only from floors below its own. A folder is one entry.
 FLOORS = [
-    {"base", "cluster", "files", "losses", "metrics", "nearest", "stopping"},
-    {
-        "records",
-        "images",
-        "text",
-        "models",
-        "objective",
-        "optimizers",
-        "planning",
-        "distribute",
-        "distribute_jax",
-        "prompts",
-        "step",
-    },
-    {"sampling", "pipeline", "datasets"},
-    {
-        "training",
-        "training_jax",
-        "checkpoints",
-        "events",
-        "presets",
-        "pretrained",
-        "embedder",
-        "conversion",
-        "tasks",
-        "reports",
-        "searching",
-    },
-    {"loop"},
-    {"build"},
-    {"api", "exporting"},
+    {"errors"},
+    {"file_io", "losses"},
+    {"models", "objective", "optimizers", "distributed", "nonfinite"},
+    {"train_step"},
+    {"data"},
+    {"datasets"},
+    {"backends"},
+    {"training", "evaluation", "conversion", "huggingface"},
+    {"reports"},
+    {"export", "search"},
+    {"experiment"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-# Rooms whose code is to run on another backend of Keras too.
-WITHOUT_TENSORFLOW = {"losses", "objective", "step", "models", "optimizers", "metrics", "base"}
-WITHOUT_TENSORFLOW |= {"nearest", "prompts"}
-TASKS_MAY_IMPORT = {"tasks", "base", "metrics", "nearest", "prompts", "records"}
+# Paths whose code runs on any backend of Keras.
+WITHOUT_TENSORFLOW = (
+    "losses.py",
+    "objective.py",
+    "train_step.py",
+    "nonfinite.py",
+    "models/",
+    "optimizers.py",
+    "errors.py",
+    "evaluation/metrics/",
+    "evaluation/prompts/",
+    "evaluation/label_knn.py",
+)
+EVALUATION_MAY_IMPORT = {"evaluation", "errors", "data", "file_io"}
 TOOLS = """
 train evaluate convert build_vocab inspect_data compare sweep
 plan_tpu export index search demo doctor
@@ -66,7 +56,7 @@ def tree_of(path):
 
 
 def imports(path):
-    """Dotted names that a file imports anywhere, functions included: "tf_mural.base.pick"."""
+    """Dotted names that a file imports anywhere, functions included: "tf_mural.errors.lookup"."""
     for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -87,6 +77,7 @@ def rooms_imported(path):
 
 
 PACKAGE = [path for path in files("tf_mural") if room_of(path)]
+PORTABLE = [p for p in PACKAGE if p.removeprefix("tf_mural/").startswith(WITHOUT_TENSORFLOW)]
 
 
 def test_every_room_has_a_floor():
@@ -97,11 +88,11 @@ def test_every_room_has_a_floor():
 @pytest.mark.parametrize("path", PACKAGE)
 def test_a_file_imports_from_floors_below_its_own(path):
     room = room_of(path)
-    for other in rooms_imported(path) - {room, "base", "__version__"}:
+    for other in rooms_imported(path) - {room, "__version__"}:
         assert FLOOR[other] < FLOOR[room], f"{path} imports {other}"
 
 
-@pytest.mark.parametrize("path", [p for p in PACKAGE if room_of(p) in WITHOUT_TENSORFLOW])
+@pytest.mark.parametrize("path", PORTABLE)
 def test_maths_and_models_know_no_tensorflow(path):
     packages = {name.split(".")[0] for name in imports(path)}
     assert not packages & {"tensorflow", "tensorflow_text", "tf_keras", "jax", "torch"}
@@ -113,9 +104,9 @@ def test_the_rules_that_floors_do_not_tell():
         # Configs stop at the door: the package never sees where its arguments come from.
         assert not packages & {"configs", "ml_collections", "absl", "tools"}, path
         if room_of(path) in ("losses", "objective", "models"):
-            assert "distribute" not in rooms_imported(path), path
-    for path in files("tf_mural/tasks"):
-        assert rooms_imported(path) <= TASKS_MAY_IMPORT, path
+            assert "backends" not in rooms_imported(path), path
+    for path in files("tf_mural/evaluation"):
+        assert rooms_imported(path) <= EVALUATION_MAY_IMPORT, path
     for path in files("configs"):
         packages = {name.split(".")[0] for name in imports(path)}
         assert packages <= {"configs", "ml_collections"}, path
@@ -138,11 +129,11 @@ def test_the_reading_of_imports_sees_all_there_are(tmp_path):
         "from tf_mural import losses, base as b\n"
         "def f():\n"
         "    import tensorflow as tf\n"
-        "    from tf_mural.records.reading import RecordSet\n"
+        "    from tf_mural.data.records.reading import RecordSet\n"
     )
     expected = {"os.path", "sys", "tf_mural.losses", "tf_mural.base", "tensorflow"}
-    assert set(imports(path)) == expected | {"tf_mural.records.reading.RecordSet"}
-    assert rooms_imported(path) == {"losses", "base", "records"}
+    assert set(imports(path)) == expected | {"tf_mural.data.records.reading.RecordSet"}
+    assert rooms_imported(path) == {"losses", "base", "data"}
 
 
 # --- what an import does --------------------------------------------------------------------------
@@ -164,7 +155,7 @@ assert not flags.FLAGS.is_parsed(), "an import read the flags"
 @pytest.mark.parametrize("tool", [None, *TOOLS])
 def test_imports_are_light_and_do_nothing(tool, tmp_path):
     configs = [p.removesuffix(".py").replace(os.sep, ".") for p in files("configs")]
-    names = [tool] if tool else ["tf_mural", "tf_mural.tasks", "tf_mural.datasets", *configs]
+    names = [tool] if tool else ["tf_mural", "tf_mural.evaluation", "tf_mural.datasets", *configs]
     code = _IMPORT.format(tools=os.path.join(ROOT, "tools"), root=ROOT, names=names)
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=120
@@ -173,7 +164,16 @@ def test_imports_are_light_and_do_nothing(tool, tmp_path):
 
 
 def test_every_tool_is_looked_at():
-    helpers = {"common", "demo_page", "failures", "jobs", "options", "reporting", "sweeps"}
+    helpers = {
+        "common",
+        "demo_page",
+        "failures",
+        "jobs",
+        "options",
+        "reporting",
+        "sweeps",
+        "tpu_planner",
+    }
     assert {p.split(os.sep)[1].removesuffix(".py") for p in files("tools")} == {*TOOLS, *helpers}
 
 
@@ -212,7 +212,7 @@ def test_what_a_room_offers_is_there():
 def test_files_and_functions_stay_short(path):
     tree = tree_of(path)
     with open(os.path.join(ROOT, path), encoding="utf-8") as file:
-        assert len(file.readlines()) <= 250, f"{path} has outgrown 250 lines: split it by its idea"
+        assert len(file.readlines()) <= 400, f"{path} has outgrown 400 lines: split it by its idea"
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):
             documented = node.body[0].end_lineno if ast.get_docstring(node) else node.lineno

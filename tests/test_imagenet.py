@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from tf_mural import conversion
-from tf_mural.base import UserError
+from tf_mural.data.records import Dropped, Record, RecordSet
 from tf_mural.datasets import DATASETS
-from tf_mural.datasets.labelled import imagenet
-from tf_mural.records import Dropped, Record, RecordSet
+from tf_mural.datasets.classification import imagenet
+from tf_mural.errors import UserError
 
 TRAIN, VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 KIT = "ILSVRC2012_devkit_t12"
@@ -250,7 +250,7 @@ def test_the_ledger_is_whole(raw, tmp_path):
 
 
 def test_the_pipeline_decodes_the_odd_ones():
-    from tf_mural import images
+    from tf_mural.data import image_ops
 
     rows = np.arange(48, dtype=np.uint8).reshape(4, 4, 3) * 5
     image = Image.fromarray(rows)
@@ -258,5 +258,5 @@ def test_the_pipeline_decodes_the_odd_ones():
         buffer = io.BytesIO()
         data.save(buffer, format)
         expected = np.asarray(Image.open(buffer).convert("RGB"))
-        decoded = images.decode(buffer.getvalue()).numpy()
+        decoded = image_ops.decode(buffer.getvalue()).numpy()
         np.testing.assert_allclose(decoded.astype(int), expected, atol=2)

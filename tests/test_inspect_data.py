@@ -9,8 +9,8 @@ from conftest import ROOT
 from PIL import Image
 from test_statistics import picture
 
-from tf_mural import records, text
-from tf_mural.records import Record, RecordSet
+from tf_mural.data import records, tokenizers
+from tf_mural.data.records import Record, RecordSet
 from tf_mural.reports import sheet_sample
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "cir", "##cle", "##s"]
@@ -28,7 +28,7 @@ def shapes(tmp_path):
     test = [Record("3", (three,), (("de", "rot"),)), Record("4", (picture(8, 8, "JPEG"),))]
     records.write(folder / "train", train, "shapes", "train")
     records.write(folder / "test", test, "shapes", "test")
-    text.save_vocabulary(folder / "vocab.txt", PIECES)
+    tokenizers.save_vocabulary(folder / "vocab.txt", PIECES)
     return folder
 
 
@@ -83,7 +83,7 @@ def test_one_set_without_a_vocabulary_writes_nothing(inspect, shapes, tmp_path):
 
 
 def test_a_vocabulary_by_name_and_a_set_under_the_data_folder(inspect, shapes, tmp_path):
-    text.save_vocabulary(tmp_path / "other.txt", [*PIECES, "circle"])
+    tokenizers.save_vocabulary(tmp_path / "other.txt", [*PIECES, "circle"])
     done = inspect("--records=shapes/train", f"--data_dir={tmp_path}", "--vocab=other.txt")
     assert "en 2 3 3 3 1.00 0.30 0.00 0.00" in lines_of(done)
 

@@ -1,11 +1,10 @@
 import numpy as np
 import pytest
 
-from tf_mural import metrics
-from tf_mural.base import UserError
-from tf_mural.nearest import LabelNeighbours
-from tf_mural.records import Record
-from tf_mural.tasks import knn
+from tf_mural.data.records import Record
+from tf_mural.errors import UserError
+from tf_mural.evaluation import knn, metrics
+from tf_mural.evaluation.label_knn import LabelNeighbours
 
 
 class Vectors:

@@ -11,10 +11,10 @@ import time
 import pytest
 from conftest import ROOT
 
-from tf_mural import files
-from tf_mural.base import UserError
-from tf_mural.checkpoints.lock import Held, Lock, _born, _machine
-from tf_mural.stopping import Signals, Stopped
+from tf_mural import file_io
+from tf_mural.errors import UserError
+from tf_mural.training.checkpoints.lock import Held, Lock, _born, _machine
+from tf_mural.training.preemption import Signals, Stopped
 
 HOLDER = """
 import sys, time
@@ -67,7 +67,7 @@ def told(host, process, alive, **more):
 
 
 def says(path, text):
-    with files.replacing(path) as there, files.open_file(there, "wb") as file:
+    with file_io.replacing(path) as there, file_io.open_file(there, "wb") as file:
         file.write(text.encode())
 
 
@@ -82,7 +82,7 @@ def ended():
 @pytest.mark.parametrize("folder", ["", "ram://"])
 def test_another_machine_counts_as_gone_when_it_is_silent(tmp_path, folder):
     workdir = folder + str(tmp_path).lstrip("/") if folder else str(tmp_path)
-    files.make_folder(workdir)
+    file_io.make_folder(workdir)
     path = os.path.join(workdir, "lock.json")
     says(path, told("elsewhere", 12, time.time() - 30))
     with pytest.raises(Held, match=r"by process 12 of elsewhere.*3\d s ago.* wait for \d+ s") as it:
@@ -103,7 +103,7 @@ def test_another_machine_counts_as_gone_when_it_is_silent(tmp_path, folder):
 
 def test_where_the_kernel_does_not_decide_the_file_does(tmp_path):
     workdir = "ram://lock/" + tmp_path.name
-    files.make_folder(workdir)
+    file_io.make_folder(workdir)
     path = os.path.join(workdir, "lock.json")
     with Lock(workdir), pytest.raises(UserError, match=f"by process {os.getpid()} of"):
         Lock(workdir).__enter__()
@@ -129,7 +129,7 @@ def test_a_host_name_alone_says_nothing_of_a_process(tmp_path, process):
     process = os.getpid() if process == "own" else process
     # Containers bear one name again and again, and number their processes alike.
     workdir = "ram://lock/" + tmp_path.name
-    files.make_folder(workdir)
+    file_io.make_folder(workdir)
     path = os.path.join(workdir, "lock.json")
     elsewhere = dict(machine="another start", born=_born(process) or 7)
     says(path, told(socket.gethostname(), process, time.time() - 10, **elsewhere))
@@ -147,7 +147,7 @@ def test_who_was_silent_for_too_long_stops_and_leaves_the_other_its_lock(tmp_pat
         says(path, told("elsewhere", 12, time.time()))
         lock._thread.join(10)
         assert lost[0].startswith(f"{workdir} is in use by process 12 of elsewhere")
-    assert json.loads(files.read_bytes(path))["host"] == "elsewhere"
+    assert json.loads(file_io.read_bytes(path))["host"] == "elsewhere"
     with Signals(), pytest.raises(Stopped):
         with Lock(workdir, beat=0.05, silent=0) as lock:
             says(path, told("elsewhere", 13, time.time()))

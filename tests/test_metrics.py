@@ -4,9 +4,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from tf_mural import metrics
-from tf_mural.base import UserError
-from tf_mural.metrics import correlation, ranks
+from tf_mural.errors import UserError
+from tf_mural.evaluation import metrics
+from tf_mural.evaluation.metrics import correlation, ranks
 
 
 def unit_rows(count, width, seed=0):

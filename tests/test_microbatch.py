@@ -16,11 +16,12 @@ import replicas
 import tensorflow as tf
 
 from configs import etcl, mural
-from tf_mural import build, distribute, models
-from tf_mural.base import UserError
+from tf_mural import experiment, models
+from tf_mural.backends import tensorflow as tf_backend
+from tf_mural.backends.tensorflow import grad_cache
+from tf_mural.backends.tensorflow.chunked_loss import in_chunks
+from tf_mural.errors import UserError
 from tf_mural.objective import Term, objective
-from tf_mural.training import passes
-from tf_mural.training.chunks import in_chunks
 
 ROWS = microbatches.ROWS
 WIDTH = 16  # of the embeddings of `replicas.trainer_of`
@@ -143,13 +144,13 @@ def test_the_comparison_sees_other_masks(with_dropout):
 
 def test_a_second_pass_with_other_masks_is_seen(with_dropout, monkeypatch):
     trainer, batch = trainer_of(dropout=0.3, microbatch=ROWS)
-    calls, set_seeds = [], distribute.set_seeds
+    calls, set_seeds = [], tf_backend.set_seeds
 
     def without_replay(generators, seed, step, number=0):
         calls.append(int(number))
         set_seeds(generators, seed, step, number + (100 if len(calls) > COUNT else 0))
 
-    monkeypatch.setattr(distribute, "set_seeds", without_replay)
+    monkeypatch.setattr(tf_backend, "set_seeds", without_replay)
     assert worst(with_dropout, gradients(trainer, batch)[0])[0] > 0.5
     assert calls == [0, 1, 2, 3] * 2
 
@@ -163,11 +164,11 @@ def by_accumulation(trainer, batch):
     The micro-batch's rows are encoded again; those of the others are taken from the first pass.
     """
     encoder, total = trainer.encoder, None
-    parts, _ = passes.split_rows(batch, ROWS)
-    first = [trainer.encode(passes.part_of(parts, i)) for i in range(COUNT)]
+    parts, _ = grad_cache.split_rows(batch, ROWS)
+    first = [trainer.encode(grad_cache.part_of(parts, i)) for i in range(COUNT)]
     for i in range(COUNT):
         with tf.GradientTape() as tape:
-            mine = trainer.encode(passes.part_of(parts, i))
+            mine = trainer.encode(grad_cache.part_of(parts, i))
             rows = [*first[:i], mine, *first[i + 1 :]]
             embeddings = {f: tf.concat([row[f] for row in rows], axis=0) for f in mine}
             sigmas = {name: v.value for name, v in encoder.temperatures.items()}
@@ -324,10 +325,10 @@ def config_of(**changes):
 def test_rows_that_do_not_divide_are_told_with_the_nearest_that_do(changes, replicas, message):
     config = config_of(**changes)
     if message is None:
-        build.check(config, replicas)
+        experiment.check(config, replicas)
         return
     with pytest.raises(UserError, match=message):
-        build.check(config, replicas)
+        experiment.check(config, replicas)
 
 
 def test_who_follows_the_advice_needs_no_other():
@@ -359,7 +360,7 @@ def advised(sizes, replicas):
 def refusal(sizes, replicas):
     """What the check says of some sizes, or ""."""
     try:
-        build.check(config_of(**sizes), replicas)
+        experiment.check(config_of(**sizes), replicas)
     except UserError as error:
         return str(error)
     return ""
@@ -369,14 +370,14 @@ def test_a_config_reaches_the_step(data_dir):
     sizes = dict(batch_size=16, microbatch=4, loss_chunk=8, evaluation={}, batch_norm_group=-1)
     replicas.set_precision("float32")
     try:
-        run = build.build(config_of(**sizes), str(data_dir), distribute.make_strategy("one"))
+        run = experiment.build(config_of(**sizes), str(data_dir), tf_backend.make_strategy("one"))
     finally:
         replicas.set_precision("float64")
     assert (run.trainer.microbatch, run.trainer.loss_chunk) == (4, 8)
     layers = run.trainer.encoder._flatten_layers()
     norms = [x for x in layers if isinstance(x, models.GroupedBatchNormalization)]
     assert norms and {x.group for x in norms} == {models.ALL_REPLICAS}
-    assert {x._average for x in norms} == {distribute.mean}
+    assert {x._average for x in norms} == {tf_backend.mean}
     assert not any(term.mask_duplicates for term in run.trainer.terms)
 
 
@@ -384,20 +385,20 @@ def test_an_older_config_has_the_plain_step():
     config = config_of()
     for name in ("microbatch", "loss_chunk", "mask_duplicates"):
         del config[name]
-    build.check(config, 1)
-    assert not any(term.mask_duplicates for term in build.make_terms(config))
+    experiment.check(config, 1)
+    assert not any(term.mask_duplicates for term in experiment.make_terms(config))
 
 
 def test_duplicates_are_masked_in_all_terms_or_in_one():
-    terms = build.make_terms(config_of(mask_duplicates=True))
+    terms = experiment.make_terms(config_of(mask_duplicates=True))
     assert all(term.compared == ("image", "text_a", "text_b") for term in terms)
     config = config_of()
     config.terms.image_text_a.mask_duplicates = True
-    assert [bool(term.compared) for term in build.make_terms(config)] == [True, False, False]
+    assert [bool(term.compared) for term in experiment.make_terms(config)] == [True, False, False]
     # The two tasks of MURAL are of different examples.
     config = mural.get_config("tiny")
     config.mask_duplicates = True
-    compared = {term.name: term.compared for term in build.make_terms(config)}
+    compared = {term.name: term.compared for term in experiment.make_terms(config)}
     assert compared["image_caption"] == ("caption", "image")
     assert compared["source_target"] == ("source", "target")
 

@@ -13,10 +13,10 @@ from conftest import ROOT
 from PIL import Image
 
 from tf_mural import conversion
-from tf_mural.base import UserError
+from tf_mural.data.records import Dropped, Record, RecordSet
 from tf_mural.datasets import multi30k
-from tf_mural.datasets.labelled import archives
-from tf_mural.records import Dropped, Record, RecordSet
+from tf_mural.datasets.classification import archives
+from tf_mural.errors import UserError
 
 DATA = os.path.join(ROOT, "..", "shared", "data")
 TEXTS, PHOTOS = "multi30k/data", "flickr30k-images"

@@ -3,7 +3,7 @@
 import options
 import pytest
 
-from tf_mural.base import UserError
+from tf_mural.errors import UserError
 
 EVERY = [(stage, size) for stage in options.STAGES for size in options.SIZES]
 

@@ -5,10 +5,10 @@ import zipfile
 import pytest
 
 from tf_mural import conversion
-from tf_mural.base import UserError
+from tf_mural.data.records import Dropped, Record, RecordSet
 from tf_mural.datasets import DATASETS, opus
-from tf_mural.datasets.opus import passing
-from tf_mural.records import Dropped, Record, RecordSet
+from tf_mural.datasets.opus import forward_lines
+from tf_mural.errors import UserError
 
 
 def write_zip(path, members, **kwargs):
@@ -146,7 +146,7 @@ WORDS = [("a" * (i * 7 % 13), "b" * (i * 5 % 11)) for i in range(39)]
 @pytest.mark.parametrize("size", [1, 2, 13, 14, 30, 100, 1000])
 def test_parts_hold_each_line_once(tmp_path, monkeypatch, size, chunk, last):
     """Wherever a bitext is cut: amid a line, at its end, or with no line start inside a part."""
-    monkeypatch.setattr(passing, "_CHUNK", chunk)
+    monkeypatch.setattr(forward_lines, "_CHUNK", chunk)
     monkeypatch.setattr(opus, "_BYTES_PER_UNIT", (size, size))
     monkeypatch.setattr(opus, "_MOST_PARTS", 1000)
     sides = [b"\n".join(words[i].encode() for words in WORDS) + last for i in (0, 1)]
@@ -228,7 +228,7 @@ def test_zips_that_are_cut_short_or_damaged(tmp_path):
 
 
 def test_a_line_without_end_is_no_text(tmp_path, monkeypatch):
-    monkeypatch.setattr(passing, "_LONGEST", 2 << 20)
+    monkeypatch.setattr(forward_lines, "_LONGEST", 2 << 20)
     moses(tmp_path, first=bytes(5 << 20), second=b"one\n")
     with pytest.raises(
         UserError, match="CCMatrix.de-en.de of .* is no text: a line of more than 2"

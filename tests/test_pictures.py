@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tf_mural.base import UserError
-from tf_mural.datasets import pictures
+from tf_mural.datasets import image_files
+from tf_mural.errors import UserError
 
 HEIGHT, WIDTH = 12, 20
 SOFT = Image.fromarray(np.random.default_rng(5).integers(0, 256, (3, 4, 3), np.uint8)).resize(
@@ -89,12 +89,12 @@ def pixels(data):
 
 @pytest.mark.parametrize("name", SAME)
 def test_what_tensorflow_reads_stays_as_it_is(name):
-    assert pictures.usable(SAME[name]) == (SAME[name], None)
+    assert image_files.usable(SAME[name]) == (SAME[name], None)
 
 
 @pytest.mark.parametrize("name", ANEW)
 def test_what_it_does_not_becomes_a_png_of_the_same_pixels(name):
-    data, reason = pictures.usable(ANEW[name])
+    data, reason = image_files.usable(ANEW[name])
     assert reason is None and Image.open(io.BytesIO(data)).format == "PNG"
     np.testing.assert_array_equal(pixels(data), pixels(ANEW[name]))
     assert len(np.unique(pixels(data))) > 1
@@ -103,15 +103,15 @@ def test_what_it_does_not_becomes_a_png_of_the_same_pixels(name):
 def test_tensorflow_gives_the_pixels_of_all():
     import tensorflow as tf
 
-    from tf_mural import images
+    from tf_mural.data import image_ops
 
     for name, data in {**SAME, **ANEW}.items():
-        taken, _ = pictures.usable(data)
-        difference = np.abs(images.decode(taken).numpy().astype(int) - pixels(data)).max()
+        taken, _ = image_files.usable(data)
+        difference = np.abs(image_ops.decode(taken).numpy().astype(int) - pixels(data)).max()
         assert difference <= (4 if taken[:2] == b"\xff\xd8" else 0), name
         if name in ANEW:
             try:
-                found = images.decode(data).numpy().astype(int)
+                found = image_ops.decode(data).numpy().astype(int)
             except tf.errors.InvalidArgumentError:
                 continue
             # Or it need not be written anew.
@@ -122,11 +122,11 @@ def test_tensorflow_gives_the_pixels_of_all():
 def test_pictures_cut_anywhere_are_none(name):
     data = {**SAME, **ANEW}[name]
     ends = {1, 2, 4, 8, 12, 13, 20, 30, len(data) // 2, len(data) - 1, len(data)}
-    wrong = {n for n in ends if pictures.usable(data[:-n]) != (None, "image does not decode")}
+    wrong = {n for n in ends if image_files.usable(data[:-n]) != (None, "image does not decode")}
     # Without its last byte a GIF has all its pixels; an even size of WebP ends in one that is none.
     assert wrong <= {"gif": {1, 2}, "webp": {1}}.get(name, set())
     for n in wrong:
-        np.testing.assert_array_equal(pixels(pictures.usable(data[:-n])[0]), pixels(data))
+        np.testing.assert_array_equal(pixels(image_files.usable(data[:-n])[0]), pixels(data))
 
 
 def test_a_png_with_a_wrong_checksum():
@@ -134,13 +134,13 @@ def test_a_png_with_a_wrong_checksum():
     place = data.index(b"IDAT")
     size = int.from_bytes(data[place - 4 : place])
     data[place + 4 + size] ^= 1
-    assert pictures.usable(bytes(data)) == (None, "image does not decode")
+    assert image_files.usable(bytes(data)) == (None, "image does not decode")
 
 
 def test_what_is_no_picture():
-    assert pictures.usable(b"") == (None, "image does not decode")
+    assert image_files.usable(b"") == (None, "image does not decode")
     reason = "image format is none of JPEG, PNG, GIF, BMP, WebP"
-    assert pictures.usable(encoded(SOFT, "TIFF")) == (None, reason)
+    assert image_files.usable(encoded(SOFT, "TIFF")) == (None, reason)
 
 
 SIZES = {  # where the header of a picture says its size, and how
@@ -159,21 +159,21 @@ def test_headers_that_claim_to_be_huge(name):
         data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert pictures.usable(bytes(data)) == (None, "image too large")
+        assert image_files.usable(bytes(data)) == (None, "image too large")
 
 
 def test_files(tmp_path, monkeypatch):
     (tmp_path / "a.png").write_bytes(SAME["png"])
     (tmp_path / "b").mkdir()
-    assert pictures.load(tmp_path, "a.png", "row 1") == (SAME["png"], None)
-    assert pictures.load(tmp_path, "b/../a.png", "row 1") == (SAME["png"], None)
+    assert image_files.load(tmp_path, "a.png", "row 1") == (SAME["png"], None)
+    assert image_files.load(tmp_path, "b/../a.png", "row 1") == (SAME["png"], None)
     for name in ("b", "c.png", "a\0.png"):
-        assert pictures.load(tmp_path, name, "row 1") == (None, "image missing")
+        assert image_files.load(tmp_path, name, "row 1") == (None, "image missing")
     for name in ("../a.png", "/etc/passwd", "b/../../a.png"):
         with pytest.raises(UserError, match=f"^row 1: the image {name!r} lies outside .*; set im"):
-            pictures.load(tmp_path, name, "row 1")
+            image_files.load(tmp_path, name, "row 1")
     with open(tmp_path / "huge.png", "wb") as file:
         file.truncate(1 << 42)  # more than there is memory for
-    assert pictures.load(tmp_path, "huge.png", "row 1") == (None, "image too large")
-    monkeypatch.setattr(pictures, "MOST_BYTES", len(SAME["png"]) - 1)
-    assert pictures.usable(SAME["png"]) == (None, "image too large")
+    assert image_files.load(tmp_path, "huge.png", "row 1") == (None, "image too large")
+    monkeypatch.setattr(image_files, "MOST_BYTES", len(SAME["png"]) - 1)
+    assert image_files.usable(SAME["png"]) == (None, "image too large")

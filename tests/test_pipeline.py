@@ -7,11 +7,12 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tf_mural import images, pipeline, records
-from tf_mural.base import UserError
-from tf_mural.records import Record, RecordSet
-from tf_mural.sampling import Stream
-from tf_mural.text import SPECIAL_TOKENS, Tokenizer
+from tf_mural.data import image_ops, input_pipeline, records
+from tf_mural.data.records import Record, RecordSet
+from tf_mural.data.sampling import Stream
+from tf_mural.data.tokenizers import Tokenizer
+from tf_mural.data.vocabulary import SPECIAL_TOKENS
+from tf_mural.errors import UserError
 
 CODES = ("de", "en", "fr")
 # A word for each record and language, so that a token tells where its text is from.
@@ -44,17 +45,17 @@ def record_set(tmp_path_factory):
 
 
 def dataset(record_set, tokenizer, global_batch=8, flip=False, **options):
-    captions = pipeline.Source(
+    captions = input_pipeline.Source(
         Stream([record_set], 1, ["en"], seed=1, name="captions"),
         {"image": "image", "caption": "text"},
         flip=flip,
     )
-    bitext = pipeline.Source(
+    bitext = input_pipeline.Source(
         Stream([record_set], 2, walk="combinations", seed=1, name="bitext"),
         {"source": "text", "target": "text"},
     )
-    return pipeline.training_dataset(
-        [captions, bitext], tokenizer, pipeline.Sizes(12, 8), CODES, global_batch, **options
+    return input_pipeline.training_dataset(
+        [captions, bitext], tokenizer, input_pipeline.Sizes(12, 8), CODES, global_batch, **options
     )
 
 
@@ -141,8 +142,8 @@ def test_crops_move(record_set, tokenizer):
 
 def test_resizing_twice_equals_once():
     pixels = np.random.default_rng(0).integers(0, 256, (31, 17, 3)).astype(np.uint8)
-    once = images.resize(pixels, 12)
-    np.testing.assert_array_equal(images.resize(once, 12), once)
+    once = image_ops.resize(pixels, 12)
+    np.testing.assert_array_equal(image_ops.resize(once, 12), once)
     assert once.dtype == tf.uint8 and once.shape == (12, 12, 3)
     # An image of the right size goes past the operation, whose answer would be the same.
     by_the_operation = tf.image.resize(once, (12, 12), method="bilinear", antialias=False)
@@ -164,7 +165,7 @@ def with_bad_images(tmp_path, bad, name="bad"):
 
 
 def test_a_bad_image_is_replaced_in_its_row_and_nothing_else_moves(record_set, tokenizer, tmp_path):
-    broken, health = with_bad_images(tmp_path, {7}), pipeline.Health()
+    broken, health = with_bad_images(tmp_path, {7}), input_pipeline.Health()
     good, found = (
         steps(dataset(record_set, tokenizer), 8),
         steps(dataset(broken, tokenizer, health=health), 8),
@@ -192,7 +193,7 @@ def test_a_bad_image_is_replaced_in_its_row_and_nothing_else_moves(record_set, t
 
 
 def test_too_many_bad_images_are_an_error_that_names_them(tokenizer, tmp_path):
-    health = pipeline.Health(limit=0.002)
+    health = input_pipeline.Health(limit=0.002)
     steps(dataset(with_bad_images(tmp_path, {7, 9}), tokenizer, health=health), 5)
     with pytest.raises(UserError, match=r"records drawn so far cannot be used.*record 1 .byte"):
         health.check()
@@ -205,7 +206,7 @@ def test_too_many_bad_images_are_an_error_that_names_them(tokenizer, tmp_path):
 
 
 def test_nothing_but_bad_images_ends_the_reading(tokenizer, tmp_path):
-    health = pipeline.Health()
+    health = input_pipeline.Health()
     data = dataset(with_bad_images(tmp_path, set(range(20))), tokenizer, health=health)
     with pytest.raises(tf.errors.OpError) as caught:
         steps(data, 1)
@@ -221,8 +222,10 @@ def test_records_without_an_image_are_not_drawn_for_a_field_of_images(tokenizer,
     mixed = RecordSet.open(tmp_path / "mixed")
     stream = Stream([mixed], 1, ["en"], name="captions", with_image=True)
     assert stream.units == [10]
-    source = pipeline.Source(stream, {"image": "image", "caption": "text"})
-    data = pipeline.training_dataset([source], tokenizer, pipeline.Sizes(12, 8), CODES, 10)
+    source = input_pipeline.Source(stream, {"image": "image", "caption": "text"})
+    data = input_pipeline.training_dataset(
+        [source], tokenizer, input_pipeline.Sizes(12, 8), CODES, 10
+    )
     for batch in steps(data, 2):
         drawn = sorted(int(word[2:]) for word in words(batch["caption"]["tokens"]))
         assert drawn == list(range(1, 20, 2))

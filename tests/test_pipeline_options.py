@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_mural.embedder import Embedder
-from tf_mural.pipeline import untuned
+from tf_mural.data.pipeline_options import untuned
+from tf_mural.evaluation.batch_embedder import Embedder
 
 
 def test_elements_stay_and_the_tuning_thread_goes():

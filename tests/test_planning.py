@@ -6,10 +6,10 @@ import subprocess
 import sys
 
 import pytest
+import tpu_planner
 from conftest import ROOT
 
-from tf_mural import planning
-from tf_mural.base import UserError
+from tf_mural.errors import UserError
 
 TOOL = os.path.join(ROOT, "tools", "plan_tpu.py")
 
@@ -75,15 +75,15 @@ HLO = HLO.replace(
 
 
 def test_collectives_count_as_often_as_they_run_and_chains_once():
-    found = planning.Program(HLO, 8).collectives
+    found = tpu_planner.Program(HLO, 8).collectives
     assert found == [
-        planning.Collective("all-reduce", 4 * 8 * 4, 5, 4),
-        planning.Collective("all-gather", 16 * 8 * 2, 1, 8),
+        tpu_planner.Collective("all-reduce", 4 * 8 * 4, 5, 4),
+        tpu_planner.Collective("all-gather", 16 * 8 * 2, 1, 8),
     ]
 
 
 def test_traffic_is_that_of_main_memory():
-    program, row = planning.Program(HLO, 8), 4 * 8 * 4
+    program, row = tpu_planner.Program(HLO, 8), 4 * 8 * 4
     # A slice is read and written, with its position (4 bytes); %negate reads, %ar writes.
     body = (row + 4 + row) + row + row
     entry = 2 * (2 * 8 * 2 + 16 * 8 * 2)
@@ -99,18 +99,18 @@ def test_what_is_fetched_ahead_counts_its_own_part_alone():
         "  %b = (f32[4,8]{1,0:S(1)}, f32[4,8]{1,0}, u32[]{:S(2)}) copy-start(%y)\n"
     )
     line = "  %n = s32[] constant(5)\n"
-    more = planning.Program(HLO.replace(line, line + start), 8).moved()
-    assert more - planning.Program(HLO, 8).moved() == 8 * 4 * 4 + 4 * 8 * 4
+    more = tpu_planner.Program(HLO.replace(line, line + start), 8).moved()
+    assert more - tpu_planner.Program(HLO, 8).moved() == 8 * 4 * 4 + 4 * 8 * 4
 
 
 def test_calls_of_the_host_are_found():
-    assert planning.Program(HLO, 8).host_calls == []
+    assert tpu_planner.Program(HLO, 8).host_calls == []
     line = "  %n = s32[] constant(5)\n"
     for bad in (
         '  %bad = f32[4,8]{1,0} custom-call(%y), custom_call_target="xla_python_cpu_callback"\n',
         "  %bad = (f32[4,8]{1,0}, u32[], token[]) send(%y), channel_id=7, is_host_transfer=true\n",
     ):
-        assert planning.Program(HLO.replace(line, line + bad), 8).host_calls == ["bad"]
+        assert tpu_planner.Program(HLO.replace(line, line + bad), 8).host_calls == ["bad"]
 
 
 # --- FLOPs and rooflines --------------------------------------------------------------------------
@@ -135,23 +135,23 @@ def test_flops_are_those_by_hand():
     second = 2 * (2 * 4 * 4 * 6) * (5 * 5)
     products = 7 * 2 * (2 * 4 * 4) * 6 * 6
     forward = first + second + products
-    assert planning.flops(jax.make_jaxpr(layers)(*arguments)) == forward
+    assert tpu_planner.flops(jax.make_jaxpr(layers)(*arguments)) == forward
     # Back to weights and inputs each takes what forward took, the pixels' gradient included.
     both = jax.make_jaxpr(jax.grad(layers, argnums=(0, 1, 2, 3)))(*arguments)
-    assert planning.flops(both) == pytest.approx(3 * forward, rel=0.02)
+    assert tpu_planner.flops(both) == pytest.approx(3 * forward, rel=0.02)
     again = jax.make_jaxpr(jax.grad(jax.checkpoint(layers), argnums=(0, 1, 2, 3)))(*arguments)
-    assert planning.flops(again) == pytest.approx(4 * forward, rel=0.02)
+    assert tpu_planner.flops(again) == pytest.approx(4 * forward, rel=0.02)
 
 
 def test_a_ring_sends_what_it_must():
     kinds = {"all-gather": 3 / 4, "all-reduce": 6 / 4, "reduce-scatter": 3.0}
     for kind, share in kinds.items():
-        assert planning.sent(planning.Collective(kind, 1000, 1, 4)) == 1000 * share
-        assert planning.sent(planning.Collective(kind, 1000, 1, 1)) == 0
+        assert tpu_planner.sent(tpu_planner.Collective(kind, 1000, 1, 4)) == 1000 * share
+        assert tpu_planner.sent(tpu_planner.Collective(kind, 1000, 1, 1)) == 0
 
 
 def test_a_step_takes_what_takes_longest():
-    chip = planning.find_chip("v5e:2x2")
+    chip = tpu_planner.find_chip("v5e:2x2")
     counts = {
         "fits": True,
         "flops": chip.flops / 100,
@@ -161,7 +161,7 @@ def test_a_step_takes_what_takes_longest():
             {"kind": "all-gather", "bytes": chip.interconnect / 75, "count": 2, "group": 4}
         ],
     }
-    found = planning.plan(counts, chip, 4, 64, 7200)
+    found = tpu_planner.plan(counts, chip, 4, 64, 7200)
     assert found["roofline"] == pytest.approx(
         {"compute": 0.01, "memory": 0.05, "interconnect": 0.02}
     )
@@ -180,7 +180,7 @@ def test_a_step_takes_what_takes_longest():
 )
 def test_an_unknown_topology_lists_those_known(topology, words):
     with pytest.raises(UserError, match=words):
-        planning.find_chip(topology)
+        tpu_planner.find_chip(topology)
 
 
 # --- the tool -------------------------------------------------------------------------------------
@@ -234,14 +234,15 @@ def test_what_does_not_fit_says_by_how_much():
     """A product of 40 GiB on a chip of 16, by the compiler itself; in a process of its own."""
     pytest.importorskip("libtpu", reason="libtpu is not installed: requirements-plan.txt")
     code = f"""
-import sys; sys.path.insert(0, {ROOT!r})
+import sys; sys.path[:0] = [{ROOT!r}, {os.path.join(ROOT, "tools")!r}]
 import jax, jax.numpy as jnp, numpy as np
-from tf_mural import planning
-devices = planning.find_devices("v5e:2x2", planning.find_chip("v5e:2x2"))
+import tpu_planner
+devices = tpu_planner.find_devices("v5e:2x2", tpu_planner.find_chip("v5e:2x2"))
 mesh = jax.sharding.Mesh(np.array(devices), ("data",))
 whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 f = jax.jit(lambda a: jnp.sin(a) @ a, in_shardings=(whole,), out_shardings=whole)
-counts = planning.counts(f.trace(jax.ShapeDtypeStruct((60_000, 60_000), "float32")), 4, "v5e:2x2")
+shape = jax.ShapeDtypeStruct((60_000, 60_000), "float32")
+counts = tpu_planner.counts(f.trace(shape), 4, "v5e:2x2")
 assert not counts["fits"], counts
 print(counts["memory"]["used"] / 2**30, counts["memory"]["capacity"] / 2**30)
 """
@@ -289,7 +290,7 @@ def test_how_the_compiler_ended_is_said(name, words):
     code = (
         f"import sys; sys.argv[1:] = []; sys.path.insert(0, {os.path.dirname(TOOL)!r})\n"
         "import os, signal, plan_tpu\n"
-        "from tf_mural.base import UserError\n"
+        "from tf_mural.errors import UserError\n"
         f"try:\n    plan_tpu.in_child(lambda: os.kill(os.getpid(), signal.{name}))\n"
         "except UserError as error:\n    print(error)\n"
     )
@@ -303,7 +304,7 @@ def test_advice_names_what_is_not_taken_yet():
 
     config = options.load_config("etcl", "paper")
     found = {"batch": 16_384, "chips": 128, "slots": 4 << 30}
-    lines = planning.advice(found, config)
+    lines = tpu_planner.advice(found, config)
     assert [line.split("=")[0] for line in lines] == [
         "--config.microbatch",
         "--config.rematerialise",
@@ -314,4 +315,4 @@ def test_advice_names_what_is_not_taken_yet():
     assert "4.0 GiB less" in lines[2]
     config.microbatch, config.loss_chunk = 16, 64
     config.rematerialise = config.shard_optimizer = True
-    assert planning.advice(found, config) == ["more chips, or a smaller batch"]
+    assert tpu_planner.advice(found, config) == ["more chips, or a smaller batch"]

@@ -9,10 +9,11 @@ import replicas
 import tensorflow as tf
 
 from configs import etcl, finetune
-from tf_mural import build, checkpoints, models
-from tf_mural.base import UserError
-from tf_mural.build.checks import find_vocabulary
-from tf_mural.text import Tokenizer
+from tf_mural import experiment, models
+from tf_mural.data.tokenizers import Tokenizer
+from tf_mural.errors import UserError
+from tf_mural.experiment.config_validation import find_vocabulary
+from tf_mural.training import checkpoints
 
 HALVES = {"mixed_bfloat16": "bfloat16", "mixed_float16": "float16"}
 
@@ -144,12 +145,12 @@ def test_the_scale_keeps_gradients_that_float16_would_lose(float32):
 def test_the_precision_travels_with_the_model():
     config = etcl.get_config("tiny")
     tokenizer = Tokenizer(find_vocabulary("scenes", ""), 32)
-    assert build.describe(config, tokenizer)["precision"] == "float32"
+    assert experiment.describe(config, tokenizer)["precision"] == "float32"
     config.precision = "mixed_bfloat16"
-    description = build.describe(config, tokenizer)
-    assert build.model_arguments(description)["precision"] == "mixed_bfloat16"
+    description = experiment.describe(config, tokenizer)
+    assert experiment.model_arguments(description)["precision"] == "mixed_bfloat16"
     del description["precision"]  # a model of before
-    assert build.model_arguments(description)["precision"] == "float32"
+    assert experiment.model_arguments(description)["precision"] == "float32"
 
 
 @pytest.mark.parametrize(
@@ -165,7 +166,7 @@ def test_a_switch_that_cannot_be(name, value, message):
     config = etcl.get_config("tiny")
     config[name] = value
     with pytest.raises(UserError, match=message):
-        build.check(config, 1)
+        experiment.check(config, 1)
 
 
 def test_an_older_run_was_float32_and_goes_on_with_another_guard(tmp_path):

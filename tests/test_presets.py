@@ -12,9 +12,9 @@ import pytest
 from conftest import ROOT
 
 import tf_mural
-from tf_mural import build, presets
-from tf_mural.base import UserError
-from tf_mural.exporting import compare
+from tf_mural import experiment
+from tf_mural.errors import UserError
+from tf_mural.export import parity, presets
 
 TEXTS = ["a red circle", "ein roter Kreis", ""]
 
@@ -32,7 +32,7 @@ def test_a_preset_embeds_as_the_run_it_was_made_of(finished, preset):
     assert "images 0.0e+00, texts 0.0e+00" in done.out
     one, other = (tf_mural.Embedder.load(path) for path in (finished[0], folder))
     np.testing.assert_array_equal(one.texts(TEXTS), other.texts(TEXTS))
-    pictures = compare.sample_images()
+    pictures = parity.sample_images()
     np.testing.assert_array_equal(one.images(pictures), other.images(pictures))
     assert one.fingerprint == other.fingerprint
 
@@ -41,7 +41,7 @@ def test_keras_hub_itself_loads_it(finished, preset):
     backbone = keras_hub.models.Backbone.from_preset(str(preset[0]))
     assert type(backbone) is presets.MuralBackbone
     tokenizer = keras_hub.tokenizers.Tokenizer.from_preset(str(preset[0]))
-    model = build.load(str(finished[0]))
+    model = experiment.load(str(finished[0]))
     np.testing.assert_array_equal(tokenizer(TEXTS), model.tokenizer(TEXTS))
     assert tokenizer.vocabulary_size() == model.tokenizer.size
     assert tokenizer.id_to_token(tokenizer.token_to_id("[CLS]")) == "[CLS]"
@@ -141,7 +141,7 @@ def test_another_preset_is_none_of_ours(tmp_path):
 
 
 def test_a_folder_that_is_not_empty_is_left_alone(finished, preset):
-    model = build.load(str(finished[0]))
+    model = experiment.load(str(finished[0]))
     with pytest.raises(UserError, match="holds something already"):
         presets.save_preset(str(preset[0]), {}, model.encoder, model.tokenizer, model.sizes)
 
@@ -185,7 +185,7 @@ def test_onnx_runs_without_this_package(tools, finished, tmp_path, quantize):
     assert sorted(os.listdir(out)) == ["image.onnx", "preprocessing.json", "text.onnx", "vocab.txt"]
     about = json.loads((out / "preprocessing.json").read_text())
     assert about["images"]["crop"] == 64 and about["texts"]["max_tokens"] == 32
-    model = build.load(str(finished[0]))
+    model = experiment.load(str(finished[0]))
     session = onnxruntime.InferenceSession(str(out / "text.onnx"))
     tokens = np.asarray(model.tokenizer(TEXTS))
     (rows,) = session.run(None, {"tokens": tokens})
@@ -194,7 +194,7 @@ def test_onnx_runs_without_this_package(tools, finished, tmp_path, quantize):
 
 
 def test_an_export_that_differs_is_refused(finished):
-    from tf_mural.exporting.compare import far_apart
+    from tf_mural.export.parity import far_apart
 
     far_apart("x", {"image": 1e-5}, 1e-4)
     for value in (2e-4, float("nan")):

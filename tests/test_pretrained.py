@@ -15,9 +15,10 @@ import pytest
 import tensorflow as tf
 from golden import huggingface_case as case
 
-from tf_mural import images, models, pretrained, text
-from tf_mural.base import UserError
-from tf_mural.pretrained import align, bert, files
+from tf_mural import huggingface, models
+from tf_mural.data import image_ops, tokenizers
+from tf_mural.errors import UserError
+from tf_mural.huggingface import align, bert, files
 
 NAMES = ["align", "deep", "bert", "masked"]
 
@@ -47,7 +48,7 @@ def folder_of(name):
 class Loaded:
     """An encoder of the shape that a checkpoint asks for, with its weights."""
 
-    checkpoint: pretrained.Checkpoint
+    checkpoint: huggingface.Checkpoint
     image: dict
     text: dict
     encoder: models.DualEncoder
@@ -57,7 +58,7 @@ class Loaded:
 
 
 def load(name):
-    found = pretrained.open_checkpoint(folder_of(name))
+    found = huggingface.open_checkpoint(folder_of(name))
     image = {**(found.image or {"name": "tiny"}), "stochastic_depth": 0.0}
     image["image_size"] = found.images["crop"] if found.images else 32
     words = {**found.text, "vocabulary_size": len(found.vocabulary), "dropout": 0.0}
@@ -65,7 +66,7 @@ def load(name):
     encoder = models.dual_encoder(image, words, found.embedding_dim or 16)
     variables = {v.path: v for v in encoder.variables if "seed_generator" not in v.path}
     shapes = {path: tuple(v.shape) for path, v in variables.items()}
-    arrays, rest = pretrained.weights(found, shapes)
+    arrays, rest = huggingface.weights(found, shapes)
     for path, array in arrays.items():
         variables[path].assign(array)
     return Loaded(found, image, words, encoder, shapes, arrays, rest)
@@ -154,37 +155,37 @@ def test_of_a_bert_the_rest_of_the_model_stays_fresh(loaded):
 def test_the_position_table_takes_the_first_rows(loaded):
     found, name = loaded("bert"), "position_embedding/embeddings"
     whole, first = (
-        pretrained.weights(found.checkpoint, {**found.shapes, name: (rows, 32)})[0][name]
+        huggingface.weights(found.checkpoint, {**found.shapes, name: (rows, 32)})[0][name]
         for rows in (20, 7)
     )
     np.testing.assert_array_equal(first, whole[:7])
     with pytest.raises(UserError, match=r"position_embeddings.weight has shape \(20, 32\), exp"):
-        pretrained.weights(found.checkpoint, {**found.shapes, name: (21, 32)})
+        huggingface.weights(found.checkpoint, {**found.shapes, name: (21, 32)})
 
 
 # --- what it says of itself -----------------------------------------------------------------------
 
 
 def test_what_a_checkpoint_says():
-    found = pretrained.open_checkpoint(folder_of("align"))
+    found = huggingface.open_checkpoint(folder_of("align"))
     assert found.image == {"name": "tiny", "padding": "end"}
     assert found.images == {"resize": 40, "crop": 33}
     assert found.text == {"sizes": (2, 32, 4, 48), "activation": "gelu"}
     assert (found.positions, found.embedding_dim, found.lower_case) == (20, 96, True)
     assert found.vocabulary == tuple(case.VOCABULARY)
-    found = pretrained.open_checkpoint(folder_of("bert"))
+    found = huggingface.open_checkpoint(folder_of("bert"))
     assert found.image is found.images is found.embedding_dim is None
     assert found.text == {"sizes": (2, 32, 4, 48), "activation": "gelu_approximate"}
     assert found.lower_case is False
     # Vocabulary and case out of tokenizer.json.
-    found = pretrained.open_checkpoint(folder_of("masked"))
+    found = huggingface.open_checkpoint(folder_of("masked"))
     assert found.vocabulary == tuple(case.VOCABULARY) and found.lower_case is True
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_tokens_equal_those_of_its_tokenizer(name, recorded):
-    found = pretrained.open_checkpoint(folder_of(name))
-    tokenizer = text.Tokenizer(found.vocabulary, case.MAX_TOKENS, found.lower_case)
+    found = huggingface.open_checkpoint(folder_of(name))
+    tokenizer = tokenizers.Tokenizer(found.vocabulary, case.MAX_TOKENS, found.lower_case)
     np.testing.assert_array_equal(tokenizer(case.TEXTS), recorded(name)["tokens"])
 
 
@@ -200,10 +201,10 @@ def test_what_config_json_leaves_out_is_what_it_means_there():
 
 @pytest.mark.parametrize("name", ["align", "deep"])
 def test_pixels_are_those_of_its_image_processor(name, recorded):
-    sizes = pretrained.open_checkpoint(folder_of(name)).images
+    sizes = huggingface.open_checkpoint(folder_of(name)).images
     small = case.images(sizes["resize"] // 2)
     ours = [
-        images.for_evaluation(tf.io.encode_png(image), sizes["resize"], sizes["crop"])
+        image_ops.for_evaluation(tf.io.encode_png(image), sizes["resize"], sizes["crop"])
         for image in small
     ]
     levels = (recorded(name)["pixels"] + 1) * 127.5
@@ -285,8 +286,8 @@ def test_layer_norms_may_be_called_as_in_tensorflow(copy, loaded):
     renamed = {old(name): np.array(x) for name, x in floats(folder).items()}
     assert sum("gamma" in name for name in renamed) == 5
     save(folder / "model.safetensors", renamed)
-    checkpoint = pretrained.open_checkpoint(str(folder))
-    arrays, rest = pretrained.weights(checkpoint, loaded("bert").shapes)
+    checkpoint = huggingface.open_checkpoint(str(folder))
+    arrays, rest = huggingface.weights(checkpoint, loaded("bert").shapes)
     assert rest == []
     for path, expected in loaded("bert").arrays.items():
         np.testing.assert_array_equal(arrays[path], expected)
@@ -373,21 +374,21 @@ def test_a_checkpoint_that_cannot_be_is_refused(spoil, message, copy):
     folder = copy("align")
     spoil(folder)
     with pytest.raises(UserError, match=message):
-        pretrained.open_checkpoint(str(folder))
+        huggingface.open_checkpoint(str(folder))
 
 
 def test_without_a_crop_the_image_is_as_resized(copy):
     folder = copy("align")
     rewrite(folder / "preprocessor_config.json", do_center_crop=False)
-    assert pretrained.open_checkpoint(str(folder)).images == {"resize": 40, "crop": 40}
+    assert huggingface.open_checkpoint(str(folder)).images == {"resize": 40, "crop": 40}
 
 
 def test_case_is_that_of_bert_where_nothing_says_it(copy):
     folder = copy("bert")
     rewrite(folder / "tokenizer_config.json", do_lower_case=None, strip_accents=None)
-    assert pretrained.open_checkpoint(str(folder)).lower_case is True
+    assert huggingface.open_checkpoint(str(folder)).lower_case is True
     os.remove(folder / "tokenizer_config.json")
-    assert pretrained.open_checkpoint(str(folder)).lower_case is True
+    assert huggingface.open_checkpoint(str(folder)).lower_case is True
 
 
 def tensors(change):
@@ -440,25 +441,25 @@ WEIGHTS = [
 @pytest.mark.parametrize("spoil, message", WEIGHTS)
 def test_weights_that_cannot_be_are_refused(spoil, message, copy, loaded):
     folder = copy("bert")
-    checkpoint = pretrained.open_checkpoint(str(folder))
+    checkpoint = huggingface.open_checkpoint(str(folder))
     spoil(folder)
     with pytest.raises(UserError, match=message):
-        pretrained.weights(checkpoint, loaded("bert").shapes)
+        huggingface.weights(checkpoint, loaded("bert").shapes)
 
 
 def test_a_shard_that_is_not_there(copy, loaded):
     folder = copy("deep")
     os.remove(folder / "model-00002-of-00004.safetensors")
-    checkpoint = pretrained.open_checkpoint(str(folder))
+    checkpoint = huggingface.open_checkpoint(str(folder))
     with pytest.raises(UserError, match="00004.safetensors is missing, though the index names it"):
-        pretrained.weights(checkpoint, loaded("deep").shapes)
+        huggingface.weights(checkpoint, loaded("deep").shapes)
 
 
 def test_heads_of_other_tasks_are_told(copy, loaded):
     folder = copy("bert")
     tensors(lambda t: t.update({"classifier.bias": np.zeros(2, np.float32)}))(folder)
-    checkpoint = pretrained.open_checkpoint(str(folder))
-    assert pretrained.weights(checkpoint, loaded("bert").shapes)[1] == ["classifier.bias"]
+    checkpoint = huggingface.open_checkpoint(str(folder))
+    assert huggingface.weights(checkpoint, loaded("bert").shapes)[1] == ["classifier.bias"]
 
 
 # --- PyTorch's own format, and the hub ------------------------------------------------------------
@@ -486,8 +487,8 @@ def test_pickled_weights_need_pytorch(copy, loaded, monkeypatch):
         return {name: Tensor(x) for name, x in files.tensors(folder_of("bert")).items()}
 
     monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(load=unpickle))
-    checkpoint = pretrained.open_checkpoint(str(folder))
-    arrays, _ = pretrained.weights(checkpoint, loaded("bert").shapes)
+    checkpoint = huggingface.open_checkpoint(str(folder))
+    arrays, _ = huggingface.weights(checkpoint, loaded("bert").shapes)
     for path, expected in loaded("bert").arrays.items():
         np.testing.assert_array_equal(arrays[path], expected)
 
@@ -515,10 +516,10 @@ def hub(monkeypatch, tmp_path):
 
 
 def test_a_name_is_fetched_and_its_weights_when_they_are_wanted(hub, loaded):
-    checkpoint = pretrained.open_checkpoint("owner/bert")
+    checkpoint = huggingface.open_checkpoint("owner/bert")
     assert not os.path.exists("snapshot/model.safetensors")
     assert checkpoint.vocabulary == tuple(case.VOCABULARY) and checkpoint.name == "owner/bert"
-    arrays, _ = pretrained.weights(checkpoint, loaded("bert").shapes)
+    arrays, _ = huggingface.weights(checkpoint, loaded("bert").shapes)
     assert set(arrays) == set(loaded("bert").arrays)
     # Not both formats of the weights.
     assert len(hub) == 2 and not any("bin" in pattern for pattern in hub[1])
@@ -527,7 +528,7 @@ def test_a_name_is_fetched_and_its_weights_when_they_are_wanted(hub, loaded):
 @pytest.mark.parametrize("name", ["owner/other", "gpt"])
 def test_what_cannot_be_fetched_is_one_line(hub, name):
     with pytest.raises(UserError) as refusal:
-        pretrained.open_checkpoint(name)
+        huggingface.open_checkpoint(name)
     message = str(refusal.value)
     assert message.startswith(f"{name} cannot be fetched from huggingface.co (404 Client Error); ")
     assert f"`hf download {name} --local-dir FOLDER`" in message and "\n" not in message
@@ -536,11 +537,11 @@ def test_what_cannot_be_fetched_is_one_line(hub, name):
 @pytest.mark.parametrize("name", ["./bert", "/no/bert", "~/no/bert", "no/such/bert", ""])
 def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub(hub, name):
     with pytest.raises(UserError, match="^no folder .*; expected one with the config.json and the"):
-        pretrained.open_checkpoint(name)
+        huggingface.open_checkpoint(name)
     assert hub == []
 
 
 def test_the_hub_is_an_option(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(UserError, match="needs huggingface_hub: pip install huggingface_hub, or"):
-        pretrained.open_checkpoint("owner/bert")
+        huggingface.open_checkpoint("owner/bert")

@@ -4,9 +4,9 @@ import os
 import pytest
 from conftest import ROOT
 
-from tf_mural import prompts
-from tf_mural.base import UserError
-from tf_mural.prompts import Filled, Prompts, combine, describe, english, spoken
+from tf_mural.errors import UserError
+from tf_mural.evaluation import prompts
+from tf_mural.evaluation.prompts import Filled, Prompts, combine, describe, english, spoken
 
 PUBLISHED = os.path.join(ROOT, "..", "shared", "data", "prompts")
 published = pytest.mark.skipif(

@@ -7,9 +7,9 @@ import os
 import pytest
 from conftest import ROOT
 
+from tf_mural.evaluation import TASKS, benchmarks, bitext, sts, zero_shot
 from tf_mural.reports import published
 from tf_mural.reports.results import flat
-from tf_mural.tasks import TASKS, benchmarks, bitext, sts, zero_shot
 
 MURAL, ETCL = published.MAIN
 

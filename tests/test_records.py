@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from tf_mural import records
-from tf_mural.base import UserError
-from tf_mural.records import Record, RecordSet, tfrecord
+from tf_mural.data import records
+from tf_mural.data.records import Record, RecordSet, tfrecord
+from tf_mural.errors import UserError
 
 RECORDS = [
     Record("plain"),
@@ -393,7 +393,7 @@ def test_unknown_augmentation(tmp_path):
 def test_reading_and_writing_need_no_tensorflow():
     code = (
         "import sys, tf_mural.conversion, tf_mural.datasets\n"
-        "from tf_mural import records\n"
+        "from tf_mural.data import records\n"
         "record = records.Record('a', (b'b',), (('en', 'c'),))\n"
         "assert records.deserialize(records.serialize(record)) == record\n"
         "assert 'tensorflow' not in sys.modules and 'keras' not in sys.modules"

@@ -8,7 +8,7 @@ import replicas
 import tensorflow as tf
 from test_microbatch import gradients, worst
 
-from tf_mural import checkpoints
+from tf_mural.training import checkpoints
 
 ROWS = microbatches.ROWS
 

@@ -3,7 +3,8 @@ import math
 import pytest
 
 from tf_mural import reports
-from tf_mural.base import Result, UserError
+from tf_mural.errors import UserError
+from tf_mural.evaluation.results import Result
 from tf_mural.reports import tables
 
 

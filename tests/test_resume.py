@@ -6,9 +6,10 @@ import options
 import pytest
 import tensorflow as tf
 
-from tf_mural import build, checkpoints, loop
-from tf_mural.base import UserError
-from tf_mural.distribute import Runner, make_strategy
+from tf_mural import experiment
+from tf_mural.backends.tensorflow import Runner, make_strategy
+from tf_mural.errors import UserError
+from tf_mural.training import checkpoints, loop
 
 STEPS, STOP = 6, 3
 CHANGES = (
@@ -28,7 +29,7 @@ def built(data_dir, another_seed=0):
     with pytest.MonkeyPatch.context() as patch:
         seeded = keras.utils.set_random_seed
         patch.setattr(keras.utils, "set_random_seed", lambda seed: seeded(seed + another_seed))
-        return build.build(config, str(data_dir), make_strategy("one"))
+        return experiment.build(config, str(data_dir), make_strategy("one"))
 
 
 class Watched:

@@ -1,10 +1,9 @@
 import numpy as np
 import pytest
 
-from tf_mural import metrics
-from tf_mural.base import UserError
-from tf_mural.records import Record
-from tf_mural.tasks import TASKS, retrieval
+from tf_mural.data.records import Record
+from tf_mural.errors import UserError
+from tf_mural.evaluation import TASKS, metrics, retrieval
 
 NAMES = ["i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10", "average_recall", "chance"]
 

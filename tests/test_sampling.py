@@ -5,10 +5,10 @@ import collections
 import numpy as np
 import pytest
 
-from tf_mural import records
-from tf_mural.base import UserError
-from tf_mural.records import Record, RecordSet
-from tf_mural.sampling import Stream
+from tf_mural.data import records
+from tf_mural.data.records import Record, RecordSet
+from tf_mural.data.sampling import Stream
+from tf_mural.errors import UserError
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,10 @@ import options
 import pytest
 from conftest import SMALL_RUN
 
-from tf_mural import build, checkpoints
-from tf_mural.base import UserError
-from tf_mural.distribute import make_strategy
+from tf_mural import experiment
+from tf_mural.backends.tensorflow import make_strategy
+from tf_mural.errors import UserError
+from tf_mural.training import checkpoints
 
 
 @pytest.fixture
@@ -27,11 +28,11 @@ def run(data_dir):
     config = options.load_config("etcl", "tiny")
     options.override(config, [a for a in SMALL_RUN if a.startswith("--config.model")])
     config.seed = 5
-    return build.build(config, str(data_dir), make_strategy("one"))
+    return experiment.build(config, str(data_dir), make_strategy("one"))
 
 
 def test_a_loaded_model_embeds_as_the_trained_one(finished):
-    model = build.load(str(finished[0]))
+    model = experiment.load(str(finished[0]))
     encoder, tokenizer, embed = model.encoder, model.tokenizer, model.embed
     with np.load(finished[0] / "weights.npz") as weights:
         paths = {v.path: v for v in encoder.variables if "seed" not in v.path}
@@ -46,7 +47,7 @@ def test_a_loaded_model_embeds_as_the_trained_one(finished):
 
 def test_weights_are_handed_over_and_slots_stay_fresh(finished, run):
     trainer = run.trainer
-    build.hand_over(str(finished[0]), run)
+    experiment.hand_over(str(finished[0]), run)
     with np.load(finished[0] / "weights.npz") as weights:
         for variable in trainer.encoder.variables:
             if "seed" not in variable.path:
@@ -65,12 +66,15 @@ def test_a_vocabulary_that_was_changed_is_no_model(model):
     with open(model / "vocab.txt", "a", encoding="utf-8") as file:
         file.write("more\n")
     with pytest.raises(UserError, match="vocab.txt has hash .*was trained with .*: put the right"):
-        build.load(str(model))
+        experiment.load(str(model))
 
 
 def test_an_unfinished_model_is_no_model(model, run):
     os.remove(model / "vocab.txt")
-    for attempt in (lambda: build.load(str(model)), lambda: build.hand_over(str(model), run)):
+    for attempt in (
+        lambda: experiment.load(str(model)),
+        lambda: experiment.hand_over(str(model), run),
+    ):
         with pytest.raises(UserError, match="holds no trained model: vocab.txt missing"):
             attempt()
 
@@ -82,7 +86,7 @@ def test_weights_of_another_vocabulary_are_not_handed_over(model, run):
     with pytest.raises(
         UserError, match="with vocabulary 0123456789abcdef, this run has .*model/vo"
     ):
-        build.hand_over(str(model), run)
+        experiment.hand_over(str(model), run)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +109,7 @@ def test_weights_that_do_not_fit_are_not_handed_over(model, run, change, message
     with pytest.raises(
         UserError, match=f"does not fit this model: .*{message}; use a run of the s"
     ):
-        build.hand_over(str(model), run)
+        experiment.hand_over(str(model), run)
     after = [variable.numpy() for variable in run.trainer.encoder.variables]
     assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
 

@@ -11,11 +11,12 @@ import pytest
 import scenes_sentences as by_hand
 from PIL import Image
 
-from tf_mural.base import UserError
 from tf_mural.datasets import scenes
-from tf_mural.datasets.scenes import drawing, meaning
+from tf_mural.datasets.scenes import drawing
+from tf_mural.datasets.scenes import scene as meaning
 from tf_mural.datasets.scenes.grammar import GRAMMARS
-from tf_mural.datasets.scenes.meaning import Phrase, Scene, Thing
+from tf_mural.datasets.scenes.scene import Phrase, Scene, Thing
+from tf_mural.errors import UserError
 
 
 def _thing(words):

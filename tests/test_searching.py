@@ -12,8 +12,8 @@ import pytest
 from conftest import ROOT
 
 import tf_mural
-from tf_mural import searching
-from tf_mural.base import UserError
+from tf_mural import search as searching
+from tf_mural.errors import UserError
 
 WIDTH = 6
 

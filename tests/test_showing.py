@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tf_mural import base, build, events, reports
-from tf_mural.base import UserError
+from tf_mural import experiment, reports
+from tf_mural.errors import UserError
+from tf_mural.training import metric_writer
 
 RIGHT, WRONG = (26, 127, 55), (207, 34, 46)
 
@@ -89,7 +90,7 @@ class FakeRunner:
 def test_the_profiler_looks_at_the_steps_that_were_chosen(start, counts, expected):
     said, runner = [], FakeRunner()
     profiler = (lambda folder: said.append("begin"), lambda: said.append("end"))
-    with build.profiled(runner, (2, 4), "folder", profiler) as profiled:
+    with experiment.profiled(runner, (2, 4), "folder", profiler) as profiled:
         profiled.start(start)
         for count in counts:
             before = len(said)
@@ -101,7 +102,7 @@ def test_the_profiler_looks_at_the_steps_that_were_chosen(start, counts, expecte
 
 def test_without_steps_to_profile_the_runner_stays_as_it_is():
     runner = FakeRunner()
-    with build.profiled(runner, (), "folder", ()) as same:
+    with experiment.profiled(runner, (), "folder", ()) as same:
         assert same is runner
 
 
@@ -112,7 +113,7 @@ def test_steps_that_cannot_be_profiled_are_refused(steps):
     config = options.load_config("etcl", "tiny")
     config.profile_steps = steps
     with pytest.raises(UserError, match="profile_steps is"):
-        build.check(config, 1)
+        experiment.check(config, 1)
 
 
 @pytest.fixture(scope="module")
@@ -120,9 +121,9 @@ def shown(finished, data_dir, tmp_path_factory):
     """A copy of a finished run, with all that TensorBoard shows of it."""
     folder = tmp_path_factory.mktemp("shown") / "run"
     shutil.copytree(finished[0], folder, ignore=shutil.ignore_patterns("checkpoints"))
-    log = events.Log(str(folder / "tensorboard"), 1)
-    records = build.open_records("scenes/test", str(data_dir))
-    build.show(str(folder), records, log, 6, count=8)
+    log = metric_writer.Log(str(folder / "tensorboard"), 1)
+    records = experiment.open_records("scenes/test", str(data_dir))
+    experiment.show(str(folder), records, log, 6, count=8)
     return folder
 
 
@@ -205,8 +206,8 @@ def test_an_evaluation_is_told_in_a_line_and_does_not_count_as_training(finished
     said = re.findall(r"^scores at step 3: retrieval (.*)$", finished[1].out, re.M)
     assert len(said) == 1 and re.fullmatch(r"en [\d.]+, de [\d.]+, ko [\d.]+", said[0]), said
     now, lines = [0.0], []
-    monkeypatch.setattr(events.time, "perf_counter", lambda: now[0])
-    log = events.Log(str(finished[0].parent / "rates"), 8, show=lines.append)
+    monkeypatch.setattr(metric_writer.time, "perf_counter", lambda: now[0])
+    log = metric_writer.Log(str(finished[0].parent / "rates"), 8, show=lines.append)
     log.start(0, 6)
     for step, seconds in ((1, 10.0), (2, 1.0)):
         now[0] += seconds
@@ -224,9 +225,11 @@ def test_an_evaluation_is_told_in_a_line_and_does_not_count_as_training(finished
 def test_many_scores_are_told_by_their_range(count, told):
     import reporting
 
+    from tf_mural.evaluation import results
+
     values = {f"a{i}": {"average_recall": float(i)} for i in range(count)}
     intervals = {code: {"average_recall": (0.0, 1.0)} for code in values}
-    result = base.Result("retrieval", "v1", values, {}, intervals)
+    result = results.Result("retrieval", "v1", values, {}, intervals)
     line = reporting.scores_line(7, {"retrieval": result}, better=True)
     assert line.startswith(f"scores at step 7: retrieval {told}")
     assert line.endswith("; the best so far")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from tf_mural import records
+from tf_mural.data import records
 
 SEED = 0
 # The recipe of size tiny, shortened.

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tf_mural import records, reports
-from tf_mural.base import UserError
-from tf_mural.records import Record, RecordSet
-from tf_mural.reports import collection, statistics
-from tf_mural.reports.collection import Statistics, language_counts, shared
+from tf_mural import reports
+from tf_mural.data import records
+from tf_mural.data.records import Record, RecordSet
+from tf_mural.errors import UserError
+from tf_mural.reports import dataset_stats, statistics
+from tf_mural.reports.dataset_stats import Statistics, language_counts, shared
 from tf_mural.reports.statistics import Images, Repeats, Spread, Texts, histogram, quantiles
 
 
@@ -231,7 +232,7 @@ def test_texts_are_the_same_in_one_language_only(tmp_path):
 
 @pytest.fixture
 def hundred(tmp_path, monkeypatch):
-    monkeypatch.setattr(collection, "_BATCH", 7)
+    monkeypatch.setattr(dataset_stats, "_BATCH", 7)
     texts = [(("en", f"text {i}"), *([("de", f"Text {i}")] if i < 40 else [])) for i in range(100)]
     images = [(picture(4, 4),) * (i % 3) for i in range(100)]
     parts = [Record(str(i), images[i], texts[i]) for i in range(100)]
@@ -288,9 +289,9 @@ def test_a_walk_that_is_left_early_says_what_it_read(hundred):
 
 def test_large_records_are_read_few_at_a_time(tmp_path):
     record_set = opened(tmp_path / "a", *(Record(str(i), (bytes(1 << 20),)) for i in range(40)))
-    assert collection.batch_size(record_set) == 31  # of 32 MiB and a little
-    assert collection.batch_size(opened(tmp_path / "b", Record("1"))) == 4096
-    assert collection.batch_size(opened(tmp_path / "c")) == 1
+    assert dataset_stats.batch_size(record_set) == 31  # of 32 MiB and a little
+    assert dataset_stats.batch_size(opened(tmp_path / "b", Record("1"))) == 4096
+    assert dataset_stats.batch_size(opened(tmp_path / "c")) == 1
 
 
 def test_an_empty_set_and_a_damaged_record(tmp_path):

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from tf_mural import loop, stopping
-from tf_mural.base import UserError
-from tf_mural.stopping import Boundaries, Signals, Stopped
+from tf_mural.errors import UserError
+from tf_mural.training import loop, preemption
+from tf_mural.training.preemption import Boundaries, Signals, Stopped
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_a_signal_in_the_middle_of_a_line_is_noted_all_the_same():
     # The line waits for a reader, and the handler cannot begin another one inside of it.
     code = (
         f"import sys; sys.path.insert(0, {ROOT!r})\n"
-        "from tf_mural.stopping import Signals, Stopped\n"
+        "from tf_mural.training.preemption import Signals, Stopped\n"
         "with Signals(say=lambda line: print(line, flush=True)) as signals:\n"
         "    try:\n"
         "        with signals.noted():\n"
@@ -84,7 +84,7 @@ def test_a_signal_in_the_middle_of_a_line_is_noted_all_the_same():
 def test_a_second_signal_ends_the_process_at_once():
     code = (
         f"import sys; sys.path.insert(0, {ROOT!r})\n"
-        "from tf_mural.stopping import Signals\n"
+        "from tf_mural.training.preemption import Signals\n"
         "import time\n"
         "with Signals(say=lambda line: print(line, flush=True)) as signals, signals.noted():\n"
         "    print('ready', flush=True)\n"
@@ -153,7 +153,7 @@ def runs(count, minutes=0.0, signalled=(None, 0), seconds=0.001, steps=200, monk
 
 @pytest.mark.parametrize("victim", [0, 2])
 def test_a_signal_to_one_process_stops_all_at_the_same_step(victim, monkeypatch):
-    monkeypatch.setattr(stopping, "_EVERY", 0.05)
+    monkeypatch.setattr(preemption, "_EVERY", 0.05)
     found, asked = runs(3, signalled=(victim, 30))
     assert found[0] == found[1] == found[2]
     ((step, stop, due),) = found[0]
@@ -181,7 +181,7 @@ def test_a_signal_is_heard_where_processes_meet():
 
 
 def test_the_clock_of_the_first_process_decides_when_to_save(monkeypatch):
-    monkeypatch.setattr(stopping, "_EVERY", 0.02)
+    monkeypatch.setattr(preemption, "_EVERY", 0.02)
     found, _ = runs(2, minutes=0.1 / 60)
     assert found[0] == found[1] and 1 <= len(found[0]) <= 10
     assert all(due and not stop for _, stop, due in found[0])

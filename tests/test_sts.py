@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from tf_mural.base import UserError
+from tf_mural.data.records import Record
 from tf_mural.datasets import sts2017
-from tf_mural.records import Record
-from tf_mural.tasks import sts
+from tf_mural.errors import UserError
+from tf_mural.evaluation import sts
 
 SHARED = os.path.join(ROOT, "..", "shared")
 OFFICIAL = os.path.join(SHARED, "data", "sts2017")

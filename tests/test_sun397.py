@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from tf_mural import conversion
-from tf_mural.base import UserError
+from tf_mural.data.records import Dropped, Record, RecordSet
 from tf_mural.datasets import DATASETS
-from tf_mural.datasets.labelled import sun397
-from tf_mural.records import Dropped, Record, RecordSet
+from tf_mural.datasets.classification import sun397
+from tf_mural.errors import UserError
 
 CLASSES = ["abbey", "apartment_building/outdoor", "zoo"]
 PARTITIONS = {

@@ -13,8 +13,8 @@ import pytest
 import sweeps
 from conftest import ROOT
 
-from tf_mural import build
-from tf_mural.base import UserError
+from tf_mural import experiment
+from tf_mural.errors import UserError
 
 SWEEPS = sorted(set(glob.glob(os.path.join(ROOT, "configs/sweeps/*.py"))))
 SWEEPS = [path for path in SWEEPS if "__init__" not in path and "own_" not in path]
@@ -44,7 +44,7 @@ def test_every_run_of_the_package_s_sweeps_can_be_built(path, monkeypatch):
         config = options.load_config(flags["stage"], flags["size"], path)
         given = [f"--{k}={v}" for k, v in flags.items() if k.startswith("config.")]
         options.override(config, given)
-        build.check(config, replicas=1)
+        experiment.check(config, replicas=1)
         assert tuple(config.report.beside) == () and flags["seed"] == "3"
 
 

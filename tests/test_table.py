@@ -6,9 +6,9 @@ import pickle
 import pytest
 from PIL import Image
 
-from tf_mural.base import UserError
+from tf_mural.data.records import Dropped, Record
 from tf_mural.datasets import table
-from tf_mural.records import Dropped, Record
+from tf_mural.errors import UserError
 
 DATA = os.path.join(os.path.dirname(__file__), "..", "..", "shared", "data")
 

@@ -7,8 +7,8 @@ import tensorflow as tf
 from tokenizers import BertWordPieceTokenizer
 from tokenizers.normalizers import BertNormalizer
 
-from tf_mural import text
-from tf_mural.base import UserError
+from tf_mural.data import tokenizers as text
+from tf_mural.errors import UserError
 
 TATOEBA = os.path.join(os.path.dirname(__file__), "..", "..", "shared", "data", "tatoeba")
 PIECES = [

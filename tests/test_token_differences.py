@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from tokenizers import BertWordPieceTokenizer
 
-from tf_mural.text import SPECIAL_TOKENS, Tokenizer
+from tf_mural.data.tokenizers import Tokenizer
+from tf_mural.data.vocabulary import SPECIAL_TOKENS
 
 PIECES = [*SPECIAL_TOKENS, "a", "b", "##a", "##b", "ab"]
 CLS, SEP = (SPECIAL_TOKENS.index(piece) for piece in ("[CLS]", "[SEP]"))

@@ -11,18 +11,12 @@ import tensorflow as tf
 from test_distribute import worst
 
 from configs import etcl
-from tf_mural import (
-    build,
-    distribute,
-    loop,
-    models,
-    optimizers,
-    pipeline,
-    sampling,
-    text,
-    training,
-)
-from tf_mural.base import UserError
+from tf_mural import experiment, models, optimizers
+from tf_mural.backends import tensorflow as tf_backend
+from tf_mural.backends.tensorflow import trainer as training
+from tf_mural.data import input_pipeline, sampling, tokenizers
+from tf_mural.errors import UserError
+from tf_mural.training import loop
 
 # What XLA lowers a call of the host to.
 _CALLS = re.compile(r"\b(infeed|outfeed|send|recv|custom-call)\(")
@@ -92,9 +86,9 @@ def test_the_step_of_the_paper_is_lowered_by_xla():
     rows, config = 2, etcl.get_config("paper")
     config.model.image.batch_norm_group = rows
     description = {"model": config.model.to_dict(), "vocabulary_size": 501_153}
-    encoder = models.dual_encoder(**build.model_arguments(description))
+    encoder = models.dual_encoder(**experiment.model_arguments(description))
     assert encoder.count_params() == 532_933_393
-    terms, kinds = build.make_terms(config), build.field_kinds(config)
+    terms, kinds = experiment.make_terms(config), experiment.field_kinds(config)
     trainer = training.Trainer(encoder, terms, kinds, ("en",))
     optimizer = optimizers.Lamb(1e-4)
     optimizer.build(encoder.trainable_variables)
@@ -176,25 +170,25 @@ def trained(folder, steps_per_loop, monkeypatch, dropout=0.2, jit_compile=False)
     stream = sampling.Stream([record_set], 2, replicas.LANGUAGES, walk="combinations")
     words = ["x", *(f"w{i}" for i in range(16))]
     make_dataset = functools.partial(
-        pipeline.training_dataset,
-        [pipeline.Source(stream, replicas.STAGES["etcl"][0])],
-        text.Tokenizer([*text.SPECIAL_TOKENS, *words], 6),
-        pipeline.Sizes(36, 32),
+        input_pipeline.training_dataset,
+        [input_pipeline.Source(stream, replicas.STAGES["etcl"][0])],
+        tokenizers.Tokenizer([*tokenizers.SPECIAL_TOKENS, *words], 6),
+        input_pipeline.Sizes(36, 32),
         replicas.LANGUAGES,
         replicas.ROWS,
     )
     trainer, _ = replicas.trainer_of("etcl", dropout)
     trainer.compile(optimizer=keras.optimizers.SGD(0.1), jit_compile=jit_compile)
-    kept, counts, run = Kept(), [], distribute.Runner.run
+    kept, counts, run = Kept(), [], tf_backend.Runner.run
 
     def counted(self, count):
         counts.append(count)
         return run(self, count)
 
-    monkeypatch.setattr(distribute.Runner, "run", counted)
+    monkeypatch.setattr(tf_backend.Runner, "run", counted)
     loop.train(
         trainer,
-        distribute.Runner(trainer, distribute.make_strategy("one"), make_dataset),
+        tf_backend.Runner(trainer, tf_backend.make_strategy("one"), make_dataset),
         11,
         kept,
         kept,
@@ -239,4 +233,4 @@ def test_loops_of_compiled_steps_end_in_the_weights_of_plain_ones(tmp_path, monk
 
 def test_a_tpu_that_is_not_there():
     with pytest.raises(UserError, match="no TPU 'local' is to be had .TPUs not found.*TPU VM"):
-        distribute.make_strategy("tpu")
+        tf_backend.make_strategy("tpu")

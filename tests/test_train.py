@@ -11,7 +11,8 @@ import tensorflow as tf
 from conftest import SMALL_RUN
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tf_mural import checkpoints, text
+from tf_mural.data import tokenizers
+from tf_mural.training import checkpoints
 
 STEPS = 6
 LANGUAGES = ("de", "en", "ko")
@@ -43,7 +44,7 @@ def test_the_folder_of_a_run_is_whole(finished, data_dir):
     assert read(workdir, "config.json") == told
     model = read(workdir, "model.json")
     assert model["model"] == json.loads(json.dumps(config.model.to_dict()))
-    vocabulary_hash = text.vocabulary_hash(text.load_vocabulary(workdir / "vocab.txt"))
+    vocabulary_hash = tokenizers.vocabulary_hash(tokenizers.load_vocabulary(workdir / "vocab.txt"))
     results = read(workdir, "results.json")
     assert vocabulary_hash == model["vocabulary_hash"] == results["vocabulary_hash"]
     assert (results["stage"], results["steps"], results["seed"]) == ("mural", STEPS, 0)

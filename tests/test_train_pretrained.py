@@ -10,8 +10,10 @@ import pytest
 import tensorflow as tf
 from golden import huggingface_case as case
 
-from tf_mural import build, checkpoints, text
-from tf_mural.base import UserError
+from tf_mural import experiment
+from tf_mural.data import tokenizers
+from tf_mural.errors import UserError
+from tf_mural.training import checkpoints
 
 ALIGN, BERT = (os.path.join(case.FOLDER, name) for name in ("align", "bert"))
 # Nothing moves: neither the weights nor the statistics of the batch norms.
@@ -71,7 +73,7 @@ def test_it_says_what_the_weights_decide(public):
 
 
 def test_the_run_embeds_as_the_checkpoint_without_it(public):
-    model = build.load(str(public[0] / "first"))
+    model = experiment.load(str(public[0] / "first"))
     encoder, tokenizer, embed = model.encoder, model.tokenizer, model.embed
     with np.load(case.OUTPUTS) as recorded:
         rows = {kind: recorded[f"align/{kind}_rows"] for kind in ("image", "text")}
@@ -94,8 +96,8 @@ def test_the_folder_tells_the_whole_truth(public):
     assert config["pretrained"] == model["pretrained"] == "hf:checkpoint"
     assert config["lower_case"] is model["lower_case"] is True
     assert model["model"] == config["model"] and model["images"] == {"resize": 40, "crop": 33}
-    assert model["vocabulary_hash"] == text.vocabulary_hash(case.VOCABULARY) + "-lower"
-    assert text.load_vocabulary(workdir / "vocab.txt") == case.VOCABULARY
+    assert model["vocabulary_hash"] == tokenizers.vocabulary_hash(case.VOCABULARY) + "-lower"
+    assert tokenizers.load_vocabulary(workdir / "vocab.txt") == case.VOCABULARY
     assert read(workdir / "results.json")["init"] == "hf:checkpoint"
 
 
@@ -150,14 +152,14 @@ def config_of(*changes, size="tiny"):
 
 def test_a_bert_decides_nothing_of_the_image_tower(tmp_path):
     config, workdir = config_of(), tmp_path / "run"
-    note = build.adopt(config, f"hf:{BERT}", str(workdir))
+    note = experiment.adopt(config, f"hf:{BERT}", str(workdir))
     assert "model.text.sizes=(2, 32, 4, 48)" in note and "image" not in note
     plain = config_of()
     assert config.model.image == plain.model.image and config.images == plain.images
     assert config.model.embedding_dim == plain.model.embedding_dim
     # Its GELU is the approximate one, and it is cased: as in the config already.
     assert "activation" not in note and "lower_case" not in note
-    assert text.load_vocabulary(workdir / "vocab.txt") == case.VOCABULARY
+    assert tokenizers.load_vocabulary(workdir / "vocab.txt") == case.VOCABULARY
 
 
 def test_a_bert_of_a_size_that_has_a_name_goes_by_it(tmp_path):
@@ -170,7 +172,7 @@ def test_a_bert_of_a_size_that_has_a_name_goes_by_it(tmp_path):
     found |= {"num_hidden_layers": 12, "num_attention_heads": 12, "max_position_embeddings": 512}
     (tmp_path / "bert" / "config.json").write_text(json.dumps(found))
     config = config_of("model.text.name=nano", "model.text.sizes=1,2,1,2", size="paper")
-    build.adopt(config, f"hf:{tmp_path / 'bert'}", str(tmp_path / "run"))
+    experiment.adopt(config, f"hf:{tmp_path / 'bert'}", str(tmp_path / "run"))
     assert (config.model.text.name, config.model.text.sizes) == ("base", ())
     assert config.model.text.max_tokens == 64
 
@@ -179,7 +181,7 @@ def test_a_bert_of_a_size_that_has_a_name_goes_by_it(tmp_path):
 def test_a_preset_and_public_weights_are_two_answers(kind, tmp_path):
     config = config_of(f"model.{kind}.preset=efficientnet_b0")
     with pytest.raises(UserError, match=f"model.{kind}.preset is 'efficientnet_b0', but .* set --"):
-        build.adopt(config, f"hf:{ALIGN}", str(tmp_path / "run"))
+        experiment.adopt(config, f"hf:{ALIGN}", str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
@@ -192,7 +194,7 @@ def model(finished, tmp_path):
 
 def test_a_run_that_began_from_nothing_decides_nothing(model, tmp_path):
     config = config_of()
-    assert build.adopt(config, str(model), str(tmp_path / "run")) == ""
+    assert experiment.adopt(config, str(model), str(tmp_path / "run")) == ""
     assert config == config_of() and not (tmp_path / "run").exists()
 
 
@@ -204,7 +206,7 @@ def test_a_model_that_says_nothing_of_all_this_is_as_it_was(model, finished):
     del description["lower_case"], description["pretrained"]
     checkpoints.write_json(str(model / "model.json"), description)
     found, expected = (
-        build.load(str(f)).embed.texts(["A red circle"]) for f in (model, finished[0])
+        experiment.load(str(f)).embed.texts(["A red circle"]) for f in (model, finished[0])
     )
     np.testing.assert_array_equal(found, expected)
 
@@ -220,11 +222,11 @@ def test_weights_are_handed_over_to_the_same_function_alone(part, name, theirs, 
     checkpoints.write_json(str(model / "model.json"), description)
     message = f"trained with model.{part}.{name}={theirs}, this run has {ours}: set --config.model"
     with pytest.raises(UserError, match=message):
-        build.hand_over(str(model), run)
+        experiment.hand_over(str(model), run)
 
 
 def test_heads_of_other_tasks_are_told(tmp_path, data_dir, monkeypatch):
-    from tf_mural import pretrained
+    from tf_mural import huggingface
 
     class Run:
         class trainer:
@@ -232,6 +234,6 @@ def test_heads_of_other_tasks_are_told(tmp_path, data_dir, monkeypatch):
                 variables = ()
 
     names = [f"classifier.{i}" for i in range(5)]
-    monkeypatch.setattr(pretrained, "weights", lambda checkpoint, shapes: ({}, names))
-    note = build.hand_over(f"hf:{BERT}", Run)
+    monkeypatch.setattr(huggingface, "weights", lambda checkpoint, shapes: ({}, names))
+    note = experiment.hand_over(f"hf:{BERT}", Run)
     assert note.endswith("classifier.0, classifier.1, classifier.2 and 2 more have no place here")

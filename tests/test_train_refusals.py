@@ -95,4 +95,4 @@ def test_help_is_quick_and_needs_no_tensorflow():
     assert "--config.optimizer.learning_rate=1e-4" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 100
     imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
-    assert "tf_mural.base" in imported and not {"tensorflow", "keras"} & imported
+    assert "tf_mural.errors" in imported and not {"tensorflow", "keras"} & imported

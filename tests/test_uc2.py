@@ -9,9 +9,9 @@ import pytest
 from crawl_files import BLUE, GREEN, RED, failed, members, row, url, write, write_tar
 
 from tf_mural import conversion
-from tf_mural.base import UserError
+from tf_mural.data.records import Dropped, Record, RecordSet
 from tf_mural.datasets.crawl import uc2
-from tf_mural.records import Dropped, Record, RecordSet
+from tf_mural.errors import UserError
 
 
 def items(raw, split="train", **options):

@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from test_distribute import part, worst
 from workers import Workers
 
-from tf_mural import pipeline, sampling, text
+from tf_mural.data import input_pipeline, sampling, tokenizers
 
 STEPS = {"mural": 4, "etcl": 6}
 TRAIN = os.path.join(ROOT, "tools", "train.py")
@@ -125,8 +125,8 @@ def test_each_process_embeds_its_share_and_has_all_rows(steps, count):
 def test_an_epoch_is_read_once_by_all_processes_together(tmp_path, count, monkeypatch):
     record_set = replicas.records_of_colours(str(tmp_path / "colours"))
     stream = sampling.Stream([record_set], 1, ["en"], seed=3)
-    source = pipeline.Source(stream, {"image": "image", "caption": "text"})
-    words = [*text.SPECIAL_TOKENS, *(f"w{i}" for i in range(16))]
+    source = input_pipeline.Source(stream, {"image": "image", "caption": "text"})
+    words = [*tokenizers.SPECIAL_TOKENS, *(f"w{i}" for i in range(16))]
     read, rows = [], {}
     original = record_set.read
 
@@ -137,10 +137,10 @@ def test_an_epoch_is_read_once_by_all_processes_together(tmp_path, count, monkey
     monkeypatch.setattr(record_set, "read", noted)
     for number in range(count):
         read.append([])
-        data = pipeline.training_dataset(
+        data = input_pipeline.training_dataset(
             [source],
-            text.Tokenizer(words, 6),
-            pipeline.Sizes(36, 32),
+            tokenizers.Tokenizer(words, 6),
+            input_pipeline.Sizes(36, 32),
             ("en",),
             8,
             workers=(number, count),
@@ -148,7 +148,7 @@ def test_an_epoch_is_read_once_by_all_processes_together(tmp_path, count, monkey
         )
         # Two steps of 8 are an epoch of the 16 records.
         for step, batch in enumerate(data.take(6)):
-            tokens = batch["caption"]["tokens"].numpy()[:, 1] - len(text.SPECIAL_TOKENS)
+            tokens = batch["caption"]["tokens"].numpy()[:, 1] - len(tokenizers.SPECIAL_TOKENS)
             rows[step, number] = tokens.tolist()
         ahead = 8 // count * 40  # at most, and of its own rows
         assert 6 * 8 // count <= len(read[-1]) <= 6 * 8 // count + ahead

@@ -7,9 +7,9 @@ from conftest import ROOT
 from PIL import Image
 
 from tf_mural import conversion
-from tf_mural.base import UserError
+from tf_mural.data.records import Dropped, Record, RecordSet
 from tf_mural.datasets import DATASETS, xtd10
-from tf_mural.records import Dropped, Record, RecordSet
+from tf_mural.errors import UserError
 
 OFFICIAL = os.path.join(ROOT, "..", "shared", "data", "xtd10")
 NAMES = [

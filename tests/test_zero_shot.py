@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from tf_mural.base import UserError
-from tf_mural.prompts import Filled, Prompts, combine
-from tf_mural.records import Record
-from tf_mural.tasks import zero_shot
+from tf_mural.data.records import Record
+from tf_mural.errors import UserError
+from tf_mural.evaluation import zero_shot
+from tf_mural.evaluation.prompts import Filled, Prompts, combine
 
 RESULTS = os.path.join(ROOT, "..", "shared", "paper", "results.json")
 

@@ -88,7 +88,8 @@ def _serve():
     import tensorflow  # noqa: F401
     import tensorflow_text  # noqa: F401
 
-    from tf_mural import build, loop, reports  # noqa: F401
+    from tf_mural import experiment, reports  # noqa: F401
+    from tf_mural.training import loop  # noqa: F401
 
     for line in sys.stdin:
         pid = os.fork()

@@ -112,7 +112,7 @@ def _serve():
     import keras_hub  # noqa: F401
     import replicas  # noqa: F401
 
-    from tf_mural import build, reports  # noqa: F401
+    from tf_mural import experiment, reports  # noqa: F401
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for line in sys.stdin:

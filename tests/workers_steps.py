@@ -13,10 +13,10 @@ import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import replicas  # noqa: E402
 
-from tf_mural.base import UserError  # noqa: E402
-from tf_mural.cluster import SharedEmbedder  # noqa: E402
-from tf_mural.distribute import Processes, Runner, make_strategy  # noqa: E402
-from tf_mural.embedder import BadImage  # noqa: E402
+from tf_mural.backends.tensorflow import Processes, Runner, make_strategy  # noqa: E402
+from tf_mural.distributed import SharedEmbedder  # noqa: E402
+from tf_mural.errors import UserError  # noqa: E402
+from tf_mural.evaluation.batch_embedder import BadImage  # noqa: E402
 
 WIDTH = 3
 

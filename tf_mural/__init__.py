@@ -5,7 +5,7 @@ import importlib
 __version__ = "0.1.0"
 
 # What is offered here, by the room that has it; imported when it is asked for.
-_OFFERED = {"Embedder": "tf_mural.api"}
+_OFFERED = {"Embedder": "tf_mural.experiment.embedder"}
 
 __all__ = ["Embedder", "__version__"]
 

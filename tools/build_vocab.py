@@ -12,7 +12,7 @@ import os
 import common
 from absl import flags
 
-from tf_mural.base import UserError
+from tf_mural.errors import UserError
 
 _RECORDS = flags.DEFINE_list("records", [], "Folders of record sets, parted by commas.")
 _TEXTS = flags.DEFINE_string("texts", None, "Or a UTF-8 file with one sentence a line.")
@@ -26,7 +26,8 @@ _BATCH = 4096
 
 
 def main():
-    from tf_mural import reports, text
+    from tf_mural import reports
+    from tf_mural.data import tokenizers
 
     if bool(_RECORDS.value) == bool(_TEXTS.value):
         raise UserError("say where the texts are: either --records or --texts")
@@ -35,10 +36,10 @@ def main():
     if os.path.exists(_OUT.value) and not _OVERWRITE.value:
         raise UserError(f"{_OUT.value} exists, and models may need it as it is; or --overwrite")
     os.makedirs(os.path.dirname(os.path.abspath(_OUT.value)), exist_ok=True)
-    pieces = text.train_vocabulary((t for _, t in texts()), _SIZE.value, _MIN_FREQUENCY.value)
-    tokenizer = text.Tokenizer(pieces, _MAX_TOKENS.value)
+    pieces = tokenizers.train_vocabulary((t for _, t in texts()), _SIZE.value, _MIN_FREQUENCY.value)
+    tokenizer = tokenizers.Tokenizer(pieces, _MAX_TOKENS.value)
     rows = coverage(texts(), tokenizer)
-    text.save_vocabulary(_OUT.value, pieces)
+    tokenizers.save_vocabulary(_OUT.value, pieces)
     columns = ["language", "texts", "tokens a word", "tokens a character", "unknown %", "cut %"]
     print(reports.table(rows, columns))
     print(f"\n{len(pieces):,} pieces in {_OUT.value}, hash {tokenizer.hash}")
@@ -49,7 +50,7 @@ def main():
 
 def texts():
     """Yields (language, text) of every text; the language is "" in a file of sentences."""
-    from tf_mural.records import RecordSet
+    from tf_mural.data.records import RecordSet
 
     for folder in _RECORDS.value:
         for record in RecordSet.open(folder):

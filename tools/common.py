@@ -20,8 +20,8 @@ _DOCTOR = "what this machine lacks: python tools/doctor.py"
 try:
     from absl import app, flags, logging
 
-    from tf_mural.base import UserError, pick, suggest
-    from tf_mural.stopping import Stopped
+    from tf_mural.errors import UserError, lookup, suggest
+    from tf_mural.training.preemption import Stopped
 except ModuleNotFoundError as error:
     sys.exit(f"error: {error.name} is not installed: pip install -r requirements.txt")
 
@@ -104,7 +104,7 @@ def set_backend(name):
     Raises:
         UserError: there is no such backend, or its packages are missing.
     """
-    name = pick(_BACKENDS, name or os.environ.get("KERAS_BACKEND") or "tensorflow", "backend")
+    name = lookup(_BACKENDS, name or os.environ.get("KERAS_BACKEND") or "tensorflow", "backend")
     os.environ["KERAS_BACKEND"] = name
     if name == "jax":
         if importlib.util.find_spec("jax") is None:

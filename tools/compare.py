@@ -19,10 +19,10 @@ import common
 from absl import flags
 
 from configs.base import TRIPLE_LANGUAGES
-from tf_mural.base import UserError, pick
+from tf_mural.errors import UserError, lookup
+from tf_mural.evaluation.benchmarks import BENCHMARKS, measure_of
 from tf_mural.reports import comparison, published
 from tf_mural.reports.results import flat
-from tf_mural.tasks.benchmarks import BENCHMARKS, measure_of
 
 PAPER = "paper"
 _BENCHMARK = flags.DEFINE_string(
@@ -78,7 +78,7 @@ def main():
     trained = {*_TRAINED.value, *(_LONG_CODES.get(code, code) for code in _TRAINED.value)}
     groups = comparison.split(comparison.keys_of(columns), trained, (*means, *sums))
     control = columns[0].name if _CONTROL.value is None else _CONTROL.value
-    control = pick({column.name: column for column in columns}, control, "control")
+    control = lookup({column.name: column for column in columns}, control, "control")
     lines = [f"{measure}, {columns[0].protocol}", *too_few(measured, benchmark)]
     name = name or measured[0][1]["task"]
     folder = out_dir(files)
@@ -127,7 +127,7 @@ def benchmark_of(measured):
     named = [_BENCHMARK.value] if _BENCHMARK.value else []
     named += [result["benchmark"] for _, result in measured if result.get("benchmark")]
     for name in named:
-        pick(BENCHMARKS, name, "benchmark")
+        lookup(BENCHMARKS, name, "benchmark")
         if name != named[0]:
             raise UserError(f"the results are of {named[0]} and {name}: compare one at a time")
     if not named and (PAPER in ARGUMENTS or not measured):
@@ -142,7 +142,7 @@ def column_of(name, result, measure):
     """The `comparison.Column` of a file."""
     values, intervals = flat(result["values"]), flat(result.get("intervals", {}))
     known = dict.fromkeys(measure for _, measure in values)
-    pick(known, measure, f"measure (of {result['path']})")
+    lookup(known, measure, f"measure (of {result['path']})")
     return comparison.Column(
         name,
         result["protocol"],
@@ -159,7 +159,7 @@ def published_columns(name, measure):
     chosen = list(rows) if _ROWS.value == ["all"] else _ROWS.value
     if chosen is None:
         chosen = [model for model in rows if not rows[model].of_paper or model in published.MAIN]
-    chosen = {model: pick(rows, model, f"row (published on {name})") for model in chosen}
+    chosen = {model: lookup(rows, model, f"row (published on {name})") for model in chosen}
     found = [
         comparison.Column(
             model,

@@ -21,12 +21,13 @@ import typing
 import common
 from absl import flags
 
-from tf_mural import conversion, records
-from tf_mural.base import UserError, pick
-from tf_mural.conversion.engines import ENGINES
+from tf_mural import conversion
+from tf_mural.conversion.executors import ENGINES
 from tf_mural.conversion.summary import summary
+from tf_mural.data import records
+from tf_mural.data.vocabulary import SPECIAL_TOKENS
 from tf_mural.datasets import ABOUT, DATASETS
-from tf_mural.text import SPECIAL_TOKENS
+from tf_mural.errors import UserError, lookup
 
 FLAGS = flags.FLAGS
 
@@ -74,7 +75,7 @@ def main():
         return
     if FLAGS.dataset is None:
         raise UserError("say which data set with --dataset; --list shows them")
-    dataset = pick(DATASETS, FLAGS.dataset, "data set")
+    dataset = lookup(DATASETS, FLAGS.dataset, "data set")
     options, steps, part = _options(), _steps(), _part()
     out_dir = FLAGS.out_dir or os.path.join("data", FLAGS.dataset)
     raw_dir = FLAGS.raw_dir
@@ -205,17 +206,17 @@ def _splits(dataset, options):
 
 
 def _write_vocabulary(out_dir, size):
-    from tf_mural import text
+    from tf_mural.data import tokenizers
 
     path = os.path.join(out_dir, "vocab.txt")
     if os.path.exists(path):
-        there = f"{len(text.load_vocabulary(path)):,} pieces in {path}"
+        there = f"{len(tokenizers.load_vocabulary(path)):,} pieces in {path}"
         _say(f"vocabulary: already there, {there} (remove it to train another)")
         return
     train = records.RecordSet.open(os.path.join(out_dir, "train"))
     _say(f"training a vocabulary on {train.manifest['texts']:,} texts")
-    pieces = text.train_vocabulary((t for record in train for _, t in record.texts), size)
-    text.save_vocabulary(path, pieces)
+    pieces = tokenizers.train_vocabulary((t for record in train for _, t in record.texts), size)
+    tokenizers.save_vocabulary(path, pieces)
     _say(f"{len(pieces):,} pieces in {path}")
 
 

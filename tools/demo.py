@@ -16,7 +16,7 @@ import sys
 import common
 from absl import flags
 
-from tf_mural.base import UserError
+from tf_mural.errors import UserError
 
 _INDEX = flags.DEFINE_string("index", None, "Folder that tools/index.py wrote.")
 _RECORDS = flags.DEFINE_string("records", None, "Or a record set to index first.")
@@ -34,11 +34,11 @@ def main():
         raise UserError("say what to search in: one of --index, --records and --images")
     common.require("gradio", "requirements-demo.txt", "the page")
     port = free_port(_HOST.value, _PORT.value)
-    from tf_mural import searching
+    from tf_mural import search
 
     folder, path = _INDEX.value, _MODEL.value
     if folder:
-        index = searching.Index(folder)
+        index = search.Index(folder)
         path = path or index.manifest["model_path"]
     elif not path:
         raise UserError("--model is missing: the workdir of a finished run, or a preset")
@@ -68,17 +68,17 @@ def main():
 
 def indexed(embedder, path):
     """An index of --records or --images, in a folder of its own beside the model."""
-    from tf_mural import searching
+    from tf_mural import search
 
     if _RECORDS.value:
-        source = searching.RecordsSource(_RECORDS.value)
+        source = search.RecordsSource(_RECORDS.value)
     else:
-        source = searching.FolderSource(_IMAGES.value)
+        source = search.FolderSource(_IMAGES.value)
     name = "-".join(os.path.normpath(source.folder).split(os.sep)[-2:])
     here = os.path.isdir(path)  # else it lies on a hub
     beside = path if here else "runs"
     folder = os.path.join(beside, "indexes", f"{name}-{embedder.fingerprint[:8]}")
-    searching.make_index(
+    search.make_index(
         folder,
         source,
         lambda images: embedder.images(images, progress=False),
@@ -86,7 +86,7 @@ def indexed(embedder, path):
         os.path.abspath(path) if here else path,
         embedder.width,
     )
-    return searching.Index(folder)
+    return search.Index(folder)
 
 
 def free_port(host, port):

@@ -11,8 +11,8 @@ import gradio as gr  # noqa: E402
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from tf_mural import searching  # noqa: E402
-from tf_mural.base import UserError  # noqa: E402
+from tf_mural import search as searching  # noqa: E402
+from tf_mural.errors import UserError  # noqa: E402
 
 _SIDE = 320  # pixels of a picture on the page, at most
 _LONGEST = 2000  # characters of a query

@@ -16,7 +16,7 @@ import time
 import common
 from absl import flags
 
-from tf_mural.base import UserError
+from tf_mural.errors import UserError
 
 _STEP = flags.DEFINE_bool("step", True, "Whether to run a training step (about ten seconds).")
 _BACKEND = common.define_backend()
@@ -123,13 +123,13 @@ def room(wrong):
 def step(wrong):
     import options
 
-    from tf_mural import build
+    from tf_mural import experiment
 
     began = time.perf_counter()
     try:
         config = options.load_config("etcl", "tiny")
         config.batch_size = 8
-        seconds, loss = build.trial_step(config)
+        seconds, loss = experiment.trial_step(config)
     except UserError as error:
         wrong.append(str(error))
         return

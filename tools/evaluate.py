@@ -23,10 +23,10 @@ import failures
 import jobs
 from absl import flags
 
-from tf_mural import files
-from tf_mural.base import UserError, pick
-from tf_mural.tasks import TASKS
-from tf_mural.tasks.benchmarks import BENCHMARKS
+from tf_mural import file_io
+from tf_mural.errors import UserError, lookup
+from tf_mural.evaluation import TASKS
+from tf_mural.evaluation.benchmarks import BENCHMARKS
 
 ALL = "all"
 _BACKEND = common.define_backend()
@@ -84,7 +84,7 @@ def main():
     if not _TASK.value:
         raise UserError(f"--task names nothing to score: {ALL}, a benchmark or a task")
     for name in _TASK.value:
-        pick({ALL: None, **TASKS, **BENCHMARKS}, name, "task")
+        lookup({ALL: None, **TASKS, **BENCHMARKS}, name, "task")
     everything = ALL in _TASK.value
     if everything and (options or _RECORDS.value or len(_TASK.value) > 1):
         raise UserError("--task=all stands alone: it takes each benchmark as it is defined")
@@ -97,21 +97,21 @@ def main():
         wanted = jobs.asked_for(evals, _TASK.value, _RECORDS.value, _OUT.value, options)
 
     common.import_tensorflow(_BACKEND.value)
-    from tf_mural import build
-    from tf_mural.build import evaluation
+    from tf_mural import experiment
+    from tf_mural.experiment import evaluation
 
     def plan(job):
         return evaluation.plan(job.name, _DATA_DIR.value, job.folder, **options)
 
     if not everything:  # Before any work, whatever is wrong with one of them.
         planned = {job.out: plan(job) for job in wanted}
-    model = build.load(_MODEL.value)
+    model = experiment.load(_MODEL.value)
     about = {
         "vocabulary_hash": model.tokenizer.hash,
         "weights_hash": jobs.weights_hash(_MODEL.value)
-        or build.fingerprint(model.encoder, model.tokenizer, model.sizes)[:12],
+        or experiment.fingerprint(model.encoder, model.tokenizer, model.sizes)[:12],
     }
-    cache = None if files.is_remote(evals) else os.path.join(evals, "classes")
+    cache = None if file_io.is_remote(evals) else os.path.join(evals, "classes")
 
     def score(job):
         ready = plan(job) if everything else planned[job.out]
@@ -152,7 +152,7 @@ def each(wanted, score):
 
 def measure(job, ready, embed, about, cache):
     """Runs, prints and writes one evaluation."""
-    from tf_mural.build.evaluation import Watched
+    from tf_mural.experiment.evaluation import Watched
     from tf_mural.reports.results import result_table, unit
 
     began = time.perf_counter()
@@ -162,7 +162,7 @@ def measure(job, ready, embed, about, cache):
     if ready.benchmark and not job.folder and len(records) != ready.benchmark.size:
         print(f"(the whole set has {ready.benchmark.size:,}: no number to set beside others')")
     print(result_table(result))
-    files.make_folder(os.path.dirname(job.out) or ".")
+    file_io.make_folder(os.path.dirname(job.out) or ".")
     data = {
         "model": _MODEL.value,
         **about,
@@ -173,7 +173,7 @@ def measure(job, ready, embed, about, cache):
         "options": ready.options,
         **dataclasses.asdict(result),
     }
-    files.write_json(job.out, data)
+    file_io.write_json(job.out, data)
     say(f"written to {job.out}, after {time.perf_counter() - began:.0f} s\n")
 
 

@@ -20,8 +20,8 @@ import common
 from absl import flags
 from reporting import RESULTS, chain
 
-from tf_mural import files
-from tf_mural.base import UserError, pick
+from tf_mural import file_io
+from tf_mural.errors import UserError, lookup
 
 _MODEL = flags.DEFINE_string("model", None, "Workdir of a finished run, or a preset. Required.")
 _FORMAT = flags.DEFINE_string("format", "saved_model", "saved_model, onnx or preset.")
@@ -33,7 +33,7 @@ _NAME = flags.DEFINE_string("name", None, "Of the model, in its card. Default: t
 
 
 def main():
-    write = pick(FORMATS, _FORMAT.value, "format")
+    write = lookup(FORMATS, _FORMAT.value, "format")
     for name, value in (("model", _MODEL.value), ("out", _OUT.value)):
         if not value:
             raise UserError(f"--{name} is missing (--help tells what it is)")
@@ -42,9 +42,9 @@ def main():
     if _QUANTIZE.value and _FORMAT.value != "onnx":
         raise UserError("--quantize goes with --format=onnx alone")
     common.import_tensorflow()
-    from tf_mural import build
+    from tf_mural import experiment
 
-    model = build.load(_MODEL.value)
+    model = experiment.load(_MODEL.value)
     unfinished = f"{_OUT.value.rstrip('/')}.{uuid.uuid4().hex}.tmp"
     try:
         differences = write(unfinished, model)
@@ -56,21 +56,23 @@ def main():
 
 
 def saved_model(folder, model):
-    from tf_mural import exporting
+    from tf_mural import export
 
     with common.quietly():
-        return exporting.export_saved_model(folder, model)
+        return export.export_saved_model(folder, model)
 
 
 def onnx(folder, model):
-    from tf_mural import exporting
+    from tf_mural import export
 
     with common.quietly():
-        return exporting.export_onnx(folder, model, _QUANTIZE.value)
+        return export.export_onnx(folder, model, _QUANTIZE.value)
 
 
 def preset(folder, model):
-    from tf_mural import build, checkpoints, exporting, presets
+    from tf_mural import experiment, export
+    from tf_mural.export import presets
+    from tf_mural.training import checkpoints
 
     if presets.is_preset(_MODEL.value):
         raise UserError(f"{_MODEL.value} is a preset already: copy its folder")
@@ -79,12 +81,12 @@ def preset(folder, model):
     card = presets.model_card(
         _NAME.value or os.path.basename(_OUT.value.rstrip("/")),
         description,
-        [files.read_json(os.path.join(folder, RESULTS)) for folder in runs],
-        files.read_json(os.path.join(runs[0], checkpoints.CONFIG)) if runs else None,
+        [file_io.read_json(os.path.join(folder, RESULTS)) for folder in runs],
+        file_io.read_json(os.path.join(runs[0], checkpoints.CONFIG)) if runs else None,
     )
-    arguments = build.model_arguments(description)
+    arguments = experiment.model_arguments(description)
     presets.save_preset(folder, arguments, model.encoder, model.tokenizer, model.sizes, card)
-    return exporting.differences(model, build.load(folder))
+    return export.differences(model, experiment.load(folder))
 
 
 FORMATS = {"saved_model": saved_model, "onnx": onnx, "preset": preset}

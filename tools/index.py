@@ -11,7 +11,7 @@ import os
 import common
 from absl import flags
 
-from tf_mural.base import UserError
+from tf_mural.errors import UserError
 
 _MODEL = flags.DEFINE_string("model", None, "Workdir of a finished run, or a preset. Required.")
 _IMAGES = flags.DEFINE_string("images", None, "Folder of images.")
@@ -35,16 +35,16 @@ def main():
     for name, value in (("model", _MODEL.value), ("out", _OUT.value)):
         if not value:
             raise UserError(f"--{name} is missing (--help tells what it is)")
-    from tf_mural import searching
+    from tf_mural import search
 
     folder = _IMAGES.value or _RECORDS.value
-    kind = searching.FolderSource if _IMAGES.value else searching.RecordsSource
+    kind = search.FolderSource if _IMAGES.value else search.RecordsSource
     source = kind(folder)
     common.import_tensorflow(_BACKEND.value)
     import tf_mural
 
     embedder = tf_mural.Embedder.load(_MODEL.value, _STRATEGY.value, _BATCH_SIZE.value)
-    manifest = searching.make_index(
+    manifest = search.make_index(
         _OUT.value,
         source,
         lambda images: embedder.images(images, progress=False),

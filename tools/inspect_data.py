@@ -16,7 +16,7 @@ import time
 import common
 from absl import flags
 
-from tf_mural.base import UserError, pick
+from tf_mural.errors import UserError, lookup
 
 _RECORDS = flags.DEFINE_list(
     "records",
@@ -79,7 +79,7 @@ def main():
 
 def open_sets():
     """{name: RecordSet}; a name is the last folders of a path, as many as tell the sets apart."""
-    from tf_mural import records
+    from tf_mural.data import records
 
     if not _RECORDS.value:
         raise UserError("say which records: --records=<folder>[,<folder>]")
@@ -99,7 +99,7 @@ def open_sets():
     sets = dict(zip(_names(folders), map(records.RecordSet.open, folders), strict=True))
     known = {code: None for s in sets.values() for code in s.languages}
     for code in _LANGUAGES.value or ():
-        pick(known, code, "language")
+        lookup(known, code, "language")
     return sets
 
 
@@ -143,7 +143,7 @@ def load_tokenizer(path):
     if path is None:
         return None
     common.import_tensorflow()
-    from tf_mural import text
+    from tf_mural.data import tokenizers as text
 
     return text.Tokenizer(path, _MAX_TOKENS.value, _LOWER_CASE.value)
 

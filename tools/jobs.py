@@ -6,9 +6,9 @@ import inspect
 import json
 import os
 
-from tf_mural import files
-from tf_mural.base import UserError
-from tf_mural.tasks.benchmarks import BENCHMARKS, check_options, lacking, run_of
+from tf_mural import file_io
+from tf_mural.errors import UserError
+from tf_mural.evaluation.benchmarks import BENCHMARKS, check_options, lacking, run_of
 
 
 @dataclasses.dataclass
@@ -22,9 +22,9 @@ class Job:
 
 def folder_of(model):
     """Folder of all results of a model: beside its weights, and for one on a hub under runs/hub."""
-    if files.is_on_hub(model):
+    if file_io.is_on_hub(model):
         return os.path.join("runs", "hub", model.split("://", 1)[1].replace("/", "-"), "evals")
-    if not files.is_folder(model):
+    if not file_io.is_folder(model):
         raise UserError(
             f"no folder {model!r}; --model is the workdir of a finished run, the folder of a "
             "preset, or a preset on a hub (hf://user/name)"
@@ -87,7 +87,7 @@ def out_path(evals, name, folder=None, options=None):
 def there_already(path, ready, about):
     """Whether a file holds the result of the same model, data, options and protocol."""
     try:
-        result = json.loads(files.read_bytes(path))
+        result = json.loads(file_io.read_bytes(path))
     except (OSError, ValueError):
         return False
     version = inspect.getmodule(run_of(ready.name)).PROTOCOL
@@ -98,7 +98,9 @@ def there_already(path, ready, about):
 
 def weights_hash(path):
     """Short hash of the file of a model's weights; None for a model on a hub."""
-    if files.is_on_hub(path):
+    if file_io.is_on_hub(path):
         return None
     run, preset = f"{path}/weights.npz", f"{path}/model.weights.h5"
-    return hashlib.sha256(files.read_bytes(run if files.exists(run) else preset)).hexdigest()[:12]
+    return hashlib.sha256(file_io.read_bytes(run if file_io.exists(run) else preset)).hexdigest()[
+        :12
+    ]

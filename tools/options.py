@@ -7,7 +7,7 @@ import os
 
 from ml_collections import ConfigDict
 
-from tf_mural.base import UserError, pick, suggest
+from tf_mural.errors import UserError, lookup, suggest
 
 STAGES = ("align", "mural", "etcl", "control", "sixlang", "one_language", "finetune")
 SIZES = ("tiny", "b3_mini", "paper")
@@ -20,8 +20,8 @@ def load_config(stage, size, path=None):
         UserError: an unknown stage or size; or a file that is none, has no `get_config`, or
             whose `get_config` fails or returns something else than that stage.
     """
-    pick(dict.fromkeys(STAGES), stage, "stage")
-    pick(dict.fromkeys(SIZES), size, "size")
+    lookup(dict.fromkeys(STAGES), stage, "stage")
+    lookup(dict.fromkeys(SIZES), size, "size")
     if path is None:
         return importlib.import_module(f"configs.{stage}").get_config(size)
     if not os.path.isfile(path):

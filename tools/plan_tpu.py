@@ -23,7 +23,7 @@ import common
 import options
 from absl import flags
 
-from tf_mural.base import UserError
+from tf_mural.errors import UserError
 
 _STAGE = flags.DEFINE_string("stage", "etcl", f"One of {', '.join(options.STAGES)}.")
 _SIZE = flags.DEFINE_string("size", "paper", f"One of {', '.join(options.SIZES)}.")
@@ -49,9 +49,9 @@ _EVERY = 30  # seconds between two signs of life
 
 
 def main():
-    from tf_mural import planning
+    import tpu_planner
 
-    chip = planning.find_chip(_TOPOLOGY.value)
+    chip = tpu_planner.find_chip(_TOPOLOGY.value)
     for package in ("jax", "libtpu"):
         common.require(package, "requirements-plan.txt", "a plan")
     config, found = in_child(functools.partial(plan, chip))
@@ -69,32 +69,34 @@ def plan(chip):
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     common.import_tensorflow("jax")
-    from tf_mural import build, planning
-    from tf_mural.distribute_jax import Devices
+    import tpu_planner
+
+    from tf_mural import experiment
+    from tf_mural.backends.jax import Devices
 
     config = options.load_config(_STAGE.value, _SIZE.value, _CONFIG.value)
     config.precision = "mixed_bfloat16"
     options.override(config, OVERRIDES)
     if _BATCH.value:
         config.batch_size = _BATCH.value
-    devices = planning.find_devices(_TOPOLOGY.value, chip)
-    build.check(config, len(devices))
-    traced, held = build.trace(config, Devices(devices), vocabulary_size(config))
-    counts = planning.counts(traced, len(devices), _TOPOLOGY.value, _CACHE.value or None)
-    found = planning.plan(counts, chip, len(devices), config.batch_size, config.steps)
+    devices = tpu_planner.find_devices(_TOPOLOGY.value, chip)
+    experiment.check(config, len(devices))
+    traced, held = experiment.trace(config, Devices(devices), vocabulary_size(config))
+    counts = tpu_planner.counts(traced, len(devices), _TOPOLOGY.value, _CACHE.value or None)
+    found = tpu_planner.plan(counts, chip, len(devices), config.batch_size, config.steps)
     return config, {"topology": _TOPOLOGY.value, **held, **found}
 
 
 def vocabulary_size(config):
-    from tf_mural import build
-    from tf_mural.text import Tokenizer
+    from tf_mural import experiment
+    from tf_mural.data.tokenizers import Tokenizer
 
     if _VOCABULARY_SIZE.value:
         return _VOCABULARY_SIZE.value
     try:
-        path = build.find_vocabulary(config.vocabulary, _DATA_DIR.value)
+        path = experiment.find_vocabulary(config.vocabulary, _DATA_DIR.value)
     except UserError:
-        return build.VOCABULARY_SIZE
+        return experiment.VOCABULARY_SIZE
     return Tokenizer(path, config.model.text.max_tokens, config.lower_case).size
 
 
@@ -139,14 +141,16 @@ def _answer(work, sending):
 
 
 def show(config, found):
-    from tf_mural import planning, reports
+    import tpu_planner
+
+    from tf_mural import reports
 
     row = "triple" if len({f for t in config.terms.values() for f in (t.x, t.y)}) == 3 else "row"
     print(
         f"{config.stage}, size {config.size}, {config.precision}, batch {found['batch']:,} on "
         f"{found['topology']}: {found['chips']} chips, {found['batch'] // found['chips']} rows each"
     )
-    gib = planning.GIB
+    gib = tpu_planner.GIB
     memory = found["memory"]
     if not found["fits"]:
         over = memory["used"] - memory["capacity"]
@@ -154,7 +158,7 @@ def show(config, found):
             f"\ndoes not fit: {memory['used'] / gib:.2f} GiB of {memory['capacity'] / gib:.2f}, "
             f"{over / gib:.2f} GiB too much. What helps:"
         )
-        print("\n".join(f"  {line}" for line in planning.advice(found, config)))
+        print("\n".join(f"  {line}" for line in tpu_planner.advice(found, config)))
         return
     rows = [[name, f"{size / gib:.2f}"] for name, size in memory.items()]
     rows += [None, ["used", f"{found['used'] / gib:.2f}"], ["of", f"{found['capacity'] / gib:.2f}"]]

@@ -5,8 +5,8 @@ import os
 
 import common  # noqa: F401  (a clone works without being installed)
 
-from tf_mural import files
-from tf_mural.base import Result
+from tf_mural import file_io
+from tf_mural.evaluation.results import Result
 
 RESULTS = "results.json"
 _MOST = 12  # numbers of a task that a line may hold
@@ -14,14 +14,17 @@ _MOST = 12  # numbers of a task that a line may hold
 
 def open_log(config, run, workdir):
     """The log of a run, with a sheet of its training images."""
-    from tf_mural import events, reports
+    from tf_mural import reports
+    from tf_mural.training import metric_writer
 
-    log = events.Log(os.path.join(workdir, "tensorboard"), config.batch_size, eta=reports.eta)
+    log = metric_writer.Log(
+        os.path.join(workdir, "tensorboard"), config.batch_size, eta=reports.eta
+    )
     log.settings(settings(config))
     picture = os.path.join(workdir, "training_images.png")
     images, captions = run.contact_sheet()
     if len(images):
-        with files.local(picture) as path:
+        with file_io.local(picture) as path:
             no_font = reports.contact_sheet(path, images, captions)
         if no_font:
             print(f"{picture}: this machine has no font for {', '.join(no_font)}")
@@ -67,11 +70,11 @@ def facts(run, processes):
 
 def show(config, workdir, data_dir, log, step):
     """Grids of what the model finds and TensorBoard's projector, of the retrieval's records."""
-    from tf_mural import build
+    from tf_mural import experiment
 
     if config.report.show and "retrieval" in config.evaluation:
-        records = build.open_records(config.evaluation.retrieval.records, data_dir)
-        build.show(workdir, records, log, step, config.report.show)
+        records = experiment.open_records(config.evaluation.retrieval.records, data_dir)
+        experiment.show(workdir, records, log, step, config.report.show)
 
 
 def before(config, run, workdir, evaluate, processes):
@@ -82,8 +85,8 @@ def before(config, run, workdir, evaluate, processes):
     if not int(run.trainer.step.numpy()):
         found = evaluate(0)
         if processes.first:
-            files.write_json(path, found)
-    return files.read_json(path) if files.exists(path) else None
+            file_io.write_json(path, found)
+    return file_io.read_json(path) if file_io.exists(path) else None
 
 
 def tell_harm(results):
@@ -112,8 +115,8 @@ def tell_harm(results):
 
 def evaluation(run, workdir, saved, evaluations, log, first):
     """Function of the step to {name: result}, which also keeps the best step."""
-    from tf_mural import checkpoints
     from tf_mural.reports.results import headline
+    from tf_mural.training import checkpoints
 
     saved.pinned = evaluations.best and evaluations.best["step"]
 
@@ -183,10 +186,10 @@ def report(config, workdir, results, beside):
     tell_harm(results)
     series, chance = average_recalls(tables), average_recalls(tables, "chance")[config.stage]
     chart = os.path.join(workdir, "average_recall.png")
-    with files.local(chart) as path:
+    with file_io.local(chart) as path:
         reports.bar_chart(path, series, groups, chance=chance, control=control)
     results = {**results, "beside": beside, "groups": groups}
-    files.write_json(os.path.join(workdir, RESULTS), results)
+    file_io.write_json(os.path.join(workdir, RESULTS), results)
     print(f"results: {os.path.join(workdir, RESULTS)}\nchart:   {chart}")
 
 
@@ -199,10 +202,10 @@ def chain(workdir):
     """Workdirs of a finished run and of those that it started from, as far as they are there."""
     # The folder of a best step lies in that of its run.
     workdir = workdir.rstrip("/")
-    if os.path.basename(workdir) == "best" and not files.exists(os.path.join(workdir, RESULTS)):
+    if os.path.basename(workdir) == "best" and not file_io.exists(os.path.join(workdir, RESULTS)):
         workdir = os.path.dirname(workdir)
     found = []
-    while workdir and workdir not in found and files.exists(os.path.join(workdir, RESULTS)):
+    while workdir and workdir not in found and file_io.exists(os.path.join(workdir, RESULTS)):
         found.append(workdir)
-        workdir = files.read_json(os.path.join(workdir, RESULTS))["init"]
+        workdir = file_io.read_json(os.path.join(workdir, RESULTS))["init"]
     return found

@@ -7,8 +7,8 @@ was found; --json=FILE writes it too.
 import common
 from absl import flags
 
-from tf_mural import files
-from tf_mural.base import UserError
+from tf_mural import file_io
+from tf_mural.errors import UserError
 
 _QUERY = flags.DEFINE_string("query", None, "The text; also without --query=.")
 _IMAGE = flags.DEFINE_string("image", None, "Or a file with an image.")
@@ -24,7 +24,7 @@ def main():
         raise UserError('say what to look for: "a text", or --image=FILE')
     if not _INDEX.value:
         raise UserError("--index is missing: the folder that tools/index.py wrote")
-    from tf_mural import searching
+    from tf_mural import search as searching
 
     index = searching.Index(_INDEX.value)
     path = _MODEL.value or index.manifest["model_path"]
@@ -46,7 +46,7 @@ def main():
     print(reports.table(rows, ["rank", "score", "image"]))
     if _JSON.value:
         found = [{"rank": i, "score": h.score, **h.item} for i, h in enumerate(hits, start=1)]
-        files.write_json(_JSON.value, {"query": _QUERY.value or _IMAGE.value, "found": found})
+        file_io.write_json(_JSON.value, {"query": _QUERY.value or _IMAGE.value, "found": found})
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import common
 import sweeps
 from absl import flags
 
-from tf_mural.base import UserError
+from tf_mural.errors import UserError
 
 _SWEEP = flags.DEFINE_string("sweep", None, "The file of the sweep. Required.")
 _SEEDS = flags.DEFINE_list("seeds", None, "Seeds, parted by commas. Default: those of the sweep.")

@@ -9,7 +9,7 @@ import sys
 
 import common  # noqa: F401  (a clone works without being installed)
 
-from tf_mural.base import UserError, pick
+from tf_mural.errors import UserError, lookup
 
 TRAIN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "train.py")
 NEEDED = ("TITLE", "RUNS", "SEEDS", "COLUMNS", "BASELINE")
@@ -46,14 +46,14 @@ def load(path):
             )
         folders[folder] = row
         for key in run:
-            pick(dict.fromkeys(KEYS), key, f"key (of the row {row!r})")
+            lookup(dict.fromkeys(KEYS), key, f"key (of the row {row!r})")
         if "stage" not in run:
             raise UserError(f"{path}: the row {row!r} names no stage")
         if "init" in run:
-            pick(before, run["init"], f"row to start from (of the row {row!r}), before it")
+            lookup(before, run["init"], f"row to start from (of the row {row!r}), before it")
         before[row] = run
     if sweep.BASELINE is not None:
-        pick(sweep.RUNS, sweep.BASELINE, "baseline")
+        lookup(sweep.RUNS, sweep.BASELINE, "baseline")
     return sweep
 
 
@@ -107,7 +107,7 @@ def cells(sweep, results):
         for column, languages in sweep.COLUMNS.items():
             for recall in by_seed.values():
                 for code in languages:
-                    pick(recall, code, f"language (of the column {column!r})")
+                    lookup(recall, code, f"language (of the column {column!r})")
             found[row][column] = [
                 sum(recall[code] for code in languages) / len(languages)
                 for recall in by_seed.values()
@@ -117,7 +117,8 @@ def cells(sweep, results):
 
 def write(out_dir, sweep, results):
     """Prints the table so far, and writes it with its numbers."""
-    from tf_mural import checkpoints, reports
+    from tf_mural import reports
+    from tf_mural.training import checkpoints
 
     found = cells(sweep, results)
     base = found.get(sweep.BASELINE)

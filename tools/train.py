@@ -24,9 +24,9 @@ import options
 import reporting
 from absl import flags
 
-from tf_mural import files
-from tf_mural.base import UserError
-from tf_mural.stopping import Signals
+from tf_mural import file_io
+from tf_mural.errors import UserError
+from tf_mural.training.preemption import Signals
 
 _STAGE = flags.DEFINE_string("stage", "etcl", f"One of {', '.join(options.STAGES)}.")
 _SIZE = flags.DEFINE_string("size", "tiny", f"Model and recipe: one of {', '.join(options.SIZES)}.")
@@ -73,7 +73,7 @@ def main():
 
 def run(signals):
     common.import_tensorflow(_BACKEND.value)
-    from tf_mural.build import rooms
+    from tf_mural.experiment import rooms
 
     config = load(_STAGE.value)
     distribute, _ = rooms()
@@ -115,10 +115,11 @@ def default_workdir(config):
 
 def stage(config, workdir, strategy, signals, init=None):
     """Trains a stage to its end, or takes the results of the run that is finished already."""
-    from tf_mural import build, checkpoints
+    from tf_mural import experiment
+    from tf_mural.training import checkpoints
 
-    processes = build.rooms()[0].Processes(strategy)
-    build.adopt_again(config, init, workdir)
+    processes = experiment.rooms()[0].Processes(strategy)
+    experiment.adopt_again(config, init, workdir)
     agreed = checkpoints.flat(config.to_dict()) | {"--init": init}
     processes.agree(agreed, "start all of them by the same command")
     accepts = _ACCEPT_CHANGES.value and not finished(workdir)
@@ -130,23 +131,23 @@ def stage(config, workdir, strategy, signals, init=None):
         return checkpoints.read_json(os.path.join(workdir, RESULTS))
     if config.starts_from and not init:
         init = start_from(config, strategy, signals)
-    build.check_interpolation(config.get("interpolate", 1.0), init)
+    experiment.check_interpolation(config.get("interpolate", 1.0), init)
     with checkpoints.Lock(workdir) if processes.first else contextlib.nullcontext():
         if processes.first:
-            build.make_records(config, _DATA_DIR.value)
+            experiment.make_records(config, _DATA_DIR.value)
         processes.wait()  # Until here nobody has written what the others look for.
         print(f"{config.stage}: training in {workdir}" + (f", from {init}" if init else ""))
         if init and not known:
-            reporting.tell(build.adopt(config, init, workdir))
+            reporting.tell(experiment.adopt(config, init, workdir))
         resumes = checkpoints.started(workdir)
-        run = build.build(config, _DATA_DIR.value, strategy, resumes=resumes)
+        run = experiment.build(config, _DATA_DIR.value, strategy, resumes=resumes)
         if init and not resumes:
-            reporting.tell(build.hand_over(init, run))
+            reporting.tell(experiment.hand_over(init, run))
         return train(config, run, workdir, strategy, signals, init)
 
 
 def finished(workdir):
-    return files.exists(os.path.join(workdir, RESULTS))
+    return file_io.exists(os.path.join(workdir, RESULTS))
 
 
 def start_from(config, strategy, signals):
@@ -166,15 +167,16 @@ def start_from(config, strategy, signals):
 
 def train(config, run, workdir, strategy, signals, init):
     """Runs the loop and evaluates; the first process writes model, results and pictures."""
-    from tf_mural import build, checkpoints, events
+    from tf_mural import experiment
+    from tf_mural.training import checkpoints, metric_writer
 
-    distribute, _ = build.rooms()
+    distribute, _ = experiment.rooms()
     runner = distribute.Runner(run.trainer, strategy, run.dataset)
     processes = runner.processes
-    files.make_folder(workdir)
+    file_io.make_folder(workdir)
     if processes.first:
         told = config.to_dict() | {"init": init}
-        files.write_json(os.path.join(workdir, checkpoints.CONFIG), told)
+        file_io.write_json(os.path.join(workdir, checkpoints.CONFIG), told)
     saved = checkpoints.Checkpoints(
         workdir,
         run.trainer,
@@ -187,17 +189,17 @@ def train(config, run, workdir, strategy, signals, init):
     agreed = {"the step to go on from": int(run.trainer.step.numpy())}
     processes.agree(agreed, "--workdir must be a folder that all of them see")
     processes.agree({"the records": sorted(run.data.values())}, "give all of them the same data")
-    log = reporting.open_log(config, run, workdir) if processes.first else events.NoLog()
+    log = reporting.open_log(config, run, workdir) if processes.first else metric_writer.NoLog()
     evaluations = checkpoints.Evaluations(workdir, config.keep_best, processes.first)
     evaluate = reporting.evaluation(run, workdir, saved, evaluations, log, processes.first)
     began = time.perf_counter()
     before = reporting.before(config, run, workdir, evaluate, processes)
     folder = os.path.join(workdir, "tensorboard")
-    with build.profiled(runner, config.profile_steps, folder, distribute.PROFILER) as runner:
+    with experiment.profiled(runner, config.profile_steps, folder, distribute.PROFILER) as runner:
         steps = train_loop(config, run, runner, saved, log, evaluate, evaluations, signals)
     if steps < config.steps:
         print(f"ended at step {steps}: {config.stop_early} evaluations without a better one")
-    build.end_weights(run.trainer, config.optimizer.average, config.interpolate, init)
+    experiment.end_weights(run.trainer, config.optimizer.average, config.interpolate, init)
     results = {
         "stage": config.stage,
         "size": config.size,
@@ -213,7 +215,7 @@ def train(config, run, workdir, strategy, signals, init):
     arrays = run.trainer.snapshot(checkpoints.by_path(run.trainer.encoder))
     if processes.first:
         checkpoints.save_model(workdir, arrays, run.description, run.vocabulary_path)
-        files.write_json(os.path.join(workdir, RESULTS), results)
+        file_io.write_json(os.path.join(workdir, RESULTS), results)
         reporting.show(config, workdir, _DATA_DIR.value, log, steps)
     processes.wait()
     return results
@@ -221,7 +223,7 @@ def train(config, run, workdir, strategy, signals, init):
 
 def train_loop(config, run, runner, saved, log, evaluate, evaluations, signals):
     """`loop.train` by the config; the number of the last step."""
-    from tf_mural import loop
+    from tf_mural.training import loop
 
     with saved, signals.noted():
         return loop.train(

@@ -9,14 +9,15 @@ import functools
 import inspect
 import os
 
-from tf_mural import __version__, datasets, records
-from tf_mural.base import UserError, pick
-from tf_mural.conversion import building
-from tf_mural.conversion.passes import Passes
-from tf_mural.conversion.places import Places
-from tf_mural.conversion.recipe import already_there, digest, option_defaults, plan
-from tf_mural.conversion.steps import PAPER, Steps
+from tf_mural import __version__, datasets
+from tf_mural.conversion import publish
+from tf_mural.conversion.build_paths import Places
+from tf_mural.conversion.driver import Passes
+from tf_mural.conversion.filter_config import PAPER, Steps
+from tf_mural.conversion.provenance import already_there, digest, option_defaults, plan
 from tf_mural.conversion.units import Task
+from tf_mural.data import records
+from tf_mural.errors import UserError, lookup
 
 __all__ = ["PAPER", "Steps", "convert", "ensure", "option_defaults"]
 
@@ -68,9 +69,9 @@ def convert(
             recipe in the way.
         WorkerEnded: a `UserError`: a worker process was killed.
     """
-    from tf_mural.conversion.engines import ENGINES
+    from tf_mural.conversion.executors import ENGINES
 
-    run = pick(ENGINES, engine, "engine")
+    run = lookup(ENGINES, engine, "engine")
     options, steps = dict(options or {}), steps or Steps()
     number, total = part or (0, 1)
     if not 0 <= number < total:
@@ -84,7 +85,7 @@ def convert(
     classes = functools.partial(classes, raw_dir, **options) if classes else lambda: None
     try:
         os.makedirs(out_dir, exist_ok=True)
-        with building.held(places, shared=part is not None):
+        with publish.held(places, shared=part is not None):
             there = already_there(places.folder, recipe, overwrite)
             if there is not None:
                 progress(f"{label}: already there, {there['records']:,} records in {places.folder}")
@@ -93,7 +94,7 @@ def convert(
                 return _build(passes, recipe, classes)
             except BaseException:
                 if part is None:
-                    building.discard_or_keep(places, progress)
+                    publish.discard_or_keep(places, progress)
                 raise
     except OSError as error:
         raise UserError(f"converting {label} to {places.folder} failed: {error}") from error
@@ -111,7 +112,7 @@ def ensure(name, out_dir, progress=print):
     Raises:
         UserError: an unknown data set, or a set that is there but not whole.
     """
-    dataset = pick(datasets.DATASETS, name, "data set")
+    dataset = lookup(datasets.DATASETS, name, "data set")
     for split in dataset.SPLITS:
         folder = os.path.join(out_dir, split)
         if os.path.isdir(folder):
@@ -136,7 +137,7 @@ def _build(passes, recipe, classes):
     places, label = passes.task.places, passes.label
     os.makedirs(places.work, exist_ok=True)
     number, total = passes.part
-    with building.locked(places.work_lock(f"part-{number}-of-{total}")):
+    with publish.locked(places.work_lock(f"part-{number}-of-{total}")):
         # Or the same part was done elsewhere meanwhile, or a run ended just before the very end.
         if os.path.isdir(places.work) and not os.path.exists(places.manifest):
             passes.exclude()
@@ -149,7 +150,7 @@ def _build(passes, recipe, classes):
                 )
                 return None
             passes.write()
-    with building.locked(places.end_lock):
+    with publish.locked(places.end_lock):
         if not os.path.isdir(places.building):  # Another part made the set whole.
             return records.read_manifest(places.folder)
         parts = passes.missing(places.outcome)
@@ -159,7 +160,7 @@ def _build(passes, recipe, classes):
             )
             return None
         describe = functools.partial(_describe, recipe, classes)
-        return building.assemble(places, len(passes.units), label, describe)
+        return publish.assemble(places, len(passes.units), label, describe)
 
 
 def _describe(recipe, classes, folder, shards, ledger):

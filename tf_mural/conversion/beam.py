@@ -24,8 +24,8 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import create_runner
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
-from tf_mural.base import UserError, suggest
-from tf_mural.conversion.workers import WorkerEnded
+from tf_mural.conversion.process_pool import WorkerEnded
+from tf_mural.errors import UserError, suggest
 
 _SECONDS_BETWEEN_LOOKS = 0.1
 _SECONDS_TO_STOP = 1.0

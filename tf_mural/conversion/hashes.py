@@ -8,8 +8,8 @@ import hashlib
 import itertools
 import unicodedata
 
-from tf_mural.base import UserError
-from tf_mural.conversion import pictures
+from tf_mural.conversion import image_probe
+from tf_mural.errors import UserError
 
 ROW_BITS = 40  # of a position; the unit has the bits above
 
@@ -61,7 +61,7 @@ def perceptual(data):
     except ImportError as error:
         message = "near duplicates and excluded images need ImageHash: pip install ImageHash"
         raise UserError(message) from error
-    image = pictures.grey(data)
+    image = image_probe.grey(data)
     if isinstance(image, str):
         return image
     return int(str(imagehash.phash(image)), 16)

@@ -6,8 +6,8 @@ import multiprocessing
 import os
 import sys
 
-from tf_mural.conversion import pictures
-from tf_mural.records import Dropped
+from tf_mural.conversion import image_probe
+from tf_mural.data.records import Dropped
 
 
 class Resize:
@@ -34,7 +34,7 @@ class Resize:
 
 def resized(data, side, quality):
     """Encoded bytes of an image as those of a JPEG of side x side, or a string: why not."""
-    size = pictures.size(data)
+    size = image_probe.size(data)
     if isinstance(size, str) or size == (side, side):
         return size if isinstance(size, str) else data
     tf, images = _tensorflow()
@@ -47,14 +47,14 @@ def resized(data, side, quality):
 
 @functools.cache
 def _tensorflow():
-    """(tensorflow, tf_mural.images), imported without the lines that TensorFlow says meanwhile."""
+    """Imports and returns TensorFlow and `image_ops`, without TensorFlow's messages on stderr."""
     sys.stderr.flush()
     stderr, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 2)
     try:
         import tensorflow as tf
 
-        from tf_mural import images
+        from tf_mural.data import image_ops
 
         if multiprocessing.parent_process() is not None:  # One of many: a core and no GPU each.
             tf.config.set_visible_devices([], "GPU")
@@ -65,4 +65,4 @@ def _tensorflow():
         os.dup2(stderr, 2)
         os.close(stderr)
         os.close(nothing)
-    return tf, images
+    return tf, image_ops

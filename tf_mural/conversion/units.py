@@ -11,14 +11,14 @@ import json
 
 import numpy as np
 
-from tf_mural import records
-from tf_mural.conversion import filters, rows
-from tf_mural.conversion.books import Books
-from tf_mural.conversion.excluded import Excluded
+from tf_mural.conversion import record_filters, sorted_spill
+from tf_mural.conversion.build_paths import Places
+from tf_mural.conversion.corpus_filters import QUESTIONS, Answer
+from tf_mural.conversion.decontamination import Excluded
 from tf_mural.conversion.hashes import ROW_BITS, position
-from tf_mural.conversion.outcomes import save
-from tf_mural.conversion.places import Places
-from tf_mural.conversion.questions import QUESTIONS, Answer
+from tf_mural.conversion.ledger import Books
+from tf_mural.conversion.unit_results import save
+from tf_mural.data import records
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,9 @@ class Task:
 def count_unit(task, number, unit):
     """Pass 1 of a unit: writes rows for the questions. Returns how many records were read."""
     books = Books()
-    found = {name: rows.Rows(task.places.rows(number, name)) for name in task.steps.questions}
+    found = {
+        name: sorted_spill.Rows(task.places.rows(number, name)) for name in task.steps.questions
+    }
     for record in _kept(task, unit, books, _checks(task)):
         place = position(number, books.read - 1)
         for name, collected in found.items():
@@ -69,9 +71,11 @@ def answer(task, name, number, start, end, files):
     Returns:
         How many rows there were.
     """
-    found = rows.between(files, start, end, width=3)
+    found = sorted_spill.between(files, start, end, width=3)
     dropped = np.stack(QUESTIONS[name].drops(*found.T, task.steps), axis=1)
-    rows.save(task.places.dropped(name, number), dropped[dropped[:, 0].argsort(kind="stable")])
+    sorted_spill.save(
+        task.places.dropped(name, number), dropped[dropped[:, 0].argsort(kind="stable")]
+    )
     return len(found)
 
 
@@ -125,7 +129,7 @@ def _checked(books, items, checks):
 
 
 def _checks(task):
-    found = filters.checks_of(task.steps)
+    found = record_filters.checks_of(task.steps)
     if task.steps.exclude:
         found.append(Excluded(task.places.excluded, task.steps.near_distance))
     return found
@@ -137,7 +141,7 @@ def _answers(task, number, ranges):
     ends = position(number, 0), position(number + 1, 0)
     for name, count in ranges.items():
         files = [task.places.dropped(name, part) for part in range(count)]
-        dropped = rows.between(files, *ends, width=2)
+        dropped = sorted_spill.between(files, *ends, width=2)
         mine = dropped[:, 0] & ((1 << ROW_BITS) - 1)
         found.append(Answer(QUESTIONS[name].reason(task.steps), mine, dropped[:, 1]))
     return found

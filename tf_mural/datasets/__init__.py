@@ -18,8 +18,8 @@ TensorFlow.
 import dataclasses
 
 from tf_mural.datasets import coco, crawl, multi30k, opus, scenes, sts2017, table, tatoeba, xtd10
+from tf_mural.datasets.classification import cifar100, food101, imagenet, sun397
 from tf_mural.datasets.crawl import cc3m, cc12m, uc2
-from tf_mural.datasets.labelled import cifar100, food101, imagenet, sun397
 
 DATASETS = {
     "scenes": scenes,

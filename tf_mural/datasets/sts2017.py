@@ -12,9 +12,9 @@ import os
 import re
 import zipfile
 
-from tf_mural.base import UserError, pick
-from tf_mural.datasets import lines, whole
-from tf_mural.records import Dropped, Record
+from tf_mural.data.records import Dropped, Record
+from tf_mural.datasets import bounded_read, text_lines
+from tf_mural.errors import UserError, lookup
 
 SPLITS = ("test",)
 AUGMENTATIONS = ()
@@ -46,7 +46,7 @@ def plan(raw_dir: str, split: str, tracks: tuple[str, ...] | None = None):
     Raises:
         UserError: there are none, or a track is unknown or there twice; a zip that does not unpack.
     """
-    pick(dict.fromkeys(SPLITS), split, "split of sts2017")
+    lookup(dict.fromkeys(SPLITS), split, "split of sts2017")
     place = _place(raw_dir)
     found = {}
     for name in _names(place):
@@ -60,7 +60,7 @@ def plan(raw_dir: str, split: str, tracks: tuple[str, ...] | None = None):
     if tracks is not None:
         either = {"-".join(track.split("-")[::-1]): track for track in found}
         either.update({track: track for track in found})
-        kept = sorted({pick(either, track, "track") for track in tracks})
+        kept = sorted({lookup(either, track, "track") for track in tracks})
     return [Unit(place, tuple((track, found[track]) for track in kept))]
 
 
@@ -73,7 +73,7 @@ def read(unit):
     """
     for track, name in unit.tracks:
         path = os.path.join(unit.place, name)
-        rows = lines.split(_bytes(unit.place, name), path)
+        rows = text_lines.split(_bytes(unit.place, name), path)
         if not rows:
             raise UserError(f"{path} is empty; download it again")
         for number, row in enumerate(rows, 1):
@@ -130,7 +130,7 @@ def _place(raw_dir):
 def _names(place):
     if os.path.isdir(place):
         return sorted(os.listdir(place))
-    with whole.errors(place), zipfile.ZipFile(place) as archive:
+    with bounded_read.errors(place), zipfile.ZipFile(place) as archive:
         names = sorted(archive.namelist())
     for name in names:
         if name.startswith("/") or ".." in name.split("/"):
@@ -140,5 +140,5 @@ def _names(place):
 
 def _bytes(place, name):
     if os.path.isdir(place):
-        return whole.read(os.path.join(place, name))
-    return whole.of_zip(place, name)
+        return bounded_read.read(os.path.join(place, name))
+    return bounded_read.of_zip(place, name)

@@ -9,9 +9,9 @@ import hashlib
 import os
 import re
 
-from tf_mural.base import UserError, pick
-from tf_mural.datasets import lines
-from tf_mural.records import Dropped, Record
+from tf_mural.data.records import Dropped, Record
+from tf_mural.datasets import text_lines
+from tf_mural.errors import UserError, lookup
 
 SPLITS = ("test",)
 AUGMENTATIONS = ()
@@ -41,7 +41,7 @@ def plan(raw_dir: str, split: str, languages: tuple[str, ...] | None = None):
     Raises:
         UserError: there are none, one of two files is missing, or a language is unknown.
     """
-    pick(dict.fromkeys(SPLITS), split, "split of tatoeba")
+    lookup(dict.fromkeys(SPLITS), split, "split of tatoeba")
     found = _find(raw_dir, languages)
     starts = range(0, len(found), _LANGUAGES_PER_UNIT)
     return [Unit(tuple(found[start : start + _LANGUAGES_PER_UNIT])) for start in starts]
@@ -54,7 +54,7 @@ def read(unit):
         UserError: a file is empty or no UTF-8, or has not as many lines as its English file.
     """
     for code, path, english in unit.files:
-        both = lines.read(path), lines.read(english)
+        both = text_lines.read(path), text_lines.read(english)
         if not both[0] or len(both[0]) != len(both[1]):
             raise UserError(
                 f"{path} has {len(both[0]):,} lines and {english} {len(both[1]):,}; expected as "
@@ -94,7 +94,7 @@ def _find(raw_dir, languages):
             "of https://github.com/facebookresearch/LASER"
         )
     for code in languages or ():
-        pick(dict.fromkeys(codes), code, f"language (of {folder})")
+        lookup(dict.fromkeys(codes), code, f"language (of {folder})")
     found = []
     for code in codes if languages is None else sorted(set(languages)):
         paths = [os.path.join(folder, f"tatoeba.{code}-eng.{side}") for side in (code, "eng")]

@@ -9,9 +9,9 @@ import hashlib
 import os
 import re
 
-from tf_mural.base import UserError, pick
-from tf_mural.datasets import lines, pictures
-from tf_mural.records import Dropped, Record
+from tf_mural.data.records import Dropped, Record
+from tf_mural.datasets import image_files, text_lines
+from tf_mural.errors import UserError, lookup
 
 SPLITS = ("test", "texts")
 AUGMENTATIONS = ()
@@ -54,7 +54,7 @@ def plan(
         UserError: an unknown split or language, files that are missing or differ in length, or not
             one photograph.
     """
-    pick(dict.fromkeys(SPLITS), split, "split of xtd10")
+    lookup(dict.fromkeys(SPLITS), split, "split of xtd10")
     names, texts = _find(raw_dir, languages)
     folders = ()
     if split == "test":
@@ -80,7 +80,7 @@ def read(unit):
             if folder is None:
                 yield Dropped("image missing", name)
                 continue
-            data, reason = pictures.load(folder, name, f"line {number}")
+            data, reason = image_files.load(folder, name, f"line {number}")
             if reason:
                 yield Dropped(reason, name)
                 continue
@@ -141,13 +141,13 @@ def _find(raw_dir, languages):
             f"XTD10, MIC and STAIR there; found {len(lists)} and {len(found)} of them"
         )
     for code in languages or ():
-        pick(found, code, f"language (of {raw_dir})")
+        lookup(found, code, f"language (of {raw_dir})")
     kept = [code for code in sorted(found) if languages is None or code in languages]
     return _names(lists[0]), [(code, found[code]) for code in kept]
 
 
 def _names(path):
-    names, seen = lines.read(path), set()
+    names, seen = text_lines.read(path), set()
     for number, name in enumerate(names, 1):
         if not name or os.path.basename(name) != name or name in seen:
             what = "a second time" if name in seen else "where the file name of an image was due"
@@ -159,7 +159,7 @@ def _names(path):
 
 
 def _column(path, count):
-    found = lines.read(path)
+    found = text_lines.read(path)
     if len(found) != count:
         raise UserError(
             f"{path} has {len(found):,} lines, but {_LIST} names {count:,} images; download both "

@@ -5,14 +5,14 @@ import contextlib
 import keras
 from keras import ops
 
-from tf_mural.base import pick
-from tf_mural.models.batch_norm import (
+from tf_mural.errors import lookup
+from tf_mural.models.ghost_batch_norm import (
     ALL_REPLICAS,
     GroupedBatchNormalization,
     at_least_float32,
     batch_norm_of,
 )
-from tf_mural.models.sizes import (
+from tf_mural.models.model_configs import (
     BERTS,
     EFFICIENTNETS,
     bert_sizes,
@@ -56,7 +56,7 @@ class DualEncoder(keras.Model):
         super().__init__(name=name)
         self.towers = dict(towers)
         for kind in freeze:
-            pick(self.towers, kind, "tower").trainable = False
+            lookup(self.towers, kind, "tower").trainable = False
         self.temperatures = {
             key: self.add_weight(
                 shape=(),
@@ -76,7 +76,7 @@ class DualEncoder(keras.Model):
 
     def encode(self, kind, inputs, training=False):
         """Unit rows (n, d), float32 also where the towers compute in half precision."""
-        tower = pick(self.towers, kind, "tower")
+        tower = lookup(self.towers, kind, "tower")
         # A frozen tower gives the same rows for the same input: no dropout, no stochastic depth.
         x = tower(inputs, training=training and tower.trainable)
         x = ops.cast(x, at_least_float32(x.dtype))

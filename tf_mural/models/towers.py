@@ -6,10 +6,15 @@ import re
 import keras
 from keras import ops
 
-from tf_mural.base import UserError, pick
-from tf_mural.models.batch_norm import batch_norm_of
-from tf_mural.models.excitation import squeezing
-from tf_mural.models.sizes import EFFICIENTNETS, bert_sizes, block_shapes, efficientnet_blocks
+from tf_mural.errors import UserError, lookup
+from tf_mural.models.ghost_batch_norm import batch_norm_of
+from tf_mural.models.model_configs import (
+    EFFICIENTNETS,
+    bert_sizes,
+    block_shapes,
+    efficientnet_blocks,
+)
+from tf_mural.models.squeeze_excite import squeezing
 
 ACTIVATIONS = {
     "gelu_approximate": lambda x: keras.activations.gelu(x, approximate=True),
@@ -19,7 +24,7 @@ ACTIVATIONS = {
 
 def _stages(name):
     """Arguments of KerasHub's backbone for a name of `EFFICIENTNETS`."""
-    stages = pick(EFFICIENTNETS, name, "EfficientNet")
+    stages = lookup(EFFICIENTNETS, name, "EfficientNet")
     count = len(stages["stackwise_num_repeats"])
     return {
         **stages,
@@ -114,7 +119,7 @@ def image_tower(
     pretrained = _from_preset(kind, preset) if preset else None
     stages = pretrained.get_config() if preset else _stages(name)
     repeats, blocks = sum(stages["stackwise_num_repeats"]), efficientnet_blocks(stages)
-    padded = pick(PADDINGS, padding, "padding")(stages)
+    padded = lookup(PADDINGS, padding, "padding")(stages)
     with batch_norm_of(batch_norm_group, batch_norm_momentum, average), padded:
         stages["input_shape"] = (image_size, image_size, 3)
         # KerasHub divides by the unscaled number of blocks, which would end a B7 at 0.675.
@@ -204,7 +209,7 @@ def text_tower(
             max_sequence_length=max_tokens,
         )
     for layer in backbone.transformer_layers:
-        layer._feedforward_intermediate_dense.activation = pick(
+        layer._feedforward_intermediate_dense.activation = lookup(
             ACTIVATIONS, activation, "activation"
         )
         attention = layer._self_attention_layer

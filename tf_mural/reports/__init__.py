@@ -2,12 +2,12 @@
 
 from tf_mural.reports import fonts
 from tf_mural.reports.charts import bar_chart
-from tf_mural.reports.collection import Statistics, shared
+from tf_mural.reports.dataset_stats import Statistics, shared
 from tf_mural.reports.distributions import inspection_charts
 from tf_mural.reports.grids import retrieval_grid
 from tf_mural.reports.inspection import inspection_tables, shared_table
 from tf_mural.reports.projector import write_projector
-from tf_mural.reports.samples import sheet_sample
+from tf_mural.reports.sample_records import sheet_sample
 from tf_mural.reports.sheets import contact_sheet
 from tf_mural.reports.tables import display_width, eta, recall_table, retrieval_table, table
 

@@ -2,7 +2,7 @@
 
 import math
 
-from tf_mural.base import UserError, pick
+from tf_mural.errors import UserError, lookup
 from tf_mural.reports.tables import arrange
 
 # Above this many languages bars become too thin to compare: dots, sorted by gain, take over.
@@ -39,7 +39,7 @@ def bar_chart(path, series, groups=None, chance=None, control=None, title="Zero-
     if not languages:
         raise UserError(f"{path}: no language to draw; the results hold no values")
     control = next(iter(series)) if control is None else control
-    pick(series, control, "control")
+    lookup(series, control, "control")
     draw = _bars if len(languages) <= _MOST_BARS else _dots
     figure = _figure()(figsize=(9, 4.2), facecolor="white")
     draw(figure, series, panels, chance, control)

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from tf_mural.base import UserError
+from tf_mural.errors import UserError
 from tf_mural.reports.results import interval
 from tf_mural.reports.tables import table
 

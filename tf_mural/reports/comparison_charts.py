@@ -2,7 +2,7 @@
 
 import math
 
-from tf_mural.base import UserError
+from tf_mural.errors import UserError
 from tf_mural.reports.charts import ACCENT, GRID, INK, MUTED
 from tf_mural.reports.comparison import difference
 

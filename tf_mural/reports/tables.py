@@ -4,8 +4,8 @@ import math
 import re
 import unicodedata
 
-from tf_mural import metrics
-from tf_mural.base import pick
+from tf_mural.errors import lookup
+from tf_mural.evaluation import metrics
 
 _NUMBER = re.compile(r"[+-]?\d[\d,.]*( ± [\d.]+)?( to [\d.]+)?%?|-|")
 
@@ -68,7 +68,7 @@ def retrieval_table(results, groups=None, control=None, markdown=False):
     A language that some model was not scored in has a "-" there, and no part in a mean.
     """
     if control is not None:
-        pick(results, control, "control")
+        lookup(results, control, "control")
     values = {model: result.values for model, result in results.items()}
     languages = list(dict.fromkeys(code for scores in values.values() for code in scores))
     gaining = [model for model in values if control is not None and model != control]

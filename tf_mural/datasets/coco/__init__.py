@@ -13,9 +13,9 @@ import dataclasses
 import hashlib
 import os
 
-from tf_mural.base import UserError, pick
-from tf_mural.datasets.coco import karpathy, languages_of, photographs
-from tf_mural.records import Dropped, Record
+from tf_mural.data.records import Dropped, Record
+from tf_mural.datasets.coco import captions, karpathy, photographs
+from tf_mural.errors import UserError, lookup
 
 SPLITS = ("train", "val", "test", "restval", "texts")
 AUGMENTATIONS = ("crop", "flip")
@@ -77,7 +77,7 @@ def plan(
                 f"in {' or '.join(all_places)}; say with the option images where train2014 and "
                 "val2014 or their zips are, or take the split texts"
             )
-    by_language, strays = languages_of.read(raw_dir, everything, chosen, texts, languages)
+    by_language, strays = captions.read(raw_dir, everything, chosen, texts, languages)
     rows = []
     for one in chosen:
         own = [(code, text) for code, found in by_language for text in found.get(one.number, ())]
@@ -144,7 +144,7 @@ def fingerprint(raw_dir, split, **options):
 
 
 def _of_split(everything, split, restval):
-    pick(dict.fromkeys(SPLITS), split, "split of coco")
+    lookup(dict.fromkeys(SPLITS), split, "split of coco")
     wanted = {"train" if split in _WITHOUT_IMAGES else split}
     if restval and "train" in wanted:
         wanted.add("restval")

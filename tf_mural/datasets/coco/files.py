@@ -6,9 +6,9 @@ import os
 import posixpath
 import zipfile
 
-from tf_mural.base import UserError
-from tf_mural.datasets import lines, whole
-from tf_mural.datasets.labelled import archives
+from tf_mural.datasets import bounded_read, text_lines
+from tf_mural.datasets.classification import archives
+from tf_mural.errors import UserError
 
 FOLDERS = ("", "annotations", "STAIR-captions", "caption_datasets", "coco", "coco/annotations")
 _ZIPS, _TARS = (".zip",), (".tar.gz", ".tgz", ".tar")
@@ -72,15 +72,15 @@ def given(path):
 def read(file):
     """The bytes of a `File`. Raises UserError where it does not unpack or is much too large."""
     if file.path.endswith(_ZIPS):
-        return whole.of_zip(file.path, file.member)
+        return bounded_read.of_zip(file.path, file.member)
     if file.path.endswith(_TARS):
         return archives.Place(file.path, "", True).bytes(file.member)
-    return whole.read(file.path)
+    return bounded_read.read(file.path)
 
 
 def read_json(file, shorten=None):
     """What the JSON of a `File` says; see `parse_json`. Raises UserError if it is not UTF-8 too."""
-    return parse_json(lines.decoded(read(file), file), file, shorten)
+    return parse_json(text_lines.decoded(read(file), file), file, shorten)
 
 
 def parse_json(text, where, shorten=None):
@@ -106,7 +106,7 @@ def _members(path):
     if path.endswith(_TARS):
         names = list(archives.tar_files(path))
     else:
-        with whole.errors(path), zipfile.ZipFile(path) as archive:
+        with bounded_read.errors(path), zipfile.ZipFile(path) as archive:
             names = [info.filename for info in archive.infolist() if not info.is_dir()]
     demand_inside(path, names)
     return [name for name in names if not posixpath.basename(name).startswith(".")]

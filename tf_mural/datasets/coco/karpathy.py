@@ -3,8 +3,8 @@
 import os
 from typing import NamedTuple
 
-from tf_mural.base import UserError
 from tf_mural.datasets.coco import files
+from tf_mural.errors import UserError
 
 LIST = "dataset_coco.json"
 PARTS = ("train2014", "val2014")

@@ -5,10 +5,10 @@ import os
 import posixpath
 import zipfile
 
-from tf_mural.base import UserError
-from tf_mural.datasets import pictures, whole
+from tf_mural.datasets import bounded_read, image_files
 from tf_mural.datasets.coco import files
 from tf_mural.datasets.coco.karpathy import PARTS
+from tf_mural.errors import UserError
 
 _FOLDERS = ("", "images", "coco", "coco/images")
 
@@ -84,15 +84,15 @@ class Photographs:
         if place is None:
             return None, "image missing"
         if place not in self._zips:
-            return pictures.load(place, name, name)
+            return image_files.load(place, name, name)
         archive, members = self._zips[place]
-        if members[name].file_size > pictures.MOST_BYTES:
+        if members[name].file_size > image_files.MOST_BYTES:
             return None, "image too large"
         try:
             data = archive.read(members[name])
-        except whole.BROKEN:
+        except bounded_read.BROKEN:
             return None, "image does not unpack"
-        return pictures.usable(data)
+        return image_files.usable(data)
 
     def _place(self, name):
         for place in self._places:
@@ -112,7 +112,7 @@ def _listed(place):
 
 
 def _open(path):
-    with whole.errors(path):
+    with bounded_read.errors(path):
         return zipfile.ZipFile(path)
 
 

@@ -11,9 +11,9 @@ as far as it is whole.
 
 import dataclasses
 
-from tf_mural.base import UserError, pick
-from tf_mural.datasets.crawl import kept, shards
-from tf_mural.records import is_language
+from tf_mural.data.records import is_language
+from tf_mural.datasets.crawl import shards, to_records
+from tf_mural.errors import UserError, lookup
 
 SPLITS = ("train", "val", "test")
 AUGMENTATIONS = ("crop", "flip")
@@ -45,14 +45,14 @@ def plan(raw_dir: str, split: str, language: str = "en", images: tuple[str, ...]
     """
     if not is_language(language):
         raise UserError(f"expected a language code such as en, got {language!r}")
-    pick(dict.fromkeys(SPLITS), split, "split of crawl")
+    lookup(dict.fromkeys(SPLITS), split, "split of crawl")
     return [Unit(some, language) for some in shards.parted(_of(raw_dir, split, images))]
 
 
 def read(unit):
     """Yields a `Record` or `Dropped` for each image, and for each link that gave none."""
     for shard in unit.shards:
-        yield from kept.of_shard(shard, _Beside(unit.language))
+        yield from to_records.of_shard(shard, _Beside(unit.language))
 
 
 def splits(raw_dir, images=(), **_):

@@ -5,7 +5,7 @@ which tells how images and list are joined. Of the links 36 to 38 % are dead by 
 others host (cc12m-train-0000.tar) hold more images than one can still download.
 """
 
-from tf_mural.datasets.crawl import conceptual, joined
+from tf_mural.datasets.crawl import conceptual, join_captions
 
 SPLITS = ("train",)
 AUGMENTATIONS = ("crop", "flip")
@@ -13,7 +13,7 @@ USUAL_AUGMENTATIONS = ("crop",)  # A caption may say left or right.
 _LISTS = {"train": ("cc12m.tsv",)}
 _FORM = "cc12m"
 
-read = joined.read
+read = join_captions.read
 
 
 def plan(
@@ -39,7 +39,7 @@ def plan(
     Raises:
         UserError: no images, no list, or a list of another form.
     """
-    return joined.plan(
+    return join_captions.plan(
         *conceptual.sources(raw_dir, split, _LISTS, _FORM, images, captions, by_number)
     )
 

@@ -6,7 +6,7 @@ An image is found by its url; an image of no row and a row of no image are dropp
 Without a list, `crawl` takes the captions that lie beside the images.
 """
 
-from tf_mural.datasets.crawl import conceptual, joined
+from tf_mural.datasets.crawl import conceptual, join_captions
 
 SPLITS = ("train", "val")
 AUGMENTATIONS = ("crop", "flip")
@@ -21,7 +21,7 @@ _LISTS = {
 }
 _FORM = "cc3m"
 
-read = joined.read
+read = join_captions.read
 
 
 def plan(
@@ -48,7 +48,7 @@ def plan(
     Raises:
         UserError: no images, no list, or a list of another form.
     """
-    return joined.plan(
+    return join_captions.plan(
         *conceptual.sources(raw_dir, split, _LISTS, _FORM, images, captions, by_number)
     )
 

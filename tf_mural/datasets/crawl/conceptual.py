@@ -3,10 +3,10 @@
 import hashlib
 import os
 
-from tf_mural.base import UserError, pick
+from tf_mural.datasets.classification import archives
 from tf_mural.datasets.crawl import shards
-from tf_mural.datasets.crawl.joined import Listing
-from tf_mural.datasets.labelled import archives
+from tf_mural.datasets.crawl.join_captions import Listing
+from tf_mural.errors import UserError, lookup
 
 
 def sources(raw_dir, split, names, form, images, given, by_number):
@@ -27,7 +27,7 @@ def sources(raw_dir, split, names, form, images, given, by_number):
     Raises:
         UserError: an unknown split, no list, or no images.
     """
-    known = pick(names, split, "split")
+    known = lookup(names, split, "split")
     if not raw_dir or not os.path.isdir(raw_dir):
         raise UserError(f"expected raw_dir to be a folder; {raw_dir!r} is none")
     path = os.path.join(raw_dir, given) if given else _list(raw_dir, known)

@@ -11,8 +11,8 @@ import os
 
 import numpy as np
 
-from tf_mural.base import UserError
 from tf_mural.datasets.crawl import rows
+from tf_mural.errors import UserError
 
 _FIRST = 100  # lines that are looked at before anything is read
 _LONGEST = 16 << 20

@@ -6,9 +6,9 @@ formats it has no such column, and says what became of each link.
 
 import contextlib
 
-from tf_mural.base import UserError
+from tf_mural.data.records import Dropped
 from tf_mural.datasets.crawl import sample
-from tf_mural.records import Dropped
+from tf_mural.errors import UserError
 
 _ROWS, _ROWS_WITHOUT_IMAGES = 64, 1 << 14  # read at once
 _TOLD = ("key", "url", "caption", "txt", "status", "error_message")

@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Callable
 
-from tf_mural.records import is_language
+from tf_mural.data.records import is_language
 
 _URLS = ("url", "image_url", "img_url")
 _IDS = ("image_id", "img_id", "id", "key", "image", "img_fname")

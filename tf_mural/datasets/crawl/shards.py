@@ -6,9 +6,9 @@ import itertools
 import os
 import re
 
-from tf_mural.base import UserError
+from tf_mural.data.records import Dropped
 from tf_mural.datasets.crawl import folders, parquets, tars, tfrecords
-from tf_mural.records import Dropped
+from tf_mural.errors import UserError
 
 _READERS = {
     "tar": tars.samples,

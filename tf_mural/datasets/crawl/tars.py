@@ -7,8 +7,8 @@ samples and no places. What a tar that was cut short holds as a whole is kept.
 import posixpath
 import tarfile
 
+from tf_mural.data.records import Dropped
 from tf_mural.datasets.crawl import sample
-from tf_mural.records import Dropped
 
 _KINDS = (*sample.IMAGES, "txt", "json")
 _MOST_BYTES = 256 << 20  # of a member

@@ -2,8 +2,8 @@
 
 import struct
 
+from tf_mural.data.records import Dropped, tfrecord
 from tf_mural.datasets.crawl import sample
-from tf_mural.records import Dropped, tfrecord
 
 _MOST_BYTES = 256 << 20  # of a record
 

@@ -15,10 +15,10 @@ import hashlib
 import os
 import re
 
-from tf_mural.base import UserError, pick
-from tf_mural.datasets.crawl import index, joined, shards, uc2_lmdb
-from tf_mural.datasets.labelled import archives
-from tf_mural.records import is_language
+from tf_mural.data.records import is_language
+from tf_mural.datasets.classification import archives
+from tf_mural.datasets.crawl import index, join_captions, shards, uc2_lmdb
+from tf_mural.errors import UserError, lookup
 
 SPLITS = ("train", "val")
 AUGMENTATIONS = ("crop", "flip")
@@ -63,8 +63,8 @@ def plan(
     if not found:
         raise UserError(f"no file of images in {raw_dir} is of the split {split} by its name")
     source = _source(raw_dir, split, captions, languages, sentencepiece, ids)
-    if isinstance(source, joined.Listing):
-        return joined.plan(found, source)
+    if isinstance(source, join_captions.Listing):
+        return join_captions.plan(found, source)
     uc2_lmdb.check(source)
     rest = uc2_lmdb.Unit(found, source, rest=True)
     return [rest, *(uc2_lmdb.Unit(some, source) for some in shards.parted(found))]
@@ -72,7 +72,7 @@ def plan(
 
 def read(unit):
     """Yields a `Record` or `Dropped` for each image, or for each row without one."""
-    yield from uc2_lmdb.read(unit) if isinstance(unit, uc2_lmdb.Unit) else joined.read(unit)
+    yield from uc2_lmdb.read(unit) if isinstance(unit, uc2_lmdb.Unit) else join_captions.read(unit)
 
 
 def splits(raw_dir, captions=None, **_):
@@ -90,7 +90,7 @@ def fingerprint(raw_dir, split, images=(), **options):
     digest = hashlib.sha256(shards.fingerprint(found).encode())
     names = ("captions", "languages", "sentencepiece", "ids")
     source = _source(raw_dir, split, *(options.get(name) for name in names))
-    paths = [source.path] if isinstance(source, joined.Listing) else uc2_lmdb.paths(source)
+    paths = [source.path] if isinstance(source, join_captions.Listing) else uc2_lmdb.paths(source)
     for path in paths:
         digest.update(archives.identity(path).encode())
     return digest.hexdigest()
@@ -98,7 +98,7 @@ def fingerprint(raw_dir, split, images=(), **options):
 
 def _source(raw_dir, split, captions, languages, sentencepiece, ids):
     """`joined.Listing` of a JSONL, or `uc2_lmdb.Databases`."""
-    pick(dict.fromkeys(SPLITS), split, "split of uc2")
+    lookup(dict.fromkeys(SPLITS), split, "split of uc2")
     for code in languages or ():
         if not is_language(code):
             raise UserError(f"expected language codes such as en, got {code!r}")
@@ -106,14 +106,14 @@ def _source(raw_dir, split, captions, languages, sentencepiece, ids):
     if path:
         if not os.path.isfile(path):
             raise UserError(f"{path}, which the option captions asks for, is no file")
-        return joined.Listing(path, "jsonl", languages=tuple(languages or ()))
+        return join_captions.Listing(path, "jsonl", languages=tuple(languages or ()))
     databases = _databases(raw_dir, split)
     if not databases:
         raise UserError(
             f"no texts of {split} in {raw_dir}; expected a JSONL, or folders such as "
             f"conceptual_caption_en_{split}.db"
         )
-    chosen = {code: pick(databases, code, "language of uc2") for code in languages or databases}
+    chosen = {code: lookup(databases, code, "language of uc2") for code in languages or databases}
     places = [os.path.join(raw_dir, one) if one else "" for one in (sentencepiece, ids)]
     for place in filter(None, places):
         if not os.path.isfile(place):

@@ -18,9 +18,9 @@ import os
 
 import numpy as np
 
-from tf_mural.base import UserError
-from tf_mural.datasets.crawl import index, kept, rows, shards
-from tf_mural.records import Dropped
+from tf_mural.data.records import Dropped
+from tf_mural.datasets.crawl import index, rows, shards, to_records
+from tf_mural.errors import UserError
 
 _TEXTS = ("caption", "text", "sentence", "raw")
 _SIDES = ("left", "right")
@@ -72,7 +72,7 @@ def read(unit):
             yield from opened.rest(unit.shards)
             return
         for shard in unit.shards:
-            yield from kept.of_shard(shard, opened)
+            yield from to_records.of_shard(shard, opened)
 
 
 class _Texts:

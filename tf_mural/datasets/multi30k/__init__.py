@@ -11,11 +11,11 @@ import dataclasses
 import hashlib
 import os
 
-from tf_mural.base import UserError
-from tf_mural.datasets import lines
+from tf_mural.data.records import Dropped, Record
+from tf_mural.datasets import text_lines
 from tf_mural.datasets.multi30k import captions as caption_files
 from tf_mural.datasets.multi30k import layout, photographs
-from tf_mural.records import Dropped, Record
+from tf_mural.errors import UserError
 
 SPLITS = tuple(layout.STEMS)
 AUGMENTATIONS = ("crop", "flip")
@@ -79,7 +79,7 @@ def plan(
                 f"{' or '.join(places)}; say with the option images where they are, or leave the "
                 "split out"
             )
-    columns = [lines.read(path) for _, path in found.texts]
+    columns = [text_lines.read(path) for _, path in found.texts]
     layout.demand_equal_lengths(found, columns, names)
     english = caption_files.read(found.captions, names) if found.captions else None
     rows = []

@@ -3,8 +3,8 @@
 import json
 import re
 
-from tf_mural.base import UserError
-from tf_mural.datasets import lines
+from tf_mural.datasets import text_lines
+from tf_mural.errors import UserError
 
 _TOKEN = re.compile(r"(?P<name>[^#\t]+)#(?P<number>\d+)\t(?P<text>.*)")
 # One line of the published table lacks its second bar.
@@ -38,7 +38,7 @@ def read(path, names):
 
 
 def _of_lines(path):
-    content = lines.read(path)
+    content = text_lines.read(path)
     is_table = bool(content) and _TABLE_HEAD.fullmatch(content[0]) is not None
     pattern = _TABLE if is_table else _TOKEN
     for number, line in enumerate(content[is_table:], 1 + is_table):
@@ -51,7 +51,7 @@ def _of_lines(path):
 
 def _of_json(path):
     try:
-        images = json.loads("\n".join(lines.read(path)))["images"]
+        images = json.loads("\n".join(text_lines.read(path)))["images"]
         for image in images:
             for number, sentence in enumerate(image["sentences"]):
                 yield image["filename"], number, sentence["raw"].strip()

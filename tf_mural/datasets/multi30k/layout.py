@@ -5,9 +5,9 @@ import itertools
 import os
 import re
 
-from tf_mural.base import UserError, pick
-from tf_mural.datasets import lines
+from tf_mural.datasets import text_lines
 from tf_mural.datasets.multi30k import photographs
+from tf_mural.errors import UserError, lookup
 
 STEMS = {  # split: (task 1's name of it, task 2's name of it or None)
     "train": ("train", "train"),
@@ -45,8 +45,8 @@ def find(raw_dir, split, task="auto", texts=(), captions=None, languages=None):
     Raises:
         UserError: an unknown split, task or language, or files that are missing.
     """
-    pick(STEMS, split, "split")
-    pick(dict.fromkeys(TASKS), task, "task of Multi30K")
+    lookup(STEMS, split, "split")
+    lookup(dict.fromkeys(TASKS), task, "task of Multi30K")
     folders = text_folders(raw_dir, texts)
     lists = lists_of(folders, split)
     if not lists:
@@ -59,7 +59,7 @@ def find(raw_dir, split, task="auto", texts=(), captions=None, languages=None):
             raise UserError(f"{captions}, which the option captions asks for, is no file")
         chosen = {**chosen, "en": []}
     for code in languages or ():
-        pick(chosen, code, f"language (of {split})")
+        lookup(chosen, code, f"language (of {split})")
     kept = [code for code in chosen if languages is None or code in languages]
     # The first text of each language, then the second of each: whoever reads a few meets them all.
     ranked = sorted((k, code, path) for code in kept for k, path in enumerate(chosen[code]))
@@ -152,7 +152,7 @@ def read_names(lists):
         UserError: the lists differ, or hold something else than a file name a line, each once.
     """
     # The list of test_2017_mscoco has the number of a caption behind each name.
-    names, *others = ([line.partition("#")[0] for line in lines.read(path)] for path in lists)
+    names, *others = ([line.partition("#")[0] for line in text_lines.read(path)] for path in lists)
     seen = set()
     for number, name in enumerate(names, 1):
         if not name or os.path.basename(name) != name or name in seen:

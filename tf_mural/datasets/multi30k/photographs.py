@@ -6,9 +6,9 @@ see what it holds, and once for each split.
 
 import os
 
-from tf_mural.base import UserError
-from tf_mural.datasets import pictures
-from tf_mural.datasets.labelled import archives
+from tf_mural.datasets import image_files
+from tf_mural.datasets.classification import archives
+from tf_mural.errors import UserError
 
 _FOLDERS = (
     "flickr30k-images",
@@ -89,7 +89,7 @@ def load(some_places, wanted):
             yield _of_folders(folders, name)
         else:
             data, reason = next(contents)
-            yield (None, reason) if reason else pictures.usable(data)
+            yield (None, reason) if reason else image_files.usable(data)
 
 
 def any_there(some_places, names):
@@ -137,7 +137,7 @@ def _members(path):
 def _of_folders(folders, name):
     data, reason = None, "image missing"
     for folder in folders:
-        data, reason = pictures.load(folder, name, "image_splits")
+        data, reason = image_files.load(folder, name, "image_splits")
         if reason != "image missing":
             break
     return data, reason

@@ -14,10 +14,10 @@ import dataclasses
 import hashlib
 import itertools
 
-from tf_mural.base import UserError
+from tf_mural.data.records import Dropped, Record
 from tf_mural.datasets.opus import files
-from tf_mural.datasets.opus.passing import Lines
-from tf_mural.records import Dropped, Record
+from tf_mural.datasets.opus.forward_lines import Lines
+from tf_mural.errors import UserError
 
 SPLITS = ("train",)
 AUGMENTATIONS = ()

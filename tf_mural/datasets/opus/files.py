@@ -6,9 +6,9 @@ import hashlib
 import os
 import zipfile
 
-from tf_mural.base import UserError, pick
-from tf_mural.datasets import whole
-from tf_mural.records import is_language
+from tf_mural.data.records import is_language
+from tf_mural.datasets import bounded_read
+from tf_mural.errors import UserError, lookup
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +89,7 @@ def choose(bitexts, raw_dir, languages=None, pairs=None):
     if languages is not None:
         known = dict.fromkeys(sorted({code for b in bitexts for code in b.languages}))
         for code in languages:
-            pick(known, _tag(code), f"language (of {raw_dir})")
+            lookup(known, _tag(code), f"language (of {raw_dir})")
         wanted = {_tag(code) for code in languages}
         kept = [bitext for bitext in kept if wanted.issuperset(bitext.languages)]
     if pairs is not None:
@@ -97,7 +97,7 @@ def choose(bitexts, raw_dir, languages=None, pairs=None):
         turned = {"-".join(bitext.languages[::-1]): None for bitext in bitexts}
         wanted = {_tag(pair) for pair in pairs}
         for pair in sorted(wanted - turned.keys()):
-            pick(known, pair, f"pair (of {raw_dir})")
+            lookup(known, pair, f"pair (of {raw_dir})")
         kept = [
             bitext
             for bitext in kept
@@ -119,7 +119,7 @@ def choose(bitexts, raw_dir, languages=None, pairs=None):
 def opened(bitext, side):
     """A side as a binary stream. Raises UserError where it cannot be unpacked, then or later."""
     with contextlib.ExitStack() as stack:
-        stack.enter_context(whole.errors(bitext.where(side)))
+        stack.enter_context(bounded_read.errors(bitext.where(side)))
         if bitext.in_zip:
             archive = stack.enter_context(zipfile.ZipFile(bitext.path))
             stream = archive.open(bitext.members[side])
@@ -171,7 +171,7 @@ def _in_zip(path):
 
 
 def _archive(path):
-    with whole.errors(path):
+    with bounded_read.errors(path):
         return zipfile.ZipFile(path)
 
 

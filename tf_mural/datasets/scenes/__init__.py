@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from functools import lru_cache
 from random import Random
 
-from tf_mural.base import UserError, pick
+from tf_mural.data.records import Record
 from tf_mural.datasets.scenes.drawing import picture
 from tf_mural.datasets.scenes.grammar import GRAMMARS
-from tf_mural.datasets.scenes.meaning import draw_phrase, draw_scenes
-from tf_mural.records import Record
+from tf_mural.datasets.scenes.scene import draw_phrase, draw_scenes
+from tf_mural.errors import UserError, lookup
 
 COUNTS = {"train": 6_000, "bitext": 40_000, "test": 512}
 SPLITS = tuple(COUNTS)
@@ -33,7 +33,7 @@ def plan(
 
     Raises UserError on an unknown split, and on a number of records or units that cannot be had.
     """
-    usual = pick(COUNTS, split, "split")
+    usual = lookup(COUNTS, split, "split")
     count = usual if count is None else count
     if count < 0 or units < 1:
         raise UserError(

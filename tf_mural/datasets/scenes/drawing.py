@@ -11,7 +11,7 @@ from random import Random
 
 from PIL import Image, ImageDraw
 
-from tf_mural.datasets.scenes.meaning import Scene
+from tf_mural.datasets.scenes.scene import Scene
 
 SIDE = 72
 CROP = 64

@@ -14,10 +14,10 @@ import os
 
 import numpy as np
 
-from tf_mural.base import UserError
-from tf_mural.datasets import pictures
-from tf_mural.datasets.table import choosing, columns, rows
-from tf_mural.records import Dropped, Record
+from tf_mural.data.records import Dropped, Record
+from tf_mural.datasets import image_files
+from tf_mural.datasets.table import columns, rows, split_selection
+from tf_mural.errors import UserError
 
 SPLITS = ("train",)
 AUGMENTATIONS = ("crop", "flip")
@@ -95,7 +95,7 @@ def plan(
     """
     table = rows.Table.open(rows.find_file(raw_dir, file, split), format, quoting)
     taken = (image_column, id_column, language_column, text_column)
-    split_column = choosing.split_column(table, file, split_column, taken)
+    split_column = split_selection.split_column(table, file, split_column, taken)
     meaning = columns.resolve(
         table,
         layout,
@@ -113,7 +113,7 @@ def plan(
             f"{table.path}: the options image_dir and image_suffix are of images, but no column "
             f"is: say which with image_column; columns found: {', '.join(table.columns)}"
         )
-    starts, ends, lines, cuts = choosing.find_records(table, meaning, split_column, split)
+    starts, ends, lines, cuts = split_selection.find_records(table, meaning, split_column, split)
     folder = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(table.path)), image_dir))
     count = len(cuts) - 1
     units = min(_MOST_UNITS, -(-count // _RECORDS_PER_UNIT))
@@ -155,7 +155,7 @@ def splits(raw_dir, file=None, split_column=None, **more):
     options = {key: more[key] for key in ("format", "quoting") if key in more}
     table = rows.Table.open(rows.find_file(raw_dir, file, ""), **options)
     taken = [value for key, value in more.items() if key.endswith("_column")]
-    split_column, found = choosing.split_column(table, file, split_column, taken), {}
+    split_column, found = split_selection.split_column(table, file, split_column, taken), {}
     if split_column is None:
         return SPLITS
     for line, _, data in table.spans():
@@ -211,7 +211,7 @@ def _read_record(unit, file, positions):
         if image is None:
             yield Dropped("no image named", where)
             return
-        data, reason = pictures.load(unit.image_dir, image + unit.image_suffix, where)
+        data, reason = image_files.load(unit.image_dir, image + unit.image_suffix, where)
         if reason:
             yield Dropped(reason, f"{where}: {image}{unit.image_suffix}")
             return

@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from tf_mural.base import UserError, suggest
-from tf_mural.records import Dropped, is_language
+from tf_mural.data.records import Dropped, is_language
+from tf_mural.errors import UserError, suggest
 
 LAYOUTS = ("auto", "wide", "long")
 

@@ -8,7 +8,7 @@ import json
 import os
 import re
 
-from tf_mural.base import UserError, pick
+from tf_mural.errors import UserError, lookup
 
 DELIMITERS = {"tsv": "\t", "csv": ",", "jsonl": None}
 QUOTING = {"minimal": csv.QUOTE_MINIMAL, "none": csv.QUOTE_NONE}
@@ -83,8 +83,8 @@ class Table:
             UserError: an unknown format or quoting, or an empty table.
         """
         format = format or path.rpartition(".")[2].lower()
-        pick(DELIMITERS, format, f"format for {path} (the option format)")
-        pick(QUOTING, quoting, "quoting")
+        lookup(DELIMITERS, format, f"format for {path} (the option format)")
+        lookup(QUOTING, quoting, "quoting")
         with open(path, "rb") as file:
             start = len(_BOM) if file.read(len(_BOM)) == _BOM else 0
         table = cls(path, format, quoting, (), start)

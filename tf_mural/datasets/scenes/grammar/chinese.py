@@ -1,6 +1,6 @@
 """Chinese (simplified): one, measure word, colour with 的, size, noun."""
 
-from tf_mural.datasets.scenes.grammar.machinery import Grammar, Link
+from tf_mural.datasets.scenes.grammar.base import Grammar, Link
 
 SIZES = {None: "", "big": "大", "small": "小"}
 COLOURS = {

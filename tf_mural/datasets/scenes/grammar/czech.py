@@ -1,6 +1,6 @@
 """Czech: three genders (door and clock are plural only), genitive and instrumental after places."""
 
-from tf_mural.datasets.scenes.grammar.machinery import Grammar, Link, spaced
+from tf_mural.datasets.scenes.grammar.base import Grammar, Link, spaced
 
 ADJECTIVES = {
     "big": "velk", "small": "mal", "red": "červen", "blue": "modr", "green": "zelen",

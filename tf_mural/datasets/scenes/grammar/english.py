@@ -1,6 +1,6 @@
 """English: the words of a meaning are English already; what is left is the article."""
 
-from tf_mural.datasets.scenes.grammar.machinery import Grammar, Link, spaced
+from tf_mural.datasets.scenes.grammar.base import Grammar, Link, spaced
 
 
 def say(thing, case):

@@ -1,6 +1,6 @@
 """French: sizes before the noun, colours after it; `de` meets `un` alone, so it is always d'."""
 
-from tf_mural.datasets.scenes.grammar.machinery import Grammar, Link, spaced
+from tf_mural.datasets.scenes.grammar.base import Grammar, Link, spaced
 
 # Masculine and feminine.
 ADJECTIVES = {

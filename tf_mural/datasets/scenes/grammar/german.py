@@ -1,6 +1,6 @@
 """German: adjectives end by gender after `ein`, and all in -en in the dative that places want."""
 
-from tf_mural.datasets.scenes.grammar.machinery import Grammar, Link, spaced
+from tf_mural.datasets.scenes.grammar.base import Grammar, Link, spaced
 
 ADJECTIVES = {
     "big": "groß", "small": "klein", "red": "rot", "blue": "blau", "green": "grün",

@@ -1,6 +1,6 @@
 """Italian: sizes before the noun, colours after it; una is cut to un' before a vowel."""
 
-from tf_mural.datasets.scenes.grammar.machinery import Grammar, Link, spaced
+from tf_mural.datasets.scenes.grammar.base import Grammar, Link, spaced
 
 # Masculine and feminine.
 ADJECTIVES = {

@@ -1,6 +1,6 @@
 """Japanese: the second thing comes first; animals いる where things ある."""
 
-from tf_mural.datasets.scenes.grammar.machinery import Grammar, Link
+from tf_mural.datasets.scenes.grammar.base import Grammar, Link
 
 SIZES = {None: "", "big": "大きな", "small": "小さな"}
 COLOURS = {

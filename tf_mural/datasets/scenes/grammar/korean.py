@@ -1,6 +1,6 @@
 """Korean: the second thing comes first; `and` is 과 after a consonant and 와 after a vowel."""
 
-from tf_mural.datasets.scenes.grammar.machinery import Grammar, Link, spaced
+from tf_mural.datasets.scenes.grammar.base import Grammar, Link, spaced
 
 ADJECTIVES = {
     None: None, "big": "큰", "small": "작은", "red": "빨간색", "blue": "파란색",

@@ -1,6 +1,6 @@
 """Spanish: noun, colour, size."""
 
-from tf_mural.datasets.scenes.grammar.machinery import Grammar, Link, spaced
+from tf_mural.datasets.scenes.grammar.base import Grammar, Link, spaced
 
 # Masculine and feminine.
 ADJECTIVES = {

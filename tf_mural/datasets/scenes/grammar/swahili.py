@@ -1,6 +1,6 @@
 """Swahili: adjectives follow, begin as the noun's class says, and most colours are linked by -a."""
 
-from tf_mural.datasets.scenes.grammar.machinery import Grammar, Link, spaced
+from tf_mural.datasets.scenes.grammar.base import Grammar, Link, spaced
 
 # By class: big, small, red, black, white, and the -a of "of", which the other colours need. Animals
 # take the forms of class 1 whatever they look like, and class 11 (a key) shares those of class 3.

@@ -1,6 +1,6 @@
 """Turkish: the second thing comes first, in the genitive: of a square, at its left, a circle."""
 
-from tf_mural.datasets.scenes.grammar.machinery import Grammar, Link, spaced
+from tf_mural.datasets.scenes.grammar.base import Grammar, Link, spaced
 
 ADJECTIVES = {
     None: None, "big": "büyük", "small": "küçük", "red": "kırmızı", "blue": "mavi",

@@ -1,6 +1,6 @@
 """Ukrainian: as Czech, and blue is a soft adjective: синій, синього, but білий, білого."""
 
-from tf_mural.datasets.scenes.grammar.machinery import Grammar, Link, spaced
+from tf_mural.datasets.scenes.grammar.base import Grammar, Link, spaced
 
 ADJECTIVES = {
     "big": "велик", "small": "маленьк", "red": "червон", "blue": "син", "green": "зелен",

@@ -1,0 +1,1 @@
+"""The training step on each backend: the same files with the same signatures."""

@@ -1,0 +1,1 @@
+"""Reads record sets and turns them into batches."""
