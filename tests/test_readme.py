@@ -1,8 +1,9 @@
-"""README and docs: their Python runs, their flags exist, and what they link to is there."""
+"""README, BUILD and docs: examples run, and commands, settings, messages and links exist."""
 
+import ast
 import functools
 import glob
-import importlib.util
+import importlib
 import os
 import re
 import subprocess
@@ -10,10 +11,12 @@ import sys
 
 import pytest
 from conftest import ROOT
+from ml_collections import ConfigDict
 
-PAGES = sorted(
-    [*glob.glob(os.path.join(ROOT, "*.md")), *glob.glob(os.path.join(ROOT, "docs", "*.md"))]
-)
+DOCS = sorted(glob.glob(os.path.join(ROOT, "docs", "*.md")))
+PAGES = [*sorted(glob.glob(os.path.join(ROOT, "*.md"))), *DOCS]
+PAGES.append(os.path.join(ROOT, "benchmarks", "README.md"))
+IDS = [os.path.relpath(path, ROOT) for path in PAGES]
 
 
 def read(path):
@@ -21,15 +24,24 @@ def read(path):
         return file.read()
 
 
-def blocks(path, language):
-    return re.findall(rf"^```{language}\n(.*?)^```$", read(path), re.MULTILINE | re.DOTALL)
+def links(path):
+    """Relative link targets of a page."""
+    targets = re.findall(r"\]\(([^)\s]+)\)", read(path))
+    return [target for target in targets if not re.match(r"[a-z]+:", target)]
 
 
-def test_the_blocks_of_python_run(finished, tmp_path):
-    """Those of README.md that are no config file, where `make etcl` has been run."""
-    code = "\n".join(
-        b for b in blocks(os.path.join(ROOT, "README.md"), "python") if "get_config" not in b
+def test_readme_fits_on_a_few_screens():
+    lines = read(os.path.join(ROOT, "README.md")).splitlines()
+    assert len(lines) <= 180
+    assert max(map(len, lines)) <= 200
+
+
+def test_python_example_of_readme_runs(finished, tmp_path):
+    """The example uses the run of `make etcl`; blocks with a config file are left out."""
+    found = re.findall(
+        r"^```python\n(.*?)^```$", read(os.path.join(ROOT, "README.md")), re.MULTILINE | re.DOTALL
     )
+    code = "\n".join(block for block in found if "get_config" not in block)
     assert "tf_mural.Embedder.load" in code
     (tmp_path / "runs" / "tiny").mkdir(parents=True)
     os.symlink(finished[0], tmp_path / "runs" / "tiny" / "etcl-s0")
@@ -42,45 +54,91 @@ def test_the_blocks_of_python_run(finished, tmp_path):
     assert len(re.findall(r"-?\d\.\d+", done.stdout)) == 3
 
 
-@pytest.mark.parametrize("path", PAGES, ids=[os.path.relpath(p, ROOT) for p in PAGES])
-def test_links_lead_somewhere(path):
-    for target in re.findall(r"\]\(([^)\s]+)\)", read(path)):
-        if re.match(r"[a-z]+:", target):
-            continue
+@pytest.mark.parametrize("path", PAGES, ids=IDS)
+def test_relative_links_have_a_target(path):
+    for target in links(path):
         name, _, anchor = target.partition("#")
-        there = os.path.normpath(os.path.join(os.path.dirname(path), name)) if name else path
-        assert os.path.exists(there), f"{target} is not there"
-        if anchor and there.endswith(".md"):
-            heads = re.findall(r"^#+ (.*)$", read(there), re.MULTILINE)
-            assert anchor in map(_anchor, heads), f"{target}: no such heading"
+        file = os.path.normpath(os.path.join(os.path.dirname(path), name)) if name else path
+        assert os.path.exists(file), f"{target} does not exist"
+        if anchor and file.endswith(".md"):
+            headings = re.findall(r"^#+ (.*)$", read(file), re.MULTILINE)
+            assert anchor in map(_anchor, headings), f"{target}: no such heading"
 
 
-def test_links_of_the_site_stay_within_it():
-    spec = importlib.util.spec_from_file_location("hooks", os.path.join(ROOT, "docs", "hooks.py"))
-    hooks = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(hooks)
-    for path in glob.glob(os.path.join(ROOT, "docs", "*.md")):
-        for target in re.findall(r"\]\(([^)\s]+)\)", hooks.on_page_markdown(read(path))):
-            name = target.partition("#")[0]
-            there = os.path.join(ROOT, "docs", name)
-            assert re.match(r"[a-z]+:", target) or os.path.exists(there), f"{path}: {target}"
+@pytest.mark.parametrize("path", DOCS, ids=[os.path.basename(path) for path in DOCS])
+def test_pages_of_the_site_link_only_to_pages_of_the_site(path):
+    for target in links(path):
+        file = os.path.normpath(os.path.join(ROOT, "docs", target.partition("#")[0]))
+        assert file.startswith(os.path.join(ROOT, "docs")), f"{target} is not part of the site"
 
 
-@pytest.mark.parametrize("path", PAGES, ids=[os.path.relpath(p, ROOT) for p in PAGES])
+def test_navigation_lists_every_page():
+    listed = re.findall(r": (\w+\.md)$", read(os.path.join(ROOT, "mkdocs.yml")), re.MULTILINE)
+    assert sorted(listed) == [os.path.basename(path) for path in DOCS]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=IDS)
 def test_flags_of_commands_exist(path):
-    """Each --flag in a line that calls a tool is one that the tool defines."""
+    """Each --flag in a line that calls a tool is defined by that tool."""
     for line in read(path).replace("\\\n", " ").splitlines():
-        for tool, rest in re.findall(r"python tools/(\w+)\.py([^`|#]*)", line):
-            for flag in re.findall(r"--(\w[\w.]*)", rest):
+        for tool, arguments in re.findall(r"python tools/(\w+)\.py([^`|#]*)", line):
+            for flag in re.findall(r"--(\w[\w.]*)", arguments):
                 known = flag in flags_of(tool) or flag.startswith("config.")
                 assert known or flag == "help", f"{tool}.py --{flag}: {line}"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=IDS)
+def test_config_values_on_the_command_line_exist(path):
+    for name in re.findall(r"--config\.([\w.]*\w)", read(path)):
+        assert name in config_names(), f"--config.{name}"
+
+
+def test_messages_of_troubleshooting_are_those_of_the_code():
+    """Each part of a quoted message between `...` occurs in a string constant."""
+    rows = re.findall(
+        r"^\| (.*?) \| ", read(os.path.join(ROOT, "docs/troubleshooting.md")), re.MULTILINE
+    )
+    messages = [message for row in rows for message in re.findall(r"`([^`]*)`", row)]
+    assert len(messages) > 20
+    for message in messages:
+        for part in (part.strip(" '") for part in message.split("...")):
+            assert len(part) < 4 or part in string_constants(), f"{message}: {part!r}"
 
 
 @functools.cache
 def flags_of(tool):
     command = [sys.executable, os.path.join(ROOT, "tools", f"{tool}.py"), "--help"]
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return set(re.findall(r"^ +--(?:\[no\])?([\w.]+):", told, re.MULTILINE))
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return set(re.findall(r"^ +--(?:\[no\])?([\w.]+):", shown, re.MULTILINE))
+
+
+@functools.cache
+def config_names():
+    """Dotted names of all values in the configs of all stages."""
+    names, pages = set(), glob.glob(os.path.join(ROOT, "configs", "*.py"))
+    for stage in {os.path.basename(page).removesuffix(".py") for page in pages}:
+        module = importlib.import_module(f"configs.{stage}")
+        if hasattr(module, "get_config"):
+            names |= set(_dotted(module.get_config("tiny")))
+    return names
+
+
+def _dotted(config, prefix=""):
+    for key, value in config.items():
+        yield prefix + key
+        if isinstance(value, ConfigDict):
+            yield from _dotted(value, f"{prefix}{key}.")
+
+
+@functools.cache
+def string_constants():
+    """All string constants of the package and the tools, and the Makefile."""
+    texts = [read(os.path.join(ROOT, "Makefile"))]
+    for folder in ("tf_mural", "tools"):
+        for path in glob.glob(os.path.join(ROOT, folder, "**", "*.py"), recursive=True):
+            nodes = ast.walk(ast.parse(read(path)))
+            texts += [n.value for n in nodes if isinstance(n, ast.Constant) and n.value]
+    return "\n".join(text for text in texts if isinstance(text, str))
 
 
 def _anchor(heading):
