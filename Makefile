@@ -1,20 +1,20 @@
-# make etcl        trains MURAL, ETCL and the control on scenes and shows what ETCL adds
-# make demo        opens a page to search the scenes in any language, by the model of make etcl
-# make test        runs the tests and the linter
-# make test-slow   runs the tests that train for minutes, and shows their numbers
-# make faults      kills, stops and damages runs, and shows what they survived
-# make docs        builds the site of docs/ into build/site
-# make test-beam   tests conversion by Apache Beam, in an environment of its own
-# make tpu-env     shows that requirements-tpu.txt installs, imports and trains, on a CPU
-# The first six make .venv first. PYTHON names the interpreter: make test PYTHON=python3.12
+# make etcl        trains MURAL, ETCL and the control on scenes, and prints the comparison
+# make demo        opens a search page for the scenes in any language (uses the model of make etcl)
+# make test        runs the linter and the fast tests
+# make test-slow   runs the tests that take minutes, those of Apache Beam included
+# make faults      kills, stops and damages runs, and prints what they survived
+# make docs        builds the documentation into build/site
+# make test-beam   runs only the tests of Apache Beam
+# make tpu-env     checks on a CPU that requirements-tpu.txt installs, imports and trains
+# All targets but the last create .venv first. PYTHON selects the interpreter:
+# make test PYTHON=python3.12
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-BEAM := $(VENV)-beam
 TPU := $(VENV)-tpu
 SEED ?= 0
-# Processes that share the tests; each takes up to 4 GiB.
+# Number of test processes; each needs up to 4 GiB of memory.
 WORKERS ?= 2
 TEST_FILES := $(addprefix requirements,.txt -test.txt -jax.txt -plan.txt -export.txt -demo.txt \
   -notebooks.txt -convert.txt)
@@ -24,7 +24,7 @@ TEST_FILES := $(addprefix requirements,.txt -test.txt -jax.txt -plan.txt -export
 etcl: $(VENV)/.base
 	$(BIN)/python tools/train.py --stage=etcl --seed=$(SEED)
 
-# The scenes are data/scenes; training them is skipped where it was done.
+# Training is skipped if the run is finished already.
 demo: $(VENV)/.demo
 	$(BIN)/python tools/train.py --stage=etcl --seed=$(SEED)
 	$(BIN)/python tools/demo.py --records=data/scenes/test --model=runs/tiny/etcl-s$(SEED)
@@ -32,19 +32,15 @@ demo: $(VENV)/.demo
 test: $(VENV)/.test lint
 	$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder
 
-test-slow: $(VENV)/.test
+test-slow: $(VENV)/.slow
 	$(BIN)/python -m pytest -m slow -rP
 
-# FAULTS_JSON=faults.json writes its table there too.
+# Set FAULTS_JSON=faults.json to write the table to a file as well.
 faults: $(VENV)/.test
 	$(BIN)/python -m pytest -m faults tests/test_faults.py -rP
 
-# Beam wants older packages than the rest, such as protobuf.
-test-beam: $(TEST_FILES) requirements-beam.txt
-	@$(BEAM)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(BEAM)
-	$(BEAM)/bin/python -m pip install --quiet --disable-pip-version-check \
-	  -r requirements.txt -r requirements-test.txt -r requirements-beam.txt
-	$(BEAM)/bin/python -m pytest tests/test_beam.py
+test-beam: $(VENV)/.slow
+	$(BIN)/python -m pytest -m slow tests/test_beam.py
 
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
@@ -56,8 +52,8 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# A stamp is written last, so that an interrupted install is made again; a .venv whose pip does not
-# run is cleared.
+# Each stamp is written last, so that an interrupted installation is repeated. A .venv whose pip
+# does not run is recreated.
 $(VENV)/.base: requirements.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) \
 	  else "Python 3.11 to 3.13 is needed, this is %d.%d: make PYTHON=python3.12" % v)'
@@ -69,6 +65,11 @@ $(VENV)/.test: $(VENV)/.base $(TEST_FILES)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
 	@touch $@
 
+# Apache Beam requires an older protobuf (6.x), which TensorFlow accepts as well.
+$(VENV)/.slow: $(VENV)/.test requirements-beam.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-beam.txt
+	@touch $@
+
 $(VENV)/.demo: $(VENV)/.base requirements-demo.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-demo.txt
 	@touch $@
@@ -78,4 +79,4 @@ $(VENV)/.docs: $(VENV)/.base requirements-docs.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(BEAM) $(TPU) build
+	rm -rf $(VENV) $(TPU) build
