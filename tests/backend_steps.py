@@ -68,11 +68,11 @@ def trainer_of(stage, strategy, group=2, dropout=0.0, precision=None, **options)
     kinds, terms = STAGES[stage]
     with strategy.scope():
         encoder = models.dual_encoder(
-            dict(name="test", image_size=32, stochastic_depth=dropout, batch_norm_group=group),
+            dict(name="test", image_size=32, stochastic_depth=dropout, virtual_batch_size=group),
             dict(name="test", vocabulary_size=48, max_tokens=6, dropout=dropout),
             embedding_dim=16,
             temperatures={"shared": 0.2},
-            average=distribute.mean,
+            all_reduce_mean=distribute.mean,
             precision=precision,
         )
         for variable in encoder.variables:

@@ -76,11 +76,11 @@ def trainer_of(
     keras.utils.set_random_seed(0)
     kinds, terms = STAGES[stage]
     encoder = models.dual_encoder(
-        dict(name="test", image_size=32, stochastic_depth=dropout, batch_norm_group=group),
+        dict(name="test", image_size=32, stochastic_depth=dropout, virtual_batch_size=group),
         dict(name="test", vocabulary_size=50, max_tokens=6, dropout=dropout),
         embedding_dim=16,
         temperatures={"shared": 0.2, **dict.fromkeys(unused, 0.1)},
-        average=mean,
+        all_reduce_mean=mean,
         precision=precision,
     )
     terms = [
@@ -250,9 +250,9 @@ def run_the_loop(strategy, folder):
         with strategy.scope():
             trainer, _ = trainer_of("etcl")
             trainer.compile(optimizer=keras.optimizers.SGD(0.1))
-        saved = checkpoints.Checkpoints(workdir, trainer)
+        saved = checkpoints.CheckpointManager(workdir, trainer)
         assert saved.restore({"vocabulary_hash": "x"}) == (last == 4)
-        log = metric_writer.Log(os.path.join(workdir, "tensorboard"), ROWS, show=lambda line: None)
+        log = metric_writer.MetricWriter(os.path.join(workdir, "tensorboard"), ROWS, print_fn=lambda line: None)
         runner = tf_backend.Runner(trainer, strategy, make_dataset)
         loop.train(trainer, runner, last, saved, log)
     return weights_of(trainer)
@@ -266,14 +266,14 @@ def weights_of(trainer):
 def dataset_of_colours(folder, replicas, workers=(0, 1)):
     """Function of start_step= to ETCL's batches of the records of colours."""
     record_set = records_of_colours(os.path.join(folder, "colours"))
-    stream = sampling.Stream([record_set], 2, LANGUAGES, walk="combinations")
-    source = input_pipeline.Source(stream, STAGES["etcl"][0])
+    sampler = sampling.IndexSampler([record_set], 2, LANGUAGES, epoch_unit="combinations")
+    source = input_pipeline.Source(sampler, STAGES["etcl"][0])
     words = ["x", *(f"w{i}" for i in range(16))]
     return functools.partial(
         input_pipeline.training_dataset,
         [source],
         tokenizers.Tokenizer([*tokenizers.SPECIAL_TOKENS, *words], 6),
-        input_pipeline.Sizes(36, 32),
+        input_pipeline.ImageSizes(36, 32),
         LANGUAGES,
         ROWS,
         replicas,

@@ -133,15 +133,15 @@ def test_a_preset_of_another_vocabulary(bert):
 
 def test_an_image_tower_out_of_a_preset(efficientnet):
     backbone, folder = efficientnet
-    options = dict(batch_norm_group=2, batch_norm_momentum=0.8)
+    options = dict(virtual_batch_size=2, batch_norm_momentum=0.8)
     tower = models.image_tower(image_size=32, embedding_dim=16, preset=folder, **options)
     features = keras.Model(backbone.input, backbone.get_layer("top_conv").input)
     pooled = np.asarray(features(pixels(2) / 127.5 - 1.0)).mean(axis=(1, 2))
     kernel, bias = tower.get_layer("image_projection").get_weights()
     np.testing.assert_allclose(tower(pixels(2)), pooled @ kernel + bias, atol=1e-4)
     norms = [x for x in layers_of(tower).values() if hasattr(x, "moving_mean")]
-    assert len(norms) > 10 and all(isinstance(x, models.GroupedBatchNormalization) for x in norms)
-    assert {(x.group, x.momentum, x.epsilon) for x in norms} == {(2, 0.8, 2e-3)}
+    assert len(norms) > 10 and all(isinstance(x, models.GhostBatchNormalization) for x in norms)
+    assert {(x.virtual_batch_size, x.momentum, x.epsilon) for x in norms} == {(2, 0.8, 2e-3)}
     # Of 5 blocks the fourth alone is residual.
     assert drop_rates(tower) == pytest.approx([0.2 * 3 / 5])
 

@@ -97,7 +97,7 @@ def copy_weights(ours, theirs):
 def make_pair(name, size):
     generator = np.random.default_rng(0)
     tower = models.image_tower(
-        name, size, batch_norm_group=GROUP, batch_norm_momentum=MOMENTUM, stochastic_depth=0.2
+        name, size, virtual_batch_size=GROUP, batch_norm_momentum=MOMENTUM, stochastic_depth=0.2
     )
     ours = keras.Model(tower.input, tower.get_layer("pool").input)
     pixels = generator.integers(0, 256, (1, size, size, 3)).astype("float32")
@@ -167,13 +167,13 @@ def test_every_batch_norm_is_grouped_and_as_published(pairs, name):
     norms = layers_of(pairs(name).tower, keras.layers.BatchNormalization)
     # One after the stem, and after each of a block's three convolutions; the blocks of the first
     # stage, which do not expand, have two.
-    blocks = models.efficientnet_blocks(models.EFFICIENTNETS[name])
+    blocks = models.count_blocks(models.EFFICIENTNETS[name])
     first = sum(re.fullmatch("block1._dwconv_bn", layer) is not None for layer in norms)
     assert first == {"b0": 1, "b3": 2, "b7": 4}[name]
     assert len(norms) == 1 + 3 * blocks - first
     for layer in norms.values():
-        assert type(layer) is models.GroupedBatchNormalization
-        assert (layer.group, layer.momentum, layer.epsilon) == (GROUP, MOMENTUM, 1e-3)
+        assert type(layer) is models.GhostBatchNormalization
+        assert (layer.virtual_batch_size, layer.momentum, layer.epsilon) == (GROUP, MOMENTUM, 1e-3)
 
 
 # --- stochastic depth -----------------------------------------------------------------------------
@@ -184,7 +184,7 @@ def test_the_drop_rates_of_b7_rise_linearly_to_the_published_end(pairs):
     # 3.1 times (1, 2, 2, 3, 3, 4, 1) blocks, each rounded up.
     repeats = [4, 7, 7, 10, 10, 13, 4]
     blocks = [f"block{s}{chr(97 + i)}" for s, n in enumerate(repeats, 1) for i in range(n)]
-    assert models.efficientnet_blocks(models.EFFICIENTNETS["b7"]) == len(blocks) == 55
+    assert models.count_blocks(models.EFFICIENTNETS["b7"]) == len(blocks) == 55
     drops = layers_of(b7.tower, keras.layers.Dropout)
     rates = {name.removesuffix("_drop"): layer.rate for name, layer in drops.items()}
     # Block i of 55 drops with 0.2 i / 55; the first of a stage, which is no residual, never does.

@@ -86,14 +86,14 @@ def test_factors_fall_with_the_distance_to_the_output():
     assert factor("token_embedding") == factor("embeddings_layer_norm") == 0.125
     assert factor("block4a_") == 0.5 and factor("block1a_") == 0.5**4 and factor("stem_") == 0.5**5
     assert factor("projection") == factor("temperature") == 1.0
-    assert len(models.rate_factors(0.5, 12, 7)) == 12 + 1 + 7 + 1
+    assert len(models.lr_multipliers(0.5, 12, 7)) == 12 + 1 + 7 + 1
 
 
 def test_factors_are_those_of_the_layers_that_a_tower_has():
     """A preset brings its own number of them, whatever the config's name of a size says."""
     paths = ["text/transformer_layer_0/a", "text/transformer_layer_2/a", "image/stem_conv/a"]
-    assert rate_factors(paths, 0.5) == models.rate_factors(0.5, 3, 0)
-    assert rate_factors(["temperature"], 0.5) == models.rate_factors(0.5, 0, 0)
+    assert rate_factors(paths, 0.5) == models.lr_multipliers(0.5, 3, 0)
+    assert rate_factors(["temperature"], 0.5) == models.lr_multipliers(0.5, 0, 0)
     assert rate_factors(paths, 1.0) == ()
 
 
@@ -151,7 +151,7 @@ def test_weights_end_as_average_and_mixture(finished, run):
     trainer = run.trainer
     experiment.hand_over(str(finished[0]), run)
     start = checkpoints.read_weights(str(finished[0]))
-    variables = checkpoints.by_path(trainer.encoder)
+    variables = checkpoints.variables_by_path(trainer.encoder)
     for kept in trainer.optimizer.averages:
         kept.assign(np.full(kept.shape, 0.25, np.float32))
     experiment.end_weights(trainer)

@@ -88,8 +88,8 @@ def test_gradients_logs_and_averages_are_those_of_the_plain_step(
 def test_batch_norm_without_groups_sees_micro_batches(plain):
     trainer, batch = trainer_of(microbatch=ROWS)
     for layer in trainer.encoder._flatten_layers():
-        if isinstance(layer, models.GroupedBatchNormalization):
-            layer.group = None
+        if isinstance(layer, models.GhostBatchNormalization):
+            layer.virtual_batch_size = None
     assert worst(plain[0], gradients(trainer, batch)[0])[0] < 1e-10
 
 
@@ -375,9 +375,9 @@ def test_a_config_reaches_the_step(data_dir):
         replicas.set_precision("float64")
     assert (run.trainer.microbatch, run.trainer.loss_chunk) == (4, 8)
     layers = run.trainer.encoder._flatten_layers()
-    norms = [x for x in layers if isinstance(x, models.GroupedBatchNormalization)]
-    assert norms and {x.group for x in norms} == {models.ALL_REPLICAS}
-    assert {x._average for x in norms} == {tf_backend.mean}
+    norms = [x for x in layers if isinstance(x, models.GhostBatchNormalization)]
+    assert norms and {x.virtual_batch_size for x in norms} == {models.ALL_REPLICAS}
+    assert {x._all_reduce_mean for x in norms} == {tf_backend.mean}
     assert not any(term.mask_duplicates for term in run.trainer.terms)
 
 

@@ -34,7 +34,7 @@ def pixels(rows, size=32, seed=0):
 
 def test_tiny_has_the_widths_and_grid_of_its_table():
     tower = models.image_tower(**TINY, embedding_dim=16)
-    shapes = [stage.output_shape for stage in models.blocks_of(tower)]
+    shapes = [stage.output_shape for stage in models.remat_blocks(tower)]
     # The stem and three of the four stages halve 32.
     assert shapes == [(None, 8, 8, 16), (None, 8, 8, 24), (None, 4, 4, 48), (None, 2, 2, 96)]
     assert tower.output_shape == (None, 16)
@@ -45,7 +45,7 @@ def test_pixels_are_scaled_and_positions_averaged():
     tower = models.image_tower(**TINY, embedding_dim=96)
     images = pixels(2)
     features = images / 127.5 - 1.0
-    for stage in models.blocks_of(tower):
+    for stage in models.remat_blocks(tower):
         features = stage(features)
     np.testing.assert_allclose(tower(images), np.asarray(features).mean(axis=(1, 2)), atol=1e-5)
 
@@ -55,7 +55,7 @@ def test_pixels_are_scaled_and_positions_averaged():
 
 def norm_layers(group):
     """Our layer and Keras' own with the same weights, and an input of 6 images."""
-    ours = models.GroupedBatchNormalization(group, momentum=0.8)
+    ours = models.GhostBatchNormalization(group, momentum=0.8)
     keras_own = keras.layers.BatchNormalization(momentum=0.8)
     values = [[1.0, 2.0, 3.0], [0.5, 0.0, -1.0], [0.1, 0.2, 0.3], [1.0, 1.5, 2.0]]
     for layer in (ours, keras_own):
@@ -113,7 +113,7 @@ def test_the_gradient_is_that_of_the_layers_of_keras(group, dtype, shift):
         wanted = [inputs, layer.gamma.value, layer.beta.value]
         return tape.gradient(y, wanted, tf.constant(upstream[rows], layer.compute_dtype))
 
-    found = gradients(models.GroupedBatchNormalization(group, dtype=dtype), slice(None))
+    found = gradients(models.GhostBatchNormalization(group, dtype=dtype), slice(None))
     assert found[0].dtype == ("bfloat16" if half else "float64")
     parts = [slice(None)] if group is None else [slice(i, i + group) for i in range(0, 6, group)]
     each = [gradients(keras.layers.BatchNormalization(dtype="float64"), part) for part in parts]
@@ -165,7 +165,7 @@ def test_a_batch_norm_that_squeezes_is_three_layers_of_keras(group, dtype, train
         given = tf.constant(upstream[rows], layer.compute_dtype)
         return [y, means], tape.gradient(excited, wanted, given)
 
-    layer = models.GroupedBatchNormalization(group, squeeze=True, dtype=dtype)
+    layer = models.GhostBatchNormalization(group, fuse_squeeze=True, dtype=dtype)
     values, found = outcome(layer, slice(None))
     assert [tuple(v.shape) for v in values] == list(layer.compute_output_shape(x.shape))
     assert {v.dtype.name for v in values} == {"bfloat16" if half else "float64"}
@@ -185,12 +185,12 @@ def test_the_gradient_of_the_tower_is_that_of_the_blocks_of_kerashub(monkeypatch
     def gradients():
         keras.utils.set_random_seed(3)
         tower = models.image_tower(
-            **TINY, embedding_dim=16, batch_norm_group=2, batch_norm_momentum=0.9
+            **TINY, embedding_dim=16, virtual_batch_size=2, batch_norm_momentum=0.9
         )
         with tf.GradientTape() as tape:
             y = tower(pixels(4), training=True)
             loss = tf.reduce_sum(y * np.random.default_rng(1).normal(size=y.shape))
-        norms = [x for x in layers_of(tower).values() if getattr(x, "squeeze", False)]
+        norms = [x for x in layers_of(tower).values() if getattr(x, "fuse_squeeze", False)]
         weights = tower.trainable_weights
         found = tape.gradient(loss, [w.value for w in weights])
         moving = [np.array(w) for w in tower.non_trainable_weights if "moving" in w.path]
@@ -203,7 +203,7 @@ def test_the_gradient_of_the_tower_is_that_of_the_blocks_of_kerashub(monkeypatch
     keras.config.set_dtype_policy("float64")
     try:
         squeezing, paths, found, moving = gradients()
-        monkeypatch.setattr("tf_mural.models.towers.squeezing", as_it_is)
+        monkeypatch.setattr("tf_mural.models.image_encoder.fuse_squeeze_excite", as_it_is)
         plain, plain_paths, expected, expected_moving = gradients()
     finally:
         keras.config.set_dtype_policy("float32")
@@ -213,7 +213,7 @@ def test_the_gradient_of_the_tower_is_that_of_the_blocks_of_kerashub(monkeypatch
 
 
 def test_batch_norm_keeps_its_input_alone_for_the_gradient():
-    layer = models.GroupedBatchNormalization(2)
+    layer = models.GhostBatchNormalization(2)
     layer.build((6, 8, 8, 16))
 
     @tf.function(autograph=False)
@@ -230,17 +230,17 @@ def test_batch_norm_keeps_its_input_alone_for_the_gradient():
 
 def test_a_batch_that_does_not_divide_is_refused():
     layer, _, x = norm_layers(group=4)
-    with pytest.raises(ValueError, match="divides by batch_norm_group=4. Received: 6"):
+    with pytest.raises(ValueError, match="multiple of virtual_batch_size=4. Received: 6"):
         layer(x, training=True)
 
 
 def test_the_original_layer_comes_back():
     original = keras.layers.BatchNormalization
-    with models.batch_norm_of(4, 0.9):
+    with models.ghost_batch_norm_scope(4, 0.9):
         layer = keras.layers.BatchNormalization(epsilon=1e-2, momentum=0.5)
-        assert (layer.group, layer.momentum, layer.epsilon) == (4, 0.9, 1e-2)
+        assert (layer.virtual_batch_size, layer.momentum, layer.epsilon) == (4, 0.9, 1e-2)
     assert keras.layers.BatchNormalization is original
-    with pytest.raises(RuntimeError), models.batch_norm_of(4, 0.9):
+    with pytest.raises(RuntimeError), models.ghost_batch_norm_scope(4, 0.9):
         raise RuntimeError
     assert keras.layers.BatchNormalization is original
 

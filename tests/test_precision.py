@@ -78,7 +78,7 @@ def test_a_temperature_that_no_term_uses_is_no_harm():
 def test_towers_compute_in_half_and_what_is_kept_is_float32(half):
     name, trainer, batch = half
     computed = {}
-    for block in trainer.encoder.blocks:
+    for block in trainer.encoder.remat_blocks:
         plain = block.call
 
         def call(*args, _plain=plain, _name=block.name, **kwargs):
@@ -87,7 +87,7 @@ def test_towers_compute_in_half_and_what_is_kept_is_float32(half):
 
         block.call = call
     embeddings = trainer.encode(batch)
-    for block in trainer.encoder.blocks:
+    for block in trainer.encoder.remat_blocks:
         block.call = type(block).call.__get__(block)
     assert len(computed) == 3
     assert {x.dtype.name for x in computed.values()} == {HALVES[name]}
@@ -173,9 +173,9 @@ def test_an_older_run_was_float32_and_goes_on_with_another_guard(tmp_path):
     folder, older = str(tmp_path), {"steps": 3}
     checkpoints.write_json(str(tmp_path / "config.json"), older)
     new = {**older, "precision": "float32", "on_bad_step": "skip", "max_skipped_in_a_row": 5}
-    assert checkpoints.same_config(folder, new)
+    assert checkpoints.check_same_config(folder, new)
     with pytest.raises(UserError, match="precision is 'float32' there and 'mixed_float16' now"):
-        checkpoints.same_config(folder, {**new, "precision": "mixed_float16"})
+        checkpoints.check_same_config(folder, {**new, "precision": "mixed_float16"})
 
 
 def test_an_older_run_of_defaults_is_one_of_today_s_defaults(tmp_path):
@@ -191,36 +191,36 @@ def test_an_older_run_of_defaults_is_one_of_today_s_defaults(tmp_path):
         for name in names:
             del part[name]
     checkpoints.write_json(str(tmp_path / "config.json"), older)
-    assert checkpoints.same_config(folder, config)
+    assert checkpoints.check_same_config(folder, config)
 
 
 def test_what_a_run_started_from_is_kept_and_another_start_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder, said = str(tmp_path), []
-    assert checkpoints.started_from(folder, "runs/a") == "runs/a"  # there is no run yet
+    assert checkpoints.resolve_init(folder, "runs/a") == "runs/a"  # there is no run yet
     checkpoints.write_json("config.json", {"steps": 3})  # one that is too old to say
-    assert checkpoints.started_from(folder, "runs/a") == "runs/a"
+    assert checkpoints.resolve_init(folder, "runs/a") == "runs/a"
     for theirs in ("runs/a", "hf:a/b", None):
         checkpoints.write_json("config.json", {"steps": 3, "init": theirs})
-        assert checkpoints.started_from(folder, None) == theirs
+        assert checkpoints.resolve_init(folder, None) == theirs
         with pytest.raises(UserError, match=f"has started from {theirs or 'nothing'}, not from x"):
-            checkpoints.started_from(folder, "x")
-        assert checkpoints.started_from(folder, "x", said.append) == "x"
-        assert checkpoints.same_config(folder, {"steps": 3})
+            checkpoints.resolve_init(folder, "x")
+        assert checkpoints.resolve_init(folder, "x", said.append) == "x"
+        assert checkpoints.check_same_config(folder, {"steps": 3})
     assert said[0] == "--init is 'x' from here on, it was 'runs/a'"
     checkpoints.write_json("config.json", {"init": "runs/a"})
-    assert checkpoints.started_from(folder, str(tmp_path / "runs" / "a")) == "runs/a"
+    assert checkpoints.resolve_init(folder, str(tmp_path / "runs" / "a")) == "runs/a"
 
 
 def test_settings_that_change_no_weights_are_free_and_others_are_to_be_accepted(tmp_path):
     folder, config = str(tmp_path), etcl.get_config("tiny").to_dict()
     checkpoints.write_json(str(tmp_path / "config.json"), config)
     free = {"profile_steps": (1, 2), "evaluate_first": True, "stop_early": 2, "loss_chunk": 8}
-    assert checkpoints.same_config(folder, {**config, **free})
+    assert checkpoints.check_same_config(folder, {**config, **free})
     other = {**config, "optimizer": {**config["optimizer"], "learning_rate": 1e-5}}
     with pytest.raises(UserError, match="optimizer.learning_rate is .* there and 1e-05 now"):
-        checkpoints.same_config(folder, other)
+        checkpoints.check_same_config(folder, other)
     said, before = [], config["optimizer"]["learning_rate"]
-    assert checkpoints.same_config(folder, other, said.append)
+    assert checkpoints.check_same_config(folder, other, said.append)
     assert said == [f"optimizer.learning_rate is 1e-05 from here on, it was {before}"]
-    assert not checkpoints.same_config(str(tmp_path / "none"), other, said.append)
+    assert not checkpoints.check_same_config(str(tmp_path / "none"), other, said.append)

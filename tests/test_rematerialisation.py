@@ -58,7 +58,7 @@ def test_it_is_the_blocks_of_both_towers_that_are_computed_again():
         graph = tf.function(trainer.gradients, autograph=False).get_concrete_function(batch).graph
         types = [op.type for op in graph.get_operations()]
         counts.append([types.count(kind) for kind in kinds])
-    blocks = [block.name for block in trainer.encoder.blocks]
+    blocks = [block.name for block in trainer.encoder.remat_blocks]
     assert blocks == ["stage_1", "stage_2", "transformer_layer_0"]
     # The softmax of the losses stays single; nothing of the towers but the blocks has these.
     once, twice = counts
@@ -117,7 +117,7 @@ def test_the_comparison_turns_red(monkeypatch, second, what):
     expected, _ = gradients(trainer, batch)
     after = averages(trainer)
     trainer, batch = trainer_of(rematerialised=True)
-    passes, blocks = [], len(trainer.encoder.blocks)
+    passes, blocks = [], len(trainer.encoder.remat_blocks)
 
     def scope(mapping):
         passes.append(None)
@@ -143,15 +143,15 @@ def test_it_compiles_under_xla():
 def test_a_run_goes_on_with_the_switch_changed(tmp_path):
     config = {"rematerialise": False, "steps": 3, "precision": "float32"}
     checkpoints.write_json(str(tmp_path / "config.json"), config)
-    assert checkpoints.same_config(str(tmp_path), {**config, "rematerialise": True})
+    assert checkpoints.check_same_config(str(tmp_path), {**config, "rematerialise": True})
     trainer, batch = trainer_of()
-    saved = checkpoints.Checkpoints(str(tmp_path), trainer)
+    saved = checkpoints.CheckpointManager(str(tmp_path), trainer)
     assert not saved.restore({"vocabulary_hash": "x"})
     trainer.train_step(batch)
     saved.save(1)
     saved.wait()
     again, _ = trainer_of(rematerialised=True)
-    assert checkpoints.Checkpoints(str(tmp_path), again).restore({"vocabulary_hash": "x"})
+    assert checkpoints.CheckpointManager(str(tmp_path), again).restore({"vocabulary_hash": "x"})
     trainer.train_step(batch)
     again.train_step(batch)
     for one, two in zip(trainer.encoder.variables, again.encoder.variables, strict=True):

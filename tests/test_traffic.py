@@ -15,15 +15,15 @@ import jax, keras
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 from tf_mural import models
-from tf_mural.models import towers
+from tf_mural.models import image_encoder
 
 if sys.argv[1] == "plain":
     def as_it_is(backbone, average):
         return backbone, {x.name: x.input for x in backbone.layers[1:]}
-    towers.squeezing = as_it_is
+    image_encoder.fuse_squeeze_excite = as_it_is
 keras.config.set_dtype_policy("mixed_bfloat16")
-tower = models.image_tower("b0", 145, 320, stochastic_depth=0.0, batch_norm_group=16)
-stage = models.blocks_of(tower)[1]
+tower = models.image_tower("b0", 145, 320, stochastic_depth=0.0, virtual_batch_size=16)
+stage = models.remat_blocks(tower)[1]
 
 def loss(weights, others, x):
     y, others = stage.stateless_call(weights, others, x, training=True)

@@ -52,11 +52,11 @@ def describe(config, tokenizer):
 
 def model_arguments(description):
     """Keyword arguments of `models.dual_encoder`."""
-    model = {**description["model"]}
+    model = models.rename_arguments(description["model"])
     image, text = dict(model["image"]), dict(model["text"])
     # Flags cannot say None: 0 is a replica's whole share (and -1 the whole batch of all replicas),
     # "" no preset, () no sizes but a name's.
-    image["batch_norm_group"] = image["batch_norm_group"] or None
+    image["virtual_batch_size"] = image.get("virtual_batch_size") or None
     image["preset"], text["preset"] = image["preset"] or None, text["preset"] or None
     text["sizes"] = tuple(text.get("sizes", ())) or None
     text["vocabulary_size"] = description["vocabulary_size"]
@@ -112,7 +112,7 @@ def embedder(encoder, tokenizer, sizes, batch_size=128, strategy=None):
     towers = distribute.encoder_functions(encoder, strategy=strategy)
     replicas = strategy.num_replicas_in_sync if strategy else 1
     preprocess = functools.partial(
-        image_ops.for_evaluation, resize_to=sizes["resize"], size=sizes["crop"]
+        image_ops.preprocess_for_evaluation, resize_to=sizes["resize"], size=sizes["crop"]
     )
     return Embedder(
         towers["image"],
@@ -133,6 +133,6 @@ def fingerprint(encoder, tokenizer, sizes):
     digest = hashlib.sha256(
         f"{tokenizer.hash} {tokenizer.max_tokens} {sorted(sizes.items())}".encode()
     )
-    for variable in checkpoints.by_path(encoder).values():
+    for variable in checkpoints.variables_by_path(encoder).values():
         digest.update(np.ascontiguousarray(ops.convert_to_numpy(variable.value)))
     return digest.hexdigest()[:32]

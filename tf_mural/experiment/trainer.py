@@ -58,7 +58,7 @@ def shapes_alone():
 def _trainer(config, description, languages, strategy):
     distribute, training = rooms()
     return training.Trainer(
-        models.dual_encoder(**model_arguments(description), average=distribute.mean),
+        models.dual_encoder(**model_arguments(description), all_reduce_mean=distribute.mean),
         make_terms(config),
         field_kinds(config),
         languages,
@@ -97,4 +97,4 @@ def _rate_factors(paths, decay):
     # Of the towers themselves: a preset brings its own number of layers.
     layers = [int(n) for path in paths for n in re.findall(r"transformer_layer_(\d+)/", path)]
     stages = [int(n) for path in paths for n in re.findall(r"block(\d+)[a-z]_", path)]
-    return models.rate_factors(decay, max(layers, default=-1) + 1, max(stages, default=0))
+    return models.lr_multipliers(decay, max(layers, default=-1) + 1, max(stages, default=0))

@@ -1,11 +1,11 @@
-"""The sizes of the towers by name, and what they come to after scaling."""
+"""Named sizes of the towers, and quantities that follow from them."""
 
 import math
 
-from tf_mural.errors import lookup
+from tf_mural.errors import UserError, lookup
 
-# EfficientNet, Tan and Le 2019, table 1 (seven stages) and their scaling coefficients.
-_STAGES = {
+# EfficientNet (Tan and Le 2019): the seven stages of table 1, and the scaling coefficients.
+_B0 = {
     "stackwise_kernel_sizes": [3, 3, 5, 3, 5, 5, 3],
     "stackwise_num_repeats": [1, 2, 2, 3, 3, 4, 1],
     "stackwise_input_filters": [32, 16, 24, 40, 80, 112, 192],
@@ -25,7 +25,7 @@ _SCALING = {  # name: (width, depth)
     "b6": (1.8, 2.6),
     "b7": (2.0, 3.1),
 }
-# A four-stage EfficientNet for pictures of about 64 px, trained in minutes on a CPU.
+# An EfficientNet with four stages for images of about 64 px, which a CPU trains in minutes.
 _TINY = {
     "stackwise_kernel_sizes": [3, 3, 3, 3],
     "stackwise_num_repeats": [1, 1, 2, 1],
@@ -38,7 +38,7 @@ _TINY = {
 }
 
 
-def _scaled(stages, width, depth):
+def _scale(stages, width, depth):
     count = len(stages["stackwise_num_repeats"])
     return {
         **stages,
@@ -48,10 +48,10 @@ def _scaled(stages, width, depth):
 
 
 EFFICIENTNETS = {
-    "tiny": _scaled(_TINY, 1.0, 1.0),
-    **{name: _scaled(_STAGES, width, depth) for name, (width, depth) in _SCALING.items()},
+    "tiny": _scale(_TINY, 1.0, 1.0),
+    **{name: _scale(_B0, width, depth) for name, (width, depth) in _SCALING.items()},
 }
-BERTS = {  # layers, width, heads; the feed-forward layers are four times as wide
+BERTS = {  # name: (layers, width, heads); the feed-forward layers are four times as wide
     "nano": (2, 96, 2),
     "tiny": (2, 128, 2),
     "mini": (4, 256, 4),
@@ -60,65 +60,125 @@ BERTS = {  # layers, width, heads; the feed-forward layers are four times as wid
     "base": (12, 768, 12),
     "large": (24, 1024, 16),
 }
+# Keyword arguments of `dual_encoder` that earlier versions stored under another name.
+_RENAMED_ARGUMENTS = {"image": {"batch_norm_group": "virtual_batch_size"}, "text": {}}
+
+
+def rename_arguments(arguments):
+    """Returns stored keyword arguments of `dual_encoder` under their current names.
+
+    This is the only reader of the names that earlier versions wrote to model.json and to presets.
+
+    Args:
+        arguments: dict with the keys "image" and "text", each a dict of keyword arguments. Current
+            names are kept.
+    """
+    renamed = {
+        modality: {names.get(key, key): value for key, value in arguments[modality].items()}
+        for modality, names in _RENAMED_ARGUMENTS.items()
+    }
+    return {**arguments, **renamed}
 
 
 def bert_sizes(name):
-    """(layers, width, heads, feed-forward width) of a name of `BERTS`."""
+    """Returns (layers, width, heads, feed-forward width) of a key of `BERTS`."""
     layers, width, heads = lookup(BERTS, name, "BERT")
     return layers, width, heads, 4 * width
 
 
-def efficientnet_blocks(stages):
-    """Number of MBConv blocks after depth scaling, of the arguments of KerasHub's backbone."""
-    depths, repeats = stages["stackwise_depth_coefficients"], stages["stackwise_num_repeats"]
+def efficientnet_config(name):
+    """Returns the arguments of KerasHub's `EfficientNetBackbone` for a key of `EFFICIENTNETS`."""
+    config = lookup(EFFICIENTNETS, name, "EfficientNet")
+    count = len(config["stackwise_num_repeats"])
+    return {
+        **config,
+        "stackwise_force_input_filters": [0] * count,
+        "stackwise_nores_option": [False] * count,
+        "use_depth_divisor_as_min_depth": True,
+        # KerasHub's default would round the first stage of B3 to 16 channels instead of 24.
+        "cap_round_filter_decrease": True,
+        "batch_norm_epsilon": 1e-3,
+    }
+
+
+def load_backbone(backbone_class, preset, **overrides):
+    """Loads a KerasHub preset as an instance of a backbone class.
+
+    Raises:
+        UserError: the preset is not available, or it belongs to another class.
+    """
+    try:
+        return backbone_class.from_preset(preset, **overrides)
+    except (ValueError, OSError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"the preset {preset!r} cannot be loaded as {backbone_class.__name__} ({reason}); "
+            "expected a name, a hf:// or kaggle:// handle, or a folder of KerasHub"
+        ) from error
+
+
+def count_blocks(config):
+    """Returns the number of MBConv blocks after depth scaling.
+
+    Args:
+        config: arguments of KerasHub's `EfficientNetBackbone`.
+    """
+    depths, repeats = config["stackwise_depth_coefficients"], config["stackwise_num_repeats"]
     return sum(math.ceil(d * n) for d, n in zip(depths, repeats, strict=True))
 
 
-def block_shapes(stages):
-    """What the MBConv blocks are after scaling, of the arguments of KerasHub's backbone.
+def block_shapes(config):
+    """Returns the hyperparameters of the MBConv blocks after scaling.
+
+    Args:
+        config: arguments of KerasHub's `EfficientNetBackbone`.
 
     Returns:
-        {name: (kernel size, filters in, filters out, stride, expansion ratio)} in order; the names
-        begin those of KerasHub's layers ("block3b").
+        Ordered dict from block name to (kernel size, input filters, output filters, stride,
+        expansion ratio). The names are prefixes of KerasHub's layer names ("block3b").
     """
     columns = ("depth_coefficients", "num_repeats", "width_coefficients", "input_filters")
     columns += ("output_filters", "kernel_sizes", "strides", "expansion_ratios")
+    stages = zip(*(config[f"stackwise_{column}"] for column in columns), strict=True)
     shapes = {}
-    rows = zip(*(stages[f"stackwise_{c}"] for c in columns), strict=True)
-    for i, (depth, repeats, width, into, out, kernel, stride, expansion) in enumerate(
-        rows, start=1
+    for i, (depth, repeats, width, filters_in, filters_out, kernel, stride, expansion) in enumerate(
+        stages, start=1
     ):
-        into, out = _rounded(into * width), _rounded(out * width)
+        filters_in, filters_out = (
+            _round_filters(filters_in * width),
+            _round_filters(filters_out * width),
+        )
         for j in range(math.ceil(depth * repeats)):
-            first = (into, stride) if j == 0 else (out, 1)
-            shapes[f"block{i}{chr(ord('a') + j)}"] = (kernel, first[0], out, first[1], expansion)
+            block_in, block_stride = (filters_in, stride) if j == 0 else (filters_out, 1)
+            name = f"block{i}{chr(ord('a') + j)}"
+            shapes[name] = (kernel, block_in, filters_out, block_stride, expansion)
     return shapes
 
 
-def rate_factors(decay, layers, stages):
-    """Factors of the learning rate that fall with the distance of a layer to the output.
+def lr_multipliers(decay, num_layers, num_stages):
+    """Returns learning-rate multipliers that decrease with the distance of a layer to the output.
 
-    Layer-wise decay as in Howard and Ruder 2018 (https://arxiv.org/abs/1801.06146): the layer below
-    the projections has `decay`, the one below that decay^2, and the embeddings or the stem the
-    smallest; projections and temperatures keep the whole rate.
+    Implements the layer-wise decay of Howard and Ruder 2018 (https://arxiv.org/abs/1801.06146). The
+    layer below the projections has the multiplier `decay`, the next one `decay**2`, and so on down
+    to the embeddings or the stem. Projections and temperatures keep the full learning rate.
 
     Args:
-        decay: factor from a layer to the one below.
-        layers: of the BERT.
-        stages: of the EfficientNet.
+        decay: ratio of the multipliers of two consecutive layers.
+        num_layers: number of transformer layers of the BERT.
+        num_stages: number of stages of the EfficientNet.
 
     Returns:
-        Pairs of (regular expression of variable paths, factor).
+        Pairs of (regular expression of variable paths, multiplier).
     """
-    pairs = [(f"transformer_layer_{i}/", decay ** (layers - i)) for i in range(layers)]
+    pairs = [(f"transformer_layer_{i}/", decay ** (num_layers - i)) for i in range(num_layers)]
     pairs.append(
-        (r"(token|position|segment)_embedding|embeddings_layer_norm", decay ** (layers + 1))
+        (r"(token|position|segment)_embedding|embeddings_layer_norm", decay ** (num_layers + 1))
     )
-    pairs += [(f"block{i}[a-z]_", decay ** (stages - i + 1)) for i in range(1, stages + 1)]
-    return (*pairs, (r"stem_", decay ** (stages + 1)))
+    pairs += [(f"block{i}[a-z]_", decay ** (num_stages - i + 1)) for i in range(1, num_stages + 1)]
+    return (*pairs, (r"stem_", decay ** (num_stages + 1)))
 
 
-def _rounded(filters):
-    """The multiple of 8 that a scaled number of filters becomes, never over 10 % less."""
+def _round_filters(filters):
+    """Rounds a scaled number of filters to a multiple of 8, at most 10 % down."""
     rounded = max(8, int(filters + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * filters else rounded

@@ -1,9 +1,9 @@
-"""Squeeze and excite, https://arxiv.org/abs/1709.01507, so that its gradient takes one pass.
+"""Squeeze and excite (https://arxiv.org/abs/1709.01507) with a gradient that takes a single pass.
 
-What a block's gate is owed, and what the batch norm before it is, are sums over the same two
-tensors: the block's upstream and the input of the batch norm. KerasHub's layers go over them again
-and again, since each sum waits for the one before; here none waits, and a compiler can take all at
-once. The maths is the same.
+The gradients of a block's gate and of the batch norm before it are sums over the same two tensors:
+the gradient of the block's output and the input of the batch norm. With KerasHub's layers each sum
+depends on the previous one, so that these tensors are read several times. Here no sum depends on
+another one, and a compiler can compute all of them in one pass. The result is the same.
 """
 
 import keras
@@ -13,63 +13,66 @@ from tf_mural.models.ghost_batch_norm import at_least_float32
 
 
 class Excitation(keras.layers.Layer):
-    """(n, h, w, c) times (n, 1, 1, c), whose gradient is summed in float32 at least.
+    """Multiplies (n, h, w, c) by a gate (n, 1, 1, c).
 
-    As are those of batch norm: sums of another dtype would take a pass of their own.
+    The gradient of the gate is summed in float32 at least, as in batch norm: a sum in another dtype
+    would need a separate pass.
     """
 
     def call(self, x, gate, training=None):
-        """Multiplies."""
+        """Returns `x * gate`."""
         if not training:
             return x * gate
 
         @ops.custom_gradient
         def excite(x, gate):
             def gradient(upstream):
-                wide = at_least_float32(x.dtype)
-                products = ops.cast(upstream, wide) * ops.cast(x, wide)
-                of_gate = ops.sum(products, axis=(1, 2), keepdims=True)
-                return upstream * gate, ops.cast(of_gate, gate.dtype)
+                dtype = at_least_float32(x.dtype)
+                products = ops.cast(upstream, dtype) * ops.cast(x, dtype)
+                gate_gradient = ops.sum(products, axis=(1, 2), keepdims=True)
+                return upstream * gate, ops.cast(gate_gradient, gate.dtype)
 
             return x * gate, gradient
 
         return excite(x, gate)
 
 
-def squeezing(backbone, average):
-    """An EfficientNet of KerasHub whose batch norms take in the squeeze after them.
+def fuse_squeeze_excite(backbone, all_reduce_mean):
+    """Clones an EfficientNet of KerasHub so that its batch norms include the squeeze that follows.
 
     Args:
-        backbone: built inside of `batch_norm_of`. Its batch norms before a squeeze are replaced by
-            new ones, with weights of their own.
-        average: of `batch_norm_of`.
+        backbone: `keras_hub.models.EfficientNetBackbone`, built inside `ghost_batch_norm_scope`.
+            Batch norms before a squeeze are replaced by new ones with new weights; all other layers
+            are shared.
+        all_reduce_mean: argument of `ghost_batch_norm_scope`.
 
     Returns:
-        A model of the same layers but these, and {name of a layer: what it is called with}.
+        The model, and a dict from layer name to the layer's input.
     """
     names = [x.name.split("_")[0] for x in backbone.layers if x.name.endswith("_se_squeeze")]
-    # What the batch norm takes in is swish; KerasHub has EfficientNets with another activation.
+    # The fused layer computes swish; some EfficientNets of KerasHub have another activation.
     blocks = set(names) if backbone.activation in ("swish", "silu") else set()
     inputs, means = {}, {}
 
     def clone(layer):
-        block, _, kind = layer.name.partition("_")
-        if block not in blocks or kind != "dwconv_bn":
+        block, _, role = layer.name.partition("_")
+        if block not in blocks or role != "dwconv_bn":
             return layer
-        return type(layer)(average=average, **{**layer.get_config(), "squeeze": True})
+        config = {**layer.get_config(), "fuse_squeeze": True}
+        return type(layer)(all_reduce_mean=all_reduce_mean, **config)
 
     def call(layer, *args, **kwargs):
         inputs[layer.name] = args[0]
-        block, _, kind = layer.name.partition("_")
-        kind = kind if block in blocks else None
-        if kind == "dwconv_bn":
+        block, _, role = layer.name.partition("_")
+        role = role if block in blocks else None
+        if role == "dwconv_bn":
             y, means[block] = layer(*args, **kwargs)
             return y
-        if kind == "dwconv_activation":
+        if role == "dwconv_activation":
             return args[0]
-        if kind == "se_squeeze":
+        if role == "se_squeeze":
             return means[block]
-        if kind == "se_excite":
+        if role == "se_excite":
             return Excitation(name=layer.name)(*args[0])
         return layer(*args, **kwargs)
 

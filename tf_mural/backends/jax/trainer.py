@@ -51,7 +51,7 @@ class Trainer(Step):
             )
         self._shard_optimizer, self._shard_embeddings = shard_optimizer, shard_embeddings
         if self.rematerialised:
-            for block in encoder.blocks:
+            for block in encoder.remat_blocks:
                 rematerialise(block)
 
     def snapshot(self, variables):

@@ -51,7 +51,7 @@ class Trainer(Step, keras.Model):
         keras.Model.__init__(self, name="trainer")
         self._set_up(encoder, terms, kinds, *positional, **options)
         if self.rematerialised:
-            for block in encoder.blocks:
+            for block in encoder.remat_blocks:
                 rematerialise(block)
         self.built = True
 

@@ -1,0 +1,97 @@
+"""The image tower: KerasHub's EfficientNet up to its last MBConv block."""
+
+import contextlib
+
+import keras
+
+from tf_mural.errors import lookup
+from tf_mural.models.keras_patches import end_padding_scope, ghost_batch_norm_scope
+from tf_mural.models.model_configs import (
+    count_blocks,
+    efficientnet_config,
+    load_backbone,
+)
+from tf_mural.models.squeeze_excite import fuse_squeeze_excite
+
+PADDINGS = {"symmetric": contextlib.nullcontext, "end": end_padding_scope}
+
+
+def image_tower(
+    name="b7",
+    image_size=289,
+    embedding_dim=640,
+    stochastic_depth=0.2,
+    virtual_batch_size=None,
+    batch_norm_momentum=0.99,
+    padding="symmetric",
+    preset=None,
+    all_reduce_mean=list,
+):
+    """Builds an EfficientNet whose last MBConv output is averaged over all positions.
+
+    The top 1x1 convolution is omitted as in ALIGN, so that B7 has 640 output features. A linear
+    projection follows if the number of features is not `embedding_dim`.
+
+    Args:
+        name: a key of `EFFICIENTNETS`.
+        image_size: height and width in pixels.
+        embedding_dim: width of the output.
+        stochastic_depth: maximum drop rate. Block i of B has the rate `stochastic_depth * i / B`.
+        virtual_batch_size: see `GhostBatchNormalization`.
+        batch_norm_momentum: momentum of the moving averages of batch normalization.
+        padding: padding before stride-2 convolutions. "symmetric" is KerasHub's; "end" has one row
+            and column less at the top and left, as the published ALIGN models at any image size.
+        preset: KerasHub preset (name, `hf://`, `kaggle://` or folder) that provides the backbone.
+        all_reduce_mean: see `GhostBatchNormalization`.
+
+    Returns:
+        `keras.Model` from pixels in [0, 255], (n, image_size, image_size, 3), to
+        (n, embedding_dim).
+    """
+    import keras_hub
+
+    backbone_class = keras_hub.models.EfficientNetBackbone
+    # The pretrained backbone uses Keras' batch norm layer, because KerasHub finds the weights of a
+    # layer by its class name.
+    pretrained = load_backbone(backbone_class, preset) if preset else None
+    config = pretrained.get_config() if preset else efficientnet_config(name)
+    repeats, blocks = sum(config["stackwise_num_repeats"]), count_blocks(config)
+    padding_scope = lookup(PADDINGS, padding, "padding")(config)
+    with (
+        ghost_batch_norm_scope(virtual_batch_size, batch_norm_momentum, all_reduce_mean),
+        padding_scope,
+    ):
+        config["input_shape"] = (image_size, image_size, 3)
+        # KerasHub divides by the number of blocks before scaling, so that the rates of a B7 would
+        # end at 0.675.
+        config["dropout"] = stochastic_depth * repeats / blocks
+        backbone, inputs = fuse_squeeze_excite(backbone_class.from_config(config), all_reduce_mean)
+    if preset:
+        backbone.set_weights(pretrained.get_weights())
+    pixels = keras.Input((image_size, image_size, 3), name="pixels")
+    # In half precision 1 / 127.5 has an error of 0.1 %, which would scale every pixel. The average
+    # over positions is computed in the same wide dtype.
+    dtype = keras.config.dtype_policy().variable_dtype
+    x = keras.layers.Rescaling(1 / 127.5, offset=-1.0, dtype=dtype, name="rescale")(pixels)
+    for stage in _split_stages(backbone, inputs, len(config["stackwise_num_repeats"])):
+        x = stage(x)
+    x = keras.layers.GlobalAveragePooling2D(dtype=dtype, name="pool")(x)
+    if x.shape[-1] != embedding_dim:
+        x = keras.layers.Dense(embedding_dim, name="image_projection")(x)
+    return keras.Model(pixels, x, name="image_tower")
+
+
+def _split_stages(backbone, inputs, num_stages):
+    """Splits a backbone below its top convolution into one model per stage.
+
+    The stem belongs to the first stage.
+
+    Args:
+        backbone: model that `fuse_squeeze_excite` returned.
+        inputs: its layer inputs, likewise.
+        num_stages: number of stages.
+    """
+    prefixes = [f"block{i}a_" for i in range(2, num_stages + 1)]
+    names = [next(x for x in inputs if x.startswith(prefix)) for prefix in prefixes]
+    cuts = [backbone.input, *(inputs[x] for x in (*names, "top_conv"))]
+    return [keras.Model(cuts[i], cuts[i + 1], name=f"stage_{i + 1}") for i in range(num_stages)]
