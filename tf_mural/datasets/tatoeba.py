@@ -1,7 +1,8 @@
-"""`tatoeba`: sentences of 112 languages with their English translation, the test set of LASER.
+"""`tatoeba`: sentences of 112 languages with English translations, the test set of LASER.
 
-One record a pair, its texts in the order (language, English). Languages have the codes of the file
-names, ISO 639-3 such as cmn or lvs, English too (eng): results on this set are published by them.
+A record is a pair, with its texts in the order (language, English). Language codes are those of the
+file names, ISO 639-3 such as cmn or lvs, also for English (eng), because results on this set are
+published by these codes.
 """
 
 import dataclasses
@@ -9,69 +10,70 @@ import hashlib
 import os
 import re
 
-from tf_mural.data.records import Dropped, Record
-from tf_mural.datasets import text_lines
+from tf_mural.data.records import Record, Skipped
+from tf_mural.datasets import archives, bounded_read
 from tf_mural.errors import UserError, lookup
 
 SPLITS = ("test",)
 AUGMENTATIONS = ()
 _FOLDERS = ("", "data/tatoeba/v1", "tatoeba/v1", "v1")
-_NAME = re.compile(r"tatoeba\.([a-z]{3})-eng\.(eng|\1)")
+_FILE_NAME = re.compile(r"tatoeba\.([a-z]{3})-eng\.(eng|\1)")
 _LANGUAGES_PER_UNIT = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """The files of some languages: (language, its file, the English file)."""
+    """The files of some languages: tuples (language, its file, the English file)."""
 
     files: tuple[tuple[str, str, str], ...]
 
 
 def plan(raw_dir: str, split: str, languages: tuple[str, ...] | None = None):
-    """Finds the files.
+    """Finds the files and divides them into units.
 
     Args:
         raw_dir: folder of tatoeba.xxx-eng.xxx and tatoeba.xxx-eng.eng, or a clone of LASER.
         split: "test".
-        languages: codes such as deu, of languages to keep. Default: all that are there.
+        languages: language codes to keep, such as deu. Default: all languages that have files.
 
     Returns:
         List of `Unit`.
 
     Raises:
-        UserError: there are none, one of two files is missing, or a language is unknown.
+        UserError: no files exist, one file of a pair is missing, or a language is unknown.
     """
     lookup(dict.fromkeys(SPLITS), split, "split of tatoeba")
-    found = _find(raw_dir, languages)
-    starts = range(0, len(found), _LANGUAGES_PER_UNIT)
-    return [Unit(tuple(found[start : start + _LANGUAGES_PER_UNIT])) for start in starts]
+    files = _find_files(raw_dir, languages)
+    starts = range(0, len(files), _LANGUAGES_PER_UNIT)
+    return [Unit(tuple(files[start : start + _LANGUAGES_PER_UNIT])) for start in starts]
 
 
 def read(unit):
-    """Yields a `Record` or `Dropped` for each line of a unit.
+    """Yields a `Record` or `Skipped` for each line of a unit.
 
     Raises:
-        UserError: a file is empty or no UTF-8, or has not as many lines as its English file.
+        UserError: a file is empty or not UTF-8, or has another number of lines than its English
+            file.
     """
-    for code, path, english in unit.files:
-        both = text_lines.read(path), text_lines.read(english)
-        if not both[0] or len(both[0]) != len(both[1]):
+    for code, path, english_path in unit.files:
+        texts, translations = bounded_read.read_lines(path), bounded_read.read_lines(english_path)
+        if not texts or len(texts) != len(translations):
             raise UserError(
-                f"{path} has {len(both[0]):,} lines and {english} {len(both[1]):,}; expected as "
-                "many in both, and some; download them again"
+                f"{path} has {len(texts):,} lines and {english_path} {len(translations):,}; "
+                "expected the same number in both, and at least one; download them again"
             )
-        for number, (text, translation) in enumerate(zip(*both, strict=True), 1):
-            name = f"tatoeba.{code}-eng:{number}"
+        for number, (text, translation) in enumerate(zip(texts, translations, strict=True), 1):
+            id = f"tatoeba.{code}-eng:{number}"
             if text and translation:
-                yield Record(name, texts=((code, text), ("eng", translation)))
+                yield Record(id, texts=((code, text), ("eng", translation)))
             else:
-                yield Dropped("empty side", name)
+                yield Skipped("empty side", id)
 
 
 def fingerprint(raw_dir, split, languages=None):
-    """A hash of the files."""
+    """Returns a hash of the files."""
     digest = hashlib.sha256()
-    for code, *paths in _find(raw_dir, languages):
+    for code, *paths in _find_files(raw_dir, languages):
         digest.update(code.encode())
         for path in paths:
             with open(path, "rb") as file:
@@ -79,13 +81,13 @@ def fingerprint(raw_dir, split, languages=None):
     return digest.hexdigest()
 
 
-def _find(raw_dir, languages):
-    """List of (language, its file, the English file), sorted."""
-    if not raw_dir or not os.path.isdir(raw_dir):
-        raise UserError(f"expected raw_dir to be a folder; {raw_dir!r} is none")
-    for folder in (os.path.join(raw_dir, below) for below in _FOLDERS):
+def _find_files(raw_dir, languages):
+    """Returns a sorted list of (language, its file, the English file)."""
+    archives.check_raw_dir(raw_dir)
+    for folder in (os.path.join(raw_dir, relative_path) for relative_path in _FOLDERS):
         names = os.listdir(folder) if os.path.isdir(folder) else ()
-        codes = sorted({match[1] for name in names if (match := _NAME.fullmatch(name))} - {"eng"})
+        matches = filter(None, map(_FILE_NAME.fullmatch, names))
+        codes = sorted({match[1] for match in matches} - {"eng"})
         if codes:
             break
     else:
@@ -95,11 +97,11 @@ def _find(raw_dir, languages):
         )
     for code in languages or ():
         lookup(dict.fromkeys(codes), code, f"language (of {folder})")
-    found = []
+    files = []
     for code in codes if languages is None else sorted(set(languages)):
-        paths = [os.path.join(folder, f"tatoeba.{code}-eng.{side}") for side in (code, "eng")]
+        paths = [os.path.join(folder, f"tatoeba.{code}-eng.{suffix}") for suffix in (code, "eng")]
         for path, other in (paths, paths[::-1]):
             if not os.path.isfile(path):
-                raise UserError(f"{path} is missing, but {other} is there; download it again")
-        found.append((code, *paths))
-    return found
+                raise UserError(f"{path} is missing, but {other} exists; download it again")
+        files.append((code, *paths))
+    return files

@@ -1,6 +1,6 @@
-"""The labelled pictures that classification is evaluated on, one file a corpus.
+"""Labeled images for the evaluation of classification, one file per corpus.
 
-`cifar100`, `food101`, `sun397` and `imagenet` read what their home pages publish: archives without
-unpacking them, or the folders that they unpack to. A record is one image and its label, a number
-from 0; the names of the labels stand in the manifest as `classes`.
+`cifar100`, `food101`, `sun397` and `imagenet` read the published archives without unpacking them,
+or the folders that the archives unpack to. A record is one image with its label, an integer that
+counts from 0; the manifest lists the class names as `classes`.
 """

@@ -1,7 +1,7 @@
-"""The development kit of ImageNet: which class each of its numbers is.
+"""The development kit of ImageNet, which maps its class numbers to WordNet ids and names.
 
-meta.mat is a file of Matlab's version 5. Of that format, this reads what is in it: one struct array
-of numbers and text.
+meta.mat is a file of Matlab's version 5. This reader supports what the file contains: one struct
+array of numbers and text.
 """
 
 import dataclasses
@@ -10,109 +10,120 @@ import zlib
 
 import numpy as np
 
-from tf_mural.datasets import text_lines
-from tf_mural.datasets.classification import archives
+from tf_mural.datasets import archives, bounded_read
 from tf_mural.errors import UserError
 
 ARCHIVE = "ILSVRC2012_devkit_t12.tar.gz"
-_TOP = "ILSVRC2012_devkit_t12"
+_ROOT = "ILSVRC2012_devkit_t12"
 _META = "data/meta.mat"
-_TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
+_GROUND_TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
 _FIELDS = ("ILSVRC2012_ID", "WNID", "words", "num_children")
 
 
 @dataclasses.dataclass(frozen=True)
 class Synset:
-    """A class: its number in the kit from 1, its id in WordNet ("n01440764"), its names."""
+    """A class.
+
+    Attributes:
+        number: its number in the kit, from 1.
+        wnid: its WordNet id, such as "n01440764".
+        words: its names.
+    """
 
     number: int
     wnid: str
     words: str
 
 
-def find(raw_dir):
-    """The `Place` of the kit in a folder, or None."""
-    return archives.find(raw_dir, ARCHIVE, _TOP, _META)
+def locate(raw_dir):
+    """Returns the `archives.ArchiveOrFolder` of the kit in a folder, or None."""
+    return archives.locate(raw_dir, ARCHIVE, _ROOT, _META)
 
 
-def synsets(place):
-    """The classes in the alphabetical order of their ids: list of `Synset`.
+def synsets(kit):
+    """Returns the classes as a list of `Synset`, in the alphabetical order of their WordNet ids.
 
-    Those that stand above others in the tree of WordNet are no classes. Raises UserError if
-    meta.mat says anything else.
+    Synsets with children in the WordNet hierarchy are not classes and are left out.
+
+    Args:
+        kit: what `locate` returns.
+
+    Raises:
+        UserError: meta.mat is corrupt, or its classes are not numbered from 1 without gaps.
     """
-    where = place.where(_META)
+    path = kit.display_path(_META)
     try:
-        table = _struct_array(_data(place.bytes(_META)), "synsets")
-        found = [
+        table = _struct_array(_strip_header(kit.read(_META)), "synsets")
+        leaves = [
             Synset(int(row["ILSVRC2012_ID"]), str(row["WNID"]), str(row["words"]))
             for row in table
             if int(row["num_children"]) == 0
         ]
     except (KeyError, IndexError, ValueError, TypeError, struct.error, zlib.error) as error:
         raise UserError(
-            f"{where} is no table of classes ({error!r}); download {ARCHIVE} again"
+            f"{path} is not a table of classes ({error!r}); download {ARCHIVE} again"
         ) from error
-    numbers = sorted(one.number for one in found)
-    if numbers != list(range(1, len(found) + 1)) or len({one.wnid for one in found}) != len(found):
-        raise UserError(f"{where}: expected classes numbered from 1; download {ARCHIVE} again")
-    return sorted(found, key=lambda one: one.wnid)
+    numbers = sorted(synset.number for synset in leaves)
+    wnids = {synset.wnid for synset in leaves}
+    if numbers != list(range(1, len(leaves) + 1)) or len(wnids) != len(leaves):
+        raise UserError(f"{path}: expected classes numbered from 1; download {ARCHIVE} again")
+    return sorted(leaves, key=lambda synset: synset.wnid)
 
 
-def truth(place):
-    """The number of the class of each validation image, as in the kit: list of ints."""
-    where = place.where(_TRUTH)
-    rows = [row.strip() for row in text_lines.split(place.bytes(_TRUTH), where)]
-    found = [int(row) if row.isascii() and row.isdigit() else 0 for row in rows]
-    if not found or 0 in found:
-        line = found.index(0) + 1 if found else 1
-        raise UserError(f"{where}, line {line}: expected the number of a class from 1")
-    return found
+def ground_truth(kit):
+    """Returns the class number of each validation image, in the numbering of the kit."""
+    path = kit.display_path(_GROUND_TRUTH)
+    lines = [line.strip() for line in bounded_read.split_lines(kit.read(_GROUND_TRUTH), path)]
+    numbers = [int(line) if line.isascii() and line.isdigit() else 0 for line in lines]
+    if not numbers or 0 in numbers:
+        line = numbers.index(0) + 1 if numbers else 1
+        raise UserError(f"{path}, line {line}: expected a class number of at least 1")
+    return numbers
 
 
 # --- Matlab's version 5 ---------------------------------------------------------------------------
 
 _HEADER = 128
 _MATRIX, _COMPRESSED = 14, 15
-_CELLS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8"}
-_CELLS |= {12: "i8", 13: "u8"}
-_TEXTS = {1: "latin-1", 2: "latin-1", 4: "utf-16-le", 16: "utf-8", 17: "utf-16-le"}
+_CELL_TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8"}
+_CELL_TYPES |= {12: "i8", 13: "u8"}
+_TEXT_ENCODINGS = {1: "latin-1", 2: "latin-1", 4: "utf-16-le", 16: "utf-8", 17: "utf-16-le"}
 _STRUCT, _CHARACTERS = 2, 4
-_LARGEST = 1 << 28  # bytes, unpacked
+_MAX_BYTES = 1 << 28  # of a decompressed element
 
 
-def _data(data):
+def _strip_header(data):
     if data[126:128] != b"IM":
         raise ValueError("not of Matlab's version 5, or of another byte order")
     return data[_HEADER:]
 
 
 def _elements(data):
-    """Yields (kind, bytes) of what follows one another in `data`."""
-    place = 0
-    while place < len(data):
-        kind, size = struct.unpack_from("<II", data, place)
-        if kind >> 16:  # Up to four bytes stand in the header.
-            kind, size, start, length = kind & 0xFFFF, kind >> 16, place + 4, 8
+    """Yields (type, bytes) of each data element of `data`."""
+    position = 0
+    while position < len(data):
+        kind, size = struct.unpack_from("<II", data, position)
+        if kind >> 16:  # A small element stores up to four bytes in its header.
+            kind, size, start, length = kind & 0xFFFF, kind >> 16, position + 4, 8
         else:
-            start = place + 8
+            start = position + 8
             length = 8 + (size if kind == _COMPRESSED else -(-size // 8) * 8)
         if start + size > len(data):
-            raise ValueError("cut short")
+            raise ValueError("truncated")
         yield kind, data[start : start + size]
-        place += length
+        position += length
 
 
 def _struct_array(data, name):
     """Yields the rows of the struct array called `name`, each a dict of `_FIELDS`."""
     for kind, body in _elements(data):
         if kind == _COMPRESSED:
-            unpacked = zlib.decompressobj()
-            kind, body = next(_elements(unpacked.decompress(body, _LARGEST)))
+            decompressor = zlib.decompressobj()
+            kind, body = next(_elements(decompressor.decompress(body, _MAX_BYTES)))
         if kind != _MATRIX:
             continue
-        flags, _, called, *parts = _elements(body)
-        if called[1].decode() == name and flags[1][0] == _STRUCT:
+        flags, _, array_name, *parts = _elements(body)
+        if array_name[1].decode() == name and flags[1][0] == _STRUCT:
             return _rows(parts)
     raise KeyError(name)
 
@@ -131,8 +142,8 @@ def _rows(parts):
 
 
 def _value(body):
-    """A text, or the first number of a matrix."""
+    """Returns the text of a character array, or the first number of a numeric matrix."""
     flags, _, _, (kind, cells) = list(_elements(body))[:4]
     if flags[1][0] == _CHARACTERS:
-        return cells.decode(_TEXTS[kind])
-    return np.frombuffer(cells, "<" + _CELLS[kind])[0]
+        return cells.decode(_TEXT_ENCODINGS[kind])
+    return np.frombuffer(cells, "<" + _CELL_TYPES[kind])[0]

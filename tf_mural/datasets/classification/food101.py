@@ -1,22 +1,22 @@
-"""`food101`: 101,000 photographs of 101 dishes; 750 a dish to train on, 250 to test on.
+"""`food101`: 101,000 photographs of 101 dishes; per dish 750 for training and 250 for testing.
 
-The label is the place of the dish in meta/classes.txt, the id is the name in the lists
+The label is the position of the dish in meta/classes.txt; the id is the name in the image lists
 ("apple_pie/1005649").
 
-tensorflow-datasets has this corpus too; it would bring its own format and download for 20 lines.
+tensorflow-datasets provides this corpus too, but with a record format and a download of its own.
 """
 
 import json
 import re
 
-from tf_mural.datasets import text_lines
-from tf_mural.datasets.classification import archives, listed
-from tf_mural.datasets.classification.listed import read
+from tf_mural.datasets import archives, bounded_read
+from tf_mural.datasets.classification import image_list
+from tf_mural.datasets.classification.image_list import read
 from tf_mural.errors import UserError, lookup
 
 SPLITS = ("train", "test")
 AUGMENTATIONS = ("crop", "flip")
-_ARCHIVE, _TOP = "food-101.tar.gz", "food-101"
+_ARCHIVE, _ROOT = "food-101.tar.gz", "food-101"
 _CLASSES = "meta/classes.txt"
 _NAME = re.compile(r"(\w+)/(\w+)")
 
@@ -24,93 +24,96 @@ __all__ = ["classes", "fingerprint", "plan", "read"]
 
 
 def plan(raw_dir: str, split: str):
-    """Finds the photographs of a split; an archive is read once for it.
+    """Locates the photographs of a split; an archive is scanned once for this.
 
     Args:
-        raw_dir: food-101.tar.gz, a folder that holds it, or what it unpacks to.
-        split: train or test.
+        raw_dir: food-101.tar.gz, a folder that contains it, or the folder that it unpacks to.
+        split: "train" or "test".
 
     Returns:
-        List of `listed.Unit`.
+        List of `image_list.Unit`.
 
     Raises:
-        UserError: an archive that does not unpack, or lists that are missing or contradict each
-            other.
+        UserError: the archive is corrupt, or the lists are missing or contradict each other.
     """
-    place = _find(raw_dir)
-    return listed.plan(place, _wanted(place, split))
+    location = _locate(raw_dir)
+    return image_list.plan_units(location, _entries(location, split))
 
 
 def classes(raw_dir):
-    """The names of the labels, in order."""
-    return _classes(_find(raw_dir))
+    """Returns the class names in the order of the labels."""
+    return _classes(_locate(raw_dir))
 
 
 def fingerprint(raw_dir, split):
-    """A hash of the list of a split, and of the archive or of which photographs there are."""
-    place = _find(raw_dir)
-    return listed.fingerprint(place, _wanted(place, split))
+    """Returns a hash of the list of a split, and of the archive or of the files in the folder."""
+    location = _locate(raw_dir)
+    return image_list.fingerprint(location, _entries(location, split))
 
 
-def _find(raw_dir):
-    place = archives.find(raw_dir, _ARCHIVE, _TOP, _CLASSES)
-    if place is None:
+def _locate(raw_dir):
+    location = archives.locate(raw_dir, _ARCHIVE, _ROOT, _CLASSES)
+    if location is None:
         raise UserError(
-            f"expected {_ARCHIVE}, or meta and images, in {raw_dir}; download it from "
+            f"expected {_ARCHIVE}, or the folders meta and images, in {raw_dir}; download it from "
             "https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101"
         )
-    return place
+    return location
 
 
-def _classes(place):
-    where = place.where(_CLASSES)
-    found = [row.strip() for row in text_lines.split(place.bytes(_CLASSES), where) if row.strip()]
-    if not found or len(set(found)) != len(found):
-        raise UserError(f"{where} is empty or has a name twice; download it again")
-    return found
+def _classes(location):
+    path = location.display_path(_CLASSES)
+    lines = bounded_read.split_lines(location.read(_CLASSES), path)
+    names = [line.strip() for line in lines if line.strip()]
+    if not names or len(set(names)) != len(names):
+        raise UserError(f"{path} is empty or contains a name twice; download it again")
+    return names
 
 
-def _wanted(place, split):
-    """Tuples (file, id, label) of a split."""
+def _entries(location, split):
+    """Returns tuples (file name, id, label) of a split."""
     lookup(dict.fromkeys(SPLITS), split, "split of food101")
-    label_of = {name: label for label, name in enumerate(_classes(place))}
-    here, other = (_names(place, one) for one in (split, *(s for s in SPLITS if s != split)))
-    if both := here.keys() & other.keys():
+    labels = {name: label for label, name in enumerate(_classes(location))}
+    (other_split,) = (name for name in SPLITS if name != split)
+    list_paths, others = _image_names(location, split), _image_names(location, other_split)
+    if overlap := list_paths.keys() & others.keys():
         raise UserError(
-            f"{place.path}: {min(both)} is both in train and in test; download it again"
+            f"{location.path}: {min(overlap)} is in both train and test; download it again"
         )
-    wanted = []
-    for name, where in here.items():
+    entries = []
+    for name, list_path in list_paths.items():
         match = _NAME.fullmatch(name)
-        if match is None or match[1] not in label_of:
+        if match is None or match[1] not in labels:
             raise UserError(
-                f"{where}: expected a class of {_CLASSES} and a number, such as "
-                f"{next(iter(label_of))}/1005649, got {name!r}; download it again"
+                f"{list_path}: expected a class of {_CLASSES} and a number, such as "
+                f"{next(iter(labels))}/1005649, got {name!r}; download it again"
             )
-        wanted.append((f"images/{name}.jpg", name, label_of[match[1]]))
-    return wanted
+        entries.append((f"images/{name}.jpg", name, labels[match[1]]))
+    return entries
 
 
-def _names(place, split):
-    """The names in the list of a split: dict from each to the list's file."""
-    path = f"meta/{split}.json"
-    if place.get(path) is None:
-        path = f"meta/{split}.txt"
-    where = place.where(path)
-    data = place.bytes(path)
-    if path.endswith(".txt"):
-        names = [row.strip() for row in text_lines.split(data, where) if row.strip()]
+def _image_names(location, split):
+    """Returns {image name: path of the list, for messages} of a split, in order."""
+    name = f"meta/{split}.json"
+    if location.find(name) is None:
+        name = f"meta/{split}.txt"
+    path = location.display_path(name)
+    data = location.read(name)
+    if name.endswith(".txt"):
+        names = [line.strip() for line in bounded_read.split_lines(data, path) if line.strip()]
     else:
         try:
             by_class = json.loads(data)
             names = [name for key in by_class for name in by_class[key]]
         except (ValueError, TypeError, KeyError, IndexError) as error:
-            raise UserError(f"{where} is no list of photographs; download it again") from error
-    found = {}
+            raise UserError(f"{path} is not a list of photographs; download it again") from error
+    paths = {}
     for name in names:
-        if not isinstance(name, str) or name in found:
-            raise UserError(f"{where}: {name!r} is no name, or there twice; download it again")
-        found[name] = where
-    if not found:
-        raise UserError(f"{where} is empty; download it again")
-    return found
+        if not isinstance(name, str):
+            raise UserError(f"{path}: expected the name of an image, got {name!r}; download again")
+        if name in paths:
+            raise UserError(f"{path} contains {name!r} twice; download it again")
+        paths[name] = path
+    if not paths:
+        raise UserError(f"{path} is empty; download it again")
+    return paths

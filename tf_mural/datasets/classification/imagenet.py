@@ -1,12 +1,14 @@
-"""`imagenet`: ILSVRC 2012, 1.28 million photographs of 1,000 classes, and 50,000 to validate on.
+"""`imagenet`: ILSVRC 2012, 1.28 million training and 50,000 validation photographs, 1,000 classes.
 
-The label is the place of the class among the WordNet ids in alphabetical order, as lists of class
-names have it; the numbers of the development kit, which the labels of the validation set come in,
-have another order. The id is the file's name ("n01440764_10026", "ILSVRC2012_val_00000001").
+The label is the position of the class in the alphabetical order of the WordNet ids, as in published
+lists of class names. The development kit, which labels the validation set, numbers the classes in
+another order. The id is the file name ("n01440764_10026", "ILSVRC2012_val_00000001").
 
-A few photographs are CMYK, and one is a PNG in spite of its name; the input pipeline decodes both.
+A few photographs are CMYK, and one is a PNG although its name ends in .JPEG; the input pipeline
+decodes both.
 
-tensorflow-datasets has this corpus too, from the same files by hand; it would bring its own format.
+tensorflow-datasets provides this corpus too, from the same manually downloaded files, but with a
+record format of its own.
 """
 
 import dataclasses
@@ -15,212 +17,228 @@ import itertools
 import os
 import re
 
-from tf_mural.datasets.classification import archives, devkit, listed
+from tf_mural.datasets import archives
+from tf_mural.datasets.classification import devkit, image_list
 from tf_mural.errors import UserError, lookup
 
 SPLITS = ("train", "val")
 AUGMENTATIONS = ("crop", "flip")
 _TRAIN, _VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
-_HOME = "https://image-net.org/download-images"
+_HOMEPAGE = "https://image-net.org/download-images"
 _WNID = re.compile(r"n\d{8}")
-_CLASSES = 1000
-_MOST_UNITS = 256  # Every shard of a set is an open file while it is read.
+_NUM_CLASSES = 1000
+_MAX_UNITS = 256  # Reading a record set keeps one file open per shard.
 
 
 @dataclasses.dataclass(frozen=True)
-class Class:
-    """The training photographs of one class: an inner tar, or a folder where `tar` is None."""
+class ImageClass:
+    """The training photographs of one class: an inner tar, or a folder if `tar` is None."""
 
     label: int
     wnid: str
     folder: str
-    tar: archives.File | None
+    tar: archives.FileRange | None
 
 
 @dataclasses.dataclass(frozen=True)
 class ClassesUnit:
     """The training photographs of some classes."""
 
-    classes: tuple[Class, ...]
+    classes: tuple[ImageClass, ...]
 
 
 def plan(raw_dir: str, split: str):
-    """Finds the classes; reads no photograph.
+    """Locates the classes; reads no photograph.
 
     Args:
-        raw_dir: a folder that holds, for train, ILSVRC2012_img_train.tar, or a folder train of
-            the tars in it or of what those unpack to; for val ILSVRC2012_img_val.tar or a folder
-            val, and ILSVRC2012_devkit_t12.tar.gz or the folder that it unpacks to.
-        split: train or val.
+        raw_dir: a folder. For train, it contains ILSVRC2012_img_train.tar, or a folder train of the
+            inner tars or of the folders that these unpack to. For val, it contains
+            ILSVRC2012_img_val.tar or a folder val, and ILSVRC2012_devkit_t12.tar.gz or the folder
+            that it unpacks to.
+        split: "train" or "val".
 
     Returns:
-        List of `ClassesUnit` for train, `listed.Unit` for val.
+        List of `ClassesUnit` for train, of `image_list.Unit` for val.
 
     Raises:
-        UserError: files that are missing or broken, or not of 1,000 classes.
+        UserError: files are missing or corrupt, or there are not 1,000 classes.
     """
     lookup(dict.fromkeys(SPLITS), split, "split of imagenet")
-    if split == "train":
-        places = _training(raw_dir)
-        found = [Class(n, wnid, *places[wnid]) for n, wnid in enumerate(_wnids(raw_dir, places))]
-        count = min(len(found), _MOST_UNITS)
-        cuts = [len(found) * number // count for number in range(count + 1)]
-        return [ClassesUnit(tuple(found[a:b])) for a, b in itertools.pairwise(cuts)]
-    return listed.plan(*_validation(raw_dir))
+    if split == "val":
+        return image_list.plan_units(*_validation_entries(raw_dir))
+    sources = _class_sources(raw_dir)
+    classes = [
+        ImageClass(label, wnid, *sources[wnid])
+        for label, wnid in enumerate(_sorted_wnids(raw_dir, sources))
+    ]
+    count = min(len(classes), _MAX_UNITS)
+    cuts = [len(classes) * number // count for number in range(count + 1)]
+    return [ClassesUnit(tuple(classes[a:b])) for a, b in itertools.pairwise(cuts)]
 
 
 def read(unit):
-    """Yields a `Record` or `Dropped` for each photograph of a unit.
+    """Yields a `Record` or `Skipped` for each photograph of a unit.
 
     Raises:
-        UserError: an inner tar is cut short, or holds a name twice or one that leaves it; or a
-            class has no photographs.
+        UserError: an inner tar is truncated, contains a name twice or a name that leads out of it,
+            or a class has no photographs.
     """
-    if isinstance(unit, listed.Unit):
-        yield from listed.read(unit)
+    if isinstance(unit, image_list.Unit):
+        yield from image_list.read(unit)
         return
-    for one in unit.classes:
+    for item in unit.classes:
         name = None
-        for name, content in _of_folder(one.folder) if one.tar is None else _of_tar(one.tar):
-            yield listed.record(os.path.splitext(name)[0], content, one.label)
+        for name, content in _iter_folder(item.folder) if item.tar is None else _iter_tar(item.tar):
+            yield image_list.make_record(os.path.splitext(name)[0], content, item.label)
         if name is None:
-            raise UserError(f"{one.folder} has no photographs of {one.wnid}; download it again")
+            raise UserError(f"{item.folder} has no photographs of {item.wnid}; download it again")
 
 
 def splits(raw_dir):
-    """The splits whose photographs are there."""
-    found = {"train": _place(raw_dir, _TRAIN, "train"), "val": _place(raw_dir, _VAL, "val")}
-    return tuple(split for split in SPLITS if found[split]) or SPLITS
+    """Returns the splits whose photographs exist."""
+    locations = {"train": _find(raw_dir, _TRAIN, "train"), "val": _find(raw_dir, _VAL, "val")}
+    return tuple(split for split in SPLITS if locations[split]) or SPLITS
 
 
 def classes(raw_dir):
-    """The names of the labels in order, such as "tench, Tinca tinca"; ids without the kit."""
-    if kit := devkit.find(raw_dir):
-        return [one.words for one in devkit.synsets(kit)]
-    return _wnids(raw_dir, _training(raw_dir))
+    """Returns the class names, such as "tench, Tinca tinca", in the order of the labels.
+
+    Without the development kit, these are the WordNet ids.
+    """
+    if kit := devkit.locate(raw_dir):
+        return [synset.words for synset in devkit.synsets(kit)]
+    return _sorted_wnids(raw_dir, _class_sources(raw_dir))
 
 
 def fingerprint(raw_dir, split):
-    """A hash of the archive or of which photographs there are, and of the labels."""
+    """Returns a hash of the labels, and of the archive or of the files in the folders."""
     if split == "val":
-        return listed.fingerprint(*_validation(raw_dir))
+        return image_list.fingerprint(*_validation_entries(raw_dir))
     digest = hashlib.sha256()
-    places = _training(raw_dir)
-    for wnid in _wnids(raw_dir, places):
-        folder, tar = places[wnid]
-        count = len(os.listdir(folder)) if tar is None else (tar.offset, tar.size)
-        digest.update(repr((wnid, count)).encode())
+    sources = _class_sources(raw_dir)
+    for wnid in _sorted_wnids(raw_dir, sources):
+        folder, tar = sources[wnid]
+        extent = len(os.listdir(folder)) if tar is None else (tar.offset, tar.size)
+        digest.update(repr((wnid, extent)).encode())
     return digest.hexdigest()
 
 
-def _place(raw_dir, archive, folder):
-    """`Place` of the photographs of a split, or None."""
-    if not raw_dir or not os.path.isdir(raw_dir):
-        raise UserError(f"expected raw_dir to be a folder; {raw_dir!r} is none")
+def _find(raw_dir, archive, folder):
+    """Returns the `archives.ArchiveOrFolder` of the photographs of a split, or None."""
+    archives.check_raw_dir(raw_dir)
     for name in (folder, archive.removesuffix(".tar")):
         if os.path.isdir(path := os.path.join(raw_dir, name)):
-            return archives.Place(path, "", False)
+            return archives.ArchiveOrFolder(path, "", False)
     path = os.path.join(raw_dir, archive)
-    return archives.Place(path, "", True) if os.path.isfile(path) else None
+    return archives.ArchiveOrFolder(path, "", True) if os.path.isfile(path) else None
 
 
-def _given(raw_dir, archive, folder):
-    place = _place(raw_dir, archive, folder)
-    if place is None:
+def _require(raw_dir, archive, folder):
+    """Returns the same as `_find`. Raises UserError if it does not exist."""
+    location = _find(raw_dir, archive, folder)
+    if location is None:
         raise UserError(
-            f"expected {archive}, or the folder {folder}, in {raw_dir}; download it from {_HOME}"
+            f"expected {archive}, or the folder {folder}, in {raw_dir}; "
+            f"download it from {_HOMEPAGE}"
         )
-    return place
+    return location
 
 
 # --- validation -----------------------------------------------------------------------------------
 
 
-def _validation(raw_dir):
-    """(Place, tuples (file, id, label)) of the validation set."""
-    place = _given(raw_dir, _VAL, "val")
-    kit = devkit.find(raw_dir)
+def _validation_entries(raw_dir):
+    """Returns (`archives.ArchiveOrFolder`, tuples (file name, id, label)) of the validation set."""
+    location = _require(raw_dir, _VAL, "val")
+    kit = devkit.locate(raw_dir)
     if kit is None:
         raise UserError(
-            f"expected {devkit.ARCHIVE} in {raw_dir}, for the labels; download it from {_HOME}"
+            f"expected {devkit.ARCHIVE} in {raw_dir}, for the labels; download it from {_HOMEPAGE}"
         )
     synsets = devkit.synsets(kit)
-    _check_count(len(synsets), kit.path)
-    label_of = {one.number: label for label, one in enumerate(synsets)}
-    wanted = []
-    for number, found in enumerate(devkit.truth(kit), 1):
+    _check_class_count(len(synsets), kit.path)
+    labels = {synset.number: label for label, synset in enumerate(synsets)}
+    entries = []
+    for number, class_number in enumerate(devkit.ground_truth(kit), 1):
         id = f"ILSVRC2012_val_{number:08d}"
-        if found not in label_of:
-            raise UserError(f"{kit.path}: {id} is of class {found}, which meta.mat does not have")
-        wanted.append((f"{id}.JPEG", id, label_of[found]))
-    return place, wanted
+        if class_number not in labels:
+            raise UserError(
+                f"{kit.path}: {id} is of class {class_number}, which meta.mat does not contain"
+            )
+        entries.append((f"{id}.JPEG", id, labels[class_number]))
+    return location, entries
 
 
-def _check_count(count, where):
-    if count != _CLASSES:
+def _check_class_count(count, path):
+    if count != _NUM_CLASSES:
         raise UserError(
-            f"{where}: expected {_CLASSES:,} classes, found {count:,}; labels are places among all"
+            f"{path}: expected {_NUM_CLASSES:,} classes, found {count:,}; "
+            "labels are positions in the list of all classes"
         )
 
 
 # --- training -------------------------------------------------------------------------------------
 
 
-def _training(raw_dir):
-    """The classes of the training set: dict from WordNet id to (folder, inner tar or None)."""
-    place = _given(raw_dir, _TRAIN, "train")
-    found = {}
-    if place.is_archive:
-        for name, file in archives.tar_files(place.path).items():
-            found[name.removesuffix(".tar")] = (place.path, file)
+def _class_sources(raw_dir):
+    """Returns {WordNet id: (folder or archive, `archives.FileRange` of the inner tar or None)}."""
+    location = _require(raw_dir, _TRAIN, "train")
+    sources = {}
+    if location.is_archive:
+        for name, file in archives.list_tar(location.path).items():
+            sources[name.removesuffix(".tar")] = (location.path, file)
     else:
-        for name in sorted(os.listdir(place.path)):
-            path = os.path.join(place.path, name)
+        for name in sorted(os.listdir(location.path)):
+            path = os.path.join(location.path, name)
             if os.path.isdir(path):
-                found[name] = (path, None)
+                sources[name] = (path, None)
             elif name.endswith(".tar"):
-                found.setdefault(
-                    name.removesuffix(".tar"), (path, archives.File(path, 0, os.path.getsize(path)))
-                )
-    found = {wnid: where for wnid, where in found.items() if _WNID.fullmatch(wnid)}
-    if not found:
-        raise UserError(f"{place.path} has no tars such as n01440764.tar; download {_TRAIN} again")
-    return found
+                tar = archives.FileRange(path, 0, os.path.getsize(path))
+                sources.setdefault(name.removesuffix(".tar"), (path, tar))
+    sources = {wnid: source for wnid, source in sources.items() if _WNID.fullmatch(wnid)}
+    if not sources:
+        raise UserError(
+            f"{location.path} has no tars such as n01440764.tar; download {_TRAIN} again"
+        )
+    return sources
 
 
-def _wnids(raw_dir, places):
-    """All ids in order, which must be those of the kit where there is one."""
-    wnids = sorted(places)
-    if kit := devkit.find(raw_dir):
-        known = [one.wnid for one in devkit.synsets(kit)]
-        if odd := sorted(set(wnids) ^ set(known)):
+def _sorted_wnids(raw_dir, wnids):
+    """Returns the sorted WordNet ids. Raises UserError if the development kit has others."""
+    wnids = sorted(wnids)
+    if kit := devkit.locate(raw_dir):
+        expected = [synset.wnid for synset in devkit.synsets(kit)]
+        if different := sorted(set(wnids) ^ set(expected)):
             raise UserError(
-                f"{raw_dir}: the training set and the development kit differ in {len(odd):,} "
-                f"classes, such as {odd[0]}; download both again"
+                f"{raw_dir}: the training set and the development kit differ in "
+                f"{len(different):,} classes, such as {different[0]}; download both again"
             )
-    _check_count(len(wnids), raw_dir)
+    _check_class_count(len(wnids), raw_dir)
     return wnids
 
 
-def _of_folder(folder):
-    """Yields (name, what `archives.contents` gives) of the files of a folder."""
+def _iter_folder(folder):
+    """Yields (file name, content as of `archives.iter_images`) of each file in a folder."""
     for name in sorted(os.listdir(folder)):
         path = os.path.join(folder, name)
         if os.path.isfile(path):
-            (content,) = archives.contents([archives.File(path, None, os.path.getsize(path))])
-            yield name, content
+            file = archives.FileRange(path, None, os.path.getsize(path))
+            yield name, archives.read_image(None, file)
 
 
-def _of_tar(tar):
-    """Yields (name, what `archives.contents` gives) of the tar that lies inside a file."""
+def _iter_tar(tar):
+    """Yields (file name, content as of `archives.iter_images`) of each file in an inner tar."""
     seen = set()
     end = tar.offset + tar.size
-    with archives.opened(tar.path) as stream:
-        archives.pass_to(stream, tar.offset)
-        for path, file in archives.walk(stream, tar.path):
+    with archives.open_stream(tar.path) as stream:
+        archives.skip_to(stream, tar.offset)
+        for path, file in archives.iter_tar(stream, tar.path):
             name = os.path.basename(path)
-            if name in seen or file.offset + file.size > end:
-                what = f"{name} twice" if name in seen else f"a tar that ends before {name} does"
-                raise UserError(f"{tar.path} holds {what}; download it again")
+            if name in seen:
+                raise UserError(f"{tar.path} contains {name} twice; download it again")
+            if file.offset + file.size > end:
+                raise UserError(
+                    f"{tar.path} contains a tar that ends before {name} does; download it again"
+                )
             seen.add(name)
-            yield name, archives.content(stream, file)
+            yield name, archives.read_image(stream, file)

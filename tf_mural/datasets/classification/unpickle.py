@@ -1,7 +1,8 @@
-"""Reads pickles of plain containers and arrays of bytes, and runs nothing that they name.
+"""Reads pickles of plain containers and byte arrays, without calling anything that they name.
 
-A pickle is a program; the names in it are looked up and called. Here every name but the four that
-a NumPy array is made of is refused, and those four lead to stand-ins, which note what they get.
+A pickle is a program: unpickling looks up and calls the names in it. This reader refuses every name
+except the four that a NumPy array consists of, and replaces these four by placeholders that only
+store their arguments.
 """
 
 import pickle
@@ -12,7 +13,7 @@ from tf_mural.errors import UserError
 
 
 class _Array:
-    """Stands in for an array of NumPy until its state is known."""
+    """Placeholder of a NumPy array; stores the pickled state."""
 
     __slots__ = ("state",)
 
@@ -23,8 +24,8 @@ class _Array:
         self.state = state
 
 
-class _Kind:
-    """Stands in for a dtype; `name` is such as b"u1"."""
+class _Dtype:
+    """Placeholder of a NumPy dtype; stores its name, such as b"u1"."""
 
     __slots__ = ("name",)
 
@@ -32,58 +33,67 @@ class _Kind:
         self.name = name
 
     def __setstate__(self, state):
-        pass  # Byte order and the like, of which single bytes have none.
+        pass  # The state is the byte order and the like, which single bytes do not have.
 
 
-_STAND_INS = {
+_PLACEHOLDERS = {
     ("numpy.core.multiarray", "_reconstruct"): _Array,
     ("numpy._core.multiarray", "_reconstruct"): _Array,
     ("numpy", "ndarray"): _Array,
-    ("numpy", "dtype"): _Kind,
+    ("numpy", "dtype"): _Dtype,
 }
 
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module, name):
         try:
-            return _STAND_INS[module, name]
+            return _PLACEHOLDERS[module, name]
         except KeyError:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}") from None
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}") from None
 
 
-def load(file, where):
-    """The object in a pickle of dicts, lists, bytes, strings, numbers and arrays.
+def load_plain(file, path):
+    """Returns the object in a pickle of dicts, lists, bytes, strings, numbers and arrays.
 
     Args:
-        file: binary file. Strings of Python 2 come as bytes.
-        where: names it in messages.
+        file: binary file. Strings of Python 2 are returned as bytes.
+        path: path of the file, for messages.
 
     Raises:
-        UserError: it is broken, or asks for any other class or function; none was called.
+        UserError: the pickle is corrupt, or refers to any other class or function; nothing was
+            called.
     """
     try:
         return _Unpickler(file, encoding="bytes").load()
     except EOFError:
-        raise UserError(f"{where} is cut short; download it again") from None
-    except Exception as error:  # Bytes that are no pickle raise almost anything.
+        raise UserError(f"{path} is truncated; download it again") from None
+    except Exception as error:  # Bytes that are not a pickle raise almost any exception.
         raise UserError(
-            f"{where} is no pickle of plain data ({error}), so it was not read; "
+            f"{path} is not a pickle of plain data ({error}) and was not read; "
             "download it again from its home page"
         ) from error
 
 
-def matrix(value, where):
-    """The rows of an array that `load` gave: uint8 (n, m). Raises UserError if it is another."""
+def to_matrix(value, path):
+    """Converts an array of `load_plain` to uint8 (n, m).
+
+    Args:
+        value: a value of the object that `load_plain` returned.
+        path: path of the file, for messages.
+
+    Raises:
+        UserError: it is not a matrix of bytes.
+    """
     if isinstance(value, _Array) and isinstance(value.state, tuple) and len(value.state) == 5:
-        _, shape, kind, by_columns, data = value.state
-        name = kind.name if isinstance(kind, _Kind) else None
+        _, shape, dtype, is_fortran, data = value.state
+        dtype_name = dtype.name if isinstance(dtype, _Dtype) else None
         if (
-            name in (b"u1", "u1")
+            dtype_name in (b"u1", "u1")
             and isinstance(data, bytes)
             and isinstance(shape, tuple)
             and len(shape) == 2
             and all(isinstance(side, int) and side >= 0 for side in shape)
             and shape[0] * shape[1] == len(data)
         ):
-            return np.frombuffer(data, np.uint8).reshape(shape, order="F" if by_columns else "C")
-    raise UserError(f"{where}: expected a matrix of bytes; download it again")
+            return np.frombuffer(data, np.uint8).reshape(shape, order="F" if is_fortran else "C")
+    raise UserError(f"{path}: expected a matrix of bytes; download it again")

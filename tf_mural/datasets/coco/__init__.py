@@ -1,20 +1,21 @@
 """`coco`: the photographs of MS-COCO with captions in English and in any other language.
 
-The splits are Karpathy's: train, val and test, and restval, which many add to train. The split
-`texts` has what train says, without photographs, so that it needs none.
+The splits are those of Karpathy: train, val and test, and restval, which is often added to train.
+The split `texts` has the captions of train without photographs, which need not exist for it.
 
-English is that of COCO's annotations, or where these are not there, of dataset_coco.json. Japanese
-(STAIR) and Korean (AI Hub) come along where their files are there, what else by the option texts.
-All are joined by the number of the image, so that a language may lack some images. A caption that
-an image has twice stays twice: published results count it so.
+English captions come from COCO's annotations or, if these are missing, from dataset_coco.json.
+Japanese (STAIR) and Korean (AI Hub) captions are added if their files exist; other languages can be
+added with the option texts. Captions are joined by image id, so a language may lack some images. A
+caption that an image has twice is kept twice, as in published results.
 """
 
 import dataclasses
 import hashlib
 import os
 
-from tf_mural.data.records import Dropped, Record
-from tf_mural.datasets.coco import captions, karpathy, photographs
+from tf_mural.data.records import Record, Skipped
+from tf_mural.datasets.coco import image_store, karpathy
+from tf_mural.datasets.coco.captions import load_captions
 from tf_mural.errors import UserError, lookup
 
 SPLITS = ("train", "val", "test", "restval", "texts")
@@ -26,14 +27,17 @@ _RECORDS_PER_UNIT = 2000
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """Some photographs: (file name, ((language, text), ...)). Without places, texts alone.
+    """Some images and their captions.
 
-    `strays` are texts of images that are in no split, to be counted.
+    Attributes:
+        locations: folders and zips of the images; () for records without images.
+        rows: tuples (file name, ((language, text), ...)).
+        unmatched: descriptions of captions whose image is in no split; they are only counted.
     """
 
-    places: tuple[str, ...]
+    locations: tuple[str, ...]
     rows: tuple
-    strays: tuple[str, ...] = ()
+    unmatched: tuple[str, ...] = ()
 
 
 def plan(
@@ -44,112 +48,123 @@ def plan(
     images: tuple[str, ...] = (),
     languages: tuple[str, ...] | None = None,
 ):
-    """Reads the texts of a split, joined by the numbers of the images.
+    """Loads the captions of a split and joins them by image id.
 
     Args:
-        raw_dir: folder of dataset_coco.json, and of the other files that `--list` names.
-        split: train, val, test, restval, or texts to do without the photographs of train.
-        restval: adds the photographs of restval to train and texts.
-        texts: more languages, such as it:translations_it.tsv: a language and a file of image
-            numbers and texts, TSV, JSON or JSONL, relative to raw_dir. A language may come several
-            times. What is named here is taken in place of what else there is in that language.
+        raw_dir: folder of dataset_coco.json and of the other files that `--list` names.
+        split: "train", "val", "test", "restval", or "texts" for the captions of train without
+            photographs.
+        restval: whether to add the images of restval to train and texts.
+        texts: additional captions, such as it:translations_it.tsv: a language and a file, relative
+            to raw_dir, of image ids and texts as TSV, JSON or JSONL. A language may occur several
+            times. These captions replace other captions of the same language.
         images: folders, relative to raw_dir, of train2014 and val2014 or their zips, or of the
-            photographs themselves. Default: raw_dir, and images, coco and coco/images in it.
-        languages: codes to keep, such as ja. Default: all that have files.
+            photographs themselves. Default: raw_dir and its folders images, coco and coco/images.
+        languages: language codes to keep, such as ja. Default: all languages that have files.
 
     Returns:
         List of `Unit`.
 
     Raises:
-        UserError: an unknown split or language, files that are missing or broken, or not one
-            photograph.
+        UserError: the split or a language is unknown, files are missing or corrupt, or no
+            photograph exists.
     """
-    everything = karpathy.read(raw_dir)
-    chosen = _of_split(everything, split, restval)
-    places = ()
+    all_images = karpathy.load_images(raw_dir)
+    split_images = _select_split(all_images, split, restval)
+    locations = ()
     if split not in _WITHOUT_IMAGES:
-        all_places = photographs.places(raw_dir, images)
-        names = {one.name for one in chosen}
-        places = photographs.holding(all_places, names)
-        if not places:
+        candidates = image_store.find_locations(raw_dir, images)
+        names = {image.file_name for image in split_images}
+        locations = image_store.select_locations(candidates, names)
+        if not locations:
             raise UserError(
-                f"none of the {len(names):,} photographs of {split}, such as {chosen[0].name}, is "
-                f"in {' or '.join(all_places)}; say with the option images where train2014 and "
-                "val2014 or their zips are, or take the split texts"
+                f"none of the {len(names):,} photographs of {split}, such as "
+                f"{split_images[0].file_name}, is in {' or '.join(candidates)}; set the option "
+                "images to the folder of train2014 and val2014 or their zips, or take the split "
+                "texts"
             )
-    by_language, strays = captions.read(raw_dir, everything, chosen, texts, languages)
+    by_language, unmatched = load_captions(raw_dir, all_images, split_images, texts, languages)
     rows = []
-    for one in chosen:
-        own = [(code, text) for code, found in by_language for text in found.get(one.number, ())]
-        rows.append((one.name, tuple(own)))
+    for image in split_images:
+        row_texts = [
+            (code, text)
+            for code, captions in by_language
+            for text in captions.get(image.image_id, ())
+        ]
+        rows.append((image.file_name, tuple(row_texts)))
     starts = range(0, len(rows), _RECORDS_PER_UNIT)
-    units = [Unit(places, tuple(rows[start : start + _RECORDS_PER_UNIT])) for start in starts]
-    units[0] = dataclasses.replace(units[0], strays=strays)
+    units = [Unit(locations, tuple(rows[start : start + _RECORDS_PER_UNIT])) for start in starts]
+    units[0] = dataclasses.replace(units[0], unmatched=unmatched)
     return units
 
 
 def read(unit):
-    """Yields a `Record` or `Dropped` for each row of a unit, and `Dropped` for single texts."""
-    for stray in unit.strays:
-        yield Dropped("text of no image", stray, text=True)
-    with photographs.Photographs(unit.places) as opened:
-        for name, found in unit.rows:
+    """Yields a `Record` or `Skipped` for each row of a unit, and `Skipped` for single texts."""
+    for description in unit.unmatched:
+        yield Skipped("text of no image", description, text_only=True)
+    with image_store.ImageStore(unit.locations) as store:
+        for name, row_texts in unit.rows:
             images = ()
-            if unit.places:
-                data, reason = opened.load(name)
+            if unit.locations:
+                data, reason = store.load(name)
                 if reason:
-                    yield Dropped(reason, name)
+                    yield Skipped(reason, name)
                     continue
                 images = (data,)
-            texts = tuple((code, text) for code, text in found if text)
-            for code, text in found:
+            texts = tuple((code, text) for code, text in row_texts if text)
+            for code, text in row_texts:
                 if not text:
-                    yield Dropped("blank text", f"{name}, {code}", text=True)
+                    yield Skipped("blank text", f"{name}, {code}", text_only=True)
             if texts:
                 yield Record(os.path.splitext(name)[0], images, texts)
             else:
-                yield Dropped("no text", name)
+                yield Skipped("no text", name)
 
 
 def splits(raw_dir, restval=False, images=(), **_):
-    """The splits of which there are some photographs, and texts. restval once: alone or in train.
+    """Returns the splits of which some photographs exist, and texts.
 
-    All of them if the option images names folders, so that a wrong one is noticed.
+    The photographs of restval are in one split only: in restval, or in train if `restval` is set.
+    With the option images, all splits are returned, so that a wrong folder is reported by `plan`.
     """
-    usual = tuple(split for split in SPLITS if split != "restval" or not restval)
+    candidates = tuple(split for split in SPLITS if split != "restval" or not restval)
     if images:
-        return usual
-    everything, all_places = karpathy.read(raw_dir), photographs.places(raw_dir, ())
+        return candidates
+    all_images, locations = karpathy.load_images(raw_dir), image_store.find_locations(raw_dir, ())
     names = {
-        split: {one.name for one in everything if one.split == split}
+        split: {image.file_name for image in all_images if image.split == split}
         for split in SPLITS
         if split not in _WITHOUT_IMAGES
     }
     if restval:
         names["train"] |= names["restval"]
-    there = {split for split, some in names.items() if photographs.holding(all_places, some)}
-    return tuple(split for split in usual if split in there or split in _WITHOUT_IMAGES)
+    with_images = {
+        split
+        for split, split_names in names.items()
+        if image_store.select_locations(locations, split_names)
+    }
+    return tuple(s for s in candidates if s in with_images or s in _WITHOUT_IMAGES)
 
 
 def fingerprint(raw_dir, split, **options):
-    """A hash of the texts and of which photographs there are, the same for folders and zips."""
+    """Returns a hash of the texts and the image sizes; folders and zips give the same hash."""
     digest = hashlib.sha256()
     units = plan(raw_dir, split, **options)
-    with photographs.Photographs(units[0].places) as opened:  # as of every unit
+    with image_store.ImageStore(units[0].locations) as store:  # All units have the same locations.
         for unit in units:
-            digest.update(repr((unit.rows, unit.strays)).encode())
+            digest.update(repr((unit.rows, unit.unmatched)).encode())
             for name, _ in unit.rows:
-                digest.update(b"%d," % opened.size(name))
+                digest.update(b"%d," % store.size(name))
     return digest.hexdigest()
 
 
-def _of_split(everything, split, restval):
+def _select_split(all_images, split, restval):
     lookup(dict.fromkeys(SPLITS), split, "split of coco")
-    wanted = {"train" if split in _WITHOUT_IMAGES else split}
-    if restval and "train" in wanted:
-        wanted.add("restval")
-    chosen = [one for one in everything if one.split in wanted]
-    if not chosen:
-        listed = " and ".join(sorted(wanted))
-        raise UserError(f"{karpathy.LIST} names no image of {listed}; download it again")
-    return chosen
+    selected = {"train" if split in _WITHOUT_IMAGES else split}
+    if restval and "train" in selected:
+        selected.add("restval")
+    images = [image for image in all_images if image.split in selected]
+    if not images:
+        listed = " and ".join(sorted(selected))
+        raise UserError(f"{karpathy.LIST} contains no image of {listed}; download it again")
+    return images

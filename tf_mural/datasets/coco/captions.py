@@ -1,14 +1,14 @@
-"""Which texts there are of the images of COCO, language by language."""
+"""Captions of the images of MS-COCO, by language."""
 
 import os
 
 from tf_mural.data.records import is_language
-from tf_mural.datasets.coco import captions_by_id, files
-from tf_mural.datasets.coco.karpathy import PARTS
+from tf_mural.datasets.coco import captions_by_id, source_files
+from tf_mural.datasets.coco.karpathy import FOLDERS
 from tf_mural.errors import UserError, lookup
 
 _KOREAN = "MSCOCO_train_val_Korean.json"
-_BY_PART = {  # language: (one file for each of PARTS, archives that have both)
+_FILES = {  # language: (one file for each of FOLDERS, archives that contain both)
     "en": (
         ("captions_train2014.json", "captions_val2014.json"),
         ("annotations_trainval2014.zip",),
@@ -20,85 +20,94 @@ _BY_PART = {  # language: (one file for each of PARTS, archives that have both)
 }
 
 
-def read(raw_dir, everything, chosen, texts=(), languages=None):
-    """The texts of some images.
+def load_captions(raw_dir, all_images, images, texts=(), languages=None):
+    """Loads the captions of some images.
 
     Args:
         raw_dir: folder of the files.
-        everything: all `karpathy.Photograph`s.
-        chosen: those whose texts are wanted.
+        all_images: list of all `karpathy.CocoImage`s.
+        images: those of `all_images` whose captions are returned.
         texts, languages: as for `coco.plan`.
 
     Returns:
-        (pairs (language, {image number: texts}) sorted by language, texts of no image, in words).
+        (list of pairs (language, {image id: captions}), sorted by language,
+        tuple of descriptions of captions that belong to no image).
 
     Raises:
-        UserError: an unknown language, or files that are missing, broken, or not of COCO.
+        UserError: a language is unknown, or files are missing, corrupt, or not of MS-COCO.
     """
-    asked = _asked(raw_dir, texts)
-    possible = dict.fromkeys(sorted({*_BY_PART, "ko", *asked}))
+    additional = _files_of_option(raw_dir, texts)
+    supported = dict.fromkeys(sorted({*_FILES, "ko", *additional}))
     for code in languages or ():
-        lookup(possible, code, "language (the option texts adds some)")
-    parts = {one.part for one in chosen}
-    known = {one.number for one in everything}
-    by_language, strays = [], []
-    for code in possible if languages is None else sorted(set(languages)):
-        some = asked[code] if code in asked else _usual(raw_dir, code, parts)
-        found = {}
-        for file, keys in some:
-            _add(found, strays, code, file, keys, known)
-        if not some and code == "en":
-            found = {one.number: one.sentences for one in chosen}
-        elif not some and languages is not None:
-            expected = _KOREAN if code == "ko" else " and ".join(_BY_PART[code][0])
+        lookup(supported, code, "language (the option texts adds some)")
+    folders = {image.folder for image in images}
+    known_ids = {image.image_id for image in all_images}
+    by_language, unmatched = [], []
+    for code in supported if languages is None else sorted(set(languages)):
+        files = additional[code] if code in additional else _default_files(raw_dir, code, folders)
+        captions = {}
+        for file, keys in files:
+            _add_captions(captions, unmatched, code, file, keys, known_ids)
+        if not files and code == "en":
+            captions = {image.image_id: image.sentences for image in images}
+        elif not files and languages is not None:
+            expected = _KOREAN if code == "ko" else " and ".join(_FILES[code][0])
             raise UserError(f"no texts of the language {code} in {raw_dir}; expected {expected}")
-        by_language.append((code, found))
-    return by_language, tuple(strays)
+        by_language.append((code, captions))
+    return by_language, tuple(unmatched)
 
 
-def _asked(raw_dir, texts):
-    found = {}
+def _files_of_option(raw_dir, texts):
+    """Returns {language: list of (`SourceFile`, keys of its texts)} of the option `texts`."""
+    files = {}
     for entry in texts:
         code, _, path = entry.partition(":")
         if not is_language(code) or not path:
             raise UserError(
-                f"the option texts has {entry!r}; expected a language and a file, such as "
+                f"the option texts contains {entry!r}; expected a language and a file, such as "
                 "it:translations_it.tsv"
             )
-        file = files.given(os.path.normpath(os.path.join(raw_dir, path)))
-        found.setdefault(code, []).append((file, (f"caption_{code}", *captions_by_id.TEXTS)))
-    return found
+        file = source_files.from_option(os.path.normpath(os.path.join(raw_dir, path)))
+        files.setdefault(code, []).append((file, (f"caption_{code}", *captions_by_id.TEXTS)))
+    return files
 
 
-def _usual(raw_dir, code, parts):
-    """Pairs (file, names of its texts) of the parts of COCO that are wanted; maybe none."""
+def _default_files(raw_dir, code, folders):
+    """Returns a list of (`SourceFile`, keys of its texts) of a language; it may be empty.
+
+    Args:
+        raw_dir: folder of the files.
+        code: language code.
+        folders: those of `karpathy.FOLDERS` whose images need captions.
+    """
     if code == "ko":
-        file = files.find(raw_dir, _KOREAN)
+        file = source_files.find(raw_dir, _KOREAN)
         return [] if file is None else [(file, ("caption_ko",))]
-    names, archives = _BY_PART[code]
-    found = {
-        part: files.find(raw_dir, name, archives) for part, name in zip(PARTS, names, strict=True)
+    names, archives = _FILES[code]
+    files = {
+        folder: source_files.find(raw_dir, name, archives)
+        for folder, name in zip(FOLDERS, names, strict=True)
     }
-    if not any(found.values()):
+    if not any(files.values()):
         return []
-    for part, name in zip(PARTS, names, strict=True):
-        if part in parts and found[part] is None:
-            other = next(filter(None, found.values()))
+    for folder, name in zip(FOLDERS, names, strict=True):
+        if folder in folders and files[folder] is None:
+            other = next(filter(None, files.values()))
             raise UserError(
-                f"{other} is there, but {name} is not; add it, or leave {code} out with the option "
+                f"{other} exists, but {name} does not; add it, or exclude {code} with the option "
                 "languages"
             )
-    return [(found[part], ("caption",)) for part in PARTS if part in parts]
+    return [(files[folder], ("caption",)) for folder in FOLDERS if folder in folders]
 
 
-def _add(found, strays, code, file, keys, known):
-    """Puts the texts of a file into `found`."""
-    any_known = False
-    for number, text in captions_by_id.read(file, keys):
-        if number in known:
-            any_known = True
-            found.setdefault(number, []).append(text)
+def _add_captions(captions, unmatched, code, file, keys, known_ids):
+    """Adds the captions of a file to `captions`, or to `unmatched` if their image is unknown."""
+    any_matched = False
+    for image_id, text in captions_by_id.iter_captions(file, keys):
+        if image_id in known_ids:
+            any_matched = True
+            captions.setdefault(image_id, []).append(text)
         else:
-            strays.append(f"image {number}, {code}: {text[:60]}")
-    if not any_known:
-        raise UserError(f"{file} has texts of none of the {len(known):,} images of COCO")
+            unmatched.append(f"image {image_id}, {code}: {text[:60]}")
+    if not any_matched:
+        raise UserError(f"{file} has texts of none of the {len(known_ids):,} images of COCO")

@@ -1,23 +1,24 @@
 """`multi30k`: the photographs of Flickr30K with the captions of Multi30K.
 
-Task 1 of Multi30K translates one English caption of each photograph: one text a language. Task 2
+Task 1 of Multi30K translates one English caption of each photograph: one text per language. Task 2
 has five captions in English and five in German, written for the photograph. The split `bitext` has
-what task 1 says of `train`, without photographs, so that it needs none.
+the texts of task 1 of `train` without photographs, which need not exist for it.
 
-Languages are found by their files: what else has this layout joins by naming its folder too.
+Languages are detected from the file names. Other corpora with this layout can be added by naming
+their folders in the option texts.
 """
 
 import dataclasses
 import hashlib
 import os
 
-from tf_mural.data.records import Dropped, Record
-from tf_mural.datasets import text_lines
-from tf_mural.datasets.multi30k import captions as caption_files
-from tf_mural.datasets.multi30k import layout, photographs
+from tf_mural.data.records import Record, Skipped
+from tf_mural.datasets import bounded_read
+from tf_mural.datasets.multi30k import image_store, split_files
+from tf_mural.datasets.multi30k.flickr30k_captions import load_captions
 from tf_mural.errors import UserError
 
-SPLITS = tuple(layout.STEMS)
+SPLITS = tuple(split_files.STEMS)
 AUGMENTATIONS = ("crop", "flip")
 USUAL_AUGMENTATIONS = ("crop",)  # One English caption in 150 says left or right.
 _RECORDS_PER_UNIT = 2000
@@ -25,12 +26,14 @@ _RECORDS_PER_UNIT = 2000
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """Some lines of a split: (image, ((language, text), ...), its `archives.File` or None).
+    """Some lines of a split.
 
-    Without places of photographs, texts alone.
+    Attributes:
+        locations: folders and archives of the images; () for records without images.
+        rows: tuples (image, ((language, text), ...), its `archives.FileRange` or None).
     """
 
-    places: tuple[str, ...]
+    locations: tuple[str, ...]
     rows: tuple
 
 
@@ -43,101 +46,106 @@ def plan(
     captions: str | None = None,
     languages: tuple[str, ...] | None = None,
 ):
-    """Reads the texts of a split, joined by their lines.
+    """Reads the texts of a split and joins them by line number.
 
     Args:
-        raw_dir: folder that the other paths start from.
+        raw_dir: folder that relative paths start from.
         split: name of the split.
-        task: which texts of Multi30K: 1, 2, both or auto. auto is both for train, 1 for bitext, and
-            for evaluation the protocol: the five captions of task 2 in the languages that have them
-            (en, de), the one of task 1 in the others (fr, cs).
-        texts: folders that hold task1 and task2. Default: data, multi30k/data or dataset/data.
-        images: folders of the photographs, or .tar.gz, .tgz or .tar of them. Default:
-            flickr30k-images, flickr30k/flickr30k-images or flickr30k_images/flickr30k_images, or
-            where none of these folders is there, an archive of the same name.
-        captions: file of Flickr30K's English captions, to be taken in place of Multi30K's:
+        task: the texts of Multi30K to use: "1", "2", "both" or "auto". auto is both for train, 1
+            for bitext, and the protocol for evaluation: the five captions of task 2 in the
+            languages that have them (en, de), the one of task 1 in the others (fr, cs).
+        texts: folders that contain task1 and task2. Default: the first existing folder of data,
+            multi30k/data and dataset/data.
+        images: folders of the photographs, or .tar.gz, .tgz or .tar archives of them. Default:
+            flickr30k-images, flickr30k/flickr30k-images and flickr30k_images/flickr30k_images or,
+            if none of these folders exists, an archive of the same name.
+        captions: file of Flickr30K's English captions, which replace those of Multi30K:
             results_20130124.token, results.csv or dataset_flickr30k.json.
-        languages: language codes to keep. Default: all that have files.
+        languages: language codes to keep. Default: all languages that have files.
 
     Returns:
-        List of `Unit`, in the order of the lines. A packed archive makes one unit, in the
-        archive's order, so that it is read once.
+        List of `Unit`, in the order of the lines. A gzip archive gives one unit, in the order of
+        the archive, so that it is decompressed only once.
 
     Raises:
-        UserError: an unknown split or option, files that are missing or contradict each other, not
-            one photograph, or an archive that does not unpack.
+        UserError: the split or an option is unknown, files are missing, corrupt or contradict each
+            other, or no photograph exists.
     """
-    found = layout.find(raw_dir, split, task, texts, captions, languages)
-    names = layout.read_names(found.lists)
-    places, placed = (), [None] * len(names)
-    if split not in layout.WITHOUT_IMAGES:
-        places = photographs.places(raw_dir, images)
-        placed = photographs.placed(places, names)
-        if not photographs.any_there(places, names):
+    files = split_files.find(raw_dir, split, task, texts, captions, languages)
+    names = split_files.read_image_names(files.image_lists)
+    locations, image_ranges = (), [None] * len(names)
+    if split not in split_files.WITHOUT_IMAGES:
+        locations = image_store.find_locations(raw_dir, images)
+        image_ranges = image_store.find_in_archives(locations, names)
+        if not image_store.any_exists(locations, names):
             raise UserError(
                 f"none of the {len(names):,} images of {split}, such as {names[0]}, is in "
-                f"{' or '.join(places)}; say with the option images where they are, or leave the "
-                "split out"
+                f"{' or '.join(locations)}; set the option images to their folder or archive, or "
+                "leave the split out"
             )
-    columns = [text_lines.read(path) for _, path in found.texts]
-    layout.demand_equal_lengths(found, columns, names)
-    english = caption_files.read(found.captions, names) if found.captions else None
+    columns = [bounded_read.read_lines(path) for _, path in files.texts]
+    split_files.check_line_counts(files, columns, names)
+    english = load_captions(files.captions, names) if files.captions else None
     rows = []
     for i, name in enumerate(names):
-        own = [] if english is None else [("en", text) for text in english.get(name, [""])]
-        for (code, _), column in zip(found.texts, columns, strict=True):
-            own.append((code, column[i]))
-        rows.append((name, tuple(own), placed[i]))
-    if photographs.is_packed(places):
+        row_texts = [] if english is None else [("en", text) for text in english.get(name, [""])]
+        for (code, _), column in zip(files.texts, columns, strict=True):
+            row_texts.append((code, column[i]))
+        rows.append((name, tuple(row_texts), image_ranges[i]))
+    if image_store.any_gzip(locations):
         rows.sort(key=lambda row: (row[2].path, row[2].offset) if row[2] else ("", 0))
-        return [Unit(places, tuple(rows))]
+        return [Unit(locations, tuple(rows))]
     starts = range(0, len(rows), _RECORDS_PER_UNIT)
-    return [Unit(places, tuple(rows[start : start + _RECORDS_PER_UNIT])) for start in starts]
+    return [Unit(locations, tuple(rows[start : start + _RECORDS_PER_UNIT])) for start in starts]
 
 
 def read(unit):
-    """Yields a `Record` or `Dropped` for each line of a unit, and `Dropped` for single texts."""
-    loaded = photographs.load(unit.places, [(name, file) for name, _, file in unit.rows])
-    for name, found, _ in unit.rows:
+    """Yields a `Record` or `Skipped` for each line of a unit, and `Skipped` for single texts."""
+    contents = image_store.iter_images(
+        unit.locations, [(name, file) for name, _, file in unit.rows]
+    )
+    for name, row_texts, _ in unit.rows:
         images = ()
-        if unit.places:
-            data, reason = next(loaded)
+        if unit.locations:
+            data, reason = next(contents)
             if reason:
-                yield Dropped(reason, name)
+                yield Skipped(reason, name)
                 continue
             images = (data,)
-        texts = {}  # for its keys alone: in order, without repeats
-        for code, text in found:
+        texts = {}  # An ordered set: only the keys are used.
+        for code, text in row_texts:
             if not text:
-                yield Dropped("blank text", f"{name}, {code}", text=True)
+                yield Skipped("blank text", f"{name}, {code}", text_only=True)
             elif (code, text) in texts:
-                yield Dropped("repeated in its record", f"{name}, {code}: {text}", text=True)
+                yield Skipped("repeated in its record", f"{name}, {code}: {text}", text_only=True)
             else:
                 texts[code, text] = None
         if texts:
             yield Record(os.path.splitext(name)[0], images, tuple(texts))
         else:
-            yield Dropped("no text", name)
+            yield Skipped("no text", name)
 
 
 def splits(raw_dir, texts=(), images=(), **_):
-    """The splits of Flickr30K, and those other test sets of which there are photographs."""
+    """Returns the splits of Flickr30K, and the other test sets of which some images exist."""
     return tuple(
         split
         for split in SPLITS
-        if split not in layout.NOT_FLICKR30K or layout.has_images(raw_dir, split, texts, images)
+        if split not in split_files.NOT_FLICKR30K
+        or split_files.has_images(raw_dir, split, texts, images)
     )
 
 
 def fingerprint(raw_dir, split, task="auto", texts=(), images=(), captions=None, languages=None):
-    """A hash of the texts and of which photographs there are, to notice what changed."""
-    found = layout.find(raw_dir, split, task, texts, captions, languages)
+    """Returns a hash of the texts, and of the image sizes or the archive."""
+    files = split_files.find(raw_dir, split, task, texts, captions, languages)
     digest = hashlib.sha256()
-    for path in (*found.lists, *(path for _, path in found.texts), found.captions):
+    for path in (*files.image_lists, *(path for _, path in files.texts), files.captions):
         if path:
             with open(path, "rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
-    if split not in layout.WITHOUT_IMAGES:
-        places = photographs.places(raw_dir, images)
-        photographs.note(digest, places, layout.read_names(found.lists))
+    if split not in split_files.WITHOUT_IMAGES:
+        locations = image_store.find_locations(raw_dir, images)
+        names = split_files.read_image_names(files.image_lists)
+        image_store.update_digest(digest, locations, names)
     return digest.hexdigest()

@@ -1,7 +1,7 @@
-"""Pictures of scenes: two shapes on a patterned grey, jittered, as PNG.
+"""Draws scenes as PNG: two shapes on a patterned gray background, with random jitter.
 
-Whatever 64 x 64 pixels are cut out of the 72 x 72, both shapes are whole in them, so that crops
-falsify nothing.
+Both shapes are completely inside every crop of 64 x 64 of the 72 x 72 pixels, so that a caption
+stays true for any crop.
 """
 
 import io
@@ -13,89 +13,97 @@ from PIL import Image, ImageDraw
 
 from tf_mural.datasets.scenes.scene import Scene
 
-SIDE = 72
-CROP = 64
-# What every crop holds runs from SIDE - CROP to CROP, along both axes; half a pixel is to spare.
-LOW, HIGH = SIDE - CROP + 0.5, CROP - 0.5
-FINE = 4  # drawn this many times larger, then averaged down: soft edges
+SIZE = 72
+CROP_SIZE = 64
+# The area that all crops share, from SIZE - CROP_SIZE to CROP_SIZE along both axes, less half a
+# pixel on each side.
+LOW, HIGH = SIZE - CROP_SIZE + 0.5, CROP_SIZE - 0.5
+SUPERSAMPLING = 4  # Shapes are drawn at this scale and averaged, which gives soft edges.
 RADII = {"big": (11.5, 13.0), "small": (5.8, 7.0)}
-GAP = 2.0
-SLANT = 0.35  # how far off a straight line two shapes may stand, as a part of their distance
-COLOURS = {
+MIN_GAP = 2.0
+MAX_SLANT = 0.35  # largest offset across the axis of the relation, per distance along it
+COLORS = {
     "red": (215, 35, 40), "blue": (35, 75, 215), "green": (35, 150, 55), "yellow": (250, 220, 40),
     "orange": (250, 130, 20), "purple": (135, 45, 175), "black": (22, 22, 22),
     "white": (245, 245, 245),
 }  # fmt: skip
-SHADE_JITTER = 10
+COLOR_JITTER = 10
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a shape stands: its middle and its radius in pixels, y downwards."""
+class Placement:
+    """The center and the radius of a shape in pixels; y points downwards."""
 
     x: float
     y: float
     radius: float
 
 
-def picture(scene: Scene, rng: Random) -> bytes:
-    """A PNG of (72, 72, 3) of `scene`; the jitter is drawn from `rng`."""
-    return draw(scene, arrange(scene, rng), rng)
+def draw_scene(scene: Scene, rng: Random) -> bytes:
+    """Returns a PNG (72, 72, 3) of a scene, with placements and jitter sampled from `rng`."""
+    return render(scene, arrange(scene, rng), rng)
 
 
-def arrange(scene: Scene, rng: Random) -> tuple[Place, Place]:
-    """Places of the first and the second shape, apart from each other, so that the relation holds.
+def arrange(scene: Scene, rng: Random) -> tuple[Placement, Placement]:
+    """Samples placements of the first and the second shape for which the relation holds.
 
-    Both are whole in every crop; along the axis of the relation they are at least twice as far
-    apart as across it.
+    The shapes do not touch and are inside every crop. Their distance along the axis of the relation
+    is at least twice the one across it.
     """
-    radii = [rng.uniform(*RADII[thing.size]) for thing in (scene.first, scene.second)]
-    # First what is left or above; they are swapped at the end if the caption begins with the other.
-    flipped = scene.link in ("right of", "below")
-    low, high = reversed(radii) if flipped else radii
-    distance = rng.uniform(low + high + GAP, HIGH - LOW - low - high)
+    radii = [rng.uniform(*RADII[obj.size]) for obj in (scene.first, scene.second)]
+    # The left or upper shape is placed first; the result is reversed if it is the second one.
+    is_reversed = scene.link in ("right of", "below")
+    low, high = reversed(radii) if is_reversed else radii
+    distance = rng.uniform(low + high + MIN_GAP, HIGH - LOW - low - high)
     start = rng.uniform(LOW + low, HIGH - high - distance)
     across = rng.uniform(LOW + low, HIGH - low)
-    drift = across + rng.uniform(-SLANT, SLANT) * distance
-    along, beside = (start, start + distance), (across, _clip(drift, LOW + high, HIGH - high))
+    other_across = across + rng.uniform(-MAX_SLANT, MAX_SLANT) * distance
+    along = (start, start + distance)
+    across = (across, _clip(other_across, LOW + high, HIGH - high))
     if scene.link in ("left of", "right of"):
-        places = [Place(along[i], beside[i], (low, high)[i]) for i in (0, 1)]
+        placements = [Placement(along[i], across[i], (low, high)[i]) for i in (0, 1)]
     else:
-        places = [Place(beside[i], along[i], (low, high)[i]) for i in (0, 1)]
-    return tuple(reversed(places)) if flipped else tuple(places)
+        placements = [Placement(across[i], along[i], (low, high)[i]) for i in (0, 1)]
+    return tuple(reversed(placements)) if is_reversed else tuple(placements)
 
 
-def draw(scene: Scene, places: tuple[Place, Place], rng: Random) -> bytes:
-    """A PNG of (72, 72, 3) with the two shapes at `places`; shades, tilt and pattern from `rng`."""
+def render(scene: Scene, placements: tuple[Placement, Placement], rng: Random) -> bytes:
+    """Returns a PNG (72, 72, 3) of a scene.
+
+    Args:
+        scene: the scene.
+        placements: of the first and the second shape.
+        rng: source of the shades, the rotation of the shapes, and the pattern.
+    """
     light = int(rng.uniform(168, 190))
-    image = Image.new("RGB", (SIDE * FINE, SIDE * FINE), (light,) * 3)
+    image = Image.new("RGB", (SIZE * SUPERSAMPLING, SIZE * SUPERSAMPLING), (light,) * 3)
     canvas = ImageDraw.Draw(image)
     dark = light - int(rng.uniform(34, 44))
     PATTERNS[scene.background](canvas, (dark,) * 3, rng)
-    for thing, place in zip((scene.first, scene.second), places, strict=True):
-        tilt = math.radians(rng.uniform(-7, 7))
+    for obj, placement in zip((scene.first, scene.second), placements, strict=True):
+        angle = math.radians(rng.uniform(-7, 7))
         fill = tuple(
-            _clip(int(part + rng.uniform(-SHADE_JITTER, SHADE_JITTER)), 0, 255)
-            for part in COLOURS[thing.colour]
+            _clip(int(channel + rng.uniform(-COLOR_JITTER, COLOR_JITTER)), 0, 255)
+            for channel in COLORS[obj.color]
         )
-        for outline in OUTLINES[thing.noun]:
-            canvas.polygon(_placed(outline, place, tilt), fill=fill)
-    out = io.BytesIO()
-    image.reduce(FINE).save(out, format="PNG")
-    return out.getvalue()
+        for outline in OUTLINES[obj.noun]:
+            canvas.polygon(_to_canvas(outline, placement, angle), fill=fill)
+    buffer = io.BytesIO()
+    image.reduce(SUPERSAMPLING).save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 def _clip(value, low, high):
     return max(low, min(high, value))
 
 
-def _placed(outline, place, tilt):
-    """An outline of the unit square as canvas points."""
-    cos, sin, scale = math.cos(tilt), math.sin(tilt), place.radius
+def _to_canvas(outline, placement, angle):
+    """Rotates, scales and moves an outline of the square [-1, 1] to canvas coordinates."""
+    cos, sin, radius = math.cos(angle), math.sin(angle), placement.radius
     return [
         (
-            FINE * (place.x + scale * (cos * x - sin * y)),
-            FINE * (place.y + scale * (sin * x + cos * y)),
+            SUPERSAMPLING * (placement.x + radius * (cos * x - sin * y)),
+            SUPERSAMPLING * (placement.y + radius * (sin * x + cos * y)),
         )
         for x, y in outline
     ]
@@ -106,17 +114,19 @@ def _plain(canvas, dark, rng):
 
 
 def _striped(canvas, dark, rng):
-    side, step = SIDE * FINE, rng.uniform(9, 12) * FINE
-    slope, upright = rng.uniform(-1, 1) * side, rng.random() < 0.5
-    at = -side - rng.random() * step
-    while at < 2 * side:
-        corners = [(at, 0), (at + step / 2, 0), (at + step / 2 + slope, side), (at + slope, side)]
-        canvas.polygon(corners if upright else [(y, x) for x, y in corners], fill=dark)
-        at += step
+    size, step = SIZE * SUPERSAMPLING, rng.uniform(9, 12) * SUPERSAMPLING
+    slope, is_vertical = rng.uniform(-1, 1) * size, rng.random() < 0.5
+    start = -size - rng.random() * step
+    while start < 2 * size:
+        end = start + step / 2
+        corners = [(start, 0), (end, 0), (end + slope, size), (start + slope, size)]
+        canvas.polygon(corners if is_vertical else [(y, x) for x, y in corners], fill=dark)
+        start += step
 
 
 def _dotted(canvas, dark, rng):
-    step, radius = rng.uniform(8.5, 10.5) * FINE, rng.uniform(2.0, 2.5) * FINE
+    step = rng.uniform(8.5, 10.5) * SUPERSAMPLING
+    radius = rng.uniform(2.0, 2.5) * SUPERSAMPLING
     left, top = (rng.random() * step - step for _ in range(2))
     for i in range(10):
         for j in range(10):
@@ -125,7 +135,7 @@ def _dotted(canvas, dark, rng):
 
 
 def _checkered(canvas, dark, rng):
-    step = rng.uniform(8, 10) * FINE
+    step = rng.uniform(8, 10) * SUPERSAMPLING
     left, top = (rng.random() * step - 2 * step for _ in range(2))
     for i in range(12):
         for j in range(i % 2, 12, 2):
@@ -137,7 +147,7 @@ PATTERNS = {"plain": _plain, "striped": _striped, "dotted": _dotted, "checkered"
 
 
 def _arc(x, y, radius, start, end, points=48):
-    """Points of a circle from one angle to another, in degrees, clockwise on the screen."""
+    """Returns points of a circle from angle `start` to `end`, in degrees, clockwise on screen."""
     angles = (math.radians(start + (end - start) * i / points) for i in range(points + 1))
     return [(x + radius * math.cos(a), y + radius * math.sin(a)) for a in angles]
 
@@ -157,11 +167,11 @@ def _star():
 
 
 def _half_ring(start):
-    # A little more than half, so that no seam shows where two halves meet.
+    # Slightly more than half, so that no seam is visible between two halves.
     return _arc(0, 0, 1.0, start, start + 190) + _arc(0, 0, 0.55, start + 190, start)
 
 
-# Each fills the square from -1 to 1, y downwards.
+# Polygons of each shape, which fill the square [-1, 1]; y points downwards.
 OUTLINES = {
     "circle": (_arc(0, 0, 0.95, 0, 360),),
     "square": ([(-0.85, -0.85), (0.85, -0.85), (0.85, 0.85), (-0.85, 0.85)],),

@@ -1,6 +1,6 @@
-"""What a caption or a phrase of `scenes` says, before any language: plain words and their draws.
+"""The content of captions and phrases of `scenes`, independent of the language, and its sampling.
 
-Every draw comes down to `random.Random.random()`: Python promises to keep its sequence for a seed.
+All sampling uses only `random.Random.random()`, whose sequence for a given seed Python guarantees.
 """
 
 import itertools
@@ -11,130 +11,134 @@ from random import Random
 from tf_mural.errors import UserError
 
 SHAPES = ("circle", "square", "triangle", "star", "heart", "cross", "ring", "moon")
-COLOURS = ("red", "blue", "green", "yellow", "orange", "purple", "black", "white")
+COLORS = ("red", "blue", "green", "yellow", "orange", "purple", "black", "white")
 SIZES = ("big", "small")
 BACKGROUNDS = ("plain", "striped", "dotted", "checkered")
 RELATIONS = ("left of", "right of", "above", "below")
 LINKS = RELATIONS + ("next to", "and")
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
-EVERYDAY = (
+EVERYDAY_NOUNS = (
     "dog", "cat", "bird", "fish", "horse", "house", "tree", "book", "table", "chair", "bed",
     "window", "door", "key", "cup", "bottle", "spoon", "apple", "egg", "flower", "leaf", "car",
     "boat", "shoe", "hat", "shirt", "bag", "ball", "clock", "lamp", "box", "umbrella",
 )  # fmt: skip
-NOUNS = SHAPES + EVERYDAY
-HELD_OUT_ONE_IN = 5
+NOUNS = SHAPES + EVERYDAY_NOUNS
+_TEST_ONE_IN = 5  # pairs of objects
 
 
 @dataclass(frozen=True)
-class Thing:
-    """One thing and what is said of it; `size` and `colour` may be left unsaid."""
+class SceneObject:
+    """An object; `size` and `color` are None if a phrase does not mention them."""
 
     noun: str
     size: str | None = None
-    colour: str | None = None
+    color: str | None = None
 
 
 @dataclass(frozen=True)
 class Phrase:
-    """A thing, or two with what links them; the link is seen from the first."""
+    """One object, or two objects and one of `LINKS`, such as "left of", from first to second."""
 
-    first: Thing
+    first: SceneObject
     link: str | None = None
-    second: Thing | None = None
+    second: SceneObject | None = None
 
 
 @dataclass(frozen=True)
 class Scene(Phrase):
-    """Two shapes with size and colour, how the first stands to the second, and the background."""
+    """Two shapes with size and color, one of `RELATIONS` between them, and the background."""
 
     background: str = "plain"
 
 
-def one_of(rng: Random, items):
-    """One of `items`, each as likely."""
+def choice(rng: Random, items):
+    """Returns one of `items`, with equal probabilities."""
     return items[int(rng.random() * len(items))]
 
 
-def pair_of(scene: Phrase) -> frozenset:
-    """The unordered pair of (colour, shape) that decides the split of a scene."""
-    return frozenset((thing.colour, thing.noun) for thing in (scene.first, scene.second))
+def object_pair(scene: Phrase) -> frozenset:
+    """Returns the unordered pair of (color, shape), which determines the split of a scene."""
+    return frozenset((obj.color, obj.noun) for obj in (scene.first, scene.second))
 
 
-def is_held_out(pair: frozenset) -> bool:
-    """Whether a pair is kept for the test, under every seed alike, so that seeds never leak."""
-    name = "+".join(sorted(f"{colour} {shape}" for colour, shape in pair))
-    return zlib.crc32(name.encode()) % HELD_OUT_ONE_IN == 0
+def is_test_pair(pair: frozenset) -> bool:
+    """Returns whether a pair belongs to the test split; the same for all seeds, to avoid leaks."""
+    name = "+".join(sorted(f"{color} {shape}" for color, shape in pair))
+    return zlib.crc32(name.encode()) % _TEST_ONE_IN == 0
 
 
-def pairs(split: str) -> list[tuple[tuple[str, str], tuple[str, str]]]:
-    """All pairs of (colour, shape) of a split; the two differ in colour and in shape."""
-    looks = itertools.product(COLOURS, SHAPES)
+def object_pairs(split: str) -> list[tuple[tuple[str, str], tuple[str, str]]]:
+    """Returns all pairs of (color, shape) of a split; the two differ in both color and shape."""
+    objects = itertools.product(COLORS, SHAPES)
     return [
-        (one, other)
-        for one, other in itertools.combinations(looks, 2)
-        if one[0] != other[0]
-        and one[1] != other[1]
-        and is_held_out(frozenset((one, other))) == (split == "test")
+        (first, second)
+        for first, second in itertools.combinations(objects, 2)
+        if first[0] != second[0]
+        and first[1] != second[1]
+        and is_test_pair(frozenset((first, second))) == (split == "test")
     ]
 
 
-def draw_scenes(split: str, count: int, seed: int) -> list[Scene]:
-    """`count` scenes, no two of which show the same, told from either side.
+def sample_scenes(split: str, count: int, seed: int) -> list[Scene]:
+    """Samples `count` different scenes.
 
-    Told from the other side ("a star above a moon": "a moon below a star") a scene is the same
-    picture, so sides are drawn last and never make two scenes out of one.
+    The same image has two descriptions ("a star above a moon", "a moon below a star"). The order of
+    the objects is sampled last, so that no image occurs twice.
 
-    Raises UserError when there are fewer than `count` of them.
+    Raises:
+        UserError: there are fewer than `count` different scenes.
     """
-    choices = (pairs(split), SIZES, SIZES, RELATIONS, BACKGROUNDS)
-    space = 1
-    for choice in choices:
-        space *= len(choice)
-    if not 0 <= count <= space:
+    choices = (object_pairs(split), SIZES, SIZES, RELATIONS, BACKGROUNDS)
+    total = 1
+    for values in choices:
+        total *= len(values)
+    if not 0 <= count <= total:
         raise UserError(
-            f"scenes/{split}: {count} scenes asked for, expected 0 to {space}, which is all there "
-            "are; ask for fewer"
+            f"scenes/{split}: expected a count from 0 to {total}, the number of different scenes, "
+            f"got {count}"
         )
     rng = Random(f"scenes/{split}/{seed}")
-    drawn = {}
-    while len(drawn) < count:
-        code = int(rng.random() * space)
-        if code not in drawn:
-            drawn[code] = _scene(code, choices, other_side=rng.random() < 0.5)
-    return list(drawn.values())
+    sampled = {}
+    while len(sampled) < count:
+        code = int(rng.random() * total)
+        if code not in sampled:
+            sampled[code] = _decode_scene(code, choices, swap=rng.random() < 0.5)
+    return list(sampled.values())
 
 
-def _scene(code, choices, other_side):
+def _decode_scene(code, choices, swap):
+    """Returns the scene with the mixed-radix number `code`; `swap` exchanges the two objects."""
     values = []
-    for choice in choices:
-        code, index = divmod(code, len(choice))
-        values.append(choice[index])
-    ((colour, shape), (other_colour, other_shape)), size, other_size, relation, background = values
-    first, second = Thing(shape, size, colour), Thing(other_shape, other_size, other_colour)
-    if other_side:
+    for options in choices:
+        code, index = divmod(code, len(options))
+        values.append(options[index])
+    ((color, shape), (other_color, other_shape)), size, other_size, relation, background = values
+    first = SceneObject(shape, size, color)
+    second = SceneObject(other_shape, other_size, other_color)
+    if swap:
         return Scene(second, OPPOSITE[relation], first, background)
     return Scene(first, relation, second, background)
 
 
-def draw_phrase(rng: Random) -> Phrase:
-    """A phrase of the bitext: everyday things, and one shape at most, so that none is a scene."""
+def sample_phrase(rng: Random) -> Phrase:
+    """Samples a phrase of everyday objects and at most one shape, so that it is never a scene."""
     if rng.random() < 0.15:
-        return Phrase(_thing(rng, one_of(rng, NOUNS), bare=0.0))
-    nouns = [one_of(rng, EVERYDAY), one_of(rng, SHAPES if rng.random() < 0.6 else EVERYDAY)]
+        return Phrase(_sample_object(rng, choice(rng, NOUNS), bare_probability=0.0))
+    nouns = [choice(rng, EVERYDAY_NOUNS)]
+    nouns.append(choice(rng, SHAPES if rng.random() < 0.6 else EVERYDAY_NOUNS))
     while nouns[0] == nouns[1]:
-        nouns[1] = one_of(rng, EVERYDAY)
+        nouns[1] = choice(rng, EVERYDAY_NOUNS)
     if rng.random() < 0.5:
         nouns.reverse()
-    first, second = (_thing(rng, noun, bare=0.2) for noun in nouns)
-    return Phrase(first, one_of(rng, LINKS), second)
+    first, second = (_sample_object(rng, noun, bare_probability=0.2) for noun in nouns)
+    return Phrase(first, choice(rng, LINKS), second)
 
 
-def _thing(rng, noun, bare):
-    """A noun: alone in `bare` of the draws, else with size (25 %), colour (25 %) or both."""
-    if rng.random() < bare:
-        return Thing(noun)
+def _sample_object(rng, noun, bare_probability):
+    """Returns an object without attributes, or with size (25 %), color (25 %) or both (50 %)."""
+    if rng.random() < bare_probability:
+        return SceneObject(noun)
     kind = rng.random()
-    size = one_of(rng, SIZES) if kind < 0.75 else None
-    colour = one_of(rng, COLOURS) if kind >= 0.25 else None
-    return Thing(noun, size, colour)
+    size = choice(rng, SIZES) if kind < 0.75 else None
+    color = choice(rng, COLORS) if kind >= 0.25 else None
+    return SceneObject(noun, size, color)

@@ -1,4 +1,4 @@
-"""Twelve languages for `scenes`: the six of the paper's ETCL, and six that never meet an image."""
+"""The twelve languages of `scenes`: the six of ETCL in the paper, and six that have no images."""
 
 from tf_mural.datasets.scenes.grammar import (
     chinese,

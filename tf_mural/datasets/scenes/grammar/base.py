@@ -1,20 +1,21 @@
-"""What the grammars share: how things become phrases and phrases captions.
+"""Turns objects into noun phrases, phrases and captions; the common part of all languages.
 
-A language is a table of words and one function that says a thing in a case. What links two things
-is a pattern and the cases it wants of them, so word order is data: Turkish puts the second first.
+A language is a table of words and one function that forms the noun phrase of an object in a
+grammatical case. Two objects are linked by a template and by the cases that the template requires,
+so the word order is data: Turkish puts the second object first.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tf_mural.datasets.scenes.scene import Phrase, Scene, Thing
+from tf_mural.datasets.scenes.scene import Phrase, Scene, SceneObject
 
 
 @dataclass(frozen=True)
-class Link:
-    """`pattern` with {first} and {second}, and the case each of them stands in."""
+class LinkTemplate:
+    """A template with {first} and {second}, and the grammatical case of each of them."""
 
-    pattern: str
+    template: str
     first: str = "base"
     second: str = "base"
 
@@ -24,38 +25,41 @@ class Grammar:
     """One language.
 
     Attributes:
-      say: (thing, case) -> text; "base" is a case everywhere, others are the language's own.
-      links: a `Link` for each of `meaning.LINKS`.
-      caption: pattern with {phrase} and {background}.
-      backgrounds: what {background} reads for each of `meaning.BACKGROUNDS`.
-      stop: what ends a sentence.
+        noun_phrase: callable (object, case) -> text. Every language has the case "base"; others
+            depend on the language.
+        link_templates: a `LinkTemplate` for each of `scene.LINKS`.
+        caption_template: template with {phrase} and {background}.
+        backgrounds: the text of {background} for each of `scene.BACKGROUNDS`.
+        full_stop: the punctuation mark at the end of a sentence.
     """
 
-    say: Callable[[Thing, str], str]
-    links: dict[str, Link]
-    caption: str
+    noun_phrase: Callable[[SceneObject, str], str]
+    link_templates: dict[str, LinkTemplate]
+    caption_template: str
     backgrounds: dict[str, str]
-    stop: str = "."
+    full_stop: str = "."
 
     def phrase(self, phrase: Phrase) -> str:
-        """The words of a phrase, small first letter, no stop."""
+        """Returns the text of a phrase, without a capital or a full stop."""
         if phrase.link is None:
-            return self.say(phrase.first, "base")
-        link = self.links[phrase.link]
-        return link.pattern.format(
-            first=self.say(phrase.first, link.first), second=self.say(phrase.second, link.second)
+            return self.noun_phrase(phrase.first, "base")
+        link = self.link_templates[phrase.link]
+        return link.template.format(
+            first=self.noun_phrase(phrase.first, link.first),
+            second=self.noun_phrase(phrase.second, link.second),
         )
 
-    def describe(self, scene: Scene) -> str:
-        """The caption of a scene, a whole sentence."""
+    def caption(self, scene: Scene) -> str:
+        """Returns the caption of a scene, a complete sentence."""
         background = self.backgrounds[scene.background]
-        return self.sentence(self.caption.format(phrase=self.phrase(scene), background=background))
+        text = self.caption_template.format(phrase=self.phrase(scene), background=background)
+        return self.sentence(text)
 
     def sentence(self, text: str) -> str:
-        """`text` with a capital (where the script has them) and a stop."""
-        return text[:1].upper() + text[1:] + self.stop
+        """Returns `text` with a capital, if the script has them, and a full stop."""
+        return text[:1].upper() + text[1:] + self.full_stop
 
 
-def spaced(*words: str | None) -> str:
-    """The words that are there, with spaces between."""
+def join_words(*words: str | None) -> str:
+    """Joins the words that are not empty or None with spaces."""
     return " ".join(word for word in words if word)

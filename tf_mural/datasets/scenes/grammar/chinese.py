@@ -1,9 +1,9 @@
-"""Chinese (simplified): one, measure word, colour with 的, size, noun."""
+"""Chinese (simplified): the numeral one, measure word, color with 的, size, noun."""
 
-from tf_mural.datasets.scenes.grammar.base import Grammar, Link
+from tf_mural.datasets.scenes.grammar.base import Grammar, LinkTemplate
 
 SIZES = {None: "", "big": "大", "small": "小"}
-COLOURS = {
+COLORS = {
     None: "", "red": "红色的", "blue": "蓝色的", "green": "绿色的", "yellow": "黄色的",
     "orange": "橙色的", "purple": "紫色的", "black": "黑色的", "white": "白色的",
 }  # fmt: skip
@@ -24,28 +24,28 @@ NOUNS = {
 }  # fmt: skip
 
 
-def say(thing, case):
-    """A thing in a case, as `Grammar.say`."""
-    measure, noun = NOUNS[thing.noun]
-    return "一" + measure + COLOURS[thing.colour] + SIZES[thing.size] + noun
+def noun_phrase(obj, case):
+    """Returns the noun phrase of an object in a case; see `Grammar.noun_phrase`."""
+    measure, noun = NOUNS[obj.noun]
+    return "一" + measure + COLORS[obj.color] + SIZES[obj.size] + noun
 
 
 GRAMMAR = Grammar(
-    say=say,
-    links={
-        "left of": Link("{first}在{second}左边"),
-        "right of": Link("{first}在{second}右边"),
-        "above": Link("{first}在{second}上方"),
-        "below": Link("{first}在{second}下方"),
-        "next to": Link("{first}在{second}旁边"),
-        "and": Link("{first}和{second}"),
+    noun_phrase=noun_phrase,
+    link_templates={
+        "left of": LinkTemplate("{first}在{second}左边"),
+        "right of": LinkTemplate("{first}在{second}右边"),
+        "above": LinkTemplate("{first}在{second}上方"),
+        "below": LinkTemplate("{first}在{second}下方"),
+        "next to": LinkTemplate("{first}在{second}旁边"),
+        "and": LinkTemplate("{first}和{second}"),
     },
-    caption="{background}背景上，{phrase}",
+    caption_template="{background}背景上，{phrase}",
     backgrounds={
         "plain": "纯色",
         "striped": "条纹",
         "dotted": "波点",
         "checkered": "格子",
     },
-    stop="。",
+    full_stop="。",
 )

@@ -1,6 +1,6 @@
-"""Czech: three genders (door and clock are plural only), genitive and instrumental after places."""
+"""Czech: three genders and plural-only nouns; positions take the genitive or instrumental."""
 
-from tf_mural.datasets.scenes.grammar.base import Grammar, Link, spaced
+from tf_mural.datasets.scenes.grammar.base import Grammar, LinkTemplate, join_words
 
 ADJECTIVES = {
     "big": "velk", "small": "mal", "red": "červen", "blue": "modr", "green": "zelen",
@@ -13,7 +13,7 @@ ENDINGS = {
     "n": ("é", "ého", "ým"),
     "p": ("é", "ých", "ými"),
 }
-# Nominative, genitive, instrumental.
+# By gender ("p": plural only): nominative, genitive, instrumental.
 NOUNS = {
     "m": {
         "circle": ("kruh", "kruhu", "kruhem"),
@@ -67,25 +67,25 @@ NOUNS = {
 GENDERS = {noun: gender for gender, nouns in NOUNS.items() for noun in nouns}
 
 
-def say(thing, case):
-    """A thing in a case, as `Grammar.say`."""
-    gender, column = GENDERS[thing.noun], CASES.index(case)
+def noun_phrase(obj, case):
+    """Returns the noun phrase of an object in a case; see `Grammar.noun_phrase`."""
+    gender, column = GENDERS[obj.noun], CASES.index(case)
     ending = ENDINGS[gender][column]
-    adjectives = (ADJECTIVES[word] + ending for word in (thing.size, thing.colour) if word)
-    return spaced(*adjectives, NOUNS[gender][thing.noun][column])
+    adjectives = (ADJECTIVES[word] + ending for word in (obj.size, obj.color) if word)
+    return join_words(*adjectives, NOUNS[gender][obj.noun][column])
 
 
 GRAMMAR = Grammar(
-    say=say,
-    links={
-        "left of": Link("{first} nalevo od {second}", second="genitive"),
-        "right of": Link("{first} napravo od {second}", second="genitive"),
-        "above": Link("{first} nad {second}", second="instrumental"),
-        "below": Link("{first} pod {second}", second="instrumental"),
-        "next to": Link("{first} vedle {second}", second="genitive"),
-        "and": Link("{first} a {second}"),
+    noun_phrase=noun_phrase,
+    link_templates={
+        "left of": LinkTemplate("{first} nalevo od {second}", second="genitive"),
+        "right of": LinkTemplate("{first} napravo od {second}", second="genitive"),
+        "above": LinkTemplate("{first} nad {second}", second="instrumental"),
+        "below": LinkTemplate("{first} pod {second}", second="instrumental"),
+        "next to": LinkTemplate("{first} vedle {second}", second="genitive"),
+        "and": LinkTemplate("{first} a {second}"),
     },
-    caption="{phrase} na {background} pozadí",
+    caption_template="{phrase} na {background} pozadí",
     backgrounds={
         "plain": "jednobarevném",
         "striped": "pruhovaném",

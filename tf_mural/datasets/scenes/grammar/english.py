@@ -1,25 +1,25 @@
-"""English: the words of a meaning are English already; what is left is the article."""
+"""English: the words of an object are English already; only the article is added."""
 
-from tf_mural.datasets.scenes.grammar.base import Grammar, Link, spaced
+from tf_mural.datasets.scenes.grammar.base import Grammar, LinkTemplate, join_words
 
 
-def say(thing, case):
-    """A thing in a case, as `Grammar.say`."""
-    words = spaced(thing.size, thing.colour, thing.noun)
+def noun_phrase(obj, case):
+    """Returns the noun phrase of an object in a case; see `Grammar.noun_phrase`."""
+    words = join_words(obj.size, obj.color, obj.noun)
     return ("an " if words[0] in "aeiou" else "a ") + words
 
 
 GRAMMAR = Grammar(
-    say=say,
-    links={
-        "left of": Link("{first} to the left of {second}"),
-        "right of": Link("{first} to the right of {second}"),
-        "above": Link("{first} above {second}"),
-        "below": Link("{first} below {second}"),
-        "next to": Link("{first} next to {second}"),
-        "and": Link("{first} and {second}"),
+    noun_phrase=noun_phrase,
+    link_templates={
+        "left of": LinkTemplate("{first} to the left of {second}"),
+        "right of": LinkTemplate("{first} to the right of {second}"),
+        "above": LinkTemplate("{first} above {second}"),
+        "below": LinkTemplate("{first} below {second}"),
+        "next to": LinkTemplate("{first} next to {second}"),
+        "and": LinkTemplate("{first} and {second}"),
     },
-    caption="{phrase} on a {background} background",
+    caption_template="{phrase} on a {background} background",
     backgrounds={
         "plain": "plain",
         "striped": "striped",

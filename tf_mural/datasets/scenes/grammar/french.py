@@ -1,6 +1,6 @@
-"""French: sizes before the noun, colours after it; `de` meets `un` alone, so it is always d'."""
+"""French: sizes precede the noun and colors follow it; `de` always becomes d' before `un`."""
 
-from tf_mural.datasets.scenes.grammar.base import Grammar, Link, spaced
+from tf_mural.datasets.scenes.grammar.base import Grammar, LinkTemplate, join_words
 
 # Masculine and feminine.
 ADJECTIVES = {
@@ -25,25 +25,25 @@ FEMININE = {
 }  # fmt: skip
 
 
-def say(thing, case):
-    """A thing in a case, as `Grammar.say`."""
-    feminine = thing.noun in FEMININE
-    noun = (FEMININE if feminine else MASCULINE)[thing.noun]
-    size, colour = (word and ADJECTIVES[word][feminine] for word in (thing.size, thing.colour))
-    return spaced("une" if feminine else "un", size, noun, colour)
+def noun_phrase(obj, case):
+    """Returns the noun phrase of an object in a case; see `Grammar.noun_phrase`."""
+    feminine = obj.noun in FEMININE
+    noun = (FEMININE if feminine else MASCULINE)[obj.noun]
+    size, color = (word and ADJECTIVES[word][feminine] for word in (obj.size, obj.color))
+    return join_words("une" if feminine else "un", size, noun, color)
 
 
 GRAMMAR = Grammar(
-    say=say,
-    links={
-        "left of": Link("{first} à gauche d'{second}"),
-        "right of": Link("{first} à droite d'{second}"),
-        "above": Link("{first} au-dessus d'{second}"),
-        "below": Link("{first} au-dessous d'{second}"),
-        "next to": Link("{first} à côté d'{second}"),
-        "and": Link("{first} et {second}"),
+    noun_phrase=noun_phrase,
+    link_templates={
+        "left of": LinkTemplate("{first} à gauche d'{second}"),
+        "right of": LinkTemplate("{first} à droite d'{second}"),
+        "above": LinkTemplate("{first} au-dessus d'{second}"),
+        "below": LinkTemplate("{first} au-dessous d'{second}"),
+        "next to": LinkTemplate("{first} à côté d'{second}"),
+        "and": LinkTemplate("{first} et {second}"),
     },
-    caption="{phrase} sur un fond {background}",
+    caption_template="{phrase} sur un fond {background}",
     backgrounds={
         "plain": "uni",
         "striped": "rayé",

@@ -1,13 +1,13 @@
-"""German: adjectives end by gender after `ein`, and all in -en in the dative that places want."""
+"""German: adjective endings depend on the gender after `ein`; positions take the dative, in -en."""
 
-from tf_mural.datasets.scenes.grammar.base import Grammar, Link, spaced
+from tf_mural.datasets.scenes.grammar.base import Grammar, LinkTemplate, join_words
 
 ADJECTIVES = {
     "big": "groß", "small": "klein", "red": "rot", "blue": "blau", "green": "grün",
     "yellow": "gelb", "orange": "orangefarben", "purple": "violett", "black": "schwarz",
     "white": "weiß",
 }  # fmt: skip
-# Article and ending of the adjective.
+# (gender, case): article and ending of the adjective.
 FORMS = {
     ("m", "base"): ("ein", "er"),
     ("f", "base"): ("eine", "e"),
@@ -32,25 +32,25 @@ NOUNS = {
 }  # fmt: skip
 
 
-def say(thing, case):
-    """A thing in a case, as `Grammar.say`."""
-    noun, gender = NOUNS[thing.noun]
+def noun_phrase(obj, case):
+    """Returns the noun phrase of an object in a case; see `Grammar.noun_phrase`."""
+    noun, gender = NOUNS[obj.noun]
     article, ending = FORMS[gender, case]
-    adjectives = (ADJECTIVES[word] + ending for word in (thing.size, thing.colour) if word)
-    return spaced(article, *adjectives, noun)
+    adjectives = (ADJECTIVES[word] + ending for word in (obj.size, obj.color) if word)
+    return join_words(article, *adjectives, noun)
 
 
 GRAMMAR = Grammar(
-    say=say,
-    links={
-        "left of": Link("{first} links von {second}", second="dative"),
-        "right of": Link("{first} rechts von {second}", second="dative"),
-        "above": Link("{first} über {second}", second="dative"),
-        "below": Link("{first} unter {second}", second="dative"),
-        "next to": Link("{first} neben {second}", second="dative"),
-        "and": Link("{first} und {second}"),
+    noun_phrase=noun_phrase,
+    link_templates={
+        "left of": LinkTemplate("{first} links von {second}", second="dative"),
+        "right of": LinkTemplate("{first} rechts von {second}", second="dative"),
+        "above": LinkTemplate("{first} über {second}", second="dative"),
+        "below": LinkTemplate("{first} unter {second}", second="dative"),
+        "next to": LinkTemplate("{first} neben {second}", second="dative"),
+        "and": LinkTemplate("{first} und {second}"),
     },
-    caption="{phrase} auf {background} Hintergrund",
+    caption_template="{phrase} auf {background} Hintergrund",
     backgrounds={
         "plain": "einfarbigem",
         "striped": "gestreiftem",

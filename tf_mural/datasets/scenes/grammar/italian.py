@@ -1,6 +1,6 @@
-"""Italian: sizes before the noun, colours after it; una is cut to un' before a vowel."""
+"""Italian: sizes precede the noun and colors follow it; una becomes un' before a vowel."""
 
-from tf_mural.datasets.scenes.grammar.base import Grammar, Link, spaced
+from tf_mural.datasets.scenes.grammar.base import Grammar, LinkTemplate, join_words
 
 # Masculine and feminine.
 ADJECTIVES = {
@@ -9,7 +9,7 @@ ADJECTIVES = {
     "orange": ("arancione", "arancione"), "purple": ("viola", "viola"),
     "black": ("nero", "nera"), "white": ("bianco", "bianca"),
 }  # fmt: skip
-# None begins with z or s and a consonant: `uno` never comes up.
+# No noun begins with z, or s and a consonant, so `uno` is not needed.
 MASCULINE = {
     "circle": "cerchio", "square": "quadrato", "triangle": "triangolo", "heart": "cuore",
     "ring": "anello",
@@ -27,28 +27,28 @@ FEMININE = {
 }  # fmt: skip
 
 
-def say(thing, case):
-    """A thing in a case, as `Grammar.say`."""
-    feminine = thing.noun in FEMININE
-    noun = (FEMININE if feminine else MASCULINE)[thing.noun]
-    size, colour = (word and ADJECTIVES[word][feminine] for word in (thing.size, thing.colour))
-    words = spaced(size, noun, colour)
+def noun_phrase(obj, case):
+    """Returns the noun phrase of an object in a case; see `Grammar.noun_phrase`."""
+    feminine = obj.noun in FEMININE
+    noun = (FEMININE if feminine else MASCULINE)[obj.noun]
+    size, color = (word and ADJECTIVES[word][feminine] for word in (obj.size, obj.color))
+    words = join_words(size, noun, color)
     if not feminine:
         return "un " + words
     return ("un'" if words[0] in "aeiou" else "una ") + words
 
 
 GRAMMAR = Grammar(
-    say=say,
-    links={
-        "left of": Link("{first} a sinistra di {second}"),
-        "right of": Link("{first} a destra di {second}"),
-        "above": Link("{first} sopra {second}"),
-        "below": Link("{first} sotto {second}"),
-        "next to": Link("{first} accanto a {second}"),
-        "and": Link("{first} e {second}"),
+    noun_phrase=noun_phrase,
+    link_templates={
+        "left of": LinkTemplate("{first} a sinistra di {second}"),
+        "right of": LinkTemplate("{first} a destra di {second}"),
+        "above": LinkTemplate("{first} sopra {second}"),
+        "below": LinkTemplate("{first} sotto {second}"),
+        "next to": LinkTemplate("{first} accanto a {second}"),
+        "and": LinkTemplate("{first} e {second}"),
     },
-    caption="{phrase} su uno sfondo {background}",
+    caption_template="{phrase} su uno sfondo {background}",
     backgrounds={
         "plain": "a tinta unita",
         "striped": "a righe",

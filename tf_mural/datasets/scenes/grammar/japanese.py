@@ -1,9 +1,9 @@
-"""Japanese: the second thing comes first; animals いる where things ある."""
+"""Japanese: the second object comes first; animals take いる and everything else takes ある."""
 
-from tf_mural.datasets.scenes.grammar.base import Grammar, Link
+from tf_mural.datasets.scenes.grammar.base import Grammar, LinkTemplate
 
 SIZES = {None: "", "big": "大きな", "small": "小さな"}
-COLOURS = {
+COLORS = {
     None: "", "red": "赤い", "blue": "青い", "green": "緑色の", "yellow": "黄色い",
     "orange": "オレンジ色の", "purple": "紫色の", "black": "黒い", "white": "白い",
 }  # fmt: skip
@@ -19,30 +19,30 @@ THINGS = {
 }  # fmt: skip
 
 
-def say(thing, case):
-    """A thing in a case, as `Grammar.say`."""
-    animal = thing.noun in ANIMALS
-    noun = (ANIMALS if animal else THINGS)[thing.noun]
+def noun_phrase(obj, case):
+    """Returns the noun phrase of an object in a case; see `Grammar.noun_phrase`."""
+    animal = obj.noun in ANIMALS
+    noun = (ANIMALS if animal else THINGS)[obj.noun]
     there_is = ("いる" if animal else "ある") if case == "placed" else ""
-    return there_is + SIZES[thing.size] + COLOURS[thing.colour] + noun
+    return there_is + SIZES[obj.size] + COLORS[obj.color] + noun
 
 
 GRAMMAR = Grammar(
-    say=say,
-    links={
-        "left of": Link("{second}の左に{first}", first="placed"),
-        "right of": Link("{second}の右に{first}", first="placed"),
-        "above": Link("{second}の上に{first}", first="placed"),
-        "below": Link("{second}の下に{first}", first="placed"),
-        "next to": Link("{second}の横に{first}", first="placed"),
-        "and": Link("{first}と{second}"),
+    noun_phrase=noun_phrase,
+    link_templates={
+        "left of": LinkTemplate("{second}の左に{first}", first="placed"),
+        "right of": LinkTemplate("{second}の右に{first}", first="placed"),
+        "above": LinkTemplate("{second}の上に{first}", first="placed"),
+        "below": LinkTemplate("{second}の下に{first}", first="placed"),
+        "next to": LinkTemplate("{second}の横に{first}", first="placed"),
+        "and": LinkTemplate("{first}と{second}"),
     },
-    caption="{background}の背景に、{phrase}",
+    caption_template="{background}の背景に、{phrase}",
     backgrounds={
         "plain": "無地",
         "striped": "縞模様",
         "dotted": "水玉模様",
         "checkered": "市松模様",
     },
-    stop="。",
+    full_stop="。",
 )

@@ -1,6 +1,6 @@
-"""Korean: the second thing comes first; `and` is 과 after a consonant and 와 after a vowel."""
+"""Korean: the second object comes first; `and` is 과 after a consonant and 와 after a vowel."""
 
-from tf_mural.datasets.scenes.grammar.base import Grammar, Link, spaced
+from tf_mural.datasets.scenes.grammar.base import Grammar, LinkTemplate, join_words
 
 ADJECTIVES = {
     None: None, "big": "큰", "small": "작은", "red": "빨간색", "blue": "파란색",
@@ -19,29 +19,29 @@ NOUNS = {
 }  # fmt: skip
 
 
-def say(thing, case):
-    """A thing in a case, as `Grammar.say`."""
-    words = spaced(ADJECTIVES[thing.size], ADJECTIVES[thing.colour], NOUNS[thing.noun])
+def noun_phrase(obj, case):
+    """Returns the noun phrase of an object in a case; see `Grammar.noun_phrase`."""
+    words = join_words(ADJECTIVES[obj.size], ADJECTIVES[obj.color], NOUNS[obj.noun])
     return words + _and_after(words) if case == "with and" else words
 
 
 def _and_after(word):
-    # Syllables are laid out by their final consonant, 28 to a vowel, the first of them without one.
+    # Unicode orders syllables by final consonant: 28 per vowel, the first of them without one.
     has_final_consonant = (ord(word[-1]) - ord("가")) % 28 > 0
     return "과" if has_final_consonant else "와"
 
 
 GRAMMAR = Grammar(
-    say=say,
-    links={
-        "left of": Link("{second} 왼쪽에 있는 {first}"),
-        "right of": Link("{second} 오른쪽에 있는 {first}"),
-        "above": Link("{second} 위에 있는 {first}"),
-        "below": Link("{second} 아래에 있는 {first}"),
-        "next to": Link("{second} 옆에 있는 {first}"),
-        "and": Link("{first} {second}", first="with and"),
+    noun_phrase=noun_phrase,
+    link_templates={
+        "left of": LinkTemplate("{second} 왼쪽에 있는 {first}"),
+        "right of": LinkTemplate("{second} 오른쪽에 있는 {first}"),
+        "above": LinkTemplate("{second} 위에 있는 {first}"),
+        "below": LinkTemplate("{second} 아래에 있는 {first}"),
+        "next to": LinkTemplate("{second} 옆에 있는 {first}"),
+        "and": LinkTemplate("{first} {second}", first="with and"),
     },
-    caption="{background} 배경에, {phrase}",
+    caption_template="{background} 배경에, {phrase}",
     backgrounds={
         "plain": "단색",
         "striped": "줄무늬",

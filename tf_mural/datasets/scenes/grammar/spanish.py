@@ -1,6 +1,6 @@
-"""Spanish: noun, colour, size."""
+"""Spanish: noun, color, size."""
 
-from tf_mural.datasets.scenes.grammar.base import Grammar, Link, spaced
+from tf_mural.datasets.scenes.grammar.base import Grammar, LinkTemplate, join_words
 
 # Masculine and feminine.
 ADJECTIVES = {
@@ -25,25 +25,25 @@ FEMININE = {
 }  # fmt: skip
 
 
-def say(thing, case):
-    """A thing in a case, as `Grammar.say`."""
-    feminine = thing.noun in FEMININE
-    noun = (FEMININE if feminine else MASCULINE)[thing.noun]
-    size, colour = (word and ADJECTIVES[word][feminine] for word in (thing.size, thing.colour))
-    return spaced("una" if feminine else "un", noun, colour, size)
+def noun_phrase(obj, case):
+    """Returns the noun phrase of an object in a case; see `Grammar.noun_phrase`."""
+    feminine = obj.noun in FEMININE
+    noun = (FEMININE if feminine else MASCULINE)[obj.noun]
+    size, color = (word and ADJECTIVES[word][feminine] for word in (obj.size, obj.color))
+    return join_words("una" if feminine else "un", noun, color, size)
 
 
 GRAMMAR = Grammar(
-    say=say,
-    links={
-        "left of": Link("{first} a la izquierda de {second}"),
-        "right of": Link("{first} a la derecha de {second}"),
-        "above": Link("{first} encima de {second}"),
-        "below": Link("{first} debajo de {second}"),
-        "next to": Link("{first} al lado de {second}"),
-        "and": Link("{first} y {second}"),
+    noun_phrase=noun_phrase,
+    link_templates={
+        "left of": LinkTemplate("{first} a la izquierda de {second}"),
+        "right of": LinkTemplate("{first} a la derecha de {second}"),
+        "above": LinkTemplate("{first} encima de {second}"),
+        "below": LinkTemplate("{first} debajo de {second}"),
+        "next to": LinkTemplate("{first} al lado de {second}"),
+        "and": LinkTemplate("{first} y {second}"),
     },
-    caption="{phrase} sobre un fondo {background}",
+    caption_template="{phrase} sobre un fondo {background}",
     backgrounds={
         "plain": "liso",
         "striped": "de rayas",

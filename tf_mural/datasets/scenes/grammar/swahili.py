@@ -1,9 +1,9 @@
-"""Swahili: adjectives follow, begin as the noun's class says, and most colours are linked by -a."""
+"""Swahili: adjectives follow the noun and agree with its class; most colors are linked by -a."""
 
-from tf_mural.datasets.scenes.grammar.base import Grammar, Link, spaced
+from tf_mural.datasets.scenes.grammar.base import Grammar, LinkTemplate, join_words
 
-# By class: big, small, red, black, white, and the -a of "of", which the other colours need. Animals
-# take the forms of class 1 whatever they look like, and class 11 (a key) shares those of class 3.
+# By noun class: big, small, red, black, white, and the -a of "of", which the other colors require.
+# Animals take the forms of class 1 whatever their noun; class 11 (a key) has the forms of class 3.
 CLASSES = {
     "m": ("mkubwa", "mdogo", "mwekundu", "mweusi", "mweupe", "wa"),
     "ji": ("kubwa", "dogo", "jekundu", "jeusi", "jeupe", "la"),
@@ -11,7 +11,7 @@ CLASSES = {
     "n": ("kubwa", "ndogo", "nyekundu", "nyeusi", "nyeupe", "ya"),
 }
 ADJECTIVES = ("big", "small", "red", "black", "white")
-LINKED_COLOURS = {
+LINKED_COLORS = {
     "blue": "bluu", "green": "kijani", "yellow": "manjano", "orange": "rangi ya machungwa",
     "purple": "rangi ya zambarau",
 }  # fmt: skip
@@ -32,30 +32,30 @@ NOUNS = {
 }  # fmt: skip
 
 
-def say(thing, case):
-    """A thing in a case, as `Grammar.say`."""
-    noun, noun_class = NOUNS[thing.noun]
+def noun_phrase(obj, case):
+    """Returns the noun phrase of an object in a case; see `Grammar.noun_phrase`."""
+    noun, noun_class = NOUNS[obj.noun]
     forms = CLASSES[noun_class]
-    size, colour = (
-        spaced(forms[-1], LINKED_COLOURS[word])
-        if word in LINKED_COLOURS
+    size, color = (
+        join_words(forms[-1], LINKED_COLORS[word])
+        if word in LINKED_COLORS
         else word and forms[ADJECTIVES.index(word)]
-        for word in (thing.size, thing.colour)
+        for word in (obj.size, obj.color)
     )
-    return spaced(noun, size, colour)
+    return join_words(noun, size, color)
 
 
 GRAMMAR = Grammar(
-    say=say,
-    links={
-        "left of": Link("{first} kushoto kwa {second}"),
-        "right of": Link("{first} kulia kwa {second}"),
-        "above": Link("{first} juu ya {second}"),
-        "below": Link("{first} chini ya {second}"),
-        "next to": Link("{first} kando ya {second}"),
-        "and": Link("{first} na {second}"),
+    noun_phrase=noun_phrase,
+    link_templates={
+        "left of": LinkTemplate("{first} kushoto kwa {second}"),
+        "right of": LinkTemplate("{first} kulia kwa {second}"),
+        "above": LinkTemplate("{first} juu ya {second}"),
+        "below": LinkTemplate("{first} chini ya {second}"),
+        "next to": LinkTemplate("{first} kando ya {second}"),
+        "and": LinkTemplate("{first} na {second}"),
     },
-    caption="{phrase} kwenye mandharinyuma {background}",
+    caption_template="{phrase} kwenye mandharinyuma {background}",
     backgrounds={
         "plain": "ya rangi moja",
         "striped": "yenye mistari",

@@ -1,13 +1,13 @@
-"""Turkish: the second thing comes first, in the genitive: of a square, at its left, a circle."""
+"""Turkish: the second object comes first, in the genitive (of a square, at its left, a circle)."""
 
-from tf_mural.datasets.scenes.grammar.base import Grammar, Link, spaced
+from tf_mural.datasets.scenes.grammar.base import Grammar, LinkTemplate, join_words
 
 ADJECTIVES = {
     None: None, "big": "büyük", "small": "küçük", "red": "kırmızı", "blue": "mavi",
     "green": "yeşil", "yellow": "sarı", "orange": "turuncu", "purple": "mor", "black": "siyah",
     "white": "beyaz",
 }  # fmt: skip
-# Base and genitive: vowel harmony, softened consonants, and saat, which keeps neither.
+# Base form and genitive. The exception is saat, which follows neither vowel harmony nor softening.
 NOUNS = {
     "circle": ("daire", "dairenin"), "square": ("kare", "karenin"),
     "triangle": ("üçgen", "üçgenin"), "star": ("yıldız", "yıldızın"), "heart": ("kalp", "kalbin"),
@@ -27,23 +27,23 @@ NOUNS = {
 }  # fmt: skip
 
 
-def say(thing, case):
-    """A thing in a case, as `Grammar.say`."""
-    noun = NOUNS[thing.noun][case == "genitive"]
-    return spaced(ADJECTIVES[thing.size], ADJECTIVES[thing.colour], "bir", noun)
+def noun_phrase(obj, case):
+    """Returns the noun phrase of an object in a case; see `Grammar.noun_phrase`."""
+    noun = NOUNS[obj.noun][case == "genitive"]
+    return join_words(ADJECTIVES[obj.size], ADJECTIVES[obj.color], "bir", noun)
 
 
 GRAMMAR = Grammar(
-    say=say,
-    links={
-        "left of": Link("{second} solunda {first}", second="genitive"),
-        "right of": Link("{second} sağında {first}", second="genitive"),
-        "above": Link("{second} üstünde {first}", second="genitive"),
-        "below": Link("{second} altında {first}", second="genitive"),
-        "next to": Link("{second} yanında {first}", second="genitive"),
-        "and": Link("{first} ve {second}"),
+    noun_phrase=noun_phrase,
+    link_templates={
+        "left of": LinkTemplate("{second} solunda {first}", second="genitive"),
+        "right of": LinkTemplate("{second} sağında {first}", second="genitive"),
+        "above": LinkTemplate("{second} üstünde {first}", second="genitive"),
+        "below": LinkTemplate("{second} altında {first}", second="genitive"),
+        "next to": LinkTemplate("{second} yanında {first}", second="genitive"),
+        "and": LinkTemplate("{first} ve {second}"),
     },
-    caption="{background} bir arka plan üzerinde, {phrase}",
+    caption_template="{background} bir arka plan üzerinde, {phrase}",
     backgrounds={
         "plain": "düz",
         "striped": "çizgili",

@@ -1,6 +1,6 @@
-"""Ukrainian: as Czech, and blue is a soft adjective: синій, синього, but білий, білого."""
+"""Ukrainian: as Czech, but blue is a soft adjective: синій, синього; compare білий, білого."""
 
-from tf_mural.datasets.scenes.grammar.base import Grammar, Link, spaced
+from tf_mural.datasets.scenes.grammar.base import Grammar, LinkTemplate, join_words
 
 ADJECTIVES = {
     "big": "велик", "small": "маленьк", "red": "червон", "blue": "син", "green": "зелен",
@@ -21,7 +21,7 @@ SOFT_ENDINGS = {
     "n": ("є", "ього", "ім"),
     "p": ("і", "іх", "іми"),
 }
-# Nominative, genitive, instrumental.
+# By gender ("p": plural only): nominative, genitive, instrumental.
 NOUNS = {
     "m": {
         "circle": ("круг", "круга", "кругом"),
@@ -75,29 +75,29 @@ NOUNS = {
 GENDERS = {noun: gender for gender, nouns in NOUNS.items() for noun in nouns}
 
 
-def say(thing, case):
-    """A thing in a case, as `Grammar.say`."""
-    gender, column = GENDERS[thing.noun], CASES.index(case)
+def noun_phrase(obj, case):
+    """Returns the noun phrase of an object in a case; see `Grammar.noun_phrase`."""
+    gender, column = GENDERS[obj.noun], CASES.index(case)
     adjectives = (
         ADJECTIVES[word] + (SOFT_ENDINGS if word in SOFT else HARD_ENDINGS)[gender][column]
-        for word in (thing.size, thing.colour)
+        for word in (obj.size, obj.color)
         if word
     )
-    return spaced(*adjectives, NOUNS[gender][thing.noun][column])
+    return join_words(*adjectives, NOUNS[gender][obj.noun][column])
 
 
 GRAMMAR = Grammar(
-    say=say,
-    links={
-        "left of": Link("{first} ліворуч від {second}", second="genitive"),
-        "right of": Link("{first} праворуч від {second}", second="genitive"),
-        "above": Link("{first} над {second}", second="instrumental"),
-        "below": Link("{first} під {second}", second="instrumental"),
-        "next to": Link("{first} біля {second}", second="genitive"),
-        # Of the words for `and`, та sounds well after vowels and consonants alike.
-        "and": Link("{first} та {second}"),
+    noun_phrase=noun_phrase,
+    link_templates={
+        "left of": LinkTemplate("{first} ліворуч від {second}", second="genitive"),
+        "right of": LinkTemplate("{first} праворуч від {second}", second="genitive"),
+        "above": LinkTemplate("{first} над {second}", second="instrumental"),
+        "below": LinkTemplate("{first} під {second}", second="instrumental"),
+        "next to": LinkTemplate("{first} біля {second}", second="genitive"),
+        # Of the words for `and`, та is natural after both vowels and consonants.
+        "and": LinkTemplate("{first} та {second}"),
     },
-    caption="{phrase} на {background}",
+    caption_template="{phrase} на {background}",
     backgrounds={
         "plain": "однотонному тлі",
         "striped": "смугастому тлі",
