@@ -48,7 +48,7 @@ def main():
     embedder = tf_mural.Embedder.load(path)
     if not folder:
         index = indexed(embedder, path)
-    index.check(embedder.fingerprint, path)
+    index.check_model(embedder.fingerprint, path)
     import demo_page
 
     page = demo_page.page(embedder, index)
@@ -81,7 +81,7 @@ def indexed(embedder, path):
     search.make_index(
         folder,
         source,
-        lambda images: embedder.images(images, progress=False),
+        lambda images: embedder.embed_images(images, progress=False),
         embedder.fingerprint,
         os.path.abspath(path) if here else path,
         embedder.width,

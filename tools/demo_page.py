@@ -97,9 +97,9 @@ class Search:
         text = (text or "").strip()[:_LONGEST]
         if not text:
             return "Type what to look for.", []
-        known = self._embedder.knows([text])[0]
+        known = self._embedder.has_known_tokens([text])[0]
         note = "" if known else _plain(common.UNKNOWN.format(text))
-        (hits,) = self._index.search(self._embedder.texts([text]), int(count))
+        (hits,) = self._index.search(self._embedder.embed_texts([text]), int(count))
         return note, self._shown(hits)
 
     def by_image(self, picture, count):
@@ -107,7 +107,7 @@ class Search:
         if picture is None:
             return "", []
         try:
-            queries = self._embedder.images([picture])
+            queries = self._embedder.embed_images([picture])
         except UserError as error:
             return _plain(str(error)), []
         (hits,) = self._index.search(queries, int(count))
@@ -126,7 +126,7 @@ class Search:
             return "A query a line, such as `de: ein Hund`.", []
         cut = queries[:_LANGUAGES]
         pictures = []
-        embeddings = self._embedder.texts([text for _, text in cut])
+        embeddings = self._embedder.embed_texts([text for _, text in cut])
         for (code, _), hits in zip(cut, self._index.search(embeddings, 5), strict=True):
             pictures += self._shown(hits, code)
         same = _overlap(embeddings)

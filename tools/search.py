@@ -33,16 +33,16 @@ def main():
     from tf_mural import reports
 
     embedder = tf_mural.Embedder.load(path)
-    index.check(embedder.fingerprint, path)
+    index.check_model(embedder.fingerprint, path)
     if _IMAGE.value:
-        queries = embedder.images([_IMAGE.value])
+        queries = embedder.embed_images([_IMAGE.value])
     else:
-        if not embedder.knows([_QUERY.value])[0]:
+        if not embedder.has_known_tokens([_QUERY.value])[0]:
             print(common.UNKNOWN.format(_QUERY.value))
-        queries = embedder.texts([_QUERY.value])
+        queries = embedder.embed_texts([_QUERY.value])
     (hits,) = index.search(queries, _K.value)
     source = searching.open_source(index.manifest["source"])
-    rows = [[i, f"{hit.score:.3f}", source.name(hit.item)] for i, hit in enumerate(hits, start=1)]
+    rows = [[i, f"{hit.score:.3f}", source.display_name(hit.item)] for i, hit in enumerate(hits, start=1)]
     print(reports.table(rows, ["rank", "score", "image"]))
     if _JSON.value:
         found = [{"rank": i, "score": h.score, **h.item} for i, h in enumerate(hits, start=1)]

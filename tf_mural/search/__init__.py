@@ -1,9 +1,11 @@
-"""An index of images on disk, and what is nearest to a query in it.
+"""Image search: an index of image embeddings on disk, and nearest-neighbor search in it.
 
-manifest.json            whose embeddings these are, of what, and the parts
-part-00000.npy           float32 (n, width), unit rows
-part-00000.jsonl         a line each: {"path"} of a file, or {"record", "id", "texts"} of a set
-index.faiss              the same rows for FAISS, where it was asked for
+An index is a folder with these files:
+
+manifest.json            the model and the source of the embeddings, and the parts
+part-00000.npy           float32 (n, width), unit-norm rows
+part-00000.jsonl         one line per image: {"path"} of a file, or {"record", "id", "texts"}
+index.faiss              the same rows as a FAISS index (optional)
 """
 
 from tf_mural.search.builder import make_index

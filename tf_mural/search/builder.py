@@ -1,4 +1,4 @@
-"""Making an index, part by part, so that one that was stopped goes on where it stood."""
+"""Builds an index part by part, so that an interrupted build can be resumed."""
 
 import json
 import os
@@ -8,104 +8,117 @@ import numpy as np
 
 from tf_mural import file_io
 from tf_mural.errors import UserError
-from tf_mural.search.index import FAISS, MANIFEST, SCHEMA, digest_of, read_manifest
+from tf_mural.search.index import FAISS, MANIFEST, SCHEMA, read_manifest, sha256_hex
 
-ROWS = 2048  # of a part
-_AT_ONCE = 512  # images that are embedded in one call
-_EXAMPLES, _MOST_EXAMPLES = 5, 100  # of a reason, of all
+IMAGES_PER_PART = 2048
+_BATCH = 512  # images that are embedded in one call
+_EXAMPLES_PER_REASON, _MAX_EXAMPLES = 5, 100
 FAISS_KINDS = ("none", "flat", "hnsw")
 
 
-def make_index(folder, source, embed, model, model_path, width, kind="none", rows=ROWS, say=print):
-    """Embeds the images of a source into an index, or goes on with one.
+def make_index(
+    folder,
+    source,
+    embed,
+    model,
+    model_path,
+    width,
+    faiss_kind="none",
+    images_per_part=IMAGES_PER_PART,
+    print_fn=print,
+):
+    """Embeds the images of a source into an index, or resumes a build that was interrupted.
 
-    Images that cannot be read, and what the source passes over, are left out, counted by reason,
-    and the first of each reason named in the manifest.
+    Images that cannot be read, and files that the source skips, are left out. The manifest counts
+    them by reason and names the first of each reason.
 
     Args:
-        folder: where to.
-        source: see `sources`.
-        embed: function of a list of encoded images to float32 (n, width), unit rows, that raises a
-            UserError with a `position` and a `reason` for one that cannot be read.
-        model: fingerprint of the model.
-        model_path: where it was, for whoever asks later.
-        width: of the embeddings.
-        kind: "flat" or "hnsw" writes an index of FAISS too; "none" does not.
-        rows: images of a part; after each the work is safe.
-        say: function of a line.
+        folder: folder to write to.
+        source: `FolderSource` or `RecordsSource`.
+        embed: callable from a list of n encoded images to float32 (n, width), unit-norm rows. For
+            an image that cannot be read, it raises a UserError with the attributes `position` and
+            `reason`.
+        model: fingerprint of the model, `Embedder.fingerprint`.
+        model_path: path of the model; stored in the manifest.
+        width: width of the embeddings.
+        faiss_kind: "flat" or "hnsw" to also write a FAISS index, or "none".
+        images_per_part: images per part. Each finished part is kept if the build is interrupted.
+        print_fn: callable that receives each line of progress.
 
     Returns:
-        The manifest.
+        The manifest, a dict.
 
     Raises:
-        UserError: the folder holds an index of another model or source; no image could be read.
+        UserError: the folder contains an index of another model or source, or no image could be
+            read.
     """
-    about = {"schema": SCHEMA, "model": model, "width": width, "source": source.about}
-    manifest = _begun(folder, about)
+    identity = {"schema": SCHEMA, "model": model, "width": width, "source": source.spec}
+    manifest = _resume(folder, identity)
     if manifest is None:
-        manifest = {**about, "model_path": model_path, "parts": [], "skipped": {}, "examples": []}
-        manifest |= {"read": 0, "count": 0, "whole": False}
-        _write(folder, manifest)
+        manifest = {**identity, "model_path": model_path, "parts": []}
+        manifest |= {"skipped": {}, "examples": [], "read": 0, "count": 0, "whole": False}
+        _write_manifest(folder, manifest)
     elif manifest["read"]:
-        say(f"{folder}: going on at image {manifest['read']:,} of {len(source):,}")
-    began, start = time.monotonic(), manifest["read"]
+        print_fn(f"{folder}: resuming at image {manifest['read']:,} of {len(source):,}")
+    start_time, start = time.monotonic(), manifest["read"]
     while manifest["read"] < len(source):
-        numbers = range(manifest["read"], min(manifest["read"] + rows, len(source)))
-        _add_part(folder, manifest, source, embed, numbers)
-        rate = (manifest["read"] - start) / (time.monotonic() - began)
-        left = (len(source) - manifest["read"]) / rate
-        say(
-            f"{manifest['read']:,} of {len(source):,} images, {rate:,.0f} a second, {left:,.0f} s "
-            "left"
+        indices = range(manifest["read"], min(manifest["read"] + images_per_part, len(source)))
+        _add_part(folder, manifest, source, embed, indices)
+        rate = (manifest["read"] - start) / (time.monotonic() - start_time)
+        remaining = (len(source) - manifest["read"]) / rate
+        print_fn(
+            f"{manifest['read']:,} of {len(source):,} images, {rate:,.0f} per second, "
+            f"{remaining:,.0f} s remaining"
         )
     if not manifest["count"]:
         raise UserError(
             f"none of the {len(source):,} images could be read: {manifest['examples'][:3]}"
         )
     if not manifest["whole"]:
-        for name, reason in source.passed_over:
-            _skip(manifest, name, reason)
-    if kind != "none":
-        _write_faiss(folder, manifest, kind)
+        for name, reason in source.skipped:
+            _count_skipped(manifest, name, reason)
+    if faiss_kind != "none":
+        _write_faiss(folder, manifest, faiss_kind)
     manifest["whole"] = True
-    _write(folder, manifest)
+    _write_manifest(folder, manifest)
     return manifest
 
 
-def _begun(folder, about):
-    """The manifest of an index that is there; None where there is none."""
+def _resume(folder, identity):
+    """Returns the manifest of an existing index, or None. Raises UserError if it is another one."""
     path = os.path.join(folder, MANIFEST)
     if not os.path.exists(path):
         if os.path.isdir(folder) and os.listdir(folder):
-            raise UserError(f"{folder} holds something else: choose another folder")
+            raise UserError(f"{folder} contains other files: choose another folder")
         return None
     manifest = read_manifest(folder)
-    for key, value in about.items():
+    for key, value in identity.items():
         if manifest.get(key) != value:
-            why = " (another listing: images came, went or changed, or their times did)"
-            why = why if key == "source" else ""
+            hint = ""
+            if key == "source":
+                hint = " (another listing: images were added, removed or changed)"
             raise UserError(
-                f"{folder} holds an index with {key} {manifest.get(key)}, now it is {value}{why}: "
-                "choose another folder, or remove this one"
+                f"{folder} contains an index with {key} {manifest.get(key)}, now it is "
+                f"{value}{hint}: choose another folder, or remove this one"
             )
     return manifest
 
 
-def _add_part(folder, manifest, source, embed, numbers):
-    """Embeds some images and takes note of them; all of it, or nothing."""
-    embedded, items = [], []
-    for start in range(0, len(numbers), _AT_ONCE):
-        chunk = []
-        for number in numbers[start : start + _AT_ONCE]:
-            item = source.item(number)
+def _add_part(folder, manifest, source, embed, indices):
+    """Embeds some images and writes them as one part; the manifest is updated last."""
+    embeddings, items = [], []
+    for start in range(0, len(indices), _BATCH):
+        batch = []
+        for index in indices[start : start + _BATCH]:
+            item = source.item(index)
             try:
-                chunk.append((item, source.read(item)))
+                batch.append((item, source.read(item)))
             except OSError as error:
-                _skip(manifest, source.name(item), error.strerror or str(error))
-        rows, kept = _embedded(manifest, source, embed, chunk)
-        embedded.append(rows)
-        items += kept
-    array = np.concatenate(embedded).astype(np.float32)
+                _count_skipped(manifest, source.display_name(item), error.strerror or str(error))
+        rows, readable = _embed_readable(manifest, source, embed, batch)
+        embeddings.append(rows)
+        items += readable
+    array = np.concatenate(embeddings).astype(np.float32)
     if len(items):
         name = f"part-{len(manifest['parts']):05d}"
         lines = "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items)
@@ -115,43 +128,45 @@ def _add_part(folder, manifest, source, embed, numbers):
             np.save(file, array)
         with file_io.replacing(f"{path}.jsonl") as temporary, open(temporary, "wb") as file:
             file.write(lines)
-        sums = {"sha256": digest_of(array), "items_sha256": digest_of(lines)}
-        manifest["parts"].append({"file": name, "rows": len(items), **sums})
+        checksums = {"sha256": sha256_hex(array), "items_sha256": sha256_hex(lines)}
+        manifest["parts"].append({"file": name, "rows": len(items), **checksums})
     manifest["count"] += len(items)
-    manifest["read"] = numbers[-1] + 1
-    _write(folder, manifest)
+    manifest["read"] = indices[-1] + 1
+    _write_manifest(folder, manifest)
 
 
-def _embedded(manifest, source, embed, chunk):
-    """(rows, items) of the images of a chunk that can be read."""
-    before, rest = [], chunk
-    while rest:
+def _embed_readable(manifest, source, embed, batch):
+    """Returns (embeddings, items) of the images of a batch that can be read."""
+    postponed, remaining = [], batch
+    while remaining:
         try:
-            rows = embed([data for _, data in rest])
+            rows = embed([data for _, data in remaining])
         except UserError as error:
             position = getattr(error, "position", None)
             if position is None or not hasattr(error, "reason"):
                 raise
-            _skip(manifest, source.name(rest[position][0]), error.reason)
-            # Those before it wait, to be embedded once however many more are bad.
-            before += rest[:position]
-            rest = rest[position + 1 :]
+            name = source.display_name(remaining[position][0])
+            _count_skipped(manifest, name, error.reason)
+            # The images before it are embedded later, once, however many others are unreadable.
+            postponed += remaining[:position]
+            remaining = remaining[position + 1 :]
             continue
-        if before:
+        if postponed:
             break
-        return rows, [item for item, _ in rest]
-    if before:
-        return _embedded(manifest, source, embed, before + rest)
+        return rows, [item for item, _ in remaining]
+    if postponed:
+        return _embed_readable(manifest, source, embed, postponed + remaining)
     return np.zeros((0, manifest["width"]), np.float32), []
 
 
-def _skip(manifest, name, reason):
-    manifest["skipped"][reason] = manifest["skipped"].get(reason, 0) + 1
-    if manifest["skipped"][reason] <= _EXAMPLES and len(manifest["examples"]) < _MOST_EXAMPLES:
+def _count_skipped(manifest, name, reason):
+    count = manifest["skipped"].get(reason, 0) + 1
+    manifest["skipped"][reason] = count
+    if count <= _EXAMPLES_PER_REASON and len(manifest["examples"]) < _MAX_EXAMPLES:
         manifest["examples"].append(f"{name}: {reason}")
 
 
-def _write(folder, manifest):
+def _write_manifest(folder, manifest):
     file_io.make_folder(folder)
     file_io.write_json(os.path.join(folder, MANIFEST), manifest)
 
@@ -161,7 +176,7 @@ def _write_faiss(folder, manifest, kind):
         import faiss
     except ImportError as error:
         raise UserError(
-            "an index of FAISS needs faiss: pip install -r requirements-demo.txt, or --faiss=none"
+            "a FAISS index needs faiss: pip install -r requirements-demo.txt, or --faiss=none"
         ) from error
     width = manifest["width"]
     if kind == "flat":

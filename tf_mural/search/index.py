@@ -1,4 +1,4 @@
-"""Reading an index: exact nearest neighbours by numpy, or by FAISS where its file is there."""
+"""Reads an index and searches it exactly, with numpy, or with FAISS if its index file exists."""
 
 import dataclasses
 import hashlib
@@ -11,21 +11,22 @@ from tf_mural import file_io
 from tf_mural.errors import UserError
 
 MANIFEST, FAISS, SCHEMA = "manifest.json", "index.faiss", 2
-_BLOCK = 1 << 16  # rows whose scores are held at a time
+_BLOCK = 1 << 16  # rows that are scored at a time
+# Keys of a manifest and of its parts, with their types.
 _KEYS = {"schema": int, "model": str, "model_path": str, "width": int, "source": dict}
 _KEYS |= {"parts": list, "skipped": dict, "examples": list, "read": int, "count": int}
 _KEYS |= {"whole": bool}
-_PART = {"file": str, "rows": int, "sha256": str, "items_sha256": str}
+_PART_KEYS = {"file": str, "rows": int, "sha256": str, "items_sha256": str}
 
 
 @dataclasses.dataclass(frozen=True)
 class Hit:
-    """An image that was found.
+    """A search result.
 
     Attributes:
         score: cosine similarity to the query.
-        row: in the index.
-        item: what the index says of it.
+        row: row in the index.
+        item: dict of the image: {"path"}, or {"record", "id", "texts"}.
     """
 
     score: float
@@ -34,129 +35,139 @@ class Hit:
 
 
 def read_manifest(folder):
-    """The manifest of the index in a folder. Raises UserError where it is none of an index."""
+    """Returns the manifest of an index. Raises UserError if it is damaged or not of an index."""
     path = os.path.join(folder, MANIFEST)
     manifest = file_io.read_json(path)
-    if _has(manifest, {"schema": int, "model": str, "parts": list}):
+    if _has_types(manifest, {"schema": int, "model": str, "parts": list}):
         if manifest["schema"] != SCHEMA:
             raise UserError(
-                f"{folder} holds an index of version {manifest['schema']}, expected {SCHEMA}: "
-                "index again, into another folder"
+                f"{folder} contains an index of version {manifest['schema']}, expected {SCHEMA}: "
+                "build the index again, in another folder"
             )
         source = manifest.get("source")
-        whole = _has(manifest, _KEYS) and all(_has(part, _PART) for part in manifest["parts"])
-        if whole and (_has(source, {"folder": str}) or _has(source, {"records": str})):
+        has_source = _has_types(source, {"folder": str}) or _has_types(source, {"records": str})
+        has_parts = all(_has_types(part, _PART_KEYS) for part in manifest["parts"])
+        if _has_types(manifest, _KEYS) and has_source and has_parts:
             return manifest
-    raise UserError(f"{path} is of no index, or is damaged: choose another folder")
+    raise UserError(f"{path} is damaged or not of an index: choose another folder")
 
 
-def digest_of(data):
-    """SHA-256 of bytes or of a contiguous array, in hexadecimal digits."""
+def sha256_hex(data):
+    """Returns the SHA-256 of bytes or of a contiguous array, as hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
 
 
-def _has(found, kinds):
-    return isinstance(found, dict) and all(isinstance(found.get(k), t) for k, t in kinds.items())
+def _has_types(data, types):
+    return isinstance(data, dict) and all(isinstance(data.get(k), t) for k, t in types.items())
 
 
 class Index:
-    """An index that is whole.
+    """A complete index, opened for search.
+
+    All parts are read once to verify their checksums.
 
     Args:
-        folder: of `make_index`.
+        folder: the folder that `make_index` wrote.
 
     Attributes:
         manifest: content of manifest.json.
 
     Raises:
-        UserError: there is none, or it is not whole, or damaged: all of it is read once.
+        UserError: the folder contains no index, or the index is unfinished or damaged.
     """
 
     def __init__(self, folder):
         self.folder = folder
         if not os.path.exists(os.path.join(folder, MANIFEST)):
-            raise UserError(f"{folder} holds no index: make one with tools/index.py")
+            raise UserError(f"{folder} contains no index: build one with tools/index.py")
         self.manifest = read_manifest(folder)
         if not self.manifest["whole"]:
             raise UserError(
-                f"{folder}: the index is unfinished; the same command of tools/index.py goes on "
-                "with it"
+                f"{folder}: the index is unfinished; run the same command of tools/index.py again "
+                "to resume it"
             )
         self._parts, self._items, self._faiss = [], [], None
         for number, part in enumerate(self.manifest["parts"]):
             try:
-                self._open(os.path.join(folder, part["file"]), part)
+                self._open_part(os.path.join(folder, part["file"]), part)
             except (OSError, ValueError, EOFError, KeyError) as error:
                 raise UserError(
                     f"{folder}: part-{number:05d} cannot be read ({error!r}): remove the folder "
-                    "and index again"
+                    "and build the index again"
                 ) from error
-        rows = sum(len(part) for part in self._parts)
-        if not rows == len(self._items) == self.manifest["count"]:
+        num_rows = sum(len(part) for part in self._parts)
+        if not num_rows == len(self._items) == self.manifest["count"]:
             raise UserError(
-                f"{folder}: {rows} embeddings, {len(self._items)} items and a count of "
-                f"{self.manifest['count']} do not agree; remove the folder and index again"
+                f"{folder}: {num_rows} embeddings, {len(self._items)} items and a count of "
+                f"{self.manifest['count']} do not agree; remove the folder and build the index "
+                "again"
             )
 
     def __len__(self):
         return len(self._items)
 
     def item(self, row):
-        """What the index says of an image."""
+        """Returns the dict of an image; see `Hit.item`."""
         return self._items[row]
 
-    def check(self, fingerprint, name):
-        """Refuses queries of another model than that of the index.
+    def check_model(self, fingerprint, name):
+        """Checks that a model is the one that the index was built with.
 
         Args:
-            fingerprint: see `api.Embedder.fingerprint`.
-            name: of that model, for the message.
+            fingerprint: `Embedder.fingerprint` of the model.
+            name: name of the model, for the message.
 
         Raises:
-            UserError: it is another one.
+            UserError: it is another model.
         """
         if fingerprint != self.manifest["model"]:
             raise UserError(
-                f"{self.folder} holds embeddings of the model {self.manifest['model']} "
-                f"({self.manifest['model_path']}), but {name} is {fingerprint}: their spaces have "
-                "nothing in common; index again with this model, or search with that one"
+                f"{self.folder} contains embeddings of the model {self.manifest['model']} "
+                f"({self.manifest['model_path']}), but {name} is {fingerprint}: embeddings of "
+                "different models cannot be compared; build the index again with this model, or "
+                "search with that one"
             )
 
     def search(self, queries, k):
-        """The nearest images of each query.
+        """Finds the images that are nearest to each query.
 
         Args:
-            queries: float32 (q, width), unit rows.
-            k: how many of each; fewer where the index holds fewer.
+            queries: float32 (q, width), unit-norm rows.
+            k: number of results per query; fewer if the index has fewer images.
 
         Returns:
-            A list of `Hit`s a query, best first; of equal scores the one of the lower row.
+            List of q lists of `Hit`, best first; equal scores are in the order of their rows.
         """
         queries, k = np.ascontiguousarray(queries, np.float32), min(k, len(self))
         if not k:
             return [[] for _ in queries]
-        scores, rows = self._by_faiss(queries, k) or self._by_numpy(queries, k)
+        scores, rows = self._search_faiss(queries, k) or self._search_numpy(queries, k)
         return [
-            [Hit(float(s), int(r), self._items[r]) for s, r in zip(*one, strict=True) if r >= 0]
-            for one in zip(scores, rows, strict=True)
+            [
+                Hit(float(score), int(row), self._items[row])
+                for score, row in zip(query_scores, query_rows, strict=True)
+                if row >= 0
+            ]
+            for query_scores, query_rows in zip(scores, rows, strict=True)
         ]
 
-    def _by_numpy(self, queries, k):
+    def _search_numpy(self, queries, k):
+        """Returns (scores (q, k), rows (q, k))."""
         best = np.full((len(queries), 0), 0, np.float32), np.zeros((len(queries), 0), np.int64)
-        first = 0
+        offset = 0
         for part in self._parts:
             for start in range(0, len(part), _BLOCK):
-                scores = queries @ np.asarray(part[start : start + _BLOCK]).T  # (q, rows)
-                rows = np.arange(first + start, first + start + scores.shape[1])
+                scores = queries @ np.asarray(part[start : start + _BLOCK]).T  # (q, block)
+                rows = np.arange(offset + start, offset + start + scores.shape[1])
                 scores = np.concatenate([best[0], scores], axis=1)
                 rows = np.concatenate([best[1], np.tile(rows, (len(queries), 1))], axis=1)
                 order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
                 best = tuple(np.take_along_axis(x, order, axis=1) for x in (scores, rows))
-            first += len(part)
+            offset += len(part)
         return best
 
-    def _by_faiss(self, queries, k):
-        """As `_by_numpy`, or None without the file or the package."""
+    def _search_faiss(self, queries, k):
+        """Returns the same as `_search_numpy`, or None without the index file or the package."""
         path = os.path.join(self.folder, FAISS)
         if not os.path.exists(path):
             return None
@@ -168,20 +179,19 @@ class Index:
             try:
                 self._faiss = faiss.read_index(path)
             except RuntimeError as error:
-                raise UserError(f"{path} is damaged: remove it, it is not needed") from error
+                raise UserError(f"{path} is damaged: remove it, search works without it") from error
             if (self._faiss.ntotal, self._faiss.d) != (len(self), self.manifest["width"]):
-                raise UserError(f"{path} is of another index: remove it, it is not needed")
-        if hasattr(
-            self._faiss, "hnsw"
-        ):  # whose search stops early, the earlier the smaller this is
+                raise UserError(f"{path} is of another index: remove it, search works without it")
+        if hasattr(self._faiss, "hnsw"):
+            # The search depth; a smaller value is faster and misses more neighbors.
             self._faiss.hnsw.efSearch = max(64, 2 * k)
         return self._faiss.search(queries, k)
 
-    def _open(self, path, part):
+    def _open_part(self, path, part):
         rows, lines = np.load(f"{path}.npy", mmap_mode="r"), file_io.read_bytes(f"{path}.jsonl")
-        if (digest_of(rows), digest_of(lines)) != (part["sha256"], part["items_sha256"]):
-            raise ValueError("its checksum does not fit")
+        if (sha256_hex(rows), sha256_hex(lines)) != (part["sha256"], part["items_sha256"]):
+            raise ValueError("its checksum does not match")
         self._parts.append(rows)
-        # Names of files need not be UTF-8.
+        # File names need not be UTF-8.
         lines = lines.decode("utf-8", "surrogateescape").split("\n")
         self._items += [json.loads(line) for line in lines if line]

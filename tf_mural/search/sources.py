@@ -1,4 +1,4 @@
-"""Where indexed images come from: a folder of files, or record sets."""
+"""Sources of the images of an index: a folder of image files, or a record set."""
 
 import hashlib
 import os
@@ -8,124 +8,131 @@ from tf_mural.data.records import DamagedRecord, RecordSet, deserialize
 from tf_mural.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp")
-_OTHERS = (".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".svg", ".dng")
+_UNSUPPORTED_SUFFIXES = (
+    ".tif",
+    ".tiff",
+    ".heic",
+    ".heif",
+    ".avif",
+    ".jp2",
+    ".jxl",
+    ".svg",
+    ".dng",
+)
 
 
 class FolderSource:
-    """The images of a folder and of all below it, by suffix, in the order of their paths.
+    """The image files in a folder and its subfolders, selected by suffix and sorted by path.
 
     Args:
         folder: path.
 
     Attributes:
-        passed_over: (path, reason) pairs: folders that cannot be read or that are links, images of
-            formats that are not read.
+        skipped: (path, reason) pairs of folders that cannot be read or are links, and of images of
+            unsupported formats.
 
     Raises:
-        UserError: there is no such folder, or no image in it.
+        UserError: the folder does not exist or contains no image.
     """
 
     def __init__(self, folder):
         if not os.path.isdir(folder):
-            raise UserError(f"no folder {folder!r}")
-        self.folder, self._paths, self.passed_over = folder, [], []
-        for parent, folders, names in os.walk(folder, onerror=self._unreadable):
+            raise UserError(f"there is no folder {folder!r}")
+        self.folder, self._paths, self.skipped = folder, [], []
+        for parent, folders, names in os.walk(folder, onerror=self._skip_unreadable):
             folders.sort()
             for name in folders:
                 if os.path.islink(os.path.join(parent, name)):
-                    self._pass_over(os.path.join(parent, name), "a link to a folder")
+                    self._skip(os.path.join(parent, name), "a link to a folder")
             for name in names:
                 path = os.path.normpath(os.path.join(os.path.relpath(parent, folder), name))
                 suffix = os.path.splitext(name)[1].lower()
                 if suffix in SUFFIXES:
                     self._paths.append(path)
-                elif suffix in _OTHERS:
-                    self._pass_over(os.path.join(folder, path), f"images {suffix} are not read")
+                elif suffix in _UNSUPPORTED_SUFFIXES:
+                    reason = f"{suffix} images are not supported"
+                    self._skip(os.path.join(folder, path), reason)
         self._paths.sort()
-        self.passed_over.sort()
+        self.skipped.sort()
         if not self._paths:
-            others = "".join(f"; {path}: {reason}" for path, reason in self.passed_over[:3])
+            listed = "".join(f"; {path}: {reason}" for path, reason in self.skipped[:3])
             raise UserError(
-                f"{folder} holds no image: expected files {', '.join(SUFFIXES)}{others}"
+                f"{folder} contains no image: expected files {', '.join(SUFFIXES)}{listed}"
             )
 
     def __len__(self):
         return len(self._paths)
 
     @property
-    def about(self):
-        """What the manifest says of it; another one when files came, went or changed."""
+    def spec(self):
+        """Dict for the manifest; it changes if files are added, removed or modified."""
         listing = hashlib.sha256()
         for path in self._paths:
             try:
                 status = os.stat(os.path.join(self.folder, path))
                 state = f"{status.st_size} {status.st_mtime_ns}"
-            except OSError as error:  # which reading it will tell
+            except OSError as error:  # `read` reports it.
                 state = str(error.errno)
             listing.update(f"{path}\n{state}\n".encode("utf-8", "surrogateescape"))
         return {"folder": os.path.abspath(self.folder), "listing": listing.hexdigest()[:16]}
 
-    def item(self, number):
-        """What the index says of an image."""
-        return {"path": self._paths[number]}
+    def item(self, index):
+        """Returns the dict of an image for the index: {"path"}, relative to the folder."""
+        return {"path": self._paths[index]}
 
     def read(self, item):
-        """Encoded bytes of an item.
-
-        Raises:
-            OSError: the file is gone.
-        """
+        """Returns the encoded bytes of an item. Raises OSError if the file does not exist."""
         return file_io.read_bytes(os.path.join(self.folder, item["path"]))
 
-    def name(self, item):
-        """What people know it by."""
-        return _shown(os.path.join(self.folder, item["path"]))
+    def display_name(self, item):
+        """Returns the path of an item for messages."""
+        return _printable(os.path.join(self.folder, item["path"]))
 
-    def _unreadable(self, error):
-        self._pass_over(error.filename, f"a folder: {error.strerror}")
+    def _skip_unreadable(self, error):
+        self._skip(error.filename, f"a folder: {error.strerror}")
 
-    def _pass_over(self, path, reason):
-        self.passed_over.append((_shown(path), reason))
+    def _skip(self, path, reason):
+        self.skipped.append((_printable(path), reason))
 
 
 class RecordsSource:
-    """The first images of the records of a set.
+    """The first image of each record of a record set.
 
     Args:
-        folder: of the set.
+        folder: folder of the record set.
 
     Attributes:
-        passed_over: nothing; see `FolderSource`.
+        skipped: always empty; see `FolderSource`.
 
     Raises:
-        UserError: there is none, or none of its records has an image.
+        UserError: the folder is not a record set, or none of its records has an image.
     """
 
-    passed_over = ()
+    skipped = ()
 
     def __init__(self, folder):
         self.folder, self._set = folder, RecordSet.open(folder)
         if not self._set.manifest["images"]:
-            raise UserError(f"{folder} holds no image")
+            raise UserError(f"{folder} contains no image")
 
     def __len__(self):
         return len(self._set)
 
     @property
-    def about(self):
-        """What the manifest says of it."""
+    def spec(self):
+        """Dict for the manifest."""
         return {"records": os.path.abspath(self.folder), "digest": self._set.digest}
 
-    def item(self, number):
-        """What the index says of an image."""
+    def item(self, index):
+        """Returns the dict of a record for the index: {"record", "id", "texts"}."""
         try:
-            record = self._record(number)
-        except OSError:  # which reading it will tell
-            return {"record": number, "id": "", "texts": []}
-        return {"record": number, "id": record.id, "texts": [list(text) for text in record.texts]}
+            record = self._record(index)
+        except OSError:  # `read` reports it.
+            return {"record": index, "id": "", "texts": []}
+        return {"record": index, "id": record.id, "texts": [list(text) for text in record.texts]}
 
     def read(self, item):
-        """Encoded bytes of an item.
+        """Returns the encoded bytes of an item.
 
         Raises:
             OSError: the record is damaged, or has no image.
@@ -135,26 +142,29 @@ class RecordsSource:
             raise OSError("the record has no image")
         return images[0]
 
-    def name(self, item):
-        """What people know it by."""
+    def display_name(self, item):
+        """Returns the name of an item for messages."""
         return f"{self.folder}: {item['id'] or item['record']}"
 
-    def _record(self, number):
+    def _record(self, index):
         try:
-            return deserialize(self._set.read([number], verify=True)[0])
+            return deserialize(self._set.read([index], verify=True)[0])
         except (DamagedRecord, ValueError) as error:
             raise OSError(f"a damaged record ({error})") from error
 
 
-def _shown(path):
-    """A path as text, whose name need not be UTF-8."""
+def _printable(path):
+    """Returns a path as valid Unicode; file names need not be UTF-8."""
     return os.fsencode(path).decode("utf-8", "replace")
 
 
-def open_source(about):
-    """The source of a manifest's `source`.
+def open_source(spec):
+    """Returns the source that `spec` of a manifest describes.
+
+    Args:
+        spec: the value of "source" in a manifest.
 
     Raises:
-        UserError: it is not there any more.
+        UserError: the folder does not exist any more.
     """
-    return FolderSource(about["folder"]) if "folder" in about else RecordsSource(about["records"])
+    return FolderSource(spec["folder"]) if "folder" in spec else RecordsSource(spec["records"])
