@@ -74,23 +74,22 @@ def images(folder, out_dir, limit, processes, rounds, peer=None):
 
 
 def _bare(files, place, processes):
-    from tf_mural.conversion import process_pool
+    from tf_mural.conversion.executors import run_in_processes
 
     share = [files[i::processes] for i in range(processes)]
-    spans = [
-        span for _, span in process_pool.run(_bare_share, [(some,) for some in share], processes)
-    ]
+    jobs = [(some,) for some in share]
+    spans = [span for _, span in run_in_processes(_bare_share, jobs, processes)]
     return len(files) / max(spans)
 
 
 def _bare_share(files):
-    from tf_mural.conversion.resizing import resized
+    from tf_mural.conversion.image_probe import resize_to_jpeg
 
     data = [open(file, "rb").read() for file in files]
-    resized(data[0], SIDE, QUALITY)  # TensorFlow is imported by the first
+    resize_to_jpeg(data[0], SIDE, QUALITY)  # TensorFlow is imported by the first
     began = time.perf_counter()
     for one in data:
-        resized(one, SIDE, QUALITY)
+        resize_to_jpeg(one, SIDE, QUALITY)
     return time.perf_counter() - began
 
 
@@ -108,7 +107,7 @@ def _ours(files, place, processes):
 def _converted(files, place, processes):
     """Seconds of the conversion of a table of these files."""
     from tf_mural import conversion
-    from tf_mural.conversion import Steps
+    from tf_mural.conversion import FilterConfig
     from tf_mural.datasets import table
 
     raw = os.path.join(place, "raw")
@@ -119,10 +118,10 @@ def _converted(files, place, processes):
             name = f"{number:07d}.jpg"
             shutil.copyfile(path, os.path.join(raw, name))
             file.write(f"{name}\ta caption\n")
-    steps = Steps(resize=SIDE, resize_quality=QUALITY)
+    filters = FilterConfig(resize=SIDE, resize_quality=QUALITY)
     began = time.perf_counter()
     conversion.convert(
-        table, "table", raw, place, "train", processes=processes, steps=steps, progress=_nothing
+        table, "table", raw, place, "train", processes=processes, filters=filters, progress=_nothing
     )
     return time.perf_counter() - began
 

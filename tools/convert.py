@@ -22,11 +22,11 @@ import common
 from absl import flags
 
 from tf_mural import conversion
-from tf_mural.conversion.executors import ENGINES
-from tf_mural.conversion.summary import summary
+from tf_mural.conversion.executors import EXECUTORS
+from tf_mural.conversion.ledger import format_summary
 from tf_mural.data import records
 from tf_mural.data.vocabulary import SPECIAL_TOKENS
-from tf_mural.datasets import ABOUT, DATASETS
+from tf_mural.datasets import DATASET_INFO, DATASETS
 from tf_mural.errors import UserError, lookup
 
 FLAGS = flags.FLAGS
@@ -51,8 +51,8 @@ flags.DEFINE_string(
     "Does one part of the work, such as 3/128: the fourth of 128. Parts may run at once, on "
     "several machines with the same folders; the last one to end makes the set whole.",
 )
-flags.DEFINE_enum("engine", "processes", list(ENGINES), "What runs the work.")
-flags.DEFINE_string("beam", None, "Flags of Apache Beam, parted by commas, for --engine=beam.")
+flags.DEFINE_enum("executor", "processes", list(EXECUTORS), "What runs the jobs.")
+flags.DEFINE_string("beam", None, "Flags of Apache Beam, parted by commas, for --executor=beam.")
 flags.DEFINE_bool(
     "paper_filters",
     False,
@@ -76,10 +76,10 @@ def main():
     if FLAGS.dataset is None:
         raise UserError("say which data set with --dataset; --list shows them")
     dataset = lookup(DATASETS, FLAGS.dataset, "data set")
-    options, steps, part = _options(), _steps(), _part()
+    options, filters, part = _options(), _filters(), _part()
     out_dir = FLAGS.out_dir or os.path.join("data", FLAGS.dataset)
     raw_dir = FLAGS.raw_dir
-    if FLAGS.engine != "processes":  # workers elsewhere have working directories of their own
+    if FLAGS.executor != "processes":  # workers elsewhere have working directories of their own
         out_dir, raw_dir = os.path.abspath(out_dir), raw_dir and os.path.abspath(raw_dir)
     splits = FLAGS.split or _splits(dataset, options)
     if FLAGS.vocab_size is not None and "train" not in splits:
@@ -97,9 +97,9 @@ def main():
             processes=FLAGS.processes,
             overwrite=FLAGS.overwrite,
             progress=_say,
-            steps=steps,
+            filters=filters,
             part=part,
-            engine=FLAGS.engine,
+            executor=FLAGS.executor,
             flags=(FLAGS.beam,) if FLAGS.beam is not None else (),
         )
         manifests += [manifest] if manifest is not None else []  # None: other parts are to be done
@@ -107,20 +107,20 @@ def main():
         _write_vocabulary(out_dir, FLAGS.vocab_size)
     if manifests:
         print()
-        print(summary(manifests))
+        print(format_summary(manifests))
 
 
 def _say(line):
     print(line, flush=True)
 
 
-# --- options of the data sets: the parameters of their plan(); steps: the fields of Steps ---------
+# --- options of the data sets: the parameters of their plan(); filters: FilterConfig's fields -----
 
 
 def _define_options():
-    helps = _argument_helps(conversion.Steps, "Attributes:\n")
-    hints = typing.get_type_hints(conversion.Steps)
-    for field in dataclasses.fields(conversion.Steps):
+    helps = _argument_helps(conversion.FilterConfig, "Attributes:\n")
+    hints = typing.get_type_hints(conversion.FilterConfig)
+    for field in dataclasses.fields(conversion.FilterConfig):
         _define(field.name, hints[field.name], field.default, helps[field.name])
     for name, dataset in DATASETS.items():
         hints = typing.get_type_hints(dataset.plan)
@@ -172,12 +172,12 @@ def _options():
     return options
 
 
-def _steps():
+def _filters():
     chosen = dict(conversion.PAPER) if FLAGS.paper_filters else {}
-    for field in dataclasses.fields(conversion.Steps):
+    for field in dataclasses.fields(conversion.FilterConfig):
         if FLAGS[field.name].present:
             chosen[field.name] = None if FLAGS[field.name].value == "" else _given(field.name)
-    return conversion.Steps(**chosen)
+    return conversion.FilterConfig(**chosen)
 
 
 def _given(flag):
@@ -223,16 +223,16 @@ def _write_vocabulary(out_dir, size):
 def _listed():
     """A paragraph a data set."""
     for name, dataset in DATASETS.items():
-        about = ABOUT[name]
+        info = DATASET_INFO[name]
         facts = {
-            "splits": about.splits or " ".join(dataset.SPLITS),
+            "splits": info.splits or " ".join(dataset.SPLITS),
             "augmentations": " ".join(dataset.AUGMENTATIONS) or "none",
-            "licence": about.licence,
-            "home": about.homepage,
-            "raw_dir": about.download,
+            "licence": info.license,
+            "home": info.homepage,
+            "raw_dir": info.raw_data,
         }
         lines = [f"    {fact:<14} {text}" for fact, text in facts.items() if text]
-        yield "\n".join([f"{name}: {about.what}", *lines])
+        yield "\n".join([f"{name}: {info.description}", *lines])
 
 
 _define_options()

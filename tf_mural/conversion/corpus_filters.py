@@ -1,168 +1,273 @@
-"""Questions to the whole corpus: the same image again, a text of too many images.
+"""Filters that need corpus-wide counts: duplicates, texts per image, images per text.
 
-Each question has rows of three uint64, (key, other, position), which are brought together by key:
-`rows` gives those of one record, and `drops` what is to go of all rows with some of the keys.
+A corpus filter works like a group-by. In pass 1, `keys` maps each record to (key, value) pairs,
+which are spilled to sorted files as entries (key, value, position of the record) of three uint64.
+Between the passes, `select` reads all entries of a range of keys and returns what is dropped. In
+pass 2, a `DropList` applies this to the records of one unit.
 """
 
+import array
 import dataclasses
+import os
 from collections.abc import Callable
 
 import numpy as np
 
 from tf_mural.conversion import hashes
-from tf_mural.conversion.record_filters import with_texts
-from tf_mural.data.records import Dropped
+from tf_mural.conversion.record_filters import replace_texts
+from tf_mural.data import records
+from tf_mural.data.records import Skipped
 
-_BITS = 64
-_SPREAD = 0x9E3779B97F4A7C15  # odd, so that keys stay different, and are spread over 64 bits
+_HASH_BITS = 64
+_SPREAD = 0x9E3779B97F4A7C15  # Odd, so that products stay distinct; spreads keys over 64 bits.
+_ENTRIES_PER_FILE = 1 << 20
+ENTRIES_PER_RANGE = 1 << 21  # approximately, of a range of keys that is held in memory
 
 
 @dataclasses.dataclass(frozen=True)
-class Question:
-    """One question.
+class CorpusFilter:
+    """One filter.
 
     Attributes:
-        rows: function of (record, steps) to an iterable of (key, other).
-        drops: function of (key, other, position, steps), (n,) uint64 each, to (positions, texts):
-            (m,) uint64 each, where a text is its hash, or 0 for the whole record.
-        reason: function of the steps to what the ledger says.
+        keys: callable (record, filters) that returns an iterable of (key, value).
+        select: callable (keys, values, positions, filters), with (n,) uint64 each, that returns
+            (positions, text hashes), (m,) uint64 each: what is dropped. A text hash of 0 stands
+            for the whole record.
+        reason: callable (filters) that returns the reason for the ledger.
     """
 
-    rows: Callable
-    drops: Callable
+    keys: Callable
+    select: Callable
     reason: Callable
 
 
-def _of_whole_record(record, steps):
-    yield hashes.of_record(record), 0
+# --- duplicates -----------------------------------------------------------------------------------
 
 
-def _first_of_each(key, other, position, steps):
-    order = np.lexsort((position, key))
-    later = position[order][1:][key[order][1:] == key[order][:-1]]
+def _record_key(record, filters):
+    yield hashes.hash_record(record), 0
+
+
+def _select_repeated(keys, values, positions, filters):
+    """Selects all records with a key except the first."""
+    order = np.lexsort((positions, keys))
+    later = positions[order][1:][keys[order][1:] == keys[order][:-1]]
     return later, np.zeros_like(later)
 
 
-def _of_bands(record, steps):
-    """Hashes of `near_distance` bits between them share one of as many bands and one more."""
-    count = steps.near_distance + 1
-    cuts = [_BITS * band // count for band in range(count + 1)]
+def _phash_bands(record, filters):
+    """Yields (band, pHash) for each of `near_distance` + 1 bands of bits of each image.
+
+    By the pigeonhole principle, hashes that differ in `near_distance` bits agree in one band.
+    """
+    count = filters.near_distance + 1
+    cuts = [_HASH_BITS * band // count for band in range(count + 1)]
     for image in record.images:
-        looks = hashes.perceptual(image)
-        if isinstance(looks, str):  # It looks like no other.
+        phash = hashes.perceptual_hash(image)
+        if isinstance(phash, str):  # An image that does not decode has no duplicates.
             continue
         for band in range(count):
-            value = (looks >> cuts[band]) & ((1 << (cuts[band + 1] - cuts[band])) - 1)
-            yield (value * count + band) * _SPREAD % 2**_BITS, looks
+            value = (phash >> cuts[band]) & ((1 << (cuts[band + 1] - cuts[band])) - 1)
+            yield (value * count + band) * _SPREAD % 2**_HASH_BITS, phash
 
 
-def _near_an_earlier_one(key, looks, position, steps):
-    order = np.lexsort((position, looks, key))
-    key, looks, position = key[order], looks[order], position[order]
-    again = np.zeros(len(key), bool)
-    again[1:] = (key[1:] == key[:-1]) & (looks[1:] == looks[:-1])
-    first = position[~again][np.cumsum(~again) - 1]
-    found = [position[again & (position != first)]]
-    # Of those that look the same the first is left, which keeps the pairs to compare few.
-    key, looks, position = key[~again], looks[~again], position[~again]
-    order = np.lexsort((position, key))
-    key, looks, position = key[order], looks[order], position[order]
-    near = np.zeros(len(key), bool)
-    first = np.arange(len(key))
-    for step in range(1, len(key)):
-        first = first[: np.searchsorted(first, len(key) - step)]
-        first = first[key[first] == key[first + step]]
+def _select_near(keys, phashes, positions, filters):
+    """Selects records with an image similar to one of an earlier record."""
+    order = np.lexsort((positions, phashes, keys))
+    keys, phashes, positions = keys[order], phashes[order], positions[order]
+    repeated = np.zeros(len(keys), bool)
+    repeated[1:] = (keys[1:] == keys[:-1]) & (phashes[1:] == phashes[:-1])
+    first = positions[~repeated][np.cumsum(~repeated) - 1]
+    selected = [positions[repeated & (positions != first)]]
+    # Only the first of equal hashes remains, which keeps the number of comparisons small.
+    keys, phashes, positions = keys[~repeated], phashes[~repeated], positions[~repeated]
+    order = np.lexsort((positions, keys))
+    keys, phashes, positions = keys[order], phashes[order], positions[order]
+    near = np.zeros(len(keys), bool)
+    first = np.arange(len(keys))
+    for step in range(1, len(keys)):
+        first = first[: np.searchsorted(first, len(keys) - step)]
+        first = first[keys[first] == keys[first + step]]
         if not len(first):
             break
-        bits = np.bitwise_count(looks[first] ^ looks[first + step])
-        alike = (bits <= steps.near_distance) & (position[first] != position[first + step])
-        near[first[alike] + step] = True
-    found.append(position[near])
-    later = np.unique(np.concatenate(found))
+        distances = np.bitwise_count(phashes[first] ^ phashes[first + step])
+        similar = distances <= filters.near_distance
+        similar &= positions[first] != positions[first + step]
+        near[first[similar] + step] = True
+    selected.append(positions[near])
+    later = np.unique(np.concatenate(selected))
     return later, np.zeros_like(later)
 
 
-def _of_images(record, steps):
-    texts = [hashes.of_text(text) for _, text in record.texts]
-    for image in map(hashes.of_bytes, record.images):
+# --- texts per image, images per text -------------------------------------------------------------
+
+
+def _texts_by_image(record, filters):
+    texts = [hashes.hash_text(text) for _, text in record.texts]
+    for image in map(hashes.hash_bytes, record.images):
         for text in texts:
             yield image, text
 
 
-def _of_texts(record, steps):
-    for image, text in _of_images(record, steps):
+def _images_by_text(record, filters):
+    for image, text in _texts_by_image(record, filters):
         yield text, image
 
 
-def _with_too_many(key, other, most):
-    """(n,) bool: rows whose key comes with more than `most` different others; rows sorted so."""
-    order = np.lexsort((other, key))
-    key, other = key[order], other[order]
-    first = np.ones(len(key), bool)
-    first[1:] = key[1:] != key[:-1]
+def _exceeds_count(keys, values, maximum):
+    """Returns (n,) bool: entries whose key has more than `maximum` different values."""
+    order = np.lexsort((values, keys))
+    keys, values = keys[order], values[order]
+    first = np.ones(len(keys), bool)
+    first[1:] = keys[1:] != keys[:-1]
     new = first.copy()
-    new[1:] |= other[1:] != other[:-1]
+    new[1:] |= values[1:] != values[:-1]
     group = np.cumsum(first) - 1
-    out = np.zeros(len(key), bool)
-    out[order] = (np.bincount(group, weights=new) > most)[group] if len(key) else False
-    return out
+    exceeds = np.zeros(len(keys), bool)
+    exceeds[order] = (np.bincount(group, weights=new) > maximum)[group] if len(keys) else False
+    return exceeds
 
 
-def _of_many_texts(key, other, position, steps):
-    found = np.unique(position[_with_too_many(key, other, steps.texts_per_image)])
-    return found, np.zeros_like(found)
+def _select_frequent_images(keys, values, positions, filters):
+    selected = np.unique(positions[_exceeds_count(keys, values, filters.texts_per_image)])
+    return selected, np.zeros_like(selected)
 
 
-def _of_many_images(key, other, position, steps):
-    many = _with_too_many(key, other, steps.images_per_text)
-    found = np.unique(np.stack([position[many], key[many]], axis=1), axis=0)
-    return found[:, 0], found[:, 1]
+def _select_frequent_texts(keys, values, positions, filters):
+    exceeds = _exceeds_count(keys, values, filters.images_per_text)
+    selected = np.unique(np.stack([positions[exceeds], keys[exceeds]], axis=1), axis=0)
+    return selected[:, 0], selected[:, 1]
 
 
-QUESTIONS = {
-    "texts per image": Question(
-        _of_images, _of_many_texts, lambda s: f"image of more than {s.texts_per_image} texts"
+CORPUS_FILTERS = {
+    "texts per image": CorpusFilter(
+        _texts_by_image,
+        _select_frequent_images,
+        lambda filters: f"image of more than {filters.texts_per_image} texts",
     ),
-    "images per text": Question(
-        _of_texts, _of_many_images, lambda s: f"text of more than {s.images_per_text} images"
+    "images per text": CorpusFilter(
+        _images_by_text,
+        _select_frequent_texts,
+        lambda filters: f"text of more than {filters.images_per_text} images",
     ),
-    "exact": Question(_of_whole_record, _first_of_each, lambda s: "exact duplicate"),
-    "near": Question(_of_bands, _near_an_earlier_one, lambda s: "near duplicate"),
+    "exact": CorpusFilter(_record_key, _select_repeated, lambda filters: "exact duplicate"),
+    "near": CorpusFilter(_phash_bands, _select_near, lambda filters: "near duplicate"),
 }
 
 
-class Answer:
-    """A check, see `filters`, that takes away what a question found in one unit.
+class DropList:
+    """A record filter (see `record_filters`) that applies the result of a corpus filter to a unit.
 
     Args:
-        reason: for the ledger.
-        rows: (m,) rows of the unit, in any order.
-        texts: (m,) hashes of texts, 0 for the whole record.
+        reason: reason for the ledger.
+        indices: (m,) uint64, indices of records in the unit, in any order.
+        text_hashes: (m,) uint64, hashes of the texts that are dropped; 0 for the whole record.
     """
 
-    def __init__(self, reason, rows, texts):
-        order = np.argsort(rows, kind="stable")
+    def __init__(self, reason, indices, text_hashes):
+        order = np.argsort(indices, kind="stable")
         self._reason = reason
-        self._rows, self._texts, self._next = rows[order], texts[order], 0
+        self._indices, self._text_hashes, self._next = indices[order], text_hashes[order], 0
 
-    def __call__(self, row, record, drop):
-        """The record, the record without some texts, or None. Rows must come in order."""
-        rows, start = self._rows, self._next
-        while start < len(rows) and rows[start] < row:
+    def __call__(self, index, record, skip):
+        """Returns the record, the record with fewer texts, or None. Indices must increase."""
+        start = self._next
+        while start < len(self._indices) and self._indices[start] < index:
             start += 1
         end = start
-        while end < len(rows) and rows[end] == row:
+        while end < len(self._indices) and self._indices[end] == index:
             end += 1
         self._next = end
         if start == end:
             return record
-        texts = set(self._texts[start:end].tolist())
-        if 0 in texts:
-            return drop(Dropped(self._reason, record.id))
-        left = []
+        dropped = set(self._text_hashes[start:end].tolist())
+        if 0 in dropped:
+            return skip(Skipped(self._reason, record.id))
+        texts = []
         for code, text in record.texts:
-            if hashes.of_text(text) in texts:
-                drop(Dropped(self._reason, f"{record.id}, {code}: {text}", text=True))
+            if hashes.hash_text(text) in dropped:
+                skip(Skipped(self._reason, f"{record.id}, {code}: {text}", text_only=True))
             else:
-                left.append((code, text))
-        return with_texts(record, left, drop)
+                texts.append((code, text))
+        return replace_texts(record, texts, skip)
+
+
+# --- sorted files of entries ----------------------------------------------------------------------
+
+
+class SpillWriter:
+    """Collects entries (key, value, position) into files `<stem>-<number>.npy`, sorted by key.
+
+    A file has at most `_ENTRIES_PER_FILE` entries, so that memory use is constant.
+
+    Attributes:
+        files: paths of the files written.
+        count: number of entries written.
+    """
+
+    def __init__(self, stem):
+        self.files, self.count = [], 0
+        self._stem = stem
+        self._buffer = array.array("Q")
+
+    def add(self, key, value, position):
+        """Adds an entry of three integers in [0, 2^64)."""
+        self._buffer.extend((key, value, position))
+        if len(self._buffer) >= 3 * _ENTRIES_PER_FILE:
+            self.flush()
+
+    def flush(self):
+        """Writes the buffered entries to a new file. Must be called at the end."""
+        if self._buffer:
+            entries = np.frombuffer(self._buffer, np.uint64).reshape(-1, 3)
+            self.count += len(entries)
+            self.files.append(f"{self._stem}-{len(self.files):04d}.npy")
+            save_sorted(self.files[-1], entries)
+            self._buffer = array.array("Q")
+
+
+def save_sorted(path, entries):
+    """Writes an (n, k) uint64 array, sorted by its first column, to a .npy file atomically."""
+    entries = np.asarray(entries, np.uint64)
+    with records.open_atomic(path) as file:
+        np.save(file, entries[entries[:, 0].argsort(kind="stable")])
+
+
+def read_range(files, start, end, width):
+    """Reads the entries of several sorted files whose first number is in [start, end).
+
+    Args:
+        files: paths of (n, width) uint64 arrays, each sorted by its first column.
+        start, end: integers in [0, 2^64]; an end of 2^64 includes the largest uint64.
+        width: number of columns.
+
+    Returns:
+        An (m, width) uint64 array.
+    """
+    parts = [np.zeros((0, width), np.uint64)]
+    for path in files:
+        entries = np.load(path, mmap_mode="r")
+        first = np.searchsorted(entries[:, 0], _to_uint64(start))
+        last = np.searchsorted(entries[:, 0], _to_uint64(end))
+        parts.append(np.array(entries[first : len(entries) if end >= 2**64 else last]))
+    return np.concatenate(parts)
+
+
+def key_ranges(count):
+    """Returns ranges [start, end) of keys with about `ENTRIES_PER_RANGE` of `count` entries each.
+
+    Keys are assumed to be spread evenly over [0, 2^64).
+    """
+    ranges = max(1, -(-count // ENTRIES_PER_RANGE))
+    return [(2**64 * i // ranges, 2**64 * (i + 1) // ranges) for i in range(ranges)]
+
+
+def remove_files(files):
+    """Removes files; some may be missing."""
+    for path in files:
+        if os.path.exists(path):
+            os.remove(path)
+
+
+def _to_uint64(number):
+    return np.uint64(min(number, 2**64 - 1))

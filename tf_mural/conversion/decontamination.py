@@ -1,7 +1,7 @@
-"""Record sets that a corpus must not hold: tests sets, mostly.
+"""Removes records that excluded record sets contain, which are mostly test sets.
 
-Their images are known by their bytes and by what they look like; of records without images, such
-as those of a bitext, each two texts are known.
+An image is recognized by its bytes and by its perceptual hash. A record without images, such as one
+of a bitext, is recognized by each pair of its texts.
 """
 
 import functools
@@ -10,89 +10,95 @@ import json
 import numpy as np
 
 from tf_mural.conversion import hashes
-from tf_mural.conversion.filter_config import name_of
+from tf_mural.conversion.filter_config import record_set_name
 from tf_mural.data import records
-from tf_mural.data.records import Dropped
+from tf_mural.data.records import Skipped
 
 _RECORDS_PER_JOB = 1000
+_KINDS = ("bytes", "phashes", "text_pairs")
 
 
-def jobs(folders):
-    """Arguments of `digest` for all sets. Raises UserError where one is missing or not whole."""
-    found = []
+def plan_jobs(folders):
+    """Returns the arguments of `hash_records` that cover all sets.
+
+    Raises:
+        UserError: a record set is missing or incomplete.
+    """
+    jobs = []
     for folder in folders:
         count = len(records.RecordSet.open(folder))
         starts = range(0, count, _RECORDS_PER_JOB)
-        found += [(folder, start, min(start + _RECORDS_PER_JOB, count)) for start in starts]
-    return found
+        jobs += [(folder, start, min(start + _RECORDS_PER_JOB, count)) for start in starts]
+    return jobs
 
 
-def digest(folder, start, end):
-    """What the records [start, end) of a set are known by.
+def hash_records(folder, start, end):
+    """Hashes the records [start, end) of a set.
 
     Returns:
-        A dict of lists: "bytes" and "looks" of [hash, who] for images, "pairs" of such for texts,
-        where `who` is [set, id].
+        A dict with the lists "bytes" and "phashes" for images and "text_pairs" for texts. Each
+        entry is [hash, [name of the set, id of the record]].
     """
-    opened = records.RecordSet.open(folder)
-    name = name_of(opened)
-    found = {"bytes": [], "looks": [], "pairs": []}
-    for data in opened.read(np.arange(start, end), verify=True):
+    record_set = records.RecordSet.open(folder)
+    name = record_set_name(record_set)
+    hashed = {kind: [] for kind in _KINDS}
+    for data in record_set.read(np.arange(start, end), verify=True):
         record = records.deserialize(data)
-        who = [name, record.id]
+        source = [name, record.id]
         for image in record.images:
-            found["bytes"].append([hashes.of_bytes(image), who])
-            looks = hashes.perceptual(image)
-            if not isinstance(looks, str):
-                found["looks"].append([looks, who])
+            hashed["bytes"].append([hashes.hash_bytes(image), source])
+            phash = hashes.perceptual_hash(image)
+            if not isinstance(phash, str):
+                hashed["phashes"].append([phash, source])
         if not record.images:
-            found["pairs"] += [[key, who] for key in hashes.of_pairs(record)]
-    return found
+            hashed["text_pairs"] += [[key, source] for key in hashes.hash_text_pairs(record)]
+    return hashed
 
 
-def save(path, parts):
-    """Writes what `digest` found of all sets as one file."""
-    whole = {key: sum((part[key] for part in parts), []) for key in ("bytes", "looks", "pairs")}
-    with records.appears_whole(path) as file:
-        file.write(json.dumps(whole, ensure_ascii=False).encode())
+def save_hashes(path, parts):
+    """Writes the results of `hash_records` for all sets to one file."""
+    merged = {kind: sum((part[kind] for part in parts), []) for kind in _KINDS}
+    with records.open_atomic(path) as file:
+        file.write(json.dumps(merged, ensure_ascii=False).encode())
 
 
-class Excluded:
-    """A check, see `filters`, for records that excluded sets hold.
+class ExcludedRecordFilter:
+    """A record filter (see `record_filters`) that drops records of excluded sets.
 
     Args:
-        path: of what `save` wrote.
-        distance: of how many bits hashes of images that look alike may differ.
+        path: a file that `save_hashes` wrote.
+        distance: number of bits by which the perceptual hashes of similar images may differ.
     """
 
     def __init__(self, path, distance):
-        self._bytes, self._looks, self._who, self._pairs = _load(path)
+        self._bytes, self._phashes, self._sources, self._text_pairs = _load_hashes(path)
         self._distance = distance
 
-    def __call__(self, row, record, drop):
-        """The record, or None where it is one of an excluded set."""
+    def __call__(self, index, record, skip):
+        """Returns the record, or None if an excluded set contains it."""
         for image in record.images if self._bytes else ():
-            if who := self._bytes.get(hashes.of_bytes(image)):
-                return drop(Dropped(f"image of {who[0]}", f"{record.id} is {who[1]}"))
-            looks = hashes.perceptual(image)
-            if isinstance(looks, str):
-                return drop(Dropped(looks, record.id))
-            bits = np.bitwise_count(self._looks ^ np.uint64(looks))
-            if len(bits) and bits.min() <= self._distance:
-                who = self._who[int(bits.argmin())]
-                what = f"{record.id} looks like {who[1]}"
-                return drop(Dropped(f"image that looks like one of {who[0]}", what))
-        for key in hashes.of_pairs(record) if self._pairs else ():
-            if who := self._pairs.get(key):
-                return drop(Dropped(f"texts of {who[0]}", f"{record.id} is {who[1]}"))
+            if source := self._bytes.get(hashes.hash_bytes(image)):
+                return skip(Skipped(f"image of {source[0]}", f"{record.id} is {source[1]}"))
+            phash = hashes.perceptual_hash(image)
+            if isinstance(phash, str):
+                return skip(Skipped(phash, record.id))
+            distances = np.bitwise_count(self._phashes ^ np.uint64(phash))
+            if len(distances) and distances.min() <= self._distance:
+                name, id = self._sources[int(distances.argmin())]
+                reason = f"image that looks like one of {name}"
+                return skip(Skipped(reason, f"{record.id} looks like {id}"))
+        for key in hashes.hash_text_pairs(record) if self._text_pairs else ():
+            if source := self._text_pairs.get(key):
+                return skip(Skipped(f"texts of {source[0]}", f"{record.id} is {source[1]}"))
         return record
 
 
 @functools.lru_cache(maxsize=1)
-def _load(path):
+def _load_hashes(path):
     with open(path, encoding="utf-8") as file:
-        found = json.load(file)
-    looks = np.array([key for key, _ in found["looks"]], np.uint64)
-    who = [who for _, who in found["looks"]]
-    # Of records that share a hash the first is named.
-    return dict(reversed(found["bytes"])), looks, who, dict(reversed(found["pairs"]))
+        hashed = json.load(file)
+    phashes = np.array([key for key, _ in hashed["phashes"]], np.uint64)
+    sources = [source for _, source in hashed["phashes"]]
+    # Reversed, so that the first of several records with the same hash is named.
+    by_bytes, by_text_pair = (dict(reversed(hashed[kind])) for kind in ("bytes", "text_pairs"))
+    return by_bytes, phashes, sources, by_text_pair

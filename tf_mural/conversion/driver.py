@@ -1,24 +1,189 @@
-"""The passes of a conversion over its units, each a map of jobs that an engine runs.
+"""Converts a data set to record sets in passes over its work units.
 
-    excluded sets   what records of theirs are known by           ranges of their records
-    pass 1          rows for the questions to the whole corpus    units
-    answers         what each question drops                      ranges of keys
-    pass 2          shards, one or more a unit                    units
+Each pass is a map over independent jobs that an executor runs:
 
-Without questions there is no pass 1. Whatever was done before is not done again.
+    excluded sets   hashes of the records of excluded sets        ranges of their records
+    pass 1          spills the entries of the corpus filters      units
+    resolve         selects what each corpus filter drops         ranges of keys
+    pass 2          writes one or more shards of each unit        units
+
+Without corpus filters there is no pass 1. Finished jobs are not run again after an interruption.
 """
 
 import dataclasses
+import functools
+import inspect
 import json
 import os
 import time
 from collections.abc import Callable
 
-from tf_mural.conversion import decontamination, sorted_spill, units
-from tf_mural.conversion.publish import locked
+from tf_mural import __version__, datasets
+from tf_mural.conversion import corpus_filters, decontamination, publish, units
+from tf_mural.conversion.executors import EXECUTORS
+from tf_mural.conversion.filter_config import FilterConfig
+from tf_mural.conversion.provenance import existing_manifest, plan_conversion, recipe_digest
 from tf_mural.data import records
+from tf_mural.errors import UserError, lookup
 
 SECONDS_BETWEEN_LINES = 2.0
+
+
+def convert(
+    dataset,
+    name,
+    raw_dir,
+    out_dir,
+    split,
+    options=None,
+    augmentations=None,
+    processes=None,
+    overwrite=False,
+    progress=print,
+    filters=None,
+    part=None,
+    executor="processes",
+    flags=(),
+):
+    """Converts one split of a data set to the record set `<out_dir>/<split>`.
+
+    Equal input, options and filters give equal bytes, independent of the executor, the number of
+    processes, the parts and interruptions. An existing set with the same recipe is kept. A second
+    conversion to the same place waits for the first one, but parts of one conversion run at the
+    same time.
+
+    Args:
+        dataset: a module of `tf_mural.datasets`, or any importable module with the same functions.
+        name: name of the data set in the manifest.
+        raw_dir: folder of the raw data; None if the data set needs none.
+        out_dir: folder of the record sets, one for each split.
+        split: name of the split.
+        options: dict of keyword arguments for the data set's `plan`.
+        augmentations: augmentations of the images that training may use. Default: those that the
+            data set allows.
+        processes: number of worker processes; by default one for each core. With 1, everything runs
+            in this process.
+        overwrite: whether to replace a record set that was made by another recipe.
+        progress: callable that takes one line.
+        filters: `FilterConfig`; by default without filters.
+        part: (number from 0, total) to convert only the units whose number has this remainder. The
+            last part that finishes completes the record set.
+        executor: a key of `executors.EXECUTORS`.
+        flags: flags of the executor itself, if it has any.
+
+    Returns:
+        The manifest as a dict, or None if other parts must run before the record set is complete.
+
+    Raises:
+        UserError: unknown options, raw data that cannot be used, no record kept, or a record set of
+            another recipe in `out_dir`.
+        WorkerDiedError: a `UserError`: a worker process was killed.
+    """
+    run = lookup(EXECUTORS, executor, "executor")
+    options, filters = dict(options or {}), filters or FilterConfig()
+    number, total = part or (0, 1)
+    if not 0 <= number < total:
+        raise UserError(f"expected a part from 0 to {total - 1} of {total}, got {number}")
+    recipe, planned = plan_conversion(
+        dataset, name, raw_dir, split, options, augmentations, filters
+    )
+    paths = publish.BuildPaths(str(out_dir), split, recipe_digest(recipe, planned))
+    label = f"{name}/{split}"
+    task = units.Task(dataset.__name__, filters, paths)
+    run = _bind_executor(run, processes, flags, paths.work)
+    passes = Passes(task, planned, (number, total), label, run, progress)
+    get_classes = getattr(dataset, "classes", None)
+    classes = functools.partial(get_classes, raw_dir, **options) if get_classes else lambda: None
+    try:
+        os.makedirs(out_dir, exist_ok=True)
+        with publish.exclusive(paths, shared=part is not None):
+            existing = existing_manifest(paths.record_set, recipe, overwrite)
+            if existing is not None:
+                count = f"{existing['records']:,} records in {paths.record_set}"
+                progress(f"{label}: already there, {count}")
+                return existing
+            try:
+                return _build(passes, recipe, classes)
+            except BaseException:
+                if part is None:
+                    publish.cleanup_failed(paths, progress)
+                raise
+    except OSError as error:
+        raise UserError(f"converting {label} to {paths.record_set} failed: {error}") from error
+
+
+def ensure(name, out_dir, progress=print):
+    """Converts the missing splits of a data set that needs no raw data, with its default options.
+
+    An existing complete set is kept, whatever its recipe.
+
+    Args:
+        name: a key of `datasets.DATASETS`.
+        out_dir, progress: as for `convert`.
+
+    Raises:
+        UserError: an unknown data set, or an existing set that is incomplete.
+    """
+    dataset = lookup(datasets.DATASETS, name, "data set")
+    for split in dataset.SPLITS:
+        folder = os.path.join(out_dir, split)
+        if os.path.isdir(folder):
+            records.RecordSet.open(folder)
+        else:
+            convert(dataset, name, None, out_dir, split, progress=progress)
+
+
+def _bind_executor(run, processes, flags, folder):
+    """Returns an executor as a callable (function, jobs), with its other arguments bound."""
+    parameters = inspect.signature(run).parameters
+    bound = {"folder": folder} if "folder" in parameters else {}
+    if flags:
+        if "flags" not in parameters:
+            raise UserError(f"this executor has no flags of its own, such as {flags[0]!r}")
+        bound["flags"] = flags
+    return lambda function, jobs: run(function, jobs, processes, **bound)
+
+
+def _build(passes, recipe, classes):
+    """Runs all passes of the part; returns the manifest if the set is then complete, or None."""
+    paths, label = passes.task.paths, passes.label
+    os.makedirs(paths.work, exist_ok=True)
+    number, total = passes.part
+    with publish.lock(paths.work_lock(f"part-{number}-of-{total}")):
+        # Otherwise another process has run this part, or a run ended just before the last rename.
+        if os.path.isdir(paths.work) and not os.path.exists(paths.manifest):
+            passes.hash_excluded()
+            passes.scan()
+            if not passes.resolve():
+                parts = passes.unfinished_parts(paths.scan)
+                passes.progress(
+                    f"{label}: pass 1 is done of part {number} of {total}, but not yet of the "
+                    f"parts {parts}; run those, then this one again"
+                )
+                return None
+            passes.write()
+    with publish.lock(paths.finalize_lock):
+        if not os.path.isdir(paths.build):  # Another part has finalized the record set.
+            return records.read_manifest(paths.record_set)
+        parts = passes.unfinished_parts(paths.result)
+        if parts and not os.path.exists(paths.manifest):
+            passes.progress(f"{label}: part {number} of {total} is done; still to run: {parts}")
+            return None
+        write_manifest = functools.partial(_write_manifest, recipe, classes)
+        return publish.finalize(paths, len(passes.units), label, write_manifest)
+
+
+def _write_manifest(recipe, classes, folder, shards, ledger):
+    records.write_manifest(
+        folder,
+        shards,
+        recipe["dataset"],
+        recipe["split"],
+        recipe["augmentations"],
+        {**recipe, "version": __version__},
+        ledger,
+        classes(),
+    )
 
 
 @dataclasses.dataclass
@@ -28,10 +193,10 @@ class Passes:
     Attributes:
         task: `units.Task`.
         units: all units of the data set.
-        part: (number from 0, of how many) that is to be done; (0, 1) for all.
-        label: names the conversion in lines of progress.
-        run: function of (function, jobs) to an iterator of (job number, result).
-        progress: called with one line at a time.
+        part: (number from 0, total); (0, 1) for all units.
+        label: name of the conversion in progress lines.
+        run: executor: callable (function, jobs) that returns an iterator of (job number, result).
+        progress: callable that takes one line.
     """
 
     task: units.Task
@@ -41,104 +206,134 @@ class Passes:
     run: Callable
     progress: Callable
 
-    def exclude(self):
-        """Finds out what the records of excluded sets are known by."""
-        steps, places = self.task.steps, self.task.places
-        if not steps.exclude:
+    def hash_excluded(self):
+        """Hashes the records of the excluded sets."""
+        exclude, paths = self.task.filters.exclude, self.task.paths
+        if not exclude:
             return
-        with locked(places.work_lock("excluded")):
-            if not os.path.exists(places.excluded):
-                jobs = decontamination.jobs(steps.exclude)
-                parts = [None] * len(jobs)
-                for number, found in self._each(
-                    ", excluded sets", decontamination.digest, jobs, "parts"
-                ):
-                    parts[number] = found
-                decontamination.save(places.excluded, parts)
+        with publish.lock(paths.work_lock("excluded")):
+            if not os.path.exists(paths.excluded_hashes):
+                jobs = decontamination.plan_jobs(exclude)
+                hashed = [None] * len(jobs)
+                run = self._run_jobs(", excluded sets", decontamination.hash_records, jobs, "parts")
+                for number, result in run:
+                    hashed[number] = result
+                decontamination.save_hashes(paths.excluded_hashes, hashed)
 
-    def count(self):
-        """Pass 1 of the part's units."""
-        if self.task.steps.questions:
-            self._over_units(", pass 1 of 2", units.count_unit, self.task.places.counted)
+    def scan(self):
+        """Runs pass 1 over the units of the part."""
+        if self.task.filters.corpus_filters:
+            self._run_units(", pass 1 of 2", units.scan_unit, self.task.paths.scan)
 
-    def answer(self):
-        """Answers the questions, if all units are through pass 1; whether they are answered."""
-        places = self.task.places
-        if not self.task.steps.questions:
+    def resolve(self):
+        """Resolves the corpus filters if all units have completed pass 1.
+
+        Returns:
+            Whether the corpus filters are resolved.
+        """
+        paths = self.task.paths
+        if not self.task.filters.corpus_filters:
             return True
-        with locked(places.work_lock("answered")):
-            if os.path.exists(places.answered):
+        with publish.lock(paths.work_lock("resolved")):
+            if os.path.exists(paths.resolved):
                 return True
-            if self.missing(places.counted):
+            if self.unfinished_parts(paths.scan):
                 return False
-            counted = [_loaded(places.counted(number)) for number in range(len(self.units))]
-            jobs, ranges, files = [], {}, []
-            for name in self.task.steps.questions:
-                mine = [
-                    f"{places.rows(number, name)}-{file:04d}.npy"
-                    for number, summary in enumerate(counted)
-                    for file in range(summary["files"][name])
-                ]
-                cuts = sorted_spill.key_ranges(sum(summary["rows"][name] for summary in counted))
-                jobs += [(self.task, name, n, *ends, mine) for n, ends in enumerate(cuts)]
-                ranges[name] = len(cuts)
-                files += mine
-            list(self._each(", between the passes", units.answer, jobs, "ranges", "rows"))
-            with records.appears_whole(places.answered) as file:
-                file.write(json.dumps(ranges).encode())
-            sorted_spill.remove(files)
+            jobs, num_ranges, files = self._resolve_jobs()
+            list(self._run_jobs(", resolve", units.resolve_filters, jobs, "ranges", "entries"))
+            with records.open_atomic(paths.resolved) as file:
+                file.write(json.dumps(num_ranges).encode())
+            corpus_filters.remove_files(files)
         return True
 
     def write(self):
-        """Pass 2 of the part's units."""
-        places, more = self.task.places, {}
-        if not self.task.steps.questions:
-            self._over_units("", units.write_unit, places.outcome)
+        """Runs pass 2 over the units of the part."""
+        paths = self.task.paths
+        if not self.task.filters.corpus_filters:
+            self._run_units("", units.write_unit, paths.result)
             return
-        ranges = _loaded(places.answered)
-        for number in self._mine():
-            more[number] = (_loaded(places.counted(number))["read"], ranges)
-        self._over_units(", pass 2 of 2", units.write_unit, places.outcome, more)
+        num_ranges = _read_json(paths.resolved)
+        extra = {
+            number: (_read_json(paths.scan(number))["read"], num_ranges)
+            for number in self._unit_numbers()
+        }
+        self._run_units(", pass 2 of 2", units.write_unit, paths.result, extra)
 
-    def missing(self, place):
-        """Which parts have units without a file: "0, 2 of 3" or, if there are no parts, "all"."""
+    def unfinished_parts(self, path_of):
+        """Returns the parts that have units without a file, such as "0, 2 of 3", or "".
+
+        Args:
+            path_of: callable that maps the number of a unit to a path.
+        """
         total = self.part[1]
         numbers = range(len(self.units))
-        parts = {number % total for number in numbers if not os.path.exists(place(number))}
+        parts = {number % total for number in numbers if not os.path.exists(path_of(number))}
         return f"{', '.join(map(str, sorted(parts)))} of {total}" if parts else ""
 
-    def _mine(self):
+    def _resolve_jobs(self):
+        """Returns (jobs, numbers of ranges by corpus filter, spill files)."""
+        paths, jobs, num_ranges, all_files = self.task.paths, [], {}, []
+        scans = [_read_json(paths.scan(number)) for number in range(len(self.units))]
+        for name in self.task.filters.corpus_filters:
+            files = [
+                f"{paths.spill_stem(unit, name)}-{number:04d}.npy"
+                for unit, scan in enumerate(scans)
+                for number in range(scan["files"][name])
+            ]
+            ranges = corpus_filters.key_ranges(sum(scan["entries"][name] for scan in scans))
+            jobs += [(self.task, name, i, *ends, files) for i, ends in enumerate(ranges)]
+            num_ranges[name] = len(ranges)
+            all_files += files
+        return jobs, num_ranges, all_files
+
+    def _unit_numbers(self):
         return range(self.part[0], len(self.units), self.part[1])
 
-    def _over_units(self, title, function, place, more=None):
-        todo = [number for number in self._mine() if not os.path.exists(place(number))]
-        before = len(self._mine()) - len(todo)
-        if before:
-            was = f"{before} of {before + len(todo)} units were done before"
-            self.progress(f"{self.label}{title}: {was}")
+    def _run_units(self, title, function, path_of, extra=None):
+        """Runs a job for each unit of the part whose file does not exist yet.
+
+        Args:
+            title: end of the label in progress lines.
+            function: job of a unit.
+            path_of: callable that maps the number of a unit to the file that the job writes.
+            extra: dict from the number of a unit to further arguments of its job.
+        """
+        todo = [number for number in self._unit_numbers() if not os.path.exists(path_of(number))]
+        done = len(self._unit_numbers()) - len(todo)
+        if done:
+            counts = f"{done} of {done + len(todo)} units were done before"
+            self.progress(f"{self.label}{title}: {counts}")
         jobs = [
-            (self.task, number, self.units[number], *(more[number] if more else ()))
+            (self.task, number, self.units[number], *(extra[number] if extra else ()))
             for number in todo
         ]
-        list(self._each(title, function, jobs, "units", "read", before))
+        list(self._run_jobs(title, function, jobs, "units", "read", done))
 
-    def _each(self, title, function, jobs, noun, counted="", before=0):
-        """Yields what `run` yields, and says how far it is; results are added up if `counted`."""
-        began = said = time.monotonic()
+    def _run_jobs(self, title, function, jobs, noun, counted="", done=0):
+        """Yields the results of the executor and reports progress.
+
+        Args:
+            title: end of the label in progress lines.
+            function, jobs: arguments of the executor.
+            noun: what a job is called.
+            counted: what the results count, if they are numbers.
+            done: number of jobs that earlier runs have finished.
+        """
+        start = last_line = time.monotonic()
         total = 0
         for finished, (number, result) in enumerate(self.run(function, jobs), 1):
             yield number, result
             now = time.monotonic()
             total += result if counted else 0
-            if finished == len(jobs) or now - said >= SECONDS_BETWEEN_LINES:
-                said, seconds = now, max(now - began, 1e-3)
-                left = (now - began) * (len(jobs) - finished) / finished
-                line = f"{before + finished} of {before + len(jobs)} {noun}, "
+            if finished == len(jobs) or now - last_line >= SECONDS_BETWEEN_LINES:
+                last_line, seconds = now, max(now - start, 1e-3)
+                remaining = (now - start) * (len(jobs) - finished) / finished
+                line = f"{done + finished} of {done + len(jobs)} {noun}, "
                 if counted:
                     line += f"{total:,} {counted}, {total / seconds:,.0f} a second, "
-                self.progress(f"{self.label}{title}: {line}{left:.0f} s left")
+                self.progress(f"{self.label}{title}: {line}{remaining:.0f} s left")
 
 
-def _loaded(path):
+def _read_json(path):
     with open(path, encoding="utf-8") as file:
         return json.load(file)

@@ -1,4 +1,4 @@
-"""What a conversion does besides reading: filters, duplicates, sets to keep out, resizing."""
+"""Options of a conversion besides reading: filters, duplicates, excluded sets, resizing."""
 
 import dataclasses
 import os
@@ -6,7 +6,7 @@ import os
 from tf_mural.data import records
 from tf_mural.errors import UserError, lookup
 
-# The filters of MURAL's image-text data, which are those of ALIGN with other numbers.
+# The filters of MURAL's image-text data: those of ALIGN with other thresholds.
 PAPER = {
     "short_side_above": 200,
     "aspect_below": 3.0,
@@ -21,33 +21,37 @@ _DUPLICATES = {"exact": None, "near": None}
 
 
 @dataclasses.dataclass(frozen=True)
-class Steps:
-    """The steps of a conversion as plain data. By default there are none.
+class FilterConfig:
+    """The filters of a conversion as plain data. The default has none.
 
-    Filters come first, then the excluded sets. What needs the whole corpus (`texts_per_image`,
-    `images_per_text`, `deduplicate`) is asked of all records that these leave, each on its own:
-    a record goes for its duplicate even where that goes for another reason.
+    Filters of single records run first, then the excluded sets. The filters that need the whole
+    corpus (`texts_per_image`, `images_per_text`, `deduplicate`) see all records that pass these,
+    and each works independently: a record is dropped as a duplicate even if the other copy is
+    dropped for another reason.
 
     Attributes:
-        short_side_above: leave out records with an image whose shorter side has not more pixels.
-        aspect_below: leave out records with an image whose longer side is not less than this many
-            times the shorter one.
-        texts_per_image: leave out images that come with more different texts in the corpus.
-        images_per_text: leave out texts that come with more different images in the corpus.
-        min_words: leave out texts of fewer words; where words are not parted, of fewer characters.
-        max_words: leave out texts of more words; where words are not parted, of more characters.
-        max_characters: leave out texts of more characters.
-        language_detector: leave out texts in another language than they say, by this detector:
-            cld3, or one's own function as package.module:function.
-        deduplicate: exact leaves out records whose images, texts, label and score were there
-            before; near those with an image that looks like one of a record before them.
-        near_distance: of how many bits the perceptual hashes of images that look alike may differ.
-        exclude: record sets to keep out: records with an image of theirs, re-encoded ones too,
-            and with a pair of texts of their records without images.
-        resize: make images square JPEGs of so many pixels a side.
-        resize_quality: of these JPEGs, from 1 to 100.
-        shard_records: at most so many records a shard. A unit has a shard at least: small ones are
-            not joined.
+        short_side_above: drop records with an image whose shorter side has at most this many
+            pixels.
+        aspect_below: drop records with an image whose longer side is at least this many times the
+            shorter one.
+        texts_per_image: drop images that occur with more different texts in the corpus.
+        images_per_text: drop texts that occur with more different images in the corpus.
+        min_words: drop texts of fewer words; of fewer characters if the language is written
+            without spaces.
+        max_words: drop texts of more words; of more characters if the language is written without
+            spaces.
+        max_characters: drop texts of more characters.
+        language_detector: drop texts whose detected language is not the stated one; the detector is
+            cld3, or a function of your own as package.module:function.
+        deduplicate: exact drops records whose images, texts, label and score occurred before; near
+            drops those with an image that looks like one of an earlier record.
+        near_distance: number of bits by which the perceptual hashes of similar images may differ.
+        exclude: record sets to keep out of the result. Drops records with one of their images, also
+            if it was encoded again, and with a pair of texts of their records without images.
+        resize: make images square JPEGs with this many pixels a side.
+        resize_quality: quality of these JPEGs, from 1 to 100.
+        shard_records: maximum number of records in a shard. Each unit has at least one shard; small
+            units are not joined.
     """
 
     short_side_above: int | None = None
@@ -69,51 +73,53 @@ class Steps:
         for kind in self.deduplicate:
             lookup(_DUPLICATES, kind, "kind of duplicates")
         bounds = {"near_distance": (0, 15), "resize_quality": (1, 100)}
-        least = {"aspect_below": 1, "short_side_above": 0, "max_characters": 0}
+        minimum = {"aspect_below": 1, "short_side_above": 0, "max_characters": 0}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if isinstance(value, int | float):
-                low, high = bounds.get(field.name, (least.get(field.name, 1), float("inf")))
+                low, high = bounds.get(field.name, (minimum.get(field.name, 1), float("inf")))
                 if not low <= value <= high:
                     to = f" to {high}" if field.name in bounds else " or more"
                     raise UserError(f"expected {field.name} of {low}{to}, got {value}")
 
     @property
-    def questions(self):
-        """Names of what must be asked of the whole corpus, see `questions.QUESTIONS`."""
-        asked = {
+    def corpus_filters(self):
+        """Names of the active filters of `corpus_filters.CORPUS_FILTERS`."""
+        active = {
             "texts per image": self.texts_per_image is not None,
             "images per text": self.images_per_text is not None,
             "exact": "exact" in self.deduplicate,
             "near": "near" in self.deduplicate,
         }
-        return tuple(name for name, wanted in asked.items() if wanted)
+        return tuple(name for name, is_active in active.items() if is_active)
 
-    def recipe(self):
-        """The steps that are taken, as a dict for the manifest; excluded sets by their contents.
+    def to_recipe(self):
+        """Returns the options that differ from the defaults as a dict for the manifest.
+
+        Excluded sets appear with the digest of their contents.
 
         Raises:
-            UserError: a set to exclude is missing or not whole.
+            UserError: an excluded record set is missing or incomplete.
         """
-        chosen = {
+        options = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
             if getattr(self, field.name) != field.default
         }
         if "near" in self.deduplicate or self.exclude:
-            chosen["near_distance"] = self.near_distance
+            options["near_distance"] = self.near_distance
         if self.resize is not None:
-            chosen["resize_quality"] = self.resize_quality
+            options["resize_quality"] = self.resize_quality
         if self.deduplicate:
-            chosen["deduplicate"] = sorted(self.deduplicate)
+            options["deduplicate"] = sorted(self.deduplicate)
         if self.exclude:
-            opened = (records.RecordSet.open(folder) for folder in self.exclude)
-            chosen["exclude"] = {name_of(found): found.digest for found in opened}
-        return dict(sorted(chosen.items()))
+            record_sets = (records.RecordSet.open(folder) for folder in self.exclude)
+            options["exclude"] = {record_set_name(s): s.digest for s in record_sets}
+        return dict(sorted(options.items()))
 
 
-def name_of(record_set):
-    """What messages call an excluded set: "coco/test"."""
+def record_set_name(record_set):
+    """Returns the name of an excluded set for messages, such as "coco/test"."""
     manifest = record_set.manifest
     dataset = manifest["made_by"].get("dataset") or manifest["dataset"]
     return f"{dataset}/{os.path.basename(os.path.normpath(record_set.folder))}"

@@ -1,7 +1,7 @@
-"""Hashes of 64 bits: of what a record holds, and of what an image looks like.
+"""64-bit hashes of records, texts and images.
 
-Among n different things two share such a hash by chance with a probability of n^2 / 2^65: 3 % for
-a thousand million.
+Among n different inputs, the probability that any two share a hash is about n^2 / 2^65: 3 % for
+10^9 inputs.
 """
 
 import hashlib
@@ -11,62 +11,66 @@ import unicodedata
 from tf_mural.conversion import image_probe
 from tf_mural.errors import UserError
 
-ROW_BITS = 40  # of a position; the unit has the bits above
+INDEX_BITS = 40  # of a position; the bits above hold the number of the unit
 
 
-def of_bytes(data):
-    """A hash of bytes, as an int."""
+def position(unit, index):
+    """Returns one integer for record `index` of a unit; positions sort in input order."""
+    return unit << INDEX_BITS | index
+
+
+def hash_bytes(data):
+    """Returns a hash of bytes as an int in [0, 2^64)."""
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
-def of_text(text):
-    """A hash of a string."""
-    return of_bytes(text.encode())
+def hash_text(text):
+    """Returns a hash of a string as an int in [0, 2^64)."""
+    return hash_bytes(text.encode())
 
 
-def of_record(record):
-    """A hash of all that a record holds but its id."""
+def hash_record(record):
+    """Returns a hash of everything in a record except its id."""
     sizes = [len(image) for image in record.images]
-    known = repr((sizes, record.texts, record.label, record.score))
-    digest = hashlib.blake2b(known.encode(), digest_size=8)
+    content = repr((sizes, record.texts, record.label, record.score))
+    digest = hashlib.blake2b(content.encode(), digest_size=8)
     for image in record.images:
         digest.update(image)
     return int.from_bytes(digest.digest(), "little")
 
 
-def of_pairs(record):
-    """A hash of each two texts of a record, whichever comes first, case and blanks aside."""
-    plain = [
+def hash_text_pairs(record):
+    """Returns a list with a hash of each unordered pair of texts of a record.
+
+    Case, Unicode compatibility forms and runs of white space make no difference.
+    """
+    normalized = [
         " ".join(unicodedata.normalize("NFKC", text).casefold().split()) for _, text in record.texts
     ]
-    return [of_bytes("\0".join(sorted(two)).encode()) for two in itertools.combinations(plain, 2)]
+    pairs = itertools.combinations(normalized, 2)
+    return [hash_bytes("\0".join(sorted(pair)).encode()) for pair in pairs]
 
 
-def perceptual(data):
-    """A hash of what an image looks like, by the few lowest frequencies of its brightness.
+def perceptual_hash(data):
+    """Returns the pHash of an image: the signs of the lowest frequencies of its brightness.
 
-    Images that look alike differ in few of its bits.
+    The hashes of similar images differ in few bits.
 
     Args:
-        data: encoded bytes.
+        data: encoded bytes of an image.
 
     Returns:
-        An int, or a string: why it does not decode.
+        An int in [0, 2^64), or a string with the reason if the image does not decode.
 
     Raises:
-        UserError: the library is not installed.
+        UserError: ImageHash is not installed.
     """
     try:
         import imagehash
     except ImportError as error:
         message = "near duplicates and excluded images need ImageHash: pip install ImageHash"
         raise UserError(message) from error
-    image = image_probe.grey(data)
+    image = image_probe.to_grayscale(data)
     if isinstance(image, str):
         return image
     return int(str(imagehash.phash(image)), 16)
-
-
-def position(unit, row):
-    """One number for a row of a unit, in the order of the input."""
-    return unit << ROW_BITS | row

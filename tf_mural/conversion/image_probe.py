@@ -1,39 +1,107 @@
-"""What must be known of encoded images, by Pillow."""
+"""Size, gray version and resizing of encoded images.
 
+Only resizing imports TensorFlow; the rest needs Pillow.
+"""
+
+import dataclasses
+import functools
 import io
+import multiprocessing
+import os
+import sys
 
-from tf_mural.datasets.image_files import ERRORS, pillow
+from tf_mural.data.records import Skipped
+from tf_mural.datasets.image_files import DECODE_ERRORS, import_pillow
 
-_GREY = 256  # pixels a side that are enough for a perceptual hash
+_GRAY_SIDE = 256  # pixels; enough for a perceptual hash
 
 
-def size(data):
-    """(width, height) of an encoded image by its header, or a string: why there is none."""
-    image_module = pillow()
+def image_size(data):
+    """Returns (width, height) from the header of an encoded image, or a string with the reason."""
+    image_module = import_pillow()
     try:
         with image_module.open(io.BytesIO(data)) as image:
             return image.size
     except image_module.DecompressionBombError:
         return "image too large"
-    except ERRORS:
+    except DECODE_ERRORS:
         return "image does not decode"
 
 
-def grey(data):
-    """The image of encoded bytes in grey, or a string: why there is none.
+def to_grayscale(data):
+    """Decodes an image to a gray Pillow image, or returns a string with the reason.
 
-    Large JPEGs come smaller, since they are decoded faster so.
+    Large JPEGs are decoded at a reduced size, which is faster. Transparent pixels become white.
     """
-    image_module = pillow()
+    image_module = import_pillow()
     try:
         with image_module.open(io.BytesIO(data)) as image:
-            image.draft("L", (_GREY, _GREY))
+            image.draft("L", (_GRAY_SIDE, _GRAY_SIDE))
             if image.mode in ("P", "PA", "LA", "RGBA"):
-                image = image.convert("RGBA")  # What is transparent lies on white.
+                image = image.convert("RGBA")
                 white = image_module.new("RGBA", image.size, "white")
                 image = image_module.alpha_composite(white, image)
             return image.convert("L")
     except image_module.DecompressionBombError:
         return "image too large"
-    except ERRORS:
+    except DECODE_ERRORS:
         return "image does not decode"
+
+
+class ImageResizer:
+    """A record filter (see `record_filters`) that makes images squares of `FilterConfig.resize`.
+
+    It calls the resize function of the input pipeline, so that resizing before or during training
+    gives the same pixels, except for the loss of JPEG. Images that already have this size keep
+    their bytes.
+    """
+
+    def __init__(self, filters):
+        self._side = filters.resize
+        self._quality = filters.resize_quality
+
+    def __call__(self, index, record, skip):
+        """Returns the record with resized images, or None if an image does not decode."""
+        images = []
+        for data in record.images:
+            resized = resize_to_jpeg(data, self._side, self._quality)
+            if isinstance(resized, str):
+                return skip(Skipped(resized, record.id))
+            images.append(resized)
+        return dataclasses.replace(record, images=tuple(images)) if images else record
+
+
+def resize_to_jpeg(data, side, quality):
+    """Returns an encoded image as a JPEG of side x side pixels, or a string with the reason."""
+    size = image_size(data)
+    if isinstance(size, str) or size == (side, side):
+        return size if isinstance(size, str) else data
+    tf, image_ops = _import_tensorflow()
+    try:
+        image = image_ops.resize(image_ops.decode(data), side)
+    except tf.errors.InvalidArgumentError:
+        return "image does not decode"
+    return tf.io.encode_jpeg(image, quality=quality).numpy()
+
+
+@functools.cache
+def _import_tensorflow():
+    """Returns TensorFlow and `image_ops`, imported without TensorFlow's messages on stderr."""
+    sys.stderr.flush()
+    stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        import tensorflow as tf
+
+        from tf_mural.data import image_ops
+
+        if multiprocessing.parent_process() is not None:  # A worker uses one core and no GPU.
+            tf.config.set_visible_devices([], "GPU")
+            tf.config.threading.set_intra_op_parallelism_threads(1)
+            tf.config.threading.set_inter_op_parallelism_threads(1)
+        tf.constant(0)  # TensorFlow logs its messages about GPUs at the first operation.
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(null)
+    return tf, image_ops

@@ -1,17 +1,24 @@
-"""The books of a conversion: what was read, and what was left out for which reason."""
+"""The ledger of a conversion: counts of the records read, kept and dropped, by reason."""
 
 import collections
 import dataclasses
 
-from tf_mural.data.records import Dropped
+from tf_mural.data.records import Skipped
 from tf_mural.errors import UserError
 
-EXAMPLES = 5  # of each reason for dropping something, in the ledger
+MAX_EXAMPLES = 5  # that the ledger stores for each reason
 
 
 @dataclasses.dataclass
-class Books:
-    """What became of the records of one unit; the counters go by reason."""
+class Ledger:
+    """Counts of one unit or of a whole conversion; the attributes are the keys in the manifest.
+
+    Attributes:
+        read, kept: numbers of records.
+        dropped: Counter of records, by reason.
+        dropped_texts: Counter of texts whose record stays, by reason.
+        examples: dict from reason to a list of examples.
+    """
 
     read: int = 0
     kept: int = 0
@@ -19,36 +26,44 @@ class Books:
     dropped_texts: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     examples: dict = dataclasses.field(default_factory=dict)
 
-    def drop(self, dropped):
-        """Books what is left out."""
-        counter = self.dropped_texts if dropped.text else self.dropped
-        counter[dropped.reason] += 1
-        examples = self.examples.setdefault(dropped.reason, [])
-        if len(examples) < EXAMPLES:
-            examples.append(dropped.what)
+    def skip(self, skipped):
+        """Counts a `Skipped`."""
+        counter = self.dropped_texts if skipped.text_only else self.dropped
+        counter[skipped.reason] += 1
+        examples = self.examples.setdefault(skipped.reason, [])
+        if len(examples) < MAX_EXAMPLES:
+            examples.append(skipped.example)
 
-    def kept_of(self, items):
-        """Yields the records of a data set that can stay, `Record` and `Dropped` in, and books."""
+    def filter(self, items):
+        """Yields the valid records of a data set and counts everything else.
+
+        Args:
+            items: iterable of `Record` and `Skipped`.
+        """
         for item in items:
-            if isinstance(item, Dropped):
-                self.read += not item.text
-                self.drop(item)
+            if isinstance(item, Skipped):
+                self.read += not item.text_only
+                self.skip(item)
                 continue
             self.read += 1
             for _, text in item.texts:
-                if _problem(text):
-                    item = self._without_problems(item)
+                if _text_problem(text):
+                    item = self._without_invalid_texts(item)
                     break
             if item is not None and (item.texts or item.images):
                 yield item
             elif item is not None:
-                self.drop(Dropped("neither image nor text", item.id))
+                self.skip(Skipped("neither image nor text", item.id))
 
     def close(self, kept, read=None):
-        """Ends the books with the number of records kept, and with that read in an earlier pass.
+        """Sets the number of records kept and checks that kept + dropped equals read.
+
+        Args:
+            kept: number of records written.
+            read: number of records that an earlier pass read, if there was one.
 
         Raises:
-            UserError: the numbers read differ.
+            UserError: the two passes read different numbers of records.
             RuntimeError: a record was lost.
         """
         self.kept = kept
@@ -61,17 +76,24 @@ class Books:
         if kept + dropped != self.read:
             raise RuntimeError(f"read {self.read}, but kept {kept} and dropped {dropped} records")
 
-    def add(self, other):
-        """Adds what became of a later unit."""
+    def merge(self, other):
+        """Adds the counts of a later unit."""
         self.read += other.read
         self.kept += other.kept
         self.dropped.update(other.dropped)
         self.dropped_texts.update(other.dropped_texts)
-        for reason, some in other.examples.items():
-            self.examples[reason] = (self.examples.get(reason, []) + some)[:EXAMPLES]
+        for reason, examples in other.examples.items():
+            self.examples[reason] = (self.examples.get(reason, []) + examples)[:MAX_EXAMPLES]
 
-    def ledger(self, label):
-        """The ledger of a manifest, as a dict. Raises UserError if nothing was kept."""
+    def to_manifest(self, label):
+        """Returns the ledger as a dict for the manifest.
+
+        Args:
+            label: name of the conversion for the message.
+
+        Raises:
+            UserError: no record was kept.
+        """
         self.close(self.kept)
         if self.kept == 0:
             reasons = "; ".join(
@@ -89,20 +111,21 @@ class Books:
             "examples": dict(sorted(self.examples.items())),
         }
 
-    def _without_problems(self, item):
-        left = []
-        for code, text in item.texts:
-            if why := _problem(text):
-                self.drop(Dropped(why, f"{item.id}, {code}", text=True))
+    def _without_invalid_texts(self, record):
+        """Returns the record with its valid texts, or None if there are none."""
+        texts = []
+        for code, text in record.texts:
+            if reason := _text_problem(text):
+                self.skip(Skipped(reason, f"{record.id}, {code}", text_only=True))
             else:
-                left.append((code, text))
-        if left:
-            return dataclasses.replace(item, texts=tuple(left))
-        self.drop(Dropped("no text left", item.id))
+                texts.append((code, text))
+        if texts:
+            return dataclasses.replace(record, texts=tuple(texts))
+        self.skip(Skipped("no text left", record.id))
         return None
 
 
-def _problem(text):
+def _text_problem(text):
     if not text or text.isspace():
         return "blank text"
     try:
@@ -110,3 +133,38 @@ def _problem(text):
     except UnicodeEncodeError:
         return "text is not valid Unicode"
     return None
+
+
+def format_summary(manifests):
+    """Returns a table of splits, with a line for each reason for which something was dropped.
+
+    Args:
+        manifests: list of manifests with ledgers.
+
+    Returns:
+        A string of several lines.
+    """
+    rows, notes = [], []
+    for manifest in manifests:
+        ledger, languages = manifest["ledger"], manifest["languages"]
+        counts = [manifest[key] for key in ("records", "images", "texts")]
+        counts += [len(languages), ledger["read"] - ledger["kept"]]
+        rows.append([manifest["split"], *(f"{count:,}" for count in counts)])
+        if languages:
+            notes.append(f"{manifest['split']}: languages {' '.join(languages)}")
+        for noun, key in (("records", "dropped"), ("texts", "dropped_texts")):
+            for reason, count in ledger[key].items():
+                example = ledger["examples"][reason][0]
+                notes.append(f"{manifest['split']}: {count:,} {noun} dropped: {reason} ({example})")
+    header = ["split", "records", "images", "texts", "languages", "dropped"]
+    return "\n".join([_format_table([header, *rows]), *([""] if notes else []), *notes])
+
+
+def _format_table(rows):
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = zip(row, widths, strict=True)
+        # Numbers are aligned to the right, words to the left.
+        lines.append("  ".join(c.rjust(w) if c[:1].isdigit() else c.ljust(w) for c, w in cells))
+    return "\n".join(line.rstrip() for line in lines)

@@ -1,121 +1,218 @@
-"""The folder in which a record set is built: locks, what stopped conversions left, the end."""
+"""Paths, locks and the final rename of a conversion.
+
+A record set is built in a hidden folder and renamed when it is complete. After an interruption at
+any point, the target is the old set, the new set, or missing.
+"""
 
 import contextlib
+import dataclasses
 import fcntl
 import os
 import re
 import shutil
 
-from tf_mural.conversion.ledger import Books
-from tf_mural.conversion.unit_results import Outcome, Shards
+from tf_mural.conversion.ledger import Ledger
+from tf_mural.conversion.units import ShardSequence, UnitResult
 from tf_mural.data import records
 from tf_mural.errors import UserError
 
 
-@contextlib.contextmanager
-def held(places, shared=False):
-    """Holds the place of a record set, against other conversions to it.
+@dataclasses.dataclass(frozen=True)
+class BuildPaths:
+    """Paths of the files of a conversion.
 
-    Parts of one share it. What stopped conversions left behind is removed, unless parts run.
+    The build folder is named after the digest of the recipe. By this name a stopped conversion is
+    continued, and the parts of one conversion, possibly on several machines, share their files.
+
+    Attributes:
+        out_dir: folder of the record sets.
+        split: name of the split.
+        digest: digest of the recipe.
+    """
+
+    out_dir: str
+    split: str
+    digest: str
+
+    @property
+    def record_set(self):
+        """The folder of the complete record set."""
+        return os.path.join(self.out_dir, self.split)
+
+    @property
+    def build(self):
+        """The folder in which the record set is built."""
+        return os.path.join(self.out_dir, f".{self.split}.{self.digest}.tmp")
+
+    @property
+    def manifest(self):
+        """The manifest in the build folder, which is written last."""
+        return os.path.join(self.build, records.MANIFEST)
+
+    @property
+    def replaced(self):
+        """The previous record set while the new one is renamed."""
+        return os.path.join(self.out_dir, f".{self.split}.{self.digest}.old.tmp")
+
+    @property
+    def lock(self):
+        """The lock file of all conversions of the split."""
+        return os.path.join(self.out_dir, f".{self.split}.lock")
+
+    @property
+    def finalize_lock(self):
+        """The lock file of the part that finalizes the record set."""
+        return os.path.join(self.out_dir, f".{self.split}.end.lock")
+
+    @property
+    def work(self):
+        """The folder of all files that do not become part of the record set."""
+        return os.path.join(self.build, "work")
+
+    @property
+    def excluded_hashes(self):
+        """Hashes of the records of excluded sets."""
+        return os.path.join(self.work, "excluded-hashes.json")
+
+    @property
+    def resolved(self):
+        """Written when all corpus filters are resolved: their numbers of ranges of keys."""
+        return os.path.join(self.work, "resolved.json")
+
+    def scan(self, unit):
+        """Written when a unit has completed pass 1."""
+        return os.path.join(self.work, f"scan-{unit:05d}.json")
+
+    def result(self, unit):
+        """Written when a unit has completed pass 2."""
+        return os.path.join(self.work, f"result-{unit:05d}.npz")
+
+    def shard(self, unit, number):
+        """A shard of a unit."""
+        return os.path.join(self.build, f"unit-{unit:05d}-{number:05d}.tfrecord")
+
+    def spill_stem(self, unit, corpus_filter):
+        """The beginning of the names of a unit's spill files."""
+        return os.path.join(self.work, f"spill-{unit:05d}-{corpus_filter.replace(' ', '-')}")
+
+    def drop_list(self, corpus_filter, number):
+        """What a corpus filter drops for one range of keys."""
+        name = f"drop-list-{corpus_filter.replace(' ', '-')}-{number:05d}.npy"
+        return os.path.join(self.work, name)
+
+    def work_lock(self, name):
+        """A lock file within the conversion, for a part or for a job that must run once."""
+        return os.path.join(self.work, f"{name}.lock")
+
+
+@contextlib.contextmanager
+def exclusive(paths, shared=False):
+    """Context manager that locks a record set against other conversions to the same place.
+
+    Removes what stopped conversions left behind, unless other parts run.
 
     Args:
-        places: `Places`.
-        shared: whether parts of the same set may run at once.
+        paths: `BuildPaths`.
+        shared: whether other parts of the same conversion may run at the same time.
     """
-    with open(places.lock, "w") as file:
+    with open(paths.lock, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if shared else 0))
-            _clear(places)
+            _remove_stale(paths)
         except BlockingIOError:
-            pass  # Another part runs, and has cleared what there was.
+            pass  # Another part runs and has removed stale files.
         if shared:
             fcntl.flock(file, fcntl.LOCK_SH)
         yield
 
 
 @contextlib.contextmanager
-def locked(path):
-    """Holds a file against other processes for a while."""
+def lock(path):
+    """Context manager that holds a lock file exclusively; waits for other processes."""
     with open(path, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def discard_or_keep(places, progress):
-    """After a failure: keeps finished units for the same command, and nothing else."""
-    _clear(places)
-    counted = [name for name in _listed(places.work) if name.startswith("counted-")]
-    done = [name for name in _listed(places.work) if name.startswith("outcome-")]
-    if counted or done:
-        what = f"{len(done)} finished" if done else f"{len(counted)} counted"
-        progress(f"{what} units are kept in {places.building}; the same command goes on from there")
-    else:
-        shutil.rmtree(places.building, ignore_errors=True)
-
-
-def assemble(places, count, label, describe):
-    """Makes the record set of what all units wrote.
-
-    It may be interrupted anywhere and called again.
+def cleanup_failed(paths, progress):
+    """Keeps the finished units of a failed conversion; removes the build folder if there are none.
 
     Args:
-        places: `Places`.
-        count: number of units.
-        label: names the conversion in messages.
-        describe: function of (folder, shards, ledger) that writes the manifest.
+        paths: `BuildPaths`.
+        progress: callable that takes one line.
+    """
+    _remove_stale(paths)
+    scanned = [name for name in _list_folder(paths.work) if name.startswith("scan-")]
+    finished = [name for name in _list_folder(paths.work) if name.startswith("result-")]
+    if scanned or finished:
+        count = f"{len(finished)} finished" if finished else f"{len(scanned)} scanned"
+        progress(f"{count} units are kept in {paths.build}; the same command goes on from there")
+    else:
+        shutil.rmtree(paths.build, ignore_errors=True)
+
+
+def finalize(paths, num_units, label, write_manifest):
+    """Turns the results of all units into the record set.
+
+    May be interrupted at any point and called again.
+
+    Args:
+        paths: `BuildPaths`.
+        num_units: number of units.
+        label: name of the conversion for messages.
+        write_manifest: callable (folder, shards, ledger) that writes the manifest.
 
     Returns:
         The manifest as a dict.
 
     Raises:
-        UserError: nothing was kept, or a shard is not what its outcome says.
+        UserError: no record was kept, or a shard does not have the size in its result.
     """
-    building = places.building
-    if not os.path.exists(places.manifest):
-        books, outcomes = Books(), []
-        for number in range(count):
-            outcomes.append(Outcome(places.outcome(number)))
-            books.add(outcomes[-1].books)
+    if not os.path.exists(paths.manifest):
+        ledger, results = Ledger(), []
+        for number in range(num_units):
+            results.append(UnitResult(paths.result(number)))
+            ledger.merge(results[-1].ledger)
         try:
-            ledger = books.ledger(label)
+            counts = ledger.to_manifest(label)
         except UserError:
-            shutil.rmtree(building)
+            shutil.rmtree(paths.build)
             raise
-        shards = Shards(outcomes)
-        for file, name, size in shards.names():
-            _rename(os.path.join(building, file), os.path.join(building, name), size)
-        describe(building, shards, ledger)
-    shutil.rmtree(places.work)
-    if os.path.isdir(places.folder):
-        os.rename(places.folder, places.replaced)
-    os.rename(building, places.folder)
-    shutil.rmtree(places.replaced, ignore_errors=True)
-    return records.read_manifest(places.folder)
+        shards = ShardSequence(results)
+        for current, final, size in shards.names():
+            _rename(os.path.join(paths.build, current), os.path.join(paths.build, final), size)
+        write_manifest(paths.build, shards, counts)
+    shutil.rmtree(paths.work)
+    if os.path.isdir(paths.record_set):
+        os.rename(paths.record_set, paths.replaced)
+    os.rename(paths.build, paths.record_set)
+    shutil.rmtree(paths.replaced, ignore_errors=True)
+    return records.read_manifest(paths.record_set)
 
 
-def _rename(before, after, size):
-    if os.path.exists(before):
-        os.rename(before, after)
-    if not os.path.exists(after) or os.path.getsize(after) != size:
+def _rename(source, target, size):
+    if os.path.exists(source):
+        os.rename(source, target)
+    if not os.path.exists(target) or os.path.getsize(target) != size:
         raise UserError(
-            f"{after} is missing or not of {size} bytes; remove {os.path.dirname(after)} and "
+            f"{target} is missing or not of {size} bytes; remove {os.path.dirname(target)} and "
             "convert again"
         )
 
 
-def _clear(places):
-    """Removes half-written files, and the folders of conversions of other recipes."""
-    left_behind = re.compile(rf"\.{re.escape(places.split)}\.[0-9a-f]+(\.old)?\.tmp")
-    for entry in _listed(places.out_dir):
-        path = os.path.join(places.out_dir, entry)
-        if left_behind.fullmatch(entry) and path != places.building:
+def _remove_stale(paths):
+    """Removes partial files, and the build folders of other recipes."""
+    pattern = re.compile(rf"\.{re.escape(paths.split)}\.[0-9a-f]+(\.old)?\.tmp")
+    for entry in _list_folder(paths.out_dir):
+        path = os.path.join(paths.out_dir, entry)
+        if pattern.fullmatch(entry) and path != paths.build:
             shutil.rmtree(path)
-    for folder in (places.building, places.work):
-        for entry in _listed(folder):
+    for folder in (paths.build, paths.work):
+        for entry in _list_folder(folder):
             path = os.path.join(folder, entry)
             if entry.endswith(".tmp") and os.path.isfile(path):
                 os.remove(path)
 
 
-def _listed(folder):
+def _list_folder(folder):
     return os.listdir(folder) if os.path.isdir(folder) else []

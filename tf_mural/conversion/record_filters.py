@@ -1,60 +1,72 @@
-"""What a record must pass on its own, whatever the rest of the corpus.
+"""Filters that decide on each record by itself, and the language identification that they use.
 
-A check is called with (row, record, drop). It returns the record, perhaps with fewer texts, or
-None; what it takes away it tells `drop` as `Dropped`.
+A record filter is called with (index, record, skip): the index of the record in its unit, the
+`Record`, and a function that counts a `Skipped`. It returns the record, possibly with fewer texts,
+or None if the record is dropped.
 """
 
 import dataclasses
+import functools
+import importlib
+import sys
 
-from tf_mural.conversion import image_probe, language_id
-from tf_mural.data.records import Dropped
+from tf_mural.conversion import image_probe
+from tf_mural.data.records import Skipped
+from tf_mural.errors import UserError, lookup
 
-# Written without blanks between words.
-_UNPARTED = {"zh", "yue", "wuu", "ja", "th", "lo", "km", "my", "bo", "dz"}
-
-
-def checks_of(steps):
-    """The checks of `Steps` that look at a record alone, in order."""
-    found = []
-    if steps.short_side_above is not None or steps.aspect_below is not None:
-        found.append(_Images(steps))
-    if {steps.min_words, steps.max_words, steps.max_characters, steps.language_detector} != {None}:
-        found.append(_Texts(steps))
-    return found
+# Languages that are written without spaces between words.
+_UNSEGMENTED = {"zh", "yue", "wuu", "ja", "th", "lo", "km", "my", "bo", "dz"}
+# Different codes that detectors and corpora use for the same language.
+_SYNONYMS = {"iw": "he", "nb": "no", "nn": "no", "tl": "fil", "jw": "jv", "in": "id"}
+_MAX_DETECTOR_BYTES = 1000
 
 
-def with_texts(record, texts, drop):
-    """The record with some of its texts left, or None where too few are: two of a translation."""
+def build_record_filters(filters):
+    """Returns the list of record filters that a `FilterConfig` asks for, in order."""
+    built = []
+    if filters.short_side_above is not None or filters.aspect_below is not None:
+        built.append(_ImageSizeFilter(filters))
+    text_options = {filters.min_words, filters.max_words, filters.max_characters}
+    if {*text_options, filters.language_detector} != {None}:
+        built.append(_TextFilter(filters))
+    return built
+
+
+def replace_texts(record, texts, skip):
+    """Returns the record with only `texts`, or None if these are too few.
+
+    A record with images needs one text, a translation two.
+    """
     if len(texts) == len(record.texts):
         return record
     if not texts:
-        drop(Dropped("no text left", record.id))
+        skip(Skipped("no text left", record.id))
     elif not record.images and len(texts) < 2:
-        drop(Dropped("no translation left", record.id))
+        skip(Skipped("no translation left", record.id))
     else:
         return dataclasses.replace(record, texts=tuple(texts))
     return None
 
 
-def words(text, code):
-    """How many words a text has; characters, in languages that do not part their words."""
-    found = text.split()
-    return sum(map(len, found)) if language_id.plain(code) in _UNPARTED else len(found)
+def count_words(text, code):
+    """Returns the number of words, or of characters if the language is written without spaces."""
+    words = text.split()
+    return sum(map(len, words)) if base_language(code) in _UNSEGMENTED else len(words)
 
 
-class _Images:
-    def __init__(self, steps):
-        self._side = steps.short_side_above
-        self._aspect = steps.aspect_below
+class _ImageSizeFilter:
+    def __init__(self, filters):
+        self._side = filters.short_side_above
+        self._aspect = filters.aspect_below
 
-    def __call__(self, row, record, drop):
+    def __call__(self, index, record, skip):
         for image in record.images:
-            if why := self._problem(image):
-                return drop(Dropped(why, record.id))
+            if reason := self._reason(image):
+                return skip(Skipped(reason, record.id))
         return record
 
-    def _problem(self, image):
-        size = image_probe.size(image)
+    def _reason(self, image):
+        size = image_probe.image_size(image)
         if isinstance(size, str):
             return size
         short, long = sorted(size)
@@ -65,34 +77,82 @@ class _Images:
         return None
 
 
-class _Texts:
-    def __init__(self, steps):
-        self._steps = steps
-        name = steps.language_detector
-        self._detect = language_id.detector(name) if name is not None else None
+class _TextFilter:
+    def __init__(self, filters):
+        self._filters = filters
+        name = filters.language_detector
+        self._detect = load_language_detector(name) if name is not None else None
 
-    def __call__(self, row, record, drop):
-        left = []
+    def __call__(self, index, record, skip):
+        texts = []
         for code, text in record.texts:
-            if why := self._problem(code, text):
-                drop(Dropped(why[0], f"{record.id}, {code}{why[1]}", text=True))
+            if problem := self._problem(code, text):
+                reason, detail = problem
+                skip(Skipped(reason, f"{record.id}, {code}{detail}", text_only=True))
             else:
-                left.append((code, text))
-        return with_texts(record, left, drop)
+                texts.append((code, text))
+        return replace_texts(record, texts, skip)
 
     def _problem(self, code, text):
-        """(reason, what more there is to say), or None."""
-        steps = self._steps
-        if steps.max_characters is not None and len(text) > steps.max_characters:
-            return f"text of more than {steps.max_characters} characters", ""
-        if steps.min_words is not None or steps.max_words is not None:
-            count = words(text, code)
-            if steps.min_words is not None and count < steps.min_words:
-                return f"text of fewer than {steps.min_words} words", f": {text}"
-            if steps.max_words is not None and count > steps.max_words:
-                return f"text of more than {steps.max_words} words", ""
+        """Returns (reason, further text for the example), or None if the text passes."""
+        filters = self._filters
+        if filters.max_characters is not None and len(text) > filters.max_characters:
+            return f"text of more than {filters.max_characters} characters", ""
+        if filters.min_words is not None or filters.max_words is not None:
+            count = count_words(text, code)
+            if filters.min_words is not None and count < filters.min_words:
+                return f"text of fewer than {filters.min_words} words", f": {text}"
+            if filters.max_words is not None and count > filters.max_words:
+                return f"text of more than {filters.max_words} words", ""
         if self._detect is not None:
-            found = self._detect(text)
-            if found is None or language_id.plain(found) != language_id.plain(code):
-                return f"another language by {steps.language_detector}", f": {found}: {text}"
+            detected = self._detect(text)
+            if detected is None or base_language(detected) != base_language(code):
+                return f"another language by {filters.language_detector}", f": {detected}: {text}"
         return None
+
+
+# --- language identification ----------------------------------------------------------------------
+
+
+def base_language(code):
+    """Returns a language code without script or region, in one spelling: "zh" for "zh-Hant"."""
+    code = code.partition("-")[0].lower()
+    return _SYNONYMS.get(code, code)
+
+
+@functools.cache
+def load_language_detector(name):
+    """Returns a function that maps a text to a language code.
+
+    Args:
+        name: a key of `LANGUAGE_DETECTORS`, or "package.module:function".
+
+    Raises:
+        UserError: the detector is unknown or not installed.
+    """
+    module, colon, function = name.partition(":")
+    if not colon:
+        return lookup(LANGUAGE_DETECTORS, name, "language detector")()
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"no language detector {name!r}: {error}") from error
+
+
+def _load_cld3():
+    # Both packages bundle protobuf: TensorFlow before cld3 aborts the process.
+    if "tensorflow" in sys.modules and "gcld3" not in sys.modules:
+        raise UserError(
+            "the language detector cld3 must be loaded before TensorFlow, which this process has "
+            "loaded; convert with 2 processes or more, or import gcld3 first"
+        )
+    try:
+        import gcld3
+    except ImportError as error:
+        message = "the language detector cld3 needs a package: pip install cld3-py"
+        raise UserError(message) from error
+    identifier = gcld3.NNetLanguageIdentifier(min_num_bytes=0, max_num_bytes=_MAX_DETECTOR_BYTES)
+    return lambda text: identifier.FindLanguage(text=text).language
+
+
+LANGUAGE_DETECTORS = {"cld3": _load_cld3}

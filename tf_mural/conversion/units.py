@@ -1,7 +1,7 @@
-"""The jobs of a conversion, each on one unit or one range of keys, in a process of its own.
+"""The jobs of a conversion and the result file of each unit.
 
-Jobs take plain data, write files under names that they get when they are whole, and return little,
-so that they run on any engine over a shared folder.
+A job handles one unit, or one range of keys, in a process of its own. Jobs take plain data, write
+files atomically and return a number, so that they run on any executor over a shared folder.
 """
 
 import dataclasses
@@ -11,150 +11,229 @@ import json
 
 import numpy as np
 
-from tf_mural.conversion import record_filters, sorted_spill
-from tf_mural.conversion.build_paths import Places
-from tf_mural.conversion.corpus_filters import QUESTIONS, Answer
-from tf_mural.conversion.decontamination import Excluded
-from tf_mural.conversion.hashes import ROW_BITS, position
-from tf_mural.conversion.ledger import Books
-from tf_mural.conversion.unit_results import save
+from tf_mural.conversion import corpus_filters, record_filters
+from tf_mural.conversion.corpus_filters import CORPUS_FILTERS
+from tf_mural.conversion.decontamination import ExcludedRecordFilter
+from tf_mural.conversion.hashes import INDEX_BITS, position
+from tf_mural.conversion.ledger import Ledger
 from tf_mural.data import records
+
+_ARRAYS = ("offset", "length", "image_counts", "has_language")
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What all jobs of a conversion know.
+    """Arguments that all jobs of a conversion share.
 
     Attributes:
-        module: of the data set.
-        steps: `Steps`.
-        places: where its files lie.
+        module: name of the module of the data set.
+        filters: `FilterConfig`.
+        paths: `publish.BuildPaths`.
     """
 
     module: str
-    steps: object
-    places: Places
+    filters: object
+    paths: object
 
 
-def count_unit(task, number, unit):
-    """Pass 1 of a unit: writes rows for the questions. Returns how many records were read."""
-    books = Books()
-    found = {
-        name: sorted_spill.Rows(task.places.rows(number, name)) for name in task.steps.questions
-    }
-    for record in _kept(task, unit, books, _checks(task)):
-        place = position(number, books.read - 1)
-        for name, collected in found.items():
-            for key, other in QUESTIONS[name].rows(record, task.steps):
-                collected.add(key, other, place)
-    for collected in found.values():
-        collected.spill()
-    summary = {
-        "read": books.read,
-        "rows": {name: collected.count for name, collected in found.items()},
-        "files": {name: len(collected.files) for name, collected in found.items()},
-    }
-    with records.appears_whole(task.places.counted(number)) as file:
-        file.write(json.dumps(summary).encode())
-    return books.read
-
-
-def answer(task, name, number, start, end, files):
-    """Between the passes: what a question drops, of the rows whose keys are in a range.
+def scan_unit(task, number, unit):
+    """Pass 1 of a unit: spills the entries of the corpus filters.
 
     Args:
         task: `Task`.
-        name: of the question.
-        number: of the range [start, end).
-        files: of all units' rows.
+        number: number of the unit.
+        unit: a unit of the data set.
 
     Returns:
-        How many rows there were.
+        The number of records read.
     """
-    found = sorted_spill.between(files, start, end, width=3)
-    dropped = np.stack(QUESTIONS[name].drops(*found.T, task.steps), axis=1)
-    sorted_spill.save(
-        task.places.dropped(name, number), dropped[dropped[:, 0].argsort(kind="stable")]
-    )
-    return len(found)
+    ledger = Ledger()
+    spills = {
+        name: corpus_filters.SpillWriter(task.paths.spill_stem(number, name))
+        for name in task.filters.corpus_filters
+    }
+    for record in _read_unit(task, unit, ledger, _build_filters(task)):
+        place = position(number, ledger.read - 1)
+        for name, spill in spills.items():
+            for key, value in CORPUS_FILTERS[name].keys(record, task.filters):
+                spill.add(key, value, place)
+    for spill in spills.values():
+        spill.flush()
+    scan = {
+        "read": ledger.read,
+        "entries": {name: spill.count for name, spill in spills.items()},
+        "files": {name: len(spill.files) for name, spill in spills.items()},
+    }
+    with records.open_atomic(task.paths.scan(number)) as file:
+        file.write(json.dumps(scan).encode())
+    return ledger.read
+
+
+def resolve_filters(task, name, number, start, end, files):
+    """Between the passes: writes what a corpus filter drops for the keys of one range.
+
+    Args:
+        task: `Task`.
+        name: name of the corpus filter.
+        number: number of the range of keys [start, end).
+        files: spill files of all units.
+
+    Returns:
+        The number of entries read.
+    """
+    entries = corpus_filters.read_range(files, start, end, width=3)
+    dropped = np.stack(CORPUS_FILTERS[name].select(*entries.T, task.filters), axis=1)
+    corpus_filters.save_sorted(task.paths.drop_list(name, number), dropped)
+    return len(entries)
 
 
 def write_unit(task, number, unit, read=None, ranges=None):
-    """Pass 2 of a unit: writes its shards, then what became of it.
+    """Pass 2 of a unit: writes its shards, then its result file.
 
     Args:
         task: `Task`.
-        number: of the unit.
-        unit: of the data set.
-        read: how many records pass 1 read, if there was one.
-        ranges: dict from the name of each question to the number of its ranges of keys.
+        number: number of the unit.
+        unit: a unit of the data set.
+        read: number of records that pass 1 read, if there was one.
+        ranges: dict from the name of each corpus filter to its number of ranges of keys.
 
     Returns:
-        How many records were read.
+        The number of records read.
 
     Raises:
-        UserError: a record is refused, or the input is not what pass 1 read.
+        UserError: a record is invalid, or the input is not what pass 1 read.
     """
-    books, shards = Books(), []
-    checks = _checks(task) + _answers(task, number, ranges or {})
-    if task.steps.resize is not None:
-        from tf_mural.conversion.resizing import Resize
+    ledger, shards = Ledger(), []
+    filters = _build_filters(task) + _load_drop_lists(task, number, ranges or {})
+    if task.filters.resize is not None:
+        from tf_mural.conversion.image_probe import ImageResizer
 
-        checks.append(Resize(task.steps))
-    kept = _kept(task, unit, books, checks)
-    for some in _parts(kept, task.steps.shard_records):
-        shards.append(records.write_shard(task.places.shard(number, len(shards)), some))
-    books.close(sum(shard.records for shard in shards), read)
-    save(task.places.outcome(number), shards, books)
-    return books.read
+        filters.append(ImageResizer(task.filters))
+    kept = _read_unit(task, unit, ledger, filters)
+    for chunk in _split(kept, task.filters.shard_records):
+        shards.append(records.write_shard(task.paths.shard(number, len(shards)), chunk))
+    ledger.close(sum(shard.records for shard in shards), read)
+    save_result(task.paths.result(number), shards, ledger)
+    return ledger.read
 
 
-def _kept(task, unit, books, checks):
-    """Yields the records of a unit that stay and books the rest."""
+def _read_unit(task, unit, ledger, filters):
+    """Yields the records of a unit that pass all filters and counts the others."""
     dataset = importlib.import_module(task.module)
-    if not checks:
-        return books.kept_of(dataset.read(unit))
-    return _checked(books, books.kept_of(dataset.read(unit)), checks)
+    valid = ledger.filter(dataset.read(unit))
+    return _apply(filters, valid, ledger) if filters else valid
 
 
-def _checked(books, items, checks):
-    for record in items:
-        row = books.read - 1
-        for check in checks:
-            record = check(row, record, books.drop)
+def _apply(filters, valid, ledger):
+    for record in valid:
+        index = ledger.read - 1
+        for record_filter in filters:
+            record = record_filter(index, record, ledger.skip)
             if record is None:
                 break
         else:
             yield record
 
 
-def _checks(task):
-    found = record_filters.checks_of(task.steps)
-    if task.steps.exclude:
-        found.append(Excluded(task.places.excluded, task.steps.near_distance))
-    return found
+def _build_filters(task):
+    filters = record_filters.build_record_filters(task.filters)
+    if task.filters.exclude:
+        path, distance = task.paths.excluded_hashes, task.filters.near_distance
+        filters.append(ExcludedRecordFilter(path, distance))
+    return filters
 
 
-def _answers(task, number, ranges):
-    """The checks for what the questions found in a unit."""
-    found = []
+def _load_drop_lists(task, number, ranges):
+    """Returns a `DropList` for a unit from each corpus filter."""
+    drop_lists = []
     ends = position(number, 0), position(number + 1, 0)
     for name, count in ranges.items():
-        files = [task.places.dropped(name, part) for part in range(count)]
-        dropped = sorted_spill.between(files, *ends, width=2)
-        mine = dropped[:, 0] & ((1 << ROW_BITS) - 1)
-        found.append(Answer(QUESTIONS[name].reason(task.steps), mine, dropped[:, 1]))
-    return found
+        files = [task.paths.drop_list(name, i) for i in range(count)]
+        dropped = corpus_filters.read_range(files, *ends, width=2)
+        indices = dropped[:, 0] & ((1 << INDEX_BITS) - 1)
+        reason = CORPUS_FILTERS[name].reason(task.filters)
+        drop_lists.append(corpus_filters.DropList(reason, indices, dropped[:, 1]))
+    return drop_lists
 
 
-def _parts(kept, most):
-    """Parts kept records into runs of at most `most`; one run at least."""
-    if most is None:
+def _split(kept, size):
+    """Yields iterators over at most `size` records each, at least one; None does not split."""
+    if size is None:
         yield kept
         return
     first = next(kept, None)
     if first is None:
         yield iter(())
     while first is not None:
-        yield itertools.chain([first], itertools.islice(kept, most - 1))
+        yield itertools.chain([first], itertools.islice(kept, size - 1))
         first = next(kept, None)
+
+
+# --- result files ---------------------------------------------------------------------------------
+
+
+def save_result(path, shards, ledger):
+    """Writes the result of a unit: its list of `records.Shard` and its `Ledger`."""
+    plain, arrays = [], {}
+    for number, shard in enumerate(shards):
+        fields = {field.name: getattr(shard, field.name) for field in dataclasses.fields(shard)}
+        arrays |= {f"{name}-{number}": fields.pop(name) for name in _ARRAYS}
+        plain.append(fields)
+    meta = json.dumps({"shards": plain, "ledger": vars(ledger)})
+    with records.open_atomic(path) as file:
+        np.savez(file, meta=np.array(meta), **arrays)
+
+
+class UnitResult:
+    """The result of one unit. Its arrays are read from the file only when they are needed.
+
+    Attributes:
+        ledger: `Ledger`.
+        files: names of its shards.
+        sizes: bytes of each shard.
+    """
+
+    def __init__(self, path):
+        self._path = path
+        with np.load(path) as arrays:
+            meta = json.loads(str(arrays["meta"]))
+        self.ledger = Ledger()
+        self.ledger.merge(Ledger(**meta["ledger"]))
+        self._shards = meta["shards"]
+        self.files = [shard["file"] for shard in self._shards]
+        self.sizes = [shard["bytes"] for shard in self._shards]
+
+    def shards(self):
+        """Yields a `records.Shard` for each shard."""
+        with np.load(self._path) as arrays:
+            for number, fields in enumerate(self._shards):
+                columns = {name: arrays[f"{name}-{number}"] for name in _ARRAYS}
+                yield records.Shard(**fields, **columns)
+
+
+class ShardSequence:
+    """The shards of all units in order, under their final names.
+
+    The arrays of at most one unit are in memory at a time.
+
+    Args:
+        results: list of `UnitResult`.
+    """
+
+    def __init__(self, results):
+        self._results = results
+        self._total = sum(len(result.files) for result in results)
+
+    def names(self):
+        """Yields (current name, final name, bytes) of each shard."""
+        number = 0
+        for result in self._results:
+            for file, size in zip(result.files, result.sizes, strict=True):
+                yield file, records.shard_name(number, self._total), size
+                number += 1
+
+    def __iter__(self):
+        names = self.names()
+        for result in self._results:
+            for shard in result.shards():
+                yield dataclasses.replace(shard, file=next(names)[1])

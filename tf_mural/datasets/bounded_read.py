@@ -1,6 +1,7 @@
-"""Files that are read as a whole: plain, gzip, or in a zip. What cannot be read is one clear error.
+"""Reads whole files with a size limit: plain, gzip, or a member of a zip; as bytes or as lines.
 
-A few kilobytes may unpack to any number of gigabytes, so that there is an end to what is read.
+A few kilobytes may unpack to any number of gigabytes, hence the limit. All failures are raised as
+`UserError` with the name of the file.
 """
 
 import contextlib
@@ -12,61 +13,119 @@ import zlib
 
 from tf_mural.errors import UserError
 
-MOST_BYTES = 1 << 30  # of a file, unpacked; the largest that is read so has a sixth of it
-_CHUNK = 1 << 20
-BROKEN = (
+MAX_BYTES = 1 << 30  # of an unpacked file; the largest official file has a sixth of it
+_CHUNK_BYTES = 1 << 20
+UNPACK_ERRORS = (
     zipfile.BadZipFile,
     tarfile.TarError,
     gzip.BadGzipFile,
     zlib.error,
     lzma.LZMAError,
     EOFError,
-    RuntimeError,  # a zip that is encrypted, or packed in a way that Python does not know
+    RuntimeError,  # zipfile raises it for encrypted members and unknown compression methods.
 )
 
 
-def read(path):
-    """The bytes of a file; gzip if its name ends so. Raises UserError: see `errors`."""
-    with errors(path), gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:
-        return all_of(file, path)
+def read_bytes(path):
+    """Returns the bytes of a file, decompressed if its name ends in ".gz".
+
+    Raises:
+        UserError: see `file_errors`, or the file is larger than `MAX_BYTES`.
+    """
+    with file_errors(path), gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:
+        return read_stream(file, path)
 
 
-def of_zip(path, name):
-    """The bytes of a file in a zip. Raises UserError: see `errors`."""
-    with errors(path), zipfile.ZipFile(path) as archive, archive.open(name) as file:
-        return all_of(file, f"{name} of {path}")
+def read_zip_member(path, name):
+    """Returns the bytes of a member of a zip. Raises UserError like `read_bytes`."""
+    with file_errors(path), zipfile.ZipFile(path) as archive, archive.open(name) as file:
+        return read_stream(file, f"{name} of {path}")
 
 
-def all_of(file, where):
-    """What a binary file still holds. Raises UserError if it is more than `MOST_BYTES`."""
-    parts, size = [], 0
-    while data := file.read(_CHUNK):
-        size += len(data)
-        demand_size(size, where)
-        parts.append(data)
-    return b"".join(parts)
+def read_stream(file, where):
+    """Returns the remaining bytes of a binary file.
+
+    Args:
+        file: binary file.
+        where: name of the file for messages.
+
+    Raises:
+        UserError: there are more than `MAX_BYTES`.
+    """
+    chunks, size = [], 0
+    while chunk := file.read(_CHUNK_BYTES):
+        size += len(chunk)
+        check_size(size, where)
+        chunks.append(chunk)
+    return b"".join(chunks)
 
 
-def demand_size(size, where):
-    """Raises UserError if a file is much larger than any that is read as a whole."""
-    if size > MOST_BYTES:
+def check_size(size, where):
+    """Raises UserError if a file is larger than `MAX_BYTES`."""
+    if size > MAX_BYTES:
         raise UserError(
-            f"{where} has {size:,} bytes or more, unpacked; expected at most {MOST_BYTES:,}, so it "
+            f"{where} has {size:,} bytes or more, unpacked; expected at most {MAX_BYTES:,}, so it "
             "is another file; download it again"
         )
 
 
 @contextlib.contextmanager
-def errors(where):
-    """Turns what goes wrong with a file or an archive into a UserError that names it."""
+def file_errors(where):
+    """Context manager that turns errors of a file or an archive into a UserError with its name."""
     try:
         yield
-    except BROKEN as error:
-        why = str(error).partition(":\n")[0]  # tarfile lists each packing that it is not
-        raise UserError(f"{where} does not unpack ({why}); download it again") from error
+    except UNPACK_ERRORS as error:
+        reason = str(error).partition(":\n")[0]  # tarfile goes on to list each compression.
+        raise UserError(f"{where} does not unpack ({reason}); download it again") from error
     except FileNotFoundError:
         raise UserError(f"{where} is missing; download it again") from None
     except IsADirectoryError:
         raise UserError(f"{where} is a folder; expected a file; move it away") from None
     except PermissionError:
-        raise UserError(f"{where} may not be read; give yourself the right to, by chmod") from None
+        raise UserError(f"{where} may not be read; change its permissions with chmod") from None
+
+
+# --- text -----------------------------------------------------------------------------------------
+
+
+def read_lines(path):
+    """Returns the lines of a text file without surrounding white space; gzip as in `read_bytes`.
+
+    Raises:
+        UserError: see `read_bytes`, or the file is not UTF-8.
+    """
+    return [line.strip() for line in split_lines(read_bytes(path), path)]
+
+
+def split_lines(data, path):
+    """Splits the bytes of a text file into lines.
+
+    Only line feeds end a line: some texts contain other characters that `str.splitlines` would
+    split at.
+
+    Args:
+        data: bytes of the file.
+        path: name of the file for messages.
+
+    Returns:
+        A list of strings.
+
+    Raises:
+        UserError: the bytes are not UTF-8.
+    """
+    lines = decode_utf8(data, path).split("\n")
+    return lines if lines[-1] else lines[:-1]
+
+
+def decode_utf8(data, path):
+    """Decodes bytes as UTF-8 with an optional byte order mark.
+
+    Raises:
+        UserError: the bytes are not UTF-8; the message names `path` and the line.
+    """
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        received = data[error.start : error.end]
+        raise UserError(f"{path}, line {line}: expected UTF-8, got {received!r}") from error

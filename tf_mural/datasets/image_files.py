@@ -1,6 +1,7 @@
-"""Pictures as data sets have them: proved to decode, and such that TensorFlow decodes them rightly.
+"""Validates encoded images: they must decode, and TensorFlow must decode them to the right pixels.
 
-All converters take pictures by `load` and `usable`, so that what is a picture is one question.
+All converters read images with `load_image` and `validate_image`, so that they accept the same
+files.
 """
 
 import functools
@@ -12,22 +13,22 @@ import zlib
 from tf_mural.errors import UserError
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WebP")
-ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError)  # of images that do not decode
-MOST_BYTES = 256 << 20  # of one picture, encoded
-# Pillow has a name of its own for a JPEG that further ones follow, as some cameras write it.
-_NAMES = {"JPEG", "MPO", "PNG", "GIF", "BMP", "WEBP"}
+DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError)  # that Pillow raises
+MAX_BYTES = 256 << 20  # of one encoded image
+# Pillow's name for a JPEG that is followed by further ones, as some cameras write it, is MPO.
+_PILLOW_FORMATS = {"JPEG", "MPO", "PNG", "GIF", "BMP", "WEBP"}
 
 
-def load(folder, name, where):
-    """The bytes of a picture.
+def load_image(folder, name, where):
+    """Reads and validates an image file.
 
     Args:
-        folder: the folder that the picture must lie in.
-        name: its path, relative to the folder.
-        where: names the row, for messages.
+        folder: the folder that must contain the image.
+        name: path of the image, relative to the folder.
+        where: name of the row for messages.
 
     Returns:
-        (bytes, None), or (None, reason) where it cannot be used; see `usable`.
+        (bytes, None), or (None, reason) if the image cannot be used; see `validate_image`.
 
     Raises:
         UserError: the path leaves the folder.
@@ -41,84 +42,94 @@ def load(folder, name, where):
         )
     try:
         status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):  # A pipe would be waited for.
+        if not stat.S_ISREG(status.st_mode):  # Opening a pipe would block.
             return None, "image missing"
-        if status.st_size > MOST_BYTES:
+        if status.st_size > MAX_BYTES:
             return None, "image too large"
         with open(path, "rb") as file:
             data = file.read()
     except PermissionError:
         return None, "image may not be read"
-    except (OSError, ValueError):  # ValueError: a path with a zero byte in it.
+    except (OSError, ValueError):  # ValueError: a path that contains a zero byte.
         return None, "image missing"
-    return usable(data)
+    return validate_image(data)
 
 
-def usable(data):
-    """A picture that the input pipeline decodes to the right pixels.
+def validate_image(data):
+    """Returns an image that the input pipeline decodes to the right pixels.
+
+    Images that TensorFlow cannot decode or decodes wrongly are encoded again as PNG: WebP with
+    transparency or animation (all WebP images are treated alike), BMP with a palette, compression
+    or 16 bits a pixel, and GIF without its last byte.
 
     Args:
         data: encoded bytes.
 
     Returns:
-        (bytes, None): the same bytes, or a PNG of the same pixels where TensorFlow cannot read them
-        or reads them wrongly: WebP with transparency or movement (all WebP is taken alike), BMP
-        with a palette, packed or of 16 bits a pixel, GIF without its last byte. Or (None, reason),
-        the reason in a few words.
+        (bytes, None): the same bytes, or a PNG of the same pixels. Or (None, reason) if the image
+        cannot be used, with the reason in a few words.
     """
-    if len(data) > MOST_BYTES:
+    if len(data) > MAX_BYTES:
         return None, "image too large"
-    image_module = pillow()
+    image_module = import_pillow()
     try:
         with image_module.open(io.BytesIO(data)) as image:
-            if image.format not in _NAMES:
+            if image.format not in _PILLOW_FORMATS:
                 return None, f"image format is none of {', '.join(FORMATS)}"
-            image.draft("RGB", (1, 1))  # The whole JPEG is read, but an eighth of its size made.
+            image.draft("RGB", (1, 1))  # A JPEG is read completely, but decoded at 1/8 size.
             image.load()
-            if image.format == "PNG" and not _is_whole(data):
+            if image.format == "PNG" and not _is_complete_png(data):
                 return None, "image does not decode"
-            if _as_it_stands(data, image):
+            if _decodes_alike(data, image):
                 return data, None
             buffer = io.BytesIO()
             image.convert("RGB").save(buffer, "PNG")
     except image_module.DecompressionBombError:
         return None, "image too large"
-    except ERRORS:
+    except DECODE_ERRORS:
         return None, "image does not decode"
     return buffer.getvalue(), None
 
 
-def _as_it_stands(data, image):
-    """Whether TensorFlow gives the pixels of a picture that Pillow has read."""
+def _decodes_alike(data, image):
+    """Returns whether TensorFlow decodes the bytes to the pixels of the Pillow image."""
     if image.format == "GIF":
         return data.endswith(b";")
     if image.format != "BMP":
         return image.format != "WEBP"
-    # It takes the indices of a palette for shades of grey.
-    header, bits, packing = data[14:18], data[28:30], data[30:34]
-    header, bits, packing = (int.from_bytes(one, "little") for one in (header, bits, packing))
-    return header >= 40 and packing == 0 and (bits in (24, 32) or (bits == 8 and image.mode == "L"))
+    # TensorFlow interprets the indices of a palette as shades of gray.
+    fields = data[14:18], data[28:30], data[30:34]
+    header, bits, compression = (int.from_bytes(field, "little") for field in fields)
+    plain = header >= 40 and compression == 0
+    return plain and (bits in (24, 32) or (bits == 8 and image.mode == "L"))
 
 
-def _is_whole(png):
-    """Whether a PNG has its last chunk, and the checksums of those that count: Pillow goes on."""
-    place, kind = 8, b""
+def _is_complete_png(png):
+    """Returns whether a PNG has its last chunk and valid checksums of its critical chunks.
+
+    Pillow decodes damaged files, too.
+    """
+    start, kind = 8, b""
     while kind != b"IEND":
-        size, kind = int.from_bytes(png[place : place + 4]), png[place + 4 : place + 8]
-        end = place + 8 + size
+        size, kind = int.from_bytes(png[start : start + 4]), png[start + 4 : start + 8]
+        end = start + 8 + size
         checksum = png[end : end + 4]
         if len(checksum) < 4:
             return False
         critical = kind[:1].isupper()
-        if critical and zlib.crc32(png[place + 4 : end]) != int.from_bytes(checksum):
+        if critical and zlib.crc32(png[start + 4 : end]) != int.from_bytes(checksum):
             return False
-        place = end + 4
+        start = end + 4
     return True
 
 
 @functools.cache
-def pillow():
-    """Pillow's module `Image`, silent on large images. Raises UserError where it is missing."""
+def import_pillow():
+    """Returns the module `PIL.Image` without warnings for large images.
+
+    Raises:
+        UserError: Pillow is not installed.
+    """
     try:
         from PIL import Image
     except ImportError as error:

@@ -1,8 +1,8 @@
-"""What the columns of a table mean: from a row to its image, its id and its texts."""
+"""Roles of the columns of a table: maps a row to its image, its id and its texts."""
 
 import dataclasses
 
-from tf_mural.data.records import Dropped, is_language
+from tf_mural.data.records import Skipped, is_language
 from tf_mural.errors import UserError, suggest
 
 LAYOUTS = ("auto", "wide", "long")
@@ -10,16 +10,16 @@ LAYOUTS = ("auto", "wide", "long")
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """Which column is what. A name with dots leads into nested JSON objects.
+    """Names of the columns by role. A name with dots is a path into nested JSON objects.
 
     Attributes:
-        layout: "wide" (a row holds all texts of a record) or "long" (one text).
+        layout: "wide" (a row has all texts of a record) or "long" (a row has one text).
         image, id: names, or None.
-        language, text: names; of the long layout only.
-        languages: the codes to keep, or None for all.
-        texts_keys: names of JSON objects that hold texts by language.
-        reserved: columns of the wide layout that are no language, whatever they look like.
-        separator: what parts several texts in a cell, or None.
+        language, text: names; only for the long layout.
+        languages: language codes to keep, or None for all.
+        texts_keys: names of JSON objects with texts by language.
+        reserved: columns of the wide layout that are no language, even if they look like one.
+        separator: separator of several texts in a cell, or None.
     """
 
     layout: str
@@ -33,50 +33,51 @@ class Columns:
     separator: str | None
 
     def key(self, row):
-        """What the rows of one record share in the long layout."""
-        return first(row, self.id or self.image)
+        """Returns the value that all rows of a record share in the long layout."""
+        return first_value(row, self.id or self.image)
 
     def texts(self, row):
-        """Yields (language, text) or `Dropped` for each text of a row; a blank cell is no text."""
-        for code, values in self._values(row):
+        """Yields (language, text) or `Skipped` for each text of a row; ignores blank cells."""
+        for code, cells in self._cells(row):
             if self.languages is not None and code not in self.languages:
                 continue
             if not is_language(code):
-                yield Dropped("not a language code", repr(code), text=True)
+                yield Skipped("not a language code", repr(code), text_only=True)
                 continue
-            for value in values:
-                if isinstance(value, str):
-                    for text in self._parts(value):
+            for cell in cells:
+                if isinstance(cell, str):
+                    for text in self._split_cell(cell):
                         yield code, text
-                elif value is not None:
-                    yield Dropped("text is not a string", repr(value), text=True)
+                elif cell is not None:
+                    yield Skipped("text is not a string", repr(cell), text_only=True)
 
-    def _values(self, row):
+    def _cells(self, row):
         """Yields (language, list of cells)."""
         if self.layout == "long":
-            yield (first(row, self.language) or ""), _listed(lookup(row, self.text))
+            yield (first_value(row, self.language) or ""), _as_list(get_value(row, self.text))
             return
-        nested = [lookup(row, key) for key in self.texts_keys]
+        nested = [get_value(row, key) for key in self.texts_keys]
         nested = [value for value in nested if isinstance(value, dict)]
         for texts in nested or [row]:
             for code, value in texts.items():
                 if nested or (code not in self.reserved and is_language(code)):
-                    yield code, _listed(value)
+                    yield code, _as_list(value)
 
-    def _parts(self, cell):
-        parts = (
-            [cell] if self.separator is None else [p.strip() for p in cell.split(self.separator)]
-        )
-        return [part for part in parts if part.strip()]
+    def _split_cell(self, cell):
+        if self.separator is None:
+            texts = [cell]
+        else:
+            texts = [text.strip() for text in cell.split(self.separator)]
+        return [text for text in texts if text.strip()]
 
 
 def resolve(
     table, layout, image, id, split, language, text, languages, texts_keys, texts_separator
 ):
-    """The `Columns` of a table from the options of the user, None standing for "not said".
+    """Returns the `Columns` of a table; options of the user that are None take their defaults.
 
     Raises:
-        UserError: a column that was asked for is not there, or an unknown layout.
+        UserError: a column of an option does not exist, or an unknown layout.
     """
     if layout not in LAYOUTS:
         raise UserError(f"unknown layout {layout!r}; known: {', '.join(LAYOUTS)}")
@@ -84,16 +85,16 @@ def resolve(
     if image is None and "image" in table.columns:
         image = "image"
     if id is None and table.columns[:1] == ("id",) and image != "id":
-        id = "id"  # An "id" anywhere else is Indonesian.
+        id = "id"  # In any other place the column "id" is the language Indonesian.
     named = {name for name in (image, id, split) if name is not None}
     reserved = frozenset(named | {name.partition(".")[0] for name in named})
-    asked = [("image_column", image), ("id_column", id), ("split_column", split)]
+    options = [("image_column", image), ("id_column", id), ("split_column", split)]
     if is_long:
-        asked += [("language_column", language), ("text_column", text)]
+        options += [("language_column", language), ("text_column", text)]
     else:
-        asked += [("languages", code) for code in languages or ()]
-    if not table.json:  # Objects may leave keys out; only a header can be held to anything.
-        _demand(table, asked)
+        options += [("languages", code) for code in languages or ()]
+    if not table.json:  # Keys of JSON objects are optional, so only headers are checked.
+        _check_columns(table, options)
     found = f"columns found: {', '.join(table.columns)}"
     if is_long and image is None and id is None:
         raise UserError(
@@ -118,17 +119,17 @@ def resolve(
     )
 
 
-def _demand(table, asked):
-    for option, name in asked:
+def _check_columns(table, options):
+    for option, name in options:
         if name is not None and name not in table.columns:
             raise UserError(
-                f"{table.path} has no column {name!r}, which the option {option} asks for; "
+                f"{table.path} has no column {name!r}, which the option {option} names; "
                 f"columns found: {', '.join(table.columns)}{suggest(name, table.columns)}"
             )
 
 
-def lookup(row, name):
-    """What a row has under a name, dots leading into nested objects; None if nothing."""
+def get_value(row, name):
+    """Returns the value of a row under a name, or None; dots lead into nested objects."""
     if name is None or name in row:
         return row.get(name)
     for part in name.split("."):
@@ -136,12 +137,12 @@ def lookup(row, name):
     return row
 
 
-def first(row, name):
-    """The same as a string without blanks around it, the first one of a list; None if empty."""
-    values = _listed(lookup(row, name))
+def first_value(row, name):
+    """Returns the first value under a name as a stripped string, or None if it is empty."""
+    values = _as_list(get_value(row, name))
     value = str(values[0]).strip() if values and values[0] is not None else ""
     return value or None
 
 
-def _listed(value):
+def _as_list(value):
     return value if isinstance(value, list) else [value]

@@ -1,4 +1,4 @@
-"""Rows of a text table: where each one starts, and what is in it."""
+"""Rows of a text table: the position of each row in the file and its contents."""
 
 import csv
 import dataclasses
@@ -16,16 +16,16 @@ _BOM = b"\xef\xbb\xbf"
 
 
 def find_file(raw_dir, file, split):
-    """The path of the table.
+    """Returns the path of the table.
 
     Args:
         raw_dir: a folder, or the table itself.
-        file: name of the table in the folder, where "{split}" stands for the split; None for the
-            only table there is.
+        file: name of the table in the folder, in which "{split}" stands for the split; None for the
+            only table in the folder.
         split: name of the split.
 
     Raises:
-        UserError: it is not there, or `file` is needed to choose.
+        UserError: the table does not exist, or `file` is needed to choose one.
     """
     if not raw_dir or not os.path.exists(raw_dir):
         raise UserError(f"expected raw_dir to be a table or its folder; {raw_dir!r} does not exist")
@@ -38,7 +38,7 @@ def find_file(raw_dir, file, split):
     listed = ", ".join(tables) or "none"
     if file is None:
         if len(tables) != 1:
-            raise UserError(f"{raw_dir}: say which table with the option file; found: {listed}")
+            raise UserError(f"{raw_dir}: name the table with the option file; found: {listed}")
         file = tables[0]
     path = os.path.join(raw_dir, file.replace("{split}", split))
     if not os.path.isfile(path):
@@ -47,7 +47,7 @@ def find_file(raw_dir, file, split):
 
 
 def splits_of_files(raw_dir, file):
-    """The splits for which a file with "{split}" in its name exists, sorted."""
+    """Returns the splits for which a file with "{split}" in its name exists, sorted."""
     before, _, after = file.partition("{split}")
     pattern = re.compile(re.escape(before) + "(.+)" + re.escape(after))
     names = glob.glob(glob.escape(before) + "*" + glob.escape(after), root_dir=raw_dir)
@@ -58,14 +58,14 @@ def splits_of_files(raw_dir, file):
 class Table:
     """A text table on disk.
 
-    A row is a dict: from a column's name to the list of its cells (a name may head several
-    columns), or a JSON object as it stands. A broken row is a string that says why.
+    A row is a dict: from the name of a column to the list of its cells (several columns may have
+    the same name), or a JSON object unchanged. An invalid row is a string with the reason.
 
     Attributes:
-        path: of the file.
+        path: path of the file.
         format: "tsv", "csv" or "jsonl".
-        quoting: "minimal" or "none"; without meaning for jsonl.
-        columns: names in the header; for jsonl those of the first object.
+        quoting: "minimal" or "none"; ignored for jsonl.
+        columns: names in the header; for jsonl the keys of the first object.
         start: byte at which the rows begin.
     """
 
@@ -77,7 +77,12 @@ class Table:
 
     @classmethod
     def open(cls, path, format=None, quoting="minimal"):
-        """Opens a table; `format` is by default the extension of its file.
+        """Opens a table and reads its header.
+
+        Args:
+            path: path of the file.
+            format: a key of `DELIMITERS`; by default the extension of the file.
+            quoting: a key of `QUOTING`.
 
         Raises:
             UserError: an unknown format or quoting, or an empty table.
@@ -111,23 +116,26 @@ class Table:
         """Yields (line, first byte, bytes) of each row after the header; lines count from 1.
 
         Raises:
-            UserError: the bytes are not UTF-8, or the quotes do not pair up.
+            UserError: the bytes are not UTF-8, or a quote is not closed.
         """
         with open(self.path, "rb") as file:
             line = file.read(self.start).count(b"\n") + 1
             if self.json or self.quoting == "none":
-                yield from _lines(file, line, self.start)
+                yield from _line_spans(file, line, self.start)
             else:
-                yield from self._quoted(file, line)
+                yield from self._quoted_spans(file, line)
 
-    def _quoted(self, file, line):
-        """Rows in which quoted cells may hold line ends: the csv module tells where they stop."""
-        taken = []  # the lines that the parser has asked for since the last row
+    def _quoted_spans(self, file, line):
+        """Yields the spans of rows whose quoted cells may contain line ends.
+
+        The csv module finds the end of each row by the number of lines that it consumes.
+        """
+        consumed = []  # lines that the parser has read since the previous row
 
         def lines():
             for data in file:
-                taken.append(data)
-                yield self._decode(data, line + len(taken) - 1)
+                consumed.append(data)
+                yield self._decode(data, line + len(consumed) - 1)
 
         reader = csv.reader(lines(), delimiter=DELIMITERS[self.format], strict=True)
         start = self.start
@@ -138,13 +146,17 @@ class Table:
             except csv.Error as error:
                 hint = "if the file is written without quotes, pass the option quoting=none"
                 raise UserError(f"{self.path}, line {line}: {error}; {hint}") from error
-            data = b"".join(taken)
+            data = b"".join(consumed)
             yield line, start, data
-            line, start = line + len(taken), start + len(data)
-            taken.clear()
+            line, start = line + len(consumed), start + len(data)
+            consumed.clear()
 
     def row(self, data, line=None):
-        """The row in the bytes of one span: a dict, or a string that says what is wrong with it."""
+        """Parses the bytes of one span.
+
+        Returns:
+            A dict, or a string with the reason if the row is invalid.
+        """
         if not data.strip():
             return "blank row"
         if self.json:
@@ -173,13 +185,14 @@ class Table:
         try:
             return data.decode()
         except UnicodeDecodeError as error:
-            message = (
-                f"{self.path}, line {line}: expected UTF-8, got {data[error.start : error.end]!r}"
-            )
-            raise UserError(f"{message}; save the table as UTF-8") from error
+            received = data[error.start : error.end]
+            raise UserError(
+                f"{self.path}, line {line}: expected UTF-8, got {received!r}; save the table as "
+                "UTF-8"
+            ) from error
 
 
-def _lines(file, line, start):
+def _line_spans(file, line, start):
     for data in file:
         yield line, start, data
         line, start = line + 1, start + len(data)
