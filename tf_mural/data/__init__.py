@@ -1,1 +1,1 @@
-"""Reads record sets and turns them into batches."""
+"""Record sets, and the input pipeline that turns them into batches."""

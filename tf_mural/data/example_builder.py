@@ -1,4 +1,4 @@
-"""From draws to rows: records read and parsed, fields chosen, texts tokenised, images decoded."""
+"""Builds examples from draws: reads and parses records, tokenizes texts and decodes images."""
 
 import contextlib
 
@@ -7,51 +7,53 @@ import tensorflow as tf
 
 from tf_mural.data import image_ops, records
 
-_NOTHING = records.serialize(records.Record(""))
+_EMPTY = records.serialize(records.Record(""))
 
 
-class Rows:
-    """The rows of one source.
+class ExampleBuilder:
+    """Builds the examples of one source.
 
-    A record makes no row if it is damaged, its image does not decode, or its text is missing or has
-    no token that the vocabulary knows.
+    A record cannot be used if it is damaged, if its image does not decode, or if its text is
+    missing or contains no token of the vocabulary.
 
     Args:
         source: `Source`.
-        tokenizer: `text.Tokenizer`.
-        sizes: `Sizes`.
-        languages: the stage's table of language codes.
+        tokenizer: `tokenizers.Tokenizer`.
+        sizes: `ImageSizes`.
+        languages: tuple of all language codes of the stage.
     """
 
     def __init__(self, source, tokenizer, sizes, languages):
-        self.stream = source.stream
-        self.text_fields = [field for field, kind in source.fields.items() if kind == "text"]
-        self.image_fields = [field for field, kind in source.fields.items() if kind == "image"]
-        self.codes = self.stream.languages or ("",)
+        self.sampler = source.sampler
+        fields = source.fields.items()
+        self.text_fields = [field for field, modality in fields if modality == "text"]
+        self.image_fields = [field for field, modality in fields if modality == "image"]
+        self.language_codes = self.sampler.languages or ("",)
         self._source, self._tokenizer, self._sizes = source, tokenizer, sizes
-        self._stage_ids = [languages.index(code) for code in self.stream.languages] or [0]
+        self._language_ids = [languages.index(code) for code in self.sampler.languages] or [0]
 
-    def fetched(self, draws, drawn=None):
-        """Serialized records, empty ones for those that are damaged, and what to take from them.
+    def fetch(self, draws, on_languages=None):
+        """Reads the serialized records of draws; damaged records are replaced by empty ones.
 
         Args:
-            draws: (b,) int64.
-            drawn: function of the positions in `codes` of the languages drawn.
+            draws: int64 (b,), numbers of draws.
+            on_languages: callable that takes the drawn languages, (b, text fields) positions in
+                `language_codes`.
 
         Returns:
-            {"draw" (b,), "data" (b,) string, "language" (b, text fields), "uniform" (b, 3)}.
+            {"draw": (b,), "data": string (b,), "language": (b, text fields), "uniform": (b, 3)}.
         """
         count = draws.shape[0]
 
-        def fetch(draws, which, unit):
-            data, language, uniform = self.read(draws, which, unit)
-            if drawn:
-                drawn(language)
+        def read(draws, set_index, unit):
+            data, language, uniform = self.read(draws, set_index, unit)
+            if on_languages:
+                on_languages(language)
             return data, language, uniform
 
         data, language, uniform = tf.numpy_function(
-            fetch,
-            [draws, *self.stream.draw(draws)],
+            read,
+            [draws, *self.sampler.sample(draws)],
             (tf.string, tf.int64, tf.float64),
             stateful=False,
         )
@@ -62,36 +64,36 @@ class Rows:
             "uniform": tf.ensure_shape(uniform, (count, 3)),
         }
 
-    def read(self, draws, which, unit):
-        """The same in numpy: (data, language, uniform)."""
-        record, language, uniform = self.stream.locate(draws, which, unit)
+    def read(self, draws, set_index, unit):
+        """NumPy implementation of `fetch`; returns (data, language, uniform)."""
+        record, language, uniform = self.sampler.resolve(draws, set_index, unit)
         data = np.empty(len(draws), object)
-        data.fill(_NOTHING)  # np.full would cut zeros off its end
-        for number, record_set in enumerate(self.stream.sets):
-            mine = np.flatnonzero(which == number)
+        data.fill(_EMPTY)  # np.full would strip trailing zero bytes
+        for number, record_set in enumerate(self.sampler.sets):
+            rows = np.flatnonzero(set_index == number)
             try:
-                data[mine] = record_set.read(record[mine], verify=True)
+                data[rows] = record_set.read(record[rows], verify=True)
             except records.DamagedRecord:
-                for row in mine:
+                for row in rows:
                     with contextlib.suppress(records.DamagedRecord):
                         data[[row]] = record_set.read(record[[row]], verify=True)
         return data, language, uniform
 
-    def parsed(self, fetched):
-        """Fields of records, texts tokenised and images still encoded.
+    def parse(self, fetched):
+        """Parses the records of `fetch` into fields; texts are tokenized, images stay encoded.
 
         Returns:
-            {text field: {"text" (b,) string, "known" (b,) bool: whether it has a token that the
-            vocabulary knows, "tokens" (b, t), "id" (b,), "language" (b,)}, image field: {"data"
-            (b,) string, "seed" (b, 2), "id" (b,)}}.
+            {text field: {"text": string (b,), "known": bool (b,), whether it contains a token of
+            the vocabulary, "tokens": (b, t), "id": (b,), "language": (b,)}, image field: {"data":
+            string (b,), "seed": (b, 2), "id": (b,)}}.
         """
         draws, uniform = fetched["draw"], fetched["uniform"]
         parsed = records.parse(fetched["data"])
         batch = self._texts(parsed, fetched["language"], uniform) if self.text_fields else {}
         for field in self.image_fields:
-            every = tf.ones_like(parsed["images"].values, tf.bool)
-            data = _pick(parsed["images"], every, uniform[:, 2])
-            batch[field] = {"data": data, "seed": self.stream.seeds(draws)}
+            allowed = tf.ones_like(parsed["images"].values, tf.bool)
+            data = _pick(parsed["images"], allowed, uniform[:, 2])
+            batch[field] = {"data": data, "seed": self.sampler.seeds(draws)}
             batch[field]["id"] = _fingerprint(data)
         return batch
 
@@ -99,19 +101,20 @@ class Rows:
         row_of = parsed["languages"].value_rowids()
         texts = []
         for i in range(len(self.text_fields)):
-            wanted = tf.gather(tf.constant(self.codes), language[:, i])
-            is_wanted = parsed["languages"].values == tf.gather(wanted, row_of)
-            texts.append(_pick(parsed["texts"], is_wanted, uniform[:, i]))
-        # All fields at once: of short texts, what is done to them is mostly the starting of it.
+            codes = tf.gather(tf.constant(self.language_codes), language[:, i])
+            allowed = parsed["languages"].values == tf.gather(codes, row_of)
+            texts.append(_pick(parsed["texts"], allowed, uniform[:, i]))
+        # All fields at once: for short texts, the overhead per operation dominates.
         text = tf.concat(texts, axis=0)
         tokens = self._tokenizer(text)
         columns = {
             "text": text,
-            "known": self._tokenizer.has_known(tokens),
+            "known": self._tokenizer.has_known_tokens(tokens),
             "tokens": tokens,
             "id": _fingerprint(text),
             "language": tf.gather(
-                tf.constant(self._stage_ids, tf.int32), tf.concat(tf.unstack(language, axis=1), 0)
+                tf.constant(self._language_ids, tf.int32),
+                tf.concat(tf.unstack(language, axis=1), 0),
             ),
         }
         parts = {key: tf.split(value, len(texts)) for key, value in columns.items()}
@@ -120,13 +123,13 @@ class Rows:
             for i, field in enumerate(self.text_fields)
         }
 
-    def complete(self, batch):
-        """Whether all texts of `parsed` are known, a boolean scalar."""
+    def all_known(self, batch):
+        """Whether all texts of a batch of `parse` contain a known token: boolean scalar."""
         known = [batch[field]["known"] for field in self.text_fields]
         return tf.reduce_all(known) if known else tf.constant(True)
 
-    def decoded(self, example):
-        """One row of `parsed` with its image decoded, resized, cropped and flipped."""
+    def decode(self, example):
+        """Decodes, resizes, crops and mirrors the images of one row of a batch of `parse`."""
         example = dict(example)
         for field in self.image_fields:
             value, sizes = example[field], self._sizes
@@ -137,25 +140,31 @@ class Rows:
 
 
 def _pick(ragged, allowed, uniform):
-    """One allowed value a row, chosen by a uniform number, or "" where there is none.
+    """Picks one allowed value per row at random.
 
-    Takes strings (b, None), booleans (values,) and numbers (b,); returns (b,).
+    Args:
+        ragged: string (b, None).
+        allowed: bool (values,).
+        uniform: (b,) in [0, 1), selects the value.
+
+    Returns:
+        String (b,), "" where a row has no allowed value.
     """
     row_of = ragged.value_rowids()
     allowed_int = tf.cast(allowed, tf.int64)
     counts = tf.math.segment_sum(allowed_int, row_of)
     counts = tf.pad(counts, [[0, tf.shape(uniform)[0] - tf.shape(counts)[0]]])
     before = tf.cumsum(counts, exclusive=True)
-    wanted = tf.cast(tf.floor(uniform * tf.cast(counts, tf.float64)), tf.int64)
+    picked_rank = tf.cast(tf.floor(uniform * tf.cast(counts, tf.float64)), tf.int64)
     rank = tf.cumsum(allowed_int) - 1 - tf.gather(before, row_of)
-    chosen = allowed & (rank == tf.gather(wanted, row_of))
-    where = tf.boolean_mask(row_of, chosen)[:, tf.newaxis]
-    none = tf.fill(uniform.shape, "")
-    return tf.tensor_scatter_nd_update(none, where, tf.boolean_mask(ragged.values, chosen))
+    is_picked = allowed & (rank == tf.gather(picked_rank, row_of))
+    indices = tf.boolean_mask(row_of, is_picked)[:, tf.newaxis]
+    empty = tf.fill(uniform.shape, "")
+    return tf.tensor_scatter_nd_update(empty, indices, tf.boolean_mask(ragged.values, is_picked))
 
 
 def _fingerprint(strings):
-    """int64 ids by content: the same image or text has the same id in every record."""
+    """Returns int64 ids by content: an image or text has the same id in every record."""
     rows = strings.shape[0]
     ids = tf.bitcast(tf.fingerprint(tf.reshape(strings, (rows, 1)), method="farmhash64"), tf.int64)
     return tf.reshape(ids, (rows,))

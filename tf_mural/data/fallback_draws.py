@@ -1,4 +1,4 @@
-"""Rows that cannot be made: why not, and which draws take their places."""
+"""Fallback draws: diagnoses records that cannot be used and picks replacement draws."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -8,78 +8,83 @@ import tensorflow as tf
 
 from tf_mural.data import image_ops
 from tf_mural.data.records import DamagedRecord
-from tf_mural.data.skipped_records import Unusable
+from tf_mural.data.skipped_records import BadRecord
 
-# How far away the draw is that replaces one whose row cannot be made. A prime: the shuffle sees
-# 32 bits of an epoch's number, and epochs a power of two apart would visit records in one order.
+# Distance from a draw to its replacement. A prime: the shuffle uses 32 bits of the epoch number,
+# so epochs whose distance is a power of two would visit the records in the same order.
 DISTANCE = (1 << 40) + 15
-ATTEMPTS = 8  # draws tried for one row
+ATTEMPTS = 8  # number of draws that are tried per row
 
 
-def replaced(rows, health):
-    """Function of draws (b,) int64 to draws whose rows can be made.
+def with_fallback(builder, skipped_records):
+    """Returns a function from draws int64 (b,) to draws whose records can be used.
 
-    Of each row it is the first of its own draw and the distant ones; those before it are counted in
-    `health`. What is called here runs operation by operation, and for the batches that could not be
-    made at once.
+    It returns, for each row, the first usable one of the original draw and its distant
+    replacements, and counts the records before it. It runs eagerly, and only for batches with a bad
+    record.
 
     Args:
-        rows: `Rows`.
-        health: `Health`; ends the reading where `ATTEMPTS` draws of a row are of no use.
+        builder: `ExampleBuilder`.
+        skipped_records: `SkippedRecords`. Reading fails if `ATTEMPTS` draws of a row are unusable.
     """
 
     def find(draws):
-        draws, rest = draws.copy(), np.arange(len(draws))
+        draws, rows = draws.copy(), np.arange(len(draws))
         for attempt in range(ATTEMPTS):
-            draws[rest] += DISTANCE * (attempt > 0)
-            faults = _faults(rows, draws[rest], health if attempt else None)
-            rest = rest[[fault is not None for fault in faults]]
-            faults = [fault for fault in faults if fault]
-            for fault in faults:
-                health.skip(fault)
-            if not faults:
+            draws[rows] += DISTANCE * (attempt > 0)
+            results = _diagnose(builder, draws[rows], skipped_records if attempt else None)
+            rows = rows[[bad_record is not None for bad_record in results]]
+            bad_records = [bad_record for bad_record in results if bad_record]
+            for bad_record in bad_records:
+                skipped_records.skip(bad_record)
+            if not bad_records:
                 return draws
-        raise health.end(health.hopeless(ATTEMPTS, faults[-1]))
+        raise skipped_records.fail(skipped_records.exhausted(ATTEMPTS, bad_records[-1]))
 
-    def usable(draws):
-        found = tf.numpy_function(find, [draws], tf.int64, stateful=False)
-        return tf.ensure_shape(found, draws.shape)
+    def usable_draws(draws):
+        replaced = tf.numpy_function(find, [draws], tf.int64, stateful=False)
+        return tf.ensure_shape(replaced, draws.shape)
 
-    return usable
+    return usable_draws
 
 
-def _faults(rows, draws, health):
-    """What is wrong with each of some draws: list of `Unusable` or None.
+def _diagnose(builder, draws, skipped_records):
+    """Returns a `BadRecord` or None for each draw.
 
-    Languages of their texts are told to `health`, if there is one.
+    Args:
+        builder: `ExampleBuilder`.
+        draws: int64 (b,).
+        skipped_records: `SkippedRecords` that counts the draws, or None.
     """
     with tf.device("CPU"):
         draws = tf.constant(draws)
-        which, unit = (x.numpy() for x in rows.stream.draw(draws))
-        record, language, _ = rows.stream.locate(draws.numpy(), which, unit)
-        if health:
-            health.drew(rows, language)
-        batch = rows.parsed(rows.fetched(draws))
+        set_index, unit = (x.numpy() for x in builder.sampler.sample(draws))
+        record, language, _ = builder.sampler.resolve(draws.numpy(), set_index, unit)
+        if skipped_records:
+            skipped_records.count_drawn(builder, language)
+        batch = builder.parse(builder.fetch(draws))
     batch = tf.nest.map_structure(lambda values: values.numpy(), batch)
 
-    def fault(row):
-        record_set, number = rows.stream.sets[which[row]], int(record[row])
-        about = _of_record(record_set, number)
-        for position, field in enumerate(rows.text_fields):
-            code = rows.codes[language[row, position]]
-            about = about or _of_text(code, batch[field]["text"][row], batch[field]["known"][row])
-        for field in rows.image_fields:
-            about = about or _of_image(batch[field]["data"][row])
-        return about and Unusable(record_set.place(number), record_set.shard(number), *about)
+    def diagnose(row):
+        record_set, number = builder.sampler.sets[set_index[row]], int(record[row])
+        problem = _record_problem(record_set, number)
+        for position, field in enumerate(builder.text_fields):
+            code, columns = builder.language_codes[language[row, position]], batch[field]
+            problem = problem or _text_problem(code, columns["text"][row], columns["known"][row])
+        for field in builder.image_fields:
+            problem = problem or _image_problem(batch[field]["data"][row])
+        if not problem:
+            return None
+        return BadRecord(record_set.location(number), record_set.shard_path(number), *problem)
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
-        return list(threads.map(fault, range(len(which))))
+        return list(threads.map(diagnose, range(len(set_index))))
 
 
-# Each of these gives what `Unusable` is to say after the place, or None.
+# Each of these returns the last arguments of `BadRecord`, or None.
 
 
-def _of_record(record_set, number):
+def _record_problem(record_set, number):
     try:
         record_set.read([number], verify=True)
     except DamagedRecord as error:
@@ -87,15 +92,15 @@ def _of_record(record_set, number):
     return None
 
 
-def _of_text(code, text, known):
+def _text_problem(code, text, known):
     if not text:
-        return (f"it lacks the text in {code!r} that its index promises",)
+        return (f"it lacks the text in {code!r} that its index lists",)
     if not known:
         return f"its text in {code!r} has no token that the vocabulary knows", code
     return None
 
 
-def _of_image(data):
+def _image_problem(data):
     try:
         with tf.device("CPU"):
             image_ops.decode(data)

@@ -1,18 +1,22 @@
-"""Pictures: decode, resize, crop, flip. The converters and the pipeline share these functions."""
+"""Decoding, resizing and cropping, shared by converters, input pipeline, embedder and export."""
 
 import struct
 
 import tensorflow as tf
 
-# Pixels of an image above which decoding it could take a machine's memory: about 268 MB of them.
+# Maximum number of pixels of an image; about 268 MB when decoded. Larger images could exhaust the
+# memory.
 MAX_PIXELS = 89_478_485
 
 
-def stated_size(data):
-    """(width, height) that the header of an encoded image states, or None where it states none.
+def header_size(data):
+    """Reads the size of an encoded image from its header.
 
     Args:
         data: bytes of a PNG, JPEG, GIF or BMP.
+
+    Returns:
+        (width, height), or None if the header is not valid.
     """
     if data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) >= 24:
         return struct.unpack(">II", data[16:24])
@@ -25,29 +29,44 @@ def stated_size(data):
 
 
 def _jpeg_size(data):
-    """What the frame header says, which follows segments of any number."""
-    place = 2
-    while place + 9 <= len(data) and data[place] == 0xFF:
-        marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")
-        # SOF0 to SOF15, among which are DHT, JPG and DAC.
+    """Reads the frame header of a JPEG, which follows a variable number of segments."""
+    position = 2
+    while position + 9 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        length = int.from_bytes(data[position + 2 : position + 4], "big")
+        # SOF0 to SOF15; the range also contains DHT, JPG and DAC.
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack(">HH", data[place + 5 : place + 9])
+            height, width = struct.unpack(">HH", data[position + 5 : position + 9])
             return width, height
-        place += 1 if marker == 0xFF else 2 + length
+        position += 1 if marker == 0xFF else 2 + length
     return None
 
 
 def decode(data):
-    """Encoded JPEG, PNG, GIF (first frame) or BMP, a scalar string, to uint8 (h, w, 3)."""
+    """Decodes an image.
+
+    Args:
+        data: scalar string, an encoded JPEG, PNG, GIF (first frame) or BMP.
+
+    Returns:
+        uint8 (h, w, 3).
+    """
     return tf.io.decode_image(data, channels=3, expand_animations=False)
 
 
 def resize(image, size):
-    """uint8 (h, w, 3) to uint8 (size, size, 3), whatever the aspect ratio.
+    """Resizes an image to a square, and so may change its aspect ratio.
 
-    Bilinear without antialiasing, as `tf.image.resize` does by default and as the recipe has it.
-    The values are rounded, so that resizing at conversion and in training gives the same pixels.
-    An image of that size is handed back as it is, which the operation would give too.
+    Bilinear without antialiasing, as in the paper, and the default of `tf.image.resize`. The values
+    are rounded, so that resizing at conversion and in training gives the same pixels. An image that
+    has the right size is returned unchanged, which equals the result of the operation.
+
+    Args:
+        image: uint8 (h, w, 3).
+        size: height and width in pixels.
+
+    Returns:
+        uint8 (size, size, 3).
     """
 
     def resized():
@@ -55,25 +74,25 @@ def resize(image, size):
         return tf.cast(tf.round(pixels), tf.uint8)
 
     image = tf.convert_to_tensor(image)
-    as_wanted = tf.reduce_all(tf.shape(image)[:2] == size)
-    return tf.ensure_shape(tf.cond(as_wanted, lambda: image, resized), (size, size, 3))
+    has_size = tf.reduce_all(tf.shape(image)[:2] == size)
+    return tf.ensure_shape(tf.cond(has_size, lambda: image, resized), (size, size, 3))
 
 
 def random_crop(image, size, seed, flip=False):
-    """A random square of `size`, mirrored with probability 1/2 if `flip`.
+    """Crops a random square, and mirrors it with probability 1/2 if `flip` is set.
 
     Args:
-        image: uint8 (h, w, 3), at least `size` a side.
-        size: pixels a side of the crop.
-        seed: (2,) integers; the result is a function of it.
-        flip: whether mirroring is allowed; it falsifies captions that say left or right.
+        image: uint8 (h, w, 3), at least `size` high and wide.
+        size: height and width of the crop in pixels.
+        seed: integers (2,), which determine the result.
+        flip: whether the image may be mirrored; this falsifies captions that mention left or right.
 
     Returns:
         uint8 (size, size, 3).
     """
-    room = tf.cast(tf.shape(image)[:2] - size + 1, tf.float32)
+    num_offsets = tf.cast(tf.shape(image)[:2] - size + 1, tf.float32)
     draw = tf.random.stateless_uniform((3,), seed)
-    top, left = tf.unstack(tf.cast(tf.floor(draw[:2] * room), tf.int32))
+    top, left = tf.unstack(tf.cast(tf.floor(draw[:2] * num_offsets), tf.int32))
     image = tf.image.crop_to_bounding_box(image, top, left, size, size)
     if flip:
         image = tf.cond(draw[2] < 0.5, lambda: tf.reverse(image, axis=[1]), lambda: image)
@@ -81,11 +100,11 @@ def random_crop(image, size, seed, flip=False):
 
 
 def centre_crop(image, size):
-    """The central square: uint8 (h, w, 3) to uint8 (size, size, 3)."""
+    """Crops the central square: uint8 (h, w, 3) to uint8 (size, size, 3)."""
     top, left = tf.unstack((tf.shape(image)[:2] - size) // 2)
     return tf.image.crop_to_bounding_box(image, top, left, size, size)
 
 
-def for_evaluation(data, resize_to, size):
-    """Encoded bytes to uint8 (size, size, 3): decode, resize, centre crop."""
+def preprocess_for_evaluation(data, resize_to, size):
+    """Decodes, resizes and center-crops an encoded image to uint8 (size, size, 3)."""
     return centre_crop(resize(decode(data), resize_to), size)

@@ -1,42 +1,51 @@
-"""From records to batches: read, choose, decode, augment, tokenise, zip."""
+"""Input pipeline: `tf.data` datasets of training batches from record sets."""
 
 import dataclasses
 
 import numpy as np
 import tensorflow as tf
 
-from tf_mural.data.example_builder import Rows
-from tf_mural.data.fallback_draws import replaced
-from tf_mural.data.pipeline_options import untuned
-from tf_mural.data.skipped_records import CHANGED, Health
+from tf_mural.data.example_builder import ExampleBuilder
+from tf_mural.data.fallback_draws import with_fallback
+from tf_mural.data.skipped_records import CHANGED, SkippedRecords
 
-__all__ = ["Health", "Sizes", "Source", "training_dataset", "untuned"]
-
-_ENDLESS = tf.data.experimental.INFINITE_CARDINALITY
+_INFINITE = tf.data.experimental.INFINITE_CARDINALITY
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A stream and the fields drawn from it.
+    """A sampler of record sets, and the fields that are drawn from it.
 
     Attributes:
-        stream: `sampling.Stream`.
-        fields: {field: kind}, at most one image field; the text fields take the stream's languages
-            in order.
+        sampler: `sampling.IndexSampler`.
+        fields: {field: modality}, with at most one image field. The text fields take the languages
+            of a draw in order.
         flip: whether training images may be mirrored.
     """
 
-    stream: object
+    sampler: object
     fields: dict
     flip: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
-class Sizes:
-    """Pixels: images are resized to `resize`, then cropped to `crop`."""
+class ImageSizes:
+    """Sizes in pixels: images are resized to `resize`, then cropped to `crop`."""
 
     resize: int
     crop: int
+
+
+def disable_autotune(dataset):
+    """Disables the thread of `tf.data` that tunes parallelism and buffer sizes at run time.
+
+    Maps with `AUTOTUNE` then use as many threads as there are cores, from the first element on. An
+    iterator waits for the tuning thread when it ends, and that thread sleeps for intervals that
+    double: embedding for 12 seconds took up to 20 seconds.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)
 
 
 def training_dataset(
@@ -48,33 +57,33 @@ def training_dataset(
     replicas=1,
     workers=(0, 1),
     start_step=0,
-    health=None,
+    skipped_records=None,
 ):
-    """Batches of a stage, one a replica and step, without end.
+    """Returns an infinite dataset of the local batches of a stage, one per replica and step.
 
-    Element e belongs to step `start_step + e // replicas` and local replica `e % replicas`; its
-    rows are the draws of that slice of the step's global batch, so that the global batch is the
-    same whatever the number of workers and replicas. A record that makes no row (see `Rows`) leaves
-    its place to the record of a distant draw: no other row changes, in this source or another.
+    Element e belongs to step `start_step + e // replicas` and to local replica `e % replicas`. Its
+    rows are the draws of that slice of the global batch, so the global batch does not depend on the
+    numbers of workers and replicas. A record that cannot be used (see `ExampleBuilder`) is replaced
+    by the record of a distant draw; no other row of any source changes.
 
     Args:
-        sources: list of `Source`; their fields are zipped into one batch.
-        tokenizer: `text.Tokenizer`.
-        sizes: `Sizes`.
-        languages: the stage's table of language codes; ids in a batch index it.
-        global_batch: rows of a step over all replicas.
-        replicas: replicas of this worker.
-        workers: (number of this worker, number of workers).
+        sources: list of `Source`; their fields are merged into one batch.
+        tokenizer: `tokenizers.Tokenizer`.
+        sizes: `ImageSizes`.
+        languages: tuple of all language codes of the stage; the language ids of a batch index it.
+        global_batch: number of rows per step over all replicas.
+        replicas: number of replicas of this worker.
+        workers: (index of this worker, number of workers).
         start_step: number of the first step.
-        health: `Health` that counts such records.
+        skipped_records: `SkippedRecords` that counts the records that cannot be used.
 
     Returns:
         `tf.data.Dataset` of {field: {"pixels" uint8 (n, crop, crop, 3) or "tokens" int32 (n, t),
         "id" int64 (n,), "language" int32 (n,) for texts}} with static shapes.
     """
-    health = health or Health()
-    worker, count = workers
-    rows = global_batch // (count * replicas)
+    skipped_records = skipped_records or SkippedRecords()
+    worker, num_workers = workers
+    rows = global_batch // (num_workers * replicas)
 
     def draws_of(element):
         step = start_step + element // replicas
@@ -84,7 +93,10 @@ def training_dataset(
     elements = tf.data.Dataset.range(np.iinfo(np.int64).max // (4 * max(global_batch, 1)))
     parts = [
         _source_dataset(
-            elements.map(draws_of), Rows(source, tokenizer, sizes, languages), rows, health
+            elements.map(draws_of),
+            ExampleBuilder(source, tokenizer, sizes, languages),
+            rows,
+            skipped_records,
         )
         for source in sources
     ]
@@ -93,48 +105,64 @@ def training_dataset(
         return {field: value for part in parts for field, value in part.items()}
 
     batches = tf.data.Dataset.zip(*parts).map(merge).prefetch(2)
-    # Several processes that read what may end lose the static shapes of a loop's batches.
-    return untuned(batches.apply(tf.data.experimental.assert_cardinality(_ENDLESS)))
+    # With several processes, batches of a finite dataset lose their static shapes in a loop.
+    return disable_autotune(batches.apply(tf.data.experimental.assert_cardinality(_INFINITE)))
 
 
-def _source_dataset(draws, rows, count, health):
-    """Batches of one source, of `count` rows: made at once, or anew with replacements."""
-    usable = replaced(rows, health)
+def _source_dataset(draws, builder, rows, skipped_records):
+    """Returns the batches of one source.
 
-    # Nothing here branches on tensors by Python, and what AutoGraph makes of it costs every batch.
+    A batch is read in one pass if all its records can be used; else it is read again with
+    replacement draws.
+
+    Args:
+        draws: dataset of int64 (rows,).
+        builder: `ExampleBuilder`.
+        rows: local batch size.
+        skipped_records: `SkippedRecords`.
+    """
+    usable_draws = with_fallback(builder, skipped_records)
+
+    # No Python control flow here depends on tensors, and code from AutoGraph would slow every
+    # batch down.
     @tf.autograph.experimental.do_not_convert
-    def anew(draws):
-        batch = rows.parsed(rows.fetched(usable(draws)))
-        with tf.control_dependencies([tf.debugging.Assert(rows.complete(batch), [CHANGED])]):
-            return _for_model(tf.nest.map_structure(tf.identity, batch))
+    def read_again(draws):
+        batch = builder.parse(builder.fetch(usable_draws(draws)))
+        with tf.control_dependencies([tf.debugging.Assert(builder.all_known(batch), [CHANGED])]):
+            return _model_inputs(tf.nest.map_structure(tf.identity, batch))
 
     @tf.autograph.experimental.do_not_convert
     def read(draws):
-        batch = rows.parsed(rows.fetched(draws, lambda drawn: health.drew(rows, drawn)))
-        return draws, tf.cond(rows.complete(batch), lambda: _for_model(batch), lambda: anew(draws))
+        def count(languages):
+            skipped_records.count_drawn(builder, languages)
+
+        batch = builder.parse(builder.fetch(draws, count))
+        return draws, tf.cond(
+            builder.all_known(batch), lambda: _model_inputs(batch), lambda: read_again(draws)
+        )
 
     dataset = draws.map(read, num_parallel_calls=tf.data.AUTOTUNE)
-    if not rows.image_fields:
+    if not builder.image_fields:
         return dataset.map(lambda _, batch: batch)
 
-    # A function of its own, which the two places that call it need not trace again.
-    decode = tf.function(rows.decoded, autograph=False)
+    # A `tf.function`, so that its two uses are traced only once.
+    decode = tf.function(builder.decode, autograph=False)
 
     def decode_batch(draws, batch):
-        at_once, again = tf.data.Dataset.from_tensors(batch), tf.data.Dataset.from_tensors(draws)
-        # A batch with an image that does not decode comes out short, and is dropped.
-        at_once = decoded(at_once).ignore_errors()
-        return at_once.concatenate(decoded(again.map(anew))).take(1)
+        batches, retries = tf.data.Dataset.from_tensors(batch), tf.data.Dataset.from_tensors(draws)
+        # A batch with an image that does not decode has too few rows, and is dropped.
+        batches = decoded(batches).ignore_errors()
+        return batches.concatenate(decoded(retries.map(read_again))).take(1)
 
     def decoded(batches):
         examples = batches.unbatch().map(decode, num_parallel_calls=tf.data.AUTOTUNE)
-        return examples.batch(count, drop_remainder=True)
+        return examples.batch(rows, drop_remainder=True)
 
     return dataset.interleave(decode_batch, cycle_length=2, num_parallel_calls=2)
 
 
-def _for_model(batch):
-    """The fields of `Rows.parsed` without the strings that became tokens, and what is known."""
+def _model_inputs(batch):
+    """Removes the columns of `ExampleBuilder.parse` that the model does not need."""
     return {
         field: {key: value for key, value in values.items() if key not in ("text", "known")}
         for field, values in batch.items()

@@ -1,8 +1,9 @@
-"""What comes next, as functions of (seed, draw).
+"""Index sampler: the order of training examples, as a function of seed and draw number.
 
-Draw i of a stream is a record, one of its language pairs, one text a language, and a seed for
-augmentation: all functions of the seed and of i alone. A run that starts at step 10^9 has
-nothing to skip, two workers take halves of the same sequence, and a resume needs the step only.
+Draw i is a record, one of its languages or language pairs, one text per language, and a seed for
+augmentation. All of these depend only on the seed and on i. A run that starts at step 10^9 has
+nothing to skip, two workers read disjoint halves of the same sequence, and a resume needs only the
+step.
 """
 
 import numpy as np
@@ -10,33 +11,33 @@ import tensorflow as tf
 
 from tf_mural.errors import UserError, lookup
 
-# Whether a unit is one combination of a record, so that the product of records and combinations is
-# walked without repeats, or a whole record, of which a combination is drawn by chance.
-WALKS = {"records": False, "combinations": True}
+# The unit that an epoch visits once: a record, of which a combination is drawn at random (False),
+# or each combination of each record (True).
+EPOCH_UNITS = {"records": False, "combinations": True}
 
 
-class Stream:
-    """An endless sequence of draws from one or more record sets.
+class IndexSampler:
+    """Samples an infinite sequence of draws from one or more record sets.
 
-    A combination is what a draw takes from a record's texts: nothing (no text fields), a language
-    (one field), or an unordered pair of different languages (two fields). An epoch of a set is
-    one visit of all its units (see `WALKS`), in an order of its own, without repeats.
+    A combination is what a draw uses of the texts of a record: nothing (no text field), a language
+    (one field), or an unordered pair of different languages (two fields). An epoch of a set visits
+    each of its units once (see `EPOCH_UNITS`), and every epoch has its own order.
 
     Args:
         sets: list of `records.RecordSet`.
-        text_fields: 0, 1 or 2, how many fields of a draw are texts.
-        languages: codes that may be drawn; None is all that the sets have.
-        walk: a name of `WALKS`.
-        min_languages: records with fewer of `languages` are left out; at least `text_fields`.
-        weights: relative share of each set; None is in proportion to size ** (1 / temperature).
-        temperature: above 1, small sets are drawn more often than their size asks for.
-        seed: of everything.
-        name: enters the seed, so that the streams of a stage differ.
-        with_image: whether records without an image are left out.
+        text_fields: number of text fields per draw: 0, 1 or 2.
+        languages: codes that may be drawn. Default: all languages of the sets.
+        epoch_unit: a name of `EPOCH_UNITS`.
+        min_languages: records with fewer of `languages` are excluded; at least `text_fields`.
+        weights: relative share of each set. Default: proportional to size ** (1 / temperature).
+        temperature: above 1, small sets are drawn more often than their size implies.
+        seed: seed of all draws.
+        name: added to the seed, so that the samplers of a stage differ.
+        with_image: whether records without an image are excluded.
 
     Attributes:
-        languages: tuple of the codes drawn from.
-        units: list of int, units an epoch of each set.
+        languages: tuple of the codes that may be drawn.
+        units_per_epoch: list with the number of units of each set.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class Stream:
         sets,
         text_fields,
         languages=None,
-        walk="records",
+        epoch_unit="records",
         min_languages=0,
         weights=None,
         temperature=1.0,
@@ -57,75 +58,78 @@ class Stream:
             languages = sorted({code for s in self.sets for code in s.languages})
         self.languages = tuple(languages)
         self._key = np.array([seed, _name_key(name)], np.int64)
-        walks_all = lookup(WALKS, walk, "walk")
-        self._parts = [
-            _Part(
+        visits_combinations = lookup(EPOCH_UNITS, epoch_unit, "epoch_unit")
+        self._set_samplers = [
+            _SetSampler(
                 s,
                 text_fields,
                 self.languages,
                 max(min_languages, text_fields),
-                walks_all,
+                visits_combinations,
                 with_image,
             )
             for s in self.sets
         ]
-        self.units = [part.units for part in self._parts]
+        self.units_per_epoch = [set_sampler.units for set_sampler in self._set_samplers]
         if weights is not None and len(weights) != len(self.sets):
             raise UserError(
                 f"the source {name!r} has {len(self.sets)} record sets and weights "
-                f"{tuple(weights)}: expected one weight a set"
+                f"{tuple(weights)}: expected one weight per set"
             )
         if weights is None:
-            weights = np.array(self.units, np.float64) ** (1.0 / temperature)
-        self._shares = _shares(np.asarray(weights, np.float64), sum(self.units))
+            weights = np.array(self.units_per_epoch, np.float64) ** (1.0 / temperature)
+        self._shares = _shares(np.asarray(weights, np.float64), sum(self.units_per_epoch))
 
-    def draw(self, draws):
-        """Which unit of which set each draw is; a function for `tf.data` graphs.
+    def sample(self, draws):
+        """Returns set and unit of each draw; for `tf.data` graphs.
 
         Args:
-            draws: (b,) int64, numbers of draws.
+            draws: int64 (b,), numbers of draws.
 
         Returns:
-            Set numbers and unit numbers, both (b,) int64.
+            (set indices, unit indices in the sets), both int64 (b,).
         """
         shares = tf.constant(self._shares, tf.int64)
         starts = tf.cumsum(shares, exclusive=True)
-        epoch, place = _shuffled(draws, tf.reduce_sum(shares)[tf.newaxis], self._key)
-        which = tf.searchsorted(starts, place, side="right", out_type=tf.int64) - 1
-        # The set's own count of draws so far goes on from epoch to epoch.
-        own = epoch * tf.gather(shares, which) + place - tf.gather(starts, which)
-        units = tf.gather(tf.constant(self.units, tf.int64), which)
-        _, unit = _shuffled(own, units, self._key + 1, which)
-        return which, unit
+        epoch, position = _shuffled(draws, tf.reduce_sum(shares)[tf.newaxis], self._key)
+        set_index = tf.searchsorted(starts, position, side="right", out_type=tf.int64) - 1
+        # Each set counts its own draws, and continues the count from epoch to epoch.
+        set_draws = epoch * tf.gather(shares, set_index) + position - tf.gather(starts, set_index)
+        units = tf.gather(tf.constant(self.units_per_epoch, tf.int64), set_index)
+        _, unit = _shuffled(set_draws, units, self._key + 1, set_index)
+        return set_index, unit
 
-    def locate(self, draws, which, unit):
-        """What each draw takes, in numpy.
+    def resolve(self, draws, set_index, unit):
+        """Returns record and languages of each draw; in NumPy.
 
         Args:
-            draws, which, unit: (b,) int64, as given to and returned by `draw`.
+            draws, set_index, unit: int64 (b,), the argument and the results of `sample`.
 
         Returns:
-            Record numbers in their sets (b,), positions in `self.languages` of the texts' languages
-            (b, text_fields), and uniform numbers in [0, 1) (b, 3) for what else is to be picked.
+            Record indices in the sets (b,); positions in `self.languages` of the languages of the
+            text fields (b, text_fields); and uniform random numbers in [0, 1) (b, 3) for further
+            choices.
         """
         uniform = _uniform(self._key, draws, 5)
         record = np.empty(len(draws), np.int64)
         language = np.empty((len(draws), self.text_fields), np.int64)
-        for number, part in enumerate(self._parts):
-            rows = np.flatnonzero(which == number)
+        for number, set_sampler in enumerate(self._set_samplers):
+            rows = np.flatnonzero(set_index == number)
             if len(rows):
-                record[rows], language[rows] = part.locate(unit[rows], uniform[rows, 3:])
+                record[rows], language[rows] = set_sampler.resolve(unit[rows], uniform[rows, 3:])
         return record, language, uniform[:, :3]
 
     def seeds(self, draws):
-        """Seeds (b, 2) int64 for `tf.random.stateless_*`, one a draw."""
+        """Returns int64 seeds (b, 2) of the draws for `tf.random.stateless_*`."""
         return tf.stack([tf.fill(tf.shape(draws), self._key[0] ^ self._key[1]), draws], axis=1)
 
 
-class _Part:
-    """The share of a stream that one record set holds: units to records and languages."""
+class _SetSampler:
+    """Maps the units of one record set to records and languages; see `IndexSampler`."""
 
-    def __init__(self, record_set, text_fields, languages, min_languages, walks_all, with_image):
+    def __init__(
+        self, record_set, text_fields, languages, min_languages, visits_combinations, with_image
+    ):
         column = {code: i for i, code in enumerate(record_set.languages)}
         has = np.zeros((len(record_set), len(languages)), bool)
         for i, code in enumerate(languages):
@@ -138,7 +142,7 @@ class _Part:
             if usable.sum() == 0 and (count >= min_languages).any():
                 raise UserError(
                     f"{record_set.folder}: no record with the languages {', '.join(languages)} has "
-                    "an image; take other records, or a source without a field of images"
+                    "an image; use other records, or a source without an image field"
                 )
         self._records = np.flatnonzero(usable)
         if not len(self._records):
@@ -147,55 +151,60 @@ class _Part:
                 f"{', '.join(languages)}; it has {', '.join(record_set.languages) or 'no texts'}"
             )
         self._has, self._count = has[self._records], count[self._records]
-        self._text_fields, self._walks_all = text_fields, walks_all
+        self._text_fields, self._visits_combinations = text_fields, visits_combinations
         self._combinations = {
             0: np.ones_like(self._count),
             1: self._count,
             2: self._count * (self._count - 1) // 2,
         }[text_fields]
-        units = self._combinations if walks_all else np.ones_like(self._count)
+        units = self._combinations if visits_combinations else np.ones_like(self._count)
         self._ends = np.cumsum(units)
         self.units = int(self._ends[-1])
 
-    def locate(self, unit, uniform):
-        """Records and languages of units (b,), with two uniform numbers (b, 2) for chance."""
+    def resolve(self, unit, uniform):
+        """Returns records (b,) and languages (b, text_fields).
+
+        Args:
+            unit: int64 (b,).
+            uniform: (b, 2), random numbers that choose the combination and the order of a pair.
+        """
         row = np.searchsorted(self._ends, unit, side="right")
         start = np.where(row > 0, self._ends[row - 1], 0)
-        by_chance = (uniform[:, 0] * self._combinations[row]).astype(np.int64)
-        choice = unit - start if self._walks_all else by_chance
-        ranks = self._ranks(choice, uniform[:, 1] < 0.5)
+        random_combination = (uniform[:, 0] * self._combinations[row]).astype(np.int64)
+        combination = unit - start if self._visits_combinations else random_combination
+        ranks = self._ranks(combination, uniform[:, 1] < 0.5)
         order = np.cumsum(self._has[row], axis=1)  # (b, languages): 1 + rank where present
         hits = self._has[row][:, None, :] & (order[:, None, :] == ranks[:, :, None] + 1)
         return self._records[row], hits.argmax(axis=2)
 
-    def _ranks(self, choice, swap):
-        """Combination number to ranks among the record's languages, (b, text_fields)."""
+    def _ranks(self, combination, swap):
+        """Maps combinations (b,) to ranks among the languages of the record (b, text_fields)."""
         if self._text_fields < 2:
-            return choice[:, None][:, : self._text_fields]
-        # Pair number r of a < b counts b (b - 1) / 2 pairs below b.
-        high = ((1 + np.sqrt(1 + 8 * choice.astype(np.float64))) // 2).astype(np.int64)
-        low = choice - high * (high - 1) // 2
+            return combination[:, None][:, : self._text_fields]
+        # Pair number r of a < b: b (b - 1) / 2 pairs have a smaller b.
+        high = ((1 + np.sqrt(1 + 8 * combination.astype(np.float64))) // 2).astype(np.int64)
+        low = combination - high * (high - 1) // 2
         return np.stack([np.where(swap, high, low), np.where(swap, low, high)], axis=1)
 
 
 def _shares(weights, total):
-    """Draws of each set in `total` draws, in proportion to the weights, at least one each."""
+    """Returns the number of draws of each set in `total` draws: by weight, and at least one."""
     if len(weights) == 0 or not np.all(weights > 0):
-        raise UserError(f"expected positive weights, one a record set; got {weights.tolist()}")
+        raise UserError(f"expected positive weights, one per record set; got {weights.tolist()}")
     ends = np.round(np.cumsum(weights) / weights.sum() * total).astype(np.int64)
     return np.maximum(np.diff(ends, prepend=0), 1)
 
 
-def _shuffled(draws, size, key, which=None):
-    """Epoch of each draw, and its place in that epoch's permutation of `size` things."""
-    epoch, place = draws // size, draws % size
-    folded = epoch if which is None else epoch * 1_000_003 + which
+def _shuffled(draws, size, key, set_index=None):
+    """Returns the epoch of each draw, and its position in that epoch's permutation of `size`."""
+    epoch, position = draws // size, draws % size
+    folded = epoch if set_index is None else epoch * 1_000_003 + set_index
     constant = [tf.fill(tf.shape(draws), part) for part in key]
     seed = tf.stack([*constant, folded], axis=1)  # (b, 3)
     size = tf.broadcast_to(size, tf.shape(draws))
-    # tf.random.experimental.index_shuffle is this op, but refuses one seed a row.
+    # The same operation as tf.random.experimental.index_shuffle, which rejects a seed per row.
     return epoch, tf.raw_ops.RandomIndexShuffle(
-        index=place, seed=seed, max_index=size - 1, rounds=4
+        index=position, seed=seed, max_index=size - 1, rounds=4
     )
 
 
@@ -204,7 +213,7 @@ def _name_key(name):
 
 
 def _uniform(key, draws, columns):
-    """(b, columns) float64 in [0, 1), a function of (key, draw, column): splitmix64."""
+    """Returns float64 (b, columns) in [0, 1), the hash splitmix64 of (key, draw, column)."""
     with np.errstate(over="ignore"):
         salt = np.uint64(key[0]) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(key[1])
         z = draws.astype(np.uint64)[:, None] * np.uint64(columns)

@@ -1,4 +1,4 @@
-"""What reading for training met: records that were skipped, and when it is too much."""
+"""Counts records skipped during training and enforces the limit."""
 
 import collections
 import dataclasses
@@ -10,41 +10,43 @@ import numpy as np
 from tf_mural.errors import UserError
 
 CHANGED = "a record was changed while it was read"
-UNPARSED = "a record is not of this package, though its checksum fits"
-_PLACES = 1000  # records that are counted one by one; further ones by their shard
-_NAMED = 5  # records that a message names
-_SILENT = 8  # texts of a language without a known token, before it is called unknown
+UNPARSED = "a record has another format, though its checksum matches"
+_MAX_LOCATIONS = 1000  # records that are counted individually; further ones are counted per shard
+_MAX_LISTED = 5  # records that a message lists
+_MIN_UNKNOWN = 8  # texts without a known token before a language counts as unknown
 
 
 @dataclasses.dataclass(frozen=True)
-class Unusable:
-    """A record that makes no row.
+class BadRecord:
+    """A record that cannot be used.
 
     Attributes:
-        place: its shard, number and first byte.
+        location: shard, number and first byte of the record.
         shard: path of its shard.
         reason: a few words.
-        unknown: language of its text, where no token of that is known.
+        unknown_language: language of its text, if the text contains no known token.
     """
 
-    place: str
+    location: str
     shard: str
     reason: str
-    unknown: str = ""
+    unknown_language: str = ""
 
 
-class Health:
-    """Counts what reading for training skips. One object serves all sources of a process.
+class SkippedRecords:
+    """Counts the records that the input pipeline skips, over all sources of a process.
 
     Args:
-        limit: share of the examples drawn that may be skipped; of a thousand if fewer were drawn.
-        folders: of the records, for messages.
-        vocabulary: its file, for messages.
+        limit: maximum share of skipped examples among the drawn ones; while fewer than a thousand
+            were drawn, the share of a thousand.
+        folders: folders of the records, for messages.
+        vocabulary: vocabulary file, for messages.
 
     Attributes:
-        drawn: examples from all sources so far, those of batches to come as well.
-        skipped: {place of a record: {reason: how often it was drawn}}.
-        error: the UserError that ended the reading, which `tf.data` would bury in a traceback.
+        drawn: number of examples drawn from all sources, including those of prefetched batches.
+        skipped: {location of a record: {reason: number of draws}}.
+        error: the UserError that ended the reading, or None. `tf.data` would report it inside a
+            traceback.
     """
 
     def __init__(self, limit=0.01, folders=(), vocabulary="the vocabulary"):
@@ -52,74 +54,87 @@ class Health:
         self._lock = threading.Lock()
         self.drawn, self.skipped, self.error = 0, {}, None
         self._shards = collections.Counter()
-        self._texts, self._unknown = {}, collections.Counter()
+        self._language_counts, self._unknown = {}, collections.Counter()
 
-    def drew(self, rows, language):
-        """Counts examples, and the languages (b, n) of their texts: positions in `rows.codes`."""
-        counts = np.bincount(language.ravel(), minlength=len(rows.codes))
+    def count_drawn(self, builder, languages):
+        """Counts drawn examples and the languages of their texts.
+
+        Args:
+            builder: `ExampleBuilder` of the source.
+            languages: (b, text fields), positions in `builder.language_codes`.
+        """
+        counts = np.bincount(languages.ravel(), minlength=len(builder.language_codes))
         with self._lock:
-            self.drawn += len(language)
-            self._texts[rows] = self._texts.get(rows, 0) + counts
+            self.drawn += len(languages)
+            self._language_counts[builder] = self._language_counts.get(builder, 0) + counts
 
-    def skip(self, unusable):
-        """Counts an `Unusable`."""
+    def skip(self, bad_record):
+        """Counts a `BadRecord`."""
         with self._lock:
-            full = len(self.skipped) >= _PLACES and unusable.place not in self.skipped
-            place = unusable.shard if full else unusable.place
-            reasons = self.skipped.setdefault(place, {})
-            reasons[unusable.reason] = reasons.get(unusable.reason, 0) + 1
-            self._shards[_short(unusable.shard)] += 1
-            if unusable.unknown:
-                self._unknown[unusable.unknown] += 1
+            is_full = len(self.skipped) >= _MAX_LOCATIONS
+            use_shard = is_full and bad_record.location not in self.skipped
+            key = bad_record.shard if use_shard else bad_record.location
+            reasons = self.skipped.setdefault(key, {})
+            reasons[bad_record.reason] = reasons.get(bad_record.reason, 0) + 1
+            self._shards[_short_name(bad_record.shard)] += 1
+            if bad_record.unknown_language:
+                self._unknown[bad_record.unknown_language] += 1
 
-    def end(self, error):
-        """Keeps the first error that ends the reading, and returns that."""
+    def fail(self, error):
+        """Stores the first error that ends the reading, and returns it."""
         self.error = self.error or error
         return self.error
 
-    def hopeless(self, attempts, last):
-        """The UserError of a row that nothing fills."""
-        return _unknown_language(self._languages(), self._vocabulary) or UserError(
-            f"{attempts} records in a row cannot be used, the last one {last.place}: "
+    def exhausted(self, attempts, last):
+        """Returns the UserError for a row without a usable record after all attempts.
+
+        Args:
+            attempts: number of records tried.
+            last: `BadRecord` of the last attempt.
+        """
+        return _unknown_language_error(self._languages(), self._vocabulary) or UserError(
+            f"{attempts} records in a row cannot be used, the last one {last.location}: "
             f"{last.reason}; convert the data set again"
         )
 
-    def check(self, exchange=lambda value: [value]):
-        """What was skipped so far, over all processes.
+    def check(self, all_gather_object=lambda value: [value]):
+        """Sums the counts over all processes and enforces the limit.
 
         Args:
-            exchange: function of plain data to that of all processes.
+            all_gather_object: callable from plain data of this process to the list of all
+                processes, see `distributed.ProcessGroup`.
 
         Returns:
-            {"skipped_records": n, "skipped_records/SET/SHARD": n of each shard that has some}.
+            {"skipped_records": total, "skipped_records/SET/SHARD": count} for shards with skipped
+            records.
 
         Raises:
-            UserError: too many were skipped; names the records. Or what ended the reading. All
-                processes raise it.
+            UserError: too many records were skipped, and the message lists the first ones; or
+                reading ended with an error in any process. All processes raise it.
         """
-        told = {
+        state = {
             "error": str(self.error) if self.error else None,
             "drawn": self.drawn,
             "shards": dict(self._shards),
             "languages": self._languages(),
-            "first": [f"{place}: {', '.join(why)}" for place, why in self._first()],
-            "places": len(self.skipped),
+            "first": [f"{location}: {', '.join(why)}" for location, why in self._first()],
+            "locations": len(self.skipped),
         }
-        everywhere = exchange(told)
-        if errors := [one["error"] for one in everywhere if one["error"]]:
+        states = all_gather_object(state)
+        if errors := [state["error"] for state in states if state["error"]]:
             raise UserError(errors[0])
         languages = {}
-        for one in everywhere:
-            for code, counts in one["languages"].items():
+        for state in states:
+            for code, counts in state["languages"].items():
                 languages[code] = np.add(languages.get(code, 0), counts).tolist()
-        if error := _unknown_language(languages, self._vocabulary):
+        if error := _unknown_language_error(languages, self._vocabulary):
             raise error
-        shards = sum((collections.Counter(one["shards"]) for one in everywhere), start=_none())
+        shards = sum((collections.Counter(s["shards"]) for s in states), collections.Counter())
         total = sum(shards.values())
-        drawn = sum(one["drawn"] for one in everywhere)
+        drawn = sum(state["drawn"] for state in states)
         if total > self.limit * max(drawn, 1000):
-            first = [place for one in everywhere for place in one["first"]][:_NAMED]
-            others = sum(one["places"] for one in everywhere) - len(first)
+            first = [entry for state in states for entry in state["first"]][:_MAX_LISTED]
+            others = sum(state["locations"] for state in states) - len(first)
             raise UserError(
                 f"{total} of the {drawn} records drawn so far cannot be used, above the limit of "
                 f"{self.limit:.2%}: {'; '.join(first)}{f' and {others} more' if others else ''}. "
@@ -128,57 +143,54 @@ class Health:
         by_shard = {f"skipped_records/{shard}": shards[shard] for shard in sorted(shards)}
         return {"skipped_records": total, **by_shard}
 
-    def total(self, exchange):
-        """`skipped` over all processes; `exchange` as in `check`."""
+    def total(self, all_gather_object):
+        """Returns `skipped` summed over all processes; for the argument, see `check`."""
         total = {}
-        for skipped in exchange(self.skipped):
-            for place, reasons in skipped.items():
-                counts = total.setdefault(place, collections.Counter())
+        for skipped in all_gather_object(self.skipped):
+            for location, reasons in skipped.items():
+                counts = total.setdefault(location, collections.Counter())
                 counts.update(reasons)
-        return {place: dict(counts) for place, counts in total.items()}
+        return {location: dict(counts) for location, counts in total.items()}
 
     def explain(self, error):
-        """The UserError that an error of `tf.data` stems from, or the error itself."""
-        # TensorFlow quotes the bytes that it could not parse, which are no text either.
-        damaged = isinstance(error, UnicodeDecodeError) or "Could not parse example" in str(error)
-        for symptom, is_it in ((UNPARSED, damaged), (CHANGED, CHANGED in str(error))):
-            if is_it and self.error is None:
+        """Returns the UserError that caused an error of `tf.data`, or the error itself."""
+        # TensorFlow quotes the bytes that it could not parse, which may not be UTF-8.
+        unparsed = isinstance(error, UnicodeDecodeError) or "Could not parse example" in str(error)
+        for message, applies in ((UNPARSED, unparsed), (CHANGED, CHANGED in str(error))):
+            if applies and self.error is None:
                 folders = " or ".join(self._folders)
-                return UserError(f"{symptom}, in {folders}; convert the data set again")
+                return UserError(f"{message}, in {folders}; convert the data set again")
         return self.error or error
 
     def _first(self):
         with self._lock:
-            return [(place, list(why)) for place, why in list(self.skipped.items())[:_NAMED]]
+            first = list(self.skipped.items())[:_MAX_LISTED]
+            return [(location, list(reasons)) for location, reasons in first]
 
     def _languages(self):
-        """{language: [texts without a known token, texts drawn]}, of those that have some."""
+        """Returns {language: [texts without a known token, texts drawn]} where the first is > 0."""
         with self._lock:
             drawn = collections.Counter()
-            for rows, counts in self._texts.items():
-                for code, count in zip(rows.codes, counts.tolist(), strict=True):
+            for builder, counts in self._language_counts.items():
+                for code, count in zip(builder.language_codes, counts.tolist(), strict=True):
                     drawn[code] += count
             return {code: [count, drawn[code]] for code, count in self._unknown.items()}
 
 
-def _none():
-    return collections.Counter()
-
-
-def _short(shard):
-    """A shard's name in logs: "scenes/train/records-00000-of-00004"."""
+def _short_name(shard):
+    """Returns the name of a shard in logs: "scenes/train/records-00000-of-00004"."""
     *_, dataset, split, file = os.path.abspath(shard).split(os.sep)
     return "/".join((dataset, split, os.path.splitext(file)[0]))
 
 
-def _unknown_language(languages, vocabulary):
-    """The UserError of a language whose texts the vocabulary does not know, or None."""
+def _unknown_language_error(languages, vocabulary):
+    """Returns the UserError for a language that the vocabulary does not cover, or None."""
     for code, (unknown, drawn) in languages.items():
-        if unknown >= _SILENT and 2 * unknown > drawn:
+        if unknown >= _MIN_UNKNOWN and 2 * unknown > drawn:
             return UserError(
                 f"{unknown} of the {drawn} texts in {code!r} drawn so far have no token that "
-                f"{vocabulary} knows: is its script missing there? Take a vocabulary of that "
-                "language too (--config.vocabulary; tools/build_vocab.py trains one), or leave it "
-                "out of the languages of the sources (--config.sources.NAME.languages)"
+                f"{vocabulary} knows: does it lack the script? Use a vocabulary that covers the "
+                "language (--config.vocabulary; tools/build_vocab.py trains one), or remove it "
+                "from the languages of the sources (--config.sources.NAME.languages)"
             )
     return None

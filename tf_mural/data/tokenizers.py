@@ -1,7 +1,7 @@
-"""Texts to tokens in the graph, by WordPiece as LaBSE's or an uncased BERT's; vocabularies.
+"""WordPiece tokenizer in the TensorFlow graph, as those of LaBSE and of uncased BERT.
 
-Special tokens written in a text stay plain text: a caption that says "[SEP]" is five characters
-long, so no text can inject a token.
+Special tokens written in a text stay plain text: a caption that contains "[SEP]" has five
+characters there, so no text can inject a token.
 """
 
 import os
@@ -27,22 +27,23 @@ __all__ = [
     "vocabulary_hash",
 ]
 
-# Control, format, private and replacement characters: the reference tokenizer drops them before it
-# splits words, FastBertTokenizer keeps some. RE2 syntax, for tf.strings.regex_replace.
-_UNWANTED = r"[\x00-\x08\x0B\x0C\x0E-\x1F\x7F-\x{9F}\p{Cf}\p{Co}\x{FFFD}]"
+# Control, format, private-use and replacement characters. The reference tokenizer drops them before
+# it splits words; FastBertTokenizer keeps some. RE2 syntax, for tf.strings.regex_replace.
+_IGNORED_CHARACTERS = r"[\x00-\x08\x0B\x0C\x0E-\x1F\x7F-\x{9F}\p{Cf}\p{Co}\x{FFFD}]"
 
-# The reference turns words of over 100 characters into [UNK]; the limit here counts bytes, and a
-# character of Thai, Khmer or Malayalam takes three.
+# The reference maps words of over 100 characters to [UNK]. The limit here counts bytes, and a
+# character of Thai, Khmer or Malayalam has three.
 _MAX_BYTES_PER_WORD = 400
 
 
 class Tokenizer:
-    """Strings to padded rows of token ids, by tensorflow operations alone.
+    """Maps strings to padded rows of token ids, with TensorFlow operations only.
 
     Args:
-        vocabulary: the pieces in the order of their ids, or the path of a file, one piece a line.
-        max_tokens: width of a row, [CLS] and [SEP] included.
-        lower_case: texts lose case and accents first, as an uncased BERT's; LaBSE's keep them.
+        vocabulary: pieces in the order of their ids, or the path of a file with one piece per line.
+        max_tokens: row length, including [CLS] and [SEP].
+        lower_case: whether case and accents are removed first, as for an uncased BERT; LaBSE keeps
+            them.
 
     Raises:
         UserError: the file is missing, or the vocabulary cannot be used (see `check_vocabulary`).
@@ -71,17 +72,17 @@ class Tokenizer:
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
-        """The pieces in the order of their ids."""
+        """Pieces in the order of their ids."""
         return self._pieces
 
     @property
     def size(self) -> int:
-        """Number of pieces: the rows that an embedding table needs."""
+        """Number of pieces, which is the number of rows of an embedding table."""
         return len(self._pieces)
 
     @property
     def max_tokens(self) -> int:
-        """Width of a row."""
+        """Row length."""
         return self._max_tokens
 
     @property
@@ -91,25 +92,31 @@ class Tokenizer:
 
     @property
     def hash(self) -> str:
-        """Names vocabulary and case wherever weights or results are kept, "-lower" at the end."""
+        """Hash of vocabulary and case ("-lower" at the end), stored with weights and results."""
         return vocabulary_hash(self._pieces) + ("-lower" if self._lower_case else "")
 
     def pieces(self, strings):
-        """All token ids of each string, without [CLS] and [SEP]: RaggedTensor int32 (n, None).
+        """Tokenizes strings without [CLS], [SEP] and truncation; drops bytes that are not UTF-8.
 
-        Bytes that are not UTF-8 are dropped.
+        Args:
+            strings: string (n,).
+
+        Returns:
+            RaggedTensor int32 (n, None).
         """
         import tensorflow as tf
 
         strings = tf.strings.unicode_transcode(strings, "UTF-8", "UTF-8", errors="replace")
-        strings = tf.strings.regex_replace(strings, _UNWANTED, "")
+        strings = tf.strings.regex_replace(strings, _IGNORED_CHARACTERS, "")
         return self._fast.tokenize(_lowered(strings) if self._lower_case else strings)
 
     def __call__(self, strings):
-        """Rows `[CLS] pieces... [SEP] [PAD]...`; long texts lose their last pieces, never [SEP].
+        """Tokenizes strings to `[CLS] pieces... [SEP] [PAD]...`.
+
+        Long texts lose their last pieces, but keep [SEP].
 
         Args:
-            strings: (n,) strings, a tensor or anything that becomes one.
+            strings: string (n,), a tensor or anything that can be converted to one.
 
         Returns:
             int32 (n, max_tokens).
@@ -119,38 +126,39 @@ class Tokenizer:
         strings = tf.convert_to_tensor(strings, tf.string)
         strings.shape.assert_has_rank(1)
         pieces = self.pieces(strings)
-        room = self._max_tokens - 2
-        body = pieces.to_tensor(self._pad, shape=(None, room))  # cut and padded: (n, room)
+        max_pieces = self._max_tokens - 2
+        body = pieces.to_tensor(self._pad, shape=(None, max_pieces))  # truncated or padded
         tokens = tf.pad(body, [[0, 0], [1, 0]], constant_values=self._cls)
         tokens = tf.pad(tokens, [[0, 0], [0, 1]], constant_values=self._pad)  # (n, max_tokens)
-        last = 1 + tf.minimum(pieces.row_lengths(), room)
+        last = 1 + tf.minimum(pieces.row_lengths(), max_pieces)
         at_end = tf.range(self._max_tokens, dtype=last.dtype) == last[:, None]
         tokens = tf.where(at_end, self._sep, tokens)
         return tf.ensure_shape(tokens, (strings.shape[0], self._max_tokens))
 
-    def has_known(self, tokens):
-        """Whether rows hold a piece that is known: not [UNK], nor what every row has.
+    def has_known_tokens(self, tokens):
+        """Whether rows contain a piece other than [UNK].
 
         Args:
             tokens: int32 (n, t), from `__call__`.
 
         Returns:
-            (n,) bool.
+            bool (n,).
         """
         import tensorflow as tf
 
-        inner = tokens[:, 1:-1]  # between [CLS] and the last place, which holds no piece
+        inner = tokens[:, 1:-1]  # without [CLS] and the last column, which contains no piece
         known = (inner != self._unk) & (inner != self._pad) & (inner != self._sep)
         return tf.reduce_any(known, axis=1)
 
 
 def _lowered(strings):
-    """Without accents and in lower case; `FastBertTokenizer`'s own way folds ！ and ２ too."""
+    """Removes accents and case. `lower_case_nfd_strip_accents` would also fold ！ and ２."""
     import tensorflow as tf
     import tensorflow_text
 
     strings = tensorflow_text.normalize_utf8(strings, "NFD")
-    # Σ by hand: at the end of a word the operation would make it ς, the reference has σ everywhere.
+    # Σ is replaced separately: the operation would give ς at the end of a word, and the reference
+    # gives σ everywhere.
     strings = tf.strings.regex_replace(tf.strings.regex_replace(strings, r"\p{Mn}", ""), "Σ", "σ")
     return tf.strings.lower(strings, encoding="utf-8")
 
@@ -162,9 +170,9 @@ def _fast_tokenizer(pieces: Sequence[str]):
     except ImportError as error:
         raise UserError(
             f"tokenising needs tensorflow-text, which does not import here ({error}): "
-            "pip install tensorflow-text, in the version of the installed tensorflow"
+            "pip install tensorflow-text, with the version of the installed tensorflow"
         ) from error
-    # Lifted out of any graph under construction, so that one tokenizer serves every tf.function.
+    # Created outside of any graph under construction, so that all functions can use the tokenizer.
     try:
         with tf.init_scope(), tf.device("CPU"):
             return tensorflow_text.FastBertTokenizer(
@@ -175,5 +183,5 @@ def _fast_tokenizer(pieces: Sequence[str]):
             )
     except RuntimeError as error:
         raise UserError(
-            f"no tokenizer can be built of these {len(pieces)} pieces: {error}"
+            f"no tokenizer can be built from these {len(pieces)} pieces: {error}"
         ) from error

@@ -1,22 +1,22 @@
-"""The processes of a run, on any backend: which there are, whether they are there, what they tell.
+"""Processes of a run on any backend: cluster specification, rendezvous and process group.
 
-What moves an array between them is the backend's: `distribute` has it for TensorFlow,
-`distribute_jax` for JAX.
+The backends implement the transfer of arrays between processes, see
+`backends/tensorflow/collectives.py` and `backends/jax/collectives.py`.
 """
 
-from tf_mural.distributed.cluster_spec import Cluster, expand_hosts, find_cluster
-from tf_mural.distributed.process_group import Processes, SharedEmbedder, WorkerLost
-from tf_mural.distributed.rendezvous import limited, meet, meeting, unanswered
+from tf_mural.distributed.cluster_spec import ClusterSpec, expand_hostlist, resolve_cluster
+from tf_mural.distributed.process_group import DistributedEmbedder, PeerLostError, ProcessGroup
+from tf_mural.distributed.rendezvous import kill_after, rendezvous, unreachable, wait_for_peers
 
 __all__ = [
-    "Cluster",
-    "Processes",
-    "SharedEmbedder",
-    "WorkerLost",
-    "expand_hosts",
-    "find_cluster",
-    "limited",
-    "meet",
-    "meeting",
-    "unanswered",
+    "ClusterSpec",
+    "DistributedEmbedder",
+    "PeerLostError",
+    "ProcessGroup",
+    "expand_hostlist",
+    "kill_after",
+    "rendezvous",
+    "resolve_cluster",
+    "unreachable",
+    "wait_for_peers",
 ]

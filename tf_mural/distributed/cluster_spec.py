@@ -1,4 +1,4 @@
-"""Which processes a run has, and which of them this one is: from TF_CONFIG, or from SLURM."""
+"""Cluster specification from TF_CONFIG or from the environment variables of SLURM."""
 
 import dataclasses
 import json
@@ -9,41 +9,41 @@ from tf_mural.errors import UserError
 
 _JOBS = ("chief", "worker")
 
-# Ports that no service of a usual machine has; a job takes one a process of a machine.
+# No common service listens on these ports. A job uses one port per process of a host.
 _PORTS = range(20_000, 30_000)
 
 
 @dataclasses.dataclass(frozen=True)
-class Cluster:
-    """The processes of a run.
+class ClusterSpec:
+    """Addresses of all processes of a run, and the rank of this one.
 
     Attributes:
-        addresses: tuple of "host:port", by number of the process.
-        number: of this process; the first one, 0, writes what the run leaves behind.
+        addresses: tuple of "host:port", indexed by rank.
+        rank: index of this process. Rank 0 is the primary process, which writes the outputs.
     """
 
     addresses: tuple
-    number: int
+    rank: int
 
 
-def find_cluster(environment=None):
-    """The `Cluster` that the environment tells of.
+def resolve_cluster(environment=None):
+    """Returns the `ClusterSpec` described by environment variables.
 
-    TF_CONFIG counts where there is one, {"cluster": {"worker": ["host:port", ...]}, "task":
-    {"type": "worker", "index": 0}}, with a "chief" before the workers or without; else SLURM's
-    variables of a step, which `srun` sets.
+    TF_CONFIG takes precedence: {"cluster": {"worker": ["host:port", ...]}, "task": {"type":
+    "worker", "index": 0}}, optionally with a "chief", whose rank precedes those of the workers.
+    Without TF_CONFIG, the variables of a SLURM step are used, which `srun` sets.
 
     Args:
-        environment: {name: value}; that of this process by default.
+        environment: {name: value}. Default: `os.environ`.
 
     Raises:
-        UserError: there is neither; or it cannot be.
+        UserError: neither is set, or the values are invalid.
     """
     environment = os.environ if environment is None else environment
     if environment.get("TF_CONFIG"):
-        return _of_tf_config(environment["TF_CONFIG"])
+        return _from_tf_config(environment["TF_CONFIG"])
     if "SLURM_PROCID" in environment:
-        return _of_slurm(environment)
+        return _from_slurm(environment)
     raise UserError(
         "--strategy=multiworker: expected TF_CONFIG in the environment of each process, such as "
         '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", '
@@ -51,55 +51,69 @@ def find_cluster(environment=None):
     )
 
 
-def _of_tf_config(text):
+def _from_tf_config(text):
     try:
         config = json.loads(text)
         cluster, task = config["cluster"], config["task"]
-        kind, index = task["type"], int(task["index"])
-        jobs = {name: [str(address) for address in cluster.get(name, ())] for name in _JOBS}
-        own = jobs[kind][index] if index >= 0 else None
+        job, index = task["type"], int(task["index"])
+        addresses_by_job = {
+            name: [str(address) for address in cluster.get(name, ())] for name in _JOBS
+        }
+        own_address = addresses_by_job[job][index] if index >= 0 else None
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise UserError(
             f"TF_CONFIG is not understood ({type(error).__name__}: {error}): expected "
             '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}; '
             f"got {text}"
         ) from None
-    addresses = [address for name in _JOBS for address in jobs[name]]
-    unknown = sorted(set(cluster) - set(_JOBS))
-    if unknown or own is None or len(set(addresses)) < len(addresses):
-        what = f"the job {unknown[0]!r}" if unknown else "an address twice or an index below 0"
-        raise UserError(f"TF_CONFIG has {what}: expected workers, and a chief or none; got {text}")
-    return Cluster(tuple(addresses), (len(jobs["chief"]) if kind == "worker" else 0) + index)
+    addresses = [address for name in _JOBS for address in addresses_by_job[name]]
+    unknown_jobs = sorted(set(cluster) - set(_JOBS))
+    if unknown_jobs or own_address is None or len(set(addresses)) < len(addresses):
+        problem = (
+            f"the job {unknown_jobs[0]!r}"
+            if unknown_jobs
+            else "a duplicate address or an index below 0"
+        )
+        raise UserError(
+            f"TF_CONFIG has {problem}: expected workers, and at most one chief; got {text}"
+        )
+    first_rank = len(addresses_by_job["chief"]) if job == "worker" else 0
+    return ClusterSpec(tuple(addresses), first_rank + index)
 
 
-def _of_slurm(environment):
+def _from_slurm(environment):
     # TensorFlow's own resolver sorts the hosts, so that node10 comes before node9 and a process
-    # takes the address of another; and it fails on machines without a GPU.
+    # gets the address of another one. It also fails on machines without a GPU.
     try:
-        hosts = expand_hosts(environment["SLURM_STEP_NODELIST"])
-        tasks = _expand_tasks(environment["SLURM_STEP_TASKS_PER_NODE"])
-        number, node, local = (
+        hosts = expand_hostlist(environment["SLURM_STEP_NODELIST"])
+        tasks_per_host = _expand_task_counts(environment["SLURM_STEP_TASKS_PER_NODE"])
+        rank, node, local_rank = (
             int(environment[f"SLURM_{name}"]) for name in ("PROCID", "NODEID", "LOCALID")
         )
-        job = int(environment["SLURM_JOB_ID"]) * 64 + int(environment.get("SLURM_STEP_ID", 0))
+        job_id = int(environment["SLURM_JOB_ID"]) * 64 + int(environment.get("SLURM_STEP_ID", 0))
     except (KeyError, ValueError) as error:
         raise UserError(
             f"SLURM's variables are not understood ({type(error).__name__}: {error}); start the "
             "processes by srun, or set TF_CONFIG"
         ) from None
-    if len(hosts) != len(tasks) or number != sum(tasks[:node]) + local:
+    if len(hosts) != len(tasks_per_host) or rank != sum(tasks_per_host[:node]) + local_rank:
         raise UserError(
-            f"process {number} is number {local} of machine {node} (machines {hosts}, processes "
-            f"{tasks}): expected the processes of a machine to follow each other; start them by "
-            "srun --distribution=block"
+            f"process {rank} has local rank {local_rank} on machine {node} (machines {hosts}, "
+            f"processes {tasks_per_host}): expected consecutive ranks on each machine; start the "
+            "processes by srun --distribution=block"
         )
-    first = _PORTS[job * max(tasks) % (len(_PORTS) - max(tasks))]
-    pairs = zip(hosts, tasks, strict=True)
-    return Cluster(tuple(f"{host}:{first + i}" for host, k in pairs for i in range(k)), number)
+    most_tasks = max(tasks_per_host)
+    first_port = _PORTS[job_id * most_tasks % (len(_PORTS) - most_tasks)]
+    addresses = tuple(
+        f"{host}:{first_port + i}"
+        for host, count in zip(hosts, tasks_per_host, strict=True)
+        for i in range(count)
+    )
+    return ClusterSpec(addresses, rank)
 
 
-def expand_hosts(text):
-    """Names of a list of hosts as SLURM writes it, in its order: "a[08-10,12],b" has five."""
+def expand_hostlist(text):
+    """Expands a SLURM hostlist in its own order: "a[08-10,12],b" gives five host names."""
     hosts = []
     for prefix, ranges, suffix in re.findall(r"([^,\[\]]+)(?:\[([^\]]*)\])?([^,\[\]]*)", text):
         if not ranges:
@@ -112,10 +126,10 @@ def expand_hosts(text):
     return hosts
 
 
-def _expand_tasks(text):
-    """Numbers of processes by machine: "2(x3),1" is 2, 2, 2, 1."""
+def _expand_task_counts(text):
+    """Returns the number of processes per host: "2(x3),1" gives [2, 2, 2, 1]."""
     counts = []
     for part in text.split(","):
-        count, _, times = part.rstrip(")").partition("(x")
-        counts += [int(count)] * int(times or 1)
+        count, _, repeats = part.rstrip(")").partition("(x")
+        counts += [int(count)] * int(repeats or 1)
     return counts

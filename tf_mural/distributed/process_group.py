@@ -1,4 +1,4 @@
-"""Between the steps: what the processes of a run tell each other, and when one of them is lost."""
+"""Process group: communication between the processes of a run outside the training step."""
 
 import contextlib
 import json
@@ -8,183 +8,190 @@ import numpy as np
 
 from tf_mural.errors import UserError
 
-_CHUNK = 1 << 22  # values of an array that travel at once
-_GRACE = 1.0  # seconds that a process stays for those that are behind
+_MAX_VALUES = 1 << 22  # number of values per collective operation
+_GRACE_SECONDS = 1.0  # a process stays alive so long for slower peers
 
 
-class WorkerLost(UserError):
-    """Another process of the run is gone. The run can be started again as it is."""
+class PeerLostError(UserError):
+    """Another process of the run died. The run can be restarted by the same command."""
 
-    exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: temporary failure, try again
 
 
-class Processes:
-    """The processes of a run; usually a single one. A backend gives it a gather of its own.
+class ProcessGroup:
+    """The processes of a run; often a single one. Backends implement `_all_gather`.
 
-    All methods but `watched` are collective: every process calls them, in the same order.
+    All methods except `detect_peer_failure` are collective: every process must call them in the
+    same order.
 
     Args:
-        number: of this process, from 0.
-        count: how many there are.
+        rank: index of this process, from 0.
+        world_size: number of processes.
 
     Attributes:
-        number, count: likewise.
-        first: whether this is the one that writes what the run leaves behind.
+        rank, world_size: see arguments.
+        is_primary: whether this process has rank 0, and so writes the outputs of the run.
     """
 
-    # What collectives end with when a process is gone; which of them, is a matter of the moment.
-    lost = ()
+    # Exceptions that a collective operation raises after a peer has died. Which one depends on
+    # timing.
+    peer_errors = ()
 
-    def __init__(self, number=0, count=1):
-        self.number, self.count, self.first = number, count, number == 0
+    def __init__(self, rank=0, world_size=1):
+        self.rank, self.world_size, self.is_primary = rank, world_size, rank == 0
 
-    def wait(self):
-        """Returns once all processes are here."""
-        self.gather(np.zeros(1, np.int32))
+    def barrier(self):
+        """Returns once all processes have called it."""
+        self.all_gather(np.zeros(1, np.int32))
 
-    def leave(self):
-        """The last call of a run that went well: nobody ends while another one needs it."""
-        if self.count == 1:
+    def shutdown(self):
+        """Last call of a successful run: no process exits while another one needs it."""
+        if self.world_size == 1:
             return
-        # All work is done. A process that has its part of the collective may be gone before the
-        # others have fetched theirs from it, which is no loss.
-        with contextlib.suppress(*self.lost):
-            self.wait()
-        time.sleep(_GRACE)
+        # A peer may exit before this process has fetched its part of the last collective. All
+        # work is done by then, so the error is ignored.
+        with contextlib.suppress(*self.peer_errors):
+            self.barrier()
+        time.sleep(_GRACE_SECONDS)
 
-    def gather(self, array):
-        """Arrays of all processes.
+    def all_gather(self, array):
+        """Gathers the arrays of all processes.
 
         Args:
-            array: numpy (n, ...), of one shape and dtype (32 bits) in all processes.
+            array: numpy array (n, ...), with the same shape and 32-bit dtype in all processes.
 
         Returns:
-            (count, n, ...), by number of the process.
+            Array (world_size, n, ...), indexed by rank.
         """
         array = np.asarray(array)
-        if self.count == 1 or not array.size:  # the collective crashes on nothing
-            return np.repeat(array[np.newaxis], self.count, axis=0)
-        rows = max(1, _CHUNK // array[0].size)
+        if self.world_size == 1 or not array.size:  # empty arrays crash the collective operation
+            return np.repeat(array[np.newaxis], self.world_size, axis=0)
+        rows = max(1, _MAX_VALUES // array[0].size)
         parts = [array[i : i + rows] for i in range(0, len(array), rows)]
-        return np.concatenate([self._gathered(part) for part in parts], axis=1)
+        return np.concatenate([self._all_gather(part) for part in parts], axis=1)
 
-    def _gathered(self, part):
-        """An array of all processes, stacked; of a few million values at most."""
+    def _all_gather(self, part):
+        """Stacks the arrays of all processes; `part` has at most a few million values."""
         raise NotImplementedError
 
-    def exchange(self, value):
-        """Plain data of all processes, [value], by number of the process."""
-        if self.count == 1:
+    def all_gather_object(self, value):
+        """Gathers plain data (anything that JSON can hold): list of values, indexed by rank."""
+        if self.world_size == 1:
             return [value]
         data = np.frombuffer(json.dumps(value).encode(), np.uint8).astype(np.int32)
-        size = int(self.gather(np.array([len(data)], np.int32)).max())
-        # Padded with spaces, which JSON passes over.
+        size = int(self.all_gather(np.array([len(data)], np.int32)).max())
+        # JSON ignores the trailing spaces.
         padded = np.pad(data, (0, size - len(data)), constant_values=ord(" "))
-        return [json.loads(row.astype(np.uint8).tobytes()) for row in self.gather(padded)]
+        return [json.loads(row.astype(np.uint8).tobytes()) for row in self.all_gather(padded)]
 
-    def agree(self, values, advice):
-        """Raises UserError where processes hold different values.
+    def check_consistent(self, values, advice):
+        """Checks that all processes have the same values.
 
         Args:
-            values: {what it is, for the message: plain data}.
-            advice: what to do then.
+            values: {name for the message: plain data}.
+            advice: end of the error message.
+
+        Raises:
+            UserError: the values of two processes differ.
         """
-        everywhere = self.exchange(values)
-        for what in sorted(set().union(*everywhere)):
-            held = [one.get(what) for one in everywhere]
-            if any(value != held[0] for value in held):
-                told = ", ".join(f"{value} in process {i}" for i, value in enumerate(held))
-                time.sleep(_GRACE * (self.count > 1))  # for the others to find the same
-                raise UserError(f"the processes do not agree on {what}: {told}; {advice}")
+        values_by_rank = self.all_gather_object(values)
+        for name in sorted(set().union(*values_by_rank)):
+            received = [values.get(name) for values in values_by_rank]
+            if any(value != received[0] for value in received):
+                listed = ", ".join(f"{value} in process {i}" for i, value in enumerate(received))
+                time.sleep(_GRACE_SECONDS * (self.world_size > 1))  # the others fail as well
+                raise UserError(f"the processes do not agree on {name}: {listed}; {advice}")
 
     @contextlib.contextmanager
-    def watched(self):
-        """Turns the errors that a lost process leaves in the others into `WorkerLost`."""
+    def detect_peer_failure(self):
+        """Context manager: turns errors caused by the death of a peer into `PeerLostError`."""
         try:
             yield
-        except self.lost as error:
-            if self.count == 1 or not self._is_loss(error):
+        except self.peer_errors as error:
+            if self.world_size == 1 or not self._is_peer_failure(error):
                 raise
-            raise WorkerLost(
-                f"process {self.number} of {self.count} has lost another one "
-                f"({type(error).__name__}: {_first_line(error)}): stopped. The output of that one "
-                "says why; start all processes again, by the same command, and the run goes on "
-                "from its last checkpoint"
+            raise PeerLostError(
+                f"process {self.rank} of {self.world_size} has lost another one "
+                f"({type(error).__name__}: {_first_line(error)}): stopped. The output of the other "
+                "process gives the reason. Start all processes again, by the same command, and the "
+                "run continues from its last checkpoint"
             ) from error
 
-    def _is_loss(self, error):
-        """Whether one of `lost` is what a process that is gone leaves; the backend knows more."""
+    def _is_peer_failure(self, error):
+        """Whether one of `peer_errors` was caused by a lost peer; backends may override it."""
         return True
 
 
-def _first_line(error, most=200):
-    # TensorFlow puts where an operation was made before what became of it.
-    where = ("Graph execution error", "Detected at node", "  File ")
-    lines = (line for line in str(error).splitlines() if line and not line.startswith(where))
+def _first_line(error, max_length=200):
+    # TensorFlow lists where an operation was created before it gives the reason.
+    prefixes = ("Graph execution error", "Detected at node", "  File ")
+    lines = (line for line in str(error).splitlines() if line and not line.startswith(prefixes))
     line = next(lines, "")
-    return line if len(line) <= most else line[: most - 3] + "..."
+    return line if len(line) <= max_length else line[: max_length - 3] + "..."
 
 
-class SharedEmbedder:
-    """An `embed` for several processes: each embeds its share, and all of them get all rows.
+class DistributedEmbedder:
+    """An embedder for several processes: each embeds its share, and all processes get all rows.
 
-    Every process runs the same evaluation on the same records: those who would wait for the first
-    one's scores may as well compute them.
+    Every process computes the same scores from them. Waiting for the scores of the primary process
+    would take as long.
 
     Args:
-        embed: has `images` and `texts`, see `embedder.Embedder`.
-        processes: `Processes`.
+        embed: has `embed_images` and `embed_texts`, see `evaluation.batch_embedder`.
+        processes: `ProcessGroup`.
     """
 
     def __init__(self, embed, processes):
         self._embed, self._processes = embed, processes
 
-    def images(self, encoded):
-        """As those of `embed`; every process reads all items and embeds its own."""
-        return self._shared(self._embed.images, encoded)
+    def embed_images(self, encoded):
+        """Embeds images; every process reads all items and embeds its own share."""
+        return self._embed_share(self._embed.embed_images, encoded)
 
-    def texts(self, texts):
-        """As those of `embed`."""
-        return self._shared(self._embed.texts, texts)
+    def embed_texts(self, texts):
+        """Embeds texts; every process reads all items and embeds its own share."""
+        return self._embed_share(self._embed.embed_texts, texts)
 
-    def _shared(self, embed, items):
-        number, count = self._processes.number, self._processes.count
+    def _embed_share(self, embed, items):
+        rank, world_size = self._processes.rank, self._processes.world_size
         total, error, rows = 0, None, None
 
-        def own():
+        def own_items():
             nonlocal total
             for item in items:
                 total += 1
-                if (total - 1) % count == number:
+                if (total - 1) % world_size == rank:
                     yield item
 
         try:
-            rows = embed(own())
-        except Exception as caught:  # told to all of them first: they would wait for the rows
+            rows = embed(own_items())
+        except Exception as caught:  # all processes must learn of it, else they wait for the rows
             error = caught
-        self._raise(error)
-        share = np.zeros((-(-total // count), rows.shape[1]), np.float32)
+        self._raise_any(error)
+        share = np.zeros((-(-total // world_size), rows.shape[1]), np.float32)
         share[: len(rows)] = rows
-        gathered = self._processes.gather(share)  # (count, share, d), items taken in turn
+        gathered = self._processes.all_gather(share)  # (world_size, share, d), items round-robin
         return gathered.transpose(1, 0, 2).reshape(-1, rows.shape[1])[:total]
 
-    def _raise(self, error):
-        """Raises this process's error, or that of another one."""
-        number, count = self._processes.number, self._processes.count
+    def _raise_any(self, error):
+        """Raises the error of this process, or that of another one."""
+        rank, world_size = self._processes.rank, self._processes.world_size
         position = getattr(error, "position", None)
         if position is not None:
-            told = f"position {position}"
-            position = error.position = position * count + number
-            error.args = (str(error).replace(told, f"position {position}"), *error.args[1:])
+            local_position = f"position {position}"
+            position = error.position = position * world_size + rank
+            message = str(error).replace(local_position, f"position {position}")
+            error.args = (message, *error.args[1:])
         code = getattr(error, "exit_code", 2)
-        told = None if error is None else [position, str(error), code]
-        others = self._processes.exchange(told)
+        failure = None if error is None else [position, str(error), code]
+        failures = self._processes.all_gather_object(failure)
         if error is not None:
             raise error
-        for other, told in enumerate(others):
-            if told is not None:
-                failure = UserError(f"in process {other}: {told[1]}")
-                failure.exit_code = told[2]
-                if told[0] is not None:
-                    failure.position = told[0]
-                raise failure
+        for peer, failure in enumerate(failures):
+            if failure is not None:
+                position, message, code = failure
+                peer_error = UserError(f"in process {peer}: {message}")
+                peer_error.exit_code = code
+                if position is not None:
+                    peer_error.position = position
+                raise peer_error

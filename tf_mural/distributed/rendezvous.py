@@ -1,4 +1,4 @@
-"""Whether others are there: looked at first, since TensorFlow waits for them without a limit."""
+"""Rendezvous of the processes of a run with a time limit; TensorFlow's own waits forever."""
 
 import contextlib
 import os
@@ -9,10 +9,10 @@ import time
 
 from tf_mural.errors import UserError
 
-_PAUSE = 0.2  # seconds between two rounds
-_PATIENCE = 5.0  # seconds for one answer
-# Ends a process, as long as that is its parent, with a message on its stderr.
-_GUARD = """
+_POLL_INTERVAL = 0.2  # seconds between two rounds of connection attempts
+_CONNECT_TIMEOUT = 5.0  # seconds per connection attempt
+# Kills the parent process with a message on stderr when the deadline has passed.
+_WATCHDOG = """
 import os, signal, sys, time
 parent, end, message = int(sys.argv[1]), time.monotonic() + float(sys.argv[2]), sys.argv[3]
 while os.getppid() == parent:
@@ -23,99 +23,105 @@ while os.getppid() == parent:
 """
 
 
-def meet(cluster, seconds):
-    """Returns once all processes of a cluster are there.
+def wait_for_peers(cluster, seconds):
+    """Returns once all processes of a cluster have been reached.
 
-    Each listens at its own address until it has reached all others; TensorFlow's server, which
-    follows at that address, answers those that have not got so far.
+    Each process listens at its own address until it has reached all others. TensorFlow's server,
+    which is started at the same address afterwards, answers the processes that are still waiting.
 
     Args:
-        cluster: a `Cluster`.
-        seconds: to wait for the others.
+        cluster: `ClusterSpec`.
+        seconds: time limit.
 
     Raises:
-        UserError: this process's port is taken; or some did not answer in time, and which.
+        UserError: the port of this process is in use, or some processes did not answer in time;
+            the message lists them.
     """
-    with meeting(cluster, seconds, answers=False):
+    with rendezvous(cluster, seconds, keep_listening=False):
         pass
 
 
 @contextlib.contextmanager
-def meeting(cluster, seconds, answers=True):
-    """As `meet`; inside, this process goes on to listen if it `answers`.
+def rendezvous(cluster, seconds, keep_listening=True):
+    """Context manager version of `wait_for_peers`.
 
-    For those at whose address no server follows: others may not have got so far.
+    Args:
+        cluster, seconds: see `wait_for_peers`.
+        keep_listening: whether this process keeps listening inside the context. Needed where no
+            server is started at the address of this process, because peers may still be waiting.
     """
-    number, own = cluster.number, cluster.addresses[cluster.number]
+    rank, own_address = cluster.rank, cluster.addresses[cluster.rank]
     try:
-        # TensorFlow's server would share a port that is taken, and get a part of the calls.
-        listener = socket.create_server(("", _parts(own)[1]), backlog=len(cluster.addresses))
+        # TensorFlow's server would share a port that is in use, and receive some of the calls.
+        listener = socket.create_server(
+            ("", _parse(own_address)[1]), backlog=len(cluster.addresses)
+        )
     except OSError as error:
         raise UserError(
-            f"process {number} cannot listen at {own} ({os.strerror(error.errno)}): another process"
-            " here was given the same index, or another program has the port; give each process an "
-            "index and an address of its own"
+            f"process {rank} cannot listen at {own_address} ({os.strerror(error.errno)}): another "
+            "process on this machine has the same index, or another program uses the port; give "
+            "each process its own index and address"
         ) from None
     with listener:
-        others = [address for i, address in enumerate(cluster.addresses) if i != number]
-        missing = unanswered(others, seconds)
+        peers = [address for i, address in enumerate(cluster.addresses) if i != rank]
+        missing = unreachable(peers, seconds)
         if missing:
-            told = ", ".join(f"{cluster.addresses.index(a)} at {a}" for a in missing)
+            listed = ", ".join(f"{cluster.addresses.index(a)} at {a}" for a in missing)
             raise UserError(
-                f"process {number} of {len(cluster.addresses)} waited {seconds / 60:g} minutes for "
-                f"those that did not answer: {told}. Start the same command there, each with its "
-                "own index, and let their ports be reached; --wait_minutes waits longer"
+                f"process {rank} of {len(cluster.addresses)} waited {seconds / 60:g} minutes for "
+                f"processes that did not answer: {listed}. Start the same command there, each with "
+                "its own index, and open their ports; --connect_timeout_minutes waits longer"
             )
-        if not answers:
+        if not keep_listening:
             listener.close()
         yield
 
 
 @contextlib.contextmanager
-def limited(cluster, seconds):
-    """Inside, this process is killed after some seconds, with a message.
+def kill_after(cluster, seconds):
+    """Context manager: kills this process with a message if the body exceeds the time limit.
 
-    For TensorFlow's connecting, which waits without a limit for a process that was lost after they
-    met, in C++, where no signal, exception or thread of Python gets through to it.
+    TensorFlow waits without a limit for a process that is lost between rendezvous and connection.
+    It waits in C++ code that no signal, exception or Python thread can interrupt.
 
     Args:
-        cluster: a `Cluster`.
-        seconds: likewise.
+        cluster: `ClusterSpec`.
+        seconds: time limit.
     """
     message = (
-        f"error: process {cluster.number} of {len(cluster.addresses)} met all others, but one of "
-        f"them did not connect within {seconds / 60:g} minutes: its output says why. Start all "
-        "processes again, by the same command; --wait_minutes waits longer"
+        f"error: process {cluster.rank} of {len(cluster.addresses)} reached all others, but one of "
+        f"them did not connect within {seconds / 60:g} minutes: see the output of that process. "
+        "Start all processes again, by the same command; --connect_timeout_minutes waits longer"
     )
-    command = [sys.executable, "-c", _GUARD, str(os.getpid()), str(seconds), message]
-    guard = subprocess.Popen(command)
+    command = [sys.executable, "-c", _WATCHDOG, str(os.getpid()), str(seconds), message]
+    watchdog = subprocess.Popen(command)
     try:
         yield
     finally:
-        guard.kill()
-        guard.wait()
+        watchdog.kill()
+        watchdog.wait()
 
 
-def unanswered(addresses, seconds):
-    """Those of the addresses "host:port" at which nobody answers within some seconds."""
+def unreachable(addresses, seconds):
+    """Returns the addresses "host:port" at which nobody answers within the time limit."""
     end = time.monotonic() + seconds
     while True:
         addresses = [address for address in addresses if not _answers(address)]
         if not addresses or time.monotonic() >= end:
             return addresses
-        time.sleep(_PAUSE)
+        time.sleep(_POLL_INTERVAL)
 
 
 def _answers(address):
     try:
-        socket.create_connection(_parts(address), timeout=_PATIENCE).close()
+        socket.create_connection(_parse(address), timeout=_CONNECT_TIMEOUT).close()
     except OSError:
         return False
     return True
 
 
-def _parts(address):
+def _parse(address):
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit() or int(port) > 65_535:
-        raise UserError(f"the address {address!r} is none: expected host:port")
+        raise UserError(f"invalid address {address!r}: expected host:port")
     return host.strip("[]"), int(port)

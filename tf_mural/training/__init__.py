@@ -1,1 +1,1 @@
-"""Runs the steps of a stage: the loop, checkpoints, signals and logs."""
+"""Training: the loop, checkpoints, preemption and metrics."""

@@ -1,4 +1,4 @@
-"""What a run tells while it goes on: a line in the terminal, and numbers for TensorBoard."""
+"""Metrics of a run: a line in the terminal, and scalars and images for TensorBoard."""
 
 import contextlib
 import time
@@ -6,31 +6,32 @@ import time
 import tensorflow as tf
 
 
-class Events:
-    """Writes scalars and pictures. What cannot be written is told once; the run goes on.
+class TensorBoardWriter:
+    """Writes scalars and images. Write errors are reported once, and do not end the run.
 
     Args:
-        folder: of the files.
-        say: function of a line.
+        log_dir: folder of the event files.
+        print_fn: callable that takes a line.
     """
 
-    def __init__(self, folder, say=print):
-        self._writer, self._say, self._told = tf.summary.create_file_writer(folder), say, False
+    def __init__(self, log_dir, print_fn=print):
+        self._writer, self._print = tf.summary.create_file_writer(log_dir), print_fn
+        self._reported = False
 
     def scalars(self, step, values):
-        """{name: number} of a step."""
+        """Writes {name: number} of a step."""
         with self._writing():
             for key, value in values.items():
                 tf.summary.scalar(key, value, step=step)
 
-    def picture(self, step, name, path):
-        """A PNG file."""
+    def image(self, step, name, path):
+        """Writes a PNG file."""
         image = tf.io.decode_png(tf.io.read_file(path), channels=3)
         with self._writing():
             tf.summary.image(name, image[tf.newaxis], step=step)
 
-    def settings(self, values):
-        """{name: number, string or bool} of a run, for TensorBoard's HParams."""
+    def hparams(self, values):
+        """Writes {name: number, string or bool} of a run."""
         from tensorboard.plugins.hparams import api
 
         with self._writing():
@@ -44,106 +45,112 @@ class Events:
             self._writer.flush()
         except tf.errors.OpError as error:
             reason = error.message.splitlines()[0]
-            if not self._told:
-                self._say(f"TensorBoard's events cannot be written ({reason}): going on without")
-            self._told = True
+            if not self._reported:
+                self._print(f"TensorBoard events cannot be written ({reason}): continuing without")
+            self._reported = True
 
 
-def _skipped(values):
-    """ "  3 records skipped (scenes/train/records-00001-of-00004 2, ...)", or ""."""
+def _skipped_note(values):
+    """Returns "  3 records skipped (scenes/train/records-00001-of-00004 2, ...)", or ""."""
     total = values.get("skipped_records")
     if not total:
         return ""
     shards = {k.split("/", 1)[1]: v for k, v in values.items() if k.startswith("skipped_records/")}
-    most = sorted(shards, key=shards.get, reverse=True)
-    listed = [f"{shard} {shards[shard]}" for shard in most[:2]] + ["..."] * (len(most) > 2)
+    by_count = sorted(shards, key=shards.get, reverse=True)
+    listed = [f"{shard} {shards[shard]}" for shard in by_count[:2]] + ["..."] * (len(by_count) > 2)
     return f"  {total} records skipped ({', '.join(listed)})"
 
 
-def _line(text):
-    # At once, also into a pipe or a file: a run is watched while it goes on.
+def _print_now(text):
+    # Flushes also into a pipe or a file, so that a run can be followed.
     print(text, flush=True)
 
 
-class NoLog:
-    """What the processes have for a `Log` that are not the first."""
+class NullWriter:
+    """Replaces `MetricWriter` in all processes except the primary one; does nothing."""
 
     def start(self, step, steps):
-        """As `Log.start`."""
+        """See `MetricWriter.start`."""
 
-    def goes_on(self, step):
-        """As `Log.goes_on`."""
+    def reset_timer(self, step):
+        """See `MetricWriter.reset_timer`."""
 
     def write(self, step, values):
-        """As `Log.write`."""
+        """See `MetricWriter.write`."""
 
-    def note(self, line):
-        """As `Log.note`."""
+    def info(self, line):
+        """See `MetricWriter.info`."""
 
     def scalars(self, step, values):
-        """As `Log.scalars`."""
+        """See `MetricWriter.scalars`."""
 
-    def picture(self, step, name, path):
-        """As `Log.picture`."""
+    def image(self, step, name, path):
+        """See `MetricWriter.image`."""
+
+    def hparams(self, values):
+        """See `MetricWriter.hparams`."""
 
 
-class Log:
-    """Writes scalars to TensorBoard and a line to the terminal.
+class MetricWriter:
+    """Writes scalars to TensorBoard, and a line per log interval to the terminal.
 
     Args:
-        folder: of TensorBoard's event files.
-        examples_per_step: rows of the global batch.
-        show: function of a line.
-        eta: function of seconds to a short text.
+        log_dir: folder of TensorBoard's event files.
+        examples_per_step: global batch size.
+        print_fn: callable that takes a line.
+        format_eta: callable from seconds to a short text.
     """
 
-    def __init__(self, folder, examples_per_step, show=_line, eta="{:.0f} s".format):
-        self._events = Events(folder, show)
-        self._rows, self._show, self._eta = examples_per_step, show, eta
+    def __init__(
+        self, log_dir, examples_per_step, print_fn=_print_now, format_eta="{:.0f} s".format
+    ):
+        self._tensorboard = TensorBoardWriter(log_dir, print_fn)
+        self._examples_per_step = examples_per_step
+        self._print, self._format_eta = print_fn, format_eta
 
     def start(self, step, steps):
-        """Starts the clock."""
-        self._steps, self._begun = steps, None
-        self._last = (step, time.perf_counter())
+        """Starts the clock at `step` of `steps`."""
+        self._steps, self._first_log = steps, None
+        self._last_log = (step, time.perf_counter())
 
-    def goes_on(self, step):
-        """Leaves what happened since the last step out of the rate: an evaluation, say."""
-        self._last = (step, time.perf_counter())
+    def reset_timer(self, step):
+        """Excludes the time since the last step, such as an evaluation, from the rate."""
+        self._last_log = (step, time.perf_counter())
 
     def write(self, step, values):
-        """One set of scalars, at a step."""
+        """Writes {name: number} of a step to both destinations."""
         now = time.perf_counter()
-        before, then = self._last
-        self._last = (step, now)
-        rate = self._rows * (step - before) / (now - then)
-        # The first step holds the tracing of the graph; the time left is judged without it.
-        if self._begun is None:
-            self._begun, left = (step, now), ""
+        last_step, last_time = self._last_log
+        self._last_log = (step, now)
+        rate = self._examples_per_step * (step - last_step) / (now - last_time)
+        # The first step includes the tracing of the graph, so the estimate starts after it.
+        if self._first_log is None:
+            self._first_log, eta = (step, now), ""
         else:
-            begun, since = self._begun
-            seconds = (self._steps - step) * (now - since) / max(step - begun, 1)
-            left = f"  {self._eta(seconds)} left" if step < self._steps else ""
+            first_step, first_time = self._first_log
+            seconds = (self._steps - step) * (now - first_time) / max(step - first_step, 1)
+            eta = f"  {self._format_eta(seconds)} left" if step < self._steps else ""
         self.scalars(step, {**values, "examples_per_second": rate})
         terms = "  ".join(f"{k[5:]} {v:.3f}" for k, v in values.items() if k.startswith("loss/"))
         sigma = " ".join(f"{v:.4f}" for k, v in values.items() if k.startswith("temperature/"))
-        skipped = _skipped(values)
-        self._show(
+        skipped = _skipped_note(values)
+        self._print(
             f"step {step:>{len(str(self._steps))}}/{self._steps}  loss {values['loss']:.3f}  "
-            f"{terms}  temperature {sigma}  {rate:.0f} examples/s{skipped}{left}"
+            f"{terms}  temperature {sigma}  {rate:.0f} examples/s{skipped}{eta}"
         )
 
-    def note(self, line):
-        """A line for the terminal alone."""
-        self._show(line)
+    def info(self, line):
+        """Prints a line to the terminal only."""
+        self._print(line)
 
     def scalars(self, step, values):
-        """Scalars for TensorBoard alone."""
-        self._events.scalars(step, values)
+        """Writes scalars to TensorBoard only."""
+        self._tensorboard.scalars(step, values)
 
-    def settings(self, values):
-        """As `Events.settings`."""
-        self._events.settings(values)
+    def hparams(self, values):
+        """Writes hyperparameters to TensorBoard."""
+        self._tensorboard.hparams(values)
 
-    def picture(self, step, name, path):
-        """A PNG file for TensorBoard."""
-        self._events.picture(step, name, path)
+    def image(self, step, name, path):
+        """Writes a PNG file to TensorBoard."""
+        self._tensorboard.image(step, name, path)

@@ -1,4 +1,4 @@
-"""A run that is asked to stop: signals, and the ends of steps at which all processes agree."""
+"""Preemption: signals that stop a run, and agreement of all processes on the last step."""
 
 import contextlib
 import signal
@@ -6,58 +6,61 @@ import time
 
 import numpy as np
 
-# 75: EX_TEMPFAIL of sysexits.h, try again, as of a lost process. 130 and 129: what a shell says of
-# Ctrl-C and of a terminal that was closed.
+# 75: EX_TEMPFAIL of sysexits.h (temporary failure, try again), as for a lost process.
+# 130 and 129: the conventional codes of a shell for Ctrl-C and for a closed terminal.
 EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130, signal.SIGHUP: 129}
 
-_EVERY = 5.0  # seconds between two questions of several processes to each other
-_AS_IT_IS = "stopped; the same command goes on from the last checkpoint"
+_SYNC_INTERVAL = 5.0  # seconds between two polls of several processes
+_NOT_SAVED = "stopped; the same command continues from the last checkpoint"
 
 
-class Stopped(Exception):
-    """A signal ended the run; its state is saved as the message says.
+class Preempted(Exception):
+    """A signal ended the run.
 
     Args:
-        number: of the signal.
-        where: the run stands now.
+        signal_number: number of the signal.
+        state: end of the message: the state of the run.
     """
 
-    def __init__(self, number, where):
-        self.exit_code = EXIT_CODES[number]
-        super().__init__(f"{signal.Signals(number).name}: {where}")
+    def __init__(self, signal_number, state):
+        self.exit_code = EXIT_CODES[signal_number]
+        super().__init__(f"{signal.Signals(signal_number).name}: {state}")
 
 
-class Signals:
-    """Notes SIGTERM, SIGINT, SIGHUP: `with Signals(): ...`. A second one ends the process at once.
+class SignalHandler:
+    """Context manager that handles SIGTERM, SIGINT and SIGHUP. A second signal kills the process.
 
-    Outside of `noted` a signal raises `Stopped` where it arrives: there is nothing to save. SIGHUP
-    is left alone where it is ignored, as under nohup.
+    Outside of `deferred`, a signal raises `Preempted` where it arrives, because there is nothing to
+    save. SIGHUP is not handled if it was ignored before, as under nohup.
 
     Args:
-        say: function of a line.
+        print_fn: callable that takes a line.
 
     Attributes:
-        received: number of the signal that came, or 0.
+        received: number of the received signal, or 0.
     """
 
-    def __init__(self, say=print):
-        self._say, self._noted, self._before, self.received = say, False, {}, 0
+    def __init__(self, print_fn=print):
+        self._print, self._deferred, self._previous = print_fn, False, {}
+        self.received = 0
 
     def __enter__(self):
-        self.listen()
+        self.install()
         return self
 
-    def listen(self):
-        """Takes the signals, again where others took them: TensorFlow's multi-worker set-up has a
-        handler of its own for SIGTERM, which does nothing here."""
+    def install(self):
+        """Installs the handlers; call it again where a library may have replaced them.
+
+        TensorFlow's multi-worker set-up has its own handler of SIGTERM, which does nothing here.
+        """
         for number in EXIT_CODES:
-            before = self._before.setdefault(number, signal.getsignal(number))
-            ignored = number == signal.SIGHUP and before == signal.SIG_IGN
+            previous = self._previous.setdefault(number, signal.getsignal(number))
+            ignored = number == signal.SIGHUP and previous == signal.SIG_IGN
             if not self.received and not ignored:
                 signal.signal(number, self._handle)
 
     def __exit__(self, *_):
-        for number, handler in self._before.items():
+        for number, handler in self._previous.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
     def _handle(self, number, _):
@@ -65,69 +68,82 @@ class Signals:
         for each in EXIT_CODES:
             if signal.getsignal(each) == self._handle:
                 signal.signal(each, signal.SIG_DFL)
-        if not self._noted:
-            raise Stopped(number, _AS_IT_IS)
+        if not self._deferred:
+            raise Preempted(number, _NOT_SAVED)
         name = signal.Signals(number).name
-        # It may have come in the middle of a line, and no line can begin inside of another.
+        # Python forbids printing while another print is interrupted.
         with contextlib.suppress(RuntimeError):
-            self._say(f"{name}: saving at the end of this step; a second one ends the run at once")
+            self._print(
+                f"{name}: saving at the end of this step; a second one ends the run at once"
+            )
 
     @contextlib.contextmanager
-    def noted(self, noted=True):
-        """Whether a signal is only noted inside; where it is not, one that was ends the run, as
-        does one on the way out that nothing was made of."""
-        if self.received and not noted:
-            raise Stopped(self.received, _AS_IT_IS)
-        before, self._noted = self._noted, noted
+    def deferred(self, defer=True):
+        """Context manager: a signal that arrives inside is only recorded in `received`.
+
+        If the body ends without handling it, `Preempted` is raised at the end.
+
+        Args:
+            defer: False undoes an outer `deferred`: a signal raises `Preempted` at once, also one
+                that was recorded before.
+        """
+        if self.received and not defer:
+            raise Preempted(self.received, _NOT_SAVED)
+        outer, self._deferred = self._deferred, defer
         try:
             yield
         finally:
-            self._noted = before
-        if noted and self.received and not before:
-            raise Stopped(self.received, _AS_IT_IS)
+            self._deferred = outer
+        if defer and self.received and not outer:
+            raise Preempted(self.received, _NOT_SAVED)
 
 
-class Boundaries:
-    """What is to be done at the end of a step, beside what is due by its number.
+class StopPoll:
+    """Polls time-based checkpoints and stop signals at step boundaries.
 
-    One process looks at its clock and its signals at the end of every step. Several must do the
-    same at the same step: they ask each other, by one small collective, where they meet anyway, and
-    about every five seconds in between.
+    A single process checks its clock and its signals after every step. Several processes must act
+    at the same step. They exchange their state with a small collective operation, at steps where
+    they synchronize anyway and about every five seconds in between.
 
     Args:
-        processes: `distribute.Processes`.
-        signals: a `Signals`.
-        minutes: after which a checkpoint is due, by the first process's clock; 0 is never.
+        processes: `ProcessGroup`.
+        signals: `SignalHandler`.
+        minutes: interval between checkpoints by the clock of the primary process; None: off.
     """
 
-    def __init__(self, processes, signals, minutes=0):
-        self._processes, self._signals, self._seconds = processes, signals, 60 * minutes
-        self._asked = self._saved = time.monotonic()
-        self._wait = self._left = 1  # steps between two questions, and until the next one
+    def __init__(self, processes, signals, minutes=None):
+        self._processes, self._signals, self._seconds = processes, signals, 60 * (minutes or 0)
+        self._last_sync = self._last_save = time.monotonic()
+        self._sync_steps = self._remaining = 1  # steps between two exchanges, and until the next
 
-    def look(self, steps, meet=False):
-        """Call it after `steps` more steps; returns (number of a signal or 0, whether to save).
+    def poll(self, steps, sync=False):
+        """Call it after `steps` more steps.
 
         Args:
-            steps: since the last call.
-            meet: whether all processes meet after this one.
-        """
-        self._left -= steps
-        now = time.monotonic()
-        due = bool(self._seconds) and now - self._saved >= self._seconds
-        if self._processes.count == 1:
-            return self._signals.received, due
-        if self._left > 0 and not meet:
-            return 0, False
-        passed = int(1000 * (now - self._asked))
-        told = self._processes.gather(np.array([[self._signals.received, due, passed]], np.float32))
-        received, _, slowest = (int(value) for value in told[:, 0].max(axis=0))
-        # All have the same numbers before them, and so the same step for the next question.
-        steps_passed = self._wait - self._left
-        self._wait = self._left = max(1, int(1000 * _EVERY * steps_passed / max(slowest, 1)))
-        self._asked = now
-        return received, bool(told[0, 0, 1])
+            steps: number of steps since the last call.
+            sync: whether all processes synchronize after this step anyway.
 
-    def saved(self):
-        """Call it when a checkpoint was begun."""
-        self._saved = time.monotonic()
+        Returns:
+            (number of the received signal or 0, whether a checkpoint is due).
+        """
+        self._remaining -= steps
+        now = time.monotonic()
+        save_due = bool(self._seconds) and now - self._last_save >= self._seconds
+        if self._processes.world_size == 1:
+            return self._signals.received, save_due
+        if self._remaining > 0 and not sync:
+            return 0, False
+        elapsed = int(1000 * (now - self._last_sync))
+        state = np.array([[self._signals.received, save_due, elapsed]], np.float32)
+        states = self._processes.all_gather(state)  # (world_size, 1, 3)
+        received, _, slowest = (int(value) for value in states[:, 0].max(axis=0))
+        # All processes compute the same next step, because they have the same numbers.
+        steps_passed = self._sync_steps - self._remaining
+        self._sync_steps = max(1, int(1000 * _SYNC_INTERVAL * steps_passed / max(slowest, 1)))
+        self._remaining = self._sync_steps
+        self._last_sync = now
+        return received, bool(states[0, 0, 1])
+
+    def reset_save_timer(self):
+        """Call it when the writing of a checkpoint has started."""
+        self._last_save = time.monotonic()

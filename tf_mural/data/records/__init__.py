@@ -1,22 +1,22 @@
-"""The one record of every corpus, and sets of records on disk.
+"""Records, the common format of all corpora, and record sets on disk.
 
 A record set is a folder:
 
-    manifest.json                         what it holds, its checksums, how it was made
+    manifest.json                         contents, checksums, and how it was made
     records-00000-of-00004.tfrecord       uncompressed TFRecords of tf.train.Example
     records-00000-of-00004.index.npz      offset, length and languages of each record
 
-The index makes any record one read at a known place, so that the order of training can be a
-function of the step. TensorFlow is imported by `parse` alone: converters write sets without it.
+The index allows random access with one read per record, so that the training order can depend on
+the step. Only `parse` imports TensorFlow; converters write record sets without it.
 """
 
 from tf_mural.data.records.reading import DamagedRecord, RecordSet
-from tf_mural.data.records.record import Dropped, Record, deserialize, is_language, parse, serialize
+from tf_mural.data.records.record import Record, Skipped, deserialize, is_language, parse, serialize
 from tf_mural.data.records.shard import Shard
 from tf_mural.data.records.writing import (
     AUGMENTATIONS,
     MANIFEST,
-    appears_whole,
+    open_atomic,
     read_manifest,
     shard_name,
     write,
@@ -28,13 +28,13 @@ __all__ = [
     "AUGMENTATIONS",
     "MANIFEST",
     "DamagedRecord",
-    "Dropped",
     "Record",
     "RecordSet",
     "Shard",
-    "appears_whole",
+    "Skipped",
     "deserialize",
     "is_language",
+    "open_atomic",
     "parse",
     "read_manifest",
     "serialize",

@@ -1,4 +1,4 @@
-"""Reading record sets, in order or at random."""
+"""Reads record sets, sequentially or with random access."""
 
 import hashlib
 import os
@@ -13,32 +13,32 @@ from tf_mural.data.records.record import deserialize
 from tf_mural.data.records.writing import index_path, read_manifest
 from tf_mural.errors import UserError
 
-_OTHER_FILES = 256  # of TensorFlow, logs and checkpoints
-_MISSING = -1  # instead of an open file
+_OTHER_FILES = 256  # descriptors for TensorFlow, logs and checkpoints
+_MISSING = -1  # in place of a file descriptor
 
 
 class DamagedRecord(UserError):
-    """A record that cannot be read. `reason` says why, in a few words."""
+    """A record that cannot be read. `reason` gives the cause in a few words."""
 
-    def __init__(self, place, reason):
-        super().__init__(f"{place} is damaged: {reason}; convert the data set again")
+    def __init__(self, location, reason):
+        super().__init__(f"{location} is damaged: {reason}; convert the data set again")
         self.reason = reason
 
 
 class RecordSet:
-    """A record set opened for reading, in order or at random. Safe to read from several threads.
+    """A record set opened for reading. Several threads may read from it.
 
     Attributes:
-        folder: where it is.
-        manifest: the parsed manifest.json.
+        folder: its folder.
+        manifest: parsed manifest.json.
         languages: tuple of the language codes, sorted.
-        language_counts: dict from code to the number of its texts.
-        image_counts: (n,) int64, images of each record.
-        has_language: (n, L) bool, whether a record has a text in `languages[l]`.
-        digest: short hash of the contents, to name the data that a result came from.
+        language_counts: {language code: number of texts}.
+        image_counts: int64 (n,), number of images of each record.
+        has_language: bool (n, L), whether a record has a text in `languages[l]`.
+        digest: short hash of the contents, which identifies the data of a result.
     """
 
-    def __init__(self, folder, manifest, whole=True):
+    def __init__(self, folder, manifest, strict=True):
         self.folder = str(folder)
         self.manifest = manifest
         self.language_counts = dict(manifest["languages"])
@@ -48,31 +48,32 @@ class RecordSet:
         self._paths = [os.path.join(self.folder, shard["file"]) for shard in manifest["shards"]]
         counts = [shard["records"] for shard in manifest["shards"]]
         self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        nothing = np.zeros(0, np.int64)
-        indexes = [(nothing, nothing, nothing, np.zeros((0, len(self.languages)), bool))]
+        empty = np.zeros(0, np.int64)
+        indexes = [(empty, empty, empty, np.zeros((0, len(self.languages)), bool))]
         for path, shard in zip(self._paths, manifest["shards"], strict=True):
-            indexes.append(self._read_index(path, shard, whole))
+            indexes.append(self._read_index(path, shard, strict))
         columns = [np.concatenate(column) for column in zip(*indexes, strict=True)]
         self._offset, self._length, self.image_counts, self.has_language = columns
         self._files = []
         self._close = weakref.finalize(self, _close, self._files)
-        _allow_open_files(len(self._paths))
+        _raise_open_files_limit(len(self._paths))
         for path in self._paths:
-            missing = not whole and not os.path.exists(path)
+            missing = not strict and not os.path.exists(path)
             self._files.append(_MISSING if missing else os.open(path, os.O_RDONLY))
 
     @classmethod
-    def open(cls, folder, whole=True):
-        """Opens the set in a folder.
+    def open(cls, folder, strict=True):
+        """Opens a record set.
 
         Args:
-            folder: of the set.
-            whole: False takes shards that are cut short or missing too; their records are damaged.
+            folder: its folder.
+            strict: False also accepts truncated and missing shards; their records are damaged.
 
         Raises:
-            UserError: there is none, it is not whole, or a shard's size is not the manifest's.
+            UserError: there is no record set, it is incomplete, or the size of a shard differs from
+                the manifest.
         """
-        return cls(folder, read_manifest(folder), whole)
+        return cls(folder, read_manifest(folder), strict)
 
     def __len__(self):
         return int(self._starts[-1])
@@ -81,30 +82,30 @@ class RecordSet:
         return f"RecordSet({self.folder!r}, {len(self)} records)"
 
     def __iter__(self):
-        """Yields each `Record` in order. Raises DamagedRecord at one whose bytes are damaged."""
+        """Yields the records in order. Raises DamagedRecord at a damaged one."""
         for index in range(len(self)):
             shard = int(self._shard_of(index))
             data = self._read_one(shard, index, verify=True)
             try:
                 record = deserialize(data)
             except ValueError as error:
-                raise DamagedRecord(self.place(index), str(error)) from error
+                raise DamagedRecord(self.location(index), str(error)) from error
             yield record
 
     def read(self, indices, verify=False):
-        """The serialized records at some positions, for `parse` or `deserialize`.
+        """Reads serialized records for `parse` or `deserialize`.
 
         Args:
-            indices: (n,) integers in [0, len(self)), in any order, repeats allowed.
-            verify: whether to compare each record with its checksum (1 us for 20 kB).
+            indices: integers (n,) in [0, len(self)), in any order, with repetitions allowed.
+            verify: whether to verify the checksum of each record (1 us for 20 kB).
 
         Returns:
-            (n,) object array of bytes.
+            Object array (n,) of bytes.
 
         Raises:
-            IndexError: a position is out of range.
-            DamagedRecord: a shard has become shorter since it was opened, cannot be read, or a
-                record fails its checksum.
+            IndexError: an index is out of range.
+            DamagedRecord: a shard was truncated since it was opened, it cannot be read, or a
+                checksum does not match.
         """
         indices = np.asarray(indices, np.int64)
         if indices.size and not 0 <= indices.min() <= indices.max() < len(self):
@@ -116,39 +117,40 @@ class RecordSet:
         return out
 
     def _shard_of(self, index):
-        # "right" passes over empty shards, which start where the next one does.
+        # "right" skips empty shards, which start where the next one does.
         return np.searchsorted(self._starts, index, side="right") - 1
 
     def _read_one(self, shard, index, verify):
         length = int(self._length[index])
         if self._files[shard] == _MISSING:
-            raise DamagedRecord(self.place(index), "the file is missing")
+            raise DamagedRecord(self.location(index), "the file is missing")
         try:
             data = os.pread(self._files[shard], length + tfrecord.FOOTER, int(self._offset[index]))
         except OSError as error:
-            raise DamagedRecord(self.place(index), f"the file cannot be read ({error})") from error
+            reason = f"the file cannot be read ({error})"
+            raise DamagedRecord(self.location(index), reason) from error
         if len(data) != length + tfrecord.FOOTER:
-            raise DamagedRecord(self.place(index), "the file ends inside it")
+            raise DamagedRecord(self.location(index), "the file ends inside it")
         payload = data[:length]
-        if verify and not tfrecord.intact(payload, data[length:]):
-            raise DamagedRecord(self.place(index), "its checksum does not fit")
+        if verify and not tfrecord.is_intact(payload, data[length:]):
+            raise DamagedRecord(self.location(index), "its checksum does not match")
         return payload
 
-    def shard(self, index):
-        """Path of the shard that the record at a position is in."""
+    def shard_path(self, index):
+        """Returns the path of the shard that contains a record."""
         return self._paths[int(self._shard_of(index))]
 
-    def place(self, index):
-        """Where the record at a position is, for messages: its shard, number and first byte."""
+    def location(self, index):
+        """Returns shard, number and first byte of a record, for messages."""
         shard = int(self._shard_of(index))
         number, byte = index - int(self._starts[shard]), int(self._offset[index])
         return f"{self._paths[shard]}: record {number} (byte {byte})"
 
-    def _read_index(self, path, shard, whole):
-        """The arrays of one shard's index, once shard, index and manifest agree."""
+    def _read_index(self, path, shard, strict):
+        """Reads the index of one shard, and checks it against shard and manifest."""
         size = shard["bytes"]
         try:
-            if whole:
+            if strict:
                 size = os.stat(path).st_size
             with np.load(index_path(path)) as index:
                 names = ("offset", "length", "images")
@@ -158,23 +160,23 @@ class RecordSet:
             message = f"{path} or its index cannot be read ({error}); convert the data set again"
             raise UserError(message) from error
         if size != shard["bytes"]:
-            message = f"{path}: expected {shard['bytes']} bytes, found {size}"
-            raise UserError(f"{message}; it is cut short or of another set: convert again")
+            message = f"{path}: expected {shard['bytes']} bytes, got {size}"
+            raise UserError(f"{message}; it is truncated or belongs to another set: convert again")
         end = int(offset[-1] + length[-1]) + tfrecord.FOOTER if len(offset) else 0
         if len(offset) != shard["records"] or end != size or len(bits) != len(offset):
             raise UserError(f"{index_path(path)} is not the index of its shard; convert again")
         return offset, length, images, bits.astype(bool)
 
 
-def _allow_open_files(more):
-    """Raises this process's own limit, often 1,024, where so many more files come near it."""
+def _raise_open_files_limit(more):
+    """Raises the soft limit of open files of this process, often 1,024, if it is too low."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = len(os.listdir("/dev/fd")) + more + _OTHER_FILES
     if soft != resource.RLIM_INFINITY and needed > soft:
         if hard != resource.RLIM_INFINITY and needed > hard:
             raise UserError(
-                f"reading this set takes {needed:,} open files, and the system allows {hard:,}: "
-                "raise it (ulimit -Hn), or convert to fewer shards"
+                f"reading this set needs {needed:,} open files, and the system allows {hard:,}: "
+                "raise the limit (ulimit -Hn), or convert to fewer shards"
             )
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 

@@ -1,24 +1,25 @@
-"""One record: some images, some texts, and its bytes."""
+"""Record: images and texts of one example, and its serialization as tf.train.Example."""
 
 import dataclasses
 import functools
 import re
+import struct
 
-from tf_mural.data.records import example_proto, tfrecord
+from tf_mural.data.records import tfrecord
 from tf_mural.errors import UserError
 
-_LARGEST_SCORE = 3.4028234e38  # of float32
+_MAX_SCORE = 3.4028234e38  # of float32
 _LANGUAGE = re.compile(r"[a-zA-Z]{2,3}(-[A-Za-z0-9]+)*")
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """Some images, some texts, and what else is known of them.
+    """Images and texts of one example, with an optional label and score.
 
     Attributes:
-        id: names the record in its corpus.
+        id: unique name in the corpus.
         images: encoded images (PNG, JPEG, ...).
-        texts: pairs (language code, text); a language may come several times.
+        texts: pairs (language code, text); a language may occur several times.
         label: class number from 0, or None.
         score: a finite number such as a similarity, or None.
     """
@@ -31,32 +32,32 @@ class Record:
 
 
 @dataclasses.dataclass(frozen=True)
-class Dropped:
-    """What a converter read and leaves out.
+class Skipped:
+    """A record or text that a converter read and left out.
 
     Attributes:
-        reason: a few words, the same for each such case ("image missing"): cases are counted by it.
-        what: this case ("row 17: images/a.png").
-        text: True if a text alone is left out and its record stays.
+        reason: a few words ("image missing"); cases are counted by reason.
+        example: name of the record or text ("row 17: images/a.png").
+        text_only: True if only a text was left out and its record is kept.
     """
 
     reason: str
-    what: str
-    text: bool = False
+    example: str
+    text_only: bool = False
 
 
 def is_language(code):
-    """Whether a string looks like a language code: "de", "chr", "zh-Hant"."""
+    """Whether a string has the form of a language code: "de", "chr", "zh-Hant"."""
     return _LANGUAGE.fullmatch(code) is not None
 
 
 def serialize(record):
-    """The bytes of a record as a tf.train.Example; equal records give equal bytes.
+    """Serializes a record as a tf.train.Example; equal records give equal bytes.
 
-    They are those of the protobuf runtime, which takes several times as long.
+    The bytes equal those of the protobuf runtime, which is several times slower.
 
     Raises:
-        UserError: a language is no code, a text is blank, the label or the score out of range.
+        UserError: a language code is invalid, a text is blank, or label or score is out of range.
     """
     texts = []
     for code, text in record.texts:
@@ -64,38 +65,38 @@ def serialize(record):
             raise UserError(f"record {record.id!r}: its text in {code!r} is blank; leave it out")
         texts.append(text.encode())
     try:
-        languages = _languages(tuple([code for code, _ in record.texts]))
+        languages = _languages_feature(tuple([code for code, _ in record.texts]))
     except ValueError as error:
         raise UserError(
             f"record {record.id!r}: expected a language code such as 'de', got {error}"
         ) from None
-    features = example_proto.bytes_feature("id", (record.id.encode(),))
-    features += example_proto.bytes_feature("images", record.images)  # in the order of their names
+    features = _bytes_feature("id", (record.id.encode(),))  # in alphabetical order of the names
+    features += _bytes_feature("images", record.images)
     if record.label is not None:
         if not 0 <= record.label < 2**63:
             raise UserError(f"record {record.id!r}: expected a label from 0, got {record.label}")
-        features += example_proto.int_feature("label", record.label)
+        features += _int_feature("label", record.label)
     features += languages
     if record.score is not None:
-        if not abs(record.score) <= _LARGEST_SCORE:
+        if not abs(record.score) <= _MAX_SCORE:
             message = f"record {record.id!r}: expected a finite score, got {record.score}"
             raise UserError(message)
-        features += example_proto.float_feature("score", record.score)
-    features += example_proto.bytes_feature("texts", texts)
-    return example_proto.example(features)
+        features += _float_feature("score", record.score)
+    features += _bytes_feature("texts", texts)
+    return b"\n" + _varint(len(features)) + features
 
 
 @functools.lru_cache(maxsize=4096)
-def _languages(codes):
-    """The feature of the languages of a record. Raises ValueError at what is none."""
+def _languages_feature(codes):
+    """Returns the feature "languages". Raises ValueError if a code is invalid."""
     for code in codes:
         if not is_language(code):
             raise ValueError(repr(code))
-    return example_proto.bytes_feature("languages", [code.encode() for code in codes])
+    return _bytes_feature("languages", [code.encode() for code in codes])
 
 
 def deserialize(data):
-    """The record in the bytes that `serialize` gave. Raises ValueError if there is none."""
+    """Returns the record of bytes that `serialize` gave. Raises ValueError for other bytes."""
     from google.protobuf.message import DecodeError
 
     try:
@@ -117,14 +118,14 @@ def deserialize(data):
 
 
 def parse(serialized):
-    """Parses records in the graph.
+    """Parses serialized records in the TensorFlow graph.
 
     Args:
-        serialized: (n,) string tensor of what `serialize` gave.
+        serialized: string (n,), results of `serialize`.
 
     Returns:
-        A dict: "id" (n,) string; "images", "texts", "languages" ragged (n, None) string, the last
-        two aligned; "label" (n,) int64, -1 for none; "score" (n,) float32, nan for none.
+        A dict: "id" string (n,); "images", "texts" and "languages" ragged string (n, None), the
+        last two aligned; "label" int64 (n,), -1 for none; "score" float32 (n,), nan for none.
     """
     import tensorflow as tf
 
@@ -140,3 +141,45 @@ def parse(serialized):
             "score": tf.io.FixedLenFeature([], tf.float32, default_value=float("nan")),
         },
     )
+
+
+# --- wire format of tf.train.Example --------------------------------------------------------------
+
+
+def _bytes_feature(name, values):
+    """Encodes a feature with a list of bytes."""
+    encoded = b"".join([b"\n" + _varint(len(value)) + value for value in values])
+    return _feature(name, b"\n", encoded)
+
+
+def _float_feature(name, value):
+    """Encodes a feature with a single float."""
+    return _feature(name, b"\x12", b"\n\4" + struct.pack("<f", value))
+
+
+def _int_feature(name, value):
+    """Encodes a feature with a single integer from 0."""
+    number = _varint(int(value))
+    return _feature(name, b"\x1a", b"\n" + _varint(len(number)) + number)
+
+
+def _feature(name, tag, encoded):
+    """Encodes an entry of the map of features: nested messages, each as (tag, length, bytes)."""
+    encoded = tag + _varint(len(encoded)) + encoded
+    entry = b"".join((_key(name), b"\x12", _varint(len(encoded)), encoded))
+    return b"\n" + _varint(len(entry)) + entry
+
+
+@functools.cache
+def _key(name):
+    return b"\n" + _varint(len(name)) + name.encode()
+
+
+@functools.lru_cache(maxsize=1 << 15)
+def _varint(number):
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)

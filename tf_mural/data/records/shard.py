@@ -1,4 +1,4 @@
-"""What is known of one shard once it is written."""
+"""Index and summary of one shard."""
 
 import array
 import collections
@@ -11,16 +11,16 @@ from tf_mural.data.records import tfrecord
 
 @dataclasses.dataclass
 class Shard:
-    """What writing one shard found out about it.
+    """Index and summary of a written shard.
 
     Attributes:
-        file: its name in the folder.
-        records, images, bytes: how many of each.
+        file: file name in the folder.
+        records, images, bytes: counts.
         sha256: of the file, in hex.
-        texts: dict from language code to the number of its texts, sorted.
-        offset, length: (n,) uint64, where each record's payload starts and how long it is.
-        image_counts: (n,) uint32, images of each record.
-        has_language: (n, len(texts)) bool, in the order of `texts`.
+        texts: {language code: number of texts}, sorted.
+        offset, length: uint64 (n,), start and size of the payload of each record.
+        image_counts: uint32 (n,), number of images of each record.
+        has_language: bool (n, len(texts)), in the order of `texts`.
     """
 
     file: str
@@ -35,41 +35,45 @@ class Shard:
     has_language: np.ndarray
 
 
-class Noted:
-    """What the index and the manifest are to know of the records of a shard."""
+class ShardIndexBuilder:
+    """Collects the index of a shard while its records are written."""
 
     def __init__(self):
         self._lengths, self._images = array.array("Q"), array.array("I")
-        # The languages of the texts of a record, and which of these it has.
-        self._kinds, self._kind_of = {}, array.array("I")
+        # Distinct tuples of the languages of a record, and the tuple of each record.
+        self._combinations, self._combination_of = {}, array.array("I")
 
     def add(self, length, record):
-        """Notes one record."""
+        """Adds a record with a payload of `length` bytes."""
         self._lengths.append(length)
         self._images.append(len(record.images))
-        kind = tuple([code for code, _ in record.texts])
-        self._kind_of.append(self._kinds.setdefault(kind, len(self._kinds)))
+        codes = tuple([code for code, _ in record.texts])
+        number = self._combinations.setdefault(codes, len(self._combinations))
+        self._combination_of.append(number)
 
-    def shard(self, file, sha256):
-        """All that was noted, as a `Shard`."""
+    def build(self, file, sha256):
+        """Returns the `Shard` of the added records."""
         length = np.array(self._lengths, np.uint64)
         ends = np.cumsum(length + np.uint64(tfrecord.HEADER + tfrecord.FOOTER), dtype=np.uint64)
-        kind_of = np.array(self._kind_of, np.intp)
+        combination_of = np.array(self._combination_of, np.intp)
         texts = collections.Counter()
-        for kind, count in zip(self._kinds, np.bincount(kind_of).tolist(), strict=True):
-            for code in kind:
+        counts = np.bincount(combination_of).tolist()
+        for codes, count in zip(self._combinations, counts, strict=True):
+            for code in codes:
                 texts[code] += count
-        order = sorted(texts)
-        has_language = np.array([[code in kind for code in order] for kind in self._kinds], bool)
+        languages = sorted(texts)
+        has_language = np.array(
+            [[code in codes for code in languages] for codes in self._combinations], bool
+        ).reshape(len(self._combinations), len(languages))
         return Shard(
             file=file,
             records=len(length),
             images=sum(self._images),
             bytes=int(ends[-1]) if len(length) else 0,
             sha256=sha256,
-            texts={code: texts[code] for code in order},
+            texts={code: texts[code] for code in languages},
             offset=ends - length - np.uint64(tfrecord.FOOTER),
             length=length,
             image_counts=np.array(self._images, np.uint32),
-            has_language=has_language.reshape(len(self._kinds), len(order))[kind_of],
+            has_language=has_language[combination_of],
         )

@@ -1,4 +1,4 @@
-"""Writing record sets: shards first, then their indexes, the manifest last."""
+"""Writes record sets: shards first, then their indexes, and the manifest last."""
 
 import collections
 import contextlib
@@ -11,75 +11,75 @@ import numpy as np
 
 from tf_mural.data.records import tfrecord
 from tf_mural.data.records.record import serialize
-from tf_mural.data.records.shard import Noted
+from tf_mural.data.records.shard import ShardIndexBuilder
 from tf_mural.errors import UserError
 
 SCHEMA = 2
 MANIFEST = "manifest.json"
 AUGMENTATIONS = ("crop", "flip")
-_BYTES_AT_ONCE = 1 << 18  # whose checksums are computed together
+_BATCH_BYTES = 1 << 18  # records whose checksums are computed together
 
 
 def shard_name(number, total):
-    """The file name of shard `number` of `total`, from 0."""
+    """Returns the file name of shard `number` of `total`, counted from 0."""
     return f"records-{number:05d}-of-{total:05d}.tfrecord"
 
 
 def index_path(shard_path):
-    """Where the index of a shard lies."""
+    """Returns the path of the index of a shard."""
     return shard_path.removesuffix(".tfrecord") + ".index.npz"
 
 
 def write_shard(path, records):
-    """Writes records to one TFRecord file, which appears under its name when it is whole.
+    """Writes records to one TFRecord file, atomically.
 
     Args:
-        path: of the file to write.
+        path: destination.
         records: iterable of `Record`; it may be empty.
 
     Returns:
-        A `Shard`, small enough to travel between processes.
+        A `Shard`, small enough to send between processes.
 
     Raises:
-        UserError: `serialize` refuses a record.
+        UserError: `serialize` rejects a record.
     """
-    noted, sha256 = Noted(), hashlib.sha256()
-    with appears_whole(path) as file:
-        for payloads in _batches(records, noted):
+    index, sha256 = ShardIndexBuilder(), hashlib.sha256()
+    with open_atomic(path) as file:
+        for payloads in _batches(records, index):
             data = tfrecord.frames(payloads)
             file.write(data)
             sha256.update(data)
-    return noted.shard(os.path.basename(path), sha256.hexdigest())
+    return index.build(os.path.basename(path), sha256.hexdigest())
 
 
-def _batches(records, noted):
-    """Yields the bytes of records in lists, and notes what they hold."""
-    payloads, waiting = [], 0
+def _batches(records, index):
+    """Yields lists of serialized records, and adds the records to the index."""
+    payloads, size = [], 0
     for record in records:
         payload = serialize(record)
-        noted.add(len(payload), record)
+        index.add(len(payload), record)
         payloads.append(payload)
-        waiting += len(payload)
-        if waiting >= _BYTES_AT_ONCE:
+        size += len(payload)
+        if size >= _BATCH_BYTES:
             yield payloads
-            payloads, waiting = [], 0
+            payloads, size = [], 0
     yield payloads
 
 
 def write_manifest(
     folder, shards, dataset, split, augmentations=(), made_by=None, ledger=None, classes=None
 ):
-    """Writes the index of each shard, then manifest.json, which makes the folder a record set.
+    """Writes the index of each shard, then manifest.json, which completes the record set.
 
     Args:
-        folder: where the shards lie.
-        shards: the `Shard` of each, in order.
+        folder: folder of the shards.
+        shards: list of `Shard`, in order.
         dataset, split: names.
-        augmentations: what training may do to the images, some of `AUGMENTATIONS`.
-        made_by: plain dict of how the set was made; free of dates, so that the same input gives the
-            same bytes.
-        ledger: plain dict of what was read, kept and dropped.
-        classes: the names of the labels, in order, where there are labels with names.
+        augmentations: augmentations allowed in training, a subset of `AUGMENTATIONS`.
+        made_by: plain dict that describes how the set was made; without dates, so that the same
+            input gives the same bytes.
+        ledger: plain dict with counts of read, kept and skipped records.
+        classes: names of the labels in order, if they have names.
 
     Returns:
         The manifest as a dict.
@@ -101,7 +101,7 @@ def write_manifest(
         bits = np.zeros((shard.records, len(columns)), bool)
         bits[:, [columns[code] for code in shard.texts]] = shard.has_language
         packed = np.packbits(bits, axis=1)
-        with appears_whole(index_path(os.path.join(folder, shard.file))) as file:
+        with open_atomic(index_path(os.path.join(folder, shard.file))) as file:
             np.savez(
                 file,
                 offset=shard.offset,
@@ -124,7 +124,7 @@ def write_manifest(
     }
     if classes:
         manifest["classes"] = list(classes)
-    with appears_whole(os.path.join(folder, MANIFEST)) as file:
+    with open_atomic(os.path.join(folder, MANIFEST)) as file:
         file.write((json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode())
     return manifest
 
@@ -132,8 +132,8 @@ def write_manifest(
 def write(folder, records, dataset="records", split="train", shards=1, augmentations=()):
     """Writes a small record set in one call; converters write large ones shard by shard.
 
-    The records are dealt to the shards in consecutive runs, so that they are read in the order
-    given. `folder` is created; arguments and errors are those of `write_manifest` and
+    The records are divided into consecutive shards, so that they are read in the given order.
+    `folder` is created. For the other arguments and the errors, see `write_manifest` and
     `write_shard`.
 
     Returns:
@@ -141,16 +141,16 @@ def write(folder, records, dataset="records", split="train", shards=1, augmentat
     """
     records = list(records)
     os.makedirs(folder, exist_ok=True)
-    cuts = [len(records) * number // shards for number in range(shards + 1)]
+    bounds = [len(records) * number // shards for number in range(shards + 1)]
     written = []
     for number in range(shards):
         path = os.path.join(folder, shard_name(number, shards))
-        written.append(write_shard(path, records[cuts[number] : cuts[number + 1]]))
+        written.append(write_shard(path, records[bounds[number] : bounds[number + 1]]))
     return write_manifest(folder, written, dataset, split, augmentations)
 
 
 def read_manifest(folder):
-    """The manifest of the record set in a folder, as a dict. Raises UserError if there is none."""
+    """Reads the manifest of the record set in a folder. Raises UserError if there is none."""
     path = os.path.join(folder, MANIFEST)
     try:
         with open(path, encoding="utf-8") as file:
@@ -160,28 +160,31 @@ def read_manifest(folder):
         message = f"no record set in {folder}: {MANIFEST} is missing{_hint(folder)}"
         raise UserError(message) from None
     except (ValueError, KeyError, TypeError, OSError) as error:
-        message = f"{path} is no manifest of a record set ({error!r}); convert the data set again"
+        message = (
+            f"{path} is not a manifest of a record set ({error!r}); convert the data set again"
+        )
         raise UserError(message) from error
     if schema != SCHEMA:
-        raise UserError(f"{path}: expected schema {SCHEMA}, found {schema!r}; convert again")
+        raise UserError(f"{path}: expected schema {SCHEMA}, got {schema!r}; convert again")
     return manifest
 
 
 def _hint(folder):
-    found = []
+    splits = []
     if os.path.isdir(folder):
         entries = sorted(os.listdir(folder))
-        found = [e for e in entries if os.path.exists(os.path.join(folder, e, MANIFEST))]
-    if found:
-        return f"; it holds the splits {', '.join(found)}: name one of them"
+        splits = [e for e in entries if os.path.exists(os.path.join(folder, e, MANIFEST))]
+    if splits:
+        return f"; it holds the splits {', '.join(splits)}: name one of them"
     return "; write one with tools/convert.py"
 
 
 @contextlib.contextmanager
-def appears_whole(path):
-    """Opens a temporary file beside `path`, which takes its name at the end, or is removed.
+def open_atomic(path):
+    """Context manager: a binary file that gets the name `path` when it is complete.
 
-    A context manager that gives the binary file. The temporary name ends in ".tmp".
+    The temporary file beside it, whose name ends in ".tmp", is removed on an error. The data are
+    not flushed to the disk.
     """
     temporary = f"{path}.{uuid.uuid4().hex}.tmp"
     try:

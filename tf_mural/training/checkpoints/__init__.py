@@ -1,20 +1,25 @@
-"""Resume, the whole state of a run; handover, the weights that the next stage starts from; lock."""
+"""Checkpoints of a run, files of a trained model, and the lock of a workdir."""
 
 from tf_mural.file_io import read_json, write_json
-from tf_mural.training.checkpoints.best_step import Evaluations
-from tf_mural.training.checkpoints.config_compat import CONFIG, flat, same_config, started_from
+from tf_mural.training.checkpoints.best_step import BestStepTracker
+from tf_mural.training.checkpoints.config_compat import (
+    CONFIG,
+    check_same_config,
+    flatten_config,
+    resolve_init,
+)
 from tf_mural.training.checkpoints.lock import Lock
+from tf_mural.training.checkpoints.manager import BEST, CheckpointManager, has_checkpoint
 from tf_mural.training.checkpoints.model_files import (
     MODEL,
     VOCABULARY,
     WEIGHTS,
-    by_path,
     load_weights,
     read_model,
     read_weights,
     save_model,
+    variables_by_path,
 )
-from tf_mural.training.checkpoints.resume import BEST, Checkpoints, started
 
 __all__ = [
     "BEST",
@@ -22,18 +27,18 @@ __all__ = [
     "MODEL",
     "VOCABULARY",
     "WEIGHTS",
-    "Checkpoints",
-    "Evaluations",
+    "BestStepTracker",
+    "CheckpointManager",
     "Lock",
-    "by_path",
-    "flat",
+    "check_same_config",
+    "flatten_config",
+    "has_checkpoint",
     "load_weights",
     "read_json",
     "read_model",
     "read_weights",
-    "same_config",
+    "resolve_init",
     "save_model",
-    "started",
-    "started_from",
+    "variables_by_path",
     "write_json",
 ]

@@ -1,51 +1,54 @@
-"""What was evaluated while training, and which step was the best."""
+"""Evaluations made during training, and the step with the best one."""
 
 import fnmatch
 import os
 
 from tf_mural import file_io
 from tf_mural.errors import UserError, suggest
-from tf_mural.training.checkpoints import checksummed_json
-from tf_mural.training.checkpoints.resume import FOLDER
+from tf_mural.training.checkpoints import bundle
+from tf_mural.training.checkpoints.manager import FOLDER
 
 
-class Evaluations:
-    """The evaluations of a run, across its restarts.
+class BestStepTracker:
+    """Tracks the evaluations of a run and its best step across restarts.
 
     Args:
         workdir: folder of the run.
-        metric: that the best step is chosen by, the higher the better, or, after a minus, the
-            lower: a name of the numbers ("retrieval/en/average_recall"), or a pattern
-            ("retrieval/*/average_recall") for the mean of all that fit it. "" chooses none.
-        writes: whether this process does.
-        say: function of a line.
+        metric: name of the number that selects the best step ("retrieval/en/average_recall"), or a
+            pattern ("retrieval/*/average_recall"), whose matches are averaged. Higher is better;
+            after a leading minus, lower is better. "" selects none.
+        is_primary: whether this process writes.
+        print_fn: callable that takes a line.
 
     Attributes:
-        last: step of the last evaluation; 0 before the first.
-        best: {"metric", "step", "value"} of the best, or None.
-        since_best: evaluations after that of the best.
+        last_step: step of the last evaluation; 0 before the first.
+        best: {"metric", "step", "value"} of the best evaluation, or None.
+        since_best: number of evaluations after the best one.
     """
 
-    def __init__(self, workdir, metric="", writes=True, say=print):
+    def __init__(self, workdir, metric="", is_primary=True, print_fn=print):
         self._path = os.path.join(workdir, FOLDER, "evaluations.json")
-        self._metric, self._writes = metric, writes
-        self.last, self.best, self.since_best = 0, None, 0
+        self._metric, self._is_primary = metric, is_primary
+        self.last_step, self.best, self.since_best = 0, None, 0
         if file_io.exists(self._path):
             try:
-                told = checksummed_json.read(self._path)
-            except checksummed_json.Damaged as reason:
-                say(f"{reason}: which step was the best is forgotten")
+                state = bundle.read_checksummed_json(self._path)
+            except bundle.CorruptFileError as reason:
+                print_fn(f"{reason}: the best step so far is unknown")
                 return
-            self.last = told["last"]
-            if told["best"] and told["best"]["metric"] == metric:
-                self.best = told["best"]
-                self.since_best = told.get("since_best", 0)
+            self.last_step = state["last"]
+            if state["best"] and state["best"]["metric"] == metric:
+                self.best = state["best"]
+                self.since_best = state.get("since_best", 0)
 
-    def better(self, numbers):
-        """Whether {name: number} of a step are better than those of the best; a tie is not.
+    def is_better(self, numbers):
+        """Whether an evaluation is better than the best one so far; a tie is not.
+
+        Args:
+            numbers: {name: number} of the evaluation.
 
         Raises:
-            UserError: the metric is none of them.
+            UserError: the metric matches none of the names.
         """
         if not self._metric:
             return False
@@ -53,25 +56,32 @@ class Evaluations:
         sign = -1 if self._metric.startswith("-") else 1
         return best is None or sign * value > sign * best["value"]
 
-    def note(self, step, numbers, better):
-        """Writes that a step was evaluated, and whether it is the best one now."""
-        again = step <= self.last  # before a first checkpoint a run begins anew
-        self.last = max(step, self.last)
-        self.since_best = 0 if better else self.since_best + (not again)
-        if better:
+    def record(self, step, numbers, is_better):
+        """Records the evaluation of a step, and writes the state to the workdir.
+
+        Args:
+            step: evaluated step.
+            numbers: {name: number} of the evaluation.
+            is_better: whether the step is the best one now.
+        """
+        # A run that stopped before its first checkpoint starts again from the first step.
+        is_repeated = step <= self.last_step
+        self.last_step = max(step, self.last_step)
+        self.since_best = 0 if is_better else self.since_best + (not is_repeated)
+        if is_better:
             self.best = {"metric": self._metric, "step": step, "value": self._value(numbers)}
-        if self._writes:
+        if self._is_primary:
             file_io.make_folder(os.path.dirname(self._path))
-            told = {"last": self.last, "best": self.best, "since_best": self.since_best}
-            checksummed_json.write(self._path, told)
+            state = {"last": self.last_step, "best": self.best, "since_best": self.since_best}
+            bundle.write_checksummed_json(self._path, state)
 
     def _value(self, numbers):
-        name = self._metric.removeprefix("-")
-        found = [float(v) for key, v in numbers.items() if fnmatch.fnmatchcase(key, name)]
-        if not found:
-            known = ", ".join(numbers) or "(none)"
+        pattern = self._metric.removeprefix("-")
+        values = [float(v) for key, v in numbers.items() if fnmatch.fnmatchcase(key, pattern)]
+        if not values:
+            names = ", ".join(numbers) or "(none)"
             raise UserError(
-                f"keep_best: no number {name!r} in an evaluation; known: {known}"
-                f"{suggest(name, numbers)}"
+                f"keep_best: no number {pattern!r} in an evaluation; known: {names}"
+                f"{suggest(pattern, numbers)}"
             )
-        return sum(found) / len(found)
+        return sum(values) / len(values)

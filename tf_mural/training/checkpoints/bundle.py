@@ -1,15 +1,17 @@
-"""One checkpoint on disk: TensorFlow's bundle of tensors, and a manifest that is written last.
+"""Files of a checkpoint: a TensorFlow tensor bundle, and a manifest that is written last.
 
     step-1200.data-00000-of-00001   the tensors
-    step-1200.index                 their places in it and a CRC-32C of each
+    step-1200.index                 their offsets in the data, and a CRC-32C of each
     step-1200.json                  step, vocabulary, records, sizes of both, SHA-256 of the index
 
-A bundle without a manifest was cut short. TensorFlow compares the checksum of each tensor that it
-reads, so that the data need no second one, which at 6.4 GB would cost seconds. Of the index it
-passes over some bits (398 of 10,544 in a small one), hence the SHA-256.
+A bundle without a manifest is incomplete. TensorFlow verifies the CRC-32C of each tensor that it
+reads, so the data have no second checksum, which would take seconds for 6.4 GB. In the index
+TensorFlow ignores some bits (398 of 10,544 in a small one), hence the SHA-256. The manifest has a
+checksum of its own.
 """
 
 import hashlib
+import json
 import math
 import os
 import re
@@ -17,46 +19,80 @@ import re
 import tensorflow as tf
 
 from tf_mural import file_io
-from tf_mural.training.checkpoints import checksummed_json
 
-_AT_ONCE = 1 << 28  # bytes that are read before they are assigned
+_RESTORE_BYTES = 1 << 28  # size of the tensors that are read before they are assigned
 
-# What TensorFlow raises on files that are not what was written.
-_WRONG = (tf.errors.DataLossError, tf.errors.OutOfRangeError, tf.errors.NotFoundError)
-_WRONG += (tf.errors.InvalidArgumentError, tf.errors.FailedPreconditionError)
-_WRONG += (tf.errors.UnknownError,)  # what a disk that cannot read (EIO) comes to
+# Errors that TensorFlow raises on files with other contents than were written.
+_READ_ERRORS = (
+    tf.errors.DataLossError,
+    tf.errors.OutOfRangeError,
+    tf.errors.NotFoundError,
+    tf.errors.InvalidArgumentError,
+    tf.errors.FailedPreconditionError,
+    tf.errors.UnknownError,  # raised when the disk cannot read (EIO)
+)
+
+
+class CorruptFileError(Exception):
+    """A file does not contain what was written. The message gives the difference."""
+
+
+def write_checksummed_json(path, data):
+    """Writes plain data and its SHA-256 atomically."""
+    file_io.write_json(path, {"sha256": _json_digest(data), "content": data})
+
+
+def read_checksummed_json(path):
+    """Reads plain data written by `write_checksummed_json`.
+
+    Raises:
+        CorruptFileError: the file cannot be read, or its checksum does not match.
+    """
+    try:
+        envelope = json.loads(file_io.read_bytes(path).decode("utf-8"))
+        data, digest = envelope["content"], envelope["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CorruptFileError(f"{path} cannot be read ({error})") from None
+    if _json_digest(data) != digest:
+        raise CorruptFileError(f"{path} does not match its checksum")
+    return data
+
+
+def _json_digest(data):
+    text = json.dumps(data, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def prefix(folder, step):
-    """Path of a checkpoint without its endings."""
+    """Returns the path of a checkpoint without its suffixes."""
     return os.path.join(folder, f"step-{step}")
 
 
-def steps(folder):
-    """{step: [names of its files]}, ascending, whole or not."""
-    found = {}
+def list_files(folder):
+    """Returns {step: [file names]} in ascending order, including incomplete checkpoints."""
+    names_by_step = {}
     for name in file_io.names(folder):
         if match := re.match(r"step-(\d+)\.", name):
-            found.setdefault(int(match[1]), []).append(name)
-    return dict(sorted(found.items()))
+            names_by_step.setdefault(int(match[1]), []).append(name)
+    return dict(sorted(names_by_step.items()))
 
 
-def finished(folder):
-    """Steps whose checkpoint was written to its end, ascending."""
-    return [step for step, names in steps(folder).items() if f"step-{step}.json" in names]
+def complete_steps(folder):
+    """Returns the steps of complete checkpoints in ascending order."""
+    return [step for step, names in list_files(folder).items() if f"step-{step}.json" in names]
 
 
-def write(folder, step, tensors, about):
-    """Writes a checkpoint; the manifest makes it one.
+def write(folder, step, tensors, metadata):
+    """Writes a checkpoint. It is complete once its manifest exists.
 
     Args:
-        folder: where to.
-        step: that it is of.
+        folder: destination.
+        step: number of the step.
         tensors: {name: tensor or array}.
-        about: plain data for the manifest.
+        metadata: plain data for the manifest.
     """
     path = prefix(folder, step)
-    tensors = {name: _stored(tensor) for name, tensor in tensors.items()}
+    tensors = {name: _to_stored(tensor) for name, tensor in tensors.items()}
     file_io.make_folder(folder)
     parts = (f"{path}.index", f"{path}.data-00000-of-00001")
     for old in (f"{path}.json", *parts):
@@ -71,85 +107,83 @@ def write(folder, step, tensors, about):
         file_io.flush(part)
     manifest = {
         "step": step,
-        **about,
+        **metadata,
         "bytes": {os.path.basename(part): file_io.size(part) for part in parts},
-        "index_sha256": _digest(parts[0]),
+        "index_sha256": _file_digest(parts[0]),
         "tensors": {name: tensor.shape.as_list() for name, tensor in tensors.items()},
     }
-    checksummed_json.write(f"{path}.json", manifest)
+    write_checksummed_json(f"{path}.json", manifest)
 
 
-def manifest(folder, step):
-    """The manifest of a finished checkpoint, once its files are what it says.
+def read_manifest(folder, step):
+    """Reads the manifest of a complete checkpoint and verifies the files that it describes.
 
     Raises:
-        Damaged: they are not; only the tensors themselves are not looked at.
+        CorruptFileError: a size or a checksum differs. The tensors are verified by `restore`.
     """
     path = prefix(folder, step)
-    found = checksummed_json.read(f"{path}.json")
-    for name, expected in found["bytes"].items():
+    manifest = read_checksummed_json(f"{path}.json")
+    for name, expected in manifest["bytes"].items():
         size = file_io.size(os.path.join(folder, name))
         if size != expected:
-            has = "is missing" if size is None else f"has {size:,} bytes"
-            raise checksummed_json.Damaged(f"{name} {has}, {expected:,} were written")
+            state = "is missing" if size is None else f"has {size:,} bytes"
+            raise CorruptFileError(f"{name} {state}, {expected:,} were written")
     try:
-        digest = _digest(f"{path}.index")
-    except (OSError, *_WRONG) as error:
-        raise checksummed_json.Damaged(f"step-{step}.index cannot be read: {error}") from None
-    if digest != found["index_sha256"]:
-        raise checksummed_json.Damaged(
-            f"step-{step}.index does not have the checksum of what was written"
-        )
-    return found
+        digest = _file_digest(f"{path}.index")
+    except (OSError, *_READ_ERRORS) as error:
+        raise CorruptFileError(f"step-{step}.index cannot be read: {error}") from None
+    if digest != manifest["index_sha256"]:
+        raise CorruptFileError(f"step-{step}.index does not match its checksum")
+    return manifest
 
 
 def restore(folder, step, variables):
-    """Assigns the tensors of a checkpoint.
+    """Assigns the tensors of a checkpoint to variables.
 
     Args:
-        folder: where it is.
-        step: that it is of.
-        variables: {name: Keras variable}, of the same names and shapes.
+        folder: folder of the checkpoint.
+        step: number of the step.
+        variables: {name: Keras variable}, with the names and shapes of the checkpoint.
 
     Raises:
-        Damaged: a tensor is not what was written; some variables may be assigned by then.
+        CorruptFileError: a tensor cannot be read. Some variables may have been assigned before.
     """
-    rest = list(variables.items())
-    while rest:
+    remaining = list(variables.items())
+    while remaining:
         part, size = [], 0
-        while rest and (not part or size < _AT_ONCE):
-            part.append(rest.pop(0))
+        while remaining and (not part or size < _RESTORE_BYTES):
+            part.append(remaining.pop(0))
             size += math.prod(part[-1][1].shape) * tf.as_dtype(part[-1][1].dtype).size
         try:
             values = tf.raw_ops.RestoreV2(
                 prefix=prefix(folder, step),
                 tensor_names=[name for name, _ in part],
                 shape_and_slices=[""] * len(part),
-                dtypes=[_stored_as(variable.dtype) for _, variable in part],
+                dtypes=[_stored_dtype(variable.dtype) for _, variable in part],
             )
-        except _WRONG as error:
+        except _READ_ERRORS as error:
             reason = str(error).splitlines()[0]
-            raise checksummed_json.Damaged(f"its tensors cannot be read: {reason}") from None
+            raise CorruptFileError(f"its tensors cannot be read: {reason}") from None
         for (_, variable), value in zip(part, values, strict=True):
             variable.assign(value.numpy())
 
 
-def remove(folder, names):
+def remove_files(folder, names):
     """Removes files of checkpoints, manifests first."""
     for name in sorted(names, key=lambda name: not name.endswith(".json")):
         file_io.remove(os.path.join(folder, name))
 
 
-def _stored_as(dtype):
-    # Backends of Keras do not agree on what an integer is.
+def _stored_dtype(dtype):
+    # The backends of Keras use integer types of different width.
     dtype = tf.as_dtype(dtype)
     return tf.int64 if dtype.is_integer else dtype
 
 
-def _stored(tensor):
+def _to_stored(tensor):
     tensor = tf.convert_to_tensor(tensor)
-    return tf.cast(tensor, _stored_as(tensor.dtype))
+    return tf.cast(tensor, _stored_dtype(tensor.dtype))
 
 
-def _digest(path):
+def _file_digest(path):
     return hashlib.sha256(file_io.read_bytes(path)).hexdigest()

@@ -1,4 +1,4 @@
-"""Whether a folder holds the run that a config asks for."""
+"""Compares the config of a run with the config that its workdir was started with."""
 
 import json
 import os
@@ -8,17 +8,35 @@ from tf_mural.errors import UserError
 
 CONFIG = "config.json"
 
-# Settings that do not change what a run computes, or by its rounding alone; and those that say when
-# it ends, and what becomes of a step that would have stopped it.
-_FREE = ("log_every", "evaluate_every", "steps_per_loop", "report", "chain", "keep_best")
-_FREE += ("checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "checkpoint_in_background")
-_FREE += ("rematerialise", "on_bad_step", "max_gradient_norm", "max_skipped_in_a_row")
-_FREE += ("shard_optimizer", "shard_embeddings")
-_FREE += ("profile_steps", "evaluate_first", "stop_early", "loss_chunk")
-_FREE += ("init",)  # see `started_from`
-_FREE += ("max_bad_records", "skip_limit")  # the second is what older runs call the first
-# What runs that are too old to know a setting were done with, where that is a value of some kind.
-_ALWAYS = {
+# Settings that may change between restarts. They change the results only by rounding, or not at
+# all; or they determine when the run ends, or how it handles a step that would have stopped it.
+_MAY_CHANGE = {
+    "log_every",
+    "evaluate_every",
+    "steps_per_loop",
+    "report",
+    "chain",
+    "keep_best",
+    "checkpoint_every",
+    "checkpoint_minutes",
+    "keep_checkpoints",
+    "checkpoint_in_background",
+    "rematerialise",
+    "on_bad_step",
+    "max_gradient_norm",
+    "max_skipped_in_a_row",
+    "shard_optimizer",
+    "shard_embeddings",
+    "profile_steps",
+    "evaluate_first",
+    "stop_early",
+    "loss_chunk",
+    "init",  # see `resolve_init`
+    "max_bad_records",
+    "skip_limit",  # former name of max_bad_records
+}
+# Values that were fixed before the setting existed.
+_FORMERLY_FIXED = {
     "precision": "float32",
     "interpolate": 1.0,
     "optimizer.layer_decay": 1.0,
@@ -27,74 +45,83 @@ _ALWAYS = {
 }
 
 
-def same_config(workdir, config, accept=None):
-    """Whether the folder holds a run of this config already; False where it holds none.
+def check_same_config(workdir, config, on_change=None):
+    """Compares a config with that of the run in a folder.
 
     Args:
         workdir: folder of a run.
         config: plain data.
-        accept: function of a line about a setting that differs, which the run then goes on with.
+        on_change: callable that takes a message about a changed setting; the run then continues
+            with the new value. None refuses changes.
+
+    Returns:
+        Whether the folder contains a run.
 
     Raises:
-        UserError: it holds a run of another config, and that is not accepted; the message names
-            what differs.
+        UserError: it contains a run with other settings, and `on_change` is None; the message names
+            the difference.
     """
     path = os.path.join(workdir, CONFIG)
     if not file_io.exists(path):
         return False
-    theirs, ours = flat(file_io.read_json(path)), flat(json.loads(json.dumps(config)))
-    names = [n for n in {**theirs, **ours} if n.split(".")[0] not in _FREE]
-    # What an older run does not know was off in it: 0, "", () or False; or else always the same.
-    theirs |= {n: _ALWAYS.get(n, None if ours[n] else ours[n]) for n in ours if n not in theirs}
-    differ = [n for n in names if theirs.get(n) != ours.get(n)]
-    if accept:
-        for name in differ:
-            accept(f"{name} is {ours.get(name)!r} from here on, it was {theirs.get(name)!r}")
-    elif differ:
-        first = differ[0]
-        more = f" (and {len(differ) - 1} more)" if len(differ) > 1 else ""
+    saved = flatten_config(file_io.read_json(path))
+    current = flatten_config(json.loads(json.dumps(config)))
+    names = [n for n in {**saved, **current} if n.split(".")[0] not in _MAY_CHANGE]
+    # A setting that an older run does not have was off (0, "", () or False), or fixed.
+    saved |= {
+        name: _FORMERLY_FIXED.get(name, None if value else value)
+        for name, value in current.items()
+        if name not in saved
+    }
+    changed = [n for n in names if saved.get(n) != current.get(n)]
+    if on_change:
+        for name in changed:
+            on_change(f"{name} changes from {saved.get(name)!r} to {current.get(name)!r}")
+    elif changed:
+        first = changed[0]
+        more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
         raise UserError(
-            f"{workdir} holds a run of another config: {first} is {theirs.get(first)!r} there and "
-            f"{ours.get(first)!r} now{more}; choose another --workdir, or remove that folder "
-            "(train.py --accept_changes goes on with what is asked for now)"
+            f"{workdir} holds a run of another config: {first} is {saved.get(first)!r} there and "
+            f"{current.get(first)!r} now{more}; choose another --workdir, or remove that folder "
+            "(train.py --allow_config_changes continues with the new settings)"
         )
     return True
 
 
-def started_from(workdir, init, accept=None):
-    """What the run in a folder has started from, or `init` where it holds none or does not say.
+def resolve_init(workdir, init, on_change=None):
+    """Returns the initial weights of the run in a folder, or `init` if there is no run.
 
     Args:
         workdir: folder of a run.
-        init: what the run is asked to start from now, or None.
-        accept: as of `same_config`.
+        init: requested initial weights, or None.
+        on_change: see `check_same_config`.
 
     Raises:
-        UserError: it has started from something else, and that is not accepted.
+        UserError: the run was started from other weights, and `on_change` is None.
     """
     path = os.path.join(workdir, CONFIG)
-    theirs = file_io.read_json(path).get("init", init) if file_io.exists(path) else init
-    if init is None or _place(init) == _place(theirs):
-        return theirs
-    if not accept:
+    saved = file_io.read_json(path).get("init", init) if file_io.exists(path) else init
+    if init is None or _normalized(init) == _normalized(saved):
+        return saved
+    if not on_change:
         raise UserError(
-            f"{workdir} holds a run that has started from {theirs or 'nothing'}, not from {init}; "
+            f"{workdir} holds a run that was started from {saved or 'nothing'}, not from {init}; "
             "choose another --workdir, or remove that folder"
         )
-    accept(f"--init is {init!r} from here on, it was {theirs!r}")
+    on_change(f"--init changes from {saved!r} to {init!r}")
     return init
 
 
-def _place(init):
+def _normalized(init):
     return init if not init or ":" in init else os.path.realpath(init)
 
 
-def flat(data, prefix=""):
-    """{dotted name: value} of nested dicts."""
+def flatten_config(data, prefix=""):
+    """Returns {dotted name: value} of nested dicts."""
     if not isinstance(data, dict):
         return {prefix: data}
     return {
         name: value
         for key, part in data.items()
-        for name, value in flat(part, f"{prefix}.{key}" if prefix else key).items()
+        for name, value in flatten_config(part, f"{prefix}.{key}" if prefix else key).items()
     }

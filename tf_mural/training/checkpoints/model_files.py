@@ -1,4 +1,4 @@
-"""Handover: the weights, vocabulary and description that rebuild an encoder."""
+"""Files of a trained model: weights, vocabulary and the description that rebuilds the encoder."""
 
 import io
 import os
@@ -10,35 +10,35 @@ from tf_mural import file_io
 from tf_mural.errors import UserError
 
 WEIGHTS, MODEL, VOCABULARY = "weights.npz", "model.json", "vocab.txt"
-_NEEDED = {"model", "images", "vocabulary_size", "vocabulary_hash", "max_tokens"}
+_REQUIRED_KEYS = {"model", "images", "vocabulary_size", "vocabulary_hash", "max_tokens"}
 
 
 def save_model(folder, arrays, description, vocabulary_path):
-    """Writes weights.npz, model.json and vocab.txt: all that rebuilds the encoder.
+    """Writes weights.npz, model.json and vocab.txt, from which the encoder can be rebuilt.
 
     Args:
-        folder: where to.
-        arrays: {path: array} of the variables in `by_path` of the encoder.
-        description: plain data of model.json.
-        vocabulary_path: file that is copied.
+        folder: destination.
+        arrays: {variable path: array}, for the variables of `variables_by_path`.
+        description: plain data for model.json.
+        vocabulary_path: vocabulary file to copy.
     """
     arrays = {path: np.asarray(array) for path, array in arrays.items()}
     file_io.make_folder(folder)
     with file_io.replacing(os.path.join(folder, WEIGHTS)) as temporary:
         with file_io.open_file(temporary, "wb") as file:
-            np.savez(_Forward(file), **arrays)
+            np.savez(_WriteOnlyFile(file), **arrays)
     file_io.copy(vocabulary_path, os.path.join(folder, VOCABULARY))
     file_io.write_json(os.path.join(folder, MODEL), description)
 
 
 def read_model(folder):
-    """The description that `save_model` wrote.
+    """Reads the description written by `save_model`.
 
     Raises:
-        UserError: the folder holds no finished model, or a description that rebuilds none.
+        UserError: the folder contains no finished model, or the description is incomplete.
     """
-    wanted = (MODEL, WEIGHTS, VOCABULARY)
-    missing = [name for name in wanted if not file_io.exists(os.path.join(folder, name))]
+    names = (MODEL, WEIGHTS, VOCABULARY)
+    missing = [name for name in names if not file_io.exists(os.path.join(folder, name))]
     if missing:
         raise UserError(
             f"{folder} holds no trained model: {', '.join(missing)} missing; expected the workdir "
@@ -46,19 +46,19 @@ def read_model(folder):
         )
     path = os.path.join(folder, MODEL)
     description = file_io.read_json(path)
-    if not isinstance(description, dict) or not _NEEDED <= set(description):
+    if not isinstance(description, dict) or not _REQUIRED_KEYS <= set(description):
         raise UserError(
-            f"{path} is no description of a model: expected {', '.join(sorted(_NEEDED))}; take it "
-            "from a copy, or train the run again"
+            f"{path} is not a description of a model: expected {', '.join(sorted(_REQUIRED_KEYS))};"
+            " restore it from a copy, or train the run again"
         )
     return description
 
 
 def read_weights(folder):
-    """{path: array} that `save_model` wrote.
+    """Reads {variable path: array} written by `save_model`.
 
     Raises:
-        UserError: it is damaged.
+        UserError: the file is damaged.
     """
     source = os.path.join(folder, WEIGHTS)
     try:
@@ -66,37 +66,37 @@ def read_weights(folder):
             return {path: file[path] for path in file.files}
     except (zipfile.BadZipFile, ValueError, EOFError) as error:
         raise UserError(
-            f"{source} is damaged ({error}): take it from a copy, or train the run again"
+            f"{source} is damaged ({error}): restore it from a copy, or train the run again"
         ) from error
 
 
 def load_weights(folder, encoder):
-    """Sets the encoder's weights by variable path to those that `save_model` wrote.
+    """Assigns the weights written by `save_model` to an encoder, by variable path.
 
     Raises:
-        UserError: names or shapes differ, and the message names the first ones; or it is damaged.
+        UserError: the file is damaged, or names or shapes differ; the message lists the first ones.
     """
-    variables, arrays = by_path(encoder), read_weights(folder)
+    variables, arrays = variables_by_path(encoder), read_weights(folder)
     source = os.path.join(folder, WEIGHTS)
-    wrong = [f"{p} is missing" for p in variables if p not in arrays]
-    wrong += [f"{p} is not of this model" for p in arrays if p not in variables]
-    wrong += [
+    problems = [f"{p} is missing" for p in variables if p not in arrays]
+    problems += [f"{p} does not belong to this model" for p in arrays if p not in variables]
+    problems += [
         f"{p} has shape {arrays[p].shape}, expected {tuple(v.shape)}"
         for p, v in variables.items()
         if p in arrays and arrays[p].shape != tuple(v.shape)
     ]
-    if wrong:
-        more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
+    if problems:
+        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         raise UserError(
-            f"{source} does not fit this model: {'; '.join(wrong[:3])}"
+            f"{source} does not fit this model: {'; '.join(problems[:3])}"
             f"{more}; use a run of the same model, or the same --size"
         )
     for path, variable in variables.items():
         variable.assign(arrays[path])
 
 
-class _Forward(io.RawIOBase):
-    """A file that is only ever written on: remote ones cannot go back, and zipfile need not."""
+class _WriteOnlyFile(io.RawIOBase):
+    """A file without seek, because remote files do not support it; zipfile can do without."""
 
     def __init__(self, file):
         self._file = file
@@ -109,13 +109,13 @@ class _Forward(io.RawIOBase):
         return len(data)
 
 
-def by_path(encoder):
-    """{path: variable} of all weights in a fixed order, without the states of random generators."""
-    found = {}
+def variables_by_path(encoder):
+    """Returns {path: variable} of all weights in a fixed order, without random generator states."""
+    variables = {}
     for variable in encoder.variables:
         if "seed_generator" in variable.path:
             continue
-        if variable.path in found:
-            raise ValueError(f"two variables are called {variable.path}")
-        found[variable.path] = variable
-    return found
+        if variable.path in variables:
+            raise ValueError(f"two variables have the path {variable.path}")
+        variables[variable.path] = variable
+    return variables

@@ -1,0 +1,227 @@
+"""Checkpoint manager: saves and restores the whole state of a run."""
+
+import os
+import threading
+
+import tensorflow as tf
+
+from tf_mural import file_io
+from tf_mural.errors import UserError
+from tf_mural.training.checkpoints import bundle
+from tf_mural.training.checkpoints.model_files import MODEL, variables_by_path
+
+FOLDER = "checkpoints"
+BEST = "best"  # folder of the best model in the workdir
+# Errors of a remote file system that is temporarily unavailable.
+_TRANSIENT = (tf.errors.UnavailableError, tf.errors.DeadlineExceededError, tf.errors.AbortedError)
+
+
+def has_checkpoint(workdir):
+    """Whether the run has a complete checkpoint."""
+    return bool(bundle.complete_steps(os.path.join(workdir, FOLDER)))
+
+
+class CheckpointManager:
+    """Saves and restores the state of a run: all variables of model and optimizer, and the step.
+
+    There is no other state: the order of the data and the dropout depend on the step only.
+
+    A checkpoint is written by a background thread, from a snapshot of the variables (the trainer's
+    `snapshot`). Used as a context manager, it waits for the thread at the end.
+
+    Args:
+        workdir: folder of the run; checkpoints are written to its folder `checkpoints`.
+        trainer: compiled trainer of the backend.
+        max_to_keep: number of checkpoints to keep, in addition to `pinned`.
+        is_primary: whether this process writes. All processes restore, so all must see the folder.
+        in_background: whether training continues while a checkpoint is written, which needs memory
+            for a second copy of the state.
+        print_fn: callable that takes a line.
+
+    Attributes:
+        pinned: step of a checkpoint that is always kept, or None.
+    """
+
+    def __init__(
+        self, workdir, trainer, max_to_keep=2, is_primary=True, in_background=True, print_fn=print
+    ):
+        optimizer, self._is_primary, self._print = trainer.optimizer, is_primary, print_fn
+        self._trainer = trainer
+        self._max_to_keep, self._in_background, self.pinned = max_to_keep, in_background, None
+        self._workdir, self._folder = workdir, os.path.join(workdir, FOLDER)
+        # Slots that were created after a restore would silently start from zero.
+        optimizer.build(trainer.encoder.trainable_variables)
+        encoder_variables = variables_by_path(trainer.encoder)
+        self._variables = {f"model/{path}": v for path, v in encoder_variables.items()}
+        # By position: the name of an optimizer contains the number of optimizers created before.
+        self._variables |= {f"optimizer/{i}": v for i, v in enumerate(optimizer.variables)}
+        self._variables["step"] = trainer.step
+        scale = trainer.loss_scale.variables if trainer.loss_scale else ()
+        self._variables |= {f"loss_scale/{i}": variable for i, variable in enumerate(scale)}
+        self._metadata, self._corrupt_steps = {}, set()
+        self._thread = self._error = None
+        self._last_step = None
+
+    def restore(self, description, record_digests=None):
+        """Restores the last intact checkpoint, if there is one.
+
+        Args:
+            description: model description of this run; the vocabulary of the checkpoint must match.
+            record_digests: {folder: digest} of the record sets; those of the checkpoint must match.
+
+        Returns:
+            Whether a checkpoint was restored.
+
+        Raises:
+            UserError: the checkpoint has another vocabulary, other records or another model; all
+                checkpoints are corrupt; or they were written by an earlier version.
+        """
+        digests = sorted((record_digests or {}).values())
+        self._metadata = {"vocabulary_hash": description["vocabulary_hash"], "data": digests}
+        complete, corrupt = bundle.complete_steps(self._folder), {}
+        # Earlier versions wrote with `tf.train.CheckpointManager`, which keeps this file.
+        if not complete and file_io.exists(os.path.join(self._folder, "checkpoint")):
+            raise UserError(
+                f"{self._folder} holds checkpoints of an earlier version, which this one cannot "
+                "read: choose another --workdir, or remove that folder to start from the beginning"
+            )
+        self._remove_incomplete(complete)
+        for step in reversed(complete):
+            path = bundle.prefix(self._folder, step)
+            try:
+                self._check_compatible(path, bundle.read_manifest(self._folder, step))
+                bundle.restore(self._folder, step, self._variables)
+            except bundle.CorruptFileError as reason:
+                corrupt[step] = str(reason)
+                self._print(f"{path} is damaged ({reason}): trying the previous one")
+                continue
+            self._corrupt_steps, self._last_step = set(corrupt), step
+            return True
+        if corrupt:
+            reasons = "; ".join(f"step-{step}: {reason}" for step, reason in corrupt.items())
+            raise UserError(
+                f"no checkpoint in {self._folder} is intact ({reasons}): restore one from a copy, "
+                "or remove that folder to start from the beginning"
+            )
+        if self._is_primary:
+            file_io.make_folder(self._workdir)
+            file_io.write_json(os.path.join(self._workdir, MODEL), description)
+        return False
+
+    def save(self, step):
+        """Starts to write the checkpoint of a step, after waiting for the previous one.
+
+        Raises:
+            UserError: the previous checkpoint could not be written; or this one, if it is not
+                written in the background.
+        """
+        if not self._is_primary and not self._trainer.snapshot_is_collective:
+            return
+        self.wait_until_finished()
+        tensors = self._trainer.snapshot(self._variables)
+        if not self._is_primary:
+            return
+        self._thread = threading.Thread(target=self._write, args=(step, tensors), daemon=True)
+        self._thread.start()
+        if not self._in_background:
+            self.wait_until_finished()
+
+    def wait_until_finished(self):
+        """Returns once everything is written.
+
+        Raises:
+            UserError: a checkpoint could not be written.
+        """
+        if self._thread:
+            self._thread.join()
+        self.check_for_errors()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        """Waits for the background thread, also if the run ends with an error."""
+        if kind is None:
+            self.wait_until_finished()
+        elif self._thread:
+            self._thread.join()
+
+    def check_for_errors(self):
+        """Raises the UserError of a checkpoint that could not be written."""
+        if self._error:
+            raise self._error
+
+    def _write(self, step, tensors):
+        try:
+            bundle.write(self._folder, step, tensors, self._metadata)
+            self._corrupt_steps.discard(step)
+            self._last_step = step
+            self._prune()
+        except (OSError, tf.errors.OpError) as error:
+            reason = str(error).splitlines()[0]
+            last = f"that of step {self._last_step}" if self._last_step is not None else "none"
+            is_transient = isinstance(error, _TRANSIENT)
+            advice = (
+                "The file system did not answer: try again later;"
+                if is_transient
+                else "Free some disk space;"
+            )
+            self._error = UserError(
+                f"the checkpoint of step {step} cannot be written to {self._folder} ({reason}): "
+                f"stopped; the last intact one is {last}. {advice} the same command continues"
+            )
+            if is_transient:
+                self._error.exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again
+            names = bundle.list_files(self._folder).get(step, [])
+            if f"step-{step}.json" not in names:
+                bundle.remove_files(self._folder, names)
+        except BaseException as error:
+            self._error = error
+
+    def _prune(self):
+        complete = bundle.complete_steps(self._folder)
+        intact = [step for step in complete if step not in self._corrupt_steps]
+        kept = {*intact[-self._max_to_keep :], self.pinned}
+        for step, names in bundle.list_files(self._folder).items():
+            if step not in kept and step < intact[-1]:
+                bundle.remove_files(self._folder, names)
+
+    def _remove_incomplete(self, complete):
+        """Removes incomplete checkpoints with a message, and temporary files."""
+        for step, names in bundle.list_files(self._folder).items():
+            # A complete checkpoint has temporary files if it, or its manifest, was being rewritten.
+            obsolete = [n for n in names if n.endswith(".tmp") or ".tempstate" in n]
+            if step not in complete:
+                obsolete = names
+                path = bundle.prefix(self._folder, step)
+                self._print(f"{path} is incomplete, because its writing was interrupted: ignored")
+            if self._is_primary:
+                bundle.remove_files(self._folder, obsolete)
+        if self._is_primary:
+            for folder in (self._workdir, os.path.join(self._workdir, BEST)):
+                temporary = [n for n in file_io.names(folder) if n.endswith(".tmp")]
+                bundle.remove_files(folder, temporary)
+
+    def _check_compatible(self, path, manifest):
+        """Raises UserError if a checkpoint belongs to other data or another model."""
+        for name, label in (("vocabulary_hash", "vocabulary"), ("data", "records")):
+            saved, current = manifest[name], self._metadata[name]
+            if saved != current and saved and current:
+                raise UserError(
+                    f"{path} has the {label} {_listed(saved)}, this run has {_listed(current)}: "
+                    f"restore the {label} of the start of the run, or choose another --workdir"
+                )
+        current = {name: list(v.shape) for name, v in self._variables.items()}
+        saved = manifest["tensors"]
+        different = [n for n in {**current, **saved} if current.get(n) != saved.get(n)]
+        if different:
+            name = different[0]
+            raise UserError(
+                f"{path} belongs to another model: {name} has shape {saved.get(name)} there and "
+                f"{current.get(name)} here (None: no such variable), {len(different) - 1} more "
+                "differ; choose another --workdir"
+            )
+
+
+def _listed(value):
+    return value if isinstance(value, str) else ", ".join(value)
