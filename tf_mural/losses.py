@@ -1,14 +1,14 @@
-"""Contrastive losses: pure functions of arrays, nothing but `keras.ops`."""
+"""Contrastive losses: pure functions of arrays that use only `keras.ops`."""
 
 from keras import ops
 
-_MASKED = -1e30
+_MASKED_LOGIT = -1e30
 
 
 def contrastive(
-    rows, all_rows, first_row, temperature, margin=0.0, label_smoothing=0.0, ignore=None
+    local, candidates, offset, temperature, margin=0.0, label_smoothing=0.0, ignore=None
 ):
-    """Bidirectional softmax cross-entropy of matching pairs, per row.
+    """Computes the bidirectional softmax cross-entropy of matching pairs, per example.
 
     For unit vectors x_i, y_i of N pairs, temperature sigma, margin m and smoothing eps
     (ALIGN, Jia et al. 2021, with the additive margin of Yang et al. 2019):
@@ -18,46 +18,46 @@ def contrastive(
         loss[i]      = - sum_j target[i, j] log softmax_j(logits[i, :])
 
     summed over both directions (x against all y, y against all x). The mean of the result over
-    the N global rows is the L_xy of the ETCL paper.
+    the N examples of the global batch is the L_xy of the ETCL paper.
 
     Args:
-        rows: pair `(x, y)` of this replica's own rows, each (n, d).
-        all_rows: pair `(X, Y)` of the rows of all replicas, each (N, d).
-        first_row: scalar int, the position of `rows[0]` in `all_rows`; row i of `x` matches
-            row `first_row + i` of `Y`.
-        temperature: positive scalar, divides the logits.
-        margin: scalar, taken from the similarity of the matching pair only.
+        local: pair `(x, y)` of the embeddings of the local batch, each (n, d).
+        candidates: pair `(X, Y)` of the embeddings of the global batch, each (N, d).
+        offset: scalar int, the position of the first local example in the global batch: example
+            i of `x` matches example `offset + i` of `Y`.
+        temperature: positive scalar that divides the logits.
+        margin: scalar that is subtracted from the similarity of the matching pair.
         label_smoothing: eps in [0, 1).
-        ignore: optional boolean (n, N). Column j is no negative of row i where it is true: it
-            leaves the denominator and the smoothed target, which is then spread over the columns
-            that remain. The matching column always stays.
+        ignore: optional boolean (n, N). Where it is true, candidate j is not a negative of
+            example i: it is excluded from the denominator and from the smoothed target, which is
+            then spread over the remaining candidates. The matching candidate is never excluded.
 
     Returns:
-        (n,) losses, the two directions summed, in the dtype of the rows.
+        Losses (n,), the sum of both directions, in the dtype of the embeddings.
     """
-    x, y = rows
-    all_x, all_y = all_rows
-    options = (first_row, temperature, margin, label_smoothing, ignore)
+    x, y = local
+    all_x, all_y = candidates
+    options = (offset, temperature, margin, label_smoothing, ignore)
     return _one_direction(x, all_y, *options) + _one_direction(y, all_x, *options)
 
 
-def _one_direction(rows, columns, first_row, temperature, margin, label_smoothing, ignore):
-    n, total = ops.shape(rows)[0], ops.shape(columns)[0]
-    own_column = ops.arange(n, dtype="int32") + ops.cast(first_row, "int32")
-    match = ops.equal(ops.expand_dims(own_column, 1), ops.arange(total, dtype="int32"))  # (n, N)
-    match = ops.cast(match, rows.dtype)
-    similarity = ops.matmul(rows, ops.transpose(columns))  # (n, N)
-    # The margin makes the matching pair harder: it must win by m.
+def _one_direction(local, candidates, offset, temperature, margin, label_smoothing, ignore):
+    n, total = ops.shape(local)[0], ops.shape(candidates)[0]
+    positions = ops.arange(n, dtype="int32") + ops.cast(offset, "int32")
+    match = ops.equal(ops.expand_dims(positions, 1), ops.arange(total, dtype="int32"))  # (n, N)
+    match = ops.cast(match, local.dtype)
+    similarity = ops.matmul(local, ops.transpose(candidates))  # (n, N)
+    # The margin makes the matching pair harder: its similarity must exceed the others' by m.
     logits = (similarity - margin * match) / temperature
     positive = ops.sum(logits * match, axis=1)  # (n,)
     if ignore is None:
-        normaliser = ops.logsumexp(logits, axis=1)
-        spread = ops.mean(logits, axis=1)
+        log_normalizer = ops.logsumexp(logits, axis=1)
+        mean_logit = ops.mean(logits, axis=1)
     else:
-        kept = ops.maximum(1.0 - ops.cast(ignore, rows.dtype), match)
-        normaliser = ops.logsumexp(ops.where(kept > 0, logits, _MASKED), axis=1)
-        spread = ops.sum(logits * kept, axis=1) / ops.sum(kept, axis=1)
-    return normaliser - (1.0 - label_smoothing) * positive - label_smoothing * spread
+        valid = ops.maximum(1.0 - ops.cast(ignore, local.dtype), match)
+        log_normalizer = ops.logsumexp(ops.where(valid > 0, logits, _MASKED_LOGIT), axis=1)
+        mean_logit = ops.sum(logits * valid, axis=1) / ops.sum(valid, axis=1)
+    return log_normalizer - (1.0 - label_smoothing) * positive - label_smoothing * mean_logit
 
 
 LOSSES = {"contrastive": contrastive}

@@ -1,4 +1,4 @@
-"""Which steps are taken: loss scaling, and steps that are better left out."""
+"""Steps with non-finite values: the policy that skips them, and the loss scale of float16."""
 
 import dataclasses
 import math
@@ -8,127 +8,140 @@ from keras import ops
 
 from tf_mural.errors import UserError
 
-# Of each precision, what the loss is multiplied by at first; None where half precision has the
-# exponents of float32, and gradients do not fall below it.
+# Initial loss scale per precision. None: gradients do not underflow, because bfloat16 has the
+# exponent range of float32.
 LOSS_SCALES = {"float32": None, "mixed_bfloat16": None, "mixed_float16": 2.0**15}
+# Values of `BadStepPolicy.skip` by their name in a config.
 ON_BAD_STEP = {"stop": False, "skip": True}
+
+_NORM_MESSAGE = "gradient_norm is not finite"
+_ADVICE = "a smaller --config.optimizer.learning_rate or --config.optimizer.global_clipnorm=1.0"
 
 
 @dataclasses.dataclass(frozen=True)
-class Limits:
-    """What becomes of a step whose loss or gradient norm is not finite, or whose norm is too large.
+class BadStepPolicy:
+    """Policy for steps with a non-finite loss or gradient norm, or too large a gradient norm.
 
     Attributes:
-        skip: whether it is left out; else the run stops.
-        gradient_norm: above which it is too large, before any clip; None is off.
-        in_a_row: skipped steps after which the run stops all the same.
+        skip: whether such a step is skipped; otherwise the run stops.
+        max_gradient_norm: largest gradient norm that is accepted, before clipping; None: any.
+        max_consecutive_skips: number of consecutive skipped steps at which the run stops.
     """
 
     skip: bool = False
-    gradient_norm: float | None = None
-    in_a_row: int = 20
+    max_gradient_norm: float | None = None
+    max_consecutive_skips: int = 20
 
-    def judge(self, step, values):
-        """Looks at the logs of a step: a line about one that was skipped, else "".
+    def check_logs(self, step, values):
+        """Returns a message if the step was skipped, else "".
 
         Args:
-            step: its number, from 1.
-            values: {name: float}, what `Trainer.train_step` returns.
+            step: number of the step, from 1.
+            values: {name: float}, the logs that `Trainer.train_step` returned.
 
         Raises:
-            UserError: the step cannot be and was not to be skipped, or it was one too many.
+            UserError: the step is bad and the policy does not skip it, or too many consecutive
+                steps were skipped.
         """
-        what, in_a_row = self._wrong(values), int(values.get("skipped_in_a_row", 0))
-        if in_a_row >= self.in_a_row:
+        problem, skips = self._find_problem(values), int(values.get("skipped_in_a_row", 0))
+        if skips >= self.max_consecutive_skips:
             raise UserError(
-                f"step {step}: {in_a_row} steps in a row were skipped, this one because {what}; "
-                f"stopped, and no weights or checkpoints have anything of them. Try {_ADVICE}"
+                f"step {step}: {skips} consecutive steps were skipped, this one because {problem}; "
+                f"stopped. Weights and checkpoints do not contain these steps. Try {_ADVICE}"
             )
-        # With a loss scale gradients are not finite now and then; it is halved, and goes on.
-        overflow = what.startswith(_NORM) and "loss_scale" in values
-        if what and not self.skip and not overflow:
+        # With a loss scale, some gradients overflow; the scale is then halved and training goes on.
+        overflow = problem.startswith(_NORM_MESSAGE) and "loss_scale" in values
+        if problem and not self.skip and not overflow:
             raise UserError(
-                f"step {step}: {what}; stopped, and the last checkpoint is from before it. Try "
-                f"{_ADVICE}, with --accept_changes to go on from there, or skip such steps by "
-                "--config.on_bad_step=skip"
+                f"step {step}: {problem}; stopped. The last checkpoint is from an earlier step. "
+                f"Try {_ADVICE}, with --allow_config_changes to continue from that checkpoint, or "
+                "skip such steps with --config.on_bad_step=skip"
             )
-        return f"step {step}: skipped, because {what}" if what else ""
+        return f"step {step}: skipped, because {problem}" if problem else ""
 
-    def _wrong(self, values):
+    def _find_problem(self, values):
         terms = [name for name in values if name.startswith("loss/")]
         for name in (*terms, "loss"):
             if not math.isfinite(values[name]):
                 return f"{name.replace('loss/', 'the loss of the term ')} is not finite"
         norm, scale = values["gradient_norm"], values.get("loss_scale")
         if not math.isfinite(norm):
-            return _NORM + (f" at a loss scale of {scale:g}" if scale else "")
-        if self.gradient_norm is not None and norm > self.gradient_norm:
-            return f"gradient_norm is {norm:.4g}, above max_gradient_norm={self.gradient_norm:g}"
+            return _NORM_MESSAGE + (f" at a loss scale of {scale:g}" if scale else "")
+        if self.max_gradient_norm is not None and norm > self.max_gradient_norm:
+            return (
+                f"gradient_norm is {norm:.4g}, above max_gradient_norm={self.max_gradient_norm:g}"
+            )
         return ""
 
-    def allows(self, logs, norm):
-        """Whether a step is one to take; what `judge` says afterwards, inside of the graph.
+    def should_apply(self, logs, norm):
+        """Decides inside the compiled step whether the update is applied.
+
+        The decision agrees with `check_logs`.
 
         Args:
-            logs: has the losses, reduced.
-            norm: global norm of the reduced gradients.
+            logs: {name: scalar} with the losses, summed over replicas.
+            norm: global norm of the gradients, summed over replicas.
 
         Returns:
-            Bool scalar, alike on all replicas.
+            Bool scalar, identical on all replicas.
         """
         losses = [value for name, value in logs.items() if name.split("/")[0] == "loss"]
         finite = ops.isfinite(norm)
         for value in losses:
             finite = ops.logical_and(finite, ops.isfinite(value))
-        if self.gradient_norm is None:
+        if self.max_gradient_norm is None:
             return finite
-        return ops.logical_and(finite, norm <= self.gradient_norm)
-
-
-_NORM = "gradient_norm is not finite"
-_ADVICE = "a smaller --config.optimizer.learning_rate or --config.optimizer.clip_norm=1.0"
+        return ops.logical_and(finite, norm <= self.max_gradient_norm)
 
 
 class LossScale:
-    """The factor of all gradients on their way through the towers in float16.
+    """Dynamic loss scale: the factor of all gradients in the float16 backward pass.
 
-    It is halved by a step whose gradients are not finite, though never below 1, and doubled after
-    `patience` steps without one. A power of two throughout, so that it costs no digit.
+    A step with non-finite gradients halves it, down to 1. `patience` consecutive steps with finite
+    gradients double it. It is always a power of two, so that scaling does not round.
 
     Args:
-        first: its value before the first step.
-        patience: steps.
+        initial: value before the first step.
+        patience: number of steps.
+
+    Attributes:
+        value: variable (float32), the factor.
+        finite_steps: variable (int32), number of consecutive steps with finite gradients.
     """
 
-    def __init__(self, first, patience=2000):
+    def __init__(self, initial, patience=2000):
         self._patience = patience
-        self.value = scalar("loss_scale", "float32", first)
-        self.finite_steps = scalar("finite_steps", "int32")
+        self.value = scalar_variable("loss_scale", "float32", initial)
+        self.finite_steps = scalar_variable("finite_steps", "int32")
 
     @property
     def variables(self):
-        """What a resume needs."""
+        """The variables that a checkpoint must contain."""
         return [self.value, self.finite_steps]
 
-    def scaled(self, gradients):
-        """A nest of gradients, times the factor."""
+    def scale(self, gradients):
+        """Multiplies a nested structure of gradients by the factor."""
         return keras.tree.map_structure(lambda g: g * ops.cast(self.value, g.dtype), gradients)
 
-    def unscaled(self, gradients):
-        """The other way."""
+    def unscale(self, gradients):
+        """Divides a nested structure of gradients by the factor."""
         return keras.tree.map_structure(lambda g: g / ops.cast(self.value, g.dtype), gradients)
 
     def update(self, finite):
-        """Takes note of a step whose gradients were finite, or were not."""
+        """Updates the factor after a step.
+
+        Args:
+            finite: bool scalar, whether the gradients of the step were finite.
+        """
         value = ops.copy(self.value.value)
         steps = ops.where(finite, self.finite_steps + 1, 0)
-        due = steps >= self._patience
-        doubled = ops.where(due, 2.0 * value, value)
-        self.value.assign(ops.where(finite, doubled, ops.maximum(value / 2.0, 1.0)))
-        self.finite_steps.assign(ops.where(due, 0, steps))
+        is_due = steps >= self._patience
+        increased = ops.where(is_due, 2.0 * value, value)
+        self.value.assign(ops.where(finite, increased, ops.maximum(value / 2.0, 1.0)))
+        self.finite_steps.assign(ops.where(is_due, 0, steps))
 
 
-def scalar(name, dtype, value=0):
-    """A variable of a run, which is not trained."""
+def scalar_variable(name, dtype, value=0):
+    """Creates a scalar variable that is not trained."""
     initializer = keras.initializers.Constant(value)
     return keras.Variable(initializer, shape=(), dtype=dtype, trainable=False, name=name)

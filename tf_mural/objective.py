@@ -1,4 +1,4 @@
-"""From the embeddings of a batch to one loss: a stage is a tuple of terms."""
+"""The objective of a stage: from the embeddings of a batch to one loss, a weighted sum of terms."""
 
 import dataclasses
 
@@ -12,16 +12,17 @@ class Term:
     """One loss between two fields of the batch.
 
     Attributes:
-        name: how the term is called in logs, e.g. "image_caption".
-        x, y: the two fields.
+        name: name of the term in the logs, such as "image_caption".
+        x, y: names of the two fields.
         weight: factor of the term in the total loss.
-        loss: a name of `losses.LOSSES`.
+        loss: a key of `losses.LOSSES`.
         margin, label_smoothing: see `losses.contrastive`.
-        temperature: which temperature of the model divides the logits of this term.
-        mask_duplicates: whether columns that hold an image or a text of the row again are no
-            negatives of it: those with a row's id in a field, or in the other field of texts.
-        beside: further fields of the same examples, whose ids count in that too: two captions of
-            one image are no negatives of each other.
+        temperature: name of the model's temperature that divides the logits of this term.
+        mask_duplicates: whether candidates that repeat an image or a text of the example are not
+            counted as negatives. A candidate is a repetition if it has the same id in one of
+            `duplicate_fields`, or if its text is the example's text in another text field.
+        sibling_fields: further fields of the same examples whose ids are also compared: two
+            captions of one image are not negatives of each other.
     """
 
     name: str
@@ -33,112 +34,117 @@ class Term:
     label_smoothing: float = 0.0
     temperature: str = "shared"
     mask_duplicates: bool = False
-    beside: tuple = ()
+    sibling_fields: tuple = ()
 
     @property
-    def compared(self):
-        """Fields whose ids tell duplicates, sorted; () where the term masks none."""
-        return tuple(sorted({self.x, self.y, *self.beside})) if self.mask_duplicates else ()
+    def duplicate_fields(self):
+        """Sorted fields whose ids identify duplicates; () if the term masks none."""
+        fields = {self.x, self.y, *self.sibling_fields}
+        return tuple(sorted(fields)) if self.mask_duplicates else ()
 
 
-def objective(embeddings, batch, terms, temperatures, gather, first_row, num_languages):
-    """Loss of this replica's rows against the rows of all replicas.
+def objective(embeddings, batch, terms, temperatures, gather, offset, num_languages):
+    """Computes the loss of the local batch against the candidates of all replicas.
 
-    The total is sum over terms of weight * (sum of own rows' losses) / N: the mean over the
-    **global** batch, written out once. Replicas' totals, and their gradients, are therefore to be
-    summed, not averaged.
+    The total is the sum over terms of weight * (sum of the local losses) / N, so that the sum over
+    replicas is the mean over the **global** batch. The totals of the replicas and their gradients
+    must therefore be summed, not averaged.
 
     Args:
-        embeddings: {field: (n, d)} unit rows.
-        batch: {field: {"id": (n,) int64 or (n, k) parts of it, "language": (n,) int32 (texts only),
-            ...}}.
+        embeddings: {field: (n, d)}, unit vectors.
+        batch: {field: {"id": (n,) int64 or (n, k) parts of it, "language": (n,) int32 (texts
+            only), ...}}.
         terms: sequence of `Term`.
         temperatures: {name: scalar}.
-        gather: function (n, ...) -> (N, ...) over replicas, through which gradients flow.
-        first_row: scalar int, position of this replica's first row in the gathered ones.
-        num_languages: length of the language table, for the per-language sums.
+        gather: callable that concatenates an array (n, ...) of all replicas to (N, ...) and
+            propagates gradients.
+        offset: scalar int, the position of the first local example in the global batch.
+        num_languages: number of languages, for the sums per language.
 
     Returns:
-        The scalar loss, and logs whose sums over replicas are: "loss" and "loss/<term>", means
-        over the global batch (unweighted terms); "language_loss" and "language_rows", both
-        (num_languages,), the summed row losses and the rows in which a language takes part.
+        The scalar loss, and logs. The sums of the logs over replicas are: "loss" and
+        "loss/<term>", means over the global batch (the terms are not weighted); "language_loss"
+        and "language_count", both (num_languages,), the sum of the losses of the examples in which
+        a language takes part and the number of its texts.
     """
-    columns = everyone(embeddings, batch, terms, gather)
-    return objective_of_rows(
-        embeddings, batch, columns, terms, temperatures, first_row, num_languages
+    candidates = gather_candidates(embeddings, batch, terms, gather)
+    return objective_for_rows(
+        embeddings, batch, candidates, terms, temperatures, offset, num_languages
     )
 
 
-def everyone(embeddings, batch, terms, gather):
-    """What the rows are compared with: each field that the terms use, gathered once.
+def gather_candidates(embeddings, batch, terms, gather):
+    """Gathers the candidate embeddings and ids from all replicas, each field once.
 
     Args:
         embeddings, batch, terms, gather: see `objective`.
 
     Returns:
-        {"rows": {field: (N, d)}, "ids": {field: (N,) int64}}, ids of the fields whose duplicates
-        are masked alone.
+        {"embeddings": {field: (N, d)}, "ids": {field: (N,) int64}}. Ids are gathered only for the
+        fields that a term masks duplicates by.
     """
-    used = sorted({field for term in terms for field in (term.x, term.y)})
-    masked = sorted({field for term in terms for field in term.compared})
+    fields = sorted({field for term in terms for field in (term.x, term.y)})
+    id_fields = sorted({field for term in terms for field in term.duplicate_fields})
     return {
-        "rows": {field: gather(embeddings[field]) for field in used},
-        "ids": {field: gather(batch[field]["id"]) for field in masked},
+        "embeddings": {field: gather(embeddings[field]) for field in fields},
+        "ids": {field: gather(batch[field]["id"]) for field in id_fields},
     }
 
 
-def objective_of_rows(embeddings, batch, columns, terms, temperatures, first_row, num_languages):
-    """Loss and logs of some rows against all: sums over rows are those of `objective`.
+def objective_for_rows(embeddings, batch, candidates, terms, temperatures, offset, num_languages):
+    """Computes loss and logs of some examples; summed over examples, they equal `objective`'s.
 
     Args:
-        embeddings, batch: of n rows, see `objective`.
-        columns: what `everyone` returned.
+        embeddings, batch: of n examples, see `objective`.
+        candidates: result of `gather_candidates`.
         terms, temperatures, num_languages: see `objective`.
-        first_row: scalar int, position of these rows' first one among the columns.
+        offset: scalar int, the position of the first of these examples among the candidates.
 
     Returns:
-        As `objective`.
+        See `objective`.
     """
     total, logs, masks = 0.0, {}, {(): None}
     dtype = embeddings[terms[0].x].dtype
-    language_loss = language_rows = ops.zeros((num_languages,), dtype)
+    language_loss = language_count = ops.zeros((num_languages,), dtype)
     for term in terms:
-        if term.compared not in masks:
-            masks[term.compared] = _duplicates(batch, columns["ids"], term.compared)
-        row_losses = losses.LOSSES[term.loss](
+        fields = term.duplicate_fields
+        if fields not in masks:
+            masks[fields] = _duplicate_mask(batch, candidates["ids"], fields)
+        example_losses = losses.LOSSES[term.loss](
             (embeddings[term.x], embeddings[term.y]),
-            (columns["rows"][term.x], columns["rows"][term.y]),
-            first_row,
+            (candidates["embeddings"][term.x], candidates["embeddings"][term.y]),
+            offset,
             temperatures[term.temperature],
             margin=term.margin,
             label_smoothing=term.label_smoothing,
-            ignore=masks[term.compared],
+            ignore=masks[fields],
         )  # (n,)
-        global_rows = ops.cast(ops.shape(columns["rows"][term.x])[0], row_losses.dtype)
-        term_loss = ops.sum(row_losses) / global_rows
+        global_size = ops.shape(candidates["embeddings"][term.x])[0]
+        term_loss = ops.sum(example_losses) / ops.cast(global_size, example_losses.dtype)
         total = total + term.weight * term_loss
         logs[f"loss/{term.name}"] = term_loss
         for field in (term.x, term.y):
             if "language" in batch[field]:
                 one_hot = ops.one_hot(batch[field]["language"], num_languages, dtype=dtype)
-                language_loss = language_loss + ops.matmul(row_losses, one_hot)
-                language_rows = language_rows + ops.sum(one_hot, axis=0)
-    logs.update({"loss": total, "language_loss": language_loss, "language_rows": language_rows})
+                language_loss = language_loss + ops.matmul(example_losses, one_hot)
+                language_count = language_count + ops.sum(one_hot, axis=0)
+    logs.update({"loss": total, "language_loss": language_loss, "language_count": language_count})
     return total, logs
 
 
-def _duplicates(batch, all_ids, fields):
-    """(n, N) mask of the columns that hold an image or a text of the row again."""
+def _duplicate_mask(batch, candidate_ids, fields):
+    """Mask (n, N) of the candidates that repeat an image or a text of the example."""
 
-    def same(own, other):
-        found = ops.equal(ops.expand_dims(batch[own]["id"], 1), ops.expand_dims(all_ids[other], 0))
-        return ops.all(found, axis=2) if len(found.shape) == 3 else found
+    def same_id(field, other):
+        local, others = batch[field]["id"], candidate_ids[other]
+        equal = ops.equal(ops.expand_dims(local, 1), ops.expand_dims(others, 0))
+        return ops.all(equal, axis=2) if len(equal.shape) == 3 else equal
 
     texts = [field for field in fields if "language" in batch[field]]
     pairs = [(field, field) for field in fields]
-    # A text may come back in the other field of texts, where it would be a negative of itself.
-    pairs += [(own, other) for own in texts for other in texts if own != other]
-    mask = same(*pairs[0])
-    for own, other in pairs[1:]:
-        mask = ops.logical_or(mask, same(own, other))
+    # A text may also occur in the other text field, where it would be a negative of itself.
+    pairs += [(field, other) for field in texts for other in texts if field != other]
+    mask = same_id(*pairs[0])
+    for field, other in pairs[1:]:
+        mask = ops.logical_or(mask, same_id(field, other))
     return mask

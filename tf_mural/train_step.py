@@ -1,153 +1,300 @@
-"""What a training step computes on every backend: all but differentiation and replicas."""
+"""One training step, the same on every backend.
+
+A step encodes the batch, computes the loss and its gradient at the embeddings, propagates that
+gradient back through the towers, sums over replicas, clips, checks, and updates the variables.
+`TrainStep` is handed the functions of a backend and calls nothing else that depends on it.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
 
 import keras
 from keras import ops
 
-from tf_mural.nonfinite import LOSS_SCALES, ON_BAD_STEP, Limits, LossScale, scalar
+from tf_mural.models import at_least_float32
+from tf_mural.nonfinite import BadStepPolicy, LossScale, scalar_variable
 
-__all__ = ["LOSS_SCALES", "ON_BAD_STEP", "Limits", "LossScale", "Step"]
+# {modality: key of the tower's input in a field of the batch}. The towers run in this order.
+INPUT_KEYS = {"image": "pixels", "text": "tokens"}
 
 
-class Step:
-    """A dual encoder with the terms of a stage and a three-move step: encode, objective, back.
+@dataclasses.dataclass(frozen=True)
+class BackendFunctions:
+    """The functions of a backend that a training step calls.
 
-    A backend adds what differentiates and what knows of replicas: `gradients(batch)`, which returns
-    gradients that are reduced over replicas and the logs, and `_update(gradients, wanted)`.
-
-    Args:
-        encoder: `models.DualEncoder`.
-        terms: sequence of `objective.Term`.
-        kinds: {field: kind} of the fields that the terms use.
-        languages: sequence of language codes; a batch's language ids index it.
-        seed: of dropout.
-        clip_norm: global norm above which gradients are scaled down; None is off.
-        microbatch: rows of a replica's share that are encoded at a time; None is the whole share.
-            The gradients are those of the whole (GradCache). Batch norm sees a micro-batch, or the
-            groups in it.
-        loss_chunk: rows of a replica's share whose logits are held at a time; None is all.
-        rematerialised: whether the blocks of the towers hold their inputs alone, and are computed
-            again on the way back.
-        loss_scale: what the loss is multiplied by at first, see `guard.LossScale`; None is off.
-        limits: `guard.Limits`; None are its defaults.
+    `run_on_replicas`, `global_norm` and `apply_gradients` are called once per step, with the values
+    that all replicas share. The other functions are called inside `run_on_replicas`.
 
     Attributes:
-        step: variable (int32), the number of steps so far, skipped ones included.
-        in_a_row: variable (int32), of skipped steps without one between them. No state of a run: a
-            resume counts anew.
+        run_on_replicas: (function, batch) -> (gradients, logs). Calls `function` on every replica
+            with the local batch of the replica. What `function` returns is identical on all of
+            them, and so are the moving averages that it assigns.
+        encode_full, encode_cached: see `grad_cache` of the backends.
+        objective_and_gradients: see `chunked_loss`.
+        gather, replica_offset, reduce_sum, sync_moving_averages, set_seeds: see `collectives`.
+        reduce_gradients: (gradients, variables) -> dense gradients, summed over replicas.
+        global_norm, apply_gradients: see `collectives`.
     """
 
-    def _set_up(
+    run_on_replicas: Callable
+    encode_full: Callable
+    encode_cached: Callable
+    objective_and_gradients: Callable
+    gather: Callable
+    replica_offset: Callable
+    reduce_gradients: Callable
+    reduce_sum: Callable
+    sync_moving_averages: Callable
+    set_seeds: Callable
+    global_norm: Callable
+    apply_gradients: Callable
+
+
+class EncoderVariables(NamedTuple):
+    """The variables of an encoder by their role in a step.
+
+    Attributes:
+        weights: the trainable ones, without the temperatures.
+        moving_averages: batch norm's running statistics, which a forward pass updates.
+        frozen: all others, without the states of random generators.
+    """
+
+    weights: list
+    moving_averages: list
+    frozen: list
+
+
+class TrainStep:
+    """A training step of a dual encoder with the terms of a stage.
+
+    Args:
+        backend: `BackendFunctions`.
+        encoder: `models.DualEncoder`.
+        terms: sequence of `objective.Term`.
+        modalities: {field: modality} of the fields that the terms use.
+        languages: sequence of language codes; the language ids of a batch index it.
+        seed: seed of dropout.
+        microbatch: number of local examples that are encoded at a time; None: all. The gradients
+            are those of the whole batch (GradCache). Batch norm sees a micro-batch, or the groups
+            in it.
+        loss_chunk: number of local examples whose logits are computed at a time; None: all.
+        loss_scale: initial loss scale, see `nonfinite.LossScale`; None: no scaling.
+        bad_step_policy: `nonfinite.BadStepPolicy`; None: its defaults.
+
+    Attributes:
+        step: variable (int32), the number of steps so far, including skipped ones.
+        consecutive_skips: variable (int32), the number of steps that were skipped since the last
+            one that was not. It is not part of a checkpoint: a resumed run starts from 0.
+        loss_scale: `nonfinite.LossScale` or None.
+        generators: the `keras.random.SeedGenerator` of every layer that draws random numbers.
+    """
+
+    def __init__(
         self,
+        backend,
         encoder,
         terms,
-        kinds,
+        modalities,
         languages=(),
         seed=0,
-        clip_norm=None,
         microbatch=None,
         loss_chunk=None,
-        rematerialised=False,
         loss_scale=None,
-        limits=None,
+        bad_step_policy=None,
     ):
-        self.encoder, self.terms, self.kinds = encoder, tuple(terms), dict(kinds)
-        self.languages, self.seed, self.clip_norm = tuple(languages), seed, clip_norm
+        self.backend, self.encoder, self.terms = backend, encoder, tuple(terms)
+        self.modalities, self.languages, self.seed = dict(modalities), tuple(languages), seed
         self.microbatch, self.loss_chunk = microbatch, loss_chunk
-        self.limits, self.loss_scale = limits or Limits(), loss_scale and LossScale(loss_scale)
-        self.step, self.in_a_row = scalar("step", "int32"), scalar("skipped_in_a_row", "int32")
-        self.rematerialised, self.generators = rematerialised, seed_generators(encoder)
+        self.bad_step_policy = bad_step_policy or BadStepPolicy()
+        self.loss_scale = LossScale(loss_scale) if loss_scale else None
+        self.step = scalar_variable("step", "int32")
+        self.consecutive_skips = scalar_variable("skipped_in_a_row", "int32")
+        self.generators = _seed_generators(encoder)
 
     @property
     def moving_averages(self):
         """Batch norm's running statistics."""
         return [v for v in self.encoder.non_trainable_variables if "/moving_" in v.path]
 
-    @property
-    def skipped_steps(self):
-        """How many steps of the run so far were skipped; not inside of one."""
-        return int(self.step.numpy()) - int(self.optimizer.iterations.numpy())
+    def __call__(self, batch, optimizer):
+        """Runs one step.
 
-    def train_step(self, batch):
-        """One step on this replica's share of the global batch.
-
-        A step that is skipped changes neither weights nor slots nor moving averages, and the
-        optimizer does not count it; `step` does.
+        A skipped step changes neither weights nor slots nor moving averages, and the optimizer
+        does not count it; `step` does.
 
         Args:
-            batch: {field: {"pixels" | "tokens", "id", "language"}}, see `pipeline`.
+            batch: {field: {"pixels" | "tokens", "id", "language"}}, see `data.input_pipeline`. The
+                local batch of this replica on TensorFlow, the global batch on JAX.
+            optimizer: built `keras.optimizers.Optimizer`. If it has an attribute
+                `clip_after_reduction`, that is the global norm to which larger gradients are scaled
+                down, see `optimizers.LAMB`.
 
         Returns:
-            Scalars (float32, alike on all replicas): loss, loss/<term>, loss_language/<code> (nan
-            where the batch has none), gradient_norm, temperature/<name>, temperature_clamped,
-            learning_rate. Where steps may be skipped also skipped_steps (of the whole run),
-            skipped_in_a_row, and with loss scaling loss_scale, that of this step.
+            Scalars (float32, identical on all replicas): loss, loss/<term>, loss_language/<code>
+            (nan if the batch has no text in it), gradient_norm (before clipping),
+            temperature/<name>, temperature_clamped and learning_rate. If steps can be skipped, also
+            skipped_steps (of the whole run) and skipped_in_a_row; with a loss scale also
+            loss_scale, the one of this step.
         """
-        # The optimizer's schedule reads its own counter, before the update.
-        learning_rate = ops.convert_to_tensor(self.optimizer.learning_rate)
-        # A copy: TensorFlow's conversion hands out the variable itself, which changes.
-        before = [ops.copy(v.value) for v in self.moving_averages]
-        gradients, logs = self.gradients(batch)
-        norm = self._global_norm(gradients)
-        if self.clip_norm is not None:
-            # Not a number where the norm is not finite, so that such a step cannot pass for one.
-            scale = self.clip_norm * ops.minimum(1.0 / norm, 1.0 / self.clip_norm) + (norm - norm)
-            gradients = [g * ops.cast(scale, g.dtype) for g in gradients]
+        # The schedule reads the optimizer's counter, which the update increments.
+        learning_rate = ops.convert_to_tensor(optimizer.learning_rate)
+        # Copies, because TensorFlow's conversion returns the variable itself.
+        averages_before = [ops.copy(v.value) for v in self.moving_averages]
+        gradients, logs = self.compute_gradients(batch)
+
+        norm = self.backend.global_norm(gradients)
+        gradients = _clip(gradients, norm, getattr(optimizer, "clip_after_reduction", None))
         logs |= {"gradient_norm": norm, "learning_rate": learning_rate}
-        if self.limits.skip or self.loss_scale:
-            logs |= self._guarded(gradients, before, logs)
-        else:
-            self._update(gradients)
-            self.step.assign_add(1)
+
+        apply_update = None  # always
+        if self.bad_step_policy.skip or self.loss_scale:
+            apply_update = self.bad_step_policy.should_apply(logs, norm)
+        self.backend.apply_gradients(
+            optimizer, gradients, self.encoder.trainable_variables, apply_update
+        )
+        if apply_update is not None:
+            for variable, before in zip(self.moving_averages, averages_before, strict=True):
+                variable.assign(ops.where(apply_update, ops.copy(variable.value), before))
+        self.step.assign_add(1)
+
+        if apply_update is not None:
+            logs |= self._count_skips(optimizer, norm, apply_update)
         logs["temperature_clamped"] = ops.cast(self.encoder.clamp_temperatures(), "float32")
         for name, variable in self.encoder.temperatures.items():
             logs[f"temperature/{name}"] = ops.copy(variable.value)
         return logs
 
-    def _guarded(self, gradients, before, logs):
-        """The update, if this step is one to take; returns further logs."""
-        norm = logs["gradient_norm"]
-        wanted = self.limits.allows(logs, norm)
-        self._update(gradients, wanted)
-        for variable, old in zip(self.moving_averages, before, strict=True):
-            variable.assign(ops.where(wanted, ops.copy(variable.value), old))
-        self.step.assign_add(1)
-        self.in_a_row.assign(ops.where(wanted, 0, self.in_a_row + 1))
-        taken = ops.cast(self.optimizer.iterations, "int32")
-        told = {"skipped_steps": self.step - taken, "skipped_in_a_row": self.in_a_row}
-        if self.loss_scale:
-            told["loss_scale"] = ops.copy(self.loss_scale.value.value)
-            self.loss_scale.update(ops.isfinite(norm))
-        return {name: ops.cast(value, "float32") for name, value in told.items()}
+    def compute_gradients(self, batch):
+        """Computes the gradients of the trainable variables, summed over replicas.
 
-    def _global_norm(self, gradients):
-        return ops.sqrt(sum(ops.sum(ops.square(g)) for g in gradients))
+        Args:
+            batch: see `__call__`.
+
+        Returns:
+            A gradient per trainable variable of the encoder, and the logs of the objective.
+        """
+        gradients, logs = self.backend.run_on_replicas(self._local_gradients, batch)
+        if self.loss_scale:
+            gradients = self.loss_scale.unscale(gradients)
+        return gradients, self._named_logs(logs)
+
+    def _local_gradients(self, batch):
+        """`compute_gradients` on one replica, with its local batch; gradients are still scaled."""
+        backend, encoder = self.backend, self.encoder
+        variables = self._encoder_variables()
+        num_examples = local_batch_size(batch)
+
+        # 1 encode
+        embeddings, backward = self._encode_for_backward(batch, variables)
+        # 2 objective: the loss and its gradient at the embeddings
+        logs, embedding_gradients, temperature_gradients = backend.objective_and_gradients(
+            embeddings,
+            batch,
+            self.terms,
+            {name: variable.value for name, variable in encoder.temperatures.items()},
+            backend.gather,
+            backend.replica_offset(num_examples),
+            len(self.languages),
+            self.loss_chunk,
+        )
+        # 3 back through the towers
+        if self.loss_scale:
+            embedding_gradients, temperature_gradients = self.loss_scale.scale(
+                (embedding_gradients, temperature_gradients)
+            )
+        gradients = dict(
+            zip(map(id, variables.weights), backward(embedding_gradients), strict=True)
+        )
+        for name, variable in encoder.temperatures.items():
+            gradients[id(variable)] = temperature_gradients[name]
+        # Replicas: the losses are divided by the size of the global batch, so everything is summed.
+        trainable = encoder.trainable_variables
+        gradients = backend.reduce_gradients([gradients[id(v)] for v in trainable], trainable)
+        logs = backend.reduce_sum(logs)
+        backend.sync_moving_averages(variables.moving_averages)
+        return gradients, logs
+
+    def _encode_for_backward(self, batch, variables):
+        """Embeddings {field: (n, d)}, and the function that propagates their gradients back."""
+        # Read once, because the backends call `encode` in scopes of their own.
+        step = ops.convert_to_tensor(self.step)
+
+        def encode(part, index):
+            self.backend.set_seeds(self.generators, self.seed, step, index)
+            return self.encode(part)
+
+        rows = self.microbatch
+        if rows in (None, local_batch_size(batch)):
+            return self.backend.encode_full(encode, batch, variables)
+        specs = {}
+        for field, modality in self.modalities.items():
+            output = self.encoder.towers[modality].output
+            dtype = at_least_float32(output.dtype)
+            specs[field] = keras.KerasTensor((rows, output.shape[-1]), dtype)
+        return self.backend.encode_cached(encode, batch, variables, specs)
 
     def encode(self, batch, training=True):
-        """{field: (n, d)} of a batch; all text fields share one pass of the text tower."""
-        inputs = {"image": "pixels", "text": "tokens"}
+        """Encodes a batch: {field: (n, d)}. All fields of a tower share one pass."""
         embeddings = {}
-        for kind, key in inputs.items():
-            fields = [field for field, of in self.kinds.items() if of == kind]
+        for modality, key in INPUT_KEYS.items():
+            fields = [field for field, value in self.modalities.items() if value == modality]
             if not fields:
                 continue
-            rows = [batch[field][key] for field in fields]
-            together = ops.concatenate(rows, axis=0) if len(rows) > 1 else rows[0]
-            out = self.encoder.encode(kind, together, training=training)
-            embeddings.update(zip(fields, ops.split(out, len(fields)), strict=True))
+            inputs = [batch[field][key] for field in fields]
+            inputs = ops.concatenate(inputs, axis=0) if len(inputs) > 1 else inputs[0]
+            output = self.encoder.encode(modality, inputs, training=training)
+            embeddings.update(zip(fields, ops.split(output, len(fields)), strict=True))
         return embeddings
 
-    def _told(self, logs):
-        """Logs of the objective, summed over replicas, with languages by their codes."""
-        by_language = logs.pop("language_loss") / logs.pop("language_rows")
-        named = {f"loss_language/{code}": by_language[i] for i, code in enumerate(self.languages)}
-        return logs | named
+    def _encoder_variables(self):
+        temperatures = {id(v) for v in self.encoder.temperatures.values()}
+        weights = [v for v in self.encoder.trainable_variables if id(v) not in temperatures]
+        averages = self.moving_averages
+        states = [generator.state for generator in self.generators]
+        others = {id(v) for v in (*weights, *averages, *states)}
+        frozen = [v for v in self.encoder.variables if id(v) not in others]
+        return EncoderVariables(weights, averages, frozen)
+
+    def _count_skips(self, optimizer, norm, apply_update):
+        """Updates the counter of skipped steps and the loss scale; returns their logs."""
+        self.consecutive_skips.assign(ops.where(apply_update, 0, self.consecutive_skips + 1))
+        applied = ops.cast(optimizer.iterations, "int32")
+        logs = {
+            "skipped_steps": self.step - applied,
+            "skipped_in_a_row": self.consecutive_skips,
+        }
+        if self.loss_scale:
+            logs["loss_scale"] = ops.copy(self.loss_scale.value.value)
+            self.loss_scale.update(ops.isfinite(norm))
+        return {name: ops.cast(value, "float32") for name, value in logs.items()}
+
+    def _named_logs(self, logs):
+        """The logs of the objective, with the mean loss per language named by its code."""
+        mean_loss = logs.pop("language_loss") / logs.pop("language_count")
+        codes = enumerate(self.languages)
+        return logs | {f"loss_language/{code}": mean_loss[i] for i, code in codes}
 
 
-def seed_generators(model):
-    """The `keras.random.SeedGenerator` of every layer that draws, in the order of the layers."""
-    found = {}
+def local_batch_size(batch):
+    """The number of examples of a batch, a static int."""
+    return next(iter(batch.values()))["id"].shape[0]
+
+
+def _clip(gradients, norm, limit):
+    """Scales gradients down to the global norm `limit`; None: no clipping."""
+    if limit is None:
+        return gradients
+    # The last summand is nan if the norm is not finite, so that such a step stays visible.
+    scale = limit * ops.minimum(1.0 / norm, 1.0 / limit) + (norm - norm)
+    return [g * ops.cast(scale, g.dtype) for g in gradients]
+
+
+def _seed_generators(model):
+    """The `keras.random.SeedGenerator` of every layer, in the order of the layers."""
+    generators = {}
     for layer in model._flatten_layers():
         for value in vars(layer).values():
             if isinstance(value, keras.random.SeedGenerator):
-                found[id(value)] = value
-    return list(found.values())
+                generators[id(value)] = value
+    return list(generators.values())

@@ -1,55 +1,63 @@
-"""Move 2 of the step: the loss and its gradient at the embeddings, at once or in chunks."""
+"""The loss and its gradient at the embeddings, for all local examples at once or in chunks.
+
+With chunks of c examples, c x N logits are in memory at a time instead of n x N, in the forward and
+in the backward pass.
+"""
 
 import jax
 import jax.numpy as jnp
 
-from tf_mural.backends import jax as distribute
 from tf_mural.backends.jax.grad_cache import split_rows
-from tf_mural.objective import everyone, objective_of_rows
+from tf_mural.objective import gather_candidates, objective_for_rows
 
 
-def objective_and_gradients(embeddings, temperatures, batch, terms, num_languages, rows):
-    """What `objective.objective` says of this replica's share, and its gradient.
+def objective_and_gradients(
+    embeddings, batch, terms, temperatures, gather, offset, num_languages, chunk=None
+):
+    """Computes `objective.objective` and its gradient.
 
     Args:
-        embeddings, temperatures, batch, terms, num_languages: see `objective.objective`.
-        rows: own rows whose logits (rows x N) are held at a time, forward and backward; they
-            divide n.
+        embeddings, batch, terms, temperatures, gather, offset, num_languages: see
+            `objective.objective`.
+        chunk: number of local examples whose logits are computed at a time; divides n. None: all.
 
     Returns:
         The logs, and the gradients of the loss at `embeddings` and at `temperatures`.
     """
-    known = {
-        field: {key: of[key] for key in ("id", "language") if key in of}
-        for field, of in batch.items()
+    labels = {
+        field: {key: value[key] for key in ("id", "language") if key in value}
+        for field, value in batch.items()
     }
     total = next(iter(batch.values()))["id"].shape[0]
-    first = distribute.first_row(total)
 
-    # By themselves TPUs multiply float32 in bfloat16, and GPUs in TF32.
+    # By default, TPUs multiply float32 matrices in bfloat16, and GPUs in TF32.
     @jax.default_matmul_precision("float32")
-    def loss_of(embeddings, temperatures):
-        columns = everyone(embeddings, batch, terms, distribute.gather)
+    def loss_and_logs(embeddings, temperatures):
+        candidates = gather_candidates(embeddings, batch, terms, gather)
 
-        def of_rows(columns, temperatures, part, first):
-            own, about = part
-            return objective_of_rows(own, about, columns, terms, temperatures, first, num_languages)
+        def evaluate_part(candidates, temperatures, part, offset):
+            local, labels = part
+            return objective_for_rows(
+                local, labels, candidates, terms, temperatures, offset, num_languages
+            )
 
-        if rows == total:
-            return of_rows(columns, temperatures, (embeddings, known), first)
-        # Of a chunk its rows alone are kept for the way back, and its logits made again.
-        of_chunk = jax.checkpoint(of_rows)
+        if chunk in (None, total):
+            return evaluate_part(candidates, temperatures, (embeddings, labels), offset)
+        # For the backward pass only the inputs of a chunk are kept; its logits are recomputed.
+        evaluate_chunk = jax.checkpoint(evaluate_part)
 
-        def add(totals, numbered):
-            number, part = numbered
-            found = of_chunk(columns, temperatures, part, first + number * rows)
-            return jax.tree.map(jnp.add, totals, found), None
+        def add_chunk(totals, indexed):
+            index, part = indexed
+            results = evaluate_chunk(candidates, temperatures, part, offset + index * chunk)
+            return jax.tree.map(jnp.add, totals, results), None
 
-        parts = split_rows((embeddings, known), rows)
-        one = jax.tree.map(lambda x: x[0], parts)
-        shapes = jax.eval_shape(of_rows, columns, temperatures, one, first)
+        parts, count = split_rows((embeddings, labels), chunk)
+        first_part = jax.tree.map(lambda x: x[0], parts)
+        shapes = jax.eval_shape(evaluate_part, candidates, temperatures, first_part, offset)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        return jax.lax.scan(add, zeros, (jnp.arange(total // rows), parts))[0]
+        return jax.lax.scan(add_chunk, zeros, (jnp.arange(count), parts))[0]
 
-    found, logs = jax.grad(loss_of, argnums=(0, 1), has_aux=True)(embeddings, temperatures)
-    return logs, *found
+    gradients, logs = jax.grad(loss_and_logs, argnums=(0, 1), has_aux=True)(
+        embeddings, temperatures
+    )
+    return logs, *gradients

@@ -1,33 +1,119 @@
-"""Inside of a step: gather, reduction and seeds of replicas, each a device of the axis `AXIS`."""
+"""Operations over replicas, the devices of the mesh axis `AXIS`.
+
+All but `global_norm` and `apply_gradients` are called inside `jax.shard_map`.
+"""
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+from keras import ops
 
 AXIS = "data"
 
 
 def gather(x):
-    """Rows of all replicas, (n, ...) to (N, ...), with gradients."""
+    """Concatenates the arrays of all replicas: (n, ...) to (N, ...).
+
+    Gradients flow back to the replicas.
+    """
     return jax.lax.all_gather(x, AXIS, axis=0, tiled=True)
 
 
-def first_row(rows):
-    """Position of this replica's first row among the gathered ones."""
-    return jax.lax.axis_index(AXIS) * rows
+def replica_offset(num_examples):
+    """Position of this replica's first example in the global batch.
+
+    Args:
+        num_examples: number of examples per replica.
+    """
+    return jax.lax.axis_index(AXIS) * num_examples
 
 
 def reduce_sum(tensors):
-    """Sums a nest of arrays over replicas; each replica gets the sums."""
+    """Sums a nested structure of arrays over replicas; every replica gets the sums."""
     return jax.lax.psum(tensors, AXIS)
 
 
-def mean(tensors):
-    """Means of arrays over replicas, in a list; each replica gets them."""
+def all_reduce_mean(tensors):
+    """Averages each array of a list over replicas; every replica gets the means."""
     return jax.lax.pmean(list(tensors), AXIS)
 
 
+def sync_moving_averages(variables):
+    """Sets each variable to its mean over replicas, with a single reduction.
+
+    Each replica updates batch norm's moving averages with its own part of the batch.
+    """
+    if not variables:
+        return
+    means = all_reduce_mean([v.value for v in variables])
+    for variable, mean in zip(variables, means, strict=True):
+        variable.assign(mean)
+
+
+def reduce_gradients(gradients, specs):
+    """Sums gradients over replicas.
+
+    Args:
+        gradients: list of arrays.
+        specs: a `PartitionSpec` per gradient. With an empty one, every replica gets the whole sum,
+            otherwise its part of it.
+    """
+
+    def reduce(gradient, spec):
+        if spec == P():
+            return reduce_sum(gradient)
+        axis = len(spec) - 1
+        return jax.lax.psum_scatter(gradient, AXIS, scatter_dimension=axis, tiled=True)
+
+    return [reduce(g, spec) for g, spec in zip(gradients, specs, strict=True)]
+
+
+def unshard(value, spec):
+    """Gathers the parts of an array that is divided among replicas.
+
+    Args:
+        value: the part of this replica.
+        spec: `PartitionSpec` of the array; if it is empty, `value` is the whole array.
+    """
+    if spec == P():
+        return value
+    return jax.lax.all_gather(value, AXIS, axis=len(spec) - 1, tiled=True)
+
+
+def global_norm(gradients):
+    """Global norm of a list of arrays."""
+    return ops.sqrt(sum(ops.sum(ops.square(g)) for g in gradients))
+
+
+def apply_gradients(optimizer, gradients, variables, apply_update=None):
+    """Runs one optimizer step with gradients that are already summed over replicas.
+
+    Args:
+        optimizer: `keras.optimizers.Optimizer`.
+        gradients, variables: lists.
+        apply_update: bool scalar. If it is false, the variables, the slots and the optimizer's
+            counter keep their values, whatever the gradients are. None: the update is always
+            applied.
+    """
+    changed = [*variables, *optimizer.variables]
+    before = [ops.convert_to_tensor(v) for v in changed]
+    optimizer.apply(gradients, variables)
+    if apply_update is not None:
+        for variable, value in zip(changed, before, strict=True):
+            variable.assign(ops.where(apply_update, ops.convert_to_tensor(variable), value))
+
+
 def set_seeds(generators, seed, step, microbatch=0):
-    """Makes dropout a function of (seed, layer number, step, replica, micro-batch)."""
+    """Derives the random state of every generator from the step, the replica and the micro-batch.
+
+    Replicas and micro-batches then draw different masks, and a second pass of the same micro-batch
+    draws the same ones.
+
+    Args:
+        generators: `keras.random.SeedGenerator`s; each gets a state of its own.
+        seed: int.
+        step, microbatch: int scalars.
+    """
     if not generators:
         return
     key = jax.random.PRNGKey(seed)

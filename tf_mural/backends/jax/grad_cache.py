@@ -1,72 +1,111 @@
-"""Moves 1 and 3 of the step: a batch to its embeddings, and their gradients back to the weights.
+"""Forward pass to embeddings, and backpropagation of the gradients at the embeddings.
 
-What both return is what `training.passes` has, and the moving averages that the passes leave.
+`encode_full` and `encode_cached` both return the embeddings and a function that propagates their
+gradients back, so that the objective does not depend on how the batch is encoded.
 """
 
 import jax
 import jax.numpy as jnp
+import keras
+from keras import ops
 
 
-def at_once(encode, values, batch):
-    """The whole share in one pass, whose activations stay until the way back.
-
-    Args:
-        encode: pure function of (values, batch, number of the micro-batch) to {field: (n, d)} and
-            moving averages, which draws the same dropout for the same number.
-        values: list of the arrays to differentiate by.
-        batch: nest of arrays (n, ...).
-
-    Returns:
-        {field: (n, d)}, a function of {field: gradient (n, d)} to a gradient a value, and the
-        moving averages.
-    """
-    embeddings, back, averages = jax.vjp(lambda v: encode(v, batch, 0), values, has_aux=True)
-    return embeddings, lambda at_embeddings: back(at_embeddings)[0], averages
-
-
-def in_microbatches(encode, values, batch, rows):
-    """Micro-batches one after another, each encoded twice: GradCache.
-
-    Gao et al. 2021 (https://arxiv.org/abs/2101.06983): the first time without activations, the
-    second time with them and with the same dropout, and straight back.
+def encode_full(encode, batch, variables):
+    """Encodes the whole local batch; activations are kept for the backward pass.
 
     Args:
-        encode, values, batch: see `at_once`. The moving averages end as the mean of what each
-            micro-batch makes of the values before the step.
-        rows: of a micro-batch; they divide the batch.
+        encode: callable (batch, index of the micro-batch) -> {field: (n, d)} that draws the same
+            dropout for the same index.
+        batch: nested structure of arrays (n, ...).
+        variables: `train_step.EncoderVariables`. The moving averages get their new values.
 
     Returns:
-        As `at_once`.
+        Embeddings {field: (n, d)}, and a callable from their gradients {field: (n, d)} to a
+        gradient per weight.
     """
-    parts = split_rows(batch, rows)
-    count = jax.tree.leaves(parts)[0].shape[0]
+    values, encode = _as_pure_function(encode, variables)
+    embeddings, backward, averages = jax.vjp(lambda v: encode(v, batch, 0), values, has_aux=True)
+    _assign(variables.moving_averages, averages)
+    return embeddings, lambda embedding_gradients: backward(embedding_gradients)[0]
 
-    def forward(_, numbered):
-        number, part = numbered
-        return None, encode(values, part, number)
 
-    numbers = jnp.arange(count)
-    _, (embeddings, averages) = jax.lax.scan(forward, None, (numbers, parts))
-    averages = [jnp.mean(value, axis=0) for value in averages]
+def encode_cached(encode, batch, variables, specs):
+    """Encodes micro-batches one after another, each of them twice (GradCache).
 
-    def back(at_embeddings):
-        def one(totals, numbered):
-            number, part, upstream = numbered
-            _, back_one = jax.vjp(lambda v: encode(v, part, number)[0], values)
-            return jax.tree.map(jnp.add, totals, back_one(upstream)[0]), None
+    Gao et al. 2021 (https://arxiv.org/abs/2101.06983). The first pass keeps no activations. The
+    second pass draws the same dropout, keeps its activations and is followed by the backward pass
+    of the micro-batch, so that only the activations of one micro-batch are in memory.
 
+    Args:
+        encode, batch, variables: see `encode_full`. Each micro-batch starts from the moving
+            averages of before the step; they end as the mean of the micro-batches' results, which
+            is what one pass with the micro-batches as groups gives.
+        specs: {field: spec with shape (rows, d) and dtype} of the embeddings of a micro-batch. The
+            number of rows divides n.
+
+    Returns:
+        See `encode_full`.
+    """
+    values, encode = _as_pure_function(encode, variables)
+    rows = next(iter(specs.values())).shape[0]
+    parts, count = split_rows(batch, rows)
+    indices = jnp.arange(count)
+
+    def forward(_, indexed):
+        index, part = indexed
+        return None, encode(values, part, index)
+
+    _, (embeddings, averages) = jax.lax.scan(forward, None, (indices, parts))
+    _assign(variables.moving_averages, [jnp.mean(value, axis=0) for value in averages])
+
+    def backward(embedding_gradients):
+        def add_microbatch(totals, indexed):
+            index, part, upstream = indexed
+            _, backward_part = jax.vjp(lambda v: encode(v, part, index)[0], values)
+            return jax.tree.map(jnp.add, totals, backward_part(upstream)[0]), None
+
+        upstream, _ = split_rows(embedding_gradients, rows)
         zeros = [jnp.zeros_like(value) for value in values]
-        totals, _ = jax.lax.scan(one, zeros, (numbers, parts, split_rows(at_embeddings, rows)))
+        totals, _ = jax.lax.scan(add_microbatch, zeros, (indices, parts, upstream))
         return totals
 
-    return {field: joined(value) for field, value in embeddings.items()}, back, averages
+    return {field: concat_parts(value) for field, value in embeddings.items()}, backward
+
+
+def _as_pure_function(encode, variables):
+    """The values of the weights, and `encode` as a function of them.
+
+    Returns:
+        List of arrays, and a callable (values, batch, index) -> (embeddings, list of the values of
+        the moving averages after the pass).
+    """
+    others = (*variables.moving_averages, *variables.frozen)
+    constants = [(v, ops.convert_to_tensor(v)) for v in others]
+
+    def pure_encode(values, batch, index):
+        mapping = [*zip(variables.weights, values, strict=True), *constants]
+        with keras.StatelessScope(mapping) as scope:
+            embeddings = encode(batch, index)
+            return embeddings, [scope.get_current_value(v) for v in variables.moving_averages]
+
+    return [ops.convert_to_tensor(v) for v in variables.weights], pure_encode
 
 
 def split_rows(nest, rows):
-    """Arrays (n, ...) of a nest as (n / rows, rows, ...)."""
-    return jax.tree.map(lambda x: jnp.reshape(x, (-1, rows, *x.shape[1:])), nest)
+    """Reshapes the arrays (n, ...) of a nested structure to (n / rows, rows, ...).
+
+    Returns:
+        The reshaped structure and the number of parts, n / rows.
+    """
+    parts = jax.tree.map(lambda x: jnp.reshape(x, (-1, rows, *x.shape[1:])), nest)
+    return parts, jax.tree.leaves(parts)[0].shape[0]
 
 
-def joined(parts):
-    """(count, rows, ...) as (count * rows, ...)."""
+def concat_parts(parts):
+    """Concatenates parts (count, rows, ...) to (count * rows, ...)."""
     return jnp.reshape(parts, (-1, *parts.shape[2:]))
+
+
+def _assign(variables, values):
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)

@@ -1,4 +1,4 @@
-"""Blocks that keep of a training pass no more than their input, and compute the rest again."""
+"""Gradient checkpointing: a block stores only its input and is run again in the backward pass."""
 
 import jax
 import keras
@@ -6,31 +6,34 @@ from keras import ops
 from keras.src.backend import AutocastScope
 
 
-def rematerialise(block):
-    """Makes a layer's training pass hold its input alone, and run once more on the way back.
+def remat(block):
+    """Makes a layer discard its activations in training and recompute them for the gradient.
+
+    Calls with `training=False` are not affected.
 
     Args:
-        block: `keras.layers.Layer` without variables that other layers use. Of what it is called
-            with, only the first argument is differentiated by.
+        block: `keras.layers.Layer` whose variables no other layer uses. Gradients flow to the first
+            argument of its call only.
     """
-    plain = block.call
+    plain_call = block.call
 
     def call(inputs, *args, training=False, **kwargs):
         if not training:
-            return plain(inputs, *args, training=training, **kwargs)
+            return plain_call(inputs, *args, training=training, **kwargs)
         weights, states = block.trainable_variables, block.non_trainable_variables
 
         @jax.checkpoint
         def run(inputs, values):
             with keras.StatelessScope(zip((*weights, *states), values, strict=True)) as scope:
-                output = plain(inputs, *args, training=True, **kwargs)
+                output = plain_call(inputs, *args, training=True, **kwargs)
                 return output, [scope.get_current_value(v) for v in states]
 
-        # Not as the block would see them, which is in half precision: its layers decide that.
+        # The full values: the scope of the block would cast them to half precision, which its
+        # layers do themselves.
         with AutocastScope(None):
             values = [ops.convert_to_tensor(v) for v in (*weights, *states)]
-        output, after = run(inputs, values)
-        for variable, value in zip(states, after, strict=True):
+        output, new_states = run(inputs, values)
+        for variable, value in zip(states, new_states, strict=True):
             variable.assign(value)
         return output
 

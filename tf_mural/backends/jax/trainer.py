@@ -1,100 +1,171 @@
-"""The JAX step that serves every stage."""
+"""The trainer on JAX."""
 
 import jax
-import jax.numpy as jnp
 import keras
 from jax.sharding import PartitionSpec as P
 from keras import ops
 
-from tf_mural.backends import jax as distribute
-from tf_mural.backends.jax.chunked_loss import objective_and_gradients
-from tf_mural.backends.jax.grad_cache import at_once, in_microbatches
-from tf_mural.backends.jax.remat import rematerialise
+from tf_mural.backends.jax import chunked_loss, collectives, grad_cache
+from tf_mural.backends.jax.remat import remat as remat_block
+from tf_mural.backends.jax.step_runner import snapshot
+from tf_mural.backends.jax.strategy import current_devices
 from tf_mural.errors import UserError
-from tf_mural.train_step import Step
-
-__all__ = ["Trainer"]
+from tf_mural.train_step import BackendFunctions, TrainStep
 
 
-class Trainer(Step):
-    """The step of `step.Step` in JAX, over all devices of a `distribute_jax.Devices`.
+class Trainer:
+    """Trains a dual encoder with the terms of a stage, over all devices of a strategy.
 
-    A step is a pure function of the values of `variables` and of global arrays of a batch. Towers
-    and objective run under `jax.shard_map`, where a replica is a device; norm, guard and optimizer
-    see arrays of all.
+    A step is a pure function of the values of `variables` and of the global arrays of a batch. The
+    towers and the objective run under `jax.shard_map`, where a replica is a device. Norm, finite
+    check and optimizer operate on global arrays.
 
     Args:
-        encoder, terms, kinds, **options: see `step.Step`.
-        strategy: `distribute_jax.Devices`.
-        shard_optimizer: whether each device holds a part of the optimizer's slots, and updates that
-            part of the weights, instead of all (ZeRO-1, Rajbhandari et al. 2020).
-        shard_embeddings: whether each device holds a part of the token embeddings between steps.
+        encoder, terms, modalities, languages, seed, microbatch, loss_chunk, loss_scale,
+            bad_step_policy: see `train_step.TrainStep`.
+        remat: whether the blocks of the towers store only their inputs and are computed again in
+            the backward pass.
+        strategy: `strategy.Devices`; None: those of the active scope, or the first device.
+        shard_optimizer: whether each device stores a part of the optimizer's slots and updates that
+            part of the weights (ZeRO-1, Rajbhandari et al. 2020).
+        shard_embeddings: whether each device stores a part of the token embeddings between steps.
+
+    Attributes:
+        core: the `train_step.TrainStep` that computes the step.
+        step, loss_scale: those of `core`.
+
+    Raises:
+        UserError: a loss scale is given, which stands for mixed_float16, and the devices are CPUs.
     """
 
     def __init__(
         self,
         encoder,
         terms,
-        kinds,
-        *positional,
-        strategy,
+        modalities,
+        languages=(),
+        seed=0,
+        microbatch=None,
+        loss_chunk=None,
+        loss_scale=None,
+        bad_step_policy=None,
+        remat=False,
+        strategy=None,
         shard_optimizer=False,
         shard_embeddings=False,
-        **options,
     ):
-        self._set_up(encoder, terms, kinds, *positional, **options)
-        self._devices = strategy
-        if self.loss_scale and strategy.mesh.devices.flat[0].platform == "cpu":
+        self._devices = strategy or current_devices()
+        if loss_scale and self._devices.mesh.devices.flat[0].platform == "cpu":
             raise UserError(
-                "mixed_float16 on JAX wants a GPU or a TPU, XLA for CPUs has no products of such "
-                "matrices: --config.precision=mixed_bfloat16"
+                "mixed_float16 on JAX needs a GPU or a TPU, because XLA has no float16 matrix "
+                "products on CPUs: --config.precision=mixed_bfloat16"
             )
         self._shard_optimizer, self._shard_embeddings = shard_optimizer, shard_embeddings
-        if self.rematerialised:
+        self.encoder = encoder
+        self.core = TrainStep(
+            self._backend_functions(),
+            encoder,
+            terms,
+            modalities,
+            languages,
+            seed,
+            microbatch,
+            loss_chunk,
+            loss_scale,
+            bad_step_policy,
+        )
+        self.step, self.loss_scale = self.core.step, self.core.loss_scale
+        if remat:
             for block in encoder.remat_blocks:
-                rematerialise(block)
+                remat_block(block)
 
-    def snapshot(self, variables):
-        """See `distribute_jax.snapshot`."""
-        return distribute.snapshot(variables)
+    def _backend_functions(self):
+        return BackendFunctions(
+            run_on_replicas=self._run_on_replicas,
+            encode_full=grad_cache.encode_full,
+            encode_cached=grad_cache.encode_cached,
+            objective_and_gradients=chunked_loss.objective_and_gradients,
+            gather=collectives.gather,
+            replica_offset=collectives.replica_offset,
+            reduce_gradients=self._reduce_gradients,
+            reduce_sum=collectives.reduce_sum,
+            sync_moving_averages=collectives.sync_moving_averages,
+            set_seeds=collectives.set_seeds,
+            global_norm=collectives.global_norm,
+            apply_gradients=collectives.apply_gradients,
+        )
 
     def compile(self, optimizer, jit_compile=None):
-        """Takes the optimizer; everything is compiled in any case."""
+        """Sets the optimizer. `jit_compile` has no effect: JAX compiles every step."""
         self.optimizer, self.jit_compile = optimizer, True
+
+    @property
+    def bad_step_policy(self):
+        """The `nonfinite.BadStepPolicy`."""
+        return self.core.bad_step_policy
+
+    @property
+    def skipped_steps(self):
+        """Number of steps that were skipped so far; not available inside a step."""
+        return int(self.step.numpy()) - int(self.optimizer.iterations.numpy())
+
+    def train_step(self, batch):
+        """Runs one step with the global batch, inside a `keras.StatelessScope`.
+
+        Args:
+            batch: see `train_step.TrainStep`. Ids are (n, 2), see `step_runner.split_int64`.
+
+        Returns:
+            Logs, {name: scalar}, see `train_step.TrainStep`.
+        """
+        return self.core(batch, self.optimizer)
+
+    def snapshot(self, variables):
+        """Returns the values of {name: variable}, see `step_runner.snapshot`."""
+        return snapshot(variables)
 
     # --- the state ------------------------------------------------------------------------------
 
     @property
     def variables(self):
-        """All that a step changes. The states of random generators are set in each."""
+        """All variables that a step changes, except the states of random generators.
+
+        Every step sets those from its number.
+        """
         weights = [v for v in self.encoder.variables if "seed_generator" not in v.path]
         scale = self.loss_scale.variables if self.loss_scale else ()
-        return [*weights, *self.optimizer.variables, self.step, self.in_a_row, *scale]
+        counters = (self.step, self.core.consecutive_skips)
+        return [*weights, *self.optimizer.variables, *counters, *scale]
 
     @property
     def specs(self):
-        """A `PartitionSpec` a variable of `variables`."""
+        """A `PartitionSpec` per variable of `variables`."""
         slots = {id(v) for v in self.optimizer.variables}
 
-        def is_parted(variable):
+        def is_sharded(variable):
             return id(variable) in slots and self._shard_optimizer or self._is_table(variable)
 
-        return [self._spec(v, is_parted(v)) for v in self.variables]
+        return [self._spec(v, is_sharded(v)) for v in self.variables]
 
     @property
-    def collective(self):
-        """Whether reading the state takes all processes."""
+    def snapshot_is_collective(self):
+        """Whether all processes must take part in a `snapshot`."""
         return self._shard_optimizer or self._shard_embeddings
 
     def _is_table(self, variable):
         return self._shard_embeddings and variable.path.endswith("token_embedding/embeddings")
 
+    def _spec(self, variable, is_sharded):
+        return self._devices.partition_spec(variable.shape) if is_sharded else P()
+
+    # --- compilation ----------------------------------------------------------------------------
+
     def stateless_step(self, values, batch):
         """A step as a pure function.
 
         Args:
-            values: list of arrays, one a variable of `variables`.
-            batch: nest of global arrays, see `Step.train_step`.
+            values: list of arrays, one per variable of `variables`.
+            batch: nested structure of global arrays, see `train_step`.
 
         Returns:
             The values after the step, and its logs.
@@ -105,132 +176,59 @@ class Trainer(Step):
             return [scope.get_current_value(v) for v in variables], logs
 
     def compiled_step(self):
-        """`stateless_step`, compiled; its first argument is used up."""
-        state = [self._devices.over(spec) for spec in self.specs]
+        """Returns `stateless_step`, compiled; the memory of its first argument is reused."""
+        state = [self._devices.sharding(spec) for spec in self.specs]
         return jax.jit(
             self.stateless_step,
-            in_shardings=(state, self._devices.over(P(distribute.AXIS))),
-            out_shardings=(state, self._devices.over(P())),
+            in_shardings=(state, self._devices.sharding(P(collectives.AXIS))),
+            out_shardings=(state, self._devices.sharding(P())),
             donate_argnums=0,
         )
 
     def traced_step(self, batch):
-        """`compiled_step` traced by shapes alone, inside a `keras.StatelessScope`.
+        """Traces `compiled_step` with shapes only, inside a `keras.StatelessScope`.
 
         Args:
-            batch: nest of (shape, dtype) of global arrays.
+            batch: nested structure of (shape, dtype) of global arrays.
 
         Returns:
             `jax.stages.Traced`.
         """
         shapes = {
-            field: {key: jax.ShapeDtypeStruct(*of) for key, of in parts.items()}
-            for field, parts in batch.items()
+            field: {key: jax.ShapeDtypeStruct(*spec) for key, spec in features.items()}
+            for field, features in batch.items()
         }
         values = [jax.ShapeDtypeStruct(tuple(v.shape), v.dtype) for v in self.variables]
         return self.compiled_step().trace(values, shapes)
 
-    def _update(self, gradients, wanted=None):
-        variables = self.encoder.trainable_variables
-        changed = [*variables, *self.optimizer.variables]
-        before = [ops.convert_to_tensor(v) for v in changed]
-        self.optimizer.apply(gradients, variables)
-        if wanted is not None:
-            for variable, old in zip(changed, before, strict=True):
-                variable.assign(ops.where(wanted, ops.convert_to_tensor(variable), old))
+    # --- replicas -------------------------------------------------------------------------------
 
-    # --- the gradients --------------------------------------------------------------------------
+    def _run_on_replicas(self, function, batch):
+        core, averages = self.core, self.core.moving_averages
+        seeds = {id(generator.state) for generator in core.generators}
+        state = [v for v in self.encoder.variables if id(v) not in seeds]
+        state += [core.step, *(core.loss_scale.variables if core.loss_scale else ())]
+        specs = [self._spec(v, self._is_table(v)) for v in state]
 
-    def gradients(self, batch):
-        """Gradients of the encoder's trainable variables, reduced over replicas, and the logs."""
-        variables, averages = self.encoder.trainable_variables, self.moving_averages
-        drawn = [generator.state for generator in self.generators]
-        changed = {id(v) for v in (*variables, *averages, *drawn)}
-        frozen = [v for v in self.encoder.variables if id(v) not in changed]
-        groups = (variables, averages, frozen)
-        values = [[ops.convert_to_tensor(v) for v in group] for group in groups]
-        scale = ops.convert_to_tensor(self.loss_scale.value) if self.loss_scale else jnp.ones(())
-        parted = [self._spec(v, self._shard_optimizer or self._is_table(v)) for v in variables]
-        tables = [self._spec(v, self._is_table(v)) for v in variables]
+        def run(values, batch):
+            values = [collectives.unshard(x, spec) for x, spec in zip(values, specs, strict=True)]
+            with keras.StatelessScope(zip(state, values, strict=True)) as scope:
+                gradients, logs = function(batch)
+                return gradients, logs, [scope.get_current_value(v) for v in averages]
 
-        def of_replica(values, step, scale, batch):
-            whole = [_whole(x, spec) for x, spec in zip(values[0], tables, strict=True)]
-            found, logs, after = self._of_replica(groups, [whole, *values[1:]], step, scale, batch)
-            found = [_summed(g, spec) for g, spec in zip(found, parted, strict=True)]
-            return found, distribute.reduce_sum(logs), distribute.mean(after) if after else []
-
-        gradients, logs, after = jax.shard_map(
-            of_replica,
+        gradients, logs, new_averages = jax.shard_map(
+            run,
             mesh=self._devices.mesh,
-            in_specs=([tables, P(), P()], P(), P(), P(distribute.AXIS)),
-            out_specs=(parted, P(), P()),
+            in_specs=(specs, P(collectives.AXIS)),
+            out_specs=(self._gradient_specs(self.encoder.trainable_variables), P(), P()),
             check_vma=False,
-        )(values, ops.convert_to_tensor(self.step), scale, batch)
-        for variable, value in zip(averages, after, strict=True):
+        )([ops.convert_to_tensor(v) for v in state], batch)
+        for variable, value in zip(averages, new_averages, strict=True):
             variable.assign(value)
-        if self.loss_scale:
-            gradients = self.loss_scale.unscaled(gradients)
-        return gradients, self._told(logs)
+        return gradients, logs
 
-    def _of_replica(self, groups, values, step, scale, batch):
-        """Gradients, logs and moving averages of one replica's share."""
-        variables, averages, _ = groups
-        sigmas = {id(v): name for name, v in self.encoder.temperatures.items()}
-        weights = [(v, x) for v, x in zip(variables, values[0], strict=True) if id(v) not in sigmas]
-        temperatures = {
-            sigmas[id(v)]: x
-            for group, of in zip(groups, values, strict=True)
-            for v, x in zip(group, of, strict=True)
-            if id(v) in sigmas
-        }
-        fixed = [*zip(averages, values[1], strict=True), *zip(groups[2], values[2], strict=True)]
-        fixed += [(v, temperatures[name]) for name, v in self.encoder.temperatures.items()]
+    def _reduce_gradients(self, gradients, variables):
+        return collectives.reduce_gradients(gradients, self._gradient_specs(variables))
 
-        def encode(learnt, part, number):
-            mapping = [*zip([v for v, _ in weights], learnt, strict=True), *fixed]
-            with keras.StatelessScope(mapping) as scope:
-                distribute.set_seeds(self.generators, self.seed, step, number)
-                embeddings = self.encode(part)
-                return embeddings, [scope.get_current_value(v) for v in averages]
-
-        learnt = [x for _, x in weights]
-        if self.microbatch in (None, _rows_of(batch)):
-            embeddings, back, after = at_once(encode, learnt, batch)
-        else:
-            embeddings, back, after = in_microbatches(encode, learnt, batch, self.microbatch)
-        logs, at_embeddings, at_temperatures = objective_and_gradients(
-            embeddings,
-            temperatures,
-            batch,
-            self.terms,
-            len(self.languages),
-            self.loss_chunk or _rows_of(batch),
-        )
-        if self.loss_scale:
-            both = (at_embeddings, at_temperatures)
-            at_embeddings, at_temperatures = jax.tree.map(lambda g: g * scale.astype(g.dtype), both)
-        found = dict(zip([id(v) for v, _ in weights], back(at_embeddings), strict=True))
-        found |= {id(v): at_temperatures[name] for name, v in self.encoder.temperatures.items()}
-        return [found[id(v)] for v in variables], logs, after
-
-    def _spec(self, variable, parted):
-        return self._devices.parted(variable.shape) if parted else P()
-
-
-def _rows_of(batch):
-    return next(iter(batch.values()))["id"].shape[0]
-
-
-def _whole(value, spec):
-    """A replica's part of an array as the whole of it."""
-    if spec == P():
-        return value
-    return jax.lax.all_gather(value, distribute.AXIS, axis=len(spec) - 1, tiled=True)
-
-
-def _summed(gradient, spec):
-    """A replica's gradient summed over replicas: all of it, or the part that it holds."""
-    if spec == P():
-        return distribute.reduce_sum(gradient)
-    axis = len(spec) - 1
-    return jax.lax.psum_scatter(gradient, distribute.AXIS, scatter_dimension=axis, tiled=True)
+    def _gradient_specs(self, variables):
+        return [self._spec(v, self._shard_optimizer or self._is_table(v)) for v in variables]

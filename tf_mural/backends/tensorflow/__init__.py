@@ -1,33 +1,18 @@
-"""Everything that knows of replicas and processes: strategies, gather, reduction, seeds."""
+"""Training on TensorFlow, under any `tf.distribute.Strategy`."""
 
-from tf_mural.backends.tensorflow.collectives import (
-    apply_gradients,
-    average,
-    first_row,
-    gather,
-    mean,
-    reduce_gradients,
-    reduce_sum,
-    set_seeds,
-)
-from tf_mural.backends.tensorflow.processes import Processes
+from tf_mural.backends.tensorflow.collectives import all_reduce_mean
 from tf_mural.backends.tensorflow.step_runner import PROFILER, Runner, encoder_functions, snapshot
-from tf_mural.backends.tensorflow.strategy import STRATEGIES, make_strategy
+from tf_mural.backends.tensorflow.strategy import STRATEGIES, ProcessGroup, make_strategy
+from tf_mural.backends.tensorflow.trainer import Trainer
 
 __all__ = [
     "PROFILER",
     "STRATEGIES",
-    "Processes",
+    "ProcessGroup",
     "Runner",
-    "apply_gradients",
-    "average",
+    "Trainer",
+    "all_reduce_mean",
     "encoder_functions",
-    "first_row",
-    "gather",
     "make_strategy",
-    "mean",
-    "reduce_gradients",
-    "reduce_sum",
-    "set_seeds",
     "snapshot",
 ]

@@ -1,63 +1,89 @@
-"""Move 2 of the step: the loss and its gradient at the embeddings, all rows at once or in chunks.
+"""The loss and its gradient at the embeddings, for all local examples at once or in chunks.
 
-A chunk holds `rows` x N logits at a time instead of n x N, forward and backward.
+With chunks of c examples, c x N logits are in memory at a time instead of n x N, in the forward and
+in the backward pass.
 """
 
 import tensorflow as tf
 
-from tf_mural.backends.tensorflow.grad_cache import joined, loop, part_of, split_rows
-from tf_mural.objective import everyone, objective_of_rows
+from tf_mural.backends.tensorflow.grad_cache import (
+    concat_parts,
+    sequential_loop,
+    slice_part,
+    split_rows,
+)
+from tf_mural.objective import gather_candidates, objective, objective_for_rows
 
 
-def in_chunks(embeddings, batch, terms, temperatures, gather, first_row, num_languages, rows):
-    """What `objective.objective` says, and its gradient, taken `rows` own rows at a time.
+def objective_and_gradients(
+    embeddings, batch, terms, temperatures, gather, offset, num_languages, chunk=None
+):
+    """Computes `objective.objective` and its gradient.
 
     Args:
-        embeddings, batch, terms, temperatures, gather, first_row, num_languages: see
+        embeddings, batch, terms, temperatures, gather, offset, num_languages: see
             `objective.objective`.
-        rows: of a chunk; divides n.
+        chunk: number of local examples whose logits are computed at a time; divides n. None: all.
 
     Returns:
         The logs, and the gradients of the loss at `embeddings` and at `temperatures`.
     """
+    # Tensors instead of variables, as needed by the state of a loop.
+    temperatures = {name: tf.convert_to_tensor(value) for name, value in temperatures.items()}
+    arguments = (embeddings, batch, terms, temperatures, gather, offset, num_languages)
+    if chunk not in (None, next(iter(batch.values()))["id"].shape[0]):
+        return _in_chunks(*arguments, chunk)
+    with tf.GradientTape() as tape:
+        tape.watch((embeddings, temperatures))
+        loss, logs = objective(*arguments)
+    # Unused temperatures get zero gradients, as in the chunked path.
+    zero = tf.UnconnectedGradients.ZERO
+    return logs, *tape.gradient(loss, (embeddings, temperatures), unconnected_gradients=zero)
+
+
+def _in_chunks(embeddings, batch, terms, temperatures, gather, offset, num_languages, chunk):
     fields = sorted({f for term in terms for f in (term.x, term.y)})
-    with tf.GradientTape() as gathering:
-        gathering.watch(embeddings)
-        columns = everyone(embeddings, batch, terms, gather)
-    own = {field: embeddings[field] for field in fields}
-    known = {field: _without_inputs(batch[field]) for field in batch}
-    parts, count = split_rows((own, known), rows)
+    with tf.GradientTape() as gather_tape:
+        gather_tape.watch(embeddings)
+        candidates = gather_candidates(embeddings, batch, terms, gather)
+    local = {field: embeddings[field] for field in fields}
+    labels = {field: _without_inputs(batch[field]) for field in batch}
+    parts, count = split_rows((local, labels), chunk)
 
-    def one(i, state):
-        arrays, at_columns, at_temperatures, sums = state
-        chunk, about = part_of(parts, i)
+    def add_chunk(i, state):
+        arrays, candidate_gradients, temperature_gradients, log_sums = state
+        local, labels = slice_part(parts, i)
         with tf.GradientTape() as tape:
-            watched = (chunk, columns["rows"], temperatures)
+            watched = (local, candidates["embeddings"], temperatures)
             tape.watch(watched)
-            loss, logs = objective_of_rows(
-                chunk, about, columns, terms, temperatures, first_row + i * rows, num_languages
+            loss, logs = objective_for_rows(
+                local, labels, candidates, terms, temperatures, offset + i * chunk, num_languages
             )
-        found = tape.gradient(loss, watched, unconnected_gradients="zero")
-        arrays = {field: array.write(i, found[0][field]) for field, array in arrays.items()}
-        totals = tf.nest.map_structure(
-            tf.add, (at_columns, at_temperatures, sums), (*found[1:], logs)
-        )
-        return (arrays, *totals)
+        local_gradients, *gradients = tape.gradient(loss, watched, unconnected_gradients="zero")
+        arrays = {field: array.write(i, local_gradients[field]) for field, array in arrays.items()}
+        totals = (candidate_gradients, temperature_gradients, log_sums)
+        return (arrays, *tf.nest.map_structure(tf.add, totals, (*gradients, logs)))
 
-    dtype = own[fields[0]].dtype
+    dtype = local[fields[0]].dtype
     arrays = {
-        field: tf.TensorArray(dtype, size=count, element_shape=(rows, *own[field].shape[1:]))
+        field: tf.TensorArray(dtype, size=count, element_shape=(chunk, *local[field].shape[1:]))
         for field in fields
     }
-    zeros = tf.nest.map_structure(tf.zeros_like, (columns["rows"], temperatures))
+    zeros = tf.nest.map_structure(tf.zeros_like, (candidates["embeddings"], temperatures))
     logs = {f"loss/{term.name}": tf.zeros((), dtype) for term in terms}
     logs |= {"loss": tf.zeros((), dtype)}
-    logs |= {f"language_{what}": tf.zeros((num_languages,), dtype) for what in ("loss", "rows")}
-    arrays, at_columns, at_temperatures, logs = loop(count, one, (arrays, *zeros, logs))
-    # What the columns are owed by all replicas' rows goes back to the replicas they came from.
-    at_embeddings = gathering.gradient(columns["rows"], own, output_gradients=at_columns)
-    at_embeddings = {field: at_embeddings[field] + joined(arrays[field], count) for field in fields}
-    return logs, at_embeddings, at_temperatures
+    logs |= {f"language_{key}": tf.zeros((num_languages,), dtype) for key in ("loss", "count")}
+    arrays, candidate_gradients, temperature_gradients, logs = sequential_loop(
+        count, add_chunk, (arrays, *zeros, logs)
+    )
+    # The gradients at the candidates go back to the replicas that the candidates came from.
+    embedding_gradients = gather_tape.gradient(
+        candidates["embeddings"], local, output_gradients=candidate_gradients
+    )
+    embedding_gradients = {
+        field: embedding_gradients[field] + concat_parts(arrays[field], count) for field in fields
+    }
+    return logs, embedding_gradients, temperature_gradients
 
 
 def _without_inputs(field):

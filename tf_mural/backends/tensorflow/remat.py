@@ -1,67 +1,71 @@
-"""Blocks that keep of a training pass no more than their input, and compute the rest again."""
+"""Gradient checkpointing: a block stores only its input and is run again in the backward pass."""
 
 import keras
 import tensorflow as tf
 
 
-def rematerialise(block):
-    """Makes a layer's training pass hold its input alone, and run once more on the way back.
+def remat(block):
+    """Makes a layer discard its activations in training and recompute them for the gradient.
 
-    The second pass starts from the same random states and moving averages as the first, whatever
-    became of them since, and leaves both as they are. Passes outside of training are not changed.
+    The second pass starts from the same random states and moving averages as the first one, and
+    does not change them. Calls with `training=False` are not affected.
 
     Args:
-        block: `keras.layers.Layer` without variables that other layers use. Of what it is called
-            with, only the first argument is differentiated by.
+        block: `keras.layers.Layer` whose variables no other layer uses. Gradients flow to the first
+            argument of its call only.
     """
-    plain = block.call
+    plain_call = block.call
 
     def call(inputs, *args, training=False, **kwargs):
         if not training:
-            return plain(inputs, *args, training=training, **kwargs)
+            return plain_call(inputs, *args, training=training, **kwargs)
         weights, states = block.trainable_variables, block.non_trainable_variables
-        # Not `v.value`, which would be in half precision here.
+        # `v.value` would be cast to half precision here.
         values = [tf.convert_to_tensor(v._value) for v in (*weights, *states)]
         changed = []
 
         def run(inputs, values):
             with keras.StatelessScope(zip((*weights, *states), values, strict=True)) as scope:
                 before = [scope.get_current_value(v) for v in states]
-                output = plain(inputs, *args, training=True, **kwargs)
+                output = plain_call(inputs, *args, training=True, **kwargs)
                 after = [scope.get_current_value(v) for v in states]
-            pairs = zip(states, before, after, strict=True)
-            found = [(v, value) for v, old, value in pairs if value is not old]
-            changed[:] = [v for v, _ in found]
-            return output, [value for _, value in found]
+            triples = zip(states, before, after, strict=True)
+            updates = [(v, value) for v, old, value in triples if value is not old]
+            changed[:] = [v for v, _ in updates]
+            return output, [value for _, value in updates]
 
         @tf.custom_gradient
         def forward(inputs, *values):
-            output, found = run(inputs, values)
+            output, new_states = run(inputs, values)
 
-            def back(upstream, *_):
-                again, fixed = inputs + _nothing(upstream, inputs.dtype), values[len(weights) :]
-                learnt = values[: len(weights)]
+            def backward(upstream, *_):
+                # Depends on the upstream gradient, see `_zero`.
+                inputs_again = inputs + _zero(upstream, inputs.dtype)
+                weight_values, state_values = values[: len(weights)], values[len(weights) :]
                 with tf.GradientTape() as tape:
-                    tape.watch((again, learnt))
-                    output, _ = run(again, (*learnt, *fixed))
-                found = tape.gradient(output, (again, *learnt), output_gradients=upstream)
-                return *found, *(None for _ in fixed)
+                    tape.watch((inputs_again, weight_values))
+                    output, _ = run(inputs_again, (*weight_values, *state_values))
+                gradients = tape.gradient(
+                    output, (inputs_again, *weight_values), output_gradients=upstream
+                )
+                return *gradients, *(None for _ in state_values)
 
-            return (output, *found), back
+            return (output, *new_states), backward
 
-        output, *found = forward(inputs, *values)
-        for variable, value in zip(changed, found, strict=True):
+        output, *new_states = forward(inputs, *values)
+        for variable, value in zip(changed, new_states, strict=True):
             variable.assign(value)
         return output
 
     block.call = call
 
 
-def _nothing(upstream, dtype):
-    """0, of which no compiler can know that it is.
+def _zero(upstream, dtype):
+    """A zero that the compiler cannot constant-fold.
 
-    Added to a block's input it makes the second pass wait for the upstream gradient, and one that
-    is not the same as the first: merged with that, it would have kept everything.
+    Added to the input of a block, it makes the second pass wait for the upstream gradient. It also
+    keeps the compiler from merging the second pass with the first one, whose activations would
+    then stay in memory.
     """
     first = tf.reshape(upstream, (-1,))[0]
     return tf.cast(tf.math.is_nan(first) & tf.math.is_finite(first), dtype)

@@ -1,14 +1,57 @@
-"""Strategies by name."""
+"""Strategies by name, and the processes of a strategy."""
 
 import contextlib
+import functools
 import os
 import re
 import socket
 
 import tensorflow as tf
 
-from tf_mural.distributed import find_cluster, limited, meet, unanswered
+from tf_mural import distributed
+from tf_mural.distributed import kill_after, resolve_cluster, unreachable, wait_for_peers
 from tf_mural.errors import UserError, lookup
+
+
+class ProcessGroup(distributed.ProcessGroup):
+    """The processes of a `tf.distribute.Strategy`: several with "multiworker", else one.
+
+    Args:
+        strategy: a `tf.distribute.Strategy`.
+    """
+
+    peer_errors = (
+        tf.errors.UnavailableError,
+        tf.errors.AbortedError,
+        tf.errors.CancelledError,
+        tf.errors.DeadlineExceededError,
+        tf.errors.FailedPreconditionError,
+        tf.errors.InternalError,
+    )
+
+    def __init__(self, strategy):
+        self._strategy, rank, world_size = strategy, 0, 1
+        if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            resolver = strategy.cluster_resolver
+            rank, world_size = resolver.task_id, resolver.cluster_spec().num_tasks("worker")
+        super().__init__(rank, world_size)
+
+    def _all_gather(self, part):
+        gathered = self._gather_function(tf.constant(part))
+        rows = self._strategy.experimental_local_results(gathered)[0].numpy()
+        # All replicas of a process contribute the same rows.
+        return rows.reshape(self.world_size, -1, *part.shape)[:, 0]
+
+    @functools.cached_property
+    def _gather_function(self):
+        def gather_on_replica(x):
+            # A copy on the device of the replica, because the argument is not placed on a device.
+            return tf.distribute.get_replica_context().all_gather(tf.identity(x), axis=0)
+
+        def gather(x):
+            return self._strategy.run(gather_on_replica, args=(x,))
+
+        return tf.function(gather, autograph=False, reduce_retracing=True)
 
 
 def _one(*_):
@@ -21,64 +64,63 @@ def _mirrored(*_):
 
 
 def _multiworker(_, seconds):
-    cluster = find_cluster()
-    meet(cluster, seconds)
+    cluster = resolve_cluster()
+    wait_for_peers(cluster, seconds)
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec({"worker": list(cluster.addresses)}),
         task_type="worker",
-        task_id=cluster.number,
+        task_id=cluster.rank,
         rpc_layer="grpc",
     )
-    with limited(cluster, seconds):
+    with kill_after(cluster, seconds):
         return tf.distribute.MultiWorkerMirroredStrategy(resolver)
 
 
 def _tpu(name, seconds):
     try:
-        resolver = _tpu_resolver(name, seconds)
+        resolver = _resolve_tpu(name, seconds)
         if name != "local":
             tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)
         strategy = tf.distribute.TPUStrategy(resolver)
     except (ValueError, RuntimeError, OSError, ImportError, tf.errors.OpError) as error:
         raise UserError(
-            f"no TPU {name!r} is to be had ({_reason(error)}): run on a TPU VM with the packages "
+            f"TPU {name!r} is not available ({_reason(error)}): run on a TPU VM with the packages "
             "of requirements-tpu.txt, or choose another --strategy "
-            "(python tools/doctor.py says which work)"
+            "(python tools/doctor.py shows which ones work)"
         ) from None
     if strategy.extended.num_hosts > 1:
         raise UserError(
-            f"the TPU {name!r} has {strategy.extended.num_hosts} hosts: records are read by Python "
-            "on the host that runs this command, and the others have none; take a slice of one "
-            "host, such as v5litepod-8"
+            f"TPU {name!r} has {strategy.extended.num_hosts} hosts, but only the host that runs "
+            "this command reads records; use a slice with one host, such as v5litepod-8"
         )
     return strategy
 
 
 def _reason(error):
-    """The sentence of an error that says what, wherever it stands."""
+    """The sentence of an error message that gives the reason."""
     text = str(error)
-    if found := re.search(r"TPUs not found[^.\n]*", text):
-        return found[0]
-    # Of an error in a graph the first lines say where, the last one what.
+    if match := re.search(r"TPUs not found[^.\n]*", text):
+        return match[0]
+    # The message of an error in a graph starts with the position and ends with the reason.
     lines = [line for line in text.splitlines() if line.strip() and "{{node" not in line]
     return lines[-1].strip().split(". ")[0] if lines else type(error).__name__
 
 
-def _tpu_resolver(name, seconds):
-    """Who has the TPU; of another machine's, once that answers."""
-    with _time_limit(seconds):
+def _resolve_tpu(name, seconds):
+    """Resolves the address of a TPU; waits until a TPU of another machine answers."""
+    with _network_timeout(seconds):
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name)
         addresses = [] if name == "local" else resolver.cluster_spec().job_tasks("worker")
-    missing = unanswered(addresses, seconds)
+    missing = unreachable(addresses, seconds)
     if missing:
         raise TimeoutError(f"no answer from {', '.join(missing)} in {seconds / 60:g} minutes")
     return resolver
 
 
 @contextlib.contextmanager
-def _time_limit(seconds):
-    """Inside, whatever asks the network by Python gives up then; by default it never does."""
+def _network_timeout(seconds):
+    """Limits network calls of Python, which wait forever by default."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:
@@ -88,7 +130,7 @@ def _time_limit(seconds):
 
 
 def _auto(*options):
-    # First: whoever asks for devices has TensorFlow set up without the other processes.
+    # First, because listing devices initializes TensorFlow without the other processes.
     if os.environ.get("TF_CONFIG"):
         return _multiworker(*options)
     return _mirrored() if len(tf.config.list_logical_devices("GPU")) > 1 else _one()
@@ -103,25 +145,26 @@ STRATEGIES = {
 }
 
 
-def make_strategy(name="auto", tpu="local", wait_minutes=10.0):
-    """The `tf.distribute.Strategy` of this name.
+def make_strategy(name="auto", tpu="local", connect_timeout_minutes=10.0):
+    """Creates a `tf.distribute.Strategy`.
 
-    - "one" is TensorFlow's default: the first GPU, or the CPU.
-    - "mirrored" takes all GPUs (without any, all logical CPUs) of this process.
-    - "multiworker" takes those of several processes, see `cluster.find_cluster`. It waits until
-      all of them are there, and must be made before TensorFlow has done anything else.
-    - "tpu" takes all cores of a TPU host: "local", the one this runs on, or a name.
-    - "auto" is "multiworker" where TF_CONFIG is set, "mirrored" with two or more GPUs, else "one".
+    - "one": TensorFlow's default, the first GPU or the CPU.
+    - "mirrored": all GPUs of this process; without GPUs, all its logical CPUs.
+    - "multiworker": the devices of several processes, see `distributed.resolve_cluster`. It waits
+      until all processes have started, and must be created before TensorFlow is used.
+    - "tpu": all cores of a TPU host.
+    - "auto": "multiworker" if TF_CONFIG is set, "mirrored" with two or more GPUs, else "one".
 
-    Make one a process: a second MirroredStrategy of another size aborts TensorFlow.
+    Create one strategy per process: a second MirroredStrategy of another size aborts TensorFlow.
 
     Args:
-        name: of `STRATEGIES`.
-        tpu: which TPU "tpu" takes.
-        wait_minutes: for the other processes, or a TPU of another machine, to answer.
+        name: a key of `STRATEGIES`.
+        tpu: the TPU that "tpu" uses: "local" for the one of this machine, or a name.
+        connect_timeout_minutes: time limit for the other processes, or for the TPU of another
+            machine, to answer.
 
     Raises:
-        UserError: an unknown name; no such TPU; an environment that tells of no cluster; processes
-            that are not there in time, or a port that is taken.
+        UserError: unknown name; the TPU is not available; the environment does not define a
+            cluster; processes did not answer in time, or a port is taken.
     """
-    return lookup(STRATEGIES, name, "strategy")(tpu, 60 * wait_minutes)
+    return lookup(STRATEGIES, name, "strategy")(tpu, 60 * connect_timeout_minutes)

@@ -1,140 +1,123 @@
-"""The TensorFlow step that serves every stage."""
+"""The trainer on TensorFlow."""
 
 import keras
-import tensorflow as tf
 
-from tf_mural.backends import tensorflow as tf_backend
-from tf_mural.backends.tensorflow.chunked_loss import in_chunks
-from tf_mural.backends.tensorflow.grad_cache import at_once, in_microbatches
-from tf_mural.backends.tensorflow.remat import rematerialise
+from tf_mural.backends.tensorflow import chunked_loss, collectives, grad_cache
+from tf_mural.backends.tensorflow.remat import remat as remat_block
+from tf_mural.backends.tensorflow.step_runner import snapshot
 from tf_mural.errors import UserError
-from tf_mural.models import at_least_float32
-from tf_mural.objective import objective
-from tf_mural.train_step import Step
-
-__all__ = ["Trainer"]
+from tf_mural.train_step import BackendFunctions, TrainStep
 
 
-class Trainer(Step, keras.Model):
-    """The step of `step.Step` in TensorFlow.
+def _call_in_replica_context(function, batch):
+    # `strategy.run` has entered the replica context already.
+    return function(batch)
 
-    Works under any `tf.distribute` strategy through `strategy.run(trainer.train_step, ...)`, and
-    on one host under Keras' `compile` and `fit`.
+
+class Trainer(keras.Model):
+    """Trains a dual encoder with the terms of a stage.
+
+    Its `train_step` runs under any `tf.distribute.Strategy`, as
+    `strategy.run(trainer.train_step, args=(batch,))`, and on one host in Keras' `fit`.
 
     Args:
-        encoder, terms, kinds, **options: see `step.Step`.
-        strategy: a `tf.distribute.Strategy`; the step finds it by itself.
-        shard_optimizer, shard_embeddings: not to be had here.
+        encoder, terms, modalities, languages, seed, microbatch, loss_chunk, loss_scale,
+            bad_step_policy: see `train_step.TrainStep`.
+        remat: whether the blocks of the towers store only their inputs and are computed again in
+            the backward pass.
+        strategy: not used; the step runs under the strategy that calls it.
+        shard_optimizer, shard_embeddings: must be false on this backend.
+
+    Attributes:
+        core: the `train_step.TrainStep` that computes the step.
+        step, loss_scale: those of `core`.
 
     Raises:
-        UserError: the state is to be parted over devices.
+        UserError: `shard_optimizer` or `shard_embeddings` is true.
     """
 
-    collective = False  # whether reading variables takes all processes
+    # Whether all processes must take part in a `snapshot`.
+    snapshot_is_collective = False
 
     def __init__(
         self,
         encoder,
         terms,
-        kinds,
-        *positional,
+        modalities,
+        languages=(),
+        seed=0,
+        microbatch=None,
+        loss_chunk=None,
+        loss_scale=None,
+        bad_step_policy=None,
+        remat=False,
         strategy=None,
         shard_optimizer=False,
         shard_embeddings=False,
-        **options,
     ):
         if shard_optimizer or shard_embeddings:
             raise UserError(
-                "shard_optimizer and shard_embeddings part the state over devices on JAX alone: "
-                "set --backend=jax, or leave them out"
+                "shard_optimizer and shard_embeddings, which divide the state among devices, exist "
+                "only on JAX: set --backend=jax, or leave them out"
             )
-        keras.Model.__init__(self, name="trainer")
-        self._set_up(encoder, terms, kinds, *positional, **options)
-        if self.rematerialised:
+        super().__init__(name="trainer")
+        self.encoder = encoder
+        self.core = TrainStep(
+            self._backend_functions(),
+            encoder,
+            terms,
+            modalities,
+            languages,
+            seed,
+            microbatch,
+            loss_chunk,
+            loss_scale,
+            bad_step_policy,
+        )
+        self.step, self.loss_scale = self.core.step, self.core.loss_scale
+        if remat:
             for block in encoder.remat_blocks:
-                rematerialise(block)
+                remat_block(block)
         self.built = True
 
-    def snapshot(self, variables):
-        """See `distribute.snapshot`."""
-        return tf_backend.snapshot(variables)
-
-    def _update(self, gradients, wanted=None):
-        variables = self.encoder.trainable_variables
-        tf_backend.apply_gradients(self.optimizer, gradients, variables, wanted)
-        tf_backend.average(self.moving_averages)
-
-    def _global_norm(self, gradients):
-        return tf.linalg.global_norm(gradients)  # which needs no memory for the squares
-
-    def gradients(self, batch):
-        """Gradients of the encoder's trainable variables, reduced over replicas, and the logs."""
-        temperatures = self.encoder.temperatures
-        sigmas = {id(v): name for name, v in temperatures.items()}
-        variables = self.encoder.trainable_variables
-        weights = [v for v in variables if id(v) not in sigmas]
-
-        # 1 encode
-        embeddings, back = self._encoded(batch, weights)
-        # 2 objective: the loss and its gradient at the embeddings
-        logs, at_embeddings, at_temperatures = self._objective(embeddings, batch)
-        # 3 back through the towers
-        if self.loss_scale:
-            both = (at_embeddings, at_temperatures)
-            at_embeddings, at_temperatures = self.loss_scale.scaled(both)
-        found = dict(zip(map(id, weights), back(at_embeddings), strict=True))
-        found |= {id(v): at_temperatures[name] for name, v in temperatures.items()}
-        gradients = tf_backend.reduce_gradients([_or_zeros(found[id(v)], v) for v in variables])
-        if self.loss_scale:
-            gradients = self.loss_scale.unscaled(gradients)
-        return gradients, self._told(tf_backend.reduce_sum(logs))
-
-    def _encoded(self, batch, weights):
-        """Embeddings of this replica's share, and the way back: see `passes`."""
-
-        def encode(part, number):
-            tf_backend.set_seeds(self.generators, self.seed, self.step, number)
-            return self.encode(part)
-
-        rows = self.microbatch
-        if rows in (None, _rows_of(batch)):
-            return at_once(encode, batch, weights)
-        specs = {}
-        for field, kind in self.kinds.items():
-            output = self.encoder.towers[kind].output
-            dtype = at_least_float32(output.dtype)
-            specs[field] = tf.TensorSpec((rows, output.shape[-1]), dtype)
-        return in_microbatches(encode, batch, weights, self.moving_averages, specs)
-
-    def _objective(self, embeddings, batch):
-        """Logs, and the gradients of the loss at embeddings and temperatures."""
-        rows = _rows_of(batch)
-        # Not the variables: what a loop holds must be tensors.
-        temperatures = {
-            name: tf.convert_to_tensor(v.value) for name, v in self.encoder.temperatures.items()
-        }
-        options = (
-            embeddings,
-            batch,
-            self.terms,
-            temperatures,
-            tf_backend.gather,
-            tf_backend.first_row(rows),
-            len(self.languages),
+    @staticmethod
+    def _backend_functions():
+        return BackendFunctions(
+            run_on_replicas=_call_in_replica_context,
+            encode_full=grad_cache.encode_full,
+            encode_cached=grad_cache.encode_cached,
+            objective_and_gradients=chunked_loss.objective_and_gradients,
+            gather=collectives.gather,
+            replica_offset=collectives.replica_offset,
+            reduce_gradients=collectives.reduce_gradients,
+            reduce_sum=collectives.reduce_sum,
+            sync_moving_averages=collectives.sync_moving_averages,
+            set_seeds=collectives.set_seeds,
+            global_norm=collectives.global_norm,
+            apply_gradients=collectives.apply_gradients,
         )
-        if self.loss_chunk not in (None, rows):
-            return in_chunks(*options, self.loss_chunk)
-        with tf.GradientTape() as tape:
-            tape.watch((embeddings, temperatures))
-            loss, logs = objective(*options)
-        # Of a temperature that no term uses, and in chunks likewise.
-        none = tf.UnconnectedGradients.ZERO
-        return logs, *tape.gradient(loss, (embeddings, temperatures), unconnected_gradients=none)
 
+    @property
+    def bad_step_policy(self):
+        """The `nonfinite.BadStepPolicy`."""
+        return self.core.bad_step_policy
 
-def _rows_of(batch):
-    return next(iter(batch.values()))["id"].shape[0]
+    @property
+    def skipped_steps(self):
+        """Number of steps that were skipped so far; not available inside a step."""
+        return int(self.step.numpy()) - int(self.optimizer.iterations.numpy())
 
+    def train_step(self, batch):
+        """Runs one step with this replica's part of the global batch.
 
-def _or_zeros(gradient, variable):
-    return tf.zeros(variable.shape, variable.dtype) if gradient is None else gradient
+        Args:
+            batch: see `train_step.TrainStep`.
+
+        Returns:
+            Logs, {name: scalar}, see `train_step.TrainStep`.
+        """
+        return self.core(batch, self.optimizer)
+
+    def snapshot(self, variables):
+        """Returns the values of {name: variable}, see `step_runner.snapshot`."""
+        return snapshot(variables)

@@ -88,7 +88,7 @@ def trainer_of(
         for x, y, weight in terms
     ]
     trainer = training.Trainer(encoder, terms, kinds, LANGUAGES, seed=5, **options)
-    optimizer = optimizers.Lamb(1e-2, decay=1e-2)
+    optimizer = optimizers.LAMB(1e-2, weight_decay=1e-2)
     optimizer.build(encoder.trainable_variables)
     trainer.compile(optimizer=optimizer)
     return trainer, kinds
