@@ -3,7 +3,7 @@
 import math
 
 from benchmarks.cases import DROPOUT, EMBEDDING_DIM, STOCHASTIC_DEPTH, synthetic_batch
-from benchmarks.torch_lamb import Lamb
+from benchmarks.torch_lamb import LAMB
 
 # Arguments of `EfficientNetConfig`, whose defaults are otherwise those of every size.
 _SHAPES = {
@@ -180,7 +180,7 @@ class Peer:
         batch += [torch.from_numpy(arrays[field]).long() for field in ("text_a", "text_b")]
         batch = [part.to(self._device) for part in batch]
         run = torch.compile(model) if variant == "compiled" else model
-        return model, run, batch, Lamb(model.named_parameters())
+        return model, run, batch, LAMB(model.named_parameters())
 
     def step(self, variant):
         """Runs one step; returns its loss.

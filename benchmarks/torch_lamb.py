@@ -3,56 +3,69 @@
 import math
 
 
-class Lamb:
+class LAMB:
     """LAMB on lists of tensors (`torch._foreach_*`), with the options of configs/etcl.py.
 
     Args:
-        named: pairs of (name, parameter).
-        learning_rate, decay, betas, epsilon: as published.
+        named_parameters: pairs of (name, parameter).
+        learning_rate: float.
+        weight_decay: factor of the weights inside the update.
+        betas: decay rates of the two moments.
+        epsilon: constant for numerical stability.
     """
 
-    def __init__(self, named, learning_rate=1e-4, decay=1e-5, betas=(0.9, 0.999), epsilon=1e-6):
+    def __init__(
+        self,
+        named_parameters,
+        learning_rate=1e-4,
+        weight_decay=1e-5,
+        betas=(0.9, 0.999),
+        epsilon=1e-6,
+    ):
         import torch
 
-        self.rate, self.decay, self.betas, self.epsilon = learning_rate, decay, betas, epsilon
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.betas, self.epsilon = betas, epsilon
         self.steps = 0
-        named = sorted(named, key=lambda pair: self._group(pair[0]))
-        groups = [self._group(name) for name, _ in named]
-        self.parameters = [parameter for _, parameter in named]
-        self.first = [torch.zeros_like(p) for p in self.parameters]
-        self.second = [torch.zeros_like(p) for p in self.parameters]
-        self.decayed, self.adapted = groups.count(0), len(groups) - groups.count(2)
+        named_parameters = sorted(named_parameters, key=lambda pair: self._group(pair[0]))
+        groups = [self._group(name) for name, _ in named_parameters]
+        self.parameters = [parameter for _, parameter in named_parameters]
+        self.momentums = [torch.zeros_like(p) for p in self.parameters]
+        self.velocities = [torch.zeros_like(p) for p in self.parameters]
+        self.num_decayed, self.num_adapted = groups.count(0), len(groups) - groups.count(2)
 
     @staticmethod
     def _group(name):
-        """0: decay and adaptation; 1: adaptation alone; 2: neither."""
+        """Returns 0 for weight decay and layer adaptation, 1 for adaptation only, 2 for neither."""
         if any(part in name for part in ("batchnorm", "_bn", "depthwise_norm")):
             return 2
         return 1 if name.endswith(".bias") or "LayerNorm" in name or name == "temperature" else 0
 
     def step(self):
-        """One step with the gradients that the parameters hold."""
+        """Takes one step with the gradients that are stored in the parameters."""
         import torch
 
         self.steps += 1
         (b1, b2), gradients = self.betas, [p.grad for p in self.parameters]
-        torch._foreach_lerp_(self.first, gradients, 1 - b1)
-        torch._foreach_mul_(self.second, b2)
-        torch._foreach_addcmul_(self.second, gradients, gradients, 1 - b2)
-        # Bias corrections as scalars: sqrt(v / c) + eps = (sqrt(v) + eps sqrt(c)) / sqrt(c).
+        torch._foreach_lerp_(self.momentums, gradients, 1 - b1)
+        torch._foreach_mul_(self.velocities, b2)
+        torch._foreach_addcmul_(self.velocities, gradients, gradients, 1 - b2)
+        # The bias corrections are scalars: sqrt(v / c) + eps = (sqrt(v) + eps sqrt(c)) / sqrt(c).
         c1, c2 = 1 - b1**self.steps, math.sqrt(1 - b2**self.steps)
-        updates = torch._foreach_sqrt(self.second)
+        updates = torch._foreach_sqrt(self.velocities)
         torch._foreach_add_(updates, self.epsilon * c2)
-        updates = torch._foreach_div(self.first, updates)
+        updates = torch._foreach_div(self.momentums, updates)
         torch._foreach_mul_(updates, c2 / c1)
         torch._foreach_add_(
-            updates[: self.decayed], self.parameters[: self.decayed], alpha=self.decay
+            updates[: self.num_decayed],
+            self.parameters[: self.num_decayed],
+            alpha=self.weight_decay,
         )
-        weight_norms = torch._foreach_norm(self.parameters[: self.adapted])
-        update_norms = torch._foreach_norm(updates[: self.adapted])
+        weight_norms = torch._foreach_norm(self.parameters[: self.num_adapted])
+        update_norms = torch._foreach_norm(updates[: self.num_adapted])
         for update, weight_norm, update_norm in zip(
             updates, weight_norms, update_norms, strict=False
         ):
             if weight_norm > 0 and update_norm > 0:
                 update.mul_(weight_norm / update_norm)
-        torch._foreach_add_(self.parameters, updates, alpha=-self.rate)
+        torch._foreach_add_(self.parameters, updates, alpha=-self.learning_rate)

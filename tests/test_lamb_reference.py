@@ -1,4 +1,7 @@
-"""LAMB against trajectories of `tensorflow_addons.optimizers.LAMB`, see golden/record_lamb.py."""
+"""LAMB compared with trajectories of `tensorflow_addons.optimizers.LAMB`.
+
+The trajectories are recorded by golden/record_lamb.py.
+"""
 
 import os
 
@@ -9,9 +12,9 @@ import tensorflow as tf
 from golden import lamb_case
 
 from configs import base
-from tf_mural.optimizers import Lamb, LinearSchedule
+from tf_mural.optimizers import LAMB, LinearWarmupDecay
 
-# Relative, by steps done. Float32 rounding alone is about 1e-7.
+# Relative tolerance by number of steps. Float32 rounding is about 1e-7.
 TOLERANCE = {1: 5e-7, 2: 5e-7, 20: 1e-6, 50: 2e-6}
 
 
@@ -22,91 +25,90 @@ def recorded():
         return dict(arrays)
 
 
-def variables_of_the_case():
-    """{name: keras.Variable}, each with its name as its path."""
+def make_variables():
+    """Returns {name: keras.Variable}; the path of each variable is its name."""
     variables = {}
-    for name, start in lamb_case.starts().items():
-        variables[name] = keras.Variable(start, name=name.split("/")[-1])
+    for name, value in lamb_case.initial_values().items():
+        variables[name] = keras.Variable(value, name=name.split("/")[-1])
         variables[name]._path = name
     return variables
 
 
-def lamb_of(peak, warmup_steps, decay):
-    rate = peak
+def make_lamb(peak, warmup_steps, weight_decay):
+    learning_rate = peak
     if warmup_steps is not None:
-        rate = LinearSchedule(peak, lamb_case.STEPS, warmup_steps)
+        learning_rate = LinearWarmupDecay(peak, lamb_case.STEPS, warmup_steps)
     options = base.base_config("etcl", "paper").optimizer
-    return Lamb(
-        rate,
-        decay=decay,
+    return LAMB(
+        learning_rate,
+        weight_decay=weight_decay,
         beta_1=options.beta_1,
         beta_2=options.beta_2,
         epsilon=options.epsilon,
-        exclude_from_decay=options.exclude_from_decay,
-        exclude_from_adaptation=options.exclude_from_adaptation,
+        exclude_from_weight_decay=options.exclude_from_weight_decay,
+        exclude_from_layer_adaptation=options.exclude_from_layer_adaptation,
     )
 
 
-def slices(rows, ids, shape):
-    """As a gradient of a lookup comes: a row for each token, some of them more than once."""
+def sparse_gradient(rows, ids, shape):
+    """Returns the gradient of an embedding lookup: a row per token, with repeated ids."""
     return tf.IndexedSlices(tf.constant(rows), tf.constant(ids), tf.constant(shape))
 
 
-def added_up(rows, ids, shape):
+def dense_gradient(rows, ids, shape):
     table = np.zeros(shape, "float32")
     np.add.at(table, ids, rows)
     return tf.constant(table)
 
 
-def distance(found, expected):
-    """Largest difference, relative to the size of the variable."""
+def relative_error(actual, expected):
+    """Returns the largest difference, relative to the root mean square of `expected`."""
     scale = np.sqrt(np.mean(np.square(expected, dtype=np.float64)))
-    return float(np.max(np.abs(np.float64(found) - expected)) / max(scale, 1e-30))
+    return float(np.max(np.abs(np.float64(actual) - expected)) / max(scale, 1e-30))
 
 
-@pytest.mark.parametrize("embedding_gradient", [slices, added_up])
+@pytest.mark.parametrize("embedding_gradient", [sparse_gradient, dense_gradient])
 @pytest.mark.parametrize("case", lamb_case.CASES)
-def test_equals_the_reference(recorded, case, embedding_gradient):
-    variables = variables_of_the_case()
-    optimizer = lamb_of(**lamb_case.CASES[case])
+def test_trajectories_equal_the_reference(recorded, case, embedding_gradient):
+    variables = make_variables()
+    optimizer = make_lamb(**lamb_case.CASES[case])
     optimizer.build(list(variables.values()))
     apply = tf.function(optimizer.apply, autograph=False)
-    for done, step in enumerate(lamb_case.gradients(), start=1):
-        table = variables[lamb_case.EMBEDDING]
-        step[lamb_case.EMBEDDING] = embedding_gradient(*step[lamb_case.EMBEDDING], table.shape)
-        apply([step[name] for name in variables])
-        if done in lamb_case.RECORDED_STEPS:
+    for steps, gradients in enumerate(lamb_case.gradients(), start=1):
+        shape = variables[lamb_case.EMBEDDING].shape
+        gradients[lamb_case.EMBEDDING] = embedding_gradient(*gradients[lamb_case.EMBEDDING], shape)
+        apply([gradients[name] for name in variables])
+        if steps in lamb_case.RECORDED_STEPS:
             for name, variable in variables.items():
-                far = distance(variable.numpy(), recorded[f"{case}/{done}/{name}"])
-                assert far < TOLERANCE[done], f"{name} after {done} steps"
+                error = relative_error(variable.numpy(), recorded[f"{case}/{steps}/{name}"])
+                assert error < TOLERANCE[steps], f"{name} after {steps} steps"
 
 
-def test_the_exclusions_are_those_of_the_recipes_and_of_the_reference(recorded):
-    variables = variables_of_the_case()
-    optimizer = lamb_of(**lamb_case.CASES["constant"])
-    assert optimizer.exclude_from_decay == lamb_case.EXCLUDE_FROM_DECAY
-    assert optimizer.exclude_from_adaptation == lamb_case.EXCLUDE_FROM_ADAPTATION
+def test_the_recipes_exclude_the_same_variables_as_the_reference(recorded):
+    variables = make_variables()
+    optimizer = make_lamb(**lamb_case.CASES["constant"])
+    config = optimizer.get_config()
+    assert config["exclude_from_weight_decay"] == lamb_case.EXCLUDE_FROM_WEIGHT_DECAY
+    assert config["exclude_from_layer_adaptation"] == lamb_case.EXCLUDE_FROM_LAYER_ADAPTATION
     optimizer.build(list(variables.values()))
-    for name, *found in zip(variables, optimizer.decays, optimizer.adapts, strict=True):
-        assert found == [bool(recorded[f"{what}/{name}"]) for what in ("decays", "adapts")], name
-    # Both, adaptation alone, neither.
-    assert {*zip(optimizer.decays, optimizer.adapts, strict=True)} == {
-        (True, True),
-        (False, True),
-        (False, False),
-    }
+    flags = list(zip(optimizer.uses_weight_decay, optimizer.uses_layer_adaptation, strict=True))
+    for name, actual in zip(variables, flags, strict=True):
+        expected = tuple(bool(recorded[f"{key}/{name}"]) for key in ("decays", "adapts"))
+        assert actual == expected, name
+    # All three combinations occur: both, only adaptation, neither.
+    assert {*flags} == {(True, True), (False, True), (False, False)}
 
 
 @pytest.mark.parametrize("case", lamb_case.CASES)
-def test_every_variable_of_the_recorded_case_moves(recorded, case):
-    for name, start in lamb_case.starts().items():
-        assert distance(start, recorded[f"{case}/50/{name}"]) > 1e-2, name
+def test_every_recorded_variable_changes(recorded, case):
+    for name, value in lamb_case.initial_values().items():
+        assert relative_error(value, recorded[f"{case}/50/{name}"]) > 1e-2, name
 
 
-def test_tokens_that_nobody_asked_for_decay_nevertheless(recorded):
-    before = lamb_case.starts()[lamb_case.EMBEDDING][-2:]
+def test_embeddings_without_a_gradient_decay(recorded):
+    before = lamb_case.initial_values()[lamb_case.EMBEDDING][-2:]
     after = recorded[f"constant/50/{lamb_case.EMBEDDING}"][-2:]
-    # The same factor for all: nothing but decay moved them.
+    # The factor is the same for all values, so that only weight decay changed them.
     factors = after / before
     np.testing.assert_allclose(factors, factors[0, 0], rtol=1e-5)
     assert 0 < factors[0, 0] < 1

@@ -1,4 +1,4 @@
-"""LAMB against a slow float64 version written from the paper, what it leaves out, the schedule."""
+"""LAMB compared with a slow float64 version of the paper; exclusions; AdamW; the schedule."""
 
 from collections import Counter
 
@@ -10,24 +10,24 @@ import tensorflow as tf
 
 from configs import base
 from tf_mural import models
-from tf_mural.optimizers import OPTIMIZERS, Lamb, LinearSchedule
+from tf_mural.optimizers import LAMB, OPTIMIZERS, LinearWarmupDecay
 
 
-def slow_lamb(w, gradients, lr, decay, adapt, b1=0.9, b2=0.999, eps=1e-6):
+def slow_lamb(w, gradients, lr, weight_decay, adapts, b1=0.9, b2=0.999, eps=1e-6):
     w, m, v = w.astype(np.float64), 0.0, 0.0
     for t, g in enumerate(gradients, start=1):
         m = b1 * m + (1 - b1) * g
         v = b2 * v + (1 - b2) * g**2
-        u = (m / (1 - b1**t)) / (np.sqrt(v / (1 - b2**t)) + eps) + decay * w
+        u = (m / (1 - b1**t)) / (np.sqrt(v / (1 - b2**t)) + eps) + weight_decay * w
         ratio = 1.0
-        if adapt and np.linalg.norm(w) > 0 and np.linalg.norm(u) > 0:
+        if adapts and np.linalg.norm(w) > 0 and np.linalg.norm(u) > 0:
             ratio = np.linalg.norm(w) / np.linalg.norm(u)
         w = w - lr * ratio * u
     return w
 
 
 @pytest.mark.parametrize(
-    "name, shape, decays, adapts",
+    "path, shape, decays, adapts",
     [
         ("dense/kernel", (4, 3), True, True),
         ("dense/bias", (3,), False, True),
@@ -35,71 +35,117 @@ def slow_lamb(w, gradients, lr, decay, adapt, b1=0.9, b2=0.999, eps=1e-6):
         ("temperature_shared", (), False, True),
     ],
 )
-def test_equals_the_slow_version(name, shape, decays, adapts):
+def test_lamb_equals_the_slow_version(path, shape, decays, adapts):
     rng = np.random.default_rng(0)
-    start = rng.normal(size=shape)
+    initial = rng.normal(size=shape)
     gradients = [rng.normal(size=shape) for _ in range(20)]
-    variable = keras.Variable(start.astype("float32"), name=name.split("/")[-1])
-    variable._path = name
-    optimizer = Lamb(
+    variable = keras.Variable(initial.astype("float32"), name=path.split("/")[-1])
+    variable._path = path
+    optimizer = LAMB(
         1e-2,
-        decay=0.1,
-        exclude_from_decay=("_bn/", "/bias$", "temperature"),
-        exclude_from_adaptation=("_bn/",),
+        weight_decay=0.1,
+        exclude_from_weight_decay=("_bn/", "/bias$", "temperature"),
+        exclude_from_layer_adaptation=("_bn/",),
     )
     optimizer.build([variable])
     for gradient in gradients:
         optimizer.apply([tf.constant(gradient, tf.float32)])
-    expected = slow_lamb(start, gradients, 1e-2, 0.1 if decays else 0.0, adapts)
+    expected = slow_lamb(initial, gradients, 1e-2, 0.1 if decays else 0.0, adapts)
     np.testing.assert_allclose(variable.numpy(), expected, rtol=2e-6, atol=1e-7)
 
 
-def test_adam_equals_that_of_keras_with_decay_beside_the_gradient():
+def test_adam_equals_adamw_of_keras():
     rng = np.random.default_rng(0)
-    start = rng.normal(size=(4, 3)).astype("float32")
-    ours, theirs = keras.Variable(start, name="kernel"), keras.Variable(start, name="kernel")
-    one = OPTIMIZERS["adam"](1e-2, decay=0.1, epsilon=1e-12, exclude_from_adaptation=("_bn/",))
-    two = keras.optimizers.AdamW(1e-2, weight_decay=0.1, epsilon=1e-12)
-    for optimizer, variable in ((one, ours), (two, theirs)):
-        optimizer.build([variable])
+    initial = rng.normal(size=(4, 3)).astype("float32")
+    variable, reference = (keras.Variable(initial, name="kernel") for _ in range(2))
+    adam = OPTIMIZERS["adam"](
+        1e-2, weight_decay=0.1, epsilon=1e-12, exclude_from_layer_adaptation=("_bn/",)
+    )
+    keras_adam = keras.optimizers.AdamW(1e-2, weight_decay=0.1, epsilon=1e-12)
+    adam.build([variable])
+    keras_adam.build([reference])
     for _ in range(20):
         gradient = tf.constant(rng.normal(size=(4, 3)), tf.float32)
-        one.apply([gradient])
-        two.apply([gradient])
-    assert np.abs(ours.numpy() - start).max() > 0.05
-    np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-5, atol=1e-6)
+        adam.apply([gradient])
+        keras_adam.apply([gradient])
+    assert np.abs(variable.numpy() - initial).max() > 0.05
+    np.testing.assert_allclose(variable.numpy(), reference.numpy(), rtol=1e-5, atol=1e-6)
 
 
-def test_zero_weights_move_by_the_plain_update():
+def test_the_base_class_does_not_see_clipnorm_weight_decay_and_ema_momentum():
+    """Keras would clip before the reduction, decay outside the trust ratio and average again."""
+    variable = keras.Variable(np.ones(3, "float32"), name="bias")
+    optimizer = LAMB(
+        1e-2,
+        weight_decay=0.5,
+        exclude_from_weight_decay=("bias",),
+        ema_momentum=0.9,
+        global_clipnorm=0.1,
+    )
+    assert optimizer.clip_after_reduction == 0.1
+    assert optimizer.weight_decay is None and optimizer.global_clipnorm is None
+    assert not optimizer.use_ema
+    optimizer.build([variable])
+    optimizer.apply([tf.constant([3.0, 0.0, -4.0])])
+    # The first moment contains the gradient of norm 5 without clipping.
+    np.testing.assert_allclose(optimizer._momentums[0].numpy(), [0.3, 0.0, -0.4], rtol=1e-5)
+    # A zero gradient leaves an excluded variable unchanged.
+    assert variable.numpy()[1] == 1.0
+
+
+@pytest.mark.parametrize("value", [None, 0.0])
+def test_without_global_clipnorm_nothing_is_clipped(value):
+    assert LAMB(1e-2, global_clipnorm=value).clip_after_reduction is None
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_is_rebuilt_from_its_config(name):
+    options = dict(
+        weight_decay=0.1,
+        beta_1=0.8,
+        beta_2=0.9,
+        epsilon=1e-5,
+        exclude_from_weight_decay=("bias",),
+        lr_multipliers=(("stem_", 0.5),),
+        ema_momentum=0.7,
+        global_clipnorm=2.0,
+    )
+    optimizer = OPTIMIZERS[name](1e-2, **options)
+    config = optimizer.get_config()
+    assert {key: config[key] for key in options} == options
+    restored = type(optimizer).from_config(config)
+    assert type(restored) is OPTIMIZERS[name] and restored.get_config() == config
+
+
+def test_zero_weights_have_a_trust_ratio_of_1():
     variable = keras.Variable(np.zeros(3, "float32"), name="kernel")
-    optimizer = Lamb(1e-2)
+    optimizer = LAMB(1e-2)
     optimizer.build([variable])
     optimizer.apply([tf.constant([1.0, -2.0, 3.0])])
     np.testing.assert_allclose(variable.numpy(), [-1e-2, 1e-2, -1e-2], rtol=2e-6)
 
 
-def test_a_scalar_moves_by_the_rate_times_its_value():
+def test_the_update_of_a_scalar_is_proportional_to_its_value():
     variable = keras.Variable(np.float32(0.5), name="temperature")
-    optimizer = Lamb(1e-2)
+    optimizer = LAMB(1e-2)
     optimizer.build([variable])
     optimizer.apply([tf.constant(123.0)])
     assert float(variable.numpy()) == pytest.approx(0.5 - 1e-2 * 0.5, rel=1e-6)
 
 
-def test_repeated_rows_of_an_embedding_are_added_before_they_are_squared():
+def test_repeated_rows_of_a_sparse_gradient_are_summed_before_they_are_squared():
     table = keras.Variable(np.ones((3, 2), "float32"), name="embeddings")
-    twice = tf.IndexedSlices(tf.constant([[1.0, 1.0], [3.0, 3.0]]), tf.constant([1, 1]), (3, 2))
-    optimizer = Lamb(1e-2)
+    gradient = tf.IndexedSlices(tf.constant([[1.0, 1.0], [3.0, 3.0]]), tf.constant([1, 1]), (3, 2))
+    optimizer = LAMB(1e-2)
     optimizer.build([table])
-    optimizer.apply([twice])
-    # (1 + 3)^2, not 1^2 + 3^2
-    np.testing.assert_allclose(optimizer._second[0].numpy()[1], [0.016, 0.016], rtol=1e-4)
+    optimizer.apply([gradient])
+    # (1 + 3)^2 and not 1^2 + 3^2
+    np.testing.assert_allclose(optimizer._velocities[0].numpy()[1], [0.016, 0.016], rtol=1e-4)
 
 
-# --- what decays and what adapts ------------------------------------------------------------------
+# --- exclusions from weight decay and layer adaptation --------------------------------------------
 
-# (decays, adapts) by what a variable is: batch norm is left out of both, as are biases, layer norm
-# and the temperature out of decay.
+# (weight decay, layer adaptation) by the role of a variable.
 EXPECTED = {
     "convolution": (True, True),
     "dense": (True, True),
@@ -109,7 +155,7 @@ EXPECTED = {
     "temperature": (False, True),
     "batch norm": (False, False),
 }
-KINDS = {
+ROLES = {
     keras.layers.Conv2D: "convolution",
     keras.layers.DepthwiseConv2D: "convolution",
     keras.layers.Dense: "dense",
@@ -122,20 +168,20 @@ KINDS = {
 }
 
 
-def kinds_of(encoder):
-    """{id of a trainable variable: kind}, by the class of its layer and not by its name."""
-    kinds = {}
+def variable_roles(encoder):
+    """Returns {id of a trainable variable: role}, derived from the class of its layer."""
+    roles = {}
     for layer in encoder._flatten_layers():
         for variable in layer._trainable_variables:
-            (kind,) = {kind for cls, kind in KINDS.items() if isinstance(layer, cls)}
-            kinds[id(variable)] = "bias" if variable is getattr(layer, "bias", None) else kind
-    return kinds
+            (role,) = {role for cls, role in ROLES.items() if isinstance(layer, cls)}
+            roles[id(variable)] = "bias" if variable is getattr(layer, "bias", None) else role
+    return roles
 
 
-# A block of EfficientNet has a depthwise, a projecting and (but for the first) an expanding
-# convolution, each with its batch norm, and two of squeeze and excitation, with biases.
+# A block of EfficientNet has a depthwise, a projection and (except in the first block) an expansion
+# convolution, each with a batch norm, and the two convolutions of squeeze and excite with biases.
 @pytest.mark.parametrize("name, blocks", [("tiny", 5), ("b0", 16)])
-def test_what_decays_and_what_adapts_in_the_model_of_the_recipes(name, blocks):
+def test_the_recipes_exclude_biases_norms_and_temperatures(name, blocks):
     encoder = models.dual_encoder(
         dict(name=name, image_size=33),
         dict(name="nano", vocabulary_size=20, max_tokens=8),
@@ -143,31 +189,32 @@ def test_what_decays_and_what_adapts_in_the_model_of_the_recipes(name, blocks):
         temperatures={"shared": 1.0, "bitext": 0.1},
     )
     options = base.base_config("mural", "paper").optimizer
-    optimizer = Lamb(
-        exclude_from_decay=options.exclude_from_decay,
-        exclude_from_adaptation=options.exclude_from_adaptation,
+    optimizer = LAMB(
+        exclude_from_weight_decay=options.exclude_from_weight_decay,
+        exclude_from_layer_adaptation=options.exclude_from_layer_adaptation,
     )
     variables = encoder.trainable_variables
     optimizer.build(variables)
-    kinds = [kinds_of(encoder)[id(v)] for v in variables]
-    assert Counter(kinds) == {
-        "convolution": 1 + (3 * blocks - 1) + 2 * blocks,  # the stem, too
+    roles = [variable_roles(encoder)[id(v)] for v in variables]
+    assert Counter(roles) == {
+        "convolution": 1 + (3 * blocks - 1) + 2 * blocks,  # including the stem
         "batch norm": 2 * (1 + 3 * blocks - 1),
-        "dense": 2 * 6 + 2,  # of both layers of the text tower, and the projections
+        "dense": 2 * 6 + 2,  # two transformer layers and the two projections
         "bias": 2 * blocks + 2 * 6 + 2,
         "layer norm": 2 * (2 * 2 + 1),
         "embedding": 3,  # tokens, positions, segments
         "temperature": 2,
     }
-    found = zip(optimizer.decays, optimizer.adapts, strict=True)
-    for variable, kind, flags in zip(variables, kinds, found, strict=True):
-        assert flags == EXPECTED[kind], f"{variable.path}, {kind}"
+    flags = zip(optimizer.uses_weight_decay, optimizer.uses_layer_adaptation, strict=True)
+    for variable, role, actual in zip(variables, roles, flags, strict=True):
+        assert actual == EXPECTED[role], f"{variable.path}, {role}"
 
 
 @pytest.mark.parametrize("size", base.SIZES)
-def test_all_sizes_leave_out_the_same(size):
+def test_all_sizes_have_the_same_exclusions(size):
     options, paper = (base.base_config("mural", s).optimizer for s in (size, "paper"))
-    for name in ("exclude_from_decay", "exclude_from_adaptation", "beta_1", "beta_2", "epsilon"):
+    names = ("exclude_from_weight_decay", "exclude_from_layer_adaptation")
+    for name in (*names, "beta_1", "beta_2", "epsilon"):
         assert options[name] == paper[name]
     assert options.name == "lamb"
 
@@ -175,12 +222,12 @@ def test_all_sizes_leave_out_the_same(size):
 # --- the schedule ---------------------------------------------------------------------------------
 
 
-def test_linear_schedule():
-    schedule = LinearSchedule(1.0, total_steps=10, warmup_steps=4)
+def test_the_schedule_increases_to_its_peak_and_decreases_to_0():
+    schedule = LinearWarmupDecay(1.0, total_steps=10, warmup_steps=4)
     values = [float(schedule(step)) for step in range(12)]
     np.testing.assert_allclose(
         values, [0, 0.25, 0.5, 0.75, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6, 0, 0], atol=1e-6
     )
-    assert float(LinearSchedule(2.0, 4)(0)) == 2.0
+    assert float(LinearWarmupDecay(2.0, 4)(0)) == 2.0
     with pytest.raises(ValueError, match="warmup_steps"):
-        LinearSchedule(1.0, 5, 5)
+        LinearWarmupDecay(1.0, 5, 5)

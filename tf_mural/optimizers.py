@@ -1,4 +1,4 @@
-"""LAMB as published, and the linear schedule of the recipes."""
+"""LAMB as published, AdamW, and a linear learning-rate schedule with warm-up."""
 
 import re
 
@@ -6,99 +6,133 @@ import keras
 from keras import ops
 
 
-class Lamb(keras.optimizers.Optimizer):
-    """LAMB (You et al. 2020, algorithm 2) with decay inside the trust ratio.
+class LAMB(keras.optimizers.Optimizer):
+    """LAMB (You et al. 2020, algorithm 2), with weight decay inside the trust ratio.
 
         m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g^2,  both bias-corrected
-        u = m / (sqrt(v) + eps) + decay w
-        w = w - lr |w| / |u| u              (the ratio is 1 where either norm is 0)
+        u = m / (sqrt(v) + eps) + weight_decay w
+        w = w - lr |w| / |u| u              (the ratio is 1 if one of the norms is 0)
 
-    `keras.optimizers.Lamb` is another algorithm once `weight_decay` is set: it decays outside the
-    ratio and cannot leave variables out of the adaptation.
+    The arguments are those of `tensorflow_addons.optimizers.LAMB`. `keras.optimizers.Lamb` is a
+    different algorithm if `weight_decay` is set: it decays outside the trust ratio, and it cannot
+    exclude variables from the layer adaptation.
+
+    `weight_decay`, `ema_momentum` and `global_clipnorm` are not passed to the base class, which
+    would decay outside the trust ratio, average after each step by another rule, and clip the
+    gradients of each replica before they are reduced.
 
     Args:
-        learning_rate: float or schedule.
-        decay: weight decay, a factor of the weights inside the update.
-        beta_1, beta_2, epsilon: as published.
-        exclude_from_decay: regular expressions, searched in variable paths.
-        exclude_from_adaptation: likewise; such variables move by lr * u.
-        rate_factors: pairs of (regular expression, factor of the learning rate); of those that
-            match a variable's path the first one counts.
-        average: momentum of a moving average of the variables (Polyak and Juditsky 1992), which
-            `averages` holds; 0 keeps none. It starts as the variables after the first step.
+        learning_rate: float or `keras.optimizers.schedules.LearningRateSchedule`.
+        weight_decay: factor of the weights inside the update.
+        beta_1: decay rate of the first moment.
+        beta_2: decay rate of the second moment.
+        epsilon: constant for numerical stability.
+        exclude_from_weight_decay: regular expressions that are searched in variable paths.
+        exclude_from_layer_adaptation: likewise. The trust ratio of these variables is 1.
+        lr_multipliers: pairs of (regular expression, multiplier of the learning rate). The first
+            pair that matches a variable path applies.
+        ema_momentum: momentum of an exponential moving average of the variables (Polyak and
+            Juditsky 1992), stored in `ema_variables`; None or 0 disables it. The average starts
+            with the variables after the first step.
+        global_clipnorm: global norm to which larger gradients are scaled down; None or 0 disables
+            clipping. The training step clips, after it has reduced the gradients over replicas, see
+            `clip_after_reduction`.
+        name: name of the optimizer.
+        **kwargs: see `keras.optimizers.Optimizer`.
     """
 
     def __init__(
         self,
         learning_rate=1e-3,
-        decay=0.0,
+        weight_decay=0.0,
         beta_1=0.9,
         beta_2=0.999,
         epsilon=1e-6,
-        exclude_from_decay=(),
-        exclude_from_adaptation=(),
-        rate_factors=(),
-        average=0.0,
+        exclude_from_weight_decay=(),
+        exclude_from_layer_adaptation=(),
+        lr_multipliers=(),
+        ema_momentum=0.0,
+        global_clipnorm=None,
         name="lamb",
         **kwargs,
     ):
-        # The base class would apply its own `weight_decay` outside the trust ratio.
         super().__init__(learning_rate=learning_rate, name=name, **kwargs)
-        self.decay = decay
         self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
-        self.exclude_from_decay = tuple(exclude_from_decay)
-        self.exclude_from_adaptation = tuple(exclude_from_adaptation)
-        self.rate_factors = tuple((pattern, factor) for pattern, factor in rate_factors)
-        self.average = average
+        self.lr_multipliers = tuple((pattern, factor) for pattern, factor in lr_multipliers)
+        # Private names, because the base class reads the public ones in `apply`.
+        self._weight_decay, self._ema_momentum = weight_decay, ema_momentum
+        self._global_clipnorm = global_clipnorm
+        self._exclude_from_weight_decay = tuple(exclude_from_weight_decay)
+        self._exclude_from_layer_adaptation = tuple(exclude_from_layer_adaptation)
+
+    @property
+    def clip_after_reduction(self):
+        """`global_clipnorm`, or None; the training step applies it to the reduced gradients."""
+        return self._global_clipnorm or None
 
     def build(self, variables):
-        """Creates both slots, and resolves the exclusions: updates see variables without paths."""
+        """Creates the slots and resolves the patterns; updates see variables without paths."""
         if self.built:
             return
         super().build(variables)
-        self._first, self._second = self.add_optimizer_variables(variables, ["first", "second"])
-        self.averages = []
-        if self.average:
-            (self.averages,) = self.add_optimizer_variables(variables, ["average"])
-        self._factors = [_first_match(self.rate_factors, v.path) for v in variables]
-        self.decays = [not _matches(self.exclude_from_decay, v.path) for v in variables]
-        self.adapts = [not _matches(self.exclude_from_adaptation, v.path) for v in variables]
+        slots = self.add_optimizer_variables(variables, ["first", "second"])
+        self._momentums, self._velocities = slots
+        self.ema_variables = []
+        if self._ema_momentum:
+            (self.ema_variables,) = self.add_optimizer_variables(variables, ["average"])
+        paths = [variable.path for variable in variables]
+        self.multipliers = [_first_match(self.lr_multipliers, path) for path in paths]
+        self.uses_weight_decay = [
+            not _matches(self._exclude_from_weight_decay, path) for path in paths
+        ]
+        self.uses_layer_adaptation = [
+            not _matches(self._exclude_from_layer_adaptation, path) for path in paths
+        ]
 
     def update_step(self, gradient, variable, learning_rate):
-        """One step of one variable."""
-        # Embeddings hand over sparse slices; squaring those before repeated rows are added up
-        # would give the sum of squares instead of the square of the sum.
+        """Updates one variable."""
+        # Embeddings have sparse gradients. Squaring those before repeated rows are summed would
+        # give the sum of squares instead of the square of the sum.
         gradient = ops.add(ops.zeros(variable.shape, variable.dtype), gradient)
-        # 1 - beta in the variable's dtype too: 0.001 against 1 - float32(0.999) is 1e-5 off, which
-        # the bias correction would not take back.
+        # 1 - beta is computed in the variable's dtype: 0.001 and 1 - float32(0.999) differ by 1e-5,
+        # which the bias correction would not compensate.
         learning_rate, beta_1, beta_2 = (
             ops.cast(x, variable.dtype) for x in (learning_rate, self.beta_1, self.beta_2)
         )
         step = ops.cast(self.iterations + 1, variable.dtype)
         index = self._get_variable_index(variable)
-        first, second = self._first[index], self._second[index]
+        m, v = self._momentums[index], self._velocities[index]
 
-        self.assign(first, beta_1 * first + (1.0 - beta_1) * gradient)
-        self.assign(second, beta_2 * second + (1.0 - beta_2) * ops.square(gradient))
-        first_hat = first / (1.0 - ops.power(beta_1, step))
-        second_hat = second / (1.0 - ops.power(beta_2, step))
-        update = first_hat / (ops.sqrt(second_hat) + self.epsilon)
-        if self.decays[index]:
-            update = update + self.decay * variable
-        if self.adapts[index]:
+        self.assign(m, beta_1 * m + (1.0 - beta_1) * gradient)
+        self.assign(v, beta_2 * v + (1.0 - beta_2) * ops.square(gradient))
+        m_hat = m / (1.0 - ops.power(beta_1, step))
+        v_hat = v / (1.0 - ops.power(beta_2, step))
+        update = m_hat / (ops.sqrt(v_hat) + self.epsilon)
+        if self.uses_weight_decay[index]:
+            update = update + self._weight_decay * variable
+        if self.uses_layer_adaptation[index]:
             update = _trust_ratio(variable, update) * update
-        change = learning_rate * self._factors[index] * update
-        if self.averages:
-            momentum = ops.where(step > 1, ops.cast(self.average, variable.dtype), 0.0)
-            average, after = self.averages[index], variable - change
-            self.assign(average, momentum * average + (1.0 - momentum) * after)
+        change = learning_rate * self.multipliers[index] * update
+        if self.ema_variables:
+            momentum = ops.where(step > 1, ops.cast(self._ema_momentum, variable.dtype), 0.0)
+            average, new_value = self.ema_variables[index], variable - change
+            self.assign(average, momentum * average + (1.0 - momentum) * new_value)
         self.assign_sub(variable, change)
 
     def get_config(self):
-        """Constructor arguments."""
-        names = ("decay", "beta_1", "beta_2", "epsilon")
-        names += ("exclude_from_decay", "exclude_from_adaptation", "rate_factors", "average")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+        """Returns the constructor arguments."""
+        return {
+            **super().get_config(),
+            "weight_decay": self._weight_decay,
+            "beta_1": self.beta_1,
+            "beta_2": self.beta_2,
+            "epsilon": self.epsilon,
+            "exclude_from_weight_decay": self._exclude_from_weight_decay,
+            "exclude_from_layer_adaptation": self._exclude_from_layer_adaptation,
+            "lr_multipliers": self.lr_multipliers,
+            "ema_momentum": self._ema_momentum,
+            "global_clipnorm": self._global_clipnorm,
+        }
 
 
 def _matches(patterns, path):
@@ -112,12 +146,32 @@ def _first_match(pairs, path):
 def _trust_ratio(variable, update):
     weight_norm = ops.sqrt(ops.sum(ops.square(variable)))
     update_norm = ops.sqrt(ops.sum(ops.square(update)))
-    both = ops.logical_and(weight_norm > 0, update_norm > 0)
-    return ops.where(both, weight_norm / ops.where(both, update_norm, 1.0), 1.0)
+    nonzero = ops.logical_and(weight_norm > 0, update_norm > 0)
+    return ops.where(nonzero, weight_norm / ops.where(nonzero, update_norm, 1.0), 1.0)
 
 
-class LinearSchedule(keras.optimizers.schedules.LearningRateSchedule):
-    """Linear from 0 to `peak` in `warmup_steps`, then linear to 0 at `total_steps`."""
+class AdamW(LAMB):
+    """AdamW (Loshchilov and Hutter 2019): `LAMB` with a trust ratio of 1 for all variables.
+
+    Args:
+        learning_rate: see `LAMB`.
+        exclude_from_layer_adaptation: ignored, because all variables are excluded.
+        name: name of the optimizer.
+        **kwargs: see `LAMB`.
+    """
+
+    def __init__(self, learning_rate=1e-3, exclude_from_layer_adaptation=(), name="adam", **kwargs):
+        super().__init__(learning_rate, exclude_from_layer_adaptation=("",), name=name, **kwargs)
+
+
+class LinearWarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
+    """Increases linearly from 0 to `peak`, then decreases linearly to 0.
+
+    Args:
+        peak: maximum learning rate, reached at step `warmup_steps`.
+        total_steps: step at which the learning rate is 0 again.
+        warmup_steps: number of steps of the increase.
+    """
 
     def __init__(self, peak, total_steps, warmup_steps=0):
         if not 0 <= warmup_steps < total_steps:
@@ -128,14 +182,14 @@ class LinearSchedule(keras.optimizers.schedules.LearningRateSchedule):
         self.peak, self.total_steps, self.warmup_steps = peak, total_steps, warmup_steps
 
     def __call__(self, step):
-        """Rate (float32 scalar) of the step with this number, from 0."""
+        """Returns the learning rate (float32 scalar) of a step; the first step is 0."""
         step = ops.cast(step, "float32")
-        falling = (self.total_steps - step) / (self.total_steps - self.warmup_steps)
-        rising = step / max(self.warmup_steps, 1) if self.warmup_steps else falling
-        return self.peak * ops.maximum(0.0, ops.where(step < self.warmup_steps, rising, falling))
+        decay = (self.total_steps - step) / (self.total_steps - self.warmup_steps)
+        warmup = step / max(self.warmup_steps, 1) if self.warmup_steps else decay
+        return self.peak * ops.maximum(0.0, ops.where(step < self.warmup_steps, warmup, decay))
 
     def get_config(self):
-        """Constructor arguments."""
+        """Returns the constructor arguments."""
         return {
             "peak": self.peak,
             "total_steps": self.total_steps,
@@ -143,9 +197,4 @@ class LinearSchedule(keras.optimizers.schedules.LearningRateSchedule):
         }
 
 
-def adam(learning_rate=1e-3, exclude_from_adaptation=(), name="adam", **options):
-    """AdamW (Loshchilov and Hutter 2019), which is `Lamb` with a trust ratio of 1 everywhere."""
-    return Lamb(learning_rate, exclude_from_adaptation=("",), name=name, **options)
-
-
-OPTIMIZERS = {"lamb": Lamb, "adam": adam}
+OPTIMIZERS = {"lamb": LAMB, "adam": AdamW}

@@ -1,4 +1,4 @@
-"""Variables, gradients and settings of the LAMB trajectories: the recorder and the test share them.
+"""Variables, gradients and settings of the LAMB trajectories, for the recorder and the test.
 
 Drawn with `numpy.random.RandomState`, whose stream is the same in every version of numpy.
 """
@@ -7,14 +7,14 @@ import numpy as np
 
 STEPS = 50
 RECORDED_STEPS = (1, 2, 20, 50)
-EXCLUDE_FROM_DECAY = ("_bn/", "/bias$", "layer_norm/", "temperature")
-EXCLUDE_FROM_ADAPTATION = ("_bn/",)
+EXCLUDE_FROM_WEIGHT_DECAY = ("_bn/", "/bias$", "layer_norm/", "temperature")
+EXCLUDE_FROM_LAYER_ADAPTATION = ("_bn/",)
 
-# Settings by case. With a decay of 1e-5, as in the recipes, 50 steps could not tell it from none.
+# With the recipes' weight decay of 1e-5, 50 steps would look as without any.
 CASES = {
-    "constant": dict(peak=1e-2, warmup_steps=None, decay=0.1),
-    "warm-up": dict(peak=2e-2, warmup_steps=10, decay=0.01),
-    "falling": dict(peak=2e-2, warmup_steps=0, decay=0.01),
+    "constant": dict(peak=1e-2, warmup_steps=None, weight_decay=0.1),
+    "warm-up": dict(peak=2e-2, warmup_steps=10, weight_decay=0.01),
+    "falling": dict(peak=2e-2, warmup_steps=0, weight_decay=0.01),
 }
 
 EMBEDDING = "token_embedding/embeddings"
@@ -30,7 +30,7 @@ _SHAPES = {  # name: (shape, scale of the gradient)
     "text_projection/kernel": ((4, 3), 1.0),
     EMBEDDING: ((_ROWS, 4), 0.01),
 }
-_STARTS = {
+_INITIALIZERS = {
     "image_projection/bias": lambda draw: 0.0 * draw,
     "block1a_project_bn/gamma": lambda draw: 1.0 + 0.1 * draw,
     "block1a_project_bn/beta": lambda draw: 0.0 * draw,
@@ -40,29 +40,30 @@ _STARTS = {
 }
 
 
-def starts():
-    """{name: float32 array}, the variables before the first step."""
+def initial_values():
+    """Returns the variables before the first step, {name: float32 array}."""
     random = np.random.RandomState(0)
     draws = {name: random.standard_normal(shape) for name, (shape, _) in _SHAPES.items()}
-    return {name: np.float32(_STARTS.get(name, lambda x: x)(x)) for name, x in draws.items()}
+    return {name: np.float32(_INITIALIZERS.get(name, lambda x: x)(x)) for name, x in draws.items()}
 
 
 def gradients():
-    """STEPS dicts {name: float32 array}; of the embedding, a pair (rows, token ids).
+    """Yields the gradients of each step, {name: float32 array}.
 
-    Each has a direction that stays and noise that does not. The ids of a step repeat, the first
-    three are always the same token, and the last two rows of the table are never asked for.
+    Each gradient is the sum of a constant direction and noise. That of the embedding is a pair
+    (rows, token ids). The ids of a step repeat, the first three are always the same token, and the
+    last two rows of the table have no gradient.
     """
     random = np.random.RandomState(1)
-    steady = {name: random.standard_normal(shape) for name, (shape, _) in _SHAPES.items()}
+    directions = {name: random.standard_normal(shape) for name, (shape, _) in _SHAPES.items()}
     for _ in range(STEPS):
         step = {}
         for name, (shape, scale) in _SHAPES.items():
             if name == EMBEDDING:
                 ids = random.randint(_ROWS - 2, size=_TOKENS)
                 ids[:3] = ids[0]
-                rows = steady[name][ids] + random.standard_normal((_TOKENS, shape[1]))
+                rows = directions[name][ids] + random.standard_normal((_TOKENS, shape[1]))
                 step[name] = np.float32(scale * rows), ids
             else:
-                step[name] = np.float32(scale * (steady[name] + random.standard_normal(shape)))
+                step[name] = np.float32(scale * (directions[name] + random.standard_normal(shape)))
         yield step

@@ -1,11 +1,11 @@
-"""Records trajectories of `tensorflow_addons.optimizers.LAMB` to lamb.npz, beside this file.
+"""Records trajectories of `tensorflow_addons.optimizers.LAMB` in lamb.npz, in the same folder.
 
     python3.11 -m venv venv-lamb
     venv-lamb/bin/pip install -r tests/golden/requirements-lamb.txt
     venv-lamb/bin/python tests/golden/record_lamb.py
 
-Keys: "<case>/<steps done>/<variable>" with its float32 values, and "decays/<variable>" and
-"adapts/<variable>", which the reference decided from the variable's name.
+Keys: "<case>/<number of steps>/<variable>" with the float32 values of the variable, and
+"decays/<variable>" and "adapts/<variable>", which the reference derives from the variable's name.
 """
 
 import os
@@ -18,40 +18,41 @@ import tensorflow as tf
 import tensorflow_addons as tfa
 
 
-def linear(peak, warmup_steps):
-    """Function of the step to its rate, out of TensorFlow's own schedules."""
+def learning_rates(peak, warmup_steps):
+    """Returns a callable from step to learning rate, made of TensorFlow's own schedules."""
     if warmup_steps is None:
         return lambda step: peak
-    decay = tf.keras.optimizers.schedules.PolynomialDecay
-    falling = decay(peak, lamb_case.STEPS - warmup_steps, end_learning_rate=0.0)
+    schedule = tf.keras.optimizers.schedules.PolynomialDecay
+    decay = schedule(peak, lamb_case.STEPS - warmup_steps, end_learning_rate=0.0)
     if not warmup_steps:
-        return falling
-    rising = decay(0.0, warmup_steps, end_learning_rate=peak)
-    return lambda step: rising(step) if step < warmup_steps else falling(step - warmup_steps)
+        return decay
+    warmup = schedule(0.0, warmup_steps, end_learning_rate=peak)
+    return lambda step: warmup(step) if step < warmup_steps else decay(step - warmup_steps)
 
 
-def trajectory(peak, warmup_steps, decay):
-    """Yields (steps done, variables), and the optimizer, after each recorded step."""
-    rate = linear(peak, warmup_steps)
+def trajectory(peak, warmup_steps, weight_decay):
+    """Yields (number of steps, variables, optimizer) after each recorded step."""
+    learning_rate = learning_rates(peak, warmup_steps)
+    patterns = lamb_case.EXCLUDE_FROM_WEIGHT_DECAY
     optimizer = tfa.optimizers.LAMB(
         learning_rate=0.0,
-        weight_decay=decay,
+        weight_decay=weight_decay,
         beta_1=0.9,
         beta_2=0.999,
         epsilon=1e-6,
         # The reference searches in "image_projection/bias:0".
-        exclude_from_weight_decay=[p.replace("$", ":0$") for p in lamb_case.EXCLUDE_FROM_DECAY],
-        # With None or [] the reference would take the list above.
-        exclude_from_layer_adaptation=list(lamb_case.EXCLUDE_FROM_ADAPTATION),
+        exclude_from_weight_decay=[pattern.replace("$", ":0$") for pattern in patterns],
+        # With None or [] the reference would use the list above.
+        exclude_from_layer_adaptation=list(lamb_case.EXCLUDE_FROM_LAYER_ADAPTATION),
     )
-    variables = {name: tf.Variable(v, name=name) for name, v in lamb_case.starts().items()}
+    variables = {name: tf.Variable(v, name=name) for name, v in lamb_case.initial_values().items()}
     for step, gradients in enumerate(lamb_case.gradients()):
         rows, ids = gradients[lamb_case.EMBEDDING]
         shape = variables[lamb_case.EMBEDDING].shape
         gradients[lamb_case.EMBEDDING] = tf.IndexedSlices(
             tf.constant(rows), tf.constant(ids), tf.constant(shape)
         )
-        optimizer.learning_rate.assign(rate(step))
+        optimizer.learning_rate.assign(learning_rate(step))
         optimizer.apply_gradients([(gradients[name], v) for name, v in variables.items()])
         if step + 1 in lamb_case.RECORDED_STEPS:
             yield step + 1, variables, optimizer
@@ -61,9 +62,9 @@ def main():
     """Writes lamb.npz."""
     arrays = {}
     for case, settings in lamb_case.CASES.items():
-        for done, variables, optimizer in trajectory(**settings):
+        for steps, variables, optimizer in trajectory(**settings):
             for name, variable in variables.items():
-                arrays[f"{case}/{done}/{name}"] = variable.numpy()
+                arrays[f"{case}/{steps}/{name}"] = variable.numpy()
                 arrays[f"decays/{name}"] = np.bool_(optimizer._do_use_weight_decay(variable))
                 arrays[f"adapts/{name}"] = np.bool_(optimizer._do_layer_adaptation(variable))
     path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "lamb.npz")

@@ -1,6 +1,12 @@
 """The dual encoder and its two towers: EfficientNet for images, BERT for texts."""
 
-from tf_mural.models.dual_encoder import DualEncoder, dual_encoder, remat_blocks
+from tf_mural.models.dual_encoder import (
+    MAX_TEMPERATURE,
+    MIN_TEMPERATURE,
+    DualEncoder,
+    dual_encoder,
+    remat_blocks,
+)
 from tf_mural.models.ghost_batch_norm import (
     ALL_REPLICAS,
     GhostBatchNormalization,
@@ -15,7 +21,7 @@ from tf_mural.models.model_configs import (
     block_shapes,
     count_blocks,
     lr_multipliers,
-    rename_arguments,
+    upgrade_arguments,
 )
 from tf_mural.models.text_encoder import text_tower
 
@@ -23,6 +29,8 @@ __all__ = [
     "ALL_REPLICAS",
     "BERTS",
     "EFFICIENTNETS",
+    "MAX_TEMPERATURE",
+    "MIN_TEMPERATURE",
     "DualEncoder",
     "GhostBatchNormalization",
     "at_least_float32",
@@ -34,6 +42,6 @@ __all__ = [
     "image_tower",
     "lr_multipliers",
     "remat_blocks",
-    "rename_arguments",
     "text_tower",
+    "upgrade_arguments",
 ]

@@ -60,24 +60,29 @@ BERTS = {  # name: (layers, width, heads); the feed-forward layers are four time
     "base": (12, 768, 12),
     "large": (24, 1024, 16),
 }
-# Keyword arguments of `dual_encoder` that earlier versions stored under another name.
+# Keyword arguments of `dual_encoder` as earlier versions stored them: other names, and values that
+# stood for None.
 _RENAMED_ARGUMENTS = {"image": {"batch_norm_group": "virtual_batch_size"}, "text": {}}
+_STORED_NONE = {"virtual_batch_size": 0, "preset": "", "sizes": []}
 
 
-def rename_arguments(arguments):
-    """Returns stored keyword arguments of `dual_encoder` under their current names.
+def upgrade_arguments(arguments):
+    """Returns stored keyword arguments of `dual_encoder` in their current form.
 
-    This is the only reader of the names that earlier versions wrote to model.json and to presets.
+    This is the only reader of the forms that earlier versions wrote to model.json and to presets.
 
     Args:
         arguments: dict with the keys "image" and "text", each a dict of keyword arguments. Current
-            names are kept.
+            names and values are kept.
     """
-    renamed = {
-        modality: {names.get(key, key): value for key, value in arguments[modality].items()}
-        for modality, names in _RENAMED_ARGUMENTS.items()
-    }
-    return {**arguments, **renamed}
+    upgraded = {}
+    for modality, renamed in _RENAMED_ARGUMENTS.items():
+        stored = {renamed.get(key, key): value for key, value in arguments[modality].items()}
+        upgraded[modality] = {
+            key: None if key in _STORED_NONE and value == _STORED_NONE[key] else value
+            for key, value in stored.items()
+        }
+    return {**arguments, **upgraded}
 
 
 def bert_sizes(name):
