@@ -1,4 +1,4 @@
-"""One process at a time in a workdir."""
+"""Lock of a workdir: one process at a time trains in it."""
 
 import json
 import os
@@ -13,37 +13,72 @@ from conftest import ROOT
 
 from tf_mural import file_io
 from tf_mural.errors import UserError
-from tf_mural.training.checkpoints.lock import Held, Lock, _born, _machine
-from tf_mural.training.preemption import Signals, Stopped
+from tf_mural.training.checkpoints.lock import (
+    Lock,
+    WorkdirLocked,
+    _process_namespace,
+    _start_time,
+)
+from tf_mural.training.preemption import Preempted, SignalHandler
 
 HOLDER = """
 import sys, time
 sys.path.insert(0, {root!r})
-from tf_mural.checkpoints.lock import Lock
+from tf_mural.training.checkpoints.lock import Lock
 with Lock({workdir!r}):
-    print("held", flush=True)
+    print("locked", flush=True)
     time.sleep(60)
 """
 
 
 @pytest.fixture
 def holder(tmp_path):
-    """Another process that holds the folder."""
+    """Another process that holds the lock."""
     code = HOLDER.format(root=ROOT, workdir=str(tmp_path))
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "held\n"
+    assert process.stdout.readline() == "locked\n"
     yield process
     process.kill()
     process.wait()
 
 
-def test_a_second_process_is_refused_until_the_first_one_dies(holder, tmp_path):
-    refused = f"is in use by process {holder.pid} of {socket.gethostname()}, which took it at 20"
-    with pytest.raises(UserError, match=refused) as told, Lock(str(tmp_path)):
+@pytest.fixture
+def remote_workdir(tmp_path):
+    """A workdir on a file system without flock."""
+    workdir = "ram://lock/" + tmp_path.name
+    file_io.makedirs(workdir)
+    return workdir
+
+
+def lock_content(host, process, heartbeat, **more):
+    """Returns the content of a lock file that another process wrote."""
+    return {"host": host, "process": process, "acquired": 1e9, "heartbeat": heartbeat, **more}
+
+
+def write_lock(workdir, content):
+    """Writes a lock file; `content` is a dict or text."""
+    text = content if isinstance(content, str) else json.dumps(content)
+    path = os.path.join(workdir, "lock.json")
+    with file_io.atomic_write(path) as temporary, file_io.open_file(temporary, "wb") as file:
+        file.write(text.encode())
+
+
+def ended_process():
+    """Returns (id, start time) of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    start_time = _start_time(process.pid)
+    process.communicate(b"\n")
+    return process.pid, start_time
+
+
+def test_second_process_is_refused_until_the_first_dies(holder, tmp_path):
+    refused = f"is in use by process {holder.pid} of {socket.gethostname()} since 20"
+    with pytest.raises(UserError, match=refused) as caught, Lock(str(tmp_path)):
         pass
-    assert "one process at a time" in str(told.value) and getattr(told.value, "exit_code", 2) == 2
+    assert "one process at a time" in str(caught.value)
+    assert getattr(caught.value, "exit_code", 2) == 2
     content = (tmp_path / "lock.json").read_bytes()
-    (tmp_path / "lock.json").write_bytes(b"")  # the kernel decides, whatever the file says
+    (tmp_path / "lock.json").write_bytes(b"")  # the kernel decides, not the file
     with pytest.raises(UserError, match="is in use by another process: one"):
         Lock(str(tmp_path)).__enter__()
     (tmp_path / "lock.json").write_bytes(content)
@@ -55,100 +90,79 @@ def test_a_second_process_is_refused_until_the_first_one_dies(holder, tmp_path):
         pass
 
 
-def test_a_lock_is_given_back_on_an_error(tmp_path):
+def test_lock_is_released_after_an_error(tmp_path):
     with pytest.raises(ZeroDivisionError), Lock(str(tmp_path)):
         raise ZeroDivisionError
     with Lock(str(tmp_path)):
         pass
 
 
-def told(host, process, alive, **more):
-    return json.dumps({"host": host, "process": process, "since": 1e9, "alive": alive, **more})
-
-
-def says(path, text):
-    with file_io.replacing(path) as there, file_io.open_file(there, "wb") as file:
-        file.write(text.encode())
-
-
-def ended():
-    """(number, birth) of a process that is no more."""
-    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    born = _born(process.pid)
-    process.communicate(b"\n")
-    return process.pid, born
-
-
-@pytest.mark.parametrize("folder", ["", "ram://"])
-def test_another_machine_counts_as_gone_when_it_is_silent(tmp_path, folder):
-    workdir = folder + str(tmp_path).lstrip("/") if folder else str(tmp_path)
-    file_io.make_folder(workdir)
+@pytest.mark.parametrize("is_remote", [False, True])
+def test_lock_of_another_machine_expires_without_heartbeat(tmp_path, remote_workdir, is_remote):
+    workdir = remote_workdir if is_remote else str(tmp_path)
     path = os.path.join(workdir, "lock.json")
-    says(path, told("elsewhere", 12, time.time() - 30))
-    with pytest.raises(Held, match=r"by process 12 of elsewhere.*3\d s ago.* wait for \d+ s") as it:
+    write_lock(workdir, lock_content("elsewhere", 12, time.time() - 30))
+    refused = r"by process 12 of elsewhere.*3\d s ago.* wait for \d+ s"
+    with pytest.raises(WorkdirLocked, match=refused) as caught:
         Lock(workdir).__enter__()
-    assert it.value.exit_code == 75 and f"or remove {path}" in str(it.value)
-    says(path, told("elsewhere", 12, time.time() - 130))
-    with Lock(workdir, beat=0.05) as lock:
-        first = lock._holder()
+    assert caught.value.exit_code == 75 and f"or remove {path}" in str(caught.value)
+    write_lock(workdir, lock_content("elsewhere", 12, time.time() - 130))
+    with Lock(workdir, heartbeat_seconds=0.05) as lock:
+        first = lock._read_holder()
         assert first["process"] == os.getpid()
         time.sleep(0.5)
-        assert lock._holder()["alive"] > first["alive"]
-    assert lock._holder() is None
-    for unread in ("", "{", "[]"):
-        says(path, unread)
+        assert lock._read_holder()["heartbeat"] > first["heartbeat"]
+    assert lock._read_holder() is None
+    for unreadable in ("", "{", "[]"):
+        write_lock(workdir, unreadable)
         with Lock(workdir):
             pass
 
 
-def test_where_the_kernel_does_not_decide_the_file_does(tmp_path):
-    workdir = "ram://lock/" + tmp_path.name
-    file_io.make_folder(workdir)
-    path = os.path.join(workdir, "lock.json")
-    with Lock(workdir), pytest.raises(UserError, match=f"by process {os.getpid()} of"):
-        Lock(workdir).__enter__()
+def test_without_flock_the_file_decides(remote_workdir):
+    with Lock(remote_workdir), pytest.raises(UserError, match=f"by process {os.getpid()} of"):
+        Lock(remote_workdir).__enter__()
     parent = os.getppid()
-    for process, born, refused in (
-        (parent, _born(parent), True),
-        (parent, _born(parent) - 1, False),  # its number was another's
-        (*ended(), False),
+    for process, start_time, is_refused in (
+        (parent, _start_time(parent), True),
+        (parent, _start_time(parent) - 1, False),  # another process had the same id
+        (*ended_process(), False),
     ):
-        of_here = dict(machine=_machine(), born=born)
-        says(path, told(socket.gethostname(), process, time.time(), **of_here))
-        if refused:
-            with pytest.raises(UserError, match=f"by process {process} of") as error:
-                Lock(workdir).__enter__()
-            assert not isinstance(error.value, Held)
+        here = dict(process_namespace=_process_namespace(), start_time=start_time)
+        content = lock_content(socket.gethostname(), process, time.time(), **here)
+        write_lock(remote_workdir, content)
+        if is_refused:
+            with pytest.raises(UserError, match=f"by process {process} of") as caught:
+                Lock(remote_workdir).__enter__()
+            assert not isinstance(caught.value, WorkdirLocked)
         else:
-            with Lock(workdir):
+            with Lock(remote_workdir):
                 pass
 
 
 @pytest.mark.parametrize("process", [1, "own", 4_000_000])
-def test_a_host_name_alone_says_nothing_of_a_process(tmp_path, process):
+def test_host_name_does_not_identify_a_process(remote_workdir, process):
     process = os.getpid() if process == "own" else process
-    # Containers bear one name again and again, and number their processes alike.
-    workdir = "ram://lock/" + tmp_path.name
-    file_io.make_folder(workdir)
-    path = os.path.join(workdir, "lock.json")
-    elsewhere = dict(machine="another start", born=_born(process) or 7)
-    says(path, told(socket.gethostname(), process, time.time() - 10, **elsewhere))
-    with pytest.raises(Held, match="wait for"):
-        Lock(workdir).__enter__()
-    says(path, told(socket.gethostname(), process, time.time() - 130, **elsewhere))
-    with Lock(workdir):
+    # Containers often have the same host name, and the same process ids.
+    elsewhere = dict(process_namespace="another boot", start_time=_start_time(process) or 7)
+    host = socket.gethostname()
+    write_lock(remote_workdir, lock_content(host, process, time.time() - 10, **elsewhere))
+    with pytest.raises(WorkdirLocked, match="wait for"):
+        Lock(remote_workdir).__enter__()
+    write_lock(remote_workdir, lock_content(host, process, time.time() - 130, **elsewhere))
+    with Lock(remote_workdir):
         pass
 
 
-def test_who_was_silent_for_too_long_stops_and_leaves_the_other_its_lock(tmp_path):
-    workdir, lost = "ram://lock/" + tmp_path.name, []
-    path = os.path.join(workdir, "lock.json")
-    with Lock(workdir, beat=0.05, lost=lost.append) as lock:
-        says(path, told("elsewhere", 12, time.time()))
+def test_process_that_lost_its_lock_stops_and_keeps_the_new_lock(remote_workdir):
+    messages, path = [], os.path.join(remote_workdir, "lock.json")
+    with Lock(remote_workdir, heartbeat_seconds=0.05, on_lost=messages.append) as lock:
+        write_lock(remote_workdir, lock_content("elsewhere", 12, time.time()))
         lock._thread.join(10)
-        assert lost[0].startswith(f"{workdir} is in use by process 12 of elsewhere")
+        in_use = f"{remote_workdir} is in use by process 12 of elsewhere"
+        assert messages[0].startswith(in_use)
     assert json.loads(file_io.read_bytes(path))["host"] == "elsewhere"
-    with Signals(), pytest.raises(Stopped):
-        with Lock(workdir, beat=0.05, silent=0) as lock:
-            says(path, told("elsewhere", 13, time.time()))
+    with SignalHandler(), pytest.raises(Preempted):
+        with Lock(remote_workdir, heartbeat_seconds=0.05, expiry_seconds=0) as lock:
+            write_lock(remote_workdir, lock_content("elsewhere", 13, time.time()))
             time.sleep(10)

@@ -249,7 +249,7 @@ def save_vocabulary(path: str | os.PathLike, pieces: Sequence[str]) -> None:
         UserError: the vocabulary cannot be used (see `check_vocabulary`).
     """
     check_vocabulary(pieces)
-    with file_io.replacing(path) as temporary, file_io.open_file(temporary, "wb") as file:
+    with file_io.atomic_write(path) as temporary, file_io.open_file(temporary, "wb") as file:
         file.write("".join(piece + "\n" for piece in pieces).encode("utf-8"))
 
 

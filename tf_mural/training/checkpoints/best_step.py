@@ -71,7 +71,7 @@ class BestStepTracker:
         if is_better:
             self.best = {"metric": self._metric, "step": step, "value": self._value(numbers)}
         if self._is_primary:
-            file_io.make_folder(os.path.dirname(self._path))
+            file_io.makedirs(os.path.dirname(self._path))
             state = {"last": self.last_step, "best": self.best, "since_best": self.since_best}
             bundle.write_checksummed_json(self._path, state)
 

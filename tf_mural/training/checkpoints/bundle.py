@@ -71,7 +71,7 @@ def prefix(folder, step):
 def list_files(folder):
     """Returns {step: [file names]} in ascending order, including incomplete checkpoints."""
     names_by_step = {}
-    for name in file_io.names(folder):
+    for name in file_io.listdir(folder):
         if match := re.match(r"step-(\d+)\.", name):
             names_by_step.setdefault(int(match[1]), []).append(name)
     return dict(sorted(names_by_step.items()))
@@ -93,7 +93,7 @@ def write(folder, step, tensors, metadata):
     """
     path = prefix(folder, step)
     tensors = {name: _to_stored(tensor) for name, tensor in tensors.items()}
-    file_io.make_folder(folder)
+    file_io.makedirs(folder)
     parts = (f"{path}.index", f"{path}.data-00000-of-00001")
     for old in (f"{path}.json", *parts):
         file_io.remove(old)
@@ -104,7 +104,7 @@ def write(folder, step, tensors, metadata):
         tensors=list(tensors.values()),
     )
     for part in parts:
-        file_io.flush(part)
+        file_io.fsync(part)
     manifest = {
         "step": step,
         **metadata,

@@ -76,7 +76,7 @@ class Lock:
         }
 
     def __enter__(self):
-        file_io.make_folder(self._workdir)
+        file_io.makedirs(self._workdir)
         try:
             has_flock = self._flock()
             holder = self._read_holder()
@@ -173,7 +173,7 @@ class Lock:
             content = {**self._owner, "heartbeat": time.time()}
         data = json.dumps(content).encode()
         if self._file is None:
-            with file_io.replacing(self._path) as path, file_io.open_file(path, "wb") as file:
+            with file_io.atomic_write(self._path) as path, file_io.open_file(path, "wb") as file:
                 file.write(data)
             return
         self._file.seek(0)

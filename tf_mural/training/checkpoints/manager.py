@@ -104,7 +104,7 @@ class CheckpointManager:
                 "or remove that folder to start from the beginning"
             )
         if self._is_primary:
-            file_io.make_folder(self._workdir)
+            file_io.makedirs(self._workdir)
             file_io.write_json(os.path.join(self._workdir, MODEL), description)
         return False
 
@@ -199,7 +199,7 @@ class CheckpointManager:
                 bundle.remove_files(self._folder, obsolete)
         if self._is_primary:
             for folder in (self._workdir, os.path.join(self._workdir, BEST)):
-                temporary = [n for n in file_io.names(folder) if n.endswith(".tmp")]
+                temporary = [n for n in file_io.listdir(folder) if n.endswith(".tmp")]
                 bundle.remove_files(folder, temporary)
 
     def _check_compatible(self, path, manifest):

@@ -23,8 +23,8 @@ def save_model(folder, arrays, description, vocabulary_path):
         vocabulary_path: vocabulary file to copy.
     """
     arrays = {path: np.asarray(array) for path, array in arrays.items()}
-    file_io.make_folder(folder)
-    with file_io.replacing(os.path.join(folder, WEIGHTS)) as temporary:
+    file_io.makedirs(folder)
+    with file_io.atomic_write(os.path.join(folder, WEIGHTS)) as temporary:
         with file_io.open_file(temporary, "wb") as file:
             np.savez(_WriteOnlyFile(file), **arrays)
     file_io.copy(vocabulary_path, os.path.join(folder, VOCABULARY))
