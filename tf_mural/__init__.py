@@ -4,16 +4,16 @@ import importlib
 
 __version__ = "0.1.0"
 
-# What is offered here, by the room that has it; imported when it is asked for.
-_OFFERED = {"Embedder": "tf_mural.experiment.embedder"}
+# {public name: module}; a module is imported when one of its names is first used.
+_MODULES = {"Embedder": "tf_mural.experiment.embedder"}
 
 __all__ = ["Embedder", "__version__"]
 
 
 def __getattr__(name):
-    if name not in _OFFERED:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_OFFERED[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def __dir__():

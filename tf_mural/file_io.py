@@ -1,8 +1,9 @@
-"""Files of a run, on this machine or on a remote file system such as gs://.
+"""Access to the files of a run, on this machine or on a remote file system such as gs://.
 
-Local paths go through Python, remote ones through `tf.io.gfile`. What is written appears whole: a
-local file is on the disk before it gets its name. A remote `replace` is a copy and a deletion, but
-an object of gs:// appears only once it is whole, so that a reader sees the old one or the new one.
+Local files are opened by Python, remote ones by `tf.io.gfile`. Files are written atomically: a
+local file is renamed after it has been flushed to the disk. A remote rename is a copy followed by a
+deletion, but an object on gs:// becomes visible only when it is complete, so that a reader sees
+either the old or the new one.
 """
 
 import contextlib
@@ -18,12 +19,12 @@ _HUBS = ("hf://", "kaggle://", "modelscope://")
 
 
 def is_on_hub(path):
-    """Whether a path names a preset on a hub, which KerasHub fetches: "hf://user/name"."""
+    """Returns whether a path is a preset on a hub, which KerasHub downloads: "hf://user/name"."""
     return str(path).startswith(_HUBS)
 
 
 def is_remote(path):
-    """Whether the path names a file system: "gs://bucket/run"."""
+    """Returns whether a path is on a remote file system: "gs://bucket/run"."""
     return "://" in os.fspath(path)
 
 
@@ -34,10 +35,10 @@ def _gfile():
 
 
 def open_file(path, mode):
-    """A file of bytes, "rb" or "wb".
+    """Opens a binary file with the mode "rb" or "wb".
 
     Raises:
-        OSError: as `open`; of a remote file, one with the file system's own message.
+        OSError: as `open`. For a remote file the message is that of the file system.
     """
     if not is_remote(path):
         return open(path, mode)
@@ -47,43 +48,43 @@ def open_file(path, mode):
 
 
 def read_bytes(path):
-    """All of a file."""
+    """Returns the content of a file."""
     with open_file(path, "rb") as file:
         return file.read()
 
 
 def exists(path):
-    """Whether there is such a file or folder."""
+    """Returns whether a file or folder exists."""
     return _gfile().exists(path) if is_remote(path) else os.path.exists(path)
 
 
-def is_folder(path):
-    """Whether there is such a folder."""
+def isdir(path):
+    """Returns whether a folder exists."""
     return _gfile().isdir(path) if is_remote(path) else os.path.isdir(path)
 
 
 def size(path):
-    """Bytes of a file; None where there is none."""
+    """Returns the number of bytes of a file, or None if it does not exist."""
     if not exists(path):
         return None
     return _gfile().stat(path).length if is_remote(path) else os.path.getsize(path)
 
 
-def make_folder(path):
-    """Makes a folder and those above it."""
+def makedirs(path):
+    """Creates a folder and its parents, if they do not exist."""
     _gfile().makedirs(path) if is_remote(path) else os.makedirs(path, exist_ok=True)
 
 
-def names(folder):
-    """Sorted names in a folder; [] where there is none."""
-    if not is_folder(folder):
+def listdir(folder):
+    """Returns the sorted names in a folder, or [] if it does not exist."""
+    if not isdir(folder):
         return []
-    found = _gfile().listdir(folder) if is_remote(folder) else os.listdir(folder)
-    return sorted(name.rstrip("/") for name in found)
+    names = _gfile().listdir(folder) if is_remote(folder) else os.listdir(folder)
+    return sorted(name.rstrip("/") for name in names)
 
 
 def remove(path):
-    """Removes a file, if there is one."""
+    """Removes a file, if it exists."""
     if is_remote(path):
         if exists(path):
             _gfile().remove(path)
@@ -92,8 +93,8 @@ def remove(path):
             os.remove(path)
 
 
-def flush(path):
-    """Returns once a local file or folder is on the disk."""
+def fsync(path):
+    """Flushes a local file or folder to the disk; does nothing for remote paths."""
     if not is_remote(path):
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -103,51 +104,55 @@ def flush(path):
 
 
 @contextlib.contextmanager
-def replacing(path):
-    """A temporary name beside `path`, moved to it when the block ends well."""
+def atomic_write(path):
+    """Context manager: yields a temporary path, which replaces `path` if the body succeeds."""
     temporary = f"{path}.{uuid.uuid4().hex}.tmp"
     try:
         yield temporary
         if is_remote(path):
             _gfile().rename(temporary, path, overwrite=True)
         else:
-            flush(temporary)
+            fsync(temporary)
             os.replace(temporary, path)
-            flush(os.path.dirname(path) or ".")
+            fsync(os.path.dirname(path) or ".")
     except BaseException:
         remove(temporary)
         raise
 
 
 @contextlib.contextmanager
-def local(path):
-    """A local path to write `path` at: itself, or one that is copied to it in the end."""
+def local_copy(path):
+    """Context manager: yields a local path to write to, which is copied to a remote `path`."""
     if not is_remote(path):
         yield path
         return
     with tempfile.TemporaryDirectory() as folder:
-        there = os.path.join(folder, os.path.basename(path))
-        yield there
-        copy(there, path)
+        local_path = os.path.join(folder, os.path.basename(path))
+        yield local_path
+        copy(local_path, path)
 
 
 def copy(source, target):
-    """Copies a file; the copy appears when it is whole."""
-    with open_file(source, "rb") as read, replacing(target) as temporary:
-        with open_file(temporary, "wb") as written:
-            shutil.copyfileobj(read, written)
+    """Copies a file atomically."""
+    with open_file(source, "rb") as source_file, atomic_write(target) as temporary:
+        with open_file(temporary, "wb") as target_file:
+            shutil.copyfileobj(source_file, target_file)
 
 
 def read_json(path):
-    """Plain data of a file."""
+    """Returns the content of a JSON file.
+
+    Raises:
+        UserError: the file is not valid JSON.
+    """
     try:
         return json.loads(read_bytes(path).decode("utf-8"))
     except ValueError as error:
-        raise UserError(f"{path} is no JSON ({error}); remove it and run again") from error
+        raise UserError(f"{path} is not JSON ({error}); remove it and run again") from error
 
 
 def write_json(path, data):
-    """Writes plain data, whole or not at all."""
+    """Writes plain data to a JSON file atomically."""
     text = json.dumps(data, indent=1, ensure_ascii=False) + "\n"
-    with replacing(path) as temporary, open_file(temporary, "wb") as file:
+    with atomic_write(path) as temporary, open_file(temporary, "wb") as file:
         file.write(text.encode("utf-8"))

@@ -1,4 +1,4 @@
-"""Files of a run, local and on the file system that TensorFlow keeps in memory."""
+"""Access to local files, and to remote ones on TensorFlow's in-memory file system."""
 
 import pytest
 
@@ -9,46 +9,46 @@ from tf_mural.errors import UserError
 @pytest.fixture(params=["local", "remote"])
 def folder(request, tmp_path):
     path = str(tmp_path) if request.param == "local" else f"ram://files/{tmp_path.name}"
-    file_io.make_folder(f"{path}/a/b")
+    file_io.makedirs(f"{path}/a/b")
     assert file_io.is_remote(path) == (request.param == "remote")
     return path
 
 
 def write(path, content):
-    with file_io.replacing(path) as temporary, file_io.open_file(temporary, "wb") as file:
+    with file_io.atomic_write(path) as temporary, file_io.open_file(temporary, "wb") as file:
         file.write(content)
 
 
-def test_a_file_appears_whole_or_not_at_all(folder):
+def test_a_file_is_written_completely_or_not_at_all(folder):
     path = f"{folder}/a/f"
     assert not file_io.exists(path) and file_io.size(path) is None
     write(path, b"one")
-    write(path, b"2")  # shorter than before
+    write(path, b"2")  # shorter than the previous content
     assert file_io.read_bytes(path) == b"2" and file_io.size(path) == 1
-    with pytest.raises(ZeroDivisionError), file_io.replacing(path) as temporary:
+    with pytest.raises(ZeroDivisionError), file_io.atomic_write(path) as temporary:
         with file_io.open_file(temporary, "wb") as file:
             file.write(b"half")
         raise ZeroDivisionError
     assert file_io.read_bytes(path) == b"2"
-    assert file_io.names(f"{folder}/a") == ["b", "f"] and file_io.is_folder(f"{folder}/a/b")
+    assert file_io.listdir(f"{folder}/a") == ["b", "f"] and file_io.isdir(f"{folder}/a/b")
     file_io.remove(path)
     file_io.remove(path)
-    assert file_io.names(f"{folder}/a") == ["b"] and file_io.names(f"{folder}/none") == []
+    assert file_io.listdir(f"{folder}/a") == ["b"] and file_io.listdir(f"{folder}/none") == []
     with pytest.raises(FileNotFoundError):
         file_io.read_bytes(path)
 
 
-def test_copies_and_json(folder, tmp_path):
+def test_json_is_written_copied_and_read(folder, tmp_path):
     file_io.write_json(f"{folder}/a/x.json", {"ä": [1, None]})
     file_io.copy(f"{folder}/a/x.json", str(tmp_path / "y.json"))
     assert file_io.read_json(str(tmp_path / "y.json")) == {"ä": [1, None]}
     write(f"{folder}/a/x.json", b"{")
-    with pytest.raises(UserError, match=r"a/x.json is no JSON \(.*remove it and run again"):
+    with pytest.raises(UserError, match=r"a/x.json is not JSON \(.*remove it and run again"):
         file_io.read_json(f"{folder}/a/x.json")
 
 
-def test_what_only_writes_local_files_reaches_remote_ones(folder):
-    with file_io.local(f"{folder}/picture.png") as path:
+def test_a_local_copy_is_copied_to_its_path(folder):
+    with file_io.local_copy(f"{folder}/picture.png") as path:
         assert not file_io.is_remote(path) and path.endswith("/picture.png")
         with open(path, "wb") as file:
             file.write(b"png")
