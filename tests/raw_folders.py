@@ -11,10 +11,8 @@ import tarfile
 import zipfile
 
 import crawl_files
-import test_cifar100
-import test_imagenet
 import test_opus
-import test_sts2017
+from helpers import cifar100_files, imagenet_files, sts2017_files
 from PIL import Image
 
 
@@ -81,7 +79,7 @@ def tatoeba(folder):
 
 
 def sts2017(folder, packed=True):
-    files = {f"STS2017-extended/{name}": text for name, text in test_sts2017.FILES.items()}
+    files = {f"STS2017-extended/{name}": text for name, text in sts2017_files.TRACKS.items()}
     put(folder, {"STS2017-extended.zip": zipped(files)} if packed else files)
 
 
@@ -144,7 +142,9 @@ def uc2(folder):
 
 def cifar100(folder, form="binary"):
     folder.mkdir(parents=True)
-    test_cifar100.tar(folder / f"cifar-100-{form}.tar.gz", test_cifar100.official(form))
+    cifar100_files.write_archive(
+        folder / f"cifar-100-{form}.tar.gz", cifar100_files.official_files(form)
+    )
 
 
 def food101(folder, packed=True):
@@ -172,8 +172,8 @@ def sun397(folder, packed=True):
 
 
 def imagenet(folder, packed=True):
-    """Its three classes need `imagenet._CLASSES` of 3."""
-    files = test_imagenet.as_archives() if packed else test_imagenet.as_folders()
+    """Its three classes need `imagenet._NUM_CLASSES` of 3."""
+    files = imagenet_files.as_archives() if packed else imagenet_files.as_folders()
     put(folder, files)
 
 
