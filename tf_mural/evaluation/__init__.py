@@ -1,4 +1,4 @@
-"""Evaluations, one a file: each has `run(embed, records, **options) -> Result`."""
+"""Evaluation tasks by name; each module has `run(embedder, records, **options) -> Result`."""
 
 from tf_mural.evaluation import bitext, consistency, knn, retrieval, sts, zero_shot
 

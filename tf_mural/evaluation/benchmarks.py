@@ -1,7 +1,7 @@
-"""Benchmarks by name: which task on which records, and what the paper's tables say of it.
+"""Benchmarks by name: a task, its record set, and the tables of the paper that report it.
 
-A benchmark is plain data. Its records lie where tools/convert.py writes them by default: the data
-set's own folder, and in it the split.
+A benchmark is plain data. Its records lie where tools/convert.py writes them by default: in the
+folder of the data set and the split.
 """
 
 import dataclasses
@@ -14,25 +14,26 @@ from tf_mural.evaluation import TASKS
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
-    """One line of the table below.
+    """An entry of `BENCHMARKS`.
 
     Attributes:
-        task: name of a task.
-        records: the record set, under the folder of all data.
-        size: records of the whole set. Fewer are scored, but say nothing beside published numbers.
-        measure: what it is known by: what others print, and what is compared unless asked for more.
-        tables: of the paper that it answers.
-        means, sums: {name: languages} whose mean or sum the paper prints.
-        index: the record set to look neighbours up in, or "".
-        prompts: folder of prompts, or "". Where it is not there, English ones are made of the
-            records' names of classes.
-        suffix: what those English prompts end with.
+        task: Name of a task.
+        records: Path of the record set, relative to the data folder.
+        size: Number of records of the complete set. Results on fewer records are not comparable
+            with published numbers.
+        metric: Headline metric, the one that others report; the default of comparisons.
+        tables: Tables of the paper that report the benchmark.
+        means, sums: {name: languages} of the means and sums that the paper reports.
+        index: Path of the record set that is searched for neighbours, or "".
+        prompts: Path of a folder of prompts, or "". If the folder does not exist, English prompts
+            are made from the class names of the records.
+        suffix: Suffix of these English prompts.
     """
 
     task: str
     records: str
     size: int
-    measure: str
+    metric: str
     tables: tuple[int, ...] = ()
     means: dict = dataclasses.field(default_factory=dict)
     sums: dict = dataclasses.field(default_factory=dict)
@@ -93,36 +94,36 @@ BENCHMARKS = {
     "consistency/xtd10": Benchmark("consistency", "xtd10/test", 1_000, "spread"),
     "consistency/scenes": Benchmark("consistency", "scenes/test", 512, "spread"),
 }
-# Arguments of tasks that say where and how to work, and nothing of what is measured.
-_MEANS = {"cache", "model_id", "chunk", "draws", "seed"}
+# Arguments of tasks that do not change what is measured.
+_EXECUTION_ARGUMENTS = {"cache_dir", "model_id", "chunk_size", "num_bootstrap", "seed"}
 
 
-def run_of(name):
-    """The `run` of a task, or of a benchmark's task.
+def task_for(name):
+    """Returns the `run` function of a task, or of the task of a benchmark.
 
     Raises:
-        UserError: neither a task nor a benchmark has this name.
+        UserError: No task or benchmark has this name.
     """
     lookup({**TASKS, **BENCHMARKS}, name, "task")
     return TASKS[BENCHMARKS[name].task if name in BENCHMARKS else name]
 
 
-def measure_of(name):
-    """The measure that a benchmark is known by; of a task, that of its first benchmark."""
+def metric_for(name):
+    """Returns the headline metric of a benchmark, or of the first benchmark of a task."""
     if name in BENCHMARKS:
-        return BENCHMARKS[name].measure
-    return next(one.measure for one in BENCHMARKS.values() if one.task == name)
+        return BENCHMARKS[name].metric
+    return next(benchmark.metric for benchmark in BENCHMARKS.values() if benchmark.task == name)
 
 
-def options_of(name):
-    """Names of the options of a task: what its `run` takes that decides what is measured."""
-    parameters = list(inspect.signature(run_of(name)).parameters)[2:]  # after embed, records
-    return [parameter for parameter in parameters if parameter not in _MEANS]
+def option_names(name):
+    """Returns the names of the arguments of a task's `run` that define what is measured."""
+    parameters = list(inspect.signature(task_for(name)).parameters)[2:]  # after embedder, records
+    return [parameter for parameter in parameters if parameter not in _EXECUTION_ARGUMENTS]
 
 
 def check_options(name, options):
-    """Raises UserError for an option that the task of this name does not have."""
-    known = options_of(name)
+    """Raises a UserError if the task of this name does not have one of the options."""
+    known = option_names(name)
     for option in options:
         if option not in known:
             raise UserError(
@@ -130,8 +131,8 @@ def check_options(name, options):
             )
 
 
-def lacking(name, data_dir):
-    """Folders of records that a benchmark needs under `data_dir` and that are not there."""
+def missing_records(name, data_dir):
+    """Returns the record folders that a benchmark needs and that do not exist in `data_dir`."""
     needed = filter(None, (BENCHMARKS[name].records, BENCHMARKS[name].index))
     paths = [os.path.join(data_dir, path) for path in needed]
     return [path for path in paths if not os.path.isdir(path)]

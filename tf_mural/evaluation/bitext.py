@@ -1,133 +1,140 @@
-"""Bitext: is the nearest sentence of the other language the translation?
+"""Bitext retrieval: is the translation the nearest sentence of the other language?
 
-Protocol bitext/v1. A language's candidates are its own pairs. Per language, in percent of its
-pairs: "forward", its text finds the English one by cosine; "backward", the English text finds its
-own; "accuracy", the mean of both (100 less the error rate that LASER's authors print). Ties count
-as misses, those with an equal text of another pair too. A pair goes by the language that is not
-English (that of Tatoeba's file name); without English by both, "de-fr", in the order of the
-alphabet, and "forward" is then from the first to the second.
+Protocol bitext/v1. The candidates of a language are its own pairs. Metrics per language, in percent
+of its pairs: "forward", the text retrieves its English translation by cosine; "backward", the
+English text retrieves its translation; "accuracy", the mean of both (100 minus the error rate that
+the authors of LASER report). Ties count as misses, also ties with an equal text of another pair. A
+pair is named by its language that is not English (as the file names of Tatoeba); without English by
+both languages in alphabetical order, for example "de-fr", and "forward" goes from the first to the
+second.
 
 values: {language: {"forward", "backward", "accuracy"}}, and under "groups" the means over the
-languages of each group, {group: {the same three}}. Default groups are those of the paper's Table 12
-on Tatoeba, whose per-language numbers are in its Tables 15 and 16: "langs14" (of m-USE), "langs36"
-(of XTREME), "langs83" (of LASER; the table says 82), "all112". A group is there if all its
-languages are. intervals have the same keys.
+languages of each group, {group: {the same three}}. The default groups are those of the paper's
+Table 12 on Tatoeba, whose numbers per language are in Tables 15 and 16: "langs14" (languages of
+m-USE), "langs36" (of XTREME), "langs83" (of LASER; the table says 82) and "all112". A group is
+reported if all its languages are scored. intervals have the same keys.
 """
 
 import numpy as np
 
 from tf_mural.errors import UserError, lookup
 from tf_mural.evaluation import metrics
-from tf_mural.evaluation.embedding_checks import text_rows
-from tf_mural.evaluation.results import Result, grouped, intervals
+from tf_mural.evaluation.embedding_checks import embed_unique_texts
+from tf_mural.evaluation.results import Result, average_groups, confidence_intervals
 
 PROTOCOL = "bitext/v1"
 
-_14 = "ara cmn deu fra ita jpn kor nld pol por rus spa tha tur"
-_36 = (
+_LANGS14 = "ara cmn deu fra ita jpn kor nld pol por rus spa tha tur"
+_LANGS36 = (
     "afr ara ben bul cmn deu ell est eus fin fra heb hin hun ind ita jav jpn kat kaz kor mal mar "
     "nld pes por rus spa swh tam tel tgl tha tur urd vie"
 )
-_83 = (
+_LANGS83 = (
     "afr amh ara aze bel ben ber bos bre bul cat cbk ces cmn cor dan deu dtp ell epo est eus fin "
     "fra gle glg heb hin hrv hun hye ido ile ina ind isl ita jpn kab kat kaz khm kor kur kzj lat "
     "lfn lit lvs mal mar mhr mkd nds nld nob oci pes pol por ron rus slk slv spa sqi srp swe swh "
     "tam tat tel tgl tha tur uig ukr urd uzb vie wuu yue zsm"
 )
-_REST = (
+_TATOEBA_ONLY = (
     "ang arq arz ast awa ceb cha csb cym dsb fao fry gla gsw hsb jav max mon nno nov orv pam pms "
     "swg tuk tzl war xho yid"
 )
 GROUPS = {
-    "langs14": tuple(_14.split()),
-    "langs36": tuple(_36.split()),
-    "langs83": tuple(_83.split()),
-    "all112": tuple(sorted([*_83.split(), *_REST.split()])),
+    "langs14": tuple(_LANGS14.split()),
+    "langs36": tuple(_LANGS36.split()),
+    "langs83": tuple(_LANGS83.split()),
+    "all112": tuple(sorted([*_LANGS83.split(), *_TATOEBA_ONLY.split()])),
 }
 _ENGLISH = ("eng", "en")
 
 
-def run(embed, records, groups=None, languages=None, draws=1000, seed=0):
-    """Scores records of two texts that say the same.
+def run(embedder, records, groups=None, languages=None, num_bootstrap=1000, seed=0):
+    """Evaluates records that have two texts, translations of each other.
 
     Args:
-        embed: has `texts(iterable of str)`, to float32 (n, d) unit rows in order.
-        records: iterable of Record, read once.
-        groups: names out of `GROUPS`, or {name: languages}; then each has to be there as a whole.
-            By default those of `GROUPS` that are.
-        languages: names of pairs to score, see above; all that occur by default.
-        draws, seed: resamples of the pairs, for the intervals.
+        embedder: Object with `embed_texts(iterable of str)`, which returns unit rows in order,
+            float32 (n, d).
+        records: Iterable of Record, consumed once.
+        groups: Names in `GROUPS`, or {name: languages}; each group must be complete. Default: the
+            complete groups of `GROUPS`.
+        languages: Names of the pairs to score, see above. Default: all pairs.
+        num_bootstrap, seed: Number and seed of the bootstrap resamples of the pairs.
 
     Returns:
-        Result, see above. counts: "pairs" {language: n}, "missing" {group: languages} of default
-        groups that are there in part.
+        Result, see above. counts: "pairs" {language: n}, "missing" {group: languages} for
+        incomplete default groups.
 
     Raises:
-        UserError: no records, one that has not two texts, a language or a group that is not there,
-            embeddings that are not finite unit rows.
+        UserError: There are no records, a record has not two texts, a language or a group is
+            missing, or embeddings are not finite unit rows.
     """
-    wanted = _groups(groups)
-    found = _gather(records)
+    requested_groups = _requested_groups(groups)
+    pairs_by_language = _group_by_language(records)
     if languages is not None:
-        found = {
-            k: lookup(found, k, "language (of these records)") for k in dict.fromkeys(languages)
+        pairs_by_language = {
+            language: lookup(pairs_by_language, language, "language (of these records)")
+            for language in dict.fromkeys(languages)
         }
-    for name, members in (wanted if groups is not None else {}).items():
-        if lacking := [language for language in members if language not in found]:
-            raise UserError(f"group {name!r}: there are no pairs of {', '.join(lacking)}")
-    ids = [id for pairs in found.values() for id, *_ in pairs for _ in (0, 1)]
-    texts = [text for pairs in found.values() for _, *both in pairs for text in both]
-    rows, of_text = text_rows(embed, texts, ids)
-    values, drawn, start = {}, {}, 0
-    for number, (name, pairs) in enumerate(found.items()):
-        sides = of_text[2 * start : 2 * (start + len(pairs))].reshape(-1, 2).T
-        hits = _hits(*(rows[side] for side in sides))
-        values[name] = {measure: 100.0 * float(np.mean(hit)) for measure, hit in hits.items()}
-        drawn[name] = {
-            measure: 100.0 * metrics.resampled_means(hit, draws, (seed, number))
-            for measure, hit in hits.items()
+    for name, members in (requested_groups if groups is not None else {}).items():
+        if missing := [language for language in members if language not in pairs_by_language]:
+            raise UserError(f"group {name!r}: there are no pairs of {', '.join(missing)}")
+    all_pairs = [pair for pairs in pairs_by_language.values() for pair in pairs]
+    ids = [id for id, *_ in all_pairs for _ in (0, 1)]
+    texts = [text for _, *both in all_pairs for text in both]
+    embeddings, text_rows = embed_unique_texts(embedder, texts, ids)
+    values, resampled, start = {}, {}, 0
+    for number, (name, pairs) in enumerate(pairs_by_language.items()):
+        sides = text_rows[2 * start : 2 * (start + len(pairs))].reshape(-1, 2).T
+        hits = _hits(*(embeddings[side] for side in sides))
+        values[name] = {metric: 100.0 * float(np.mean(hit)) for metric, hit in hits.items()}
+        resampled[name] = {
+            metric: 100.0 * metrics.bootstrap_means(hit, num_bootstrap, (seed, number))
+            for metric, hit in hits.items()
         }
         start += len(pairs)
-    means, resampled, missing = grouped(values, drawn, wanted)
-    counts = {"pairs": {k: len(pairs) for k, pairs in found.items()}, "missing": missing}
-    result = Result("bitext", PROTOCOL, values, counts, intervals(drawn))
-    result.values["groups"], result.intervals["groups"] = means, intervals(resampled)
+    means, resampled_means, missing = average_groups(values, resampled, requested_groups)
+    num_pairs = {name: len(pairs) for name, pairs in pairs_by_language.items()}
+    counts = {"pairs": num_pairs, "missing": missing}
+    result = Result("bitext", PROTOCOL, values, counts, confidence_intervals(resampled))
+    result.values["groups"] = means
+    result.intervals["groups"] = confidence_intervals(resampled_means)
     return result
 
 
-def _groups(groups):
+def _requested_groups(groups):
     if groups is None:
         return GROUPS
     if not isinstance(groups, dict):
         groups = {name: lookup(GROUPS, name, "group") for name in groups}
     for name, members in groups.items():
         if not members:
-            raise UserError(f"group {name!r} is empty: expected some languages")
+            raise UserError(f"group {name!r} is empty: expected at least one language")
     return groups
 
 
-def _gather(records):
-    """{language: [(id, its text, the English text)]}, sorted."""
-    found = {}
+def _group_by_language(records):
+    """Returns {language: [(id, its text, the English text)]}, sorted by language."""
+    pairs = {}
     for record in records:
         if len(record.texts) != 2:
             raise UserError(
-                f"record {record.id!r} has {len(record.texts)} texts: bitext expects two that say "
-                "the same"
+                f"record {record.id!r} has {len(record.texts)} texts: bitext expects two that are "
+                "translations of each other"
             )
-        (one, _), (other, _) = first, second = record.texts
-        # English is the second side; where none or both are, the alphabet decides.
-        if ((one in _ENGLISH), one) > ((other in _ENGLISH), other):
+        first, second = record.texts
+        first_code, second_code = first[0], second[0]
+        # English is the second side; if none or both are English, the order is alphabetical.
+        if (first_code in _ENGLISH, first_code) > (second_code in _ENGLISH, second_code):
             first, second = second, first
         name = first[0] if second[0] in _ENGLISH else f"{first[0]}-{second[0]}"
-        found.setdefault(name, []).append((record.id, first[1], second[1]))
-    if not found:
-        raise UserError("no records: bitext needs records of two texts, such as tatoeba's")
-    return dict(sorted(found.items()))
+        pairs.setdefault(name, []).append((record.id, first[1], second[1]))
+    if not pairs:
+        raise UserError("no records: bitext needs records with two texts, such as tatoeba")
+    return dict(sorted(pairs.items()))
 
 
 def _hits(first, second):
-    """{measure: (n,) share of the hits of each pair}."""
+    """Returns {metric: (n,) hits of each pair, as a share for "accuracy"}."""
     backward, forward = metrics.image_text_ranks(second, first, np.arange(len(first)))
     forward, backward = forward == 0, backward == 0
     return {"forward": forward, "backward": backward, "accuracy": (0.0 + forward + backward) / 2}

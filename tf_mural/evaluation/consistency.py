@@ -1,118 +1,126 @@
-"""Cross-lingual consistency: does an image come up at the same place in whichever language?
+"""Cross-lingual consistency: is an image retrieved at the same rank in every language?
 
-Protocol consistency/v1. All images with a wanted text are candidates, for every language alike.
-The place of an image in a language is log2 of its rank (from 1) for its text in that language, the
-mean over its texts if there are several. Images with one language alone are candidates, but are
-not scored.
+Protocol consistency/v1. The candidates are all images with a text in a scored language; they are
+the same for every language. The log rank of an image in a language is log2 of its rank (from 1)
+for its text in that language, averaged over its texts if there are several. Images with texts in
+one language only are candidates, but are not scored.
 
-"spread", the headline: how far apart the places of an image in two languages are, the mean over its
-pairs of languages, then over images. It is in doublings of rank: 1 says that in one language the
-image stands twice as far down. The mean over pairs, because the distance of the first place to the
-last grows with the number of languages, and images and data sets have different numbers; it is
-told as "range". A tie leaves a place open between two bounds, and the distance is the largest that
-they allow: a model that maps everything to one point ranks alike everywhere, and gets the worst
-spread that there is, log2 of the number of images.
+"spread", the headline metric, is the difference of the log ranks of an image in two languages,
+averaged over its pairs of languages and then over images. Its unit is doublings of the rank: 1
+means that the rank is twice as large in one language as in the other. It averages over pairs
+because the difference between the best and the worst rank, which is reported as "range", grows
+with the number of languages. A tie leaves a log rank undetermined between two bounds; the
+difference is then the largest that the bounds allow. A model that maps all inputs to one point
+ranks alike in all languages, and therefore gets the largest possible spread, log2 of the number of
+images.
 
-values: {language: {"spread" (to the image's other languages), "lag"}}, and under "groups" {"all":
-{"spread", "range", "chance" (the spread of independent random ranks), "r1_any", "r1_all" (percent
-of images found at 1 in some, and in all of their languages)}}. "lag" is the place less the mean
-place in the image's other languages, in doublings: above 0, images come up later in this language.
-The five languages of the largest lag are named in counts["worst"], the worst first. intervals: of
-"spread" and "lag", over images, by the same keys.
+values: {language: {"spread" (to the other languages of the image), "lag"}}, and under "groups"
+{"all": {"spread", "range", "chance" (spread of independent random ranks), "r1_any", "r1_all"
+(percent of images with rank 1 in any, and in all of their languages)}}. "lag" is the log rank minus
+its mean in the other languages of the image, in doublings: a positive value means that images rank
+lower in this language. counts["worst"] has the five languages with the largest lag, in descending
+order. intervals: of "spread" and "lag", by bootstrap over images, with the same keys.
 """
 
 import numpy as np
 
 from tf_mural.errors import UserError
 from tf_mural.evaluation import metrics
-from tf_mural.evaluation.embedding_checks import checked, text_rows
+from tf_mural.evaluation.embedding_checks import embed_and_check, embed_unique_texts
 from tf_mural.evaluation.results import Result
-from tf_mural.evaluation.retrieval_inputs import Gathered
+from tf_mural.evaluation.retrieval_inputs import RetrievalInputs
 
 PROTOCOL = "consistency/v1"
-_WORST = 5
+_NUM_WORST = 5
 
 
-def run(embed, records, languages=None, draws=1000, seed=0):
-    """Scores records of one image and its texts in several languages.
+def run(embedder, records, languages=None, num_bootstrap=1000, seed=0):
+    """Evaluates records that have one image and texts in several languages.
 
     Args:
-        embed: has `images(iterable of encoded bytes)` and `texts(iterable of str)`, both to float32
-            (n, d) unit rows in order.
-        records: iterable of Record, read once; those without an image are passed over.
-        languages: codes to compare; all that occur, sorted, by default.
-        draws, seed: resamples of the images, for the intervals.
+        embedder: Object with `embed_images(iterable of encoded bytes)` and
+            `embed_texts(iterable of str)`; both return unit rows in order, float32 (n, d).
+        records: Iterable of Record, consumed once. Records without an image are ignored.
+        languages: Codes of the languages to compare. Default: all languages, sorted.
+        num_bootstrap, seed: Number and seed of the bootstrap resamples of the images.
 
     Returns:
-        Result, see above. counts: "candidates", "images" (scored: with two languages or more),
-        "languages" {language: images scored in it}, "texts", "worst" [languages].
+        Result, see above. counts: "candidates", "images" (scored: with texts in at least two
+        languages), "languages" {language: scored images}, "texts", "worst" [languages].
 
     Raises:
-        UserError: no records, no images, a language without texts, a record with several images, no
-            image with two languages, an image that cannot be read, embeddings that are not finite
-            unit rows.
+        UserError: There are no records or no images, a language has no texts, a record has several
+            images, no image has texts in two languages, an image cannot be decoded, or embeddings
+            are not finite unit rows.
     """
-    gathered = Gathered("consistency", languages)
-    images = checked(embed.images, gathered.images(records), "images", gathered.ids)
-    names = gathered.languages()
-    low, high = _places(embed, images, gathered, names)
-    several = np.sum(~np.isnan(low), axis=1) > 1
-    if not several.any():
+    inputs = RetrievalInputs("consistency", languages)
+    images = embed_and_check(
+        embedder.embed_images, inputs.stream_images(records), "images", inputs.ids
+    )
+    codes = inputs.scored_languages()
+    low, high = _log_rank_bounds(embedder, images, inputs, codes)
+    is_scored = np.sum(~np.isnan(low), axis=1) > 1
+    if not is_scored.any():
         raise UserError(
-            f"none of the {len(images)} images has texts in two of {', '.join(names)}: consistency "
+            f"none of the {len(images)} images has texts in two of {', '.join(codes)}: consistency "
             "compares languages"
         )
-    low, high = low[several], high[several]
-    spreads, lags = metrics.pair_spreads(low, high), metrics.lags(high)
+    low, high = low[is_scored], high[is_scored]
+    spreads, lags = metrics.rank_spreads(low, high), metrics.rank_lags(high)
     counts = {
         "candidates": len(images),
         "images": len(low),
-        "languages": dict(zip(names, np.sum(~np.isnan(low), axis=0).tolist(), strict=True)),
-        "texts": sum(len(texts) for texts, _ in gathered.texts.values()),
+        "languages": dict(zip(codes, np.sum(~np.isnan(low), axis=0).tolist(), strict=True)),
+        "texts": sum(len(texts) for texts, _ in inputs.texts.values()),
     }
     result = Result("consistency", PROTOCOL, {}, counts)
-    for at, name in enumerate(names):
-        there = ~np.isnan(lags[:, at])
-        if there.any():
-            columns = {"spread": spreads[there, at], "lag": lags[there, at]}
-            result.values[name] = {key: float(column.mean()) for key, column in columns.items()}
-            result.intervals[name] = {
-                key: metrics.mean_interval(column, draws, (seed, 1 + at))
-                for key, column in columns.items()
+    for column, code in enumerate(codes):
+        has_lag = ~np.isnan(lags[:, column])
+        if has_lag.any():
+            per_image = {"spread": spreads[has_lag, column], "lag": lags[has_lag, column]}
+            result.values[code] = {key: float(values.mean()) for key, values in per_image.items()}
+            result.intervals[code] = {
+                key: metrics.mean_interval(values, num_bootstrap, (seed, 1 + column))
+                for key, values in per_image.items()
             }
-    behind = sorted(result.values, key=lambda name: -result.values[name]["lag"])
-    counts["worst"] = behind[:_WORST]
-    of_image = np.nanmean(spreads, axis=1)
-    result.values["groups"] = {"all": _overall(low, high, of_image, len(images))}
-    spread = metrics.mean_interval(of_image, draws, (seed, 0))
-    result.intervals["groups"] = {"all": {"spread": spread}}
+    by_lag = sorted(result.values, key=lambda code: -result.values[code]["lag"])
+    counts["worst"] = by_lag[:_NUM_WORST]
+    image_spreads = np.nanmean(spreads, axis=1)
+    result.values["groups"] = {"all": _overall(low, high, image_spreads, len(images))}
+    interval = metrics.mean_interval(image_spreads, num_bootstrap, (seed, 0))
+    result.intervals["groups"] = {"all": {"spread": interval}}
     return result
 
 
-def _overall(low, high, spread_of_image, candidates):
-    """What is told of all languages together."""
-    last = np.nanmax(high, axis=1)
+def _overall(low, high, image_spreads, num_candidates):
+    """Returns the metrics over all languages."""
+    worst = np.nanmax(high, axis=1)
     return {
-        "spread": float(spread_of_image.mean()),
-        "range": float(np.mean(last - np.nanmin(low, axis=1))),
-        "chance": metrics.chance_spread(candidates),
+        "spread": float(image_spreads.mean()),
+        "range": float(np.mean(worst - np.nanmin(low, axis=1))),
+        "chance": metrics.chance_spread(num_candidates),
         "r1_any": 100.0 * float(np.mean(np.nanmin(high, axis=1) == 0)),
-        "r1_all": 100.0 * float(np.mean(last == 0)),
+        "r1_all": 100.0 * float(np.mean(worst == 0)),
     }
 
 
-def _places(embed, images, gathered, names):
-    """Lower and upper bound of the place of each image in each language, (n, L); nan for none."""
-    texts = [text for name in names for text in gathered.texts[name][0]]
-    of_image = np.concatenate([gathered.texts[name][1] for name in names]).astype(np.int64)
-    of_language = np.repeat(np.arange(len(names)), [len(gathered.texts[k][0]) for k in names])
-    rows, of_text = text_rows(embed, texts, [gathered.ids[image] for image in of_image])
-    bounds = np.zeros((2, len(images), len(names)))
-    number = np.zeros(bounds.shape[1:])
-    np.add.at(number, (of_image, of_language), 1)
-    for at in range(len(names)):
-        own = of_language == at
-        ranks = metrics.rank_bounds(images, rows[of_text[own]], of_image[own])
+def _log_rank_bounds(embedder, images, inputs, codes):
+    """Returns bounds (low, high) of the log rank of each image in each language.
+
+    Both are float64 (n, L); NaN where a language has no text for an image.
+    """
+    texts = [text for code in codes for text in inputs.texts[code][0]]
+    text_images = np.concatenate([inputs.texts[code][1] for code in codes]).astype(np.int64)
+    text_languages = np.repeat(np.arange(len(codes)), [len(inputs.texts[k][0]) for k in codes])
+    embeddings, text_rows = embed_unique_texts(
+        embedder, texts, [inputs.ids[image] for image in text_images]
+    )
+    bounds = np.zeros((2, len(images), len(codes)))
+    num_texts = np.zeros(bounds.shape[1:])
+    np.add.at(num_texts, (text_images, text_languages), 1)
+    for column in range(len(codes)):
+        selected = text_languages == column
+        ranks = metrics.rank_bounds(images, embeddings[text_rows[selected]], text_images[selected])
         for bound, rank in zip(bounds, ranks, strict=True):
-            np.add.at(bound[:, at], of_image[own], np.log2(1 + rank))
-    return np.divide(bounds, number, out=np.full_like(bounds, np.nan), where=number > 0)
+            np.add.at(bound[:, column], text_images[selected], np.log2(1 + rank))
+    return np.divide(bounds, num_texts, out=np.full_like(bounds, np.nan), where=num_texts > 0)

@@ -1,64 +1,72 @@
-"""Embeddings of texts for tasks: each text once, checked, and a bad one named by its record."""
+"""Embeds the items of records, and validates that the embeddings are finite unit vectors."""
 
 import numpy as np
 
 from tf_mural.errors import UserError
 from tf_mural.evaluation import metrics
 
-# Lengths may be off by as much as half precision makes them.
-_UNIT = 2e-3
+# Tolerance of lengths: the rounding error of half precision.
+_LENGTH_TOLERANCE = 2e-3
 
 
-def text_rows(embed, texts, ids):
-    """Embeds texts, equal ones once.
+def embed_unique_texts(embedder, texts, ids):
+    """Embeds texts; equal texts are embedded once.
 
     Args:
-        embed: has `texts(iterable of str)`, to float32 (n, d) unit rows in order.
-        texts: list of m strings.
-        ids: the id of each text's record, for messages.
+        embedder: Object with `embed_texts(iterable of str)`, which returns unit rows in order,
+            float32 (n, d).
+        texts: List of m strings.
+        ids: Record id of each text, for error messages.
 
     Returns:
-        (float32 (n, d) embeddings of the different texts, int64 (m,) the row of each text).
+        Tuple (embeddings of the unique texts, float32 (n, d); row of each text, int64 (m,)).
 
     Raises:
-        UserError: as `checked`.
+        UserError: See `embed_and_check`.
     """
-    rows = {}
-    of_text = np.array([rows.setdefault(text, len(rows)) for text in texts], np.int64)
-    _, first = np.unique(of_text, return_index=True)
-    owners = [ids[position] for position in first]
-    return checked(embed.texts, list(rows), "texts", owners), of_text
+    row_of_text = {}
+    text_rows = np.array(
+        [row_of_text.setdefault(text, len(row_of_text)) for text in texts], np.int64
+    )
+    _, first = np.unique(text_rows, return_index=True)
+    unique_ids = [ids[position] for position in first]
+    embeddings = embed_and_check(embedder.embed_texts, list(row_of_text), "texts", unique_ids)
+    return embeddings, text_rows
 
 
-def checked(embed, items, kind, ids):
-    """What `embed` gives for items, once it is known to be unit rows, one an item.
+def embed_and_check(embed, items, kind, ids):
+    """Embeds items and checks that the result has one finite unit row per item.
 
     Args:
-        embed: from an iterable of items to (n, d).
-        items: iterable of items.
-        kind: what they are, for messages.
-        ids: the id of each item's record; a list that may still grow while `items` is read.
+        embed: Function from an iterable of n items to an array (n, d).
+        items: Iterable of items.
+        kind: Plural name of the items, for error messages.
+        ids: Record id of each item. The list may grow while `items` is consumed.
+
+    Returns:
+        float32 (n, d).
 
     Raises:
-        UserError: an embedding is not finite or not of length 1, named by its record; or `embed`
-            refuses an item and says at which `position`.
+        UserError: An embedding is not finite or has not length 1, or `embed` raises a UserError
+            with a `position`. The message names the record.
     """
     try:
-        found = np.asarray(embed(items), np.float32)
+        embeddings = np.asarray(embed(items), np.float32)
     except UserError as error:
         position = getattr(error, "position", None)
         if position is None:
             raise
         raise UserError(f"record {ids[position]!r}: {error}") from error
-    if found.ndim != 2 or len(found) != len(ids):
+    if embeddings.ndim != 2 or len(embeddings) != len(ids):
         raise UserError(
-            f"the embeddings of {len(ids)} {kind} have shape {found.shape}: expected one row each"
+            f"the embeddings of {len(ids)} {kind} have shape {embeddings.shape}: expected one row "
+            "each"
         )
-    lengths = np.linalg.norm(found, axis=1)
-    bad = np.flatnonzero(~(np.abs(lengths - 1) <= _UNIT))  # NaN compares as bad
+    lengths = np.linalg.norm(embeddings, axis=1)
+    bad = np.flatnonzero(~(np.abs(lengths - 1) <= _LENGTH_TOLERANCE))  # NaN compares as bad
     if bad.size:
         raise UserError(
             f"record {ids[bad[0]]!r}: its embedding has length {lengths[bad[0]]}: expected finite "
-            f"rows of length 1, which {bad.size} of {len(found)} {kind} have not"
+            f"rows of length 1; {bad.size} of {len(embeddings)} {kind} have other embeddings"
         )
-    return metrics.checked_rows(found, f"embeddings of {kind}")
+    return metrics.check_embeddings(embeddings, f"embeddings of {kind}")

@@ -1,4 +1,4 @@
-"""Embeds records of one image and its label; what classification and neighbours share."""
+"""Embeds records with one image and a label; shared by zero_shot and knn."""
 
 import dataclasses
 import itertools
@@ -6,51 +6,51 @@ import itertools
 import numpy as np
 
 from tf_mural.errors import UserError
-from tf_mural.evaluation.embedding_checks import checked
+from tf_mural.evaluation.embedding_checks import embed_and_check
 
 
 @dataclasses.dataclass
-class Labelled:
-    """Some records, embedded.
+class LabelledEmbeddings:
+    """Embeddings of labelled images.
 
     Attributes:
-        rows: float32 (n, d), unit rows.
+        embeddings: float32 (n, d), unit rows.
         labels: int64 (n,).
-        ids: list of n.
+        ids: List of the n record ids.
     """
 
-    rows: np.ndarray
+    embeddings: np.ndarray
     labels: np.ndarray
     ids: list
 
 
-def embed_labelled(embed, records, task, size=None, what="records"):
-    """Yields `Labelled` of at most `size` records each, in order; of all at once by default.
+def embed_labelled(embedder, records, task, chunk_size=None, description="records"):
+    """Yields `LabelledEmbeddings` of at most `chunk_size` records, in order.
 
     Args:
-        embed: see `retrieval.run`.
-        records: iterable of Record, read once.
-        task: the name of the task, for messages.
-        size: records to hold at once.
-        what: what the records are, for messages.
+        embedder: See `retrieval.run`.
+        records: Iterable of Record, consumed once.
+        task: Name of the task, for error messages.
+        chunk_size: Maximum number of records per item. Default: all records in one item.
+        description: Name of the records, for error messages.
 
     Raises:
-        UserError: no records, one without an image, with several, or without a label; an image that
-            cannot be read, an embedding that is not finite or not of length 1.
+        UserError: There are no records, a record has no label or not exactly one image, an image
+            cannot be decoded, or an embedding is not finite or has not length 1.
     """
-    records, empty = iter(records), True
+    records, is_empty = iter(records), True
     for first in records:
-        empty, labels, ids = False, [], []
-        rest = itertools.islice(records, None if size is None else size - 1)
-        images = _images(itertools.chain([first], rest), task, labels, ids)
-        rows = checked(embed.images, images, "images", ids)
-        yield Labelled(rows, np.array(labels, np.int64), ids)
-    if empty:
-        raise UserError(f"no {what}: {task} needs records of an image and its label")
+        is_empty, labels, ids = False, [], []
+        others = itertools.islice(records, None if chunk_size is None else chunk_size - 1)
+        images = _stream_images(itertools.chain([first], others), task, labels, ids)
+        embeddings = embed_and_check(embedder.embed_images, images, "images", ids)
+        yield LabelledEmbeddings(embeddings, np.array(labels, np.int64), ids)
+    if is_empty:
+        raise UserError(f"no {description}: {task} needs records with an image and its label")
 
 
-def _images(records, task, labels, ids):
-    """Yields the images, and notes labels and ids."""
+def _stream_images(records, task, labels, ids):
+    """Yields the image of each record; appends its label and its id to the lists."""
     for record in records:
         if len(record.images) != 1:
             raise UserError(
@@ -58,7 +58,7 @@ def _images(records, task, labels, ids):
             )
         if record.label is None:
             raise UserError(
-                f"record {record.id!r} has no label: {task} needs records of an image and its "
+                f"record {record.id!r} has no label: {task} needs records with an image and its "
                 "label, such as those of cifar100, food101, sun397 and imagenet"
             )
         ids.append(record.id)

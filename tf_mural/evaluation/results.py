@@ -1,4 +1,4 @@
-"""The result of a task, and means over groups of languages with intervals."""
+"""The result of a task, and averages over groups of languages with confidence intervals."""
 
 import dataclasses
 
@@ -9,14 +9,15 @@ from tf_mural.evaluation import metrics
 
 @dataclasses.dataclass
 class Result:
-    """What a task measured.
+    """Result of a task.
 
     Attributes:
-        task: name of the task ("retrieval").
-        protocol: id of the exact protocol ("retrieval/v1"); it changes whenever values would.
-        values: measures by name, in the units that the protocol states; dicts may nest.
-        counts: how much was measured (images, texts, ...), by name.
-        intervals: (low, high) by the name of a value, where the task computes them.
+        task: Name of the task, for example "retrieval".
+        protocol: Id of the exact protocol, for example "retrieval/v1". It changes whenever the
+            values would change.
+        values: Metrics by name, in the units of the protocol; dicts may be nested.
+        counts: Numbers of evaluated images, texts and so on, by name.
+        intervals: 95 % confidence intervals (low, high), with the keys of `values`.
     """
 
     task: str
@@ -26,34 +27,37 @@ class Result:
     intervals: dict = dataclasses.field(default_factory=dict)
 
 
-def grouped(values, drawn, groups):
-    """Means of each measure over the members of each group.
+def average_groups(values, resampled, groups):
+    """Averages each metric over the members of each group.
 
     Args:
-        values: {language: {measure: number}}.
-        drawn: {language: {measure: (draws,)}}, resamples of the same numbers, of each language
-            independently of the others.
+        values: {language: {metric: number}}.
+        resampled: {language: {metric: (num_bootstrap,)}}, bootstrap values of the same numbers,
+            independent between languages.
         groups: {name: languages}.
 
     Returns:
-        ({group: {measure: mean}}, {group: {measure: (draws,) means}}, {group: missing languages}).
-        The first two have the groups that are there as a whole, the last those in part.
+        Tuple ({group: {metric: mean}}, {group: {metric: (num_bootstrap,) means}}, {group: missing
+        languages}). The first two have the complete groups, the last has the incomplete groups.
+        Groups without any member in `values` are left out.
     """
-    means, resampled, missing = {}, {}, {}
+    means, resampled_means, missing = {}, {}, {}
     for name, members in groups.items():
-        lacking = [language for language in members if language not in values]
-        if not lacking:
-            measures = values[members[0]]
-            means[name] = {k: float(np.mean([values[m][k] for m in members])) for k in measures}
-            resampled[name] = {k: np.mean([drawn[m][k] for m in members], 0) for k in measures}
-        elif len(lacking) < len(members):
-            missing[name] = lacking
-    return means, resampled, missing
+        absent = [language for language in members if language not in values]
+        if not absent:
+            names = values[members[0]]
+            means[name] = {k: float(np.mean([values[m][k] for m in members])) for k in names}
+            resampled_means[name] = {
+                k: np.mean([resampled[m][k] for m in members], 0) for k in names
+            }
+        elif len(absent) < len(members):
+            missing[name] = absent
+    return means, resampled_means, missing
 
 
-def intervals(drawn):
-    """{language or group: {measure: (low, high)}} of resampled values, 95 %."""
+def confidence_intervals(resampled):
+    """Returns {language or group: {metric: (low, high)}} of bootstrap values, 95 %."""
     return {
-        name: {measure: metrics.interval(values) for measure, values in measures.items()}
-        for name, measures in drawn.items()
+        name: {metric: metrics.percentile_interval(values) for metric, values in columns.items()}
+        for name, columns in resampled.items()
     }

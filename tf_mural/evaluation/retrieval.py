@@ -1,8 +1,9 @@
-"""Cross-modal retrieval, zero-shot: which image for a text, which text for an image, by cosine.
+"""Zero-shot cross-modal retrieval: images by texts and texts by images, by cosine similarity.
 
-Protocol retrieval/v1. Per language: the images that have a text in it are the candidates, all its
-texts are queries and candidates; recall at 1, 5 and 10 both ways; an image finds any of its texts;
-ties count as misses. `average_recall` is the mean of the six, in percent.
+Protocol retrieval/v1. For each language, the candidates are the images with a text in that
+language, and all its texts are both queries and candidates. The metrics are recall at 1, 5 and 10
+in both directions. For an image, each of its texts is correct. Ties count as misses.
+`average_recall` is the mean of the six recalls, in percent.
 """
 
 import numpy as np
@@ -10,50 +11,51 @@ import numpy as np
 from tf_mural.errors import UserError
 from tf_mural.evaluation import metrics
 from tf_mural.evaluation.results import Result
-from tf_mural.evaluation.retrieval_inputs import Gathered
+from tf_mural.evaluation.retrieval_inputs import RetrievalInputs
 
 PROTOCOL = "retrieval/v1"
 
 
-def run(embed, records, languages=None, captions_per_image=None):
-    """Scores retrieval on any records of one image and some texts.
+def run(embedder, records, languages=None, captions_per_image=None):
+    """Evaluates retrieval on records that have one image and texts.
 
     Args:
-        embed: has `images(iterable of encoded bytes)` and `texts(iterable of str)`, both to float32
-            (n, d) unit rows in order.
-        records: iterable of Record, read once; those without an image are passed over.
-        languages: codes to score; all that occur, sorted, by default.
-        captions_per_image: how many of an image's texts in a language to use, the first ones; all
-            by default. Part of the protocol's id when it is set.
+        embedder: Object with `embed_images(iterable of encoded bytes)` and
+            `embed_texts(iterable of str)`; both return unit rows in order, float32 (n, d).
+        records: Iterable of Record, consumed once. Records without an image are ignored.
+        languages: Codes of the languages to score. Default: all languages, sorted.
+        captions_per_image: Number of texts per image and language; the first ones are used.
+            Default: all. A value becomes part of the protocol id.
 
     Returns:
-        Result. values: {language: {"i2t_r1" .. "t2i_r10", "average_recall", "chance"}} in percent,
-        where "chance" is the average recall to expect of a random order. counts: "images" embedded,
+        Result. values: {language: {"i2t_r1" .. "t2i_r10", "average_recall", "chance"}} in percent;
+        "chance" is the expected average recall of a random order. counts: "images" (embedded),
         "candidates" {language: images}, "texts" {language: texts}. intervals: {language:
-        {measure: (low, high)}}, 95 %, of all but chance, see `metrics.recall_intervals`.
+        {metric: (low, high)}}, 95 %, for all metrics except "chance"; see
+        `metrics.recall_intervals`.
 
     Raises:
-        UserError: no records, no images, a language without texts, a record with several images,
-            an image that cannot be read.
+        UserError: There are no records or no images, a language has no texts, a record has several
+            images, or an image cannot be decoded.
     """
-    gathered = Gathered("retrieval", languages, captions_per_image)
+    inputs = RetrievalInputs("retrieval", languages, captions_per_image)
     try:
-        images = embed.images(gathered.images(records))
+        images = embedder.embed_images(inputs.stream_images(records))
     except UserError as error:
         position = getattr(error, "position", None)
         if position is None:
             raise
-        raise UserError(f"record {gathered.ids[position]!r}: {error}") from error
+        raise UserError(f"record {inputs.ids[position]!r}: {error}") from error
     protocol = PROTOCOL
     if captions_per_image is not None:
         protocol += f";captions_per_image={captions_per_image}"
     result = Result(
         "retrieval", protocol, {}, {"images": len(images), "candidates": {}, "texts": {}}
     )
-    for language in gathered.languages():
-        texts, text_images = gathered.texts[language]
+    for language in inputs.scored_languages():
+        texts, text_images = inputs.texts[language]
         result.values[language], result.intervals[language] = _score(
-            images, embed.texts(texts), np.array(text_images)
+            images, embedder.embed_texts(texts), np.array(text_images)
         )
         result.counts["texts"][language] = len(texts)
         result.counts["candidates"][language] = len(set(text_images))
@@ -61,9 +63,11 @@ def run(embed, records, languages=None, captions_per_image=None):
 
 
 def _score(images, texts, text_images):
-    """Recalls with chance, and intervals, of one language: its own images are the candidates."""
-    own, text_images, captions = np.unique(text_images, return_inverse=True, return_counts=True)
-    image_ranks, text_ranks = metrics.image_text_ranks(images[own], texts, text_images)
+    """Returns (values, intervals) of a language; the candidates are the images with a text."""
+    candidates, text_images, num_captions = np.unique(
+        text_images, return_inverse=True, return_counts=True
+    )
+    image_ranks, text_ranks = metrics.image_text_ranks(images[candidates], texts, text_images)
     values = metrics.recalls(image_ranks, text_ranks)
-    values["chance"] = metrics.chance_average_recall(len(own), captions)
+    values["chance"] = metrics.chance_average_recall(len(candidates), num_captions)
     return values, metrics.recall_intervals(image_ranks, text_ranks, text_images)

@@ -1,4 +1,4 @@
-"""Images with their texts by language, gathered in one reading of the records."""
+"""Collects the images of records and their texts by language in a single pass."""
 
 import dataclasses
 
@@ -6,78 +6,84 @@ from tf_mural.errors import UserError
 
 
 @dataclasses.dataclass
-class Gathered:
-    """What a single reading of the records leaves behind: texts stay, images pass through.
+class RetrievalInputs:
+    """Collects the texts of records while their images are streamed to an embedder.
 
     Attributes:
-        task: its name, for messages.
-        wanted: codes of the languages to keep, or None for all.
-        captions_per_image: how many texts of an image in a language to keep, the first ones.
-        records: how many were read.
-        ids: of the records whose image was handed on.
-        texts: {language: (texts, which of those images each describes)}.
-        seen: languages, wanted or not.
+        task: Name of the task, for error messages.
+        languages: Codes of the languages to keep, or None for all.
+        captions_per_image: Maximum number of texts per image and language, or None for all. The
+            first ones are kept.
+        num_records: Number of records read.
+        ids: Ids of the records whose image was yielded.
+        texts: {language: (texts, indices of the yielded images that the texts describe)}.
+        seen_languages: All languages of the records, also those that are not kept.
     """
 
     task: str
-    wanted: list | None = None
+    languages: list | None = None
     captions_per_image: int | None = None
-    records: int = 0
+    num_records: int = 0
     ids: list = dataclasses.field(default_factory=list)
     texts: dict = dataclasses.field(default_factory=dict)
-    seen: set = dataclasses.field(default_factory=set)
+    seen_languages: set = dataclasses.field(default_factory=set)
 
-    def images(self, records):
-        """Yields the image of each record that has a wanted text, and notes the texts.
+    def stream_images(self, records):
+        """Yields the image of each record that has a text to keep, and collects the texts.
 
         Raises:
-            UserError: no records, none with an image, or one with several.
+            UserError: There are no records, no record has an image, or a record has several.
         """
-        with_image = 0
+        num_with_image = 0
         for record in records:
-            self.records += 1
+            self.num_records += 1
             if not record.images:
                 continue
             if len(record.images) > 1:
                 raise UserError(
                     f"record {record.id!r} has {len(record.images)} images: {self.task} expects one"
                 )
-            with_image += 1
-            if self._note(record):
+            num_with_image += 1
+            if self._collect_texts(record):
                 self.ids.append(record.id)
                 yield record.images[0]
-        if not with_image:
-            what = (
-                f"none of the {self.records} records has an image" if self.records else "no records"
+        if not num_with_image:
+            problem = (
+                f"none of the {self.num_records} records has an image"
+                if self.num_records
+                else "no records"
             )
-            raise UserError(f"{what}: {self.task} needs records of an image and its texts")
+            raise UserError(f"{problem}: {self.task} needs records with an image and texts")
 
-    def _note(self, record):
-        """Keeps the wanted texts of a record as those of the next image. Returns whether any."""
+    def _collect_texts(self, record):
+        """Keeps the texts of a record for the next image; returns whether there are any."""
         counts = {}
         for language, text in record.texts:
-            self.seen.add(language)
-            if self.wanted is not None and language not in self.wanted:
+            self.seen_languages.add(language)
+            if self.languages is not None and language not in self.languages:
                 continue
             counts[language] = counts.get(language, 0) + 1
             if self.captions_per_image is None or counts[language] <= self.captions_per_image:
-                texts, images = self.texts.setdefault(language, ([], []))
+                texts, image_indices = self.texts.setdefault(language, ([], []))
                 texts.append(text)
-                images.append(len(self.ids))
+                image_indices.append(len(self.ids))
         return bool(counts)
 
-    def languages(self):
-        """The languages to score, each with texts, once all images have passed.
+    def scored_languages(self):
+        """Returns the languages to score; call it after all images were yielded.
 
         Raises:
-            UserError: one has no text.
+            UserError: A language has no text.
         """
-        languages = sorted(self.seen) if self.wanted is None else list(dict.fromkeys(self.wanted))
+        if self.languages is None:
+            languages = sorted(self.seen_languages)
+        else:
+            languages = list(dict.fromkeys(self.languages))
         missing = [language for language in languages if language not in self.texts]
         if missing or not languages:
-            known = ", ".join(sorted(self.seen)) or "none at all"
+            available = ", ".join(sorted(self.seen_languages)) or "none"
             raise UserError(
                 f"no image has a text in {', '.join(missing) or 'any language'}; "
-                f"the records' languages: {known}"
+                f"languages of the records: {available}"
             )
         return languages

@@ -1,21 +1,22 @@
-"""Semantic textual similarity: do cosines order pairs of sentences as people do?
+"""Semantic textual similarity: correlation of cosines with human similarity scores.
 
-Protocol sts/v1. Per track, 100 x Spearman's correlation of the cosine with the score of each pair;
-cosines are rounded to 6 decimals first, so that a model that maps everything to one point is not
-scored by the noise in its last digits: it gets 0. A track goes by its two languages, English first
-("en-es" for STS.es-en too, as in the paper's tables), else in the order of the alphabet.
+Protocol sts/v1. For each track, 100 x Spearman's correlation between the cosine and the score of
+each pair. Cosines are rounded to 6 decimals first, so that a model that maps all inputs to one
+point scores 0 instead of the correlation of rounding noise. A track is named by its two languages:
+English first ("en-es" for STS.es-en too, as in the tables of the paper), otherwise in alphabetical
+order.
 
 values: {track: {"spearman"}}, and under "groups" the averages of the paper, {group: {"spearman"}}:
-"monolingual" (its Table 3), "cross_lingual" (Table 4), "meta_avg", the mean of these two (Table
-11). A group is there if all its tracks are. intervals have the same keys.
+"monolingual" (its Table 3), "cross_lingual" (Table 4), and "meta_avg", the mean of these two (Table
+11). A group is reported if all its tracks are scored. intervals have the same keys.
 """
 
 import numpy as np
 
 from tf_mural.errors import UserError, lookup
 from tf_mural.evaluation import metrics
-from tf_mural.evaluation.embedding_checks import text_rows
-from tf_mural.evaluation.results import Result, grouped, intervals
+from tf_mural.evaluation.embedding_checks import embed_unique_texts
+from tf_mural.evaluation.results import Result, average_groups, confidence_intervals
 
 PROTOCOL = "sts/v1"
 
@@ -26,55 +27,64 @@ GROUPS = {
 _DECIMALS = 6
 
 
-def run(embed, records, tracks=None, draws=1000, seed=0):
-    """Scores records of two texts and a score.
+def run(embedder, records, tracks=None, num_bootstrap=1000, seed=0):
+    """Evaluates records that have two texts and a similarity score.
 
     Args:
-        embed: has `texts(iterable of str)`, to float32 (n, d) unit rows in order.
-        records: iterable of Record, read once; those without a score are passed over.
-        tracks: such as "en-es", in either order; all that occur by default.
-        draws, seed: resamples of the pairs, for the intervals.
+        embedder: Object with `embed_texts(iterable of str)`, which returns unit rows in order,
+            float32 (n, d).
+        records: Iterable of Record, consumed once. Records without a score are ignored.
+        tracks: Names of tracks, for example "en-es", in either order. Default: all tracks.
+        num_bootstrap, seed: Number and seed of the bootstrap resamples of the pairs.
 
     Returns:
-        Result, see above. counts: "pairs" {track: n}, "without_score" (records passed over), and
-        "missing" {group: tracks} of groups that are there in part.
+        Result, see above. counts: "pairs" {track: n}, "without_score" (ignored records), and
+        "missing" {group: tracks} for incomplete groups.
 
     Raises:
-        UserError: no record with a score, one that has not two texts, an unknown track, a track of
-            one pair or of one score throughout, embeddings that are not finite unit rows.
+        UserError: No record has a score, a record has not two texts, a track is unknown, has one
+            pair or has only one score, or embeddings are not finite unit rows.
     """
-    found, without_score = _gather(records)
+    records_by_track, without_score = _group_by_track(records)
     if tracks is not None:
-        names = dict.fromkeys(_name(*track.partition("-")[::2]) for track in tracks)
-        found = {name: lookup(found, name, "track (of these records)") for name in names}
-    gold = {name: _gold(name, track) for name, track in found.items()}
-    scored = [record for track in found.values() for record in track]
-    texts = [text for record in scored for _, text in record.texts]
-    rows, of_text = text_rows(embed, texts, [record.id for record in scored for _ in (0, 1)])
-    values, drawn, pairs, start = {}, {}, {}, 0
-    for number, (name, track) in enumerate(found.items()):
-        first, second = of_text[2 * start : 2 * (start + len(track))].reshape(-1, 2).T
-        cosines = _cosines(rows[first], rows[second])
-        again = metrics.resampled_spearman(cosines, gold[name], draws, (seed, number))
-        values[name] = {"spearman": 100.0 * metrics.spearman(cosines, gold[name])}
-        drawn[name] = {"spearman": 100.0 * again}
-        pairs[name] = len(track)
+        names = dict.fromkeys(_track_name(*track.partition("-")[::2]) for track in tracks)
+        records_by_track = {
+            name: lookup(records_by_track, name, "track (of these records)") for name in names
+        }
+    scores = {name: _human_scores(name, track) for name, track in records_by_track.items()}
+    all_records = [record for track in records_by_track.values() for record in track]
+    texts = [text for record in all_records for _, text in record.texts]
+    ids = [record.id for record in all_records for _ in (0, 1)]
+    embeddings, text_rows = embed_unique_texts(embedder, texts, ids)
+    values, resampled, num_pairs, start = {}, {}, {}, 0
+    for number, (name, track) in enumerate(records_by_track.items()):
+        first, second = text_rows[2 * start : 2 * (start + len(track))].reshape(-1, 2).T
+        cosines = _cosines(embeddings[first], embeddings[second])
+        correlations = metrics.bootstrap_spearman(
+            cosines, scores[name], num_bootstrap, (seed, number)
+        )
+        values[name] = {"spearman": 100.0 * metrics.spearman(cosines, scores[name])}
+        resampled[name] = {"spearman": 100.0 * correlations}
+        num_pairs[name] = len(track)
         start += len(track)
-    averages, resampled, missing = grouped(values, drawn, GROUPS)
-    both = {"meta_avg": tuple(GROUPS)}
-    for means, more in zip((averages, resampled), grouped(averages, resampled, both), strict=False):
-        means.update(more)
-    counts = {"pairs": pairs, "without_score": without_score, "missing": missing}
-    result = Result("sts", PROTOCOL, values, counts, intervals(drawn))
-    result.values["groups"], result.intervals["groups"] = averages, intervals(resampled)
+    means, resampled_means, missing = average_groups(values, resampled, GROUPS)
+    meta_means, resampled_meta_means, _ = average_groups(
+        means, resampled_means, {"meta_avg": tuple(GROUPS)}
+    )
+    means.update(meta_means)
+    resampled_means.update(resampled_meta_means)
+    counts = {"pairs": num_pairs, "without_score": without_score, "missing": missing}
+    result = Result("sts", PROTOCOL, values, counts, confidence_intervals(resampled))
+    result.values["groups"] = means
+    result.intervals["groups"] = confidence_intervals(resampled_means)
     return result
 
 
-def _gather(records):
-    """({track: its records}, sorted, and the number of records without a score)."""
-    found, without_score, count = {}, 0, 0
+def _group_by_track(records):
+    """Returns ({track: its records}, sorted by name, and the number of records without a score)."""
+    records_by_track, without_score, num_records = {}, 0, 0
     for record in records:
-        count += 1
+        num_records += 1
         if record.score is None:
             without_score += 1
             continue
@@ -82,30 +92,31 @@ def _gather(records):
             raise UserError(
                 f"record {record.id!r} has a score and {len(record.texts)} texts: sts expects two"
             )
-        found.setdefault(_name(*(code for code, _ in record.texts)), []).append(record)
-    if not found:
-        what = f"none of the {count} records has a score" if count else "no records"
-        raise UserError(f"{what}: sts needs records of two texts and a score, such as sts2017's")
-    return dict(sorted(found.items())), without_score
+        name = _track_name(*(code for code, _ in record.texts))
+        records_by_track.setdefault(name, []).append(record)
+    if not records_by_track:
+        problem = f"none of the {num_records} records has a score" if num_records else "no records"
+        raise UserError(f"{problem}: sts needs records with two texts and a score, such as sts2017")
+    return dict(sorted(records_by_track.items())), without_score
 
 
-def _name(one, other):
-    """A track's name: English first, else alphabetical."""
-    return "-".join(sorted((one, other), key=lambda code: (code not in ("en", "eng"), code)))
+def _track_name(first, second):
+    """Returns the name of a track: English first, otherwise alphabetical."""
+    return "-".join(sorted((first, second), key=lambda code: (code not in ("en", "eng"), code)))
 
 
-def _gold(name, track):
-    """The scores of a track, once they are known to order something."""
-    gold = np.array([record.score for record in track], np.float64)
-    if not np.isfinite(gold).all():
-        record = track[int(np.argmin(np.isfinite(gold)))]
+def _human_scores(name, track):
+    """Returns the scores of a track, and checks that they are finite and not all equal."""
+    scores = np.array([record.score for record in track], np.float64)
+    if not np.isfinite(scores).all():
+        record = track[int(np.argmin(np.isfinite(scores)))]
         raise UserError(f"record {record.id!r}: expected a finite score, got {record.score}")
-    if len(gold) < 2 or gold.min() == gold.max():
+    if len(scores) < 2 or scores.min() == scores.max():
         raise UserError(
-            f"track {name} has {len(gold)} pair(s), all of score {gold[0]}: there is no order to "
-            "compare with; leave it out by `tracks`"
+            f"track {name} has {len(scores)} pair(s), all of score {scores[0]}: a correlation "
+            "needs different scores; leave the track out with `tracks`"
         )
-    return gold
+    return scores
 
 
 def _cosines(first, second):

@@ -1,10 +1,10 @@
-"""Zero-shot classification: the class whose prompts are nearest to an image, by cosine.
+"""Zero-shot classification: the class whose prompts are nearest to an image, by cosine similarity.
 
-Protocol zero_shot/v1. Per language: each class is one vector, the mean of the unit embeddings of
-its prompts, of length 1 again; an image is a hit at k if fewer than k other classes score at least
-as high as its own. Ties count as misses. Classes without a prompt in a language are left out there,
-with their images: such a language is scored on fewer classes, `counts` says on how many, and it
-takes no part in the mean of a group.
+Protocol zero_shot/v1. For each language, the embedding of a class is the normalised mean of the
+unit embeddings of its prompts. An image is a hit at k if fewer than k other classes score at least
+as high as its own; ties count as misses. Classes without a prompt in a language are left out for
+that language, with their images: such a language is scored on fewer classes, which `counts`
+reports, and is excluded from the mean of a group.
 """
 
 import numpy as np
@@ -12,12 +12,12 @@ import numpy as np
 from tf_mural.errors import UserError
 from tf_mural.evaluation import metrics
 from tf_mural.evaluation.labelled import embed_labelled
-from tf_mural.evaluation.prompts import class_embeddings, describe
+from tf_mural.evaluation.prompts import class_embeddings, count_prompts
 from tf_mural.evaluation.results import Result
 
 PROTOCOL = "zero_shot/v1"
 
-# Of the paper's Tables 2 and 14.
+# Language groups of Tables 2 and 14 of the paper.
 GROUPS = {
     "all": (
         "af am ar az be bg bn ca ceb cs cy da de el en eo es et eu fa fi fr fy ga gd gl ha he hi "
@@ -27,146 +27,150 @@ GROUPS = {
     "well_resourced": ["en", "de", "fr", "cs", "ja", "zh", "ru", "pl", "tr"],
     "under_resourced": ["uz", "ga", "be", "mg", "ceb"],
 }
-_KS = {"top1": 1, "top5": 5}
+_TOP_K = {"top1": 1, "top5": 5}
 
 
-def run(embed, records, prompts, languages=None, groups=None, cache=None, model_id=None):
-    """Scores classification of labelled images by prompts. Images are embedded once.
+def run(embedder, records, prompts, languages=None, groups=None, cache_dir=None, model_id=None):
+    """Evaluates classification of labelled images by prompts. Images are embedded once.
 
     Args:
-        embed: see `retrieval.run`.
-        records: iterable of Record, each one image and a label; read once.
-        prompts: {language: sequence, by label, of sequences of strings}, empty ones where a class
-            has none; such as what `tf_mural.evaluation.prompts` gives.
-        languages: codes to score; all of the prompts by default.
-        groups: {name: languages} to average over; `GROUPS` by default.
-        cache: folder to keep the embeddings of classes in, by content, or None.
-        model_id: says which weights `embed` has; has to be given with a cache.
+        embedder: See `retrieval.run`.
+        records: Iterable of Record with one image and a label, consumed once.
+        prompts: {language: sequence, by label, of sequences of strings}; a class without prompts
+            has an empty sequence. `tf_mural.evaluation.prompts` reads and creates them.
+        languages: Codes of the languages to score. Default: all languages of the prompts.
+        groups: {name: languages} to average over. Default: `GROUPS`.
+        cache_dir: Folder in which class embeddings are cached by content, or None.
+        model_id: Identifies the weights of `embedder`; required with `cache_dir`.
 
     Returns:
         Result. values: {language: {"top1", "top5", "chance"}, "groups": {group: {"top1", "top5"}}}
-        in percent; "chance" is 100 / classes; "top5" is left out of up to 5 classes. A group is
-        there if all its languages were scored on all classes. intervals: the same without
+        in percent; "chance" is 100 / classes; "top5" is omitted for 5 classes or fewer. A group is
+        reported if all its languages were scored on all classes. intervals: the same without
         "chance", 95 %, by bootstrap over the images. counts:
-            "images": embedded;
-            "languages": {language: those of `prompts.describe`, and "images" scored};
-            "lacking": {language: what the prompts say it lacks};
-            "groups": {group: {"languages", "missing": those not scored, "partial": those that lack
-            classes}}.
+            "images": number of embedded images;
+            "languages": {language: counts of `prompts.count_prompts`, and "images" scored};
+            "lacking": {language: the part that the prompts lack};
+            "groups": {group: {"languages", "missing": languages that were not scored, "partial":
+            languages without prompts for some classes}}.
 
     Raises:
-        UserError: no records, one without an image or a label, an image that cannot be read, a
-            language without prompts, a label that the prompts do not know, languages with
-            different numbers of classes, embeddings that are not finite.
+        UserError: There are no records, a record has no label or not exactly one image, an image
+            cannot be decoded, a language has no prompts, a label has no class in the prompts,
+            languages have different numbers of classes, or embeddings are not finite.
     """
-    languages, classes = _languages(prompts, languages)
-    (images,) = embed_labelled(embed, records, "zero_shot")
-    unknown = np.flatnonzero(images.labels >= classes)
+    languages, num_classes = _requested_languages(prompts, languages)
+    (images,) = embed_labelled(embedder, records, "zero_shot")
+    unknown = np.flatnonzero(images.labels >= num_classes)
     if unknown.size:
         raise UserError(
             f"record {images.ids[unknown[0]]!r} has label {images.labels[unknown[0]]}, but the "
-            f"prompts have {classes} classes, from 0 to {classes - 1}: expected prompts of the "
-            "records' own classes, in their order"
+            f"prompts have {num_classes} classes, from 0 to {num_classes - 1}: expected prompts "
+            "for the classes of the records, in the same order"
         )
     lacking = dict(getattr(prompts, "lacking", {}))
     counts = {"images": len(images.ids), "languages": {}, "lacking": lacking, "groups": {}}
     result = Result("zero_shot", PROTOCOL, {}, counts)
-    means = _Means(GROUPS if groups is None else groups, len(images.ids))
+    averages = _GroupAverages(GROUPS if groups is None else groups, len(images.ids))
     for language in languages:
-        ranks, count = _ranks(embed, images, prompts[language], language, cache, model_id)
+        ranks, count = _rank(embedder, images, prompts[language], language, cache_dir, model_id)
         counts["languages"][language] = count
         result.values[language], result.intervals[language] = _score(ranks, count["classes"])
         result.values[language]["chance"] = 100.0 / count["classes"]
-        means.add(language, ranks, whole=not count["missing_classes"])
+        averages.add(language, ranks, is_complete=not count["missing_classes"])
     result.values["groups"], result.intervals["groups"] = {}, {}
-    for name in means.groups:
-        counts["groups"][name] = means.count(name)
-        if means.is_whole(name):
-            scores = means.score(name, classes)
+    for name in averages.groups:
+        counts["groups"][name] = averages.count(name)
+        if averages.is_complete(name):
+            scores = averages.score(name, num_classes)
             result.values["groups"][name], result.intervals["groups"][name] = scores
     return result
 
 
-def _languages(prompts, wanted):
-    """The languages to score, and the number of classes that they all have."""
-    languages = sorted(prompts) if wanted is None else list(dict.fromkeys(wanted))
+def _requested_languages(prompts, languages):
+    """Returns (languages to score, number of classes), and checks that all have prompts."""
+    languages = sorted(prompts) if languages is None else list(dict.fromkeys(languages))
     missing = [language for language in languages if language not in prompts]
     if missing or not languages:
         lacking = getattr(prompts, "lacking", {})
-        why = "; ".join(f"{one} lacks {lacking[one]}" for one in missing if one in lacking)
+        reasons = "; ".join(f"{code} lacks {lacking[code]}" for code in missing if code in lacking)
         raise UserError(
-            f"no prompts in {', '.join(missing) or 'any language'}{why and f' ({why})'}; there are "
-            f"prompts in: {', '.join(sorted(prompts)) or 'none at all'}"
+            f"no prompts in {', '.join(missing) or 'any language'}{reasons and f' ({reasons})'}; "
+            f"languages with prompts: {', '.join(sorted(prompts)) or 'none'}"
         )
     first, *others = languages
     for other in others:
         if len(prompts[other]) != len(prompts[first]):
             raise UserError(
                 f"the prompts have {len(prompts[first])} classes in {first!r} and "
-                f"{len(prompts[other])} in {other!r}: expected one number, an empty entry for a "
-                "class without a prompt"
+                f"{len(prompts[other])} in {other!r}: expected the same number, with an empty "
+                "entry for a class without a prompt"
             )
     return languages, len(prompts[first])
 
 
-def _ranks(embed, images, prompts, language, cache, model_id):
-    """(wrong classes that score as high as the right one, by image; what was scored).
+def _rank(embedder, images, prompts, language, cache_dir, model_id):
+    """Ranks the correct class of each image whose class has a prompt.
 
-    Only of the images whose class has a prompt.
+    Returns:
+        Tuple (int64 (n,) number of wrong classes that score at least as high as the correct one;
+        counts of the prompts and images).
     """
-    prompts = [tuple(of_class) for of_class in prompts]  # filled once, and not for every reader
-    count = describe(prompts)
+    prompts = [tuple(class_prompts) for class_prompts in prompts]  # fills the templates only once
+    count = count_prompts(prompts)
     try:
-        vectors, labels = class_embeddings(embed, prompts, cache, model_id)
-        known = np.isin(images.labels, labels)
-        if not known.any():
+        classes, labels = class_embeddings(embedder, prompts, cache_dir, model_id)
+        has_prompt = np.isin(images.labels, labels)
+        if not has_prompt.any():
             raise UserError("no image is of a class that has a prompt")
-        rows = images.rows if known.all() else images.rows[known]
-        ranks = metrics.retrieval_ranks(rows, vectors, images.labels[known], labels)
+        embeddings = images.embeddings if has_prompt.all() else images.embeddings[has_prompt]
+        ranks = metrics.retrieval_ranks(embeddings, classes, images.labels[has_prompt], labels)
     except UserError as error:
         raise UserError(f"zero_shot in {language!r}: {error}") from error
     return ranks, count | {"images": len(ranks)}
 
 
-def _score(ranks, classes):
-    """(values, intervals) of a language."""
-    hits = {name: 100.0 * (ranks < k) for name, k in _KS.items() if k == 1 or k < classes}
+def _score(ranks, num_classes):
+    """Returns (values, intervals) of a language."""
+    hits = {name: 100.0 * (ranks < k) for name, k in _TOP_K.items() if k == 1 or k < num_classes}
     values = {name: float(hit.mean()) for name, hit in hits.items()}
     return values, {name: metrics.mean_interval(hit) for name, hit in hits.items()}
 
 
-class _Means:
-    """Sums hits over the languages of each group, image by image, for the mean and its interval."""
+class _GroupAverages:
+    """Sums the hits of each image over the languages of each group, for means and intervals."""
 
-    def __init__(self, groups, images):
+    def __init__(self, groups, num_images):
         self.groups = {name: list(dict.fromkeys(groups[name])) for name in groups}
-        self._whole, self._partial = set(), set()
-        self._sums = {name: {key: np.zeros(images, np.int32) for key in _KS} for name in groups}
+        self._complete, self._partial = set(), set()
+        self._sums = {
+            name: {key: np.zeros(num_images, np.int32) for key in _TOP_K} for name in groups
+        }
 
-    def add(self, language, ranks, whole):
-        """Takes the ranks of a language; `whole` if all classes have prompts."""
-        (self._whole if whole else self._partial).add(language)
+    def add(self, language, ranks, is_complete):
+        """Adds the ranks of a language; `is_complete` if all classes have prompts."""
+        (self._complete if is_complete else self._partial).add(language)
         for name, languages in self.groups.items():
-            if whole and language in languages:
-                for key, k in _KS.items():
+            if is_complete and language in languages:
+                for key, k in _TOP_K.items():
                     self._sums[name][key] += ranks < k
 
     def count(self, name):
-        """What of a group was scored."""
-        scored = self._whole | self._partial
+        """Returns which languages of a group were scored."""
+        scored = self._complete | self._partial
         return {
             "languages": len(self.groups[name]),
-            "missing": [one for one in self.groups[name] if one not in scored],
-            "partial": [one for one in self.groups[name] if one in self._partial],
+            "missing": [code for code in self.groups[name] if code not in scored],
+            "partial": [code for code in self.groups[name] if code in self._partial],
         }
 
-    def is_whole(self, name):
-        """Whether all languages of a group were scored on all classes."""
-        return bool(self.groups[name]) and set(self.groups[name]) <= self._whole
+    def is_complete(self, name):
+        """Returns whether all languages of a group were scored on all classes."""
+        return bool(self.groups[name]) and set(self.groups[name]) <= self._complete
 
-    def score(self, name, classes):
-        """(values, intervals) of a group that is whole."""
-        keys = [key for key, k in _KS.items() if k == 1 or k < classes]
+    def score(self, name, num_classes):
+        """Returns (values, intervals) of a complete group."""
+        keys = [key for key, k in _TOP_K.items() if k == 1 or k < num_classes]
         hits = {key: 100.0 * self._sums[name][key] / len(self.groups[name]) for key in keys}
         values = {key: float(hit.mean()) for key, hit in hits.items()}
         return values, {key: metrics.mean_interval(hit) for key, hit in hits.items()}

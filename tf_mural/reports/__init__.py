@@ -1,31 +1,31 @@
-"""What people look at: tables in the terminal and for the README, charts, contact sheets."""
+"""Reports for people: tables for the terminal and Markdown, charts, contact sheets."""
 
 from tf_mural.reports import fonts
-from tf_mural.reports.charts import bar_chart
-from tf_mural.reports.dataset_stats import Statistics, shared
-from tf_mural.reports.distributions import inspection_charts
-from tf_mural.reports.grids import retrieval_grid
-from tf_mural.reports.inspection import inspection_tables, shared_table
+from tf_mural.reports.charts import recall_chart
+from tf_mural.reports.dataset_charts import write_stats_charts
+from tf_mural.reports.dataset_stats import DatasetStats, shared_records
+from tf_mural.reports.dataset_tables import format_shared_records, format_stats
 from tf_mural.reports.projector import write_projector
-from tf_mural.reports.sample_records import sheet_sample
-from tf_mural.reports.sheets import contact_sheet
-from tf_mural.reports.tables import display_width, eta, recall_table, retrieval_table, table
+from tf_mural.reports.result_tables import recall_table, retrieval_table
+from tf_mural.reports.sample_records import sample_captioned_images
+from tf_mural.reports.sheets import contact_sheet, retrieval_grid
+from tf_mural.reports.tables import display_width, format_duration, table
 
 __all__ = [
-    "Statistics",
-    "bar_chart",
+    "DatasetStats",
     "contact_sheet",
     "display_width",
-    "eta",
     "fonts",
-    "inspection_charts",
-    "inspection_tables",
+    "format_duration",
+    "format_shared_records",
+    "format_stats",
+    "recall_chart",
     "recall_table",
     "retrieval_grid",
     "retrieval_table",
-    "shared",
-    "shared_table",
-    "sheet_sample",
+    "sample_captioned_images",
+    "shared_records",
     "table",
     "write_projector",
+    "write_stats_charts",
 ]

@@ -1,27 +1,27 @@
-"""Results side by side: what may be compared, means, differences with intervals, tables."""
+"""Comparison of results: checks, means, differences with intervals, and tables."""
 
 import dataclasses
 import math
 
 from tf_mural.errors import UserError
-from tf_mural.reports.results import interval
+from tf_mural.reports.result_tables import format_interval
 from tf_mural.reports.tables import table
 
-DOUBTFUL = "†"  # beside a published number that contradicts another one
+DOUBTFUL_MARK = "†"  # follows a published number that contradicts another one
 
 
 @dataclasses.dataclass
 class Column:
-    """What one model reached: measured here, or published.
+    """Values of one model, measured or published.
 
     Attributes:
-        name: of the model, as the heading.
-        protocol: id of the protocol, see `base.Result`.
-        values: {key: number} of one measure; a key is a language or a group.
-        intervals: {key: (low, high)}, of those that have one.
-        doubtful: {key: why} of published values that contradict others.
-        data: {record set: digest}; empty of what was published.
-        source: where it is from.
+        name: Name of the model, the heading of the column.
+        protocol: Id of the protocol, see `evaluation.results.Result`.
+        values: {key: number} of one metric; a key is a language or a group.
+        intervals: {key: (low, high)} of the values that have an interval.
+        doubtful: {key: reason} of published values that contradict others.
+        data: {record set: digest}; empty for published values.
+        source: File or publication of the values.
     """
 
     name: str
@@ -32,97 +32,102 @@ class Column:
     data: dict = dataclasses.field(default_factory=dict)
     source: str = ""
 
-    def counted(self, key):
-        """The value of a key, or None where there is none that counts."""
+    def reliable(self, key):
+        """Returns the value of a key, or None if it is missing or doubtful."""
         return None if key in self.doubtful else self.values.get(key)
 
 
-def check(columns):
-    """Refuses columns that answer different questions.
+def check_comparable(columns):
+    """Raises an error if columns cannot be compared.
 
     Raises:
-        UserError: nothing to compare, two columns of one name, protocols or data that differ.
+        UserError: There are no columns or no values, two columns have the same name, or protocols
+            or data differ.
     """
     if not columns:
         raise UserError("nothing to compare: name results, or the paper's rows")
     names = [column.name for column in columns]
-    double = next((name for name in names if names.count(name) > 1), None)
-    if double is not None:
-        raise UserError(f"two of the results are called {double!r}: tell them apart by NAME=FILE")
+    duplicate = next((name for name in names if names.count(name) > 1), None)
+    if duplicate is not None:
+        raise UserError(f"two of the results are called {duplicate!r}: name them with NAME=FILE")
     first = columns[0]
     for other in columns[1:]:
         if other.protocol != first.protocol:
             raise UserError(
                 f"{first.name} was measured by {first.protocol}, {other.name} by {other.protocol}: "
-                "numbers of different protocols do not compare; score both by the same one"
+                "numbers of different protocols are not comparable; use the same protocol for both"
             )
     measured = [column for column in columns if column.data]
     for other in measured[1:]:
         if sorted(other.data.values()) != sorted(measured[0].data.values()):
             raise UserError(
-                f"{measured[0].name} was measured on {_data(measured[0])}, {other.name} on "
-                f"{_data(other)}: the records differ; score both on the same ones"
+                f"{measured[0].name} was measured on {_describe_data(measured[0])}, "
+                f"{other.name} on {_describe_data(other)}: the records differ; "
+                "use the same records for both"
             )
     if not any(column.values for column in columns):
-        raise UserError("none of the results has a value of this measure")
+        raise UserError("none of the results has a value of this metric")
 
 
-def _data(column):
+def _describe_data(column):
     return ", ".join(f"{folder} ({digest})" for folder, digest in column.data.items())
 
 
 def add_aggregates(column, means, sums):
-    """Adds means and sums over languages to a column's values, where it has all of them.
+    """Adds means and sums over languages to a column, if it has all their values.
 
     Args:
-        column: a `Column`; a value that it has already stays, and doubtful ones are never counted.
+        column: A `Column`. Existing values stay; doubtful values are not used.
         means, sums: {name: languages}.
     """
     for name, languages in {**means, **sums}.items():
-        values = [column.counted(language) for language in languages]
+        values = [column.reliable(language) for language in languages]
         if name not in column.values and None not in values:
             total = math.fsum(values)
             column.values[name] = total / len(values) if name in means else total
 
 
-def difference(subject, other, key):
-    """How much `subject` is above `other` at a key.
+def difference(subject, baseline, key):
+    """Returns `subject` minus `baseline` at a key.
+
+    The interval is derived from the intervals of the two values as if they were independent;
+    a published value counts as exact. Because both models are evaluated on the same items, the
+    interval is rather too wide.
 
     Returns:
-        (difference, (low, high)): the interval follows from those of the two values, as if they
-        were independent; a published value counts as exact. Since both models answer the same
-        questions, it is rather too wide. Without an interval of any value it is None; without a
-        value that counts on both sides, (None, None).
+        Tuple (difference, (low, high)). The interval is None if neither value has one; both are
+        None if one of the columns has no reliable value.
     """
-    ours, theirs = subject.counted(key), other.counted(key)
-    if ours is None or theirs is None:
+    value, base = subject.reliable(key), baseline.reliable(key)
+    if value is None or base is None:
         return None, None
-    gain = ours - theirs
-    low, high = subject.intervals.get(key), other.intervals.get(key)
-    if low is None and high is None:
+    gain = value - base
+    interval, base_interval = subject.intervals.get(key), baseline.intervals.get(key)
+    if interval is None and base_interval is None:
         return gain, None
-    (ours_low, ours_high), (theirs_low, theirs_high) = low or (ours, ours), high or (theirs, theirs)
-    down = math.hypot(ours - ours_low, theirs_high - theirs)
-    up = math.hypot(ours_high - ours, theirs - theirs_low)
+    low, high = interval or (value, value)
+    base_low, base_high = base_interval or (base, base)
+    down = math.hypot(value - low, base_high - base)
+    up = math.hypot(high - value, base - base_low)
     return gain, (gain - down, gain + up)
 
 
-def keys_of(columns):
-    """All keys in order: those of the columns that were measured, if any was, else of all."""
+def ordered_keys(columns):
+    """Returns the keys of the measured columns in order; of all columns if none is measured."""
     measured = [column for column in columns if column.data] or columns
     return list(dict.fromkeys(key for column in measured for key in column.values))
 
 
-def split(keys, trained, apart=()):
-    """{group: keys}: languages seen in training, unseen ones, and groups and means under "means".
+def group_keys(keys, trained, aggregates=()):
+    """Returns {group: keys}: "trained" and "unseen" languages, and "means" (groups and means).
 
     Args:
-        keys: languages, groups ("groups/all") and pairs of languages ("en-de"), which are trained
-            if both halves are.
-        trained: languages, in any of the codes that keys have.
-        apart: further keys that are no languages.
+        keys: Languages, groups ("groups/all") and pairs of languages ("en-de"); a pair is trained
+            if both languages are.
+        trained: Codes of the trained languages, in all forms that the keys use.
+        aggregates: Further keys that are not languages.
     """
-    means = [key for key in keys if "/" in key or key in (*apart, "mean")]
+    means = [key for key in keys if "/" in key or key in (*aggregates, "mean")]
     languages = [key for key in keys if key not in means]
     seen = [key for key in languages if all(half in trained for half in key.split("-"))]
     unseen = [key for key in languages if key not in seen]
@@ -134,69 +139,71 @@ def split(keys, trained, apart=()):
 
 
 def value_table(columns, groups, markdown=False):
-    """Values side by side, with their intervals, by groups of keys, and a mean a group.
+    """Returns a table of values with their intervals, by groups of keys, with a mean per group.
+
+    The mean of a group has the keys of which every column has a reliable value.
 
     Args:
-        columns: `Column`s.
-        groups: {group: keys}, see `split`.
-        markdown: whether to write a Markdown table.
-
-    A mean is over the keys that every column has a value of that counts.
+        columns: List of `Column`.
+        groups: {group: keys}, see `group_keys`.
+        markdown: Whether to return a Markdown table.
     """
     rows = []
     for group, keys in groups.items():
         rows.append([f"{group}:", *[""] * len(columns)])
-        rows += [[key, *(_shown(column, key) for column in columns)] for key in keys]
-        whole = [key for key in keys if all(c.counted(key) is not None for c in columns)]
-        if len(whole) > 1 and group != "means":
-            means = [math.fsum(c.values[key] for key in whole) / len(whole) for c in columns]
-            rows.append([f"mean of {len(whole)}", *means])
+        rows += [[key, *(_format_value(column, key) for column in columns)] for key in keys]
+        complete = [key for key in keys if all(c.reliable(key) is not None for c in columns)]
+        if len(complete) > 1 and group != "means":
+            means = [math.fsum(c.values[key] for key in complete) / len(complete) for c in columns]
+            rows.append([f"mean of {len(complete)}", *means])
         rows.append(None)
     return table(rows[:-1], ["", *(column.name for column in columns)], markdown)
 
 
-def difference_table(subject, others, groups, markdown=False):
-    """How much `subject` is above each of the others, with intervals; "" where there are none."""
+def difference_table(subject, baselines, groups, markdown=False):
+    """Returns a table of `subject` minus each baseline, with intervals; "" without any."""
     rows = []
     for keys in groups.values():
         for key in keys:
-            found = [difference(subject, other, key) for other in others]
-            if any(gain is not None for gain, _ in found):
-                rows.append([key, *(_gain(gain, bounds) for gain, bounds in found)])
+            differences = [difference(subject, baseline, key) for baseline in baselines]
+            if any(gain is not None for gain, _ in differences):
+                rows.append([key, *(_format_gain(gain, bounds) for gain, bounds in differences)])
         rows.append(None)
     if not any(rows):
         return ""
-    headings = [f"{subject.name} - {other.name}" for other in others]
+    headings = [f"{subject.name} - {baseline.name}" for baseline in baselines]
     return table(rows[:-1], ["", *headings], markdown)
 
 
-def notes(columns, keys):
-    """Lines to put under a table: what the sign of a doubtful number means, and all sources."""
+def footnotes(columns, keys):
+    """Returns the lines below a table: the reasons of doubtful numbers, and all sources."""
     lines = []
-    reasons = {}  # one line for all cells of the same reason
+    keys_by_reason = {}  # one line for all cells with the same reason
     for column in columns:
         for key in [key for key in keys if key in column.doubtful and key in column.values]:
-            reasons.setdefault((column.name, column.doubtful[key]), []).append(key)
-    for (name, why), places in reasons.items():
-        lines.append(f"{DOUBTFUL} {name}, {', '.join(places)}: {why} Not counted.")
-    sources = {}
+            keys_by_reason.setdefault((column.name, column.doubtful[key]), []).append(key)
+    for (name, reason), doubtful in keys_by_reason.items():
+        lines.append(f"{DOUBTFUL_MARK} {name}, {', '.join(doubtful)}: {reason} Not counted.")
+    names_by_source = {}
     for column in columns:
-        sources.setdefault(column.source, []).append(column.name)
-    return lines + [f"{', '.join(names)}: {place}" for place, names in sources.items() if place]
+        names_by_source.setdefault(column.source, []).append(column.name)
+    return lines + [
+        f"{', '.join(names)}: {source}" for source, names in names_by_source.items() if source
+    ]
 
 
-def _shown(column, key):
+def _format_value(column, key):
     value = column.values.get(key)
     if value is None:
         return None
     if key in column.doubtful:
-        return f"{value:.1f} {DOUBTFUL}"
-    bounds = interval(column.intervals.get(key))
+        return f"{value:.1f} {DOUBTFUL_MARK}"
+    bounds = format_interval(column.intervals.get(key))
     return f"{value:.1f} ({bounds})" if bounds else f"{value:.1f}"
 
 
-def _gain(gain, bounds):
+def _format_gain(gain, bounds):
     if gain is None:
         return None
-    bounds = interval(bounds, signed=True)
+    bounds = format_interval(bounds, signed=True)
     return f"{gain:+.1f} ({bounds})" if bounds else f"{gain:+.1f}"

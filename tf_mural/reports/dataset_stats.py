@@ -1,4 +1,4 @@
-"""Walks through a record set and gathers its statistics into one plain dict."""
+"""Reads a record set and collects its statistics in a plain dict."""
 
 import array
 import collections
@@ -8,147 +8,157 @@ import numpy as np
 
 from tf_mural.data.records import deserialize
 from tf_mural.errors import UserError
-from tf_mural.reports.statistics import Images, Repeats, Spread, Texts, histogram, quantiles
+from tf_mural.reports.statistics import (
+    DuplicateCounter,
+    ImageStats,
+    IntegerCounts,
+    TextStats,
+    histogram,
+    quantiles,
+)
 
-_BATCH, _BATCH_BYTES = 4096, 32 << 20  # records at once, and about how many bytes at most
-_BINS = 20  # of a histogram of scores
+_MAX_BATCH, _MAX_BATCH_BYTES = 4096, 32 << 20  # records of a batch, and their approximate size
+_SCORE_BINS = 20
 
 
-class Statistics:
-    """What is known of a set after some of its records.
+class DatasetStats:
+    """Statistics of a record set, collected from all its records or from a sample.
 
     Args:
-        record_set: `records.RecordSet`.
-        tokenizer: `text.Tokenizer`, or None to count no tokens.
+        record_set: `data.records.RecordSet`.
+        tokenizer: `data.tokenizers.Tokenizer`, or None to count no tokens.
 
     Attributes:
-        read: how many records have been counted.
-        wanted: how many of the set are to be; less than all for a sample.
-        at_random: whether they are drawn; otherwise they come in order.
-        same_images, same_texts: `Repeats`.
+        num_read: Number of records read so far.
+        num_requested: Number of records to read; less than the whole set for a sample.
+        is_random: Whether they are drawn at random; otherwise they are read in order.
+        images: `ImageStats`.
+        texts: {language: `TextStats`}.
+        duplicate_images, duplicate_texts: `DuplicateCounter`.
     """
 
     def __init__(self, record_set, tokenizer=None):
-        self.set, self.tokenizer = record_set, tokenizer
-        self.read = self.wanted = 0
-        self.at_random = False
-        self.texts = collections.defaultdict(Texts)
-        self.images = Images()
-        self.same_images, self.same_texts = Repeats(), Repeats()
+        self.record_set, self.tokenizer = record_set, tokenizer
+        self.num_read = self.num_requested = 0
+        self.is_random = False
+        self.texts = collections.defaultdict(TextStats)
+        self.images = ImageStats()
+        self.duplicate_images, self.duplicate_texts = DuplicateCounter(), DuplicateCounter()
         self.labels, self.scores = collections.Counter(), array.array("d")
 
-    def run(self, limit=0, seed=0):
-        """Counts the records, or a sample of them without repeats. Yields after each batch.
+    def collect(self, limit=0, seed=0):
+        """Reads the records, or a sample without repetition. Yields `num_read` after each batch.
 
-        A walk that is left early has counted whole batches. Those of a sample are spread over the
-        set, so that part of it is a sample too.
+        An iteration that is stopped early has counted whole batches. Each batch of a sample is
+        spread over the whole set, so that an incomplete sample is a random sample too.
 
         Args:
-            limit: records at most; 0 for all.
-            seed: of the sample.
+            limit: Maximum number of records; 0 for all.
+            seed: Seed of the sample.
 
         Raises:
-            UserError: a record is damaged.
+            UserError: A record is damaged.
         """
-        total = len(self.set)
-        self.wanted = min(total, limit or total)
-        size = batch_size(self.set)
-        self.at_random = self.wanted < total
-        if not self.at_random:
+        total = len(self.record_set)
+        self.num_requested = min(total, limit or total)
+        size = batch_size(self.record_set)
+        self.is_random = self.num_requested < total
+        if not self.is_random:
             batches = (np.arange(i, min(i + size, total)) for i in range(0, total, size))
         else:
-            chosen = np.random.default_rng(seed).choice(total, self.wanted, replace=False)
-            chosen.sort()
-            parts = -(-self.wanted // size)
-            batches = (chosen[part::parts] for part in range(parts))
+            sample = np.random.default_rng(seed).choice(total, self.num_requested, replace=False)
+            sample.sort()
+            num_batches = -(-self.num_requested // size)
+            batches = (sample[batch::num_batches] for batch in range(num_batches))
         for batch in batches:
             self.add(batch)
-            yield self.read
+            yield self.num_read
 
     def add(self, indices):
-        """Counts the records at these positions."""
+        """Counts the records with these indices."""
         texts = collections.defaultdict(list)
-        rows = self.set.read(indices, verify=True)
-        for index, data in zip(indices.tolist(), rows, strict=True):
+        serialized = self.record_set.read(indices, verify=True)
+        for index, data in zip(indices.tolist(), serialized, strict=True):
             try:
                 record = deserialize(data)
             except ValueError as error:
-                where = self.set.place(index)
+                location = self.record_set.location(index)
                 raise UserError(
-                    f"{where} is damaged: {error}; convert the data set again"
+                    f"{location} is damaged: {error}; convert the data set again"
                 ) from error
             for image in record.images:
                 self.images.add(image)
-                self.same_images.add(index, image)
+                self.duplicate_images.add(index, image)
             for language, text in record.texts:
                 texts[language].append(text)
-                self.same_texts.add(index, language.encode(), b"\0", text.encode())
+                self.duplicate_texts.add(index, language.encode(), b"\0", text.encode())
             if record.label is not None:
                 self.labels[record.label] += 1
             if record.score is not None:
                 self.scores.append(record.score)
-        for language, found in texts.items():
-            self.texts[language].add(found)
+        for language, language_texts in texts.items():
+            self.texts[language].add(language_texts)
         if self.tokenizer and texts:
             self._add_tokens(texts)
-        self.read += len(indices)
+        self.num_read += len(indices)
 
     def _add_tokens(self, texts):
-        """Cuts all texts of a batch in one go."""
-        pieces = self.tokenizer.pieces([text for found in texts.values() for text in found])
+        """Tokenises all texts of a batch at once; texts: {language: list of str}."""
+        pieces = self.tokenizer.pieces([text for group in texts.values() for text in group])
         lengths = pieces.row_lengths().numpy()
         ends = np.cumsum(lengths)
-        unknown = pieces.flat_values.numpy() == self.tokenizer.vocabulary.index("[UNK]")
-        before = np.concatenate([[0], np.cumsum(unknown)])  # [UNK]s among the first i pieces
+        is_unknown = pieces.flat_values.numpy() == self.tokenizer.vocabulary.index("[UNK]")
+        num_unknown = np.concatenate([[0], np.cumsum(is_unknown)])  # among the first i pieces
         first = 0
-        for language, found in texts.items():
-            rows = slice(first, first + len(found))
-            last = ends[rows.stop - 1]
+        for language, language_texts in texts.items():
+            rows = slice(first, first + len(language_texts))
+            end = ends[rows.stop - 1]
             start = ends[first - 1] if first else 0
-            room = self.tokenizer.max_tokens - 2  # [CLS] and [SEP] take two
-            self.texts[language].add_tokens(lengths[rows], before[last] - before[start], room)
+            max_pieces = self.tokenizer.max_tokens - 2  # without [CLS] and [SEP]
+            unknown = num_unknown[end] - num_unknown[start]
+            self.texts[language].add_tokens(lengths[rows], unknown, max_pieces)
             first = rows.stop
 
     def summary(self):
-        """All of it as a plain dict; what the set does not have is None."""
-        manifest = self.set.manifest
-        totals = language_counts(self.set)
+        """Returns all statistics as a plain dict; None for what the set does not have."""
+        manifest = self.record_set.manifest
+        totals = language_counts(self.record_set)
         languages = {
-            code: totals[code] | self.texts.get(code, Texts()).summary()
+            code: totals[code] | self.texts.get(code, TextStats()).summary()
             for code in sorted(totals, key=lambda code: (-totals[code]["texts"], code))
         }
-        everything = sum(self.texts.values(), Texts())
+        all_texts = sum(self.texts.values(), TextStats())
         return {
-            "folder": self.set.folder,
+            "folder": self.record_set.folder,
             "dataset": manifest["dataset"],
             "split": manifest["split"],
-            "digest": self.set.digest,
-            "records": len(self.set),
+            "digest": self.record_set.digest,
+            "records": len(self.record_set),
             "images": manifest["images"],
             "texts": manifest["texts"],
-            "sampled_records": self.read,
-            "sample": self._sample(),
-            "images_per_record": Spread(self.set.image_counts.tolist()).summary(),
+            "sampled_records": self.num_read,
+            "sample": self._sample_kind(),
+            "images_per_record": IntegerCounts(self.record_set.image_counts.tolist()).summary(),
             "languages": languages,
-            "all_languages": everything.summary() if everything.characters.counts else None,
+            "all_languages": all_texts.summary() if all_texts.characters.counts else None,
             "image_sizes": self.images.summary(),
-            "labels": self._labels(manifest.get("classes")),
-            "scores": self._scores(),
-            "same_images": self.same_images.summary(),
-            "same_texts": self.same_texts.summary(),
+            "labels": self._label_summary(manifest.get("classes")),
+            "scores": self._score_summary(),
+            "same_images": self.duplicate_images.summary(),
+            "same_texts": self.duplicate_texts.summary(),
             "tokenizer": self.tokenizer
             and {name: getattr(self.tokenizer, name) for name in ("hash", "size", "max_tokens")},
         }
 
-    def _sample(self):
-        if self.read == len(self.set):
+    def _sample_kind(self):
+        if self.num_read == len(self.record_set):
             return "all"
-        return "random" if self.at_random else "first"  # a walk in order that was left early
+        return "random" if self.is_random else "first"  # read in order, and stopped early
 
-    def _labels(self, names):
+    def _label_summary(self, names):
         if not self.labels:
             return None
-        # A class of the manifest that no record has counts too, with none.
+        # A class of the manifest without records counts too.
         counts = dict.fromkeys(range(len(names or ())), 0) | self.labels
         return {
             "records": self.labels.total(),
@@ -158,47 +168,49 @@ class Statistics:
             "names": list(names or ()),
         }
 
-    def _scores(self):
+    def _score_summary(self):
         if not self.scores:
             return None
         scores = np.array(self.scores)
-        return quantiles(scores) | histogram(scores, _BINS)
+        return quantiles(scores) | histogram(scores, _SCORE_BINS)
 
 
 def language_counts(record_set):
-    """{code: {"records", "images", "texts"}} of a whole set, from its index: nothing is read.
+    """Returns {code: {"records", "images", "texts"}} of a whole set, from its index.
 
-    Images are those of the records that have a text in the language.
+    Records are not read. Images are those of the records with a text in the language.
     """
     counts = {}
-    for column, (code, texts) in enumerate(record_set.language_counts.items()):
-        has = record_set.has_language[:, column]
-        images = int(record_set.image_counts[has].sum())
-        counts[code] = {"records": int(has.sum()), "images": images, "texts": texts}
+    for column, (code, num_texts) in enumerate(record_set.language_counts.items()):
+        has_language = record_set.has_language[:, column]
+        num_images = int(record_set.image_counts[has_language].sum())
+        num_records = int(has_language.sum())
+        counts[code] = {"records": num_records, "images": num_images, "texts": num_texts}
     return counts
 
 
 def batch_size(record_set):
-    """How many records to hold at once: few of those with large images."""
+    """Returns how many records to read at once: fewer if they have large images."""
     total = sum(shard["bytes"] for shard in record_set.manifest["shards"])
-    return int(np.clip(_BATCH_BYTES * len(record_set) // max(1, total), 1, _BATCH))
+    return int(np.clip(_MAX_BATCH_BYTES * len(record_set) // max(1, total), 1, _MAX_BATCH))
 
 
-def shared(statistics):
-    """What sets have in common, of the records that were read.
+def shared_records(all_stats):
+    """Counts the records that two record sets have in common, among the records read.
 
     Args:
-        statistics: `Statistics` of several sets.
+        all_stats: List of `DatasetStats`.
 
     Returns:
-        Dicts, two a pair of sets that share anything: "records_of", "in" (folders), "images" and
-        "texts" (how many records of the first hold one that is in the second too).
+        List of dicts, two per pair of sets with common images or texts: "records_of", "in"
+        (folders), "images" and "texts" (number of records of the first set with one that is also
+        in the second set).
     """
     rows = []
-    for one, other in itertools.permutations(statistics, 2):
-        images = one.same_images.records_in(other.same_images)
-        texts = one.same_texts.records_in(other.same_texts)
+    for stats, other in itertools.permutations(all_stats, 2):
+        images = stats.duplicate_images.records_in(other.duplicate_images)
+        texts = stats.duplicate_texts.records_in(other.duplicate_texts)
         if images or texts:
-            folders = {"records_of": one.set.folder, "in": other.set.folder}
+            folders = {"records_of": stats.record_set.folder, "in": other.record_set.folder}
             rows.append(folders | {"images": images, "texts": texts})
     return rows

@@ -1,4 +1,7 @@
-"""Which font of this machine draws which text."""
+"""Lays out texts of any script with the fonts of this machine.
+
+Pillow orders the letters of one font itself, but a line with several fonts is drawn piece by piece.
+"""
 
 import collections
 import functools
@@ -7,9 +10,10 @@ import os
 import re
 import unicodedata
 
-from tf_mural.reports.direction import visual_order
+# Invisible characters with a direction.
+LTR_MARK, RTL_MARK = "\u200e", "\u200f"
 
-# One font file often holds the shapes of the same characters for several languages.
+# A font file often has different shapes of the same characters for several languages.
 _CJK_FACE = {"ja": "JP", "ko": "KR", "zh": "SC", "zh-Hant": "TC", "zh-TW": "TC", "yue": "HK"}
 
 _SCRIPTS = dict.fromkeys(("CJK", "HANGUL", "HIRAGANA", "KATAKANA", "IDEOGRAPHIC"), "CJK") | {
@@ -18,36 +22,36 @@ _SCRIPTS = dict.fromkeys(("CJK", "HANGUL", "HIRAGANA", "KATAKANA", "IDEOGRAPHIC"
     "OL": "Ol Chiki",
 }
 
-_PLAIN_LAST = ("Bold", "Italic", "Oblique", "Light", "Thin", "Black", "Condensed", "Mono", "Serif")
+_STYLE_WORDS = ("Bold", "Italic", "Oblique", "Light", "Thin", "Black", "Condensed", "Mono", "Serif")
 
 
-def runs(language, text, size):
-    """Splits a text into pieces of one font each, in the order to draw them from left to right.
+def font_runs(language, text, size):
+    """Splits a text into runs of one font each, in drawing order from left to right.
 
     Args:
-        language: code, for the characters that Chinese, Japanese and Korean write differently.
-        text: one line.
-        size: of the font, in pixels.
+        language: Code, for characters that Chinese, Japanese and Korean write differently.
+        text: One line.
+        size: Font size in pixels.
 
     Returns:
-        List of (Pillow font, piece); None where this machine has no font for some character, or
-        its Pillow cannot join the letters of this script.
+        List of (Pillow font, string), or None if this machine has no font for a character, or its
+        Pillow cannot join the letters of the script.
     """
     if _needs_shaping(text) and not _can_shape():
         return None
-    text = _without_pictures(text)
+    text = _replace_missing_symbols(text)
     visible = {character for character in text if _is_visible(character)}
     for path in _paths():
         if visible <= _characters(path):
             return [(_font(path, language, size), text)]
-    # Word by word, most of them in one font: letters of two fonts do not join.
-    main = max(_paths(), key=lambda path: len(visible & _characters(path)))  # the first of equals
+    # Word by word, most of them in one font, because letters of two fonts do not join.
+    main = max(_paths(), key=lambda path: len(visible & _characters(path)))  # the first maximum
     pieces = []
-    for part in re.findall(r"\s+|\S+\s*", text):
-        found = _pieces(part, (main, *_paths()))
-        if found is None:
+    for word in re.findall(r"\s+|\S+\s*", text):
+        word_pieces = _split_word(word, (main, *_paths()))
+        if word_pieces is None:
             return None
-        for path, piece in found:
+        for path, piece in word_pieces:
             if pieces and pieces[-1][0] == path:
                 pieces[-1][1] += piece
             else:
@@ -55,53 +59,87 @@ def runs(language, text, size):
     return [(_font(path, language, size), piece) for path, piece in visual_order(pieces, text)]
 
 
-def missing_scripts(text):
-    """Names of the scripts ("Bengali") of the characters that no font of this machine has."""
-    visible = {character for character in _without_pictures(text) if _is_visible(character)}
-    lost = (c for c in visible if not any(c in _characters(path) for path in _paths()))
-    return sorted({_script(character) for character in lost})
+def is_right_to_left(text):
+    """Returns whether the first letter with a direction is written from right to left."""
+    directions = (unicodedata.bidirectional(character) for character in text)
+    return next((d for d in directions if d in ("L", "R", "AL")), "L") != "L"
 
 
-def length(pieces):
-    """Width in pixels of what `runs` returned."""
-    return sum(font.getlength(piece) for font, piece in pieces)
+def visual_order(pieces, text):
+    """Orders the pieces of a line from left to right.
 
+    Consecutive pieces in the other direction than the text keep their own order. Within a piece,
+    Pillow orders the letters by the direction of the first one.
 
-def advice(captions):
-    """What to install so that these (language, text) pairs can be drawn; "" if all can.
-
-    One line a reason: scripts without a font, a Pillow that cannot join letters.
+    Args:
+        pieces: List of (font path, string) in reading order.
+        text: The line.
     """
-    scripts, unjoined = collections.defaultdict(set), set()
+    is_rtl = is_right_to_left(text)
+    opposite, ordered = [], []
+    for path, piece in pieces:
+        has_ltr, has_rtl = _directions(piece)
+        if has_ltr and has_rtl and is_right_to_left(piece) != is_rtl:
+            piece = (RTL_MARK if is_rtl else LTR_MARK) + piece
+        if (has_ltr and not has_rtl) if is_rtl else (has_rtl and not has_ltr):
+            opposite.append((path, piece))
+        else:
+            ordered += [*_reverse_pieces(opposite), (path, piece)]
+            opposite = []
+    ordered += _reverse_pieces(opposite)
+    return ordered[::-1] if is_rtl else ordered
+
+
+def missing_scripts(text):
+    """Returns the names of the scripts (such as "Bengali") that no font of this machine has."""
+    visible = {character for character in _replace_missing_symbols(text) if _is_visible(character)}
+    missing = (c for c in visible if not any(c in _characters(path) for path in _paths()))
+    return sorted({_script_name(character) for character in missing})
+
+
+def runs_width(runs):
+    """Returns the width in pixels of the result of `font_runs`."""
+    return sum(font.getlength(piece) for font, piece in runs)
+
+
+def installation_advice(captions):
+    """Returns what to install to draw these (language, text) pairs; "" if all can be drawn.
+
+    There is a line per reason: scripts without a font, and a Pillow that cannot join letters.
+    """
+    languages_by_script, unjoined = collections.defaultdict(set), set()
     for language, text in captions:
         for script in missing_scripts(text):
-            scripts[script].add(language)
+            languages_by_script[script].add(language)
         if _needs_shaping(text) and not _can_shape():
             unjoined.add(language)
     lines = []
-    if scripts:
-        named = [f"{name} ({' '.join(sorted(codes))})" for name, codes in sorted(scripts.items())]
+    if languages_by_script:
+        scripts = [
+            f"{name} ({' '.join(sorted(codes))})"
+            for name, codes in sorted(languages_by_script.items())
+        ]
         lines.append(
-            f"no font here for {', '.join(named)}: put fonts of these scripts, such as Noto Sans, "
-            "into ~/.local/share/fonts, or install them (Debian, Ubuntu: fonts-noto-core, and "
-            "fonts-noto-cjk for CJK)"
+            f"no font on this machine for {', '.join(scripts)}: copy fonts of these scripts, such "
+            "as Noto Sans, to ~/.local/share/fonts, or install them (Debian, Ubuntu: "
+            "fonts-noto-core, and fonts-noto-cjk for CJK)"
         )
     if unjoined:
         lines.append(
-            f"this Pillow cannot join letters, nor set them from right to left, which "
-            f"{' '.join(sorted(unjoined))} need: it wants Raqm and FriBiDi (Debian, Ubuntu: "
-            "libfribidi0 beside Pillow's own wheel)"
+            f"this Pillow cannot join letters or draw them from right to left, which "
+            f"{' '.join(sorted(unjoined))} need: it requires Raqm and FriBiDi (Debian, Ubuntu: "
+            "libfribidi0 with the wheel of Pillow)"
         )
     return "\n".join(lines)
 
 
-def latin(size):
-    """A font for plain labels; matplotlib brings it along, so every machine has it."""
+def latin_font(size):
+    """Returns a font for labels; it is part of matplotlib, so every machine has it."""
     return _font(_paths()[0], "en", size)
 
 
-def _pieces(word, paths):
-    """[(path, piece)] of a word, in one font if there is one; None without a font."""
+def _split_word(word, paths):
+    """Returns [(path, piece)] of a word, in one font if possible; None without a font."""
     visible = {character for character in word if _is_visible(character)}
     for path in paths:
         if visible <= _characters(path):
@@ -120,17 +158,33 @@ def _pieces(word, paths):
     return pieces
 
 
-def _without_pictures(text):
-    """A text in which symbols such as emoji are empty squares where no font has them."""
+def _reverse_pieces(pieces):
+    """Reverses pieces; the space after the last one belongs to the following text and stays."""
+    if not pieces:
+        return []
+    path, last = pieces[-1]
+    stripped = last.rstrip()
+    space = [(path, last[len(stripped) :])] if stripped != last else []
+    return [(path, stripped), *reversed(pieces[:-1]), *space]
+
+
+def _directions(text):
+    """Returns whether there are left-to-right letters, and whether there are right-to-left ones."""
+    letters = {unicodedata.bidirectional(character) for character in text}
+    return "L" in letters, bool(letters & {"R", "AL"})
+
+
+def _replace_missing_symbols(text):
+    """Replaces symbols such as emoji by empty squares if no font has them."""
     symbols = {c for c in text if unicodedata.category(c) in ("So", "Sk")}
-    lost = {c for c in symbols if not any(c in _characters(path) for path in _paths())}
-    if lost:
-        text = re.sub(f"[{re.escape(''.join(sorted(lost)))}][\ufe0e\ufe0f\u200d]*", "□", text)
+    missing = {c for c in symbols if not any(c in _characters(path) for path in _paths())}
+    if missing:
+        text = re.sub(f"[{re.escape(''.join(sorted(missing)))}][\ufe0e\ufe0f\u200d]*", "□", text)
     return text
 
 
-def _script(character):
-    """The first word of a character's name is that of its script, but for a few."""
+def _script_name(character):
+    """Returns the script of a character: the first word of its name, with few exceptions."""
     first = unicodedata.name(character, "unknown").split()[0]
     return _SCRIPTS.get(first, first.capitalize())
 
@@ -157,26 +211,26 @@ def _can_shape():
 
 @functools.cache
 def _paths():
-    """Font files, upright sans-serif ones first."""
+    """Returns the font files, upright sans-serif fonts first."""
     import matplotlib
     from matplotlib import font_manager
 
-    def plainness(path):
+    def sort_key(path):
         name = os.path.basename(path)
-        return sum(word in name for word in _PLAIN_LAST), "Sans" not in name, path
+        return sum(word in name for word in _STYLE_WORDS), "Sans" not in name, path
 
-    brought_along = os.path.join(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
-    return (brought_along, *sorted(font_manager.findSystemFonts(), key=plainness))
+    default = os.path.join(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+    return (default, *sorted(font_manager.findSystemFonts(), key=sort_key))
 
 
 @functools.cache
 def _characters(path):
-    """The characters a font file has; none if it is unreadable or made of bitmaps."""
+    """Returns the characters of a font file; none if it is unreadable or a bitmap font."""
     from matplotlib.ft2font import FT2Font
 
     try:
         face = FT2Font(path)
-    except (OSError, RuntimeError):  # a broken file is a font this machine does not have
+    except (OSError, RuntimeError):
         return frozenset()
     return frozenset(map(chr, face.get_charmap())) if face.scalable else frozenset()
 
@@ -188,19 +242,19 @@ def _font(path, language, size):
     index = 0
     suffix = _CJK_FACE.get(language, _CJK_FACE.get(language.split("-")[0]))
     if path.endswith(".ttc") and suffix:
-        index = _faces(path).get(suffix, 0)
+        index = _face_numbers(path).get(suffix, 0)
     return ImageFont.truetype(path, size, index=index)
 
 
 @functools.cache
-def _faces(path):
-    """{last word of the family's name: its number} of the faces in a collection."""
+def _face_numbers(path):
+    """Returns {last word of the family name: number} of the faces of a font collection."""
     from PIL import ImageFont
 
     faces = {}
     for number in itertools.count():
         try:
             family, _ = ImageFont.truetype(path, 10, index=number).getname()
-        except OSError:  # past the last face
+        except OSError:  # after the last face
             return faces
         faces.setdefault(family.split()[-1], number)

@@ -1,11 +1,14 @@
-"""TensorBoard's embedding projector: images and texts of a model as points, with their pictures."""
+"""Files for TensorBoard's embedding projector: images and texts as points with thumbnails."""
 
 import math
 import os
 
 import numpy as np
 
-_SIDE, _MOST = 48, 170  # pixels of a picture; so many a row, for a sprite of 8,192 pixels at most
+from tf_mural.reports import fonts
+
+# Pixels of a thumbnail, and thumbnails per row, for a sprite of at most 8,192 pixels.
+_SIDE, _MAX_COLUMNS = 48, 170
 _COLOURS = ((31, 111, 235), (191, 57, 137), (26, 127, 55), (188, 76, 0), (130, 80, 223))
 
 
@@ -13,11 +16,11 @@ def write_projector(folder, embeddings, images, labels, name="embeddings"):
     """Writes points for the projector of TensorBoard.
 
     Args:
-        folder: of TensorBoard's events.
-        embeddings: float32 (n, width), one a point.
-        images: for each point uint8 (h, w, 3), or None where it is a text.
-        labels: for each point (language or "", text); "" marks an image.
-        name: of the points, and of their folder.
+        folder: Folder of TensorBoard's events.
+        embeddings: float32 (n, width), one per point.
+        images: uint8 (h, w, 3) of each point, or None for a text.
+        labels: (language or "", text) of each point; "" marks an image.
+        name: Name of the points, and of their folder.
     """
     from PIL import Image
     from tensorboard.plugins import projector
@@ -25,15 +28,16 @@ def write_projector(folder, embeddings, images, labels, name="embeddings"):
     if not len(embeddings) == len(images) == len(labels) > 0:
         counts = len(embeddings), len(images), len(labels)
         raise ValueError(f"Expected as many embeddings as images and labels. Received: {counts}.")
-    side = min(_MOST, math.ceil(math.sqrt(len(images))))
-    sprite = Image.new("RGB", (side * _SIDE, math.ceil(len(images) / side) * _SIDE), "white")
+    columns = min(_MAX_COLUMNS, math.ceil(math.sqrt(len(images))))
+    size = (columns * _SIDE, math.ceil(len(images) / columns) * _SIDE)
+    sprite = Image.new("RGB", size, "white")
     codes = sorted({code for code, _ in labels})
     for i, (image, (code, _)) in enumerate(zip(images, labels, strict=True)):
         if image is None:
-            tile = _tile(code, _COLOURS[codes.index(code) % len(_COLOURS)])
+            tile = _text_tile(code, _COLOURS[codes.index(code) % len(_COLOURS)])
         else:
             tile = Image.fromarray(image).resize((_SIDE, _SIDE))
-        sprite.paste(tile, (i % side * _SIDE, i // side * _SIDE))
+        sprite.paste(tile, (i % columns * _SIDE, i // columns * _SIDE))
     os.makedirs(os.path.join(folder, name), exist_ok=True)
     sprite.save(os.path.join(folder, name, "sprite.png"))
     np.savetxt(os.path.join(folder, name, "tensors.tsv"), embeddings, "%.5g", delimiter="\t")
@@ -51,13 +55,11 @@ def write_projector(folder, embeddings, images, labels, name="embeddings"):
     projector.visualize_embeddings(folder, config)
 
 
-def _tile(code, colour):
-    """A square with the language of a text."""
+def _text_tile(code, colour):
+    """Returns a square with the language code of a text."""
     from PIL import Image, ImageDraw
 
-    from tf_mural.reports import fonts
-
     tile = Image.new("RGB", (_SIDE, _SIDE), colour)
-    font = fonts.latin(18)
+    font = fonts.latin_font(18)
     ImageDraw.Draw(tile).text((_SIDE // 2, _SIDE // 2), code[:5], "white", font, anchor="mm")
     return tile

@@ -1,7 +1,7 @@
-"""What others measured: the numbers of the paper, and published rows of other models.
+"""Published numbers: the tables of the paper, and results of other models.
 
-numbers/paper.json holds the paper's tables as they are printed; a cell that contradicts another one
-is marked there with the reason. numbers/published.json names the source of each row.
+numbers/paper.json has the paper's tables as printed; a cell that contradicts another one is marked
+with the reason. numbers/published.json has results of other models, each row with its source.
 """
 
 import dataclasses
@@ -9,79 +9,80 @@ import functools
 import json
 import os
 
-from tf_mural.reports.results import flat
+from tf_mural.reports.result_tables import flatten_values
 
 _FOLDER = os.path.join(os.path.dirname(__file__), "numbers")
 SETTINGS = ("zero-shot", "fine-tune")
-# What the paper compares; its other rows are models of other sizes and ablations.
-MAIN = ("MURAL(reprod.)", "MURAL(reprod.) + ETCL")
+# The two models that the paper compares; its other rows are other sizes and ablations.
+MAIN_MODELS = ("MURAL(reprod.)", "MURAL(reprod.) + ETCL")
 
 
 @dataclasses.dataclass
 class Published:
-    """What is known of a model on a benchmark.
+    """Published numbers of a model on a benchmark.
 
     Attributes:
-        model: its name.
-        protocol: id of the protocol that the numbers answer.
-        source: where they are printed.
-        of_paper: whether the paper prints some of them.
-        values: {(key, measure): number}, see `results.flat`.
-        doubtful: {(key, measure): why} of values that contradict others: shown, never counted.
+        model: Name of the model.
+        protocol: Id of the protocol of the numbers.
+        source: Where they are printed.
+        is_paper: Whether the paper prints some of them.
+        values: {(key, metric): number}, see `result_tables.flatten_values`.
+        doubtful: {(key, metric): reason} of values that contradict others. They are printed, but
+            never used in computations.
     """
 
     model: str
     protocol: str
     source: str
-    of_paper: bool
+    is_paper: bool
     values: dict
     doubtful: dict
 
 
 @functools.cache
-def paper():
-    """The paper's numbers: {"source", "protocols", "rows"}, see the file."""
+def paper_numbers():
+    """Returns the numbers of the paper: {"source", "protocols", "rows"}, see the file."""
     return _read("paper.json")
 
 
 @functools.cache
-def others():
-    """Published rows of other models: {"protocols", "rows"}, see the file."""
+def other_numbers():
+    """Returns published rows of other models: {"protocols", "rows"}, see the file."""
     return _read("published.json")
 
 
-def published(benchmark, setting="zero-shot"):
-    """All that is known of a benchmark.
+def published_results(benchmark, setting="zero-shot"):
+    """Returns all published numbers of a benchmark.
 
     Args:
-        benchmark: its name, such as "retrieval/coco".
+        benchmark: Name of the benchmark, for example "retrieval/coco".
         setting: "zero-shot" or "fine-tune".
 
     Returns:
-        {model: Published}: the paper's models and then others. Empty where nothing is known.
+        {model: Published}: first the models of the paper, then others; {} if there are none.
     """
-    found, tables = {}, {}
-    for rows in (paper(), others()):
-        protocol = rows["protocols"].get(benchmark.split("/")[0])
-        for row in rows["rows"]:
+    results, tables = {}, {}
+    for numbers in (paper_numbers(), other_numbers()):
+        protocol = numbers["protocols"].get(benchmark.split("/")[0])
+        for row in numbers["rows"]:
             if (row["benchmark"], row["setting"]) != (benchmark, setting):
                 continue
             model = row["model"]
-            known = found.setdefault(model, Published(model, protocol, "", False, {}, {}))
+            result = results.setdefault(model, Published(model, protocol, "", False, {}, {}))
             doubtful = row.get("contradictory", {})
-            for place, value in flat(row["values"]).items():
-                if place not in known.values and "/".join(place) in doubtful:
-                    known.doubtful[place] = doubtful["/".join(place)]
-                # Tables of ablations repeat numbers: the first one that prints it has it.
-                known.values.setdefault(place, value)
+            for cell, value in flatten_values(row["values"]).items():
+                if cell not in result.values and "/".join(cell) in doubtful:
+                    result.doubtful[cell] = doubtful["/".join(cell)]
+                # Tables of ablations repeat numbers: the first table counts.
+                result.values.setdefault(cell, value)
             tables.setdefault(model, []).append(row.get("source") or f"Table {row['table']}")
-    for model, known in found.items():
+    for model, result in results.items():
         printed = list(dict.fromkeys(tables[model]))
-        known.of_paper = printed[0].startswith("Table ")
-        known.source = (
-            f"{paper()['source']}, {', '.join(printed)}" if known.of_paper else printed[0]
+        result.is_paper = printed[0].startswith("Table ")
+        result.source = (
+            f"{paper_numbers()['source']}, {', '.join(printed)}" if result.is_paper else printed[0]
         )
-    return found
+    return results
 
 
 def _read(name):

@@ -1,4 +1,4 @@
-"""Which records of a set a contact sheet shows, and which of their texts."""
+"""Draws the images and captions of a record set that a contact sheet shows."""
 
 import collections
 import io
@@ -8,80 +8,85 @@ import numpy as np
 
 from tf_mural.data.records import deserialize
 
-_SIDE = 256  # pixels: images are made no larger than a sheet shows them
-_TRIES = 4  # candidates a wanted image, since some do not decode
+_MAX_SIDE = 256  # pixels: the largest size on a sheet
+_CANDIDATES_PER_IMAGE = 4  # because some images cannot be decoded
 
 
-def sheet_sample(record_set, count, captions=8, languages=None, seed=0):
-    """Draws images at random, with captions so that each language has its turn.
+def sample_captioned_images(record_set, count, captions=8, languages=None, seed=0):
+    """Draws images at random, with captions that are balanced over the languages.
 
     Args:
-        record_set: `records.RecordSet`.
-        count: images wanted.
-        captions: texts an image, at most. Records without a text show their label.
-        languages: codes of the texts to show, or None for all. Only images with one of them.
-        seed: of the draw.
+        record_set: `data.records.RecordSet`.
+        count: Number of images.
+        captions: Maximum number of texts per image. Records without texts show their label.
+        languages: Codes of the languages to show; images without such a text are left out.
+            Default: all languages.
+        seed: Seed of the draw.
 
     Returns:
-        (images, captions): uint8 (h, w, 3) arrays of 256 pixels a side at most, none enlarged, and
-        (language, text) pairs for each. Images that do not decode are passed over.
+        Tuple (images, captions): uint8 (h, w, 3) arrays of at most 256 pixels per side, never
+        enlarged, and the (language, text) pairs of each. Images that cannot be decoded are
+        skipped.
 
     Raises:
-        UserError: a record is damaged.
+        UserError: A record is damaged.
     """
-    wanted = record_set.image_counts > 0
+    is_candidate = record_set.image_counts > 0
     if languages is not None:
         columns = [i for i, code in enumerate(record_set.languages) if code in languages]
-        wanted = wanted & record_set.has_language[:, columns].any(axis=1)
-    candidates = np.flatnonzero(wanted)
-    few = min(len(candidates), count * _TRIES)
-    chosen = np.random.default_rng(seed).choice(candidates, few, replace=False)
-    names, shown = record_set.manifest.get("classes") or [], collections.Counter()
+        is_candidate = is_candidate & record_set.has_language[:, columns].any(axis=1)
+    candidates = np.flatnonzero(is_candidate)
+    num_drawn = min(len(candidates), count * _CANDIDATES_PER_IMAGE)
+    drawn = np.random.default_rng(seed).choice(candidates, num_drawn, replace=False)
+    class_names = record_set.manifest.get("classes") or []
+    num_shown = collections.Counter()  # captions by language
     images, texts = [], []
-    for index in chosen:
+    for index in drawn:
         if len(images) == count:
             break
         record = deserialize(record_set.read([index], verify=True)[0])
-        image = _decoded(record.images[0])
+        image = _decode(record.images[0])
         if image is None:
             continue
         images.append(image)
-        texts.append(_captions(record, captions, languages, shown) or _label(record, names))
+        pairs = _select_captions(record, captions, languages, num_shown)
+        texts.append(pairs or _label_caption(record, class_names))
     return images, texts
 
 
-def _decoded(data):
+def _decode(data):
+    """Returns the pixels of an image, or None if it cannot be decoded."""
     from PIL import Image
 
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as image:
-            image.draft("RGB", (_SIDE, _SIDE))  # a large JPEG is decoded small
+            image.draft("RGB", (_MAX_SIDE, _MAX_SIDE))  # decodes large JPEGs at a smaller size
             image = image.convert("RGBA" if "transparency" in image.info else image.mode)
             if image.mode in ("RGBA", "LA", "PA"):
                 white = Image.new("RGBA", image.size, "white")
                 image = Image.alpha_composite(white, image.convert("RGBA"))
             image = image.convert("RGB")
-            image.thumbnail((_SIDE, _SIDE))
+            image.thumbnail((_MAX_SIDE, _MAX_SIDE))
             return np.asarray(image)
-    except Exception:  # of what kind, Pillow leaves to each format
+    except Exception:  # the kind of error depends on the image format
         return None
 
 
-def _captions(record, count, languages, shown):
-    """Some texts of a record, in its order: first those of languages that were shown least."""
-    here, ranked = collections.Counter(), []
-    for place, (code, _) in enumerate(record.texts):
+def _select_captions(record, count, languages, num_shown):
+    """Returns texts of a record, in its order, and prefers the languages shown least so far."""
+    num_in_record, ranked = collections.Counter(), []
+    for index, (code, _) in enumerate(record.texts):
         if languages is None or code in languages:
-            ranked.append((here[code], shown[code], place))
-            here[code] += 1
-    places = sorted(place for _, _, place in sorted(ranked)[:count])
-    texts = [record.texts[place] for place in places]
-    shown.update(code for code, _ in texts)
+            ranked.append((num_in_record[code], num_shown[code], index))
+            num_in_record[code] += 1
+    selected = sorted(index for _, _, index in sorted(ranked)[:count])
+    texts = [record.texts[index] for index in selected]
+    num_shown.update(code for code, _ in texts)
     return texts
 
 
-def _label(record, names):
+def _label_caption(record, class_names):
     if record.label is None:
         return []
-    name = names[record.label] if record.label < len(names) else "(no name)"
-    return [(str(record.label), name)]
+    has_name = record.label < len(class_names)
+    return [(str(record.label), class_names[record.label] if has_name else "(no name)")]

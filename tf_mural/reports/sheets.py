@@ -1,15 +1,19 @@
-"""Contact sheets: images with their captions, in whatever script."""
+"""Contact sheets and retrieval grids: images with captions in any script."""
 
 import dataclasses
 import re
 import unicodedata
 
 from tf_mural.reports import fonts
-from tf_mural.reports.direction import TO_LEFT, is_right_to_left
 
-_TILE, _GAP = 256, 16  # pixels: width of an image on the sheet, space between two
-_TEXT, _LINE, _MOST_LINES = 15, 20, 3  # pixels: height of letters, of a line; lines a caption
+# Pixels: width of an image on a contact sheet, and the space between two.
+_TILE, _GAP = 256, 16
+_FONT_SIZE, _LINE_HEIGHT, _MAX_LINES = 15, 20, 3  # pixels, and lines per caption
 _INK, _FAINT = (34, 39, 46), (139, 149, 161)
+
+# Pixels of a retrieval grid: side of an image, space, width of a frame, and width of the queries.
+_GRID_TILE, _GRID_GAP, _FRAME, _QUERY_WIDTH = 112, 12, 4, 300
+_CORRECT, _WRONG = (26, 127, 55), (207, 34, 46)
 
 
 @dataclasses.dataclass
@@ -20,91 +24,136 @@ class _Line:
 
 
 def contact_sheet(path, images, captions, columns=4):
-    """Writes a PNG of images, each with its captions below.
+    """Writes a PNG of images with their captions below.
 
-    Fonts are those of this machine. A caption that they cannot draw is marked "no font".
+    The fonts are those of this machine. A caption that they cannot draw is marked "no font".
 
     Args:
-        path: of the PNG.
-        images: uint8 (n, h, w, 3), drawn as wide as a tile; or a list of uint8 (h, w, 3) of any
-            sizes, each drawn as large as a square tile allows.
-        captions: for each image its (language, text) pairs.
-        columns: images a row.
+        path: Path of the PNG.
+        images: uint8 (n, h, w, 3), scaled to the width of a tile; or a list of uint8 (h, w, 3) of
+            any sizes, each scaled to fit a square tile.
+        captions: (language, text) pairs of each image.
+        columns: Number of images per row.
 
     Returns:
-        Sorted codes of the languages with a caption that could not be drawn: tell them.
+        Sorted codes of the languages with a caption that could not be drawn.
     """
     from PIL import Image, ImageDraw
 
     _check(images, captions)
     labels = [language for pairs in captions for language, _ in pairs]
-    indent = 10 + int(max(map(fonts.latin(_TEXT).getlength, labels), default=0))
+    indent = 10 + int(max(map(fonts.latin_font(_FONT_SIZE).getlength, labels), default=0))
     missing = set()
-    lines = [wrapped(pairs, _TILE - indent, missing) for pairs in captions]
-    sizes = _sizes(images)
+    lines = [_wrap_captions(pairs, _TILE - indent, missing) for pairs in captions]
+    sizes = _tile_sizes(images)
     rows = [slice(first, first + columns) for first in range(0, len(images), columns)]
-    tallest = [max(height for _, height in sizes[row]) for row in rows]
-    heights = [
-        tall + _LINE * max(map(len, lines[row])) + 2 * _GAP
-        for row, tall in zip(rows, tallest, strict=True)
+    image_heights = [max(height for _, height in sizes[row]) for row in rows]
+    row_heights = [
+        height + _LINE_HEIGHT * max(map(len, lines[row])) + 2 * _GAP
+        for row, height in zip(rows, image_heights, strict=True)
     ]
     columns = min(columns, len(images))
-    sheet = Image.new("RGB", (columns * (_TILE + _GAP) + _GAP, sum(heights) + _GAP), "white")
+    sheet = Image.new("RGB", (columns * (_TILE + _GAP) + _GAP, sum(row_heights) + _GAP), "white")
     draw = ImageDraw.Draw(sheet)
     for i, (image, size) in enumerate(zip(images, sizes, strict=True)):
         row, column = divmod(i, columns)
         left = _GAP + column * (_TILE + _GAP)
-        bottom = _GAP + sum(heights[:row]) + tallest[row]
-        # Small images keep their pixels visible, as squares.
-        how = Image.Resampling.NEAREST if image.shape[1] <= size[0] else Image.Resampling.LANCZOS
-        picture = Image.fromarray(image).resize(size, how)
-        sheet.paste(picture, (left + (_TILE - size[0]) // 2, bottom - size[1]))
-        draw_lines(draw, lines[i], left, bottom + _LINE, indent)
+        bottom = _GAP + sum(row_heights[:row]) + image_heights[row]
+        # The pixels of small images stay visible as squares.
+        is_enlarged = image.shape[1] <= size[0]
+        resample = Image.Resampling.NEAREST if is_enlarged else Image.Resampling.LANCZOS
+        tile = Image.fromarray(image).resize(size, resample)
+        sheet.paste(tile, (left + (_TILE - size[0]) // 2, bottom - size[1]))
+        _draw_lines(draw, lines[i], left, bottom + _LINE_HEIGHT, indent)
     sheet.save(path, "PNG")
+    return sorted(missing)
+
+
+def retrieval_grid(path, rows):
+    """Writes a PNG with a row per query: its text on the left, then the retrieved images in order.
+
+    The frame of an image is green if it is the correct image of the query, otherwise red. The
+    fonts are those of this machine.
+
+    Args:
+        path: Path of the PNG.
+        rows: List of (language, text, [(image uint8 (h, w, 3), whether it is correct)]).
+
+    Returns:
+        Sorted codes of the languages whose texts could not be drawn.
+    """
+    from PIL import Image, ImageDraw
+
+    if not rows:
+        raise ValueError("Expected rows. Received: none.")
+    missing, step = set(), _GRID_TILE + _GRID_GAP
+    latin = fonts.latin_font(_FONT_SIZE)
+    indent = 10 + int(max(latin.getlength(language) for language, _, _ in rows))
+    columns = max(len(images) for _, _, images in rows)
+    size = (_QUERY_WIDTH + columns * step + _GRID_GAP, len(rows) * step + _GRID_GAP)
+    grid = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(grid)
+    for i, (language, text, images) in enumerate(rows):
+        top = _GRID_GAP + i * step
+        width = _QUERY_WIDTH - indent - 2 * _GRID_GAP
+        lines = _wrap_captions([(language, text)], width, missing)
+        _draw_lines(draw, lines, _GRID_GAP, top + 20, indent)
+        for j, (image, is_correct) in enumerate(images):
+            left = _QUERY_WIDTH + j * step
+            frame = (left, top, left + _GRID_TILE, top + _GRID_TILE)
+            draw.rectangle(frame, outline=_CORRECT if is_correct else _WRONG, width=_FRAME)
+            side = _GRID_TILE - 2 * _FRAME
+            tile = Image.fromarray(image).resize((side, side))
+            grid.paste(tile, (left + _FRAME, top + _FRAME))
+    grid.save(path, "PNG")
     return sorted(missing)
 
 
 def _check(images, captions):
     shapes = {(image.dtype.name, image.shape[2:]) for image in images if image.ndim == 3}
     if not len(images) or shapes != {("uint8", (3,))} or any(image.ndim != 3 for image in images):
-        found = f"{images.dtype} {images.shape}" if hasattr(images, "dtype") else shapes or "none"
-        raise ValueError(f"images are {found}: expected uint8 (n, h, w, 3), or a list of (h, w, 3)")
+        received = (
+            f"{images.dtype} {images.shape}" if hasattr(images, "dtype") else shapes or "none"
+        )
+        raise ValueError(
+            f"images are {received}: expected uint8 (n, h, w, 3), or a list of (h, w, 3)"
+        )
     if len(captions) != len(images):
         raise ValueError(f"{len(captions)} lists of captions for {len(images)} images")
 
 
-def _sizes(images):
-    """(width, height) in pixels of each image on the sheet."""
-    alike = hasattr(images, "shape")  # one array
+def _tile_sizes(images):
+    """Returns (width, height) in pixels of each image on the sheet."""
+    is_array = hasattr(images, "shape")
     sizes = []
     for image in images:
         height, width = image.shape[:2]
-        scale = _TILE / (width if alike else max(width, height))
+        scale = _TILE / (width if is_array else max(width, height))
         sizes.append((max(1, round(width * scale)), max(1, round(height * scale))))
     return sizes
 
 
-def wrapped(pairs, width, missing):
-    """The lines of captions at a width. Adds to `missing` the languages without a font."""
+def _wrap_captions(pairs, width, missing):
+    """Returns the lines of captions; adds languages without a font to `missing`."""
     lines = []
     for language, text in pairs:
-        parts = _wrap(language, text, width)
-        if parts is None:
+        runs_of_lines = _wrap(language, text, width)
+        if runs_of_lines is None:
             missing.add(language)
-            lines.append(_Line(language, [(fonts.latin(_TEXT), "(no font)")]))
+            lines.append(_Line(language, [(fonts.latin_font(_FONT_SIZE), "(no font)")]))
             continue
-        rtl = is_right_to_left(text)
-        lines += [_Line("" if i else language, runs, rtl) for i, runs in enumerate(parts)]
+        rtl = fonts.is_right_to_left(text)
+        lines += [_Line("" if i else language, runs, rtl) for i, runs in enumerate(runs_of_lines)]
     return lines
 
 
 def _wrap(language, text, width):
-    """Runs of each line of a caption, or None where there is no font for it."""
-    if fonts.runs(language, text, _TEXT) is None:
+    """Returns the font runs of each line of a caption, or None without a font for it."""
+    if fonts.font_runs(language, text, _FONT_SIZE) is None:
         return None
 
     def fits(line):
-        return fonts.length(fonts.runs(language, line.rstrip(), _TEXT)) <= width
+        return fonts.runs_width(fonts.font_runs(language, line.rstrip(), _FONT_SIZE)) <= width
 
     lines = [""]
     for word in re.findall(r"\S+\s*", text):
@@ -112,30 +161,30 @@ def _wrap(language, text, width):
             lines[-1] += word
         elif fits(word):
             lines.append(word)
-        else:  # longer than a line, as Chinese and Thai sentences are: broken anywhere
+        else:  # longer than a line, such as Chinese and Thai sentences: broken at any character
             for character in word:
                 is_mark = unicodedata.category(character).startswith("M")
                 if is_mark or fits(lines[-1] + character):
                     lines[-1] += character
                 else:
                     lines.append(character)
-    if len(lines) > _MOST_LINES:
-        last = lines[_MOST_LINES - 1].rstrip()
+    if len(lines) > _MAX_LINES:
+        last = lines[_MAX_LINES - 1].rstrip()
         while last and not fits(last + "…"):
             last = last[:-1]
-        lines[_MOST_LINES - 1 :] = [last + "…"]
+        lines[_MAX_LINES - 1 :] = [last + "…"]
     lines = [line.rstrip() for line in lines if line.strip()]
-    if is_right_to_left(text):  # also those of its lines that begin with a Latin word
-        lines = [line if is_right_to_left(line) else TO_LEFT + line for line in lines]
-    return [fonts.runs(language, line, _TEXT) for line in lines]
+    if fonts.is_right_to_left(text):  # includes lines that begin with a Latin word
+        lines = [line if fonts.is_right_to_left(line) else fonts.RTL_MARK + line for line in lines]
+    return [fonts.font_runs(language, line, _FONT_SIZE) for line in lines]
 
 
-def draw_lines(draw, lines, left, baseline, indent):
-    """Draws what `wrapped` returned, the first line on a baseline."""
+def _draw_lines(draw, lines, left, baseline, indent):
+    """Draws the result of `_wrap_captions`, with the first line on the baseline."""
     for line in lines:
-        draw.text((left, baseline), line.code, _FAINT, fonts.latin(_TEXT), anchor="ls")
-        x = left + (_TILE - fonts.length(line.runs) if line.right_to_left else indent)
+        draw.text((left, baseline), line.code, _FAINT, fonts.latin_font(_FONT_SIZE), anchor="ls")
+        x = left + (_TILE - fonts.runs_width(line.runs) if line.right_to_left else indent)
         for font, piece in line.runs:
             draw.text((x, baseline), piece, _INK, font, anchor="ls")
             x += font.getlength(piece)
-        baseline += _LINE
+        baseline += _LINE_HEIGHT

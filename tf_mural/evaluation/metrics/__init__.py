@@ -1,54 +1,56 @@
-"""What an evaluation measures, as pure functions of numpy arrays.
+"""Metrics of the evaluation tasks, as pure functions of NumPy arrays.
 
-ranks.py          of right candidates among all, and how often they are in the first k
-correlation.py    ranks of values, Spearman's correlation
-consistency.py    how far the ranks of one image in several languages are apart
-intervals.py      95 % intervals by bootstrap
+ranks.py          ranks of correct candidates, and their differences between languages
+recall.py         recall at k, and its expected value for random ranks
+correlation.py    Spearman's correlation
+intervals.py      95 % confidence intervals by bootstrap
 """
 
-from tf_mural.evaluation.metrics.consistency import chance_spread, lags, pair_spreads
-from tf_mural.evaluation.metrics.correlation import resampled_spearman, spearman
+from tf_mural.evaluation.metrics.correlation import bootstrap_spearman, spearman
 from tf_mural.evaluation.metrics.intervals import (
-    interval,
+    bootstrap_means,
     mean_interval,
+    percentile_interval,
     recall_intervals,
-    resampled_means,
 )
 from tf_mural.evaluation.metrics.ranks import (
-    TIE,
-    checked_rows,
+    TIE_TOLERANCE,
+    chance_spread,
+    check_embeddings,
     image_text_ranks,
     rank_bounds,
+    rank_lags,
+    rank_spreads,
     retrieval_ranks,
 )
 from tf_mural.evaluation.metrics.recall import (
-    RECALLS,
+    RECALL_KS,
     chance_average_recall,
     group_means,
     recall_at,
     recalls,
-    retrieval,
+    retrieval_recalls,
 )
 
 __all__ = [
-    "RECALLS",
-    "TIE",
+    "RECALL_KS",
+    "TIE_TOLERANCE",
+    "bootstrap_means",
+    "bootstrap_spearman",
     "chance_average_recall",
     "chance_spread",
-    "checked_rows",
+    "check_embeddings",
     "group_means",
     "image_text_ranks",
-    "interval",
-    "lags",
     "mean_interval",
-    "pair_spreads",
+    "percentile_interval",
     "rank_bounds",
+    "rank_lags",
+    "rank_spreads",
     "recall_at",
     "recall_intervals",
     "recalls",
-    "resampled_means",
-    "resampled_spearman",
-    "retrieval",
     "retrieval_ranks",
+    "retrieval_recalls",
     "spearman",
 ]

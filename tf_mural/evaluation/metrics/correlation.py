@@ -1,76 +1,79 @@
-"""Spearman's rank correlation, with ties and with resamples."""
+"""Spearman's rank correlation with ties, and its bootstrap distribution."""
 
 import numpy as np
 
 from tf_mural.errors import UserError
 
-# Numbers held at once by `resampled_spearman`.
-_CHUNK = 1 << 22
+# Maximum number of weights in memory in `bootstrap_spearman`.
+_MAX_WEIGHTS = 1 << 22
 
 
 def spearman(a, b):
-    """Spearman's correlation: Pearson's of the ranks, where equal values share their mean rank.
+    """Computes Spearman's correlation: Pearson's of the ranks; equal values share the mean rank.
 
     Args:
-        a, b: (n,) finite numbers, n from 2.
+        a, b: (n,) finite numbers, n >= 2.
 
     Returns:
-        A float in [-1, 1]; 0 where `a` or `b` is one number throughout, which orders nothing.
+        A float in [-1, 1]; 0 if all values of `a` or of `b` are equal.
 
     Raises:
-        UserError: shapes that do not fit, fewer than two values, values that are not finite.
+        UserError: Shapes do not match, there are fewer than two values, or values are not finite.
     """
-    a, b = _checked(a, b)
+    a, b = _check_values(a, b)
     return float(_correlations(a, b, np.ones((1, len(a))))[0])
 
 
-def resampled_spearman(a, b, draws=1000, seed=0):
-    """Spearman's correlations of resamples of the pairs, for an interval: float64 (draws,).
+def bootstrap_spearman(a, b, num_bootstrap=1000, seed=0):
+    """Computes Spearman's correlations of bootstrap resamples: float64 (num_bootstrap,).
 
     Args:
-        a, b: see `spearman`.
-        draws: number of resamples, each of n pairs drawn with replacement.
-        seed: of the resampling.
+        a, b: See `spearman`.
+        num_bootstrap: Number of resamples, each of n pairs drawn with replacement.
+        seed: Seed of the resampling.
     """
-    a, b = _checked(a, b)
+    a, b = _check_values(a, b)
     random, count = np.random.default_rng(seed), len(a)
-    step = max(1, _CHUNK // count)
+    step = max(1, _MAX_WEIGHTS // count)
     parts = []
-    for start in range(0, draws, step):
-        drawn = random.multinomial(count, np.full(count, 1 / count), min(step, draws - start))
-        parts.append(_correlations(a, b, drawn.astype(np.float64)))
+    for start in range(0, num_bootstrap, step):
+        size = min(step, num_bootstrap - start)
+        weights = random.multinomial(count, np.full(count, 1 / count), size)
+        parts.append(_correlations(a, b, weights.astype(np.float64)))
     return np.concatenate(parts)
 
 
 def _correlations(a, b, weights):
-    """Correlations (r,) where pair i counts `weights[r, i]` times."""
+    """Returns correlations (r,) in which pair i has the weight `weights[r, i]`."""
     total = weights.sum(axis=1, keepdims=True)
-    x, y = _ranks(a, weights), _ranks(b, weights)  # (r, n)
+    x, y = _mean_ranks(a, weights), _mean_ranks(b, weights)  # (r, n)
     x -= (weights * x).sum(axis=1, keepdims=True) / total
     y -= (weights * y).sum(axis=1, keepdims=True) / total
     covariance = (weights * x * y).sum(axis=1)
     scale = np.sqrt((weights * x * x).sum(axis=1) * (weights * y * y).sum(axis=1))
-    # Of a constant side, rounding leaves a scale that is not quite 0.
-    some = scale > 1e-9 * total[:, 0]
-    return np.divide(covariance, scale, out=np.zeros_like(scale), where=some).clip(-1, 1)
+    # With rounding errors, the scale of a constant side is not exactly 0.
+    is_defined = scale > 1e-9 * total[:, 0]
+    return np.divide(covariance, scale, out=np.zeros_like(scale), where=is_defined).clip(-1, 1)
 
 
-def _ranks(values, weights):
-    """Mean ranks (r, n) from 1, where value i is there `weights[r, i]` times."""
-    _, place = np.unique(values, return_inverse=True)
-    order = np.argsort(place, kind="stable")
-    starts = np.flatnonzero(np.diff(place[order], prepend=-1))
-    times = np.add.reduceat(weights[:, order], starts, axis=1)  # (r, different values)
-    # Values of equal rank take the places up to their cumulative count.
-    return (np.cumsum(times, axis=1) - (times - 1) / 2)[:, place]
+def _mean_ranks(values, weights):
+    """Returns mean ranks (r, n) from 1, in which value i occurs `weights[r, i]` times."""
+    _, value_index = np.unique(values, return_inverse=True)
+    order = np.argsort(value_index, kind="stable")
+    starts = np.flatnonzero(np.diff(value_index[order], prepend=-1))
+    counts = np.add.reduceat(weights[:, order], starts, axis=1)  # (r, unique values)
+    # Equal values share the ranks up to their cumulative count.
+    return (np.cumsum(counts, axis=1) - (counts - 1) / 2)[:, value_index]
 
 
-def _checked(a, b):
+def _check_values(a, b):
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if a.shape != b.shape or a.ndim != 1:
-        raise UserError(f"values of shapes {a.shape} and {b.shape}: expected as many on both sides")
+        raise UserError(
+            f"values of shapes {a.shape} and {b.shape}: expected two vectors of the same length"
+        )
     if len(a) < 2:
-        raise UserError(f"{len(a)} pairs: expected 2 or more, one alone has no order")
+        raise UserError(f"{len(a)} pairs: expected at least 2, a single pair has no order")
     bad = np.flatnonzero(~(np.isfinite(a) & np.isfinite(b)))
     if bad.size:
         raise UserError(

@@ -1,22 +1,22 @@
-"""Ranks of right candidates among all candidates, by cosine."""
+"""Ranks of correct candidates by cosine similarity, and differences of ranks between languages."""
 
 import numpy as np
 
 from tf_mural.errors import UserError
 
-# Cosines of unit rows nearer than this are a tie: float32 products of the very same vectors differ
-# in their last digits with their place in the matrix, and a tie must not be won by such luck.
-TIE = 1e-6
+# Cosines of unit rows that differ by less are a tie. Float32 products of equal vectors differ in
+# the last digits, depending on their position in the matrix, and a tie must not be broken by that.
+TIE_TOLERANCE = 1e-6
 
-# Scores held in memory at once, in numbers.
-_CHUNK = 1 << 23
+# Maximum number of scores in memory.
+_MAX_SCORES = 1 << 23
 
 
 def retrieval_ranks(queries, items, query_groups, item_groups):
-    """Counts, for each query, the wrong items that score at least as high as its best right item.
+    """Counts, for each query, the wrong items that score at least as high as its best correct item.
 
-    An item is right for a query of the same group. Rank 0 is a hit at 1. Ties count against the
-    query, so an encoder that maps everything to one point misses everything.
+    An item is correct for the queries of its group. Rank 0 is a hit at 1. Ties count against the
+    query, so an encoder that maps all inputs to one point misses all items.
 
     Args:
         queries: float (q, d), unit rows.
@@ -28,99 +28,182 @@ def retrieval_ranks(queries, items, query_groups, item_groups):
         int64 (q,).
 
     Raises:
-        UserError: shapes that do not fit, values that are not finite, a query without a right item.
+        UserError: Shapes do not match, values are not finite, or a query has no correct item.
     """
-    queries, items = checked_rows(queries, "queries"), checked_rows(items, "items")
+    queries, items = check_embeddings(queries, "queries"), check_embeddings(items, "items")
     query_groups, item_groups = np.asarray(query_groups), np.asarray(item_groups)
-    _fitting(queries, items, "queries", "items")
+    _check_same_width(queries, items, "queries", "items")
     for rows, groups, name in ((queries, query_groups, "query"), (items, item_groups, "item")):
         if groups.shape != (len(rows),):
             raise UserError(
-                f"{name}_groups has shape {groups.shape}: expected one group a row, {(len(rows),)}"
+                f"{name}_groups has shape {groups.shape}: expected one group per row, "
+                f"{(len(rows),)}"
             )
-    lonely = np.flatnonzero(~np.isin(query_groups, item_groups))
-    if lonely.size:
+    unmatched = np.flatnonzero(~np.isin(query_groups, item_groups))
+    if unmatched.size:
         raise UserError(
-            f"{lonely.size} of {len(queries)} queries have no right item, the first is query "
-            f"{lonely[0]}: leave them out"
+            f"{unmatched.size} of {len(queries)} queries have no correct item, the first is query "
+            f"{unmatched[0]}: leave them out"
         )
     ranks = np.empty(len(queries), np.int64)
-    step = max(1, _CHUNK // max(1, len(items)))
+    step = max(1, _MAX_SCORES // max(1, len(items)))
     for start in range(0, len(queries), step):
         rows = slice(start, start + step)
         scores = queries[rows] @ items.T  # (step, m)
-        right = query_groups[rows, None] == item_groups
-        best = np.where(right, scores, -np.inf).max(axis=1, keepdims=True)
-        ranks[rows] = np.sum((scores >= best - TIE) & ~right, axis=1)
+        is_correct = query_groups[rows, None] == item_groups
+        best = np.where(is_correct, scores, -np.inf).max(axis=1, keepdims=True)
+        ranks[rows] = np.sum((scores >= best - TIE_TOLERANCE) & ~is_correct, axis=1)
     return ranks
 
 
 def image_text_ranks(images, texts, text_images):
-    """Ranks in both directions of cross-modal retrieval, each score computed once for both.
+    """Computes the ranks of both directions of cross-modal retrieval from one score matrix.
 
     Args:
         images: float (n, d), unit rows.
         texts: float (m, d), unit rows.
-        text_images: int (m,), the row of `images` that each text describes; every image needs one.
+        text_images: int (m,), the row of `images` that each text describes. Every image needs a
+            text.
 
     Returns:
-        (image to text (n,), text to image (m,)), int64, as those of `retrieval_ranks`.
+        Tuple (image-to-text ranks (n,), text-to-image ranks (m,)), int64; see `retrieval_ranks`.
 
     Raises:
-        UserError: as `retrieval_ranks`, and an index outside of `images`.
+        UserError: As `retrieval_ranks`, or an index is outside of `images`.
     """
-    images, texts, text_images = _described(images, texts, text_images)
-    text_own = _own_scores(texts, images, text_images)
-    image_own = np.full(len(images), -np.inf, np.float32)
-    np.maximum.at(image_own, text_images, text_own)
-    if np.isinf(image_own).any():
+    images, texts, text_images = _check_pairs(images, texts, text_images)
+    text_best = _pair_scores(texts, images, text_images)
+    image_best = np.full(len(images), -np.inf, np.float32)
+    np.maximum.at(image_best, text_images, text_best)
+    if np.isinf(image_best).any():
         raise UserError(
-            f"{np.isinf(image_own).sum()} of {len(images)} images have no text, the first is "
-            f"image {np.argmax(np.isinf(image_own))}: leave them out"
+            f"{np.isinf(image_best).sum()} of {len(images)} images have no text, the first is "
+            f"image {np.argmax(np.isinf(image_best))}: leave them out"
         )
     image_ranks = np.empty(len(images), np.int64)
     text_ranks = np.zeros(len(texts), np.int64)
-    for rows, scores in _blocks(images, texts, text_images):
-        # np.sum over booleans goes through int64; these two ways do not.
-        found = scores >= image_own[rows, None] - TIE
-        image_ranks[rows] = [np.count_nonzero(row) for row in found]
-        np.greater_equal(scores, text_own - TIE, out=found)
-        text_ranks += found.view(np.uint8).sum(axis=0, dtype=np.uint8)
+    for rows, scores in _wrong_score_blocks(images, texts, text_images):
+        # np.sum over booleans converts to int64; these two ways do not.
+        is_above = scores >= image_best[rows, None] - TIE_TOLERANCE
+        image_ranks[rows] = [np.count_nonzero(row) for row in is_above]
+        np.greater_equal(scores, text_best - TIE_TOLERANCE, out=is_above)
+        text_ranks += is_above.view(np.uint8).sum(axis=0, dtype=np.uint8)
     return image_ranks, text_ranks
 
 
 def rank_bounds(images, texts, text_images):
-    """The best and the worst rank, from 0, of each text's image among all images.
+    """Returns the lowest and the highest possible rank of each text's image among all images.
 
     Args:
-        images, texts, text_images: see `image_text_ranks`; an image may be without a text.
+        images, texts, text_images: See `image_text_ranks`; an image may have no text.
 
     Returns:
-        (low, high), int64 (m,): wrong images that score higher, and those that tie too. `high` is
-        what `image_text_ranks` gives.
+        Tuple (low, high), int64 (m,), from 0: the number of wrong images that score higher,
+        without and with ties. `high` equals the ranks of `image_text_ranks`.
 
     Raises:
-        UserError: as `image_text_ranks`.
+        UserError: As `image_text_ranks`.
     """
-    images, texts, text_images = _described(images, texts, text_images)
-    own = _own_scores(texts, images, text_images)
+    images, texts, text_images = _check_pairs(images, texts, text_images)
+    pair_scores = _pair_scores(texts, images, text_images)
     low, high = np.zeros((2, len(texts)), np.int64)
-    for _, scores in _blocks(images, texts, text_images):
-        found = scores > own + TIE
-        low += found.view(np.uint8).sum(axis=0, dtype=np.uint8)
-        np.greater_equal(scores, own - TIE, out=found)
-        high += found.view(np.uint8).sum(axis=0, dtype=np.uint8)
+    for _, scores in _wrong_score_blocks(images, texts, text_images):
+        is_above = scores > pair_scores + TIE_TOLERANCE
+        low += is_above.view(np.uint8).sum(axis=0, dtype=np.uint8)
+        np.greater_equal(scores, pair_scores - TIE_TOLERANCE, out=is_above)
+        high += is_above.view(np.uint8).sum(axis=0, dtype=np.uint8)
     return low, high
 
 
-def _described(images, texts, text_images):
-    """The three arguments as arrays that fit."""
-    images, texts = checked_rows(images, "image embeddings"), checked_rows(texts, "text embeddings")
+def rank_spreads(low, high):
+    """Returns the mean difference of the log ranks of an image between languages.
+
+    Log ranks are log2 of ranks from 1, so a difference of 1 doubles the rank. A tie leaves a log
+    rank between two bounds; the difference is then the largest that the bounds allow, so that a
+    model that ranks all images alike is the worst and not the most consistent.
+
+    Args:
+        low, high: float (n, L), bounds of the log rank of image i in language l; NaN where
+            language l does not describe the image.
+
+    Returns:
+        float64 (n, L): mean difference between the log rank in language l and those in the other
+        languages of the image; NaN where there is none or no other. The mean of a row is the mean
+        over the image's pairs of languages.
+    """
+    low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
+    is_present = ~np.isnan(low)
+    num_others = is_present.sum(axis=1, keepdims=True) - 1
+    total = np.zeros_like(low)
+    # One language at a time, so that memory grows with n * L only.
+    for column in range(low.shape[1]):
+        difference = np.maximum(high - low[:, column, None], high[:, column, None] - low)  # (n, L)
+        difference[:, column] = 0.0
+        total += np.where(is_present & is_present[:, column, None], difference, 0.0)
+    has_others = is_present & (num_others > 0)
+    return np.divide(total, num_others, out=np.full_like(low, np.nan), where=has_others)
+
+
+def rank_lags(log_ranks):
+    """Returns how much lower each language ranks an image than its other languages do.
+
+    Args:
+        log_ranks: float (n, L), log2 of ranks from 1; NaN where language l does not describe image
+            i.
+
+    Returns:
+        float64 (n, L): log rank minus its mean in the other languages of the image, in doublings
+        of the rank; positive where the language ranks the image lower. NaN where there is none or
+        no other.
+    """
+    log_ranks = np.asarray(log_ranks, np.float64)
+    is_present = ~np.isnan(log_ranks)
+    num_others = is_present.sum(axis=1, keepdims=True) - 1
+    sum_others = np.nansum(log_ranks, axis=1, keepdims=True) - np.nan_to_num(log_ranks)
+    has_others = is_present & (num_others > 0)
+    mean = np.divide(sum_others, num_others, out=np.full_like(log_ranks, np.nan), where=has_others)
+    return log_ranks - mean
+
+
+def chance_spread(count):
+    """Returns the expected difference of two independent random log ranks among `count` images."""
+    log_ranks = np.log2(np.arange(1, count + 1))
+    # In sorted order, value i is the larger one of i pairs and the smaller one of count - 1 - i.
+    return float(2 * np.sum((2 * np.arange(count) - count + 1) * log_ranks) / count**2)
+
+
+def check_embeddings(array, name):
+    """Returns `array` as finite float32 (n, d).
+
+    Args:
+        array: Array-like.
+        name: Name of the rows, for error messages.
+
+    Raises:
+        UserError: `array` does not have two dimensions, or a row is not finite.
+    """
+    array = np.asarray(array, np.float32)
+    if array.ndim != 2:
+        raise UserError(f"{name} have shape {array.shape}: expected (rows, width)")
+    bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
+    if bad.size:
+        raise UserError(
+            f"{bad.size} of {len(array)} {name} are not finite, the first is row {bad[0]}: "
+            "the weights or the input contain NaN or infinity"
+        )
+    return array
+
+
+def _check_pairs(images, texts, text_images):
+    """Returns the arguments as arrays, and checks that they match."""
+    images = check_embeddings(images, "image embeddings")
+    texts = check_embeddings(texts, "text embeddings")
     text_images = np.asarray(text_images)
-    _fitting(texts, images, "texts", "images")
+    _check_same_width(texts, images, "texts", "images")
     if text_images.shape != (len(texts),):
         raise UserError(
-            f"text_images has shape {text_images.shape}: expected one image a text, {(len(texts),)}"
+            f"text_images has shape {text_images.shape}: expected one image per text, "
+            f"{(len(texts),)}"
         )
     outside = (text_images < 0) | (text_images >= len(images))
     if outside.any():
@@ -132,57 +215,38 @@ def _described(images, texts, text_images):
     return images, texts, text_images.astype(np.int64)
 
 
-def _own_scores(texts, images, text_images):
-    """The score of each text with its own image, float32 (m,)."""
-    own = np.empty(len(texts), np.float32)
-    step = max(1, _CHUNK // max(1, texts.shape[1]))
-    for start in range(0, len(texts), step):
-        rows = slice(start, start + step)
-        np.einsum("nd,nd->n", texts[rows], images[text_images[rows]], out=own[rows])
-    return own
-
-
-def _blocks(images, texts, text_images):
-    """Yields (a slice of images, their scores (rows, m)), where right pairs score -inf.
-
-    The scores are written over by the next block. It has at most 255 rows: a count of them is a
-    byte.
-    """
-    step = min(255, max(1, _CHUNK // max(1, len(texts))), max(1, len(images)))
-    by_image = np.argsort(text_images, kind="stable")
-    bounds = np.searchsorted(text_images[by_image], np.arange(0, len(images) + step, step))
-    room = np.empty((step, len(texts)), np.float32)
-    for block, start in enumerate(range(0, len(images), step)):
-        rows = slice(start, min(start + step, len(images)))
-        scores = np.matmul(images[rows], texts.T, out=room[: rows.stop - start])
-        own = by_image[bounds[block] : bounds[block + 1]]
-        scores[text_images[own] - start, own] = -np.inf
-        yield rows, scores
-
-
-def _fitting(rows, others, name, other):
-    """Refuses embeddings of two widths."""
+def _check_same_width(rows, others, name, other_name):
+    """Raises a UserError if embeddings differ in width."""
     if rows.shape[1] != others.shape[1]:
         raise UserError(
-            f"{name} are {rows.shape[1]} wide and {other} {others.shape[1]}: "
+            f"{name} are {rows.shape[1]} wide and {other_name} {others.shape[1]}: "
             "expected one width; do both come from the same model?"
         )
 
 
-def checked_rows(array, name):
-    """`array` as finite float32 (n, d).
+def _pair_scores(texts, images, text_images):
+    """Returns the score of each text with its own image, float32 (m,)."""
+    scores = np.empty(len(texts), np.float32)
+    step = max(1, _MAX_SCORES // max(1, texts.shape[1]))
+    for start in range(0, len(texts), step):
+        rows = slice(start, start + step)
+        np.einsum("nd,nd->n", texts[rows], images[text_images[rows]], out=scores[rows])
+    return scores
 
-    Raises:
-        UserError: it has another number of dimensions, or a row that is not finite; `name` says
-            of what.
+
+def _wrong_score_blocks(images, texts, text_images):
+    """Yields (slice of images, their scores (rows, m)); the scores of correct pairs are -inf.
+
+    The memory of the scores is reused for the next block. A block has at most 255 rows, so that a
+    count of rows fits into a byte.
     """
-    array = np.asarray(array, np.float32)
-    if array.ndim != 2:
-        raise UserError(f"{name} have shape {array.shape}: expected (rows, width)")
-    bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
-    if bad.size:
-        raise UserError(
-            f"{bad.size} of {len(array)} {name} are not finite, the first is row {bad[0]}: "
-            "the weights or the input hold NaN or infinity"
-        )
-    return array
+    step = min(255, max(1, _MAX_SCORES // max(1, len(texts))), max(1, len(images)))
+    by_image = np.argsort(text_images, kind="stable")
+    bounds = np.searchsorted(text_images[by_image], np.arange(0, len(images) + step, step))
+    buffer = np.empty((step, len(texts)), np.float32)
+    for block, start in enumerate(range(0, len(images), step)):
+        rows = slice(start, min(start + step, len(images)))
+        scores = np.matmul(images[rows], texts.T, out=buffer[: rows.stop - start])
+        correct = by_image[bounds[block] : bounds[block + 1]]
+        scores[text_images[correct] - start, correct] = -np.inf
+        yield rows, scores

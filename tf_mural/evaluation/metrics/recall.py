@@ -1,75 +1,75 @@
-"""Recalls: how often a right candidate is among the first k, and what chance would give."""
+"""Recall at k, and its expected value for candidates in random order."""
 
 import numpy as np
 
 from tf_mural.errors import UserError
 from tf_mural.evaluation.metrics.ranks import image_text_ranks
 
-RECALLS = (1, 5, 10)
+RECALL_KS = (1, 5, 10)
 
 
-def recall_at(ranks, ks=RECALLS):
-    """Share of the ranks below each k, in percent: float64 (len(ks),).
+def recall_at(ranks, ks=RECALL_KS):
+    """Returns the share of the ranks below each k, in percent: float64 (len(ks),).
 
     Raises:
-        UserError: there is no rank.
+        UserError: There are no ranks.
     """
     ranks = np.asarray(ranks)
     if ranks.size == 0:
-        raise UserError("no queries to score: the recall of nothing is not defined")
+        raise UserError("no queries to score: recall is not defined without queries")
     return np.array([100.0 * np.mean(ranks < k) for k in ks])
 
 
 def recalls(image_ranks, text_ranks):
-    """The six recalls in percent, `i2t_r1` to `t2i_r10`, and their mean, `average_recall`."""
-    six = [*recall_at(image_ranks), *recall_at(text_ranks)]
-    return {name: float(value) for name, value in named_recalls(six).items()}
+    """Returns the six recalls in percent, `i2t_r1` to `t2i_r10`, and their `average_recall`."""
+    values = [*recall_at(image_ranks), *recall_at(text_ranks)]
+    return {name: float(value) for name, value in named_recalls(values).items()}
 
 
-def named_recalls(six):
-    """{name: value} of (6, ...) recalls, images' before texts', and of their mean."""
-    names = [f"{way}_r{k}" for way in ("i2t", "t2i") for k in RECALLS]
-    return dict(zip(names, six, strict=True)) | {"average_recall": np.mean(six, axis=0)}
+def named_recalls(values):
+    """Returns {name: value} of recalls (6, ...), image-to-text first, and of their mean."""
+    names = [f"{direction}_r{k}" for direction in ("i2t", "t2i") for k in RECALL_KS]
+    return dict(zip(names, values, strict=True)) | {"average_recall": np.mean(values, axis=0)}
 
 
-def retrieval(images, texts, text_images):
-    """`recalls` of the `image_text_ranks`: the retrieval protocol on embeddings."""
+def retrieval_recalls(images, texts, text_images):
+    """Returns the `recalls` of embeddings; see `image_text_ranks` for the arguments."""
     return recalls(*image_text_ranks(images, texts, text_images))
 
 
 def chance_average_recall(images, texts_per_image=1):
-    """Expected average recall, in percent, of candidates in random order.
+    """Returns the expected average recall, in percent, of candidates in random order.
 
-    A text finds its image among n at k with probability k / n. An image with c of the m texts
-    misses all of them at k with probability C(m - c, k) / C(m, k).
+    A text retrieves its image among n images at k with probability k / n. An image with c of the m
+    texts misses all of them at k with probability C(m - c, k) / C(m, k).
 
     Args:
-        images: number of images.
-        texts_per_image: a number, or one number for each image, 1 or more.
+        images: Number of images.
+        texts_per_image: A number, or one number per image, at least 1.
     """
     own = np.broadcast_to(np.asarray(texts_per_image, np.float64), (images,))
     texts = own.sum()
     values = []
-    for k in RECALLS:
+    for k in RECALL_KS:
         miss = np.ones(images)
-        for place in range(min(k, int(texts))):
-            miss *= np.maximum(texts - own - place, 0) / (texts - place)
+        for rank in range(min(k, int(texts))):
+            miss *= np.maximum(texts - own - rank, 0) / (texts - rank)
         values += [np.mean(1.0 - miss), min(1.0, k / images)]
     return float(100.0 * np.mean(values))
 
 
 def group_means(values, groups):
-    """Mean over the languages of each group.
+    """Returns the mean over the languages of each group.
 
     Args:
         values: {language: number}.
-        groups: {name of a group: languages}.
+        groups: {group: languages}.
 
     Returns:
-        {name of a group: mean}.
+        {group: mean}.
 
     Raises:
-        UserError: a group is empty, or holds a language without a value.
+        UserError: A group is empty, or contains a language without a value.
     """
     means = {}
     for name, languages in groups.items():

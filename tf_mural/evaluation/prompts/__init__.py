@@ -1,28 +1,34 @@
-"""What to say of the classes of a labelled data set, in any language, and its embedding.
+"""Prompts for zero-shot classification, in any language, and their class embeddings.
 
-clip.py        the 80 English templates, names of classes as words
-filling.py     templates and names to prompts; which languages lack what
-files.py       folders of prompts, one file a language
-published.py   prompts as their projects publish them
-embedding.py   one vector for each class, kept on disk by content
+clip.py                the 80 English templates of CLIP; class names as words
+templates.py           prompts from templates and class names
+files.py               folders of prompts, one file per language
+published_formats.py   prompts as their projects publish them
+class_embeddings.py    one embedding per class, cached by content
 
-Texts in other languages are none of the package's: they are read from files.
+The package has only English prompts; those of other languages are read from files.
 """
 
-from tf_mural.evaluation.prompts.clip import FOOD_SUFFIX, TEMPLATES, spoken
-from tf_mural.evaluation.prompts.embedding import class_embeddings
+from tf_mural.evaluation.prompts.class_embeddings import class_embeddings
+from tf_mural.evaluation.prompts.clip import FOOD_SUFFIX, TEMPLATES, humanize_class
 from tf_mural.evaluation.prompts.files import read
-from tf_mural.evaluation.prompts.templates import Filled, Prompts, combine, describe, english
+from tf_mural.evaluation.prompts.templates import (
+    FilledTemplates,
+    Prompts,
+    combine,
+    count_prompts,
+    english,
+)
 
 __all__ = [
     "FOOD_SUFFIX",
     "TEMPLATES",
-    "Filled",
+    "FilledTemplates",
     "Prompts",
     "class_embeddings",
     "combine",
-    "describe",
+    "count_prompts",
     "english",
+    "humanize_class",
     "read",
-    "spoken",
 ]

@@ -1,7 +1,6 @@
-"""The 80 English templates that CLIP averages over, and the names of classes as one says them.
+"""The 80 English templates that CLIP averages over, and class names as words.
 
-The templates are those of openai/CLIP (MIT licence), as a set; they are put together here from
-their few forms.
+The templates are the set of openai/CLIP (MIT licence), generated from their few patterns.
 """
 
 _PHOTOS = (  # "a ... photo of"
@@ -17,7 +16,7 @@ _PHOTOS = (  # "a ... photo of"
     "blurry",
     "good",
 )
-_WORKS = (
+_ARTWORKS = (
     "sculpture",
     "rendering",
     "rendition",
@@ -27,36 +26,37 @@ _WORKS = (
     "doodle",
     "sketch",
 )
-_LOOKS = ("hard to see", "clean", "dirty", "cool", "nice", "large", "weird", "small")
+_APPEARANCES = ("hard to see", "clean", "dirty", "cool", "nice", "large", "weird", "small")
 _MATERIALS = ("embroidered", "plastic", "origami", "toy", "cartoon", "plushie")
 
 FOOD_SUFFIX = ", a type of food"
 
 
 def _templates():
-    """Yields the templates."""
+    """Yields the templates, with {} for the class name."""
     for article in ("a", "the"):
         for photo in _PHOTOS:
             yield f"a {photo} photo of {article} {{}}."
-        for work in _WORKS:
-            yield f"a {work} of {article} {{}}."
-        for look in _LOOKS:
-            yield f"a photo of {article} {look} {{}}."
-        for material in _MATERIALS:  # "a origami" too
+        for artwork in _ARTWORKS:
+            yield f"a {artwork} of {article} {{}}."
+        for appearance in _APPEARANCES:
+            yield f"a photo of {article} {appearance} {{}}."
+        for material in _MATERIALS:  # "a origami" included
             yield f"{article} {material} {{}}."
-        for start in ("art of", "graffiti of", "itap of", "a photo of"):
-            yield f"{start} {article} {{}}."
+        for prefix in ("art of", "graffiti of", "itap of", "a photo of"):
+            yield f"{prefix} {article} {{}}."
         yield f"{article} {{}} in a video game."
-    for start in ("itap of my", "a photo of my", "a photo of one", "a photo of many"):
-        yield f"{start} {{}}."
+    for prefix in ("itap of my", "a photo of my", "a photo of one", "a photo of many"):
+        yield f"{prefix} {{}}."
 
 
 TEMPLATES = tuple(_templates())
 
 
-def spoken(name):
-    """A data set's name of a class as words: "aquarium_fish" and "bar/indoor" without the signs.
+def humanize_class(name):
+    """Returns a class name of a data set as words, for example "bar indoor" for "bar/indoor".
 
-    Of synonyms with commas between them the first is taken: "tench, Tinca tinca" is "tench".
+    Underscores and slashes become spaces. Of synonyms that are separated by commas, the first is
+    used: "tench, Tinca tinca" becomes "tench".
     """
     return " ".join(name.split(",")[0].replace("_", " ").replace("/", " ").split())

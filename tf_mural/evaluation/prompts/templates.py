@@ -1,4 +1,4 @@
-"""Templates and names of classes to prompts, and which languages have them."""
+"""Fills templates with class names, and records which languages lack templates or names."""
 
 import collections.abc
 import re
@@ -6,48 +6,48 @@ import re
 from tf_mural.errors import UserError
 from tf_mural.evaluation.prompts import clip
 
-_PLACE = re.compile(r"\{c?\}")
-_WORDNET = re.compile(r"n\d{8}")
-_STOP = re.compile(r"\s*([.。．।։۔።។!?！？]*)$")  # how sentences end
+_PLACEHOLDER = re.compile(r"\{c?\}")
+_WORDNET_ID = re.compile(r"n\d{8}")
+_SENTENCE_END = re.compile(r"\s*([.。．।։۔።។!?！？]*)$")
 
 
-class Filled(collections.abc.Sequence):
-    """The prompts of each class, by label: every template with each of the class's names in it.
+class FilledTemplates(collections.abc.Sequence):
+    """The prompts of each class, by label: every template with every name of the class.
 
-    They are made when asked for. Runs of blanks become one.
+    Prompts are created on access. Runs of whitespace become one space.
 
     Args:
-        names: for each label a name, several names, or None or "" where there is none; a class
-            without a name has no prompts.
-        templates: strings with one place for the name each, {} or {c}.
-        suffix: goes to the end of each template, before its full stop.
+        names: For each label a name, several names, or None or "" for no name; a class without a
+            name has no prompts.
+        templates: Strings with exactly one placeholder for the name, {} or {c}.
+        suffix: Appended to each template, before its final punctuation.
 
     Raises:
-        UserError: a template has no place for the name, or several; there are no templates.
+        UserError: There are no templates, or a template has not exactly one placeholder.
     """
 
     def __init__(self, names, templates, suffix=""):
-        self._names = [_names(name) for name in names]
-        self._parts = [_parts(template, suffix) for template in templates]
+        self._names = [_as_names(name) for name in names]
+        self._parts = [_split_template(template, suffix) for template in templates]
         if not self._parts:
-            raise UserError("no templates: expected at least one, '{}' for the bare name")
+            raise UserError("no templates: expected at least one; '{}' is the name without text")
 
     def __len__(self):
         return len(self._names)
 
     def __getitem__(self, label):
         return tuple(
-            _tidy(before + name + after)
+            _normalize_whitespace(before + name + after)
             for name in self._names[label]
             for before, after in self._parts
         )
 
 
 class Prompts(collections.abc.Mapping):
-    """The prompts of each language: {language: sequence of the prompts of each label}.
+    """The prompts of each language: {language: sequence, by label, of prompts}.
 
     Attributes:
-        lacking: {language: what is missing}, of languages that are not in it for that reason.
+        lacking: {language: missing part} of the languages that are left out for that reason.
     """
 
     def __init__(self, languages, lacking=None):
@@ -65,23 +65,23 @@ class Prompts(collections.abc.Mapping):
 
 
 def combine(names, templates, suffixes=None):
-    """Fills the templates of each language with its names; nothing is taken from another language.
+    """Fills the templates of each language with its own names; languages are never mixed.
 
     Args:
-        names: {language: names by label}, see `Filled`.
+        names: {language: names by label}, see `FilledTemplates`.
         templates: {language: templates}.
-        suffixes: {language: suffix} where the data set asks for one, such as ", a type of food".
+        suffixes: {language: suffix} if the data set needs one, for example ", a type of food".
 
     Returns:
-        `Prompts`; languages without names, templates or, where suffixes are given, a suffix are
-        `lacking`.
+        `Prompts`. Languages without names, without templates or, if suffixes are given, without a
+        suffix are in its `lacking`.
 
     Raises:
-        UserError: as `Filled`, with the language.
+        UserError: As `FilledTemplates`; the message names the language.
     """
     languages, lacking = {}, {}
     for language in sorted({*names, *templates}):
-        if not any(map(_names, names.get(language) or ())):
+        if not any(map(_as_names, names.get(language) or ())):
             lacking[language] = "names of classes"
         elif not templates.get(language):
             lacking[language] = "templates"
@@ -90,74 +90,76 @@ def combine(names, templates, suffixes=None):
         else:
             suffix = (suffixes or {}).get(language, "")
             try:
-                languages[language] = Filled(names[language], templates[language], suffix)
+                filled = FilledTemplates(names[language], templates[language], suffix)
             except UserError as error:
                 raise UserError(f"prompts in {language!r}: {error}") from error
+            languages[language] = filled
     return Prompts(languages, lacking)
 
 
 def english(classes, suffix=""):
-    """The 80 templates of CLIP with a record set's own names of its classes, in English alone.
+    """Returns English `Prompts`: the 80 templates of CLIP with a record set's class names.
 
     Args:
-        classes: the manifest's "classes".
-        suffix: such as `FOOD_SUFFIX`.
+        classes: "classes" of the record set's manifest.
+        suffix: Suffix of the templates, for example `FOOD_SUFFIX`.
 
     Raises:
-        UserError: the manifest has ids of WordNet for names.
+        UserError: The manifest has WordNet ids instead of names.
     """
-    ids = [name for name in classes if _WORDNET.fullmatch(name)]
+    ids = [name for name in classes if _WORDNET_ID.fullmatch(name)]
     if ids:
         raise UserError(
             f"the records' classes are ids such as {ids[0]}, no names: convert them again with the "
-            "development kit beside the images, or give prompts in files"
+            "development kit beside the images, or read prompts from files"
         )
-    return Prompts({"en": Filled([clip.spoken(name) for name in classes], clip.TEMPLATES, suffix)})
+    names = [clip.humanize_class(name) for name in classes]
+    return Prompts({"en": FilledTemplates(names, clip.TEMPLATES, suffix)})
 
 
-def describe(prompts):
-    """What the prompts of a language are: a dict of counts.
+def count_prompts(prompts):
+    """Counts the prompts of a language.
 
     Args:
-        prompts: sequence, by label, of sequences of strings.
+        prompts: Sequence, by label, of sequences of strings.
 
     Returns:
-        "classes" with prompts, "missing_classes" without, "prompts"; "repeated_prompts", those
-        that the same class has already; "identical_classes", those with the very prompts of
-        another class, which no encoder can tell apart: their images are misses.
+        Dict of "classes" with prompts, "missing_classes" without, "prompts"; "repeated_prompts",
+        repetitions within a class; "identical_classes", classes whose prompts are the same set as
+        those of another class. No encoder can distinguish these, so their images are misses.
     """
-    present = [of_class for of_class in prompts if of_class]
-    seen = {}
-    for of_class in present:
-        key = hash(tuple(sorted(of_class)))
-        seen[key] = seen.get(key, 0) + 1
+    present = [class_prompts for class_prompts in prompts if class_prompts]
+    num_equal = {}
+    for class_prompts in present:
+        key = hash(tuple(sorted(class_prompts)))
+        num_equal[key] = num_equal.get(key, 0) + 1
     return {
         "classes": len(present),
         "missing_classes": len(prompts) - len(present),
         "prompts": sum(map(len, present)),
-        "repeated_prompts": sum(len(of_class) - len(set(of_class)) for of_class in present),
-        "identical_classes": sum(count for count in seen.values() if count > 1),
+        "repeated_prompts": sum(len(prompts) - len(set(prompts)) for prompts in present),
+        "identical_classes": sum(count for count in num_equal.values() if count > 1),
     }
 
 
-def _names(name):
-    """The names of a class as a tuple of tidy strings, () for none."""
+def _as_names(name):
+    """Returns the names of a class as a tuple of strings, () for none."""
     names = (name,) if isinstance(name, str) or name is None else tuple(name)
-    return tuple(filter(None, (_tidy(one or "") for one in names)))
+    return tuple(filter(None, (_normalize_whitespace(name or "") for name in names)))
 
 
-def _parts(template, suffix):
-    """What comes before the name and what comes after it."""
-    parts = _PLACE.split(_tidy(template))
+def _split_template(template, suffix):
+    """Returns the parts of a template before and after the name."""
+    parts = _PLACEHOLDER.split(_normalize_whitespace(template))
     if len(parts) != 2:
         raise UserError(
             f"template {template!r} has {len(parts) - 1} places for the name: expected one, {{}}"
         )
     if suffix:
-        # From the name on, for a name may end like a sentence.
-        parts[1] = _STOP.sub(lambda stop: suffix.rstrip() + stop[1], parts[1], count=1)
+        # Only the part after the name is changed, because a name may end with punctuation.
+        parts[1] = _SENTENCE_END.sub(lambda end: suffix.rstrip() + end[1], parts[1], count=1)
     return parts
 
 
-def _tidy(text):
+def _normalize_whitespace(text):
     return " ".join(text.split())

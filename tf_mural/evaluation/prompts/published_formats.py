@@ -1,0 +1,126 @@
+"""Reads class names and templates in the formats in which their projects publish them.
+
+openai/CLIP          {"classes": [...], "templates": [...]}, for one data set or by data set;
+                     English
+CLIP_benchmark       `de_classnames.json`, {data set: names}, and
+                     `de_zeroshot_classification_templates.json`, {data set: templates}; its "cn"
+                     and "jp" are Chinese and Japanese
+its Babel-ImageNet   `babel_imagenet.json`, {"DE": [labels, names]}, with many classes missing,
+                     and `nllb_dist13b_prompts.json`, {"DE": templates}
+"""
+
+import glob
+import json
+import os
+import re
+
+from tf_mural.errors import UserError, lookup
+
+_LANGUAGES = {"cn": "zh", "jp": "ja"}  # country codes that are used as language codes
+_NAMES, _TEMPLATES = "_classnames.json", "_zeroshot_classification_templates.json"
+_BABEL, _BABEL_TEMPLATES = "babel_imagenet.json", "nllb_dist13b_prompts.json"
+_IMAGENET_CLASSES = 1000
+
+
+def read(path, dataset, num_classes=None):
+    """Reads names and templates.
+
+    Args:
+        path: File or folder, see above.
+        dataset: Name of the data set, in any case; "imagenet" also finds "imagenet1k".
+        num_classes: Number of classes of the records, or None.
+
+    Returns:
+        Tuple ({language: names by label, None for no name}, {language: templates}).
+
+    Raises:
+        UserError: A file does not exist or is damaged, or the data set is unknown.
+    """
+    if os.path.isdir(path):
+        return _read_clip_benchmark(path, dataset)
+    if os.path.basename(path) == _BABEL:
+        return _read_babel(path, num_classes or _IMAGENET_CLASSES)
+    table = _read_json(path)
+    if not {"classes", "templates"} <= set(table):
+        table = _find_dataset(table, dataset, path)
+    if not isinstance(table, dict) or not {"classes", "templates"} <= set(table):
+        raise _format_error(path, "'classes' and 'templates'")
+    return tuple({"en": _check_list(table[key], path)} for key in ("classes", "templates"))
+
+
+def _read_clip_benchmark(folder, dataset):
+    names_and_templates = []
+    for suffix in (_NAMES, _TEMPLATES):
+        by_language = {}
+        for path in sorted(glob.glob(os.path.join(glob.escape(folder), f"*{suffix}"))):
+            code = os.path.basename(path).removesuffix(suffix)
+            table = _read_json(path)
+            if _find_key(table, dataset):
+                strings = _check_list(_find_dataset(table, dataset, path), path)
+                by_language[_LANGUAGES.get(code, code)] = strings
+        names_and_templates.append(by_language)
+    if not any(names_and_templates):
+        raise UserError(
+            f"prompts: {folder} contains neither folders of prompts (templates, classes, filled) "
+            f"nor a file *{_NAMES} or *{_TEMPLATES} with {dataset!r}"
+        )
+    return tuple(names_and_templates)
+
+
+def _read_babel(path, num_classes):
+    names = {}
+    for code, value in _read_json(path).items():
+        try:
+            labels, words = value
+            by_label = [None] * num_classes
+            for label, word in zip(labels, words, strict=True):
+                if label < 0:
+                    raise ValueError
+                by_label[label] = word
+        except (IndexError, TypeError, ValueError) as error:
+            raise _format_error(
+                path, f"for {code!r} labels below {num_classes} and as many names"
+            ) from error
+        names[code.lower()] = by_label
+    path = os.path.join(os.path.dirname(path), _BABEL_TEMPLATES)
+    templates = _read_json(path)
+    return names, {code.lower(): _check_list(texts, path) for code, texts in templates.items()}
+
+
+def _read_json(path):
+    """Returns the JSON object of a file."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            table = json.load(file)
+    except FileNotFoundError:
+        raise UserError(f"prompts: {path} does not exist") from None
+    except ValueError as error:
+        raise UserError(f"prompts: {path} is no JSON in UTF-8 ({error})") from error
+    if not isinstance(table, dict):
+        raise _format_error(path, "an object")
+    return table
+
+
+def _find_key(table, dataset):
+    """Returns the key of a data set, or None; "ImageNet" and "imagenet1k" match "imagenet"."""
+    normalized = _normalize_name(dataset)
+    return next((key for key in table if _normalize_name(key) == normalized), None)
+
+
+def _normalize_name(name):
+    return re.sub(r"[^a-z0-9]", "", name.lower()).replace("imagenet1k", "imagenet")
+
+
+def _find_dataset(table, dataset, path):
+    key = _find_key(table, dataset)
+    return table[key] if key else lookup(table, dataset, f"data set of {path}:")
+
+
+def _check_list(value, path):
+    if not isinstance(value, list):
+        raise _format_error(path, f"a list of strings, got {type(value).__name__}")
+    return value
+
+
+def _format_error(path, expected):
+    return UserError(f"prompts: {path}: expected {expected}; is it the published file?")
