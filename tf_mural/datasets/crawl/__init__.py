@@ -1,12 +1,11 @@
-"""`crawl`: images of the web with their alt-texts, as img2dataset downloads them.
+"""`crawl`: web images with their alt-texts, as img2dataset downloads them.
 
-Any list of links, such as LAION's or COYO's, in any format of img2dataset: webdataset, files,
-parquet, tfrecord. Tars of .jpg and .txt files that others host are read likewise. The caption is
-the one that lies beside the image; `cc3m`, `cc12m` and `uc2` take theirs from the official files.
+Supports any list of links, such as LAION's or COYO's, in any format of img2dataset: webdataset,
+files, parquet, tfrecord. Tars of .jpg and .txt files from other hosts are read likewise. The
+caption is the one next to the image; `cc3m`, `cc12m` and `uc2` use the official files instead.
 
-A link that img2dataset tried in vain is counted, with the status that img2dataset gives, where its
-Parquet files lie beside the images. A file that is cut short, as a stopped run leaves one, is kept
-as far as it is whole.
+Links that could not be downloaded are counted with img2dataset's status if its Parquet files are
+next to the images. The complete samples of a truncated file, as a stopped run leaves it, are kept.
 """
 
 import dataclasses
@@ -17,7 +16,8 @@ from tf_mural.errors import UserError, lookup
 
 SPLITS = ("train", "val", "test")
 AUGMENTATIONS = ("crop", "flip")
-USUAL_AUGMENTATIONS = ("crop",)  # A caption may say left or right.
+USUAL_AUGMENTATIONS = ("crop",)  # A caption may mention left or right.
+_DEFAULT_SPLIT = "train"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,60 +29,40 @@ class Unit:
 
 
 def plan(raw_dir: str, split: str, language: str = "en", images: tuple[str, ...] = ()):
-    """Finds the images; reads none.
+    """Finds the images without reading them.
 
     Args:
-        raw_dir: folder of what img2dataset wrote, at any depth.
-        split: train, val or test. Files whose path names no split are taken for train.
-        language: code of the captions' language.
-        images: folders, relative to raw_dir, to search in its place.
+        raw_dir: folder that contains the output of img2dataset at any depth.
+        split: train, val or test. Files whose path names no split belong to train.
+        language: language code of the captions.
+        images: folders to search, relative to raw_dir. Default: raw_dir.
 
     Returns:
-        List of `Unit`.
+        A list of `Unit`.
 
     Raises:
-        UserError: no images, or a language that is no code.
+        UserError: no images, or an invalid language code.
     """
     if not is_language(language):
         raise UserError(f"expected a language code such as en, got {language!r}")
     lookup(dict.fromkeys(SPLITS), split, "split of crawl")
-    return [Unit(some, language) for some in shards.parted(_of(raw_dir, split, images))]
+    found = shards.find_split_shards(raw_dir, images, split, _DEFAULT_SPLIT)
+    return [Unit(group, language) for group in shards.group_shards(found)]
 
 
 def read(unit):
-    """Yields a `Record` or `Dropped` for each image, and for each link that gave none."""
+    """Yields a `Record` or `Skipped` for each image and each link without an image."""
     for shard in unit.shards:
-        yield from to_records.of_shard(shard, _Beside(unit.language))
+        yield from to_records.shard_to_records(shard, to_records.AdjacentCaptions(unit.language))
 
 
 def splits(raw_dir, images=(), **_):
-    """The splits that the names of the files speak of, or train."""
-    there = {shards.split_of(shard.name) or "train" for shard in shards.find(raw_dir, images)}
-    return tuple(split for split in SPLITS if split in there)
+    """Returns the splits that the names of the files mention, or train."""
+    found = shards.find_shards(raw_dir, images)
+    names = {shards.split_of(shard.name) or _DEFAULT_SPLIT for shard in found}
+    return tuple(split for split in SPLITS if split in names)
 
 
 def fingerprint(raw_dir, split, images=(), **_):
-    """A hash of which files there are, and how large each is."""
-    return shards.fingerprint(_of(raw_dir, split, images))
-
-
-def _of(raw_dir, split, images):
-    found = shards.find(raw_dir, images)
-    found = [shard for shard in found if (shards.split_of(shard.name) or "train") == split]
-    if not found:
-        raise UserError(f"no file of images in {raw_dir} is of the split {split} by its name")
-    return tuple(found)
-
-
-class _Beside:
-    """Captions that lie beside the images."""
-
-    expected = ()
-
-    def __init__(self, language):
-        self._language = language
-
-    def texts(self, sample):
-        """The (language, text) pairs of a sample, and why there are none where there are none."""
-        text = (sample.text or "").strip()
-        return (((self._language, text),), None) if text else ((), "no caption")
+    """Returns a hash of the names and sizes of the files."""
+    return shards.fingerprint(shards.find_split_shards(raw_dir, images, split, _DEFAULT_SPLIT))

@@ -1,17 +1,17 @@
 """`cc12m`: Conceptual 12M, 12.4 million links with alt-texts.
 
-The captions are those of the official list, url TAB caption: the other way round than in `cc3m`,
-which tells how images and list are joined. Of the links 36 to 38 % are dead by now; tars that
-others host (cc12m-train-0000.tar) hold more images than one can still download.
+The captions are those of the official list, url TAB caption; `cc3m` has the opposite order and
+describes how images and list are joined. Today, 36 to 38 % of the links are dead; tars from other
+hosts (cc12m-train-0000.tar) contain more images than can still be downloaded.
 """
 
 from tf_mural.datasets.crawl import conceptual, join_captions
 
 SPLITS = ("train",)
 AUGMENTATIONS = ("crop", "flip")
-USUAL_AUGMENTATIONS = ("crop",)  # A caption may say left or right.
+USUAL_AUGMENTATIONS = ("crop",)  # A caption may mention left or right.
 _LISTS = {"train": ("cc12m.tsv",)}
-_FORM = "cc12m"
+_FORMAT = "cc12m"
 
 read = join_captions.read
 
@@ -23,28 +23,29 @@ def plan(
     captions: str | None = None,
     by_number: bool = False,
 ):
-    """Finds the images and the list; reads none of either.
+    """Finds the images and the list without reading them.
 
     Args:
-        raw_dir: folder of cc12m.tsv and of what img2dataset wrote, at any depth.
+        raw_dir: folder of cc12m.tsv, which contains the output of img2dataset at any depth.
         split: "train".
-        images: folders of the images, relative to raw_dir, to search in its place.
-        captions: the list of captions, relative to raw_dir, where it is called otherwise.
-        by_number: takes the key of an image for the number of its row, from 0, where there are no
-            urls; so does img2dataset with shards of 10,000.
+        images: folders of the images, relative to raw_dir. Default: raw_dir.
+        captions: the list of captions, relative to raw_dir, if it has another name.
+        by_number: interpret the key of an image as the number of its row, from 0, if there are no
+            URLs; img2dataset with shards of 10,000 names images this way.
 
     Returns:
-        List of units.
+        A list of units.
 
     Raises:
-        UserError: no images, no list, or a list of another form.
+        UserError: no images, no list, or a list in another format.
     """
     return join_captions.plan(
-        *conceptual.sources(raw_dir, split, _LISTS, _FORM, images, captions, by_number)
+        *conceptual.find_sources(raw_dir, split, _LISTS, _FORMAT, images, captions, by_number)
     )
 
 
 def fingerprint(raw_dir, split, images=(), captions=None, by_number=False):
-    """A hash of the list's size and ends, and of which files of images there are."""
-    found = conceptual.sources(raw_dir, split, _LISTS, _FORM, images, captions, by_number)
-    return conceptual.fingerprint(*found)
+    """Returns a hash of the size and ends of the list, and of the names of the image files."""
+    return conceptual.fingerprint(
+        *conceptual.find_sources(raw_dir, split, _LISTS, _FORMAT, images, captions, by_number)
+    )

@@ -1,16 +1,16 @@
-"""`cc3m`: Conceptual Captions, 3.3 million links with alt-texts, and 15,840 to validate on.
+"""`cc3m`: Conceptual Captions, 3.3 million links with alt-texts, and 15,840 for validation.
 
-The captions are those of the official lists, caption TAB url. The images are what img2dataset
-downloaded of their links, in any of its formats, or tars that others host with a url in each .json.
-An image is found by its url; an image of no row and a row of no image are dropped and counted.
-Without a list, `crawl` takes the captions that lie beside the images.
+The captions are those of the official lists, caption TAB url. The images are those that img2dataset
+downloaded from their links, in any of its formats, or tars from other hosts with a url in each
+.json. An image is found by its URL. Images without a row and rows without an image are skipped and
+counted. Without a list, use `crawl`, which takes the captions next to the images.
 """
 
 from tf_mural.datasets.crawl import conceptual, join_captions
 
 SPLITS = ("train", "val")
 AUGMENTATIONS = ("crop", "flip")
-USUAL_AUGMENTATIONS = ("crop",)  # A caption may say left or right.
+USUAL_AUGMENTATIONS = ("crop",)  # A caption may mention left or right.
 _LISTS = {
     "train": ("Train_GCC-training.tsv", "GCC-training.tsv", "Train%2FGCC-training.tsv"),
     "val": (
@@ -19,7 +19,7 @@ _LISTS = {
         "Validation%2FGCC-1.1.0-Validation.tsv",
     ),
 }
-_FORM = "cc3m"
+_FORMAT = "cc3m"
 
 read = join_captions.read
 
@@ -31,34 +31,36 @@ def plan(
     captions: str | None = None,
     by_number: bool = False,
 ):
-    """Finds the images and the list; reads none of either.
+    """Finds the images and the list without reading them.
 
     Args:
-        raw_dir: folder of Train_GCC-training.tsv and Validation_GCC-1.1.0-Validation.tsv, and of
-            what img2dataset wrote, at any depth. Files whose path names another split are left out.
+        raw_dir: folder of Train_GCC-training.tsv and Validation_GCC-1.1.0-Validation.tsv, which
+            contains the output of img2dataset at any depth. Files whose path names another split
+            are ignored.
         split: train or val.
-        images: folders of the images, relative to raw_dir, to search in its place.
-        captions: the list of captions, relative to raw_dir, where it is called otherwise.
-        by_number: takes the key of an image for the number of its row, from 0, where there are no
-            urls; so does img2dataset with shards of 10,000.
+        images: folders of the images, relative to raw_dir. Default: raw_dir.
+        captions: the list of captions, relative to raw_dir, if it has another name.
+        by_number: interpret the key of an image as the number of its row, from 0, if there are no
+            URLs; img2dataset with shards of 10,000 names images this way.
 
     Returns:
-        List of units.
+        A list of units.
 
     Raises:
-        UserError: no images, no list, or a list of another form.
+        UserError: no images, no list, or a list in another format.
     """
     return join_captions.plan(
-        *conceptual.sources(raw_dir, split, _LISTS, _FORM, images, captions, by_number)
+        *conceptual.find_sources(raw_dir, split, _LISTS, _FORMAT, images, captions, by_number)
     )
 
 
 def splits(raw_dir, images=(), captions=None, **_):
-    """The splits that have a list and images."""
-    return conceptual.splits(raw_dir, _LISTS, images, captions)
+    """Returns the splits that have a list and images."""
+    return conceptual.list_splits(raw_dir, _LISTS, images, captions)
 
 
 def fingerprint(raw_dir, split, images=(), captions=None, by_number=False):
-    """A hash of the list's size and ends, and of which files of images there are."""
-    found = conceptual.sources(raw_dir, split, _LISTS, _FORM, images, captions, by_number)
-    return conceptual.fingerprint(*found)
+    """Returns a hash of the size and ends of the list, and of the names of the image files."""
+    return conceptual.fingerprint(
+        *conceptual.find_sources(raw_dir, split, _LISTS, _FORMAT, images, captions, by_number)
+    )

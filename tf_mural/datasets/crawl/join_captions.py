@@ -1,123 +1,127 @@
-"""Images of a crawl joined with an official list of captions.
+"""Joins the images of a crawl with an official list of captions.
 
-A unit reads some shards and looks up the row of each image. One unit more goes over the names of
-all images, without the images, and counts the rows that no shard speaks of. So every row of the
-list and every image comes up once: kept, or dropped with its reason.
+A unit reads some shards and looks up the row of each image. One further unit reads the names of all
+images, without the images, and counts the rows that no shard mentions. In this way, every row of
+the list and every image is counted once: kept, or skipped with a reason.
 """
 
 import dataclasses
 
 import numpy as np
 
-from tf_mural.data.records import Dropped
-from tf_mural.datasets.crawl import index, rows, shards, to_records
+from tf_mural.data.records import Skipped
+from tf_mural.datasets.crawl import caption_formats, caption_index, shards, to_records
 
 
 @dataclasses.dataclass(frozen=True)
-class Listing:
-    """A list of captions: the file, its form (of `rows.FORMS`), and how images are named in it.
+class CaptionList:
+    """A list of captions.
 
     Attributes:
-        by_number: whether the key of an image is the number of its row, from 0; else it is found by
-            its url, or where it has none, by its key as the id.
-        languages: codes to keep; all if empty.
+        path: path of the file.
+        format: a key of `caption_formats.FORMATS`.
+        by_number: whether the key of an image is the number of its row, from 0. Otherwise an image
+            is found by its URL or, without one, by its key as the id.
+        languages: language codes to keep; all if empty.
     """
 
     path: str
-    form: str
+    format: str
     by_number: bool = False
     languages: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
-class Images:
-    """Some shards, to be read."""
+class ImagesUnit:
+    """A unit that reads some shards."""
 
     shards: tuple[shards.Shard, ...]
-    listing: Listing
+    captions: CaptionList
 
 
 @dataclasses.dataclass(frozen=True)
-class Rest:
-    """The rows of a list that no shard speaks of."""
+class MissingUnit:
+    """A unit that counts the rows of a list that no shard mentions."""
 
     shards: tuple[shards.Shard, ...]
-    listing: Listing
+    captions: CaptionList
 
 
-def plan(found, listing):
-    """List of units: the `Rest`, which may take longest, and the `Images` of all shards.
+def plan(image_shards, captions):
+    """Returns a list of units; the `MissingUnit` comes first, because it may take longest.
 
     Raises:
-        UserError: the list is missing or of another form.
+        UserError: the list does not exist or has another format.
     """
-    index.check(listing.path, listing.form)
-    return [Rest(found, listing), *(Images(some, listing) for some in shards.parted(found))]
+    caption_index.check_list(captions.path, captions.format)
+    groups = shards.group_shards(image_shards)
+    return [MissingUnit(image_shards, captions), *(ImagesUnit(g, captions) for g in groups)]
 
 
 def read(unit):
-    """Yields a `Record` or `Dropped` for each image, or for each row without one."""
-    with index.Index(unit.listing.path, unit.listing.form, unit.listing.by_number) as opened:
-        if isinstance(unit, Rest):
-            yield from _rest(unit, opened)
+    """Yields a `Record` or `Skipped` for each image, or for each row without an image."""
+    captions = unit.captions
+    with caption_index.CaptionIndex(captions.path, captions.format, captions.by_number) as index:
+        if isinstance(unit, MissingUnit):
+            yield from _missing_rows(unit, index)
             return
         for shard in unit.shards:
-            yield from to_records.of_shard(shard, _Captions(unit.listing, opened))
+            yield from to_records.shard_to_records(shard, _ListedCaptions(captions, index))
 
 
-class _Captions:
-    """The captions of a list, for `kept.of_shard`."""
+class _ListedCaptions:
+    """The captions of a list, for `to_records.shard_to_records`."""
 
-    def __init__(self, listing, opened):
-        self.expected = listing.languages
-        self._listing = listing
-        self._index = opened
+    def __init__(self, captions, index):
+        self.expected = captions.languages
+        self._captions = captions
+        self._index = index
 
     def texts(self, sample):
-        """The (language, text) pairs of a sample, and why there are none where there are none."""
-        for name in _names(sample.url, sample.key, self._listing):
+        """Returns ((language, text) pairs of a sample, None), or ((), reason)."""
+        for name in _image_names(sample.url, sample.key, self._captions):
             if lines := self._index.lines(name):
                 break
         else:
             return (), "image of no row of the list"
         try:
-            texts = [self._index.form.texts(line) for line in lines]
+            rows = [self._index.format.texts(line) for line in lines]
         except UnicodeDecodeError:
             return (), "caption is not UTF-8"
-        # Rows that share a url were downloaded once each, with the caption of the row beside.
-        own = (sample.text or "").strip()
-        chosen = next((some for some in texts if own in dict(map(reversed, some))), texts[0])
+        # Rows that share a URL were downloaded once each, with the caption of that row.
+        adjacent = (sample.text or "").strip()
+        texts = next((row for row in rows if any(text == adjacent for _, text in row)), rows[0])
         if self.expected:
-            chosen = tuple(pair for pair in chosen if pair[0] in self.expected)
-        return (chosen, None) if any(text for _, text in chosen) else ((), "no caption")
+            texts = tuple(pair for pair in texts if pair[0] in self.expected)
+        return (texts, None) if any(text for _, text in texts) else ((), "no caption")
 
 
-def _names(url, key, listing):
-    """What an image may be called in a list, best first."""
-    base = rows.id_of(key)
-    if listing.by_number:
-        return (b"%d" % int(base),) if base.isdecimal() else ()
-    return (*([url.strip().encode()] if url else ()), base.encode())
+def _image_names(url, key, captions):
+    """Returns the possible names of an image in a list, as bytes, best first."""
+    id = caption_formats.image_id(key)
+    if captions.by_number:
+        return (b"%d" % int(id),) if id.isdecimal() else ()
+    return (*([url.strip().encode()] if url else ()), id.encode())
 
 
-def _rest(unit, opened):
-    """Yields `Dropped` for the rows whose image no shard speaks of, and for lines that are none."""
-    for offset in opened.wrong.tolist():
-        line = opened.line(offset)[:80].decode(errors="replace")
-        yield Dropped("row is not of the list's form", f"byte {offset}: {line!r}")
-    told = np.zeros(len(opened.hashes), np.uint32)
+def _missing_rows(unit, index):
+    """Yields `Skipped` for the rows whose image no shard mentions, and for invalid lines."""
+    for offset in index.invalid.tolist():
+        line = index.read_line(offset)[:80].decode(errors="replace")
+        yield Skipped("row is not of the list's form", f"byte {offset}: {line!r}")
+    num_images = np.zeros(len(index.hashes), np.uint32)  # at the first row of each name
     for shard in unit.shards:
         for url, key in shard.names():
-            for name in _names(url, key, unit.listing):
-                start, count = opened.position(name)
+            for name in _image_names(url, key, unit.captions):
+                start, count = index.find(name)
                 if count:
-                    told[start] += 1
+                    num_images[start] += 1
                     break
-    # A row is without image if as many images as there were rows of its name before it are told of.
-    hashes = opened.hashes
+    # Row i of a name lacks an image if the shards mention at most i images of this name.
+    hashes = index.hashes
     first = np.searchsorted(hashes, hashes)
-    without = np.arange(len(hashes)) - first >= told[first]
-    for offset in np.sort(opened.offsets[without]).tolist():
-        line = opened.line(offset)
-        name = (opened.form.name(line) or b"").decode(errors="replace")
-        yield Dropped("image was not downloaded", f"{name}, at byte {offset} of the list")
+    missing = np.arange(len(hashes)) - first >= num_images[first]
+    for offset in np.sort(index.offsets[missing]).tolist():
+        line = index.read_line(offset)
+        name = (index.format.name(line) or b"").decode(errors="replace")
+        yield Skipped("image was not downloaded", f"{name}, at byte {offset} of the list")

@@ -1,4 +1,4 @@
-"""The files that hold the images of a crawl: found, and read one sample after another."""
+"""Finds the shards of a crawl: the files or folders that contain its images."""
 
 import dataclasses
 import hashlib
@@ -6,154 +6,177 @@ import itertools
 import os
 import re
 
-from tf_mural.data.records import Dropped
-from tf_mural.datasets.crawl import folders, parquets, tars, tfrecords
+from tf_mural.data.records import MANIFEST, Skipped
+from tf_mural.datasets.crawl import sample_readers
 from tf_mural.errors import UserError
 
-_READERS = {
-    "tar": tars.samples,
-    "tfrecord": tfrecords.samples,
-    "parquet": parquets.samples,
-    "folder": folders.samples,
-}
 _SPLIT_WORDS = {
     "train": {"train", "training"},
     "val": {"val", "valid", "validation"},
     "test": {"test", "testing"},
 }
-_MOST_UNITS = 512  # Every shard of a record set is an open file while it is read.
+_MAX_UNITS = 512  # A reader keeps every shard of a record set open.
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """A file, or a folder, of some thousands of samples.
+    """A file or a folder with some thousands of samples.
 
     Attributes:
-        name: its path below the folder that was searched, without its ending.
-        kind: "tar", "tfrecord", "parquet" or "folder".
-        path: where it is.
-        told: the Parquet file beside it in which img2dataset says what became of each link, or "".
+        name: its path below the folder that was searched, without the extension.
+        kind: a key of `sample_readers.READERS`.
+        path: its path.
+        sidecar: path of the Parquet file next to it, in which img2dataset writes the status of each
+            link, or "".
     """
 
     name: str
     kind: str
     path: str
-    told: str = ""
+    sidecar: str = ""
 
     def samples(self):
-        """Yields each `Sample` in order, and `Dropped` where the file is broken."""
-        return _READERS[self.kind](self.path)
+        """Yields each `Sample` in order, and `Skipped` where the file is damaged."""
+        return sample_readers.READERS[self.kind](self.path)
 
-    def tells(self):
-        """Yields a `Sample` without image for each link that img2dataset tried, if it says so."""
-        if self.told:
+    def sidecar_samples(self):
+        """Yields a `Sample` without image for each link that img2dataset tried, if known."""
+        if self.sidecar:
             try:
-                yield from parquets.rows(self.told, False)
-            except parquets.Broken:  # Of a run that was stopped; so is the shard, which counts it.
-                return
+                yield from sample_readers.read_parquet_rows(self.sidecar, False)
+            except sample_readers.BrokenParquetError:
+                return  # A stopped run truncates the shard, too, where it is counted.
 
     def names(self):
-        """Yields (url or None, key) of each sample that is there or that img2dataset tried."""
-        seen = set()
-        for one in self.tells():
-            seen.add(one.key)
-            yield one.url, one.key
-        if not seen:
-            for one in _READERS[self.kind](self.path, images=False):
-                if not isinstance(one, Dropped):
-                    yield one.url, one.key
+        """Yields (url or None, key) of each sample that exists or that img2dataset tried."""
+        has_sidecar = False
+        for sample in self.sidecar_samples():
+            has_sidecar = True
+            yield sample.url, sample.key
+        if not has_sidecar:
+            for sample in sample_readers.READERS[self.kind](self.path, images=False):
+                if not isinstance(sample, Skipped):
+                    yield sample.url, sample.key
 
 
-def find(raw_dir, images=()):
-    """All shards.
+def find_shards(raw_dir, images=()):
+    """Finds all shards.
 
     Args:
         raw_dir: folder.
-        images: folders relative to raw_dir to search, at any depth; raw_dir itself if there are
-            none.
+        images: folders relative to raw_dir to search at any depth; by default raw_dir itself.
 
     Returns:
-        Tuple of `Shard`, by name.
+        A tuple of `Shard`, sorted by name.
 
     Raises:
-        UserError: a folder is missing, or holds nothing of the kind.
+        UserError: a folder does not exist or contains no shards.
     """
-    found = {}
-    searched = [os.path.normpath(os.path.join(raw_dir or "", one)) for one in images or ("",)]
-    for folder in searched:
+    by_path = {}
+    folders = [os.path.normpath(os.path.join(raw_dir or "", name)) for name in images or ("",)]
+    for folder in folders:
         if not raw_dir or not os.path.isdir(folder):
-            option, given = ("images", folder) if images else ("raw_dir", raw_dir)
-            raise UserError(f"expected {option} to be a folder; {given!r} is none")
+            option, value = ("images", folder) if images else ("raw_dir", raw_dir)
+            raise UserError(f"expected {option} to be a folder, got {value!r}")
         for shard in _walk(folder):
-            found.setdefault(os.path.abspath(shard.path), shard)
-    if not found:
+            by_path.setdefault(os.path.abspath(shard.path), shard)
+    if not by_path:
         raise UserError(
-            f"no images in {' or '.join(searched)}; expected tars, TFRecords, Parquet or folders "
+            f"no images in {' or '.join(folders)}; expected tars, TFRecords, Parquet or folders "
             "as img2dataset writes them, or tars of .jpg and .txt"
         )
-    return tuple(sorted(found.values(), key=lambda shard: (shard.name, shard.path)))
+    return tuple(sorted(by_path.values(), key=lambda shard: (shard.name, shard.path)))
+
+
+def find_split_shards(raw_dir, images, split, default=None):
+    """Finds the shards of a split by their names.
+
+    Args:
+        raw_dir, images: as for `find_shards`.
+        split: name of the split.
+        default: the split of shards whose name contains none; None means any split.
+
+    Returns:
+        A tuple of `Shard`.
+
+    Raises:
+        UserError: there are none, or see `find_shards`.
+    """
+    shards = tuple(
+        shard
+        for shard in find_shards(raw_dir, images)
+        if (split_of(shard.name) or default or split) == split
+    )
+    if not shards:
+        raise UserError(f"no file of images in {raw_dir} is of the split {split} by its name")
+    return shards
 
 
 def split_of(name):
-    """The split that a path names last, such as train for cc3m-train-0000, or None."""
+    """Returns the split that a path names last, such as train for cc3m-train-0000, or None."""
     words = reversed(re.findall("[a-z]+", name.lower()))
     return next((s for w in words for s, known in _SPLIT_WORDS.items() if w in known), None)
 
 
-def parted(shards):
-    """The shards in order, as tuples of some, few enough for a record set."""
-    count = min(len(shards), _MOST_UNITS)
+def group_shards(shards):
+    """Groups shards in order into at most as many tuples as a record set may have shards."""
+    count = min(len(shards), _MAX_UNITS)
     cuts = [len(shards) * number // count for number in range(count + 1)]
     return [shards[start:end] for start, end in itertools.pairwise(cuts)]
 
 
 def fingerprint(shards):
-    """A hash of which shards there are, and how large each is; of a folder how many files."""
+    """Returns a hash of the names and sizes of shards; of a folder, the number of its files."""
     digest = hashlib.sha256()
     for shard in shards:
-        folder = shard.kind == "folder"
-        size = len(os.listdir(shard.path)) if folder else os.path.getsize(shard.path)
-        digest.update(f"{shard.name}\n{shard.kind}\n{size}\n{bool(shard.told)}\n".encode())
+        is_folder = shard.kind == "folder"
+        size = len(os.listdir(shard.path)) if is_folder else os.path.getsize(shard.path)
+        digest.update(f"{shard.name}\n{shard.kind}\n{size}\n{bool(shard.sidecar)}\n".encode())
     return digest.hexdigest()
 
 
 def _walk(top):
-    for folder, below, names in os.walk(top):
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        if "manifest.json" in names:  # a record set
-            below.clear()
+    """Yields the shards in a folder and in those below it."""
+    for folder, subfolders, names in os.walk(top):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        if MANIFEST in names:  # a record set
+            subfolders.clear()
             continue
-        stems = {}
+        extensions = {}
         for name in names:
-            stem, _, ending = name.rpartition(".")
+            stem, _, extension = name.rpartition(".")
             if stem and not name.startswith("."):
-                stems.setdefault(stem, set()).add(ending)
-        # One that img2dataset says it wrote may hold many thousand files: no need to list them.
-        known = [name for name in below if stems.keys() & {name, f"{name}_stats"}]
-        below[:] = [name for name in below if name not in known]
-        for stem in {*stems, *known}:
-            yield from _of_stem(top, folder, stem, stems.get(stem, set()), stem in known)
-        if folders.holds_images(names):
-            whole = os.path.basename(os.path.abspath(top)) if folder == top else ""
-            yield Shard(whole or os.path.relpath(folder, top), "folder", folder)
+                extensions.setdefault(stem, set()).add(extension)
+        # img2dataset's statistics or Parquet file identify a folder as a shard. It may contain
+        # thousands of files, so it is not listed.
+        known = [name for name in subfolders if extensions.keys() & {name, f"{name}_stats"}]
+        subfolders[:] = [name for name in subfolders if name not in known]
+        for stem in {*extensions, *known}:
+            yield from _shards_of_stem(
+                top, folder, stem, extensions.get(stem, set()), stem in known
+            )
+        if sample_readers.contains_images(names):
+            name = os.path.basename(os.path.abspath(top)) if folder == top else ""
+            yield Shard(name or os.path.relpath(folder, top), "folder", folder)
 
 
-def _of_stem(top, folder, stem, endings, is_folder):
+def _shards_of_stem(top, folder, stem, extensions, is_folder):
+    """Yields the shards among files of one name and different extensions."""
     path = os.path.join(folder, stem)
     name = os.path.relpath(path, top)
-    told = f"{path}.parquet" if "parquet" in endings else ""
-    holds = {kind: f"{path}.{kind}" for kind in ("tar", "tfrecord") if kind in endings}
+    parquet = f"{path}.parquet" if "parquet" in extensions else ""
+    paths = {kind: f"{path}.{kind}" for kind in ("tar", "tfrecord") if kind in extensions}
     if is_folder:
-        holds["folder"] = path
-    for kind, place in holds.items():
-        yield Shard(name, kind, place, told)
-    if told and not holds and _is_shard(told):
-        yield Shard(name, "parquet", told)
+        paths["folder"] = path
+    for kind, shard_path in paths.items():
+        yield Shard(name, kind, shard_path, parquet)
+    if parquet and not paths and _has_images(parquet):
+        yield Shard(name, "parquet", parquet)
 
 
-def _is_shard(path):
-    """Whether a Parquet file that stands alone holds images, and no list of links."""
+def _has_images(path):
+    """Returns whether a Parquet file without a shard next to it has images, or only links."""
     try:
-        return parquets.has_images(path)
-    except parquets.Broken:
+        return sample_readers.has_image_column(path)
+    except sample_readers.BrokenParquetError:
         return os.path.basename(path).removesuffix(".parquet").isdigit()

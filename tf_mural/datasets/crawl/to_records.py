@@ -1,57 +1,78 @@
-"""From the samples of a shard to records, and to what is left out."""
+"""Converts the samples of a shard to records."""
 
 import posixpath
 
-from tf_mural.data.records import Dropped, Record
+from tf_mural.data.records import Record, Skipped
 from tf_mural.datasets import image_files
 
 
-def of_shard(shard, captions):
-    """Yields a `Record` or `Dropped` for each sample of a shard, and for each link that gave none.
+class AdjacentCaptions:
+    """The captions next to the images.
+
+    Args:
+        language: language code of the captions.
+
+    Attributes:
+        expected: languages whose absence is counted: none.
+    """
+
+    expected = ()
+
+    def __init__(self, language):
+        self._language = language
+
+    def texts(self, sample):
+        """Returns ((language, text) pairs of a sample, None), or ((), reason) without a caption."""
+        text = (sample.text or "").strip()
+        return (((self._language, text),), None) if text else ((), "no caption")
+
+
+def shard_to_records(shard, captions):
+    """Yields a `Record` or `Skipped` for each sample of a shard and each link without an image.
 
     Args:
         shard: `shards.Shard`.
-        captions: has `texts(sample)`, which gives pairs (language, text) and, where there are none,
-            the reason; and `expected`, languages to note the lack of.
+        captions: an object with the method and the attribute of `AdjacentCaptions`.
     """
-    seen = set()
-    for one in shard.samples():
-        if isinstance(one, Dropped):
-            yield one
+    keys = set()
+    for sample in shard.samples():
+        if isinstance(sample, Skipped):
+            yield sample
             continue
-        if shard.told:
-            seen.add(posixpath.basename(one.key))
-        yield from _items(one, f"{shard.name}:{one.key}", captions)
-    for one in shard.tells():
-        if one.key not in seen:
-            yield from _items(one, f"{shard.name}:{one.key}", captions)
+        if shard.sidecar:
+            keys.add(posixpath.basename(sample.key))
+        yield from _to_items(sample, f"{shard.name}:{sample.key}", captions)
+    for sample in shard.sidecar_samples():
+        if sample.key not in keys:
+            yield from _to_items(sample, f"{shard.name}:{sample.key}", captions)
 
 
-def _items(sample, name, captions):
-    item = _item(sample, name, captions)
+def _to_items(sample, name, captions):
+    """Yields the `Record` or `Skipped` of a sample, and `Skipped` for each missing language."""
+    item = _to_item(sample, name, captions)
     yield item
     if isinstance(item, Record):
         codes = {code for code, _ in item.texts}
         for code in captions.expected:
             if code not in codes:
-                yield Dropped("no text in the language", f"{name}, {code}", text=True)
+                yield Skipped("no text in the language", f"{name}, {code}", text_only=True)
 
 
-def _item(sample, name, captions):
+def _to_item(sample, name, captions):
     if sample.image is None and sample.problem is None:
-        return Dropped(*_without_image(sample, name))
+        return _skip_without_image(sample, name)
     if sample.problem:
-        return Dropped(sample.problem, name)
+        return Skipped(sample.problem, name)
     texts, reason = captions.texts(sample)
     if reason:
-        return Dropped(reason, name if sample.url is None else f"{name}, {sample.url}")
-    image, reason = image_files.usable(sample.image)
-    return Dropped(reason, name) if reason else Record(name, (image,), texts)
+        return Skipped(reason, name if sample.url is None else f"{name}, {sample.url}")
+    image, reason = image_files.validate_image(sample.image)
+    return Skipped(reason, name) if reason else Record(name, (image,), texts)
 
 
-def _without_image(sample, name):
+def _skip_without_image(sample, name):
     where = name if sample.url is None else f"{name}, {sample.url}"
     if sample.status in (None, "success"):
-        return "no image", where
-    why = f": {sample.error}" if sample.error else ""
-    return f"image was not downloaded ({sample.status})", where + why
+        return Skipped("no image", where)
+    error = f": {sample.error}" if sample.error else ""
+    return Skipped(f"image was not downloaded ({sample.status})", where + error)

@@ -1,12 +1,12 @@
-"""UC2's texts in LMDB folders, one a language: an entry a text, MessagePack packed by LZ4.
+"""UC2's texts in LMDB folders, one for each language, with one entry a text.
 
-An entry has the tokens of XLM-R as `input_ids` and the name of the image's features as `img_fname`;
-beside the database, txt2img.json says of which image each text is. Where an entry has the text
-itself (caption, text, sentence or raw), it is taken; else the tokens are decoded with XLM-R's
-SentencePiece model. That gives the text but for what the tokenizer had changed: blanks are
-single, characters are normalised (NFKC), and those that it does not know are " ⁇ ".
+An entry is MessagePack compressed by LZ4. It has the tokens of XLM-R as `input_ids` and the name of
+the image as `img_fname`; txt2img.json next to the database maps the key of each text to its image.
+If an entry has the text itself (caption, text, sentence or raw), it is used. Otherwise the tokens
+are decoded with XLM-R's SentencePiece model, which restores the text except for the normalization
+of the tokenizer: single spaces, NFKC, and " ⁇ " for unknown characters.
 
-What is held of a text is a hash of its image's id and its key, about 20 bytes, for each language.
+Memory use is about 20 bytes for each text: the key, and a hash of the id of its image.
 """
 
 import contextlib
@@ -18,24 +18,24 @@ import os
 
 import numpy as np
 
-from tf_mural.data.records import Dropped
-from tf_mural.datasets.crawl import index, rows, shards, to_records
+from tf_mural.data.records import Skipped
+from tf_mural.datasets.crawl import caption_formats, caption_index, shards, to_records
 from tf_mural.errors import UserError
 
-_TEXTS = ("caption", "text", "sentence", "raw")
+_TEXT_KEYS = ("caption", "text", "sentence", "raw")
 _SIDES = ("left", "right")
-# XLM-R has fairseq's ids: <s>, <pad>, </s>, <unk>, then SentencePiece's from 3, each plus 1.
+# XLM-R's ids are fairseq's: <s>, <pad>, </s>, <unk>, then those of SentencePiece from 3, plus 1.
 _UNKNOWN = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Databases:
-    """Where texts are.
+    """Paths of the texts.
 
     Attributes:
         folders: (language, folder) pairs.
-        model: XLM-R's SentencePiece model, or "".
-        ids: a list of image ids and urls, or "".
+        model: path of XLM-R's SentencePiece model, or "".
+        ids: path of a list of image ids and URLs, or "".
     """
 
     folders: tuple[tuple[str, str], ...]
@@ -45,45 +45,45 @@ class Databases:
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """Some shards, to be read; or if `rest`, the texts of images that no shard speaks of."""
+    """Some shards to read; or, if `missing`, the texts of images that no shard mentions."""
 
     shards: tuple[shards.Shard, ...]
     databases: Databases
-    rest: bool = False
+    missing: bool = False
 
 
 def check(databases):
-    """Raises UserError if packages or files are missing, or there are tokens and no model."""
-    with _Texts(databases) as opened:
-        opened.check()
+    """Raises UserError if packages or files are missing, or if there are tokens but no model."""
+    with _DatabaseCaptions(databases) as captions:
+        captions.check()
 
 
-def paths(databases):
-    """The files that there are, to tell these from others."""
+def list_files(databases):
+    """Returns the existing files of the databases."""
     files = [os.path.join(folder, "data.mdb") for _, folder in databases.folders]
     files += [os.path.join(folder, "txt2img.json") for _, folder in databases.folders]
     return [path for path in (*files, databases.model, databases.ids) if os.path.isfile(path)]
 
 
 def read(unit):
-    """Yields a `Record` or `Dropped` for each image, or for each image's texts without it."""
-    with _Texts(unit.databases) as opened:
-        if unit.rest:
-            yield from opened.rest(unit.shards)
+    """Yields a `Record` or `Skipped` for each image, or for the texts of each missing image."""
+    with _DatabaseCaptions(unit.databases) as captions:
+        if unit.missing:
+            yield from captions.missing_images(unit.shards)
             return
         for shard in unit.shards:
-            yield from to_records.of_shard(shard, opened)
+            yield from to_records.shard_to_records(shard, captions)
 
 
-class _Texts:
-    """The opened databases, as captions for `kept.of_shard`."""
+class _DatabaseCaptions:
+    """The opened databases as captions for `to_records.shard_to_records`."""
 
     def __init__(self, databases):
         self.expected = tuple(code for code, _ in databases.folders)
         self._databases = databases
 
     def __enter__(self):
-        lmdb = _package("lmdb")
+        lmdb = _import_package("lmdb")
         with contextlib.ExitStack() as stack:
             self._opened = []
             for code, folder in self._databases.folders:
@@ -94,9 +94,11 @@ class _Texts:
                 stack.enter_context(contextlib.closing(env))
                 transaction = stack.enter_context(env.begin())
                 self._opened.append((code, folder, transaction))
-            links = self._databases.ids
-            self._links = stack.enter_context(index.Index(links, "ids")) if links else None
-            self._tables = {code: _table(folder) for code, folder, _ in self._opened}
+            self._ids = None
+            if self._databases.ids:
+                index = caption_index.CaptionIndex(self._databases.ids, "ids")
+                self._ids = stack.enter_context(index)
+            self._tables = {code: _load_table(folder) for code, folder, _ in self._opened}
             self._stack = stack.pop_all()
         return self
 
@@ -109,62 +111,67 @@ class _Texts:
             _, keys, _ = self._tables[code]
             if not len(keys):
                 raise UserError(f"{folder}/txt2img.json names no texts; download it again")
-            self._text(code, folder, transaction, bytes(keys[0]))
+            self._read_text(code, folder, transaction, bytes(keys[0]))
 
     def texts(self, sample):
-        """The (language, text) pairs of a sample, and why there are none where there are none."""
-        for name in self._names(sample.url, sample.key):
-            if found := tuple(self._of(name)):
-                return found, None
+        """Returns ((language, text) pairs of a sample, None), or ((), reason)."""
+        for id in self._image_ids(sample.url, sample.key):
+            if texts := tuple(self._texts_of_image(id)):
+                return texts, None
         return (), "image of no row of the list"
 
-    def rest(self, some):
-        """Yields `Dropped` for each image with texts that no shard speaks of."""
-        told = [hash(n) for s in some for url, key in s.names() for n in self._names(url, key)]
-        told = np.array(told, np.int64)
+    def missing_images(self, image_shards):
+        """Yields `Skipped` for each image with texts that no shard mentions."""
+        names = (name for shard in image_shards for name in shard.names())
+        seen = [hash(id) for url, key in names for id in self._image_ids(url, key)]
+        seen = np.array(seen, np.int64)
         for code, _, _ in self._opened:
-            hashes, keys, places = self._tables[code]
-            _, first = np.unique(hashes, return_index=True)  # An image has one text or several.
-            without = first[~np.isin(hashes[first], told)]
-            for key in keys[without[np.argsort(places[without])]]:
-                yield Dropped("image was not downloaded", f"that of {code} {bytes(key).decode()}")
-            told = np.concatenate([told, hashes])
+            hashes, keys, order = self._tables[code]
+            _, first = np.unique(hashes, return_index=True)  # An image may have several texts.
+            missing = first[~np.isin(hashes[first], seen)]
+            for key in keys[missing[np.argsort(order[missing])]]:
+                yield Skipped("image was not downloaded", f"that of {code} {bytes(key).decode()}")
+            seen = np.concatenate([seen, hashes])
 
-    def _names(self, url, key):
-        if url and self._links is not None:
-            for line in self._links.lines(url.strip().encode()):
-                yield rows.id_of(line.split(b"\t")[0].decode(errors="replace")).encode()
-        yield rows.id_of(key).encode()
+    def _image_ids(self, url, key):
+        """Yields the possible ids of an image as bytes, best first."""
+        if url and self._ids is not None:
+            for line in self._ids.lines(url.strip().encode()):
+                name = line.split(b"\t")[0].decode(errors="replace")
+                yield caption_formats.image_id(name).encode()
+        yield caption_formats.image_id(key).encode()
 
-    def _of(self, name):
-        """Yields (language, text) of the image of that id."""
+    def _texts_of_image(self, id):
+        """Yields (language, text) of an image."""
         for code, folder, transaction in self._opened:
             hashes, keys, _ = self._tables[code]
-            start, end = (int(np.searchsorted(hashes, hash(name), side)) for side in _SIDES)
+            start, end = (int(np.searchsorted(hashes, hash(id), side)) for side in _SIDES)
             for key in keys[start:end]:
-                text = self._text(code, folder, transaction, bytes(key), name)
+                text = self._read_text(code, folder, transaction, bytes(key), id)
                 if text and text.strip():
                     yield code, text.strip()
 
-    def _text(self, code, folder, transaction, key, name=None):
-        """The text of an entry; None if it is not there, or of another image than `name`."""
+    def _read_text(self, code, folder, transaction, key, id=None):
+        """Returns the text of an entry; None if it is missing or belongs to another image."""
         packed = transaction.get(key)
         if packed is None:
             return None
         try:
-            entry = _package("msgpack").unpackb(_package("lz4.frame").decompress(packed), raw=False)
-            image, found = entry.get("img_fname"), [entry.get(field) for field in _TEXTS]
+            data = _import_package("lz4.frame").decompress(packed)
+            entry = _import_package("msgpack").unpackb(data, raw=False)
+            image, values = entry.get("img_fname"), [entry.get(name) for name in _TEXT_KEYS]
             tokens = [int(token) for token in entry.get("input_ids", ())]
         except (RuntimeError, ValueError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{folder}: the entry {key.decode()} does not unpack ({error}); download it again"
             ) from error
-        if name is not None and isinstance(image, str) and rows.id_of(image).encode() != name:
+        is_other = isinstance(image, str) and caption_formats.image_id(image).encode() != id
+        if id is not None and is_other:
             return None
-        for one in found:
-            one = one.get(code) if isinstance(one, dict) else one
-            if isinstance(one, str):
-                return one
+        for value in values:
+            value = value.get(code) if isinstance(value, dict) else value
+            if isinstance(value, str):
+                return value
         if not self._databases.model:
             raise UserError(
                 f"{folder} holds tokens ({', '.join(sorted(entry))}) and no texts; to decode them "
@@ -174,14 +181,15 @@ class _Texts:
 
 
 def _decode(path, tokens):
-    model = _model(path)
+    """Decodes token ids of XLM-R to a text."""
+    model = _load_model(path)
     pieces = [model.unk_id() if token == _UNKNOWN else token - 1 for token in tokens if token > 2]
     return model.decode([piece for piece in pieces if piece < model.get_piece_size()])
 
 
 @functools.lru_cache(maxsize=1)
-def _model(path):
-    model = _package("sentencepiece").SentencePieceProcessor()
+def _load_model(path):
+    model = _import_package("sentencepiece").SentencePieceProcessor()
     try:
         model.Load(path)
     except (OSError, RuntimeError) as error:
@@ -189,34 +197,36 @@ def _model(path):
     return model
 
 
-def _table(folder):
-    """Hashes of images' ids, sorted; the keys of their texts; and their order in the file."""
+def _load_table(folder):
+    """Returns (hashes of image ids, sorted; keys of their texts; their order in the file)."""
     path = os.path.join(folder, "txt2img.json")
     try:
         status = os.stat(path)
     except OSError:
-        raise UserError(f"{path} is missing; it says of which image each text is") from None
+        raise UserError(f"{path} is missing; it maps each text to its image") from None
     return _read_table(path, status.st_size, status.st_mtime_ns)
 
 
-@functools.lru_cache(maxsize=32)  # The units that a process reads share the databases.
-def _read_table(path, size, changed):
+@functools.lru_cache(maxsize=32)  # Shared by the units of the databases in a process.
+def _read_table(path, size, modified):
+    """Reads a table; `size` and `modified` are part of the cache key."""
     try:
         with open(path, encoding="utf-8") as file:
             pairs = json.load(file).items()
         keys = np.array([key.encode() for key, _ in pairs], np.bytes_)
-        hashes = np.array([hash(rows.id_of(image).encode()) for _, image in pairs], np.int64)
+        ids = (caption_formats.image_id(image).encode() for _, image in pairs)
+        hashes = np.array([hash(id) for id in ids], np.int64)
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path}: expected an object from text to image ({error}); download it again"
         ) from error
-    places = np.argsort(hashes, kind="stable")
-    return hashes[places], keys[places], places
+    order = np.argsort(hashes, kind="stable")
+    return hashes[order], keys[order], order
 
 
-def _package(name):
+def _import_package(name):
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        needs = "lmdb lz4 msgpack sentencepiece"
-        raise UserError(f"reading UC2's databases needs {name}: pip install {needs}") from error
+        packages = "lmdb lz4 msgpack sentencepiece"
+        raise UserError(f"reading UC2's databases needs {name}: pip install {packages}") from error

@@ -1,4 +1,4 @@
-"""Which bitexts there are, in zips and in folders."""
+"""Finds bitexts in zips and in folders."""
 
 import contextlib
 import dataclasses
@@ -13,14 +13,14 @@ from tf_mural.errors import UserError, lookup
 
 @dataclasses.dataclass(frozen=True)
 class Bitext:
-    """Two texts whose lines say the same.
+    """Two texts whose lines are translations of each other.
 
     Attributes:
         name: "CCMatrix.de-en".
-        languages: of its sides, as records have them: OPUS's zh_cn is zh-cn.
-        path: the zip, or the folder of the two files.
-        members: the names of both files in there.
-        sizes: how many bytes they have, unpacked.
+        languages: language codes of both sides in the form of records: OPUS's zh_cn is zh-cn.
+        path: path of the zip, or of the folder of the two files.
+        members: names of both files in the zip or folder.
+        sizes: unpacked bytes of both files.
     """
 
     name: str
@@ -35,41 +35,41 @@ class Bitext:
         return not os.path.isdir(self.path)
 
     def where(self, side):
-        """Names a side in messages."""
+        """Returns the name of a side for messages."""
         return f"{self.members[side]} of {self.path}"
 
 
-def find(raw_dir):
-    """All bitexts in a zip, or in a folder and those below it.
+def find_bitexts(raw_dir):
+    """Finds all bitexts in a zip, or in a folder and those below it.
 
     Returns:
-        List of `Bitext`, sorted by name.
+        A list of `Bitext`, sorted by name.
 
     Raises:
-        UserError: there are none, one is there twice, incomplete or empty; a zip that is broken,
-            has none, or names a place outside of it.
+        UserError: no bitext; a repeated, incomplete or empty one; a zip that is damaged, has no
+            bitext, or contains a path outside of itself.
     """
     if not raw_dir or not os.path.exists(raw_dir):
         raise UserError(
             f"expected raw_dir to be a zip of OPUS or a folder of such; got {raw_dir!r}"
         )
     if os.path.isfile(raw_dir):
-        found = _in_zip(raw_dir)
+        bitexts = _bitexts_in_zip(raw_dir)
     else:
-        found = []
-        for folder, below, names in os.walk(raw_dir):
-            below.sort()
-            found += _in_folder(folder, names)
+        bitexts = []
+        for folder, subfolders, names in os.walk(raw_dir):
+            subfolders.sort()
+            bitexts += _bitexts_in_folder(folder, names)
             for name in sorted(names):
                 if name.endswith(".zip"):
-                    found += _in_zip(os.path.join(folder, name))
-    if not found:
+                    bitexts += _bitexts_in_zip(os.path.join(folder, name))
+    if not bitexts:
         raise UserError(
             f"no bitext in {raw_dir}; expected zips of OPUS's Moses format, such as de-en.txt.zip, "
-            "or what is in them, such as CCMatrix.de-en.de and CCMatrix.de-en.en"
+            "or their contents, such as CCMatrix.de-en.de and CCMatrix.de-en.en"
         )
     by_name = {}
-    for bitext in found:
+    for bitext in bitexts:
         if not all(bitext.sizes):
             empty = bitext.where(bitext.sizes.index(0))
             raise UserError(f"{empty} is empty; download it again")
@@ -79,47 +79,55 @@ def find(raw_dir):
     return [by_name[name] for name in sorted(by_name)]
 
 
-def choose(bitexts, raw_dir, languages=None, pairs=None):
-    """Those of some languages and pairs; arguments as for `opus.plan`.
+def choose_bitexts(bitexts, raw_dir, languages=None, pairs=None):
+    """Returns the bitexts of some languages and pairs.
+
+    Args:
+        bitexts: list of `Bitext`.
+        raw_dir, languages, pairs: as for `opus.plan`.
 
     Raises:
-        UserError: a language or pair is unknown, or none is left.
+        UserError: a language or pair is unknown, or no bitext remains.
     """
-    kept = bitexts
+    chosen = bitexts
     if languages is not None:
         known = dict.fromkeys(sorted({code for b in bitexts for code in b.languages}))
         for code in languages:
-            lookup(known, _tag(code), f"language (of {raw_dir})")
-        wanted = {_tag(code) for code in languages}
-        kept = [bitext for bitext in kept if wanted.issuperset(bitext.languages)]
+            lookup(known, _normalize(code), f"language (of {raw_dir})")
+        allowed = {_normalize(code) for code in languages}
+        chosen = [bitext for bitext in chosen if allowed.issuperset(bitext.languages)]
     if pairs is not None:
         known = {"-".join(bitext.languages): None for bitext in bitexts}
-        turned = {"-".join(bitext.languages[::-1]): None for bitext in bitexts}
-        wanted = {_tag(pair) for pair in pairs}
-        for pair in sorted(wanted - turned.keys()):
+        reversed_pairs = {"-".join(bitext.languages[::-1]) for bitext in bitexts}
+        allowed = {_normalize(pair) for pair in pairs}
+        for pair in sorted(allowed - reversed_pairs):
             lookup(known, pair, f"pair (of {raw_dir})")
-        kept = [
+        chosen = [
             bitext
-            for bitext in kept
-            if not wanted.isdisjoint(("-".join(bitext.languages), "-".join(bitext.languages[::-1])))
+            for bitext in chosen
+            if {"-".join(bitext.languages), "-".join(bitext.languages[::-1])} & allowed
         ]
-    if not kept:
+    if not chosen:
         raise UserError(f"no bitext of {raw_dir} has two of the languages, and is of the pairs")
-    for bitext in kept:
+    for bitext in chosen:
         for code in bitext.languages:
             if not is_language(code):
                 raise UserError(
                     f"{bitext.path}: expected language codes such as de, got {code!r} in "
-                    f"{bitext.name}; leave it out with the options languages or pairs"
+                    f"{bitext.name}; exclude it with the options languages or pairs"
                 )
-    return kept
+    return chosen
 
 
 @contextlib.contextmanager
-def opened(bitext, side):
-    """A side as a binary stream. Raises UserError where it cannot be unpacked, then or later."""
+def open_side(bitext, side):
+    """Context manager that opens a side as a binary stream.
+
+    Raises:
+        UserError: the side cannot be unpacked, at once or while it is read.
+    """
     with contextlib.ExitStack() as stack:
-        stack.enter_context(bounded_read.errors(bitext.where(side)))
+        stack.enter_context(bounded_read.file_errors(bitext.where(side)))
         if bitext.in_zip:
             archive = stack.enter_context(zipfile.ZipFile(bitext.path))
             stream = archive.open(bitext.members[side])
@@ -129,63 +137,64 @@ def opened(bitext, side):
 
 
 def checksums(bitext):
-    """One of each side: what the zip says, or the SHA-256 of the file."""
+    """Returns a checksum of each side: the CRC-32 in the zip, or the SHA-256 of the file."""
     if bitext.in_zip:
-        with _archive(bitext.path) as archive:
+        with _open_zip(bitext.path) as archive:
             return tuple(archive.getinfo(member).CRC for member in bitext.members)
-    found = []
+    digests = []
     for member in bitext.members:
         with open(os.path.join(bitext.path, member), "rb") as file:
-            found.append(hashlib.file_digest(file, "sha256").hexdigest())
-    return tuple(found)
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return tuple(digests)
 
 
-def _tag(code):
+def _normalize(code):
     return code.replace("_", "-")
 
 
-def _in_folder(folder, names):
-    for name, codes, members in _matched(sorted(names), folder):
+def _bitexts_in_folder(folder, names):
+    for name, codes, members in _match_names(sorted(names), folder):
         sizes = tuple(os.path.getsize(os.path.join(folder, member)) for member in members)
         yield Bitext(name, codes, folder, members, sizes)
 
 
-def _in_zip(path):
-    with _archive(path) as archive:
+def _bitexts_in_zip(path):
+    with _open_zip(path) as archive:
         infos = {info.filename: info for info in archive.infolist()}
-    found = []
-    for name, codes, members in _matched(infos, path):
+    bitexts = []
+    for name, codes, members in _match_names(infos, path):
         for member in members:
             if member.startswith("/") or ".." in member.split("/"):
                 raise UserError(f"{path} has {member!r}, a place outside of it; it is not of OPUS")
             if infos[member].flag_bits & 1:
                 raise UserError(f"{path}: {member} is encrypted; it is not of OPUS")
         sizes = tuple(infos[member].file_size for member in members)
-        found.append(Bitext(name, codes, path, members, sizes))
-    if not found:
+        bitexts.append(Bitext(name, codes, path, members, sizes))
+    if not bitexts:
         raise UserError(
             f"{path} holds no bitext of OPUS's Moses format, two files such as CCMatrix.de-en.de "
             f"and CCMatrix.de-en.en, but {', '.join(list(infos)[:5]) or 'nothing'}; move it away"
         )
-    return found
+    return bitexts
 
 
-def _archive(path):
-    with bounded_read.errors(path):
+def _open_zip(path):
+    with bounded_read.file_errors(path):
         return zipfile.ZipFile(path)
 
 
-def _matched(names, where):
-    """Yields (name, languages, members) of each two names STEM.a-b.a and STEM.a-b.b."""
+def _match_names(names, where):
+    """Yields (name, languages, members) of each pair of names STEM.a-b.a and STEM.a-b.b."""
     by_stem = {}
     for name in names:
-        stem, _, side = name.rpartition(".")
+        stem, _, code = name.rpartition(".")
         if stem and not os.path.basename(name).startswith("."):
-            by_stem.setdefault(stem, {})[side] = name
+            by_stem.setdefault(stem, {})[code] = name
     for stem, sides in by_stem.items():
-        both = [(a, b) for a in sides for b in sides if a != b and stem.endswith(f".{a}-{b}")]
-        for a, b in both:
-            yield os.path.basename(stem), (_tag(a), _tag(b)), (sides[a], sides[b])
-        for side, name in sides.items() if not both else ():
-            if stem.endswith(f"-{side}") or f".{side}-" in stem:
+        codes = [(a, b) for a in sides for b in sides if a != b and stem.endswith(f".{a}-{b}")]
+        for a, b in codes:
+            languages = _normalize(a), _normalize(b)
+            yield os.path.basename(stem), languages, (sides[a], sides[b])
+        for code, name in sides.items() if not codes else ():
+            if stem.endswith(f"-{code}") or f".{code}-" in stem:
                 raise UserError(f"{where} has {name}, but not its other language; add it")

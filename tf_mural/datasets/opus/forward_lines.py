@@ -1,21 +1,21 @@
-"""Lines of a stream that cannot seek."""
+"""Lines of a binary stream that cannot seek."""
 
 from tf_mural.errors import UserError
 
-_CHUNK = 1 << 20
-_LONGEST = 16 << 20  # of a line, in bytes
+_CHUNK_BYTES = 1 << 20
+_MAX_LINE_BYTES = 16 << 20
 
 
-class Lines:
-    """The lines of a stream in order; some may be passed over without looking at each.
+class ForwardLines:
+    """Iterates over the lines of a stream; leading lines may be skipped quickly.
 
     Args:
-        stream: binary file, at its start.
-        where: names it in messages.
+        stream: binary file at its start.
+        where: name of the stream for messages.
 
     Attributes:
-        number: how many lines were passed over.
-        offset: how many bytes they took.
+        number: number of lines skipped.
+        offset: number of bytes skipped.
     """
 
     def __init__(self, stream, where):
@@ -23,68 +23,69 @@ class Lines:
         self.offset = 0
         self._stream = stream
         self._where = where
-        self._waiting = b""
-        self._inside = False  # whether what was passed over ends amid a line
+        self._pending = b""
+        self._inside_line = False  # whether the skipped bytes end in the middle of a line
 
-    def pass_to(self, offset):
-        """Passes over the lines that start before byte `offset`; None: over all."""
+    def skip_to(self, offset):
+        """Skips the lines that start before byte `offset`; None skips all."""
         if offset == 0:
             return
-        # A line that ends at `offset` ends with the byte before it.
-        while chunk := self._next():
-            left = len(chunk) if offset is None else offset - 1 - self.offset
-            if left < len(chunk):
-                end = chunk.find(b"\n", max(left, 0))
+        # The byte before `offset` may end a line, so that the next one starts at `offset`.
+        while chunk := self._next_chunk():
+            remaining = len(chunk) if offset is None else offset - 1 - self.offset
+            if remaining < len(chunk):
+                end = chunk.find(b"\n", max(remaining, 0))
                 if end >= 0:
-                    self._pass(chunk, end + 1)
+                    self._skip(chunk, end + 1)
                     return
-            self._pass(chunk, len(chunk))
-        self._end()
+            self._skip(chunk, len(chunk))
+        self._count_last_line()
 
-    def pass_lines(self, count):
-        """Passes over `count` lines, or as many as there are."""
-        while count > self.number and (chunk := self._next()):
+    def skip_lines(self, count):
+        """Skips `count` lines, or all if there are fewer."""
+        while count > self.number and (chunk := self._next_chunk()):
             missing = count - self.number
-            cut = len(chunk)
+            end = len(chunk)
             if chunk.count(b"\n") >= missing:
-                cut = 0
+                end = 0
                 for _ in range(missing):
-                    cut = chunk.index(b"\n", cut) + 1
-            self._pass(chunk, cut)
+                    end = chunk.index(b"\n", end) + 1
+            self._skip(chunk, end)
         if count > self.number:
-            self._end()
+            self._count_last_line()
 
     def __iter__(self):
-        """Yields the lines not passed over, as bytes without their line feed.
+        """Yields the remaining lines as bytes without their line feeds.
 
         Raises:
-            UserError: one has more than 16 MiB.
+            UserError: a line has more than 16 MiB.
         """
-        start = b"\xef\xbb\xbf" if self.number == 0 else b""
-        rest = b""
-        while chunk := self._next():
-            *whole, rest = (rest + chunk).split(b"\n")
-            if len(rest) > _LONGEST:
-                mib = _LONGEST >> 20
+        bom = b"\xef\xbb\xbf" if self.number == 0 else b""
+        partial = b""
+        while chunk := self._next_chunk():
+            *lines, partial = (partial + chunk).split(b"\n")
+            if len(partial) > _MAX_LINE_BYTES:
+                mib = _MAX_LINE_BYTES >> 20
                 raise UserError(f"{self._where} is no text: a line of more than {mib} MiB")
-            if start and whole:
-                whole[0] = whole[0].removeprefix(start)
-                start = b""
-            yield from whole
-        if rest:
-            yield rest.removeprefix(start)
+            if bom and lines:
+                lines[0] = lines[0].removeprefix(bom)
+                bom = b""
+            yield from lines
+        if partial:
+            yield partial.removeprefix(bom)
 
-    def _next(self):
-        chunk, self._waiting = self._waiting, b""
-        return chunk or self._stream.read(_CHUNK)
+    def _next_chunk(self):
+        chunk, self._pending = self._pending, b""
+        return chunk or self._stream.read(_CHUNK_BYTES)
 
-    def _pass(self, chunk, cut):
-        self.number += chunk.count(b"\n", 0, cut)
-        self.offset += cut
-        self._inside = chunk[cut - 1 : cut] != b"\n"
-        self._waiting = chunk[cut:]
+    def _skip(self, chunk, end):
+        """Skips the first `end` bytes of a chunk; the others are returned by `_next_chunk`."""
+        self.number += chunk.count(b"\n", 0, end)
+        self.offset += end
+        self._inside_line = chunk[end - 1 : end] != b"\n"
+        self._pending = chunk[end:]
 
-    def _end(self):
+    def _count_last_line(self):
         """Counts a last line without a line feed."""
-        self.number += self._inside
-        self._inside = False
+        self.number += self._inside_line
+        self._inside_line = False
