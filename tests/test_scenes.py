@@ -8,31 +8,33 @@ from collections import Counter
 
 import numpy as np
 import pytest
-import scenes_sentences as by_hand
+from helpers import scene_sentences
 from PIL import Image
 
 from tf_mural.datasets import scenes
 from tf_mural.datasets.scenes import drawing
-from tf_mural.datasets.scenes import scene as meaning
+from tf_mural.datasets.scenes import scene as scene_module
 from tf_mural.datasets.scenes.grammar import GRAMMARS
-from tf_mural.datasets.scenes.scene import Phrase, Scene, Thing
+from tf_mural.datasets.scenes.scene import Phrase, Scene, SceneObject
 from tf_mural.errors import UserError
 
 
-def _thing(words):
+def _parse_object(words):
     *adjectives, noun = words.split()
-    said = {"size" if word in meaning.SIZES else "colour": word for word in adjectives}
-    assert noun in meaning.NOUNS and said.get("colour", "red") in meaning.COLOURS
-    return Thing(noun, **said)
+    attributes = {"size" if w in scene_module.SIZES else "color": w for w in adjectives}
+    assert noun in scene_module.NOUNS
+    assert attributes.get("color", "red") in scene_module.COLORS
+    return SceneObject(noun, **attributes)
 
 
-def _meaning(text):
+def _parse_phrase(text):
+    """Returns the `Phrase` or `Scene` of a text such as those of `scene_sentences.SCENES`."""
     first, *rest = text.split(", ")
     if not rest:
-        return Phrase(_thing(first))
+        return Phrase(_parse_object(first))
     link, second, *background = rest
-    kind = Scene if background else Phrase
-    return kind(_thing(first), link, _thing(second), *background)
+    phrase_class = Scene if background else Phrase
+    return phrase_class(_parse_object(first), link, _parse_object(second), *background)
 
 
 def _records(split, **options):
@@ -44,47 +46,51 @@ def bitext():
     return _records("bitext")
 
 
-# ---- What is said
+# --- sentences ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("language", GRAMMARS)
-def test_captions_are_those_written_by_hand(language):
-    said = tuple(GRAMMARS[language].describe(_meaning(text)) for text in by_hand.SCENES)
-    assert said == by_hand.CAPTIONS[language]
+def test_captions_equal_those_written_by_hand(language):
+    captions = tuple(
+        GRAMMARS[language].caption(_parse_phrase(text)) for text in scene_sentences.SCENES
+    )
+    assert captions == scene_sentences.CAPTIONS[language]
 
 
 @pytest.mark.parametrize("language", GRAMMARS)
-def test_phrases_are_those_written_by_hand(language):
-    phrases = by_hand.PHRASES[language]
-    assert {text: GRAMMARS[language].phrase(_meaning(text)) for text in phrases} == phrases
+def test_phrases_equal_those_written_by_hand(language):
+    phrases = scene_sentences.PHRASES[language]
+    assert {text: GRAMMARS[language].phrase(_parse_phrase(text)) for text in phrases} == phrases
 
 
-def test_the_sentences_by_hand_are_twenty_a_language_and_show_everything():
-    words = " ".join(by_hand.SCENES)
-    everything = meaning.SHAPES + meaning.COLOURS + meaning.SIZES
-    for word in everything + meaning.RELATIONS + meaning.BACKGROUNDS:
+def test_the_sentences_by_hand_cover_all_words_with_twenty_per_language():
+    words = " ".join(scene_sentences.SCENES)
+    expected = scene_module.SHAPES + scene_module.COLORS + scene_module.SIZES
+    for word in expected + scene_module.RELATIONS + scene_module.BACKGROUNDS:
         assert word in words
-    assert set(by_hand.CAPTIONS) == set(by_hand.PHRASES) == set(scenes.LANGUAGES)
+    assert set(scene_sentences.CAPTIONS) == set(scene_sentences.PHRASES) == set(scenes.LANGUAGES)
     for language in scenes.LANGUAGES:
-        assert len(by_hand.CAPTIONS[language]) + len(by_hand.PHRASES[language]) >= 20
-        assert len(by_hand.PHRASES[language]) >= 6
+        assert (
+            len(scene_sentences.CAPTIONS[language]) + len(scene_sentences.PHRASES[language]) >= 20
+        )
+        assert len(scene_sentences.PHRASES[language]) >= 6
 
 
-def _everything_said(language):
-    """Every thing a language can name, in every place of every phrase."""
-    grammar, other = GRAMMARS[language], Thing("dog")
-    for noun in meaning.NOUNS:
-        for size in (None, *meaning.SIZES):
-            for colour in (None, *meaning.COLOURS):
-                thing = Thing(noun, size, colour)
-                yield grammar.phrase(Phrase(thing))
-                for link in meaning.LINKS if thing != other else ():
-                    yield grammar.phrase(Phrase(thing, link, other))
-                    yield grammar.phrase(Phrase(other, link, thing))
+def _all_phrases(language):
+    """Yields phrases with every object of a language at every position, with every link."""
+    grammar, other = GRAMMARS[language], SceneObject("dog")
+    for noun in scene_module.NOUNS:
+        for size in (None, *scene_module.SIZES):
+            for color in (None, *scene_module.COLORS):
+                obj = SceneObject(noun, size, color)
+                yield grammar.phrase(Phrase(obj))
+                for link in scene_module.LINKS if obj != other else ():
+                    yield grammar.phrase(Phrase(obj, link, other))
+                    yield grammar.phrase(Phrase(other, link, obj))
 
 
-# The old encodings hold the characters of one country: they tell simplified Chinese from Japanese,
-# which blocks of Unicode do not.
+# Legacy encodings have the characters of one country only, so they distinguish simplified Chinese
+# from Japanese, which Unicode blocks do not.
 ENCODINGS = {"zh": "gb2312", "ja": "euc_jp", "ko": "euc_kr"}
 LETTERS = {
     "en": "a-z",
@@ -103,10 +109,10 @@ LETTERS = {
 
 
 @pytest.mark.parametrize("language", GRAMMARS)
-def test_only_letters_of_the_language(language):
-    texts = list(_everything_said(language))
+def test_texts_contain_only_letters_of_their_language(language):
+    texts = list(_all_phrases(language))
     grammar = GRAMMARS[language]
-    captions = [grammar.describe(_meaning(text)) for text in by_hand.SCENES]
+    captions = [grammar.caption(_parse_phrase(text)) for text in scene_sentences.SCENES]
     for text in texts:
         assert re.fullmatch(f"[ {LETTERS[language]}]+", text.lower()), text
         assert text == unicodedata.normalize("NFC", " ".join(text.split()))
@@ -116,21 +122,23 @@ def test_only_letters_of_the_language(language):
         assert text[0].upper() == text[0]
 
 
-def test_different_meanings_are_different_texts():
+def test_different_phrases_have_different_texts():
     for language in GRAMMARS:
-        texts = list(_everything_said(language))
+        texts = list(_all_phrases(language))
         assert len(set(texts)) == len(texts), language
 
 
-# ---- The records
+# --- records --------------------------------------------------------------------------------------
 
 
-def test_records_depend_on_the_seed_and_not_on_the_units():
+def test_records_depend_on_the_seed_but_not_on_the_units():
     for split in scenes.SPLITS:
-        once = _records(split, count=50, units=1)
-        assert once == _records(split, count=50, units=7)
-        assert once != _records(split, count=50, units=1, seed=1)
-        assert [record.id for record in once[:2]] == [f"scenes/{split}/{i:06d}" for i in range(2)]
+        records = _records(split, count=50, units=1)
+        assert records == _records(split, count=50, units=7)
+        assert records != _records(split, count=50, units=1, seed=1)
+        assert [record.id for record in records[:2]] == [
+            f"scenes/{split}/{i:06d}" for i in range(2)
+        ]
 
 
 def test_units_are_plain_data():
@@ -139,7 +147,7 @@ def test_units_are_plain_data():
     assert len(_records("test", count=0)) == 0
 
 
-def test_fields_of_each_split():
+def test_each_split_has_its_images_and_languages():
     for record in _records("train", count=40):
         languages = tuple(language for language, _ in record.texts)
         assert languages in (("en",), ("en", "de", "fr", "cs", "zh", "ja"))
@@ -151,45 +159,48 @@ def test_fields_of_each_split():
         assert len(record.texts) == 2 and record.images == ()
 
 
-def test_a_quarter_of_the_training_scenes_is_translated_all_along():
+def test_a_quarter_of_each_part_of_the_training_scenes_is_translated():
     translated = np.array([scenes.is_translated(0, i) for i in range(6000)])
     for part in np.split(translated, 4):
         assert 0.21 < part.mean() < 0.29
 
 
-def test_no_pair_of_the_test_is_ever_trained_on_whatever_the_seeds():
-    trained = {
-        meaning.pair_of(s) for seed in (0, 1) for s in meaning.draw_scenes("train", 6000, seed)
+def test_no_test_pair_occurs_in_training_for_any_seeds():
+    def pairs(split, count):
+        scenes_of_seeds = (scene_module.sample_scenes(split, count, seed) for seed in (0, 1))
+        return set(map(scene_module.object_pair, itertools.chain(*scenes_of_seeds)))
+
+    train_pairs, test_pairs = pairs("train", 6000), pairs("test", 512)
+    assert len(test_pairs) > 200 and not train_pairs & test_pairs
+    # Each colored shape by itself occurs in training.
+    assert len({obj for pair in train_pairs for obj in pair}) == 64
+    assert 0.15 < len(scene_module.object_pairs("test")) / (64 * 49 / 2) < 0.25
+
+
+def test_the_shapes_of_a_scene_differ_and_no_scene_occurs_twice():
+    sampled = scene_module.sample_scenes("test", 512, 0)
+    for s in sampled:
+        assert s.first.noun != s.second.noun and s.first.color != s.second.color
+    mirrored = {
+        Scene(s.second, scene_module.OPPOSITE[s.link], s.first, s.background) for s in sampled
     }
-    tested = {meaning.pair_of(s) for seed in (0, 1) for s in meaning.draw_scenes("test", 512, seed)}
-    assert len(tested) > 200 and not trained & tested
-    # Yet each coloured shape by itself has been seen.
-    assert len({look for pair in trained for look in pair}) == 64
-    assert 0.15 < len(meaning.pairs("test")) / (64 * 49 / 2) < 0.25
-
-
-def test_the_two_shapes_of_a_scene_differ_and_every_scene_is_told_once():
-    drawn = meaning.draw_scenes("test", 512, 0)
-    for s in drawn:
-        assert s.first.noun != s.second.noun and s.first.colour != s.second.colour
-    mirrored = {Scene(s.second, meaning.OPPOSITE[s.link], s.first, s.background) for s in drawn}
-    assert len(set(drawn)) == 512 and not mirrored & set(drawn)
+    assert len(set(sampled)) == 512 and not mirrored & set(sampled)
     for language in GRAMMARS:
-        assert len({GRAMMARS[language].describe(s) for s in drawn}) == 512
-    for values in ("link", "background"):
-        assert max(Counter(getattr(s, values) for s in drawn).values()) < 512 * 0.35
+        assert len({GRAMMARS[language].caption(s) for s in sampled}) == 512
+    for name in ("link", "background"):
+        assert max(Counter(getattr(s, name) for s in sampled).values()) < 512 * 0.35
 
 
-def test_asking_for_what_there_is_not():
+def test_impossible_splits_and_counts_are_refused():
     with pytest.raises(UserError, match="did you mean 'train'"):
         scenes.plan(None, "trian")
-    with pytest.raises(UserError, match="scenes/test: 1000000 scenes asked for, expected 0 to"):
+    with pytest.raises(UserError, match="scenes/test: expected a count from 0 to .* got 1000000"):
         scenes.plan(None, "test", count=1_000_000)
     with pytest.raises(UserError, match="units=0"):
         scenes.plan(None, "bitext", units=0)
 
 
-# ---- The bitext
+# --- bitext ---------------------------------------------------------------------------------------
 
 
 def test_bitext_covers_all_pairs_of_languages_evenly(bitext):
@@ -198,13 +209,14 @@ def test_bitext_covers_all_pairs_of_languages_evenly(bitext):
     assert max(counts.values()) - min(counts.values()) <= 1
 
 
-def test_bitext_rows_of_a_batch_hardly_share_a_text(bitext):
-    rng, shares = random.Random(0), []
+def test_at_most_two_percent_of_a_bitext_batch_share_a_text(bitext):
+    rng, fractions = random.Random(0), []
     for _ in range(20):
-        rows = rng.sample(bitext, 256)
-        seen = Counter(text for row in rows for text in row.texts)
-        shares.append(sum(any(seen[text] > 1 for text in row.texts) for row in rows) / 256)
-    assert max(shares) <= 0.02
+        batch = rng.sample(bitext, 256)
+        counts = Counter(text for record in batch for text in record.texts)
+        repeated = (any(counts[text] > 1 for text in record.texts) for record in batch)
+        fractions.append(sum(repeated) / 256)
+    assert max(fractions) <= 0.02
 
 
 def _words(text):
@@ -212,45 +224,46 @@ def _words(text):
 
 
 @pytest.mark.parametrize("language", GRAMMARS)
-def test_bitext_has_every_word_of_the_captions_but_those_of_the_background(language, bitext):
-    # Chinese and Japanese put no spaces between words: there it is every character.
+def test_bitext_has_every_word_of_the_captions_except_backgrounds(language, bitext):
+    # Chinese and Japanese do not separate words by spaces, so their characters are compared.
     split = list if language in ("zh", "ja") else _words
     grammar = GRAMMARS[language]
-    known = {
+    bitext_words = {
         word
         for record in bitext
         for code, text in record.texts
         if code == language
         for word in split(text)
     }
-    background = " ".join((grammar.caption, *grammar.backgrounds.values()))
-    known |= set(split(background)) | set(split(background.title()))
-    for scene in meaning.draw_scenes("test", 512, 0):
-        assert known.issuperset(split(grammar.describe(scene)))
+    background = " ".join((grammar.caption_template, *grammar.backgrounds.values()))
+    bitext_words |= set(split(background)) | set(split(background.title()))
+    for scene in scene_module.sample_scenes("test", 512, 0):
+        assert bitext_words.issuperset(split(grammar.caption(scene)))
 
 
-def test_a_phrase_has_one_shape_at_most():
+def test_a_phrase_has_at_most_one_shape():
     rng = random.Random(0)
-    phrases = [meaning.draw_phrase(rng) for _ in range(2000)]
-    shapes = [
-        sum(thing is not None and thing.noun in meaning.SHAPES for thing in (p.first, p.second))
+    phrases = [scene_module.sample_phrase(rng) for _ in range(2000)]
+    shape_counts = [
+        sum(obj is not None and obj.noun in scene_module.SHAPES for obj in (p.first, p.second))
         for p in phrases
     ]
-    assert set(shapes) == {0, 1}
-    assert {p.link for p in phrases} == {None, *meaning.LINKS}
+    assert set(shape_counts) == {0, 1}
+    assert {p.link for p in phrases} == {None, *scene_module.LINKS}
 
 
-# ---- The pictures
+# --- images ---------------------------------------------------------------------------------------
 
 
-def _scenes_and_places(count=300):
-    for i, scene in enumerate(meaning.draw_scenes("train", count, 3)):
+def _arranged_scenes(count=300):
+    """Yields (scene, placements, random generator)."""
+    for i, scene in enumerate(scene_module.sample_scenes("train", count, 3)):
         rng = random.Random(i)
         yield scene, drawing.arrange(scene, rng), rng
 
 
-def test_relations_hold_and_nothing_overlaps_or_leaves_a_crop():
-    for scene, (first, second), _ in _scenes_and_places():
+def test_relations_hold_and_shapes_neither_overlap_nor_leave_a_crop():
+    for scene, (first, second), _ in _arranged_scenes():
         right, down = second.x - first.x, second.y - first.y
         along, across = {
             "left of": (right, down),
@@ -259,64 +272,69 @@ def test_relations_hold_and_nothing_overlaps_or_leaves_a_crop():
             "below": (-down, right),
         }[scene.link]
         assert along > first.radius + second.radius and along > 2 * abs(across)
-        for place, thing in ((first, scene.first), (second, scene.second)):
-            # The 64 pixels that a crop keeps begin at 0 to 8.
-            for at in (place.x, place.y):
-                assert 8 <= at - place.radius and at + place.radius <= 64
-            assert (place.radius > 11) if thing.size == "big" else (place.radius < 7.5)
+        for placement, obj in ((first, scene.first), (second, scene.second)):
+            # The 64 pixels of a crop start at 0 to 8.
+            for center in (placement.x, placement.y):
+                assert 8 <= center - placement.radius and center + placement.radius <= 64
+            assert (placement.radius > 11) if obj.size == "big" else (placement.radius < 7.5)
 
 
-def _middle(pixels, colour):
-    """The mean (x, y) of the pixels that are nearly of a colour."""
-    distance = np.abs(pixels.astype(int) - drawing.COLOURS[colour]).max(-1)
-    y, x = np.nonzero(distance <= drawing.SHADE_JITTER + 4)
+def _center_of_color(pixels, color):
+    """Returns the mean (x, y) of the pixels that are close to a color."""
+    distance = np.abs(pixels.astype(int) - drawing.COLORS[color]).max(-1)
+    y, x = np.nonzero(distance <= drawing.COLOR_JITTER + 4)
     assert len(x) > 15
     return x.mean(), y.mean()
 
 
-def test_pixels_lie_where_the_caption_says():
-    for scene, places, rng in _scenes_and_places(150):
-        png = drawing.draw(scene, places, rng)
+def test_the_colors_of_an_image_are_where_its_caption_says():
+    for scene, placements, rng in _arranged_scenes(150):
+        png = drawing.render(scene, placements, rng)
         image = Image.open(io.BytesIO(png))
         assert (image.format, image.mode, image.size) == ("PNG", "RGB", (72, 72))
         pixels = np.asarray(image)
-        (x1, y1), (x2, y2) = (_middle(pixels, t.colour) for t in (scene.first, scene.second))
+        (x1, y1), (x2, y2) = (
+            _center_of_color(pixels, obj.color) for obj in (scene.first, scene.second)
+        )
         gap = {"left of": x2 - x1, "right of": x1 - x2, "above": y2 - y1, "below": y1 - y2}
         assert gap[scene.link] > 8
-        # Whatever the crop, nothing but background is cut off: the border is grey.
+        # The border, which a crop may cut off, has only the gray background.
         border = np.ones((72, 72), bool)
         border[8:64, 8:64] = False
-        grey = pixels[border].astype(int)
-        assert (grey.max(-1) == grey.min(-1)).all() and 110 < grey.min() and grey.max() < 200
+        gray = pixels[border].astype(int)
+        assert (gray.max(-1) == gray.min(-1)).all() and 110 < gray.min() and gray.max() < 200
 
 
-def test_big_things_cover_more_than_twice_as_much_as_small_ones():
-    for noun in meaning.SHAPES:
-        covered = {}
-        for size in meaning.SIZES:
-            other = Thing("square" if noun != "square" else "circle", "small", "blue")
-            scene = Scene(Thing(noun, size, "red"), "left of", other, "plain")
-            png = drawing.picture(scene, random.Random(0))
+def test_big_shapes_have_more_than_twice_the_area_of_small_ones():
+    for noun in scene_module.SHAPES:
+        areas = {}
+        for size in scene_module.SIZES:
+            other = SceneObject("square" if noun != "square" else "circle", "small", "blue")
+            scene = Scene(SceneObject(noun, size, "red"), "left of", other, "plain")
+            png = drawing.draw_scene(scene, random.Random(0))
             pixels = np.asarray(Image.open(io.BytesIO(png))).astype(int)
-            covered[size] = (pixels[..., 0] - pixels[..., 2] > 100).sum()
-        assert covered["big"] > 2 * covered["small"] > 40
+            areas[size] = (pixels[..., 0] - pixels[..., 2] > 100).sum()
+        assert areas["big"] > 2 * areas["small"] > 40
 
 
 def test_every_shape_and_background_looks_different():
     def pixels(noun, background):
         scene = Scene(
-            Thing(noun, "big", "red"), "above", Thing("star", "small", "blue"), background
+            SceneObject(noun, "big", "red"),
+            "above",
+            SceneObject("star", "small", "blue"),
+            background,
         )
-        places = (drawing.Place(36, 24, 12.0), drawing.Place(36, 54, 6.0))
-        png = drawing.draw(scene, places, random.Random(0))
+        placements = (drawing.Placement(36, 24, 12.0), drawing.Placement(36, 54, 6.0))
+        png = drawing.render(scene, placements, random.Random(0))
         return np.asarray(Image.open(io.BytesIO(png))).astype(int)
 
-    shapes = [pixels(noun, "plain") for noun in meaning.SHAPES]
-    grounds = [pixels("circle", background) for background in meaning.BACKGROUNDS]
-    for pictures in (shapes, grounds):
-        for one, other in itertools.combinations(pictures, 2):
-            assert (np.abs(one - other).max(-1) > 20).sum() > 40
+    shapes = [pixels(noun, "plain") for noun in scene_module.SHAPES]
+    backgrounds = [pixels("circle", background) for background in scene_module.BACKGROUNDS]
+    for images in (shapes, backgrounds):
+        for first, second in itertools.combinations(images, 2):
+            assert (np.abs(first - second).max(-1) > 20).sum() > 40
 
 
-def test_only_crops_are_allowed():
+def test_the_only_augmentation_is_cropping():
     assert scenes.AUGMENTATIONS == ("crop",)

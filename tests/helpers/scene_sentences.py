@@ -1,8 +1,8 @@
-"""Captions and phrases of `scenes`, written by hand in every language before the generator.
+"""Captions and phrases of `scenes` in every language, written by hand before the generator.
 
-A meaning is written as its English words between commas: `big red circle, left of, small blue
-square, striped` is a scene, the same without its last part a phrase. Every language has the sixteen
-scenes, and six phrases of its own that show what is hard in it.
+The content of a caption is given by its English words, separated by commas: `big red circle, left
+of, small blue square, striped` is a scene; without the last part it is a phrase. Every language has
+the same sixteen scenes, and at least six phrases of its own that cover its difficult cases.
 """
 
 SCENES = (
