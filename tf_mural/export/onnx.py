@@ -1,81 +1,72 @@
-"""ONNX of each tower, by Keras' own exporter."""
+"""Exports each tower to ONNX with Keras' exporter."""
 
 import os
 
-import numpy as np
-
 from tf_mural import file_io
 from tf_mural.errors import UserError
-from tf_mural.export.parity import far_apart, sample_texts
+from tf_mural.export.parity import assert_close, max_difference, sample_tower_inputs
 
-TOLERANCES = {"": 1e-4, "int8": 1e-2}
-_INPUTS = {"image": "pixels", "text": "tokens"}
+ONNX_TOLERANCES = {"": 1e-4, "int8": 1e-2}
+_INPUT_NAMES = {"image": "pixels", "text": "tokens"}
 _INSTALL = "pip install -r requirements-export.txt"
 
 
 def export_onnx(folder, model, quantize=""):
-    """Writes image.onnx and text.onnx, with vocab.txt and preprocessing.json, and compares.
+    """Writes image.onnx, text.onnx, vocab.txt and preprocessing.json, and compares embeddings.
 
-    image.onnx takes "pixels", float32 (n, size, size, 3) of 0 to 255, resized and cropped as
-    preprocessing.json says; text.onnx takes "tokens", int32 (n, t), padded with 0. Both return unit
-    rows, float32 (n, width).
+    The input of image.onnx is "pixels", float32 (n, size, size, 3) in [0, 255], resized and cropped
+    as described in preprocessing.json. The input of text.onnx is "tokens", int32 (n, t), padded
+    with 0. Both return normalized embeddings, float32 (n, d).
 
     Args:
-        folder: where to.
-        model: `build.Model`.
-        quantize: "int8" makes the products of the text tower's matrices integers (its weights take
-            a quarter of the room); "" leaves all in float32.
+        folder: output folder.
+        model: `experiment.Model`.
+        quantize: "int8" quantizes the matrix products of the text tower, whose weights then take a
+            quarter of the space. "" keeps float32.
 
     Returns:
-        {"image" | "text": largest difference from the model}.
+        {"image" or "text": maximum absolute difference from the model}.
 
     Raises:
-        UserError: a package is missing; a difference is larger than `TOLERANCES` allows.
+        UserError: a package is missing, or a difference exceeds `ONNX_TOLERANCES`.
     """
     try:
         import onnxruntime
-        import tf2onnx  # noqa: F401  by which Keras exports
+        import tf2onnx  # noqa: F401  (used by Keras' exporter)
     except ImportError as error:
         raise UserError(f"ONNX needs {error.name}: {_INSTALL}") from error
     import keras
 
-    file_io.make_folder(folder)
-    inputs, found = _inputs(model), {}
-    for kind, name in _INPUTS.items():
-        path = os.path.join(folder, f"{kind}.onnx")
-        tower = _whole(model.encoder, kind)
+    file_io.makedirs(folder)
+    inputs, differences = sample_tower_inputs(model), {}
+    for modality, name in _INPUT_NAMES.items():
+        path = os.path.join(folder, f"{modality}.onnx")
+        tower = _normalized_tower(model.encoder, modality)
         shape = (None, *tower.input.shape[1:])
-        spec = keras.InputSpec(shape=shape, dtype=inputs[kind].dtype.name, name=name)
+        spec = keras.InputSpec(shape=shape, dtype=inputs[modality].dtype.name, name=name)
         tower.export(path, format="onnx", input_signature=[spec], verbose=False)
-        if quantize and kind == "text":
+        if quantize and modality == "text":
             _quantize(path)
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        (rows,) = session.run(None, {session.get_inputs()[0].name: inputs[kind]})
-        expected = np.asarray(model.encoder.encode(kind, inputs[kind], training=False))
-        found[kind] = float(np.abs(rows - expected).max())
-        tolerance = TOLERANCES[quantize if kind == "text" else ""]
-        far_apart(path, {kind: found[kind]}, tolerance)
+        (actual,) = session.run(None, {session.get_inputs()[0].name: inputs[modality]})
+        expected = model.encoder.encode(modality, inputs[modality], training=False)
+        differences[modality] = max_difference(actual, expected)
+        tolerance = ONNX_TOLERANCES[quantize if modality == "text" else ""]
+        assert_close(path, {modality: differences[modality]}, tolerance)
     with open(os.path.join(folder, "vocab.txt"), "w", encoding="utf-8", newline="\n") as file:
         file.writelines(f"{piece}\n" for piece in model.tokenizer.vocabulary)
     file_io.write_json(os.path.join(folder, "preprocessing.json"), _preprocessing(model))
-    return found
+    return differences
 
 
-def _whole(encoder, kind):
-    """A tower with the normalisation of `DualEncoder.encode`."""
+def _normalized_tower(encoder, modality):
+    """Returns a tower with the normalization of `DualEncoder.encode`."""
     import keras
 
-    tower = encoder.towers[kind]
-    inputs = keras.Input(tower.input.shape[1:], dtype=tower.input.dtype, name=_INPUTS[kind])
-    return keras.Model(inputs, encoder.encode(kind, inputs), name=f"{kind}_encoder")
-
-
-def _inputs(model):
-    """A few inputs a kind."""
-    crop = model.sizes["crop"]
-    rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (3, crop, crop, 3)).astype(np.float32)
-    return {"image": pixels, "text": np.asarray(model.tokenizer(sample_texts()))}
+    tower = encoder.towers[modality]
+    name = _INPUT_NAMES[modality]
+    inputs = keras.Input(tower.input.shape[1:], dtype=tower.input.dtype, name=name)
+    return keras.Model(inputs, encoder.encode(modality, inputs), name=f"{modality}_encoder")
 
 
 def _quantize(path):

@@ -1,51 +1,82 @@
-"""What exports are compared by."""
+"""Sample inputs, and comparisons of an export with the model."""
 
 import numpy as np
 
 from tf_mural.errors import UserError
 
-# Short and long, several scripts, right to left, an emoji, and nothing at all.
+# Short and long texts, several scripts, right-to-left text, an emoji, and an empty text.
 _TEXTS = ["a dog", "ein Hund im Gras", "一只狗", "كلب", "собака " * 90, "🐕", "", "[SEP] [CLS]"]
 
 
 def sample_texts():
-    """A few strings."""
+    """Returns a list of texts."""
     return list(_TEXTS)
 
 
 def sample_images(seed=0):
-    """A few encoded pictures of different sizes: two JPEGs, a PNG in grey, one with alpha."""
+    """Returns encoded images of different sizes: two JPEGs, a grayscale PNG, a PNG with alpha."""
     import tensorflow as tf
 
     rng = np.random.default_rng(seed)
     shapes = [(64, 64, 3), (97, 41, 3), (30, 120, 1), (50, 50, 4)]
     arrays = [rng.integers(0, 256, shape, np.uint8) for shape in shapes]
-    encode = [tf.io.encode_jpeg, tf.io.encode_jpeg, tf.io.encode_png, tf.io.encode_png]
-    return [one(array).numpy() for one, array in zip(encode, arrays, strict=True)]
+    encoders = [tf.io.encode_jpeg, tf.io.encode_jpeg, tf.io.encode_png, tf.io.encode_png]
+    return [encode(array).numpy() for encode, array in zip(encoders, arrays, strict=True)]
 
 
-def differences(model, other):
-    """{"images" | "texts": largest difference of the embeddings of two `build.Model`s}."""
-    pairs = {"images": sample_images(), "texts": sample_texts()}
+def sample_tower_inputs(model):
+    """Returns inputs of the towers.
+
+    Args:
+        model: `experiment.Model`.
+
+    Returns:
+        {"image": float32 pixels (n, size, size, 3), "text": int32 tokens (n, t)}.
+    """
+    size = model.sizes["crop"]
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (3, size, size, 3)).astype(np.float32)
+    return {"image": pixels, "text": np.asarray(model.tokenizer(sample_texts()))}
+
+
+def embedding_differences(model, other):
+    """Compares the embeddings of two models.
+
+    Args:
+        model: `experiment.Model`.
+        other: `experiment.Model`.
+
+    Returns:
+        {"images" or "texts": maximum absolute difference}.
+    """
+    images, texts = sample_images(), sample_texts()
     return {
-        name: float(
-            np.abs(getattr(model.embed, name)(items) - getattr(other.embed, name)(items)).max()
-        )
-        for name, items in pairs.items()
+        "images": max_difference(
+            model.embed.embed_images(images), other.embed.embed_images(images)
+        ),
+        "texts": max_difference(model.embed.embed_texts(texts), other.embed.embed_texts(texts)),
     }
 
 
-def far_apart(what, differences, tolerance):
-    """Raises UserError where an export is not what it was made of.
+def max_difference(actual, expected):
+    """Returns the maximum absolute difference of two arrays, a float."""
+    return float(np.abs(np.asarray(actual) - np.asarray(expected)).max())
+
+
+def assert_close(path, differences, tolerance):
+    """Checks that the embeddings of an export equal those of the model.
 
     Args:
-        what: path of the export.
-        differences: {name: largest difference of embeddings}.
-        tolerance: above which they are too large.
+        path: path of the export, for the message.
+        differences: {name: maximum difference of embeddings}.
+        tolerance: maximum allowed difference.
+
+    Raises:
+        UserError: a difference is larger than the tolerance, or not a number.
     """
     for name, value in differences.items():
         if not value <= tolerance:
             raise UserError(
-                f"{what}: {name} is {value:.2g} away from the model, expected at most "
+                f"{path}: {name} differs by {value:.2g} from the model, expected at most "
                 f"{tolerance:g}; do not use it"
             )

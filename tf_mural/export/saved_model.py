@@ -1,39 +1,37 @@
-"""SavedModel with images and strings as they are for inputs."""
+"""Exports both towers to a SavedModel that takes encoded images and strings."""
 
 import functools
 
-import numpy as np
-
 from tf_mural.data import image_ops
-from tf_mural.export.parity import far_apart, sample_images, sample_texts
+from tf_mural.export.parity import assert_close, max_difference, sample_images, sample_texts
 
 SAVED_MODEL_TOLERANCE = 1e-4
 
 
 def export_saved_model(folder, model):
-    """Writes a SavedModel, loads it again and compares.
+    """Writes a SavedModel, loads it again and compares embeddings.
 
-    Signatures: `embed_images`, of encoded PNG, JPEG, GIF or BMP of any size, string (n,) named
-    "images"; `embed_texts`, string (n,) named "texts", which is "serving_default" too. Both return
-    {"embeddings": float32 (n, width)}, unit rows. Tokenising takes operations of tensorflow-text,
-    which TensorFlow Serving has, and a Python program imports.
+    The signature `embed_images` takes "images", encoded PNG, JPEG, GIF or BMP of any size, string
+    (n,). The signatures `embed_texts` and `serving_default` take "texts", string (n,). All return
+    {"embeddings": float32 (n, d)}, normalized. The tokenizer uses operations of tensorflow-text,
+    which are part of TensorFlow Serving; a Python program has to import the package.
 
     Args:
-        folder: where to.
-        model: `build.Model`; of the TensorFlow backend.
+        folder: output folder.
+        model: `experiment.Model` on the TensorFlow backend.
 
     Returns:
-        {"embed_images" | "embed_texts": largest difference from the model}.
+        {"embed_images" or "embed_texts": maximum absolute difference from the model}.
 
     Raises:
-        UserError: one is larger than `SAVED_MODEL_TOLERANCE`.
+        UserError: a difference exceeds `SAVED_MODEL_TOLERANCE`.
     """
     import keras
     import tensorflow as tf
 
     encoder, sizes = model.encoder, model.sizes
     preprocess = functools.partial(
-        image_ops.for_evaluation, resize_to=sizes["resize"], size=sizes["crop"]
+        image_ops.preprocess_for_evaluation, resize_to=sizes["resize"], size=sizes["crop"]
     )
 
     def embed_images(encoded):
@@ -44,30 +42,28 @@ def export_saved_model(folder, model):
     def embed_texts(texts):
         return {"embeddings": encoder.encode("text", model.tokenizer(texts), training=False)}
 
-    def strings(name):
+    def string_spec(name):
         return [tf.TensorSpec((None,), tf.string, name=name)]
 
     archive = keras.export.ExportArchive()
     archive.track(encoder)
-    archive.add_endpoint("embed_texts", embed_texts, strings("texts"))
-    archive.add_endpoint("embed_images", embed_images, strings("images"))
+    # The first endpoint is also "serving_default".
+    archive.add_endpoint("embed_texts", embed_texts, string_spec("texts"))
+    archive.add_endpoint("embed_images", embed_images, string_spec("images"))
     archive.write_out(folder, verbose=False)
-    return compare(folder, model)
+    return _compare(folder, model)
 
 
-def compare(folder, model):
-    """Calls the signatures of a SavedModel beside the model, see `export_saved_model`."""
+def _compare(folder, model):
     import tensorflow as tf
 
-    loaded = tf.saved_model.load(folder)
-    pictures, texts = sample_images(), sample_texts()
-    found = {}
-    for name, items, embed in (
-        ("embed_images", pictures, model.embed.images),
-        ("embed_texts", texts, model.embed.texts),
-    ):
-        key = name.removeprefix("embed_")
-        rows = loaded.signatures[name](**{key: tf.constant(items)})["embeddings"]
-        found[name] = float(np.abs(np.asarray(rows) - embed(items)).max())
-    far_apart(folder, found, SAVED_MODEL_TOLERANCE)
-    return found
+    signatures = tf.saved_model.load(folder).signatures
+    images, texts = tf.constant(sample_images()), tf.constant(sample_texts())
+    actual_images = signatures["embed_images"](images=images)["embeddings"]
+    actual_texts = signatures["embed_texts"](texts=texts)["embeddings"]
+    differences = {
+        "embed_images": max_difference(actual_images, model.embed.embed_images(sample_images())),
+        "embed_texts": max_difference(actual_texts, model.embed.embed_texts(sample_texts())),
+    }
+    assert_close(folder, differences, SAVED_MODEL_TOLERANCE)
+    return differences

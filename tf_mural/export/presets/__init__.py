@@ -1,10 +1,10 @@
-"""A trained model as a KerasHub preset: one folder, with tokenizer and preprocessing in it.
+"""Saves a trained model as a KerasHub preset: a folder with weights, tokenizer and preprocessing.
 
-    MuralBackbone.from_preset("hf://user/name")           towers, temperature, weights
-    MuralPreprocessor.from_preset("hf://user/name")       {"images", "texts"} to what they take
+    MuralBackbone.from_preset("hf://user/name")       towers, temperatures and weights
+    MuralPreprocessor.from_preset("hf://user/name")   maps {"images", "texts"} to their inputs
 
-Importing this room registers its classes, so that KerasHub's own `Backbone.from_preset` and
-`Tokenizer.from_preset` find them as well.
+Importing this package registers its classes, so that `Backbone.from_preset` and
+`Tokenizer.from_preset` of KerasHub find them as well.
 """
 
 from tf_mural.export.presets.backbone import MuralBackbone

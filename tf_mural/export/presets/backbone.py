@@ -1,26 +1,37 @@
 """The dual encoder as a backbone of KerasHub."""
 
+import contextlib
+import os
+import re
+import shutil
+import tempfile
+
 import keras
 import keras_hub
 
-from tf_mural.models import dual_encoder
+from tf_mural.models import dual_encoder, upgrade_arguments
 
 
 @keras.saving.register_keras_serializable(package="tf_mural")
 class MuralBackbone(keras_hub.models.Backbone):
-    """Both towers and the temperature, by the arguments of `models.dual_encoder`.
+    """Both towers and the temperatures, built from the arguments of `models.dual_encoder`.
 
-    It maps {"pixels": uint8-range (n, size, size, 3), "tokens": int32 (n, t) padded with 0} to
-    {"image_embeddings": (n, embedding_dim), "text_embeddings": likewise}, unit rows in float32.
+    The inputs are {"pixels": values in [0, 255], (n, size, size, 3), "tokens": int32 (n, t), padded
+    with 0}. The outputs are {"image_embeddings": (n, embedding_dim), "text_embeddings":
+    (n, embedding_dim)}, normalized and in float32.
 
     Args:
-        image, text, embedding_dim, temperatures, freeze: see `models.dual_encoder`.
-        precision: dtype policy of the towers; None is that of `dtype`, else float32.
-        dtype: what KerasHub calls the policy.
-        **kwargs: of `keras_hub.models.Backbone`.
+        image: see `models.dual_encoder`. Names of earlier versions are accepted here and in `text`.
+        text: see `models.dual_encoder`.
+        embedding_dim: see `models.dual_encoder`.
+        temperatures: see `models.dual_encoder`.
+        freeze: see `models.dual_encoder`.
+        precision: dtype policy of the towers. Defaults to `dtype`, or "float32" without it.
+        dtype: KerasHub's name of the dtype policy.
+        **kwargs: see `keras_hub.models.Backbone`.
 
     Attributes:
-        encoder: the `models.DualEncoder`.
+        encoder: `models.DualEncoder`.
     """
 
     def __init__(
@@ -35,8 +46,7 @@ class MuralBackbone(keras_hub.models.Backbone):
         **kwargs,
     ):
         self._arguments = {
-            "image": dict(image),
-            "text": dict(text),
+            **upgrade_arguments({"image": image, "text": text}),
             "embedding_dim": embedding_dim,
             "temperatures": dict(temperatures or {"shared": 1.0}),
             "freeze": list(freeze),
@@ -56,7 +66,43 @@ class MuralBackbone(keras_hub.models.Backbone):
         self.encoder = encoder
 
     def get_config(self):
-        """Constructor arguments."""
+        """Returns the constructor arguments."""
         config = super().get_config()
-        config.pop("dtype", None)  # `precision` says it, and weights are float32 in any case
+        # `precision` contains the policy; the weights are always float32.
+        config.pop("dtype", None)
         return {**config, **self._arguments}
+
+    def load_weights(self, filepath, **kwargs):
+        """Loads weights, also those of earlier versions."""
+        with _upgraded_weights(os.fspath(filepath)) as path:
+            super().load_weights(path, **kwargs)
+
+
+@contextlib.contextmanager
+def _upgraded_weights(path):
+    """Context manager: yields a weights file in which all layers have their current names.
+
+    Keras names the groups of a weights file after the classes of the layers. In earlier versions
+    `GhostBatchNormalization` was called `GroupedBatchNormalization`.
+    """
+    import h5py
+
+    old_name, new_name = "grouped_batch_normalization", "ghost_batch_normalization"
+    groups = []
+
+    def collect(name):
+        if re.fullmatch(rf"{old_name}(_\d+)?", name.rpartition("/")[2]):
+            groups.append(name)
+
+    if path.endswith(".h5"):
+        with h5py.File(path) as file:
+            file.visit(collect)
+    if not groups:
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = shutil.copy(path, folder)
+        with h5py.File(copy, "r+") as file:
+            for name in groups:
+                file.move(name, name.replace(old_name, new_name))
+        yield copy

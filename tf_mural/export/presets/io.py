@@ -1,4 +1,4 @@
-"""Saving a model as a preset, and finding out what a path is."""
+"""Saves and loads presets, and recognizes their paths."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from tf_mural.export.presets.preprocessing import (
 
 
 def is_preset(path):
-    """Whether a path is one of a hub, or a folder that `save_preset` wrote."""
+    """Returns whether a path is a handle of a hub, or a folder that `save_preset` wrote."""
     if file_io.is_on_hub(path):
         return True
     try:
@@ -28,24 +28,23 @@ def save_preset(folder, arguments, encoder, tokenizer, sizes, card=""):
     """Writes a preset.
 
     Args:
-        folder: where to; must not exist, or be empty.
-        arguments: of `models.dual_encoder`, by which `encoder` was made.
-        encoder: `models.DualEncoder`, whose weights are copied.
-        tokenizer: `text.Tokenizer`.
-        sizes: {"resize", "crop"} in pixels.
-        card: text of README.md.
+        folder: output folder, which must not exist or be empty.
+        arguments: arguments of `models.dual_encoder` that built `encoder`.
+        encoder: `models.DualEncoder`, whose weights are saved.
+        tokenizer: `tokenizers.Tokenizer`.
+        sizes: {"resize": pixels, "crop": pixels} of images.
+        card: content of README.md.
 
     Raises:
-        UserError: there is something in the folder.
+        UserError: the folder is not empty.
     """
     if os.path.isdir(folder) and os.listdir(folder):
-        raise UserError(f"{folder} holds something already: choose another folder")
-    # The preset brings all weights along, whatever its towers were made of at first.
-    image, text = ({**arguments[kind], "preset": None} for kind in ("image", "text"))
-    image.pop("average", None)
+        raise UserError(f"{folder} is not empty: choose another folder")
+    # The preset contains all weights, so that the presets of the backbones are not needed.
+    image, text = ({**arguments[modality], "preset": None} for modality in ("image", "text"))
     backbone = MuralBackbone(**{**arguments, "image": image, "text": text})
-    for mine, its in zip(_weights(backbone.encoder), _weights(encoder), strict=True):
-        mine.assign(its)
+    for target, source in zip(_weights(backbone.encoder), _weights(encoder), strict=True):
+        target.assign(source)
     lower_case = tokenizer.hash.endswith("-lower")
     preprocessor = MuralPreprocessor(
         MuralTokenizer(tokenizer.vocabulary, tokenizer.max_tokens, lower_case),
@@ -60,10 +59,13 @@ def save_preset(folder, arguments, encoder, tokenizer, sizes, card=""):
 
 
 def load_preset(path):
-    """(encoder, tokenizer, {"resize", "crop"}) of a preset.
+    """Loads a preset.
+
+    Returns:
+        (encoder, tokenizer, {"resize": pixels, "crop": pixels}).
 
     Raises:
-        UserError: there is none, it cannot be fetched, or it is of another kind of model.
+        UserError: it does not exist, cannot be downloaded, or contains another kind of model.
     """
     try:
         backbone = MuralBackbone.from_preset(path)

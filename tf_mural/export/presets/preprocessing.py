@@ -1,12 +1,11 @@
-"""Tokenizer and image preparation of a model, as the parts of KerasHub that presets hold."""
+"""The tokenizer and the image preprocessing of a model as classes of KerasHub."""
 
 import os
 
 import keras
 import keras_hub
 
-from tf_mural.data import image_ops
-from tf_mural.data import tokenizers as text
+from tf_mural.data import image_ops, tokenizers
 from tf_mural.export.presets.backbone import MuralBackbone
 
 _VOCABULARY = "vocabulary.txt"
@@ -14,15 +13,17 @@ _VOCABULARY = "vocabulary.txt"
 
 @keras.saving.register_keras_serializable(package="tf_mural")
 class MuralTokenizer(keras_hub.tokenizers.Tokenizer):
-    """`text.Tokenizer` as a layer of KerasHub: strings (n,) to int32 (n, max_tokens).
+    """`tokenizers.Tokenizer` as a layer of KerasHub.
 
     Args:
-        vocabulary: pieces in the order of their ids, or a file; None is set later, by a preset.
-        max_tokens, lower_case: see `text.Tokenizer`.
-        **kwargs: of `keras_hub.tokenizers.Tokenizer`.
+        vocabulary: pieces in the order of their ids, or the path of a file. None: it is loaded
+            later, from a preset.
+        max_tokens: see `tokenizers.Tokenizer`.
+        lower_case: see `tokenizers.Tokenizer`.
+        **kwargs: see `keras_hub.tokenizers.Tokenizer`.
 
     Attributes:
-        tokenizer: the `text.Tokenizer`.
+        tokenizer: `tokenizers.Tokenizer`, or None before the vocabulary is loaded.
     """
 
     backbone_cls = MuralBackbone
@@ -33,59 +34,60 @@ class MuralTokenizer(keras_hub.tokenizers.Tokenizer):
         self.file_assets = [_VOCABULARY]
         self.tokenizer = None
         if vocabulary is not None:
-            self._set(vocabulary)
+            self._set_vocabulary(vocabulary)
 
-    def _set(self, vocabulary):
-        self.tokenizer = text.Tokenizer(vocabulary, self.max_tokens, self.lower_case)
-
-    def tokenize(self, inputs):
-        """Strings (n,) to int32 (n, max_tokens)."""
-        return self._known(inputs)
+    def _set_vocabulary(self, vocabulary):
+        self.tokenizer = tokenizers.Tokenizer(vocabulary, self.max_tokens, self.lower_case)
 
     @property
-    def _known(self):
+    def _loaded_tokenizer(self):
         if self.tokenizer is None:
             raise ValueError("Expected a vocabulary. Received: None; load it from a preset.")
         return self.tokenizer
 
+    def tokenize(self, inputs):
+        """Maps strings (n,) to int32 tokens (n, max_tokens)."""
+        return self._loaded_tokenizer(inputs)
+
     def get_vocabulary(self):
-        """The pieces in the order of their ids."""
-        return list(self._known.vocabulary)
+        """Returns the pieces in the order of their ids."""
+        return list(self._loaded_tokenizer.vocabulary)
 
     def vocabulary_size(self):
-        """How many there are."""
-        return self._known.size
+        """Returns the number of pieces."""
+        return self._loaded_tokenizer.size
 
     def id_to_token(self, id):
-        """The piece of an id."""
-        return self._known.vocabulary[id]
+        """Returns the piece with an id."""
+        return self._loaded_tokenizer.vocabulary[id]
 
     def token_to_id(self, token):
-        """The id of a piece."""
-        return self._known.vocabulary.index(token)
+        """Returns the id of a piece."""
+        return self._loaded_tokenizer.vocabulary.index(token)
 
     def save_assets(self, dir_path):
-        """Writes the vocabulary into a folder."""
-        text.save_vocabulary(os.path.join(dir_path, _VOCABULARY), self._known.vocabulary)
+        """Writes the vocabulary to a folder."""
+        path = os.path.join(dir_path, _VOCABULARY)
+        tokenizers.save_vocabulary(path, self._loaded_tokenizer.vocabulary)
 
     def load_assets(self, dir_path):
-        """Reads it from there."""
-        self._set(os.path.join(dir_path, _VOCABULARY))
+        """Reads the vocabulary from a folder."""
+        self._set_vocabulary(os.path.join(dir_path, _VOCABULARY))
 
     def get_config(self):
-        """Constructor arguments but the vocabulary, which is an asset."""
-        sizes = {"max_tokens": self.max_tokens, "lower_case": self.lower_case}
-        return {**super().get_config(), **sizes}
+        """Returns the constructor arguments without the vocabulary, which is an asset."""
+        options = {"max_tokens": self.max_tokens, "lower_case": self.lower_case}
+        return {**super().get_config(), **options}
 
 
 @keras.saving.register_keras_serializable(package="tf_mural")
 class MuralImageConverter(keras_hub.layers.ImageConverter):
-    """Images as the evaluation of this package prepares them: resized, then cropped.
+    """Resizes and crops images as the evaluation of this package does.
 
     Args:
-        resize: pixels a side that an image is stretched to, whatever its aspect ratio.
-        crop: pixels a side of its centre.
-        **kwargs: of `keras_hub.layers.ImageConverter`.
+        resize: height and width in pixels after resizing; the aspect ratio is not kept.
+        crop: height and width in pixels of the center crop.
+        **kwargs: see `keras_hub.layers.ImageConverter`.
     """
 
     backbone_cls = MuralBackbone
@@ -95,20 +97,20 @@ class MuralImageConverter(keras_hub.layers.ImageConverter):
         self.resize, self.crop = resize, crop
 
     def call(self, inputs):
-        """uint8 (h, w, 3) or (n, h, w, 3) to uint8 (..., crop, crop, 3)."""
+        """Maps uint8 (h, w, 3) or (n, h, w, 3) to uint8 (..., crop, crop, 3)."""
         import tensorflow as tf
 
         inputs = tf.convert_to_tensor(inputs)
 
-        def one(image):
+        def convert(image):
             return image_ops.centre_crop(image_ops.resize(image, self.resize), self.crop)
 
         if len(inputs.shape) == 3:
-            return one(inputs)
-        return tf.map_fn(one, inputs, fn_output_signature=tf.uint8)
+            return convert(inputs)
+        return tf.map_fn(convert, inputs, fn_output_signature=tf.uint8)
 
     def get_config(self):
-        """Constructor arguments."""
+        """Returns the constructor arguments."""
         config = super().get_config()
         config.pop("image_size", None)
         return {**config, "resize": self.resize, "crop": self.crop}
@@ -116,12 +118,12 @@ class MuralImageConverter(keras_hub.layers.ImageConverter):
 
 @keras.saving.register_keras_serializable(package="tf_mural")
 class MuralPreprocessor(keras_hub.models.Preprocessor):
-    """{"images", "texts"}, or one of them, to {"pixels", "tokens"}.
+    """Maps {"images", "texts"}, or one of them, to {"pixels", "tokens"}.
 
     Args:
         tokenizer: `MuralTokenizer`.
         image_converter: `MuralImageConverter`.
-        **kwargs: of `keras_hub.models.Preprocessor`.
+        **kwargs: see `keras_hub.models.Preprocessor`.
     """
 
     backbone_cls = MuralBackbone
@@ -133,6 +135,6 @@ class MuralPreprocessor(keras_hub.models.Preprocessor):
         self.tokenizer, self.image_converter = tokenizer, image_converter
 
     def call(self, x):
-        """Images uint8 (n, h, w, 3), texts (n,) strings."""
+        """Preprocesses images, uint8 (n, h, w, 3), and texts, strings (n,)."""
         parts = {"images": ("pixels", self.image_converter), "texts": ("tokens", self.tokenizer)}
         return {parts[key][0]: parts[key][1](value) for key, value in x.items()}

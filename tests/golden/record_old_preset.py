@@ -1,0 +1,65 @@
+"""Records a preset of an earlier version, and its embeddings, in old_preset.zip.
+
+Run it in a copy of that version, with this folder on the path:
+
+    git worktree add ../old 4a1f53c
+    cd ../old && PYTHONPATH=.:../tf-mural/tests/golden python ../tf-mural/tests/golden/record_old_preset.py
+
+That version wrote `batch_norm_group` to config.json, and named the batch norm layers in
+model.weights.h5 `grouped_batch_normalization`. embeddings.npz has "image" and "text" (n, d).
+"""
+
+import os
+import tempfile
+import zipfile
+
+import keras
+import numpy as np
+import old_preset_case as case
+from tf_mural import models, presets
+from tf_mural.text import Tokenizer
+
+
+def main():
+    """Writes old_preset.zip."""
+    keras.utils.set_random_seed(7)
+    models.EFFICIENTNETS[case.NAME] = case.EFFICIENTNET
+    arguments = {
+        "image": {
+            "name": case.NAME,
+            "image_size": case.CROP,
+            "stochastic_depth": 0.0,
+            "batch_norm_group": 2,
+        },
+        "text": {
+            "vocabulary_size": len(case.VOCABULARY),
+            "max_tokens": 6,
+            "sizes": (1, 8, 2, 16),
+            "dropout": 0.0,
+        },
+        "embedding_dim": 4,
+        "temperatures": {"shared": 0.5},
+    }
+    encoder = models.dual_encoder(**arguments)
+    # Batch norm statistics that differ from those of a new layer.
+    encoder.encode("image", case.images(8).astype("float32"), training=True)
+    tokenizer = Tokenizer(case.VOCABULARY, 6, True)
+    embeddings = {
+        "image": np.asarray(encoder.encode("image", case.images().astype("float32"))),
+        "text": np.asarray(encoder.encode("text", np.asarray(tokenizer(case.TEXTS)))),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        sizes = {"resize": case.RESIZE, "crop": case.CROP}
+        preset = os.path.join(folder, "preset")
+        presets.save_preset(preset, arguments, encoder, tokenizer, sizes)
+        np.savez(os.path.join(folder, "embeddings.npz"), **embeddings)
+        with zipfile.ZipFile(case.ARCHIVE, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+            for root, _, names in os.walk(folder):
+                for name in sorted(names):
+                    path = os.path.join(root, name)
+                    archive.write(path, os.path.relpath(path, folder))
+    print(f"wrote {case.ARCHIVE}: {os.path.getsize(case.ARCHIVE)} bytes")
+
+
+if __name__ == "__main__":
+    main()
