@@ -1,110 +1,97 @@
-"""Run by test_guard in a process of its own: python guards.py OUT
+"""Runs steps with non-finite gradients on two replicas: python nonfinite_script.py OUT
 
-Two replicas. Writes the state of each before and after a good step, and after one whose gradients
-are not finite on the last replica alone, in float32 and in mixed_float16; and the reduced gradients
-and moving averages of rematerialised steps beside those of plain ones.
+Writes the state of each replica before and after a good step, after a step whose gradients are
+infinite on the last replica only, and after another good step, in float32 and in mixed_float16. It
+also writes the gradients and moving averages of a step with gradient checkpointing and of a plain
+one. Run by test_nonfinite in a process of its own.
 """
 
+import dataclasses
+import os
 import sys
 
-import numpy as np
-import replicas
-import tensorflow as tf
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from tf_mural.backends import tensorflow as tf_backend
-from tf_mural.nonfinite import Limits
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+from helpers import replicas, trainers  # noqa: E402
 
-ROWS = 2  # of a micro-batch
+from tf_mural.nonfinite import BadStepPolicy  # noqa: E402
+
+MICROBATCH = 2  # examples
 CASES = {
-    "skip": dict(limits=Limits(skip=True), microbatch=ROWS, loss_chunk=2),
-    "float16": dict(precision="mixed_float16", loss_scale=2.0**10, rematerialised=True),
+    "skip": dict(bad_step_policy=BadStepPolicy(skip=True), microbatch=MICROBATCH, loss_chunk=2),
+    "float16": dict(precision="mixed_float16", loss_scale=2.0**10, remat=True),
 }
 
 
-def poisoned(trainer):
-    """Makes the last replica's gradients of one weight infinite where the returned variable is."""
+def multiply_last_replica(trainer):
+    """Makes the last replica multiply its gradient of one weight by the returned variable."""
     factor = tf.Variable(1.0, trainable=False)
-    encoded = trainer._encoded
+    functions = trainer.core.backend
 
-    def encode(batch, weights):
-        embeddings, back = encoded(batch, weights)
+    def reduce_gradients(gradients, variables):
+        context = tf.distribute.get_replica_context()
+        is_last = context.replica_id_in_sync_group == context.num_replicas_in_sync - 1
+        first, *others = gradients
+        first *= tf.where(is_last, tf.cast(factor, first.dtype), 1)
+        return functions.reduce_gradients([first, *others], variables)
 
-        def worse(at_embeddings):
-            context = tf.distribute.get_replica_context()
-            last = context.replica_id_in_sync_group == context.num_replicas_in_sync - 1
-            first, *rest = back(at_embeddings)
-            return [first * tf.where(last, tf.cast(factor, first.dtype), 1), *rest]
-
-        return embeddings, worse
-
-    trainer._encoded = encode
+    trainer.core.backend = dataclasses.replace(functions, reduce_gradients=reduce_gradients)
     return factor
 
 
 def state(strategy, trainer):
-    """{"replica/path": array} of weights, averages, slots and counts."""
+    """{"<replica>/<path>": array} of weights, moving averages, slots and counters."""
     optimizer = [v for v in trainer.optimizer.variables if "learning_rate" not in v.path]
-    found = {}
+    arrays = {}
     for variable in [*trainer.encoder.variables, *optimizer]:
         if "seed_generator" not in variable.path:
             for i, x in enumerate(strategy.experimental_local_results(variable.value)):
-                found[f"{i}/{variable.path}"] = x.numpy()
-    return found
+                arrays[f"{i}/{variable.path}"] = x.numpy()
+    return arrays
 
 
-def steps(strategy, **options):
-    """State and logs at the start, after a good step, a bad one, and a good one again."""
+def run_steps(strategy, **options):
+    """State and logs at the start, and after a good, a bad and a good step."""
     with strategy.scope():
-        trainer, kinds = replicas.trainer_of("etcl", 0.3, **options)
-        factor = poisoned(trainer)
-    batch = replicas.shares(strategy, replicas.global_batch(kinds))
+        trainer = trainers.make_trainer("etcl", 0.3, **options)
+        factor = multiply_last_replica(trainer)
+    batch = replicas.split_batch(strategy, trainers.make_batch("etcl"))
 
     @tf.function(autograph=False)
     def step(batch):
         return strategy.run(trainer.train_step, args=(batch,))
 
-    out = {f"start/{name}": value for name, value in state(strategy, trainer).items()}
+    arrays = {f"start/{name}": value for name, value in state(strategy, trainer).items()}
     for when, value in (("good", 1.0), ("bad", np.inf), ("again", 1.0)):
         factor.assign(value)
         logs = step(batch)
-        out |= {f"{when}/{name}": x for name, x in state(strategy, trainer).items()}
+        arrays |= {f"{when}/{name}": x for name, x in state(strategy, trainer).items()}
         for name, value in logs.items():
             for i, x in enumerate(strategy.experimental_local_results(value)):
-                out[f"{when}/{i}/log {name}"] = x.numpy()
-        out[f"{when}/0/step"] = trainer.step.numpy()
-    return out
+                arrays[f"{when}/{i}/log {name}"] = x.numpy()
+        arrays[f"{when}/0/step"] = trainer.step.numpy()
+    return arrays
 
 
 def gradients(strategy, **options):
-    """Reduced gradients, and each replica's moving averages, averaged."""
+    """Gradients, and moving averages of each replica, of a step in micro-batches."""
     with strategy.scope():
-        trainer, kinds = replicas.trainer_of("etcl", 0.3, **options)
-
-    def one(batch):
-        found, _ = trainer.gradients(batch)
-        tf_backend.average(trainer.moving_averages)
-        return found
-
-    @tf.function(autograph=False)
-    def step(batch):
-        return strategy.run(one, args=(batch,))
-
-    found = step(replicas.shares(strategy, replicas.global_batch(kinds)))
-    local = strategy.experimental_local_results
-    variables = trainer.encoder.trainable_variables
-    out = {v.path: local(g)[0].numpy() for v, g in zip(variables, found, strict=True)}
-    return out | {v.path: v.numpy() for v in trainer.moving_averages}
+        trainer = trainers.make_trainer("etcl", 0.3, microbatch=MICROBATCH, **options)
+    arrays = replicas.compute_gradients(strategy, trainer, trainers.make_batch("etcl"))
+    return {name: x for name, x in arrays.items() if not name.startswith("log/")}
 
 
 def main(path):
-    strategy, out = replicas.make_strategy(2), {}
+    strategy, arrays = replicas.make_strategy(2), {}
     for name, options in CASES.items():
-        out |= {f"{name}/{k}": v for k, v in steps(strategy, **options).items()}
-    replicas.set_precision("float64")
-    for name, again in (("kept", False), ("computed again", True)):
-        found = gradients(strategy, microbatch=ROWS, rematerialised=again)
-        out |= {f"{name}/{k}": v for k, v in found.items()}
-    np.savez(path, **out)
+        arrays |= {f"{name}/{k}": v for k, v in run_steps(strategy, **options).items()}
+    trainers.set_precision("float64")
+    for name, remat in (("plain", False), ("remat", True)):
+        arrays |= {f"{name}/{k}": v for k, v in gradients(strategy, remat=remat).items()}
+    np.savez(path, **arrays)
 
 
 if __name__ == "__main__":

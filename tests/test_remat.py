@@ -149,7 +149,7 @@ def test_a_run_goes_on_with_the_switch_changed(tmp_path):
     assert not saved.restore({"vocabulary_hash": "x"})
     trainer.train_step(batch)
     saved.save(1)
-    saved.wait()
+    saved.wait_until_finished()
     again, _ = trainer_of(rematerialised=True)
     assert checkpoints.CheckpointManager(str(tmp_path), again).restore({"vocabulary_hash": "x"})
     trainer.train_step(batch)

@@ -1,0 +1,43 @@
+"""Records of single-colored images with two texts, and their training batches."""
+
+import functools
+import os
+
+from helpers.images import gray_image
+from helpers.trainers import BATCH_SIZE, IMAGE_SIZE, LANGUAGES, MAX_TOKENS, MODALITIES
+from tf_mural.data import input_pipeline, records, sampling, tokenizers
+
+_COUNT, _RESIZE = 16, 36
+
+
+def write_color_records(folder):
+    """Writes 16 records of one image each, with a text in two languages; returns the record set."""
+    examples = [
+        records.Record(str(i), (gray_image(15 * i, _RESIZE),), (("de", f"w{i} x"), ("en", f"w{i}")))
+        for i in range(_COUNT)
+    ]
+    if not os.path.isdir(folder):
+        records.write(folder, examples, shards=2)
+    return records.RecordSet.open(folder)
+
+
+def color_dataset(folder, replicas=1, workers=(0, 1)):
+    """Returns a callable (start_step=) that makes the dataset of ETCL's batches.
+
+    Args:
+        folder: the records are in its subfolder "colors", where they are written if missing.
+        replicas, workers: see `input_pipeline.training_dataset`.
+    """
+    record_set = write_color_records(os.path.join(folder, "colors"))
+    sampler = sampling.IndexSampler([record_set], 2, LANGUAGES, epoch_unit="combinations")
+    words = ["x", *(f"w{i}" for i in range(_COUNT))]
+    return functools.partial(
+        input_pipeline.training_dataset,
+        [input_pipeline.Source(sampler, MODALITIES["etcl"])],
+        tokenizers.Tokenizer([*tokenizers.SPECIAL_TOKENS, *words], MAX_TOKENS),
+        input_pipeline.ImageSizes(_RESIZE, IMAGE_SIZE),
+        LANGUAGES,
+        BATCH_SIZE,
+        replicas,
+        workers,
+    )

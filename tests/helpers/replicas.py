@@ -1,0 +1,91 @@
+"""Training steps on several replicas, and scripts that run in processes of their own.
+
+A process can create only one `MirroredStrategy`, so that every number of replicas needs a process.
+"""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import tensorflow as tf
+
+from tf_mural.backends import tensorflow as tf_backend
+
+TESTS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def make_strategy(num_replicas):
+    """Creates a strategy with `num_replicas` logical CPUs."""
+    if num_replicas == 1:
+        return tf_backend.make_strategy("one")
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(
+        cpu, [tf.config.LogicalDeviceConfiguration()] * num_replicas
+    )
+    return tf_backend.make_strategy("mirrored")
+
+
+def split_batch(strategy, batch):
+    """Divides a global batch of arrays among the replicas."""
+
+    def local_batch(context):
+        replica, replicas = context.replica_id_in_sync_group, context.num_replicas_in_sync
+
+        def part(x):
+            rows = len(x) // replicas
+            return tf.constant(x[replica * rows : (replica + 1) * rows])
+
+        return tf.nest.map_structure(part, batch)
+
+    return strategy.experimental_distribute_values_from_function(local_batch)
+
+
+def run_on_replicas(strategy, function, batch):
+    """Runs `function` on every replica with its part of a global batch, in a graph."""
+
+    @tf.function(autograph=False)
+    def run(batch):
+        return strategy.run(function, args=(batch,))
+
+    return run(split_batch(strategy, batch))
+
+
+def compute_gradients(strategy, trainer, batch):
+    """Computes the gradients and logs of a global batch, summed over replicas.
+
+    Returns:
+        {name: array}: "gradient/<path>", "log/<name>", and "average of <replica>/<path>", the
+        moving averages of every replica.
+    """
+    gradients, logs = run_on_replicas(strategy, trainer.core.compute_gradients, batch)
+    local_values, arrays = strategy.experimental_local_results, {}
+    for variable, gradient in zip(trainer.encoder.trainable_variables, gradients, strict=True):
+        values = [x.numpy() for x in local_values(gradient)]
+        assert all((x == values[0]).all() for x in values), f"replicas differ in {variable.path}"
+        assert f"gradient/{variable.path}" not in arrays, f"two variables {variable.path}"
+        arrays[f"gradient/{variable.path}"] = values[0]
+    for name, value in logs.items():
+        arrays[f"log/{name}"] = local_values(value)[-1].numpy()
+    for variable in trainer.core.moving_averages:
+        for replica, value in enumerate(local_values(variable.value)):
+            arrays[f"average of {replica}/{variable.path}"] = value.numpy()
+    return arrays
+
+
+def run_script(script, *arguments, out):
+    """Runs a script of tests/ in a process of its own.
+
+    Args:
+        script: file name.
+        *arguments: of the script.
+        out: path of an .npz file, the last argument of the script.
+
+    Returns:
+        {name: array}, what the script wrote to `out`.
+    """
+    command = [sys.executable, os.path.join(TESTS, script), *map(str, arguments), str(out)]
+    process = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=900)
+    assert process.returncode == 0, process.stderr[-2000:]
+    with np.load(out) as file:
+        return {name: file[name] for name in file.files}
