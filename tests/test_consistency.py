@@ -1,73 +1,77 @@
+"""The cross-lingual consistency task and its metrics."""
+
 import itertools
 import math
 
 import numpy as np
 import pytest
+from helpers.embedders import rejecting_embed
 
 from tf_mural.data.records import Record
 from tf_mural.errors import UserError
 from tf_mural.evaluation import consistency, metrics
 
 
-class Line:
-    """Embeds b"3" as point 3 on a line of `count`; the text "3:5" is nearest to images 3, then 5.
+class RankEmbedder:
+    """Embeds the image b"3" as axis 3, and the text "3,5 x" so that images 3 and 5 rank first.
 
-    "3:5,7" puts image 5 second and 7 third: the numbers are images in the order of their cosines.
+    The numbers of a text are images in the order of their cosines; the other images follow. The
+    text "level" has the same cosine with all images.
     """
 
     def __init__(self, count):
         self.count = count
 
-    def images(self, encoded):
+    def embed_images(self, encoded):
         return np.eye(self.count, dtype=np.float32)[[int(image) for image in encoded]]
 
-    def texts(self, texts):
+    def embed_texts(self, texts):
         rows = np.zeros((len(texts := list(texts)), self.count), np.float32)
         for row, text in zip(rows, texts, strict=True):
-            if text == "level":  # with all images
+            if text == "level":
                 row[:] = 1
                 continue
-            named = [int(number) for number in text.split()[0].split(",")]
-            rest = [number for number in range(self.count) if number not in named]
-            row[named + rest] = np.arange(self.count, 0, -1)
+            first = [int(number) for number in text.split()[0].split(",")]
+            others = [number for number in range(self.count) if number not in first]
+            row[first + others] = np.arange(self.count, 0, -1)
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def at(image, rank, count=8):
-    """A text that finds its image at this rank, from 1."""
+def text_at_rank(image, rank, count=8):
+    """Returns a text for which the image has this rank, from 1."""
     others = [number for number in range(count) if number != image]
     return ",".join(map(str, [*others[: rank - 1], image]))
 
 
 def record(image, **ranks):
-    """An image whose text in each language finds it at a rank, or texts at several ranks."""
+    """Returns a record whose image has these ranks for its texts: {language: rank or ranks}."""
     texts = [
-        (language, f"{at(image, rank)} {language}{number}")
-        for language, given in ranks.items()
-        for number, rank in enumerate(given if isinstance(given, list) else [given])
+        (language, f"{text_at_rank(image, rank)} {language}{number}")
+        for language, values in ranks.items()
+        for number, rank in enumerate(values if isinstance(values, list) else [values])
     ]
     return Record(f"r{image}", (b"%d" % image,), tuple(texts))
 
 
-def fill(*records):
-    """The records, and images up to eight that one language alone describes."""
+def with_candidates(*records):
+    """Returns the records, and records in one language only up to a total of eight images."""
     return [*records, *(record(i, en=1) for i in range(len(records), 8))]
 
 
-def test_scores_by_hand():
-    # Places (log2 of the rank): 0 1 3 and 2 2 0. Distances of pairs: 1 3 2 and 0 2 2.
-    records = fill(record(0, en=1, de=2, fr=8), record(1, en=4, de=4, fr=1))
-    result = consistency.run(Line(8), records)
+def test_scores_equal_values_computed_by_hand():
+    # Log ranks: 0 1 3 and 2 2 0. Differences of the pairs: 1 3 2 and 0 2 2.
+    records = with_candidates(record(0, en=1, de=2, fr=8), record(1, en=4, de=4, fr=1))
+    result = consistency.run(RankEmbedder(8), records)
     assert (result.task, result.protocol) == ("consistency", "consistency/v1")
-    everything = result.values["groups"]["all"]
-    assert everything["spread"] == pytest.approx((2 + 4 / 3) / 2)
-    assert everything["range"] == pytest.approx((3 + 2) / 2)
-    assert everything["r1_any"] == 100.0 and everything["r1_all"] == 0.0
-    assert everything["chance"] == pytest.approx(metrics.chance_spread(8))
-    # To the other two: en 1 3 and 0 2; de 1 2 and 0 2; fr 3 2 and 2 2.
+    overall = result.values["groups"]["all"]
+    assert overall["spread"] == pytest.approx((2 + 4 / 3) / 2)
+    assert overall["range"] == pytest.approx((3 + 2) / 2)
+    assert overall["r1_any"] == 100.0 and overall["r1_all"] == 0.0
+    assert overall["chance"] == pytest.approx(metrics.chance_spread(8))
+    # Differences to the other two: en 1 3 and 0 2; de 1 2 and 0 2; fr 3 2 and 2 2.
     spreads = {k: result.values[k]["spread"] for k in ("de", "en", "fr")}
     assert spreads == pytest.approx({"en": 1.5, "de": 1.25, "fr": 2.25})
-    # Less the mean of the other two: en 0 - 2, 2 - 1; de 1 - 1.5, 2 - 1; fr 3 - 0.5, 0 - 2.
+    # Minus the mean of the other two: en 0 - 2, 2 - 1; de 1 - 1.5, 2 - 1; fr 3 - 0.5, 0 - 2.
     lags = {k: result.values[k]["lag"] for k in ("de", "en", "fr")}
     assert lags == pytest.approx({"en": -0.5, "de": 0.25, "fr": 0.25})
     assert result.counts == {
@@ -80,23 +84,25 @@ def test_scores_by_hand():
     assert result.counts["worst"][2] == "en"
 
 
-def test_equal_ranks_are_consistent_even_where_they_are_bad():
-    result = consistency.run(Line(8), fill(record(0, en=5, de=5), record(1, en=1, de=1)))
-    everything = result.values["groups"]["all"]
-    assert everything["spread"] == everything["range"] == 0.0
-    assert everything["r1_any"] == everything["r1_all"] == 50.0
+def test_equal_ranks_are_consistent_even_if_they_are_low():
+    result = consistency.run(
+        RankEmbedder(8), with_candidates(record(0, en=5, de=5), record(1, en=1, de=1))
+    )
+    overall = result.values["groups"]["all"]
+    assert overall["spread"] == overall["range"] == 0.0
+    assert overall["r1_any"] == overall["r1_all"] == 50.0
     assert result.intervals["groups"]["all"]["spread"] == (0.0, 0.0)
 
 
-def test_several_texts_in_a_language_count_as_their_mean_place():
-    # English places 0 and 2, the mean 1; German 3.
-    result = consistency.run(Line(8), fill(record(0, en=[1, 4], de=8)))
+def test_several_texts_in_a_language_count_with_their_mean_log_rank():
+    # English log ranks 0 and 2, the mean is 1; German 3.
+    result = consistency.run(RankEmbedder(8), with_candidates(record(0, en=[1, 4], de=8)))
     assert result.values["groups"]["all"]["spread"] == pytest.approx(2.0)
 
 
-def test_images_differ_in_their_languages():
-    records = fill(record(0, en=1, de=2), record(1, de=1, fr=4), record(2, fr=8))
-    result = consistency.run(Line(8), records)
+def test_images_may_have_different_languages():
+    records = with_candidates(record(0, en=1, de=2), record(1, de=1, fr=4), record(2, fr=8))
+    result = consistency.run(RankEmbedder(8), records)
     assert result.values["groups"]["all"]["spread"] == pytest.approx((1 + 2) / 2)
     assert {k: result.values[k]["lag"] for k in ("en", "de", "fr")} == pytest.approx(
         {"en": -1.0, "de": (1 - 2) / 2, "fr": 2.0}
@@ -104,139 +110,136 @@ def test_images_differ_in_their_languages():
     assert result.counts["languages"] == {"de": 2, "en": 1, "fr": 1}
 
 
-def test_a_tie_counts_as_the_last_place_that_it_allows():
-    tied = Record("r0", (b"0",), (("en", at(0, 4)), ("de", "level")))
-    result = consistency.run(Line(8), fill(tied))
-    # German is anywhere from 0 to 3: as far as 2 from the English place of 2.
+def test_a_tie_counts_with_the_largest_difference_that_it_allows():
+    tied = Record("r0", (b"0",), (("en", text_at_rank(0, 4)), ("de", "level")))
+    result = consistency.run(RankEmbedder(8), with_candidates(tied))
+    # The German log rank is between 0 and 3, hence at most 2 from the English one of 2.
     assert result.values["groups"]["all"]["spread"] == pytest.approx(2.0)
     assert result.values["de"]["lag"] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("noise", [0.0, 1e-8])
 def test_a_collapsed_encoder_is_the_worst_and_not_the_most_consistent(noise):
-    class Collapsed:
-        def images(self, encoded):
+    class CollapsedEmbedder:
+        def embed_images(self, encoded):
             rows = np.ones((len(list(encoded)), 64)) / 8
             return rows + noise * np.random.default_rng(0).normal(size=rows.shape)
 
-        texts = images
+        embed_texts = embed_images
 
     records = [record(i, en=1, de=2, fr=3) for i in range(8)]
-    result = consistency.run(Collapsed(), records)
-    everything = result.values["groups"]["all"]
-    assert everything["spread"] == everything["range"] == 3.0  # log2 of 8
-    assert everything["spread"] > everything["chance"]
-    assert everything["r1_any"] == 0.0
+    result = consistency.run(CollapsedEmbedder(), records)
+    overall = result.values["groups"]["all"]
+    assert overall["spread"] == overall["range"] == 3.0  # log2 of 8
+    assert overall["spread"] > overall["chance"]
+    assert overall["r1_any"] == 0.0
 
 
-def test_random_ranks_score_chance():
+def test_random_ranks_have_the_spread_of_chance():
     random = np.random.default_rng(0)
 
-    class Random:
-        def images(self, encoded):
+    class RandomEmbedder:
+        def embed_images(self, encoded):
             rows = random.normal(size=(len(list(encoded)), 16))
             return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
-        texts = images
+        embed_texts = embed_images
 
     records = [
         Record(f"{i}", (b"",), tuple((code, f"{i}{code}") for code in ("en", "de", "fr", "cs")))
         for i in range(400)
     ]
-    everything = consistency.run(Random(), records).values["groups"]["all"]
-    assert everything["spread"] == pytest.approx(everything["chance"], abs=0.12)
+    overall = consistency.run(RandomEmbedder(), records).values["groups"]["all"]
+    assert overall["spread"] == pytest.approx(overall["chance"], abs=0.12)
 
 
-def test_the_worst_five_are_named_worst_first():
+def test_the_five_languages_with_the_largest_lag_are_listed():
     ranks = {"en": 1, "aa": 2, "bb": 8, "cc": 3, "dd": 4, "ee": 5, "ff": 6}
-    result = consistency.run(Line(8), fill(record(0, **ranks)))
+    result = consistency.run(RankEmbedder(8), with_candidates(record(0, **ranks)))
     assert result.counts["worst"] == ["bb", "ff", "ee", "dd", "cc"]
 
 
-def test_languages_are_chosen():
-    records = fill(record(0, en=1, de=8, fr=2))
-    result = consistency.run(Line(8), records, languages=["en", "fr"])
+def test_languages_can_be_selected():
+    records = with_candidates(record(0, en=1, de=8, fr=2))
+    result = consistency.run(RankEmbedder(8), records, languages=["en", "fr"])
     assert list(result.values) == ["en", "fr", "groups"]
     assert result.values["groups"]["all"]["spread"] == 1.0
-    with pytest.raises(UserError, match="no image has a text in it; .* languages: de, en, fr"):
-        consistency.run(Line(8), records, languages=["en", "it"])
+    with pytest.raises(UserError, match="no image has a text in it; languages .*: de, en, fr"):
+        consistency.run(RankEmbedder(8), records, languages=["en", "it"])
 
 
-def test_intervals_hold_the_values_and_repeat():
+def test_intervals_contain_the_values_and_are_reproducible():
     random = np.random.default_rng(0)
     records = [record(i, **{k: int(random.integers(1, 9)) for k in "ab"}) for i in range(8)]
-    result = consistency.run(Line(8), records)
-    for name, measures in {**result.intervals, **result.intervals["groups"]}.items():
+    result = consistency.run(RankEmbedder(8), records)
+    for name, intervals in {**result.intervals, **result.intervals["groups"]}.items():
         values = result.values["groups"].get(name) or result.values[name]
-        for measure, (low, high) in measures.items() if name != "groups" else ():
-            assert low < values[measure] < high, (name, measure)
-    assert result.intervals == consistency.run(Line(8), records).intervals
-    assert result.intervals != consistency.run(Line(8), records, seed=1).intervals
+        for metric, (low, high) in intervals.items() if name != "groups" else ():
+            assert low < values[metric] < high, (name, metric)
+    assert result.intervals == consistency.run(RankEmbedder(8), records).intervals
+    assert result.intervals != consistency.run(RankEmbedder(8), records, seed=1).intervals
 
 
-def test_what_cannot_be_scored_is_refused():
+def test_records_that_cannot_be_scored_are_rejected():
     with pytest.raises(UserError, match="^no records: consistency needs"):
-        consistency.run(Line(8), [])
+        consistency.run(RankEmbedder(8), [])
     with pytest.raises(UserError, match="none of the 1 records has an image"):
-        consistency.run(Line(8), [Record("a", (), (("en", "0"),))])
+        consistency.run(RankEmbedder(8), [Record("a", (), (("en", "0"),))])
     with pytest.raises(UserError, match="record 'two' has 2 images: consistency expects one"):
-        consistency.run(Line(8), [Record("two", (b"0", b"1"), (("en", "0"),))])
+        consistency.run(RankEmbedder(8), [Record("two", (b"0", b"1"), (("en", "0"),))])
     with pytest.raises(UserError, match="none of the 8 images has texts in two of en: consist"):
-        consistency.run(Line(8), fill())
+        consistency.run(RankEmbedder(8), with_candidates())
 
 
-def test_embeddings_that_are_not_finite_are_named_by_their_record():
-    class Broken(Line):
-        def images(self, encoded):
-            rows = super().images(encoded)
+def test_errors_of_embeddings_name_the_record():
+    class NanImageEmbedder(RankEmbedder):
+        def embed_images(self, encoded):
+            rows = super().embed_images(encoded)
             rows[5, 1] = np.nan
             return rows
 
-    records = fill(record(0, en=1, de=2))
+    records = with_candidates(record(0, en=1, de=2))
     with pytest.raises(UserError, match="^record 'r5': its embedding has length nan"):
-        consistency.run(Broken(8), records)
+        consistency.run(NanImageEmbedder(8), records)
 
-    class BrokenTexts(Line):
-        def texts(self, texts):
-            rows = super().texts(texts := list(texts))
-            rows[texts.index(f"{at(2, 1)} en0")] = np.nan
+    class NanTextEmbedder(RankEmbedder):
+        def embed_texts(self, texts):
+            rows = super().embed_texts(texts := list(texts))
+            rows[texts.index(f"{text_at_rank(2, 1)} en0")] = np.nan
             return rows
 
     with pytest.raises(UserError, match="^record 'r2': its embedding has length nan"):
-        consistency.run(BrokenTexts(8), records)
+        consistency.run(NanTextEmbedder(8), records)
 
-    class Unreadable(Line):
-        def images(self, encoded):
-            error = UserError("image at position 1 cannot be read")
-            error.position = len(list(encoded)) - 1
-            raise error
+    class RejectingEmbedder(RankEmbedder):
+        embed_images = rejecting_embed(7, "image at position 7 cannot be read")
 
-    with pytest.raises(UserError, match="^record 'r7': image at position 1"):
-        consistency.run(Unreadable(8), records)
+    with pytest.raises(UserError, match="^record 'r7': image at position 7"):
+        consistency.run(RejectingEmbedder(8), records)
 
 
-# --- the functions --------------------------------------------------------------------------------
+# --- metrics --------------------------------------------------------------------------------------
 
 
-def test_spreads_and_lags_equal_the_slow_version():
+def test_spreads_and_lags_equal_a_naive_implementation():
     random = np.random.default_rng(0)
     low = random.uniform(0, 9, (30, 6))
     high = low + random.choice([0, 0, 2.0], low.shape)
-    absent = random.random(low.shape) < 0.4
-    low[absent] = high[absent] = np.nan
-    spreads, lags = metrics.pair_spreads(low, high), metrics.lags(high)
-    for i, own in itertools.product(range(30), range(6)):
-        others = [k for k in range(6) if k != own and not absent[i, k]]
-        if absent[i, own] or not others:
-            assert np.isnan(spreads[i, own]) and np.isnan(lags[i, own])
+    is_missing = random.random(low.shape) < 0.4
+    low[is_missing] = high[is_missing] = np.nan
+    spreads, lags = metrics.rank_spreads(low, high), metrics.rank_lags(high)
+    for i, j in itertools.product(range(30), range(6)):
+        others = [k for k in range(6) if k != j and not is_missing[i, k]]
+        if is_missing[i, j] or not others:
+            assert np.isnan(spreads[i, j]) and np.isnan(lags[i, j])
             continue
-        apart = [max(high[i, own] - low[i, k], high[i, k] - low[i, own]) for k in others]
-        assert spreads[i, own] == pytest.approx(np.mean(apart))
-        assert lags[i, own] == pytest.approx(high[i, own] - np.mean(high[i, others]))
+        differences = [max(high[i, j] - low[i, k], high[i, k] - low[i, j]) for k in others]
+        assert spreads[i, j] == pytest.approx(np.mean(differences))
+        assert lags[i, j] == pytest.approx(high[i, j] - np.mean(high[i, others]))
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 50])
-def test_chance_is_the_mean_over_all_pairs_of_ranks(count):
+def test_chance_spread_is_the_mean_over_all_pairs_of_ranks(count):
     ranks = range(1, count + 1)
-    every = [abs(math.log2(a / b)) for a, b in itertools.product(ranks, ranks)]
-    assert metrics.chance_spread(count) == pytest.approx(np.mean(every))
+    differences = [abs(math.log2(a / b)) for a, b in itertools.product(ranks, ranks)]
+    assert metrics.chance_spread(count) == pytest.approx(np.mean(differences))

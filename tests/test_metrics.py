@@ -1,29 +1,27 @@
+"""Metrics of the evaluation tasks: ranks, recall, correlation and intervals."""
+
 import math
 import tracemalloc
 
 import numpy as np
 import pytest
+from helpers.embedders import unit_rows
 
 from tf_mural.errors import UserError
 from tf_mural.evaluation import metrics
 from tf_mural.evaluation.metrics import correlation, ranks
 
 
-def unit_rows(count, width, seed=0):
-    rows = np.random.default_rng(seed).normal(size=(count, width))
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
-
-
-def ranks_of(scores, query_groups, item_groups):
-    """Ranks where `scores` (q, m) are the cosines themselves: queries are the unit axes."""
+def ranks_from_scores(scores, query_groups, item_groups):
+    """Returns the ranks for given cosines `scores` (q, m): the queries are the unit axes."""
     scores = np.asarray(scores, np.float32)
     return metrics.retrieval_ranks(
         np.eye(len(scores)), scores.T, query_groups, item_groups
     ).tolist()
 
 
-def slow_ranks(queries, items, query_groups, item_groups):
-    """The definition, one pair at a time, in float64."""
+def naive_ranks(queries, items, query_groups, item_groups):
+    """Computes ranks by their definition, one pair at a time, in float64."""
     ranks = []
     for query, group in zip(np.float64(queries), query_groups, strict=True):
         scores = [float(np.dot(query, item)) for item in np.float64(items)]
@@ -33,57 +31,57 @@ def slow_ranks(queries, items, query_groups, item_groups):
     return ranks
 
 
-def test_ranks_by_eye():
+def test_ranks_equal_those_counted_by_hand():
     scores = [
-        [0.9, 0.1, 0.5],  # own first: nothing wrong above
-        [0.9, 0.8, 0.7],  # own second
-        [0.3, 0.2, 0.1],  # own last
+        [0.9, 0.1, 0.5],  # correct item first: no wrong item above
+        [0.9, 0.8, 0.7],  # correct item second
+        [0.3, 0.2, 0.1],  # correct item last
     ]
-    assert ranks_of(scores, [0, 1, 2], [0, 1, 2]) == [0, 1, 2]
+    assert ranks_from_scores(scores, [0, 1, 2], [0, 1, 2]) == [0, 1, 2]
     assert metrics.recall_at([0, 1, 2], (1, 2, 3)) == pytest.approx([100 / 3, 200 / 3, 100])
 
 
-def test_several_right_items_count_by_the_best_and_never_as_wrong():
+def test_the_best_of_several_correct_items_counts_and_none_counts_as_wrong():
     scores = [
-        [0.9, 0.8, 0.7, 0.1],  # right ones 0 and 1
-        [0.6, 0.9, 0.5, 0.7],  # right ones 2 and 3: the better has one wrong item above
+        [0.9, 0.8, 0.7, 0.1],  # items 0 and 1 are correct
+        [0.6, 0.9, 0.5, 0.7],  # items 2 and 3 are correct; the better one has a wrong item above
     ]
-    assert ranks_of(scores, [7, 8], [7, 7, 8, 8]) == [0, 1]
-    # The second right item is below two wrong ones and above none: it does not matter.
-    assert ranks_of([[0.9, 0.5, 0.4, 0.3]], [7], [7, 8, 8, 7]) == [0]
-    # The right items tie with each other: neither counts against the query.
-    assert ranks_of([[0.9, 0.9, 0.1]], [7], [7, 7, 8]) == [0]
+    assert ranks_from_scores(scores, [7, 8], [7, 7, 8, 8]) == [0, 1]
+    # The position of the second correct item, below two wrong ones, does not matter.
+    assert ranks_from_scores([[0.9, 0.5, 0.4, 0.3]], [7], [7, 8, 8, 7]) == [0]
+    # A tie between correct items does not count against the query.
+    assert ranks_from_scores([[0.9, 0.9, 0.1]], [7], [7, 7, 8]) == [0]
 
 
-def test_ties_count_against_us():
-    assert ranks_of([[0.5, 0.5, 0.5]], [1], [0, 1, 2]) == [2]
-    assert ranks_of([[0.5, 0.5 - 1e-4, 0.1]], [0], [0, 1, 2]) == [0]
+def test_ties_count_as_wrong_items_above():
+    assert ranks_from_scores([[0.5, 0.5, 0.5]], [1], [0, 1, 2]) == [2]
+    assert ranks_from_scores([[0.5, 0.5 - 1e-4, 0.1]], [0], [0, 1, 2]) == [0]
 
 
 @pytest.mark.parametrize("noise", [0.0, 1e-6])
 def test_a_collapsed_encoder_scores_zero(noise):
-    # Real collapses are not exact: the products of equal inputs differ in their last digits.
+    # The products of equal inputs differ in their last digits.
     images = np.repeat(unit_rows(1, 77), 301, axis=0) + noise * unit_rows(301, 77)
     texts = np.repeat(unit_rows(1, 77), 602, axis=0)
-    values = metrics.retrieval(images, texts, np.repeat(np.arange(301), 2))
+    values = metrics.retrieval_recalls(images, texts, np.repeat(np.arange(301), 2))
     assert set(values.values()) == {0.0}
 
 
-def test_perfect_and_reversed_encoders():
+def test_perfect_and_reversed_encoders_score_100_and_0():
     names = ["i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10", "average_recall"]
     rows = unit_rows(50, 32)
-    assert metrics.retrieval(rows, rows, np.arange(50)) == dict.fromkeys(names, 100.0)
-    # The right text lies opposite to its image: the worst of all.
-    assert metrics.retrieval(rows, -rows, np.arange(50)) == dict.fromkeys(names, 0.0)
+    assert metrics.retrieval_recalls(rows, rows, np.arange(50)) == dict.fromkeys(names, 100.0)
+    # The correct text is opposite to its image, hence the worst candidate.
+    assert metrics.retrieval_recalls(rows, -rows, np.arange(50)) == dict.fromkeys(names, 0.0)
 
 
-def test_one_image_and_one_text_are_always_found():
-    values = metrics.retrieval(unit_rows(1, 8, 0), unit_rows(1, 8, 1), [0])
+def test_one_image_and_one_text_are_always_hits():
+    values = metrics.retrieval_recalls(unit_rows(1, 8, 0), unit_rows(1, 8, 1), [0])
     assert set(values.values()) == {100.0}
 
 
-def test_the_two_directions_differ_as_by_eye():
-    # Text 0 and 1 describe image 0, text 2 image 1. Image 1 lies nearest to text 1.
+def test_the_two_directions_equal_values_computed_by_hand():
+    # Texts 0 and 1 describe image 0, text 2 describes image 1. Image 1 is nearest to text 1.
     images = np.eye(3)[[0, 1]]
     texts = np.array([[0.9, 0.1, 0.0], [0.1, 0.9, 0.0], [0.0, 0.5, 0.0]])
     image_ranks, text_ranks = metrics.image_text_ranks(images, texts, [0, 0, 1])
@@ -96,59 +94,59 @@ def test_the_two_directions_differ_as_by_eye():
     assert values["average_recall"] == pytest.approx((50 + 200 / 3 + 400) / 6)
 
 
-@pytest.mark.parametrize("chunk", [1, 100, 1 << 22])
-def test_equals_the_slow_version_whatever_the_chunk(chunk, monkeypatch):
-    monkeypatch.setattr(ranks, "_CHUNK", chunk)
+@pytest.mark.parametrize("max_scores", [1, 100, 1 << 22])
+def test_ranks_equal_a_naive_implementation_for_any_chunk_size(max_scores, monkeypatch):
+    monkeypatch.setattr(ranks, "_MAX_SCORES", max_scores)
     queries, items = unit_rows(31, 6, 1), unit_rows(60, 6, 2)
     item_groups = np.random.default_rng(3).permutation(np.arange(60) % 20)
     query_groups = np.arange(31) % 20
     fast = metrics.retrieval_ranks(queries, items, query_groups, item_groups)
     assert fast.dtype == np.int64
-    assert fast.tolist() == slow_ranks(queries, items, query_groups, item_groups)
-    assert fast.max() > 10  # the case is not trivial
+    assert fast.tolist() == naive_ranks(queries, items, query_groups, item_groups)
+    assert fast.max() > 10
 
 
-@pytest.mark.parametrize("chunk", [1, 400, 1 << 22])
-def test_both_directions_at_once_equal_one_by_one_whatever_the_chunk(chunk, monkeypatch):
-    monkeypatch.setattr(ranks, "_CHUNK", chunk)
+@pytest.mark.parametrize("max_scores", [1, 400, 1 << 22])
+def test_joint_ranks_equal_those_of_each_direction_for_any_chunk_size(max_scores, monkeypatch):
+    monkeypatch.setattr(ranks, "_MAX_SCORES", max_scores)
     random = np.random.default_rng(3)
     images, text_images = unit_rows(300, 6, 1), random.permutation(np.arange(700) % 300)
     texts = images[text_images] + 0.3 * unit_rows(700, 6, 2)
-    texts[:40] = texts[40:80]  # ties, with right and wrong ones
+    texts[:40] = texts[40:80]  # ties with correct and wrong texts
     texts /= np.linalg.norm(texts, axis=1, keepdims=True)
     image_ranks, text_ranks = metrics.image_text_ranks(images, texts, text_images)
-    names = np.arange(300)
+    image_ids = np.arange(300)
     both = image_ranks.tolist(), text_ranks.tolist()
-    assert both[0] == metrics.retrieval_ranks(images, texts, names, text_images).tolist()
-    assert both[1] == metrics.retrieval_ranks(texts, images, text_images, names).tolist()
+    assert both[0] == metrics.retrieval_ranks(images, texts, image_ids, text_images).tolist()
+    assert both[1] == metrics.retrieval_ranks(texts, images, text_images, image_ids).tolist()
     assert image_ranks.dtype == text_ranks.dtype == np.int64
     assert max(both[0]) > 50 and max(both[1]) > 50 and 0 in both[0] and 0 in both[1]
 
 
-def test_counts_above_a_byte_are_right():
-    # 700 wrong images above the right one, and as many texts.
+def test_ranks_above_255_are_correct():
+    # 700 wrong images are above the correct one, and as many texts.
     images = np.zeros((701, 2), np.float32)
     images[:, 0], images[700] = 1, (0, 1)
     image_ranks, text_ranks = metrics.image_text_ranks(images, images[:, ::-1], np.arange(701))
     assert image_ranks.tolist() == text_ranks.tolist()
-    # Images 0 to 699 have one text above theirs; 701 - 1 texts lie on image 700.
+    # Images 0 to 699 have one text above theirs; 700 texts have the direction of image 700.
     assert image_ranks[:700].tolist() == [700] * 700 and image_ranks[700] == 700
     low, high = metrics.rank_bounds(images, images[:, ::-1], np.arange(701))
     assert low.tolist() == [1] * 700 + [700] and high.tolist() == [700] * 701
 
 
-def test_memory_does_not_hold_all_scores(monkeypatch):
-    monkeypatch.setattr(ranks, "_CHUNK", 1 << 18)
+def test_memory_is_smaller_than_the_score_matrix(monkeypatch):
+    monkeypatch.setattr(ranks, "_MAX_SCORES", 1 << 18)
     images, texts = unit_rows(2000, 8, 1), unit_rows(6000, 8, 2)
     tracemalloc.start()
     metrics.image_text_ranks(images, texts, np.arange(6000) % 2000)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 6e6  # of 48 MB
+    assert peak < 6e6  # the matrix has 48 MB
 
 
-def test_bounds_of_a_rank():
-    # Text 0: image 1 above, 2 and 3 level. Text 1: all level. Text 2: its image alone on top.
+def test_rank_bounds_differ_by_the_ties():
+    # Text 0: image 1 above, 2 and 3 tie. Text 1: all tie. Text 2: its image is the best.
     texts = np.eye(3)
     images = np.array([[0.5, 0.2, 0.1], [0.9, 0.2, 0.9], [0.5, 0.2, 0.1], [0.5, 0.2, 0.1]])
     low, high = metrics.rank_bounds(images, texts, [0, 3, 1])
@@ -161,41 +159,43 @@ def test_bounds_of_a_rank():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_values_that_are_not_finite_are_refused_by_side(bad):
-    good, broken = unit_rows(4, 8), unit_rows(4, 8)
-    broken[2, 3] = bad
+def test_values_that_are_not_finite_are_rejected(bad):
+    valid, invalid = unit_rows(4, 8), unit_rows(4, 8)
+    invalid[2, 3] = bad
     with pytest.raises(UserError, match="1 of 4 image embeddings .* row 2"):
-        metrics.retrieval(broken, good, range(4))
+        metrics.retrieval_recalls(invalid, valid, range(4))
     with pytest.raises(UserError, match="1 of 4 text embeddings .* row 2"):
-        metrics.retrieval(good, broken, range(4))
+        metrics.retrieval_recalls(valid, invalid, range(4))
     with pytest.raises(UserError, match="queries"):
-        metrics.retrieval_ranks(broken, good, range(4), range(4))
+        metrics.retrieval_ranks(invalid, valid, range(4), range(4))
 
 
-def test_input_that_does_not_fit_is_refused():
+def test_inputs_that_do_not_match_are_rejected():
     rows = unit_rows(3, 8)
     with pytest.raises(UserError, match="8 wide and items 4"):
         metrics.retrieval_ranks(rows, rows[:, :4], range(3), range(3))
     with pytest.raises(UserError, match="item_groups"):
         metrics.retrieval_ranks(rows, rows, range(3), range(2))
-    with pytest.raises(UserError, match="1 of 3 queries have no right item, the first is query 1"):
+    with pytest.raises(
+        UserError, match="1 of 3 queries have no correct item, the first is query 1"
+    ):
         metrics.retrieval_ranks(rows, rows, [0, 9, 2], range(3))
     with pytest.raises(UserError, match="texts are 4 wide and images 8"):
-        metrics.retrieval(rows, rows[:, :4], range(3))
+        metrics.retrieval_recalls(rows, rows[:, :4], range(3))
     with pytest.raises(UserError, match=r"text_images has shape \(2,\): expected .*\(3,\)"):
         metrics.rank_bounds(rows, rows, [0, 1])
     with pytest.raises(UserError, match="1 of 3 images have no text, the first is image 1"):
-        metrics.retrieval(rows, rows, [0, 2, 2])
+        metrics.retrieval_recalls(rows, rows, [0, 2, 2])
     with pytest.raises(UserError, match="text 1 belongs to image 3"):
-        metrics.retrieval(rows, rows, [0, 3, 1])
+        metrics.retrieval_recalls(rows, rows, [0, 3, 1])
     with pytest.raises(UserError, match="expected \\(rows, width\\)"):
-        metrics.retrieval(rows[0], rows, [0, 1, 2])
+        metrics.retrieval_recalls(rows[0], rows, [0, 1, 2])
     with pytest.raises(UserError, match="no queries"):
         metrics.recall_at([])
 
 
 def exact_chance(images, texts_per_image):
-    """By binomial coefficients, in integers."""
+    """Returns the chance average recall from binomial coefficients of integers."""
     texts = images * texts_per_image
     total = 0.0
     for k in (1, 5, 10):
@@ -206,86 +206,86 @@ def exact_chance(images, texts_per_image):
 
 
 @pytest.mark.parametrize("images, texts", [(512, 1), (100, 5), (20, 2), (4, 1), (1, 3)])
-def test_chance_by_formula(images, texts):
+def test_chance_equals_the_formula(images, texts):
     assert metrics.chance_average_recall(images, texts) == pytest.approx(
         exact_chance(images, texts)
     )
 
 
-def test_chance_by_hand():
-    # One caption each: k / n both ways, so (1 + 5 + 10) / 3 / 512.
+def test_chance_equals_values_computed_by_hand():
+    # With one caption per image, k / n in both directions, so (1 + 5 + 10) / 3 / 512.
     assert metrics.chance_average_recall(512) == pytest.approx(100 * 16 / 3 / 512)
     assert metrics.chance_average_recall(1) == 100.0
 
 
 @pytest.mark.parametrize("texts_per_image", [1, 3, [1, 1, 2, 6] * 5])
-def test_chance_by_simulation(texts_per_image):
+def test_chance_equals_a_simulation(texts_per_image):
     images, rounds = 20, 2000
-    own = np.broadcast_to(texts_per_image, (images,))
-    text_images = np.repeat(np.arange(images), own)
+    num_texts = np.broadcast_to(texts_per_image, (images,))
+    text_images = np.repeat(np.arange(images), num_texts)
     random = np.random.default_rng(0)
-    found = []
+    simulated = []
     for _ in range(rounds):
         scores = random.random((images, len(text_images)))
-        right = np.arange(images)[:, None] == text_images
-        best = np.where(right, scores, -1).max(1, keepdims=True)
-        image_ranks = np.sum((scores > best) & ~right, axis=1)
-        own_score = scores[text_images, np.arange(len(text_images))]
-        text_ranks = np.sum(scores > own_score, axis=0)
-        found.append(metrics.recalls(image_ranks, text_ranks)["average_recall"])
-    spread = 4 * np.std(found) / math.sqrt(rounds)
+        is_correct = np.arange(images)[:, None] == text_images
+        best = np.where(is_correct, scores, -1).max(1, keepdims=True)
+        image_ranks = np.sum((scores > best) & ~is_correct, axis=1)
+        pair_scores = scores[text_images, np.arange(len(text_images))]
+        text_ranks = np.sum(scores > pair_scores, axis=0)
+        simulated.append(metrics.recalls(image_ranks, text_ranks)["average_recall"])
+    tolerance = 4 * np.std(simulated) / math.sqrt(rounds)
     expected = metrics.chance_average_recall(images, texts_per_image)
-    assert np.mean(found) == pytest.approx(expected, abs=spread)
+    assert np.mean(simulated) == pytest.approx(expected, abs=tolerance)
 
 
-def test_intervals_of_certain_results_are_points():
-    one_each = np.arange(40)
-    firsts, sevenths, lasts = np.zeros(40, int), np.full(40, 6), np.full(40, 39)
-    for same, value in ((firsts, 100.0), (lasts, 0.0)):
-        found = metrics.recall_intervals(same, same, one_each)
-        assert found == dict.fromkeys(metrics.recalls(same, same), (value, value))
-    found = metrics.recall_intervals(sevenths, lasts, one_each)
-    points = {name: low for name, (low, high) in found.items() if low == high}
-    assert points == pytest.approx(metrics.recalls(sevenths, lasts))
+def test_intervals_of_constant_results_are_points():
+    text_images = np.arange(40)
+    first, seventh, last = np.zeros(40, int), np.full(40, 6), np.full(40, 39)
+    for all_ranks, value in ((first, 100.0), (last, 0.0)):
+        intervals = metrics.recall_intervals(all_ranks, all_ranks, text_images)
+        assert intervals == dict.fromkeys(metrics.recalls(all_ranks, all_ranks), (value, value))
+    intervals = metrics.recall_intervals(seventh, last, text_images)
+    points = {name: low for name, (low, high) in intervals.items() if low == high}
+    assert points == pytest.approx(metrics.recalls(seventh, last))
     assert points["i2t_r10"] == 100.0 and points["i2t_r5"] == points["t2i_r10"] == 0.0
 
 
-def test_intervals_match_the_normal_one_and_repeat():
-    # Half of the images are found at rank 0 both ways, the others never: a fair coin per image.
+def test_intervals_match_the_normal_approximation_and_are_reproducible():
+    # Half of the images have rank 0 in both directions, the others are always misses.
     ranks = np.array([0, 99] * 200)
-    found = metrics.recall_intervals(ranks, ranks, np.arange(400))
-    half = 100 * 1.96 * math.sqrt(0.25 / 400)
-    for bounds in found.values():
-        assert bounds == pytest.approx((50 - half, 50 + half), abs=0.6)
-    assert found == metrics.recall_intervals(ranks, ranks, np.arange(400))
-    assert found != metrics.recall_intervals(ranks, ranks, np.arange(400), seed=1)
+    intervals = metrics.recall_intervals(ranks, ranks, np.arange(400))
+    half_width = 100 * 1.96 * math.sqrt(0.25 / 400)
+    for bounds in intervals.values():
+        assert bounds == pytest.approx((50 - half_width, 50 + half_width), abs=0.6)
+    assert intervals == metrics.recall_intervals(ranks, ranks, np.arange(400))
+    assert intervals != metrics.recall_intervals(ranks, ranks, np.arange(400), seed=1)
 
 
 def test_intervals_resample_images_with_all_their_texts():
-    # 100 images of 4 texts that hit or miss together: texts drawn one by one would look
-    # four times as many, and the interval half as wide.
+    # 100 images with 4 texts that are hits or misses together: independent texts would give half
+    # the width.
     image_ranks = np.array([0, 99] * 50)
     text_images = np.repeat(np.arange(100), 4)
-    found = metrics.recall_intervals(image_ranks, image_ranks[text_images], text_images)
-    half = 100 * 1.96 * math.sqrt(0.25 / 100)
+    intervals = metrics.recall_intervals(image_ranks, image_ranks[text_images], text_images)
+    half_width = 100 * 1.96 * math.sqrt(0.25 / 100)
     for name in ("t2i_r1", "t2i_r10", "average_recall"):
-        assert found[name] == pytest.approx((50 - half, 50 + half), abs=1.5)
+        assert intervals[name] == pytest.approx((50 - half_width, 50 + half_width), abs=1.5)
 
 
-def test_intervals_of_a_recall_are_its_own():
-    # Half of the images at rank 0, half at rank 7: at 10 all hit, at 5 a fair coin.
+def test_each_recall_has_its_own_interval():
+    # Half of the images have rank 0 and half rank 7: all are hits at 10, and half at 5.
     ranks = np.array([0, 7] * 200)
-    found = metrics.recall_intervals(ranks, np.full(400, 99), np.arange(400))
-    half = 100 * 1.96 * math.sqrt(0.25 / 400)
-    assert found["i2t_r10"] == (100.0, 100.0) and found["t2i_r10"] == (0.0, 0.0)
-    assert found["i2t_r5"] == pytest.approx((50 - half, 50 + half), abs=0.6)
-    # (50 + 50 + 100 + 0 + 0 + 0) / 6, of which two move together by the coin.
-    assert found["average_recall"] == pytest.approx(
-        (100 - half) / 3 + np.array([0, 2 * half / 3]), abs=0.4
+    intervals = metrics.recall_intervals(ranks, np.full(400, 99), np.arange(400))
+    half_width = 100 * 1.96 * math.sqrt(0.25 / 400)
+    assert intervals["i2t_r10"] == (100.0, 100.0) and intervals["t2i_r10"] == (0.0, 0.0)
+    assert intervals["i2t_r5"] == pytest.approx((50 - half_width, 50 + half_width), abs=0.6)
+    # (50 + 50 + 100 + 0 + 0 + 0) / 6, of which the first two vary together.
+    assert intervals["average_recall"] == pytest.approx(
+        (100 - half_width) / 3 + np.array([0, 2 * half_width / 3]), abs=0.4
     )
 
 
-def test_group_means():
+def test_group_means_need_a_value_of_each_language():
     values = {"en": 60.0, "de": 30.0, "ko": 10.0}
     groups = {"trained": ["en", "de"], "unseen": ["ko"]}
     assert metrics.group_means(values, groups) == {"trained": 45.0, "unseen": 10.0}
@@ -298,7 +298,7 @@ def test_group_means():
 # --- correlation ----------------------------------------------------------------------------------
 
 
-def test_spearman_by_hand():
+def test_spearman_equals_values_computed_by_hand():
     assert metrics.spearman([1, 2, 3], [10, 20, 1000]) == pytest.approx(1)
     assert metrics.spearman([1, 2, 3], [3, 2, 1]) == pytest.approx(-1)
     assert metrics.spearman([1, 2, 3, 4], [4, 1, 2, 3]) == pytest.approx(1 - 6 * 12 / 60)
@@ -307,68 +307,71 @@ def test_spearman_by_hand():
     assert metrics.spearman([7, 7, 7], [1, 2, 3]) == metrics.spearman([1, 2], [0, 0]) == 0
 
 
-@pytest.mark.parametrize("different", [2, 5, 1000])
+@pytest.mark.parametrize("num_unique", [2, 5, 1000])
 @pytest.mark.parametrize("count", [2, 3, 250])
-def test_spearman_is_scipys(count, different):
+def test_spearman_equals_scipy(count, num_unique):
     stats = pytest.importorskip("scipy.stats", reason="scipy is not installed")
-    random = np.random.default_rng(count + different)
+    random = np.random.default_rng(count + num_unique)
     for _ in range(20):
-        a, b = random.integers(0, different, (2, count)) / 7
-        wanted = stats.spearmanr(a, b).statistic if a.std() and b.std() else 0
-        assert metrics.spearman(a, b) == pytest.approx(wanted, abs=1e-12)
+        a, b = random.integers(0, num_unique, (2, count)) / 7
+        expected = stats.spearmanr(a, b).statistic if a.std() and b.std() else 0
+        assert metrics.spearman(a, b) == pytest.approx(expected, abs=1e-12)
 
 
-def test_resamples_are_those_of_pairs_written_out():
+def test_weighted_correlations_equal_those_of_repeated_pairs():
     random = np.random.default_rng(0)
     a, b = random.integers(0, 6, (2, 40))
     weights = random.multinomial(40, np.full(40, 1 / 40), 30)
-    found = correlation._correlations(a, b, weights.astype(float))
-    for times, value in zip(weights, found, strict=True):
-        written = metrics.spearman(np.repeat(a, times), np.repeat(b, times))
-        assert value == pytest.approx(written, abs=1e-12)
+    correlations = correlation._correlations(a, b, weights.astype(float))
+    for counts, value in zip(weights, correlations, strict=True):
+        expected = metrics.spearman(np.repeat(a, counts), np.repeat(b, counts))
+        assert value == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize("chunk", [1, 1 << 22])
-def test_resampled_spearman_spreads_as_the_theory_says(chunk, monkeypatch):
-    monkeypatch.setattr(correlation, "_CHUNK", chunk)
-    # Independent values: a standard deviation of 1 / sqrt(n - 1).
+@pytest.mark.parametrize("max_weights", [1, 1 << 22])
+def test_bootstrap_spearman_has_the_theoretical_deviation(max_weights, monkeypatch):
+    monkeypatch.setattr(correlation, "_MAX_WEIGHTS", max_weights)
+    # For independent values, the standard deviation is 1 / sqrt(n - 1).
     a, b = np.random.default_rng(0).normal(size=(2, 400))
-    drawn = metrics.resampled_spearman(a, b)
-    assert drawn.shape == (1000,) and drawn.std() == pytest.approx(1 / math.sqrt(399), rel=0.12)
-    assert drawn.mean() == pytest.approx(metrics.spearman(a, b), abs=0.01)
-    assert (drawn == metrics.resampled_spearman(a, b)).all()
-    assert (drawn != metrics.resampled_spearman(a, b, seed=1)).any()
+    resampled = metrics.bootstrap_spearman(a, b)
+    assert resampled.shape == (1000,) and resampled.std() == pytest.approx(
+        1 / math.sqrt(399), rel=0.12
+    )
+    assert resampled.mean() == pytest.approx(metrics.spearman(a, b), abs=0.01)
+    assert (resampled == metrics.bootstrap_spearman(a, b)).all()
+    assert (resampled != metrics.bootstrap_spearman(a, b, seed=1)).any()
 
 
-def test_what_has_no_correlation_is_refused():
-    with pytest.raises(UserError, match="1 pairs: expected 2 or more"):
+def test_values_without_a_correlation_are_rejected():
+    with pytest.raises(UserError, match="1 pairs: expected at least 2"):
         metrics.spearman([1], [2])
     with pytest.raises(UserError, match=r"shapes \(2,\) and \(3,\)"):
         metrics.spearman([1, 2], [1, 2, 3])
     with pytest.raises(UserError, match="1 of 3 pairs are not finite, the first is pair 1: 2.0 an"):
-        metrics.resampled_spearman([1, 2, 3], [1, np.nan, 3])
+        metrics.bootstrap_spearman([1, 2, 3], [1, np.nan, 3])
 
 
 # --- intervals of means ---------------------------------------------------------------------------
 
 
-def test_interval_of_a_mean_matches_the_normal_one_and_repeats():
+def test_interval_of_a_mean_matches_the_normal_approximation_and_is_reproducible():
     random = np.random.default_rng(0)
-    # Two values, drawn by how often each comes, and many, drawn one by one.
+    # Two unique values, which are drawn as counts, and many, which are drawn one by one.
     for values in (np.array([0, 1] * 200), random.normal(size=400)):
-        half = 1.96 * values.std() / 20
-        found = metrics.mean_interval(values)
-        assert found == pytest.approx((values.mean() - half, values.mean() + half), abs=0.15 * half)
-        assert found == metrics.mean_interval(values) != metrics.mean_interval(values, seed=1)
+        mean, half_width = values.mean(), 1.96 * values.std() / 20
+        interval = metrics.mean_interval(values)
+        expected = (mean - half_width, mean + half_width)
+        assert interval == pytest.approx(expected, abs=0.15 * half_width)
+        assert interval == metrics.mean_interval(values) != metrics.mean_interval(values, seed=1)
 
 
-def test_interval_of_certain_values_is_a_point():
+def test_interval_of_constant_values_is_a_point():
     assert metrics.mean_interval([0.1] * 7) == pytest.approx((0.1, 0.1))
     assert metrics.mean_interval([3]) == (3.0, 3.0)
-    assert metrics.interval(np.arange(1001)) == (25.0, 975.0)
+    assert metrics.percentile_interval(np.arange(1001)) == (25.0, 975.0)
 
 
-@pytest.mark.parametrize("bad", [[], [1, np.nan]])
-def test_intervals_of_nothing_or_nan_are_refused(bad):
-    with pytest.raises(UserError, match=f"{len(bad)} values, {len(bad) // 2} of them finite"):
-        metrics.mean_interval(bad)
+@pytest.mark.parametrize("values", [[], [1, np.nan]])
+def test_intervals_of_no_values_or_nan_are_rejected(values):
+    with pytest.raises(UserError, match=f"{len(values)} values, {len(values) // 2} of them finite"):
+        metrics.mean_interval(values)

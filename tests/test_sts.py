@@ -1,3 +1,5 @@
+"""The semantic textual similarity task."""
+
 import collections
 import json
 import os
@@ -15,19 +17,19 @@ SHARED = os.path.join(ROOT, "..", "shared")
 OFFICIAL = os.path.join(SHARED, "data", "sts2017")
 
 
-class Angles:
-    """Embeds "30" as the direction of 30 degrees, and notes what it was asked for."""
+class AngleEmbedder:
+    """Embeds "30" as the direction of 30 degrees, and records its texts."""
 
-    def texts(self, texts):
-        self.seen = list(texts)
-        angles = np.radians([float(text) for text in self.seen])
+    def embed_texts(self, texts):
+        self.texts_seen = list(texts)
+        angles = np.radians([float(text) for text in self.texts_seen])
         return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
 
 
-class Characters:
-    """Embeds a text as how often each character comes in it."""
+class CharacterEmbedder:
+    """Embeds a text as the counts of its characters."""
 
-    def texts(self, texts):
+    def embed_texts(self, texts):
         texts = list(texts)
         rows = np.zeros((len(texts), 1 << 10), np.float32)
         for row, text in zip(rows, texts, strict=True):
@@ -36,86 +38,87 @@ class Characters:
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def pair(number, one, other, score, languages=("en", "en")):
-    return Record(f"p{number}", (), tuple(zip(languages, (one, other), strict=True)), score=score)
+def pair(number, first, second, score, languages=("en", "en")):
+    texts = tuple(zip(languages, (first, second), strict=True))
+    return Record(f"p{number}", (), texts, score=score)
 
 
-def apart(*cases, languages=("en", "en")):
-    """Records of two texts so many degrees apart, each with a score."""
+def pairs(*cases, languages=("en", "en")):
+    """Returns records of two texts for (degrees between their embeddings, score)."""
     return [pair(i, "0", str(d), score, languages) for i, (d, score) in enumerate(cases)]
 
 
-def test_scores_by_hand():
-    # The order of cosines is 0, 10, 20, 30 degrees.
+def test_scores_equal_values_computed_by_hand():
+    # The order of the cosines is 0, 10, 20, 30 degrees.
     values = {
         "the same order": ([(0, 5), (10, 4), (20, 3), (30, 0)], 100.0),
         "the opposite": ([(0, 0), (10, 3), (20, 4), (30, 5)], -100.0),
         # Ranks 4 3 2 1 and 4 1 2 3: 1 - 6 * (0 + 4 + 0 + 4) / (4 * 15).
-        "two far off": ([(0, 5), (10, 0), (20, 1), (30, 2)], 20.0),
+        "two large differences": ([(0, 5), (10, 0), (20, 1), (30, 2)], 20.0),
         # Ranks 4 3 2 1 and 3.5 3.5 1.5 1.5: covariance 4, variances 5 and 4.
         "ties": ([(0, 5), (10, 5), (20, 1), (30, 1)], 100 * 4 / np.sqrt(20)),
     }
     for name, (cases, expected) in values.items():
-        result = sts.run(Angles(), apart(*cases))
+        result = sts.run(AngleEmbedder(), pairs(*cases))
         assert result.values["en-en"]["spearman"] == pytest.approx(expected), name
         assert (result.task, result.protocol) == ("sts", "sts/v1")
 
 
-def test_a_collapsed_encoder_scores_zero_whatever_its_noise():
-    class Collapsed:
-        def texts(self, texts):
+def test_a_collapsed_encoder_scores_zero_despite_noise():
+    class CollapsedEmbedder:
+        def embed_texts(self, texts):
             rows = np.ones((len(list(texts)), 64)) / 8
             return rows + 1e-8 * np.random.default_rng(0).normal(size=rows.shape)
 
     records = [pair(i, f"a{i}", f"b{i}", i % 6) for i in range(60)]
-    result = sts.run(Collapsed(), records)
+    result = sts.run(CollapsedEmbedder(), records)
     assert result.values["en-en"]["spearman"] == 0.0
     assert result.intervals["en-en"]["spearman"] == (0.0, 0.0)
 
 
-def test_tracks_go_by_the_papers_names_in_either_order():
+def test_tracks_have_the_names_of_the_paper_in_either_order():
     cases = ((0, 5), (10, 4), (20, 3))
     orders = [("es", "en"), ("en", "ar"), ("fr", "en"), ("en", "en"), ("de", "cs"), ("eng", "ara")]
-    records = [record for two in orders for record in apart(*cases, languages=two)]
-    # Both orders in one track, by another scale: 3 pairs are ranked with 2.
-    records += apart((5, 4.5), (40, 1), languages=("en", "es"))
-    result = sts.run(Angles(), records)
+    records = [record for codes in orders for record in pairs(*cases, languages=codes)]
+    # Both orders belong to the same track: 3 pairs are ranked with these 2.
+    records += pairs((5, 4.5), (40, 1), languages=("en", "es"))
+    result = sts.run(AngleEmbedder(), records)
     assert list(result.values) == ["cs-de", "en-ar", "en-en", "en-es", "en-fr", "eng-ara", "groups"]
     assert result.counts["pairs"]["en-es"] == 5 and result.counts["pairs"]["en-ar"] == 3
-    chosen = sts.run(Angles(), records, tracks=["es-en", "en-ar"])
-    assert list(chosen.values) == ["en-es", "en-ar", "groups"]
-    assert chosen.values["en-es"] == result.values["en-es"]
+    selected = sts.run(AngleEmbedder(), records, tracks=["es-en", "en-ar"])
+    assert list(selected.values) == ["en-es", "en-ar", "groups"]
+    assert selected.values["en-es"] == result.values["en-es"]
     with pytest.raises(UserError, match=r"unknown track .* 'en-tr'; known: cs-de, en-ar, "):
-        sts.run(Angles(), records, tracks=["tr-en"])
+        sts.run(AngleEmbedder(), records, tracks=["tr-en"])
 
 
-def of_all_tracks(score_of):
-    """Records of the ten tracks of the paper, (track, i) scored by `score_of`."""
+def all_tracks(score_fn):
+    """Returns records of the ten tracks of the paper with the scores `score_fn(track, i)`."""
     return [
-        pair(f"{name}{i}", "0", str(10 * i), score_of(name, i), tuple(name.split("-")))
+        pair(f"{name}{i}", "0", str(10 * i), score_fn(name, i), tuple(name.split("-")))
         for names in sts.GROUPS.values()
         for name in names
         for i in range(4)
     ]
 
 
-def test_groups_are_means_and_the_meta_average_is_of_both():
-    # Right in es-es and the seven, opposite in en-en and ar-ar.
-    records = of_all_tracks(lambda name, i: i if name in ("en-en", "ar-ar") else 5 - i)
-    result = sts.run(Angles(), records)
+def test_groups_are_means_and_the_meta_average_is_the_mean_of_both():
+    # The correct order in es-es and the seven cross-lingual tracks, the opposite in the others.
+    records = all_tracks(lambda name, i: i if name in ("en-en", "ar-ar") else 5 - i)
+    result = sts.run(AngleEmbedder(), records)
     groups = {name: value["spearman"] for name, value in result.values["groups"].items()}
     expected = {"monolingual": -100 / 3, "cross_lingual": 100.0, "meta_avg": 100 / 3}
     assert groups == pytest.approx(expected)
     assert set(result.intervals["groups"]) == set(groups) and result.counts["missing"] == {}
-    some = sts.run(Angles(), [r for r in records if r.texts[1][0] != "tr"])
-    assert list(some.values["groups"]) == ["monolingual"]
-    assert some.counts["missing"] == {"cross_lingual": ["en-tr"]}
-    # A group of which nothing is there is not a part of the question.
-    none = sts.run(Angles(), apart((0, 3), (9, 1), languages=("de", "cs")))
-    assert none.values["groups"] == none.counts["missing"] == {}
+    incomplete = sts.run(AngleEmbedder(), [r for r in records if r.texts[1][0] != "tr"])
+    assert list(incomplete.values["groups"]) == ["monolingual"]
+    assert incomplete.counts["missing"] == {"cross_lingual": ["en-tr"]}
+    # A group without any of its tracks is not reported as missing.
+    no_groups = sts.run(AngleEmbedder(), pairs((0, 3), (9, 1), languages=("de", "cs")))
+    assert no_groups.values["groups"] == no_groups.counts["missing"] == {}
 
 
-def test_groups_are_the_papers():
+def test_the_groups_are_those_of_the_paper():
     path = os.path.join(SHARED, "paper", "results.json")
     if not os.path.exists(path):
         pytest.skip("no ../shared/paper/results.json")
@@ -124,82 +127,82 @@ def test_groups_are_the_papers():
     for group, table in (("monolingual", "table3"), ("cross_lingual", "table4")):
         names = set(paper[table]["rows"][0]) - {"model", "avg"}
         assert set(sts.GROUPS[group]) == names
-    # Table 11 from Tables 3 and 4, as the task would average the model's tracks.
+    # Table 11 follows from Tables 3 and 4 with the averages of the task.
     rows = {t: paper[t]["rows"][2] for t in ("table3", "table4")}
     means = [np.mean([rows[t][k] for k in rows[t] if k not in ("model", "avg")]) for t in rows]
     assert np.mean(means) == pytest.approx(paper["table11"]["rows"][9]["sts_meta_avg"], abs=0.06)
 
 
-def test_intervals_hold_the_value_repeat_and_narrow():
+def test_intervals_contain_the_value_are_reproducible_and_narrow_with_more_pairs():
     random = np.random.default_rng(0)
     cases = [(float(d), 5 - d / 40 + random.normal()) for d in random.uniform(0, 160, 400)]
-    few, many = (sts.run(Angles(), apart(*cases[:n])) for n in (50, 400))
+    few, many = (sts.run(AngleEmbedder(), pairs(*cases[:n])) for n in (50, 400))
     widths = []
     for result in (few, many):
         low, high = result.intervals["en-en"]["spearman"]
         assert low < result.values["en-en"]["spearman"] < high
         widths.append(high - low)
     assert widths[1] < 0.6 * widths[0]
-    assert many.intervals == sts.run(Angles(), apart(*cases)).intervals
-    assert many.intervals != sts.run(Angles(), apart(*cases), seed=1).intervals
+    assert many.intervals == sts.run(AngleEmbedder(), pairs(*cases)).intervals
+    assert many.intervals != sts.run(AngleEmbedder(), pairs(*cases), seed=1).intervals
 
 
 def test_equal_texts_are_embedded_once():
-    embed = Angles()
-    sts.run(embed, apart((0, 5), (10, 4), (10, 3)))
-    assert embed.seen == ["0", "10"]
+    embedder = AngleEmbedder()
+    sts.run(embedder, pairs((0, 5), (10, 4), (10, 3)))
+    assert embedder.texts_seen == ["0", "10"]
 
 
-def test_what_cannot_be_scored_is_refused():
-    good = apart((0, 5), (10, 4))
+def test_records_that_cannot_be_scored_are_rejected():
+    valid = pairs((0, 5), (10, 4))
     with pytest.raises(UserError, match="^no records: sts needs"):
-        sts.run(Angles(), [])
+        sts.run(AngleEmbedder(), [])
     with pytest.raises(UserError, match="none of the 1 records has a score"):
-        sts.run(Angles(), [Record("a", (), (("en", "0"), ("en", "1")))])
-    assert sts.run(Angles(), [*good, Record("a")]).counts["without_score"] == 1
+        sts.run(AngleEmbedder(), [Record("a", (), (("en", "0"), ("en", "1")))])
+    assert sts.run(AngleEmbedder(), [*valid, Record("a")]).counts["without_score"] == 1
     with pytest.raises(UserError, match="record 'x' has a score and 1 texts: sts expects two"):
-        sts.run(Angles(), [*good, Record("x", (), (("en", "0"),), score=1.0)])
+        sts.run(AngleEmbedder(), [*valid, Record("x", (), (("en", "0"),), score=1.0)])
     with pytest.raises(UserError, match=r"track en-en has 1 pair\(s\), all of score 5.0"):
-        sts.run(Angles(), good[:1])
+        sts.run(AngleEmbedder(), valid[:1])
     with pytest.raises(UserError, match=r"track en-en has 2 pair\(s\), all of score 3.0"):
-        sts.run(Angles(), apart((0, 3), (10, 3)))
+        sts.run(AngleEmbedder(), pairs((0, 3), (10, 3)))
     with pytest.raises(UserError, match="record 'p2': expected a finite score, got nan"):
-        sts.run(Angles(), apart((0, 3), (10, 4), (20, float("nan"))))
+        sts.run(AngleEmbedder(), pairs((0, 3), (10, 4), (20, float("nan"))))
 
 
-@pytest.mark.parametrize("bad, length", [(np.nan, "nan"), (2.0, "2.0"), (0.0, "0.0")])
-def test_embeddings_that_are_no_unit_rows_are_named_by_their_record(bad, length):
-    class Broken(Angles):
-        def texts(self, texts):
-            rows = super().texts(texts)
-            rows[[text == "20" for text in self.seen]] *= bad
+@pytest.mark.parametrize("factor, length", [(np.nan, "nan"), (2.0, "2.0"), (0.0, "0.0")])
+def test_errors_of_embeddings_name_the_record(factor, length):
+    class ScaledEmbedder(AngleEmbedder):
+        def embed_texts(self, texts):
+            rows = super().embed_texts(texts)
+            rows[[text == "20" for text in self.texts_seen]] *= factor
             return rows
 
-    records = apart((0, 3), (10, 4), (20, 1), (30, 0))
+    records = pairs((0, 3), (10, 4), (20, 1), (30, 0))
     with pytest.raises(UserError, match=f"^record 'p2': its embedding has length {length}"):
-        sts.run(Broken(), records)
+        sts.run(ScaledEmbedder(), records)
 
-    class Short(Angles):
-        def texts(self, texts):
-            return super().texts(texts)[1:]
+    class ShortEmbedder(AngleEmbedder):
+        def embed_texts(self, texts):
+            return super().embed_texts(texts)[1:]
 
     with pytest.raises(UserError, match=r"of 4 texts have shape \(3, 2\): expected one row each"):
-        sts.run(Short(), records)
+        sts.run(ShortEmbedder(), records)
 
 
 @pytest.fixture(scope="module")
-def official():
+def official_records():
     if not os.path.isdir(OFFICIAL):
         pytest.skip("no ../shared/data/sts2017")
     return [record for unit in sts2017.plan(OFFICIAL, "test") for record in sts2017.read(unit)]
 
 
-def test_character_counts_on_the_real_tracks_score_what_scipy_says(official):
+def test_character_counts_on_the_published_tracks_equal_scipy(official_records):
     stats = pytest.importorskip("scipy.stats", reason="scipy is not installed")
-    result = sts.run(Characters(), official, draws=10)
+    result = sts.run(CharacterEmbedder(), official_records, num_bootstrap=10)
     assert len(result.values) == 11 and set(result.counts["pairs"].values()) == {250}
     expected = {}
-    for record in official:
+    for record in official_records:
         counts = [collections.Counter(ord(c) % 1024 for c in text) for _, text in record.texts]
         norms = [sum(n * n for n in count.values()) ** 0.5 for count in counts]
         cosine = sum(n * counts[1][c] for c, n in counts[0].items()) / (norms[0] * norms[1])
@@ -207,23 +210,22 @@ def test_character_counts_on_the_real_tracks_score_what_scipy_says(official):
         if name.endswith("-en") and name != "en-en":
             name = f"en-{name[:2]}"
         expected.setdefault(name, []).append((round(cosine, 6), record.score))
-    for name, pairs in expected.items():
-        wanted = 100 * stats.spearmanr(*zip(*pairs, strict=True)).statistic
-        # Cosines of 32 and of 64 bits may round to neighbours, and then a few pairs tie or not.
-        assert result.values[name]["spearman"] == pytest.approx(wanted, abs=0.02), name
-    # Characters tell within a language, and nothing across scripts.
+    for name, scored in expected.items():
+        correlation = 100 * stats.spearmanr(*zip(*scored, strict=True)).statistic
+        # Cosines of 32 and 64 bits may be rounded differently, which changes the ties of few pairs.
+        assert result.values[name]["spearman"] == pytest.approx(correlation, abs=0.02), name
+    # Characters are informative within a language, but not across scripts.
     assert result.values["groups"]["monolingual"]["spearman"] > 50
     assert abs(result.values["en-ar"]["spearman"]) < 20
 
 
-def test_the_scores_themselves_score_a_hundred_on_the_real_tracks(official):
-    # The texts give way to angles that follow the score.
+def test_angles_that_follow_the_scores_give_100_on_the_published_tracks(official_records):
     records = []
-    for r in official:
-        (one, _), (other, _) = r.texts
-        texts = ((one, "0"), (other, str(80 - 10 * r.score)))
-        records.append(Record(r.id, (), texts, score=r.score))
-    result = sts.run(Angles(), records, draws=10)
+    for record in official_records:
+        (first, _), (second, _) = record.texts
+        texts = ((first, "0"), (second, str(80 - 10 * record.score)))
+        records.append(Record(record.id, (), texts, score=record.score))
+    result = sts.run(AngleEmbedder(), records, num_bootstrap=10)
     assert len(result.values) == 11
     for name in [k for k in result.values if k != "groups"]:
         assert result.values[name]["spearman"] == pytest.approx(100.0), name
