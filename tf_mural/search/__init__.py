@@ -12,4 +12,15 @@ from tf_mural.search.builder import make_index
 from tf_mural.search.index import Hit, Index
 from tf_mural.search.sources import FolderSource, RecordsSource, open_source
 
-__all__ = ["FolderSource", "Hit", "Index", "RecordsSource", "make_index", "open_source"]
+__all__ = [
+    "UNKNOWN_QUERY",
+    "FolderSource",
+    "Hit",
+    "Index",
+    "RecordsSource",
+    "make_index",
+    "open_source",
+]
+
+# Message for a query whose tokens are all unknown.
+UNKNOWN_QUERY = "the vocabulary has no part of {!r}: the results are unrelated to it"

@@ -124,9 +124,9 @@ def _add_part(folder, manifest, source, embed, indices):
         lines = "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items)
         lines = lines.encode("utf-8", "surrogateescape")
         path = os.path.join(folder, name)
-        with file_io.replacing(f"{path}.npy") as temporary, open(temporary, "wb") as file:
+        with file_io.atomic_write(f"{path}.npy") as temporary, open(temporary, "wb") as file:
             np.save(file, array)
-        with file_io.replacing(f"{path}.jsonl") as temporary, open(temporary, "wb") as file:
+        with file_io.atomic_write(f"{path}.jsonl") as temporary, open(temporary, "wb") as file:
             file.write(lines)
         checksums = {"sha256": sha256_hex(array), "items_sha256": sha256_hex(lines)}
         manifest["parts"].append({"file": name, "rows": len(items), **checksums})
@@ -167,7 +167,7 @@ def _count_skipped(manifest, name, reason):
 
 
 def _write_manifest(folder, manifest):
-    file_io.make_folder(folder)
+    file_io.makedirs(folder)
     file_io.write_json(os.path.join(folder, MANIFEST), manifest)
 
 
@@ -185,5 +185,5 @@ def _write_faiss(folder, manifest, kind):
         index = faiss.IndexHNSWFlat(width, 32, faiss.METRIC_INNER_PRODUCT)
     for part in manifest["parts"]:
         index.add(np.load(os.path.join(folder, f"{part['file']}.npy")))
-    with file_io.replacing(os.path.join(folder, FAISS)) as temporary:
+    with file_io.atomic_write(os.path.join(folder, FAISS)) as temporary:
         faiss.write_index(index, temporary)
