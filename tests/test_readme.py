@@ -65,6 +65,17 @@ def test_relative_links_have_a_target(path):
             assert anchor in map(_anchor, headings), f"{target}: no such heading"
 
 
+@pytest.mark.parametrize("path", PAGES, ids=IDS)
+def test_named_files_of_the_repository_exist(path):
+    """Names such as `tf_mural/losses.py`, `configs/base.py` and `test_losses.py`."""
+    folders = "tf_mural|configs|tools|tests|benchmarks|docs|notebooks"
+    text = read(path)
+    for name in re.findall(rf"(?<![\w/.])((?:{folders})/[\w/.*-]*\w)", text):
+        assert glob.glob(os.path.join(ROOT, name)), f"{name} does not exist"
+    for name in re.findall(r"`(?:tests/)?(test_\w+\.py)`", text):
+        assert os.path.exists(os.path.join(ROOT, "tests", name)), f"{name} does not exist"
+
+
 @pytest.mark.parametrize("path", DOCS, ids=[os.path.basename(path) for path in DOCS])
 def test_pages_of_the_site_link_only_to_pages_of_the_site(path):
     for target in links(path):
@@ -100,9 +111,9 @@ def test_messages_of_troubleshooting_are_those_of_the_code():
     )
     messages = [message for row in rows for message in re.findall(r"`([^`]*)`", row)]
     assert len(messages) > 20
-    for message in messages:
-        for part in (part.strip(" '") for part in message.split("...")):
-            assert len(part) < 4 or part in string_constants(), f"{message}: {part!r}"
+    parts = [part.strip(" '") for message in messages for part in message.split("...")]
+    constants = string_constants()
+    assert not [part for part in parts if len(part) > 3 and part not in constants]
 
 
 @functools.cache
