@@ -1,16 +1,16 @@
-"""ALIGN: image and English caption alone, the smallest stage of all."""
+"""ALIGN: images and English captions."""
 
 from configs import base
 
 
 def get_config(size="tiny"):
-    """L_image-caption; at b3_mini the recipe of coyo-align on CC3M, which has published values."""
+    """L_image-caption; b3_mini is the recipe of coyo-align on CC3M, with published results."""
     config = base.base_config("align", size)
     config.sources.captions = base.source(
         size, "captions", dict(image="image", caption="text"), ["en"]
     )
     config.terms.image_caption = base.term("image", "caption", weight=1.0)
-    recipe = {  # batch, steps, warm-up, peak rate
+    recipe = {  # batch size, steps, warm-up steps, peak learning rate
         "tiny": (128, 600, 60, 1e-2),
         "b3_mini": (16_384, 100_000, 10_000, 5e-3),
         "paper": (16_384, 800_000, 10_000, 1e-3),

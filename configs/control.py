@@ -1,13 +1,13 @@
-"""The control of ETCL: MURAL continued for ETCL's steps at ETCL's rate.
+"""The control of ETCL: MURAL continues for the steps of ETCL at its learning rate.
 
-More steps alone also help; ETCL's gain is what it adds to this.
+More steps help in any case; the gain of ETCL is its difference to this control.
 """
 
 from configs import etcl, mural
 
 
 def get_config(size="tiny"):
-    """L_MURAL on MURAL's data, with ETCL's schedule."""
+    """L_MURAL on MURAL's data, with the schedule of ETCL."""
     config = etcl.follow_up(mural.get_config(size), size)
     config.stage = "control"
     config.optimizer.warmup_steps = 0

@@ -2,8 +2,8 @@
 
 from configs import base
 
-# Batch, steps and rate, falling linearly to 0 without warm-up. The control and the six-language
-# ablation take the same ones.
+# Batch size, steps and learning rate, which falls linearly to 0 without warm-up. The control and
+# the ablations use the same ones.
 RECIPES = {
     "tiny": (128, 180, 4e-3),
     "b3_mini": (16_384, 3_000, 5e-4),
@@ -12,8 +12,8 @@ RECIPES = {
 
 
 def follow_up(config, size):
-    """Gives `config` the schedule of ETCL and makes it start from MURAL's weights."""
-    config.starts_from = "mural"
+    """Sets the schedule of ETCL and the weights of MURAL as initial weights; returns `config`."""
+    config.init_stage = "mural"
     config.batch_size, config.steps, config.optimizer.learning_rate = RECIPES[size]
     return config
 
@@ -21,16 +21,16 @@ def follow_up(config, size):
 def get_config(size="tiny"):
     """L_ETCL = 1/3 (L_image-textA + L_textA-textB + L_textB-image).
 
-    The product of images and unordered language pairs is walked without repeats.
+    An epoch visits each image with each unordered pair of its languages once.
     """
     config = follow_up(base.base_config("etcl", size), size)
     fields = dict(image="image", text_a="text", text_b="text")
     config.sources.triples = base.source(
-        size, "triples", fields, base.TRIPLE_LANGUAGES, walk="combinations"
+        size, "triples", fields, base.TRIPLE_LANGUAGES, epoch_unit="combinations"
     )
     config.terms.image_text_a = base.term("image", "text_a", weight=1 / 3)
     config.terms.text_a_text_b = base.term("text_a", "text_b", weight=1 / 3)
     config.terms.text_b_image = base.term("text_b", "image", weight=1 / 3)
     if size == "tiny":
-        config.report.beside, config.report.control = ("mural", "control"), "control"
+        config.report.compare_with, config.report.control = ("mural", "control"), "control"
     return config

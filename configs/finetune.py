@@ -1,25 +1,21 @@
 """Fine-tuning on the captions of one data set in one language."""
 
-from ml_collections import ConfigDict
-
 from configs import base
 
 
 def get_config(size="tiny"):
-    """L_image-caption alone; `--config.sources.captions.languages='("de",)'` takes another one."""
+    """L_image-caption; `--config.sources.captions.languages=de` selects another language."""
     config = base.base_config("finetune", size)
-    config.starts_from = "etcl"
-    config.evaluate_first = True
+    config.init_stage = "etcl"
+    config.evaluate_before_training = True
     config.sources.captions = base.source(
         size, "captions", dict(image="image", caption="text"), ["en"]
     )
     if size != "tiny":
         config.sources.captions.records = ("multi30k/train",)
-        config.evaluation.retrieval = ConfigDict(
-            dict(records="multi30k/val", languages=(), trained=())
-        )
+        config.evaluation.retrieval = base.retrieval("multi30k/val")
     config.terms.image_caption = base.term("image", "caption", weight=1.0)
-    recipe = {
+    recipe = {  # batch size, steps, learning rate
         "tiny": (128, 50, 1e-3),
         "b3_mini": (2_048, 3_000, 1e-5),
         "paper": (2_048, 3_000, 1e-5),

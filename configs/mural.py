@@ -1,4 +1,4 @@
-"""MURAL: (image, English caption) pairs and translation pairs, with negatives kept apart."""
+"""MURAL: (image, English caption) pairs and translation pairs, each with its own negatives."""
 
 from configs import base
 
@@ -12,7 +12,7 @@ def get_config(size="tiny"):
     config.sources.bitext = base.source(size, "bitext", dict(source="text", target="text"))
     config.terms.image_caption = base.term("image", "caption", weight=1 / 2)
     config.terms.source_target = base.term("source", "target", weight=1 / 2)
-    recipe = {  # batch of each stream, steps, warm-up, peak rate
+    recipe = {  # batch size of each source, steps, warm-up steps, peak learning rate
         "tiny": (128, 600, 60, 1e-2),
         "b3_mini": (16_384, 100_000, 10_000, 5e-3),
         "paper": (16_384, 800_000, 10_000, 1e-3),

@@ -4,12 +4,12 @@ from configs import base, etcl
 
 
 def get_config(size="tiny"):
-    """L_image-caption on the images of ETCL, with captions in `config.language` alone."""
+    """L_image-caption on the images of ETCL, with captions only in `config.language`."""
     config = etcl.follow_up(base.base_config("one_language", size), size)
     config.language = ("de",)  # --config.language=ja
     config.sources.captions = base.source(size, "triples", dict(image="image", caption="text"))
     config.sources.captions.languages = config.get_ref("language")
     config.terms.image_caption = base.term("image", "caption", weight=1.0)
     if size == "tiny":
-        config.report.beside, config.report.control = ("mural",), "mural"
+        config.report.compare_with, config.report.control = ("mural",), "mural"
     return config

@@ -5,7 +5,7 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-import replicas  # noqa: E402, F401  names the towers
+from helpers import trainers  # noqa: E402, F401  adds the sizes "test"
 
 from configs import etcl, mural  # noqa: E402
 
@@ -18,7 +18,7 @@ def get_config(stage):
     config.model.image.name = config.model.text.name = "test"
     config.model.image.image_size = config.images.crop = 32
     config.images.resize = 36
-    config.model.image.batch_norm_group = 2
+    config.model.image.virtual_batch_size = 2
     config.model.embedding_dim = 16
     config.batch_size, config.steps = 8, STEPS[stage]
     config.optimizer.warmup_steps = 0
@@ -27,5 +27,5 @@ def get_config(stage):
     config.log_every = 1
     config.checkpoint_every = 2
     config.evaluation.retrieval.languages = ("en",)
-    config.report.beside, config.report.control, config.report.show = (), "", 0
+    config.report.compare_with, config.report.control, config.report.show = (), None, 0
     return config

@@ -5,16 +5,16 @@
         --table.split_column=split --table.quoting=none --augmentations=crop --vocab_size=16000
     python tools/train.py --config=configs/examples/emoji.py --stage=etcl
 
-1,499 pictures to learn from and 176 others to be scored on. English names come with pictures, the
-names of a picture in any two languages as translations; ETCL sees all pictures with names in six
-languages. The other 89 never meet a picture.
+1,499 images for training and 176 for evaluation. MURAL trains on images with English names, and on
+the names of an image in any two languages as translations. ETCL trains on all images with names in
+six languages. The other 89 languages have no image-text pairs.
 """
 
 from configs import base
 from configs.examples import own
 
 _FOLLOW_UP = (400, 0, 4e-3)
-RECIPES = {  # steps, warm-up, peak rate
+RECIPES = {  # steps, warm-up steps, peak learning rate
     "mural": (1_200, 120, 1e-2),
     "control": _FOLLOW_UP,
     "etcl": _FOLLOW_UP,
@@ -23,15 +23,15 @@ RECIPES = {  # steps, warm-up, peak rate
 
 
 def get_config(stage):
-    """A stage of `RECIPES` on the records in <data_dir>/emoji.
+    """Returns the config of a stage of `RECIPES` on the records in <data_dir>/emoji.
 
     Raises:
-        ValueError: an unknown stage.
+        ValueError: the stage is unknown.
     """
     if stage not in RECIPES:
         raise ValueError(f"unknown stage {stage!r}; known: {', '.join(RECIPES)}")
     config = own.get_config(stage, "emoji", first=("en",), triples=base.TRIPLE_LANGUAGES)
-    # Names are short: 0.6 % of them have more pieces.
+    # 0.6 % of the names have more tokens.
     config.model.text.max_tokens = 20
     config.batch_size = 128
     recipe = RECIPES[stage]

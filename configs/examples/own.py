@@ -1,10 +1,10 @@
-"""Your own pictures: trains on what tools/convert.py wrote to data/own.
+"""Your own images: trains on the record sets that tools/convert.py wrote to data/own.
 
-    python tools/convert.py --dataset=table --raw_dir=my_pictures --out_dir=data/own \\
+    python tools/convert.py --dataset=table --raw_dir=my_images --out_dir=data/own \\
         --vocab_size=8000
     python tools/train.py --config=configs/examples/own.py --stage=etcl
 
-A file of your own says what differs, and is given to --config instead of this one:
+A file of your own contains the differences, and is given to --config instead of this one:
 
     from configs.examples import own
 
@@ -27,35 +27,36 @@ STAGES = {
 }
 
 
-def get_config(stage, folder="own", first=("en",), triples=(), bitext=""):
-    """A stage at size tiny, on one folder of records.
+def get_config(stage, folder="own", first=("en",), triples=None, bitext=None):
+    """Returns the config of a stage at size tiny, on one folder of record sets.
 
     Args:
         stage: a name of `STAGES`.
-        folder: the --out_dir of the conversion, under --data_dir: `train` is learnt from, `val`
-            is scored, `vocab.txt` is the vocabulary. Runs go to runs/<folder>/.
-        first: languages of the texts that MURAL sees with a picture.
-        triples: languages of the texts that ETCL sees with a picture; () is all there are.
-        bitext: record set of translations, under --data_dir; by default the texts of a picture
-            translate each other.
+        folder: --out_dir of the conversion, in --data_dir. It has the record sets `train` for
+            training and `val` for evaluation, and the vocabulary `vocab.txt`. Runs are written to
+            runs/<folder>/.
+        first: languages of the captions that MURAL trains on.
+        triples: languages of the captions that ETCL trains on; None: all.
+        bitext: record set of translations, in --data_dir; None: the texts of an image translate
+            each other.
 
     Raises:
-        ValueError: an unknown stage.
+        ValueError: the stage is unknown.
     """
     if stage not in STAGES:
         raise ValueError(f"unknown stage {stage!r}; known: {', '.join(STAGES)}")
     config = STAGES[stage].get_config("tiny")
-    config.size, config.makes, config.vocabulary = folder, (), f"{folder}/vocab.txt"
+    config.size, config.auto_convert, config.vocabulary = folder, (), f"{folder}/vocab.txt"
     for source in config.sources.values():
         source.records = (f"{folder}/train",)
-        # A few thousand pictures: walking every combination would put many twice into a batch.
-        source.walk = "records"
+        # With a few thousand images, combinations would put many images into a batch twice.
+        source.epoch_unit = "records"
         if "image" in source.fields:
-            source.languages = tuple(triples if stage in ("etcl", "sixlang") else first)
+            source.languages = triples if stage in ("etcl", "sixlang") else first
         elif bitext:
             source.records = (bitext,)
     for term in config.terms.values():
-        # Texts that several pictures share are no negatives of each other.
+        # Several images may have the same text.
         term.mask_duplicates = True
-    config.evaluation.retrieval.update(records=f"{folder}/val", trained=tuple(triples))
+    config.evaluation.retrieval.update(records=f"{folder}/val", trained=triples or ())
     return config

@@ -1,4 +1,4 @@
-"""Photographs with captions that people wrote: MURAL, its control, and ETCL on Flickr30K.
+"""Photographs with human captions: MURAL, its control, and ETCL on Flickr30K.
 
     git clone https://github.com/multi30k/dataset photos_raw/multi30k
     (and Flickr30K's photographs into photos_raw/flickr30k-images)
@@ -6,10 +6,10 @@
         --split=train,val,bitext --vocab_size=16000
     python tools/train.py --config=configs/examples/photos.py --stage=etcl
 
-English captions come with the photographs, and translations are the texts of 29,000 of them in any
-two languages. ETCL sees the photographs with captions in English, German and French. Czech never
-meets a photograph, nor does Portuguese, which joins where
-github.com/FrameNetBrasil/framed-multi30k is cloned into photos_raw too, and named to the converter:
+MURAL trains on photographs with English captions, and on the captions of 29,000 of them in any two
+languages as translations. ETCL trains on photographs with captions in English, German and French.
+Czech has no image-text pairs, and neither has Portuguese, which is added if
+github.com/FrameNetBrasil/framed-multi30k is cloned into photos_raw too and given to the converter:
 
     --multi30k.texts=multi30k/data,framed-multi30k/data/multi30k
 """
@@ -18,7 +18,7 @@ from configs.examples import own
 
 LANGUAGES = ("en", "de", "fr")
 _FOLLOW_UP = (600, 0, 4e-3)
-RECIPES = {  # steps, warm-up, peak rate
+RECIPES = {  # steps, warm-up steps, peak learning rate
     "mural": (2_000, 200, 1e-2),
     "control": _FOLLOW_UP,
     "etcl": _FOLLOW_UP,
@@ -26,10 +26,10 @@ RECIPES = {  # steps, warm-up, peak rate
 
 
 def get_config(stage):
-    """A stage of `RECIPES` on the records in <data_dir>/photos.
+    """Returns the config of a stage of `RECIPES` on the records in <data_dir>/photos.
 
     Raises:
-        ValueError: an unknown stage.
+        ValueError: the stage is unknown.
     """
     if stage not in RECIPES:
         raise ValueError(f"unknown stage {stage!r}; known: {', '.join(RECIPES)}")

@@ -1,13 +1,13 @@
-"""Sweeps: lists of runs that one table compares, read by tools/sweep.py.
+"""Sweeps: lists of runs that tools/sweep.py trains and compares in one table.
 
-A sweep is a file with
+A sweep is a Python file with these names:
 
-    TITLE      what the table shows, in a line
+    TITLE      title of the table
     RUNS       {row of the table: {"stage",
-                                   "init": optional: a row before it to start from,
+                                   "init": optional: an earlier row with the initial weights,
                                    "overrides": optional: {name of a config value: value},
                                    "config": optional: file for tools/train.py --config}}
-    SEEDS      each run is done with each of these
-    COLUMNS    {column: languages whose mean average recall it shows}
-    BASELINE   the row that gains are counted from, or None
+    SEEDS      seeds; each run is trained with each of them
+    COLUMNS    {column: languages whose average recall is averaged}
+    BASELINE   the row that gains refer to, or None
 """

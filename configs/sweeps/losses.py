@@ -1,4 +1,4 @@
-"""What ETCL's loss is made of: margin, terms, and a temperature of each term's own."""
+"""Ablations of the loss of ETCL: margin, terms, and separate temperatures."""
 
 from configs.sweeps import table7
 

@@ -1,4 +1,4 @@
-"""What half precision costs: MURAL and ETCL with towers in float32, bfloat16 and float16."""
+"""Half precision: MURAL and ETCL with encoders in float32, bfloat16 and float16."""
 
 from configs.sweeps import table7
 
@@ -13,7 +13,7 @@ def _pair(suffix="", **overrides):
     }
 
 
-TITLE = "Average recall with towers that compute in half precision"
+TITLE = "Average recall with encoders in half precision"
 SEEDS = (0, 1, 2)
 BASELINE = None
 RUNS = _pair()

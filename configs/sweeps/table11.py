@@ -1,4 +1,4 @@
-"""The paper's Table 11: how long MURAL is trained, and ETCL after each of them."""
+"""The paper's Table 11: MURAL with several numbers of steps, without and with ETCL."""
 
 from configs.sweeps import table7
 

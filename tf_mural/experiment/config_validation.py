@@ -1,23 +1,33 @@
-"""What a config must be, before anything is built of it."""
+"""Checks a config before anything is built from it."""
 
 import math
 import os
 
 from tf_mural import file_io, models
 from tf_mural.errors import UserError, lookup
+from tf_mural.experiment.config_loading import may_be_none
 from tf_mural.losses import LOSSES
 from tf_mural.nonfinite import LOSS_SCALES, ON_BAD_STEP
 
 SCENES_VOCABULARY = os.path.join(
     os.path.dirname(os.path.dirname(__file__)), "datasets", "scenes", "vocab.txt"
 )
-KINDS = ("image", "text")
+MODALITIES = ("image", "text")
 
 
-def check(config, replicas):
-    """Raises UserError where the parts of a config contradict each other."""
+def check_config(config, replicas):
+    """Checks a config before anything is built from it.
+
+    Args:
+        config: ConfigDict of a stage.
+        replicas: number of replicas.
+
+    Raises:
+        UserError: a value is invalid, or two values contradict each other.
+    """
     _check_terms(config)
     _check_numbers(config)
+    _check_sources(config)
     _check_batch(config, replicas)
     _check_schedule(config)
     _check_images(config)
@@ -25,27 +35,27 @@ def check(config, replicas):
 
 
 def _check_terms(config):
-    kinds = field_kinds(config)
+    modalities = field_modalities(config)
     for name, term in config.terms.items():
         for field in (term.x, term.y):
-            lookup(kinds, field, f"field (of the term {name!r})")
+            lookup(modalities, field, f"field (of the term {name!r})")
         lookup(config.model.temperatures, term.temperature, f"temperature (of the term {name!r})")
         lookup(LOSSES, term.loss, f"loss (of the term {name!r})")
         if not 0 <= term.label_smoothing < 1:
             raise UserError(
-                f"terms.{name}.label_smoothing is {term.label_smoothing}, expected a share from 0 "
+                f"terms.{name}.label_smoothing is {term.label_smoothing}, expected a number from 0 "
                 "to below 1"
             )
     if not len(config.terms):
-        raise UserError("the config has no terms: nothing to learn from")
-    unused = sorted(set(kinds) - {f for t in config.terms.values() for f in (t.x, t.y)})
+        raise UserError("the config has no terms, so there is no loss")
+    unused = sorted(set(modalities) - {f for t in config.terms.values() for f in (t.x, t.y)})
     if unused:
-        raise UserError(f"no term uses the field {unused[0]!r}; take it out of its source")
+        raise UserError(f"no term uses the field {unused[0]!r}; remove it from its source")
     for name, term in config.terms.items():
         if not any({term.x, term.y} <= set(source.fields) for source in config.sources.values()):
             raise UserError(
-                f"the term {name!r} is between {term.x} and {term.y}, which no source has "
-                "together: a row of one has nothing to do with that of another"
+                f"the term {name!r} compares {term.x} and {term.y}, but no source has both: rows "
+                "of different sources do not belong together"
             )
 
 
@@ -60,34 +70,46 @@ def _check_numbers(config):
         if not models.MIN_TEMPERATURE <= value <= models.MAX_TEMPERATURE:
             raise UserError(
                 f"model.temperatures.{name} is {value}, expected a number from "
-                f"{models.MIN_TEMPERATURE} to {models.MAX_TEMPERATURE}, where it is held"
+                f"{models.MIN_TEMPERATURE} to {models.MAX_TEMPERATURE}, to which it is clipped"
             )
+    share = config.max_bad_records
+    if not 0 <= share <= 1:
+        raise UserError(f"max_bad_records is {share}, expected a share from 0 to 1")
+
+
+def _check_sources(config):
     for name, source in config.sources.items():
-        if not source.get("temperature", 1.0) > 0:
+        if not source.temperature > 0:
             raise UserError(
                 f"sources.{name}.temperature is {source.temperature}, expected a number above 0: "
-                "record sets are drawn by size**(1 / temperature)"
+                "record sets are sampled in proportion to size**(1 / temperature)"
+            )
+        if source.languages == ():
+            raise UserError(
+                f"sources.{name}.languages is empty: expected codes, or none for all languages"
             )
 
 
 def _check_batch(config, replicas):
-    """Each number of rows must divide the one that it is a part of; advice keeps to all of them."""
-    batch, microbatch = config.batch_size, config.get("microbatch", 0)
-    chunk, group = config.get("loss_chunk", 0), config.model.image.batch_norm_group
-    for name, value in (("microbatch", microbatch), ("loss_chunk", chunk)):
-        if value < 0:
-            raise UserError(f"{name} is {value}, expected rows, or 0 for the whole share")
-    share, images = batch // replicas, max(group, 1)
-    _check_all_replicas(group, 0 < microbatch < share and replicas > 1)
-    # Where the batch is wrong in any case, no micro-batch alone would mend it.
-    parted = 0 if batch % replicas or chunk and share % chunk else share
-    fitting = _divisors("microbatch", microbatch, parted, images)
-    if microbatch % images:
+    """Checks that each number of rows divides the number that it is a part of.
+
+    The values that a message proposes satisfy all of these conditions.
+    """
+    batch, microbatch, chunk = config.batch_size, config.microbatch, config.loss_chunk
+    group = config.model.image.virtual_batch_size
+    _check_at_least(config, microbatch=1, loss_chunk=1)
+    share, images = batch // replicas, max(group or 1, 1)
+    _check_synchronized(group, bool(microbatch) and microbatch < share and replicas > 1)
+    # If the batch size itself must change, no micro-batch is proposed.
+    divided = 0 if batch % replicas or chunk and share % chunk else share
+    fitting = _divisors("microbatch", microbatch or 0, divided, images)
+    if microbatch and microbatch % images:
         raise UserError(
             _group_does_not_divide(group, microbatch, "micro-batch")
             + (fitting or _multiples("microbatch", microbatch, images))
         )
-    batches = _multiples("batch_size", batch, replicas * math.lcm(microbatch or images, chunk or 1))
+    unit = replicas * math.lcm(microbatch or images, chunk or 1)
+    batches = _multiples("batch_size", batch, unit)
     wrong = f"batch_size is {batch}, but "
     if replicas > 1:
         wrong += f"{replicas} replicas share it evenly and "
@@ -95,7 +117,7 @@ def _check_batch(config, replicas):
         raise UserError(f"{wrong}each row needs a negative: set {batches}")
     if microbatch and share % microbatch:
         raise UserError(
-            f"{wrong}it is taken in micro-batches of {microbatch} rows: set "
+            f"{wrong}it is divided into micro-batches of {microbatch} rows: set "
             f"{batches}{fitting and f', or {fitting}'}"
         )
     if share % images:
@@ -107,87 +129,97 @@ def _check_batch(config, replicas):
         )
 
 
-def _group_does_not_divide(group, rows, whose):
+def _group_does_not_divide(group, rows, owner):
     return (
-        f"model.image.batch_norm_group is {group}, which does not divide the {rows} rows of a "
-        f"{whose}: set it to 0 for all rows of a {whose} together, or "
+        f"model.image.virtual_batch_size is {group}, which does not divide the {rows} rows of a "
+        f"{owner}: set it to none for all rows of a {owner}, or "
     )
 
 
-def _check_all_replicas(group, in_a_loop):
-    name = "model.image.batch_norm_group"
-    if group < models.ALL_REPLICAS:
+def _check_synchronized(group, in_a_loop):
+    name = "model.image.virtual_batch_size"
+    if group is not None and group < 1 and group != models.ALL_REPLICAS:
         raise UserError(
-            f"{name} is {group}, expected images, 0 for all of a replica or -1 for those of all "
-            "replicas together"
+            f"{name} is {group}, expected a number of images, none for all images of a replica, or "
+            "-1 for all images of all replicas"
         )
     if group == models.ALL_REPLICAS and in_a_loop:
-        # MirroredStrategy reduces nothing inside of a loop ("merge_call called while defining a
-        # new graph"), and micro-batches are one.
+        # MirroredStrategy cannot reduce inside a loop ("merge_call called while defining a new
+        # graph"), and micro-batches run in a loop.
         raise UserError(
-            f"{name} is -1, but replicas cannot share statistics amid their micro-batches: set "
-            f"--config.microbatch=0, or --config.{name} to 0 or a number of images"
+            f"{name} is -1, but replicas cannot share statistics in micro-batches: set "
+            f"--config.microbatch=none, or --config.{name} to none or a number of images"
         )
 
 
 def _multiples(name, value, unit):
-    """The multiples of `unit` next to a value, from 2, as flags: "--config.NAME=96 or 128"."""
+    """Returns the multiples of `unit` next to a value, from 2: "--config.NAME=96 or 128"."""
     below = value // unit * unit
     return _flag(name, {max(below, unit * -(-2 // unit)), max(below + unit, 2)})
 
 
 def _divisors(name, value, total, unit=1):
-    """The multiples of `unit` that divide `total` next to a value, likewise; "" without any."""
-    found = [d for d in range(unit, total + 1, unit) if total % d == 0]
-    below, above = ([d for d in found if (d > value) == after] for after in (False, True))
-    return _flag(name, {*below[-1:], *above[:1]}) if found else ""
+    """Returns the multiples of `unit` next to a value that divide `total`; "" if there are none."""
+    divisors = [d for d in range(unit, total + 1, unit) if total % d == 0]
+    below, above = ([d for d in divisors if (d > value) == is_above] for is_above in (False, True))
+    return _flag(name, {*below[-1:], *above[:1]}) if divisors else ""
 
 
 def _flag(name, values):
     return f"--config.{name}={' or '.join(map(str, sorted(values)))}"
 
 
+def _check_at_least(config, **minima):
+    """Checks values that are None or at least a minimum."""
+    for name, minimum in minima.items():
+        if config[name] is not None and config[name] < minimum:
+            alternative = " or none" if may_be_none(config, name) else ""
+            raise UserError(
+                f"{name} is {config[name]}, expected a number from {minimum}{alternative}"
+            )
+
+
+def _check_positive(name, value):
+    if value is not None and not value > 0:
+        raise UserError(f"{name} is {value}, expected a number above 0 or none")
+
+
 def _check_schedule(config):
     if not 0 <= config.optimizer.warmup_steps < config.steps:
         raise UserError(
             f"optimizer.warmup_steps is {config.optimizer.warmup_steps}, but the run has "
-            f"{config.steps} steps: fewer warm-up steps, or more steps"
+            f"{config.steps} steps: set fewer warm-up steps, or more steps"
         )
-    least = {"log_every": 1, "keep_checkpoints": 1, "steps_per_loop": 1}
-    for name in (*least, "checkpoint_every", "checkpoint_minutes", "evaluate_every"):
-        if config[name] < least.get(name, 0):
-            raise UserError(
-                f"{name} is {config[name]}, expected a number from {least.get(name, 0)}"
-            )
-    if config.get("stop_early", 0) and not config.keep_best:
+    _check_at_least(config, log_every=1, keep_checkpoints=1, steps_per_loop=1)
+    _check_at_least(config, checkpoint_every=1, evaluate_every=1, stop_early=1)
+    _check_positive("checkpoint_minutes", config.checkpoint_minutes)
+    if config.stop_early is not None and config.keep_best is None:
         raise UserError(
-            "stop_early is set, but keep_best is not: say by which number a step is better, such "
-            "as --config.keep_best='retrieval/*/average_recall'"
+            "stop_early is set, but keep_best is not: name the metric to improve, such as "
+            "--config.keep_best='retrieval/*/average_recall'"
         )
-    if not 0 < config.get("interpolate", 1.0) <= 1:
+    if not 0 < config.wise_ft_alpha <= 1:
         raise UserError(
-            f"interpolate is {config.interpolate}, expected the share of the run's own weights, "
+            f"wise_ft_alpha is {config.wise_ft_alpha}, expected the share of the trained weights, "
             "above 0 and up to 1"
         )
-    if not 0 <= config.optimizer.get("average", 0.0) < 1:
+    momentum = config.optimizer.ema_momentum
+    if momentum is not None and not 0 < momentum < 1:
         raise UserError(
-            f"optimizer.average is {config.optimizer.average}, expected a momentum from 0 to below "
-            "1, such as 0.999"
+            f"optimizer.ema_momentum is {momentum}, expected a momentum between 0 and 1, such as "
+            "0.999, or none"
         )
-    steps = config.get("profile_steps", ())
-    if steps and not (len(steps) == 2 and 0 <= steps[0] < steps[1] <= config.steps):
+    steps = config.profile_steps
+    if steps is not None and not (len(steps) == 2 and 0 <= steps[0] < steps[1] <= config.steps):
         raise UserError(
-            f"profile_steps is {tuple(steps)}, expected the first step and the one after the last, "
-            f"between 0 and {config.steps}: --config.profile_steps=10,20"
+            f"profile_steps is {tuple(steps)}, expected the first step and the step after the last "
+            f"one, between 0 and {config.steps}: --config.profile_steps=10,20"
         )
-    if config.keep_best and not config.evaluate_every:
+    if config.keep_best is not None and config.evaluate_every is None:
         raise UserError(
-            f"keep_best is {config.keep_best!r}, but evaluate_every is 0: the last step is the "
-            "only one that is evaluated; set --config.evaluate_every to a number of steps"
+            f"keep_best is {config.keep_best!r}, but evaluate_every is none, so that only the last "
+            "step is evaluated; set --config.evaluate_every to a number of steps"
         )
-    share = config.max_bad_records
-    if not 0 <= share <= 1:
-        raise UserError(f"max_bad_records is {share}, expected a share from 0 to 1")
 
 
 def _check_images(config):
@@ -204,42 +236,52 @@ def _check_images(config):
 
 
 def _check_step(config):
-    lookup(LOSS_SCALES, config.get("precision", "float32"), "precision")
-    lookup(ON_BAD_STEP, config.get("on_bad_step", "stop"), "on_bad_step")
-    norm, in_a_row = config.get("max_gradient_norm", 0), config.get("max_skipped_in_a_row", 1)
-    if not norm >= 0:
-        raise UserError(f"max_gradient_norm is {norm}, expected a norm, or 0 for no limit")
-    if in_a_row < 1:
-        raise UserError(f"max_skipped_in_a_row is {in_a_row}, expected a number of steps from 1")
+    lookup(LOSS_SCALES, config.precision, "precision")
+    lookup(ON_BAD_STEP, config.on_bad_step, "on_bad_step")
+    _check_positive("max_gradient_norm", config.max_gradient_norm)
+    _check_positive("optimizer.global_clipnorm", config.optimizer.global_clipnorm)
+    _check_at_least(config, max_consecutive_skips=1)
 
 
-def field_kinds(config):
-    """{field: kind} over all sources."""
-    kinds = {}
+def field_modalities(config):
+    """Returns {field: modality} of all sources.
+
+    Raises:
+        UserError: two sources have the same field, or a source has too many fields.
+    """
+    modalities = {}
     for name, source in config.sources.items():
-        for field, kind in source.fields.items():
-            if field in kinds:
-                raise UserError(f"two sources have a field {field!r}; rename the one of {name!r}")
-            lookup(dict.fromkeys(KINDS), kind, f"kind (of the field {field!r})")
-            kinds[field] = kind
-        found = list(source.fields.values())
-        if found.count("image") > 1 or found.count("text") > 2:
+        for field, modality in source.fields.items():
+            if field in modalities:
+                raise UserError(f"two sources have a field {field!r}; rename that of {name!r}")
+            lookup(dict.fromkeys(MODALITIES), modality, f"modality (of the field {field!r})")
+            modalities[field] = modality
+        values = list(source.fields.values())
+        if values.count("image") > 1 or values.count("text") > 2:
             raise UserError(
-                f"the source {name!r} has the fields {', '.join(source.fields)}: expected one "
-                "image and two texts at most; draw the others from a source of their own"
+                f"the source {name!r} has the fields {', '.join(source.fields)}: expected at most "
+                "one image and two texts; move the others to another source"
             )
-    return kinds
+    return modalities
 
 
 def find_vocabulary(name, data_dir):
-    """Path of the vocabulary of this name: "scenes", a path, or a path under `data_dir`."""
+    """Returns the path of a vocabulary.
+
+    Args:
+        name: "scenes" for the vocabulary of the package, a path, or a path in `data_dir`.
+        data_dir: folder of the record sets.
+
+    Raises:
+        UserError: there is no such file.
+    """
     if name == "scenes":
         return SCENES_VOCABULARY
     for path in (name, os.path.join(data_dir, name)):
         if file_io.exists(path):
             return path
     raise UserError(
-        f"no vocabulary {name!r}, nor {os.path.join(data_dir, name)}: train one with "
-        "--vocab_size of tools/convert.py or with tools/build_vocab.py, or set --config.vocabulary "
-        "to the vocab.txt of the model"
+        f"no vocabulary {name!r}, nor {os.path.join(data_dir, name)}: train one with --vocab_size "
+        "of tools/convert.py or with tools/build_vocab.py, or set --config.vocabulary to the "
+        "vocab.txt of the model"
     )

@@ -1,4 +1,4 @@
-"""The data of a config: records made and opened, streams, pictures to look at, evaluation."""
+"""The data of a config: its record sets, samplers and sources, and a sheet of training images."""
 
 import os
 
@@ -8,44 +8,63 @@ import tensorflow as tf
 from tf_mural import conversion
 from tf_mural.data import image_ops, input_pipeline
 from tf_mural.data.records import RecordSet, deserialize
-from tf_mural.data.sampling import Stream
+from tf_mural.data.sampling import IndexSampler
 from tf_mural.errors import UserError, lookup
+
+_MAX_CAPTIONS = 6
 
 
 def make_records(config, data_dir):
-    """Converts the data sets that training may make itself, where they are missing."""
-    for name in config.makes:
+    """Converts the data sets of `config.auto_convert` whose records are missing."""
+    for name in config.auto_convert:
         conversion.ensure(name, os.path.join(data_dir, name))
 
 
-def open_records(folder, data_dir, whole=True):
-    """The record set `folder`, a path or one under `data_dir`; `whole` as in `RecordSet.open`."""
-    inside = os.path.join(data_dir, folder)
-    there = inside if os.path.isdir(inside) or not os.path.isdir(folder) else folder
-    return RecordSet.open(there, whole)
+def open_records(folder, data_dir, strict=True):
+    """Opens a record set.
+
+    Args:
+        folder: path, or path in `data_dir`.
+        data_dir: folder of the record sets.
+        strict: see `RecordSet.open`.
+    """
+    in_data_dir = os.path.join(data_dir, folder)
+    use_data_dir = os.path.isdir(in_data_dir) or not os.path.isdir(folder)
+    return RecordSet.open(in_data_dir if use_data_dir else folder, strict)
 
 
-def make_stream(name, source, data_dir, seed, whole=True):
-    """The `sampling.Stream` of a source of the config; `whole` as in `RecordSet.open`."""
-    sets = [open_records(folder, data_dir, whole) for folder in source.records]
-    present = {code for s in sets for code in s.languages}
-    for code in source.languages:
-        lookup(dict.fromkeys(sorted(present)), code, f"language (of the source {name!r})")
+def make_sampler(name, source, data_dir, seed, strict=True):
+    """Returns the `IndexSampler` of a source of the config.
+
+    Args:
+        name: of the source.
+        source: ConfigDict, see `base.source`.
+        data_dir: folder of the record sets.
+        seed: of the run.
+        strict: see `RecordSet.open`.
+
+    Raises:
+        UserError: the record sets do not have a language or the images of the source.
+    """
+    sets = [open_records(folder, data_dir, strict) for folder in source.records]
+    languages = {code for record_set in sets for code in record_set.languages}
+    for code in source.languages or ():
+        lookup(dict.fromkeys(sorted(languages)), code, f"language (of the source {name!r})")
     with_image = "image" in source.fields.values()
-    for s in sets:
-        if with_image and not s.manifest["images"]:
+    for record_set in sets:
+        if with_image and not record_set.manifest["images"]:
             raise UserError(
-                f"{s.folder} has no images, but the source {name!r} has a field of them: take "
-                "other records"
+                f"{record_set.folder} has no images, but the source {name!r} has an image field: "
+                "use other records"
             )
-    texts = sum(kind == "text" for kind in source.fields.values())
-    return Stream(
+    text_fields = sum(modality == "text" for modality in source.fields.values())
+    return IndexSampler(
         sets,
-        texts,
-        source.languages or None,
-        walk=source.walk,
+        text_fields,
+        source.languages,
+        epoch_unit=source.epoch_unit,
         min_languages=source.min_languages,
-        weights=source.weights or None,
+        weights=source.weights,
         temperature=source.temperature,
         seed=seed,
         name=name,
@@ -53,28 +72,38 @@ def make_stream(name, source, data_dir, seed, whole=True):
     )
 
 
-def make_source(stream, source):
-    """The `pipeline.Source` of a stream and its part of the config."""
-    # A caption that says left or right forbids mirroring; the records say so.
-    allowed = all("flip" in s.manifest["augmentations"] for s in stream.sets)
-    return input_pipeline.Source(stream, source.fields.to_dict(), flip=source.flip and allowed)
+def make_source(sampler, source):
+    """Returns the `input_pipeline.Source` of a sampler and its part of the config."""
+    # Captions that mention left or right forbid mirroring; the manifests say so.
+    may_flip = all("flip" in s.manifest["augmentations"] for s in sampler.sets)
+    return input_pipeline.Source(sampler, source.fields.to_dict(), flip=source.flip and may_flip)
 
 
 def training_sheet(sources, sizes, count=12):
-    """Training images as augmented for the first draws, with the texts of their records."""
+    """Returns the training images of the first draws, augmented, and the texts of their records.
+
+    Args:
+        sources: list of `input_pipeline.Source`.
+        sizes: `input_pipeline.ImageSizes`.
+        count: number of draws.
+
+    Returns:
+        (uint8 (n, crop, crop, 3), [[(language, text)]]) with n <= count.
+    """
     source = next((s for s in sources if "image" in s.fields.values()), None)
     if source is None:
         return np.zeros((0, sizes.crop, sizes.crop, 3), np.uint8), []
-    draws = tf.range(count, dtype=tf.int64)
-    which, unit = (x.numpy() for x in source.stream.draw(draws))
-    record_numbers, _, _ = source.stream.locate(draws.numpy(), which, unit)
-    pictures, captions = [], []
-    for seed, part, number in zip(source.stream.seeds(draws), which, record_numbers, strict=True):
+    sampler, draws = source.sampler, tf.range(count, dtype=tf.int64)
+    set_indices, units = (x.numpy() for x in sampler.sample(draws))
+    numbers, _, _ = sampler.resolve(draws.numpy(), set_indices, units)
+    images, captions = [], []
+    for seed, set_index, number in zip(sampler.seeds(draws), set_indices, numbers, strict=True):
         try:
-            record = deserialize(source.stream.sets[part].read([number], verify=True)[0])
+            record = deserialize(sampler.sets[set_index].read([number], verify=True)[0])
             image = image_ops.resize(image_ops.decode(record.images[0]), sizes.resize)
         except (UserError, ValueError, IndexError, tf.errors.OpError):
-            continue  # training meets it too, and says so
-        pictures.append(image_ops.random_crop(image, sizes.crop, seed, flip=source.flip).numpy())
-        captions.append([t for t in record.texts if t[0] in source.stream.languages][:6])
-    return np.array(pictures, np.uint8).reshape(-1, sizes.crop, sizes.crop, 3), captions
+            continue  # training reports damaged records
+        images.append(image_ops.random_crop(image, sizes.crop, seed, flip=source.flip).numpy())
+        texts = [pair for pair in record.texts if pair[0] in sampler.languages]
+        captions.append(texts[:_MAX_CAPTIONS])
+    return np.array(images, np.uint8).reshape(-1, sizes.crop, sizes.crop, 3), captions

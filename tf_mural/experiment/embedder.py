@@ -1,4 +1,4 @@
-"""A trained model as one object: texts and images in, numpy embeddings out."""
+"""The public interface of a trained model: texts and images in, NumPy embeddings out."""
 
 import contextlib
 import functools
@@ -9,25 +9,26 @@ import time
 import numpy as np
 
 from tf_mural import experiment, file_io, reports
+from tf_mural.backends import backend_module
 from tf_mural.data import image_ops
 from tf_mural.datasets import image_files
 from tf_mural.errors import UserError
 from tf_mural.evaluation.batch_embedder import BadImage
 
-_FIRST_WORD, _EVERY = 5.0, 5.0  # seconds until progress is told, and between two words of it
+_PROGRESS_SECONDS = 5.0  # until the first line of progress, and between two lines
 
 
 class Embedder:
     """Embeds texts of any language and images into one space.
 
         embedder = tf_mural.Embedder.load("runs/tiny/etcl-s0")
-        scores = embedder.texts(["ein Hund"]) @ embedder.images(["dog.jpg", "cat.jpg"]).T
+        scores = embedder.embed_texts(["ein Hund"]) @ embedder.embed_images(["dog.jpg"]).T
 
     Args:
-        embed: `embedder.Embedder`.
+        embed: `BatchEmbedder`.
         encoder: `models.DualEncoder`.
-        tokenizer: `text.Tokenizer`.
-        sizes: {"resize", "crop"} of images, in pixels.
+        tokenizer: `tokenizers.Tokenizer`.
+        sizes: {"resize": pixels, "crop": pixels} of images.
 
     Attributes:
         width: of the embeddings.
@@ -45,108 +46,136 @@ class Embedder:
         Args:
             path: workdir of a finished run, the folder of a preset (see tools/export.py), or a
                 preset on a hub: "hf://user/name", "kaggle://user/name/keras/variant".
-            strategy: "one", "mirrored", "tpu" or what `distribute.make_strategy` returns: the
-                devices that share the work; None is one of them.
-            batch_size: rows at a time, over all devices.
+            strategy: "one", "mirrored", "tpu" or a result of `make_strategy`: the devices that
+                share the work. None is one device.
+            batch_size: number of rows per batch, over all devices.
 
         Raises:
-            UserError: there is no such model, or it is not whole.
+            UserError: the model does not exist or is incomplete.
         """
         path = os.fspath(path)
         if batch_size < 1:
-            raise UserError(f"batch_size is {batch_size}, expected rows, 1 or more")
+            raise UserError(f"batch_size is {batch_size}, expected at least 1")
         if isinstance(strategy, str):
-            strategy = experiment.rooms()[0].make_strategy(strategy)
+            strategy = backend_module().make_strategy(strategy)
         model = experiment.load(path, strategy, batch_size)
         return cls(model.embed, model.encoder, model.tokenizer, model.sizes)
 
     @functools.cached_property
     def fingerprint(self):
-        """Names the model by weights, vocabulary and image sizes: 32 hexadecimal digits."""
+        """32 hexadecimal digits that identify weights, vocabulary and image sizes."""
         return experiment.fingerprint(self._encoder, self._tokenizer, self._sizes)
 
-    def texts(self, texts, progress=None):
+    def embed_texts(self, texts, progress=None):
         """Embeds strings.
 
         Args:
-            texts: iterable of str; a single str is refused, since its letters would be texts.
-            progress: whether to tell rate and time left on stderr; None: if that is a terminal.
+            texts: iterable of str. A single str is refused, because its letters would be the texts.
+            progress: whether to print rate and remaining time on stderr; None: if that is a
+                terminal.
 
         Returns:
-            float32 (n, width), unit rows in order.
+            float32 (n, width), rows of length 1 in the order of the texts.
 
         Raises:
-            UserError: something is no string.
+            UserError: an item is not a string.
         """
         if isinstance(texts, str | bytes):
             raise UserError(
                 f"texts is {texts[:40]!r}, expected a list of strings: [{texts[:40]!r}]"
             )
-        with _told(self._embed, texts, progress):
-            return self._embed.texts(_strings(texts))
+        with self._progress(texts, progress):
+            return self._embed.embed_texts(_check_strings(texts))
 
-    def images(self, images, progress=None):
-        """Embeds images: PNG, JPEG, GIF or WebP (their first frame) or BMP of any size, or pixels.
+    def embed_images(self, images, progress=None):
+        """Embeds images of any size: PNG, JPEG, GIF or WebP (their first frame), BMP, or pixels.
 
         Args:
-            images: iterable of encoded bytes, of paths, of uint8 arrays (h, w) or (h, w, 1, 3 or
-                4), or of pictures of Pillow.
-            progress: see `texts`.
+            images: iterable of encoded bytes, of paths, of uint8 arrays (h, w) or (h, w, c) with c
+                = 1, 3 or 4, or of Pillow images.
+            progress: see `embed_texts`.
 
         Returns:
-            float32 (n, width), unit rows in order.
+            float32 (n, width), rows of length 1 in the order of the images.
 
         Raises:
-            BadImage: one cannot be read, or has too many pixels; a UserError with its `position`.
+            BadImage: an image cannot be read or has too many pixels; a UserError with the
+                attribute `position`.
         """
         if isinstance(images, str | bytes | os.PathLike):
-            raise UserError("images is a single one, expected a list of them: [image]")
-        names = {}
+            raise UserError("images is a single image, expected a list of them: [image]")
+        paths = {}
         try:
-            with _told(self._embed, images, progress):
-                return self._embed.images(_encoded(images, names))
+            with self._progress(images, progress):
+                return self._embed.embed_images(_encode(images, paths))
         except BadImage as error:
-            if error.position in names and names[error.position] not in str(error):
+            if error.position in paths and paths[error.position] not in str(error):
                 raise BadImage(
-                    error.position, f"{names[error.position]}: {error.reason}"
+                    error.position, f"{paths[error.position]}: {error.reason}"
                 ) from error
             raise
 
-    def knows(self, texts):
-        """Whether a text has a token that the vocabulary knows: bool (n,)."""
-        texts = list(_strings(texts))
+    def has_known_tokens(self, texts):
+        """Returns whether each text has a token of the vocabulary besides [UNK]: bool (n,)."""
+        texts = list(_check_strings(texts))
         if not texts:
             return np.zeros(0, bool)
-        return np.asarray(self._tokenizer.has_known(self._tokenizer(texts)))
+        return np.asarray(self._tokenizer.has_known_tokens(self._tokenizer(texts)))
+
+    @contextlib.contextmanager
+    def _progress(self, items, enabled):
+        """Context manager that prints the progress of the `BatchEmbedder` on stderr."""
+        if enabled is None:
+            enabled = sys.stderr.isatty()
+        total = len(items) if hasattr(items, "__len__") else None
+        start_time = time.monotonic()
+        next_time = start_time + _PROGRESS_SECONDS
+
+        def show(kind, done):
+            nonlocal next_time
+            now = time.monotonic()
+            if now < next_time:
+                return
+            next_time, rate = now + _PROGRESS_SECONDS, done / (now - start_time)
+            of_total = f" of {total:,}" if total else ""
+            remaining = f", {reports.format_duration((total - done) / rate)} left" if total else ""
+            line = f"{kind}: {done:,}{of_total}, {rate:,.0f} a second{remaining}"
+            print(line, file=sys.stderr, flush=True)
+
+        previous, self._embed.progress = self._embed.progress, show if enabled else None
+        try:
+            yield
+        finally:
+            self._embed.progress = previous
 
 
-def _strings(texts):
+def _check_strings(texts):
     for position, text in enumerate(texts):
         if not isinstance(text, str):
             raise UserError(
                 f"text at position {position} is of type {type(text).__name__}, expected a string"
             )
-        # A lone surrogate, as from a file name that is not UTF-8, would be no text to TensorFlow.
+        # TensorFlow rejects lone surrogates, such as those of file names that are not UTF-8.
         yield text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _encoded(given, names):
-    """Yields bytes; puts the names of those that came as paths into `names`, by position."""
-    for position, image in enumerate(given):
+def _encode(images, paths):
+    """Yields encoded bytes; adds {position: path} to `paths` for images that are paths."""
+    for position, image in enumerate(images):
         if isinstance(image, str | os.PathLike):
-            names[position] = os.fspath(image)
+            paths[position] = os.fspath(image)
             try:
-                image = file_io.read_bytes(names[position])
+                image = file_io.read_bytes(paths[position])
             except OSError as error:
                 reason = error.strerror or str(error)
-                raise BadImage(position, f"{names[position]}: {reason}") from error
+                raise BadImage(position, f"{paths[position]}: {reason}") from error
         elif not isinstance(image, bytes):
-            image = _png(image, position)
-        if image[:4] == b"RIFF" and image[8:12] == b"WEBP":  # as converters take it
-            image, reason = image_files.usable(image)
+            image = _encode_png(image, position)
+        if image[:4] == b"RIFF" and image[8:12] == b"WEBP":  # decoded as by the converters
+            image, reason = image_files.validate_image(image)
             if reason:
                 raise BadImage(position, reason)
-        size = image_ops.stated_size(image)
+        size = image_ops.header_size(image)
         if size and size[0] * size[1] > image_ops.MAX_PIXELS:
             raise BadImage(
                 position,
@@ -155,11 +184,11 @@ def _encoded(given, names):
         yield image
 
 
-def _png(image, position):
+def _encode_png(image, position):
     import tensorflow as tf
 
     if hasattr(image, "convert"):
-        image = _pixels(image, position)
+        image = _pillow_pixels(image, position)
     array = np.asarray(image)
     array = array[..., np.newaxis] if array.ndim == 2 else array
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] not in (1, 3, 4):
@@ -170,40 +199,15 @@ def _png(image, position):
     return tf.io.encode_png(array).numpy()
 
 
-def _pixels(image, position):
-    """uint8 array of a picture of Pillow, as that of its file would be."""
+def _pillow_pixels(image, position):
+    """Returns the pixels of a Pillow image as uint8, equal to those of its file."""
     try:
-        if image.mode.startswith("I;16"):  # Pillow would cut it off at 255
+        if image.mode.startswith("I;16"):  # Pillow would clip values above 255
             return (np.asarray(image) >> 8).astype(np.uint8)
         low, high = image.getextrema() if image.mode in ("I", "F") else (0, 255)
         if low < 0 or high > 255:
-            raise BadImage(position, f"grey from {low} to {high}, expected 0 to 255")
+            raise BadImage(position, f"gray values from {low} to {high}, expected 0 to 255")
         return np.asarray(image.convert("RGB"))
-    except (*image_files.ERRORS, AssertionError) as error:  # it reads its file only now
-        raise BadImage(position, str(error) or "the picture is closed") from error
-
-
-@contextlib.contextmanager
-def _told(embed, items, progress):
-    """Inside, long work is told of on stderr."""
-    if progress is None:
-        progress = sys.stderr.isatty()
-    total = len(items) if hasattr(items, "__len__") else None
-    began = time.monotonic()
-    last = began + _FIRST_WORD - _EVERY
-
-    def tell(kind, done):
-        nonlocal last
-        now = time.monotonic()
-        if now - last < _EVERY:
-            return
-        last, rate = now, done / (now - began)
-        of = f" of {total:,}" if total else ""
-        left = f", {reports.eta((total - done) / rate)} left" if total else ""
-        print(f"{kind}: {done:,}{of}, {rate:,.0f} a second{left}", file=sys.stderr, flush=True)
-
-    before, embed.progress = embed.progress, tell if progress else None
-    try:
-        yield
-    finally:
-        embed.progress = before
+    # Pillow reads the file lazily, so that errors of the file occur here.
+    except (*image_files.DECODE_ERRORS, AssertionError) as error:
+        raise BadImage(position, str(error) or "the image is closed") from error

@@ -1,4 +1,4 @@
-"""Evaluations by name: a task on any records, or a benchmark, to something that can be run."""
+"""Evaluations by name: a task on a record set, or a benchmark, with its data opened and checked."""
 
 import dataclasses
 import hashlib
@@ -8,23 +8,29 @@ import time
 from tf_mural.data.records import RecordSet
 from tf_mural.errors import UserError, lookup
 from tf_mural.evaluation import TASKS, prompts
-from tf_mural.evaluation.benchmarks import BENCHMARKS, Benchmark, check_options, options_of, run_of
+from tf_mural.evaluation.benchmarks import (
+    BENCHMARKS,
+    Benchmark,
+    check_options,
+    option_names,
+    task_for,
+)
 from tf_mural.experiment.data import open_records
 
-# Tasks whose languages are those of the records' texts, and not of prompts or of pairs.
-_OF_TEXTS = (TASKS["retrieval"], TASKS["consistency"])
+# Tasks whose languages are those of the texts of the records, not those of prompts or of pairs.
+_TASKS_BY_TEXT_LANGUAGE = (TASKS["retrieval"], TASKS["consistency"])
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """One task on records that are opened, ready to be run on any `embed`.
+    """A task with its data, which can be run with any embedder.
 
     Attributes:
-        name: as it was asked for: "retrieval", or "retrieval/coco".
+        name: of the task or the benchmark: "retrieval" or "retrieval/coco".
         benchmark: the `Benchmark` of this name, or None.
-        records: the `RecordSet` that is scored.
-        options: arguments of the task, as plain data.
-        handed: those that the task is handed as objects: an index, prompts.
+        records: `RecordSet` that is evaluated on.
+        options: arguments of the task that are plain data.
+        objects: arguments of the task that are objects: an index, prompts.
         data: {folder: digest} of all that the result depends on.
     """
 
@@ -32,131 +38,152 @@ class Evaluation:
     benchmark: Benchmark | None
     records: RecordSet
     options: dict
-    handed: dict
+    objects: dict
     data: dict
 
-    def run(self, embed, cache=None, model_id=None):
-        """The `Result` of `embed`.
+    def run(self, embed, cache_dir=None, model_id=None):
+        """Runs the task.
 
         Args:
-            embed: see the tasks.
-            cache: folder for embeddings of classes, or None; with a `model_id` that says which
-                weights `embed` has.
+            embed: has `embed_texts` and `embed_images`, see `BatchEmbedder`.
+            cache_dir: folder for the embeddings of classes, or None.
+            model_id: string that identifies the weights in the cache.
+
+        Returns:
+            `Result`.
 
         Raises:
-            UserError: as the task.
+            UserError: see the task.
         """
-        arguments = {**self.options, **self.handed}
+        arguments = {**self.options, **self.objects}
         if "prompts" in arguments:
-            arguments |= {"cache": cache, "model_id": model_id}
-        return run_of(self.name)(embed, self.records, **arguments)
+            arguments |= {"cache_dir": cache_dir, "model_id": model_id}
+        return task_for(self.name)(embed, self.records, **arguments)
 
 
-class Watched:
-    """An `embed` that says now and then how far it has come.
+class ProgressEmbedder:
+    """An embedder that prints how many items it has embedded.
 
     Args:
-        embed: see the tasks.
-        name: what it is for.
-        say: function of a line.
+        embed: has `embed_texts` and `embed_images`.
+        name: of the evaluation.
+        print_fn: callable that prints a line.
         every: seconds between two lines.
     """
 
-    def __init__(self, embed, name, say, every=10):
-        self._embed, self._name, self._say, self._every = embed, name, say, every
+    def __init__(self, embed, name, print_fn, every=10):
+        self._embed, self._name, self._print, self._every = embed, name, print_fn, every
 
-    def images(self, encoded):
-        """As those of `embed`."""
-        return self._embed.images(self._counted(encoded, "images"))
+    def embed_images(self, encoded):
+        """Embeds encoded images."""
+        return self._embed.embed_images(self._count(encoded, "images"))
 
-    def texts(self, texts):
-        """As those of `embed`."""
-        return self._embed.texts(self._counted(texts, "texts"))
+    def embed_texts(self, texts):
+        """Embeds strings."""
+        return self._embed.embed_texts(self._count(texts, "texts"))
 
-    def _counted(self, items, kind):
-        began = said = time.perf_counter()
+    def _count(self, items, kind):
+        start_time = last_time = time.perf_counter()
         for count, item in enumerate(items):
             now = time.perf_counter()
-            if now - said >= self._every:
-                said, rate = now, count / (now - began)
-                self._say(f"{self._name}: {count:,} {kind}, {rate:,.0f} a second")
+            if now - last_time >= self._every:
+                last_time, rate = now, count / (now - start_time)
+                self._print(f"{self._name}: {count:,} {kind}, {rate:,.0f} a second")
             yield item
 
 
-def plan(name, data_dir, records=None, **options):
-    """Opens what an evaluation needs, and refuses before any work what cannot be scored.
+def prepare_evaluation(name, data_dir, records=None, **options):
+    """Opens the data of an evaluation, and checks it before any work.
 
     Args:
-        name: of a benchmark, or of a task.
-        data_dir: folder that record sets are under.
-        records: the record set, a path or one under `data_dir`; by default the benchmark's.
-        **options: arguments of the task. `index` is a record set and `prompts` a place that
-            `prompts.read` takes, both found as `records` is; by default the benchmark's.
+        name: of a benchmark or a task.
+        data_dir: folder of the record sets.
+        records: path of a record set, or one in `data_dir`; None: that of the benchmark.
+        **options: arguments of the task. `index` is a record set and `prompts` a path for
+            `prompts.read`, both found like `records`; by default those of the benchmark.
+
+    Returns:
+        `Evaluation`.
 
     Raises:
-        UserError: an unknown name, option or language; records that are missing or not whole.
+        UserError: a name, option or language is unknown; records are missing or incomplete.
     """
     check_options(name, options)
     benchmark = BENCHMARKS.get(name)
     if not records and benchmark is None:
-        raise UserError(f"say what to score {name!r} on: its option `records` is a folder of them")
+        raise UserError(
+            f"{name!r} needs records to evaluate on: name their folder with the option `records`"
+        )
     record_set = open_records(records or benchmark.records, data_dir)
-    options, handed = dict(options), {}
+    options, objects = dict(options), {}
     data = {record_set.folder: record_set.digest}
-    if "index" in options_of(name):
+    if "index" in option_names(name):
         folder = options.pop("index", None) or (benchmark and benchmark.index)
         if not folder:
-            raise UserError(f"{name}: say with the option `index` where to look neighbours up")
-        handed["index"] = open_records(folder, data_dir)
-        data[handed["index"].folder] = handed["index"].digest
-    if "prompts" in options_of(name):
-        place, handed["prompts"] = _prompts(
+            raise UserError(
+                f"{name}: name the record set of the neighbours with the option `index`"
+            )
+        objects["index"] = open_records(folder, data_dir)
+        data[objects["index"].folder] = objects["index"].digest
+    if "prompts" in option_names(name):
+        path, objects["prompts"] = _open_prompts(
             options.pop("prompts", None), benchmark, record_set, data_dir
         )
-        data[place] = _digest(handed["prompts"])
-    if run_of(name) in _OF_TEXTS:
+        data[path] = _prompts_digest(objects["prompts"])
+    if task_for(name) in _TASKS_BY_TEXT_LANGUAGE:
         for code in options.get("languages") or ():
             lookup(record_set.language_counts, code, f"language (of {record_set.folder})")
-    return Evaluation(name, benchmark, record_set, options, handed, data)
+    return Evaluation(name, benchmark, record_set, options, objects, data)
 
 
-def make_evaluation(config, data_dir, embed):
-    """Function to {name: Result} of all that `config.evaluation` lists.
+def make_evaluate(config, data_dir, embed):
+    """Returns a callable that runs all evaluations of a config.
 
-    It holds {name of a task or benchmark: its options}: `records`, a folder, and any options of the
-    task. Empty ones are the task's defaults. `trained`, the languages that a report sets apart, is
-    no option of a task. What cannot be scored is refused here, before any training.
+    `config.evaluation` is {name of a task or benchmark: its options}: `records`, a folder, and any
+    options of the task; None is the default of the task. `trained`, the languages that a report
+    lists first, is not an option of a task.
+
+    Args:
+        config: ConfigDict of a stage.
+        data_dir: folder of the record sets.
+        embed: has `embed_texts` and `embed_images`.
+
+    Returns:
+        A callable without arguments that returns {name: Result}.
+
+    Raises:
+        UserError: see `prepare_evaluation`; it is raised before any training.
     """
-    planned = []
-    for name, listed in config.evaluation.items():
-        options = {key: value for key, value in listed.items() if value not in ((), "", None)}
+    evaluations = []
+    for name, values in config.evaluation.items():
+        options = {key: value for key, value in values.items() if value is not None}
         options.pop("trained", None)
-        planned.append(plan(name, data_dir, **options))
-    return lambda: {one.name: one.run(embed) for one in planned}
+        evaluations.append(prepare_evaluation(name, data_dir, **options))
+    return lambda: {evaluation.name: evaluation.run(embed) for evaluation in evaluations}
 
 
-def _prompts(place, benchmark, record_set, data_dir):
-    """(where they are from, `Prompts`): from files, else English from the names of the classes."""
+def _open_prompts(path, benchmark, record_set, data_dir):
+    """Returns (source, `Prompts`): from files, else English ones from the names of the classes."""
     classes = record_set.manifest.get("classes")
-    usual = os.path.join(data_dir, benchmark.prompts) if benchmark else ""
-    if place:
-        inside = os.path.join(data_dir, place)
-        usual = inside if os.path.exists(inside) else place
-    if place or os.path.isdir(usual):
-        return usual, prompts.read(usual, classes, record_set.manifest["dataset"])
+    default = os.path.join(data_dir, benchmark.prompts) if benchmark else ""
+    if path:
+        in_data_dir = os.path.join(data_dir, path)
+        default = in_data_dir if os.path.exists(in_data_dir) else path
+    if path or os.path.isdir(default):
+        return default, prompts.read(default, classes, record_set.manifest["dataset"])
     if not classes:
         raise UserError(
-            f"{record_set.folder} has no names of classes to make prompts of: name a folder of "
-            "them, or take labelled records such as those of cifar100"
+            f"{record_set.folder} has no class names to make prompts from: name a folder of "
+            "prompts, or use labelled records such as those of cifar100"
         )
     return "English prompts", prompts.english(classes, benchmark.suffix if benchmark else "")
 
 
-def _digest(found):
-    """A short hash of all prompts, in all languages."""
+def _prompts_digest(prompts_by_language):
+    """Returns a short hash of all prompts in all languages."""
     digest = hashlib.sha256()
-    for language in sorted(found):
+    for language in sorted(prompts_by_language):
         digest.update(f"\0{language}".encode())
-        for of_class in found[language]:
-            digest.update("\0".join(["", *of_class, ""]).encode())
+        for class_prompts in prompts_by_language[language]:
+            digest.update("\0".join(["", *class_prompts, ""]).encode())
     return digest.hexdigest()[:12]

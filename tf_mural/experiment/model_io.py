@@ -1,4 +1,4 @@
-"""What a run leaves behind, and how a model is made of it again."""
+"""Describes a trained model in model.json, and loads it again."""
 
 import contextlib
 import dataclasses
@@ -10,33 +10,45 @@ import numpy as np
 from keras import ops
 
 from tf_mural import file_io, models
+from tf_mural.backends import backend_module
 from tf_mural.data import image_ops
 from tf_mural.data.tokenizers import Tokenizer
 from tf_mural.errors import UserError
-from tf_mural.evaluation.batch_embedder import Embedder
-from tf_mural.experiment.backend import rooms
+from tf_mural.evaluation.batch_embedder import BatchEmbedder
 from tf_mural.training import checkpoints
+
+# Values that earlier versions did not store, because nothing else was possible.
+_STORED_DEFAULTS = {"lower_case": False, "pretrained": None, "precision": "float32"}
+_MODEL_DEFAULTS = {
+    "image": {"padding": "symmetric", "preset": None},
+    "text": {"activation": "gelu_approximate", "preset": None, "sizes": None},
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A trained model, ready to embed.
+    """A trained model that embeds texts and images.
 
     Attributes:
         encoder: `models.DualEncoder`.
-        tokenizer: `text.Tokenizer`.
-        embed: `embedder.Embedder` of both.
-        sizes: {"resize", "crop"} of images, in pixels.
+        tokenizer: `tokenizers.Tokenizer`.
+        embed: `BatchEmbedder` of both.
+        sizes: {"resize": pixels, "crop": pixels} of images.
     """
 
     encoder: models.DualEncoder
     tokenizer: Tokenizer
-    embed: Embedder
+    embed: BatchEmbedder
     sizes: dict
 
 
 def describe(config, tokenizer):
-    """What rebuilds the model without its config: the content of model.json."""
+    """Returns the content of model.json, from which the model is rebuilt without its config.
+
+    Args:
+        config: ConfigDict of a stage.
+        tokenizer: has `size`, `hash` and `max_tokens`.
+    """
     return {
         "model": config.model.to_dict(),
         "images": config.images.to_dict(),
@@ -45,76 +57,99 @@ def describe(config, tokenizer):
         "max_tokens": tokenizer.max_tokens,
         "lower_case": config.lower_case,
         "pretrained": config.pretrained,
-        # The weights are float32 in any case. What reads this scores them as the run itself did.
-        "precision": config.get("precision", "float32"),
+        # The weights are always float32. An evaluation computes as the run did.
+        "precision": config.precision,
     }
 
 
+def read_description(folder):
+    """Reads model.json of a run, also of an earlier version, in the form of `describe`.
+
+    Raises:
+        UserError: the folder has no finished model.
+    """
+    return upgrade_description(checkpoints.read_model(folder))
+
+
+def upgrade_description(description):
+    """Returns the content of model.json of an earlier version in its current form."""
+    model = models.upgrade_arguments(description["model"])
+    for modality, defaults in _MODEL_DEFAULTS.items():
+        model[modality] = {**defaults, **model[modality]}
+    upgraded = {**_STORED_DEFAULTS, **description, "model": model}
+    return {**upgraded, "pretrained": upgraded["pretrained"] or None}
+
+
 def model_arguments(description):
-    """Keyword arguments of `models.dual_encoder`."""
-    model = models.rename_arguments(description["model"])
-    image, text = dict(model["image"]), dict(model["text"])
-    # Flags cannot say None: 0 is a replica's whole share (and -1 the whole batch of all replicas),
-    # "" no preset, () no sizes but a name's.
-    image["virtual_batch_size"] = image.get("virtual_batch_size") or None
-    image["preset"], text["preset"] = image["preset"] or None, text["preset"] or None
-    text["sizes"] = tuple(text.get("sizes", ())) or None
-    text["vocabulary_size"] = description["vocabulary_size"]
-    precision = description.get("precision", "float32")
-    return {**model, "image": image, "text": text, "precision": precision}
+    """Returns the keyword arguments of `models.dual_encoder`.
+
+    Args:
+        description: see `describe`.
+    """
+    model = description["model"]
+    text = {**model["text"], "vocabulary_size": description["vocabulary_size"]}
+    if text["sizes"] is not None:
+        text["sizes"] = tuple(text["sizes"])
+    return {**model, "text": text, "precision": description["precision"]}
 
 
 def load(path, strategy=None, batch_size=128):
-    """A trained model.
+    """Loads a trained model.
 
     Args:
-        path: workdir of a finished run, or a preset (see `presets`), which may lie on a hub.
-        strategy: what `make_strategy` of the backend's room made, to embed on all of its replicas;
-            None is one device.
-        batch_size: see `embedder.Embedder`; rounded up to a multiple of the replicas.
+        path: workdir of a finished run, or a preset (see `export.presets`), also on a hub.
+        strategy: result of `make_strategy` of the backend, whose replicas share the work; None is
+            one device.
+        batch_size: see `BatchEmbedder`; rounded up to a multiple of the number of replicas.
+
+    Returns:
+        `Model`.
 
     Raises:
-        UserError: there is no model, or its vocabulary is not the one it was trained with.
+        UserError: there is no model, or its vocabulary is not that of its training.
     """
     with strategy.scope() if strategy else contextlib.nullcontext():
-        encoder, tokenizer, sizes = _read(path)
-    embed = embedder(encoder, tokenizer, sizes, batch_size, strategy)
+        encoder, tokenizer, sizes = _load_encoder(path)
+    embed = batch_embedder(encoder, tokenizer, sizes, batch_size, strategy)
     return Model(encoder, tokenizer, embed, sizes)
 
 
-def _read(path):
-    # Looked for first: what a preset is made of is a heavy import.
+def _load_encoder(path):
+    # This check comes first because the presets are a heavy import.
     if file_io.is_on_hub(path) or not file_io.exists(os.path.join(path, checkpoints.MODEL)):
         from tf_mural.export import presets
 
         if presets.is_preset(path):
             return presets.load_preset(path)
-    description = checkpoints.read_model(path)
-    tokenizer = Tokenizer(
-        os.path.join(path, checkpoints.VOCABULARY),
-        description["max_tokens"],
-        description.get("lower_case", False),
-    )
+    description = read_description(path)
+    vocabulary_path = os.path.join(path, checkpoints.VOCABULARY)
+    tokenizer = Tokenizer(vocabulary_path, description["max_tokens"], description["lower_case"])
     if tokenizer.hash != description["vocabulary_hash"]:
         raise UserError(
-            f"{os.path.join(path, checkpoints.VOCABULARY)} has hash {tokenizer.hash}, but the "
-            f"model was trained with {description['vocabulary_hash']}: put the right one back"
+            f"{vocabulary_path} has hash {tokenizer.hash}, but the model was trained with "
+            f"{description['vocabulary_hash']}: restore the vocabulary of the training"
         )
     encoder = models.dual_encoder(**model_arguments(description))
     checkpoints.load_weights(path, encoder)
     return encoder, tokenizer, description["images"]
 
 
-def embedder(encoder, tokenizer, sizes, batch_size=128, strategy=None):
-    """An `Embedder` over the towers of `encoder`; sizes: {"resize", "crop"} in pixels."""
+def batch_embedder(encoder, tokenizer, sizes, batch_size=128, strategy=None):
+    """Returns a `BatchEmbedder` over the towers of an encoder.
 
-    distribute, _ = rooms()
-    towers = distribute.encoder_functions(encoder, strategy=strategy)
+    Args:
+        encoder: `models.DualEncoder`.
+        tokenizer: `tokenizers.Tokenizer`.
+        sizes: {"resize": pixels, "crop": pixels} of images.
+        batch_size, strategy: see `load`.
+    """
+    backend = backend_module()
+    towers = backend.encoder_functions(encoder, strategy=strategy)
     replicas = strategy.num_replicas_in_sync if strategy else 1
     preprocess = functools.partial(
         image_ops.preprocess_for_evaluation, resize_to=sizes["resize"], size=sizes["crop"]
     )
-    return Embedder(
+    return BatchEmbedder(
         towers["image"],
         towers["text"],
         tokenizer,
@@ -125,10 +160,13 @@ def embedder(encoder, tokenizer, sizes, batch_size=128, strategy=None):
 
 
 def fingerprint(encoder, tokenizer, sizes):
-    """Names a model by all that its embeddings depend on: weights, vocabulary, image sizes.
+    """Returns a hash of all that embeddings depend on: weights, vocabulary, image sizes.
+
+    Args:
+        encoder, tokenizer, sizes: see `batch_embedder`.
 
     Returns:
-        32 hexadecimal digits, the same wherever the model is kept.
+        32 hexadecimal digits, which do not depend on the location of the model.
     """
     digest = hashlib.sha256(
         f"{tokenizer.hash} {tokenizer.max_tokens} {sorted(sizes.items())}".encode()

@@ -1,62 +1,66 @@
-"""Some steps of a run under the profiler."""
+"""Profiles some steps of a run with TensorBoard's profiler."""
 
 import contextlib
 
 
 @contextlib.contextmanager
 def profiled(runner, steps, folder, profiler):
-    """Gives the runner, by which `steps` go under the profiler; a run that stops amid them ends it.
+    """Context manager that yields a runner which profiles some of its steps.
+
+    The profile is also written if the run stops between the first and the last of these steps.
 
     Args:
-        runner, folder, profiler: see `Profiled`.
-        steps: number of the first step and of the one after the last, or nothing.
+        runner: step runner of the backend.
+        steps: (first step, step after the last one); None: no step is profiled.
+        folder: of TensorBoard's events.
+        profiler: (start, stop) of the backend; start takes the folder.
     """
-    if not steps:
+    if steps is None:
         yield runner
         return
-    runner = Profiled(runner, *steps, folder, profiler)
+    runner = ProfiledRunner(runner, *steps, folder, profiler)
     try:
         yield runner
     finally:
         runner.stop()
 
 
-class Profiled:
-    """A runner of steps, some of which TensorBoard's profiler looks at.
+class ProfiledRunner:
+    """A step runner that profiles some of its steps.
 
     Args:
-        runner: of the backend's room.
-        first, end: numbers of the first step and of the one after the last.
+        runner: step runner of the backend.
+        first, end: the first step, and the step after the last one.
         folder: of TensorBoard's events.
-        profiler: functions to begin (of a folder) and to end, those of the backend's room.
+        profiler: see `profiled`.
     """
 
     def __init__(self, runner, first, end, folder, profiler):
         self._runner, self._first, self._end = runner, first, end
-        self._folder, (self._begin, self._end_profile) = folder, profiler
-        self._on = False
+        self._folder, (self._start_profiler, self._stop_profiler) = folder, profiler
+        self._is_profiling = False
         self.processes = runner.processes
 
     def start(self, step):
-        """As the runner's."""
+        """Starts the runner at a step."""
         self._step = step
         self._runner.start(step)
 
     def run(self, count):
-        """As the runner's; steps that come together are in the profile together."""
-        if self._first < self._step + count and self._step < self._end and not self._on:
-            self._begin(self._folder)
-            self._on = True
+        """Runs `count` steps; if one of them is to be profiled, all of them are."""
+        if self._first < self._step + count and self._step < self._end and not self._is_profiling:
+            self._start_profiler(self._folder)
+            self._is_profiling = True
         logs = self._runner.run(count)
         self._step += count
-        if self._on and self._step >= self._end:
+        if self._is_profiling and self._step >= self._end:
             for values in logs.values():
-                float(values[-1])  # until then the steps go on
+                float(values[-1])  # waits for the steps on the device
             self.stop()
         return logs
 
     def stop(self):
-        """Ends the profile, where one has begun, and writes it."""
-        if self._on:
-            self._on = False
-            self._end_profile()
+        """Stops the profiler if it runs, and writes the profile."""
+        if self._is_profiling:
+            self._is_profiling = False
+            self._stop_profiler()

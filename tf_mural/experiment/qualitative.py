@@ -1,4 +1,4 @@
-"""What a finished model finds and where its embeddings lie, for people to look at."""
+"""Retrieval examples and embeddings of a finished model, for visual inspection."""
 
 import os
 
@@ -9,73 +9,76 @@ from tf_mural.data import image_ops
 from tf_mural.data.records import deserialize
 from tf_mural.experiment.model_io import load
 
-_QUERIES, _FOUND, _LANGUAGES = 6, 5, 12
+_MAX_QUERIES, _NUM_RETRIEVED, _MAX_LANGUAGES = 6, 5, 12
 
 
-def show(workdir, record_set, log, step, count=128):
-    """Writes a grid of queries and what they find a language, and points for the projector.
+def write_retrieval_examples(workdir, record_set, log, step, count=128):
+    """Writes a grid of queries and retrieved images per language, and points for the projector.
 
     Args:
-        workdir: of a finished run; the points go to its folder of TensorBoard's events, which must
-            be on this machine's disk, else they are left out.
-        record_set: `records.RecordSet` that is shown.
-        log: `events.Log`.
+        workdir: of a finished run. The points go to its folder of TensorBoard's events, and are
+            omitted if that is not on a local disk.
+        record_set: `RecordSet`.
+        log: `MetricWriter`.
         step: of the model.
-        count: images, from the first one on.
+        count: number of records, from the first one on.
     """
-    shown = _Shown(load(workdir), record_set, count)
-    if not len(shown.pictures):
+    examples = _Examples(load(workdir), record_set, count)
+    if not examples.images:
         return
-    for code in shown.languages[:_LANGUAGES]:
+    for code in examples.languages[:_MAX_LANGUAGES]:
         path = os.path.join(workdir, f"retrieval_{code}.png")
-        with file_io.local(path) as local:
-            reports.retrieval_grid(local, shown.rows(code))
-        log.picture(step, f"retrieval/{code}", path)
+        with file_io.local_copy(path) as local_path:
+            reports.retrieval_grid(local_path, examples.grid_rows(code))
+        log.image(step, f"retrieval/{code}", path)
     folder = os.path.join(workdir, "tensorboard")
     if not file_io.is_remote(folder):
-        reports.write_projector(folder, *shown.points())
+        reports.write_projector(folder, *examples.projector_points())
 
 
-class _Shown:
-    """Some images of a record set with their texts, embedded."""
+class _Examples:
+    """The first images of a record set with their texts, embedded."""
 
     def __init__(self, model, record_set, count):
-        numbers = range(min(count, len(record_set)))
-        read = [deserialize(data) for data in record_set.read(list(numbers))]
-        read = [record for record in read if record.images and record.texts]
-        encoded = [record.images[0] for record in read]
+        numbers = list(range(min(count, len(record_set))))
+        records = [deserialize(data) for data in record_set.read(numbers)]
+        records = [record for record in records if record.images and record.texts]
+        encoded = [record.images[0] for record in records]
         sizes = model.sizes["resize"], model.sizes["crop"]
-        self.pictures = [np.asarray(image_ops.for_evaluation(data, *sizes)) for data in encoded]
-        self.texts = [{code: text for code, text in record.texts[::-1]} for record in read]
+        preprocess = image_ops.preprocess_for_evaluation
+        self.images = [np.asarray(preprocess(data, *sizes)) for data in encoded]
+        # Reversed, so that the first text of a language is kept.
+        self.texts = [{code: text for code, text in record.texts[::-1]} for record in records]
         self.languages = sorted({code for texts in self.texts for code in texts})
-        self._model, self._images = model, model.embed.images(encoded)
-        self._found = {}
+        self._model, self._image_embeddings = model, model.embed.embed_images(encoded)
+        self._embedded_texts = {}
 
-    def _of(self, code):
-        """(numbers of the images with a text in a language, those texts, their embeddings)."""
-        if code not in self._found:
-            numbers = [i for i, texts in enumerate(self.texts) if code in texts]
-            texts = [self.texts[i][code] for i in numbers]
-            self._found[code] = numbers, texts, self._model.embed.texts(texts)
-        return self._found[code]
+    def _texts_in(self, code):
+        """Returns (indices of the images with a text in a language, the texts, embeddings)."""
+        if code not in self._embedded_texts:
+            indices = [i for i, texts in enumerate(self.texts) if code in texts]
+            texts = [self.texts[i][code] for i in indices]
+            self._embedded_texts[code] = indices, texts, self._model.embed.embed_texts(texts)
+        return self._embedded_texts[code]
 
-    def rows(self, code):
-        """Of `reports.retrieval_grid`."""
-        numbers, texts, embedded = self._of(code)
+    def grid_rows(self, code):
+        """Returns the rows of `reports.retrieval_grid` for a language."""
         rows = []
-        for number, text, row in list(zip(numbers, texts, embedded, strict=True))[:_QUERIES]:
-            best = np.argsort(-(self._images @ row), kind="stable")[:_FOUND]
-            rows.append((code, text, [(self.pictures[i], i == number) for i in best]))
+        queries = list(zip(*self._texts_in(code), strict=True))[:_MAX_QUERIES]
+        for index, text, embedding in queries:
+            scores = self._image_embeddings @ embedding
+            retrieved = np.argsort(-scores, kind="stable")[:_NUM_RETRIEVED]
+            rows.append((code, text, [(self.images[i], i == index) for i in retrieved]))
         return rows
 
-    def points(self):
-        """Embeddings, pictures and labels of `reports.write_projector`."""
-        first = [next(iter(texts.values())) for texts in self.texts]
-        embeddings = [self._images]
-        pictures, labels = list(self.pictures), [("", text) for text in first]
-        for code in self.languages[:_LANGUAGES]:
-            _, texts, embedded = self._of(code)
-            embeddings.append(embedded)
-            pictures += [None] * len(texts)
+    def projector_points(self):
+        """Returns embeddings, images and labels for `reports.write_projector`."""
+        first_texts = [next(iter(texts.values())) for texts in self.texts]
+        embeddings = [self._image_embeddings]
+        images, labels = list(self.images), [("", text) for text in first_texts]
+        for code in self.languages[:_MAX_LANGUAGES]:
+            _, texts, text_embeddings = self._texts_in(code)
+            embeddings.append(text_embeddings)
+            images += [None] * len(texts)
             labels += [(code, text) for text in texts]
-        return np.concatenate(embeddings), pictures, labels
+        return np.concatenate(embeddings), images, labels

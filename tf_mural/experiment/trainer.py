@@ -1,4 +1,4 @@
-"""Of a config, what trains: terms, trainer, optimizer."""
+"""Builds the trainer of a config: loss terms, model, optimizer."""
 
 import contextlib
 import re
@@ -6,95 +6,96 @@ import re
 import keras
 
 from tf_mural import models, optimizers
+from tf_mural.backends import backend_module
 from tf_mural.errors import lookup
-from tf_mural.experiment.backend import rooms
-from tf_mural.experiment.config_validation import field_kinds
+from tf_mural.experiment.config_validation import field_modalities
 from tf_mural.experiment.model_io import model_arguments
-from tf_mural.nonfinite import LOSS_SCALES, ON_BAD_STEP, Limits
+from tf_mural.nonfinite import LOSS_SCALES, ON_BAD_STEP, BadStepPolicy
 from tf_mural.objective import Term
 
 
 def make_terms(config):
-    """The terms of the loss; each knows which fields are of the same examples as its own."""
+    """Returns the list of loss `Term`s; each knows the other fields of its examples."""
     sources = [list(source.fields) for source in config.sources.values()]
-    everywhere = config.get("mask_duplicates", False)
     terms = []
     for name, term in config.terms.items():
-        both = [fields for fields in sources if term.x in fields and term.y in fields]
-        beside = [f for fields in both for f in fields if f not in (term.x, term.y)]
-        options = {**term, "mask_duplicates": term.mask_duplicates or everywhere}
-        terms.append(Term(name=name, beside=tuple(beside), **options))
+        common = [fields for fields in sources if term.x in fields and term.y in fields]
+        siblings = [f for fields in common for f in fields if f not in (term.x, term.y)]
+        options = {**term, "mask_duplicates": term.mask_duplicates or config.mask_duplicates}
+        terms.append(Term(name=name, sibling_fields=tuple(siblings), **options))
     return terms
 
 
 def make_trainer(config, description, languages, strategy, initialized=True):
-    """The backend's `Trainer`, with its optimizer, ready for steps.
+    """Returns the compiled `Trainer` of the backend, with its optimizer.
 
     Args:
-        config, strategy: see `build.build`.
-        description: of the model, see `saved.describe`.
+        config: ConfigDict of a stage.
+        description: of the model, see `model_io.describe`.
         languages: sequence of codes.
-        initialized: whether the variables of model and slots get values; without them they are
-            shapes, which take no memory.
+        strategy: see `run.build`.
+        initialized: whether the variables of model and optimizer get values. Without values they
+            are shapes, which take no memory.
     """
     with strategy.scope():
-        # It counts its steps in a variable that cannot wait for its value.
+        # Outside of `shapes_only`, because the step counter of the optimizer needs its value.
         optimizer = make_optimizer(config)
-        with contextlib.nullcontext() if initialized else shapes_alone():
-            trainer = _trainer(config, description, languages, strategy)
+        with contextlib.nullcontext() if initialized else shapes_only():
+            trainer = _make_trainer(config, description, languages, strategy)
             paths = [v.path for v in trainer.encoder.trainable_variables]
-            optimizer.rate_factors = _rate_factors(paths, config.optimizer.get("layer_decay", 1.0))
-            # Slots are made beside their variables, which a strategy allows in its scope alone.
+            optimizer.lr_multipliers = _lr_multipliers(paths, config.optimizer.layer_decay)
+            # Slots are placed with their variables, which is possible only in the scope.
             optimizer.build(trainer.encoder.trainable_variables)
             trainer.compile(optimizer=optimizer, jit_compile=config.jit_compile)
     return trainer
 
 
-def shapes_alone():
-    """A scope in which variables that are made get no values."""
+def shapes_only():
+    """Returns a scope in which new variables get no values."""
     return keras.StatelessScope(initialize_variables=False)
 
 
-def _trainer(config, description, languages, strategy):
-    distribute, training = rooms()
-    return training.Trainer(
-        models.dual_encoder(**model_arguments(description), all_reduce_mean=distribute.mean),
+def _make_trainer(config, description, languages, strategy):
+    backend = backend_module()
+    encoder = models.dual_encoder(
+        **model_arguments(description), all_reduce_mean=backend.all_reduce_mean
+    )
+    return backend.Trainer(
+        encoder,
         make_terms(config),
-        field_kinds(config),
+        field_modalities(config),
         languages,
         seed=config.seed,
-        clip_norm=config.optimizer.clip_norm or None,
-        microbatch=config.get("microbatch") or None,
-        loss_chunk=config.get("loss_chunk") or None,
-        rematerialised=config.get("rematerialise", False),
+        microbatch=config.microbatch,
+        loss_chunk=config.loss_chunk,
         loss_scale=LOSS_SCALES[description["precision"]],
-        strategy=strategy,
-        shard_optimizer=config.get("shard_optimizer", False),
-        shard_embeddings=config.get("shard_embeddings", False),
-        limits=Limits(
-            skip=ON_BAD_STEP[config.get("on_bad_step", "stop")],
-            gradient_norm=config.get("max_gradient_norm") or None,
-            in_a_row=config.get("max_skipped_in_a_row", Limits.in_a_row),
+        bad_step_policy=BadStepPolicy(
+            skip=ON_BAD_STEP[config.on_bad_step],
+            max_gradient_norm=config.max_gradient_norm,
+            max_consecutive_skips=config.max_consecutive_skips,
         ),
+        remat=config.remat,
+        strategy=strategy,
+        shard_optimizer=config.shard_optimizer,
+        shard_embeddings=config.shard_embeddings,
     )
 
 
 def make_optimizer(config):
-    """The optimizer, with its schedule, but the rates of single layers."""
+    """Returns the optimizer of a config with its learning rate schedule, without multipliers."""
     options = config.optimizer.to_dict()
-    options.pop("clip_norm")
-    options.pop("layer_decay", None)
-    rate = optimizers.LinearSchedule(
+    del options["layer_decay"]  # see `_lr_multipliers`
+    schedule = optimizers.LinearWarmupDecay(
         options.pop("learning_rate"), config.steps, options.pop("warmup_steps")
     )
     make = lookup(optimizers.OPTIMIZERS, options.pop("name"), "optimizer")
-    return make(rate, **options)
+    return make(schedule, **{key: value for key, value in options.items() if value is not None})
 
 
-def _rate_factors(paths, decay):
-    if decay == 1.0:
+def _lr_multipliers(paths, layer_decay):
+    if layer_decay == 1.0:
         return ()
-    # Of the towers themselves: a preset brings its own number of layers.
+    # Counted in the encoders, because a preset has its own number of layers.
     layers = [int(n) for path in paths for n in re.findall(r"transformer_layer_(\d+)/", path)]
     stages = [int(n) for path in paths for n in re.findall(r"block(\d+)[a-z]_", path)]
-    return models.lr_multipliers(decay, max(layers, default=-1) + 1, max(stages, default=0))
+    return models.lr_multipliers(layer_decay, max(layers, default=-1) + 1, max(stages, default=0))

@@ -1,15 +1,21 @@
-"""A TPU run without a TPU: the step compiled by XLA's own compiler, and what it would take.
+"""Plans runs on TPUs that are not present: compiles the training step and estimates its cost.
 
-The compiler is that of the package libtpu, which needs no TPU for this; the step is that of
-`training_jax`, the one that trains.
+The package libtpu contains XLA's compiler for TPUs, which needs no TPU. The step is that of
+`tf_mural.backends.jax`.
 """
 
-from tpu_planner.chips import CHIPS, Chip, find_chip
-from tpu_planner.compile import counts, find_devices
-from tpu_planner.estimate import GIB, advice, plan
-from tpu_planner.flops import flops
+from tpu_planner.compile import compile_and_count, find_devices
+from tpu_planner.estimate import advice, estimate
 from tpu_planner.hlo import Collective, Program
-from tpu_planner.roofline import seconds, sent
+from tpu_planner.roofline import (
+    CHIPS,
+    GIB,
+    Chip,
+    count_flops,
+    find_chip,
+    ring_bytes,
+    roofline_seconds,
+)
 
 __all__ = [
     "CHIPS",
@@ -18,11 +24,11 @@ __all__ = [
     "Collective",
     "Program",
     "advice",
-    "counts",
+    "compile_and_count",
+    "count_flops",
+    "estimate",
     "find_chip",
     "find_devices",
-    "flops",
-    "plan",
-    "seconds",
-    "sent",
+    "ring_bytes",
+    "roofline_seconds",
 ]

@@ -1,4 +1,4 @@
-"""Compiles a traced step for a TPU that is not there, and counts what it would do."""
+"""Compiles a traced step for a TPU that is not present, and counts its operations."""
 
 import hashlib
 import importlib.metadata
@@ -8,13 +8,13 @@ import re
 import time
 
 from tf_mural.errors import UserError
-from tpu_planner.flops import flops
 from tpu_planner.hlo import Program
+from tpu_planner.roofline import count_flops
 
-# Of what is counted; plans of another version are made again.
-_VERSION = 2
+# Version of the counts; cached counts of other versions are not used.
+_VERSION = 3
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-# What libtpu says of a program that is too large, in one of two ways.
+# The two messages of libtpu for programs that do not fit.
 _EXCEEDED = (
     re.compile(r"\(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([KMGT]?)\)"),
     re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm"),
@@ -22,14 +22,14 @@ _EXCEEDED = (
 
 
 def find_devices(topology, chip):
-    """The devices of a topology that need not be there: a chip is one.
+    """Returns the devices of a topology, one per chip, which need not be present.
 
     Args:
         topology: such as "v5e:8x16".
-        chip: `chips.Chip` of it.
+        chip: `roofline.Chip` of the topology.
 
     Raises:
-        UserError: libtpu does not know it.
+        UserError: libtpu does not know the topology.
     """
     from jax.experimental import topologies
 
@@ -40,55 +40,55 @@ def find_devices(topology, chip):
         raise UserError(f"--topology={topology}: libtpu refuses it ({reason})") from error
 
 
-def counts(traced, devices, topology, cache=None):
-    """Compiles a step, unless it was before, and counts.
+def compile_and_count(traced, num_devices, topology, cache_dir=None):
+    """Compiles a step, unless its counts are cached, and counts its operations.
 
     Args:
-        traced: `jax.stages.Traced`, for the devices of `find_devices`.
-        devices: how many there are.
-        topology: their name.
-        cache: folder of earlier counts, by the hash of the lowered module; None is off.
+        traced: `jax.stages.Traced` for the devices of `find_devices`.
+        num_devices: number of devices.
+        topology: name of the topology.
+        cache_dir: folder of earlier counts, by the hash of the lowered module; None: no cache.
 
     Returns:
-        A dict for JSON: `fits`; `memory`, bytes a chip by what they hold, or where it does not fit
-        {"used", "capacity"}; `flops` of a chip and step, see `flops.flops`; `compiler`, the
-        compiler's own counts, with a loop's body once; `moved` and `moved_once`, see
-        `hlo.Program.moved`; `collectives`; `host_calls`; `seconds` that compiling took.
+        A dict for JSON: `fits`; `memory`, {use: bytes of a chip}, or {"used", "capacity"} if the
+        program does not fit; `flops` per chip and step, see `count_flops`; `compiler`, the counts
+        of the compiler, which count the body of a loop once; `hbm_bytes` and `hbm_bytes_once`, see
+        `Program.hbm_bytes`; `collectives`; `host_calls`; `seconds` of the compilation.
     """
     lowered = traced.lower()
     libtpu = importlib.metadata.version("libtpu")
     key = "\n".join((str(_VERSION), libtpu, topology, lowered.as_text()))
     digest = hashlib.sha256(key.encode()).hexdigest()[:32]
-    path = cache and os.path.join(cache, f"{digest}.json")
+    path = cache_dir and os.path.join(cache_dir, f"{digest}.json")
     if path and os.path.exists(path):
         with open(path, encoding="utf-8") as file:
             return {**json.load(file), "cached": True}
-    known = {"module": digest, "libtpu": libtpu, "flops": flops(traced.jaxpr)}
-    began = time.perf_counter()
-    found = known | _compiled(lowered, devices)
-    found["seconds"] = round(time.perf_counter() - began, 1)
+    counts = {"module": digest, "libtpu": libtpu, "flops": count_flops(traced.jaxpr)}
+    start_time = time.perf_counter()
+    counts |= _compile(lowered, num_devices)
+    counts["seconds"] = round(time.perf_counter() - start_time, 1)
     if path:
-        os.makedirs(cache, exist_ok=True)
+        os.makedirs(cache_dir, exist_ok=True)
         with open(f"{path}.{os.getpid()}", "w", encoding="utf-8") as file:
-            json.dump(found, file, indent=1)
+            json.dump(counts, file, indent=1)
         os.replace(file.name, path)
-    return {**found, "cached": False}
+    return {**counts, "cached": False}
 
 
-def _compiled(lowered, devices):
+def _compile(lowered, num_devices):
     import jax
 
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        found = (pattern.search(str(error)) for pattern in _EXCEEDED)
-        exceeded = next(filter(None, found), None)
-        if exceeded is None:
+        matches = (pattern.search(str(error)) for pattern in _EXCEEDED)
+        match = next(filter(None, matches), None)
+        if match is None:
             raise
-        used, capacity = (float(exceeded[i]) * _UNITS[exceeded[i + 1]] for i in (1, 3))
+        used, capacity = (float(match[i]) * _UNITS[match[i + 1]] for i in (1, 3))
         return {"fits": False, "memory": {"used": used, "capacity": capacity}}
     stats, cost = compiled.memory_analysis(), compiled.cost_analysis()
-    program = Program(compiled.as_text(), devices)
+    program = Program(compiled.as_text(), num_devices)
     return {
         "fits": True,
         "memory": {
@@ -98,8 +98,8 @@ def _compiled(lowered, devices):
             "program": stats.generated_code_size_in_bytes,
         },
         "compiler": {name: cost[name] for name in ("flops", "bytes accessed") if name in cost},
-        "moved": program.moved(),
-        "moved_once": program.moved(loops=False),
-        "collectives": [vars(c) for c in program.collectives],
+        "hbm_bytes": program.hbm_bytes(),
+        "hbm_bytes_once": program.hbm_bytes(with_trip_counts=False),
+        "collectives": [vars(collective) for collective in program.collectives],
         "host_calls": program.host_calls,
     }

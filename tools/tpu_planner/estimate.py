@@ -1,86 +1,83 @@
-"""What counts of a compiled step come to on a chip: fit, time at least, and what would help."""
+"""Estimates of a compiled step on a chip: memory, lower bounds on time, and advice."""
 
 from tpu_planner.hlo import Collective
-from tpu_planner.roofline import seconds
-
-GIB = 1 << 30
+from tpu_planner.roofline import GIB, roofline_seconds
 
 
-def plan(counts, chip, chips, batch, steps):
-    """Adds to counts what follows of them.
+def estimate(counts, chip, num_chips, batch_size, steps):
+    """Returns counts with the estimates that follow from them.
 
     Args:
-        counts: see `compiling.counts`.
-        chip: `chips.Chip`.
-        chips: how many.
-        batch: rows of the global batch (pairs or triples).
-        steps: of the stage.
+        counts: see `compile_and_count`.
+        chip: `roofline.Chip`.
+        num_chips: number of chips.
+        batch_size: number of rows of the global batch (pairs or triples).
+        steps: number of steps of the stage.
 
     Returns:
-        A dict for JSON: `counts` and `capacity`, bytes of a chip; `flops_per_row`; and where it
-        fits `used`, `roofline` (seconds of a step by what takes them), `bound` (the longest),
-        `step_seconds`, `rows_per_second`, `hours` and `chip_hours` of the stage. All of these are
-        at least: the chip at its published rates, everything at the same time.
+        A dict for JSON: `counts`; `capacity`, bytes of a chip; `flops_per_row`; and, if the step
+        fits, `used`, `roofline` (see `roofline_seconds`), `bound` (the largest of these),
+        `step_seconds`, `rows_per_second`, and `hours` and `chip_hours` of the stage. The times are
+        lower bounds: the chip works at its published rates, with complete overlap.
     """
-    found = {
-        "chips": chips,
-        "batch": batch,
+    plan = {
+        "chips": num_chips,
+        "batch": batch_size,
         "steps": steps,
         "source": chip.source,
         "capacity": counts["memory"].get("capacity", chip.memory),
-        "flops_per_row": counts["flops"] * chips / batch,
+        "flops_per_row": counts["flops"] * num_chips / batch_size,
         **counts,
     }
     if not counts["fits"]:
-        return found
-    roofline = seconds(
-        chip, counts["flops"], counts["moved"], [Collective(**c) for c in counts["collectives"]]
-    )
+        return plan
+    collectives = [Collective(**collective) for collective in counts["collectives"]]
+    roofline = roofline_seconds(chip, counts["flops"], counts["hbm_bytes"], collectives)
     bound = max(roofline, key=roofline.get)
     hours = roofline[bound] * steps / 3600
-    return found | {
+    return plan | {
         "used": sum(counts["memory"].values()),
         "roofline": roofline,
         "bound": bound,
         "step_seconds": roofline[bound],
-        "rows_per_second": batch / roofline[bound],
+        "rows_per_second": batch_size / roofline[bound],
         "hours": hours,
-        "chip_hours": hours * chips,
+        "chip_hours": hours * num_chips,
     }
 
 
-def advice(found, config):
-    """What to change where a plan does not fit: lines, of options that are not taken yet.
+def advice(plan, config):
+    """Returns lines on settings that reduce the memory of a step and are not in use.
 
     Args:
-        found: what `plan` returns.
-        config: of the stage.
+        plan: result of `estimate`.
+        config: ConfigDict of the stage.
     """
-    share = found["batch"] // found["chips"]
-    rows, group = config.microbatch or share, max(config.model.image.batch_norm_group, 1)
+    share = plan["batch"] // plan["chips"]
+    rows, group = config.microbatch or share, max(config.model.image.virtual_batch_size or 1, 1)
     smaller = [r for r in range(group, rows, group) if share % r == 0]
     lines = []
     if smaller:
         lines.append(
-            f"--config.microbatch={smaller[-1]}: activations of {smaller[-1]} rows at a time "
-            f"instead of {rows}; the towers run forward twice"
+            f"--config.microbatch={smaller[-1]}: activations of {smaller[-1]} rows instead of "
+            f"{rows} at a time; two forward passes of the encoders"
         )
-    if not config.rematerialise:
+    if not config.remat:
         lines.append(
-            "--config.rematerialise=true: activations of one block at a time; the towers run "
-            "forward twice"
+            "--config.remat=true: activations of one block at a time; two forward passes of the "
+            "encoders"
         )
-    if not config.shard_optimizer and found["chips"] > 1:
-        saved = found["slots"] * (1 - 1 / found["chips"]) / GIB
+    if not config.shard_optimizer and plan["chips"] > 1:
+        saved = plan["slots"] * (1 - 1 / plan["chips"]) / GIB
         lines.append(
-            f"--config.shard_optimizer=true: the optimizer's slots over all chips, {saved:.1f} GiB "
-            "less on each; an all-gather of the weights more"
+            f"--config.shard_optimizer=true: distributes the optimizer slots over all chips, "
+            f"{saved:.1f} GiB less on each; one more all-gather of the weights"
         )
     chunks = [r for r in range(1, share) if share % r == 0]
     if not config.loss_chunk and chunks:
-        logits = 4 * share * found["batch"] / GIB
+        logits = 4 * share * plan["batch"] / GIB
         lines.append(
             f"--config.loss_chunk={chunks[-1]}: logits of {chunks[-1]} rows at a time (all of "
-            f"them take {logits:.2f} GiB a term)"
+            f"them take {logits:.2f} GiB per term)"
         )
     return lines or ["more chips, or a smaller batch"]

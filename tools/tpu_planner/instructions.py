@@ -1,4 +1,4 @@
-"""The text of HLO as instructions, and the bytes of their types."""
+"""Parses the text of HLO into instructions, and computes the sizes of their types."""
 
 import dataclasses
 import functools
@@ -18,56 +18,54 @@ class Instruction:
     Attributes:
         name, opcode: of the instruction.
         shape: text of its type.
-        operands: names.
-        rest: text after the operands.
-        is_root: whether the computation's value is its own.
+        operands: names of its operands.
+        attributes: text after the operands.
+        is_root: whether its value is that of the computation.
     """
 
     name: str
     opcode: str
     shape: str
     operands: list
-    rest: str
+    attributes: str
     is_root: bool
 
 
 def parse(text):
-    """{name: {name: Instruction}}, and the name of the entry."""
-    computations, entry, now = {}, None, None
+    """Returns ({computation: {instruction name: Instruction}}, name of the entry computation)."""
+    computations, entry, current = {}, None, None
     for line in text.splitlines():
-        opened = _COMPUTATION.match(line)
-        if opened:
-            now = computations.setdefault(opened[2], {})
-            entry = opened[2] if opened[1] else entry
+        header = _COMPUTATION.match(line)
+        if header:
+            current = computations.setdefault(header[2], {})
+            entry = header[2] if header[1] else entry
         elif line.startswith("}"):
-            now = None
-        elif now is not None and (found := _INSTRUCTION.match(line)):
-            instruction = _instruction(found, line)
-            now[instruction.name] = instruction
+            current = None
+        elif current is not None and (match := _INSTRUCTION.match(line)):
+            instruction = _parse_instruction(match, line)
+            current[instruction.name] = instruction
     return computations, entry
 
 
-def _instruction(found, line):
-    end = _end_of_type(line, found.end())
+def _parse_instruction(match, line):
+    end = _end_of_type(line, match.end())
     opcode = _OPCODE.match(line, end)
-    close = _closing(line, opcode.end() - 1)
+    close = _closing_bracket(line, opcode.end() - 1)
     operands = line[opcode.end() : close]
     names = re.findall(r"%([\w.\-]+)", operands) or [x for x in operands.split(",") if x.strip()]
-    rest = line[close + 1 :]
-    return Instruction(
-        found[2], opcode[1], line[found.end() : end], names, rest, found[1] is not None
-    )
+    attributes, shape = line[close + 1 :], line[match.end() : end]
+    return Instruction(match[2], opcode[1], shape, names, attributes, match[1] is not None)
 
 
 def _end_of_type(line, start):
     if line[start] == "(":
-        return _closing(line, start) + 1
+        return _closing_bracket(line, start) + 1
     array = ARRAY.match(line, start)
     return array.end() if array else line.index(" ", start)
 
 
-def _closing(line, start):
-    """Position of the bracket that closes the one at `start`."""
+def _closing_bracket(line, start):
+    """Returns the position of the bracket that closes the one at `start`."""
     depth = 0
     for position in range(start, len(line)):
         depth += {"(": 1, ")": -1}.get(line[position], 0)
@@ -77,15 +75,17 @@ def _closing(line, start):
 
 
 @functools.lru_cache(maxsize=1 << 16)
-def bytes_of(shape, anywhere=False):
-    """Bytes of a type in main memory, or anywhere: also in the memory spaces of the core."""
+def num_bytes(shape, in_any_memory=False):
+    """Returns the bytes of a type in HBM, or also those in the memories of the core."""
     arrays = ARRAY.findall(shape)
-    return sum(_size(*a) for a in arrays if anywhere or not re.search(r"S\([1-9]", a[2]))
+    return sum(
+        _array_bytes(*a) for a in arrays if in_any_memory or not re.search(r"S\([1-9]", a[2])
+    )
 
 
-def _size(dtype, dimensions, _):
-    count = 1
+def _array_bytes(dtype, dimensions, _):
+    size = 1
     for dimension in filter(None, dimensions.split(",")):
-        count *= int(dimension)
+        size *= int(dimension)
     bits = _BITS.get(dtype) or int(re.search(r"\d+", dtype)[0])
-    return count * bits // 8
+    return size * bits // 8

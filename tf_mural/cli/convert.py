@@ -1,0 +1,259 @@
+"""Converts a data set to record sets, one folder per split.
+
+    python tools/convert.py --list
+    python tools/convert.py --dataset=scenes
+    python tools/convert.py --dataset=table --raw_dir=my_images --out_dir=data/mine
+    python tools/convert.py --dataset=coco --raw_dir=coco --split=train --resize=346 \\
+        --deduplicate=exact,near --exclude=data/coco/test,data/xtd10/test
+
+`my_images` is a folder with a table, such as captions.tsv with the columns image, en and de, and
+the images. The options of a data set are flags that begin with its name. Existing record sets are
+kept, and a conversion that was stopped continues: the same command may be given again.
+"""
+
+import dataclasses
+import inspect
+import os
+import re
+import types
+import typing
+
+from absl import flags
+
+from tf_mural import conversion
+from tf_mural.cli import app
+from tf_mural.conversion.executors import EXECUTORS
+from tf_mural.conversion.ledger import format_summary
+from tf_mural.data import records
+from tf_mural.data.tokenizers import SPECIAL_TOKENS
+from tf_mural.datasets import DATASET_INFO, DATASETS
+from tf_mural.errors import UserError, lookup
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_string("dataset", None, f"Data set: {', '.join(DATASETS)}.", flag_values=FLAGS)
+flags.DEFINE_string(
+    "raw_dir", None, "Folder of the raw data; scenes needs none.", flag_values=FLAGS
+)
+flags.DEFINE_string(
+    "out_dir", None, "Folder of the record sets. Default: data/<dataset>.", flag_values=FLAGS
+)
+flags.DEFINE_list("split", None, "Comma-separated splits. Default: all.", flag_values=FLAGS)
+flags.DEFINE_list(
+    "augmentations",
+    None,
+    "Augmentations of the images that training may use: crop, flip or both. "
+    "Omit flip if the texts mention left or right. Default: all that the data set allows; "
+    "photographs with captions are not mirrored.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_bool("list", False, "Lists the data sets and ends.", flag_values=FLAGS)
+flags.DEFINE_bool("overwrite", False, "Replaces existing record sets.", flag_values=FLAGS)
+flags.DEFINE_integer(
+    "processes", None, "Number of processes. Default: one per core.", flag_values=FLAGS
+)
+flags.DEFINE_string(
+    "part",
+    None,
+    "Converts one part, such as 3/128: the fourth of 128 parts. Parts may run at the same time, on "
+    "several machines with the same folders; the last one completes the record set.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_enum(
+    "executor", "processes", list(EXECUTORS), "How the work is distributed.", flag_values=FLAGS
+)
+flags.DEFINE_string(
+    "beam", None, "Comma-separated flags of Apache Beam, for --executor=beam.", flag_values=FLAGS
+)
+flags.DEFINE_bool(
+    "paper_filters",
+    False,
+    "Filters images and texts as the paper does; filters that are given as flags replace these: "
+    + ", ".join(f"{name}={value}" for name, value in conversion.PAPER.items())
+    + ".",
+    flag_values=FLAGS,
+)
+flags.DEFINE_integer(
+    "vocab_size",
+    None,
+    "Also trains a WordPiece vocabulary of this size on the texts of the split train, and writes "
+    "it to <out_dir>/vocab.txt. An existing file is kept, because models may depend on it.",
+    lower_bound=2 * len(SPECIAL_TOKENS),
+    flag_values=FLAGS,
+)
+
+
+def main(argv=None):
+    """Converts a data set; `argv` is a list of flags, None: the command line."""
+    app.parse(FLAGS, argv, __doc__)
+    if FLAGS.list:
+        print("\n\n".join(_dataset_paragraphs()))
+        return
+    if FLAGS.dataset is None:
+        raise UserError("name a data set with --dataset; --list shows them")
+    dataset = lookup(DATASETS, FLAGS.dataset, "data set")
+    options, filters, part = _dataset_options(), _filters(), _part()
+    out_dir = FLAGS.out_dir or os.path.join("data", FLAGS.dataset)
+    raw_dir = FLAGS.raw_dir
+    if FLAGS.executor != "processes":  # other workers may have another working directory
+        out_dir, raw_dir = os.path.abspath(out_dir), raw_dir and os.path.abspath(raw_dir)
+    splits = FLAGS.split or _splits(dataset, options)
+    if FLAGS.vocab_size is not None and "train" not in splits:
+        records.read_manifest(os.path.join(out_dir, "train"))  # raises if there are no texts
+    manifests = []
+    for split in splits:
+        manifest = conversion.convert(
+            dataset,
+            FLAGS.dataset,
+            raw_dir,
+            out_dir,
+            split,
+            options,
+            augmentations=FLAGS.augmentations,
+            processes=FLAGS.processes,
+            overwrite=FLAGS.overwrite,
+            progress=_print_now,
+            filters=filters,
+            part=part,
+            executor=FLAGS.executor,
+            flags=(FLAGS.beam,) if FLAGS.beam is not None else (),
+        )
+        if manifest is not None:  # otherwise other parts are missing
+            manifests.append(manifest)
+    if FLAGS.vocab_size is not None and len(manifests) == len(splits):
+        _write_vocabulary(out_dir, FLAGS.vocab_size)
+    if manifests:
+        print()
+        print(format_summary(manifests))
+
+
+def _print_now(line):
+    print(line, flush=True)
+
+
+# --- flags: the parameters of each data set's plan(), and the fields of FilterConfig --------------
+
+
+def _define_options():
+    helps = _argument_docs(conversion.FilterConfig, "Attributes:\n")
+    hints = typing.get_type_hints(conversion.FilterConfig)
+    for field in dataclasses.fields(conversion.FilterConfig):
+        _define_option(field.name, hints[field.name], field.default, helps[field.name])
+    for name, dataset in DATASETS.items():
+        hints = typing.get_type_hints(dataset.plan)
+        helps = _argument_docs(dataset.plan)
+        for option, default in conversion.option_defaults(dataset).items():
+            _define_option(f"{name}.{option}", hints.get(option), default, helps.get(option, ""))
+
+
+def _define_option(name, hint, default, text):
+    if default not in (None, "", ()):
+        shown = ",".join(default) if isinstance(default, tuple) else default
+        text += f" Default: {shown}."
+    # The flag itself has no default: only values that the user gives are passed on.
+    _flag_definition(hint, default)(name, None, text, flag_values=FLAGS)
+
+
+def _flag_definition(hint, default):
+    """Returns the function of absl that defines a flag of a type."""
+    definitions = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float}
+    hints = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    value_types = [typing.get_origin(hint) or hint for hint in hints] + [type(default)]
+    if tuple in value_types:
+        return flags.DEFINE_list
+    supported = (definitions[value_type] for value_type in value_types if value_type in definitions)
+    return next(supported, flags.DEFINE_string)
+
+
+def _argument_docs(documented, section="Args:\n"):
+    """Returns {argument: its description in the docstring, in one line}."""
+    section = (inspect.getdoc(documented) or "").partition(section)[2]
+    descriptions, name = {}, None
+    for line in section.splitlines():
+        if not line.startswith("    "):
+            break
+        if start := re.match(r"    (\w+): (.*)", line):
+            name, descriptions[start[1]] = start[1], start[2]
+        elif name:
+            descriptions[name] += " " + line.strip()
+    return descriptions
+
+
+def _dataset_options():
+    options = {}
+    for flag in FLAGS:
+        dataset, _, option = flag.partition(".")
+        if not option or not FLAGS[flag].present:
+            continue
+        if dataset != FLAGS.dataset:
+            raise UserError(f"--{flag} is an option of {dataset}, but --dataset is {FLAGS.dataset}")
+        options[option] = _flag_value(flag)
+    return options
+
+
+def _filters():
+    values = dict(conversion.PAPER) if FLAGS.paper_filters else {}
+    for field in dataclasses.fields(conversion.FilterConfig):
+        if FLAGS[field.name].present:
+            values[field.name] = None if FLAGS[field.name].value == "" else _flag_value(field.name)
+    return conversion.FilterConfig(**values)
+
+
+def _flag_value(flag):
+    value = FLAGS[flag].value
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _part():
+    if FLAGS.part is None:
+        return None
+    if not (match := re.fullmatch(r"(\d+)/(\d+)", FLAGS.part)):
+        raise UserError(f"expected a part such as 3/128, from 0/128 to 127/128; got {FLAGS.part!r}")
+    return int(match[1]), int(match[2])
+
+
+def _splits(dataset, options):
+    if hasattr(dataset, "splits"):
+        try:
+            return dataset.splits(FLAGS.raw_dir, **options)
+        except OSError as error:
+            raise UserError(f"{FLAGS.dataset}: the raw data cannot be read: {error}") from error
+    return dataset.SPLITS
+
+
+# --- output ---------------------------------------------------------------------------------------
+
+
+def _write_vocabulary(out_dir, size):
+    from tf_mural.data import tokenizers
+
+    path = os.path.join(out_dir, "vocab.txt")
+    if os.path.exists(path):
+        num_pieces = len(tokenizers.load_vocabulary(path))
+        _print_now(
+            f"vocabulary: kept {path} with {num_pieces:,} pieces (remove it to train another)"
+        )
+        return
+    train = records.RecordSet.open(os.path.join(out_dir, "train"))
+    _print_now(f"training a vocabulary on {train.manifest['texts']:,} texts")
+    texts = (text for record in train for _, text in record.texts)
+    pieces = tokenizers.train_vocabulary(texts, size)
+    tokenizers.save_vocabulary(path, pieces)
+    _print_now(f"{len(pieces):,} pieces in {path}")
+
+
+def _dataset_paragraphs():
+    """Yields a paragraph per data set."""
+    for name, dataset in DATASETS.items():
+        info = DATASET_INFO[name]
+        facts = {
+            "splits": info.splits or " ".join(dataset.SPLITS),
+            "augmentations": " ".join(dataset.AUGMENTATIONS) or "none",
+            "license": info.license,
+            "homepage": info.homepage,
+            "raw_dir": info.raw_data,
+        }
+        lines = [f"    {fact:<14} {text}" for fact, text in facts.items() if text]
+        yield "\n".join([f"{name}: {info.description}", *lines])
+
+
+_define_options()

@@ -1,0 +1,60 @@
+"""One-line messages for errors that the user can fix: paths, disks, memory, file systems."""
+
+import errno
+import re
+import traceback
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_PATH_ERRORS = (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)
+_FREE_SPACE = "free some space, and give the same command again"
+# TensorFlow and JAX use the error code of exhausted memory for these too.
+_NOT_MEMORY = re.compile("space left|quota|open files")
+_MEMORY = re.compile(r"OOM|memory|allocat|reserve", re.IGNORECASE)
+_GFILE = "tensorflow/python/lib/io/file_io.py"
+
+
+def error_line(error):
+    """Returns the message for an exception, or None if the exception is a bug.
+
+    Args:
+        error: the caught exception.
+    """
+    if isinstance(error, OSError):
+        path = f" ({error.filename})" if error.filename else ""
+        if error.errno in _DISK_FULL:
+            return f"{error.strerror}{path}: {_FREE_SPACE}"
+        return f"{error.strerror}{path}" if path and isinstance(error, _PATH_ERRORS) else None
+    if _is_from_gfile(error):
+        message = " ".join(line.strip() for line in str(error).splitlines())
+        message = message or type(error).__name__
+        hint = " (TensorFlow supports local paths and gs://)" if "scheme" in message else ""
+        hint = f": {_FREE_SPACE}" if "space left" in message else hint
+        return f"the file system reported {message}{hint}"
+    if isinstance(error, MemoryError):
+        return f"this machine does not have enough memory: {error or 'no details'}"
+    if _is_out_of_memory(error):
+        return (
+            "the device does not have enough memory: in training, --config.microbatch=64 needs the "
+            "memory of 64 rows and leaves the batch and the gradients unchanged "
+            f"(docs/troubleshooting.md); the error was: {_memory_line(str(error))}"
+        )
+    return None
+
+
+def _is_from_gfile(error):
+    """Returns whether `tf.io.gfile` raised the error."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and frames[-1].filename.endswith(_GFILE)
+
+
+def _is_out_of_memory(error):
+    """Returns whether TensorFlow or JAX ran out of memory."""
+    message, package = str(error), type(error).__module__.partition(".")[0]
+    exhausted = type(error).__name__ == "ResourceExhaustedError"
+    exhausted = exhausted or (package.startswith("jax") and "RESOURCE_EXHAUSTED" in message)
+    return exhausted and not _NOT_MEMORY.search(message)
+
+
+def _memory_line(message):
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return next((line for line in lines if _MEMORY.search(line)), " ".join(lines))[:200]

@@ -1,0 +1,215 @@
+"""Evaluates a trained model: on benchmarks by name, or by a task on any record sets.
+
+    python tools/evaluate.py --model=runs/tiny/etcl-s0 --task=all
+    python tools/evaluate.py --model=runs/paper/etcl-s0 --task=retrieval/coco,sts/sts2017
+    python tools/evaluate.py --model=runs/tiny/etcl-s0 --task=retrieval \\
+        --records=emoji/val,scenes/test --languages=en,de --captions_per_image=1
+
+A benchmark uses the record sets that tools/convert.py writes to --data_dir by default. all runs
+each benchmark whose records exist, and lists the others; it skips results of the same model and
+data that exist already. Each result is printed, and written to <model>/evals/<task>.json with its
+protocol, confidence intervals, and the hashes of model, data and vocabulary. Results of a model on
+a hub go to runs/hub/<its name>/evals. Results on other records are named <task>-<set>.json; options
+of the task are part of the name.
+"""
+
+import dataclasses
+import os
+import time
+import traceback
+
+from absl import flags
+
+from tf_mural import file_io
+from tf_mural.cli import app
+from tf_mural.cli.error_lines import error_line
+from tf_mural.errors import UserError, lookup
+from tf_mural.evaluation import TASKS
+from tf_mural.evaluation.benchmarks import BENCHMARKS
+from tf_mural.experiment import eval_jobs
+
+ALL = "all"
+
+FLAGS = flags.FlagValues()
+_BACKEND = app.define_backend(FLAGS)
+_MODEL = flags.DEFINE_string(
+    "model",
+    None,
+    "Workdir of a finished run, or its folder best; a preset (see tools/export.py), in a folder or "
+    "on a hub, such as hf://user/name. Required.",
+    flag_values=FLAGS,
+)
+_TASK = flags.DEFINE_list(
+    "task",
+    ["retrieval"],
+    f"{ALL}; comma-separated benchmarks: {', '.join(BENCHMARKS)}; or, with --records, a task: "
+    f"{', '.join(TASKS)}.",
+    flag_values=FLAGS,
+)
+_RECORDS = flags.DEFINE_list(
+    "records",
+    [],
+    "Comma-separated record sets: folders, or folders in --data_dir.",
+    flag_values=FLAGS,
+)
+_DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder of the record sets.", flag_values=FLAGS)
+_OUT = flags.DEFINE_string(
+    "out",
+    None,
+    "File of a single result. Default: <model>/evals/<task>.json, see above.",
+    flag_values=FLAGS,
+)
+# Options of tasks: the arguments of the same name of their `run`.
+_OPTIONS = {
+    "languages": flags.DEFINE_list(
+        "languages",
+        None,
+        "Comma-separated codes of the languages. Default: all.",
+        flag_values=FLAGS,
+    ),
+    "captions_per_image": flags.DEFINE_integer(
+        "captions_per_image",
+        None,
+        "retrieval: number of texts per image and language, the first ones. Default: all.",
+        lower_bound=1,
+        flag_values=FLAGS,
+    ),
+    "prompts": flags.DEFINE_string(
+        "prompts",
+        None,
+        "zero_shot: folder of prompts, or folder in --data_dir. Default: prompts/<data set> in "
+        "--data_dir; if it does not exist, English prompts from the names of the classes.",
+        flag_values=FLAGS,
+    ),
+    "index": flags.DEFINE_string(
+        "index", None, "knn: record set of the neighbours, found like --records.", flag_values=FLAGS
+    ),
+    "k": flags.DEFINE_integer(
+        "k", None, "knn: number of neighbours. Default: 1.", lower_bound=1, flag_values=FLAGS
+    ),
+    "tracks": flags.DEFINE_list(
+        "tracks",
+        None,
+        "sts: comma-separated pairs of languages such as en-de. Default: all.",
+        flag_values=FLAGS,
+    ),
+}
+
+
+def main(argv=None):
+    """Evaluates a model; `argv` is a list of flags, None: the command line."""
+    app.parse(FLAGS, argv, __doc__)
+    options = {name: flag.value for name, flag in _OPTIONS.items() if flag.value is not None}
+    jobs, run_all = _jobs(options)
+
+    app.import_tensorflow(_BACKEND.value)
+    from tf_mural import experiment
+    from tf_mural.experiment.evaluation import prepare_evaluation
+
+    def prepare(job):
+        return prepare_evaluation(job.name, _DATA_DIR.value, job.records, **options)
+
+    if not run_all:  # reports errors in any of them before the first one runs
+        prepared = {job.out: prepare(job) for job in jobs}
+    model = experiment.load(_MODEL.value)
+    model_hashes = {
+        "vocabulary_hash": model.tokenizer.hash,
+        "weights_hash": eval_jobs.weights_hash(_MODEL.value)
+        or experiment.fingerprint(model.encoder, model.tokenizer, model.sizes)[:12],
+    }
+
+    def run(job):
+        evaluation = prepare(job) if run_all else prepared[job.out]
+        if run_all and eval_jobs.is_up_to_date(job.out, evaluation, model_hashes):
+            _print_now(f"{job.name}: up to date, of this model and these data: {job.out}\n")
+        else:
+            _evaluate(job, evaluation, model.embed, model_hashes)
+
+    if len(jobs) == 1:
+        run(jobs[0])
+    else:
+        _run_each(jobs, run)
+
+
+def _jobs(options):
+    """Returns (list of `Job`, whether --task is all)."""
+    if not _TASK.value:
+        raise UserError(f"--task is empty: expected {ALL}, a benchmark or a task")
+    for name in _TASK.value:
+        lookup({ALL: None, **TASKS, **BENCHMARKS}, name, "task")
+    run_all = ALL in _TASK.value
+    if run_all and (options or _RECORDS.value or len(_TASK.value) > 1):
+        raise UserError(
+            "--task=all runs the benchmarks as they are defined, without --records, options or "
+            "other tasks"
+        )
+    if not _MODEL.value:
+        raise UserError("name the model: --model=<workdir of a finished run>")
+    folder = eval_jobs.results_folder(_MODEL.value)
+    if run_all:
+        return eval_jobs.available_jobs(folder, _DATA_DIR.value), True
+    jobs = eval_jobs.requested_jobs(folder, _TASK.value, _RECORDS.value, _OUT.value, options)
+    return jobs, False
+
+
+def _run_each(jobs, run):
+    """Runs all jobs, also if some of them fail.
+
+    Raises:
+        UserError: some jobs failed; its exit code is 1 if one of the errors was unexpected.
+    """
+    failed, code = [], 2
+    for job in jobs:
+        try:
+            run(job)
+        except UserError as error:
+            failed.append(job)
+            _print_now(f"{job.name}: failed: {error}\n")
+        except Exception as error:
+            failed.append(job)
+            if line := error_line(error):
+                _print_now(f"{job.name}: failed: {line}\n")
+            else:
+                code = 1
+                _print_now(f"{job.name}: failed:\n{traceback.format_exc()}")
+    if failed:
+        names = ", ".join(job.name for job in failed)
+        error = UserError(f"{len(failed)} of {len(jobs)} failed, see above: {names}")
+        error.exit_code = code
+        raise error
+
+
+def _evaluate(job, evaluation, embed, model_hashes):
+    """Runs one evaluation, and prints and writes its result."""
+    from tf_mural.experiment.evaluation import ProgressEmbedder
+    from tf_mural.reports.result_tables import result_table, task_unit
+
+    folder = eval_jobs.results_folder(_MODEL.value)
+    cache_dir = None if file_io.is_remote(folder) else os.path.join(folder, "classes")
+    start_time = time.perf_counter()
+    embed = ProgressEmbedder(embed, job.name, _print_now)
+    result = evaluation.run(embed, cache_dir, model_hashes["weights_hash"])
+    records, benchmark = evaluation.records, None if job.records else evaluation.benchmark
+    unit = task_unit(result.task)
+    print(f"{result.protocol} on {records.folder}, {len(records):,} records, {unit}:")
+    if benchmark and len(records) != benchmark.size:
+        print(
+            f"(the whole set has {benchmark.size:,} records: not comparable with published numbers)"
+        )
+    print(result_table(result))
+    content = {
+        "model": _MODEL.value,
+        **model_hashes,
+        "benchmark": job.name if benchmark else None,
+        "records": len(records),
+        "data": evaluation.data,
+        "options": evaluation.options,
+        **dataclasses.asdict(result),
+    }
+    file_io.makedirs(os.path.dirname(job.out) or ".")
+    file_io.write_json(job.out, content)
+    _print_now(f"written to {job.out}, after {time.perf_counter() - start_time:.0f} s\n")
+
+
+def _print_now(line):
+    print(line, flush=True)

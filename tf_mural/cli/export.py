@@ -1,0 +1,111 @@
+"""Exports a trained model: python tools/export.py --model=runs/tiny/etcl-s0 --format=saved_model
+--out=exported
+
+Formats:
+  saved_model  a SavedModel with the signatures embed_images (encoded bytes of any size) and
+               embed_texts (strings); it includes preprocessing and tokenizer
+  onnx         image.onnx and text.onnx, with vocab.txt and preprocessing.json
+               (pip install -r requirements-export.txt)
+  preset       a folder for KerasHub's from_preset, tf_mural.Embedder.load and the tools that take a
+               trained model, with a model card; keras_hub.upload_preset uploads it to a hub
+
+The export is loaded again, and its embeddings are compared with those of the model.
+"""
+
+import os
+import shutil
+import uuid
+
+from absl import flags
+
+from tf_mural import file_io
+from tf_mural.cli import app
+from tf_mural.errors import UserError, lookup
+
+FLAGS = flags.FlagValues()
+_MODEL = flags.DEFINE_string(
+    "model", None, "Workdir of a finished run, or a preset. Required.", flag_values=FLAGS
+)
+_FORMAT = flags.DEFINE_string(
+    "format", "saved_model", "saved_model, onnx or preset.", flag_values=FLAGS
+)
+_OUT = flags.DEFINE_string(
+    "out", None, "Folder to write; it must not exist. Required.", flag_values=FLAGS
+)
+_QUANTIZE = flags.DEFINE_enum(
+    "quantize",
+    "",
+    ["", "int8"],
+    "For onnx: int8 for the matrix products of the text encoder.",
+    flag_values=FLAGS,
+)
+_NAME = flags.DEFINE_string(
+    "name", None, "Name of the model in its card. Default: that of the folder.", flag_values=FLAGS
+)
+
+
+def main(argv=None):
+    """Exports a model; `argv` is a list of flags, None: the command line."""
+    app.parse(FLAGS, argv, __doc__)
+    export = lookup(FORMATS, _FORMAT.value, "format")
+    for name, value in (("model", _MODEL.value), ("out", _OUT.value)):
+        if not value:
+            raise UserError(f"--{name} is missing (--help describes it)")
+    if os.path.exists(_OUT.value):
+        raise UserError(f"{_OUT.value} already exists: remove it, or choose another --out")
+    if _QUANTIZE.value and _FORMAT.value != "onnx":
+        raise UserError("--quantize requires --format=onnx")
+    app.import_tensorflow()
+    from tf_mural import experiment
+
+    model = experiment.load(_MODEL.value)
+    temporary = f"{_OUT.value.rstrip('/')}.{uuid.uuid4().hex}.tmp"
+    try:
+        differences = export(temporary, model)
+        os.rename(temporary, _OUT.value)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    listed = ", ".join(f"{name} {value:.1e}" for name, value in differences.items())
+    print(f"{_OUT.value}: {_FORMAT.value}, maximum differences from the model: {listed}")
+
+
+def _export_saved_model(folder, model):
+    from tf_mural import export
+
+    with app.quietly():
+        return export.export_saved_model(folder, model)
+
+
+def _export_onnx(folder, model):
+    from tf_mural import export
+
+    with app.quietly():
+        return export.export_onnx(folder, model, _QUANTIZE.value)
+
+
+def _export_preset(folder, model):
+    from tf_mural import experiment, export
+    from tf_mural.experiment.run_report import RESULTS, run_lineage
+    from tf_mural.export import presets
+    from tf_mural.training import checkpoints
+
+    if presets.is_preset(_MODEL.value):
+        raise UserError(f"{_MODEL.value} is already a preset: copy its folder")
+    description = experiment.read_description(_MODEL.value)
+    workdirs = run_lineage(_MODEL.value)
+    card = presets.model_card(
+        _NAME.value or os.path.basename(_OUT.value.rstrip("/")),
+        description,
+        [file_io.read_json(os.path.join(workdir, RESULTS)) for workdir in workdirs],
+        file_io.read_json(os.path.join(workdirs[0], checkpoints.CONFIG)) if workdirs else None,
+    )
+    arguments = experiment.model_arguments(description)
+    presets.save_preset(folder, arguments, model.encoder, model.tokenizer, model.sizes, card)
+    return export.embedding_differences(model, experiment.load(folder))
+
+
+FORMATS = {
+    "saved_model": _export_saved_model,
+    "onnx": _export_onnx,
+    "preset": _export_preset,
+}

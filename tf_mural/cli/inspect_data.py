@@ -1,0 +1,233 @@
+"""Prints statistics of record sets: languages, lengths, tokens, images, labels, scores, duplicates.
+
+    python tools/inspect_data.py --records=data/scenes/train
+    python tools/inspect_data.py --records=data/photos --out_dir=inspection --vocab=labse/vocab.txt
+
+--records names a record set, a folder with the splits of a data set, or several of these. --out_dir
+also writes inspection.json, charts, and a sheet of images with captions. Large sets are sampled,
+see --limit. Ctrl-C ends the reading and prints the statistics so far.
+"""
+
+import json
+import os
+import sys
+import time
+
+from absl import flags
+
+from tf_mural.cli import app
+from tf_mural.errors import UserError, lookup
+
+FLAGS = flags.FlagValues()
+_RECORDS = flags.DEFINE_list(
+    "records",
+    [],
+    "Comma-separated record sets, or folders of several: paths, or paths in --data_dir. Required.",
+    flag_values=FLAGS,
+)
+_DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder of the record sets.", flag_values=FLAGS)
+_OUT_DIR = flags.DEFINE_string(
+    "out_dir", None, "Folder for inspection.json, charts and sheets.", flag_values=FLAGS
+)
+_LIMIT = flags.DEFINE_integer(
+    "limit",
+    100_000,
+    "Number of records to read of each set, drawn at random; 0 reads all.",
+    lower_bound=0,
+    flag_values=FLAGS,
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the samples.", lower_bound=0, flag_values=FLAGS)
+_VOCAB = flags.DEFINE_string(
+    "vocab",
+    None,
+    "Vocabulary for the token counts; an empty value omits them. Default: vocab.txt in the folder "
+    "of the data set.",
+    flag_values=FLAGS,
+)
+_LOWER_CASE = flags.DEFINE_bool(
+    "lower_case", False, "For the vocabulary of an uncased BERT.", flag_values=FLAGS
+)
+_MAX_TOKENS = flags.DEFINE_integer(
+    "max_tokens", 64, "Maximum number of tokens of a text.", flag_values=FLAGS
+)
+_SHEET = flags.DEFINE_integer(
+    "sheet",
+    12,
+    "Number of images on the contact sheet; 0 omits it.",
+    lower_bound=0,
+    flag_values=FLAGS,
+)
+_CAPTIONS = flags.DEFINE_integer(
+    "captions",
+    8,
+    "Maximum number of captions per image on the contact sheet.",
+    lower_bound=0,
+    flag_values=FLAGS,
+)
+_LANGUAGES = flags.DEFINE_list(
+    "languages",
+    None,
+    "Languages of the captions on the contact sheet. Default: all, in turn.",
+    flag_values=FLAGS,
+)
+
+
+def main(argv=None):
+    """Inspects record sets; `argv` is a list of flags, None: the command line."""
+    app.parse(FLAGS, argv, __doc__)
+    from tf_mural import reports
+
+    sets = _open_sets()
+    vocabularies = {records.folder: _vocabulary_path(records) for records in sets.values()}
+    tokenizers = {path: _load_tokenizer(path) for path in set(vocabularies.values())}
+    _make_out_dir()
+    all_stats, summaries, interrupted = [], {}, False
+    for name, records in sets.items():
+        stats = reports.DatasetStats(records, tokenizers[vocabularies[records.folder]])
+        interrupted = not _collect(name, stats)
+        if stats.num_read or not interrupted:
+            all_stats.append(stats)
+            summaries[name] = stats.summary()
+            print(reports.format_stats(summaries[name]), end="\n\n", flush=True)
+        if interrupted:
+            break
+    shared = reports.shared_records(all_stats)
+    if len(all_stats) > 1:
+        names = {records.folder: name for name, records in sets.items()}
+        print(reports.format_shared_records(shared, names), end="\n\n")
+    if _OUT_DIR.value and summaries:
+        _write_json({"sets": summaries, "shared": shared, "seed": _SEED.value})
+        for name, summary in summaries.items():
+            _write_images(name, sets[name], summary)
+    if interrupted:
+        raise KeyboardInterrupt
+
+
+# --- input ----------------------------------------------------------------------------------------
+
+
+def _open_sets():
+    """Returns {name: RecordSet}; a name is the shortest unique end of a path, from two folders."""
+    from tf_mural.data import records
+
+    if not _RECORDS.value:
+        raise UserError("name the records: --records=<folder>[,<folder>]")
+    folders = []
+    for path in _RECORDS.value:
+        folder = path
+        if not os.path.isdir(folder) and os.path.isdir(os.path.join(_DATA_DIR.value, path)):
+            folder = os.path.join(_DATA_DIR.value, path)
+        if not os.path.isdir(folder):
+            raise UserError(
+                f"no folder {path!r}, nor one in {_DATA_DIR.value!r}; "
+                "tools/convert.py writes record sets"
+            )
+        sets = [folder] if _is_record_set(folder) else _record_sets_in(folder)
+        folders += sets or [folder]  # opening a folder without a set raises an error
+    folders = list(dict.fromkeys(os.path.normpath(folder) for folder in folders))
+    sets = dict(zip(_unique_names(folders), map(records.RecordSet.open, folders), strict=True))
+    languages = {code: None for record_set in sets.values() for code in record_set.languages}
+    for code in _LANGUAGES.value or ():
+        lookup(languages, code, "language")
+    return sets
+
+
+def _make_out_dir():
+    try:
+        if _OUT_DIR.value:
+            os.makedirs(_OUT_DIR.value, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out_dir {_OUT_DIR.value}: {error.strerror}") from error
+
+
+def _is_record_set(folder):
+    return os.path.exists(os.path.join(folder, "manifest.json"))
+
+
+def _record_sets_in(folder):
+    paths = [os.path.join(folder, entry) for entry in sorted(os.listdir(folder))]
+    return [path for path in paths if _is_record_set(path)]
+
+
+def _unique_names(folders):
+    parts = [os.path.abspath(folder).split(os.sep) for folder in folders]
+    for depth in range(2, max(map(len, parts)) + 1):
+        names = ["-".join(path[-depth:]) for path in parts]
+        if len(set(names)) == len(names):
+            return names
+    raise AssertionError("the folders are different")
+
+
+def _vocabulary_path(records):
+    """Returns the path of the vocabulary for a set, or None if tokens are not counted."""
+    if _VOCAB.value is not None:
+        return _VOCAB.value or None
+    path = os.path.join(os.path.dirname(os.path.abspath(records.folder)), "vocab.txt")
+    return path if os.path.exists(path) and records.manifest["texts"] else None
+
+
+def _load_tokenizer(path):
+    if path is None:
+        return None
+    app.import_tensorflow()
+    from tf_mural.data.tokenizers import Tokenizer
+
+    return Tokenizer(path, _MAX_TOKENS.value, _LOWER_CASE.value)
+
+
+def _collect(name, stats):
+    """Reads a set, or a sample of it, with a line of progress; returns False if interrupted."""
+    from tf_mural import reports
+
+    start_time = last_time = time.monotonic()
+    # A terminal shows one line that is overwritten; a log gets a line now and then.
+    every, end = (0.5, "\r") if sys.stderr.isatty() else (10, "\n")
+    try:
+        for num_read in stats.collect(_LIMIT.value, _SEED.value):
+            now = time.monotonic()
+            if now - last_time < every:
+                continue
+            last_time, rate = now, num_read / (now - start_time)
+            remaining = reports.format_duration((stats.num_requested - num_read) / rate)
+            line = f"{name}: {num_read:,} of {stats.num_requested:,} records, {rate:,.0f} a second"
+            print(f"{line}, {remaining} left".ljust(79), end=end, file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        return False
+    finally:
+        if end == "\r" and last_time != start_time:
+            print(" " * 79, end="\r", file=sys.stderr, flush=True)
+    return True
+
+
+# --- output ---------------------------------------------------------------------------------------
+
+
+def _write_json(content):
+    """Writes inspection.json atomically."""
+    path = os.path.join(_OUT_DIR.value, "inspection.json")
+    with open(f"{path}.tmp", "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1, ensure_ascii=False)
+        file.write("\n")
+    os.replace(f"{path}.tmp", path)
+    print(f"written to {path}")
+
+
+def _write_images(name, records, summary):
+    """Writes the charts and the contact sheet of a set."""
+    from tf_mural import reports
+
+    for path in reports.write_stats_charts(_OUT_DIR.value, name, summary):
+        print(f"written to {path}")
+    if not _SHEET.value or not records.manifest["images"]:
+        return
+    images, captions = reports.sample_captioned_images(
+        records, _SHEET.value, _CAPTIONS.value, _LANGUAGES.value, _SEED.value
+    )
+    if not images:
+        print(f"{name}: no sheet, because no sampled image decodes and has such a caption")
+        return
+    path = os.path.join(_OUT_DIR.value, f"{name}-sheet.png")
+    without_font = reports.contact_sheet(path, images, captions)
+    print(f"written to {path}")
+    if without_font:
+        print(reports.fonts.advice(pair for pairs in captions for pair in pairs))

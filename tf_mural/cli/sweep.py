@@ -1,0 +1,78 @@
+"""Trains a list of runs one after another and compares them in one table.
+
+    python tools/sweep.py configs/sweeps/table5.py
+    python tools/sweep.py configs/sweeps/table7.py --seeds=0,1
+
+A sweep is a file of plain data; configs/sweeps/__init__.py describes it. Each run is a process of
+tools/train.py in runs/sweeps/<sweep>/<row>-s<seed>. Finished runs are not trained again, so that
+the same command continues a sweep that was stopped. The table is printed after each seed, and
+written to table.md and sweep.json in the folder of the sweep.
+"""
+
+import os
+import sys
+import time
+
+from absl import flags
+
+import tf_mural
+from tf_mural.cli import app
+from tf_mural.errors import UserError
+from tf_mural.experiment import sweep as sweeps
+
+FLAGS = flags.FlagValues()
+_SWEEP = flags.DEFINE_string("sweep", None, "File of the sweep. Required.", flag_values=FLAGS)
+_SEEDS = flags.DEFINE_list(
+    "seeds", None, "Comma-separated seeds. Default: those of the sweep.", flag_values=FLAGS
+)
+_SIZE = flags.DEFINE_string(
+    "size", "tiny", "Size of all runs, see tools/train.py.", flag_values=FLAGS
+)
+_OUT_DIR = flags.DEFINE_string(
+    "out_dir",
+    None,
+    "Folder of the runs and the table. Default: runs/sweeps/<name of the sweep>.",
+    flag_values=FLAGS,
+)
+_DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder of the record sets.", flag_values=FLAGS)
+# Runs tools/train.py also where the package is not installed.
+_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(tf_mural.__file__)))
+TRAIN_COMMAND = (
+    sys.executable,
+    "-c",
+    f"import sys; sys.path.insert(0, {_ROOT!r}); "
+    "from tf_mural import cli; cli.run('tf_mural.cli.train')",
+)
+
+
+def main(argv=None):
+    """Trains the runs of a sweep; `argv` is a list of flags, None: the command line."""
+    app.parse(FLAGS, argv, __doc__, argument="sweep")
+    if not _SWEEP.value:
+        raise UserError("name the sweep: python tools/sweep.py configs/sweeps/table5.py")
+    sweep = sweeps.load_sweep(_SWEEP.value)
+    name = os.path.splitext(os.path.basename(_SWEEP.value))[0]
+    out_dir = _OUT_DIR.value or os.path.join("runs", "sweeps", name)
+    seeds = [_parse_seed(text) for text in _SEEDS.value] if _SEEDS.value else list(sweep.SEEDS)
+    num_runs, num_done, start_time = len(seeds) * len(sweep.RUNS), 0, time.monotonic()
+    recalls = {row: {} for row in sweep.RUNS}
+    for seed in seeds:
+        for row, run in sweep.RUNS.items():
+            workdir = sweeps.run_workdir(out_dir, row, seed)
+            init = sweeps.run_workdir(out_dir, run["init"], seed) if "init" in run else None
+            remaining = ""
+            if num_done:
+                minutes = (time.monotonic() - start_time) / num_done / 60
+                remaining = f", about {minutes * (num_runs - num_done):.0f} min left"
+            print(f"[{num_done + 1}/{num_runs}] {row}, seed {seed}{remaining}", flush=True)
+            sweeps.train_run(TRAIN_COMMAND, run, workdir, seed, init, _SIZE.value, _DATA_DIR.value)
+            recalls[row][seed] = sweeps.average_recalls(workdir)
+            num_done += 1
+        sweeps.write_table(out_dir, sweep, recalls)
+    print(f"written to {os.path.join(out_dir, 'table.md')}")
+
+
+def _parse_seed(text):
+    if not text.isdecimal():
+        raise UserError(f"--seeds: expected whole numbers, got {text!r}")
+    return int(text)

@@ -1,0 +1,152 @@
+"""Loads the config of a stage, and overrides its values from the command line."""
+
+import ast
+import importlib
+import importlib.util
+import os
+
+from ml_collections import ConfigDict, config_dict
+
+from tf_mural.errors import UserError, lookup, suggest
+
+STAGES = ("align", "mural", "etcl", "control", "sixlang", "one_language", "finetune")
+SIZES = ("tiny", "b3_mini", "paper")
+
+_PREFIX = "--config."
+
+
+def load_config(stage, size, path=None):
+    """Returns the config of a stage: `configs/<stage>.py` at a size, or that of a file.
+
+    Args:
+        stage: name of `STAGES`.
+        size: name of `SIZES`; files of users need not use it.
+        path: Python file with `get_config(stage)`.
+
+    Returns:
+        `ml_collections.ConfigDict`.
+
+    Raises:
+        UserError: the stage or the size is unknown; or the file is missing, is not a Python file,
+            has no `get_config`, or its `get_config` fails or returns something else.
+    """
+    lookup(dict.fromkeys(STAGES), stage, "stage")
+    lookup(dict.fromkeys(SIZES), size, "size")
+    if path is None:
+        return importlib.import_module(f"configs.{stage}").get_config(size)
+    if not os.path.isfile(path):
+        raise UserError(f"no config file {path!r}")
+    spec = importlib.util.spec_from_file_location("user_config", path)
+    if spec is None:
+        raise UserError(f"{path} is not a Python file; expected a file with get_config(stage)")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UserError(f"{path} cannot be read as a config: {error}") from error
+    if not hasattr(module, "get_config"):
+        raise UserError(f"{path} has no get_config(stage) that returns a ConfigDict")
+    try:
+        config = module.get_config(stage)
+    except Exception as error:
+        raise UserError(
+            f"{path}: get_config({stage!r}) raised {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(config, ConfigDict) or config.get("stage") != stage:
+        is_config = isinstance(config, ConfigDict)
+        received = f"stage {config.get('stage')!r}" if is_config else type(config)
+        raise UserError(
+            f"{path}: get_config({stage!r}) must return the ConfigDict of that stage, got "
+            f"{received}"
+        )
+    return config
+
+
+def split_overrides(argv):
+    """Separates `--config.name=value` from the other arguments of a command line.
+
+    Args:
+        argv: list of strings.
+
+    Returns:
+        (overrides, other arguments), two lists of strings.
+    """
+    overrides = [argument for argument in argv if argument.startswith(_PREFIX)]
+    return overrides, [argument for argument in argv if not argument.startswith(_PREFIX)]
+
+
+def apply_overrides(config, overrides):
+    """Applies `--config.a.b=value` arguments; values keep the types of those that they replace.
+
+    `none` sets None, if the config allows it for that value: in `configs/base.py` such values are
+    placeholders of a type.
+
+    Args:
+        config: ConfigDict, changed in place.
+        overrides: strings such as "--config.optimizer.learning_rate=1e-4".
+
+    Raises:
+        UserError: an argument does not have that form, its name is unknown, or its value has
+            another type.
+    """
+    for override in overrides:
+        name, equals, text = override.removeprefix(_PREFIX).partition("=")
+        if not override.startswith(_PREFIX) or not equals:
+            raise UserError(f"expected --config.name=value, got {override!r}")
+        *groups, key = name.split(".")
+        group = config
+        for part in groups:
+            group = group[part] if isinstance(group, ConfigDict) and part in group else None
+        if not isinstance(group, ConfigDict) or key not in group:
+            names = sorted(_names(config))
+            raise UserError(
+                f"--config.{name}: the config has no such value{suggest(name, names)}; "
+                f"it has {', '.join(names)}"
+            )
+        group[key] = _parse_value(text, group, key, f"--config.{name}")
+
+
+def _names(config, prefix=""):
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from _names(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key
+
+
+def _parse_value(text, group, key, flag):
+    """Returns `text` as a value of the type that `group[key]` has."""
+    current, value_type = group[key], group.get_type(key)
+    if isinstance(current, ConfigDict):
+        names = ", ".join(_names(current, flag[2:] + "."))
+        raise UserError(f"{flag} is a group; set one of {names}")
+    if text.lower() == "none" and may_be_none(group, key):
+        return None
+    if value_type is str:
+        return text
+    if value_type is bool:
+        if text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        raise UserError(f"{flag}: expected true or false, got {text!r}")
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError):
+        # en,de is read like ("en", "de"), and an empty string like ().
+        parts = tuple(part.strip() for part in text.split(",") if part.strip())
+        value = parts if value_type is tuple else text
+    if value_type is tuple:
+        return tuple(value) if isinstance(value, list | tuple) else (value,)
+    if value_type is float and type(value) is int:
+        return float(value)
+    if type(value) is not value_type:
+        expected = {int: "a whole number", float: "a number"}.get(value_type, value_type)
+        example = "" if current is None else f" like {current!r}"
+        alternative = " or none" if may_be_none(group, key) else ""
+        raise UserError(f"{flag}: expected {expected}{example}{alternative}, got {text!r}")
+    return value
+
+
+def may_be_none(group, key):
+    """Returns whether a value is a placeholder of `ml_collections`, which may be None."""
+    values = dict(group.items(preserve_field_references=True))
+    return isinstance(values[key], config_dict.FieldReference)

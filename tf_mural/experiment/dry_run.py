@@ -1,0 +1,107 @@
+"""Training steps without data: the traced step of a config, and two steps on random inputs."""
+
+import collections
+import math
+import time
+
+import numpy as np
+
+from tf_mural.backends import backend_module
+from tf_mural.data.tokenizers import Tokenizer
+from tf_mural.experiment.config_validation import check_config, field_modalities, find_vocabulary
+from tf_mural.experiment.model_io import describe
+from tf_mural.experiment.trainer import make_trainer, shapes_only
+
+# LaBSE's vocabulary, which the sizes b3_mini and paper use.
+LABSE_VOCABULARY_SIZE = 501_153
+
+_TokenizerShape = collections.namedtuple("_TokenizerShape", "size hash max_tokens")
+
+
+def trace_step(config, strategy, vocabulary_size=LABSE_VOCABULARY_SIZE):
+    """Traces the training step of a config on JAX, without allocating its variables.
+
+    Args:
+        config: see `run.build`.
+        strategy: `backends.jax.Devices`; the devices need not exist.
+        vocabulary_size: number of rows of the token embedding.
+
+    Returns:
+        (`jax.stages.Traced`, {"weights": bytes, "slots": bytes}), both in total.
+    """
+    tokenizer = _TokenizerShape(vocabulary_size, "", config.model.text.max_tokens)
+    description = describe(config, tokenizer)
+    sources = config.sources.values()
+    languages = tuple(sorted({code for source in sources for code in source.languages or ()}))
+    trainer = make_trainer(config, description, languages, strategy, initialized=False)
+    with shapes_only(), strategy.scope():
+        traced = trainer.traced_step(_batch_shapes(config))
+    groups = {"weights": trainer.encoder.variables, "slots": trainer.optimizer.variables}
+    return traced, {name: sum(map(_num_bytes, variables)) for name, variables in groups.items()}
+
+
+def _batch_shapes(config):
+    """Returns {field: {key: (shape, dtype)}} of a global batch, see `training_dataset`."""
+    rows, side = config.batch_size, config.images.crop
+    inputs = {
+        "image": {"pixels": ((rows, side, side, 3), "uint8")},
+        "text": {
+            "tokens": ((rows, config.model.text.max_tokens), "int32"),
+            "language": ((rows,), "int32"),
+        },
+    }
+    return {
+        field: {"id": ((rows, 2), "int32"), **inputs[modality]}
+        for field, modality in field_modalities(config).items()
+    }
+
+
+def _num_bytes(variable):
+    bits = int("".join(filter(str.isdigit, variable.dtype)))
+    return math.prod(variable.shape) * bits // 8
+
+
+def trial_step(config):
+    """Runs two steps on one device, on random pixels and tokens.
+
+    Args:
+        config: see `run.build`; its records need not exist.
+
+    Returns:
+        (seconds of the second step, which does not include compilation; its loss).
+
+    Raises:
+        UserError: the config is invalid.
+    """
+    import tensorflow as tf
+
+    backend = backend_module()
+    strategy = backend.make_strategy("one")
+    check_config(config, strategy.num_replicas_in_sync)
+    path = find_vocabulary(config.vocabulary, "data")
+    tokenizer = Tokenizer(path, config.model.text.max_tokens, config.lower_case)
+    trainer = make_trainer(config, describe(config, tokenizer), ("en",), strategy)
+    batch = _random_batch(config, tokenizer)
+    runner = backend.Runner(
+        trainer, strategy, lambda start_step: tf.data.Dataset.from_tensors(batch).repeat()
+    )
+    runner.start(0)
+    for _ in range(2):
+        start_time = time.perf_counter()
+        (loss,) = (float(value) for value in runner.run(1)["loss"])
+        seconds = time.perf_counter() - start_time
+    return seconds, loss
+
+
+def _random_batch(config, tokenizer):
+    rng, rows, side = np.random.default_rng(config.seed), config.batch_size, config.images.crop
+    batch = {}
+    for field, modality in field_modalities(config).items():
+        batch[field] = {"id": np.arange(rows, dtype=np.int64)}
+        if modality == "image":
+            batch[field]["pixels"] = rng.integers(0, 256, (rows, side, side, 3), np.uint8)
+        else:
+            words = rng.choice([str(piece) for piece in tokenizer.vocabulary], (rows, 4))
+            batch[field]["tokens"] = np.asarray(tokenizer([" ".join(row) for row in words]))
+            batch[field]["language"] = np.zeros(rows, np.int32)
+    return batch

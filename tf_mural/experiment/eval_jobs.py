@@ -1,0 +1,149 @@
+"""Evaluations to run: which ones, where their results go, and which are up to date."""
+
+import dataclasses
+import hashlib
+import inspect
+import json
+import os
+
+from tf_mural import file_io
+from tf_mural.errors import UserError
+from tf_mural.evaluation.benchmarks import (
+    BENCHMARKS,
+    check_options,
+    missing_records,
+    task_for,
+)
+
+
+@dataclasses.dataclass
+class Job:
+    """One evaluation.
+
+    Attributes:
+        name: of a task or a benchmark.
+        records: folder of a record set; None: that of the benchmark.
+        out: file of the result.
+    """
+
+    name: str
+    records: str | None
+    out: str
+
+
+def results_folder(model):
+    """Returns the folder of all results of a model: <model>/evals, or one in runs/hub.
+
+    Raises:
+        UserError: the model is not a folder.
+    """
+    if file_io.is_on_hub(model):
+        return os.path.join("runs", "hub", model.split("://", 1)[1].replace("/", "-"), "evals")
+    if not file_io.isdir(model):
+        raise UserError(
+            f"no folder {model!r}; --model is the workdir of a finished run, the folder of a "
+            "preset, or a preset on a hub (hf://user/name)"
+        )
+    return os.path.join(model, "evals")
+
+
+def available_jobs(folder, data_dir):
+    """Returns a job for each benchmark whose records exist, and prints which are skipped.
+
+    Args:
+        folder: of the results.
+        data_dir: folder of the record sets.
+
+    Raises:
+        UserError: no benchmark has its records.
+    """
+    jobs = []
+    for name in BENCHMARKS:
+        if missing := missing_records(name, data_dir):
+            print(f"{name}: skipped, there is no {' and no '.join(missing)}")
+        else:
+            jobs.append(Job(name, None, result_path(folder, name)))
+    if not jobs:
+        raise UserError(
+            f"no benchmark has its records under {data_dir}: convert some with "
+            "tools/convert.py; its --list shows the data sets"
+        )
+    print()
+    return jobs
+
+
+def requested_jobs(folder, names, records, out, options):
+    """Returns the jobs of --task, --records and --out.
+
+    Args:
+        folder: of the results.
+        names: of tasks and benchmarks.
+        records: folders of record sets; empty: those of the benchmarks.
+        out: file of a single result, or None.
+        options: {name: value} of the tasks' options.
+
+    Raises:
+        UserError: a task needs records, or two results would have the same file.
+    """
+    jobs = []
+    for name in names:
+        check_options(name, options)
+        if not records and name not in BENCHMARKS:
+            examples = [benchmark for benchmark in BENCHMARKS if BENCHMARKS[benchmark].task == name]
+            raise UserError(
+                "name the records to evaluate on: --records=<folder>[,<folder>], or "
+                f"--task={examples[0]}"
+            )
+        for record_set in records or [None]:
+            jobs.append(Job(name, record_set, result_path(folder, name, record_set, options)))
+    if out:
+        if len(jobs) > 1:
+            raise UserError(
+                f"--out names one file, but there are {len(jobs)} results: omit --out, or "
+                "evaluate one at a time"
+            )
+        jobs[0].out = out
+    paths = [job.out for job in jobs]
+    if duplicate := next((path for path in paths if paths.count(path) > 1), None):
+        raise UserError(
+            f"two results would be written to {duplicate}: evaluate one at a time, with --out"
+        )
+    return jobs
+
+
+def result_path(folder, name, records=None, options=None):
+    """Returns the file of a result: evals/retrieval/coco.json, evals/retrieval-scenes-test.json."""
+    # The last two folders name a record set: "scenes/test", regardless of where it is.
+    parts = [name] if records is None else [name, *os.path.abspath(records).split(os.sep)[-2:]]
+    for option, value in (options or {}).items():
+        value = value if isinstance(value, list) else [str(value)]
+        parts += [option, *(part.strip(os.sep).replace(os.sep, "-") for part in value)]
+    return os.path.join(folder, "-".join(parts) + ".json")
+
+
+def is_up_to_date(path, evaluation, model_hashes):
+    """Returns whether a file has the result of the same model, data, options and protocol.
+
+    Args:
+        path: file of a result.
+        evaluation: `experiment.evaluation.Evaluation`.
+        model_hashes: {key of the result: hash} of weights and vocabulary.
+    """
+    try:
+        result = json.loads(file_io.read_bytes(path))
+    except (OSError, ValueError):
+        return False
+    version = inspect.getmodule(task_for(evaluation.name)).PROTOCOL
+    options = json.loads(json.dumps(evaluation.options))
+    expected = {**model_hashes, "data": evaluation.data, "options": options}
+    protocol = str(result.get("protocol")).split(";")[0]
+    return protocol == version and all(result.get(key) == expected[key] for key in expected)
+
+
+def weights_hash(path):
+    """Returns a short hash of the file of a model's weights; None for a model on a hub."""
+    if file_io.is_on_hub(path):
+        return None
+    run, preset = f"{path}/weights.npz", f"{path}/model.weights.h5"
+    weights = file_io.read_bytes(run if file_io.exists(run) else preset)
+    return hashlib.sha256(weights).hexdigest()[:12]

@@ -1,0 +1,106 @@
+"""Builds the objects of a run from its config."""
+
+import dataclasses
+import functools
+
+import keras
+
+from tf_mural.backends import backend_module
+from tf_mural.data import input_pipeline
+from tf_mural.data.tokenizers import Tokenizer
+from tf_mural.distributed import DistributedEmbedder
+from tf_mural.errors import UserError
+from tf_mural.experiment import data, evaluation
+from tf_mural.experiment.config_validation import check_config, find_vocabulary
+from tf_mural.experiment.model_io import batch_embedder, describe
+from tf_mural.experiment.trainer import make_trainer
+
+
+@dataclasses.dataclass
+class Run:
+    """The objects of one run, the arguments of `loop.train`.
+
+    Attributes:
+        trainer: compiled `Trainer` of the backend.
+        dataset: callable, from the first step to the batches of this process.
+        evaluate: callable without arguments that returns {task: Result}.
+        description: dict, the content of model.json.
+        vocabulary_path: file of the vocabulary.
+        data: {folder of a record set: digest} of the training data.
+        skipped_records: `input_pipeline.SkippedRecords`.
+        contact_sheet: callable without arguments that returns augmented training images, uint8
+            (n, h, w, 3), and their captions [[(language, text)]].
+    """
+
+    trainer: object
+    dataset: object
+    evaluate: object
+    description: dict
+    vocabulary_path: str
+    data: dict
+    skipped_records: input_pipeline.SkippedRecords
+    contact_sheet: object
+
+
+def build(config, data_dir, strategy, resumes=False):
+    """Builds everything that a run needs.
+
+    Args:
+        config: ConfigDict of a stage, see configs/base.py.
+        data_dir: folder that the record sets of the config are in.
+        strategy: result of `make_strategy` of the backend.
+        resumes: whether the run resumes; damaged record sets are then accepted.
+
+    Returns:
+        `Run`.
+
+    Raises:
+        UserError: a name, language, file or number of the config is invalid.
+    """
+    backend = backend_module()
+    replicas, processes = strategy.num_replicas_in_sync, backend.ProcessGroup(strategy)
+    check_config(config, replicas)
+    vocabulary_path = find_vocabulary(config.vocabulary, data_dir)
+    tokenizer = Tokenizer(vocabulary_path, config.model.text.max_tokens, config.lower_case)
+    if tokenizer.pad_id != 0:
+        raise UserError(f"{vocabulary_path}: expected [PAD] in the first line, which has id 0")
+    samplers = {
+        name: data.make_sampler(name, source, data_dir, config.seed, strict=not resumes)
+        for name, source in config.sources.items()
+    }
+    languages = tuple(sorted({code for s in samplers.values() for code in s.languages}))
+    description = describe(config, tokenizer)
+
+    keras.utils.set_random_seed(config.seed)
+    trainer = make_trainer(config, description, languages, strategy)
+
+    sources = [data.make_source(samplers[name], source) for name, source in config.sources.items()]
+    sizes = input_pipeline.ImageSizes(config.images.resize, config.images.crop)
+    digests = {s.folder: s.digest for sampler in samplers.values() for s in sampler.sets}
+    skipped_records = input_pipeline.SkippedRecords(
+        config.max_bad_records, tuple(digests), vocabulary_path
+    )
+    dataset = functools.partial(
+        input_pipeline.training_dataset,
+        sources,
+        tokenizer,
+        sizes,
+        languages,
+        config.batch_size,
+        backend.Runner.batches_per_step(replicas // processes.world_size),
+        (processes.rank, processes.world_size),
+        skipped_records=skipped_records,
+    )
+    embed = batch_embedder(trainer.encoder, tokenizer, config.images)
+    if processes.world_size > 1:
+        embed = DistributedEmbedder(embed, processes)
+    return Run(
+        trainer=trainer,
+        dataset=dataset,
+        evaluate=evaluation.make_evaluate(config, data_dir, embed),
+        description=description,
+        vocabulary_path=vocabulary_path,
+        data=digests,
+        skipped_records=skipped_records,
+        contact_sheet=functools.partial(data.training_sheet, sources, sizes),
+    )

@@ -1,0 +1,251 @@
+"""Trains a stage to its end: the stages it depends on, initial weights, training, evaluation."""
+
+import contextlib
+import dataclasses
+import os
+import time
+
+from tf_mural import file_io
+from tf_mural.backends import backend_module
+from tf_mural.errors import UserError
+from tf_mural.experiment import data, run_report
+from tf_mural.experiment.initialization import (
+    apply_init_settings,
+    check_wise_ft_alpha,
+    finalize_weights,
+    load_initial_weights,
+    restore_init_settings,
+)
+from tf_mural.experiment.profiling import profiled
+from tf_mural.experiment.run import build
+from tf_mural.reports.result_tables import headline_values
+from tf_mural.training import checkpoints, loop, metric_writer
+
+RESULTS = run_report.RESULTS
+BEFORE = "before.json"
+
+
+@dataclasses.dataclass
+class Session:
+    """What the stages of one command have in common.
+
+    Attributes:
+        data_dir: folder of the record sets.
+        strategy: see `build`.
+        signals: `preemption.SignalHandler`.
+        load_config: callable, from the name of a stage to its config.
+        allow_config_changes: whether a run resumes with other settings than its own.
+    """
+
+    data_dir: str
+    strategy: object
+    signals: object
+    load_config: object
+    allow_config_changes: bool = False
+
+
+def default_workdir(config):
+    """Returns the folder of a run: runs/<size>/<stage>-s<seed>."""
+    return os.path.join("runs", config.size, f"{config.stage}-s{config.seed}")
+
+
+def is_finished(workdir):
+    """Returns whether the run in a folder is finished."""
+    return file_io.exists(os.path.join(workdir, RESULTS))
+
+
+def run_stage(config, workdir, session, init=None):
+    """Trains a stage to its end, or returns the results of a finished run.
+
+    All processes of a run call this.
+
+    Args:
+        config: ConfigDict of a stage, changed in place by the settings that come with initial
+            weights.
+        workdir: folder of the run.
+        session: `Session`.
+        init: workdir of a finished run or public weights ("hf:..."); None: the weights of
+            `config.init_stage`, which is trained first if `config.train_dependencies` is set.
+
+    Returns:
+        A dict, the content of results.json.
+
+    Raises:
+        UserError: the config is invalid, or the folder has a run of another config.
+        Preempted: a signal stopped the run after its state was saved.
+    """
+    processes = backend_module().ProcessGroup(session.strategy)
+    restore_init_settings(config, init, workdir)
+    settings = checkpoints.flatten_config(config.to_dict()) | {"--init": init}
+    processes.check_consistent(settings, "start all of them with the same command")
+    accept = print if session.allow_config_changes and not is_finished(workdir) else None
+    resumes_run = checkpoints.check_same_config(workdir, config.to_dict(), accept)
+    init = checkpoints.resolve_init(workdir, init, accept)
+    if resumes_run and is_finished(workdir):
+        print(f"{config.stage}: already finished, in {workdir}")
+        return file_io.read_json(os.path.join(workdir, RESULTS))
+    if config.init_stage and not init:
+        init = _train_init_stage(config, session)
+    check_wise_ft_alpha(config.wise_ft_alpha, init)
+    with checkpoints.Lock(workdir) if processes.is_primary else contextlib.nullcontext():
+        if processes.is_primary:
+            data.make_records(config, session.data_dir)
+        processes.barrier()  # The other processes check for files that the first one now writes.
+        print(f"{config.stage}: training in {workdir}" + (f", from {init}" if init else ""))
+        if init and not resumes_run:
+            _print_note(apply_init_settings(config, init, workdir))
+        resumes = checkpoints.has_checkpoint(workdir)
+        run = build(config, session.data_dir, session.strategy, resumes=resumes)
+        if init and not resumes:
+            _print_note(load_initial_weights(init, run))
+        return _train(config, run, workdir, session, init)
+
+
+def _print_note(note):
+    if note:
+        print(note)
+
+
+def _train_init_stage(config, session):
+    """Returns the workdir of the stage that provides the initial weights; trains it if needed."""
+    init_config = session.load_config(config.init_stage)
+    workdir = default_workdir(init_config)
+    if not config.train_dependencies:
+        raise UserError(
+            f"stage {config.stage} starts from the weights of {init_config.stage}: give "
+            f"--init=<workdir of a finished {init_config.stage} run> (such as {workdir})"
+        )
+    if not is_finished(workdir):
+        print(
+            f"{config.stage} starts from {init_config.stage}, which is not finished: training it "
+            "first"
+        )
+    run_stage(init_config, workdir, session)
+    return workdir
+
+
+def _train(config, run, workdir, session, init):
+    """Trains and evaluates; the first process writes model, results and images."""
+    backend = backend_module()
+    runner = backend.Runner(run.trainer, session.strategy, run.dataset)
+    processes = runner.processes
+    file_io.makedirs(workdir)
+    if processes.is_primary:
+        content = config.to_dict() | {"init": init}
+        file_io.write_json(os.path.join(workdir, checkpoints.CONFIG), content)
+    manager = _restore(config, run, workdir, processes)
+    log = metric_writer.NullWriter()
+    if processes.is_primary:
+        log = run_report.open_log(config, run, workdir)
+    tracker = checkpoints.BestStepTracker(workdir, config.keep_best, processes.is_primary)
+    evaluate = _make_evaluate(run, workdir, manager, tracker, log, processes)
+    start_time = time.perf_counter()
+    before = _evaluate_before(config, run, workdir, evaluate, processes)
+    folder = os.path.join(workdir, "tensorboard")
+    with profiled(runner, config.profile_steps, folder, backend.PROFILER) as runner:
+        last_step = _train_loop(config, run, runner, manager, log, evaluate, tracker, session)
+    if last_step < config.steps:
+        print(f"stopped at step {last_step}: {config.stop_early} evaluations without improvement")
+    finalize_weights(run.trainer, config.optimizer.ema_momentum, config.wise_ft_alpha, init)
+    results = {
+        "stage": config.stage,
+        "size": config.size,
+        "seed": config.seed,
+        "steps": last_step,
+        "seconds": round(time.perf_counter() - start_time, 1),
+        "init": init,
+        "before": before,
+        "evaluation": evaluate(last_step),
+        "best": tracker.best,
+        **run_report.run_facts(run, processes),
+    }
+    arrays = run.trainer.snapshot(checkpoints.variables_by_path(run.trainer.encoder))
+    if processes.is_primary:
+        checkpoints.save_model(workdir, arrays, run.description, run.vocabulary_path)
+        file_io.write_json(os.path.join(workdir, RESULTS), results)
+        run_report.write_retrieval_images(config, workdir, session.data_dir, log, last_step)
+    processes.barrier()
+    return results
+
+
+def _restore(config, run, workdir, processes):
+    """Returns the `CheckpointManager`, after it has restored the last checkpoint, if any."""
+    manager = checkpoints.CheckpointManager(
+        workdir,
+        run.trainer,
+        config.keep_checkpoints,
+        processes.is_primary,
+        config.checkpoint_in_background,
+    )
+    if manager.restore(run.description, run.data):
+        print(f"resuming at step {int(run.trainer.step.numpy())}")
+    start = {"the step to resume from": int(run.trainer.step.numpy())}
+    processes.check_consistent(start, "--workdir must be a folder that all of them see")
+    digests = {"the records": sorted(run.data.values())}
+    processes.check_consistent(digests, "give all of them the same data")
+    return manager
+
+
+def _make_evaluate(run, workdir, manager, tracker, log, processes):
+    """Returns a callable, from the step to {name: result}, that also keeps the best step."""
+    manager.pinned = tracker.best and tracker.best["step"]
+
+    def evaluate(step):
+        results = run.evaluate()
+        numbers = {
+            f"{name}/{key}": value
+            for name, result in results.items()
+            for key, value in headline_values(result).items()
+        }
+        log.scalars(step, numbers)
+        is_best = tracker.is_better(numbers)
+        if is_best:
+            arrays = run.trainer.snapshot(checkpoints.variables_by_path(run.trainer.encoder))
+            if processes.is_primary:
+                folder = os.path.join(workdir, checkpoints.BEST)
+                checkpoints.save_model(folder, arrays, run.description, run.vocabulary_path)
+        log.info(run_report.scores_line(step, results, is_best))
+        tracker.record(step, numbers, is_best)
+        if is_best:
+            manager.pinned = step
+        return {name: dataclasses.asdict(result) for name, result in results.items()}
+
+    return evaluate
+
+
+def _evaluate_before(config, run, workdir, evaluate, processes):
+    """Returns the evaluation of the initial weights, or None if the config does not ask for it."""
+    path = os.path.join(workdir, BEFORE)
+    if not config.evaluate_before_training:
+        return None
+    if not int(run.trainer.step.numpy()):
+        results = evaluate(0)
+        if processes.is_primary:
+            file_io.write_json(path, results)
+    return file_io.read_json(path) if file_io.exists(path) else None
+
+
+def _train_loop(config, run, runner, manager, log, evaluate, tracker, session):
+    """Calls `loop.train` with the values of the config; returns the number of the last step."""
+    with manager, session.signals.deferred():
+        return loop.train(
+            run.trainer,
+            runner,
+            config.steps,
+            manager,
+            log,
+            log_every=config.log_every,
+            checkpoint_every=config.checkpoint_every,
+            checkpoint_minutes=config.checkpoint_minutes,
+            evaluate=evaluate,
+            evaluate_every=config.evaluate_every,
+            last_evaluated=tracker.last_step,
+            skipped_records=run.skipped_records,
+            steps_per_loop=config.steps_per_loop,
+            signals=session.signals,
+            should_stop=lambda: _should_stop_early(config.stop_early, tracker),
+        )
+
+
+def _should_stop_early(patience, tracker):
+    return patience is not None and tracker.since_best >= patience

@@ -1,0 +1,203 @@
+"""Sweeps: lists of runs that are trained one after another and compared in one table."""
+
+import importlib.util
+import os
+import re
+import subprocess
+
+from tf_mural import file_io
+from tf_mural.errors import UserError, lookup
+
+REQUIRED = ("TITLE", "RUNS", "SEEDS", "COLUMNS", "BASELINE")
+RUN_KEYS = ("stage", "init", "overrides", "config")
+
+
+def load_sweep(path):
+    """Returns the sweep of a file as a module, see `configs/sweeps/__init__.py`.
+
+    Raises:
+        UserError: the file is missing or is not a sweep.
+    """
+    if not os.path.isfile(path):
+        raise UserError(f"no sweep {path!r}; configs/sweeps/ has some")
+    spec = importlib.util.spec_from_file_location("sweep_file", path)
+    if spec is None:
+        raise UserError(f"{path} is not a Python file")
+    sweep = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(sweep)
+    except Exception as error:
+        raise UserError(f"{path} cannot be read as a sweep: {error}") from error
+    missing = [name for name in REQUIRED if not hasattr(sweep, name)]
+    if missing:
+        raise UserError(
+            f"{path} lacks {', '.join(missing)}; configs/sweeps/__init__.py describes a sweep"
+        )
+    for name in ("RUNS", "SEEDS", "COLUMNS"):
+        value = getattr(sweep, name)
+        if not isinstance(value, dict | tuple | list) or not value:
+            raise UserError(f"{path}: {name} is {value!r}, expected at least one entry")
+    if empty := [column for column, languages in sweep.COLUMNS.items() if not languages]:
+        raise UserError(f"{path}: the column {empty[0]!r} names no language")
+    _check_runs(path, sweep)
+    return sweep
+
+
+def _check_runs(path, sweep):
+    earlier_rows, folders = {}, {}
+    for row, run in sweep.RUNS.items():
+        folder = run_workdir("", row, 0)
+        if folder in folders:
+            raise UserError(
+                f"{path}: the rows {folders[folder]!r} and {row!r} would share the folder "
+                f"{folder}; rename one of them, with letters a to z and digits"
+            )
+        folders[folder] = row
+        for key in run:
+            lookup(dict.fromkeys(RUN_KEYS), key, f"key (of the row {row!r})")
+        if "stage" not in run:
+            raise UserError(f"{path}: the row {row!r} names no stage")
+        if "init" in run:
+            lookup(earlier_rows, run["init"], f"initial row (of the row {row!r}), before it")
+        earlier_rows[row] = run
+    if sweep.BASELINE is not None:
+        lookup(sweep.RUNS, sweep.BASELINE, "baseline")
+
+
+def run_workdir(out_dir, row, seed):
+    """Returns the folder of a run: the name of the row in lower case, without punctuation."""
+    return os.path.join(out_dir, f"{re.sub(r'[^a-z0-9]+', '-', row.lower()).strip('-')}-s{seed}")
+
+
+def train_run(command, run, workdir, seed, init, size, data_dir):
+    """Trains one run in a process of its own; a finished run is not trained again.
+
+    Args:
+        command: list of strings, the command that trains, without its flags.
+        run: value of RUNS.
+        workdir: folder of the run.
+        seed: int.
+        init: workdir of the run whose weights this one starts from, or None.
+        size: model and recipe.
+        data_dir: folder of the record sets.
+
+    Raises:
+        UserError: the process failed.
+    """
+    values = {
+        "stage": run["stage"],
+        "size": size,
+        "seed": seed,
+        "workdir": workdir,
+        "data_dir": data_dir,
+        "init": init,
+        "config": run.get("config"),
+    }
+    values = {name: value for name, value in values.items() if value is not None}
+    overrides = {"report.compare_with": (), "report.control": None}  # the sweep has a table
+    overrides |= run.get("overrides", {})
+    values |= {f"config.{name}": value for name, value in overrides.items()}
+    flags = [f"--{name}={_format(value)}" for name, value in values.items()]
+    code = subprocess.run([*command, *flags]).returncode
+    if code:
+        raise UserError(
+            f"the run in {workdir} ended with exit code {code}; once this is fixed, the same "
+            "command continues"
+        )
+
+
+def _format(value):
+    if value is None:
+        return "none"
+    return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+
+
+def average_recalls(workdir):
+    """Returns {language: average recall in percent} of a finished run."""
+    evaluation = file_io.read_json(os.path.join(workdir, "results.json"))["evaluation"]
+    if "retrieval" not in evaluation:
+        raise UserError(f"{workdir} has no evaluation by retrieval, which a sweep compares")
+    values = evaluation["retrieval"]["values"]
+    return {language: value["average_recall"] for language, value in values.items()}
+
+
+def column_values(sweep, recalls):
+    """Averages the languages of each column.
+
+    Args:
+        sweep: see `load_sweep`.
+        recalls: {row: {seed: {language: average recall}}}.
+
+    Returns:
+        {row: {column: [value of each seed]}}.
+
+    Raises:
+        UserError: a column names a language that was not evaluated.
+    """
+    values = {}
+    for row, by_seed in recalls.items():
+        values[row] = {}
+        for column, languages in sweep.COLUMNS.items():
+            for recall in by_seed.values():
+                for code in languages:
+                    lookup(recall, code, f"language (of the column {column!r})")
+            values[row][column] = [
+                sum(recall[code] for code in languages) / len(languages)
+                for recall in by_seed.values()
+            ]
+    return values
+
+
+def write_table(out_dir, sweep, recalls):
+    """Prints the table of the runs so far, and writes table.md and sweep.json.
+
+    Args:
+        out_dir: folder to write to.
+        sweep: see `load_sweep`.
+        recalls: see `column_values`.
+    """
+    from tf_mural import reports
+
+    values = column_values(sweep, recalls)
+    baseline = values.get(sweep.BASELINE)
+    rows = []
+    for row, columns in values.items():
+        cells = [row]
+        for column, by_seed in columns.items():
+            cells.append(_mean_and_range(by_seed))
+            if baseline is not None:
+                gains = [a - b for a, b in zip(by_seed, baseline[column], strict=True)]
+                cells.append("" if row == sweep.BASELINE else f"{_mean(gains):+.1f}")
+        rows.append(cells)
+    header = ["run"]
+    for column in sweep.COLUMNS:
+        header += [column] + (["gain"] if baseline is not None else [])
+    note = _note(sweep, recalls, baseline is not None)
+    print(f"\n{sweep.TITLE}\n{reports.table(rows, header)}\n{note}\n", flush=True)
+    with open(os.path.join(out_dir, "table.md"), "w", encoding="utf-8") as file:
+        file.write(f"{sweep.TITLE}\n\n{reports.table(rows, header, markdown=True)}\n\n{note}\n")
+    runs = {row: {"run": sweep.RUNS[row], "recall": recalls[row]} for row in recalls}
+    file_io.write_json(
+        os.path.join(out_dir, "sweep.json"),
+        {"title": sweep.TITLE, "baseline": sweep.BASELINE, "runs": runs, "columns": values},
+    )
+
+
+def _note(sweep, recalls, has_baseline):
+    seeds = sorted({seed for by_seed in recalls.values() for seed in by_seed})
+    note = "Average recall in percent, "
+    if len(seeds) > 1:
+        note += f"mean over the seeds {', '.join(map(str, seeds))}, with minimum and maximum."
+    else:
+        note += f"seed {seeds[0]}."
+    return note + (f" Gains over {sweep.BASELINE}." if has_baseline else "")
+
+
+def _mean(values):
+    return sum(values) / len(values)
+
+
+def _mean_and_range(values):
+    if len(values) == 1:
+        return f"{values[0]:.1f}"
+    return f"{_mean(values):.1f} ({min(values):.1f} to {max(values):.1f})"
