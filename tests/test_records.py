@@ -1,3 +1,5 @@
+"""Records: checksums, serialization, record sets on disk, and damaged files."""
+
 import json
 import os
 import re
@@ -21,8 +23,8 @@ RECORDS = [
 ]
 
 
-def write(folder, shards=2, **kwargs):
-    records.write(folder, RECORDS, shards=shards, **kwargs)
+def write(folder, shards=2, **options):
+    records.write(folder, RECORDS, shards=shards, **options)
     return RecordSet.open(folder)
 
 
@@ -30,14 +32,14 @@ def shards_of(folder):
     return sorted(str(path) for path in folder.glob("*.tfrecord"))
 
 
-@pytest.fixture(params=["as installed", "numpy"])
-def way(request, monkeypatch):
-    """Checksums by google-crc32c, where it is installed, and by numpy."""
+@pytest.fixture(params=["installed", "numpy"])
+def crc_backend(request, monkeypatch):
+    """Computes checksums with google-crc32c, if it is installed, and with NumPy."""
     if request.param == "numpy":
         monkeypatch.setattr(tfrecord, "_native_crc32c", None)
 
 
-# Vectors of RFC 3720, appendix B.4, and the check value of the CRC catalogue.
+# Test vectors of RFC 3720, appendix B.4, and the check value of the CRC catalogue.
 @pytest.mark.parametrize(
     "data, crc",
     [
@@ -48,12 +50,12 @@ def way(request, monkeypatch):
         (bytes(range(32)), 0x46DD794E),
     ],
 )
-def test_crc_of_published_vectors(way, data, crc):
+def test_crc_equals_published_vectors(crc_backend, data, crc):
     assert tfrecord.crc32c(data) == crc
 
 
 @pytest.mark.parametrize("length", [63, 64, 65, 1023, 1024, 1025, 1027, 2048, 5000])
-def test_crc_by_blocks_is_the_crc_bit_by_bit(way, length):
+def test_crc_by_blocks_equals_the_crc_bit_by_bit(crc_backend, length):
     data = np.random.default_rng(length).bytes(length)
     crc = 0xFFFFFFFF
     for byte in data:
@@ -64,7 +66,7 @@ def test_crc_by_blocks_is_the_crc_bit_by_bit(way, length):
 
 
 @pytest.mark.parametrize("longest", [3, 70, 1500])
-def test_frames_of_many_are_those_of_each(way, longest):
+def test_frames_of_a_list_equal_single_frames(crc_backend, longest):
     random = np.random.default_rng(longest)
     payloads = [random.bytes(length) for length in random.integers(0, longest, 150)]
     payloads += [b"", bytes(4), b"\xff" * 63, bytes(1024), bytes(1025)]
@@ -72,7 +74,8 @@ def test_frames_of_many_are_those_of_each(way, longest):
     assert tfrecord.frames([]) == b""
 
 
-def by_the_runtime(record):
+def protobuf_bytes(record):
+    """Serializes a record with the protobuf runtime."""
     example = tfrecord.example_class()()
     feature = example.features.feature
     feature["id"].bytes_list.value.append(record.id.encode())
@@ -88,17 +91,17 @@ def by_the_runtime(record):
 
 @pytest.mark.parametrize("size", [0, 1, 100, 127, 128, 16_000, 16_384, 70_000])
 @pytest.mark.parametrize("label", [None, 0, 127, 128, 2**63 - 1])
-def test_bytes_are_those_of_the_protobuf_runtime(size, label):
+def test_serialized_bytes_equal_those_of_the_protobuf_runtime(size, label):
     texts = (("en", "x"), ("zh-Hant", "貓" * (1 + size // 3)), ("en", "y"))
     for record in (
         Record("x" * size, label=label, score=size / 3),
         Record("ä", (bytes(size), b""), texts, label=label),
         Record("", (), texts[:2], score=-3.4e38),
     ):
-        assert records.serialize(record) == by_the_runtime(record)
+        assert records.serialize(record) == protobuf_bytes(record)
 
 
-def test_file_is_what_tensorflow_writes(tmp_path):
+def test_file_equals_that_of_tensorflow(tmp_path):
     import tensorflow as tf
 
     payloads = [records.serialize(record) for record in RECORDS] + [os.urandom(3000)]
@@ -108,17 +111,17 @@ def test_file_is_what_tensorflow_writes(tmp_path):
     assert (tmp_path / "tf").read_bytes() == b"".join(map(tfrecord.frame, payloads))
 
 
-def test_serialized_record_is_a_tf_example():
+def test_serialized_record_is_a_tf_train_example():
     import tensorflow as tf
 
-    def of_bytes(*values):
+    def bytes_feature(*values):
         return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
 
     feature = {
-        "id": of_bytes(b"scored"),
-        "images": of_bytes(b"a", b"b"),
-        "texts": of_bytes(b"x"),
-        "languages": of_bytes(b"de"),
+        "id": bytes_feature(b"scored"),
+        "images": bytes_feature(b"a", b"b"),
+        "texts": bytes_feature(b"x"),
+        "languages": bytes_feature(b"de"),
         "label": tf.train.Feature(int64_list=tf.train.Int64List(value=[7])),
         "score": tf.train.Feature(float_list=tf.train.FloatList(value=[-0.5])),
     }
@@ -129,17 +132,17 @@ def test_serialized_record_is_a_tf_example():
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.id)
-def test_round_trip(record):
+def test_deserialize_inverts_serialize(record):
     assert records.deserialize(records.serialize(record)) == record
 
 
 @pytest.mark.parametrize("text", ["e\u0301", "\u00e9", " spaces stay ", "a\u2028b\x00", "👩‍🚀"])
-def test_texts_pass_untouched(text):
+def test_texts_are_not_normalized(text):
     record = Record("r", texts=(("en", text),))
     assert records.deserialize(records.serialize(record)).texts[0][1] == text
 
 
-def test_parse_in_graph():
+def test_parse_gives_ragged_fields_in_the_graph():
     import tensorflow as tf
 
     parsed = tf.function(records.parse)(tf.constant([records.serialize(r) for r in RECORDS]))
@@ -154,12 +157,12 @@ def test_parse_in_graph():
 
 
 @pytest.mark.parametrize("code", ["de", "chr", "zh-Hant", "pt-BR", "es-419", "no"])
-def test_language_codes(code):
+def test_language_code_is_accepted(code):
     assert records.is_language(code)
 
 
 @pytest.mark.parametrize("code", ["", "d", "kind", "de_AT", "de-", "de AT", "dé", "12", "en\n"])
-def test_no_language_codes(code):
+def test_other_string_is_not_a_language_code(code):
     assert not records.is_language(code)
 
 
@@ -172,7 +175,7 @@ def test_no_language_codes(code):
         (Record("r1", score=float("nan")), "record 'r1': expected a finite score, got nan"),
     ],
 )
-def test_serialize_refuses(record, message):
+def test_serialize_refuses_invalid_values(record, message):
     with pytest.raises(UserError, match=message):
         records.serialize(record)
 
@@ -184,16 +187,16 @@ def test_deserialize_refuses_other_bytes(data):
 
 
 @pytest.mark.parametrize("shards", [1, 2, 5, 9])  # 9: some shards are empty
-def test_set_in_order_and_at_random(tmp_path, shards):
+def test_set_is_read_in_order_and_at_random(tmp_path, shards):
     opened = write(tmp_path, shards)
     assert len(opened) == 5 and list(opened) == RECORDS
-    picked = opened.read(np.array([4, 0, 0, 3, 1]))
-    assert picked.dtype == object and picked.shape == (5,)
-    assert [records.deserialize(data) for data in picked] == [RECORDS[i] for i in (4, 0, 0, 3, 1)]
+    data = opened.read(np.array([4, 0, 0, 3, 1]))
+    assert data.dtype == object and data.shape == (5,)
+    assert [records.deserialize(item) for item in data] == [RECORDS[i] for i in (4, 0, 0, 3, 1)]
     assert opened.read([]).shape == (0,)
 
 
-def test_languages_of_a_set(tmp_path):
+def test_set_knows_its_languages(tmp_path):
     opened = write(tmp_path)
     assert opened.languages == ("chr", "de", "en", "zh-Hant")
     assert opened.language_counts == {"chr": 1, "de": 2, "en": 2, "zh-Hant": 1}
@@ -202,7 +205,7 @@ def test_languages_of_a_set(tmp_path):
     np.testing.assert_array_equal(opened.has_language, expected)
 
 
-def test_has_language_with_more_languages_than_a_byte_has_bits(tmp_path):
+def test_has_language_works_with_more_languages_than_bits_in_a_byte(tmp_path):
     codes = [f"a{chr(97 + i)}" for i in range(11)]
     records.write(tmp_path, [Record(c, texts=((c, "x"),)) for c in reversed(codes)], shards=3)
     opened = RecordSet.open(tmp_path)
@@ -210,7 +213,7 @@ def test_has_language_with_more_languages_than_a_byte_has_bits(tmp_path):
     np.testing.assert_array_equal(opened.has_language, np.eye(11, dtype=bool)[::-1])
 
 
-def test_manifest(tmp_path):
+def test_manifest_has_counts_and_checksums(tmp_path):
     manifest = write(tmp_path, dataset="d", split="s", augmentations=("flip", "crop")).manifest
     assert manifest == json.loads((tmp_path / "manifest.json").read_text())
     assert (manifest["schema"], manifest["dataset"], manifest["split"]) == (2, "d", "s")
@@ -219,12 +222,12 @@ def test_manifest(tmp_path):
     assert [shard["records"] for shard in manifest["shards"]] == [2, 3]
     for shard in manifest["shards"]:
         assert os.path.getsize(tmp_path / shard["file"]) == shard["bytes"]
-    summed = subprocess.check_output(["sha256sum", *shards_of(tmp_path)], text=True)
-    assert summed.split()[::2] == [shard["sha256"] for shard in manifest["shards"]]
+    output = subprocess.check_output(["sha256sum", *shards_of(tmp_path)], text=True)
+    assert output.split()[::2] == [shard["sha256"] for shard in manifest["shards"]]
 
 
 @pytest.mark.parametrize("shards", [0, 3])
-def test_set_without_records(tmp_path, shards):
+def test_set_without_records_can_be_opened(tmp_path, shards):
     paths = [str(tmp_path / records.shard_name(number, shards)) for number in range(shards)]
     written = [records.write_shard(path, []) for path in paths]
     records.write_manifest(tmp_path, written, "empty", "train")
@@ -233,10 +236,10 @@ def test_set_without_records(tmp_path, shards):
     assert opened.has_language.shape == (0, 0) and opened.read([]).shape == (0,)
 
 
-def test_digest_follows_the_contents(tmp_path):
-    one, same = write(tmp_path / "a"), write(tmp_path / "b")
+def test_digest_depends_on_the_contents(tmp_path):
+    first, same = write(tmp_path / "a"), write(tmp_path / "b")
     records.write(tmp_path / "c", RECORDS[:4], shards=2)
-    assert one.digest == same.digest != RecordSet.open(tmp_path / "c").digest
+    assert first.digest == same.digest != RecordSet.open(tmp_path / "c").digest
 
 
 def test_same_records_give_the_same_bytes(tmp_path):
@@ -246,14 +249,14 @@ def test_same_records_give_the_same_bytes(tmp_path):
     assert len(list((tmp_path / "a").iterdir())) == 5
 
 
-def test_many_threads_read_what_one_reads(tmp_path):
+def test_many_threads_read_the_same_as_one(tmp_path):
     many = [Record(str(i), (bytes([i % 256]) * (1 + i * 7 % 501),)) for i in range(300)]
     records.write(tmp_path, many, shards=4)
     opened = RecordSet.open(tmp_path)
     orders = [np.random.default_rng(seed).integers(0, 300, 500) for seed in range(8)]
     with ThreadPoolExecutor(8) as pool:
-        for order, found in zip(orders, pool.map(opened.read, orders), strict=True):
-            assert [records.deserialize(d).id for d in found] == [str(i) for i in order]
+        for order, data in zip(orders, pool.map(opened.read, orders), strict=True):
+            assert [records.deserialize(item).id for item in data] == [str(i) for i in order]
 
 
 def test_descriptors_are_closed_with_the_set(tmp_path):
@@ -265,7 +268,7 @@ def test_descriptors_are_closed_with_the_set(tmp_path):
 
 
 @pytest.mark.parametrize("indices", [[5], [0, -1]])
-def test_positions_out_of_range(tmp_path, indices):
+def test_position_out_of_range_is_refused(tmp_path, indices):
     with pytest.raises(IndexError, match=r"expected positions in \[0, 5\)"):
         write(tmp_path).read(indices)
 
@@ -279,12 +282,12 @@ def test_damaged_record_is_named(tmp_path):
     opened = RecordSet.open(tmp_path)
     with pytest.raises(UserError, match=r"00001-of-00002.tfrecord: record 2 \(byte \d+\) is dam"):
         list(opened)
-    with pytest.raises(UserError, match="its checksum does not fit"):
+    with pytest.raises(UserError, match="its checksum does not match"):
         opened.read([0, 4], verify=True)
     assert len(opened.read([0, 1, 2, 3], verify=True)) == 4
 
 
-def test_record_of_other_bytes_is_named(tmp_path):
+def test_record_with_other_bytes_is_named(tmp_path):
     write(tmp_path)
     path = shards_of(tmp_path)[0]
     length = os.path.getsize(path)
@@ -296,20 +299,20 @@ def test_record_of_other_bytes_is_named(tmp_path):
         list(RecordSet.open(tmp_path))
 
 
-def test_a_set_of_more_shards_than_files_may_be_open(tmp_path):
-    """In a process of its own, whose limit stays its own."""
+def test_set_with_more_shards_than_open_files_raises_the_limit(tmp_path):
+    """Runs in a separate process, because it changes the limit."""
     records.write(tmp_path, [Record(f"r{n}") for n in range(400)], shards=400)
     script = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (300, int(sys.argv[2])))
-from tf_mural.base import UserError
-from tf_mural.records import RecordSet
+from tf_mural.errors import UserError
+from tf_mural.data.records import RecordSet
 try:
     print(len(list(RecordSet.open(sys.argv[1]))))
 except UserError as error:
     print(error)
 """
-    for hard, expected in ((2000, "400"), (500, "takes 6.. open files, and the system allows 500")):
+    for hard, expected in ((2000, "400"), (500, "needs 6.. open files, and the system allows 500")):
         done = subprocess.run(
             [sys.executable, "-c", script, str(tmp_path), str(hard)],
             capture_output=True,
@@ -319,14 +322,14 @@ except UserError as error:
         assert re.search(expected, done.stdout), done.stdout + done.stderr
 
 
-def test_shard_cut_short_while_open(tmp_path):
+def test_shard_truncated_while_open_is_detected(tmp_path):
     opened = write(tmp_path)
     os.truncate(shards_of(tmp_path)[1], 30)
     with pytest.raises(UserError, match="the file ends inside it"):
         opened.read([4])
 
 
-def test_open_refuses_what_is_no_set(tmp_path):
+def test_open_refuses_a_folder_without_a_set(tmp_path):
     with pytest.raises(UserError, match="no record set in .*nowhere: manifest.json is missing"):
         RecordSet.open(tmp_path / "nowhere")
     write(tmp_path / "data" / "train")
@@ -335,9 +338,9 @@ def test_open_refuses_what_is_no_set(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "{"])
-def test_open_refuses_another_manifest(tmp_path, text):
+def test_open_refuses_an_invalid_manifest(tmp_path, text):
     (tmp_path / "manifest.json").write_text(text)
-    with pytest.raises(UserError, match="is no manifest of a record set"):
+    with pytest.raises(UserError, match="is not a manifest of a record set"):
         RecordSet.open(tmp_path)
 
 
@@ -345,36 +348,37 @@ def test_open_refuses_another_schema(tmp_path):
     write(tmp_path)
     path = tmp_path / "manifest.json"
     path.write_text(path.read_text().replace('"schema": 2', '"schema": 1'))
-    with pytest.raises(UserError, match="expected schema 2, found 1"):
+    with pytest.raises(UserError, match="expected schema 2, got 1"):
         RecordSet.open(tmp_path)
 
 
-def test_open_refuses_a_set_that_is_not_whole(tmp_path):
+def test_open_refuses_an_incomplete_set(tmp_path):
     write(tmp_path)
     shard = shards_of(tmp_path)[0]
     index = shard.replace(".tfrecord", ".index.npz")
-    whole, whole_index = open(shard, "rb").read(), open(index, "rb").read()
+    shard_data, index_data = open(shard, "rb").read(), open(index, "rb").read()
 
-    def refused(match):
+    def check_refused(match):
+        """Checks that the set is refused, and then restores it."""
         with pytest.raises(UserError, match=match):
             RecordSet.open(tmp_path)
-        open(shard, "wb").write(whole), open(index, "wb").write(whole_index)
+        open(shard, "wb").write(shard_data), open(index, "wb").write(index_data)
         assert list(RecordSet.open(tmp_path)) == RECORDS
 
-    open(shard, "wb").write(whole[:-1])
-    refused(f"expected {len(whole)} bytes, found {len(whole) - 1}")
+    open(shard, "wb").write(shard_data[:-1])
+    check_refused(f"expected {len(shard_data)} bytes, got {len(shard_data) - 1}")
     os.remove(shard)
-    refused("cannot be read")
+    check_refused("cannot be read")
     os.remove(index)
-    refused("cannot be read")
-    open(index, "wb").write(whole_index[:100])
-    refused("cannot be read")
+    check_refused("cannot be read")
+    open(index, "wb").write(index_data[:100])
+    check_refused("cannot be read")
     other = shards_of(tmp_path)[1].replace(".tfrecord", ".index.npz")
     open(index, "wb").write(open(other, "rb").read())
-    refused("is not the index of its shard")
+    check_refused("is not the index of its shard")
 
 
-def test_interrupted_shard_leaves_nothing(tmp_path):
+def test_interrupted_shard_leaves_no_file(tmp_path):
     def stream():
         yield RECORDS[1]
         raise KeyboardInterrupt
@@ -384,13 +388,13 @@ def test_interrupted_shard_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_unknown_augmentation(tmp_path):
+def test_unknown_augmentation_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"unknown augmentations \['mirror'\]; known: crop, flip"):
         records.write(tmp_path, RECORDS, augmentations=("mirror",))
     assert not (tmp_path / "manifest.json").exists()
 
 
-def test_reading_and_writing_need_no_tensorflow():
+def test_reading_and_writing_do_not_import_tensorflow():
     code = (
         "import sys, tf_mural.conversion, tf_mural.datasets\n"
         "from tf_mural.data import records\n"

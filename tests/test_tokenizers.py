@@ -1,3 +1,5 @@
+"""Tokenizer and vocabularies: rows by hand, the reference implementation, and training."""
+
 import glob
 import itertools
 import os
@@ -7,7 +9,14 @@ import tensorflow as tf
 from tokenizers import BertWordPieceTokenizer
 from tokenizers.normalizers import BertNormalizer
 
-from tf_mural.data import tokenizers as text
+from tf_mural.data.tokenizers import (
+    SPECIAL_TOKENS,
+    Tokenizer,
+    load_vocabulary,
+    save_vocabulary,
+    train_vocabulary,
+    vocabulary_hash,
+)
 from tf_mural.errors import UserError
 
 TATOEBA = os.path.join(os.path.dirname(__file__), "..", "..", "shared", "data", "tatoeba")
@@ -20,18 +29,18 @@ PAD, UNK, CLS, SEP = 0, 1, 2, 3
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return text.Tokenizer(PIECES, max_tokens=8)
+    return Tokenizer(PIECES, max_tokens=8)
 
 
 def pieces_of(tokenizer, string):
-    """The pieces of one string, special tokens and padding taken off."""
+    """Returns the pieces of a string without special tokens and padding."""
     (row,) = tokenizer([string]).numpy()
     end = list(row).index(SEP)
     assert row[0] == CLS and all(row[end + 1 :] == PAD)
     return [tokenizer.vocabulary[i] for i in row[1:end]]
 
 
-def test_a_row_by_hand(tokenizer):
+def test_rows_equal_a_manual_computation(tokenizer):
     rows = tokenizer(tf.constant(["abc d", "", "x"]))
     assert rows.dtype == tf.int32
     assert rows.numpy().tolist() == [
@@ -41,13 +50,13 @@ def test_a_row_by_hand(tokenizer):
     ]
 
 
-@pytest.mark.parametrize("words, kept", [(5, 5), (6, 6), (7, 6), (100, 6)])
-def test_truncation_keeps_sep_last(tokenizer, words, kept):
-    (row,) = tokenizer([" ".join("d" * words)]).numpy()
-    assert row.tolist() == ([CLS] + [8] * kept + [SEP] + [PAD] * 8)[:8]
+@pytest.mark.parametrize("num_words, num_kept", [(5, 5), (6, 6), (7, 6), (100, 6)])
+def test_truncation_keeps_sep(tokenizer, num_words, num_kept):
+    (row,) = tokenizer([" ".join("d" * num_words)]).numpy()
+    assert row.tolist() == ([CLS] + [8] * num_kept + [SEP] + [PAD] * 8)[:8]
 
 
-def test_chinese_is_split_by_character(tokenizer):
+def test_chinese_is_split_into_characters(tokenizer):
     assert pieces_of(tokenizer, "中文d中") == ["中", "文", "d", "中"]
 
 
@@ -60,23 +69,23 @@ def test_case_and_accents_are_kept(tokenizer):
     [
         ("ABC d", ["a", "##b", "##c", "d"]),
         ("\u00c4Bc \u0061\u0301bc", ["a", "##b", "##c", "a", "##b", "##c"]),
-        # İ loses its dot; ß, ！ and ２ stay as they are; Σ is σ at the end of a word too.
+        # İ loses its dot; ß, ！ and ２ do not change; Σ becomes σ also at the end of a word.
         ("İ", ["i"]),
         ("ß ！２", ["ß", "！", "２"]),
         ("ΣΣ", ["σ", "##σ"]),
         ("한", ["ᄒ", "##ᅡ", "##ᆫ"]),
     ],
 )
-def test_lower_case_takes_case_and_accents_away(string, expected):
+def test_lower_case_removes_case_and_accents(string, expected):
     pieces = [*PIECES[:5], *"a ##b ##c d i ß ！ ２ σ ##σ ᄒ ##ᅡ ##ᆫ ss ##ss ! 2 ##ς".split()]
-    assert pieces_of(text.Tokenizer(pieces, 9, lower_case=True), string) == expected
+    assert pieces_of(Tokenizer(pieces, 9, lower_case=True), string) == expected
 
 
 def test_lower_case_is_part_of_the_hash(tokenizer):
-    assert text.Tokenizer(PIECES, lower_case=True).hash == tokenizer.hash + "-lower"
+    assert Tokenizer(PIECES, lower_case=True).hash == tokenizer.hash + "-lower"
 
 
-def test_special_tokens_in_a_text_are_plain_text(tokenizer):
+def test_special_token_in_a_text_is_plain_text(tokenizer):
     assert pieces_of(tokenizer, "[SEP]") == ["[", "SE", "##P", "]"]
     assert pieces_of(tokenizer, "[PAD]") == ["[", "[UNK]", "]"]
 
@@ -85,17 +94,17 @@ def test_special_tokens_in_a_text_are_plain_text(tokenizer):
     "noise",
     [b"\x00", b"\x07", b"\xff", b"\xc3", b"\xed\xa0\x80", "\u200d\u00ad\ufffd\ue000".encode()],
 )
-def test_invisible_characters_and_broken_utf8_are_dropped(tokenizer, noise):
+def test_invisible_characters_and_invalid_utf8_are_dropped(tokenizer, noise):
     assert pieces_of(tokenizer, b"ab" + noise + b"c d") == ["a", "##b", "##c", "d"]
 
 
-def test_a_word_of_three_byte_characters_is_not_cut_at_100_bytes():
-    thai = text.Tokenizer([*PIECES[:5], "ก", "##ก"], max_tokens=102)
+def test_word_of_three_byte_characters_is_not_limited_to_100_bytes():
+    thai = Tokenizer([*PIECES[:5], "ก", "##ก"], max_tokens=102)
     (row,) = thai(["ก" * 100]).numpy()
     assert row.tolist() == [CLS, 5] + [6] * 99 + [SEP]
 
 
-def test_works_in_a_dataset_with_static_shapes(tokenizer):
+def test_tokenizer_has_static_shapes_in_a_dataset(tokenizer):
     data = tf.data.Dataset.from_tensor_slices(["abc", "d", "", "d d"]).batch(2, drop_remainder=True)
     data = data.map(tokenizer)
     assert data.element_spec.shape == (2, 8) and data.element_spec.dtype == tf.int32
@@ -103,107 +112,111 @@ def test_works_in_a_dataset_with_static_shapes(tokenizer):
     assert rows == tokenizer(["abc", "d", "", "d d"]).numpy().tolist()
 
 
-def test_can_be_made_inside_a_function_and_used_outside():
-    made = []
+def test_tokenizer_created_inside_a_function_works_outside():
+    created = []
 
     @tf.function
-    def first(strings):
-        made.append(text.Tokenizer(PIECES, max_tokens=4))
-        return made[-1](strings)
+    def tokenize(strings):
+        created.append(Tokenizer(PIECES, max_tokens=4))
+        return created[-1](strings)
 
-    assert first(tf.constant(["d"])).numpy().tolist() == [[CLS, 8, SEP, PAD]]
-    assert made[-1](["a"]).numpy().tolist() == [[CLS, 5, SEP, PAD]]
+    assert tokenize(tf.constant(["d"])).numpy().tolist() == [[CLS, 8, SEP, PAD]]
+    assert created[-1](["a"]).numpy().tolist() == [[CLS, 5, SEP, PAD]]
 
 
 def test_no_strings_give_no_rows(tokenizer):
     assert tokenizer(tf.zeros((0,), tf.string)).shape == (0, 8)
 
 
-def test_rows_with_known_pieces(tokenizer):
+def test_has_known_tokens_finds_rows_with_a_known_piece(tokenizer):
     strings = ["a", "x", "", "x x x x x x", "x x x x x a", "x x x x x x a", "x a x", "\u200b", "中"]
-    known = [True, False, False, False, True, False, True, False, True]  # six pieces have room
-    assert tokenizer.has_known(tokenizer(strings)).numpy().tolist() == known
-    moved = text.Tokenizer(["d", "[SEP]", "[MASK]", "[CLS]", "[UNK]", "[PAD]"], max_tokens=5)
-    assert moved.has_known(moved(["d", "x", ""])).numpy().tolist() == [True, False, False]
+    known = [True, False, False, False, True, False, True, False, True]  # rows have six pieces
+    assert tokenizer.has_known_tokens(tokenizer(strings)).numpy().tolist() == known
+    reordered = Tokenizer(["d", "[SEP]", "[MASK]", "[CLS]", "[UNK]", "[PAD]"], max_tokens=5)
+    assert reordered.has_known_tokens(reordered(["d", "x", ""])).numpy().tolist() == [
+        True,
+        False,
+        False,
+    ]
 
 
 def test_hash_depends_on_pieces_and_order(tokenizer):
     # printf '[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]' | sha256sum
-    assert text.vocabulary_hash(PIECES[:5]) == "1b6c0da91a73cdc9"
-    assert tokenizer.hash == text.vocabulary_hash(PIECES)
-    assert text.vocabulary_hash(["a", "b"]) != text.vocabulary_hash(["b", "a"])
+    assert vocabulary_hash(PIECES[:5]) == "1b6c0da91a73cdc9"
+    assert tokenizer.hash == vocabulary_hash(PIECES)
+    assert vocabulary_hash(["a", "b"]) != vocabulary_hash(["b", "a"])
 
 
-def test_special_tokens_are_found_wherever_they_stand():
-    moved = text.Tokenizer(["d", "[SEP]", "[MASK]", "[CLS]", "[UNK]", "[PAD]"], max_tokens=5)
-    assert moved.pad_id == 5
-    assert moved(["d x"]).numpy().tolist() == [[3, 0, 4, 1, 5]]
+def test_special_tokens_may_have_any_id():
+    reordered = Tokenizer(["d", "[SEP]", "[MASK]", "[CLS]", "[UNK]", "[PAD]"], max_tokens=5)
+    assert reordered.pad_id == 5
+    assert reordered(["d x"]).numpy().tolist() == [[3, 0, 4, 1, 5]]
 
 
 @pytest.mark.parametrize(
-    "pieces, words",
+    "pieces, message",
     [
         (PIECES[:4] + ["a"], "no [MASK]"),
         (PIECES + ["d"], "line 19: piece 'd' is already on line 9"),
-        (PIECES + ["x\x07"], "line 19: piece 'x\\x07' holds a control character"),
+        (PIECES + ["x\x07"], "line 19: piece 'x\\x07' contains a control character"),
         (PIECES + ["", "x"], "line 19: expected a piece"),
     ],
 )
-def test_unusable_vocabularies_are_refused(pieces, words, tmp_path):
-    with pytest.raises(UserError) as refusal:
-        text.Tokenizer(pieces)
-    assert words in str(refusal.value)
+def test_invalid_vocabulary_is_refused(pieces, message, tmp_path):
+    with pytest.raises(UserError) as caught:
+        Tokenizer(pieces)
+    assert message in str(caught.value)
     path = tmp_path / "vocabulary.txt"
     path.write_text("\n".join(pieces), encoding="utf-8")
-    with pytest.raises(UserError) as refusal:
-        text.Tokenizer(path)
-    assert words in str(refusal.value) and str(path) in str(refusal.value)
+    with pytest.raises(UserError) as caught:
+        Tokenizer(path)
+    assert message in str(caught.value) and str(path) in str(caught.value)
 
 
-def test_a_vocabulary_of_special_tokens_alone_is_refused():
-    with pytest.raises(UserError, match="no tokenizer can be built of these 5 pieces"):
-        text.Tokenizer(text.SPECIAL_TOKENS)
+def test_vocabulary_with_only_special_tokens_is_refused():
+    with pytest.raises(UserError, match="no tokenizer can be built from these 5 pieces"):
+        Tokenizer(SPECIAL_TOKENS)
 
 
-def test_missing_file_and_wrong_encoding_are_refused(tmp_path):
+def test_missing_file_and_invalid_encoding_are_refused(tmp_path):
     with pytest.raises(UserError, match="No such file"):
-        text.Tokenizer(str(tmp_path / "none.txt"))
+        Tokenizer(str(tmp_path / "none.txt"))
     (tmp_path / "latin.txt").write_bytes(b"[PAD]\ncaf\xe9\n")
     with pytest.raises(UserError, match="not UTF-8 at byte 9"):
-        text.load_vocabulary(tmp_path / "latin.txt")
+        load_vocabulary(tmp_path / "latin.txt")
 
 
-def test_max_tokens_needs_room():
+def test_max_tokens_below_3_is_refused():
     with pytest.raises(UserError, match="max_tokens is 2"):
-        text.Tokenizer(PIECES, max_tokens=2)
+        Tokenizer(PIECES, max_tokens=2)
 
 
-def test_files_come_back_as_they_went(tmp_path):
-    # U+2028 and U+0085 end a line for str.splitlines, not in this file.
+def test_vocabulary_file_is_read_as_written(tmp_path):
+    # str.splitlines would split at U+2028 and U+0085.
     pieces = [*PIECES, "\u2028", "##\u3000x"]
-    text.save_vocabulary(tmp_path / "v.txt", pieces)
-    assert text.load_vocabulary(tmp_path / "v.txt") == pieces
+    save_vocabulary(tmp_path / "v.txt", pieces)
+    assert load_vocabulary(tmp_path / "v.txt") == pieces
     assert os.listdir(tmp_path) == ["v.txt"]
     (tmp_path / "windows.txt").write_bytes("\r\n".join(PIECES).encode() + b"\r\n")
-    assert text.load_vocabulary(tmp_path / "windows.txt") == PIECES
+    assert load_vocabulary(tmp_path / "windows.txt") == PIECES
 
 
-def test_training_by_hand():
-    # "ab" is the only pair, seen three times: merged whole. "é" keeps its accent.
-    pieces = text.train_vocabulary(["ab ab ab é 中中"], size=30)
-    assert pieces[:5] == list(text.SPECIAL_TOKENS)
+def test_trained_vocabulary_equals_a_manual_computation():
+    # "ab" is the only pair, and occurs three times, so it is merged. "é" keeps its accent.
+    pieces = train_vocabulary(["ab ab ab é 中中"], size=30)
+    assert pieces[:5] == list(SPECIAL_TOKENS)
     assert pieces[5:] == sorted({"a", "##b", "b", "ab", "é", "中"})
 
 
-def test_training_counts_frequency_size_and_texts():
-    assert "ab" not in text.train_vocabulary(["ab ab cd cd cd"], size=30, min_frequency=3)
-    assert "cd" in text.train_vocabulary(["ab ab cd cd cd"], size=30, min_frequency=3)
+def test_training_respects_frequency_and_size():
+    assert "ab" not in train_vocabulary(["ab ab cd cd cd"], size=30, min_frequency=3)
+    assert "cd" in train_vocabulary(["ab ab cd cd cd"], size=30, min_frequency=3)
     many_characters = "".join(chr(0x4E00 + i) for i in range(500))
-    assert len(text.train_vocabulary([many_characters], size=100)) <= 100
+    assert len(train_vocabulary([many_characters], size=100)) <= 100
     with pytest.raises(UserError, match="no text"):
-        text.train_vocabulary([], size=100)
+        train_vocabulary([], size=100)
     with pytest.raises(UserError, match="vocabulary size 5"):
-        text.train_vocabulary(["a"], size=5)
+        train_vocabulary(["a"], size=5)
 
 
 def tatoeba(lines_per_language):
@@ -217,26 +230,28 @@ def tatoeba(lines_per_language):
 
 
 @pytest.mark.parametrize("lower_case", [False, True])
-def test_equals_the_reference_tokenizer_on_real_sentences(lower_case):
+def test_tokenizer_equals_the_reference_on_sentences_of_all_languages(lower_case):
     sentences = list(tatoeba(lines_per_language=20))
-    # Format characters and long words of three-byte letters are where the two once differed.
+    # Earlier versions differed for format characters and for long words of three-byte letters.
     sentences += ["a\u200db\u200c\u00ad \ufeffc", "កខគ" * 20, "ไทย" * 30]
-    said = sentences
+    normalized = sentences
     if lower_case:
-        said = [BertNormalizer(lowercase=True).normalize_str(sentence) for sentence in sentences]
-        assert said != sentences
-    pieces = text.train_vocabulary(said, size=4000)
+        normalized = [
+            BertNormalizer(lowercase=True).normalize_str(sentence) for sentence in sentences
+        ]
+        assert normalized != sentences
+    pieces = train_vocabulary(normalized, size=4000)
     reference = BertWordPieceTokenizer(
         {piece: i for i, piece in enumerate(pieces)}, strip_accents=lower_case, lowercase=lower_case
     )
     expected = [encoding.ids for encoding in reference.encode_batch(sentences)]
-    rows = text.Tokenizer(pieces, max_tokens=200, lower_case=lower_case)(sentences).numpy()
+    rows = Tokenizer(pieces, max_tokens=200, lower_case=lower_case)(sentences).numpy()
     assert len(sentences) > 2000
     for sentence, row, ids in zip(sentences, rows, expected, strict=True):
         assert row.tolist() == ids + [PAD] * (200 - len(ids)), sentence
 
 
-def test_equals_the_reference_tokenizer_on_all_of_tatoeba():
+def test_tokenizer_equals_the_reference_on_all_of_tatoeba():
     sentences = []
     for file in sorted(glob.glob(os.path.join(TATOEBA, "tatoeba.*-eng.*"))):
         with open(file, encoding="utf-8", newline="\n") as lines:
@@ -244,13 +259,14 @@ def test_equals_the_reference_tokenizer_on_all_of_tatoeba():
     if not sentences:
         pytest.skip(f"no Tatoeba sentences at {os.path.normpath(TATOEBA)}")
     assert len(sentences) == 177_754
-    pieces = text.train_vocabulary(sentences[::10], size=30_000)
+    pieces = train_vocabulary(sentences[::10], size=30_000)
     reference = BertWordPieceTokenizer(
         {piece: i for i, piece in enumerate(pieces)}, strip_accents=False, lowercase=False
     )
-    ours = text.Tokenizer(pieces, max_tokens=256)
+    tokenizer = Tokenizer(pieces, max_tokens=256)
     for start in range(0, len(sentences), 16_384):
-        some = sentences[start : start + 16_384]
-        for row, encoding in zip(ours(some).numpy(), reference.encode_batch(some), strict=True):
+        batch = sentences[start : start + 16_384]
+        rows = tokenizer(batch).numpy()
+        for row, encoding in zip(rows, reference.encode_batch(batch), strict=True):
             ids = encoding.ids
             assert row[: len(ids)].tolist() == ids and not row[len(ids) :].any()
