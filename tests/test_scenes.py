@@ -29,10 +29,10 @@ def _parse_object(words):
 
 def _parse_phrase(text):
     """Returns the `Phrase` or `Scene` of a text such as those of `scene_sentences.SCENES`."""
-    first, *rest = text.split(", ")
-    if not rest:
+    first, *remaining = text.split(", ")
+    if not remaining:
         return Phrase(_parse_object(first))
-    link, second, *background = rest
+    link, second, *background = remaining
     phrase_class = Scene if background else Phrase
     return phrase_class(_parse_object(first), link, _parse_object(second), *background)
 

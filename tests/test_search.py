@@ -458,7 +458,7 @@ def test_the_page_searches_in_a_browser_without_other_hosts(finished, data_dir, 
     command = [sys.executable, os.path.join(ROOT, "tools", "demo.py"), "--port=0"]
     model = os.path.abspath(os.environ.get("DEMO_MODEL", finished[0]))
     records = os.path.abspath(os.environ.get("DEMO_RECORDS", data_dir / "scenes" / "test"))
-    picture = os.path.abspath(os.environ.get("DEMO_PICTURE", tmp_path / "page.png"))
+    screenshot_path = os.path.abspath(os.environ.get("DEMO_PICTURE", tmp_path / "page.png"))
     command += [f"--model={model}", f"--records={records}"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
     try:
@@ -478,7 +478,7 @@ def test_the_page_searches_in_a_browser_without_other_hosts(finished, data_dir, 
             page.get_by_role("button", name="Search", exact=True).click()
             page.wait_for_function("document.querySelectorAll('.thumbnail-item img').length == 10")
             page.wait_for_timeout(1000)  # The images fade in.
-            page.screenshot(path=picture)
+            page.screenshot(path=screenshot_path)
             page.get_by_role("tab", name="Languages side by side").click()
             page.get_by_role("button", name="Compare").click()
             page.get_by_text("Mean cosine similarity of the 6 queries").wait_for()
