@@ -1,8 +1,8 @@
-"""A small BERT with wide weights and a padded batch: the recorder and the test share them.
+"""Weights of a small BERT and a padded batch, for the recorder and the test.
 
-Drawn with `numpy.random.RandomState`, whose stream is the same in every version of numpy. Weights
-have the names and shapes of Hugging Face's `BertModel`; those of the layers are so large that
-attention is peaked and the activations bend.
+Drawn with `numpy.random.RandomState`, whose stream is the same in every version of numpy. The
+weights have the names and shapes of Hugging Face's `BertModel`. Those of the layers are so large
+that attention is far from uniform and the activations are far from linear.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ LENGTHS = (1, 2, 5, 17, 40, 64)
 
 
 def _shapes():
-    """Yields (name, shape); linear layers are (out, in)."""
+    """Yields (name, shape). Linear layers are (out, in)."""
     for name, rows in (("word", VOCABULARY), ("position", POSITIONS), ("token_type", 2)):
         yield f"embeddings.{name}_embeddings.weight", (rows, WIDTH)
     yield "embeddings.LayerNorm", (WIDTH,)
@@ -29,24 +29,26 @@ def _shapes():
 
 
 def weights():
-    """{name: float32 array}, the projection of [CLS] included."""
+    """Returns {name: float32 array}, including the projection of [CLS]."""
     random = np.random.RandomState(0)
-    found = {}
+    arrays = {}
     for name, shape in _shapes():
         draw = random.standard_normal(shape)
         if name.startswith("embeddings.") and name.endswith(".weight"):
-            found[name] = 0.02 * draw  # as BERT begins; the epsilon of layer norm shows here
+            arrays[name] = (
+                0.02 * draw
+            )  # BERT's initializer; the epsilon of layer norm matters at this scale
         elif name.endswith("LayerNorm"):
-            found[f"{name}.weight"] = 1.0 + 0.3 * draw
-            found[f"{name}.bias"] = 0.3 * random.standard_normal(shape)
+            arrays[f"{name}.weight"] = 1.0 + 0.3 * draw
+            arrays[f"{name}.bias"] = 0.3 * random.standard_normal(shape)
         else:
-            found[f"{name}.weight"] = 1.5 / np.sqrt(shape[1]) * draw
-            found[f"{name}.bias"] = 0.3 * random.standard_normal(shape[0])
-    return {name: np.float32(value) for name, value in found.items()}
+            arrays[f"{name}.weight"] = 1.5 / np.sqrt(shape[1]) * draw
+            arrays[f"{name}.bias"] = 0.3 * random.standard_normal(shape[0])
+    return {name: np.float32(value) for name, value in arrays.items()}
 
 
 def tokens():
-    """int32 (texts, POSITIONS): a text of each of LENGTHS, then one with a hole; 0 is padding."""
+    """Returns int32 (texts, POSITIONS): one text per length, and one with padding in its middle."""
     random = np.random.RandomState(1)
     rows = np.zeros((len(LENGTHS) + 1, POSITIONS), np.int32)
     for row, length in zip(rows, (*LENGTHS, 9), strict=True):

@@ -1,16 +1,15 @@
-"""What record_huggingface.py writes and test_pretrained.py reads: names, sizes, inputs."""
+"""Names, sizes and inputs of the recorded checkpoints, for the recorder and the test."""
 
 import os
 
 import numpy as np
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-FOLDER = os.path.join(HERE, "huggingface")
-OUTPUTS = os.path.join(HERE, "huggingface.npz")
+FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "huggingface")
+OUTPUTS = FOLDER + ".npz"
 
 _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 _LETTERS = "a b c d e f g h i l m n o r s t u A E ! , 中 文".split()
-# The same pieces serve the cased and the uncased models.
+# The cased and the uncased models have the same pieces.
 VOCABULARY = [*_SPECIAL, *_LETTERS, *(f"##{letter}" for letter in _LETTERS[:17]), "blue", "red"]
 MAX_TOKENS = 12
 TEXTS = [
@@ -24,8 +23,8 @@ TEXTS = [
 
 RESIZE, CROP = 40, 33
 DEEP_CROP = 49
-# Of the arguments of KerasHub's backbone, what makes the EfficientNet of "deep": a 5 x 5 kernel,
-# and a depth that is rounded up.
+# Arguments of KerasHub's backbone for the EfficientNet of "deep", which has 5 x 5 kernels and a
+# depth that is rounded up.
 DEEP = {
     "stackwise_kernel_sizes": [3, 5, 3],
     "stackwise_num_repeats": [1, 2, 1],
@@ -41,6 +40,6 @@ DEEP = {
 
 
 def images(size, count=3):
-    """uint8 (count, size, size, 3)."""
+    """Returns uint8 pixels (count, size, size, 3)."""
     shape = (count, size, size, 3)
     return np.random.RandomState(7).randint(0, 256, shape).astype(np.uint8)

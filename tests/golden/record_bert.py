@@ -1,13 +1,15 @@
-"""Records [CLS] of Hugging Face's `BertModel` to bert.npz, beside this file.
+"""Records [CLS] of Hugging Face's `BertModel` in bert.npz, in the same folder.
 
     python3.11 -m venv venv-bert
     venv-bert/bin/pip install -r tests/golden/requirements-bert.txt
     venv-bert/bin/python tests/golden/record_bert.py
 
-Keys, by activation ("gelu" is exact, "gelu_new" its tanh approximation), float32 of a pass in
-float64: "<activation>/cls", the hidden state of [CLS] after the last layer (texts, width),
-"<activation>/embedding", that through the linear projection, and "<activation>/pooled", the
-output of BERT's pooler.
+The arrays are float32, computed in float64. Their keys start with the activation, "gelu" (exact) or
+"gelu_new" (tanh approximation):
+
+    <activation>/cls        hidden state of [CLS] after the last layer (texts, width)
+    <activation>/embedding  linear projection of that state
+    <activation>/pooled     output of BERT's pooler
 """
 
 import os
@@ -19,7 +21,7 @@ import transformers
 
 
 def record(activation):
-    """{name: array} of one activation."""
+    """Returns {name: array} of a single activation."""
     config = transformers.BertConfig(
         vocab_size=bert_case.VOCABULARY,
         hidden_size=bert_case.WIDTH,
@@ -38,12 +40,12 @@ def record(activation):
     with torch.no_grad():
         output = model(input_ids=tokens, attention_mask=(tokens != 0).long())
         cls = output.last_hidden_state[:, 0]
-        found = {
+        outputs = {
             "cls": cls,
             "embedding": torch.nn.functional.linear(cls, kernel, bias),
             "pooled": output.pooler_output,
         }
-    return {name: np.float32(value.numpy()) for name, value in found.items()}
+    return {name: np.float32(value.numpy()) for name, value in outputs.items()}
 
 
 def main():

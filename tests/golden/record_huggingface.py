@@ -1,21 +1,21 @@
-"""Records checkpoints of Hugging Face's own classes, with random weights, and their outputs.
+"""Records checkpoints of Hugging Face's classes with random weights, and their outputs.
 
     python3.11 -m venv venv-huggingface
     venv-huggingface/bin/pip install -r tests/golden/requirements-huggingface.txt
     venv-huggingface/bin/python tests/golden/record_huggingface.py
 
-Writes folders to huggingface/ beside this file, each as `save_pretrained` leaves it:
+Writes these folders to huggingface/ in the same folder, each in the layout of `save_pretrained`:
 
-    align    AlignModel with the files of the published ones: uncased, vocab.txt,
+    align    AlignModel with the files of the published models: uncased, vocab.txt,
              preprocessor_config.json
-    deep     AlignModel with 5 x 5 kernels; weights in shards, processor_config.json and
-             tokenizer.json alone, as newer versions write them
-    bert     BertModel, cased, the tanh approximation of GELU
-    masked   BertForMaskedLM, uncased, exact GELU, tokenizer.json alone
+    deep     AlignModel with 5 x 5 kernels and sharded weights; only processor_config.json and
+             tokenizer.json, as newer versions write them
+    bert     BertModel, cased, with the tanh approximation of GELU
+    masked   BertForMaskedLM, uncased, with exact GELU and only tokenizer.json
 
-and huggingface.npz: per model, float32 of a pass in float64, "tokens", "image_embeds",
-"text_embeds" (before normalisation), "image_rows", "text_rows", "logits" (text by image),
-"pixels" (of images that the image processor had to enlarge), "cls".
+and the outputs to huggingface.npz: "<model>/<name>", float32, computed in float64. The names are
+"tokens", "image_embeds" and "text_embeds" (before normalization), "image_rows" and "text_rows"
+(normalized), "logits" (texts by images), "pixels" (of images that are enlarged) and "cls".
 """
 
 import os
@@ -34,7 +34,7 @@ _BERT = dict(
 
 
 def randomize(model):
-    """Weights that no map can confuse, drawn in the order of their names."""
+    """Draws all weights at random, in the order of their names, so that a mix-up is detected."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, value in sorted(model.named_parameters()):
@@ -43,41 +43,41 @@ def randomize(model):
                 fan_in = value[0].numel() if "embedding" not in name else 4
                 value.copy_(noise / fan_in**0.5)
             else:
-                # Scales stay around 1, shifts around 0.
+                # The mean of scales is 1, that of offsets 0.
                 value.copy_((1.0 if name.endswith("weight") else 0.0) + 0.2 * noise)
         if hasattr(model, "temperature"):
             model.temperature.fill_(0.0625)
 
 
 def calibrate(model, size):
-    """Leaves the statistics of one batch in the batch norms."""
-    for part in model.vision_model.modules():
-        if isinstance(part, torch.nn.BatchNorm2d):
-            part.momentum = 1.0
+    """Sets the batch norm statistics to those of a single batch."""
+    for module in model.vision_model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
     model.train()
     with torch.no_grad():
-        model.get_image_features(pixels_of(case.images(size, count=8)))
+        model.get_image_features(to_pixels(case.images(size, count=8)))
     model.eval()
 
 
-def pixels_of(images):
-    """uint8 (n, h, w, 3) to float (n, 3, h, w) in [-1, 1]."""
+def to_pixels(images):
+    """Converts uint8 (n, h, w, 3) to float (n, 3, h, w) in [-1, 1]."""
     return torch.tensor(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def tokenizer_of(folder, lower_case, vocabulary_file):
-    """Saves a tokenizer; keeps vocab.txt, as published checkpoints have it, or tokenizer.json."""
+def save_tokenizer(folder, lower_case, vocabulary_file):
+    """Saves a tokenizer with either vocab.txt, as published checkpoints, or tokenizer.json."""
     path = os.path.join(folder, "vocab.txt")
     with open(path, "w", encoding="utf-8", newline="\n") as file:
         file.writelines(piece + "\n" for piece in case.VOCABULARY)
-    made = transformers.BertTokenizer(path, do_lower_case=lower_case, model_max_length=64)
-    made.save_pretrained(folder)
+    tokenizer = transformers.BertTokenizer(path, do_lower_case=lower_case, model_max_length=64)
+    tokenizer.save_pretrained(folder)
     os.remove(os.path.join(folder, "tokenizer.json" if vocabulary_file else "vocab.txt"))
-    return made
+    return tokenizer
 
 
-def processor_of(size, crop):
-    """The image processor of the published models, but for its sizes."""
+def make_processor(size, crop):
+    """Returns the image processor of the published models with other sizes."""
     return processing.EfficientNetImageProcessorPil(
         size={"height": size, "width": size},
         crop_size={"height": crop, "width": crop},
@@ -90,11 +90,11 @@ def processor_of(size, crop):
     )
 
 
-def saved(model, name, lower_case, vocabulary_file, **how):
+def save(model, name, lower_case, vocabulary_file, **options):
     """Saves a model and its tokenizer; returns the model in float64, and the tokens."""
     folder = os.path.join(case.FOLDER, name)
-    model.eval().save_pretrained(folder, **how)
-    tokenizer = tokenizer_of(folder, lower_case, vocabulary_file)
+    model.eval().save_pretrained(folder, **options)
+    tokenizer = save_tokenizer(folder, lower_case, vocabulary_file)
     tokens = tokenizer(
         case.TEXTS,
         padding="max_length",
@@ -105,9 +105,9 @@ def saved(model, name, lower_case, vocabulary_file, **how):
     return model.double(), tokens
 
 
-def align(name, vision, text, size, crop, vocabulary_file, **how):
-    """Records an AlignModel; returns its outputs."""
-    # The published models add a row and a column at the end, at odd sizes too.
+def align(name, vision, text, size, crop, vocabulary_file, **options):
+    """Saves an AlignModel; returns its outputs."""
+    # The published models add a row and a column at the end, also at odd sizes.
     vision = transformers.AlignVisionConfig(drop_connect_rate=0.0, image_size=crop, **vision)
     text = transformers.AlignTextConfig(**_BERT, **text)
     config = transformers.AlignConfig(
@@ -118,8 +118,8 @@ def align(name, vision, text, size, crop, vocabulary_file, **how):
     model = transformers.AlignModel(config)
     randomize(model)
     calibrate(model, crop)
-    model, tokens = saved(model, name, True, vocabulary_file, **how)
-    processor = processor_of(size, crop)
+    model, tokens = save(model, name, True, vocabulary_file, **options)
+    processor = make_processor(size, crop)
     if vocabulary_file:
         processor.save_pretrained(os.path.join(case.FOLDER, name))
     else:
@@ -128,24 +128,24 @@ def align(name, vision, text, size, crop, vocabulary_file, **how):
             os.path.join(case.FOLDER, name)
         )
     with torch.no_grad():
-        pixels = pixels_of(case.images(crop)).double()
-        both = model(pixel_values=pixels, **tokens)
-        found = {
+        pixels = to_pixels(case.images(crop)).double()
+        output = model(pixel_values=pixels, **tokens)
+        outputs = {
             "image_embeds": model.get_image_features(pixels).pooler_output,
             "text_embeds": model.get_text_features(**tokens).pooler_output,
-            "image_rows": both.image_embeds,
-            "text_rows": both.text_embeds,
-            "logits": both.logits_per_text,
+            "image_rows": output.image_embeds,
+            "text_rows": output.text_embeds,
+            "logits": output.logits_per_text,
         }
     enlarged = processor(list(case.images(size // 2)), return_tensors="np")["pixel_values"]
-    return {**found, "tokens": tokens["input_ids"], "pixels": enlarged.transpose(0, 2, 3, 1)}
+    return {**outputs, "tokens": tokens["input_ids"], "pixels": enlarged.transpose(0, 2, 3, 1)}
 
 
-def bert(name, kind, lower_case, vocabulary_file, **changes):
-    """Records a BERT; returns its outputs."""
-    model = kind(transformers.BertConfig(**{**_BERT, **changes}))
+def bert(name, model_class, lower_case, vocabulary_file, **config):
+    """Saves a BERT; returns its outputs."""
+    model = model_class(transformers.BertConfig(**{**_BERT, **config}))
     randomize(model)
-    model, tokens = saved(model, name, lower_case, vocabulary_file)
+    model, tokens = save(model, name, lower_case, vocabulary_file)
     with torch.no_grad():
         hidden = getattr(model, "bert", model)(**tokens).last_hidden_state
     return {"tokens": tokens["input_ids"], "cls": hidden[:, 0]}
@@ -164,8 +164,8 @@ def main():
         strides=[2, 1, 2, 2],
     )
     deep = {
-        name: case.DEEP[f"stackwise_{theirs}"]
-        for name, theirs in (
+        name: case.DEEP[f"stackwise_{argument}"]
+        for name, argument in (
             ("kernel_sizes", "kernel_sizes"),
             ("num_block_repeats", "num_repeats"),
             ("in_channels", "input_filters"),
@@ -193,8 +193,8 @@ def main():
     }  # fmt: skip
     arrays = {
         f"{model}/{name}": np.asarray(x, np.int32 if name == "tokens" else np.float32)
-        for model, found in outputs.items()
-        for name, x in found.items()
+        for model, arrays in outputs.items()
+        for name, x in arrays.items()
     }
     np.savez_compressed(case.OUTPUTS, **arrays)
     print(f"wrote {case.OUTPUTS}: {len(arrays)} arrays, {os.path.getsize(case.OUTPUTS)} bytes")

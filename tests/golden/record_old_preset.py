@@ -1,9 +1,9 @@
 """Records a preset of an earlier version, and its embeddings, in old_preset.zip.
 
-Run it in a copy of that version, with this folder on the path:
+Run it with that version and this folder on the path:
 
     git worktree add ../old 4a1f53c
-    cd ../old && PYTHONPATH=.:../tf-mural/tests/golden python ../tf-mural/tests/golden/record_old_preset.py
+    PYTHONPATH=../old:tests/golden python tests/golden/record_old_preset.py
 
 That version wrote `batch_norm_group` to config.json, and named the batch norm layers in
 model.weights.h5 `grouped_batch_normalization`. embeddings.npz has "image" and "text" (n, d).
@@ -16,8 +16,9 @@ import zipfile
 import keras
 import numpy as np
 import old_preset_case as case
-from tf_mural import models, presets
 from tf_mural.text import Tokenizer
+
+from tf_mural import models, presets
 
 
 def main():

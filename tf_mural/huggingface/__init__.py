@@ -1,7 +1,7 @@
-"""Public weights: what a checkpoint of Hugging Face says of its model, and its tensors as ours.
+"""Reads public weights from checkpoints of Hugging Face, with numpy only.
 
-Read by numpy alone. A checkpoint is a folder as `save_pretrained` writes it, or a name of
-huggingface.co: ALIGN (both towers) or any BERT (the text tower).
+A checkpoint is a folder in the layout of `save_pretrained`, or a name on huggingface.co. Supported
+models are ALIGN, which fills both towers, and BERT, which fills the text tower.
 """
 
 import dataclasses
@@ -10,29 +10,35 @@ import re
 
 from tf_mural import models
 from tf_mural.errors import UserError, lookup
-from tf_mural.huggingface import align, bert, files, preprocessing_config, weight_mapping
+from tf_mural.huggingface import (
+    align,
+    bert,
+    checkpoint_files,
+    preprocessing_config,
+    weight_mapping,
+)
 
-__all__ = ["Checkpoint", "open_checkpoint", "weights"]
+__all__ = ["Checkpoint", "open_checkpoint", "read_weights"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """What the small files of a checkpoint say.
+    """The description of a checkpoint, without its weights.
 
     Attributes:
-        name: folder, or name of huggingface.co.
-        image: {"name", "padding"} of the image tower, or None where there is none.
-        images: {"resize", "crop"} in pixels, or None.
+        name: folder, or name on huggingface.co.
+        image: {"name", "padding"} of the image tower, or None if the checkpoint has no images.
+        image_sizes: {"resize": pixels, "crop": pixels}, or None.
         text: {"sizes", "activation"} of the text tower.
-        positions: rows of its position table.
-        embedding_dim: width of the shared space, or None where there is none.
+        positions: number of position embeddings.
+        embedding_dim: width of the shared embedding space, or None.
         vocabulary: pieces in the order of their ids.
-        lower_case: whether texts lose case and accents first.
+        lower_case: whether texts are lower-cased and lose their accents.
     """
 
     name: str
     image: dict | None
-    images: dict | None
+    image_sizes: dict | None
     text: dict
     positions: int
     embedding_dim: int | None
@@ -41,24 +47,25 @@ class Checkpoint:
 
 
 def open_checkpoint(name):
-    """Reads what describes a checkpoint, not its weights.
+    """Reads the description of a checkpoint; returns a `Checkpoint`.
 
     Args:
-        name: a folder, or a name of huggingface.co such as "kakaobrain/align-base".
+        name: folder, or name on huggingface.co such as "kakaobrain/align-base".
 
     Raises:
-        UserError: it cannot be had, or is of a model or a tokenizer that the towers are not.
+        UserError: the checkpoint is not available, or its model or tokenizer is not supported.
     """
-    folder = files.find(name)
-    config, where = files.read_json(folder, "config.json"), os.path.join(folder, "config.json")
-    read = lookup(_MODELS, config.get("model_type"), f"model_type (of {where})")
-    found = read(config, folder, where)
-    text = found.pop("text")
-    pieces, lower_case = preprocessing_config.tokens(folder)
+    folder = checkpoint_files.fetch(name)
+    config = checkpoint_files.read_json(folder, "config.json")
+    path = os.path.join(folder, "config.json")
+    parse = lookup(_PARSERS, config.get("model_type"), f"model_type (of {path})")
+    options = parse(config, folder, path)
+    text = options.pop("text")
+    pieces, lower_case = preprocessing_config.read_tokenizer(folder)
     if len(pieces) != text["vocabulary_size"]:
         raise UserError(
-            f"{where}: vocab_size is {text['vocabulary_size']}, but the vocabulary beside it has "
-            f"{len(pieces)} pieces; expected those of one model"
+            f"{path}: vocab_size is {text['vocabulary_size']}, but the vocabulary in the same "
+            f"folder has {len(pieces)} pieces; expected the files of a single model"
         )
     return Checkpoint(
         name=name,
@@ -66,73 +73,77 @@ def open_checkpoint(name):
         positions=text["positions"],
         vocabulary=tuple(pieces),
         lower_case=lower_case,
-        **found,
+        **options,
     )
 
 
-def _read_align(config, folder, where):
-    image = align.describe(config.get("vision_config") or {}, where)
+def _parse_align(config, folder, path):
+    image = align.parse_config(config.get("vision_config") or {}, path)
     width, embedding_dim = image.pop("width"), config.get("projection_dim", 640)
     if width != embedding_dim:
         raise UserError(
-            f"{where}: projection_dim is {embedding_dim}, but the image tower is {width} wide; "
-            "expected the same, since ALIGN has no projection of images"
+            f"{path}: projection_dim is {embedding_dim}, but the image tower has {width} output "
+            "features; expected the same number, because ALIGN does not project images"
         )
     return {
-        "text": bert.describe(config.get("text_config") or {}, where),
+        "text": bert.parse_config(config.get("text_config") or {}, path),
         "image": image,
-        "images": preprocessing_config.images(folder),
+        "image_sizes": preprocessing_config.read_image_sizes(folder),
         "embedding_dim": embedding_dim,
     }
 
 
-def _read_bert(config, folder, where):
-    text = bert.describe(config, where)
-    return {"text": text, "image": None, "images": None, "embedding_dim": None}
+def _parse_bert(config, folder, path):
+    text = bert.parse_config(config, path)
+    return {"text": text, "image": None, "image_sizes": None, "embedding_dim": None}
 
 
-_MODELS = {"align": _read_align, "bert": _read_bert}
-# What a checkpoint has and the towers do without, on purpose.
-_NOT_OURS = ("pooler.", "position_ids", "token_type_ids", "num_batches_tracked", "cls.")
+_PARSERS = {"align": _parse_align, "bert": _parse_bert}
+# Parts of tensor names that the towers do not need.
+_IGNORED = ("pooler.", "position_ids", "token_type_ids", "num_batches_tracked", "cls.")
 
 
-def weights(checkpoint, shapes):
-    """Reads the weights.
+def read_weights(checkpoint, shapes):
+    """Reads the weights of a checkpoint.
 
     Args:
         checkpoint: `Checkpoint`.
-        shapes: {path: shape} of the variables of a `models.DualEncoder` of that description.
+        shapes: {path: shape} of the variables of a `models.DualEncoder` with the options of the
+            checkpoint.
 
     Returns:
-        ({path: float32 array} of the variables that the checkpoint has, names of its tensors that
-        have no place; poolers, heads of pre-training and counters are passed over).
+        {path: float32 array} of the variables that the checkpoint contains, and the names of its
+        tensors that are not used. Poolers, pre-training heads and counters are not listed.
 
     Raises:
-        UserError: tensors are missing, too many or of another shape.
+        UserError: tensors are missing, have another shape, or belong to unknown layers.
     """
-    tensors = _modern(files.tensors(files.find(checkpoint.name, weights=True)))
-    prefix = bert.prefix_of(tensors, checkpoint.name)
-    found = {path: bert.place(path, shape, prefix) for path, shape in shapes.items()}
+    folder = checkpoint_files.fetch(checkpoint.name, weights=True)
+    tensors = _rename_layer_norms(checkpoint_files.read_tensors(folder))
+    prefix = bert.find_prefix(tensors, checkpoint.name)
+    specs = {path: bert.tensor_spec(path, shape, prefix) for path, shape in shapes.items()}
     if checkpoint.image:
         blocks = list(models.block_shapes(models.EFFICIENTNETS[checkpoint.image["name"]]))
         for path, shape in shapes.items():
-            found[path] = found[path] or align.place(path, shape, blocks) or _head(path, shape)
-    found = {path: place for path, place in found.items() if place}
-    arrays = weight_mapping.fill(found, shapes, tensors, checkpoint.name)
-    rest = sorted(set(tensors) - {place.name for place in found.values()})
-    rest = [name for name in rest if not any(part in name for part in _NOT_OURS)]
-    ours = re.compile(rf"{re.escape(prefix)}(embeddings|encoder)\.|vision_model\.")
-    layers = [name for name in rest if ours.match(name)]
-    if layers:
+            specs[path] = (
+                specs[path] or align.tensor_spec(path, shape, blocks) or _head_spec(path, shape)
+            )
+    specs = {path: spec for path, spec in specs.items() if spec}
+    arrays = weight_mapping.convert(specs, shapes, tensors, checkpoint.name)
+    unused = sorted(set(tensors) - {spec.name for spec in specs.values()})
+    unused = [name for name in unused if not any(part in name for part in _IGNORED)]
+    encoder = re.compile(rf"{re.escape(prefix)}(embeddings|encoder)\.|vision_model\.")
+    unknown = [name for name in unused if encoder.match(name)]
+    if unknown:
         raise UserError(
-            f"the weights of {checkpoint.name} have {len(layers)} tensors of layers that its "
-            f"config.json does not tell of: {', '.join(layers[:3])}"
+            f"the weights of {checkpoint.name} have {len(unknown)} tensors of layers that are not "
+            f"in its config.json: {', '.join(unknown[:3])}"
         )
-    return arrays, rest
+    return arrays, unused
 
 
-def _modern(tensors):
-    """Layer norms that were converted from TensorFlow long ago call their parts as that does."""
+def _rename_layer_norms(tensors):
+    """Renames the parameters of layer norms that were converted from TensorFlow."""
     renamed = {"gamma": "weight", "beta": "bias"}
     parts = {name: name.rpartition(".") for name in tensors}
     return {
@@ -141,9 +152,9 @@ def _modern(tensors):
     }
 
 
-def _head(path, shape):
+def _head_spec(path, shape):
+    if path == "text_projection/kernel":
+        return weight_mapping.dense("text_projection.weight", shape)
     if path.startswith("text_projection/"):
-        kernel = path.endswith("kernel")
-        name = f"text_projection.{'weight' if kernel else 'bias'}"
-        return (weight_mapping.dense if kernel else weight_mapping.vector)(name, shape)
+        return weight_mapping.vector("text_projection.bias", shape)
     return weight_mapping.vector("temperature", shape) if "/temperature_" in path else None

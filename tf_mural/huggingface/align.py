@@ -1,4 +1,4 @@
-"""ALIGN: what its config.json says of the image tower, and where that tower's tensors are."""
+"""ALIGN: parses its config.json, and maps the variables of the image tower to its tensors."""
 
 import re
 
@@ -6,7 +6,7 @@ from tf_mural import models
 from tf_mural.errors import UserError
 from tf_mural.huggingface import weight_mapping
 
-# What a config.json that leaves a value out means.
+# Values of keys that are not in config.json.
 DEFAULTS = {
     "num_channels": 3,
     "width_coefficient": 2.0,
@@ -24,7 +24,7 @@ DEFAULTS = {
     "pooling_type": "mean",
     "batch_norm_eps": 1e-3,
 }
-# Of these nothing can be chosen.
+# The image tower supports only the default values of these keys.
 _FIXED = (
     "num_channels",
     "depth_divisor",
@@ -34,7 +34,7 @@ _FIXED = (
     "pooling_type",
     "batch_norm_eps",
 )
-_STAGES = {  # argument of KerasHub's backbone: list of a value a stage
+_STAGE_ARGUMENTS = {  # argument of KerasHub's backbone: key of config.json
     "kernel_sizes": "kernel_sizes",
     "num_repeats": "num_block_repeats",
     "input_filters": "in_channels",
@@ -42,7 +42,8 @@ _STAGES = {  # argument of KerasHub's backbone: list of a value a stage
     "strides": "strides",
     "expansion_ratios": "expand_ratios",
 }
-_LAYERS = {
+# Layers and variables of KerasHub, and the names of their tensors.
+_BLOCK_LAYERS = {
     "expand_conv": "expansion.expand_conv",
     "expand_bn": "expansion.expand_bn",
     "dwconv": "depthwise_conv.depthwise_conv",
@@ -52,7 +53,7 @@ _LAYERS = {
     "project": "projection.project_conv",
     "project_bn": "projection.project_bn",
 }
-_STEM = {"stem_conv": "embeddings.convolution", "stem_bn": "embeddings.batchnorm"}
+_STEM_LAYERS = {"stem_conv": "embeddings.convolution", "stem_bn": "embeddings.batchnorm"}
 _VARIABLES = {
     "kernel": "weight",
     "bias": "bias",
@@ -63,62 +64,63 @@ _VARIABLES = {
 }
 
 
-def describe(config, where):
-    """What the image tower must be.
+def parse_config(config, where):
+    """Returns the options of an image tower that can have the weights.
 
     Args:
-        config: of the vision model, plain data.
-        where: the file, for messages.
+        config: config of the vision model, plain data.
+        where: path of the file, for messages.
 
     Returns:
-        {"name": of `models.EFFICIENTNETS`, "padding": "end", "width": of its output}.
+        {"name": key of `models.EFFICIENTNETS`, "padding": "end", "width": output features}.
 
     Raises:
-        UserError: it is an EfficientNet that the tower cannot be.
+        UserError: the image tower does not support this EfficientNet.
     """
     config = {**DEFAULTS, **{k: v for k, v in config.items() if v is not None}}
     config["hidden_act"] = {"silu": "swish"}.get(config["hidden_act"], config["hidden_act"])
     for name in _FIXED:
         if config[name] != DEFAULTS[name]:
             raise UserError(
-                f"{where}: vision_config.{name} is {config[name]!r}, but the image tower has "
-                f"{DEFAULTS[name]!r}; take another checkpoint"
+                f"{where}: vision_config.{name} is {config[name]!r}, but the image tower supports "
+                f"only {DEFAULTS[name]!r}; choose another checkpoint"
             )
-    stages = {f"stackwise_{ours}": config[theirs] for ours, theirs in _STAGES.items()}
-    for scaled in ("width", "depth"):
-        coefficients = [config[f"{scaled}_coefficient"]] * len(config["strides"])
-        stages[f"stackwise_{scaled}_coefficients"] = coefficients
+    stages = {f"stackwise_{name}": config[key] for name, key in _STAGE_ARGUMENTS.items()}
+    for dimension in ("width", "depth"):
+        coefficients = [config[f"{dimension}_coefficient"]] * len(config["strides"])
+        stages[f"stackwise_{dimension}_coefficients"] = coefficients
     shapes = list(models.block_shapes(stages).values())
     for name, table in models.EFFICIENTNETS.items():
         if list(models.block_shapes(table).values()) == shapes:
-            # With "end" the paddings are as there at every image size, even and odd.
+            # The published models pad at the end, for even and odd image sizes.
             return {"name": name, "padding": "end", "width": shapes[-1][2]}
     raise UserError(
         f"{where}: vision_config is none of the EfficientNets {', '.join(models.EFFICIENTNETS)} "
         f"(width_coefficient {config['width_coefficient']}, depth_coefficient "
-        f"{config['depth_coefficient']}); take another checkpoint"
+        f"{config['depth_coefficient']}); choose another checkpoint"
     )
 
 
-def place(path, shape, blocks, prefix="vision_model."):
-    """The `places.Place` of a variable of the image tower, None if it is not the EfficientNet's.
+def tensor_spec(path, shape, blocks, prefix="vision_model."):
+    """Returns the `TensorSpec` of a variable, or None if it does not belong to the EfficientNet.
 
     Args:
-        path, shape: of the variable.
-        blocks: names of the blocks in order, see `models.block_shapes`.
-        prefix: what stands before the names of the tensors.
+        path: path of the variable.
+        shape: shape of the variable.
+        blocks: names of all blocks in order, see `models.block_shapes`.
+        prefix: prefix of the names of the tensors.
     """
     layer, _, variable = path.rpartition("/")
     block = re.fullmatch(r"(block\d+[a-z])_(.+)", layer)
     if block:
-        name = f"{prefix}encoder.blocks.{blocks.index(block[1])}.{_LAYERS[block[2]]}"
-    elif layer in _STEM:
-        name = prefix + _STEM[layer]
+        name = f"{prefix}encoder.blocks.{blocks.index(block[1])}.{_BLOCK_LAYERS[block[2]]}"
+    elif layer in _STEM_LAYERS:
+        name = prefix + _STEM_LAYERS[layer]
     else:
         return None
     name += f".{_VARIABLES[variable]}"
     if variable != "kernel":
         return weight_mapping.vector(name, shape)
-    return (weight_mapping.depthwise if layer.endswith("_dwconv") else weight_mapping.convolution)(
-        name, shape
-    )
+    if layer.endswith("_dwconv"):
+        return weight_mapping.depthwise_conv2d(name, shape)
+    return weight_mapping.conv2d(name, shape)

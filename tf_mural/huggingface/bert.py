@@ -1,11 +1,11 @@
-"""BERT: what its config.json says, and where its tensors are."""
+"""BERT: parses its config.json, and maps the variables of the text tower to its tensors."""
 
 import re
 
 from tf_mural.errors import UserError, lookup
 from tf_mural.huggingface import weight_mapping
 
-# What a config.json that leaves a value out means.
+# Values of keys that are not in config.json.
 DEFAULTS = {
     "vocab_size": 30522,
     "hidden_size": 768,
@@ -26,19 +26,18 @@ _ACTIVATIONS = {
     "gelu_fast": "gelu_approximate",
     "gelu_pytorch_tanh": "gelu_approximate",
 }
-# Of the layer norms and sums of the tower nothing can be chosen.
+# The text tower supports only the default values of these keys.
 _FIXED = ("type_vocab_size", "layer_norm_eps", "position_embedding_type", "is_decoder")
 
+# Layers of KerasHub, and the names of their tensors.
 _EMBEDDINGS = {
     "token_embedding": "word_embeddings",
     "position_embedding": "position_embeddings",
     "segment_embedding": "token_type_embeddings",
 }
-_NORMS = {
+_BLOCK_LAYERS = {
     "self_attention_layer_norm": "attention.output.LayerNorm",
     "feedforward_layer_norm": "output.LayerNorm",
-}
-_DENSE = {
     "self_attention_layer/query": "attention.self.query",
     "self_attention_layer/key": "attention.self.key",
     "self_attention_layer/value": "attention.self.value",
@@ -46,29 +45,29 @@ _DENSE = {
     "feedforward_intermediate_dense": "intermediate.dense",
     "feedforward_output_dense": "output.dense",
 }
-_WORDS = "embeddings.word_embeddings.weight"
+_TOKEN_EMBEDDING = "embeddings.word_embeddings.weight"
 
 
-def describe(config, where):
-    """What the text tower must be.
+def parse_config(config, where):
+    """Returns the options of a text tower that can have the weights.
 
     Args:
-        config: of BERT, plain data.
-        where: the file, for messages.
+        config: config of a BERT, plain data.
+        where: path of the file, for messages.
 
     Returns:
         {"sizes": (layers, width, heads, feed-forward width), "activation", "positions",
         "vocabulary_size"}.
 
     Raises:
-        UserError: it is a BERT that the tower cannot be.
+        UserError: the text tower does not support this BERT.
     """
     config = {**DEFAULTS, **{k: v for k, v in config.items() if v is not None}}
     for name in _FIXED:
         if config[name] != DEFAULTS[name]:
             raise UserError(
-                f"{where}: {name} is {config[name]!r}, but the text tower has {DEFAULTS[name]!r}; "
-                "take another checkpoint"
+                f"{where}: {name} is {config[name]!r}, but the text tower supports only "
+                f"{DEFAULTS[name]!r}; choose another checkpoint"
             )
     sizes = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
     return {
@@ -79,35 +78,48 @@ def describe(config, where):
     }
 
 
-def prefix_of(tensors, where):
-    """What stands before the names of BERT's tensors, such as "bert." or "text_model.".
+def find_prefix(tensors, source):
+    """Returns the prefix of the names of BERT's tensors, such as "bert." or "text_model.".
+
+    Args:
+        tensors: {name: array} of a checkpoint.
+        source: name of the checkpoint, for messages.
 
     Raises:
-        UserError: no BERT is in there, or more than one.
+        UserError: the checkpoint contains no BERT, or more than one.
     """
-    found = [name.removesuffix(_WORDS) for name in tensors if name.endswith(_WORDS)]
-    if len(found) != 1:
+    prefixes = [
+        name.removesuffix(_TOKEN_EMBEDDING) for name in tensors if name.endswith(_TOKEN_EMBEDDING)
+    ]
+    if len(prefixes) != 1:
         raise UserError(
-            f"the weights of {where} have {len(found)} tensors called {_WORDS}, expected 1; is "
-            "this a checkpoint of BERT?"
+            f"the weights of {source} have {len(prefixes)} tensors called {_TOKEN_EMBEDDING}, "
+            "expected 1; is this a checkpoint of BERT?"
         )
-    return found[0]
+    return prefixes[0]
 
 
-def place(path, shape, prefix):
-    """The `places.Place` of a variable of the text tower, None if it is not BERT's."""
+def tensor_spec(path, shape, prefix):
+    """Returns the `TensorSpec` of a variable, or None if it does not belong to the BERT.
+
+    Args:
+        path: path of the variable.
+        shape: shape of the variable.
+        prefix: see `find_prefix`.
+    """
     layer, _, variable = path.rpartition("/")
     if layer in _EMBEDDINGS:
         name = f"{prefix}embeddings.{_EMBEDDINGS[layer]}.weight"
-        return weight_mapping.table(name, shape, first_rows=layer == "position_embedding")
+        return weight_mapping.embedding(name, shape, truncate=layer == "position_embedding")
     suffix = "bias" if variable in ("bias", "beta") else "weight"
     if layer == "embeddings_layer_norm":
         return weight_mapping.vector(f"{prefix}embeddings.LayerNorm.{suffix}", shape)
     block = re.fullmatch(r"transformer_layer_(\d+)/(.+)", layer)
     if not block:
         return None
-    theirs = {**_NORMS, **_DENSE}[block[2]]
-    name = f"{prefix}encoder.layer.{block[1]}.{theirs}.{suffix}"
+    name = f"{prefix}encoder.layer.{block[1]}.{_BLOCK_LAYERS[block[2]]}.{suffix}"
     if variable != "kernel":
         return weight_mapping.vector(name, shape)
-    return weight_mapping.dense(name, shape, inputs=2 if "attention_output" in layer else 1)
+    # The input of the output projection has the axes (heads, head width).
+    num_input_axes = 2 if "attention_output" in layer else 1
+    return weight_mapping.dense(name, shape, num_input_axes)

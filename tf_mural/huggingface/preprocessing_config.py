@@ -1,16 +1,16 @@
-"""What a checkpoint does to texts and images before its model sees them."""
+"""The preprocessing of texts and images that the files of a checkpoint describe."""
 
 import os
 
 import numpy as np
 
-from tf_mural.data.vocabulary import check_vocabulary, load_vocabulary
+from tf_mural.data.tokenizers import check_vocabulary, load_vocabulary
 from tf_mural.errors import UserError
-from tf_mural.huggingface.files import read_json
+from tf_mural.huggingface.checkpoint_files import read_json
 
 _TOKENIZERS = (None, "BertTokenizer", "BertTokenizerFast", "PreTrainedTokenizerFast")
-# Of EfficientNetImageProcessor, what a file that leaves a value out means.
-_PROCESSOR = {
+# Default values of EfficientNetImageProcessor.
+_PROCESSOR_DEFAULTS = {
     "do_resize": True,
     "size": {"height": 346, "width": 346},
     "do_center_crop": False,
@@ -21,7 +21,8 @@ _PROCESSOR = {
     "do_normalize": True,
     "include_top": True,
 }
-_SCALED = {  # x / 127.5 - 1
+# Together with a rescale factor of 1 / 127.5 these values compute x / 127.5 - 1.
+_REQUIRED_VALUES = {
     "do_resize": True,
     "do_rescale": True,
     "rescale_offset": True,
@@ -30,49 +31,54 @@ _SCALED = {  # x / 127.5 - 1
 }
 
 
-def tokens(folder):
-    """(pieces of the vocabulary in the order of their ids, whether texts lose case and accents).
+def read_tokenizer(folder):
+    """Reads the vocabulary and the case of texts.
 
-    Read from vocab.txt or else tokenizer.json, and from tokenizer_config.json.
+    The files are vocab.txt or else tokenizer.json, and tokenizer_config.json.
+
+    Returns:
+        Pieces in the order of their ids, and whether texts are lower-cased without accents.
 
     Raises:
-        UserError: they are missing, or texts are split otherwise than by BERT's WordPiece.
+        UserError: files are missing, or the tokenizer is not the WordPiece tokenizer of BERT.
     """
     settings = read_json(folder, "tokenizer_config.json", optional=True) or {}
     if settings.get("tokenizer_class") not in _TOKENIZERS:
         raise UserError(
             f"{os.path.join(folder, 'tokenizer_config.json')}: tokenizer_class is "
-            f"{settings['tokenizer_class']!r}, expected BertTokenizer: texts are split as BERT does"
+            f"{settings['tokenizer_class']!r}, expected BertTokenizer, the only supported tokenizer"
         )
-    whole = read_json(folder, "tokenizer.json", optional=True)
-    path = os.path.join(folder, "vocab.txt")
-    if os.path.exists(path):
-        pieces = load_vocabulary(path)
-    elif whole:
-        pieces = _pieces(whole, os.path.join(folder, "tokenizer.json"))
+    tokenizer = read_json(folder, "tokenizer.json", optional=True)
+    vocabulary_path = os.path.join(folder, "vocab.txt")
+    if os.path.exists(vocabulary_path):
+        pieces = load_vocabulary(vocabulary_path)
+    elif tokenizer:
+        pieces = _pieces(tokenizer, os.path.join(folder, "tokenizer.json"))
     else:
-        raise UserError(f"{folder} holds no vocab.txt and no tokenizer.json; fetch one of them")
-    return pieces, _lower_case(settings, (whole or {}).get("normalizer") or {}, folder)
+        raise UserError(f"{folder} has no vocab.txt and no tokenizer.json; download one of them")
+    normalizer = (tokenizer or {}).get("normalizer") or {}
+    return pieces, _is_lower_case(settings, normalizer, folder)
 
 
-def _pieces(whole, where):
-    model = whole.get("model", {})
+def _pieces(tokenizer, where):
+    model = tokenizer.get("model", {})
     if model.get("type", "WordPiece") != "WordPiece" or not isinstance(model.get("vocab"), dict):
         raise UserError(f"{where}: the model is {model.get('type')!r}, expected WordPiece")
-    ids = {**model["vocab"], **{t["content"]: t["id"] for t in whole.get("added_tokens", ())}}
+    added = {token["content"]: token["id"] for token in tokenizer.get("added_tokens", ())}
+    ids = {**model["vocab"], **added}
     pieces = sorted(ids, key=ids.get)
     if [ids[piece] for piece in pieces] != list(range(len(pieces))):
-        raise UserError(f"{where}: expected the ids 0 to {len(pieces) - 1}, each once")
+        raise UserError(f"{where}: expected the ids 0 to {len(pieces) - 1}, each of them once")
     check_vocabulary(pieces, where)
     return pieces
 
 
-def _lower_case(settings, normalizer, folder):
-    def setting(name, theirs, default):
-        found = settings[name] if name in settings else normalizer.get(theirs)
-        return default if found is None else found
+def _is_lower_case(settings, normalizer, folder):
+    def setting(name, normalizer_name, default):
+        value = settings[name] if name in settings else normalizer.get(normalizer_name)
+        return default if value is None else value
 
-    # BertTokenizer's own default.
+    # True is the default of BertTokenizer.
     lower_case = setting("do_lower_case", "lowercase", True)
     strip_accents = setting("strip_accents", "strip_accents", lower_case)
     if strip_accents != lower_case or not setting(
@@ -80,46 +86,47 @@ def _lower_case(settings, normalizer, folder):
     ):
         raise UserError(
             f"{folder}: do_lower_case is {lower_case}, strip_accents {strip_accents}; expected "
-            "both or neither, and tokenize_chinese_chars: texts are split as BERT does"
+            "both or neither, and tokenize_chinese_chars, as in BertTokenizer"
         )
     return lower_case
 
 
-def images(folder):
-    """{"resize", "crop"} in pixels: what evaluation does to an image.
+def read_image_sizes(folder):
+    """Reads the image sizes of the evaluation, and checks the scaling of pixels.
 
-    Read from preprocessor_config.json or else processor_config.json. Where the checkpoint does not
-    crop, the two are equal.
+    The file is preprocessor_config.json or else processor_config.json.
+
+    Returns:
+        {"resize": pixels, "crop": pixels}. They are equal if the checkpoint does not crop.
 
     Raises:
-        UserError: they are missing, an image is not square, or pixels are not x / 127.5 - 1.
+        UserError: the file is missing, images are not square, or pixels are not x / 127.5 - 1.
     """
     name = "preprocessor_config.json"
-    found = read_json(folder, name, optional=True)
-    if found is None:
+    config = read_json(folder, name, optional=True)
+    if config is None:
         name = "processor_config.json"
-        found = (read_json(folder, name, optional=True) or {}).get("image_processor")
-    if found is None:
-        raise UserError(f"{folder} holds no preprocessor_config.json, which tells the image size")
-    where = os.path.join(folder, name)
-    found = {**_PROCESSOR, **found}
-    for key, expected in _SCALED.items():
-        if found[key] != expected:
+        config = (read_json(folder, name, optional=True) or {}).get("image_processor")
+    if config is None:
+        raise UserError(f"{folder} has no preprocessor_config.json, which contains the image size")
+    path = os.path.join(folder, name)
+    config = {**_PROCESSOR_DEFAULTS, **config}
+    for key, expected in _REQUIRED_VALUES.items():
+        if config[key] != expected:
             raise UserError(
-                f"{where}: {key} is {found[key]}, expected {expected}; the image tower takes "
-                "pixels x / 127.5 - 1"
+                f"{path}: {key} is {config[key]}, expected {expected}; the inputs of the image "
+                "tower are x / 127.5 - 1"
             )
-    if not np.isclose(found["rescale_factor"], 1 / 127.5, rtol=1e-6):
-        raise UserError(
-            f"{where}: rescale_factor is {found['rescale_factor']}, expected {1 / 127.5} (1/127.5)"
-        )
-    side = _side(found["size"], f"{where}: size")
-    cropped = found["do_center_crop"]
-    crop = _side(found["crop_size"], f"{where}: crop_size") if cropped else side
-    return {"resize": side, "crop": crop}
+    factor = config["rescale_factor"]
+    if not np.isclose(factor, 1 / 127.5, rtol=1e-6):
+        raise UserError(f"{path}: rescale_factor is {factor}, expected {1 / 127.5} (1/127.5)")
+    resize = _square_size(config["size"], f"{path}: size")
+    if not config["do_center_crop"]:
+        return {"resize": resize, "crop": resize}
+    return {"resize": resize, "crop": _square_size(config["crop_size"], f"{path}: crop_size")}
 
 
-def _side(size, where):
+def _square_size(size, where):
     sides = {size} if isinstance(size, int) else {size.get("height"), size.get("width")}
     if len(sides) != 1 or None in sides:
         raise UserError(f"{where} is {size}, expected a square with height and width")

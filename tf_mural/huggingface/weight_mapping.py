@@ -1,4 +1,4 @@
-"""Where a variable of ours stands in a checkpoint of PyTorch, and in which layout."""
+"""Maps variables of the towers to tensors of a PyTorch checkpoint, and converts their layout."""
 
 import dataclasses
 import math
@@ -9,88 +9,88 @@ from tf_mural.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
-    """A tensor of a checkpoint.
+class TensorSpec:
+    """The tensor of a checkpoint that contains a variable.
 
     Attributes:
-        name: of the tensor.
-        shape: that it must have.
-        axes: order in which its axes are ours.
-        first_rows: whether it may have more rows than ours, which takes the first.
+        name: name of the tensor.
+        shape: expected shape of the tensor.
+        axes: permutation of its axes into those of the variable.
+        truncate: if True, the tensor may have more rows than the variable, which gets the first.
     """
 
     name: str
     shape: tuple
     axes: tuple
-    first_rows: bool = False
+    truncate: bool = False
+
+    def accepts(self, shape):
+        """Returns whether a tensor of this shape can be converted."""
+        if self.truncate:
+            return shape[0] >= self.shape[0] and shape[1:] == self.shape[1:]
+        return tuple(shape) == self.shape
+
+    def convert(self, array, shape):
+        """Returns the tensor as a float32 array with the shape of the variable."""
+        if self.truncate:
+            array = array[: shape[0]]
+        return np.asarray(array, np.float32).transpose(self.axes).reshape(shape)
 
 
 def vector(name, shape):
-    """A bias or a scale, here perhaps folded by attention head; also a single number."""
-    return Place(name, (math.prod(shape),) if shape else (), (0,) if shape else ())
+    """A bias, a scale or a scalar. The variable may have separate axes for attention heads."""
+    return TensorSpec(name, (math.prod(shape),) if shape else (), (0,) if shape else ())
 
 
-def table(name, shape, first_rows=False):
-    """Rows of an embedding."""
-    return Place(name, tuple(shape), (0, 1), first_rows)
+def embedding(name, shape, truncate=False):
+    """An embedding table, (rows, width) in both."""
+    return TensorSpec(name, tuple(shape), (0, 1), truncate)
 
 
-def dense(name, shape, inputs=1):
-    """A linear layer, (out, in) there; `inputs` of our axes are its input."""
-    return Place(name, (math.prod(shape[inputs:]), math.prod(shape[:inputs])), (1, 0))
+def dense(name, shape, num_input_axes=1):
+    """The kernel of a linear layer, (out, in) in PyTorch; the variable starts with input axes."""
+    inputs, outputs = math.prod(shape[:num_input_axes]), math.prod(shape[num_input_axes:])
+    return TensorSpec(name, (outputs, inputs), (1, 0))
 
 
-def convolution(name, shape):
-    """(out, in, height, width) there, (height, width, in, out) here."""
-    height, width, into, out = shape
-    return Place(name, (out, into, height, width), (2, 3, 1, 0))
+def conv2d(name, shape):
+    """A kernel, (out, in, height, width) in PyTorch and (height, width, in, out) in Keras."""
+    height, width, filters_in, filters_out = shape
+    return TensorSpec(name, (filters_out, filters_in, height, width), (2, 3, 1, 0))
 
 
-def depthwise(name, shape):
-    """(channels, 1, height, width) there, (height, width, channels, 1) here."""
+def depthwise_conv2d(name, shape):
+    """A kernel, (channels, 1, height, width) in PyTorch, (height, width, channels, 1) in Keras."""
     height, width, channels, _ = shape
-    return Place(name, (channels, 1, height, width), (2, 3, 0, 1))
+    return TensorSpec(name, (channels, 1, height, width), (2, 3, 0, 1))
 
 
-def fill(places, shapes, tensors, where):
-    """Our arrays out of a checkpoint's.
+def convert(specs, shapes, tensors, source):
+    """Converts the tensors of a checkpoint to arrays of variables.
 
     Args:
-        places: {path of ours: Place}.
-        shapes: {path of ours: shape}.
+        specs: {variable path: TensorSpec}.
+        shapes: {variable path: shape}.
         tensors: {name: array} of the checkpoint.
-        where: the checkpoint, for messages.
+        source: name of the checkpoint, for messages.
 
     Returns:
-        {path: float32 array}.
+        {variable path: float32 array}.
 
     Raises:
         UserError: tensors are missing or have other shapes; the message names the first ones.
     """
-    wrong = []
-    for place in places.values():
-        if place.name not in tensors:
-            wrong.append(f"{place.name} is missing")
-        elif not _fits(place, tensors[place.name].shape):
-            wrong.append(
-                f"{place.name} has shape {tuple(tensors[place.name].shape)}, expected {place.shape}"
-            )
-    if wrong:
-        more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
+    errors = []
+    for spec in specs.values():
+        if spec.name not in tensors:
+            errors.append(f"{spec.name} is missing")
+        elif not spec.accepts(tensors[spec.name].shape):
+            shape = tuple(tensors[spec.name].shape)
+            errors.append(f"{spec.name} has shape {shape}, expected {spec.shape}")
+    if errors:
+        more = f" (and {len(errors) - 3} more)" if len(errors) > 3 else ""
         raise UserError(
-            f"the weights of {where} are not those of its config.json: {'; '.join(wrong[:3])}"
-            f"{more}; expected a whole checkpoint of one model"
+            f"the weights of {source} do not match its config.json: {'; '.join(errors[:3])}"
+            f"{more}; expected a complete checkpoint of a single model"
         )
-    return {path: _ours(place, tensors[place.name], shapes[path]) for path, place in places.items()}
-
-
-def _ours(place, array, shape):
-    if place.first_rows:
-        array = array[: shape[0]]
-    return np.asarray(array, np.float32).transpose(place.axes).reshape(shape)
-
-
-def _fits(place, shape):
-    if place.first_rows:
-        return shape[0] >= place.shape[0] and shape[1:] == place.shape[1:]
-    return tuple(shape) == place.shape
+    return {path: spec.convert(tensors[spec.name], shapes[path]) for path, spec in specs.items()}

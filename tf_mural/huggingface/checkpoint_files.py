@@ -1,4 +1,4 @@
-"""The files of a checkpoint: fetched by name or found in a folder, JSON and tensors read."""
+"""Files of a Hugging Face checkpoint: downloads them, and reads JSON and tensors."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import numpy as np
 from tf_mural.errors import UserError, lookup
 
 _DESCRIPTIONS = ("*config.json", "vocab.txt", "tokenizer.json")
-# The first of these that a checkpoint has, whole or in shards.
+# In order of preference; each is a single file or sharded.
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _DTYPES = {
     "F64": np.float64,
@@ -23,15 +23,16 @@ _DTYPES = {
 }
 
 
-def find(name, weights=False):
-    """Folder of the files of a checkpoint.
+def fetch(name, weights=False):
+    """Returns the folder of a checkpoint, and downloads it if necessary.
 
     Args:
-        name: a folder, taken as it is, or a name of huggingface.co ("owner/model").
-        weights: whether those of a name are fetched too; else only what describes the model.
+        name: folder, or name on huggingface.co ("owner/model").
+        weights: if True, a download includes the weights; otherwise only the files that describe
+            the model.
 
     Raises:
-        UserError: there is no such folder, or the name cannot be fetched.
+        UserError: the folder does not exist, or the checkpoint cannot be downloaded.
     """
     folder = os.path.expanduser(name)
     if os.path.isdir(folder):
@@ -39,13 +40,13 @@ def find(name, weights=False):
     if not name or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise UserError(
             f"no folder {name!r}; expected one with the config.json and the weights of a "
-            "checkpoint, or a name of huggingface.co such as kakaobrain/align-base"
+            "checkpoint, or a name on huggingface.co such as kakaobrain/align-base"
         )
     if not weights:
         return _download(name, _DESCRIPTIONS)
     for file in WEIGHTS:
-        stem, ending = os.path.splitext(file)
-        folder = _download(name, (file, f"{file}.index.json", f"{stem}-*{ending}"))
+        stem, extension = os.path.splitext(file)
+        folder = _download(name, (file, f"{file}.index.json", f"{stem}-*{extension}"))
         if _weight_files(folder):
             break
     return folder
@@ -56,59 +57,61 @@ def _download(name, patterns):
         import huggingface_hub
     except ImportError as error:
         raise UserError(
-            f"fetching {name} needs huggingface_hub: pip install huggingface_hub, or give a folder"
+            f"downloading {name} needs huggingface_hub: pip install huggingface_hub, or give a "
+            "folder"
         ) from error
     try:
         return huggingface_hub.snapshot_download(name, allow_patterns=list(patterns))
-    except Exception as error:  # of the hub, of the network, of the disk: all the same to the user
+    except Exception as error:  # raised by the hub, the network or the disk
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise UserError(
-            f"{name} cannot be fetched from huggingface.co ({reason}); check the name and the "
-            f"connection, or fetch it elsewhere by `hf download {name} --local-dir FOLDER` and "
-            "give hf:FOLDER"
+            f"{name} cannot be downloaded from huggingface.co ({reason}); check the name and the "
+            f"connection, or download it elsewhere with `hf download {name} --local-dir FOLDER` "
+            "and give hf:FOLDER"
         ) from error
 
 
 def read_json(folder, name, optional=False):
-    """Plain data of a JSON file; None where it is optional and missing.
+    """Returns the content of a JSON file, or None if it is optional and does not exist.
 
     Raises:
-        UserError: missing, or no JSON object.
+        UserError: the file is missing, or it is not a JSON object.
     """
     path = os.path.join(folder, name)
     if not os.path.exists(path):
         if optional:
             return None
-        raise UserError(f"{folder} holds no {name}; expected the folder of a whole checkpoint")
+        raise UserError(f"{folder} has no {name}; expected the folder of a complete checkpoint")
     try:
         with open(path, encoding="utf-8") as file:
             data = json.load(file)
     except ValueError as error:
-        raise UserError(f"{path} is no JSON ({error}); fetch it again") from error
+        raise UserError(f"{path} is not JSON ({error}); download it again") from error
     if not isinstance(data, dict):
         raise UserError(f"{path}: expected a JSON object, found {type(data).__name__}")
     return data
 
 
-def tensors(folder):
-    """{name: array} of all tensors; those of safetensors are mapped, not read.
+def read_tensors(folder):
+    """Returns {name: array} of all tensors. Those of safetensors files are memory-mapped.
 
     Raises:
-        UserError: there are none, a file is missing or damaged, or PyTorch is needed.
+        UserError: there are no weights, a file is missing or damaged, or PyTorch is needed.
     """
     paths = _weight_files(folder)
     if not paths:
-        raise UserError(f"{folder} holds no weights; expected {' or '.join(WEIGHTS)}")
-    found = {}
+        raise UserError(f"{folder} has no weights; expected {' or '.join(WEIGHTS)}")
+    tensors = {}
     for path in paths:
         if not os.path.exists(path):
-            raise UserError(f"{path} is missing, though the index names it; fetch it again")
-        found |= _safetensors(path) if path.endswith(".safetensors") else _pickled(path)
-    return found
+            raise UserError(f"{path} is missing, but the index names it; download it again")
+        read = _read_safetensors if path.endswith(".safetensors") else _read_pickle
+        tensors |= read(path)
+    return tensors
 
 
 def _weight_files(folder):
-    """Paths of the weights, shards included; [] where there are none."""
+    """Returns the paths of the weights, a single file or its shards; [] if there are none."""
     for name in WEIGHTS:
         if os.path.exists(os.path.join(folder, name)):
             return [os.path.join(folder, name)]
@@ -119,20 +122,23 @@ def _weight_files(folder):
     return []
 
 
-def _safetensors(path):
-    """Eight bytes with the length of a JSON header, the header, the data."""
+def _read_safetensors(path):
+    # The format: 8 bytes with the length of a JSON header, the header, the data.
     size = os.path.getsize(path)
     try:
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length) if length < size else b"")
     except ValueError as error:
-        raise UserError(f"{path} is no safetensors file, or cut short; fetch it again") from error
-    header.pop("__metadata__", None)
-    needed = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    if needed > size:
         raise UserError(
-            f"{path} has {size} bytes, expected {needed}; it is cut short: fetch it again"
+            f"{path} is not a safetensors file, or it is truncated; download it again"
+        ) from error
+    header.pop("__metadata__", None)
+    ends = (entry["data_offsets"][1] for entry in header.values())
+    expected_size = 8 + length + max(ends, default=0)
+    if expected_size > size:
+        raise UserError(
+            f"{path} has {size} bytes, expected {expected_size}; it is truncated: download it again"
         )
     data = np.memmap(path, np.uint8, "r")[8 + length :]
     return {name: _array(data, entry, f"{path}: {name}") for name, entry in header.items()}
@@ -143,16 +149,17 @@ def _array(data, entry, where):
     if entry["dtype"] == "BF16":  # the upper half of a float32
         raw = (raw.view(np.uint16).astype(np.uint32) << 16).view(np.uint8)
         entry = {**entry, "dtype": "F32"}
-    return raw.view(lookup(_DTYPES, entry["dtype"], f"dtype (of {where})")).reshape(entry["shape"])
+    dtype = lookup(_DTYPES, entry["dtype"], f"dtype (of {where})")
+    return raw.view(dtype).reshape(entry["shape"])
 
 
-def _pickled(path):
+def _read_pickle(path):
     try:
         import torch
     except ImportError as error:
         raise UserError(
-            f"{path} is of PyTorch's own format, which needs torch: pip install torch, or take a "
+            f"{path} has PyTorch's own format, which needs torch: pip install torch, or choose a "
             f"checkpoint with {WEIGHTS[0]}"
         ) from error
-    loaded = torch.load(path, map_location="cpu", weights_only=True)
-    return {name: value.float().numpy() for name, value in loaded.items()}
+    tensors = torch.load(path, map_location="cpu", weights_only=True)
+    return {name: value.float().numpy() for name, value in tensors.items()}
