@@ -1,27 +1,24 @@
+"""The command build_vocab: training, coverage per language, and refusals."""
+
 import os
 import subprocess
 import sys
 
-import build_vocab
 import pytest
 from conftest import ROOT
 
+from tf_mural.cli import app, build_vocab
 from tf_mural.data import tokenizers
 from tf_mural.data.records import Record, write
+from tf_mural.errors import UserError
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "##b", "##c"]
 
 
-def run(*arguments):
-    tool = os.path.join(ROOT, "tools", "build_vocab.py")
-    return subprocess.run(
-        [sys.executable, tool, *arguments], capture_output=True, text=True, timeout=120
-    )
-
-
-def test_coverage_by_hand():
+def test_coverage_equals_a_manual_computation():
     tokenizer = tokenizers.Tokenizer(PIECES, max_tokens=6)
-    # "abc a" has 4 pieces in 2 words and 4 letters, "abcbc" 5 in 1 and 5: cut at 6. "x" is unknown.
+    # "abc a" has 4 pieces, 2 words and 4 letters. "abcbc" has 5 pieces, 1 word and 5 letters, and
+    # is cut at 6 tokens. "x" is unknown.
     pairs = [("en", "abc a"), ("en", "abcbc"), ("de", "x a")]
     assert build_vocab.coverage(pairs, tokenizer) == [
         ["de", 1, "1.00", "1.00", "50.00", "0.00"],
@@ -32,31 +29,32 @@ def test_coverage_by_hand():
 
 
 def test_coverage_counts_every_batch(monkeypatch):
-    monkeypatch.setattr(build_vocab, "_BATCH", 2)
+    monkeypatch.setattr(build_vocab, "_BATCH_SIZE", 2)
     tokenizer = tokenizers.Tokenizer(PIECES, max_tokens=6)
     (row,) = build_vocab.coverage([("en", "a")] * 5, tokenizer)
     assert row[:3] == ["en", 5, "1.00"]
 
 
-def test_writes_a_vocabulary_of_sentences(tmp_path):
+def test_vocabulary_of_sentences_is_written_and_not_overwritten(tmp_path, capsys):
     (tmp_path / "sentences.txt").write_text("ein Kreis\nein Quadrat\n\n", encoding="utf-8")
     out = tmp_path / "new" / "vocab.txt"
     arguments = [f"--texts={tmp_path / 'sentences.txt'}", "--size=60", f"--out={out}"]
-    done = run(*arguments)
-    assert done.returncode == 0, done.stderr
+    build_vocab.main(arguments)
     pieces = tokenizers.load_vocabulary(out)
     assert "ein" in pieces and len(pieces) <= 60
-    assert f"hash {tokenizers.vocabulary_hash(pieces)}" in done.stdout
-    again = run(*arguments)
-    assert again.returncode == 2
-    assert "exists" in again.stderr and "Traceback" not in again.stderr
+    assert f"hash {tokenizers.vocabulary_hash(pieces)}" in capsys.readouterr().out
+    tool = os.path.join(ROOT, "tools", "build_vocab.py")
+    done = subprocess.run(
+        [sys.executable, tool, *arguments], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2
+    assert "exists" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_reads_record_sets(tmp_path, monkeypatch):
+def test_texts_of_record_sets_are_read(tmp_path):
     write(tmp_path / "set", [Record("1", (), (("de", "ein Kreis"), ("en", "a circle")))])
-    monkeypatch.setattr(build_vocab, "_RECORDS", Flag([str(tmp_path / "set")]))
-    monkeypatch.setattr(build_vocab, "_TEXTS", Flag(None))
-    assert list(build_vocab.texts()) == [("de", "ein Kreis"), ("en", "a circle")]
+    app.parse(build_vocab.FLAGS, [f"--records={tmp_path / 'set'}"], build_vocab.__doc__)
+    assert list(build_vocab.read_texts()) == [("de", "ein Kreis"), ("en", "a circle")]
 
 
 @pytest.mark.parametrize(
@@ -68,13 +66,7 @@ def test_reads_record_sets(tmp_path, monkeypatch):
         (["--texts=a", "--out={}/v.txt"], "a: No such file"),
     ],
 )
-def test_mistakes_end_in_one_line(arguments, message, tmp_path):
-    done = run(*(argument.format(tmp_path) for argument in arguments))
-    assert done.returncode == 2
-    assert message in done.stderr and "Traceback" not in done.stderr
+def test_invalid_arguments_are_refused(arguments, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        build_vocab.main([argument.format(tmp_path) for argument in arguments])
     assert not os.listdir(tmp_path)
-
-
-class Flag:
-    def __init__(self, value):
-        self.value = value
