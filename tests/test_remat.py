@@ -1,100 +1,104 @@
-"""Blocks that are computed again on the way back: the same gradients, averages and masks."""
+"""Gradient checkpointing: the same gradients, moving averages and dropout masks."""
 
 import keras
-import microbatches
 import numpy as np
 import pytest
-import replicas
 import tensorflow as tf
-from test_microbatch import gradients, worst
+from helpers import trainers
+from helpers.comparison import largest_error
+from helpers.microbatches import MICROBATCH
 
 from tf_mural.training import checkpoints
-
-ROWS = microbatches.ROWS
 
 
 @pytest.fixture(scope="module", autouse=True)
 def float64():
-    replicas.set_precision("float64")
+    trainers.set_precision("float64")
     yield
-    replicas.set_precision("float32")
+    trainers.set_precision("float32")
 
 
-def trainer_of(dropout=0.3, **options):
-    trainer, kinds = replicas.trainer_of("etcl", dropout, **options)
-    return trainer, tf.nest.map_structure(tf.constant, replicas.global_batch(kinds))
+def trainer_and_batch(dropout=0.3, **options):
+    batch = trainers.to_tensors(trainers.make_batch("etcl"))
+    return trainers.make_trainer("etcl", dropout, **options), batch
 
 
-def averages(trainer):
-    return {v.path: v.numpy() for v in trainer.moving_averages}
+def compute_gradients(trainer, batch, graph=False, jit_compile=False):
+    """{path: gradient}; without a graph unless asked for, to save its tracing."""
+    step = trainer.core.compute_gradients
+    if graph:
+        step = tf.function(step, autograph=False, jit_compile=jit_compile)
+    return trainers.gradients_by_path(trainer, step(batch)[0])
 
 
-@pytest.fixture(scope="module", params=[None, ROWS], ids=["whole", "micro-batches"])
+@pytest.fixture(scope="module", params=[None, MICROBATCH], ids=["full batch", "micro-batches"])
 def plain(request):
-    """Micro-batch, gradients and moving averages of a step that keeps its activations."""
-    trainer, batch = trainer_of(microbatch=request.param)
-    before = averages(trainer)
-    found, _ = gradients(trainer, batch, graph=True)
-    after = averages(trainer)
-    assert all(np.abs(after[path] - before[path]).max() > 1e-6 for path in before)
-    return request.param, found, after
+    """Micro-batch, gradients and moving averages of a step that stores its activations."""
+    trainer, batch = trainer_and_batch(microbatch=request.param)
+    before = trainers.moving_averages(trainer)
+    gradients = compute_gradients(trainer, batch, graph=True)
+    averages = trainers.moving_averages(trainer)
+    assert all(np.abs(averages[path] - before[path]).max() > 1e-6 for path in before)
+    return request.param, gradients, averages
 
 
 @pytest.mark.parametrize("graph", [False, True])
-def test_gradients_and_averages_are_those_of_the_plain_step(plain, graph):
-    microbatch, expected, after = plain
-    trainer, batch = trainer_of(microbatch=microbatch, rematerialised=True)
-    found, _ = gradients(trainer, batch, graph)
-    assert worst(expected, found)[0] < 1e-10
-    for path, value in averages(trainer).items():
-        np.testing.assert_allclose(value, after[path], rtol=1e-12, err_msg=path)
+def test_gradients_and_averages_equal_those_of_the_plain_step(plain, graph):
+    microbatch, expected, averages = plain
+    trainer, batch = trainer_and_batch(microbatch=microbatch, remat=True)
+    assert largest_error(expected, compute_gradients(trainer, batch, graph))[0] < 1e-10
+    for path, value in trainers.moving_averages(trainer).items():
+        np.testing.assert_allclose(value, averages[path], rtol=1e-12, err_msg=path)
 
 
-def test_it_is_the_blocks_of_both_towers_that_are_computed_again():
-    kinds = ("DepthwiseConv2dNative", "Softmax", "Conv2D")
+def test_only_the_blocks_of_both_towers_run_twice():
+    op_types = ("DepthwiseConv2dNative", "Softmax", "Conv2D")
     counts = []
-    for again in (False, True):
-        trainer, batch = trainer_of(rematerialised=again)
-        graph = tf.function(trainer.gradients, autograph=False).get_concrete_function(batch).graph
+    for remat in (False, True):
+        trainer, batch = trainer_and_batch(remat=remat)
+        step = tf.function(trainer.core.compute_gradients, autograph=False)
+        graph = step.get_concrete_function(batch).graph
         types = [op.type for op in graph.get_operations()]
-        counts.append([types.count(kind) for kind in kinds])
+        counts.append([types.count(op_type) for op_type in op_types])
     blocks = [block.name for block in trainer.encoder.remat_blocks]
     assert blocks == ["stage_1", "stage_2", "transformer_layer_0"]
-    # The softmax of the losses stays single; nothing of the towers but the blocks has these.
+    # The losses have softmaxes too, which run once; only blocks have the other operations.
     once, twice = counts
     assert twice[0] == 2 * once[0] and twice[2] == 2 * once[2] and twice[1] == once[1] + 1
 
 
-def test_outside_of_training_nothing_changes():
-    trainer, batch = trainer_of(rematerialised=True)
-    plain, _ = trainer_of()
-    after = averages(trainer)
-    for expected, found in zip(
-        plain.encode(batch, training=False).values(),
-        trainer.encode(batch, training=False).values(),
+def test_inference_does_not_change():
+    trainer, batch = trainer_and_batch(remat=True)
+    plain, _ = trainer_and_batch()
+    before = trainers.moving_averages(trainer)
+    for expected, actual in zip(
+        plain.core.encode(batch, training=False).values(),
+        trainer.core.encode(batch, training=False).values(),
         strict=True,
     ):
-        np.testing.assert_array_equal(found, expected)
-    assert all((value == after[path]).all() for path, value in averages(trainer).items())
+        np.testing.assert_array_equal(actual, expected)
+    averages = trainers.moving_averages(trainer)
+    assert all((value == before[path]).all() for path, value in averages.items())
 
 
-def test_a_frozen_tower_stays_as_it_is():
-    found = []
-    for again in (False, True):
-        trainer, batch = trainer_of(rematerialised=again)
+def test_the_averages_of_a_frozen_tower_do_not_change():
+    results = []
+    for remat in (False, True):
+        trainer, batch = trainer_and_batch(remat=remat)
         trainer.encoder.towers["image"].trainable = False
-        before = averages(trainer)
-        found.append(gradients(trainer, batch)[0])
-        assert not any("block" in name for name in found[-1])
-        assert all((value == before[path]).all() for path, value in averages(trainer).items())
-    assert worst(*found)[0] < 1e-10
+        before = trainers.moving_averages(trainer)
+        results.append(compute_gradients(trainer, batch))
+        assert not any("block" in name for name in results[-1])
+        averages = trainers.moving_averages(trainer)
+        assert all((value == before[path]).all() for path, value in averages.items())
+    assert largest_error(*results)[0] < 1e-10
 
 
-SCOPE = keras.StatelessScope
+_StatelessScope = keras.StatelessScope
 
 
-class Leaking(SCOPE):
-    """A second pass that starts from the averages of the first, and leaves its own behind."""
+class _LeakingScope(_StatelessScope):
+    """Starts from the current moving averages instead of those of the first pass, and assigns."""
 
     def __init__(self, mapping):
         super().__init__((v, v._value if "/moving_" in v.path else x) for v, x in mapping)
@@ -106,53 +110,57 @@ class Leaking(SCOPE):
             variable.assign(self.get_current_value(variable))
 
 
-def drawing_again(mapping):
-    """A second pass that draws other masks than the first."""
-    return SCOPE((v, x + 1 if "seed_generator" in v.path else x) for v, x in mapping)
+def _scope_with_other_masks(mapping):
+    return _StatelessScope((v, x + 1 if "seed_generator" in v.path else x) for v, x in mapping)
 
 
-@pytest.mark.parametrize("second, what", [(drawing_again, "masks"), (Leaking, "averages")])
-def test_the_comparison_turns_red(monkeypatch, second, what):
-    trainer, batch = trainer_of()
-    expected, _ = gradients(trainer, batch)
-    after = averages(trainer)
-    trainer, batch = trainer_of(rematerialised=True)
-    passes, blocks = [], len(trainer.encoder.remat_blocks)
+@pytest.mark.parametrize(
+    "second_scope, fault", [(_scope_with_other_masks, "masks"), (_LeakingScope, "averages")]
+)
+def test_the_comparison_detects_a_faulty_second_pass(monkeypatch, second_scope, fault):
+    trainer, batch = trainer_and_batch()
+    expected = compute_gradients(trainer, batch)
+    averages = trainers.moving_averages(trainer)
+    trainer, batch = trainer_and_batch(remat=True)
+    num_passes, num_blocks = 0, len(trainer.encoder.remat_blocks)
 
     def scope(mapping):
-        passes.append(None)
-        return (SCOPE if len(passes) <= blocks else second)(list(mapping))
+        nonlocal num_passes
+        num_passes += 1
+        return (_StatelessScope if num_passes <= num_blocks else second_scope)(list(mapping))
 
     monkeypatch.setattr(keras, "StatelessScope", scope)
-    error, name = worst(expected, gradients(trainer, batch)[0])
-    assert len(passes) == 2 * blocks
-    moved = max(np.abs(value - after[path]).max() for path, value in averages(trainer).items())
-    assert (error > 1e-2, moved > 1e-6) == (what == "masks", what == "averages"), (error, name)
+    error, path = largest_error(expected, compute_gradients(trainer, batch))
+    assert num_passes == 2 * num_blocks
+    after = trainers.moving_averages(trainer)
+    change = max(np.abs(value - averages[path]).max() for path, value in after.items())
+    detected = (error > 1e-2, change > 1e-6)
+    assert detected == (fault == "masks", fault == "averages"), (error, path)
 
 
 @pytest.mark.slow
 def test_it_compiles_under_xla():
-    found = []
-    for options in (dict(), dict(rematerialised=True, microbatch=ROWS)):
-        trainer, batch = trainer_of(0.0, **options)
-        compiled = bool(options)
-        found.append(gradients(trainer, batch, graph=True, jit_compile=compiled)[0])
-    assert worst(*found)[0] < 1e-9
+    expected = compute_gradients(*trainer_and_batch(0.0), graph=True)
+    trainer, batch = trainer_and_batch(0.0, remat=True, microbatch=MICROBATCH)
+    compiled = compute_gradients(trainer, batch, graph=True, jit_compile=True)
+    assert largest_error(expected, compiled)[0] < 1e-9
 
 
-def test_a_run_goes_on_with_the_switch_changed(tmp_path):
-    config = {"rematerialise": False, "steps": 3, "precision": "float32"}
+def test_a_run_can_resume_with_remat_changed(tmp_path):
+    config = {"remat": False, "steps": 3, "precision": "float32"}
     checkpoints.write_json(str(tmp_path / "config.json"), config)
-    assert checkpoints.check_same_config(str(tmp_path), {**config, "rematerialise": True})
-    trainer, batch = trainer_of()
-    saved = checkpoints.CheckpointManager(str(tmp_path), trainer)
-    assert not saved.restore({"vocabulary_hash": "x"})
+    assert checkpoints.check_same_config(str(tmp_path), {**config, "remat": True})
+    trainer, batch = trainer_and_batch()
+    manager = checkpoints.CheckpointManager(str(tmp_path), trainer)
+    assert not manager.restore({"vocabulary_hash": "x"})
     trainer.train_step(batch)
-    saved.save(1)
-    saved.wait_until_finished()
-    again, _ = trainer_of(rematerialised=True)
-    assert checkpoints.CheckpointManager(str(tmp_path), again).restore({"vocabulary_hash": "x"})
+    manager.save(1)
+    manager.wait_until_finished()
+    resumed, _ = trainer_and_batch(remat=True)
+    manager = checkpoints.CheckpointManager(str(tmp_path), resumed)
+    assert manager.restore({"vocabulary_hash": "x"})
     trainer.train_step(batch)
-    again.train_step(batch)
-    for one, two in zip(trainer.encoder.variables, again.encoder.variables, strict=True):
-        np.testing.assert_allclose(two.numpy(), one.numpy(), rtol=1e-9, err_msg=one.path)
+    resumed.train_step(batch)
+    expected, actual = trainers.weights_of(trainer), trainers.weights_of(resumed)
+    for path, value in expected.items():
+        np.testing.assert_allclose(actual[path], value, rtol=1e-9, err_msg=path)
