@@ -83,6 +83,13 @@ def test_pages_of_the_site_link_only_to_pages_of_the_site(path):
         assert file.startswith(os.path.join(ROOT, "docs")), f"{target} is not part of the site"
 
 
+def test_documented_api_exists():
+    """The reference is built from the source, without imports, so names are checked likewise."""
+    names = [name for path in DOCS for name in re.findall(r"^::: ([\w.]+)$", read(path), re.M)]
+    assert len(names) > 20
+    assert not [name for name in names if not _is_defined(name)]
+
+
 def test_navigation_lists_every_page():
     listed = re.findall(r": (\w+\.md)$", read(os.path.join(ROOT, "mkdocs.yml")), re.MULTILINE)
     assert sorted(listed) == [os.path.basename(path) for path in DOCS]
@@ -150,6 +157,21 @@ def string_constants():
             nodes = ast.walk(ast.parse(read(path)))
             texts += [n.value for n in nodes if isinstance(n, ast.Constant) and n.value]
     return "\n".join(text for text in texts if isinstance(text, str))
+
+
+def _is_defined(name):
+    """Returns whether a dotted name is a module, or a name that a module defines or imports."""
+    path = os.path.join(ROOT, *name.split("."))
+    if os.path.isdir(path) or os.path.isfile(f"{path}.py"):
+        return True
+    parent, last = os.path.split(path)
+    files = [path for path in (f"{parent}.py", f"{parent}/__init__.py") if os.path.isfile(path)]
+    for node in ast.walk(ast.parse(read(files[0]))) if files else ():
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == last:
+            return True
+        if isinstance(node, ast.ImportFrom) and last in [alias.name for alias in node.names]:
+            return True
+    return False
 
 
 def _anchor(heading):
