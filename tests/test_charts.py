@@ -1,3 +1,5 @@
+"""The chart of average recall per language."""
+
 import math
 import os
 
@@ -18,26 +20,26 @@ GROUPS = {"trained": ["en", "de", "fr"], "unseen": ["ko"]}
 
 @pytest.fixture
 def figures(monkeypatch):
-    """The figures that are drawn, to look inside."""
+    """Collects the figures that are drawn."""
     from matplotlib.figure import Figure
 
     drawn = []
 
-    class Kept(Figure):
+    class CollectedFigure(Figure):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
             drawn.append(self)
 
-    monkeypatch.setattr(charts, "_figure", lambda: Kept)
+    monkeypatch.setattr(charts, "_figure_class", lambda: CollectedFigure)
     return drawn
 
 
-def legend(figure):
+def legend_texts(figure):
     return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
-def test_bars_show_the_values_of_each_group_apart(tmp_path, figures):
-    reports.bar_chart(tmp_path / "bars.png", SERIES, GROUPS, chance=0.5, control="control")
+def test_bars_show_the_values_of_each_group_in_its_panel(tmp_path, figures):
+    reports.recall_chart(tmp_path / "bars.png", SERIES, GROUPS, chance=0.5, control="control")
     axes = figures[0].axes
     assert [axis.get_title(loc="left") for axis in axes] == ["trained", "unseen", "other"]
     labels = [[label.get_text() for label in axis.get_xticklabels()] for axis in axes]
@@ -46,7 +48,7 @@ def test_bars_show_the_values_of_each_group_apart(tmp_path, figures):
     assert heights == [[60.0, 10.0], [62.0, 11.0], [57.0, 51.0]]
     not_scored = axes[2].containers[0][0]
     assert math.isnan(not_scored.get_height())
-    assert legend(figures[0]) == ["mural", "control", "etcl", "chance"]
+    assert legend_texts(figures[0]) == ["mural", "control", "etcl", "chance"]
     assert axes[0].get_ylabel() == "Average Recall (%)"
     assert Image.open(tmp_path / "bars.png").format == "PNG"
 
@@ -59,36 +61,36 @@ def test_many_languages_become_dots_sorted_by_gain(tmp_path, figures):
         "etcl": {code: 20.0 + gain for code, gain in gains.items()},
     }
     groups = {"trained": codes[:5], "unseen": codes[5:]}
-    reports.bar_chart(tmp_path / "dots.png", series, groups, chance=dict.fromkeys(codes, 1.0))
+    reports.recall_chart(tmp_path / "dots.png", series, groups, chance=dict.fromkeys(codes, 1.0))
     axes = figures[0].axes
-    shown = [label.get_text() for axis in axes for label in axis.get_yticklabels()]
-    assert shown[:5] == sorted(codes[:5], key=gains.get, reverse=True)
-    assert shown[5:] == sorted(codes[5:], key=gains.get, reverse=True)
+    order = [label.get_text() for axis in axes for label in axis.get_yticklabels()]
+    assert order[:5] == sorted(codes[:5], key=gains.get, reverse=True)
+    assert order[5:] == sorted(codes[5:], key=gains.get, reverse=True)
     texts = [text.get_text() for axis in axes for text in axis.texts]
     assert [text for text in texts if text in groups] == ["trained", "unseen"]
     numbers = [text for text in texts if text not in groups]
-    assert numbers == [f"{gains[code]:+.1f}" for code in shown]
+    assert numbers == [f"{gains[code]:+.1f}" for code in order]
     assert "-10.0" in numbers and "+69.0" in numbers
-    assert legend(figures[0]) == ["control", "etcl", "chance"]
+    assert legend_texts(figures[0]) == ["control", "etcl", "chance"]
     assert Image.open(tmp_path / "dots.png").format == "PNG"
 
 
-def test_a_dot_stands_at_its_value(tmp_path, figures):
+def test_dots_are_at_their_values(tmp_path, figures):
     values = {f"l{i}": 1.5 * i for i in range(31)}
-    reports.bar_chart(tmp_path / "dots.png", {"mural": values})
+    reports.recall_chart(tmp_path / "dots.png", {"mural": values})
     (axis,) = figures[0].axes
-    shown = [label.get_text() for label in axis.get_yticklabels()]
-    rows = dict(zip(axis.get_yticks(), shown, strict=True))
+    labels = [label.get_text() for label in axis.get_yticklabels()]
+    rows = dict(zip(axis.get_yticks(), labels, strict=True))
     dots = [line for line in axis.lines if line.get_marker() == "o"]
-    found = {rows[line.get_ydata()[0]]: line.get_xdata()[0] for line in dots}
-    assert found == values
-    # One series has no gains: the nameless group's heading is all the text there is.
+    drawn = {rows[line.get_ydata()[0]]: line.get_xdata()[0] for line in dots}
+    assert drawn == values
+    # A single series has no gains: the only text is the empty heading of the group.
     assert [text.get_text() for text in axis.texts] == [""]
 
 
-def test_charts_refuse_nothing_and_unknown_controls(tmp_path):
+def test_charts_without_values_or_with_an_unknown_control_are_rejected(tmp_path):
     with pytest.raises(UserError, match="no language to draw"):
-        reports.bar_chart(tmp_path / "none.png", {"mural": {}})
+        reports.recall_chart(tmp_path / "none.png", {"mural": {}})
     with pytest.raises(UserError, match="unknown control 'x'"):
-        reports.bar_chart(tmp_path / "none.png", {"mural": {"en": 1.0}}, control="x")
+        reports.recall_chart(tmp_path / "none.png", {"mural": {"en": 1.0}}, control="x")
     assert os.listdir(tmp_path) == []

@@ -1,321 +1,225 @@
+"""`tf_mural.Embedder`, the public interface of a trained model."""
+
 import io
+import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
+from conftest import ROOT
+from helpers.images import encode, random_pixels
 
+import tf_mural
+from tf_mural import experiment
+from tf_mural.data import image_ops
 from tf_mural.errors import UserError
-from tf_mural.evaluation import batch_embedder as embedder_module
-from tf_mural.evaluation.batch_embedder import Embedder
+from tf_mural.evaluation.batch_embedder import BadImage
 
 
-def png(value, size=4):
-    """A grey image whose pixels are `value`."""
-    file = io.BytesIO()
-    Image.fromarray(np.full((size, size, 3), value, np.uint8)).save(file, "PNG")
-    return file.getvalue()
+@pytest.fixture(scope="module")
+def embedder(finished):
+    return tf_mural.Embedder.load(finished[0], batch_size=4)
 
 
-def decode(encoded):
-    return tf.ensure_shape(tf.io.decode_png(encoded, channels=3), (4, 4, 3))
-
-
-def turn(value):
-    """A point on the circle for each value, not of length 1: the embedder makes it so."""
-    angle = tf.cast(value, tf.float32) / 300.0
-    return 3.0 * tf.stack([tf.cos(angle), tf.sin(angle)], axis=1)
-
-
-def on_circle(values):
-    angle = np.asarray(values, np.float64).reshape(-1) / 300.0
-    return np.stack([np.cos(angle), np.sin(angle)], axis=1)
-
-
-def lengths_tokenizer(strings):
-    return tf.strings.length(strings)[:, None]  # (n, 1)
-
-
-class Watched:
-    """An encoder that notes the shapes it was called with."""
-
-    def __init__(self, value):
-        self.shapes = []
-        self.value = value
-
-    def __call__(self, batch):
-        self.shapes.append(tuple(batch.shape))
-        return turn(self.value(tf.convert_to_tensor(batch)))
-
-
-def make(batch_size=3, **options):
-    images = Watched(lambda pixels: pixels[:, 0, 0, 0])
-    texts = Watched(lambda tokens: tokens[:, 0])
-    embedder = Embedder(
-        images, texts, lengths_tokenizer, decode, width=2, batch_size=batch_size, **options
+def test_importing_the_package_does_not_import_keras():
+    code = (
+        "import sys, tf_mural\n"
+        "assert 'Embedder' in dir(tf_mural) and 'keras' not in sys.modules\n"
+        "try:\n    tf_mural.Embeder\nexcept AttributeError as error:\n    print(error)\n"
     )
-    return embedder, images, texts
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert process.stdout == "module 'tf_mural' has no attribute 'Embeder'\n", process.stderr
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 7, 9])
-def test_any_number_of_images_in_order_and_batches_of_one_size(count):
-    embedder, encoder, _ = make()
-    values = [(37 * i) % 256 for i in range(count)]
-    rows = embedder.images(png(value) for value in values)
-    assert rows.dtype == np.float32 and rows.shape == (count, 2)
-    np.testing.assert_allclose(rows, on_circle(values), atol=1e-6)
-    assert encoder.shapes == [(3, 4, 4, 3)] * -(-count // 3)
+def test_texts_become_unit_rows_in_order(embedder):
+    rows = embedder.embed_texts(["a red circle", "ein Kreis", "一个圆", "a red circle", ""])
+    assert rows.shape == (5, embedder.width) and rows.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1.0, atol=1e-6)
+    np.testing.assert_allclose(rows[0], rows[3], atol=1e-6)
+    assert np.abs(rows[0] - rows[1]).max() > 1e-4
+    assert embedder.embed_texts([]).shape == (0, embedder.width)
+    assert embedder.embed_texts(["broken \udcff text"]).shape == (1, embedder.width)
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 7, 9])
-def test_any_number_of_texts_in_order_and_batches_of_one_size(count):
-    embedder, _, encoder = make()
-    values = [(37 * i) % 256 for i in range(count)]
-    rows = embedder.texts("x" * value for value in values)
-    assert rows.dtype == np.float32 and rows.shape == (count, 2)
-    np.testing.assert_allclose(rows, on_circle(values), atol=1e-6)
-    assert encoder.shapes == [(3, 1)] * -(-count // 3)
+def test_images_are_accepted_as_bytes_paths_arrays_and_pillow_images(embedder, tmp_path):
+    from PIL import Image
+
+    array = random_pixels()
+    encoded = tf.io.encode_png(array).numpy()
+    path = tmp_path / "image ü.png"
+    path.write_bytes(encoded)
+    rows = embedder.embed_images([encoded, str(path), path, array, Image.fromarray(array)])
+    np.testing.assert_allclose(rows, np.tile(rows[:1], (5, 1)), atol=1e-6)
+    gray = random_pixels(channels=1)
+    with_and_without_axis = embedder.embed_images([gray, gray[..., 0]])
+    np.testing.assert_allclose(*with_and_without_axis, atol=1e-6)
+    assert embedder.embed_images([random_pixels(channels=4)]).shape == (1, embedder.width)
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1.0, atol=1e-6)
 
 
-class Padding:
-    """A token a character, padded to `width` with 0 at the end; notes how many texts it gets."""
-
-    pad_id = 0
-
-    def __init__(self, width=64):
-        self.width = width
-        self.seen = []
-
-    def __call__(self, strings):
-        self.seen.append(len(strings))
-        tokens = np.zeros((len(strings), self.width), np.int32)
-        for row, text in zip(tokens, strings.numpy(), strict=True):
-            row[: len(text)] = np.frombuffer(text, np.uint8)[: self.width]
-        return tf.constant(tokens)
+def test_a_webp_image_equals_its_pixels(embedder):
+    array = random_pixels()
+    rows = embedder.embed_images([encode(array, "WEBP", lossless=True), array])
+    np.testing.assert_allclose(rows[0], rows[1], atol=1e-6)
 
 
-def by_tokens(shapes):
-    """An encoder of all tokens of a row, in which padding counts nothing."""
+def test_a_16_bit_pillow_image_equals_its_file(embedder, tmp_path):
+    from PIL import Image
 
-    def encode(tokens):
-        shapes.append(tokens.shape)
-        tokens = np.asarray(tokens, np.float64)
-        places = np.arange(1, tokens.shape[1] + 1)
-        return np.stack([(tokens * np.sin(places)).sum(1), (tokens * np.cos(places)).sum(1)], 1)
-
-    return encode
-
-
-def texts_of(lengths):
-    random = np.random.default_rng(0)
-    return ["".join(map(chr, random.integers(97, 123, length))) for length in lengths]
+    path = tmp_path / "16_bits.png"
+    gray = np.random.default_rng(0).integers(0, 1 << 16, (40, 30), np.uint16)
+    Image.fromarray(gray).save(path)
+    assert image_ops.decode(path.read_bytes()).numpy().max() > 200
+    with Image.open(path) as image:
+        rows = embedder.embed_images([path, image])
+    np.testing.assert_allclose(rows[0], rows[1], atol=1e-6)
 
 
-@pytest.mark.parametrize("count", [0, 1, 5, 23, 500, 1001])
-def test_texts_cut_to_their_length_give_the_same_rows_in_order(count, monkeypatch):
-    monkeypatch.setattr(embedder_module, "_WINDOW", 20)
-    texts = texts_of(np.random.default_rng(1).integers(0, 80, count))
-    rows, shapes = {}, {}
-    for lengths in (embedder_module.TEXT_LENGTHS, ()):
-        shapes[lengths] = []
-        encode = by_tokens(shapes[lengths])
-        embedder = Embedder(
-            encode, encode, Padding(), decode, width=2, batch_size=5, text_lengths=lengths
-        )
-        rows[lengths] = embedder.texts(iter([text or "." for text in texts]))
-    cut, whole = rows.values()
-    assert cut.shape == whole.shape == (count, 2)
-    np.testing.assert_allclose(cut, whole, atol=1e-6)
-    # Batches of one size still, as many as before, of the few widths.
-    few, one = shapes.values()
-    assert len(few) == len(one) == -(-count // 5) and set(one) <= {(5, 64)}
-    assert set(few) <= {(5, length) for length in embedder_module.TEXT_LENGTHS}
-    if count >= 500:
-        assert {length for _, length in few} == set(embedder_module.TEXT_LENGTHS)
-        assert sum(length for _, length in few) < 0.8 * 64 * len(few)
+def test_a_truncated_or_closed_pillow_image_is_named(embedder):
+    from PIL import Image
+
+    jpeg = encode(random_pixels(), "JPEG")
+    truncated = Image.open(io.BytesIO(jpeg[:-200]))
+    with pytest.raises(BadImage, match="position 1 cannot be read .*truncated"):
+        embedder.embed_images([random_pixels(), truncated])
+    with Image.open(io.BytesIO(jpeg)) as closed:
+        pass
+    with pytest.raises(BadImage, match="position 0 cannot be read"):
+        embedder.embed_images([closed])
 
 
-def test_each_batch_is_cut_to_the_shortest_length_that_holds_it():
-    shapes = []
-    embedder = Embedder(
-        *[by_tokens(shapes)] * 2, Padding(20), decode, width=2, batch_size=2, text_lengths=(4, 8)
-    )
-    embedder.texts(texts_of([3, 9, 4, 5, 8, 1, 20]))
-    # Sorted: 1 3 | 4 5 | 8 9 | 20. What no length holds keeps its own.
-    assert shapes == [(2, 4), (2, 8), (2, 20), (2, 20)]
+def test_integer_gray_values_must_be_below_256(embedder):
+    from PIL import Image
+
+    gray = random_pixels(channels=1)[..., 0]
+    rows = embedder.embed_images([gray, Image.fromarray(gray.astype(np.int32))])
+    np.testing.assert_allclose(rows[0], rows[1], atol=1e-6)
+    too_large = Image.fromarray(gray.astype(np.int32) * 1000)
+    with pytest.raises(BadImage, match="gray values from 0 to 255000, expected 0 to 255"):
+        embedder.embed_images([too_large])
 
 
-def test_padding_inside_a_row_is_not_cut_and_an_empty_row_neither():
-    class Rows(Padding):
-        def __call__(self, strings):
-            return tf.constant([[7, 0, 9, 0, 0, 0], [0] * 6])
-
-    shapes = []
-    embedder = Embedder(
-        *[by_tokens(shapes)] * 2, Rows(), decode, width=2, batch_size=1, text_lengths=(2, 3)
-    )
-    with pytest.raises(UserError, match="the one at position 1 has length 0.0"):
-        embedder.texts(["a", "b"])
-    assert shapes == [(1, 3), (1, 6)]
+def test_a_webp_image_with_too_many_pixels_is_rejected(embedder, monkeypatch):
+    monkeypatch.setattr(image_ops, "MAX_PIXELS", 1_000)
+    with pytest.raises(BadImage, match="30 x 40 pixels, above 1,000"):
+        embedder.embed_images([encode(random_pixels(), "WEBP")])
 
 
-def test_texts_are_read_a_window_at_a_time(monkeypatch):
-    monkeypatch.setattr(embedder_module, "_WINDOW", 4)
-    read, ahead = [0], []
-
-    def source():
-        for text in texts_of([3] * 1000):
-            read[0] += 1
-            yield text
-
-    tokenizer = Padding()
-    embedder = Embedder(
-        *[by_tokens([])] * 2,
-        tokenizer,
-        decode,
-        width=2,
-        batch_size=10,
-        progress=lambda _, done: ahead.append(read[0] - done),
-    )
-    assert embedder.texts(source()).shape == (1000, 2)
-    assert tokenizer.seen == [40] * 25
-    assert max(ahead) <= 40 + 30  # a window, and the batches that may still be running
+def test_the_first_of_several_bad_images_is_named(embedder):
+    """Images are checked ahead of decoding, so a later image may be rejected first."""
+    large = bytearray(tf.io.encode_png(random_pixels()).numpy())
+    large[16:24] = struct.pack(">II", 10_000, 10_000)
+    for _ in range(5):
+        with pytest.raises(BadImage) as caught:
+            embedder.embed_images(
+                [random_pixels(), b"no image", random_pixels(), random_pixels(), bytes(large)]
+            )
+        assert caught.value.position == 1
 
 
-def test_a_bad_embedding_says_its_position_in_what_was_handed_in():
-    texts = texts_of([9, 40, 3, 20, 6, 30, 5])
-    bad = ord(texts[3][0]), ord(texts[3][1])
-
-    def encode(tokens):
-        rows = np.ones((len(tokens), 2))
-        rows[(tokens[:, 0] == bad[0]) & (tokens[:, 1] == bad[1])] = np.nan
-        return rows
-
-    embedder = Embedder(encode, encode, Padding(), decode, width=2, batch_size=2)
-    with pytest.raises(UserError, match="texts: the one at position 3 has length nan") as refusal:
-        embedder.texts(texts)
-    assert refusal.value.position == 3
+def test_a_batch_size_of_0_is_rejected(finished):
+    with pytest.raises(UserError, match="batch_size is 0, expected at least 1"):
+        tf_mural.Embedder.load(finished[0], batch_size=0)
 
 
-def test_batches_are_handed_over_before_the_last_ones_are_waited_for():
-    events = []
-
-    class Running:
-        def __init__(self, number):
-            self.number = number
-
-        def __array__(self, dtype=None, copy=None):
-            events.append(f"waited {self.number}")
-            return np.ones((1, 2), np.float32)
-
-    def encode(batch):
-        events.append(f"began {len([e for e in events if e[0] == 'b'])}")
-        return Running(len([e for e in events if e[0] == "b"]) - 1)
-
-    embedder = Embedder(encode, encode, Padding(), decode, width=2, batch_size=1)
-    assert embedder.texts("abcd").shape == (4, 2)
-    assert events == [
-        *("began 0", "began 1", "began 2", "waited 0", "began 3", "waited 1"),
-        *("waited 2", "waited 3"),
-    ]
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        (b"RIFF\x00\x00\x00\x00WEBPcut", "image does not decode"),
+        (b"no image", "position 1 cannot be read"),
+        ("/no/such/file.jpg", "/no/such/file.jpg: No such file"),
+        (np.zeros((4, 4, 3), np.float32), r"\(4, 4, 3\) of float32, expected uint8"),
+        (np.zeros((4, 4, 2), np.uint8), r"\(4, 4, 2\) of uint8"),
+        (3, r"expected uint8 \(h, w, 3\)"),
+    ],
+)
+def test_a_bad_image_is_named_by_its_position(embedder, item, message):
+    with pytest.raises(BadImage, match=message) as caught:
+        embedder.embed_images([random_pixels(), item, random_pixels()])
+    assert caught.value.position == 1
 
 
-def test_a_real_tower_gives_the_same_rows_whatever_the_length():
-    from tf_mural import experiment, models
-    from tf_mural.data.tokenizers import Tokenizer
-    from tf_mural.data.vocabulary import SPECIAL_TOKENS
-
-    tokenizer = Tokenizer([*SPECIAL_TOKENS, *"abcdefghijklmnopqrstuvwxyz"], max_tokens=64)
-    encoder = models.dual_encoder(
-        {"name": "tiny", "image_size": 32},
-        {"name": "nano", "vocabulary_size": tokenizer.size},
-        16,
-    )
-    cut = experiment.embedder(encoder, tokenizer, {"resize": 32, "crop": 32}, batch_size=8)
-    texts = [" ".join(text) for text in texts_of(np.random.default_rng(1).integers(1, 90, 100))]
-    tokens = tokenizer(tf.constant(texts)).numpy()
-    assert (tokens[:, -1] != 0).any() and (tokens[:, 12] == 0).any()
-    whole = np.asarray(encoder.encode("text", tokens))
-    np.testing.assert_allclose(cut.texts(texts), whole, atol=1e-5)
+def test_a_damaged_file_is_named(embedder, tmp_path):
+    path = tmp_path / "damaged.png"
+    path.write_bytes(tf.io.encode_png(random_pixels()).numpy()[:60])
+    with pytest.raises(BadImage, match="damaged.png"):
+        embedder.embed_images([str(path)])
 
 
-def test_many_images_stay_in_order_when_decoded_in_parallel():
-    embedder, _, _ = make(batch_size=16)
-    values = np.random.default_rng(0).integers(0, 256, 300)
-    # Large and small images take different times to decode.
-    embedder._preprocess = lambda encoded: tf.io.decode_png(encoded, channels=3)[:4, :4]
-    rows = embedder.images(png(v, 4 if i % 2 else 200) for i, v in enumerate(values))
-    np.testing.assert_allclose(rows, on_circle(values), atol=1e-6)
+def test_an_image_with_too_many_pixels_is_rejected_before_it_is_decoded(embedder):
+    encoded = bytearray(tf.io.encode_png(random_pixels()).numpy())
+    encoded[16:24] = struct.pack(">II", 10_000, 10_000)
+    with pytest.raises(BadImage, match="10000 x 10000 pixels, above 89,478,485: shrink it first"):
+        embedder.embed_images([bytes(encoded)])
 
 
-def test_works_with_compiled_encoders_that_trace_once():
-    traces = []
-
-    @tf.function
-    def encode(tokens):
-        traces.append(tokens.shape)
-        return turn(tokens[:, 0])
-
-    embedder = Embedder(encode, encode, lengths_tokenizer, decode, width=2, batch_size=4)
-    np.testing.assert_allclose(
-        embedder.texts(["a", "bb", "", "d", "e"])[1], on_circle(2)[0], atol=1e-6
-    )
-    embedder.texts(["a"])
-    assert traces == [(4, 1)]
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "GIF", "BMP"])
+def test_the_size_is_read_from_the_header(image_format):
+    encoded = encode(random_pixels(height=37, width=91), image_format)
+    assert image_ops.header_size(encoded) == (91, 37)
+    assert image_ops.header_size(encoded[:9]) is None
+    assert image_ops.header_size(b"") is None
 
 
-def test_a_bad_image_is_named_by_its_position():
-    embedder, _, _ = make()
-    images = [png(i) for i in range(8)]
-    images[5] = images[5][:40]
-    with pytest.raises(UserError, match="image at position 5 cannot be read") as refusal:
-        embedder.images(images)
-    assert refusal.value.position == 5
-    assert "(Invalid PNG" in str(refusal.value)
-    with pytest.raises(UserError, match="position 0"):
-        embedder.images([b""])
+@pytest.mark.parametrize("method", ["embed_texts", "embed_images"])
+def test_a_single_string_is_rejected(embedder, method):
+    with pytest.raises(UserError, match="expected a list"):
+        getattr(embedder, method)("a red circle")
 
 
-def test_an_error_of_the_source_comes_through_as_it_is():
-    def source():
-        yield png(1)
-        raise UserError("shard 3 is cut short")
-
-    with pytest.raises(UserError, match="^shard 3 is cut short$"):
-        make()[0].images(source())
+def test_an_item_that_is_not_a_string_is_named(embedder):
+    with pytest.raises(UserError, match="text at position 1 is of type int"):
+        embedder.embed_texts(["a", 3])
 
 
-def test_an_error_of_the_source_waits_for_the_images_before_it():
-    def source():
-        yield from (png(1), b"", png(2))
-        raise UserError("shard 3 is cut short")
-
-    for _ in range(5):  # it is read ahead, as far as threads get
-        with pytest.raises(UserError, match="position 1"):
-            make()[0].images(source())
+def test_texts_without_known_tokens_are_detected(embedder):
+    assert list(embedder.has_known_tokens(["a red circle", "☃☃", ""])) == [True, False, False]
+    assert embedder.has_known_tokens([]).shape == (0,)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, 0.0])
-def test_embeddings_that_are_no_direction_are_refused(bad):
-    def encode(tokens):
-        broken = tf.cast(tokens == 5, tf.float32)
-        return tf.where(broken > 0, bad, tf.ones((3, 2)))
-
-    embedder = Embedder(encode, encode, lengths_tokenizer, decode, width=2, batch_size=3)
-    assert embedder.texts(["", "a", "b", "c"]).shape == (4, 2)
-    with pytest.raises(UserError, match="embeddings of texts: the one at position 4 has length"):
-        embedder.texts(["", "a", "b", "c", "xxxxx"])
-
-
-def test_an_encoder_of_another_width_is_refused():
-    embedder = Embedder(turn, lambda t: turn(t[:, 0]), lengths_tokenizer, decode, width=3)
-    with pytest.raises(ValueError, match=r"shape \(64, 2\): expected \(64, 3\)"):
-        embedder.texts(["a"])
+def test_progress_has_rate_and_remaining_time(embedder, capsys, monkeypatch):
+    monkeypatch.setattr("tf_mural.experiment.embedder._PROGRESS_SECONDS", 0.0)
+    embedder.embed_texts(["a red circle"] * 10, progress=True)
+    printed = capsys.readouterr().err
+    assert "texts: 4 of 10" in printed and "a second" in printed and "left" in printed
+    embedder.embed_texts(iter(["a red circle"] * 10), progress=True)
+    assert "texts: 10, " in capsys.readouterr().err
+    embedder.embed_texts(["a red circle"] * 10, progress=False)
+    assert not capsys.readouterr().err
 
 
-def test_progress_counts_real_rows():
-    seen = []
-    embedder, _, _ = make(progress=lambda *done: seen.append(done))
-    embedder.texts(["a"] * 7)
-    embedder.images([png(0)] * 2)
-    assert seen == [("texts", 3), ("texts", 6), ("texts", 7), ("images", 2)]
+def test_the_fingerprint_depends_on_weights_and_image_sizes(embedder, finished):
+    same = tf_mural.Embedder.load(finished[0])
+    assert same.fingerprint == embedder.fingerprint and len(same.fingerprint) == 32
+    model = experiment.load(str(finished[0]))
+    other_sizes = experiment.fingerprint(model.encoder, model.tokenizer, {"resize": 80, "crop": 64})
+    model.encoder.temperatures["shared"].assign(0.5)
+    other_weights = experiment.fingerprint(model.encoder, model.tokenizer, model.sizes)
+    assert len({other_sizes, other_weights, embedder.fingerprint}) == 3
+
+
+def test_a_path_without_a_model_is_rejected(tmp_path):
+    with pytest.raises(UserError, match="holds no trained model"):
+        tf_mural.Embedder.load(tmp_path)
+
+
+def test_replicas_share_the_work(finished):
+    """Two virtual devices give the embeddings of one device; needs its own process."""
+    code = f"""
+import sys; sys.path.insert(0, {ROOT!r})
+import numpy as np, tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+import tf_mural
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+texts = ["a red circle", "ein Kreis", "un cercle", "kruh", "a"]
+arrays = list(np.random.default_rng(0).integers(0, 256, (5, 20, 30, 3), np.uint8))
+single = tf_mural.Embedder.load({str(finished[0])!r})
+replicated = tf_mural.Embedder.load({str(finished[0])!r}, strategy, batch_size=3)
+np.testing.assert_allclose(replicated.embed_texts(texts), single.embed_texts(texts), atol=1e-6)
+np.testing.assert_allclose(replicated.embed_images(arrays), single.embed_images(arrays), atol=1e-6)
+"""
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr[-2000:]

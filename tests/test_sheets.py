@@ -1,4 +1,4 @@
-import os
+"""Contact sheets: layout, captions and missing fonts."""
 
 import numpy as np
 import pytest
@@ -14,11 +14,11 @@ def tiles(count, height=32, width=64):
     return np.stack([np.full((height, width, 3), 20 * i, np.uint8) for i in range(count)])
 
 
-def test_images_stand_in_rows(tmp_path):
+def test_images_are_laid_out_in_rows(tmp_path):
     captions = [[("en", "one")]] * 5
     assert reports.contact_sheet(tmp_path / "sheet.png", tiles(5), captions, columns=2) == []
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
-    # 256 wide with 16 between, 128 high with a line of text (20) and 32 of space.
+    # Tiles are 256 wide with gaps of 16, and 128 high with a line of text (20) and gaps of 32.
     assert sheet.shape == (3 * (128 + 20 + 32) + 16, 2 * 272 + 16, 3)
     for i in range(5):
         top, left = 16 + (i // 2) * 180, 16 + (i % 2) * 272
@@ -28,15 +28,15 @@ def test_images_stand_in_rows(tmp_path):
     assert (sheet[376:504, 288:544] == 255).all(), "no sixth image"
 
 
-def test_a_caption_without_a_font_says_so(tmp_path):
+def test_a_caption_without_a_font_is_replaced_by_a_note(tmp_path):
     captions = [[("en", "one"), ("xx", NO_FONT), ("ab", "a" + NO_FONT)]]
     assert reports.contact_sheet(tmp_path / "a.png", tiles(1), captions) == ["ab", "xx"]
-    said = [[("en", "one"), ("xx", "(no font)"), ("ab", "(no font)")]]
-    assert reports.contact_sheet(tmp_path / "b.png", tiles(1), said) == []
+    notes = [[("en", "one"), ("xx", "(no font)"), ("ab", "(no font)")]]
+    assert reports.contact_sheet(tmp_path / "b.png", tiles(1), notes) == []
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
-def test_scripts_that_join_letters_need_a_pillow_that_can(tmp_path, monkeypatch):
+def test_scripts_that_join_letters_need_a_pillow_with_raqm(tmp_path, monkeypatch):
     captions = [[("en", "one"), ("he", "אחד")]]
     monkeypatch.setattr(fonts, "_can_shape", lambda: False)
     assert reports.contact_sheet(tmp_path / "a.png", tiles(1), captions) == ["he"]
@@ -44,45 +44,23 @@ def test_scripts_that_join_letters_need_a_pillow_that_can(tmp_path, monkeypatch)
     assert reports.contact_sheet(tmp_path / "b.png", tiles(1), captions) == []
 
 
-def test_sheets_refuse_what_does_not_fit(tmp_path):
+def test_invalid_images_and_captions_are_rejected(tmp_path):
     with pytest.raises(ValueError, match="1 lists of captions for 2 images"):
         reports.contact_sheet(tmp_path / "a.png", tiles(2), [[]])
     with pytest.raises(ValueError, match="expected uint8"):
         reports.contact_sheet(tmp_path / "a.png", tiles(2).astype(np.float32), [[], []])
 
 
-def test_texts_fall_back_font_by_font(monkeypatch):
-    import matplotlib
-
-    sans = fonts._paths()[0]
-    serif = os.path.join(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSerif.ttf")
-    known = {sans: set("abאב"), serif: set("12")}
-    monkeypatch.setattr(fonts, "_paths", lambda: (sans, serif))
-    monkeypatch.setattr(fonts, "_characters", lambda path: known[path])
-
-    def found(text):
-        pieces = fonts.runs("en", text, 15)
-        return pieces and [(os.path.basename(font.path), piece) for font, piece in pieces]
-
-    a, b = "DejaVuSans.ttf", "DejaVuSerif.ttf"
-    assert found("ab ba") == [(a, "ab ba")]
-    assert found("21") == [(b, "21")]
-    assert found("ab 12 b") == [(a, "ab "), (b, "12 "), (a, "b")]
-    monkeypatch.setattr(fonts, "_can_shape", lambda: True)
-    assert found("אב 12") == [(b, "12"), (a, "אב ")]  # from right to left
-    assert found("abc") is None
-
-
 @pytest.mark.parametrize("text", ["a house and a garden and a tree", "a" * 30])
 def test_captions_are_wrapped_to_the_width(text):
     lines = sheets._wrap("en", text, 120)
     assert 1 < len(lines) <= 3
-    assert all(fonts.length(runs) <= 120 for runs in lines)
-    written = [piece for runs in lines for _, piece in runs]
-    assert "".join(written).replace(" ", "") == text.replace(" ", "")
+    assert all(fonts.runs_width(runs) <= 120 for runs in lines)
+    pieces = [piece for runs in lines for _, piece in runs]
+    assert "".join(pieces).replace(" ", "") == text.replace(" ", "")
 
 
-def test_a_mark_stays_with_its_letter():
+def test_a_combining_mark_stays_on_the_line_of_its_letter():
     lines = sheets._wrap("en", "e\u0301" * 30, 120)
     assert len(lines) > 1
     assert all(not runs[0][1].startswith("\u0301") for runs in lines)
@@ -92,4 +70,24 @@ def test_long_captions_end_in_an_ellipsis():
     lines = sheets._wrap("en", "word " * 40, 120)
     assert len(lines) == 3
     assert lines[-1][-1][1].endswith("…")
-    assert fonts.length(lines[-1]) <= 120
+    assert fonts.runs_width(lines[-1]) <= 120
+
+
+def test_images_of_any_size_are_aligned_at_the_bottom(tmp_path):
+    shapes = [(10, 40), (40, 10), (600, 300)]
+    images = [np.full((h, w, 3), 50 * (i + 1), np.uint8) for i, (h, w) in enumerate(shapes)]
+    assert reports.contact_sheet(tmp_path / "a.png", images, [[("en", "one")]] * 3, columns=3) == []
+    sheet = np.asarray(Image.open(tmp_path / "a.png"))
+    assert sheet.shape == (256 + 20 + 32 + 16, 3 * 272 + 16, 3)
+    boxes = [(272 - 64, 16, 256), (16, 288 + 96, 64), (16, 560 + 64, 128)]
+    for i, (top, left, width) in enumerate(boxes):
+        box = sheet[top:272, left : left + width]
+        assert (box == 50 * (i + 1)).all(), i
+        assert (sheet[16:272, 16 + 272 * i : 272 * (i + 1)] == 50 * (i + 1)).sum() == box.size
+
+
+def test_invalid_lists_of_images_are_rejected(tmp_path):
+    with pytest.raises(ValueError, match="expected uint8"):
+        reports.contact_sheet(tmp_path / "a.png", [np.zeros((4, 4), np.uint8)], [[]])
+    with pytest.raises(ValueError, match="expected uint8"):
+        reports.contact_sheet(tmp_path / "a.png", [], [])

@@ -1,3 +1,5 @@
+"""Tables of text, and tables of results."""
+
 import math
 
 import pytest
@@ -5,7 +7,7 @@ import pytest
 from tf_mural import reports
 from tf_mural.errors import UserError
 from tf_mural.evaluation.results import Result
-from tf_mural.reports import tables
+from tf_mural.reports import result_tables
 
 
 @pytest.mark.parametrize(
@@ -17,16 +19,16 @@ from tf_mural.reports import tables
         ("한국어", 6),
         ("ｶﾅ", 2),  # half-width
         ("e\u0301", 1),  # e with a combining accent
-        ("स्ते", 2),  # two consonants, two marks above and below
-        ("\u1112\u1161\u11ab", 2),  # one Korean syllable written as three letters
+        ("स्ते", 2),  # two consonants with two marks
+        ("\u1112\u1161\u11ab", 2),  # a Korean syllable of three letters
         ("a\u200d\ufe0fb", 2),  # joiner and variation selector
     ],
 )
-def test_display_width(text, width):
+def test_display_width_counts_columns_of_a_terminal(text, width):
     assert reports.display_width(text) == width
 
 
-def test_a_table_by_eye():
+def test_a_table_is_aligned():
     rows = [
         ["日本", 1.25, 3, "+2.0"],
         ["a", 100.0, None, "-1.0"],
@@ -43,7 +45,7 @@ def test_a_table_by_eye():
     ]
 
 
-def test_a_markdown_table_by_eye():
+def test_a_markdown_table_is_aligned_and_escaped():
     rows = [["a|b", 1.0], None, ["c", "word"]]
     assert reports.table(rows, ["x", "y"], markdown=True).split("\n") == [
         "| x    | y    |",
@@ -54,14 +56,14 @@ def test_a_markdown_table_by_eye():
     assert "| --: |" in reports.table([[1]], ["n"], markdown=True)
 
 
-def test_a_table_refuses_rows_of_another_width():
+def test_a_table_rejects_rows_of_another_width():
     with pytest.raises(ValueError, match="a row of 2 cells under 3 columns"):
         reports.table([[1, 2]], ["a", "b", "c"])
 
 
-def result(recalls, interval=None):
-    """A retrieval result whose six recalls are AR, AR + 1, ... in each language."""
-    names = [f"{way}_r{k}" for way in ("i2t", "t2i") for k in (1, 5, 10)]
+def make_result(recalls, interval=None):
+    """Returns a retrieval result whose recalls are AR, AR + 1, ... in each language."""
+    names = [f"{direction}_r{k}" for direction in ("i2t", "t2i") for k in (1, 5, 10)]
     values = {
         code: {name: recall + i for i, name in enumerate(names)}
         | {"average_recall": recall, "chance": 0.5}
@@ -72,14 +74,14 @@ def result(recalls, interval=None):
 
 
 RESULTS = {
-    "mural": result({"en": 60.0, "de": 10.0, "ko": 8.0}),
-    "control": result({"en": 62.0, "de": 11.0, "ko": 9.0, "it": 3.0}),
-    "etcl": result({"en": 57.0, "de": 51.0, "ko": 19.0}),
+    "mural": make_result({"en": 60.0, "de": 10.0, "ko": 8.0}),
+    "control": make_result({"en": 62.0, "de": 11.0, "ko": 9.0, "it": 3.0}),
+    "etcl": make_result({"en": 57.0, "de": 51.0, "ko": 19.0}),
 }
 GROUPS = {"trained": ["en", "de", "fr"], "unseen": ["ko"]}
 
 
-def test_retrieval_table_by_eye():
+def test_retrieval_table_has_groups_means_and_gains():
     assert reports.retrieval_table(RESULTS, GROUPS, control="control").split("\n") == [
         "AR (%)     chance  mural  control  etcl  mural - control  etcl - control",
         "------------------------------------------------------------------------",
@@ -96,20 +98,20 @@ def test_retrieval_table_by_eye():
     ]
 
 
-def test_retrieval_table_leaves_out_of_the_mean_what_a_model_lacks():
+def test_means_of_the_retrieval_table_have_only_complete_languages():
     lines = reports.retrieval_table(RESULTS, markdown=True).split("\n")
     assert lines[-1].split() == "| mean of 3 | 0.5 | 26.0 | 27.3 | 42.3 |".split()
     assert lines[-2].split() == "| it | 0.5 | - | 3.0 | - |".split()
 
 
-def test_retrieval_table_refuses_an_unknown_control():
+def test_retrieval_table_rejects_an_unknown_control():
     with pytest.raises(UserError, match="unknown control 'contrl'; known: mural, control, etcl"):
         reports.retrieval_table(RESULTS, control="contrl")
 
 
-def test_recall_table_by_eye():
+def test_recall_table_has_recalls_intervals_and_chance():
     table = reports.recall_table(
-        result({"de": 10.0, "en": 60.0}, (9.5, 11.0)), {"all": ["en", "de"]}
+        make_result({"de": 10.0, "en": 60.0}, (9.5, 11.0)), {"all": ["en", "de"]}
     )
     heading, _, first, second = table.split("\n")
     assert heading.split()[1:7] == ["i2t", "R@1", "i2t", "R@5", "i2t", "R@10"]
@@ -117,13 +119,13 @@ def test_recall_table_by_eye():
     assert second.split()[:2] == ["de", "10.0"]
 
 
-def test_arrange_keeps_every_language_once():
-    assert tables.arrange(["ko", "it", "en"], GROUPS) == {
+def test_group_languages_keeps_every_language_once():
+    assert result_tables.group_languages(["ko", "it", "en"], GROUPS) == {
         "trained": ["en"],
         "unseen": ["ko"],
         "other": ["it"],
     }
-    assert tables.arrange(["ko", "en"], None) == {"": ["ko", "en"]}
+    assert result_tables.group_languages(["ko", "en"], None) == {"": ["ko", "en"]}
 
 
 @pytest.mark.parametrize(
@@ -142,5 +144,5 @@ def test_arrange_keeps_every_language_once():
         (-1, "?"),
     ],
 )
-def test_eta(seconds, text):
-    assert reports.eta(seconds) == text
+def test_durations_have_two_units(seconds, text):
+    assert reports.format_duration(seconds) == text
