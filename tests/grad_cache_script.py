@@ -21,7 +21,8 @@ def gradients(strategy, one_tape=False, **options):
         trainer = trainers.make_trainer("etcl", 0.3, **options)
     if one_tape:
         with_one_tape(trainer, MICROBATCH)
-    return replicas.compute_gradients(strategy, trainer, trainers.make_batch("etcl"))
+    batch = trainers.make_batch("etcl")
+    return replicas.compute_gradients(strategy, trainer, batch, graph=not one_tape)
 
 
 def main(path):

@@ -72,19 +72,20 @@ def mean_in_forward_pass_only(tensors):
     return collectives.all_reduce_mean(tensors) if len(tensors) == 1 else list(tensors)
 
 
-def gradients(strategy, stage, change=without_sync, **options):
+def gradients(strategy, stage, change=without_sync, graph=False, **options):
     """Gradients, logs and moving averages, see `helpers.replicas.compute_gradients`.
 
     Args:
         strategy: the strategy.
         stage: "mural" or "etcl".
         change: callable from the `BackendFunctions` of the trainer to those that it uses.
+        graph: see `helpers.replicas.compute_gradients`.
         **options: of `trainers.make_trainer`.
     """
     with strategy.scope():
         trainer = trainers.make_trainer(stage, **options)
     trainer.core.backend = change(trainer.core.backend)
-    return replicas.compute_gradients(strategy, trainer, trainers.make_batch(stage))
+    return replicas.compute_gradients(strategy, trainer, trainers.make_batch(stage), graph)
 
 
 def dropout_masks(strategy, trainer, step):
@@ -130,7 +131,7 @@ def main(num_replicas, path):
     synchronized = {"virtual_batch_size": models.ALL_REPLICAS}
     trainers.set_precision("float64")
     for stage in trainers.MODALITIES:
-        keep(f"float64/{stage}", gradients(strategy, stage))
+        keep(f"float64/{stage}", gradients(strategy, stage, graph=stage == "etcl"))
     keep("synchronized", gradients(strategy, "etcl", **synchronized))
     if num_replicas == 2:
         options = {**synchronized, "all_reduce_mean": mean_in_forward_pass_only}

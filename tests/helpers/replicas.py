@@ -41,24 +41,26 @@ def split_batch(strategy, batch):
     return strategy.experimental_distribute_values_from_function(local_batch)
 
 
-def run_on_replicas(strategy, function, batch):
-    """Runs `function` on every replica with its part of a global batch, in a graph."""
-
-    @tf.function(autograph=False)
-    def run(batch):
-        return strategy.run(function, args=(batch,))
-
-    return run(split_batch(strategy, batch))
-
-
-def compute_gradients(strategy, trainer, batch):
+def compute_gradients(strategy, trainer, batch, graph=False):
     """Computes the gradients and logs of a global batch, summed over replicas.
+
+    Args:
+        strategy: the strategy that the trainer was created under.
+        trainer: a trainer on TensorFlow.
+        batch: nested structure of arrays.
+        graph: whether the step runs as a graph, as in training. Tracing one takes longer than to
+            run a step eagerly.
 
     Returns:
         {name: array}: "gradient/<path>", "log/<name>", and "average of <replica>/<path>", the
         moving averages of every replica.
     """
-    gradients, logs = run_on_replicas(strategy, trainer.core.compute_gradients, batch)
+
+    def run(batch):
+        return strategy.run(trainer.core.compute_gradients, args=(batch,))
+
+    run = tf.function(run, autograph=False) if graph else run
+    gradients, logs = run(split_batch(strategy, batch))
     local_values, arrays = strategy.experimental_local_results, {}
     for variable, gradient in zip(trainer.encoder.trainable_variables, gradients, strict=True):
         values = [x.numpy() for x in local_values(gradient)]
