@@ -1,8 +1,11 @@
-"""Shared by all tests: the package on the path, a quiet TensorFlow, and small runs to look at."""
+"""Fixtures of all tests: import paths, quiet TensorFlow, small record sets and small runs."""
 
+import dataclasses
+import json
 import os
 import sys
 
+import filelock
 import pytest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -10,7 +13,7 @@ for path in (ROOT, os.path.join(ROOT, "tools")):
     if path not in sys.path:
         sys.path.insert(0, path)
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # As in the tools, for numbers like theirs.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # As the commands do, for equal numbers.
 
 # Those that take minutes go first, so that no process is left with one of them in the end.
 _LONG = "distribute notebooks guard workers jax train presets microbatch planning".split()
@@ -26,18 +29,41 @@ SMALL_SCENES = {"train": 96, "bitext": 132, "test": 12}
 
 
 @pytest.fixture(scope="session")
-def data_dir(tmp_path_factory):
-    """A data folder with few scenes: a quarter of 96 in six languages, and 12 to test on."""
-    from tf_mural import conversion
-    from tf_mural.datasets import scenes
+def make_once(tmp_path_factory, worker_id):
+    """Returns `make_once(name, make)`: a folder that `make(folder)` fills once for all processes.
 
-    folder = tmp_path_factory.mktemp("data")
-    for split, count in SMALL_SCENES.items():
-        options = {"count": count, "units": 2}
-        conversion.convert(
-            scenes, "scenes", None, folder / "scenes", split, options, processes=1, progress=str
-        )
-    return folder
+    Test processes of one session share it, so tests must not write to it.
+    """
+    root = tmp_path_factory.getbasetemp()
+    root = root if worker_id == "master" else root.parent
+
+    def make_folder(name, make):
+        folder, complete = root / name, root / f"{name}.complete"
+        with filelock.FileLock(root / f"{name}.lock"):
+            if not complete.exists():
+                folder.mkdir()
+                make(folder)
+                complete.touch()
+        return folder
+
+    return make_folder
+
+
+@pytest.fixture(scope="session")
+def data_dir(make_once):
+    """A data folder with few scenes: 96 to train on, a quarter of them in six languages."""
+
+    def convert(folder):
+        from tf_mural import conversion
+        from tf_mural.datasets import scenes
+
+        for split, count in SMALL_SCENES.items():
+            options = {"count": count, "units": 2}
+            conversion.convert(
+                scenes, "scenes", None, folder / "scenes", split, options, processes=1, progress=str
+            )
+
+    return make_once("data", convert)
 
 
 @pytest.fixture(scope="session")
@@ -68,11 +94,17 @@ SMALL_RUN = (
 
 
 @pytest.fixture(scope="session")
-def finished(tools, data_dir, tmp_path_factory):
-    """(workdir, what was said) of a small run that `tools/train.py` trained to its end."""
-    workdir = tmp_path_factory.mktemp("finished") / "run"
-    arguments = (*SMALL_RUN, f"--data_dir={data_dir}", f"--workdir={workdir}")
-    return workdir, tools.run(workdir.parent, "train.py", *arguments)
+def finished(tools, data_dir, make_once):
+    """(workdir, output) of a small run that `tools/train.py` trained to its end."""
+
+    def train(folder):
+        arguments = (*SMALL_RUN, f"--data_dir={data_dir}", f"--workdir={folder / 'run'}")
+        output = tools.run(folder, "train.py", *arguments)
+        (folder / "output.json").write_text(json.dumps(dataclasses.asdict(output)))
+
+    folder = make_once("finished", train)
+    output = json.loads((folder / "output.json").read_text())
+    return folder / "run", tools.output(**output)
 
 
 @pytest.fixture

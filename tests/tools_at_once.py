@@ -35,6 +35,8 @@ class Done:
 class Tools:
     """Commands in folders: `Tools().run(cwd, "train.py", "--stage=align")`."""
 
+    output = Done
+
     def __init__(self):
         self._server = subprocess.Popen(
             [sys.executable, os.path.abspath(__file__)],
