@@ -1,4 +1,4 @@
-"""The paper's numbers in the package: all of them, in their places, the doubtful ones marked."""
+"""Published numbers: all numbers of the paper are present, and contradictions are marked."""
 
 import json
 import math
@@ -9,16 +9,16 @@ from conftest import ROOT
 
 from tf_mural.evaluation import TASKS, benchmarks, bitext, sts, zero_shot
 from tf_mural.reports import published
-from tf_mural.reports.results import flat
+from tf_mural.reports.result_tables import flatten_values
 
-MURAL, ETCL = published.MAIN
+MURAL, ETCL = published.MAIN_MODELS
 
 
 def values(benchmark, model, setting="zero-shot"):
-    return published.published(benchmark, setting)[model].values
+    return published.published_results(benchmark, setting)[model].values
 
 
-def test_numbers_read_in_the_paper():
+def test_selected_numbers_equal_those_read_in_the_paper():
     flickr = values("retrieval/flickr30k", ETCL)
     assert flickr["de", "average_recall"] == 85.6 and flickr["de", "i2t_r1"] == 77.5
     assert values("retrieval/flickr30k", MURAL, "fine-tune")["cs", "average_recall"] == 87.8
@@ -35,24 +35,24 @@ def test_numbers_read_in_the_paper():
 
 
 def test_published_rows_name_their_source():
-    rows = published.published("retrieval/xtd10")
+    rows = published.published_results("retrieval/xtd10")
     labse = rows["M-CLIP LABSE ViT-L/14"]
     assert labse.values["ja", "t2i_r10"] == 73.9 and labse.values["en", "t2i_r10"] == 91.6
-    assert len(labse.values) == 11 and not labse.of_paper
+    assert len(labse.values) == 11 and not labse.is_paper
     assert all(row.source.startswith("https://") for row in rows.values())
-    assert published.published("retrieval/scenes") == {}
+    assert published.published_results("retrieval/scenes") == {}
 
 
 def test_contradictory_cells_are_marked_with_the_reason():
     def doubtful(benchmark, model, setting="zero-shot"):
-        return published.published(benchmark, setting)[model].doubtful
+        return published.published_results(benchmark, setting)[model].doubtful
 
     swapped = {(code, f"{way}_r{k}") for code in ("ja", "ko") for way in ("i2t", "t2i")
                for k in (1, 5, 10)}  # fmt: skip
     assert set(doubtful("retrieval/coco", ETCL)) == swapped
-    tuned = doubtful("retrieval/coco", ETCL, "fine-tune")
-    assert set(tuned) == swapped | {("ko", "average_recall"), ("mean", "average_recall")}
-    assert "74.5" in tuned["ko", "average_recall"]
+    fine_tuned = doubtful("retrieval/coco", ETCL, "fine-tune")
+    assert set(fine_tuned) == swapped | {("ko", "average_recall"), ("mean", "average_recall")}
+    assert "74.5" in fine_tuned["ko", "average_recall"]
     assert not doubtful("retrieval/flickr30k", ETCL)
     groups = {("groups/all", "top1"), ("groups/well_resourced", "top1")}
     assert groups <= set(doubtful("zero_shot/imagenet", ETCL))
@@ -62,52 +62,54 @@ def test_contradictory_cells_are_marked_with_the_reason():
     assert set(doubtful("bitext/tatoeba", "m-USE")) == {("groups/langs83", "accuracy")}
 
 
-def test_what_is_not_doubtful_is_consistent():
-    """Groups that are not marked are the means of their members, to what rounding allows."""
-    checked = 0
-    for name, groups, members in (
+def test_unmarked_groups_are_the_means_of_their_members():
+    """The tolerance is the rounding error of the printed numbers."""
+    num_checked = 0
+    for name, groups, metric in (
         ("zero_shot/food101", zero_shot.GROUPS, "top1"),
         ("zero_shot/sun397", zero_shot.GROUPS, "top1"),
         ("bitext/tatoeba", bitext.GROUPS, "accuracy"),
         ("sts/sts2017", sts.GROUPS, "spearman"),
     ):
-        for row in published.published(name).values():
+        for row in published.published_results(name).values():
             for group, languages in groups.items():
-                place = (f"groups/{group}", members)
-                cells = [row.values.get((language, members)) for language in languages]
-                if place in row.values and place not in row.doubtful and None not in cells:
-                    assert abs(row.values[place] - math.fsum(cells) / len(cells)) < 0.11, place
-                    checked += 1
-    assert checked == 11  # 3 of Table 2, 4 of Table 12, 4 of Tables 3 and 4
+                cell = (f"groups/{group}", metric)
+                members = [row.values.get((language, metric)) for language in languages]
+                if cell in row.values and cell not in row.doubtful and None not in members:
+                    assert abs(row.values[cell] - math.fsum(members) / len(members)) < 0.11, cell
+                    num_checked += 1
+    assert num_checked == 11  # 3 of Table 2, 4 of Table 12, 4 of Tables 3 and 4
 
 
-def test_rows_are_of_benchmarks_and_measures_that_exist():
+def test_rows_belong_to_existing_benchmarks_and_tables():
     tables = {}
-    for row in published.paper()["rows"] + published.others()["rows"]:
+    for row in published.paper_numbers()["rows"] + published.other_numbers()["rows"]:
         benchmark = benchmarks.BENCHMARKS[row["benchmark"]]
         assert row["setting"] in published.SETTINGS
-        assert set(row.get("contradictory", {})) <= {"/".join(p) for p in flat(row["values"])}
-        assert all(0 <= value < 345 for value in flat(row["values"]).values())
+        assert set(row.get("contradictory", {})) <= {
+            "/".join(cell) for cell in flatten_values(row["values"])
+        }
+        assert all(0 <= value < 345 for value in flatten_values(row["values"]).values())
         if "table" in row:
             tables.setdefault(row["table"], set()).add(row["benchmark"])
             assert row["table"] in benchmark.tables
     assert set(tables) == set(range(1, 17))
     for name, benchmark in benchmarks.BENCHMARKS.items():
-        assert {t for t, names in tables.items() if name in names} == set(benchmark.tables)
-    for task, protocol in published.paper()["protocols"].items():
+        assert {table for table, names in tables.items() if name in names} == set(benchmark.tables)
+    for task, protocol in published.paper_numbers()["protocols"].items():
         assert protocol == vars(__import__(TASKS[task].__module__, fromlist=["x"]))["PROTOCOL"]
 
 
 def test_tables_that_repeat_a_number_agree():
     seen = {}
-    for row in published.paper()["rows"]:
-        for place, value in flat(row["values"]).items():
-            key = (row["benchmark"], row["model"], row["setting"], *place)
+    for row in published.paper_numbers()["rows"]:
+        for cell, value in flatten_values(row["values"]).items():
+            key = (row["benchmark"], row["model"], row["setting"], *cell)
             assert seen.setdefault(key, value) == value, key
 
 
 def numbers(tree):
-    """All numbers of nested lists and dicts, sorted."""
+    """Returns all numbers of nested lists and dicts, sorted."""
     if isinstance(tree, dict):
         tree = list(tree.values())
     if isinstance(tree, list):
@@ -116,45 +118,45 @@ def numbers(tree):
 
 
 @pytest.fixture(scope="module")
-def results():
+def paper():
     path = os.path.join(ROOT, "..", "shared", "paper", "results.json")
     if not os.path.exists(path):
-        pytest.skip("../shared/paper/results.json is not there")
+        pytest.skip("no ../shared/paper/results.json")
     with open(path, encoding="utf-8") as file:
         return json.load(file)
 
 
 @pytest.mark.parametrize("table", range(1, 17))
-def test_every_number_of_a_table_is_there_and_no_other(results, table):
-    rows = [row["values"] for row in published.paper()["rows"] if row["table"] == table]
-    source = results[f"table{table}"]
+def test_each_table_has_all_its_numbers_and_no_others(paper, table):
+    rows = [row["values"] for row in published.paper_numbers()["rows"] if row["table"] == table]
+    source = paper[f"table{table}"]
     expected = numbers(source["rows"] if "rows" in source else source["languages"])
     if table == 10:
-        expected = [67.8]  # the cell is empty: the number is in the text
+        expected = [67.8]  # the cell is empty in the table; the number is in the text
     if table == 11:
         expected = sorted(number for number in expected if number not in range(1, 11))
     assert numbers(rows) == expected
 
 
-def test_per_language_tables_are_in_their_places(results):
-    for code, cells in results["table14"]["languages"].items():
+def test_numbers_per_language_are_assigned_to_their_languages(paper):
+    for code, cells in paper["table14"]["languages"].items():
         for name, value in cells.items():
             assert values(f"zero_shot/{name}", ETCL)[code, "top1"] == value
     for table in ("table15", "table16"):
-        for code, cells in results[table]["languages"].items():
+        for code, cells in paper[table]["languages"].items():
             for model, value in cells.items():
                 assert values("bitext/tatoeba", model)[code, "accuracy"] == value
-    for row in results["table1"]["rows"]:
+    for row in paper["table1"]["rows"]:
         for name, key in (("retrieval/flickr30k", "flickr30k"), ("retrieval/coco", "mscoco_5k")):
             for code, value in row[key].items():
                 if value is not None:
                     code = "mean" if code == "avg" else code
-                    found = values(name, row["model"], row["type"])
-                    assert found[code, "average_recall"] == value
+                    numbers_of_model = values(name, row["model"], row["type"])
+                    assert numbers_of_model[code, "average_recall"] == value
 
 
-def test_groups_are_those_of_the_paper(results):
-    groups = results["groups"]
+def test_the_groups_are_those_of_the_paper(paper):
+    groups = paper["groups"]
     assert {name: set(g) for name, g in zero_shot.GROUPS.items()} == {
         name: set(g) for name, g in groups["zero_shot_classification"].items()
     }
