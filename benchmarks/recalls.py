@@ -42,7 +42,7 @@ class Recalls:
         """Recalls by `tf_mural.evaluation.metrics`."""
         from tf_mural.evaluation import metrics
 
-        return metrics.retrieval(self._images, self._texts, self._text_images)
+        return metrics.retrieval_recalls(self._images, self._texts, self._text_images)
 
     def numpy(self):
         """Recalls as one would write them down: all scores, all sorted, both ways."""

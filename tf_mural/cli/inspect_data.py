@@ -230,4 +230,4 @@ def _write_images(name, records, summary):
     without_font = reports.contact_sheet(path, images, captions)
     print(f"written to {path}")
     if without_font:
-        print(reports.fonts.advice(pair for pairs in captions for pair in pairs))
+        print(reports.fonts.installation_advice(pair for pairs in captions for pair in pairs))
