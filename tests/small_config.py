@@ -1,11 +1,11 @@
-"""A config of small towers and few steps: tools/train.py --config=workers_config.py --stage=etcl"""
+"""Config with small encoders and few steps: tools/train.py --config=small_config.py --stage=etcl"""
 
 import os
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-from helpers import trainers  # noqa: E402, F401  adds the sizes "test"
+from helpers import trainers  # noqa: E402, F401  registers the encoders "test"
 
 from configs import etcl, mural  # noqa: E402
 
@@ -13,7 +13,7 @@ STEPS = {"mural": 4, "etcl": 6}
 
 
 def get_config(stage):
-    """A stage with everything that several processes could get wrong, dropout apart."""
+    """Returns a stage with all features that several processes may affect, except dropout."""
     config = {"mural": mural, "etcl": etcl}[stage].get_config("tiny")
     config.model.image.name = config.model.text.name = "test"
     config.model.image.image_size = config.images.crop = 32
@@ -22,7 +22,7 @@ def get_config(stage):
     config.model.embedding_dim = 16
     config.batch_size, config.steps = 8, STEPS[stage]
     config.optimizer.warmup_steps = 0
-    # Else LAMB makes whole steps out of the rounding that is all there is to some gradients.
+    # Without it, LAMB would take full steps along gradients that consist of rounding errors only.
     config.optimizer.epsilon = 1e-3
     config.log_every = 1
     config.checkpoint_every = 2

@@ -1,7 +1,8 @@
-"""Starts runs of several processes on this machine, without TensorFlow's import for each of them.
+"""Starts runs with several processes on this machine, without importing TensorFlow in each.
 
-`Workers` starts one process that imports everything, and forks the processes of a run, which find
-each other by TF_CONFIG over loopback. Run as a script it is that process.
+`Launcher` starts a server process that imports everything, and that forks the processes of a run.
+These find each other with TF_CONFIG on the loopback device. Run as a script, this file is the
+server.
 """
 
 import json
@@ -13,13 +14,12 @@ import subprocess
 import sys
 import time
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-TOOLS = os.path.join(os.path.dirname(HERE), "tools")
-_SECONDS = 400  # after which a process is ended
+TESTS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_TIMEOUT_SECONDS = 400  # after which a process is killed
 
 
-class Workers:
-    """Runs of several processes: `with Workers() as workers: workers.start(...)`."""
+class Launcher:
+    """Starts scripts as one or several processes: `with Launcher() as launcher: ...`."""
 
     def __init__(self):
         self._server = subprocess.Popen(
@@ -30,9 +30,15 @@ class Workers:
         )
 
     def start(self, cwd, count, *argv):
-        """Starts a script as `count` processes, without TF_CONFIG if it is one; returns a `Job`.
+        """Starts a script.
 
-        What process i writes goes to the files i.out and i.err in `cwd`.
+        Args:
+            cwd: working folder. Process i writes to the files i.out and i.err in it.
+            count: number of processes; a single process has no TF_CONFIG.
+            *argv: path of the script, and its arguments.
+
+        Returns:
+            A `Job`.
         """
         os.makedirs(cwd, exist_ok=True)
         addresses = [f"127.0.0.1:{port}" for port in _free_ports(count)]
@@ -40,8 +46,8 @@ class Workers:
         for i in range(count):
             for name in ("out", "err"):
                 open(os.path.join(cwd, f"{i}.{name}"), "w").close()
-            task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": i}}
-            request = [str(cwd), i, [str(a) for a in argv], task if count > 1 else None]
+            tf_config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": i}}
+            request = [str(cwd), i, [str(a) for a in argv], tf_config if count > 1 else None]
             self._server.stdin.write(json.dumps(request) + "\n")
             self._server.stdin.flush()
             pids.append(int(self._server.stdout.readline()))
@@ -56,49 +62,50 @@ class Workers:
 
 
 class Job:
-    """The processes of a run.
+    """The processes of a started script.
 
     Attributes:
-        pids: of the processes.
+        cwd: working folder.
+        pids: process ids by rank.
     """
 
     def __init__(self, cwd, pids):
         self.cwd, self.pids = cwd, pids
 
-    def wait_for(self, text, number=0):
-        """Returns once a process has written `text`."""
-        while text not in self.read(f"{number}.out"):
-            code = self.codes()[number]
-            assert code is None, (code, self.read(f"{number}.err"))
+    def wait_for_output(self, text, rank=0):
+        """Returns once a process has printed `text`."""
+        while text not in self.read(f"{rank}.out"):
+            code = self.exit_codes()[rank]
+            assert code is None, (code, self.read(f"{rank}.err"))
             time.sleep(0.02)
 
     def wait(self):
-        """Exit codes of all processes, once all have ended; by signal s, -s."""
-        while None in (codes := self.codes()):
+        """Waits for all processes; returns exit codes, or -s after signal s."""
+        while None in (codes := self.exit_codes()):
             time.sleep(0.02)
         return codes
 
-    def codes(self):
-        """Exit codes, None of those that run on."""
+    def exit_codes(self):
+        """Returns the exit codes by rank, None for processes that are running."""
         paths = [os.path.join(self.cwd, f"{pid}.code") for pid in self.pids]
         return [int(_read(path)) if os.path.exists(path) else None for path in paths]
 
     def read(self, name):
-        """What is in a file."""
+        """Returns the contents of a file in the working folder."""
         return _read(os.path.join(self.cwd, name))
 
-    def end(self, number, how=signal.SIGKILL):
-        """Sends a process a signal."""
-        os.kill(self.pids[number], how)
+    def send_signal(self, rank, number=signal.SIGKILL):
+        """Sends a signal to a process."""
+        os.kill(self.pids[rank], number)
 
 
 def _free_ports(count):
     sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
+    for s in sockets:
+        s.bind(("127.0.0.1", 0))
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
     return ports
 
 
@@ -108,11 +115,15 @@ def _read(path):
 
 
 def _serve():
-    """Forks two for each request: one that becomes the script, one that notes its exit code."""
-    import keras_hub  # noqa: F401
-    import replicas  # noqa: F401
+    """Forks twice per request: a process that runs the script, and one that saves its exit code.
 
-    from tf_mural import experiment, reports  # noqa: F401
+    Returns the request in the process that runs the script.
+    """
+    import keras_hub  # noqa: F401
+
+    from helpers import trainers  # noqa: F401
+    from tf_mural import reports  # noqa: F401
+    from tf_mural.experiment import run_stage  # noqa: F401
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for line in sys.stdin:
@@ -135,21 +146,21 @@ def _serve():
     os._exit(0)
 
 
-def _become(cwd, number, argv, task):
-    """Runs the script as this process."""
+def _run_script(cwd, rank, argv, tf_config):
+    """Runs a script in this process."""
     os.chdir(cwd)
     for descriptor, name in ((1, "out"), (2, "err")):
-        os.dup2(os.open(f"{number}.{name}", os.O_WRONLY | os.O_APPEND), descriptor)
+        os.dup2(os.open(f"{rank}.{name}", os.O_WRONLY | os.O_APPEND), descriptor)
     os.close(0)
-    signal.alarm(_SECONDS)
+    signal.alarm(_TIMEOUT_SECONDS)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    if task:
-        os.environ["TF_CONFIG"] = json.dumps(task)
+    if tf_config:
+        os.environ["TF_CONFIG"] = json.dumps(tf_config)
     sys.argv, sys.path[0] = argv, os.path.dirname(argv[0])
     runpy.run_path(argv[0], run_name="__main__")
 
 
 if __name__ == "__main__":
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    sys.path[1:1] = [os.path.dirname(HERE), HERE]
-    _become(*_serve())
+    sys.path[0:1] = [TESTS, os.path.dirname(TESTS), TESTS]
+    _run_script(*_serve())
