@@ -1,4 +1,4 @@
-"""The command compare: tables, charts, refusals, and the arithmetic of differences."""
+"""The command compare: tables, charts, errors, and the arithmetic of differences."""
 
 import json
 import math
@@ -72,7 +72,7 @@ def rows_of(text, key):
 
 
 def test_results_are_compared_with_the_paper(tools, mural, etcl, tmp_path):
-    arguments = (mural, f"ours={etcl}", "paper", "--out_dir=out")
+    arguments = (mural, f"own={etcl}", "paper", "--out_dir=out")
     done = tools.run(tmp_path, "compare.py", *arguments)
     assert done.code == 0 and done.err == "", done.err
     ja, gains = rows_of(done.out, "ja")
@@ -85,7 +85,7 @@ def test_results_are_compared_with_the_paper(tools, mural, etcl, tmp_path):
     assert rows_of(done.out, "mean")[-1][1:] == ["+11.6", "-2.0", "+11.5"]
     assert rows_of(done.out, "sum of en, ja, ko")[0][1:] == ["139.9", "180.5", "140.0", "174.5"]
     assert done.out.index("trained:") < done.out.index("unseen:") < done.out.index("means:")
-    assert "ours: " in done.out and "Table 1" in done.out and "†" not in done.out
+    assert "own: " in done.out and "Table 1" in done.out and "†" not in done.out
     written = (tmp_path / "out" / "comparison.md").read_text()
     assert written.startswith("# retrieval/coco\n\naverage_recall, retrieval/v1\n")
     assert re.search(r"^\| ja +\| +40.6 \| +62.1 \| 40.0 \(38.0 to 41.0\) \|", written, re.M)
@@ -290,9 +290,9 @@ def test_bars_are_as_long_as_the_gains(tmp_path):
     comparison_charts.gain_chart(str(path), subject, control, groups, "points", "title")
     image = Image.open(path).convert("RGB")
 
-    def lengths(colour):
+    def lengths(color):
         counts = (
-            sum(image.getpixel((x, y)) == colour for x in range(image.width))
+            sum(image.getpixel((x, y)) == color for x in range(image.width))
             for y in range(image.height)
         )
         return {count for count in counts if count > 20}
