@@ -15,7 +15,7 @@ def decode(encoded):
 
 
 def encode_value(value):
-    """Encodes each value as a direction; the length is 3, because the embedder normalises it."""
+    """Encodes each value as a direction; the length is 3, because the embedder normalizes it."""
     angle = tf.cast(value, tf.float32) / 300.0
     return 3.0 * tf.stack([tf.cos(angle), tf.sin(angle)], axis=1)
 

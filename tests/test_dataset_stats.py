@@ -114,7 +114,7 @@ def test_words_are_counted_if_the_script_has_spaces():
         ("སྒོར་ཐིག", False),
     ],
 )
-def test_scripts_without_spaces_are_recognised(text, has_spaces):
+def test_scripts_without_spaces_are_recognized(text, has_spaces):
     texts = TextStats()
     texts.add([text, "红" * 3] if text == "中文 one" else [text])
     assert (texts.summary()["words"] is not None) == has_spaces

@@ -1,4 +1,4 @@
-"""The nearest-neighbour task and its search."""
+"""The nearest-neighbor task and its search."""
 
 import numpy as np
 import pytest

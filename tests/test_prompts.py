@@ -52,7 +52,7 @@ def test_every_template_is_filled_with_every_name():
     ]
 
 
-def test_whitespace_is_normalised_and_braces_of_names_are_kept():
+def test_whitespace_is_normalized_and_braces_of_names_are_kept():
     filled = FilledTemplates(["  {}  big\tdog ", "{c} %s \\1"], ["  {}     Halb  pilt \n"])
     assert list(filled) == [("{} big dog Halb pilt",), ("{c} %s \\1 Halb pilt",)]
 

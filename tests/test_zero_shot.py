@@ -109,7 +109,7 @@ def test_accuracies_equal_a_naive_implementation():
     assert 0 < hits[1] < hits[5] < 40
 
 
-def test_a_class_is_the_normalised_mean_of_all_its_prompts_with_repetitions():
+def test_a_class_is_the_normalized_mean_of_all_its_prompts_with_repetitions():
     class PlaneEmbedder:
         def embed_images(self, encoded):
             return np.array([[0.8, 0.6]] * len(list(encoded)), np.float32)

@@ -24,7 +24,7 @@ class Benchmark:
         metric: Headline metric, the one that others report; the default of comparisons.
         tables: Tables of the paper that report the benchmark.
         means, sums: {name: languages} of the means and sums that the paper reports.
-        index: Path of the record set that is searched for neighbours, or "".
+        index: Path of the record set that is searched for neighbors, or "".
         prompts: Path of a folder of prompts, or "". If the folder does not exist, English prompts
             are made from the class names of the records.
         suffix: Suffix of these English prompts.
@@ -123,11 +123,11 @@ def option_names(name):
 
 def check_options(name, options):
     """Raises a UserError if the task of this name does not have one of the options."""
-    known = option_names(name)
+    names = option_names(name)
     for option in options:
-        if option not in known:
+        if option not in names:
             raise UserError(
-                f"the task {name!r} has no option {option!r}; it has: {', '.join(known) or 'none'}"
+                f"the task {name!r} has no option {option!r}; it has: {', '.join(names) or 'none'}"
             )
 
 

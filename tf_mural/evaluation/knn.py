@@ -1,8 +1,8 @@
-"""Nearest-neighbour classification by image embeddings, by cosine similarity, without texts.
+"""Nearest-neighbor classification by image embeddings, by cosine similarity, without texts.
 
 Protocol knn/v1. A query is a hit at k if one of its k nearest images in the index has its label.
 An image of another label with the same score counts as nearer, so ties are misses. At k = 1, the
-number that the paper reports, this is the accuracy of the label of the nearest neighbour. There is
+number that the paper reports, this is the accuracy of the label of the nearest neighbor. There is
 no majority vote. The search is exact.
 """
 
@@ -18,7 +18,7 @@ PROTOCOL = "knn/v1"
 
 
 def run(embedder, records, index, k=1, chunk_size=16_384):
-    """Evaluates labelled images by the labels of their neighbours.
+    """Evaluates labelled images by the labels of their neighbors.
 
     The index is embedded and searched in chunks and not stored: memory holds the queries and one
     chunk.
@@ -26,8 +26,8 @@ def run(embedder, records, index, k=1, chunk_size=16_384):
     Args:
         embedder: See `retrieval.run`; its `embed_texts` is not used.
         records: Iterable of Record with one image and a label, the queries; consumed once.
-        index: Iterable of Record with one image and a label, the neighbours; consumed once.
-        k: Number of neighbours, or a sequence of numbers.
+        index: Iterable of Record with one image and a label, the neighbors; consumed once.
+        k: Number of neighbors, or a sequence of numbers.
         chunk_size: Number of images of the index that are embedded at once.
 
     Returns:
@@ -85,7 +85,7 @@ def _chance(same_label, total, k):
     Args:
         same_label: (q,) number of items of the index that have the label of each query.
         total: Number of items of the index.
-        k: Number of neighbours.
+        k: Number of neighbors.
     """
     miss = np.ones(len(same_label))
     for rank in range(k):

@@ -1,4 +1,4 @@
-"""Exact nearest-neighbour search for labels; the index does not need to fit into memory."""
+"""Exact nearest-neighbor search for labels; the index does not need to fit into memory."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ class LabelKNN:
     Args:
         queries: float32 (q, d), finite unit rows.
         labels: int (q,).
-        k: Largest number of neighbours, at least 1.
+        k: Largest number of neighbors, at least 1.
         tie_tolerance: Scores that differ by less are a tie.
         max_scores: Maximum number of scores in memory.
     """
@@ -62,7 +62,7 @@ class LabelKNN:
             self._best_other[rows] = np.sort(best[:, -self._k :], axis=1)
 
     def _score_buffer(self, width):
-        """Returns an uninitialised (q, width) array; its memory is reused."""
+        """Returns an uninitialized (q, width) array; its memory is reused."""
         size = len(self._queries) * width
         if self._buffer is None or self._buffer.size < size:
             self._buffer = np.empty(size, np.float32)

@@ -1,6 +1,6 @@
 """Zero-shot classification: the class whose prompts are nearest to an image, by cosine similarity.
 
-Protocol zero_shot/v1. For each language, the embedding of a class is the normalised mean of the
+Protocol zero_shot/v1. For each language, the embedding of a class is the normalized mean of the
 unit embeddings of its prompts. An image is a hit at k if fewer than k other classes score at least
 as high as its own; ties count as misses. Classes without a prompt in a language are left out for
 that language, with their images: such a language is scored on fewer classes, which `counts`

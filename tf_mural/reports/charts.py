@@ -71,12 +71,12 @@ def _draw_bars(figure, series, panels, chance, control):
     width = 0.8 / len(series)
     for axis, (group, codes) in zip(axes, panels.items(), strict=True):
         for i, (model, values) in enumerate(series.items()):
-            centres = [x + (i - (len(series) - 1) / 2) * width for x in range(len(codes))]
+            centers = [x + (i - (len(series) - 1) / 2) * width for x in range(len(codes))]
             heights = [values.get(code, math.nan) for code in codes]
-            colour = _series_colours(series)[model]
-            axis.bar(centres, heights, width * 0.92, color=colour, label=model, zorder=2)
+            color = _series_colors(series)[model]
+            axis.bar(centers, heights, width * 0.92, color=color, label=model, zorder=2)
             if model == list(series)[-1] and len(series) > 1:
-                _label_bars(axis, centres, heights)
+                _label_bars(axis, centers, heights)
         _draw_chance(axis, codes, chance)
         _style_bars(axis, codes, group)
     axes[0].set_ylabel(_AXIS_LABEL, color=INK)
@@ -112,7 +112,7 @@ def _draw_dots(figure, series, panels, chance, control):
 
 def _draw_dot_row(axis, y, code, gain, series, chance):
     """Draws a language: its values on a line, and the gain as a number on the right."""
-    colours = _series_colours(series)
+    colors = _series_colors(series)
     ends = [values[code] for values in series.values() if code in values]
     axis.plot([min(ends), max(ends)], [y, y], color=GRID, lw=2, zorder=1)
     for model, values in series.items():
@@ -122,7 +122,7 @@ def _draw_dot_row(axis, y, code, gain, series, chance):
             [y],
             "o",
             ms=4.5,
-            color=colours[model],
+            color=colors[model],
             label=_label_once(axis, model),
             zorder=3,
         )
@@ -130,8 +130,8 @@ def _draw_dot_row(axis, y, code, gain, series, chance):
         value = _chance_value(code, chance)
         axis.plot([value], [y], "|", ms=6, color=INK, label=_label_once(axis, "chance"), zorder=2)
     if not math.isnan(gain):
-        colour = _RISE if gain >= 0 else _FALL
-        style = {"fontsize": 7, "color": colour, "va": "center", "ha": "right"}
+        color = _RISE if gain >= 0 else _FALL
+        style = {"fontsize": 7, "color": color, "va": "center", "ha": "right"}
         axis.annotate(f"{gain:+.1f}", (1, y), xycoords=("axes fraction", "data"), **style)
 
 
@@ -170,8 +170,8 @@ def _style_bars(axis, codes, group):
     axis.spines["bottom"].set_color(GRID)
 
 
-def _label_bars(axis, centres, heights):
-    for x, height in zip(centres, heights, strict=True):
+def _label_bars(axis, centers, heights):
+    for x, height in zip(centers, heights, strict=True):
         if not math.isnan(height):
             axis.annotate(
                 f"{height:.0f}", (x, height), (0, 2), textcoords="offset points", ha="center",
@@ -192,7 +192,7 @@ def _chance_value(code, chance):
     return chance.get(code, math.nan) if isinstance(chance, dict) else chance
 
 
-def _series_colours(series):
+def _series_colors(series):
     muted = {model: MUTED[i % len(MUTED)] for i, model in enumerate(series)}
     return muted | {list(series)[-1]: ACCENT}
 

@@ -28,23 +28,23 @@ def value_chart(path, columns, groups, axis, title):
     """
     rows = _rows(path, groups, lambda key: any(c.reliable(key) is not None for c in columns))
     muted = range(len(columns) - 1)
-    colours = [MUTED[i % len(MUTED)] for i in muted] + [ACCENT]
-    # A colour is reused with another marker.
+    colors = [MUTED[i % len(MUTED)] for i in muted] + [ACCENT]
+    # A color is reused with another marker.
     markers = [_MARKERS[i // len(MUTED) % len(_MARKERS)] for i in muted] + ["o"]
 
     def draw(panel, y, key):
         offsets = [(i - (len(columns) - 1) / 2) * 0.5 / len(columns) for i in range(len(columns))]
-        for column, colour, marker, offset in zip(columns, colours, markers, offsets, strict=True):
+        for column, color, marker, offset in zip(columns, colors, markers, offsets, strict=True):
             if (value := column.reliable(key)) is None:
                 continue
             if bounds := column.intervals.get(key):
-                panel.plot(bounds, [y + offset] * 2, color=colour, lw=1.4, zorder=2)
-            panel.plot(value, y + offset, marker, ms=4.5, color=colour, zorder=3)
+                panel.plot(bounds, [y + offset] * 2, color=color, lw=1.4, zorder=2)
+            panel.plot(value, y + offset, marker, ms=4.5, color=color, zorder=3)
 
     figure = _draw_figure(rows, draw, axis, title, legend_rows=math.ceil(len(columns) / 3))
     handles = [
-        figure.axes[0].plot([], [], marker, ms=5, color=colour, label=column.name)[0]
-        for column, colour, marker in zip(columns, colours, markers, strict=True)
+        figure.axes[0].plot([], [], marker, ms=5, color=color, label=column.name)[0]
+        for column, color, marker in zip(columns, colors, markers, strict=True)
     ]
     figure.legend(
         handles=handles,

@@ -107,10 +107,10 @@ def quantile_chart(path, quantiles, title, limit=None, notes=None, notes_title="
     for axis, codes in axes:
         for y, code in enumerate(codes):
             values = quantiles[code]
-            for q, width, colour in (("05", 1.2, MUTED[0]), ("25", 4, MUTED[1])):
+            for q, width, color in (("05", 1.2, MUTED[0]), ("25", 4, MUTED[1])):
                 upper = {"05": "95", "25": "75"}[q]
                 span = [max(values[f"q{q}"], low), max(values[f"q{upper}"], low)]
-                axis.plot(span, [y, y], color=colour, lw=width, zorder=2, solid_capstyle="butt")
+                axis.plot(span, [y, y], color=color, lw=width, zorder=2, solid_capstyle="butt")
             axis.plot([max(values["median"], low)], [y], "o", ms=4, color=ACCENT, zorder=3)
             style = {"xycoords": ("axes fraction", "data"), "ha": "right"}
             axis.annotate(notes[code], (1, y), **_note_style(), **style)
@@ -151,9 +151,9 @@ def image_chart(path, sizes, title):
         edges = [edge / scale for edge in histogram["edges"]]
         axis.stairs(histogram["counts"], edges, fill=True, color=ACCENT, zorder=2)
         if len(histogram["counts"]) == 1:  # all values are equal: a narrow bar
-            centre = (edges[0] + edges[-1]) / 2
-            axis.set_xlim(centre - 5 * (edges[-1] - edges[0]), centre + 5 * (edges[-1] - edges[0]))
-            axis.set_xticks([centre], [f"{centre:g}"])
+            center = (edges[0] + edges[-1]) / 2
+            axis.set_xlim(center - 5 * (edges[-1] - edges[0]), center + 5 * (edges[-1] - edges[0]))
+            axis.set_xticks([center], [f"{center:g}"])
         if histogram["beyond"]:
             label += f"  ({histogram['beyond']:,} beyond)"
         axis.set_xlabel(label, fontsize=9, color=INK)

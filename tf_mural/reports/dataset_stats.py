@@ -103,7 +103,7 @@ class DatasetStats:
         self.num_read += len(indices)
 
     def _add_tokens(self, texts):
-        """Tokenises all texts of a batch at once; texts: {language: list of str}."""
+        """Tokenizes all texts of a batch at once; texts: {language: list of str}."""
         pieces = self.tokenizer.pieces([text for group in texts.values() for text in group])
         lengths = pieces.row_lengths().numpy()
         ends = np.cumsum(lengths)

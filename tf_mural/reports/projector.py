@@ -9,7 +9,7 @@ from tf_mural.reports import fonts
 
 # Pixels of a thumbnail, and thumbnails per row, for a sprite of at most 8,192 pixels.
 _SIDE, _MAX_COLUMNS = 48, 170
-_COLOURS = ((31, 111, 235), (191, 57, 137), (26, 127, 55), (188, 76, 0), (130, 80, 223))
+_COLORS = ((31, 111, 235), (191, 57, 137), (26, 127, 55), (188, 76, 0), (130, 80, 223))
 
 
 def write_projector(folder, embeddings, images, labels, name="embeddings"):
@@ -34,7 +34,7 @@ def write_projector(folder, embeddings, images, labels, name="embeddings"):
     codes = sorted({code for code, _ in labels})
     for i, (image, (code, _)) in enumerate(zip(images, labels, strict=True)):
         if image is None:
-            tile = _text_tile(code, _COLOURS[codes.index(code) % len(_COLOURS)])
+            tile = _text_tile(code, _COLORS[codes.index(code) % len(_COLORS)])
         else:
             tile = Image.fromarray(image).resize((_SIDE, _SIDE))
         sprite.paste(tile, (i % columns * _SIDE, i // columns * _SIDE))
@@ -55,11 +55,11 @@ def write_projector(folder, embeddings, images, labels, name="embeddings"):
     projector.visualize_embeddings(folder, config)
 
 
-def _text_tile(code, colour):
+def _text_tile(code, color):
     """Returns a square with the language code of a text."""
     from PIL import Image, ImageDraw
 
-    tile = Image.new("RGB", (_SIDE, _SIDE), colour)
+    tile = Image.new("RGB", (_SIDE, _SIDE), color)
     font = fonts.latin_font(18)
     ImageDraw.Draw(tile).text((_SIDE // 2, _SIDE // 2), code[:5], "white", font, anchor="mm")
     return tile

@@ -1,4 +1,4 @@
-"""Class embeddings: the normalised mean of the unit embeddings of a class's prompts."""
+"""Class embeddings: the normalized mean of the unit embeddings of a class's prompts."""
 
 import hashlib
 import os
