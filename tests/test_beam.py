@@ -1,23 +1,26 @@
+"""Conversion on Apache Beam: the direct runner, its multi-process mode, and Dask."""
+
 import contextlib
-import inspect
 import os
 import subprocess
 import sys
 import time
-import zipfile
 
 import pytest
 from conftest import ROOT
+from helpers.archives import zip_bytes
+from helpers.corpus import read_files, visible_names
 
 pytest.importorskip("apache_beam", reason="needs Apache Beam: make test-beam")
-import beam_jobs
+from helpers import executor_jobs
 
 from tf_mural import conversion
 from tf_mural.conversion import beam
-from tf_mural.conversion.executors import ENGINES, run_on_beam
-from tf_mural.conversion.process_pool import WorkerEnded
+from tf_mural.conversion.executors import EXECUTORS, WorkerDiedError, run_on_beam
 from tf_mural.datasets import opus, scenes
 from tf_mural.errors import UserError
+
+pytestmark = pytest.mark.slow
 
 PROCESSES = "--direct_running_mode=multi_processing,--direct_num_workers=2"
 TESTS = os.path.dirname(os.path.abspath(__file__))
@@ -25,34 +28,34 @@ TESTS = os.path.dirname(os.path.abspath(__file__))
 
 @pytest.fixture(scope="session")
 def dask(tmp_path_factory):
-    """Beam's flags for a scheduler and two worker processes on loopback."""
+    """Beam's flags for a Dask scheduler with two worker processes on this machine."""
     pytest.importorskip("distributed", reason="needs apache-beam[dask]: make test-beam")
     folder = tmp_path_factory.mktemp("dask")
     scheduler = folder / "scheduler.json"
     paths = os.pathsep.join([ROOT, TESTS])
     env = {**os.environ, "PYTHONPATH": paths, "DASK_TEMPORARY_DIRECTORY": str(folder)}
+    processes = []
 
     def start(log, module, *arguments):
         command = [sys.executable, "-m", f"distributed.cli.{module}", "--no-dashboard"]
         command += ["--host=127.0.0.1", f"--scheduler-file={scheduler}", *arguments]
         with open(folder / log, "w") as file:
-            started.append(subprocess.Popen(command, env=env, stdout=file, stderr=file))
+            processes.append(subprocess.Popen(command, env=env, stdout=file, stderr=file))
 
-    started = []
     try:
         start("scheduler.log", "dask_scheduler", "--port=0")
         for number in range(2):
             start(f"worker-{number}.log", "dask_worker", "--nthreads=1")
-        wait_for(lambda: scheduler.exists() and workers_of(scheduler) == 2)
+        wait_until(lambda: scheduler.exists() and count_workers(scheduler) == 2)
         yield f"--runner=DaskRunner,--dask_scheduler_file={scheduler}"
     finally:
         with contextlib.suppress(Exception):
             from distributed import Client
 
             Client(scheduler_file=str(scheduler), timeout=5).shutdown()
-        for process in started:
+        for process in processes:
             process.terminate()
-        for process in started:
+        for process in processes:
             try:
                 process.wait(10)
             except subprocess.TimeoutExpired:
@@ -60,92 +63,94 @@ def dask(tmp_path_factory):
                 process.wait()
 
 
-def workers_of(scheduler):
+def count_workers(scheduler):
     from distributed import Client
 
     with contextlib.suppress(ValueError, OSError), Client(scheduler_file=str(scheduler)) as client:
         return len(client.scheduler_info()["workers"])
 
 
-def wait_for(there, seconds=30):
+def wait_until(condition, seconds=30):
     end = time.monotonic() + seconds
-    while not there():
-        assert time.monotonic() < end, "it did not come"
+    while not condition():
+        assert time.monotonic() < end, f"not true after {seconds} s"
         time.sleep(0.1)
 
 
 @pytest.fixture(params=["", PROCESSES, "dask"], ids=["direct", "processes", "dask"])
 def flags(request):
+    """Beam's flags for each of the three runners."""
     if request.param == "dask":
         return [request.getfixturevalue("dask")]
     return [request.param]
 
 
-def results(function, *firsts, flags=(), folder=None, jobs=6):
-    jobs = [(*firsts, number) for number in range(jobs)]
+def run_jobs(function, *arguments, flags=(), folder=None, jobs=6):
+    """Returns {number: result} of function(*arguments, number) for each job."""
+    jobs = [(*arguments, number) for number in range(jobs)]
     return dict(run_on_beam(function, jobs, flags=flags, folder=folder))
 
 
-# --- the engine -----------------------------------------------------------------------------------
+# --- the executor ---------------------------------------------------------------------------------
 
 
-def test_each_job_has_its_result(flags, tmp_path):
-    found = results(beam_jobs.square, flags=flags, folder=str(tmp_path))
-    assert found == {0: 0, 1: 1, 2: 4, 3: 9, 4: 16, 5: 25}
+def test_each_job_returns_its_result(flags, tmp_path):
+    results = run_jobs(executor_jobs.square, flags=flags, folder=str(tmp_path))
+    assert results == {0: 0, 1: 1, 2: 4, 3: 9, 4: 16, 5: 25}
     assert list(tmp_path.iterdir()) == []
 
 
-def test_jobs_share_two_processes(request, tmp_path):
+def test_jobs_run_in_two_worker_processes(request, tmp_path):
     for name, flag in (("mp", PROCESSES), ("dask", request.getfixturevalue("dask"))):
         (tmp_path / name).mkdir()
-        found = results(beam_jobs.process_of, str(tmp_path / name), flags=[flag])
-        assert len(set(found.values())) == 2 and os.getpid() not in found.values(), name
+        results = run_jobs(executor_jobs.process_id, str(tmp_path / name), flags=[flag])
+        assert len(set(results.values())) == 2 and os.getpid() not in results.values(), name
 
 
-def test_user_error_comes_as_it_is(flags, capfd):
+def test_a_user_error_is_raised_unchanged(flags, capfd):
     with pytest.raises(UserError, match="^row 2 is bad$"):
-        results(beam_jobs.refuse, flags=flags)
+        run_jobs(executor_jobs.raise_user_error, flags=flags)
     assert capfd.readouterr() == ("", "")
 
 
-def test_bug_comes_with_its_traceback(flags):
+def test_a_bug_is_raised_with_its_traceback(flags):
     with pytest.raises(KeyError) as caught:
-        results(beam_jobs.bug, flags=flags)
-    assert "in bug\n    raise KeyError(number)" in caught.value.__notes__[0]
+        run_jobs(executor_jobs.raise_key_error, flags=flags)
+    assert "in raise_key_error\n    raise KeyError(number)" in caught.value.__notes__[0]
 
 
-def test_failure_gives_the_other_jobs_up(tmp_path):
+def test_a_failure_cancels_the_other_jobs(tmp_path):
     with pytest.raises(UserError, match="the first fails"):
-        results(beam_jobs.count_then_refuse, str(tmp_path), jobs=30)
+        run_jobs(executor_jobs.leave_file_and_fail, str(tmp_path), jobs=30)
     time.sleep(0.5)
     assert len(list(tmp_path.iterdir())) < 30
 
 
-def test_killed_worker_is_told(request, capfd):
+def test_a_killed_worker_raises_worker_died_error(request, capfd):
     for flag in (PROCESSES, request.getfixturevalue("dask")):
-        began = time.monotonic()
-        with pytest.raises(WorkerEnded, match="a Beam worker ended before its time"):
-            results(beam_jobs.killed, flags=[flag])
-        assert time.monotonic() - began < 40
+        start = time.monotonic()
+        with pytest.raises(WorkerDiedError, match="a Beam worker ended early"):
+            run_jobs(executor_jobs.kill_worker, flags=[flag])
+        assert time.monotonic() - start < 40
     assert capfd.readouterr() == ("", "")
 
 
-def test_runner_that_tries_again_does_no_harm(dask, tmp_path):
-    found = results(beam_jobs.killed_once, str(tmp_path), flags=[dask])
-    assert found == {number: number for number in range(6)}
+def test_a_runner_may_retry_jobs(dask, tmp_path):
+    results = run_jobs(executor_jobs.kill_worker_once, str(tmp_path), flags=[dask])
+    assert results == {number: number for number in range(6)}
 
 
-def test_no_jobs():
-    assert list(run_on_beam(beam_jobs.square, [], flags=["--runner=Nope"])) == []
+def test_no_jobs_start_no_pipeline():
+    assert list(run_on_beam(executor_jobs.square, [], flags=["--runner=Nope"])) == []
 
 
 @pytest.mark.parametrize("flags", ["", PROCESSES])
-def test_workers_import_nothing_heavy(flags):
+def test_workers_import_no_large_framework(flags):
     code = (
         f"import sys; sys.path[:0] = {[ROOT, TESTS]!r}\n"
-        "import beam_jobs\n"
+        "from helpers.executor_jobs import imported_frameworks\n"
         "from tf_mural.conversion.executors import run_on_beam\n"
-        f"print(list(run_on_beam(beam_jobs.heavy_modules, [(0,)], flags=[{flags!r}])))"
+        f"print(list(run_on_beam(imported_frameworks, [(0,)], flags=[{flags!r}])))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr) == ("[(0, [])]\n", "")
@@ -160,76 +165,69 @@ def test_workers_import_nothing_heavy(flags):
         ("--runner=DaskRunner,--dask_scheduler=x", "Beam knows no flag --dask_scheduler;"),
     ],
 )
-def test_flags_that_beam_does_not_know(flag, message, capfd):
+def test_flags_that_beam_does_not_know_are_refused(flag, message, capfd):
     with pytest.raises(UserError, match=message):
-        results(beam_jobs.square, flags=[flag])
+        run_jobs(executor_jobs.square, flags=[flag])
     assert capfd.readouterr() == ("", "")
 
 
-def test_processes_are_the_pools():
+def test_processes_are_a_flag_of_the_process_pool():
     with pytest.raises(UserError, match="--processes is for the process pool"):
-        list(run_on_beam(beam_jobs.square, [(1,)], processes=2))
+        list(run_on_beam(executor_jobs.square, [(1,)], processes=2))
 
 
-def test_commas_in_values_stay():
+def test_values_of_flags_may_contain_commas():
     given = ["--experiments=a,b,--direct_num_workers=3", '--environment_config={"a":"b","c":1}']
     _, options, _ = beam.runner_and_options(given)
-    found = options.get_all_options()
-    assert (found["experiments"], found["direct_num_workers"]) == (["a", "b"], 3)
-    assert found["environment_config"] == '{"a":"b","c":1}'
+    values = options.get_all_options()
+    assert (values["experiments"], values["direct_num_workers"]) == (["a", "b"], 3)
+    assert values["environment_config"] == '{"a":"b","c":1}'
 
 
-def test_folder_that_is_not_shared(tmp_path, monkeypatch):
-    monkeypatch.setattr(beam, "_call", beam_jobs.square_of_first)
+def test_missing_results_are_a_user_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(beam, "_call", executor_jobs.discard_result)
     with pytest.raises(UserError, match="6 results are not in .*does every worker see this folder"):
-        results(beam_jobs.square, folder=str(tmp_path))
+        run_jobs(executor_jobs.square, folder=str(tmp_path))
 
 
 # --- conversions ----------------------------------------------------------------------------------
 
 
-def raw_opus(folder):
+def write_opus_zips(folder):
     folder.mkdir()
     for a, b in (("de", "en"), ("en", "fr"), ("en", "ja")):
-        with zipfile.ZipFile(folder / f"{a}-{b}.txt.zip", "w") as archive:
-            for code in (a, b):
-                lines = "".join(f"{code} {number}\n" for number in range(20))
-                archive.writestr(f"CCMatrix.{a}-{b}.{code}", lines)
+        lines = {code: "".join(f"{code} {number}\n" for number in range(20)) for code in (a, b)}
+        members = {f"CCMatrix.{a}-{b}.{code}": text for code, text in lines.items()}
+        (folder / f"{a}-{b}.txt.zip").write_bytes(zip_bytes(members))
     return folder
 
 
-def files_of(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-
-
-@pytest.mark.skipif(
-    "engine" not in inspect.signature(conversion.convert).parameters,
-    reason="convert() knows no engines",
-)
 @pytest.mark.parametrize("name", ["scenes", "opus"])
-def test_record_sets_are_those_of_the_pool(name, flags, tmp_path, monkeypatch):
-    monkeypatch.setattr(opus, "_BYTES_PER_UNIT", (110, 110))  # or all three zips share one
-    raw = raw_opus(tmp_path / "raw") if name == "opus" else None
+def test_record_sets_equal_those_of_the_process_pool(name, flags, tmp_path, monkeypatch):
+    monkeypatch.setattr(opus, "_BYTES_PER_UNIT", (110, 110))  # so that each zip is a unit
+    raw = write_opus_zips(tmp_path / "raw") if name == "opus" else None
     dataset, options = (opus, {}) if name == "opus" else (scenes, {"count": 12, "units": 3})
     arguments = dict(options=options, progress=str)
     conversion.convert(dataset, name, raw, tmp_path / "pool", "train", processes=2, **arguments)
     conversion.convert(
-        dataset, name, raw, tmp_path / "beam", "train", engine="beam", flags=flags, **arguments
+        dataset, name, raw, tmp_path / "beam", "train", executor="beam", flags=flags, **arguments
     )
-    pool, found = files_of(tmp_path / "pool/train"), files_of(tmp_path / "beam/train")
-    assert found == pool and "manifest.json" in pool and len(pool) == 7  # 3 shards and indexes
-    left = [path.name for path in (tmp_path / "beam").iterdir() if path.suffix != ".lock"]
-    assert left == ["train"]
+    by_pool, by_beam = read_files(tmp_path / "pool/train"), read_files(tmp_path / "beam/train")
+    assert by_beam == by_pool
+    assert "manifest.json" in by_pool and len(by_pool) == 7  # 3 shards and their indexes
+    assert visible_names(tmp_path / "beam") == ["train"]
+    remaining = [path.name for path in (tmp_path / "beam").iterdir() if path.suffix != ".lock"]
+    assert remaining == ["train"]
 
 
-def test_engines():
-    assert ENGINES["beam"] is run_on_beam
-    assert list(ENGINES["processes"](beam_jobs.square, [(3,)])) == [(0, 9)]
+def test_executors_are_found_by_name():
+    assert EXECUTORS["beam"] is run_on_beam
+    assert list(EXECUTORS["processes"](executor_jobs.square, [(3,)])) == [(0, 9)]
 
 
-def test_tool_says_no_more_than_with_the_pool(tmp_path):
+def test_command_prints_the_same_as_with_the_process_pool(tmp_path):
     command = [sys.executable, os.path.join(ROOT, "tools", "convert.py"), "--dataset=scenes"]
-    command += ["--scenes.count=12", "--scenes.units=3", "--split=train", "--engine=beam"]
+    command += ["--scenes.count=12", "--scenes.units=3", "--split=train", "--executor=beam"]
     done = subprocess.run(
         [*command, f"--beam={PROCESSES}"], cwd=tmp_path, capture_output=True, text=True, timeout=60
     )

@@ -1,31 +1,41 @@
-"""Images with the captions that lie beside them, in every format of img2dataset."""
+"""`crawl`: images with the captions next to them, in every format of img2dataset."""
 
 import io
 import json
-import pickle
 import struct
 import sys
 import tarfile
 
-import crawl_files
 import numpy as np
 import pytest
-from crawl_files import BLUE, GREEN, RED, failed, members, picture, row, write, write_tar
+from helpers import crawl_files
+from helpers.crawl_files import (
+    BLUE,
+    FORMATS,
+    GREEN,
+    RED,
+    failed_row,
+    members,
+    row,
+    url,
+    write_shard,
+    write_tar,
+)
+from helpers.datasets import convert, read_items
+from helpers.images import plain_image
 from PIL import Image
 
-from tf_mural import conversion
-from tf_mural.data.records import Dropped, Record, RecordSet
+from tf_mural.data.records import Record, RecordSet, Skipped
 from tf_mural.datasets import crawl
-from tf_mural.datasets.crawl import shards, tars
+from tf_mural.datasets.crawl import sample_readers, shards
 from tf_mural.errors import UserError
 
-FORMATS = ["webdataset", "files", "parquet", "tfrecord"]
-NOT_THERE = "image was not downloaded (failed_to_download)"
+NOT_DOWNLOADED = "image was not downloaded (failed_to_download)"
+NEEDS_PARQUET = "img2dataset writes the status of links to Parquet files"
 
 
-def items(raw, split="train", **options):
-    units = crawl.plan(str(raw), split, **options)
-    return [item for unit in pickle.loads(pickle.dumps(units)) for item in crawl.read(unit)]
+def read(raw, split="train", **options):
+    return read_items(crawl, raw, split, **options)
 
 
 def record(name, image, text, language="en"):
@@ -34,107 +44,108 @@ def record(name, image, text, language="en"):
 
 ROWS = [
     row("000000000", RED, "a red thing"),
-    failed("000000001"),
+    failed_row("000000001"),
     row("000000002", GREEN, " grün, 緑\n"),
     row("000000003", BLUE, None),
-    failed("000000004", status="failed_to_resize", error="Image decoding error"),
+    failed_row("000000004", status="failed_to_resize", error="Image decoding error"),
 ]
 KEPT = [
     record("00000:000000000", RED, "a red thing"),
     record("00000:000000002", GREEN, "grün, 緑"),
 ]
-LOST = [
-    Dropped("no caption", f"00000:000000003, {crawl_files.url('000000003')}"),
-    Dropped(
-        NOT_THERE, f"00000:000000001, {crawl_files.url('000000001')}: HTTP Error 404: Not Found"
-    ),
-    Dropped(
+SKIPPED = [
+    Skipped("no caption", f"00000:000000003, {url('000000003')}"),
+    Skipped(NOT_DOWNLOADED, f"00000:000000001, {url('000000001')}: HTTP Error 404: Not Found"),
+    Skipped(
         "image was not downloaded (failed_to_resize)",
-        f"00000:000000004, {crawl_files.url('000000004')}: Image decoding error",
+        f"00000:000000004, {url('000000004')}: Image decoding error",
     ),
 ]
 
 
-def parted(found):
-    kept = [item for item in found if isinstance(item, Record)]
-    dropped = [item for item in found if isinstance(item, Dropped)]
-    return kept, sorted(dropped, key=lambda item: LOST.index(item) if item in LOST else -1)
+def separate(items):
+    """Returns (records, skipped), the latter in the order of `SKIPPED` after all others."""
+    kept = [item for item in items if isinstance(item, Record)]
+    skipped = [item for item in items if isinstance(item, Skipped)]
+    order = {item: number for number, item in enumerate(SKIPPED)}
+    return kept, sorted(skipped, key=lambda item: order.get(item, -1))
 
 
-@pytest.mark.parametrize("form", FORMATS)
-def test_each_format_gives_the_same(tmp_path, form):
-    pytest.importorskip("pyarrow", reason="img2dataset tells of dead links in Parquet")
-    assert parted(items(write(tmp_path, form, ROWS))) == (KEPT, LOST)
+# --- formats --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", ["webdataset", "files", "tfrecord"])
-def test_without_parquet_beside_there_are_no_dead_links(tmp_path, form, monkeypatch):
+@pytest.mark.parametrize("format", FORMATS)
+def test_all_formats_give_the_same_records(tmp_path, format):
+    pytest.importorskip("pyarrow", reason=NEEDS_PARQUET)
+    assert separate(read(write_shard(tmp_path, format, ROWS))) == (KEPT, SKIPPED)
+
+
+@pytest.mark.parametrize("format", ["webdataset", "files", "tfrecord"])
+def test_dead_links_are_unknown_without_parquet_files(tmp_path, format, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    assert parted(items(write(tmp_path, form, ROWS, told=False))) == (KEPT, LOST[:1])
+    write_shard(tmp_path, format, ROWS, sidecar=False)
+    assert separate(read(tmp_path)) == (KEPT, SKIPPED[:1])
 
 
-@pytest.mark.parametrize("form", FORMATS)
-def test_png_and_webp(tmp_path, form):
-    pytest.importorskip("pyarrow", reason="img2dataset tells of dead links in Parquet")
+@pytest.mark.parametrize("format", FORMATS)
+def test_png_is_kept_and_webp_is_encoded_as_png(tmp_path, format):
+    pytest.importorskip("pyarrow", reason=NEEDS_PARQUET)
     for kind in ("png", "webp"):
-        data = picture((255, 0, 0), kind.upper())
-        found = items(write(tmp_path / kind, form, [row("000000000", data, "red")], kind=kind))
-        image = found[0].images[0]
-        assert found == [record("00000:000000000", image, "red")]
-        assert Image.open(io.BytesIO(image)).format == "PNG"  # WebP is none that TensorFlow reads.
+        data = plain_image((255, 0, 0), kind.upper())
+        folder = tmp_path / kind
+        items = read(write_shard(folder, format, [row("000000000", data, "red")], kind=kind))
+        image = items[0].images[0]
+        assert items == [record("00000:000000000", image, "red")]
+        assert Image.open(io.BytesIO(image)).format == "PNG"  # TensorFlow does not decode all WebP.
         assert image == data or kind == "webp"
         pixels = np.asarray(Image.open(io.BytesIO(image)).convert("RGB")).astype(int)
         assert pixels.shape == (4, 6, 3) and np.abs(pixels - (255, 0, 0)).max() <= 2
 
 
-def test_options(tmp_path):
-    write(tmp_path / "here", "webdataset", ROWS[:1], told=False)
-    write(tmp_path / "there", "webdataset", [row("000000000", BLUE, "blau")], told=False)
-    assert [item.id for item in items(tmp_path)] == [
-        "here/00000:000000000",
-        "there/00000:000000000",
-    ]
-    found = items(tmp_path, images=("there",), language="de")
-    assert found == [record("00000:000000000", BLUE, "blau", "de")]
+def test_options_choose_folders_and_language(tmp_path):
+    write_shard(tmp_path / "here", "webdataset", ROWS[:1], sidecar=False)
+    write_shard(tmp_path / "there", "webdataset", [row("000000000", BLUE, "blau")], sidecar=False)
+    assert [item.id for item in read(tmp_path)] == ["here/00000:000000000", "there/00000:000000000"]
+    items = read(tmp_path, images=("there",), language="de")
+    assert items == [record("00000:000000000", BLUE, "blau", "de")]
     with pytest.raises(UserError, match="expected a language code such as en, got '3'"):
-        items(tmp_path, language="3")
-    with pytest.raises(UserError, match="expected images to be a folder; '.*/gone' is none"):
-        items(tmp_path, images=("gone",))
+        read(tmp_path, language="3")
+    with pytest.raises(UserError, match="expected images to be a folder, got '.*/gone'"):
+        read(tmp_path, images=("gone",))
     with pytest.raises(UserError, match="unknown split of crawl 'dev'; known: train, val, test"):
-        items(tmp_path, "dev")
+        read(tmp_path, "dev")
 
 
-def test_splits_by_the_names_of_files(tmp_path):
+def test_splits_are_those_in_the_names_of_files(tmp_path):
     names = ["cc3m-train-0000.tar", "cc3m-validation-0000.tar", "more/00000.tar", "val/train/a.tar"]
     for name in names:
         write_tar(tmp_path / name, members([row("0", RED, name)]))
     (tmp_path / "_SUCCESS").write_text("")
     assert crawl.splits(str(tmp_path)) == ("train", "val")
-    assert [item.texts[0][1] for item in items(tmp_path)] == [names[0], names[2], names[3]]
-    assert [item.texts[0][1] for item in items(tmp_path, "val")] == [names[1]]
+    assert [item.texts[0][1] for item in read(tmp_path)] == [names[0], names[2], names[3]]
+    assert [item.texts[0][1] for item in read(tmp_path, "val")] == [names[1]]
     with pytest.raises(UserError, match="no file of images in .* is of the split test by its name"):
-        items(tmp_path, "test")
+        read(tmp_path, "test")
 
 
-def test_folders_of_other_makers(tmp_path):
-    """No Parquet, no statistics, at any depth; record sets and hidden folders are passed over."""
+def test_folders_are_searched_at_any_depth_except_hidden_ones_and_record_sets(tmp_path):
     for name in ("b.jpg", "a/c.PNG", "a/deep/d.jpeg", ".tmp/e.jpg", "set/f.jpg", "none/g.txt"):
         (tmp_path / "raw" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "raw" / name).write_bytes(RED)
         (tmp_path / "raw" / name).with_suffix(".txt").write_text(name)
     (tmp_path / "raw" / "set" / "manifest.json").write_text("{}")
-    assert items(tmp_path / "raw") == [
+    assert read(tmp_path / "raw") == [
         record("a:c", RED, "a/c.PNG"),
         record("a/deep:d", RED, "a/deep/d.jpeg"),
         record("raw:b", RED, "b.jpg"),
     ]
 
 
-# --- tars that others host ------------------------------------------------------------------------
+# --- tars of other hosts --------------------------------------------------------------------------
 
 
-def test_members_of_tars(tmp_path):
-    """Order, folders, other files, upper case, and names that would leave a folder."""
+def test_members_of_tars_may_have_any_order_and_path(tmp_path):
+    """Tests orders, folders, other files, upper case, and names that would leave a folder."""
     files = [
         ("./a/1.txt", b"\xef\xbb\xbfone"),
         ("./a/1.JPG", RED),
@@ -161,22 +172,22 @@ def test_members_of_tars(tmp_path):
         ("b.json", b'["caption"]'),
     ]
     write_tar(tmp_path / "x.tar", files)
-    assert items(tmp_path) == [
+    assert read(tmp_path) == [
         record("x:./a/1", RED, "one"),
         record("x:../../2", GREEN, "zwei"),
         record("x:/3", BLUE, "three"),
-        Dropped("no caption", "x:4"),
-        Dropped("no image", "x:5"),
-        Dropped("image does not decode", "x:6"),
-        Dropped("image does not decode", "x:7"),
-        Dropped("caption is not UTF-8", "x:8"),
-        Dropped("json does not parse", "x:9"),
+        Skipped("no caption", "x:4"),
+        Skipped("no image", "x:5"),
+        Skipped("image does not decode", "x:6"),
+        Skipped("image does not decode", "x:7"),
+        Skipped("caption is not UTF-8", "x:8"),
+        Skipped("json does not parse", "x:9"),
         record("x:a?", RED, "odd"),
-        Dropped("no caption", "x:b"),
+        Skipped("no caption", "x:b"),
     ]
 
 
-def test_links_and_folders_in_tars_are_passed_over(tmp_path):
+def test_links_and_folders_in_tars_are_ignored(tmp_path):
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
         folder = tarfile.TarInfo("0.jpg")
         folder.type = tarfile.DIRTYPE
@@ -188,193 +199,191 @@ def test_links_and_folders_in_tars_are_passed_over(tmp_path):
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
-    assert [item for item in items(tmp_path)] == [record("x:2", RED, "two")]
+    assert read(tmp_path) == [record("x:2", RED, "two")]
 
 
-def test_a_large_member_is_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(tars, "_MOST_BYTES", len(RED))
+def test_a_member_with_too_many_bytes_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(sample_readers, "_MAX_BYTES", len(RED))
     write_tar(tmp_path / "x.tar", [("1.jpg", RED + b" "), ("1.txt", b"1"), ("2.jpg", RED)])
-    assert items(tmp_path) == [Dropped("no image", "x:1"), Dropped("no caption", "x:2")]
+    assert read(tmp_path) == [Skipped("no image", "x:1"), Skipped("no caption", "x:2")]
 
 
-# --- what a stopped run leaves --------------------------------------------------------------------
+# --- truncated and damaged files ------------------------------------------------------------------
 
 THREE = [row(f"00000000{n}", RED, f"text {n}") for n in range(3)]
 
 
-def test_a_tar_cut_anywhere_keeps_what_is_whole(tmp_path):
-    whole = write_tar(tmp_path / "00000.tar", members(THREE)).read_bytes()
-    ends, end = [], 0  # where the last byte of each sample is; zeros up to the next 512 follow
-    for name, data in members(THREE):
+def test_a_tar_truncated_anywhere_keeps_its_complete_samples(tmp_path):
+    data = write_tar(tmp_path / "00000.tar", members(THREE)).read_bytes()
+    ends, end = [], 0  # the last byte of each sample, after which zeros fill a block of 512 bytes
+    for name, content in members(THREE):
         if name.endswith(".txt"):
-            ends.append(end + 512 + len(data))
-        end += 512 + -(-len(data) // 512) * 512
+            ends.append(end + 512 + len(content))
+        end += 512 + -(-len(content) // 512) * 512
     for size in range(0, end + 1, 256):
-        (tmp_path / "00000.tar").write_bytes(whole[:size])
-        *kept, last = items(tmp_path)
+        (tmp_path / "00000.tar").write_bytes(data[:size])
+        *kept, last = read(tmp_path)
         count = sum(size >= end for end in ends)
         expected = [record(f"00000:00000000{n}", RED, f"text {n}") for n in range(count)]
-        # Of the very first sample nobody knows what belongs to it.
+        # The files that belong to the very first sample are not known.
         assert kept == expected or (count == 1 and kept == []), size
         assert last.reason == "tar is cut short or broken"
-        assert last.what.startswith(f"{tmp_path}/00000.tar, after "), size
-    (tmp_path / "00000.tar").write_bytes(whole[:-512])  # a single block of zeros: the end
-    assert len(items(tmp_path)) == 3
+        assert last.example.startswith(f"{tmp_path}/00000.tar, after "), size
+    (tmp_path / "00000.tar").write_bytes(data[:-512])  # A single block of zeros ends the tar.
+    assert len(read(tmp_path)) == 3
 
 
-def test_what_is_told_and_not_there_is_counted(tmp_path):
-    """Parquet says success, and the tar was cut afterwards."""
-    pytest.importorskip("pyarrow", reason="img2dataset tells of dead links in Parquet")
-    write(tmp_path, "webdataset", [*THREE, failed("000000003")])
+def test_images_that_only_the_parquet_file_has_are_counted(tmp_path):
+    """The Parquet file reports success, and the tar was truncated afterwards."""
+    pytest.importorskip("pyarrow", reason=NEEDS_PARQUET)
+    write_shard(tmp_path, "webdataset", [*THREE, failed_row("000000003")])
     path = tmp_path / "00000.tar"
     data = path.read_bytes()
     path.write_bytes(data[: data.index(b"000000002.json") + 600])
-    found = items(tmp_path)
-    assert [getattr(item, "id", None) or item.reason for item in found] == [
+    items = read(tmp_path)
+    assert [getattr(item, "id", None) or item.reason for item in items] == [
         "00000:000000000",
         "00000:000000001",
         "tar is cut short or broken",
         "no image",
-        NOT_THERE,
+        NOT_DOWNLOADED,
     ]
-    assert found[3].what == f"00000:000000002, {crawl_files.url('000000002')}"
+    assert items[3].example == f"00000:000000002, {url('000000002')}"
 
 
-def test_folders_in_a_tar_are_no_part_of_what_is_told(tmp_path):
-    pytest.importorskip("pyarrow", reason="img2dataset tells of dead links in Parquet")
+def test_folders_in_a_tar_do_not_hide_its_samples_from_the_parquet_file(tmp_path):
+    pytest.importorskip("pyarrow", reason=NEEDS_PARQUET)
     crawl_files.write_parquet(tmp_path / "00000.parquet", THREE)
     write_tar(tmp_path / "00000.tar", ((f"./00000/{n}", data) for n, data in members(THREE)))
-    assert [item.id for item in items(tmp_path)] == [f"00000:./00000/00000000{n}" for n in range(3)]
+    assert [item.id for item in read(tmp_path)] == [f"00000:./00000/00000000{n}" for n in range(3)]
 
 
-def test_parquet_beside_that_was_not_finished(tmp_path):
-    pytest.importorskip("pyarrow", reason="img2dataset tells of dead links in Parquet")
-    write(tmp_path, "webdataset", ROWS)
+def test_a_truncated_parquet_file_next_to_a_shard_is_ignored(tmp_path):
+    pytest.importorskip("pyarrow", reason=NEEDS_PARQUET)
+    write_shard(tmp_path, "webdataset", ROWS)
     path = tmp_path / "00000.parquet"
     path.write_bytes(path.read_bytes()[:-8])
-    assert parted(items(tmp_path)) == (KEPT, LOST[:1])
+    assert separate(read(tmp_path)) == (KEPT, SKIPPED[:1])
 
 
 @pytest.mark.parametrize("size", [0, 3, 100, -8])
-def test_parquet_with_images_that_was_not_finished(tmp_path, size):
+def test_a_truncated_parquet_file_with_images_is_counted(tmp_path, size):
     pytest.importorskip("pyarrow", reason="reads Parquet")
-    write(tmp_path, "parquet", ROWS)
-    write(tmp_path, "parquet", THREE, stem="00001")
+    write_shard(tmp_path, "parquet", ROWS)
+    write_shard(tmp_path, "parquet", THREE, stem="00001")
     path = tmp_path / "00001.parquet"
     path.write_bytes(path.read_bytes()[:size])
-    kept, dropped = parted(items(tmp_path))
-    assert kept == KEPT and dropped[1:] == LOST
-    assert dropped[0].reason == "parquet is cut short or broken"
-    assert dropped[0].what.startswith(f"{path}: ")
+    kept, skipped = separate(read(tmp_path))
+    assert kept == KEPT and skipped[1:] == SKIPPED
+    assert skipped[0].reason == "parquet is cut short or broken"
+    assert skipped[0].example.startswith(f"{path}: ")
 
 
-def test_a_tfrecord_cut_anywhere_keeps_what_is_whole(tmp_path):
+def test_a_tfrecord_truncated_anywhere_keeps_its_complete_samples(tmp_path):
     path = crawl_files.write_tfrecord(tmp_path / "00000.tfrecord", THREE)
     data = path.read_bytes()
     length = len(data) // 3
     for size in (length - 1, length + 1, length + 12, 2 * length - 4, 2 * length + 11):
         path.write_bytes(data[:size])
-        *kept, last = items(tmp_path)
-        assert kept == [
-            record(f"00000:00000000{n}", RED, f"text {n}") for n in range(size // length)
-        ]
-        what = f"{path}, record {size // length}"
-        assert last == Dropped("tfrecord is cut short or broken", what)
+        *kept, last = read(tmp_path)
+        count = size // length
+        assert kept == [record(f"00000:00000000{n}", RED, f"text {n}") for n in range(count)]
+        assert last == Skipped("tfrecord is cut short or broken", f"{path}, record {count}")
 
 
-def test_a_damaged_tfrecord(tmp_path):
+def test_a_damaged_record_of_a_tfrecord_is_skipped(tmp_path):
     path = crawl_files.write_tfrecord(tmp_path / "00000.tfrecord", THREE)
     data = bytearray(path.read_bytes())
     length = len(data) // 3
-    data[data.index(RED, length) + 200] ^= 1  # It still parses.
+    data[data.index(RED, length) + 200] ^= 1  # The example still parses.
     path.write_bytes(data)
-    found = items(tmp_path)
-    assert [getattr(item, "id", item) for item in found] == [
+    items = read(tmp_path)
+    assert [getattr(item, "id", item) for item in items] == [
         "00000:000000000",
-        Dropped("record is damaged", f"{path}, record 1"),
+        Skipped("record is damaged", f"{path}, record 1"),
         "00000:000000002",
     ]
-    for wrong in (length - 17, 1 << 62):  # lengths that do not fit their checksum
-        data[2 * length : 2 * length + 8] = struct.pack("<Q", wrong)
+    for wrong_length in (length - 17, 1 << 62):  # These do not match their checksum.
+        data[2 * length : 2 * length + 8] = struct.pack("<Q", wrong_length)
         path.write_bytes(data)
-        assert items(tmp_path)[2] == Dropped("tfrecord is cut short or broken", f"{path}, record 2")
+        assert read(tmp_path)[2] == Skipped("tfrecord is cut short or broken", f"{path}, record 2")
 
 
-# --- what is no crawl -----------------------------------------------------------------------------
+# --- raw folders that are no crawl ----------------------------------------------------------------
 
 
-def test_what_is_refused(tmp_path):
+def test_folders_without_a_crawl_are_refused(tmp_path):
     for raw in (None, "", str(tmp_path / "gone")):
-        with pytest.raises(UserError, match="expected raw_dir to be a folder; .* is none"):
+        with pytest.raises(UserError, match="expected raw_dir to be a folder, got "):
             crawl.plan(raw, "train")
     with pytest.raises(UserError, match="no images in .*; expected tars, TFRecords, Parquet or"):
         crawl.plan(str(tmp_path), "train")
     (tmp_path / "a.tar").write_bytes(b"version https://git-lfs.github.com/spec/v1\n" * 20)
     reason = r"tar is cut short or broken: 1, such as .*a.tar, after nothing: "
     with pytest.raises(UserError, match=f"nothing to write, of 1 records read .{reason}"):
-        conversion.convert(crawl, "crawl", str(tmp_path), tmp_path / "out", "train", progress=str)
+        convert("crawl", tmp_path, tmp_path / "out", "train")
     assert not (tmp_path / "out" / "train").exists()
 
 
-def test_parquet_that_is_a_list_of_links_is_no_shard(tmp_path):
+def test_a_parquet_file_of_links_is_not_a_shard(tmp_path):
     pytest.importorskip("pyarrow", reason="reads Parquet")
     crawl_files.write_parquet(tmp_path / "laion.parquet", ROWS)
     with pytest.raises(UserError, match="no images in"):
-        items(tmp_path)
+        read(tmp_path)
 
 
-def test_parquet_of_other_makers(tmp_path):
-    """No more than an image and a text, and a number for a key."""
+def test_a_parquet_file_needs_only_images_and_texts(tmp_path):
+    """Without keys, samples are named by their numbers."""
     pa = pytest.importorskip("pyarrow", reason="reads Parquet")
     import pyarrow.parquet
 
-    table = pa.table({"txt": ["a", "b"], "jpg": [RED, b"no picture"]})
+    table = pa.table({"txt": ["a", "b"], "jpg": [RED, b"no image"]})
     pyarrow.parquet.write_table(table, tmp_path / "x.parquet")
-    assert items(tmp_path) == [
+    assert read(tmp_path) == [
         record("x:000000000", RED, "a"),
-        Dropped("image does not decode", "x:000000001"),
+        Skipped("image does not decode", "x:000000001"),
     ]
 
 
-def test_parquet_wants_pyarrow(tmp_path, monkeypatch):
+def test_missing_pyarrow_is_a_user_error(tmp_path, monkeypatch):
     pytest.importorskip("pyarrow", reason="writes Parquet")
-    write(tmp_path, "webdataset", ROWS)
+    write_shard(tmp_path, "webdataset", ROWS)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(UserError, match="00000.parquet needs pyarrow: pip install pyarrow"):
-        items(tmp_path)
+        read(tmp_path)
 
 
-# --- to a record set ------------------------------------------------------------------------------
+# --- conversion -----------------------------------------------------------------------------------
 
 
-def test_a_record_set(tmp_path):
-    pytest.importorskip("pyarrow", reason="img2dataset tells of dead links in Parquet")
+def test_record_set_has_all_records_and_counts_the_others(tmp_path):
+    pytest.importorskip("pyarrow", reason=NEEDS_PARQUET)
     raw = tmp_path / "raw"
-    write(raw, "webdataset", ROWS)
-    write(raw, "files", THREE, stem="00001")
-    out = raw / "out"  # What is written below raw_dir is no crawl when it is there next time.
+    write_shard(raw, "webdataset", ROWS)
+    write_shard(raw, "files", THREE, stem="00001")
+    out = raw / "out"  # A record set below raw_dir is not read by the second conversion.
     for _ in range(2):
-        made = conversion.convert(crawl, "crawl", str(raw), out, "train", progress=str)
-    ledger = made["ledger"]
+        manifest = convert("crawl", raw, out, "train")
+    ledger = manifest["ledger"]
     assert (ledger["read"], ledger["kept"], sum(ledger["dropped"].values())) == (8, 5, 3)
     assert ledger["dropped"] == {
-        NOT_THERE: 1,
+        NOT_DOWNLOADED: 1,
         "image was not downloaded (failed_to_resize)": 1,
         "no caption": 1,
     }
-    assert made["augmentations"] == ["crop"]
-    found = list(RecordSet.open(out / "train"))
-    assert found[:2] == KEPT
-    assert found[2:] == [record(f"00001:00000000{n}", RED, f"text {n}") for n in range(3)]
+    assert manifest["augmentations"] == ["crop"]
+    records = list(RecordSet.open(out / "train"))
+    assert records[:2] == KEPT
+    assert records[2:] == [record(f"00001:00000000{n}", RED, f"text {n}") for n in range(3)]
     before = crawl.fingerprint(str(raw), "train")
-    write(raw, "files", THREE, stem="00002")
+    write_shard(raw, "files", THREE, stem="00002")
     assert crawl.fingerprint(str(raw), "train") != before
 
 
-def test_units_are_few(tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "_MOST_UNITS", 3)
+def test_the_number_of_units_is_limited(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "_MAX_UNITS", 3)
     for n in range(7):
         write_tar(tmp_path / f"{n:05d}.tar", members([row(f"{n}", RED, f"text {n}")]))
     units = crawl.plan(str(tmp_path), "train")
     assert [len(unit.shards) for unit in units] == [2, 2, 3]
-    assert [item.texts[0][1] for item in items(tmp_path)] == [f"text {n}" for n in range(7)]
+    assert [item.texts[0][1] for item in read(tmp_path)] == [f"text {n}" for n in range(7)]

@@ -1,64 +1,45 @@
+"""`opus`: bitexts in OPUS's Moses format."""
+
 import os
-import pickle
 import zipfile
 
 import pytest
+from helpers.archives import zip_bytes
+from helpers.datasets import convert, read_items
+from helpers.opus_files import write_moses_zip
 
-from tf_mural import conversion
-from tf_mural.data.records import Dropped, Record, RecordSet
+from tf_mural.data.records import Record, RecordSet, Skipped
 from tf_mural.datasets import DATASETS, opus
 from tf_mural.datasets.opus import forward_lines
 from tf_mural.errors import UserError
 
 
-def write_zip(path, members, **kwargs):
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, **kwargs) as archive:
-        for name, data in members.items():
-            archive.writestr(name, data)
-    return path
-
-
-def moses(folder, a="de", b="en", first=b"eins\nzwei\n", second=b"one\ntwo\n", corpus="CCMatrix"):
-    """A zip as OPUS publishes it."""
-    members = {
-        "README": "This is the corpus\n",
-        "LICENSE": "see the home page\n",
-        f"{corpus}.{a}-{b}.{a}": first,
-        f"{corpus}.{a}-{b}.{b}": second,
-        f"{corpus}.{a}-{b}.scores": "1.2\n1.1\n",
-        f"{corpus}.{a}-{b}.ids": "x\ty\n",
-        f"{corpus}.{a}-{b}.xml": "<cesAlign/>\n",
-    }
-    return write_zip(folder / f"{a}-{b}.txt.zip", members)
-
-
-def items(raw, **options):
-    units = opus.plan(str(raw), "train", **options)
-    return [item for unit in pickle.loads(pickle.dumps(units)) for item in opus.read(unit)]
+def read(raw, **options):
+    return read_items(opus, raw, "train", **options)
 
 
 def pair(name, a, one, b, two):
     return Record(name, texts=((a, one), (b, two)))
 
 
-# --- what a line becomes --------------------------------------------------------------------------
+# --- lines ----------------------------------------------------------------------------------------
 
 
-def test_lines_become_pairs(tmp_path):
+def test_each_pair_of_lines_becomes_a_record(tmp_path):
     expected = [
         pair("CCMatrix.de-en:1", "de", "eins", "en", "one"),
         pair("CCMatrix.de-en:2", "de", "zwei", "en", "two"),
     ]
-    path = moses(tmp_path)
-    assert items(path) == expected
-    assert items(tmp_path) == expected
+    path = write_moses_zip(tmp_path)
+    assert read(path) == expected
+    assert read(tmp_path) == expected
 
 
-ODD = (
+IRREGULAR = (
     b"\xef\xbb\xbfeins\r\n  zw\xc3\xb6lf\t\n\nOK\nkaputt\nu\xe2\x80\xa8v\nf\xc3\xbcnf",
     b"\xef\xbb\xbfone\r\ntwelve\nthree\nOK\n\xff\xfe\nu v\nfive",
 )
-ODD_KEPT = [
+IRREGULAR_KEPT = [
     pair("CCMatrix.de-en:1", "de", "eins", "en", "one"),
     pair("CCMatrix.de-en:2", "de", "zwölf", "en", "twelve"),
     pair("CCMatrix.de-en:4", "de", "OK", "en", "OK"),
@@ -67,45 +48,45 @@ ODD_KEPT = [
 ]
 
 
-def test_odd_lines(tmp_path):
-    """A byte order mark, CRLF, blanks, an empty line, bytes that are no UTF-8, no last line end."""
-    found = items(moses(tmp_path, first=ODD[0], second=ODD[1]))
-    assert [item for item in found if isinstance(item, Record)] == ODD_KEPT
-    assert [item for item in found if isinstance(item, Dropped)] == [
-        Dropped("empty side", "CCMatrix.de-en:3"),
-        Dropped("not UTF-8", "CCMatrix.de-en:5"),
+def test_irregular_lines_are_stripped_or_skipped(tmp_path):
+    """Tests a byte order mark, CRLF, spaces, an empty line, no UTF-8, no last line end."""
+    items = read(write_moses_zip(tmp_path, first=IRREGULAR[0], second=IRREGULAR[1]))
+    assert [item for item in items if isinstance(item, Record)] == IRREGULAR_KEPT
+    assert [item for item in items if isinstance(item, Skipped)] == [
+        Skipped("empty side", "CCMatrix.de-en:3"),
+        Skipped("not UTF-8", "CCMatrix.de-en:5"),
     ]
-    found = items(tmp_path, drop_identical=True)
-    assert found[3] == Dropped("both sides the same", "CCMatrix.de-en:4: OK")
+    items = read(tmp_path, drop_identical=True)
+    assert items[3] == Skipped("both sides the same", "CCMatrix.de-en:4: OK")
 
 
-def test_language_codes_and_corpora(tmp_path):
-    moses(tmp_path, "en", "zh_cn", corpus="bible-uedin.v1")
+def test_names_have_the_corpus_and_texts_the_codes_of_records(tmp_path):
+    write_moses_zip(tmp_path, "en", "zh_cn", corpus="bible-uedin.v1")
     (tmp_path / "below").mkdir()
-    moses(tmp_path / "below", "pt", "pt_br", corpus="Open.Subtitles")
-    moses(tmp_path / "below", "zh", "zh-Hant")
-    found = [items(tmp_path)[i] for i in (0, 2, 4)]
-    assert [(record.id, [code for code, _ in record.texts]) for record in found] == [
+    write_moses_zip(tmp_path / "below", "pt", "pt_br", corpus="Open.Subtitles")
+    write_moses_zip(tmp_path / "below", "zh", "zh-Hant")
+    records = [read(tmp_path)[i] for i in (0, 2, 4)]
+    assert [(record.id, [code for code, _ in record.texts]) for record in records] == [
         ("CCMatrix.zh-zh-Hant:1", ["zh", "zh-Hant"]),
         ("Open.Subtitles.pt-pt_br:1", ["pt", "pt-br"]),
         ("bible-uedin.v1.en-zh_cn:1", ["en", "zh-cn"]),
     ]
 
 
-def test_already_unpacked(tmp_path):
+def test_bitexts_may_be_unpacked(tmp_path):
     for name, text in (("de", "eins\n"), ("en", "one\n"), ("scores", "1\n")):
         (tmp_path / f"CCMatrix.de-en.{name}").write_text(text)
     (tmp_path / "README").write_text("read me\n")
-    assert items(tmp_path) == [pair("CCMatrix.de-en:1", "de", "eins", "en", "one")]
+    assert read(tmp_path) == [pair("CCMatrix.de-en:1", "de", "eins", "en", "one")]
 
 
-# --- which pairs ----------------------------------------------------------------------------------
+# --- languages and pairs --------------------------------------------------------------------------
 
 
 @pytest.fixture
-def three(tmp_path):
+def three_bitexts(tmp_path):
     for a, b in (("de", "en"), ("en", "fr"), ("en", "zh_cn")):
-        moses(tmp_path, a, b, f"{a}\n".encode(), f"{b}\n".encode())
+        write_moses_zip(tmp_path, a, b, f"{a}\n".encode(), f"{b}\n".encode())
     return tmp_path
 
 
@@ -119,8 +100,10 @@ def three(tmp_path):
         ({"pairs": ("fr-en", "de-en"), "languages": ("en", "fr")}, ["en-fr"]),
     ],
 )
-def test_languages_and_pairs_are_a_choice(three, options, names):
-    assert [record.id for record in items(three, **options)] == [f"CCMatrix.{n}:1" for n in names]
+def test_options_choose_languages_and_pairs(three_bitexts, options, names):
+    assert [record.id for record in read(three_bitexts, **options)] == [
+        f"CCMatrix.{n}:1" for n in names
+    ]
 
 
 @pytest.mark.parametrize(
@@ -131,12 +114,12 @@ def test_languages_and_pairs_are_a_choice(three, options, names):
         ({"languages": ("de", "fr")}, "no bitext of .* has two of the languages"),
     ],
 )
-def test_choices_that_are_refused(three, options, message):
+def test_unknown_languages_and_pairs_are_refused(three_bitexts, options, message):
     with pytest.raises(UserError, match=message):
-        items(three, **options)
+        read(three_bitexts, **options)
 
 
-# --- parts ----------------------------------------------------------------------------------------
+# --- units ----------------------------------------------------------------------------------------
 
 WORDS = [("a" * (i * 7 % 13), "b" * (i * 5 % 11)) for i in range(39)]
 
@@ -144,28 +127,28 @@ WORDS = [("a" * (i * 7 % 13), "b" * (i * 5 % 11)) for i in range(39)]
 @pytest.mark.parametrize("last", [b"", b"\n"])
 @pytest.mark.parametrize("chunk", [1, 3, 50, 1 << 20])
 @pytest.mark.parametrize("size", [1, 2, 13, 14, 30, 100, 1000])
-def test_parts_hold_each_line_once(tmp_path, monkeypatch, size, chunk, last):
-    """Wherever a bitext is cut: amid a line, at its end, or with no line start inside a part."""
-    monkeypatch.setattr(forward_lines, "_CHUNK", chunk)
+def test_parts_contain_each_line_once(tmp_path, monkeypatch, size, chunk, last):
+    """Tests cuts inside a line, at its end, and parts in which no line starts."""
+    monkeypatch.setattr(forward_lines, "_CHUNK_BYTES", chunk)
     monkeypatch.setattr(opus, "_BYTES_PER_UNIT", (size, size))
-    monkeypatch.setattr(opus, "_MOST_PARTS", 1000)
+    monkeypatch.setattr(opus, "_MAX_PARTS", 1000)
     sides = [b"\n".join(words[i].encode() for words in WORDS) + last for i in (0, 1)]
-    moses(tmp_path, first=sides[0], second=sides[1])
+    write_moses_zip(tmp_path, first=sides[0], second=sides[1])
     units = opus.plan(str(tmp_path), "train")
     assert len(units) == min(512, -(-len(sides[0]) // size))
-    found = [item for unit in units for item in opus.read(unit)]
-    assert len(found) == len(WORDS)
-    for number, (item, (a, b)) in enumerate(zip(found, WORDS, strict=True), 1):
+    items = [item for unit in units for item in opus.read(unit)]
+    assert len(items) == len(WORDS)
+    for number, (item, (a, b)) in enumerate(zip(items, WORDS, strict=True), 1):
         name = f"CCMatrix.de-en:{number}"
-        expected = pair(name, "de", a, "en", b) if a and b else Dropped("empty side", name)
+        expected = pair(name, "de", a, "en", b) if a and b else Skipped("empty side", name)
         assert item == expected
 
 
-def test_small_bitexts_share_units_and_large_ones_are_cut(tmp_path, monkeypatch):
+def test_small_bitexts_share_units_and_large_ones_are_divided(tmp_path, monkeypatch):
     monkeypatch.setattr(opus, "_BYTES_PER_UNIT", (40, 40))
-    monkeypatch.setattr(opus, "_MOST_PARTS", 3)
+    monkeypatch.setattr(opus, "_MAX_PARTS", 3)
     for a, lines in (("de", 50), ("fr", 1), ("it", 2), ("nl", 2), ("pl", 1)):
-        moses(tmp_path, a, "xx", b"123456789\n" * lines, b"x\n" * lines)
+        write_moses_zip(tmp_path, a, "xx", b"123456789\n" * lines, b"x\n" * lines)
     units = opus.plan(str(tmp_path), "train")
     cuts = [[(p.bitext.languages[0], p.start, p.end) for p in unit.parts] for unit in units]
     assert cuts == [
@@ -183,10 +166,10 @@ def test_small_bitexts_share_units_and_large_ones_are_cut(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("lines, parts", [(3, 1), (8, 2), (16, 4), (400, 4), (4000, 10)])
-def test_a_single_bitext_is_cut_for_several_processes(tmp_path, monkeypatch, lines, parts):
-    """To quarters, but to no part under 40 bytes, nor over 4,000."""
+def test_a_single_bitext_is_divided_for_several_processes(tmp_path, monkeypatch, lines, parts):
+    """It is divided into quarters, but not below 40 or above 4,000 bytes."""
     monkeypatch.setattr(opus, "_BYTES_PER_UNIT", (40, 4000))
-    moses(tmp_path, "de", "xx", b"123456789\n" * lines, b"x\n" * lines)
+    write_moses_zip(tmp_path, "de", "xx", b"123456789\n" * lines, b"x\n" * lines)
     assert len(opus.plan(str(tmp_path), "train")) == parts
 
 
@@ -200,40 +183,42 @@ def test_a_single_bitext_is_cut_for_several_processes(tmp_path, monkeypatch, lin
     ],
 )
 @pytest.mark.parametrize("size", [3, 1 << 20])
-def test_sides_of_another_length(tmp_path, monkeypatch, first, second, counts, size):
+def test_sides_with_different_numbers_of_lines_are_refused(
+    tmp_path, monkeypatch, first, second, counts, size
+):
     monkeypatch.setattr(opus, "_BYTES_PER_UNIT", (size, size))
-    path = moses(tmp_path, first=first, second=second)
+    path = write_moses_zip(tmp_path, first=first, second=second)
     with pytest.raises(UserError, match=f"{path}: expected as many lines .* found {counts}; downl"):
-        items(tmp_path)
-    for unit in opus.plan(str(tmp_path), "train")[-1:]:  # seen by the last part alone too
+        read(tmp_path)
+    for unit in opus.plan(str(tmp_path), "train")[-1:]:  # The last part finds it by itself.
         with pytest.raises(UserError, match=counts):
             list(opus.read(unit))
 
 
-def test_zips_that_are_cut_short_or_damaged(tmp_path):
+def test_truncated_and_damaged_zips_are_refused(tmp_path):
     text = "".join(f"{i * i}\n" for i in range(5000)).encode()
-    path = moses(tmp_path, first=text, second=text)
-    whole = path.read_bytes()
-    for broken in (whole[:-100], whole[: len(whole) // 2], whole[:10], b""):
-        path.write_bytes(broken)
+    path = write_moses_zip(tmp_path, first=text, second=text)
+    data = path.read_bytes()
+    for truncated in (data[:-100], data[: len(data) // 2], data[:10], b""):
+        path.write_bytes(truncated)
         with pytest.raises(UserError, match="de-en.txt.zip does not unpack .*; download it again"):
-            items(tmp_path)
-    middle = len(whole) // 2
-    path.write_bytes(whole[:middle] + bytes(20) + whole[middle + 20 :])
+            read(tmp_path)
+    middle = len(data) // 2
+    path.write_bytes(data[:middle] + bytes(20) + data[middle + 20 :])
     with pytest.raises(UserError, match=r"CCMatrix.de-en.\w\w of .*zip does not unpack"):
-        items(tmp_path)
+        read(tmp_path)
     with pytest.raises(UserError, match="converting|does not unpack"):
-        convert(tmp_path, tmp_path / "out")
+        convert("ccmatrix", tmp_path, tmp_path / "out", "train")
     assert not os.path.exists(tmp_path / "out" / "train")
 
 
-def test_a_line_without_end_is_no_text(tmp_path, monkeypatch):
-    monkeypatch.setattr(forward_lines, "_LONGEST", 2 << 20)
-    moses(tmp_path, first=bytes(5 << 20), second=b"one\n")
+def test_a_line_that_is_too_long_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(forward_lines, "_MAX_LINE_BYTES", 2 << 20)
+    write_moses_zip(tmp_path, first=bytes(5 << 20), second=b"one\n")
     with pytest.raises(
         UserError, match="CCMatrix.de-en.de of .* is no text: a line of more than 2"
     ):
-        items(tmp_path)
+        read(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -249,74 +234,68 @@ def test_a_line_without_end_is_no_text(tmp_path, monkeypatch):
         ({"C.german-en.german": "a\n", "C.german-en.en": "a\n"}, "such as de, got 'german' in C.g"),
     ],
 )
-def test_zips_that_are_none_of_opus(tmp_path, members, message):
-    write_zip(tmp_path / "x.zip", members)
+def test_zips_without_a_bitext_are_refused(tmp_path, members, message):
+    (tmp_path / "x.zip").write_bytes(zip_bytes(members))
     with pytest.raises(UserError, match=message):
-        items(tmp_path)
+        read(tmp_path)
 
 
-def test_an_encrypted_zip(tmp_path):
-    path = moses(tmp_path)
+def test_an_encrypted_zip_is_refused(tmp_path):
+    path = write_moses_zip(tmp_path)
     data = bytearray(path.read_bytes())
     entry = data.index(b"PK\x01\x02", data.index(b"PK\x01\x02", data.index(b"PK\x01\x02") + 1) + 1)
     data[entry + 8] |= 1  # the flags of the third file
     path.write_bytes(bytes(data))
     with pytest.raises(UserError, match="CCMatrix.de-en.de is encrypted"):
-        items(tmp_path)
+        read(tmp_path)
 
 
-def test_a_bitext_that_is_there_twice(tmp_path):
-    moses(tmp_path)
+def test_a_repeated_bitext_is_refused(tmp_path):
+    write_moses_zip(tmp_path)
     (tmp_path / "b").mkdir()
-    moses(tmp_path / "b")
+    write_moses_zip(tmp_path / "b")
     with pytest.raises(UserError, match="CCMatrix.de-en is in .*zip and .*/b/de-en.txt.zip; keep"):
-        items(tmp_path)
+        read(tmp_path)
 
 
-def test_nothing_there(tmp_path):
+def test_a_folder_without_bitexts_is_refused(tmp_path):
     with pytest.raises(UserError, match="no bitext in .*; expected zips of OPUS's Moses format"):
-        items(tmp_path)
+        read(tmp_path)
     for gone in (tmp_path / "gone", ""):
         with pytest.raises(UserError, match="expected raw_dir to be a zip of OPUS or a folder"):
             opus.plan(str(gone), "train")
 
 
-# --- as a conversion ------------------------------------------------------------------------------
+# --- conversion -----------------------------------------------------------------------------------
 
 
-def convert(raw, out, **kwargs):
-    return conversion.convert(
-        opus, "ccmatrix", str(raw), str(out), "train", processes=1, progress=str, **kwargs
-    )
-
-
-def test_the_ledger_is_whole(tmp_path, monkeypatch):
+def test_ledger_counts_every_line(tmp_path, monkeypatch):
     assert DATASETS["ccmatrix"] is DATASETS["opus"] is opus
     monkeypatch.setattr(opus, "_BYTES_PER_UNIT", (12, 12))
-    moses(tmp_path, first=ODD[0], second=ODD[1])
-    manifest = convert(tmp_path, tmp_path / "out", options={"drop_identical": True})
+    write_moses_zip(tmp_path, first=IRREGULAR[0], second=IRREGULAR[1])
+    manifest = convert("ccmatrix", tmp_path, tmp_path / "out", "train", drop_identical=True)
     ledger = manifest["ledger"]
     assert (ledger["read"], ledger["kept"]) == (7, 4)
     assert ledger["dropped"] == {"both sides the same": 1, "empty side": 1, "not UTF-8": 1}
     assert ledger["examples"]["empty side"] == ["CCMatrix.de-en:3"]
     assert ledger["kept"] + sum(ledger["dropped"].values()) == ledger["read"]
     assert (manifest["languages"], len(manifest["shards"])) == ({"de": 4, "en": 4}, 4)
-    found = list(RecordSet.open(tmp_path / "out/train"))
-    assert found == [record for record in ODD_KEPT if record.id != "CCMatrix.de-en:4"]
+    records = list(RecordSet.open(tmp_path / "out/train"))
+    assert records == [record for record in IRREGULAR_KEPT if record.id != "CCMatrix.de-en:4"]
 
 
 @pytest.mark.parametrize("unpacked", [False, True])
-def test_another_text_of_the_same_size_is_noticed(tmp_path, unpacked):
+def test_another_text_of_the_same_size_is_another_recipe(tmp_path, unpacked):
     def write(first):
-        path = moses(tmp_path, first=first)
+        path = write_moses_zip(tmp_path, first=first)
         if unpacked:
             zipfile.ZipFile(path).extractall(tmp_path)
             path.unlink()
 
     write(b"eins\nzwei\n")
-    convert(tmp_path, tmp_path / "out")
+    convert("ccmatrix", tmp_path, tmp_path / "out", "train")
     write(b"eins\nzwei\n")
-    convert(tmp_path, tmp_path / "out")
+    convert("ccmatrix", tmp_path, tmp_path / "out", "train")
     write(b"eins\ndrei\n")
     with pytest.raises(UserError, match="another recipe"):
-        convert(tmp_path, tmp_path / "out")
+        convert("ccmatrix", tmp_path, tmp_path / "out", "train")

@@ -1,212 +1,204 @@
-import io
+"""`table`: your own images and texts in TSV, CSV and JSONL tables."""
+
 import json
 import os
-import pickle
 
 import pytest
-from PIL import Image
+from conftest import ROOT
+from helpers.datasets import read_items
+from helpers.files import write_files
+from helpers.images import plain_image
 
-from tf_mural.data.records import Dropped, Record
+from tf_mural.data.records import Record, Skipped
 from tf_mural.datasets import table
 from tf_mural.errors import UserError
 
-DATA = os.path.join(os.path.dirname(__file__), "..", "..", "shared", "data")
-
-
-def picture(format="PNG", mode="RGB", size=(3, 2)):
-    buffer = io.BytesIO()
-    Image.new("RGB", size, "red").convert(mode).save(buffer, format)
-    return buffer.getvalue()
+DATA = os.path.join(ROOT, "..", "shared", "data")
+PNG, JPEG = plain_image("red", "PNG"), plain_image("red", "JPEG")
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder with the pictures a.png and b/c.jpg; folder.table(...) puts a table beside them."""
-    (tmp_path / "b").mkdir()
-    (tmp_path / "a.png").write_bytes(picture())
-    (tmp_path / "b" / "c.jpg").write_bytes(picture("JPEG"))
-    return tmp_path
+    """A folder with the images a.png and b/c.jpg."""
+    return write_files(tmp_path, {"a.png": PNG, "b/c.jpg": JPEG})
 
 
-def items(folder, content, name="t.tsv", split="train", **options):
-    """What reading a table of that content yields."""
-    data = content if isinstance(content, bytes) else content.encode()
-    (folder / name).write_bytes(data)
-    units = table.plan(str(folder), split, file=name, **options)
-    return [item for unit in pickle.loads(pickle.dumps(units)) for item in table.read(unit)]
+def read(folder, content, name="t.tsv", split="train", **options):
+    """Writes a table into the folder and returns all items that reading it yields."""
+    write_files(folder, {name: content})
+    return read_items(table, folder, split, file=name, **options)
 
 
-def texts(*args, **kwargs):
-    return [item.texts for item in items(*args, **kwargs)]
+def read_texts(*args, **kwargs):
+    return [item.texts for item in read(*args, **kwargs)]
 
 
-def lines(*objects):
-    return "".join(json.dumps(one) + "\n" for one in objects)
+def jsonl(*objects):
+    return "".join(json.dumps(row) + "\n" for row in objects)
 
 
 # --- layouts --------------------------------------------------------------------------------------
 
 
-def test_wide(folder):
+def test_wide_layout_has_one_row_a_record(folder):
     content = "image\ten\tde\nb/c.jpg\ta cup\teine Tasse\na.png\t\t ein Ball \n"
-    jpg, png = (folder / "b/c.jpg").read_bytes(), (folder / "a.png").read_bytes()
-    assert items(folder, content) == [
-        Record("b/c.jpg", (jpg,), (("en", "a cup"), ("de", "eine Tasse"))),
-        Record("a.png", (png,), (("de", " ein Ball "),)),
+    assert read(folder, content) == [
+        Record("b/c.jpg", (JPEG,), (("en", "a cup"), ("de", "eine Tasse"))),
+        Record("a.png", (PNG,), (("de", " ein Ball "),)),
     ]
 
 
-def test_wide_without_images_is_bitext(folder):
-    assert items(folder, "en\tde\nred\trot\nblue\tblau\n") == [
+def test_a_table_without_images_is_a_bitext(folder):
+    assert read(folder, "en\tde\nred\trot\nblue\tblau\n") == [
         Record("2", (), (("en", "red"), ("de", "rot"))),
         Record("3", (), (("en", "blue"), ("de", "blau"))),
     ]
 
 
-def test_several_texts_by_repeated_columns_or_separator(folder):
-    assert texts(folder, "en\tde\ten\none\teins\tuno\n\tzwei\ttwo\n") == [
+def test_several_texts_are_in_repeated_columns_or_separated(folder):
+    assert read_texts(folder, "en\tde\ten\none\teins\tuno\n\tzwei\ttwo\n") == [
         (("en", "one"), ("en", "uno"), ("de", "eins")),
         (("en", "two"), ("de", "zwei")),
     ]
-    assert texts(folder, "en\tde\none | uno||\teins\n", texts_separator="|") == [
+    assert read_texts(folder, "en\tde\none | uno||\teins\n", texts_separator="|") == [
         (("en", "one"), ("en", "uno"), ("de", "eins"))
     ]
-    assert texts(folder, "en\none|uno\n") == [(("en", "one|uno"),)]
+    assert read_texts(folder, "en\none|uno\n") == [(("en", "one|uno"),)]
 
 
-def test_long_gathers_scattered_rows(folder):
+def test_long_layout_joins_scattered_rows(folder):
     content = "image,language,text\na.png,en,red\nb/c.jpg,en,cup\na.png,de,rot\na.png,en,crimson\n"
-    found = items(folder, content, "t.csv")
-    assert [(record.id, record.texts) for record in found] == [
+    records = read(folder, content, "t.csv")
+    assert [(record.id, record.texts) for record in records] == [
         ("a.png", (("en", "red"), ("de", "rot"), ("en", "crimson"))),
         ("b/c.jpg", (("en", "cup"),)),
     ]
 
 
-def test_long_bitext_by_id(folder):
+def test_long_bitext_is_joined_by_id(folder):
     content = "pair,lang,sentence\n7,en,red\n8,en,blue\n7,de,rot\n"
     options = {"id_column": "pair", "language_column": "lang", "text_column": "sentence"}
-    assert items(folder, content, "t.csv", **options) == [
+    assert read(folder, content, "t.csv", **options) == [
         Record("7", (), (("en", "red"), ("de", "rot"))),
         Record("8", (), (("en", "blue"),)),
     ]
 
 
-def test_long_with_odd_languages(folder):
+def test_invalid_language_codes_are_skipped(folder):
     content = "id,language,text\n1,german,rot\n1,en,red\n1,,none\n"
-    assert items(folder, content, "t.csv") == [
-        Dropped("not a language code", "line 2: 'german'", text=True),
-        Dropped("not a language code", "line 2: ''", text=True),
+    assert read(folder, content, "t.csv") == [
+        Skipped("not a language code", "line 2: 'german'", text_only=True),
+        Skipped("not a language code", "line 2: ''", text_only=True),
         Record("1", (), (("en", "red"),)),
     ]
 
 
-def test_jsonl_captions(folder):
-    content = lines(
+def test_jsonl_has_texts_by_language(folder):
+    content = jsonl(
         {"image": "a.png", "captions": {"en": ["red", "crimson"], "de": "rot", "fr": None}},
         {"image": "b/c.jpg", "captions": {"ja": "カップ", "german": "Tasse", "cs": [3]}},
     )
-    first, bad_code, bad_text, second = items(folder, content, "t.jsonl")
+    first, bad_code, bad_text, second = read(folder, content, "t.jsonl")
     assert first.texts == (("en", "red"), ("en", "crimson"), ("de", "rot"))
-    assert bad_code == Dropped("not a language code", "line 2: 'german'", text=True)
-    assert bad_text == Dropped("text is not a string", "line 2: 3", text=True)
+    assert bad_code == Skipped("not a language code", "line 2: 'german'", text_only=True)
+    assert bad_text == Skipped("text is not a string", "line 2: 3", text_only=True)
     assert (second.id, second.texts) == ("b/c.jpg", (("ja", "カップ"),))
 
 
-def test_jsonl_merges_keys_and_drops_repeats(folder):
-    content = lines(
+def test_jsonl_merges_keys_and_skips_repeated_texts(folder):
+    content = jsonl(
         {"meta": {"one": {"en": "x", "de": "y"}}, "two": {"en": ["x", "z"]}},
         {"two": {"en": "x"}},
     )
-    assert items(folder, content, "t.jsonl", texts_keys=("meta.one", "two")) == [
-        Dropped("repeated in its record", "line 1: x", text=True),
+    assert read(folder, content, "t.jsonl", texts_keys=("meta.one", "two")) == [
+        Skipped("repeated in its record", "line 1: x", text_only=True),
         Record("1", (), (("en", "x"), ("de", "y"), ("en", "z"))),
         Record("2", (), (("en", "x"),)),
     ]
 
 
-def test_jsonl_flat_and_long(folder):
-    flat = lines({"id": "r1", "pic": {"path": "a.png"}, "en": "red", "kind": "no", "de": ["rot"]})
-    (record,) = items(folder, flat, "t.jsonl", image_column="pic.path")
+def test_jsonl_may_be_wide_or_long(folder):
+    flat = jsonl({"id": "r1", "pic": {"path": "a.png"}, "en": "red", "kind": "no", "de": ["rot"]})
+    (record,) = read(folder, flat, "t.jsonl", image_column="pic.path")
     assert (record.id, record.texts) == ("r1", (("en", "red"), ("de", "rot")))
-    long = lines(
+    long = jsonl(
         {"image": "a.png", "language": "en", "text": "red"},
         {"image": "a.png", "language": "de", "text": ["rot", "hellrot"]},
     )
-    (record,) = items(folder, long, "t.jsonl")
+    (record,) = read(folder, long, "t.jsonl")
     assert record.texts == (("en", "red"), ("de", "rot"), ("de", "hellrot"))
 
 
-# --- what a column means --------------------------------------------------------------------------
+# --- columns --------------------------------------------------------------------------------------
 
 
-def test_id_is_a_name_in_front_and_indonesian_elsewhere(folder):
-    assert items(folder, "id\ten\nr1\tred\n") == [Record("r1", (), (("en", "red"),))]
-    assert items(folder, "en\tid\nred\tmerah\n") == [
+def test_id_is_a_name_in_the_first_column_and_indonesian_elsewhere(folder):
+    assert read(folder, "id\ten\nr1\tred\n") == [Record("r1", (), (("en", "red"),))]
+    assert read(folder, "en\tid\nred\tmerah\n") == [
         Record("2", (), (("en", "red"), ("id", "merah")))
     ]
-    (record,) = items(folder, "en\tid\nred\tr1\n", id_column="id")
+    (record,) = read(folder, "en\tid\nred\tr1\n", id_column="id")
     assert record == Record("r1", (), (("en", "red"),))
 
 
-def test_named_columns_are_no_languages(folder):
+def test_columns_named_by_options_are_no_languages(folder):
     content = "img\tset\ten\tnotes\na\ttrain\tred\tx\n"
     options = {"image_column": "img", "image_suffix": ".png", "split_column": "set"}
-    assert texts(folder, content, **options) == [(("en", "red"),)]
+    assert read_texts(folder, content, **options) == [(("en", "red"),)]
 
 
-def test_languages_are_a_choice(folder):
+def test_only_chosen_languages_are_kept(folder):
     content = "en\tde\tfr\nred\trot\trouge\nblue\t\t\n"
-    assert items(folder, content, languages=("fr", "de")) == [
+    assert read(folder, content, languages=("fr", "de")) == [
         Record("2", (), (("de", "rot"), ("fr", "rouge"))),
-        Dropped("no text", "line 3"),
+        Skipped("no text", "line 3"),
     ]
 
 
-def test_fewer_texts_than_asked(folder):
-    assert items(folder, "en\tde\nred\trot\nblue\t\n", min_texts=2) == [
+def test_records_with_fewer_than_min_texts_are_skipped(folder):
+    assert read(folder, "en\tde\nred\trot\nblue\t\n", min_texts=2) == [
         Record("2", (), (("en", "red"), ("de", "rot"))),
-        Dropped("fewer than 2 texts", "line 3"),
+        Skipped("fewer than 2 texts", "line 3"),
     ]
 
 
-def test_split_column(folder):
+def test_split_column_selects_rows(folder):
     content = "set\ten\ntrain\tone\nval\ttwo\ntrain\tthree\n"
     options = {"split_column": "set"}
-    assert texts(folder, content, **options) == [(("en", "one"),), (("en", "three"),)]
-    assert texts(folder, content, split="val", **options) == [(("en", "two"),)]
+    assert read_texts(folder, content, **options) == [(("en", "one"),), (("en", "three"),)]
+    assert read_texts(folder, content, split="val", **options) == [(("en", "two"),)]
     assert table.splits(str(folder), file="t.tsv", **options) == ("train", "val")
     with pytest.raises(UserError, match="the split 'vla' in 'set'; it has: train, val"):
-        items(folder, content, split="vla", **options)
+        read(folder, content, split="vla", **options)
 
 
-def test_rows_that_name_no_split_are_told(folder):
+def test_rows_without_a_split_are_skipped(folder):
     content = "split,en\ntrain,one\n,two\nval,three\n"
-    assert items(folder, content, "t.csv") == [
+    assert read(folder, content, "t.csv") == [
         Record("2", (), (("en", "one"),)),
-        Dropped("no split named", "line 3"),
+        Skipped("no split named", "line 3"),
     ]
     long = "id,language,text,split\na,en,one,train\na,de,eins,\nb,en,two,val\n"
-    assert items(folder, long, "t.csv") == [
+    assert read(folder, long, "t.csv") == [
         Record("a", (), (("en", "one"),)),
-        Dropped("no split named", "line 3"),
+        Skipped("no split named", "line 3"),
     ]
     with pytest.raises(UserError, match="names no split in 'split'; .* split_column to another"):
         (folder / "t.csv").write_text("split,en\n,two\n")
         table.splits(str(folder))
 
 
-def test_a_later_object_may_be_the_first_to_name_its_split(folder):
-    content = lines({"en": "a split"}, {"en": 'a "split"'}, {"en": "b", "split": "val"})
-    assert items(folder, content, "t.jsonl", split="val") == [
-        Dropped("no split named", "line 1"),
-        Dropped("no split named", "line 2"),
+def test_split_column_is_found_in_later_objects(folder):
+    content = jsonl({"en": "a split"}, {"en": 'a "split"'}, {"en": "b", "split": "val"})
+    assert read(folder, content, "t.jsonl", split="val") == [
+        Skipped("no split named", "line 1"),
+        Skipped("no split named", "line 2"),
         Record("3", (), (("en", "b"),)),
     ]
-    assert len(texts(folder, lines({"en": 'a "split"'}), "t.jsonl")) == 1
+    assert len(read_texts(folder, jsonl({"en": 'a "split"'}), "t.jsonl")) == 1
 
 
-def test_split_in_the_file_name(folder):
+def test_split_is_in_the_file_name(folder):
     for split in ("val", "train"):
         (folder / f"c.{split}.tsv").write_text(f"en\n{split}\n")
     options = {"file": "c.{split}.tsv"}
@@ -217,25 +209,25 @@ def test_split_in_the_file_name(folder):
         table.plan(str(folder), "test", **options)
 
 
-def test_split_is_train_if_nothing_says(folder):
+def test_split_is_train_by_default(folder):
     (folder / "t.tsv").write_text("en\nred\n")
     assert table.splits(str(folder)) == ("train",)
 
 
-def test_a_column_called_split_is_one(folder):
+def test_a_column_named_split_is_the_split_column(folder):
     content = "split\ten\ntrain\tone\nval\ttwo\n"
-    assert texts(folder, content) == [(("en", "one"),)]
+    assert read_texts(folder, content) == [(("en", "one"),)]
     assert table.splits(str(folder)) == ("train", "val")
-    assert texts(folder, content, split="val") == [(("en", "two"),)]
-    assert len(texts(folder, content, split_column="")) == 2
+    assert read_texts(folder, content, split="val") == [(("en", "two"),)]
+    assert len(read_texts(folder, content, split_column="")) == 2
     assert table.splits(str(folder), split_column="") == ("train",)
     content = "split\tde\na.png\trot\n"
-    for other in ({"image_column": "split"}, {"id_column": "split"}):  # it is that already
-        (found,) = items(folder, content, **other)
-        assert found.id == "a.png"
+    for other in ({"image_column": "split"}, {"id_column": "split"}):
+        (record,) = read(folder, content, **other)
+        assert record.id == "a.png"
         assert table.splits(str(folder), **other) == ("train",)
     (folder / "t.tsv").write_text("split\ten\ntrain\tone\nval\ttwo\n")
-    (folder / "t.tsv").rename(folder / "c.val.tsv")  # where the name says it, the column does not
+    (folder / "t.tsv").rename(folder / "c.val.tsv")  # The file name has precedence.
     (unit,) = table.plan(str(folder), "val", file="c.{split}.tsv")
     assert len(list(table.read(unit))) == 2
 
@@ -243,73 +235,76 @@ def test_a_column_called_split_is_one(folder):
 # --- quotes, line ends, encodings -----------------------------------------------------------------
 
 
-def test_quotes_that_mean_something(folder):
+def test_quoted_cells_may_contain_delimiters_and_line_ends(folder):
     content = 'en,de\r\n"red, ""dark""\nand deep",rot\r\n\r\nblue,"bl\u2028au"\r\n'
-    assert items(folder, content, "t.csv") == [
+    assert read(folder, content, "t.csv") == [
         Record("2", (), (("en", 'red, "dark"\nand deep'), ("de", "rot"))),
-        Dropped("blank row", "line 4"),
+        Skipped("blank row", "line 4"),
         Record("5", (), (("en", "blue"), ("de", "bl\u2028au"))),
     ]
 
 
-def test_quotes_that_mean_nothing(folder):
+def test_quoting_none_keeps_quotes(folder):
     content = 'en\tde\n"red\trot"\n"blue"\t""\n'
-    assert texts(folder, content, quoting="none") == [
+    assert read_texts(folder, content, quoting="none") == [
         (("en", '"red'), ("de", 'rot"')),
         (("en", '"blue"'), ("de", '""')),
     ]
     with pytest.raises(UserError, match="t.tsv, line 3: .*pass the option quoting=none"):
-        items(folder, 'en\tde\nred\trot\n"blue" sky\tblau\n')
+        read(folder, 'en\tde\nred\trot\n"blue" sky\tblau\n')
 
 
 @pytest.mark.parametrize("quoting", ["minimal", "none"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"])
-def test_line_ends_and_byte_order_mark(folder, quoting, end, start):
+def test_line_ends_and_byte_order_mark_are_removed(folder, quoting, end, start):
     content = start + end.join(["en\tde", "red\trot", "blue\tblå"]).encode()
-    assert texts(folder, content, quoting=quoting) == [
+    assert read_texts(folder, content, quoting=quoting) == [
         (("en", "red"), ("de", "rot")),
         (("en", "blue"), ("de", "blå")),
     ]
 
 
-def test_not_utf8(folder):
+def test_a_table_that_is_not_utf8_is_refused(folder):
     content = "en\tde\nred\trot\nblue\tbl\xe5\n".encode("latin-1")
     for options in ({}, {"quoting": "none"}):
         with pytest.raises(UserError, match=r"t.tsv, line 3: expected UTF-8, got b'\\xe5'"):
-            items(folder, content, **options)
+            read(folder, content, **options)
 
 
-# --- what cannot be used --------------------------------------------------------------------------
+# --- invalid rows, images and tables --------------------------------------------------------------
 
 
-def test_rows_that_are_broken(folder):
+def test_invalid_rows_are_skipped(folder):
     content = "en\tde\n\nred\n \t \nblue\tblau\tx\ngreen\tgrün\n"
-    assert items(folder, content) == [
-        Dropped("blank row", "line 2"),
-        Dropped("number of cells is not the header's", "line 3"),
-        Dropped("blank row", "line 4"),
-        Dropped("number of cells is not the header's", "line 5"),
+    assert read(folder, content) == [
+        Skipped("blank row", "line 2"),
+        Skipped("number of cells is not the header's", "line 3"),
+        Skipped("blank row", "line 4"),
+        Skipped("number of cells is not the header's", "line 5"),
         Record("6", (), (("en", "green"), ("de", "grün"))),
     ]
 
 
-def test_objects_that_are_broken(folder):
+def test_invalid_objects_are_skipped(folder):
     content = '{"en": "red"}\n\n{"en": \n[1]\n{"image": 3}\n'
-    assert items(folder, content, "t.jsonl")[1:] == [
-        Dropped("blank row", "line 2"),
-        Dropped("not JSON", "line 3"),
-        Dropped("not a JSON object", "line 4"),
-        Dropped("no text", "line 5"),
+    assert read(folder, content, "t.jsonl")[1:] == [
+        Skipped("blank row", "line 2"),
+        Skipped("not JSON", "line 3"),
+        Skipped("not a JSON object", "line 4"),
+        Skipped("no text", "line 5"),
     ]
 
 
-def test_images_that_cannot_be_used(folder):
-    (folder / "text.png").write_text("no picture")
-    (folder / "cut.jpg").write_bytes(picture("JPEG", size=(64, 64))[:-50])
-    (folder / "cut.png").write_bytes(picture("PNG", size=(64, 64))[:-30])
-    (folder / "page.tif").write_bytes(picture("TIFF"))
-    (folder / "empty.png").write_bytes(b"")
+def test_invalid_images_are_skipped(folder):
+    files = {
+        "text.png": "no image",
+        "cut.jpg": plain_image(format="JPEG", size=(64, 64))[:-50],
+        "cut.png": plain_image(format="PNG", size=(64, 64))[:-30],
+        "page.tif": plain_image(format="TIFF"),
+        "empty.png": b"",
+    }
+    write_files(folder, files)
     names = [
         "gone.png",
         "b",
@@ -322,7 +317,7 @@ def test_images_that_cannot_be_used(folder):
         "a\x00",
     ]
     content = "image\ten\n" + "".join(f"{name}\tx\n" for name in names)
-    assert [(item.reason, item.what) for item in items(folder, content)] == [
+    assert [(item.reason, item.example) for item in read(folder, content)] == [
         ("image missing", "line 2: gone.png"),
         ("image missing", "line 3: b"),
         ("image does not decode", "line 4: text.png"),
@@ -344,21 +339,21 @@ def test_images_that_cannot_be_used(folder):
         if f + m not in ("JPEGP", "BMPP")
     ],
 )
-def test_images_that_can(folder, format, mode):
-    (folder / "x").write_bytes(picture(format, mode))
-    (record,) = items(folder, "image\ten\nx\tred\n")
+def test_valid_images_keep_their_bytes(folder, format, mode):
+    (folder / "x").write_bytes(plain_image("red", format, mode))
+    (record,) = read(folder, "image\ten\nx\tred\n")
     assert record.images == ((folder / "x").read_bytes(),)
 
 
 @pytest.mark.parametrize("name", ["../a.png", "c/../../a.png", "/etc/hostname", "../bb/x.png"])
-def test_images_stay_in_their_folder(folder, name):
+def test_images_outside_of_their_folder_are_refused(folder, name):
     with pytest.raises(UserError, match=r"line 2: the image .* lies outside .*/b; set image_dir"):
-        items(folder, f"image\ten\n{name}\tx\n", image_dir="b")
+        read(folder, f"image\ten\n{name}\tx\n", image_dir="b")
 
 
-def test_paths_inside_the_folder(folder):
+def test_any_path_inside_the_folder_is_accepted(folder):
     content = f"image\ten\n{folder}/b/c.jpg\tx\n./c.jpg\ty\n../b/c.jpg\tz\n"
-    assert [len(item.images) for item in items(folder, content, image_dir="b")] == [1, 1, 1]
+    assert [len(item.images) for item in read(folder, content, image_dir="b")] == [1, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -369,8 +364,12 @@ def test_paths_inside_the_folder(folder):
         ("image\ttext\n", {}, r"language codes such as 'de' .*columns found: image, text"),
         ("image\ten\n", {"layout": "long"}, "no column 'language', which the option language_colu"),
         ("language\ttext\n", {}, "the long layout needs image_column or id_column"),
-        ("pic\ten\n", {"image_dir": "x"}, "of images, but no column is: .* found: pic, en"),
-        ("pic\ten\n", {"image_suffix": ".png"}, "say which with image_column"),
+        (
+            "pic\ten\n",
+            {"image_dir": "x"},
+            "but there is no column of images: .* found: pic, en",
+        ),
+        ("pic\ten\n", {"image_suffix": ".png"}, "name it with image_column"),
         ("en\n", {"layout": "tall"}, "unknown layout 'tall'; known: auto, wide, long"),
         ("en\n", {"quoting": "minimum"}, "unknown quoting 'minimum'; .*did you mean 'minimal'"),
         ("en\n", {"format": "xls"}, "unknown format .* 'xls'; known: tsv, csv, jsonl"),
@@ -378,13 +377,13 @@ def test_paths_inside_the_folder(folder):
         ("[1]\n", {"format": "jsonl"}, "line 1: expected a JSON object"),
     ],
 )
-def test_tables_that_are_refused(folder, content, options, message):
+def test_invalid_tables_and_options_are_refused(folder, content, options, message):
     with pytest.raises(UserError, match=message):
-        items(folder, content, **options)
+        read(folder, content, **options)
 
 
-def test_finding_the_table(folder):
-    with pytest.raises(UserError, match="say which table with the option file; found: none"):
+def test_the_table_is_the_only_one_or_named(folder):
+    with pytest.raises(UserError, match="name the table with the option file; found: none"):
         table.plan(str(folder), "train")
     (folder / "t.TSV").write_text("en\nred\n")
     assert len(table.plan(str(folder), "train")) == 1
@@ -397,7 +396,7 @@ def test_finding_the_table(folder):
             table.plan(raw_dir, "train")
 
 
-def test_fingerprint_follows_the_table(folder):
+def test_fingerprint_depends_on_the_table(folder):
     (folder / "t.tsv").write_text("en\nred\n")
     before = table.fingerprint(str(folder), "train", quoting="none")
     assert before == table.fingerprint(str(folder / "t.tsv"), "train")
@@ -405,32 +404,33 @@ def test_fingerprint_follows_the_table(folder):
     assert table.fingerprint(str(folder), "train") != before
 
 
-def test_units_part_the_table(folder, monkeypatch):
+def test_units_divide_the_records(folder, monkeypatch):
     monkeypatch.setattr(table, "_RECORDS_PER_UNIT", 3)
     content = "id,language,text\n" + "".join(f"{i % 8},en,t{i}\n" for i in range(48))
     (folder / "t.csv").write_text(content)
     units = table.plan(str(folder), "train")
-    found = [[record.id for record in table.read(unit)] for unit in units]
-    assert found == [["0", "1"], ["2", "3", "4"], ["5", "6", "7"]]
+    ids = [[record.id for record in table.read(unit)] for unit in units]
+    assert ids == [["0", "1"], ["2", "3", "4"], ["5", "6", "7"]]
     first = next(iter(table.read(units[1])))
     assert first.texts == tuple(("en", f"t{i}") for i in (2, 10, 18, 26, 34, 42))
-    monkeypatch.setattr(table, "_MOST_UNITS", 2)
+    monkeypatch.setattr(table, "_MAX_UNITS", 2)
     assert len(table.plan(str(folder), "train")) == 2
 
 
 # --- real tables ----------------------------------------------------------------------------------
 
 
-def real(name):
+def real_folder(name):
     folder = os.path.join(DATA, name)
     if not os.path.isdir(folder):
-        pytest.skip(f"{folder} is not there")
+        pytest.skip(f"{folder} does not exist")
     return folder
 
 
-def test_emoji():
-    units = table.plan(
-        real("emoji"),
+def test_emoji_has_the_expected_records():
+    records = read_items(
+        table,
+        real_folder("emoji"),
         "val",
         image_column="image_id",
         image_dir="images",
@@ -438,18 +438,19 @@ def test_emoji():
         split_column="split",
         quoting="none",
     )
-    found = [item for unit in units for item in table.read(unit)]
-    assert len(found) == 176 and all(isinstance(item, Record) for item in found)
-    assert len({code for record in found for code, _ in record.texts}) == 95
-    # Counted apart with awk: the filled cells of the rows whose fourth column is "val".
-    assert sum(len(record.texts) for record in found) == 16633
-    with open(os.path.join(real("emoji"), "images", found[0].id + ".png"), "rb") as file:
-        assert found[0].images == (file.read(),)
+    assert len(records) == 176 and all(isinstance(item, Record) for item in records)
+    assert len({code for record in records for code, _ in record.texts}) == 95
+    # Counted with awk: the non-empty cells of the rows whose fourth column is "val".
+    assert sum(len(record.texts) for record in records) == 16633
+    path = os.path.join(real_folder("emoji"), "images", records[0].id + ".png")
+    with open(path, "rb") as file:
+        assert records[0].images == (file.read(),)
 
 
-def test_flickr30k():
-    units = table.plan(
-        real("flickr30k"),
+def test_flickr30k_has_the_expected_records():
+    items = read_items(
+        table,
+        real_folder("flickr30k"),
         "val",
         file="captions.{split}.jsonl",
         image_column="id",
@@ -457,13 +458,12 @@ def test_flickr30k():
         image_suffix=".jpg",
         texts_keys=("parallel", "independent", "human_translated"),
     )
-    found = [item for unit in units for item in table.read(unit)]
-    kept = [item for item in found if isinstance(item, Record)]
+    kept = [item for item in items if isinstance(item, Record)]
     assert len(kept) == 242
-    assert {item.reason for item in found if isinstance(item, Dropped)} == {
-        "repeated in its record"
-    }
-    with open(os.path.join(real("flickr30k"), "captions.val.jsonl"), encoding="utf-8") as file:
+    reasons = {item.reason for item in items if isinstance(item, Skipped)}
+    assert reasons == {"repeated in its record"}
+    path = os.path.join(real_folder("flickr30k"), "captions.val.jsonl")
+    with open(path, encoding="utf-8") as file:
         row = json.loads(file.readline())
     assert kept[0].id == row["id"]
     expected = {("cs", row["parallel"]["cs"])} | {("de", t) for t in row["independent"]["de"]}

@@ -6,8 +6,8 @@ scores, ids) are not read. The two files may also be unpacked in a folder.
 
 A member of a zip can only be read from its start, so that reading a part of a bitext skips the
 bytes before it: about a million pairs a second, mostly for decompression. A bitext has at most 16
-parts, so that each pair is skipped 7.5 times on average at worst. The parts are ranges of bytes of the
-first language, so that planning reads no text. Small bitexts share a unit.
+parts, so that each pair is skipped 7.5 times on average at worst. The parts are ranges of bytes of
+the first language, so that planning reads no text. Small bitexts share a unit.
 """
 
 import dataclasses

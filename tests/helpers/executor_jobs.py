@@ -1,4 +1,4 @@
-"""Jobs for the tests of engines, in a module of their own: workers import them."""
+"""Jobs for the tests of executors. Workers import this module."""
 
 import os
 import signal
@@ -9,12 +9,12 @@ from tf_mural.errors import UserError
 
 
 def square(number):
-    """number ** 2."""
+    """Returns number ** 2."""
     return number * number
 
 
-def process_of(folder, number):
-    """The process it ran in; waits until some other job has begun too, or a while."""
+def process_id(folder, number):
+    """Returns the id of the process, after another job has started or 5 s."""
     open(os.path.join(folder, f"{number}"), "w").close()
     end = time.monotonic() + 5
     while len(os.listdir(folder)) < 2 and time.monotonic() < end:
@@ -22,35 +22,35 @@ def process_of(folder, number):
     return os.getpid()
 
 
-def refuse(number):
-    """Raises UserError at 2."""
+def raise_user_error(number):
+    """Raises UserError for the number 2."""
     if number == 2:
         raise UserError("row 2 is bad")
     return number
 
 
-def bug(number):
+def raise_key_error(number):
     """Raises KeyError."""
     raise KeyError(number)
 
 
-def count_then_refuse(folder, number):
-    """The first job fails; the others tell that they ran."""
+def leave_file_and_fail(folder, number):
+    """Leaves a file; the job 0 then fails, all others take 0.3 s."""
     open(os.path.join(folder, f"{number}-{os.getpid()}-{time.monotonic_ns()}"), "w").close()
     if number == 0:
         raise UserError("the first fails")
     time.sleep(0.3)
 
 
-def killed(number):
-    """The worker dies at 1."""
+def kill_worker(number):
+    """Kills its process for the number 1."""
     if number == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     return number
 
 
-def killed_once(folder, number):
-    """The worker dies at 1, the first time."""
+def kill_worker_once(folder, number):
+    """Kills its process for the number 1, the first time."""
     path = os.path.join(folder, "died")
     if number == 1 and not os.path.exists(path):
         open(path, "w").close()
@@ -58,11 +58,11 @@ def killed_once(folder, number):
     return number
 
 
-def heavy_modules(number):
-    """What a worker has imported that it should not need."""
+def imported_frameworks(number):
+    """Returns the large frameworks that the worker has imported."""
     return sorted({"tensorflow", "keras", "torch"} & set(sys.modules))
 
 
-def square_of_first(element):
-    """Instead of the engine's own call: leaves no result."""
+def discard_result(element):
+    """Replaces the call of a job by Beam: computes, but writes no result file."""
     return element[0] ** 2

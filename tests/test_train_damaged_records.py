@@ -1,4 +1,4 @@
-"""Broken records as tools/train.py meets them: counted, or one message that says what to do."""
+"""Training with damaged records: they are counted, or one message states what to do."""
 
 import json
 import os
@@ -15,7 +15,7 @@ ARGUMENTS = (
     *SMALL_RUN[1:],
     "--config.steps=2",
     "--config.optimizer.warmup_steps=1",
-    "--config.evaluate_every=0",
+    "--config.evaluate_every=none",
     "--config.evaluation.retrieval.languages=en",
     "--config.sources.captions.records=broken/train",
     "--workdir=run",
@@ -23,25 +23,26 @@ ARGUMENTS = (
 
 
 @pytest.fixture
-def broken(data_dir, tmp_path):
-    """Function that writes the small scenes to data/broken, some of their images cut short."""
+def write_broken(data_dir, tmp_path):
+    """Function that copies the small scenes to data/broken, with some images truncated."""
 
-    def write(bad):
-        found = records.RecordSet.open(data_dir / "scenes" / "train")
-        rows = []
-        for i, record in enumerate(found):
-            images = tuple(image[:50] for image in record.images) if i in bad else record.images
-            rows.append(records.Record(record.id, images, record.texts))
+    def write(truncated):
+        damaged = []
+        for i, record in enumerate(records.RecordSet.open(data_dir / "scenes" / "train")):
+            images = record.images
+            if i in truncated:
+                images = tuple(image[:50] for image in images)
+            damaged.append(records.Record(record.id, images, record.texts))
         folder = tmp_path / "data" / "broken" / "train"
-        records.write(folder, rows, shards=2)
+        records.write(folder, damaged, shards=2)
         shutil.copytree(data_dir / "scenes", tmp_path / "data" / "scenes")
         return folder
 
     return write
 
 
-def test_images_that_do_not_decode_are_skipped_counted_and_named(train, broken, tmp_path):
-    broken(range(0, 96, 3))
+def test_images_that_do_not_decode_are_skipped_counted_and_named(train, write_broken, tmp_path):
+    write_broken(range(0, 96, 3))
     done = train(*ARGUMENTS, f"--data_dir={tmp_path / 'data'}", "--config.max_bad_records=1.0")
     assert done.code == 0, done.err
     assert re.search(
@@ -51,13 +52,14 @@ def test_images_that_do_not_decode_are_skipped_counted_and_named(train, broken, 
     )
     skipped = json.loads((tmp_path / "run" / "results.json").read_text())["skipped_records"]
     assert sum(sum(reasons.values()) for reasons in skipped.values()) > 1
-    assert {why for reasons in skipped.values() for why in reasons} == {"its image does not decode"}
+    names = {reason for reasons in skipped.values() for reason in reasons}
+    assert names == {"its image does not decode"}
     assert all(re.search(r"records-0000[01]-of-00002.tfrecord: record \d+ ", k) for k in skipped)
     assert os.path.exists(tmp_path / "run" / "training_images.png")
 
 
-def test_too_many_of_them_stop_the_run(train, broken, tmp_path):
-    broken(range(0, 96, 3))
+def test_too_many_damaged_records_stop_the_run(train, write_broken, tmp_path):
+    write_broken(range(0, 96, 3))
     done = train(*ARGUMENTS, f"--data_dir={tmp_path / 'data'}", "--config.max_bad_records=0")
     message = done.error()
     assert re.match(
@@ -66,8 +68,8 @@ def test_too_many_of_them_stop_the_run(train, broken, tmp_path):
     assert "broken/train/records-0000" in message and "--config.max_bad_records" in message
 
 
-def test_no_image_that_decodes(train, broken, tmp_path):
-    broken(range(96))
+def test_a_set_without_valid_images_stops_the_run(train, write_broken, tmp_path):
+    write_broken(range(96))
     message = train(*ARGUMENTS, f"--data_dir={tmp_path / 'data'}").error()
     assert re.match(
         r"8 records in a row cannot be used, the last one .*broken/train/.*its image", message
@@ -75,24 +77,26 @@ def test_no_image_that_decodes(train, broken, tmp_path):
 
 
 @pytest.mark.parametrize("size", [0, 1000])
-def test_a_shard_that_is_empty_or_cut_short(train, broken, tmp_path, size):
-    shard = broken(()) / "records-00001-of-00002.tfrecord"
-    whole = os.path.getsize(shard)
+def test_a_truncated_shard_is_refused(train, write_broken, tmp_path, size):
+    shard = write_broken(()) / "records-00001-of-00002.tfrecord"
+    full_size = os.path.getsize(shard)
     os.truncate(shard, size)
     message = train(*ARGUMENTS, f"--data_dir={tmp_path / 'data'}").error()
-    assert f"{shard}: expected {whole} bytes, found {size}; it is cut short" in message
+    assert f"{shard}: expected {full_size} bytes, got {size}; it is truncated" in message
     assert "convert again" in message
 
 
-def test_records_that_another_program_wrote_over(train, broken, tmp_path):
-    folder = broken(())
+def test_overwritten_records_are_detected_by_their_checksums(train, write_broken, tmp_path):
+    folder = write_broken(())
     for shard in folder.glob("*.tfrecord"):
         shard.write_bytes(b"\xff" * os.path.getsize(shard))
     message = train(*ARGUMENTS, f"--data_dir={tmp_path / 'data'}").error()
-    assert re.match(rf"8 records in a row cannot be used, the last one {folder}/.* fit;", message)
+    assert re.match(
+        rf"8 records in a row cannot be used, the last one {folder}/.*checksum", message
+    )
 
 
-def test_weights_of_a_model_of_another_shape(train, finished):
+def test_weights_of_another_shape_are_refused(train, finished):
     workdir, _ = finished
     wider = "--config.model.embedding_dim=32"
     message = train(*ARGUMENTS[:-2], wider, "--workdir=other", f"--init={workdir}").error()

@@ -1,4 +1,4 @@
-"""Miniature crawls in the layouts of img2dataset, as its writers make them."""
+"""Small crawls in the formats of img2dataset, as its writers produce them."""
 
 import io
 import json
@@ -6,26 +6,29 @@ import os
 import tarfile
 
 import pytest
-from PIL import Image
 
+from helpers.images import plain_image
 from tf_mural.data.records import tfrecord
 
-
-def picture(color, kind="JPEG", size=(6, 4)):
-    buffer = io.BytesIO()
-    Image.new("RGB", size, color).save(buffer, kind)
-    return buffer.getvalue()
-
-
-RED, GREEN, BLUE = picture("red"), picture("green"), picture("blue")
+FORMATS = ("webdataset", "files", "parquet", "tfrecord")
+RED, GREEN, BLUE = plain_image("red"), plain_image("green"), plain_image("blue")
 
 
 def url(name):
+    """Returns the URL of an image."""
     return f"http://example.org/{name}.jpg?size=large"
 
 
 def row(key, image=None, caption=None, name=None, status="success", error=None):
-    """What img2dataset writes of a link: its columns in order, and the image."""
+    """Returns (image, metadata) of a link; the metadata has img2dataset's columns in order.
+
+    Args:
+        key: name of the sample.
+        image: encoded bytes, or None.
+        caption: str, or None.
+        name: the image in its `url`; by default the key.
+        status, error: img2dataset's status and error message.
+    """
     meta = {
         "caption": caption,
         "url": url(name or key),
@@ -39,12 +42,13 @@ def row(key, image=None, caption=None, name=None, status="success", error=None):
     return image, meta
 
 
-def failed(key, name=None, status="failed_to_download", error="HTTP Error 404: Not Found"):
+def failed_row(key, name=None, status="failed_to_download", error="HTTP Error 404: Not Found"):
+    """Returns the `row` of a link without an image."""
     return row(key, None, "caption of a dead link", name, status, error)
 
 
 def members(rows, kind="jpg"):
-    """(name, bytes) of the files of all images, in webdataset's order."""
+    """Yields (name, bytes) of the files of all images in the order of webdataset."""
     for image, meta in rows:
         if image is not None:
             yield f"{meta['key']}.{kind}", image
@@ -53,6 +57,7 @@ def members(rows, kind="jpg"):
 
 
 def write_tar(path, files):
+    """Writes a tar of (name, bytes) pairs, whose names may repeat, and returns its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
         for name, data in files:
@@ -63,27 +68,33 @@ def write_tar(path, files):
 
 
 def write_parquet(path, rows, kind=None):
-    """The Parquet file beside a shard, or with `kind` one that has the images."""
+    """Writes a Parquet file with the status of each link, and returns its path.
+
+    Args:
+        path: `pathlib.Path`.
+        rows: list of `row`.
+        kind: extension of the images, to add a column of images and one of captions.
+    """
     pa = pytest.importorskip("pyarrow", reason="Parquet is written with pyarrow")
     import pyarrow.parquet
 
     columns = ["caption", "url", "key", "status", "error_message", "sha256"]
     fields = [pa.field(name, pa.string()) for name in columns]
     fields += [pa.field(name, pa.int32()) for name in ("width", "height")]
-    lines = [meta for _, meta in rows]
+    table = [meta for _, meta in rows]
     if kind:
         fields += [pa.field(kind, pa.binary()), pa.field("txt", pa.string())]
-        lines = [
+        table = [
             {**meta, kind: image, "txt": None if image is None else meta["caption"] or ""}
             for image, meta in rows
         ]
     path.parent.mkdir(parents=True, exist_ok=True)
-    pyarrow.parquet.write_table(pa.Table.from_pylist(lines, pa.schema(fields)), path)
+    pyarrow.parquet.write_table(pa.Table.from_pylist(table, pa.schema(fields)), path)
     return path
 
 
-def example(image, meta, kind="jpg"):
-    """A tf.train.Example as img2dataset fills it."""
+def _example(image, meta, kind):
+    """Returns the bytes of the tf.train.Example that img2dataset writes."""
     message = tfrecord.example_class()()
     feature = message.features.feature
     for name, value in {kind: image, "txt": meta["caption"] or "", **meta}.items():
@@ -96,26 +107,39 @@ def example(image, meta, kind="jpg"):
 
 
 def write_tfrecord(path, rows, kind="jpg"):
+    """Writes a TFRecord file of the images and returns its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    frames = [tfrecord.frame(example(*one, kind)) for one in rows if one[0] is not None]
-    path.write_bytes(b"".join(frames))
+    examples = (_example(image, meta, kind) for image, meta in rows if image is not None)
+    path.write_bytes(b"".join(map(tfrecord.frame, examples)))
     return path
 
 
-def write(folder, form, rows, stem="00000", kind="jpg", told=True):
-    """One shard in a format of img2dataset, with what it writes beside."""
+def write_shard(folder, format, rows, stem="00000", kind="jpg", sidecar=True):
+    """Writes one shard, with the files that img2dataset writes next to it.
+
+    Args:
+        folder: `pathlib.Path`.
+        format: one of `FORMATS`.
+        rows: list of `row`.
+        stem: name of the shard.
+        kind: extension of the images.
+        sidecar: whether to write the Parquet file with the status of each link.
+
+    Returns:
+        The folder.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    if form == "webdataset":
+    if format == "webdataset":
         write_tar(folder / f"{stem}.tar", members(rows, kind))
-    elif form == "tfrecord":
+    elif format == "tfrecord":
         write_tfrecord(folder / f"{stem}.tfrecord", rows, kind)
-    elif form == "files":
+    elif format == "files":
         os.mkdir(folder / stem)
         for name, data in members(rows, kind):
             (folder / stem / name).write_bytes(data)
     else:
         write_parquet(folder / f"{stem}.parquet", rows, kind)
-    if told and form != "parquet":
+    if sidecar and format != "parquet":
         write_parquet(folder / f"{stem}.parquet", rows)
     (folder / f"{stem}_stats.json").write_text(json.dumps({"count": len(rows)}))
     return folder
