@@ -1,4 +1,4 @@
-"""The contrastive loss: by hand, against a slow float64 version, against open_clip's."""
+"""The contrastive loss against hand-computed values, slow float64 code and open_clip."""
 
 import os
 
@@ -11,22 +11,22 @@ from golden import clip_loss_case
 from tf_mural import losses
 
 
-def slow(x, y, sigma, margin=0.0, eps=0.0, ignore=None):
-    """The equations, one pair at a time, in float64: (N,) losses of both directions."""
+def slow_contrastive(x, y, sigma, margin=0.0, eps=0.0, ignore=None):
+    """The equations, one pair at a time, in float64: losses (N,) of both directions."""
     total = len(x)
-    out = np.zeros(total)
+    losses_of_pairs = np.zeros(total)
     for a, b in ((x, y), (y, x)):
         for i in range(total):
-            kept = [j for j in range(total) if j == i or ignore is None or not ignore[i, j]]
-            logits = {j: (a[i] @ b[j] - margin * (i == j)) / sigma for j in kept}
-            normaliser = np.log(sum(np.exp(value) for value in logits.values()))
-            for j in kept:
-                target = (1 - eps) * (i == j) + eps / len(kept)
-                out[i] -= target * (logits[j] - normaliser)
-    return out
+            valid = [j for j in range(total) if j == i or ignore is None or not ignore[i, j]]
+            logits = {j: (a[i] @ b[j] - margin * (i == j)) / sigma for j in valid}
+            log_normalizer = np.log(sum(np.exp(value) for value in logits.values()))
+            for j in valid:
+                target = (1 - eps) * (i == j) + eps / len(valid)
+                losses_of_pairs[i] -= target * (logits[j] - log_normalizer)
+    return losses_of_pairs
 
 
-def unit(shape, seed):
+def unit_vectors(shape, seed):
     x = np.random.default_rng(seed).normal(size=shape)
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
@@ -36,87 +36,88 @@ def loss(x, y, sigma=1.0, **options):
 
 
 @pytest.mark.parametrize("margin, eps", [(0.0, 0.0), (0.3, 0.0), (0.0, 0.1), (0.3, 0.1)])
-def test_equals_the_slow_version(margin, eps):
-    x, y = unit((7, 5), 0), unit((7, 5), 1)
-    expected = slow(x, y, 0.2, margin, eps)
+def test_equals_the_slow_code(margin, eps):
+    x, y = unit_vectors((7, 5), 0), unit_vectors((7, 5), 1)
+    expected = slow_contrastive(x, y, 0.2, margin, eps)
     np.testing.assert_allclose(
         loss(x, y, 0.2, margin=margin, label_smoothing=eps), expected, rtol=1e-12
     )
 
 
-def test_ignored_columns_leave_denominator_and_target():
-    x, y = unit((6, 4), 0), unit((6, 4), 1)
+def test_ignored_candidates_are_excluded_from_denominator_and_target():
+    x, y = unit_vectors((6, 4), 0), unit_vectors((6, 4), 1)
     ignore = np.random.default_rng(2).random((6, 6)) < 0.4
-    np.fill_diagonal(ignore, True)  # the match itself stays whatever the mask says
-    got = loss(x, y, 0.3, margin=0.3, label_smoothing=0.1, ignore=ignore)
-    np.testing.assert_allclose(got, slow(x, y, 0.3, 0.3, 0.1, ignore), rtol=1e-12)
-    assert not np.allclose(got, slow(x, y, 0.3, 0.3, 0.1))
+    np.fill_diagonal(ignore, True)  # the matching candidate is never excluded
+    actual = loss(x, y, 0.3, margin=0.3, label_smoothing=0.1, ignore=ignore)
+    np.testing.assert_allclose(actual, slow_contrastive(x, y, 0.3, 0.3, 0.1, ignore), rtol=1e-12)
+    assert not np.allclose(actual, slow_contrastive(x, y, 0.3, 0.3, 0.1))
 
 
-def test_rows_of_a_slice_equal_the_rows_of_the_whole():
-    x, y = unit((8, 5), 0), unit((8, 5), 1)
-    whole = loss(x, y, 0.1, margin=0.3, label_smoothing=0.1)
-    for first in (0, 4):
-        part = slice(first, first + 4)
-        got = losses.contrastive((x[part], y[part]), (x, y), first, 0.1, 0.3, 0.1)
-        np.testing.assert_allclose(got, whole[part], rtol=1e-12)
+def test_losses_of_a_slice_equal_those_of_the_whole_batch():
+    x, y = unit_vectors((8, 5), 0), unit_vectors((8, 5), 1)
+    expected = loss(x, y, 0.1, margin=0.3, label_smoothing=0.1)
+    for offset in (0, 4):
+        part = slice(offset, offset + 4)
+        actual = losses.contrastive((x[part], y[part]), (x, y), offset, 0.1, 0.3, 0.1)
+        np.testing.assert_allclose(actual, expected[part], rtol=1e-12)
 
 
 @pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-12), ("float32", 1e-5)])
 @pytest.mark.parametrize("sigma", [2.0, 0.07, 0.005])
-def test_it_is_exact_at_every_temperature_that_training_may_reach(sigma, dtype, tolerance):
-    x, y = (unit((12, 6), seed).astype(dtype) for seed in (0, 1))
-    got = loss(x, y, np.asarray(sigma, dtype), margin=0.3, label_smoothing=0.1)
-    assert keras.backend.standardize_dtype(got.dtype) == dtype
-    expected = slow(x.astype("float64"), y.astype("float64"), sigma, 0.3, 0.1)
-    np.testing.assert_allclose(got, expected, rtol=tolerance)
+def test_is_exact_at_the_bounds_of_the_temperature(sigma, dtype, tolerance):
+    x, y = (unit_vectors((12, 6), seed).astype(dtype) for seed in (0, 1))
+    actual = loss(x, y, np.asarray(sigma, dtype), margin=0.3, label_smoothing=0.1)
+    assert keras.backend.standardize_dtype(actual.dtype) == dtype
+    expected = slow_contrastive(x.astype("float64"), y.astype("float64"), sigma, 0.3, 0.1)
+    np.testing.assert_allclose(actual, expected, rtol=tolerance)
 
 
 # --- worked out by hand ---------------------------------------------------------------------------
 
 
-def test_orthogonal_pairs_by_hand():
-    # Two pairs, each equal, at a right angle: logits [1, 0] / sigma, so log(1 + exp(-1 / sigma)).
+def test_two_orthogonal_pairs():
+    # The logits are [1, 0] / sigma, and the loss of a direction is log(1 + exp(-1 / sigma)).
     x = np.eye(2)
     np.testing.assert_allclose(loss(x, x, 0.5), 2 * np.log1p(np.exp(-2.0)) * np.ones(2), rtol=1e-12)
-    # With margin 1 both columns are alike.
+    # With margin 1 both logits are equal.
     np.testing.assert_allclose(loss(x, x, 0.5, margin=1.0), 2 * np.log(2) * np.ones(2), rtol=1e-12)
 
 
-def test_collapsed_encoder_by_hand():
+def test_a_collapsed_encoder():
     x = np.ones((5, 3)) / np.sqrt(3)
     np.testing.assert_allclose(loss(x, x, 0.1), 2 * np.log(5) * np.ones(5), rtol=1e-12)
-    # The margin alone tells the columns apart: logits (1 - 0.3) / 0.1 against 1 / 0.1.
+    # Only the margin distinguishes the candidates: logits (1 - 0.3) / 0.1 against 1 / 0.1.
     expected = 2 * np.log(np.exp(-3) + 4) + 2 * 3
     np.testing.assert_allclose(loss(x, x, 0.1, margin=0.3), expected * np.ones(5), rtol=1e-12)
     x = np.zeros((4, 3))
     np.testing.assert_allclose(loss(x, x, 0.1), 2 * np.log(4) * np.ones(4), rtol=1e-12)
 
 
-def test_a_zero_row_by_hand():
+def test_a_zero_vector():
     x, y = tf.constant([[1.0, 0.0], [0.0, 0.0]], tf.float64), tf.eye(2, dtype=tf.float64)
     with tf.GradientTape() as tape:
         tape.watch((x, y))
-        rows = loss(x, y, 0.5)
-    # Seen from either side, the first pair wins by 1 / sigma and the second is a tie.
+        pair_losses = loss(x, y, 0.5)
+    # In both directions, the first pair wins by 1 / sigma and the second is a tie.
     expected = [2 * np.log1p(np.exp(-2.0)), 2 * np.log(2)]
-    np.testing.assert_allclose(rows, expected, rtol=1e-12)
-    gradient = tape.gradient(rows, x)
-    # The zero row is drawn to its match, by 1/2 / sigma from each side, and pushed off the other.
+    np.testing.assert_allclose(pair_losses, expected, rtol=1e-12)
+    gradient = tape.gradient(pair_losses, x)
+    # The zero vector is pulled to its match, by 1/2 / sigma per direction, and pushed away from
+    # the other vector.
     np.testing.assert_allclose(gradient[1, 1], -2.0, rtol=1e-12)
     assert np.isfinite(gradient).all() and gradient[1, 0] > 0
 
 
-def test_a_pair_alone_or_with_all_others_ignored_loses_nothing():
+def test_the_loss_is_zero_without_negatives():
     options = dict(label_smoothing=0.1, margin=0.3)
-    x, y = unit((4, 3), 0), unit((4, 3), 1)
+    x, y = unit_vectors((4, 3), 0), unit_vectors((4, 3), 1)
     np.testing.assert_allclose(loss(x[:1], y[:1], 0.1, **options), [0.0], atol=1e-12)
-    got = loss(x, y, 0.1, ignore=np.ones((4, 4), bool), **options)
-    np.testing.assert_allclose(got, np.zeros(4), atol=1e-12)
+    actual = loss(x, y, 0.1, ignore=np.ones((4, 4), bool), **options)
+    np.testing.assert_allclose(actual, np.zeros(4), atol=1e-12)
 
 
-def test_a_repeated_pair_by_hand():
-    # Pairs 0 and 1 are the same: a tie, unless they are no negatives of each other.
+def test_a_repeated_pair():
+    # Pairs 0 and 1 are equal, which is a tie unless they are not negatives of each other.
     x = np.eye(2)[[0, 0, 1]]
     far = np.exp(-2.0)
     expected = 2 * np.log([2 + far, 2 + far, 1 + 2 * far])
@@ -127,36 +128,36 @@ def test_a_repeated_pair_by_hand():
     np.testing.assert_allclose(loss(x, x, 0.5, ignore=ignore), expected, rtol=1e-12)
 
 
-# --- the figures of the recipe --------------------------------------------------------------------
+# --- reference values -----------------------------------------------------------------------------
 
 
-def test_figures_of_the_recipe():
-    # Random unit vectors in high dimension: about 7.2015 a direction at N = 1024.
-    x, y = (unit((1024, 4096), seed).astype("float32") for seed in (0, 1))
-    got = float(np.mean(loss(x, y, 1.0, margin=0.3, label_smoothing=0.1))) / 2
-    assert got == pytest.approx(7.2015, abs=2e-3)
+def test_the_loss_of_random_vectors():
+    # Random unit vectors of many dimensions: about 7.2015 per direction at N = 1024.
+    x, y = (unit_vectors((1024, 4096), seed).astype("float32") for seed in (0, 1))
+    actual = float(np.mean(loss(x, y, 1.0, margin=0.3, label_smoothing=0.1))) / 2
+    assert actual == pytest.approx(7.2015, abs=2e-3)
     assert float(np.mean(loss(x, y))) / 2 == pytest.approx(np.log(1024), abs=2e-3)
 
 
 @pytest.mark.parametrize(
     "total, floor", [(64, 0.7295), (1024, 1.0172), (16384, 1.2954), (32768, 1.3648)]
 )
-def test_floor_of_the_smoothed_loss(total, floor):
-    # No prediction is better than the target itself: the floor is the target's entropy.
+def test_the_minimum_of_the_smoothed_loss(total, floor):
+    # The minimum is the entropy of the target.
     own, other = 0.9 + 0.1 / total, 0.1 / total
     assert -own * np.log(own) - (total - 1) * other * np.log(other) == pytest.approx(
         floor, abs=1e-4
     )
-    # Two rows among `total` that meet their matches, and at a right angle all others.
+    # Two examples among `total` equal their matches and are orthogonal to all others.
     x = np.eye(3)[[0, 1, *[2] * (total - 2)]]
 
     def one_direction(sigma):
-        rows = losses.contrastive((x[:2], x[:2]), (x, x), 0, sigma, label_smoothing=0.1)
-        return np.asarray(rows) / 2
+        local = (x[:2], x[:2])
+        return np.asarray(losses.contrastive(local, (x, x), 0, sigma, label_smoothing=0.1)) / 2
 
-    best = 1 / np.log(own / other)
-    np.testing.assert_allclose(one_direction(best), floor, atol=1e-4)
-    for sigma in (0.9 * best, 1.1 * best):
+    best_sigma = 1 / np.log(own / other)
+    np.testing.assert_allclose(one_direction(best_sigma), floor, atol=1e-4)
+    for sigma in (0.9 * best_sigma, 1.1 * best_sigma):
         assert (one_direction(sigma) > floor + 1e-3).all()
 
 
@@ -173,7 +174,7 @@ def recorded():
 @pytest.mark.parametrize("parts", [1, 2, 4])
 @pytest.mark.parametrize("case", clip_loss_case.CASES)
 def test_equals_open_clip(recorded, case, parts):
-    """Loss and gradients, the rows in one piece or in parts as replicas hold them."""
+    """Loss and gradients, with the batch in one piece or in parts, as on replicas."""
     settings = dict(clip_loss_case.CASES[case])
     scale = settings.pop("scale")
     x, y = (tf.constant(v) for v in clip_loss_case.features(**settings))
@@ -181,12 +182,12 @@ def test_equals_open_clip(recorded, case, parts):
     bounds = np.linspace(0, len(x), parts + 1).astype(int)
     with tf.GradientTape() as tape:
         tape.watch((x, y, sigma))
-        rows = [
+        pair_losses = [
             losses.contrastive((x[a:b], y[a:b]), (x, y), a, sigma)
             for a, b in zip(bounds, bounds[1:], strict=False)
         ]
-        # Theirs is the mean of the directions, ours the sum.
-        total = tf.reduce_mean(tf.concat(rows, 0)) / 2
+        # open_clip averages the directions, `contrastive` sums them.
+        total = tf.reduce_mean(tf.concat(pair_losses, 0)) / 2
     by_x, by_y, by_sigma = tape.gradient(total, (x, y, sigma))
     close = dict(rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(total, recorded[f"{case}/loss"], **close)
@@ -196,7 +197,7 @@ def test_equals_open_clip(recorded, case, parts):
     np.testing.assert_allclose(-by_sigma / scale**2, recorded[f"{case}/scale"], **close)
 
 
-def test_what_is_recorded_of_open_clip_is_far_from_nothing(recorded):
+def test_the_recorded_values_of_open_clip_are_not_trivial(recorded):
     assert recorded["one pair/loss"] == 0
     for case in ("chance", "trained", "sharp"):
         assert recorded[f"{case}/loss"] > 0.1
@@ -209,7 +210,7 @@ def test_what_is_recorded_of_open_clip_is_far_from_nothing(recorded):
 
 
 def test_gradients_equal_finite_differences():
-    x, y, sigma = unit((5, 4), 0), unit((5, 4), 1), 0.3
+    x, y, sigma = unit_vectors((5, 4), 0), unit_vectors((5, 4), 1), 0.3
     ignore = np.zeros((5, 5), bool)
     ignore[0, 3] = ignore[4, 1] = True
     tensors = [tf.constant(v) for v in (x, y, np.float64(sigma))]
@@ -220,14 +221,14 @@ def test_gradients_equal_finite_differences():
     gradients = tape.gradient(total, tensors)
 
     def value(x, y, sigma):
-        return slow(x, y, sigma, 0.3, 0.1, ignore).sum()
+        return slow_contrastive(x, y, sigma, 0.3, 0.1, ignore).sum()
 
     h = 1e-6
     for k, (i, j) in ((0, (2, 1)), (1, (4, 3)), (0, (0, 0))):
-        moved = [[x.copy(), y.copy(), sigma] for _ in range(2)]
-        moved[0][k][i, j] += h
-        moved[1][k][i, j] -= h
-        expected = (value(*moved[0]) - value(*moved[1])) / (2 * h)
+        upper, lower = ([x.copy(), y.copy(), sigma] for _ in range(2))
+        upper[k][i, j] += h
+        lower[k][i, j] -= h
+        expected = (value(*upper) - value(*lower)) / (2 * h)
         assert float(gradients[k][i, j]) == pytest.approx(expected, rel=1e-6)
     expected = (value(x, y, sigma + h) - value(x, y, sigma - h)) / (2 * h)
     assert float(gradients[2]) == pytest.approx(expected, rel=1e-6)

@@ -1,11 +1,11 @@
-"""Features of the recorded CLIP losses: the recorder and the test share them.
+"""Features of the recorded CLIP losses, for the recorder and the test.
 
-Drawn with `numpy.random.RandomState`, whose stream is the same in every version of numpy.
+They are drawn with `numpy.random.RandomState`, whose stream is the same in all versions of numpy.
 """
 
 import numpy as np
 
-# Pairs, width, how much a text resembles its image, and the scale of the logits.
+# Number of pairs, width, similarity of a text to its image, and the scale of the logits.
 CASES = {
     "one pair": dict(pairs=1, width=3, likeness=1.0, scale=10.0),
     "chance": dict(pairs=7, width=5, likeness=0.0, scale=1.0),
@@ -15,7 +15,7 @@ CASES = {
 
 
 def features(pairs, width, likeness):
-    """(images, texts), unit rows (pairs, width) in float64."""
+    """Returns (images, texts), unit vectors (pairs, width) in float64."""
     random = np.random.RandomState(pairs)
     images = random.standard_normal((pairs, width))
     texts = likeness * images + random.standard_normal((pairs, width))

@@ -1,11 +1,12 @@
-"""Records losses and gradients of `open_clip.ClipLoss` to clip_loss.npz, beside this file.
+"""Records losses and gradients of `open_clip.ClipLoss` in clip_loss.npz, next to this file.
 
     python3.11 -m venv venv-clip_loss
     venv-clip_loss/bin/pip install -r tests/golden/requirements-clip_loss.txt
     venv-clip_loss/bin/python tests/golden/record_clip_loss.py
 
 Keys: "<case>/loss", and the gradients of that loss "<case>/images", "<case>/texts" (pairs, width)
-and "<case>/scale"; float64. The loss is the mean of the two directions, the scale multiplies.
+and "<case>/scale"; float64. The loss is the mean of both directions; the scale multiplies the
+logits.
 """
 
 import importlib.metadata
@@ -18,7 +19,7 @@ import torch
 
 
 def open_clip_loss():
-    """open_clip's loss.py alone: the whole package asks for a torchvision built like PyTorch."""
+    """Imports only loss.py of open_clip: the package needs a torchvision that matches PyTorch."""
     folder = importlib.util.find_spec("open_clip").submodule_search_locations[0]
     spec = importlib.util.spec_from_file_location("loss", os.path.join(folder, "loss.py"))
     module = importlib.util.module_from_spec(spec)
@@ -27,7 +28,7 @@ def open_clip_loss():
 
 
 def record(scale, **features):
-    """{name: array} of one case."""
+    """Returns {name: array} of one case."""
     images, texts = clip_loss_case.features(**features)
     tensors = [torch.tensor(x, requires_grad=True) for x in (images, texts, np.float64(scale))]
     loss = open_clip_loss()(*tensors)

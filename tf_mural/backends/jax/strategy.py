@@ -181,7 +181,8 @@ def make_strategy(name="auto", tpu="local", connect_timeout_minutes=10.0):
     """
     import tensorflow as tf
 
+    make = lookup(STRATEGIES, name, "strategy")
     # TensorFlow only reads the data; by default it would reserve the memory of the GPUs.
     with contextlib.suppress(RuntimeError):
         tf.config.set_visible_devices([], "GPU")
-    return lookup(STRATEGIES, name, "strategy")(tpu, 60 * connect_timeout_minutes)
+    return make(tpu, 60 * connect_timeout_minutes)

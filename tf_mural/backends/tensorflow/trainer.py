@@ -80,8 +80,7 @@ class Trainer(keras.Model):
                 remat_block(block)
         self.built = True
 
-    @staticmethod
-    def _backend_functions():
+    def _backend_functions(self):
         return BackendFunctions(
             run_on_replicas=_call_in_replica_context,
             encode_full=grad_cache.encode_full,
