@@ -1,46 +1,49 @@
-"""What can be shown of TPUs without one: a step asks nothing of a host, and steps in loops."""
+"""What holds on TPUs, tested without one: the step needs no host, and steps can run in loops."""
 
-import functools
 import re
 
 import keras
 import numpy as np
 import pytest
-import replicas
 import tensorflow as tf
-from test_distribute import worst
+from helpers import trainers
+from helpers.color_records import color_dataset
+from helpers.comparison import largest_error
 
 from configs import etcl
 from tf_mural import experiment, models, optimizers
 from tf_mural.backends import tensorflow as tf_backend
-from tf_mural.backends.tensorflow import trainer as training
-from tf_mural.data import input_pipeline, sampling, tokenizers
 from tf_mural.errors import UserError
 from tf_mural.training import loop
 
-# What XLA lowers a call of the host to.
-_CALLS = re.compile(r"\b(infeed|outfeed|send|recv|custom-call)\(")
+# The instructions that XLA uses to call the host.
+_HOST_CALLS = re.compile(r"\b(infeed|outfeed|send|recv|custom-call)\(")
 
 
-def step_of(stage, change=None, **options):
-    """(step, batch): the whole step of a stage with dropout, as a function."""
-    trainer, kinds = replicas.trainer_of(stage, dropout=0.1, **options)
-    batch = tf.nest.map_structure(tf.constant, replicas.global_batch(kinds))
+def step_and_batch(stage, change=None, **options):
+    """The step of a stage, with dropout, as a function; and a batch.
+
+    Args:
+        stage: "mural" or "etcl".
+        change: callable from a batch to the batch of the trainer.
+        **options: of `trainers.make_trainer`.
+    """
+    trainer = trainers.make_trainer(stage, dropout=0.1, **options)
 
     def step(batch):
         return trainer.train_step(change(batch) if change else batch)
 
-    return step, batch
+    return step, trainers.to_tensors(trainers.make_batch(stage))
 
 
-def lowered(step, batch):
-    """The step as XLA takes it, which it does not where an operation needs a host."""
+def lower(step, batch):
+    """The HLO text of a step; XLA refuses operations that need the host."""
     compiled = tf.function(step, autograph=False, jit_compile=True)
     return compiled.experimental_get_compiler_ir(batch)(stage="hlo")
 
 
-BFLOAT16 = dict(precision="mixed_bfloat16", rematerialised=True)
-FLOAT16 = dict(precision="mixed_float16", loss_scale=2.0**15, microbatch=2, rematerialised=True)
+BFLOAT16 = dict(precision="mixed_bfloat16", remat=True)
+FLOAT16 = dict(precision="mixed_float16", loss_scale=2.0**15, microbatch=2, remat=True)
 
 
 @pytest.mark.parametrize(
@@ -52,59 +55,66 @@ FLOAT16 = dict(precision="mixed_float16", loss_scale=2.0**15, microbatch=2, rema
         pytest.param("etcl", FLOAT16, marks=pytest.mark.slow),
     ],
 )
-def test_the_whole_step_is_lowered_by_xla_and_calls_no_host(stage, options):
-    text = lowered(*step_of(stage, **options))
+def test_xla_lowers_the_whole_step_without_calls_to_the_host(stage, options):
+    text = lower(*step_and_batch(stage, **options))
     assert len(text.splitlines()) > 1000 and "ENTRY" in text
-    assert not _CALLS.findall(text)
-    # No size is left open: XLA writes those as f32[<=8,16].
+    assert not _HOST_CALLS.findall(text)
+    # All shapes are static; XLA writes dynamic ones as f32[<=8,16].
     assert "<=" not in text
 
 
-def by_python(batch):
+def with_python_function(batch):
     pixels = tf.numpy_function(lambda x: x, [batch["image"]["pixels"]], tf.uint8)
     pixels = tf.ensure_shape(pixels, batch["image"]["pixels"].shape)
     return {**batch, "image": {**batch["image"], "pixels": pixels}}
 
 
-def by_text(batch):
+def with_strings(batch):
     tokens = tf.strings.to_number(tf.strings.as_string(batch["text_a"]["tokens"]), tf.int32)
     return {**batch, "text_a": {**batch["text_a"], "tokens": tokens}}
 
 
 @pytest.mark.parametrize(
     "change, op",
-    [(by_python, "PyFunc"), pytest.param(by_text, "AsString", marks=pytest.mark.slow)],
+    [
+        (with_python_function, "PyFunc"),
+        pytest.param(with_strings, "AsString", marks=pytest.mark.slow),
+    ],
 )
-def test_a_step_that_asks_the_host_is_not_lowered(change, op):
+def test_xla_refuses_a_step_that_calls_the_host(change, op):
     with pytest.raises(ValueError, match=f"unsupported operations[^$]*{op}"):
-        lowered(*step_of("etcl", change))
+        lower(*step_and_batch("etcl", change))
 
 
 @pytest.mark.slow
-def test_the_step_of_the_paper_is_lowered_by_xla():
-    """ETCL with EfficientNet-B7 at 289 px, BERT-base and LaBSE's 501,153 pieces; 11 GiB."""
-    rows, config = 2, etcl.get_config("paper")
-    config.model.image.batch_norm_group = rows
-    description = {"model": config.model.to_dict(), "vocabulary_size": 501_153}
+def test_xla_lowers_the_step_of_the_paper():
+    """ETCL with EfficientNet-B7 at 289 px, BERT-base and LaBSE's 501,153 tokens; needs 11 GiB."""
+    batch_size, config = 2, etcl.get_config("paper")
+    config.model.image.virtual_batch_size = batch_size
+    description = {
+        "model": config.model.to_dict(),
+        "vocabulary_size": 501_153,
+        "precision": config.precision,
+    }
     encoder = models.dual_encoder(**experiment.model_arguments(description))
     assert encoder.count_params() == 532_933_393
-    terms, kinds = experiment.make_terms(config), experiment.field_kinds(config)
-    trainer = training.Trainer(encoder, terms, kinds, ("en",))
-    optimizer = optimizers.Lamb(1e-4)
+    modalities = experiment.field_modalities(config)
+    trainer = tf_backend.Trainer(encoder, experiment.make_terms(config), modalities, ("en",))
+    optimizer = optimizers.LAMB(1e-4)
     optimizer.build(encoder.trainable_variables)
     trainer.compile(optimizer=optimizer)
-    pixels = tf.zeros((rows, config.images.crop, config.images.crop, 3), tf.uint8)
-    tokens = tf.zeros((rows, config.model.text.max_tokens), tf.int32)
-    numbers = tf.range(rows, dtype=tf.int64)
+    pixels = tf.zeros((batch_size, config.images.crop, config.images.crop, 3), tf.uint8)
+    tokens = tf.zeros((batch_size, config.model.text.max_tokens), tf.int32)
+    ids = tf.range(batch_size, dtype=tf.int64)
     batch = {
-        field: {"id": numbers, "pixels": pixels}
-        if kind == "image"
-        else {"id": numbers, "tokens": tokens, "language": tf.zeros((rows,), tf.int32)}
-        for field, kind in kinds.items()
+        field: {"id": ids, "pixels": pixels}
+        if modality == "image"
+        else {"id": ids, "tokens": tokens, "language": tf.zeros((batch_size,), tf.int32)}
+        for field, modality in modalities.items()
     }
-    text = lowered(trainer.train_step, batch)
+    text = lower(trainer.train_step, batch)
     assert len(text.splitlines()) > 100_000 and "ENTRY" in text
-    assert not _CALLS.findall(text) and "<=" not in text
+    assert not _HOST_CALLS.findall(text) and "<=" not in text
 
 
 # --- the same numbers under XLA -------------------------------------------------------------------
@@ -112,107 +122,99 @@ def test_the_step_of_the_paper_is_lowered_by_xla():
 
 @pytest.fixture
 def float64():
-    replicas.set_precision("float64")
+    trainers.set_precision("float64")
     yield
-    replicas.set_precision("float32")
+    trainers.set_precision("float32")
 
 
 @pytest.mark.parametrize("stage", ["etcl", pytest.param("mural", marks=pytest.mark.slow)])
-def test_the_whole_step_under_xla_ends_in_the_same_weights(stage, float64):
-    ends, logs = {}, {}
+def test_a_step_under_xla_ends_in_the_same_weights(stage, float64):
+    changes, logs = {}, {}
     for compiled in (False, True):
-        trainer, kinds = replicas.trainer_of(stage)
-        # SGD: LAMB makes whole steps out of the rounding that is all there is to some gradients.
+        trainer = trainers.make_trainer(stage)
+        # SGD, because LAMB turns gradients that are only rounding into steps of full length.
         trainer.compile(optimizer=keras.optimizers.SGD(0.1))
         trainer.optimizer.build(trainer.encoder.trainable_variables)
-        batch = tf.nest.map_structure(tf.constant, replicas.global_batch(kinds))
+        batch = trainers.to_tensors(trainers.make_batch(stage))
         step = tf.function(trainer.train_step, autograph=False, jit_compile=compiled)
-        before = {v.path: v.numpy() for v in trainer.encoder.variables if "seed" not in v.path}
+        before = trainers.weights_of(trainer)
         logs[compiled] = {name: float(value) for name, value in step(batch).items()}
-        after = {v.path: v.numpy() for v in trainer.encoder.variables if "seed" not in v.path}
-        ends[compiled] = {name: after[name].astype("f8") - before[name] for name in after}
+        after = trainers.weights_of(trainer)
+        changes[compiled] = {name: after[name].astype("f8") - before[name] for name in after}
     assert logs[True] == pytest.approx(logs[False], rel=1e-5)
-    assert any("moving_mean" in name for name in ends[True])
-    error, name = worst(ends[False], ends[True])
+    assert any("moving_mean" in name for name in changes[True])
+    error, name = largest_error(changes[False], changes[True])
     assert error < 1e-9, (error, name)
 
 
 # --- several steps in one loop --------------------------------------------------------------------
 
 
-class Kept:
-    """A log, and checkpoints, that keep what they are told."""
+class RecordingRun:
+    """A log and a checkpoint manager that record what is written and saved."""
 
     def __init__(self):
         self.logs, self.saved = {}, []
 
     def start(self, step, steps):
-        """As `loop.Log.start`."""
+        """See `MetricWriter.start`."""
 
     def write(self, step, values):
-        """As `loop.Log.write`."""
+        """See `MetricWriter.write`."""
         self.logs[step] = values
 
     def save(self, step):
-        """As `Checkpoints.save`."""
+        """See `CheckpointManager.save`."""
         self.saved.append(step)
 
-    def check(self):
-        """As `Checkpoints.check`."""
+    def check_for_errors(self):
+        """See `CheckpointManager.check_for_errors`."""
 
-    def wait(self):
-        """As `Checkpoints.wait`."""
+    def wait_until_finished(self):
+        """See `CheckpointManager.wait_until_finished`."""
 
 
-def trained(folder, steps_per_loop, monkeypatch, dropout=0.2, jit_compile=False):
-    """(what was kept, weights, how many steps each loop had) of eleven steps."""
-    record_set = replicas.records_of_colours(str(folder))
-    stream = sampling.Stream([record_set], 2, replicas.LANGUAGES, walk="combinations")
-    words = ["x", *(f"w{i}" for i in range(16))]
-    make_dataset = functools.partial(
-        input_pipeline.training_dataset,
-        [input_pipeline.Source(stream, replicas.STAGES["etcl"][0])],
-        tokenizers.Tokenizer([*tokenizers.SPECIAL_TOKENS, *words], 6),
-        input_pipeline.Sizes(36, 32),
-        replicas.LANGUAGES,
-        replicas.ROWS,
-    )
-    trainer, _ = replicas.trainer_of("etcl", dropout)
+def train(folder, steps_per_loop, monkeypatch, dropout=0.2, jit_compile=False):
+    """Trains for eleven steps.
+
+    Returns:
+        The `RecordingRun`, the weights, and the number of steps of each loop.
+    """
+    trainer = trainers.make_trainer("etcl", dropout)
     trainer.compile(optimizer=keras.optimizers.SGD(0.1), jit_compile=jit_compile)
-    kept, counts, run = Kept(), [], tf_backend.Runner.run
+    run, counts, plain_run = RecordingRun(), [], tf_backend.Runner.run
 
-    def counted(self, count):
+    def counting_run(self, count):
         counts.append(count)
-        return run(self, count)
+        return plain_run(self, count)
 
-    monkeypatch.setattr(tf_backend.Runner, "run", counted)
+    monkeypatch.setattr(tf_backend.Runner, "run", counting_run)
     loop.train(
         trainer,
-        tf_backend.Runner(trainer, tf_backend.make_strategy("one"), make_dataset),
+        tf_backend.Runner(trainer, tf_backend.make_strategy("one"), color_dataset(str(folder))),
         11,
-        kept,
-        kept,
+        run,
+        run,
         log_every=5,
         checkpoint_every=7,
         steps_per_loop=steps_per_loop,
     )
-    weights = {v.path: v.numpy() for v in trainer.encoder.variables if "seed" not in v.path}
-    return kept, weights, counts
+    return run, trainers.weights_of(trainer), counts
 
 
 def test_steps_in_loops_end_in_the_weights_of_single_steps(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        one, expected, counts = trained(tmp_path / "colours", 1, patch)
+        single, expected, counts = train(tmp_path, 1, patch)
     assert counts == [1] * 11
     with monkeypatch.context() as patch:
-        several, weights, counts = trained(tmp_path / "colours", 3, patch)
+        looped, weights, counts = train(tmp_path, 3, patch)
     # Logs at 1, 5, 7, 10 and 11, checkpoints at 7 and 11: no loop runs past one of them.
     assert counts == [1, 3, 1, 2, 3, 1]
-    assert several.saved == one.saved == [7, 11]
-    assert list(several.logs) == list(one.logs) == [1, 5, 7, 10, 11]
-    for step, values in one.logs.items():
-        assert several.logs[step] == pytest.approx(values, rel=1e-5, nan_ok=True), step
-    # To rounding: TensorFlow may fuse a step in a loop otherwise.
+    assert looped.saved == single.saved == [7, 11]
+    assert list(looped.logs) == list(single.logs) == [1, 5, 7, 10, 11]
+    for step, values in single.logs.items():
+        assert looped.logs[step] == pytest.approx(values, rel=1e-5, nan_ok=True), step
+    # Equal up to rounding, because TensorFlow may fuse other operations in a loop.
     for name in expected:
         np.testing.assert_allclose(
             weights[name], expected[name], rtol=1e-4, atol=1e-5, err_msg=name
@@ -220,17 +222,18 @@ def test_steps_in_loops_end_in_the_weights_of_single_steps(tmp_path, monkeypatch
 
 
 @pytest.mark.slow
-def test_loops_of_compiled_steps_end_in_the_weights_of_plain_ones(tmp_path, monkeypatch, float64):
+def test_loops_of_compiled_steps_end_in_the_weights_of_plain_steps(tmp_path, monkeypatch, float64):
+    # Without dropout, because XLA draws other masks.
     with monkeypatch.context() as patch:
-        _, expected, _ = trained(tmp_path / "colours", 1, patch, dropout=0.0)
+        _, expected, _ = train(tmp_path, 1, patch, dropout=0.0)
     with monkeypatch.context() as patch:
-        # XLA draws other dropout.
-        _, weights, counts = trained(tmp_path / "colours", 3, patch, 0.0, jit_compile=True)
+        _, weights, counts = train(tmp_path, 3, patch, dropout=0.0, jit_compile=True)
     assert max(counts) == 3
     for name in expected:
         np.testing.assert_allclose(weights[name], expected[name], 1e-6, 1e-9, err_msg=name)
 
 
-def test_a_tpu_that_is_not_there():
-    with pytest.raises(UserError, match="no TPU 'local' is to be had .TPUs not found.*TPU VM"):
+def test_a_missing_tpu_is_refused():
+    message = "TPU 'local' is not available .TPUs not found.*TPU VM"
+    with pytest.raises(UserError, match=message):
         tf_backend.make_strategy("tpu")
