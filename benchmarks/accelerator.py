@@ -1,12 +1,12 @@
-"""Times the ETCL step on JAX in bfloat16 on one accelerator, at the largest batch that fits.
+"""Times the ETCL step on JAX in bfloat16 on an accelerator, at the largest batch that fits.
 
     pip install -r requirements.txt "jax[cuda13]==0.10.2" -r benchmarks/requirements.txt
     python benchmarks/accelerator.py --model=b7 --json=accelerator.json
 
-Batches are doubled until the memory is full, with the whole batch in one pass and, beyond that, in
-micro-batches of the largest that fits; the same towers in PyTorch (`torch.compile`, bfloat16 by
-autocast) at theirs. Told are milliseconds, triples and model FLOPs a second, and the share of a
-bfloat16 matrix product on the same device. On a CPU --model=tiny shows that it works.
+The batch is doubled until the memory is full. The step is also timed at four times that batch with
+micro-batches, and in PyTorch (`torch.compile`, bfloat16 with autocast) at the largest batch that
+fits there. The results are milliseconds, triples and model FLOPs per second, and the share of the
+rate of a bfloat16 matrix product on the same device. --model=tiny shows that it works on a CPU.
 """
 
 import argparse
@@ -20,37 +20,46 @@ if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
 from benchmarks.cases import CASES  # noqa: E402
-from benchmarks.common import machine, note_load, require, say, tell  # noqa: E402
+from benchmarks.common import (  # noqa: E402
+    append_load,
+    log,
+    machine_info,
+    report,
+    require_packages,
+)
 from benchmarks.worker import Worker  # noqa: E402
 
-_FULL = ("RESOURCE_EXHAUSTED", "OutOfMemoryError", "out of memory", "code -9")
+_OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "OutOfMemoryError", "out of memory", "code -9")
 _MATMUL_REPEATS = 10
 
 
-def largest(side, case, options, microbatch=0):
-    """Timings of the largest batch that fits, from `case.batch` on; None where that does not.
+def measure_largest(side, case, options, microbatch=0):
+    """Measures the largest batch that fits, starting with `case.batch`.
 
     Args:
-        side: of `SIDES`.
+        side: a key of `SIDES`.
         case: `cases.Case`.
-        options: of the command line.
-        microbatch: rows; 0 is the whole batch.
+        options: parsed flags.
+        microbatch: triples per micro-batch; 0 is the whole batch.
+
+    Returns:
+        See `measure`; None if the first batch does not fit.
     """
-    found, batch = None, case.batch
+    result, batch = None, case.batch
     while batch <= options.max_batch:
         try:
-            found = measure(side, dataclasses.replace(case, batch=batch), options, microbatch)
+            result = measure(side, dataclasses.replace(case, batch=batch), options, microbatch)
         except RuntimeError as error:
-            if not any(word in str(error) for word in _FULL):
+            if not any(word in str(error) for word in _OUT_OF_MEMORY):
                 raise
-            say(f"{side}: batch {batch} does not fit")
+            log(f"{side}: batch {batch} does not fit")
             break
         batch *= 2
-    return found
+    return result
 
 
 def measure(side, case, options, microbatch):
-    """{"batch", "microbatch", "milliseconds", ...} of the steps at one batch."""
+    """Returns {"batch", "microbatch", "milliseconds", ...} of the steps with a given batch."""
     module, name, arguments = SIDES[side]
     if microbatch:
         arguments = {**arguments, "microbatch": microbatch}
@@ -61,11 +70,11 @@ def measure(side, case, options, microbatch):
         seconds = [worker.call("step", "compiled")[1] for _ in range(options.steps)]
         facts = worker.call("describe")[0]
         size = options.matmul
-        walls = [worker.call("matmul", size)[1] for _ in range(_MATMUL_REPEATS + 1)][1:]
+        matmul_seconds = [worker.call("matmul", size)[1] for _ in range(_MATMUL_REPEATS + 1)][1:]
     finally:
         worker.close()
-    median, peak = statistics.median(seconds), 2 * size**3 / min(walls)
-    say(f"{side}: batch {case.batch}, {1000 * median:.1f} ms a step")
+    median, peak = statistics.median(seconds), 2 * size**3 / min(matmul_seconds)
+    log(f"{side}: batch {case.batch}, {1000 * median:.1f} ms per step")
     return {
         "side": side,
         "batch": case.batch,
@@ -79,31 +88,30 @@ def measure(side, case, options, microbatch):
 
 
 SIDES = {
-    "ours": ("ours_jax", "OursOnJax", {}),
+    "tf_mural": ("tf_mural_step", "JaxStep", {}),
     "PyTorch": (
-        "peer",
-        "Peer",
+        "torch_step",
+        "TorchStep",
         {"variants": ("compiled",), "device": "auto", "precision": "bfloat16"},
     ),
 }
 
 
-def shares(runs):
-    """Adds model FLOPs a second, and their share of the peak, to runs.
+def add_shares(runs):
+    """Adds model FLOPs per second, and their share of the peak, to the results of `measure`.
 
-    Those of a step without anything computed twice count for all: what a micro-batch computes again
-    is no use to anyone.
+    Model FLOPs are those of the step without micro-batches, which compute activations twice.
     """
-    plain = next(r for r in runs if r["side"] == "ours" and not r["microbatch"])
-    each = plain["flops"] / plain["batch"]
+    plain = next(r for r in runs if r["side"] == "tf_mural" and not r["microbatch"])
+    flops_per_triple = plain["flops"] / plain["batch"]
     for run in runs:
-        run["flops_per_second"] = each * run["triples_per_second"]
+        run["flops_per_second"] = flops_per_triple * run["triples_per_second"]
         run["share_of_peak"] = run["flops_per_second"] / run["peak_flops_per_second"]
     return runs
 
 
 def table(runs):
-    """Lines that say the same as the JSON file, for people."""
+    """Returns the lines of a table of the results of `measure`."""
     columns = f"{'batch':>7} {'micro':>6} {'ms':>9} {'triples/s':>10} {'TFLOP/s':>9} {'of peak':>8}"
     lines = [f"{runs[0]['device']}", f"  {'':<9} {columns}"]
     for run in runs:
@@ -116,22 +124,24 @@ def table(runs):
 
 
 def parse(arguments=None):
-    """The flags."""
+    """Parses the flags."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", choices=list(CASES), default="b7")
-    parser.add_argument("--batch", type=int, help="the first one tried (default: the case's)")
-    parser.add_argument("--max_batch", type=int, default=4096, help="the last one")
+    parser.add_argument("--batch", type=int, help="first batch (default: that of the case)")
+    parser.add_argument("--max_batch", type=int, default=4096, help="last batch")
     parser.add_argument("--steps", type=int, default=10, help="timed steps")
     parser.add_argument("--warmup", type=int, default=3, help="steps before them")
-    parser.add_argument("--matmul", type=int, default=8192, help="rows of the matrices of the peak")
+    parser.add_argument(
+        "--matmul", type=int, default=8192, help="rows of the matrices that define the peak"
+    )
     parser.add_argument("--peer", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--json", help="file for the numbers")
+    parser.add_argument("--json", help="path of the JSON file")
     options = parser.parse_args(arguments)
     if options.steps < 1 or options.warmup < 1:
-        parser.error("--steps and --warmup from 1")
-    require(parser, ("jax",))
+        parser.error("--steps and --warmup must be at least 1")
+    require_packages(parser, ("jax",))
     if options.peer:
-        require(parser, ("torch", "transformers"))
+        require_packages(parser, ("torch", "transformers"))
     return options
 
 
@@ -139,19 +149,18 @@ def main():
     options = parse()
     case = CASES[options.model]
     case = dataclasses.replace(case, batch=options.batch or case.batch)
-    about = machine()
-    plain = largest("ours", case, options)
+    info = machine_info()
+    plain = measure_largest("tf_mural", case, options)
     if plain is None:
-        raise SystemExit(f"batch {case.batch} does not fit: a smaller --batch")
-    runs, rows = [plain], plain["batch"]
-    if 4 * rows <= options.max_batch:
-        runs.append(
-            measure("ours", dataclasses.replace(case, batch=4 * rows), options, microbatch=rows)
-        )
+        raise SystemExit(f"batch {case.batch} does not fit: choose a smaller --batch")
+    runs, batch = [plain], plain["batch"]
+    if 4 * batch <= options.max_batch:
+        large = dataclasses.replace(case, batch=4 * batch)
+        runs.append(measure("tf_mural", large, options, microbatch=batch))
     if options.peer:
-        runs += filter(None, [largest("PyTorch", case, options)])
-    note_load(about)
-    tell(about, table(shares(runs)), options.json, case=dataclasses.asdict(case), runs=runs)
+        runs += filter(None, [measure_largest("PyTorch", case, options)])
+    append_load(info)
+    report(info, table(add_shares(runs)), options.json, case=dataclasses.asdict(case), runs=runs)
 
 
 if __name__ == "__main__":

@@ -1,26 +1,27 @@
-"""What is measured: the sizes of a step, and one synthetic batch of it for both frameworks."""
+"""Sizes of a training step, and a synthetic batch for all frameworks."""
 
 import dataclasses
 
 import numpy as np
 
-# One recipe for both frameworks, that of configs/etcl.py.
+# The recipe of configs/etcl.py, for all frameworks.
 EMBEDDING_DIM = 640
 STOCHASTIC_DEPTH, DROPOUT = 0.2, 0.1
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A step of triples (image, text A, text B).
+    """Sizes of a step on triples (image, text A, text B).
 
     Attributes:
-        name: of the case.
-        image, text: names of the towers, in `models.EFFICIENTNETS` and `models.BERTS`.
-        image_size: pixels a side.
-        batch: triples a step.
-        tokens: of each text, none of them padding.
-        vocabulary: rows of the token embedding.
-        matmul: rows of the square matrices whose product is the peak to measure against.
+        name: name of the case.
+        image: image tower, a key of `models.EFFICIENTNETS`.
+        text: text tower, a key of `models.BERTS`.
+        image_size: height and width in pixels.
+        batch: triples per step.
+        tokens: tokens per text, without padding.
+        vocabulary: number of token embeddings.
+        matmul: rows of the square matrices whose product defines the peak performance.
     """
 
     name: str
@@ -36,7 +37,7 @@ class Case:
 CASES = {
     "b7": Case("b7", "b7", "base", image_size=289, batch=8),
     "b0": Case("b0", "b0", "base", image_size=224, batch=16),
-    # Seconds instead of minutes: whether the benchmark works, not how fast anything is.
+    # Takes seconds. It shows that the benchmark works, but says nothing about speed.
     "tiny": Case(
         "tiny", "tiny", "nano", image_size=64, batch=4, tokens=8, vocabulary=500, matmul=512
     ),
@@ -44,10 +45,11 @@ CASES = {
 
 
 def synthetic_batch(case, seed=0):
-    """Random pixels and tokens.
+    """Returns random pixels and tokens.
 
     Returns:
-        {"image": uint8 (n, size, size, 3), "text_a": int32 (n, tokens), "text_b": likewise}.
+        {"image": uint8 (n, size, size, 3), "text_a": int32 (n, tokens), "text_b": int32
+        (n, tokens)}.
     """
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 256, (case.batch, case.image_size, case.image_size, 3), np.uint8)

@@ -1,13 +1,13 @@
-"""Saving and restoring a checkpoint: how long training stands still, and how long until on disk.
+"""Times saving and restoring a checkpoint, and how long a save blocks training.
 
     python benchmarks/checkpoint.py --parameters=533e6 --folder=/tmp
 
-A state of so many parameters and two slots each, in variables of the sizes of the paper's model (a
-token embedding of 501,153 x 768 and products of 1,024 x 1,024), saved and restored by
-`tf_mural.training.checkpoints`. While it is written, steps go on that change all of the state, as
-an optimizer does. Beside it: plain writing of as many bytes to the same disk, and TensorFlow's own
-`tf.train.Checkpoint`, which training waits for. Needs twice the state in memory, 12.8 GB for the
-paper's, and as much on the disk.
+The state has the given number of parameters and two slots per parameter, in variables with the
+sizes of the paper's model (a token embedding of 501,153 x 768 and matrices of 1,024 x 1,024). It is
+saved and restored by `tf_mural.training.checkpoints`. Steps that change the whole state, as an
+optimizer does, continue during a save. For comparison, the same number of bytes is written to a
+plain file, and the state is saved by `tf.train.Checkpoint`, which blocks training. The benchmark
+needs twice the size of the state in memory and on the disk, 12.8 GB for the paper's model.
 """
 
 import argparse
@@ -22,44 +22,44 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
-from benchmarks.common import machine, note_load, say, tell  # noqa: E402
+from benchmarks.common import append_load, log, machine_info, report  # noqa: E402
 
-_EMBEDDING, _PRODUCT = (501_153, 768), (1024, 1024)
+_EMBEDDING, _MATRIX = (501_153, 768), (1024, 1024)
 
 
-def shapes_of(parameters):
-    """Shapes of variables with about so many numbers."""
+def variable_shapes(parameters):
+    """Returns shapes of variables with about `parameters` numbers in total."""
     rows, width = _EMBEDDING
-    first = (min(rows, int(parameters) // (2 * width)), width)
-    rest = (parameters - first[0] * width) / (_PRODUCT[0] * _PRODUCT[1])
-    return [first] + [_PRODUCT] * max(1, round(rest))
+    embedding = (min(rows, int(parameters) // (2 * width)), width)
+    matrices = (parameters - embedding[0] * width) / (_MATRIX[0] * _MATRIX[1])
+    return [embedding] + [_MATRIX] * max(1, round(matrices))
 
 
-def state_of(parameters):
-    """A trainer with as many parameters and two slots each."""
+def make_trainer(parameters):
+    """Returns a trainer with the given number of parameters and two slots per parameter."""
     import keras
 
     from tf_mural.backends import tensorflow as tf_backend
-    from tf_mural.nonfinite import scalar
+    from tf_mural.nonfinite import scalar_variable
 
-    def variables(kind):
-        shapes = enumerate(shapes_of(parameters))
-        return [keras.Variable(keras.random.normal(s), name=f"{kind}_{i}") for i, s in shapes]
+    def make_variables(name):
+        shapes = enumerate(variable_shapes(parameters))
+        return [keras.Variable(keras.random.normal(s), name=f"{name}_{i}") for i, s in shapes]
 
-    weights = variables("weights")
-    slots = variables("first") + variables("second")
+    weights = make_variables("weights")
+    slots = make_variables("first") + make_variables("second")
     return types.SimpleNamespace(
         encoder=types.SimpleNamespace(variables=weights, trainable_variables=weights),
         optimizer=types.SimpleNamespace(variables=slots, build=lambda _: None),
-        step=scalar("step", "int32"),
+        step=scalar_variable("step", "int32"),
         loss_scale=None,
         snapshot=tf_backend.snapshot,
-        collective=False,
+        snapshot_is_collective=False,
     )
 
 
 def plain_write(folder, size):
-    """Seconds to write so many bytes and have them on the disk."""
+    """Returns the seconds that it takes to write `size` bytes and to flush them to the disk."""
     block, path = os.urandom(1 << 26), os.path.join(folder, "plain")
     began = time.perf_counter()
     with open(path, "wb", buffering=0) as file:
@@ -71,8 +71,12 @@ def plain_write(folder, size):
     return seconds * size / (-(-size // len(block)) * len(block))
 
 
-def measure_ours(folder, trainer, step_seconds, rounds):
-    """{what: seconds} of saves during steps, and of a restore."""
+def measure_manager(folder, trainer, step_seconds, rounds):
+    """Measures saves during steps, and a restore, by `CheckpointManager`.
+
+    Returns:
+        {"step", "blocked", "step_while_writing", "on_disk", "restore": seconds, "peak_gib"}.
+    """
     from tf_mural.training import checkpoints
 
     variables = [*trainer.encoder.variables, *trainer.optimizer.variables]
@@ -84,87 +88,87 @@ def measure_ours(folder, trainer, step_seconds, rounds):
         time.sleep(step_seconds)
         return time.perf_counter() - began
 
-    saved = checkpoints.Checkpoints(folder, trainer, keep=1)
+    saved = checkpoints.CheckpointManager(folder, trainer, max_to_keep=1)
     saved.restore({"vocabulary_hash": "x"})
-    usual = statistics.median(step() for _ in range(3))
-    found = {"step": usual, "stands_still": [], "step_while_writing": [], "on_disk": []}
+    step_median = statistics.median(step() for _ in range(3))
+    results = {"step": step_median, "blocked": [], "step_while_writing": [], "on_disk": []}
     for i in range(rounds):
         began = time.perf_counter()
         saved.save(i)
-        found["stands_still"].append(time.perf_counter() - began)
+        results["blocked"].append(time.perf_counter() - began)
         while saved._thread.is_alive():
-            found["step_while_writing"].append(step())
-        saved.wait()
-        found["on_disk"].append(time.perf_counter() - began)
-        say(f"save {i + 1}: {found['stands_still'][-1]:.3f} s, {found['on_disk'][-1]:.1f} s")
-    found["peak_gib"] = _peak()
+            results["step_while_writing"].append(step())
+        saved.wait_until_finished()
+        results["on_disk"].append(time.perf_counter() - began)
+        log(f"save {i + 1}: {results['blocked'][-1]:.3f} s, {results['on_disk'][-1]:.1f} s")
+    results["peak_gib"] = _peak_gib()
     began = time.perf_counter()
-    assert checkpoints.Checkpoints(folder, trainer).restore({"vocabulary_hash": "x"})
-    found["restore"] = time.perf_counter() - began
-    return found
+    assert checkpoints.CheckpointManager(folder, trainer).restore({"vocabulary_hash": "x"})
+    results["restore"] = time.perf_counter() - began
+    return results
 
 
 def measure_tensorflow(folder, trainer):
-    """Seconds of `tf.train.Checkpoint`: until it returns, and until it is on the disk."""
+    """Returns {"blocked", "on_disk": seconds} of `tf.train.Checkpoint`."""
     import tensorflow as tf
 
     variables = [v.value for v in (*trainer.encoder.variables, *trainer.optimizer.variables)]
     began = time.perf_counter()
     path = tf.train.Checkpoint(variables=variables).write(os.path.join(folder, "tensorflow"))
-    returned = time.perf_counter() - began
+    blocked = time.perf_counter() - began
     with open(f"{path}.data-00000-of-00001", "rb") as file:
         os.fsync(file.fileno())
-    return {"stands_still": returned, "on_disk": time.perf_counter() - began}
+    return {"blocked": blocked, "on_disk": time.perf_counter() - began}
 
 
-def _peak():
+def _peak_gib():
     with open("/proc/self/status", encoding="utf-8") as file:
         (line,) = [line for line in file if line.startswith("VmHWM")]
     return int(line.split()[1]) / 2**20
 
 
 def parse(arguments=None):
-    """The flags."""
+    """Parses the flags."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--parameters", type=float, default=533e6)
-    parser.add_argument("--folder", default=".", help="on the disk to be measured")
-    parser.add_argument("--step", type=float, default=1.0, help="seconds a step takes beside LAMB")
-    parser.add_argument("--rounds", type=int, default=2, help="saves")
-    parser.add_argument("--json", help="file for the numbers")
+    parser.add_argument("--folder", default=".", help="folder on the disk to measure")
+    parser.add_argument("--step", type=float, default=1.0, help="seconds of a step without LAMB")
+    parser.add_argument("--rounds", type=int, default=2, help="number of saves")
+    parser.add_argument("--json", help="path of the JSON file")
     return parser.parse_args(arguments)
 
 
 def table(results):
-    """Lines for people."""
-    ours, theirs = results["ours"], results["tensorflow"]
+    """Returns the lines of a table."""
+    manager, tensorflow = results["tf_mural"], results["tensorflow"]
     gb, plain = results["bytes"] / 1e9, results["plain_write"]
-    middle = statistics.median
+    median = statistics.median
     return [
         f"  {gb:.2f} GB; plain writing {plain:.1f} s ({gb / plain:.2f} GB/s)",
-        f"  ours: training stands still {middle(ours['stands_still']):.3f} s, on disk after",
-        f"    {middle(ours['on_disk']):.1f} s; a step {ours['step']:.2f} s, and meanwhile",
-        f"    {middle(ours['step_while_writing'] or [0]):.2f} s; peak {ours['peak_gib']:.1f} GiB",
-        f"    restored in {ours['restore']:.1f} s",
-        f"  tf.train.Checkpoint: stands still {theirs['stands_still']:.1f} s, on disk after",
-        f"    {theirs['on_disk']:.1f} s",
+        f"  tf_mural: blocks training for {median(manager['blocked']):.3f} s, on disk after",
+        f"    {median(manager['on_disk']):.1f} s; a step takes {manager['step']:.2f} s,",
+        f"    during a save {median(manager['step_while_writing'] or [0]):.2f} s; peak memory",
+        f"    {manager['peak_gib']:.1f} GiB; restored in {manager['restore']:.1f} s",
+        f"  tf.train.Checkpoint: blocks training for {tensorflow['blocked']:.1f} s, on disk after",
+        f"    {tensorflow['on_disk']:.1f} s",
     ]
 
 
 def main():
-    options, about = parse(), machine()
-    size = 3 * 4 * sum(a * b for a, b in shapes_of(options.parameters))
+    options, info = parse(), machine_info()
+    size = 3 * 4 * sum(a * b for a, b in variable_shapes(options.parameters))
     folder = os.path.join(options.folder, f"checkpoint-benchmark-{os.getpid()}")
     os.makedirs(folder)
     try:
         results = {"bytes": size, "plain_write": plain_write(folder, size)}
-        trainer = state_of(options.parameters)
+        trainer = make_trainer(options.parameters)
         results["tensorflow"] = measure_tensorflow(folder, trainer)
         for name in os.listdir(folder):
             os.remove(os.path.join(folder, name))
-        results["ours"] = measure_ours(folder, trainer, options.step, options.rounds)
+        results["tf_mural"] = measure_manager(folder, trainer, options.step, options.rounds)
     finally:
         shutil.rmtree(folder)
-    tell(note_load(about), table(results), options.json, **results)
+    report(append_load(info), table(results), options.json, **results)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""Times conversion: images to small JPEGs beside img2dataset, translation pairs, reading back.
+"""Times the conversion of images, compared with img2dataset, and of translation pairs.
 
     python3.11 -m venv .venv-img2dataset && .venv-img2dataset/bin/pip install img2dataset==1.47.0
     python benchmarks/convert.py --images=photos --peer=.venv-img2dataset/bin/python
 
-Both sides read the same files, make squares of 346 pixels at the same JPEG quality, and write them:
-records here, webdataset tars there, with as many processes. The bare limit is the loop that
-decodes, resizes and encodes in as many processes and writes nothing. Rounds alternate.
+Both packages read the same files, resize them to 346 x 346 pixels, encode them with the same JPEG
+quality, and write records (this package) or webdataset tars (img2dataset), with the same number of
+processes. The upper limit is a loop that decodes, resizes and encodes in as many processes and
+writes nothing. Rounds alternate. The rates of reading records are measured as well.
 """
 
 import argparse
@@ -25,92 +26,93 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
-from benchmarks.common import machine, note_load, say, tell  # noqa: E402
+from benchmarks.common import append_load, log, machine_info, report  # noqa: E402
 
 SIDE, QUALITY = 346, 95
-UNIT = 2000  # rows of a unit of the data set `table`
+RECORDS_PER_UNIT = 2000  # of the data set `table`
 
 
-def images(folder, out_dir, limit, processes, rounds, peer=None):
-    """Images a second of the bare loop, of a conversion, and of the peer.
+def measure_images(folder, out_dir, limit, processes, rounds, peer=None):
+    """Measures images per second of a loop without writing, of a conversion, and of img2dataset.
 
     Args:
-        folder: of JPEG files, at any depth.
-        out_dir: for what is written.
-        limit: how many files at most.
-        processes, rounds: of each side.
-        peer: a Python that has img2dataset, or None.
+        folder: folder with JPEG files, also in subfolders.
+        out_dir: folder for temporary files.
+        limit: maximum number of files.
+        processes: number of processes.
+        rounds: number of turns of each side.
+        peer: path of a Python with img2dataset, or None.
 
     Returns:
-        dict: images, bytes, runs {"bare", "ours", "peer": images a second of each round}, and
-        medians and ratios.
+        dict with images, bytes, runs {"loop", "tf_mural", "img2dataset": images per second of each
+        round}, median, share_of_loop and ratio (to img2dataset).
     """
     files = sorted(
-        os.path.join(at, name)
-        for at, _, names in os.walk(folder)
+        os.path.join(root, name)
+        for root, _, names in os.walk(folder)
         for name in names
         if name.lower().endswith((".jpg", ".jpeg"))
     )[:limit]
     if not files:
         raise SystemExit(f"no JPEG files in {folder}")
-    runs = {"bare": [], "ours": []} | ({"peer": []} if peer else {})
+    runs = {"loop": [], "tf_mural": []} | ({"img2dataset": []} if peer else {})
     for turn in range(rounds):
-        for side, found in runs.items():
-            place = os.path.join(out_dir, f"{side}-{turn}")
-            os.makedirs(place)
-            if side == "peer":
-                rate = _peer(peer, files, place, processes)
+        for side, rates in runs.items():
+            work_dir = os.path.join(out_dir, f"{side}-{turn}")
+            os.makedirs(work_dir)
+            if side == "img2dataset":
+                rate = _run_img2dataset(peer, files, work_dir, processes)
             else:
-                rate = {"bare": _bare, "ours": _ours}[side](files, place, processes)
-            found.append(rate)
-            say(f"images: turn {turn + 1}/{rounds}, {side}: {rate:.0f} a second")
+                run = {"loop": _run_loop, "tf_mural": _run_conversion}[side]
+                rate = run(files, work_dir, processes)
+            rates.append(rate)
+            log(f"images: turn {turn + 1}/{rounds}, {side}: {rate:.0f} per second")
     median = {side: statistics.median(rates) for side, rates in runs.items()}
-    found = {"images": len(files), "bytes": sum(map(os.path.getsize, files)), "runs": runs}
-    found["median"] = median
-    found["share_of_bare"] = median["ours"] / median["bare"]
+    results = {"images": len(files), "bytes": sum(map(os.path.getsize, files)), "runs": runs}
+    results["median"] = median
+    results["share_of_loop"] = median["tf_mural"] / median["loop"]
     if peer:
-        found["ratio"] = median["ours"] / median["peer"]
-    return found
+        results["ratio"] = median["tf_mural"] / median["img2dataset"]
+    return results
 
 
-def _bare(files, place, processes):
+def _run_loop(files, work_dir, processes):
     from tf_mural.conversion.executors import run_in_processes
 
-    share = [files[i::processes] for i in range(processes)]
-    jobs = [(some,) for some in share]
-    spans = [span for _, span in run_in_processes(_bare_share, jobs, processes)]
-    return len(files) / max(spans)
+    jobs = [(files[i::processes],) for i in range(processes)]
+    seconds = [result for _, result in run_in_processes(_resize_files, jobs, processes)]
+    return len(files) / max(seconds)
 
 
-def _bare_share(files):
+def _resize_files(files):
     from tf_mural.conversion.image_probe import resize_to_jpeg
 
-    data = [open(file, "rb").read() for file in files]
-    resize_to_jpeg(data[0], SIDE, QUALITY)  # TensorFlow is imported by the first
+    contents = [open(file, "rb").read() for file in files]
+    resize_to_jpeg(contents[0], SIDE, QUALITY)  # the first call imports TensorFlow
     began = time.perf_counter()
-    for one in data:
-        resize_to_jpeg(one, SIDE, QUALITY)
+    for content in contents:
+        resize_to_jpeg(content, SIDE, QUALITY)
     return time.perf_counter() - began
 
 
-def _ours(files, place, processes):
-    """From the difference of two sizes, so that starting the processes cancels out.
+def _run_conversion(files, work_dir, processes):
+    """Returns the rate from the difference of two sizes, so that the start of processes cancels.
 
-    Each gives every process as many units as the others, of files taken round and round.
+    In both conversions all processes have the same number of units. The files are repeated.
     """
-    share = processes * UNIT
-    few, many = (list(itertools.islice(itertools.cycle(files), n * share)) for n in (1, 2))
-    short = _converted(few, os.path.join(place, "few"), processes)
-    return share / (_converted(many, os.path.join(place, "many"), processes) - short)
+    count = processes * RECORDS_PER_UNIT
+    few, many = (list(itertools.islice(itertools.cycle(files), n * count)) for n in (1, 2))
+    seconds = _conversion_seconds(few, os.path.join(work_dir, "few"), processes)
+    return count / (_conversion_seconds(many, os.path.join(work_dir, "many"), processes) - seconds)
 
 
-def _converted(files, place, processes):
-    """Seconds of the conversion of a table of these files."""
+def _conversion_seconds(files, work_dir, processes):
+    """Returns the seconds of the conversion of a table of files."""
     from tf_mural import conversion
     from tf_mural.conversion import FilterConfig
     from tf_mural.datasets import table
 
-    raw = os.path.join(place, "raw")
+    raw = os.path.join(work_dir, "raw")
     os.makedirs(raw)
     with open(os.path.join(raw, "train.tsv"), "w", encoding="utf-8") as file:
         file.write("image\ten\n")
@@ -121,56 +123,52 @@ def _converted(files, place, processes):
     filters = FilterConfig(resize=SIDE, resize_quality=QUALITY)
     began = time.perf_counter()
     conversion.convert(
-        table, "table", raw, place, "train", processes=processes, filters=filters, progress=_nothing
+        table, "table", raw, work_dir, "train", processes=processes, filters=filters, progress=str
     )
     return time.perf_counter() - began
 
 
-def _nothing(line):
-    pass
-
-
-def _peer(python, files, place, processes):
+def _run_img2dataset(python, files, work_dir, processes):
     script = os.path.join(ROOT, "benchmarks", "img2dataset_peer.py")
-    done = subprocess.run(
-        [python, script, str(processes), str(SIDE), str(QUALITY), place],
+    process = subprocess.run(
+        [python, script, str(processes), str(SIDE), str(QUALITY), work_dir],
         input="\n".join(files),
         capture_output=True,
         text=True,
         env={**os.environ, "NO_ALBUMENTATIONS_UPDATE": "1"},
     )
-    if done.returncode:
-        raise SystemExit(f"img2dataset failed: {done.stderr[-2000:]}")
-    found = json.loads(done.stdout.splitlines()[-1])
-    return found["images"] / found["seconds"]
+    if process.returncode:
+        raise SystemExit(f"img2dataset failed: {process.stderr[-2000:]}")
+    result = json.loads(process.stdout.splitlines()[-1])
+    return result["images"] / result["seconds"]
 
 
-def bitext(out_dir, pairs, processes, rounds):
-    """Translation pairs a second from an OPUS zip to records, and records a second read back.
+def measure_bitext(out_dir, pairs, processes, rounds):
+    """Measures translation pairs per second from an OPUS zip to records, and the rates of reading.
 
-    The pairs are random words, 12 a sentence on average. Starting the processes counts.
+    The pairs are random words, 12 per sentence on average. Starting the processes is included.
     """
     from tf_mural import conversion
     from tf_mural.datasets import opus
 
     raw = os.path.join(out_dir, "bitext")
     os.makedirs(raw)
-    _moses_zip(os.path.join(raw, "de-en.txt.zip"), pairs)
+    _write_moses_zip(os.path.join(raw, "de-en.txt.zip"), pairs)
     rates, seconds = [], []
     for turn in range(rounds):
-        place = os.path.join(out_dir, f"bitext-{turn}")
+        work_dir = os.path.join(out_dir, f"bitext-{turn}")
         began = time.perf_counter()
         manifest = conversion.convert(
-            opus, "ccmatrix", raw, place, "train", processes=processes, progress=_nothing
+            opus, "ccmatrix", raw, work_dir, "train", processes=processes, progress=str
         )
         seconds.append(time.perf_counter() - began)
         rates.append(manifest["records"] / seconds[-1])
-        say(f"bitext: turn {turn + 1}/{rounds}: {rates[-1]:,.0f} pairs a second")
-    found = {"pairs": pairs, "runs": rates, "median": statistics.median(rates)}
-    return found | _read_back(os.path.join(place, "train"))
+        log(f"bitext: turn {turn + 1}/{rounds}: {rates[-1]:,.0f} pairs per second")
+    results = {"pairs": pairs, "runs": rates, "median": statistics.median(rates)}
+    return results | _measure_reading(os.path.join(work_dir, "train"))
 
 
-def _moses_zip(path, pairs):
+def _write_moses_zip(path, pairs):
     words = ["".join(chr(97 + (i * 7 + k * k) % 26) for k in range(2 + i % 9)) for i in range(5000)]
     rng = random.Random(0)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
@@ -184,73 +182,75 @@ def _moses_zip(path, pairs):
                     file.write("".join(lines).encode())
 
 
-def _read_back(folder):
+def _measure_reading(folder):
     import numpy as np
 
     from tf_mural.data import records
 
-    opened = records.RecordSet.open(folder)
-    count = min(len(opened), 500_000)
-    some = np.random.default_rng(0).integers(0, len(opened), count)
+    record_set = records.RecordSet.open(folder)
+    count = min(len(record_set), 500_000)
+    indices = np.random.default_rng(0).integers(0, len(record_set), count)
     began = time.perf_counter()
     for start in range(0, count, 4096):
-        opened.read(some[start : start + 4096])
+        record_set.read(indices[start : start + 4096])
     random_rate = count / (time.perf_counter() - began)
     began = time.perf_counter()
     for start in range(0, count, 4096):
-        opened.read(np.arange(start, min(start + 4096, count)))
+        record_set.read(np.arange(start, min(start + 4096, count)))
     return {"read_random": random_rate, "read_in_order": count / (time.perf_counter() - began)}
 
 
 def parse(arguments=None):
-    """The flags."""
+    """Parses the flags."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", help="folder of JPEG files (default: no images are timed)")
-    parser.add_argument("--limit", type=int, default=4000, help="images at most")
-    parser.add_argument("--peer", help="a Python that has img2dataset")
-    parser.add_argument("--pairs", type=int, default=1_000_000, help="translation pairs; 0 is none")
+    parser.add_argument("--images", help="folder of JPEG files (default: images are not measured)")
+    parser.add_argument("--limit", type=int, default=4000, help="maximum number of images")
+    parser.add_argument("--peer", help="path of a Python with img2dataset")
+    parser.add_argument("--pairs", type=int, default=1_000_000, help="number of translation pairs")
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", help="file for the numbers")
+    parser.add_argument("--json", help="path of the JSON file")
     options = parser.parse_args(arguments)
     if min(options.processes, options.rounds) < 1 or options.limit < 2:
-        parser.error("--processes and --rounds from 1, --limit from 2")
+        parser.error("--processes and --rounds must be at least 1, --limit at least 2")
     return options
 
 
 def main():
     options = parse()
-    about, found = machine(), {"processes": options.processes}
-    with tempfile.TemporaryDirectory() as place:
+    info, results = machine_info(), {"processes": options.processes}
+    with tempfile.TemporaryDirectory() as folder:
         if options.images:
-            found["images"] = images(
+            results["images"] = measure_images(
                 options.images,
-                place,
+                folder,
                 options.limit,
                 options.processes,
                 options.rounds,
                 options.peer,
             )
         if options.pairs:
-            found["bitext"] = bitext(place, options.pairs, options.processes, options.rounds)
-    tell(note_load(about), table_of(found), options.json, **found)
+            results["bitext"] = measure_bitext(
+                folder, options.pairs, options.processes, options.rounds
+            )
+    report(append_load(info), table(results), options.json, **results)
 
 
-def table_of(found):
-    """Lines that say the same as the JSON file, for people."""
-    lines = [f"  {found['processes']} processes, medians"]
-    if "images" in found:
-        part = found["images"]
-        for side, rate in part["median"].items():
-            lines.append(f"  images to {SIDE} px, {side:<5} {rate:>10,.0f} a second")
-        lines.append(f"  share of the bare loop {part['share_of_bare']:.0%}")
-        if "ratio" in part:
-            lines.append(f"  ours / img2dataset {part['ratio']:.2f}")
-    if "bitext" in found:
-        part = found["bitext"]
-        lines.append(f"  translation pairs {part['median']:>13,.0f} a second")
-        lines.append(f"  records read, random {part['read_random']:>10,.0f} a second")
-        lines.append(f"  records read, in order {part['read_in_order']:>8,.0f} a second")
+def table(results):
+    """Returns the lines of a table."""
+    lines = [f"  {results['processes']} processes, medians"]
+    if "images" in results:
+        images = results["images"]
+        for side, rate in images["median"].items():
+            lines.append(f"  images to {SIDE} px, {side:<11} {rate:>10,.0f} per second")
+        lines.append(f"  share of the loop without writing {images['share_of_loop']:.0%}")
+        if "ratio" in images:
+            lines.append(f"  tf_mural / img2dataset {images['ratio']:.2f}")
+    if "bitext" in results:
+        bitext = results["bitext"]
+        lines.append(f"  translation pairs {bitext['median']:>13,.0f} per second")
+        lines.append(f"  records read, random {bitext['read_random']:>10,.0f} per second")
+        lines.append(f"  records read, in order {bitext['read_in_order']:>8,.0f} per second")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""An `Embedder` over towers of a given size, and the same batches through the towers alone."""
+"""A `BatchEmbedder` over towers of a given size, and the same batches through the bare towers."""
 
 import functools
 import io
@@ -9,18 +9,21 @@ import numpy as np
 
 _WIDTH = 640
 _VOCABULARY = 30_000
-_RESIZED, _CROPPED = 346, 289  # of the paper, in proportion at other sizes
+_RESIZE, _CROP = 346, 289  # of the paper; other image sizes have the same ratio
 
 
 class Embedding:
     """Towers with random weights, sentences of Tatoeba, and JPEGs.
 
     Args:
-        image, text: names of the towers, in `models.EFFICIENTNETS` and `models.BERTS`.
-        image_size: pixels a side that the image tower sees.
-        tatoeba: folder of tatoeba.xxx-eng.xxx, or None for random letters.
-        sentences, images: how many of each.
-        text_batch, image_batch: rows of a batch.
+        image: image tower, a key of `models.EFFICIENTNETS`.
+        text: text tower, a key of `models.BERTS`.
+        image_size: height and width of the inputs of the image tower.
+        tatoeba: folder with files tatoeba.xxx-eng.xxx; None: random words.
+        sentences: number of sentences.
+        images: number of images.
+        text_batch: batch size of texts.
+        image_batch: batch size of images.
     """
 
     def __init__(
@@ -29,87 +32,91 @@ class Embedding:
         import tensorflow as tf
 
         from tf_mural import models
-        from tf_mural.data.image_ops import for_evaluation
-        from tf_mural.data.tokenizers import Tokenizer
-        from tf_mural.data.vocabulary import train_vocabulary
+        from tf_mural.data.image_ops import preprocess_for_evaluation
+        from tf_mural.data.tokenizers import Tokenizer, train_vocabulary
 
         texts = read_sentences(tatoeba) if tatoeba else random_sentences(sentences)
-        tokenizer = Tokenizer(train_vocabulary(texts, _VOCABULARY), max_tokens=64)
-        chosen = np.random.default_rng(0).permutation(len(texts))[:sentences]
+        self._tokenizer = Tokenizer(train_vocabulary(texts, _VOCABULARY), max_tokens=64)
+        sample = np.random.default_rng(0).permutation(len(texts))[:sentences]
         encoder = models.dual_encoder(
             {"name": image, "image_size": image_size},
-            {"name": text, "vocabulary_size": tokenizer.size},
+            {"name": text, "vocabulary_size": self._tokenizer.size},
             _WIDTH,
         )
 
-        def tower(kind):
+        def make_tower(modality):
             function = tf.function(
-                lambda batch: encoder.encode(kind, batch, training=False), autograph=False
+                lambda batch: encoder.encode(modality, batch, training=False), autograph=False
             )
             return lambda batch: np.asarray(function(batch))
 
-        self._items = {"texts": [texts[i] for i in chosen], "images": jpegs(images, image_size)}
-        self._towers = {"texts": tower("text"), "images": tower("image")}
-        self._tokenizer, self._preprocess = (
-            tokenizer,
-            functools.partial(
-                for_evaluation, resize_to=image_size * _RESIZED // _CROPPED, size=image_size
-            ),
+        self._items = {"texts": [texts[i] for i in sample], "images": jpegs(images, image_size)}
+        self._towers = {"texts": make_tower("text"), "images": make_tower("image")}
+        self._preprocess = functools.partial(
+            preprocess_for_evaluation, resize_to=image_size * _RESIZE // _CROP, size=image_size
         )
-        self._batch = {"texts": text_batch, "images": image_batch}
+        self._batch_sizes = {"texts": text_batch, "images": image_batch}
         self._batches = {}
 
-    def prepare(self, kind, cut=True):
-        """Makes the batches, and runs one of each shape; returns {width or size: batches}."""
-        batches = self._batches[kind, cut] = []
+    def prepare(self, items, bucketed=True):
+        """Creates the batches, and runs the tower once for each shape.
 
-        def note(batch):
+        Args:
+            items: "texts" or "images".
+            bucketed: if False, all texts are padded to the maximum length.
+
+        Returns:
+            {number of tokens or image size: number of batches}.
+        """
+        batches = self._batches[items, bucketed] = []
+
+        def collect(batch):
             batches.append(batch)
             return np.ones((len(batch), _WIDTH), np.float32)
 
-        self._embed(note, kind, cut)
+        self._embed(collect, items, bucketed)
         shapes = {batch.shape: batch for batch in batches}
         for batch in shapes.values():
-            self._towers[kind](batch)
+            self._towers[items](batch)
         return {shape[1]: sum(b.shape == shape for b in batches) for shape in shapes}
 
-    def embed(self, kind, cut=True):
-        """Embeds all items; returns (n, width) rows."""
-        return self._embed(self._towers[kind], kind, cut)
+    def embedder(self, items, bucketed=True):
+        """Runs the `BatchEmbedder` on all items; returns the embeddings (n, width)."""
+        return self._embed(self._towers[items], items, bucketed)
 
-    def bare(self, kind, cut=True):
-        """Runs the tower on the batches that `prepare` made, which lie in memory."""
-        for batch in self._batches[kind, cut]:
-            self._towers[kind](batch)
+    def tower(self, items, bucketed=True):
+        """Runs the bare tower on the batches that `prepare` stored in memory."""
+        for batch in self._batches[items, bucketed]:
+            self._towers[items](batch)
 
-    def _embed(self, encode, kind, cut):
-        from tf_mural.evaluation.batch_embedder import Embedder
+    def _embed(self, encode, items, bucketed):
+        from tf_mural.evaluation.batch_embedder import BatchEmbedder
 
-        lengths = {} if cut else {"text_lengths": ()}
-        embedder = Embedder(
+        options = {} if bucketed else {"text_lengths": ()}
+        embedder = BatchEmbedder(
             encode,
             encode,
             self._tokenizer,
             self._preprocess,
             width=_WIDTH,
-            batch_size=self._batch[kind],
-            **lengths,
+            batch_size=self._batch_sizes[items],
+            **options,
         )
-        return getattr(embedder, kind)(iter(self._items[kind]))
+        return getattr(embedder, f"embed_{items}")(iter(self._items[items]))
 
 
 def read_sentences(folder):
-    """The different sentences of Tatoeba's files, sorted."""
-    found = set()
+    """Returns the sorted unique sentences of the files of Tatoeba in a folder."""
+    sentences = set()
     for name in sorted(os.listdir(folder)):
         if re.fullmatch(r"tatoeba\.[a-z]{3}-eng\.[a-z]{3}", name):
             with open(os.path.join(folder, name), encoding="utf-8") as file:
-                found.update(line.strip() for line in file)
-    return sorted(found - {""})
+                sentences.update(line.strip() for line in file)
+    return sorted(sentences - {""})
 
 
 def random_sentences(count):
-    """Words of random letters, of 1 to 40 words."""
+    """Returns sentences of 1 to 40 words of random letters."""
     random = np.random.default_rng(0)
     letters = np.array(list("abcdefghij"))
     return [
@@ -119,15 +126,15 @@ def random_sentences(count):
 
 
 def jpegs(count, size):
-    """JPEGs of blurred noise, a third wider than high, about twice `size` a side."""
+    """Returns JPEGs of blurred noise, `2 * size` pixels high and a third wider than high."""
     from PIL import Image
 
     random = np.random.default_rng(0)
     files = []
     for _ in range(count):
-        blurred = Image.fromarray(random.integers(0, 256, (40, 53, 3), np.uint8))
+        noise = Image.fromarray(random.integers(0, 256, (40, 53, 3), np.uint8))
         file = io.BytesIO()
-        blurred.resize((size * 8 // 3, size * 2), Image.Resampling.BICUBIC).save(
+        noise.resize((size * 8 // 3, size * 2), Image.Resampling.BICUBIC).save(
             file, "JPEG", quality=90
         )
         files.append(file.getvalue())

@@ -1,13 +1,14 @@
-"""Times what an evaluation does: recalls, the embedding of texts and that of images.
+"""Times the parts of an evaluation: recalls, the embedding of texts and that of images.
 
     python -m venv .venv-bench
     .venv-bench/bin/pip install -r benchmarks/requirements.txt
     .venv-bench/bin/pip install --no-deps clip-benchmark==1.6.2
     .venv-bench/bin/python benchmarks/evaluate.py --tatoeba=FOLDER --json=evaluate.json
 
-Recalls of 5,000 images and 25,000 texts, beside straightforward numpy and CLIP_benchmark's
-functions (--no-peer leaves those out); the `Embedder` beside the bare towers on the same batches;
-texts sorted and cut by length beside all padded to 64. The sides take turns.
+Recalls of 5,000 images and 25,000 texts are compared with straightforward numpy and with
+CLIP_benchmark, which --no-peer omits. The `BatchEmbedder` is compared with the bare towers on the
+same batches, and texts in buckets by length with texts that are all padded to 64 tokens. The sides
+alternate.
 """
 
 import argparse
@@ -19,26 +20,40 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
-from benchmarks.common import machine, note_load, picked, require, say, tell  # noqa: E402
+from benchmarks.common import (  # noqa: E402
+    append_load,
+    log,
+    machine_info,
+    parse_names,
+    report,
+    require_packages,
+)
 from benchmarks.worker import Worker  # noqa: E402
 
 PARTS = ("recalls", "texts", "images")
 
 
 def measure_recalls(images, texts_per_image, width, rounds, peer=True):
-    """Times each way of scoring, each in a process of its own.
+    """Times each implementation of recalls in a process of its own.
+
+    Args:
+        images: see `recalls.Recalls`.
+        texts_per_image: see `recalls.Recalls`.
+        width: see `recalls.Recalls`.
+        rounds: rounds of our implementation; the slow ones run once.
+        peer: whether to include CLIP_benchmark.
 
     Returns:
-        {way: {"seconds": of each round, "peak_mib", "values"}}, ours in `rounds` rounds, the slow
-        ways in one; and "largest_difference" of any recall of theirs from ours.
+        {"implementations": {name: {"seconds" of each round, "peak_mib", "values"}},
+        "largest_difference" between a recall of ours and of another implementation}.
 
     Raises:
-        RuntimeError: a way gives other recalls: more than one query in a direction is ranked
-            otherwise, which rounding alone does not do.
+        RuntimeError: the recalls of an implementation differ by more than one query per direction,
+            so that the reason is not rounding.
     """
-    ways = ["ours", "numpy"] + ["clip_benchmark"] * peer
-    found = {}
-    for way in ways:
+    names = ["tf_mural", "numpy"] + ["clip_benchmark"] * peer
+    results = {}
+    for name in names:
         worker = Worker(
             "benchmarks.recalls",
             "Recalls",
@@ -47,103 +62,108 @@ def measure_recalls(images, texts_per_image, width, rounds, peer=True):
             width=width,
         )
         try:
-            worker.call("load", way)
+            worker.call("load", name)
             seconds = []
-            for _ in range(rounds if way == "ours" else 1):
-                values, wall, _ = worker.call(way)
+            for _ in range(rounds if name == "tf_mural" else 1):
+                values, wall, _ = worker.call(name)
                 seconds.append(wall)
-                say(f"recalls, {way}: {wall:.2f} s, average recall {values['average_recall']:.3f}")
-            peak = worker.call("peak")[0]
+                log(f"recalls, {name}: {wall:.2f} s, average recall {values['average_recall']:.3f}")
+            peak = worker.call("peak_mib")[0]
         finally:
             worker.close()
-        found[way] = {"seconds": seconds, "peak_mib": peak, "values": values}
-    ours = found["ours"]["values"]
-    others = [found[way]["values"][name] - ours[name] for way in ways[1:] for name in ours]
-    largest = max(map(abs, others))
+        results[name] = {"seconds": seconds, "peak_mib": peak, "values": values}
+    own = results["tf_mural"]["values"]
+    differences = [results[name]["values"][key] - own[key] for name in names[1:] for key in own]
+    largest = max(map(abs, differences))
     if largest > 1.001 * 100.0 / images:
-        raise RuntimeError(f"the ways do not agree: {found}")
-    return {"ways": found, "largest_difference": largest}
+        raise RuntimeError(f"the implementations do not agree: {results}")
+    return {"implementations": results, "largest_difference": largest}
 
 
-def measure_embedding(worker, kind, rounds):
-    """Times the embedder and the bare tower in turns; of texts also with all padded to 64.
+def measure_embedding(worker, items, rounds):
+    """Times the embedder and the bare tower in turns, for texts also with padding to 64 tokens.
+
+    Args:
+        worker: `Worker` of an `embedding.Embedding`.
+        items: "texts" or "images".
+        rounds: turns of each side.
 
     Returns:
-        {"items", "batches" {width or size: batches}, "seconds" and "processor_seconds" {side:
-        [...]}, "of_bare": the rate as a share of the bare tower's, by the medians, and
-        "of_bare_fastest", by the fastest turn of each}; of texts also "speedup" over padding all,
-        likewise, and "largest_difference" of two embeddings.
+        {"items": number, "batches": {tokens or image size: number}, "seconds" and
+        "processor_seconds": {side: [...]}, "share_of_tower": the rate relative to that of the bare
+        tower, by the medians, "share_of_tower_fastest": by the fastest turns}. For texts also
+        "speedup" and "speedup_fastest" over padding, and the "largest_difference" of embeddings.
     """
     import numpy as np
 
-    cuts = (True, False) if kind == "texts" else (True,)
-    batches = {cut: worker.call("prepare", kind, cut)[0] for cut in cuts}
-    seconds, processor, rows = {}, {}, {}
+    modes = {"bucketed": True, "padded": False} if items == "texts" else {"bucketed": True}
+    batches = {mode: worker.call("prepare", items, flag)[0] for mode, flag in modes.items()}
+    seconds, processor, embeddings = {}, {}, {}
     for turn in range(rounds):
-        for cut in cuts:
-            name = "cut" if cut else "padded"
-            for side in ("bare", "embed"):
-                answer, wall, busy = worker.call(side, kind, cut)
-                seconds.setdefault(f"{side} {name}", []).append(wall)
-                processor.setdefault(f"{side} {name}", []).append(busy)
-                say(f"{kind}: turn {turn + 1}/{rounds}, {side} {name}: {wall:.2f} s")
+        for mode, flag in modes.items():
+            for side in ("tower", "embedder"):
+                answer, wall, processor_time = worker.call(side, items, flag)
+                seconds.setdefault(f"{side} {mode}", []).append(wall)
+                processor.setdefault(f"{side} {mode}", []).append(processor_time)
+                log(f"{items}: turn {turn + 1}/{rounds}, {side} {mode}: {wall:.2f} s")
                 if answer is not None:
-                    rows[name] = answer
+                    embeddings[mode] = answer
     median = {side: statistics.median(walls) for side, walls in seconds.items()}
     fastest = {side: min(walls) for side, walls in seconds.items()}
-    found = {
-        "items": len(rows["cut"]),
-        "batches": batches[True],
+    results = {
+        "items": len(embeddings["bucketed"]),
+        "batches": batches["bucketed"],
         "seconds": seconds,
         "processor_seconds": processor,
-        "of_bare": median["bare cut"] / median["embed cut"],
-        "of_bare_fastest": fastest["bare cut"] / fastest["embed cut"],
+        "share_of_tower": median["tower bucketed"] / median["embedder bucketed"],
+        "share_of_tower_fastest": fastest["tower bucketed"] / fastest["embedder bucketed"],
     }
-    if "padded" in rows:
-        found["speedup"] = median["embed padded"] / median["embed cut"]
-        found["speedup_fastest"] = fastest["embed padded"] / fastest["embed cut"]
-        found["largest_difference"] = float(np.abs(rows["cut"] - rows["padded"]).max())
-    return found
+    if "padded" in embeddings:
+        difference = np.abs(embeddings["bucketed"] - embeddings["padded"]).max()
+        results["speedup"] = median["embedder padded"] / median["embedder bucketed"]
+        results["speedup_fastest"] = fastest["embedder padded"] / fastest["embedder bucketed"]
+        results["largest_difference"] = float(difference)
+    return results
 
 
 def table(results):
-    """Lines that say the same as the JSON file, for people."""
+    """Returns the lines of a table."""
     lines = []
     if recalls := results.get("recalls"):
-        ours = statistics.median(recalls["ways"]["ours"]["seconds"])
-        lines.append(f"  {'recalls':<24} {'seconds':>8} {'peak MiB':>9} {'ours is faster by':>18}")
-        for way, found in recalls["ways"].items():
-            seconds = statistics.median(found["seconds"])
+        own = statistics.median(recalls["implementations"]["tf_mural"]["seconds"])
+        lines.append(f"  {'recalls':<24} {'seconds':>8} {'peak MiB':>9} {'times as long':>14}")
+        for name, result in recalls["implementations"].items():
+            seconds = statistics.median(result["seconds"])
             lines.append(
-                f"  {way:<24} {seconds:>8.2f} {found['peak_mib']:>9.0f} {seconds / ours:>18.1f}"
+                f"  {name:<24} {seconds:>8.2f} {result['peak_mib']:>9.0f} {seconds / own:>14.1f}"
             )
-    for kind in ("texts", "images"):
-        if found := results.get(kind):
-            lines.append(f"  {kind:<24} {'seconds':>8} {'a second':>9}")
-            for side, walls in found["seconds"].items():
+    for items in ("texts", "images"):
+        if result := results.get(items):
+            lines.append(f"  {items:<24} {'seconds':>8} {'per second':>10}")
+            for side, walls in result["seconds"].items():
                 seconds = statistics.median(walls)
-                lines.append(f"  {side:<24} {seconds:>8.2f} {found['items'] / seconds:>9.1f}")
+                lines.append(f"  {side:<24} {seconds:>8.2f} {result['items'] / seconds:>10.1f}")
             lines.append(
-                f"  rate of the bare tower reached: {found['of_bare']:.1%} "
-                f"({found['of_bare_fastest']:.1%} by the fastest turns)"
+                f"  share of the rate of the bare tower: {result['share_of_tower']:.1%} "
+                f"({result['share_of_tower_fastest']:.1%} for the fastest turns)"
             )
-            if "speedup" in found:
+            if "speedup" in result:
                 lines.append(
-                    f"  faster than padding all to 64 by {found['speedup']:.2f} "
-                    f"({found['speedup_fastest']:.2f} by the fastest turns), largest difference "
-                    f"{found['largest_difference']:.1e}; batches by length: {found['batches']}"
+                    f"  speedup over padding to 64 tokens: {result['speedup']:.2f} "
+                    f"({result['speedup_fastest']:.2f} for the fastest turns), largest difference "
+                    f"{result['largest_difference']:.1e}; batches by length: {result['batches']}"
                 )
     return lines
 
 
 def parse(arguments=None):
-    """The flags."""
+    """Parses the flags."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--parts", default=",".join(PARTS), help="parted by commas")
+    parser.add_argument("--parts", default=",".join(PARTS), help="comma-separated")
     parser.add_argument("--retrieval_images", type=int, default=5000)
     parser.add_argument("--texts_per_image", type=int, default=5)
-    parser.add_argument("--width", type=int, default=640, help="of the embeddings to score")
-    parser.add_argument("--tatoeba", help="folder of tatoeba.xxx-eng.xxx; without: random words")
+    parser.add_argument("--width", type=int, default=640, help="of the embeddings for recalls")
+    parser.add_argument("--tatoeba", help="folder of tatoeba.xxx-eng.xxx (default: random words)")
     parser.add_argument("--text", default="base", help="text tower")
     parser.add_argument("--sentences", type=int, default=512)
     parser.add_argument("--text_batch", type=int, default=32)
@@ -153,21 +173,21 @@ def parse(arguments=None):
     parser.add_argument("--image_batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3, help="turns of each side")
     parser.add_argument(
-        "--peer", action=argparse.BooleanOptionalAction, default=True, help="CLIP_benchmark too"
+        "--peer", action=argparse.BooleanOptionalAction, default=True, help="also CLIP_benchmark"
     )
-    parser.add_argument("--json", help="file for the numbers")
+    parser.add_argument("--json", help="path of the JSON file")
     options = parser.parse_args(arguments)
-    options.parts = picked(parser, "--parts", options.parts, PARTS)
+    options.parts = parse_names(parser, "--parts", options.parts, PARTS)
     if options.rounds < 1 or options.retrieval_images < 10:
-        parser.error("--rounds from 1, --retrieval_images from 10")
+        parser.error("--rounds must be at least 1, --retrieval_images at least 10")
     if options.peer and "recalls" in options.parts:
-        require(parser, ("torch", "clip_benchmark"))
+        require_packages(parser, ("torch", "clip_benchmark"))
     return options
 
 
 def main():
     options = parse()
-    about, results = machine(), {}
+    info, results = machine_info(), {}
     if "recalls" in options.parts:
         results["recalls"] = measure_recalls(
             options.retrieval_images,
@@ -176,21 +196,21 @@ def main():
             options.rounds,
             options.peer,
         )
-        note_load(about)
-    kinds = [kind for kind in ("texts", "images") if kind in options.parts]
-    if kinds:
+        append_load(info)
+    parts = [items for items in ("texts", "images") if items in options.parts]
+    if parts:
         names = ("image", "text", "image_size", "tatoeba", "sentences", "images")
         names += ("text_batch", "image_batch")
         arguments = {name: getattr(options, name) for name in names}
         worker = Worker("benchmarks.embedding", "Embedding", **arguments)
         try:
-            for kind in kinds:
-                results[kind] = measure_embedding(worker, kind, options.rounds)
-                note_load(about)
+            for items in parts:
+                results[items] = measure_embedding(worker, items, options.rounds)
+                append_load(info)
         finally:
             worker.close()
     flags = {key: value for key, value in vars(options).items() if key != "json"}
-    tell(about, table(results), options.json, options=flags, **results)
+    report(info, table(results), options.json, options=flags, **results)
 
 
 if __name__ == "__main__":

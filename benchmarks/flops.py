@@ -1,29 +1,32 @@
-"""Floating-point operations of a TensorFlow function: products of matrices and convolutions."""
+"""Counts the floating-point operations of a TensorFlow function in matmuls and convolutions."""
 
 import collections
 import math
 
 
 def graph_flops(graph):
-    """Operations of one call of a function, 2 a multiply-add; see `graph_flops_by_type`."""
+    """Returns the floating-point operations of a call of a function, see `graph_flops_by_type`."""
     return sum(graph_flops_by_type(graph).values())
 
 
 def graph_flops_by_type(graph):
-    """{type of operation: operations of one call of a function}, 2 a multiply-add.
+    """Counts the floating-point operations of a call of a function by type of operation.
 
-    Counted are matrix products, einsums and (depthwise) convolutions with their gradients, from
-    the static shapes of what is executed. What else a step does is linear in the activations and
-    left out, as is usual.
+    A multiply-add counts as 2. Matrix products, einsums, (depthwise) convolutions and their
+    gradients are counted, from the static shapes of the operations that are executed. All other
+    operations are linear in the activations and are ignored, as is usual.
 
     Args:
         graph: `tf.Graph` of a `tf.function`, e.g. `f.get_concrete_function(...).graph`.
 
+    Returns:
+        {type of operation: floating-point operations}.
+
     Raises:
-        ValueError: an operation that counts has a shape that is not known.
+        ValueError: the shape of a counted operation is not static.
     """
     total = collections.Counter()
-    for operation in _executed(graph):
+    for operation in _executed_operations(graph):
         if operation.type in COUNTS:
             total[operation.type] += COUNTS[operation.type](operation)
         elif operation.type in ("PartitionedCall", "StatefulPartitionedCall"):
@@ -32,16 +35,16 @@ def graph_flops_by_type(graph):
     return total
 
 
-def _executed(graph):
-    """The operations that an output or a change of state depends on; others are never run."""
-    waiting = [tensor.op for tensor in graph.outputs] + list(graph.control_outputs)
-    seen = set()
-    while waiting:
-        operation = waiting.pop()
-        if operation not in seen:
-            seen.add(operation)
-            waiting += [tensor.op for tensor in operation.inputs] + list(operation.control_inputs)
-    return seen
+def _executed_operations(graph):
+    """Returns the operations that an output or a side effect depends on; others never run."""
+    pending = [tensor.op for tensor in graph.outputs] + list(graph.control_outputs)
+    operations = set()
+    while pending:
+        operation = pending.pop()
+        if operation not in operations:
+            operations.add(operation)
+            pending += [tensor.op for tensor in operation.inputs] + list(operation.control_inputs)
+    return operations
 
 
 def _size(tensor):
@@ -63,35 +66,40 @@ def _einsum(operation):
     for term, tensor in zip(terms, operation.inputs, strict=True):
         _size(tensor)
         sizes.update(zip(term, tensor.shape.as_list(), strict=True))
-    # One operand is summed or transposed, and multiplied by nothing.
+    # A single operand is summed or transposed, without a multiplication.
     return 2 * math.prod(sizes.values()) if len(terms) > 1 else 0
 
 
 def _convolution(kernel_of, output_of):
-    """Each value of the output takes a multiply-add per kernel value that it sees.
+    """Returns a callable that counts a convolution.
 
-    Both gradients are sums of the same products, and take as many.
+    Each output value needs a multiply-add per kernel value. Both gradients are sums of the same
+    products and need as many.
+
+    Args:
+        kernel_of: callable from the operation to the shape of the kernel.
+        output_of: callable from the operation to the output tensor of the convolution.
     """
 
     def count(operation):
         height, width, channels, _ = kernel_of(operation)
-        seen = height * width * (1 if operation.type.startswith("Depthwise") else channels)
-        return 2 * _size(output_of(operation)) * seen
+        products = height * width * (1 if operation.type.startswith("Depthwise") else channels)
+        return 2 * _size(output_of(operation)) * products
 
     return count
 
 
-def _kernel(operation):
+def _kernel_shape(operation):
     _size(operation.inputs[1])
     return operation.inputs[1].shape.as_list()
 
 
-def _kernel_sizes(operation):
-    """Of a gradient by the kernel, whose second input holds the kernel's shape."""
+def _kernel_shape_of_gradient(operation):
+    """Returns the kernel shape of a kernel gradient, whose second input contains it."""
     import tensorflow as tf
 
     sizes = operation.inputs[1]
-    if sizes.op.type == "ShapeN":  # `get_static_value` does not look into this one.
+    if sizes.op.type == "ShapeN":  # `get_static_value` does not support it
         source = sizes.op.inputs[sizes.value_index]
         _size(source)
         return source.shape.as_list()
@@ -101,9 +109,9 @@ def _kernel_sizes(operation):
     return [int(size) for size in value]
 
 
-_FORWARD = _convolution(_kernel, lambda operation: operation.outputs[0])
-_BY_INPUT = _convolution(_kernel, lambda operation: operation.inputs[2])
-_BY_KERNEL = _convolution(_kernel_sizes, lambda operation: operation.inputs[2])
+_FORWARD = _convolution(_kernel_shape, lambda operation: operation.outputs[0])
+_INPUT_GRADIENT = _convolution(_kernel_shape, lambda operation: operation.inputs[2])
+_KERNEL_GRADIENT = _convolution(_kernel_shape_of_gradient, lambda operation: operation.inputs[2])
 COUNTS = {
     "MatMul": _matmul,
     "BatchMatMul": _matmul,
@@ -111,9 +119,9 @@ COUNTS = {
     "BatchMatMulV3": _matmul,
     "Einsum": _einsum,
     "Conv2D": _FORWARD,
-    "Conv2DBackpropInput": _BY_INPUT,
-    "Conv2DBackpropFilter": _BY_KERNEL,
+    "Conv2DBackpropInput": _INPUT_GRADIENT,
+    "Conv2DBackpropFilter": _KERNEL_GRADIENT,
     "DepthwiseConv2dNative": _FORWARD,
-    "DepthwiseConv2dNativeBackpropInput": _BY_INPUT,
-    "DepthwiseConv2dNativeBackpropFilter": _BY_KERNEL,
+    "DepthwiseConv2dNativeBackpropInput": _INPUT_GRADIENT,
+    "DepthwiseConv2dNativeBackpropFilter": _KERNEL_GRADIENT,
 }

@@ -1,9 +1,9 @@
-"""Times img2dataset's resizer and writer over local files. Runs in an environment of its own.
+"""Times the resizer and writer of img2dataset on local files, in an environment of its own.
 
     python benchmarks/img2dataset_peer.py PROCESSES SIDE QUALITY OUT_DIR < list-of-files
 
-Prints one JSON line: images written, and seconds from the first image of the first process to the
-last of the last. Starting the processes and importing are not part of it.
+Prints a line of JSON with the number of written images, and the seconds from the first image of the
+first process to the last image of the last one, without the start of processes and imports.
 """
 
 import io
@@ -13,8 +13,8 @@ import sys
 import time
 
 
-def work(number, files, side, quality, out_dir, ready, results):
-    """One process: reads, resizes and writes its share."""
+def convert_files(worker, files, side, quality, out_dir, ready, results):
+    """Reads, resizes and writes the files of a worker process."""
     from img2dataset.resizer import Resizer
     from img2dataset.writer import WebDatasetSampleWriter
 
@@ -24,15 +24,15 @@ def work(number, files, side, quality, out_dir, ready, results):
         resize_only_if_bigger=False,
         encode_quality=quality,
     )
-    writer = WebDatasetSampleWriter(number, out_dir, True, 5, _schema(), "jpg")
+    writer = WebDatasetSampleWriter(worker, out_dir, True, 5, _schema(), "jpg")
     ready.wait()
     began, written = time.time(), 0
-    for place, file in enumerate(files):
-        with open(file, "rb") as opened:
-            stream = io.BytesIO(opened.read())
+    for index, path in enumerate(files):
+        with open(path, "rb") as file:
+            stream = io.BytesIO(file.read())
         image, *_, error = resizer(stream)
         if error is None:
-            key = f"{number:05d}{place:05d}"
+            key = f"{worker:05d}{index:05d}"
             writer.write(image, key, "a caption", {"key": key, "caption": "a caption"})
             written += 1
     writer.close()
@@ -52,7 +52,7 @@ def main():
     ready, results = context.Barrier(processes), context.Queue()
     workers = [
         context.Process(
-            target=work,
+            target=convert_files,
             args=(i, files[i::processes], side, quality, sys.argv[4], ready, results),
         )
         for i in range(processes)

@@ -1,13 +1,13 @@
-"""Times the input of training: JPEGs and texts to batches, beside webdataset and tokenizers.
+"""Times the input pipeline of training, compared with webdataset and tokenizers.
 
     python3.11 -m venv .venv-bench
     .venv-bench/bin/pip install -r benchmarks/requirements.txt
     .venv-bench/bin/python benchmarks/input.py --photos=FOLDER --tatoeba=FOLDER --json=input.json
 
-Both sides read the same JPEGs of 346 pixels, from records and from tars, and make batches of 224:
-with a random crop alone, and resized to 268 before, as the recipe does in proportion. Beside them,
-JPEG decoding alone, our scenes, sentences of Tatoeba, and what the training step takes. The sides
-take turns.
+Both packages read the same JPEGs of 346 pixels, from records or from tars, and produce batches of
+224 pixels, with a random crop only, and with a resize to 268 pixels before the crop, which is the
+ratio of the recipe. The other measurements are JPEG decoding only, the scenes data set, the
+tokenization of sentences of Tatoeba, and the rate of the training step. The sides alternate.
 """
 
 import argparse
@@ -20,210 +20,229 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
-from benchmarks import input_sides  # noqa: E402
+from benchmarks import input_loaders  # noqa: E402
 from benchmarks.cases import CASES, Case  # noqa: E402
-from benchmarks.common import machine, note_load, picked, require, say, tell  # noqa: E402
+from benchmarks.common import (  # noqa: E402
+    append_load,
+    log,
+    machine_info,
+    parse_names,
+    report,
+    require_packages,
+)
 from benchmarks.worker import Worker  # noqa: E402
 
-SIDES = "benchmarks.input_sides"
+LOADERS = "benchmarks.input_loaders"
 PARTS = ("images", "scenes", "tokens", "steps")
 CROP = 224
-RESIZES = {"crop alone": input_sides.SIDE, "resize and crop": CROP * 346 // 289}
+RESIZES = {"crop only": input_loaders.SIDE, "resize and crop": CROP * 346 // 289}
 SCENES = Case("scenes", "tiny", "nano", image_size=64, batch=128, tokens=32, vocabulary=2000)
 
 
-def measure(makes, batches, rounds, label):
-    """Times sides in turn, all of them in processes that live at once and rest between.
+def measure(factories, batches, rounds, label):
+    """Times several sides in turns; their processes exist at the same time and are idle in between.
 
     Args:
-        makes: {side: function to a `Worker` of `input_sides._Batches`}.
-        batches: of a turn.
-        rounds: turns of each side, after one that is not counted.
-        label: of this measurement, for what is said.
+        factories: {side: callable that returns a `Worker` of a loader in `input_loaders`}.
+        batches: batches per turn.
+        rounds: turns of each side, after a first one that is not counted.
+        label: name of the measurement, for the log.
 
     Returns:
-        {side: [examples a second]}.
+        {side: [examples per second]}.
     """
-    workers, found = {}, {side: [] for side in makes}
+    workers, rates = {}, {side: [] for side in factories}
     try:
-        for side, make in makes.items():
-            workers[side] = make()
+        for side, make_worker in factories.items():
+            workers[side] = make_worker()
             workers[side].call("run", batches)
         for turn in range(rounds):
             for side, worker in workers.items():
                 rate = worker.call("run", batches)[0]
-                found[side].append(rate)
-                say(f"{label}: turn {turn + 1}/{rounds}, {side}: {rate:.0f} a second")
+                rates[side].append(rate)
+                log(f"{label}: turn {turn + 1}/{rounds}, {side}: {rate:.0f} per second")
     finally:
         for worker in workers.values():
             worker.close()
-    return found
+    return rates
 
 
-def measure_images(folder, rows, batches, rounds, peer):
-    """{name of `RESIZES`: {side: [images a second]}}, JPEG decoding alone among the sides."""
+def measure_images(folder, batch_size, batches, rounds, peer):
+    """Returns {key of `RESIZES`: {side: [images per second]}}; "decoding" is a side."""
     records, tars = os.path.join(folder, "records"), os.path.join(folder, "tars")
-    found = {}
+    results = {}
     for name, resize in RESIZES.items():
-        arguments = dict(resize=resize, crop=CROP, rows=rows)
-        makes = {
-            "ours": lambda arguments=arguments: Worker(
-                SIDES, "Pipeline", folder=records, **arguments
+        arguments = dict(resize=resize, crop=CROP, batch_size=batch_size)
+        factories = {
+            "tf_mural": lambda arguments=arguments: Worker(
+                LOADERS, "Pipeline", folder=records, **arguments
             ),
-            "decoding": lambda: Worker(SIDES, "Decoding", folder=records, rows=rows),
+            "decoding": lambda: Worker(LOADERS, "Decoding", folder=records, batch_size=batch_size),
         }
         for count in (1, 2) if peer else ():
-            makes[f"webdataset, {count}"] = lambda count=count, arguments=arguments: Worker(
-                SIDES, "WebDataset", children=True, folder=tars, workers=count, **arguments
+            factories[f"webdataset, {count}"] = lambda count=count, arguments=arguments: Worker(
+                LOADERS, "WebDataset", children=True, folder=tars, workers=count, **arguments
             )
-        found[name] = measure(makes, batches, rounds, name)
-    return found
+        results[name] = measure(factories, batches, rounds, name)
+    return results
 
 
-def measure_scenes(folder, rows, batches, rounds):
-    """{"ours": [triples a second]} of the pictures and captions that this package makes."""
+def measure_scenes(folder, batch_size, batches, rounds):
+    """Returns {"tf_mural": [triples per second]} of the scenes data set."""
     from tf_mural import conversion
 
-    place = os.path.join(folder, "scenes")
-    conversion.ensure("scenes", place)
-    arguments = dict(folder=os.path.join(place, "train"), resize=72, crop=64, rows=rows, texts=2)
+    scenes = os.path.join(folder, "scenes")
+    conversion.ensure("scenes", scenes)
+    arguments = dict(resize=72, crop=64, batch_size=batch_size, texts=2)
+    arguments["folder"] = os.path.join(scenes, "train")
     return measure(
-        {"ours": lambda: Worker(SIDES, "Pipeline", **arguments)}, batches, rounds, "scenes"
+        {"tf_mural": lambda: Worker(LOADERS, "Pipeline", **arguments)}, batches, rounds, "scenes"
     )
 
 
-def measure_tokens(folder, rounds, rows=1024, vocabulary=30_000, max_tokens=64):
+def measure_tokens(folder, rounds, batch_size=1024, vocabulary=30_000, max_tokens=64):
     """Times both tokenizers on the sentences of a folder of Tatoeba.
 
     Returns:
-        {"sentences", "different" rows of the two, "rates": {side: [sentences a second]}}.
+        {"sentences": number, "different": number of sentences with different tokens,
+        "rates": {side: [sentences per second]}}.
     """
     from benchmarks.embedding import read_sentences
 
     sentences = read_sentences(folder)
-    arguments = dict(sentences=sentences, vocabulary=vocabulary, max_tokens=max_tokens, rows=rows)
-    worker, rates, tokens = Worker(SIDES, "Tokens", **arguments), {}, {}
+    worker = Worker(
+        LOADERS,
+        "Tokens",
+        sentences=sentences,
+        vocabulary=vocabulary,
+        max_tokens=max_tokens,
+        batch_size=batch_size,
+    )
+    rates, tokens = {}, {}
     try:
         for turn in range(rounds + 1):
-            for side in ("ours", "theirs"):
+            for side in ("tf_mural", "tokenizers"):
                 (rate, tokens[side]), _, _ = worker.call(side)
-                if turn:  # the first one traces, and starts threads
+                if turn:  # the first turn traces the function and starts threads
                     rates.setdefault(side, []).append(rate)
-                    say(f"tokens: turn {turn}/{rounds}, {side}: {rate:,.0f} sentences a second")
+                    log(f"tokens: turn {turn}/{rounds}, {side}: {rate:,.0f} sentences per second")
     finally:
         worker.close()
-    different = int((tokens["ours"] != tokens["theirs"]).any(axis=1).sum())
+    different = int((tokens["tf_mural"] != tokens["tokenizers"]).any(axis=1).sum())
     return {"sentences": len(sentences), "different": different, "rates": rates}
 
 
 def measure_steps(cases, steps):
-    """{case: triples a second of the training step}, by the median of the steps after the first."""
-    found = {}
+    """Returns {case: triples per second}, by the median of all steps after the first."""
+    rates = {}
     for case in cases:
-        worker = Worker("benchmarks.ours", "Ours", case=case)
+        worker = Worker("benchmarks.tf_mural_step", "TensorFlowStep", case=case)
         try:
             walls = [worker.call("step", "graph")[1] for _ in range(steps + 1)][1:]
         finally:
             worker.close()
-        found[case.name] = case.batch / statistics.median(walls)
-        say(f"steps, {case.name}: {found[case.name]:.2f} triples a second")
-    return found
+        rates[case.name] = case.batch / statistics.median(walls)
+        log(f"steps, {case.name}: {rates[case.name]:.2f} triples per second")
+    return rates
 
 
-def compared(results):
-    """What the requirements ask for: ratios of medians.
+def ratios(results):
+    """Returns ratios of medians.
 
     Returns:
-        {"images": {resize: {"peer": over the better webdataset, "decoding": share of its rate}},
-        "steps": {case: times what the step takes}, "tokens": over Hugging Face's}.
+        {"images": {key of `RESIZES`: {"peer": ratio to the faster webdataset, "decoding": ratio to
+        JPEG decoding}}, "steps": {case: ratio to the rate of the training step}, "tokens": ratio to
+        Hugging Face's tokenizers}.
     """
-    found = {"images": {}, "steps": {}}
+    values = {"images": {}, "steps": {}}
     median = statistics.median
     for name, sides in results.get("images", {}).items():
         rates = {side: median(values) for side, values in sides.items()}
         peers = [rate for side, rate in rates.items() if side.startswith("webdataset")]
-        found["images"][name] = {"decoding": rates["ours"] / rates["decoding"]}
+        values["images"][name] = {"decoding": rates["tf_mural"] / rates["decoding"]}
         if peers:
-            found["images"][name]["peer"] = rates["ours"] / max(peers)
+            values["images"][name]["peer"] = rates["tf_mural"] / max(peers)
     steps = results.get("steps", {})
     if "b0" in steps and "images" in results:
-        slowest = min(median(sides["ours"]) for sides in results["images"].values())
-        found["steps"]["b0"] = slowest / steps["b0"]
+        slowest = min(median(sides["tf_mural"]) for sides in results["images"].values())
+        values["steps"]["b0"] = slowest / steps["b0"]
     if "scenes" in steps and "scenes" in results:
-        found["steps"]["scenes"] = median(results["scenes"]["ours"]) / steps["scenes"]
+        values["steps"]["scenes"] = median(results["scenes"]["tf_mural"]) / steps["scenes"]
     if "tokens" in results:
         rates = results["tokens"]["rates"]
-        found["tokens"] = median(rates["ours"]) / median(rates["theirs"])
-    return found
+        values["tokens"] = median(rates["tf_mural"]) / median(rates["tokenizers"])
+    return values
 
 
 def table(results):
-    """Lines that say the same as the JSON file, for people."""
-    lines, ratios = [], compared(results)
+    """Returns the lines of a table."""
+    lines, values = [], ratios(results)
     groups = {f"images, {name}": sides for name, sides in results.get("images", {}).items()}
     if "scenes" in results:
         groups["scenes"] = results["scenes"]
     if "tokens" in results:
         groups["sentences"] = results["tokens"]["rates"]
     for name, sides in groups.items():
-        lines.append(f"  {name:<28} {'a second':>10} {'slowest..fastest':>20}")
+        lines.append(f"  {name:<28} {'per second':>10} {'slowest..fastest':>20}")
         for side, rates in sides.items():
             spread = f"{min(rates):,.0f}..{max(rates):,.0f}"
             lines.append(f"    {side:<26} {statistics.median(rates):>10,.0f} {spread:>20}")
     for name, rate in results.get("steps", {}).items():
-        lines.append(f"  training step, {name:<13} {rate:>10.2f} triples a second")
-    for name, found in ratios["images"].items():
-        peer = f", {found['peer']:.2f} times webdataset" if "peer" in found else ""
-        lines.append(f"  {name}: {found['decoding']:.0%} of decoding alone{peer}")
-    for name, ratio in ratios["steps"].items():
-        lines.append(f"  {name}: {ratio:,.1f} times what the training step takes")
-    if "tokens" in ratios:
+        lines.append(f"  training step, {name:<13} {rate:>10.2f} triples per second")
+    for name, ratio in values["images"].items():
+        peer = f", {ratio['peer']:.2f} times webdataset" if "peer" in ratio else ""
+        lines.append(f"  {name}: {ratio['decoding']:.0%} of JPEG decoding{peer}")
+    for name, ratio in values["steps"].items():
+        lines.append(f"  {name}: {ratio:,.1f} times the rate of the training step")
+    if "tokens" in values:
         lines.append(
-            f"  tokens: {ratios['tokens']:.2f} times Hugging Face's; "
-            f"{results['tokens']['different']} of {results['tokens']['sentences']} rows differ"
+            f"  tokens: {values['tokens']:.2f} times Hugging Face's; "
+            f"{results['tokens']['different']} of {results['tokens']['sentences']} sentences differ"
         )
     return lines
 
 
 def parse(arguments=None):
-    """The flags."""
+    """Parses the flags."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--parts", default=",".join(PARTS), help="parted by commas")
+    parser.add_argument("--parts", default=",".join(PARTS), help="comma-separated")
     parser.add_argument("--photos", help="folder of JPEG files, for images")
     parser.add_argument("--tatoeba", help="folder of tatoeba.xxx-eng.xxx, for tokens")
-    parser.add_argument("--count", type=int, default=4000, help="images")
+    parser.add_argument("--count", type=int, default=4000, help="number of images")
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--batches", type=int, default=60, help="of a turn")
+    parser.add_argument("--batches", type=int, default=60, help="batches per turn")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each side")
-    parser.add_argument("--steps", type=int, default=3, help="training steps")
-    parser.add_argument("--cases", default="b0,scenes", help="of the training step: b0, scenes")
+    parser.add_argument("--steps", type=int, default=3, help="number of training steps")
     parser.add_argument(
-        "--peer", action=argparse.BooleanOptionalAction, default=True, help="webdataset too"
+        "--cases", default="b0,scenes", help="cases of the training step: b0, scenes"
     )
-    parser.add_argument("--json", help="file for the numbers")
+    parser.add_argument(
+        "--peer", action=argparse.BooleanOptionalAction, default=True, help="also webdataset"
+    )
+    parser.add_argument("--json", help="path of the JSON file")
     options = parser.parse_args(arguments)
-    options.parts = picked(parser, "--parts", options.parts, PARTS)
+    options.parts = parse_names(parser, "--parts", options.parts, PARTS)
     known = {"b0": CASES["b0"], "scenes": SCENES}
-    options.cases = [known[n] for n in picked(parser, "--cases", options.cases, known)]
+    options.cases = [known[n] for n in parse_names(parser, "--cases", options.cases, known)]
     for part, flag in (("images", "photos"), ("tokens", "tatoeba")):
         if part in options.parts and not getattr(options, flag):
-            parser.error(f"--{flag} is missing: say where they are, or leave {part} out of --parts")
+            parser.error(f"--{flag} is missing: name the folder, or omit {part} from --parts")
     if min(options.count, options.batch, options.batches, options.rounds, options.steps) < 1:
-        parser.error("--count, --batch, --batches, --rounds and --steps from 1")
+        parser.error("--count, --batch, --batches, --rounds and --steps must be at least 1")
     if options.peer and "images" in options.parts:
-        require(parser, ("torch", "webdataset"))
+        require_packages(parser, ("torch", "webdataset"))
     return options
 
 
 def main():
     options = parse()
-    about, results = machine(), {}
+    info, results = machine_info(), {}
     with tempfile.TemporaryDirectory() as folder:
         for part in options.parts:
             turns = options.batch, options.batches, options.rounds
             if part == "images":
-                size = input_sides.prepare(options.photos, folder, options.count)
-                about["bytes_per_image"] = size
+                size = input_loaders.prepare(options.photos, folder, options.count)
+                info["bytes_per_image"] = size
                 results[part] = measure_images(folder, *turns, options.peer)
             elif part == "scenes":
                 results[part] = measure_scenes(folder, *turns)
@@ -231,10 +250,10 @@ def main():
                 results[part] = measure_tokens(options.tatoeba, options.rounds)
             else:
                 results[part] = measure_steps(options.cases, options.steps)
-            note_load(about)
+            append_load(info)
     flags = {k: v for k, v in vars(options).items() if k not in ("json", "cases")}
-    written = {"options": flags, **results, "compared": compared(results)}
-    tell(about, table(results), options.json, **written)
+    content = {"options": flags, **results, "ratios": ratios(results)}
+    report(info, table(results), options.json, **content)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
-"""Peak memory and triples a second of the ETCL step over batch and micro-batch.
+"""Measures peak memory and triples per second of the ETCL step by batch and micro-batch.
 
     python benchmarks/memory.py --data_dir=data --batches=1024,4096,32768 --microbatches=256,0
 
-The tiny towers of configs/etcl.py on scenes (made by tools/train.py or tools/convert.py), or with
-`--towers=text` or `--towers=image` one large tower beside a tiny one, on random data. Each line is
-a process of its own, which reads one global batch, traces the step, and takes `--steps` of it. A
-micro-batch of 0 is the plain step. What is told: memory of the process before the steps and its
-peak during them, both with the batch itself, whose size is told too; triples a second by the clock,
-and the seconds that all threads spent on a processor in a step, which other work disturbs less.
+It uses the tiny towers of configs/etcl.py on the scenes data set (created by tools/train.py or
+tools/convert.py), or with `--towers=text` or `--towers=image` a large and a tiny tower on random
+data. Each line of the table is measured in a process of its own, which reads a global batch, traces
+the step, and runs it `--steps` times. A micro-batch of 0 is the plain step. The columns are the
+size of the batch, the memory of the process before the steps and its peak during them (both
+include the batch), triples per second, and the processor seconds of all threads per step, which
+depend less on other load of the machine.
 
-    python benchmarks/memory.py --towers=image --batches=32 --microbatches=0 --rematerialise=0,1
+    python benchmarks/memory.py --towers=image --batches=32 --microbatches=0 --remat=0,1
 """
 
 import argparse
@@ -24,12 +25,12 @@ if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
 from benchmarks.cases import Case  # noqa: E402
-from benchmarks.common import machine, note_load, say, tell  # noqa: E402
-from benchmarks.ours import Ours  # noqa: E402
+from benchmarks.common import append_load, log, machine_info, report  # noqa: E402
+from benchmarks.tf_mural_step import TensorFlowStep  # noqa: E402
 from benchmarks.worker import Worker  # noqa: E402
 
-# Rows that are read at a time, so that reading takes no more memory for a larger batch.
-_READ = 256
+# Examples that are read at a time, so that reading a larger batch needs no more memory.
+_READ_SIZE = 256
 _MIB = 2**20
 _TOWERS = {
     "text": Case("text", "tiny", "base", image_size=64, batch=0),
@@ -37,35 +38,35 @@ _TOWERS = {
 }
 
 
-class _Watched:
-    """A step on one batch in a process whose memory is watched."""
+class _MeasuredStep:
+    """A step on a batch in a process whose memory is measured."""
 
     def describe(self):
-        """Bytes of the batch, and of the process now; its peak counts from here."""
+        """Returns the bytes of the batch and of the process, and resets the peak."""
         import tensorflow as tf
 
         size = sum(x.shape.num_elements() * x.dtype.size for x in tf.nest.flatten(self._batch))
-        before = _status("VmRSS")
+        before = _read_status("VmRSS")
         with open("/proc/self/clear_refs", "w", encoding="utf-8") as file:
             file.write("5")
         return {"batch_bytes": size, "before_bytes": before}
 
     def step(self):
-        """One step; returns its loss."""
+        """Runs one step; returns its loss."""
         return float(self._step(self._batch)["loss"])
 
     def peak(self):
-        """Bytes, the largest that this process was since `describe`."""
-        return _status("VmHWM")
+        """Returns the peak of this process in bytes since `describe`."""
+        return _read_status("VmHWM")
 
 
-class Large(_Watched, Ours):
-    """A large tower beside a tiny one, and one random global batch.
+class LargeTowerStep(_MeasuredStep, TensorFlowStep):
+    """The step with a large and a tiny tower on a random global batch.
 
     Args:
-        towers: a name of `_TOWERS`.
-        batch: triples.
-        **options: of `ours.Ours`.
+        towers: a key of `_TOWERS`.
+        batch: triples per step.
+        **options: see `TensorFlowStep`.
     """
 
     def __init__(self, towers, batch, **options):
@@ -73,13 +74,16 @@ class Large(_Watched, Ours):
         self._step = self._step.get_concrete_function(self._batch)
 
 
-class Run(_Watched):
-    """A trainer and one global batch of scenes.
+class ScenesStep(_MeasuredStep):
+    """The step with tiny towers on a global batch of scenes.
 
     Args:
-        data_dir: has scenes/train.
-        batch, microbatch, loss_chunk, precision, rematerialise: as in configs/base.py.
-        dropout: of the text tower; stochastic depth too.
+        data_dir: folder that contains scenes/train.
+        batch: triples per step.
+        microbatch: see configs/base.py; 0 is None.
+        loss_chunk: see configs/base.py; 0 is None.
+        dropout: rate of dropout and of stochastic depth.
+        **options: further values of the config.
     """
 
     def __init__(self, data_dir, batch, microbatch, loss_chunk, dropout=0.0, **options):
@@ -90,15 +94,15 @@ class Run(_Watched):
         from tf_mural.backends import tensorflow as tf_backend
 
         config = etcl.get_config("tiny")
-        config.batch_size = min(batch, _READ)
+        config.batch_size = min(batch, _READ_SIZE)
         config.model.text.dropout = config.model.image.stochastic_depth = dropout
         config.evaluation = {}
         config.update(options)
         strategy = tf_backend.make_strategy("one")
         run = experiment.build(config, data_dir, strategy)
         self.trainer = run.trainer
-        self.trainer.microbatch = microbatch or None
-        self.trainer.loss_chunk = loss_chunk or None
+        self.trainer.core.microbatch = microbatch or None
+        self.trainer.core.loss_chunk = loss_chunk or None
         self._batch = _global_batch(run.dataset(start_step=0), batch)
 
         @tf.function(autograph=False)
@@ -109,7 +113,7 @@ class Run(_Watched):
 
 
 def _global_batch(dataset, rows):
-    """The first `rows` rows of a dataset of smaller batches, read one after another."""
+    """Returns the first `rows` examples of a dataset of smaller batches, which are read in turn."""
     import numpy as np
     import tensorflow as tf
 
@@ -117,51 +121,55 @@ def _global_batch(dataset, rows):
         lambda spec: np.empty((rows, *spec.shape[1:]), spec.dtype.as_numpy_dtype),
         dataset.element_spec,
     )
-    first = 0
-    for part in dataset.take(rows // _READ if rows > _READ else 1):
-        for array, piece in zip(tf.nest.flatten(arrays), tf.nest.flatten(part), strict=True):
-            array[first : first + len(piece)] = piece.numpy()
-        first += len(piece)
+    start = 0
+    for batch in dataset.take(rows // _READ_SIZE if rows > _READ_SIZE else 1):
+        for array, piece in zip(tf.nest.flatten(arrays), tf.nest.flatten(batch), strict=True):
+            array[start : start + len(piece)] = piece.numpy()
+        start += len(piece)
     return tf.nest.map_structure(tf.convert_to_tensor, arrays)
 
 
-def _status(name):
+def _read_status(name):
     with open("/proc/self/status", encoding="utf-8") as file:
         lines = [line for line in file if line.startswith(name)]
     return 1024 * int(lines[0].split()[1])
 
 
-def measure(options, **about):
-    """One line of the table, or why there is none.
+def measure(options, **settings):
+    """Measures a line of the table.
 
     Args:
-        options: the flags.
-        **about: batch, microbatch, loss_chunk, precision, rematerialise.
+        options: parsed flags.
+        **settings: batch, microbatch, loss_chunk, precision and remat.
+
+    Returns:
+        The settings and the measured values, or the settings and "error".
     """
-    name, seconds, processor = f"{about['batch']}/{about['microbatch']}", [], []
+    label, seconds, processor = f"{settings['batch']}/{settings['microbatch']}", [], []
     if options.towers == "tiny":
-        given = {"name": "Run", "data_dir": options.data_dir, "dropout": options.dropout, **about}
+        arguments = {"name": "ScenesStep", "data_dir": options.data_dir, **settings}
+        arguments["dropout"] = options.dropout
     else:
-        alike = {k: about[k] for k in ("batch", "precision", "rematerialise")}
-        given = {"name": "Large", "towers": options.towers, **alike}
+        arguments = {key: settings[key] for key in ("batch", "precision", "remat")}
+        arguments |= {"name": "LargeTowerStep", "towers": options.towers}
     try:
-        worker = Worker("benchmarks.memory", **given)
+        worker = Worker("benchmarks.memory", **arguments)
         try:
-            about |= worker.call("describe")[0]
+            settings |= worker.call("describe")[0]
             for number in range(options.warmup + options.steps):
-                loss, wall, busy = worker.call("step")
-                say(f"{name}: step {number + 1}: {wall:.2f} s, loss {loss:.4f}")
+                loss, wall, processor_time = worker.call("step")
+                log(f"{label}: step {number + 1}: {wall:.2f} s, loss {loss:.4f}")
                 seconds.append(wall)
-                processor.append(busy)
-            about["peak_bytes"] = worker.call("peak")[0]
+                processor.append(processor_time)
+            settings["peak_bytes"] = worker.call("peak")[0]
         finally:
             worker.close()
     except RuntimeError as error:
-        return {**about, "error": str(error).strip().splitlines()[-1]}
+        return {**settings, "error": str(error).strip().splitlines()[-1]}
     seconds, processor = seconds[options.warmup :], processor[options.warmup :]
-    rate = about["batch"] / statistics.median(seconds)
+    rate = settings["batch"] / statistics.median(seconds)
     return {
-        **about,
+        **settings,
         "seconds": seconds,
         "processor_seconds": processor,
         "triples_per_second": rate,
@@ -169,54 +177,56 @@ def measure(options, **about):
 
 
 def table(results):
-    """Lines for people."""
-    head = ("batch", "micro-batch", "loss chunk", "precision", "again", "MiB of batch", "before")
-    head += ("peak", "triples/s", "processor s")
-    lines = ["  ".join(f"{name:>12}" for name in head)]
-    for found in results:
-        numbers = [found["batch"], found["microbatch"] or "-", found["loss_chunk"] or "-"]
-        numbers += [found["precision"].removeprefix("mixed_"), found["rematerialise"]]
-        if "error" in found:
-            numbers.append(found["error"])
+    """Returns the lines of a table of the results of `measure`."""
+    header = ("batch", "micro-batch", "loss chunk", "precision", "remat", "MiB of batch", "before")
+    header += ("peak", "triples/s", "processor s")
+    lines = ["  ".join(f"{name:>12}" for name in header)]
+    for result in results:
+        values = [result["batch"], result["microbatch"] or "-", result["loss_chunk"] or "-"]
+        values += [result["precision"].removeprefix("mixed_"), result["remat"]]
+        if "error" in result:
+            values.append(result["error"])
         else:
             sizes = ("batch_bytes", "before_bytes", "peak_bytes")
-            numbers += [round(found[name] / _MIB) for name in sizes]
-            numbers.append(f"{found['triples_per_second']:.1f}")
-            numbers.append(f"{statistics.median(found['processor_seconds']):.2f}")
-        lines.append("  ".join(f"{value:>12}" for value in numbers))
+            values += [round(result[name] / _MIB) for name in sizes]
+            values.append(f"{result['triples_per_second']:.1f}")
+            values.append(f"{statistics.median(result['processor_seconds']):.2f}")
+        lines.append("  ".join(f"{value:>12}" for value in values))
     return lines
 
 
 def parse(arguments=None):
-    """The flags."""
+    """Parses the flags."""
 
-    def numbers(text):
+    def parse_integers(text):
         return [int(part) for part in text.split(",")]
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data_dir", default="data", help="folder of the record sets")
-    parser.add_argument("--batches", type=numbers, default=[1024, 4096, 32768])
-    parser.add_argument("--microbatches", type=numbers, default=[256], help="0: the plain step")
-    parser.add_argument("--loss_chunk", type=int, default=64, help="0: all rows at once")
+    parser.add_argument("--batches", type=parse_integers, default=[1024, 4096, 32768])
+    parser.add_argument(
+        "--microbatches", type=parse_integers, default=[256], help="0: the plain step"
+    )
+    parser.add_argument("--loss_chunk", type=int, default=64, help="0: all examples at once")
     parser.add_argument("--towers", choices=["tiny", *_TOWERS], default="tiny")
-    parser.add_argument("--precision", default="float32", help="of configs/base.py")
-    parser.add_argument("--rematerialise", type=numbers, default=[0], help="0, 1 or 0,1")
+    parser.add_argument("--precision", default="float32", help="see configs/base.py")
+    parser.add_argument("--remat", type=parse_integers, default=[0], help="0, 1 or 0,1")
     parser.add_argument("--dropout", type=float, default=0.0)
-    parser.add_argument("--warmup", type=int, default=1, help="steps before them")
-    parser.add_argument("--steps", type=int, default=2, help="timed steps of a line")
-    parser.add_argument("--json", help="file for the numbers")
+    parser.add_argument("--warmup", type=int, default=1, help="steps before the timed ones")
+    parser.add_argument("--steps", type=int, default=2, help="timed steps per line")
+    parser.add_argument("--json", help="path of the JSON file")
     options = parser.parse_args(arguments)
     if options.towers != "tiny" and (any(options.microbatches) or options.dropout):
-        parser.error("--microbatches=0 and the recipe's dropout are what --towers has")
+        parser.error("--towers=text and --towers=image require --microbatches=0 and no --dropout")
     if options.towers != "tiny":
         options.loss_chunk = 0
     return options
 
 
 def main():
-    options, about, results = parse(), machine(), []
-    for microbatch, batch, again in itertools.product(
-        options.microbatches, options.batches, options.rematerialise
+    options, info, results = parse(), machine_info(), []
+    for microbatch, batch, remat in itertools.product(
+        options.microbatches, options.batches, options.remat
     ):
         results.append(
             measure(
@@ -225,11 +235,11 @@ def main():
                 microbatch=microbatch,
                 loss_chunk=options.loss_chunk,
                 precision=options.precision,
-                rematerialise=bool(again),
+                remat=bool(remat),
             )
         )
-        note_load(about)
-    tell(about, table(results), options.json, results=results)
+        append_load(info)
+    report(info, table(results), options.json, results=results)
 
 
 if __name__ == "__main__":

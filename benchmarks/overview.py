@@ -1,164 +1,167 @@
-"""The numbers of all benchmarks in one table: ours, what stands beside it, and how they compare."""
+"""Puts the results of all benchmarks into one table: ours, a reference, and their ratio."""
 
 import statistics
 
 _MIB = 2**20
 
 
-def rows(found):
-    """What the table shows.
+def make_rows(results):
+    """Returns the rows of the table.
 
     Args:
-        found: {name of a part of benchmarks/run_all.py: what its script wrote}.
+        results: {name of a part of benchmarks/run_all.py: content of its JSON file}.
 
     Returns:
-        List of {"part", "what", "unit", "ours", "beside": what the other number is, or "",
-        "theirs": that number or None, "ratio": ours over theirs, or None}.
+        List of {"part", "metric", "unit", "value", "reference_name": name or "", "reference": value
+        or None, "ratio": value over reference, or None}.
     """
-    made = []
-    for name, numbers in found.items():
-        made += [{"part": name, **row} for row in _ROWS[name.split()[0]](numbers)]
-    return made + [{"part": "input", **row} for row in _needs(found)]
+    rows = []
+    for part, result in results.items():
+        rows += [{"part": part, **row} for row in _ROWS[part.split()[0]](result)]
+    return rows + [{"part": "input", **row} for row in _input_and_step_rows(results)]
 
 
-def _row(what, unit, ours, beside="", theirs=None):
-    ratio = ours / theirs if theirs else None
-    return dict(what=what, unit=unit, ours=ours, beside=beside, theirs=theirs, ratio=ratio)
+def _row(metric, unit, value, reference_name="", reference=None):
+    return {
+        "metric": metric,
+        "unit": unit,
+        "value": value,
+        "reference_name": reference_name,
+        "reference": reference,
+        "ratio": value / reference if reference else None,
+    }
 
 
-def _step(numbers):
-    for name, case in numbers["cases"].items():
-        ours, best = case["runs"]["ours graph"], case.get("best_peer")
-        theirs, beside = (
-            case["runs"][best] if best else {},
-            f"PyTorch, {best.split()[1]}" if best else "",
-        )
+def _step_rows(result):
+    for name, case in result["cases"].items():
+        own, best = case["runs"]["tf_mural graph"], case.get("best_peer")
+        peer = case["runs"][best] if best else None
+        peer_name = f"PyTorch, {best.split()[1]}" if best else ""
         for unit, key, scale in (
             ("triples/s", "triples_per_second", 1),
             ("% of peak", "share_of_peak", 100),
         ):
-            other = scale * theirs[key] if theirs else None
-            yield _row(f"training step, {name}", unit, scale * ours[key], beside, other)
+            reference = scale * peer[key] if peer else None
+            yield _row(f"training step, {name}", unit, scale * own[key], peer_name, reference)
 
 
-def _input(numbers):
-    for name, sides in numbers["images"].items():
-        rates = {side: statistics.median(of) for side, of in sides.items()}
-        ours, what = rates.pop("ours"), f"JPEGs to batches, {name}"
-        yield _row(what, "a second", ours, "decoding alone", rates.pop("decoding"))
+def _input_rows(result):
+    for name, sides in result["images"].items():
+        rates = {side: statistics.median(values) for side, values in sides.items()}
+        own, metric = rates.pop("tf_mural"), f"JPEGs to batches, {name}"
+        yield _row(metric, "per second", own, "JPEG decoding", rates.pop("decoding"))
         if rates:
             best = max(rates, key=rates.get)
-            yield _row(what, "a second", ours, f"{best} workers", rates[best])
-    ours = statistics.median(numbers["scenes"]["ours"])
-    step = numbers["steps"]["scenes"]
-    yield _row("triples of scenes to batches", "a second", ours, "what its step takes", step)
+            yield _row(metric, "per second", own, f"{best} workers", rates[best])
+    own = statistics.median(result["scenes"]["tf_mural"])
+    step = result["steps"]["scenes"]
+    yield _row("triples of scenes to batches", "per second", own, "rate of their step", step)
 
 
-def _needs(found):
-    """The input beside what each step takes."""
-    if "input" not in found:
+def _input_and_step_rows(results):
+    """Compares the rate of the input pipeline with that of each training step."""
+    if "input" not in results:
         return
-    slowest = min(statistics.median(sides["ours"]) for sides in found["input"]["images"].values())
-    for name, numbers in found.items():
-        for case, step in numbers["cases"].items() if name.startswith("step ") else ():
-            taken = step["runs"]["ours graph"]["triples_per_second"]
-            yield _row(
-                "JPEGs to batches", "a second", slowest, f"what the step of {case} takes", taken
-            )
+    images = results["input"]["images"].values()
+    slowest = min(statistics.median(sides["tf_mural"]) for sides in images)
+    for part, result in results.items():
+        for case, step in result["cases"].items() if part.startswith("step ") else ():
+            rate = step["runs"]["tf_mural graph"]["triples_per_second"]
+            yield _row("JPEGs to batches", "per second", slowest, f"rate of the step {case}", rate)
 
 
-def _tokens(numbers):
-    rates = {side: statistics.median(of) for side, of in numbers["tokens"]["rates"].items()}
-    yield _row("sentences tokenised", "a second", rates["ours"], "tokenizers", rates["theirs"])
+def _tokens_rows(result):
+    rates = {side: statistics.median(values) for side, values in result["tokens"]["rates"].items()}
+    own, reference = rates["tf_mural"], rates["tokenizers"]
+    yield _row("sentences tokenized", "per second", own, "tokenizers", reference)
 
 
-def _evaluate(numbers):
-    ways = {way: statistics.median(of["seconds"]) for way, of in numbers["recalls"]["ways"].items()}
-    ours = ways.pop("ours")
-    for way, seconds in ways.items():
-        yield _row("recalls", "seconds", ours, way, seconds)
-    for kind in ("texts", "images"):
-        seconds = {s: statistics.median(of) for s, of in numbers[kind]["seconds"].items()}
-        bare = numbers[kind]["items"] / seconds["bare cut"]
-        ours = numbers[kind]["items"] / seconds["embed cut"]
-        yield _row(f"{kind} embedded", "a second", ours, "the bare tower", bare)
+def _evaluate_rows(result):
+    implementations = result["recalls"]["implementations"].items()
+    seconds = {name: statistics.median(values["seconds"]) for name, values in implementations}
+    own = seconds.pop("tf_mural")
+    for name, reference in seconds.items():
+        yield _row("recalls", "seconds", own, name, reference)
+    for items in ("texts", "images"):
+        count = result[items]["items"]
+        seconds = {s: statistics.median(v) for s, v in result[items]["seconds"].items()}
+        own, tower = (count / seconds[f"{side} bucketed"] for side in ("embedder", "tower"))
+        yield _row(f"{items} embedded", "per second", own, "bare tower", tower)
 
 
-def _convert(numbers):
-    if "images" in numbers:
-        median = dict(numbers["images"]["median"])
-        ours = median.pop("ours")
+def _convert_rows(result):
+    if "images" in result:
+        median = dict(result["images"]["median"])
+        own = median.pop("tf_mural")
         for side, rate in median.items():
-            beside = {"bare": "the bare loop", "peer": "img2dataset"}[side]
-            yield _row("JPEGs converted", "a second", ours, beside, rate)
-    yield _row("translation pairs converted", "a second", numbers["bitext"]["median"])
+            name = "loop without writing" if side == "loop" else side
+            yield _row("JPEGs converted", "per second", own, name, rate)
+    yield _row("translation pairs converted", "per second", result["bitext"]["median"])
 
 
-def _checkpoint(numbers):
-    ours, theirs = numbers["ours"], numbers["tensorflow"]
-    size = f"checkpoint of {numbers['bytes'] / 1e9:.2g} GB"
-    still, on_disk = (statistics.median(ours[key]) for key in ("stands_still", "on_disk"))
-    tensorflow, plain = "tf.train.Checkpoint", numbers["plain_write"]
-    yield _row(
-        f"{size}: training stands still", "seconds", still, tensorflow, theirs["stands_still"]
-    )
-    yield _row(f"{size}: on the disk after", "seconds", on_disk, "plain writing", plain)
-    yield _row(f"{size}: restored", "seconds", ours["restore"])
+def _checkpoint_rows(result):
+    own, tensorflow = result["tf_mural"], result["tensorflow"]
+    size = f"checkpoint of {result['bytes'] / 1e9:.2g} GB"
+    blocked, on_disk = (statistics.median(own[key]) for key in ("blocked", "on_disk"))
+    name, plain = "tf.train.Checkpoint", result["plain_write"]
+    yield _row(f"{size}: training blocked", "seconds", blocked, name, tensorflow["blocked"])
+    yield _row(f"{size}: on disk after", "seconds", on_disk, "plain writing", plain)
+    yield _row(f"{size}: restored", "seconds", own["restore"])
 
 
-def _start(numbers):
-    yield _row("command to first step", "seconds", statistics.median(numbers["start"]))
+def _start_rows(result):
+    yield _row("command to first step", "seconds", statistics.median(result["start"]))
 
 
-def _gradcache(numbers):
-    for name, found in numbers["microbatches"].items():
-        plain, parted = (statistics.median(found["seconds"][k]) for k in ("plain", "microbatches"))
-        what = f"step in micro-batches of {found['microbatch']}, {name}"
-        yield _row(what, "seconds", parted, "the plain step", plain)
+def _gradcache_rows(result):
+    for name, case in result["microbatches"].items():
+        plain = statistics.median(case["seconds"]["plain"])
+        microbatches = statistics.median(case["seconds"]["microbatches"])
+        metric = f"step with micro-batches of {case['microbatch']}, {name}"
+        yield _row(metric, "seconds", microbatches, "plain step", plain)
 
 
-def _memory(numbers):
-    lines = {(line["batch"], line["microbatch"]): line for line in numbers["results"]}
+def _memory_rows(result):
+    lines = {(line["batch"], line["microbatch"]): line for line in result["results"]}
     for (batch, microbatch), line in lines.items():
         if microbatch and "error" not in line:
             plain = lines.get((batch, 0), {})
-            what = f"batch {batch} in micro-batches of {microbatch}"
+            metric = f"batch {batch}, micro-batches of {microbatch}: peak memory"
             peak = plain["peak_bytes"] / _MIB if "peak_bytes" in plain else None
-            beside = "the plain step" if peak else ""
-            yield _row(f"{what}: peak", "MiB", line["peak_bytes"] / _MIB, beside, peak)
+            name = "plain step" if peak else ""
+            yield _row(metric, "MiB", line["peak_bytes"] / _MIB, name, peak)
 
 
 _ROWS = {
-    "step": _step,
-    "input": _input,
-    "tokens": _tokens,
-    "evaluate": _evaluate,
-    "convert": _convert,
-    "checkpoint": _checkpoint,
-    "start": _start,
-    "gradcache": _gradcache,
-    "memory": _memory,
+    "step": _step_rows,
+    "input": _input_rows,
+    "tokens": _tokens_rows,
+    "evaluate": _evaluate_rows,
+    "convert": _convert_rows,
+    "checkpoint": _checkpoint_rows,
+    "start": _start_rows,
+    "gradcache": _gradcache_rows,
+    "memory": _memory_rows,
 }
 
 
-def table(found):
-    """Lines of what `rows` gave."""
-    head = f"  {'':<50} {'ours':>10} {'beside':>10} {'ratio':>8}"
-    lines = [head]
-    for row in found:
-        what = f"{row['what']}, {row['unit']}"
-        theirs = _short(row["theirs"]) if row["theirs"] is not None else ""
-        ratio = _short(row["ratio"]) if row["ratio"] is not None else ""
-        numbers = f"{_short(row['ours']):>10} {theirs:>10} {ratio:>8}"
-        lines.append(f"  {what:<50} {numbers}  {row['beside']}".rstrip())
+def table(rows):
+    """Returns the lines of a table of the result of `make_rows`."""
+    lines = [f"  {'':<50} {'tf_mural':>10} {'reference':>10} {'ratio':>8}"]
+    for row in rows:
+        metric = f"{row['metric']}, {row['unit']}"
+        reference = _format(row["reference"]) if row["reference"] is not None else ""
+        ratio = _format(row["ratio"]) if row["ratio"] is not None else ""
+        numbers = f"{_format(row['value']):>10} {reference:>10} {ratio:>8}"
+        lines.append(f"  {metric:<50} {numbers}  {row['reference_name']}".rstrip())
     return lines
 
 
 def notes(results):
-    """Lines that tell what was skipped, left out or failed.
+    """Returns lines on parts that were skipped, measured without a peer, or failed.
 
     Args:
-        results: {name of a part: what `run_all.run` says of it}.
+        results: {name of a part: result of `run_all.run`}.
     """
     return [
         f"  {name}: {result['status']}{', ' * bool(result['note'])}{result['note']}"
@@ -167,6 +170,6 @@ def notes(results):
     ]
 
 
-def _short(number):
-    """A number with three digits that count."""
+def _format(number):
+    """Formats a number with three significant digits."""
     return f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"

@@ -1,10 +1,10 @@
-"""Says where the time of the ETCL training step goes, by TensorFlow's profiler.
+"""Profiles the ETCL training step by type of operation with TensorFlow's profiler.
 
     python benchmarks/profile_step.py --case=b7 --json=profile.json
 
-Each kind of operation is told with its time, its floating-point operations a second, and their
-share of those of a large product of matrices on the same machine, the peak. Operations may run side
-by side, so that times add up to more than the step.
+For each type of operation it prints the time, the floating-point operations per second, and their
+share of the peak, which is the rate of a large matrix product on the same machine. Operations can
+run in parallel, so that the sum of their times can exceed that of the step.
 """
 
 import argparse
@@ -22,25 +22,31 @@ if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
 from benchmarks.cases import CASES  # noqa: E402
-from benchmarks.common import machine, note_load, peak, say, tell  # noqa: E402
+from benchmarks.common import (  # noqa: E402
+    append_load,
+    log,
+    machine_info,
+    peak_flops,
+    report,
+)
 from benchmarks.flops import COUNTS  # noqa: E402
 
 _ROWS = 16  # of the table
-# How TensorFlow names a kernel that does more in one, or is oneDNN's.
+# Parts of the names of fused kernels and of those of oneDNN.
 _PREFIX, _SUFFIX = re.compile("^_(Mkl)?(Native)?(Fused)?"), re.compile("WithBias$")
 
 
-def _kind(name, kind):
-    """The kind that a reader knows; what a fused operation does besides is not parted from it."""
-    plain = _SUFFIX.sub("", _PREFIX.sub("", kind))
-    return "LAMB" if name.startswith("lamb/") else plain if plain in COUNTS else kind
+def _display_type(name, op_type):
+    """Returns "LAMB", the type of a counted operation without fusion, or the type itself."""
+    plain = _SUFFIX.sub("", _PREFIX.sub("", op_type))
+    return "LAMB" if name.startswith("lamb/") else plain if plain in COUNTS else op_type
 
 
 def read_profile(folder):
-    """{kind of operation: seconds} of the host's operations in a profile.
+    """Returns {type of operation: seconds} of the operations of the host.
 
     Args:
-        folder: that the profiler wrote to.
+        folder: output folder of the profiler.
     """
     from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
@@ -51,10 +57,10 @@ def read_profile(folder):
     seconds = collections.Counter()
     for plane in space.planes:
         for event in (event for line in plane.lines for event in line.events):
-            # An operation is "path/of/it:Type"; what is named "Class::Method" runs them.
-            name, _, kind = plane.event_metadata[event.metadata_id].name.rpartition(":")
-            if name and not name.endswith(":") and kind.isidentifier():
-                seconds[_kind(name, kind)] += event.duration_ps / 1e12
+            # Operations are called "path/of/it:Type"; "Class::Method" is a function that runs them.
+            name, _, op_type = plane.event_metadata[event.metadata_id].name.rpartition(":")
+            if name and not name.endswith(":") and op_type.isidentifier():
+                seconds[_display_type(name, op_type)] += event.duration_ps / 1e12
     return seconds
 
 
@@ -62,69 +68,70 @@ def measure(case, steps, warmup):
     """Profiles some steps.
 
     Returns:
-        dict: case, step (seconds of one, by the clock), peak_flops_per_second, flops (of a step)
-        and kinds, {name: {"seconds", "flops", "share_of_peak"}} of a step, the longest first.
+        dict with case, step (elapsed seconds of a step), peak_flops_per_second, flops (of a step)
+        and types, {type of operation: {"seconds", "flops", "share_of_peak"}} of a step, in
+        descending order of seconds.
     """
     import tensorflow as tf
 
-    from benchmarks.ours import Ours
+    from benchmarks.tf_mural_step import TensorFlowStep
 
-    ours = Ours(case)
+    step = TensorFlowStep(case)
     for number in range(warmup):
-        say(f"warm-up {number + 1}/{warmup}: loss {ours.step():.4f}")
+        log(f"warm-up {number + 1}/{warmup}: loss {step.step():.4f}")
     with tempfile.TemporaryDirectory() as folder:
         tf.profiler.experimental.start(folder)
         began = time.perf_counter()
         for number in range(steps):
-            say(f"step {number + 1}/{steps}: loss {ours.step():.4f}")
+            log(f"step {number + 1}/{steps}: loss {step.step():.4f}")
         wall = (time.perf_counter() - began) / steps
         tf.profiler.experimental.stop()
         seconds = read_profile(folder)
-    flops, best = ours.flops_by_type(), peak(_multiplying(ours), case.matmul)
-    kinds = {}
-    for kind, total in (+seconds).most_common():
-        own = flops.get(kind, 0)
-        share = own / (total / steps) / best
-        kinds[kind] = {"seconds": total / steps, "flops": own, "share_of_peak": share}
+    flops, peak = step.flops_by_type(), peak_flops(_matmul_timer(step), case.matmul)
+    types = {}
+    for op_type, total in (+seconds).most_common():
+        count = flops.get(op_type, 0)
+        share = count / (total / steps) / peak
+        types[op_type] = {"seconds": total / steps, "flops": count, "share_of_peak": share}
     return {
         "case": dataclasses.asdict(case),
         "step": wall,
         "flops": sum(flops.values()),
-        "peak_flops_per_second": best,
-        "kinds": kinds,
+        "peak_flops_per_second": peak,
+        "types": types,
     }
 
 
-def _multiplying(ours):
-    def seconds(size):
+def _matmul_timer(step):
+    def time_matmul(size):
         began = time.perf_counter()
-        ours.matmul(size)
+        step.matmul(size)
         return time.perf_counter() - began
 
-    return seconds
+    return time_matmul
 
 
-def table(found):
-    """Lines for people."""
-    best, kinds = found["peak_flops_per_second"], found["kinds"]
-    whole = sum(of["seconds"] for of in kinds.values())
-    rows = list(kinds.items())
-    rest = {"seconds": sum(of["seconds"] for _, of in rows[_ROWS:]), "flops": 0}
-    rows = [*rows[:_ROWS], (f"{max(0, len(rows) - _ROWS)} other kinds", rest)]
+def table(results):
+    """Returns the lines of a table of the results of `measure`."""
+    peak, types = results["peak_flops_per_second"], results["types"]
+    total = sum(values["seconds"] for values in types.values())
+    rows = list(types.items())
+    others = {"seconds": sum(values["seconds"] for _, values in rows[_ROWS:]), "flops": 0}
+    rows = [*rows[:_ROWS], (f"{max(0, len(rows) - _ROWS)} other types", others)]
     lines = [f"{'':<40} {'s':>8} {'of all':>7} {'GFLOP':>8} {'GFLOP/s':>8} {'of peak':>8}"]
-    for name, of in rows:
-        line = f"{name:<40} {of['seconds']:>8.3f} {of['seconds'] / whole:>7.1%}"
-        if of["flops"]:
-            rate = of["flops"] / of["seconds"]
-            line += f" {of['flops'] / 1e9:>8.1f} {rate / 1e9:>8.1f} {rate / best:>8.1%}"
+    for name, values in rows:
+        line = f"{name:<40} {values['seconds']:>8.3f} {values['seconds'] / total:>7.1%}"
+        if values["flops"]:
+            rate = values["flops"] / values["seconds"]
+            line += f" {values['flops'] / 1e9:>8.1f} {rate / 1e9:>8.1f} {rate / peak:>8.1%}"
         lines.append(line)
-    products = sum(of["seconds"] for of in kinds.values() if of["flops"])
+    products = sum(values["seconds"] for values in types.values() if values["flops"])
     return [
         *lines,
-        f"a step: {found['step']:.2f} s, {found['flops'] / 1e9:.0f} GFLOP, "
-        f"{found['flops'] / found['step'] / best:.0%} of the peak of {best / 1e9:.0f} GFLOP/s",
-        f"{products / whole:.0%} of the time of operations is products and convolutions, which "
-        f"reach {found['flops'] / products / best:.0%} of the peak while they run",
+        f"a step: {results['step']:.2f} s, {results['flops'] / 1e9:.0f} GFLOP, "
+        f"{results['flops'] / results['step'] / peak:.0%} of the peak of {peak / 1e9:.0f} GFLOP/s",
+        f"{products / total:.0%} of the time of operations is spent in matrix products and "
+        f"convolutions, which reach {results['flops'] / products / peak:.0%} of the peak",
     ]
 
 
@@ -132,16 +139,16 @@ def main(arguments=None):
     """Profiles a case; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--case", default="b7", choices=CASES)
-    parser.add_argument("--batch", type=int, help="triples a step; default: the case's")
+    parser.add_argument("--batch", type=int, help="triples per step (default: that of the case)")
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--warmup", type=int, default=2)
-    parser.add_argument("--json", help="file for the numbers")
+    parser.add_argument("--json", help="path of the JSON file")
     options = parser.parse_args(arguments)
-    case, about = CASES[options.case], machine()
+    case, info = CASES[options.case], machine_info()
     if options.batch:
         case = dataclasses.replace(case, batch=options.batch)
-    found = measure(case, options.steps, options.warmup)
-    tell(note_load(about), table(found), options.json, **found)
+    results = measure(case, options.steps, options.warmup)
+    report(append_load(info), table(results), options.json, **results)
     return 0
 
 

@@ -1,12 +1,12 @@
-"""Times the ETCL training step beside the same step in PyTorch.
+"""Times the ETCL training step, and the same step in PyTorch.
 
     python -m venv .venv-bench && .venv-bench/bin/pip install -r benchmarks/requirements.txt
     .venv-bench/bin/python benchmarks/train_step.py --model=all --json=step.json
 
-One step is the whole of it: both towers forward and backward with dropout and stochastic depth, the
-three terms of the ETCL loss, and LAMB; on one synthetic batch, in float32, on the CPU. Each
-framework has a process of its own and all its threads, and they take turns, so that whatever else
-the machine does hits both. What is equal on both sides, and what is not: benchmarks/README.md.
+A step consists of both towers forward and backward with dropout and stochastic depth, the three
+terms of the ETCL loss, and LAMB, on a synthetic batch, in float32, on the CPU. Each framework runs
+in a process of its own with all its threads. They alternate, so that other load on the machine
+affects both. benchmarks/README.md lists the differences between the two.
 """
 
 import argparse
@@ -20,109 +20,120 @@ if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
 from benchmarks.cases import CASES  # noqa: E402
-from benchmarks.common import machine, note_load, peak, require, say, tell  # noqa: E402
+from benchmarks.common import (  # noqa: E402
+    append_load,
+    log,
+    machine_info,
+    peak_flops,
+    report,
+    require_packages,
+)
 from benchmarks.worker import Worker  # noqa: E402
 
-PEER_VARIANTS = ("eager", "channels_last")
+TORCH_VARIANTS = ("eager", "channels_last")
 
 
-def measure(case, steps, warmup, peer=(), threads=None, rounds=2):
-    """Times the steps of one case.
+def measure(case, steps, warmup, torch_variants=(), threads=None, rounds=2):
+    """Times the steps of a case.
 
-    One process lives at a time, for the sake of memory; each side has its turn in every round.
+    Only one process runs at a time, to save memory. Each framework has a turn in every round.
 
     Args:
         case: `cases.Case`.
-        steps, warmup: timed steps of a turn, and steps before them.
-        peer: variants of `peer.Peer`; () is none.
-        threads: of each framework; None is its own choice.
-        rounds: turns of each side.
+        steps: timed steps per turn.
+        warmup: steps before them.
+        torch_variants: variants of `torch_step.TorchStep`; () omits PyTorch.
+        threads: threads of each framework. Defaults to its own choice.
+        rounds: turns of each framework.
 
     Returns:
-        What the JSON file has of a case, see `summary`.
+        See `summarize`.
     """
-    runs = [("ours", "graph")] + [("peer", variant) for variant in peer]
-    timed, facts, peaks = {run: [] for run in runs}, {}, {}
+    runs = [("tf_mural", "graph")] + [("pytorch", variant) for variant in torch_variants]
+    timings, facts, peaks = {run: [] for run in runs}, {}, {}
     for turn in range(rounds):
         for side, variant in runs:
-            say(f"{case.name}: turn {turn + 1}/{rounds}, {side} {variant}")
-            worker = _worker(side, variant, case, threads)
+            log(f"{case.name}: turn {turn + 1}/{rounds}, {side} {variant}")
+            worker = _make_worker(side, variant, case, threads)
             try:
-                timed[side, variant] += _steps(worker, case, side, variant, steps, warmup)
+                timings[side, variant] += _time_steps(worker, case, side, variant, steps, warmup)
                 if side not in facts:
                     facts[side] = worker.call("describe")[0]
-                    peaks[side] = peak(_multiplying(worker), case.matmul)
+                    peaks[side] = peak_flops(_matmul_timer(worker), case.matmul)
             finally:
                 worker.close()
-    return summary(case, timed, facts, peaks)
+    return summarize(case, timings, facts, peaks)
 
 
-def _multiplying(worker):
+def _matmul_timer(worker):
     return lambda size: worker.call("matmul", size)[1]
 
 
-def _worker(side, variant, case, threads):
-    if side == "ours":
-        return Worker("benchmarks.ours", "Ours", case=case, threads=threads)
-    return Worker("benchmarks.peer", "Peer", case=case, threads=threads, variants=(variant,))
+def _make_worker(side, variant, case, threads):
+    if side == "tf_mural":
+        return Worker("benchmarks.tf_mural_step", "TensorFlowStep", case=case, threads=threads)
+    return Worker(
+        "benchmarks.torch_step", "TorchStep", case=case, threads=threads, variants=(variant,)
+    )
 
 
-def _steps(worker, case, side, variant, steps, warmup):
-    """[(seconds, processor seconds)] of the timed steps."""
-    timed = []
+def _time_steps(worker, case, side, variant, steps, warmup):
+    """Returns [(elapsed seconds, processor seconds)] of the timed steps."""
+    timings = []
     for number in range(-warmup, steps):
         loss, wall, processor = worker.call("step", variant)
         label = f"step {number + 1}/{steps}" if number >= 0 else "warm-up"
-        say(f"{case.name}: {label} {side} {variant}: {wall:.3f} s, loss {loss:.4f}")
+        log(f"{case.name}: {label} {side} {variant}: {wall:.3f} s, loss {loss:.4f}")
         if number >= 0:
-            timed.append((wall, processor))
-    return timed
+            timings.append((wall, processor))
+    return timings
 
 
-def summary(case, timed, facts, peaks):
-    """What is told of a case.
+def summarize(case, timings, facts, peaks):
+    """Returns the results of a case.
 
     Args:
         case: `cases.Case`.
-        timed: {(side, variant): [(seconds, processor seconds)]}.
-        facts: {side: what its `describe` says}.
-        peaks: {side: floating-point operations a second}.
+        timings: {(side, variant): [(elapsed seconds, processor seconds)]}.
+        facts: {side: result of its `describe`}.
+        peaks: {side: floating-point operations per second}.
 
     Returns:
-        dict: case, parameters, flops (of one step), peak_flops_per_second by side, runs (timings by
-        "<side> <variant>"), and with a peer best_peer and ratio, which is ours over its triples a
-        second; ratio_fastest likewise of each side's fastest step.
+        dict with case, parameters, flops (of a step), peak_flops_per_second by side, and runs
+        (timings by "<side> <variant>"). With PyTorch also best_peer, its fastest variant, ratio,
+        which is our triples per second over those of the best peer, and ratio_fastest, the same
+        ratio for the fastest steps.
 
     Raises:
-        RuntimeError: the two models differ in trainable parameters or in operations of a forward
-            pass, which a tower, a size or a padding that is not the same would show.
+        RuntimeError: the two models differ in the number of trainable parameters or in the
+            operations of a forward pass, for example because of a tower, a size or a padding.
     """
-    for what in ("parameters", "forward_flops"):
-        counts = {side: fact[what] for side, fact in facts.items()}
+    for key in ("parameters", "forward_flops"):
+        counts = {side: fact[key] for side, fact in facts.items()}
         if len(set(counts.values())) > 1:
-            raise RuntimeError(f"the two models are not the same: {what} {counts}")
-    flops, peak = facts["ours"]["flops"], max(peaks.values())
+            raise RuntimeError(f"the two models are not the same: {key} {counts}")
+    flops, peak = facts["tf_mural"]["flops"], max(peaks.values())
     runs = {
         f"{side} {variant}": _timing(case, flops, peak, steps)
-        for (side, variant), steps in timed.items()
+        for (side, variant), steps in timings.items()
     }
-    found = {
+    results = {
         "case": dataclasses.asdict(case),
-        "parameters": facts["ours"]["parameters"],
+        "parameters": facts["tf_mural"]["parameters"],
         "flops": flops,
         "facts": facts,
         "peak_flops_per_second": peaks,
         "runs": runs,
     }
-    peers = {name: run for name, run in runs.items() if name.startswith("peer")}
+    peers = {name: run for name, run in runs.items() if name.startswith("pytorch")}
     if peers:
         best = max(peers, key=lambda name: peers[name]["triples_per_second"])
-        ours = runs["ours graph"]
-        found["best_peer"] = best
-        found["ratio"] = ours["triples_per_second"] / peers[best]["triples_per_second"]
+        own = runs["tf_mural graph"]
+        results["best_peer"] = best
+        results["ratio"] = own["triples_per_second"] / peers[best]["triples_per_second"]
         fastest = min(min(run["seconds"]) for run in peers.values())
-        found["ratio_fastest"] = fastest / min(ours["seconds"])
-    return found
+        results["ratio_fastest"] = fastest / min(own["seconds"])
+    return results
 
 
 def _timing(case, flops, peak, steps):
@@ -140,68 +151,71 @@ def _timing(case, flops, peak, steps):
 
 
 def table(results):
-    """Lines that say the same as the JSON file, for people."""
+    """Returns the lines of a table of the results, {case name: result of `summarize`}."""
     lines = []
-    for name, found in results.items():
-        case, peaks = found["case"], found["peak_flops_per_second"]
-        shown = ", ".join(f"{side} {peak / 1e9:.0f}" for side, peak in peaks.items())
+    for name, result in results.items():
+        case, peaks = result["case"], result["peak_flops_per_second"]
+        peak_list = ", ".join(f"{side} {peak / 1e9:.0f}" for side, peak in peaks.items())
         lines += [
-            f"{name}: {case['image_size']} px, batch {case['batch']}, {found['parameters']:,} "
-            f"parameters, {found['flops'] / 1e9:.1f} GFLOP a step",
-            f"  matrix-multiply peak, GFLOP/s: {shown}",
-            f"  {'':<20} {'ms a step':>10} {'fastest..slowest':>18} {'triples/s':>10} "
+            f"{name}: {case['image_size']} px, batch {case['batch']}, {result['parameters']:,} "
+            f"parameters, {result['flops'] / 1e9:.1f} GFLOP per step",
+            f"  matrix-multiply peak, GFLOP/s: {peak_list}",
+            f"  {'':<20} {'ms per step':>11} {'fastest..slowest':>18} {'triples/s':>10} "
             f"{'of peak':>8}",
         ]
-        for run, timing in found["runs"].items():
+        for run, timing in result["runs"].items():
             low, high = timing["spread_milliseconds"]
             lines.append(
-                f"  {run:<20} {timing['milliseconds']:>10.0f} {f'{low:.0f}..{high:.0f}':>18} "
+                f"  {run:<20} {timing['milliseconds']:>11.0f} {f'{low:.0f}..{high:.0f}':>18} "
                 f"{timing['triples_per_second']:>10.2f} {timing['share_of_peak']:>8.1%}"
             )
-        if "ratio" in found:
+        if "ratio" in result:
+            variant = result["best_peer"].split()[1]
             lines.append(
-                f"  ours / best peer ({found['best_peer'].split()[1]}): {found['ratio']:.2f} times "
-                f"the triples a second ({found['ratio_fastest']:.2f} by the fastest steps)"
+                f"  tf_mural / PyTorch ({variant}): {result['ratio']:.2f} times the triples "
+                f"per second ({result['ratio_fastest']:.2f} for the fastest steps)"
             )
     return lines
 
 
 def parse(arguments=None):
-    """The flags."""
+    """Parses the flags."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", choices=[*CASES, "all"], default="all", help="all: b7 and b0")
-    parser.add_argument("--steps", type=int, default=4, help="timed steps of a turn")
+    parser.add_argument("--steps", type=int, default=4, help="timed steps per turn")
     parser.add_argument("--warmup", type=int, default=2, help="steps before them")
-    parser.add_argument("--rounds", type=int, default=2, help="turns of each side")
-    parser.add_argument("--threads", type=int, help="of each framework (default: its own choice)")
+    parser.add_argument("--rounds", type=int, default=2, help="turns of each framework")
     parser.add_argument(
-        "--peer", action=argparse.BooleanOptionalAction, default=True, help="time PyTorch too"
+        "--threads", type=int, help="threads of each framework (default: its own choice)"
+    )
+    parser.add_argument(
+        "--peer", action=argparse.BooleanOptionalAction, default=True, help="also time PyTorch"
     )
     parser.add_argument(
         "--variants",
-        default=",".join(PEER_VARIANTS),
-        help="of the peer, parted by commas: eager, channels_last, compiled (needs a compiler)",
+        default=",".join(TORCH_VARIANTS),
+        help="of PyTorch, comma-separated: eager, channels_last, compiled (needs a compiler)",
     )
-    parser.add_argument("--json", help="file for the numbers")
+    parser.add_argument("--json", help="path of the JSON file")
     options = parser.parse_args(arguments)
     if options.steps < 1 or options.warmup < 0 or options.rounds < 1:
-        parser.error("--steps and --rounds from 1, --warmup from 0")
+        parser.error("--steps and --rounds must be at least 1, --warmup at least 0")
     if options.peer:
-        require(parser, ("torch", "transformers"))
+        require_packages(parser, ("torch", "transformers"))
     return options
 
 
 def main():
     options = parse()
     names = [n for n in CASES if n != "tiny"] if options.model == "all" else [options.model]
-    peer = options.variants.split(",") if options.peer else ()
-    about, results = machine(), {}
+    variants = options.variants.split(",") if options.peer else ()
+    info, results = machine_info(), {}
     for name in names:
         results[name] = measure(
-            CASES[name], options.steps, options.warmup, peer, options.threads, options.rounds
+            CASES[name], options.steps, options.warmup, variants, options.threads, options.rounds
         )
-        note_load(about)
-    tell(about, table(results), options.json, cases=results)
+        append_load(info)
+    report(info, table(results), options.json, cases=results)
 
 
 if __name__ == "__main__":

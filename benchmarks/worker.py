@@ -1,4 +1,4 @@
-"""An object in a process of its own, which computes when it is asked to and sleeps otherwise."""
+"""Runs an object in a process of its own, which is idle between calls."""
 
 import importlib
 import multiprocessing
@@ -7,39 +7,40 @@ import traceback
 
 
 class Worker:
-    """Runs the methods of an object that lives in another process.
+    """Runs the methods of an object in another process.
 
     Args:
-        module, name: where the class of that object is.
+        module: module of the object's class.
+        name: name of the class.
         children: whether the object starts processes of its own.
-        **arguments: of its constructor.
+        **arguments: arguments of the constructor.
 
     Raises:
-        RuntimeError: from every method, when the other process failed; with its traceback.
+        RuntimeError: the other process failed, with its traceback. All methods raise it.
     """
 
     def __init__(self, module, name, children=False, **arguments):
-        # A fork would inherit the threads' locks of whatever framework is loaded here.
+        # A fork would inherit locks of the threads of any framework that is loaded here.
         context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
+        self._connection, child_connection = context.Pipe()
         self._process = context.Process(
-            target=_serve, args=(theirs, module, name, arguments), daemon=not children
+            target=_serve, args=(child_connection, module, name, arguments), daemon=not children
         )
         self._process.start()
-        theirs.close()
+        child_connection.close()
         self._receive()
 
     def call(self, method, *arguments):
-        """Calls a method there.
+        """Calls a method of the object.
 
         Returns:
-            (what it returned, seconds by the clock, seconds of all its threads on a processor).
+            (result, elapsed seconds, processor seconds of all threads).
         """
         self._connection.send((method, arguments))
         return self._receive()
 
     def close(self):
-        """Ends the process."""
+        """Stops the process."""
         self._connection.close()
         self._process.join()
 
@@ -59,14 +60,14 @@ class Worker:
 
 def _serve(connection, module, name, arguments):
     try:
-        served = getattr(importlib.import_module(module), name)(**arguments)
+        instance = getattr(importlib.import_module(module), name)(**arguments)
         connection.send((None, None))
         while True:
-            method, positional = connection.recv()
+            method, arguments = connection.recv()
             wall, processor = time.perf_counter(), time.process_time()
-            answer = getattr(served, method)(*positional)
-            took = time.perf_counter() - wall, time.process_time() - processor
-            connection.send((None, (answer, *took)))
+            result = getattr(instance, method)(*arguments)
+            seconds = time.perf_counter() - wall, time.process_time() - processor
+            connection.send((None, (result, *seconds)))
     except (EOFError, KeyboardInterrupt):
         pass
     except BaseException:

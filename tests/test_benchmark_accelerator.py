@@ -1,4 +1,4 @@
-"""The benchmark of an accelerator: the largest batch that fits, and what is told of it."""
+"""The accelerator benchmark: the largest batch that fits, and its rates."""
 
 import json
 import os
@@ -13,11 +13,11 @@ from benchmarks.cases import CASES
 
 
 class FakeWorker:
-    """A device whose memory holds 32 rows."""
+    """A device with memory for 32 triples."""
 
     def __init__(self, module, name, case, **arguments):
-        self.case, self.rows = case, arguments.get("microbatch") or case.batch
-        if self.rows > 32:
+        self.case = case
+        if (arguments.get("microbatch") or case.batch) > 32:
             raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate")
 
     def call(self, method, *_):
@@ -29,43 +29,42 @@ class FakeWorker:
         pass
 
 
-def test_batches_are_doubled_until_the_memory_is_full(monkeypatch, capsys):
+def test_the_batch_is_doubled_until_the_memory_is_full(monkeypatch, capsys):
     monkeypatch.setattr(accelerator, "Worker", FakeWorker)
     options = accelerator.parse(["--model=tiny", "--no-peer", "--matmul=4"])
-    found = accelerator.largest("ours", CASES["tiny"], options)
-    assert found["batch"] == 32 and found["milliseconds"] == pytest.approx(3200)
+    largest = accelerator.measure_largest("tf_mural", CASES["tiny"], options)
+    assert largest["batch"] == 32 and largest["milliseconds"] == pytest.approx(3200)
     assert "batch 64 does not fit" in capsys.readouterr().out
-    more = accelerator.measure(
-        "ours", accelerator.dataclasses.replace(CASES["tiny"], batch=128), options, 32
-    )
-    (plain, cached) = accelerator.shares([found, more])
-    assert cached["batch"] == 128 and cached["microbatch"] == 32
-    # 10 FLOPs a triple, 10 triples a second, of 2 * 4^3 FLOPs in half a second.
+    large_case = accelerator.dataclasses.replace(CASES["tiny"], batch=128)
+    large = accelerator.measure("tf_mural", large_case, options, 32)
+    plain, microbatches = accelerator.add_shares([largest, large])
+    assert microbatches["batch"] == 128 and microbatches["microbatch"] == 32
+    # 10 FLOPs per triple and 10 triples per second, relative to 2 * 4^3 FLOPs in half a second.
     assert plain["share_of_peak"] == pytest.approx(100 / 256)
-    assert "PyTorch" not in "\n".join(accelerator.table([plain, cached]))
+    assert "PyTorch" not in "\n".join(accelerator.table([plain, microbatches]))
 
 
-def test_other_failures_are_not_taken_for_a_full_memory(monkeypatch):
+def test_other_failures_are_raised(monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("no such device")
 
     monkeypatch.setattr(accelerator, "Worker", fail)
     options = accelerator.parse(["--model=tiny", "--no-peer"])
     with pytest.raises(RuntimeError, match="no such device"):
-        accelerator.largest("ours", CASES["tiny"], options)
+        accelerator.measure_largest("tf_mural", CASES["tiny"], options)
 
 
 @pytest.mark.slow
-def test_it_runs_on_a_cpu(tmp_path):
+def test_the_benchmark_runs_on_a_cpu(tmp_path):
     pytest.importorskip("jax")
-    out = tmp_path / "accelerator.json"
+    path = tmp_path / "accelerator.json"
     command = [sys.executable, os.path.join(ROOT, "benchmarks", "accelerator.py"), "--model=tiny"]
     flags = ["--no-peer", "--max_batch=16", "--batch=4", "--steps=1", "--warmup=1", "--matmul=256"]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(
-        [*command, *flags, f"--json={out}"], capture_output=True, text=True, env=environment
+    process = subprocess.run(
+        [*command, *flags, f"--json={path}"], capture_output=True, text=True, env=environment
     )
-    assert done.returncode == 0, done.stderr
-    runs = json.loads(out.read_text())["runs"]
+    assert process.returncode == 0, process.stderr
+    runs = json.loads(path.read_text())["runs"]
     assert [(run["batch"], run["microbatch"]) for run in runs] == [(16, 0)]
-    print(done.stdout)
+    print(process.stdout)

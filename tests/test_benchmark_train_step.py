@@ -1,3 +1,5 @@
+"""The benchmark of the training step: its counts, its ratios, and the equality of the peer."""
+
 import dataclasses
 import importlib.util
 import json
@@ -15,69 +17,69 @@ from benchmarks.flops import graph_flops
 
 WITHOUT_TORCH = not all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
 needs_torch = pytest.mark.skipif(
-    WITHOUT_TORCH, reason="no PyTorch here: pip install -r benchmarks/requirements.txt"
+    WITHOUT_TORCH, reason="PyTorch is missing: pip install -r benchmarks/requirements.txt"
 )
 
 
 def run(folder, *flags):
-    """What the benchmark says and writes of the tiny case."""
+    """Returns the output and the results of the benchmark for the tiny case."""
     path = folder / "step.json"
     command = [sys.executable, os.path.join(ROOT, "benchmarks", "train_step.py")]
     command += ["--model=tiny", "--steps=3", "--warmup=1", "--rounds=1", f"--json={path}", *flags]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=400)
-    assert done.returncode == 0, done.stderr
-    return done.stdout, json.loads(path.read_text())
+    process = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=400)
+    assert process.returncode == 0, process.stderr
+    return process.stdout, json.loads(path.read_text())
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
+def outputs(tmp_path_factory):
     return run(tmp_path_factory.mktemp("benchmark"), "--no-peer")
 
 
-def test_the_step_is_timed_without_the_peer(alone):
-    said, written = alone
-    assert {"cpu", "cores", "load"} <= set(written["machine"])
-    found = written["cases"]["tiny"]
-    assert set(found["runs"]) == {"ours graph"} and "ratio" not in found
-    assert found["facts"]["ours"]["versions"]["tensorflow"]
-    assert said.count("tiny: step") == 3 and "triples/s" in said
+def test_the_step_is_timed_without_the_peer(outputs):
+    text, results = outputs
+    assert {"cpu", "cores", "load"} <= set(results["machine"])
+    case = results["cases"]["tiny"]
+    assert set(case["runs"]) == {"tf_mural graph"} and "ratio" not in case
+    assert case["facts"]["tf_mural"]["versions"]["tensorflow"]
+    assert text.count("tiny: step") == 3 and "triples/s" in text
 
 
-def test_rates_are_those_of_the_steps(alone):
-    found = alone[1]["cases"]["tiny"]
-    timing, batch = found["runs"]["ours graph"], found["case"]["batch"]
+def test_rates_are_computed_from_the_median_step(outputs):
+    result = outputs[1]["cases"]["tiny"]
+    timing, batch = result["runs"]["tf_mural graph"], result["case"]["batch"]
     assert batch == CASES["tiny"].batch and len(timing["seconds"]) == 3
     median = sorted(timing["seconds"])[1]
     assert timing["milliseconds"] == pytest.approx(1000 * median)
     assert timing["triples_per_second"] == pytest.approx(batch / median)
-    peak = found["peak_flops_per_second"]["ours"]
-    assert timing["share_of_peak"] == pytest.approx(found["flops"] / median / peak)
+    peak = result["peak_flops_per_second"]["tf_mural"]
+    assert timing["share_of_peak"] == pytest.approx(result["flops"] / median / peak)
     assert 0 < timing["share_of_peak"] < 1
 
 
-def test_operations_are_those_of_the_layers(alone):
+def test_flops_equal_the_sum_over_the_layers(outputs):
     case, width, layers = CASES["tiny"], 96, 2
     texts, tokens = 2 * case.batch, case.tokens
     projections = 4 * width**2 + 2 * width * 4 * width
     attention = 2 * tokens * width
     text = texts * (layers * tokens * 2 * (projections + attention) + 2 * width * 640)
-    # Strides 2, 1, 2 and 2 after a stem of stride 2; sizes 32, 16, 16, 8, 8, 4.
+    # The stem has stride 2, the stages 2, 1, 2 and 2, so that the sizes are 32, 16, 16, 8, 8, 4.
     image = 2 * 32**2 * 27 * 16
     blocks = [(16, 16, 1, 32, 16), (16, 24, 3, 16, 16), (24, 48, 3, 16, 8), (48, 48, 3, 8, 8)]
-    for inputs, outputs, expansion, size, smaller in [*blocks, (48, 96, 3, 8, 4)]:
-        wide, squeezed = inputs * expansion, max(1, inputs // 4)
-        image += 2 * size**2 * inputs * wide * (expansion > 1)
-        image += 2 * smaller**2 * wide * (9 + outputs) + 4 * wide * squeezed
+    for filters_in, filters_out, expansion, size, output_size in [*blocks, (48, 96, 3, 8, 4)]:
+        expanded, squeezed = filters_in * expansion, max(1, filters_in // 4)
+        image += 2 * size**2 * filters_in * expanded * (expansion > 1)
+        image += 2 * output_size**2 * expanded * (9 + filters_out) + 4 * expanded * squeezed
     image += 2 * 96 * 640
-    found = alone[1]["cases"]["tiny"]
-    assert found["facts"]["ours"]["forward_flops"] == text + case.batch * image
-    # A pass forward and two backward, of the three terms' products in two directions too. The
-    # pixels take no gradient, which spares the stem one pass. Losses by language are products
-    # with the one-hot languages of both texts in the two terms of each.
+    result = outputs[1]["cases"]["tiny"]
+    assert result["facts"]["tf_mural"]["forward_flops"] == text + case.batch * image
+    # The backward pass needs twice the operations of the forward pass, except in the stem, because
+    # pixels need no gradient. The three terms have products in two directions. The losses by
+    # language are products with one-hot languages of both texts in two terms each.
     loss = 3 * 3 * 2 * 2 * case.batch**2 * 640
     stem = case.batch * 2 * 32**2 * 27 * 16
     languages = 4 * 2 * case.batch * 6
-    assert found["flops"] == 3 * (text + case.batch * image) - stem + loss + languages
+    assert result["flops"] == 3 * (text + case.batch * image) - stem + loss + languages
 
 
 def flops(function, *shapes):
@@ -88,20 +90,20 @@ def flops(function, *shapes):
 
 
 def gradients(function):
-    """`function` with the gradients by both of its inputs."""
+    """Returns a function that computes `function` and the gradients of both inputs."""
     import tensorflow as tf
 
-    def both(x, y):
+    def value_and_gradients(x, y):
         with tf.GradientTape() as tape:
             tape.watch([x, y])
             out = tf.reduce_sum(tf.square(function(x, y)))
         return tape.gradient(out, [x, y])
 
-    return both
+    return value_and_gradients
 
 
 @pytest.mark.parametrize("transpose_a", [False, True])
-def test_a_product_of_matrices_takes_two_operations_a_multiply_add(transpose_a):
+def test_a_multiply_add_of_a_matrix_product_counts_as_two(transpose_a):
     import tensorflow as tf
 
     def multiply(x, y):
@@ -124,14 +126,14 @@ def test_convolutions_and_their_gradients_are_counted():
     def depthwise(x, y):
         return tf.nn.depthwise_conv2d(x, y, [1, 2, 2, 1], "SAME")
 
-    # 9 px at stride 2 are 5 px.
+    # 9 pixels at stride 2 give 5 pixels.
     assert flops(full, (2, 9, 9, 4), (3, 3, 4, 6)) == 2 * 2 * 25 * 6 * 9 * 4
     assert flops(gradients(full), (2, 9, 9, 4), (3, 3, 4, 6)) == 3 * 2 * 2 * 25 * 6 * 9 * 4
     assert flops(depthwise, (2, 9, 9, 4), (3, 3, 4, 1)) == 2 * 2 * 25 * 4 * 9
     assert flops(gradients(depthwise), (2, 9, 9, 4), (3, 3, 4, 1)) == 3 * 2 * 2 * 25 * 4 * 9
 
 
-def test_einsums_and_called_functions_are_counted_and_what_is_never_run_is_not():
+def test_einsums_and_called_functions_are_counted_but_unused_operations_are_not():
     import tensorflow as tf
 
     def einsum(x, y):
@@ -148,45 +150,45 @@ def test_einsums_and_called_functions_are_counted_and_what_is_never_run_is_not()
     assert flops(unused, (5, 7), (7, 11)) == 0
 
 
-def test_a_shape_that_is_not_known_is_refused():
+def test_a_dynamic_shape_is_refused():
     import tensorflow as tf
 
     with pytest.raises(ValueError, match="static shape"):
         flops(tf.matmul, (None, 7), (7, 11))
 
 
-TIMED = {
-    ("ours", "graph"): [(2.0, 3.0), (4.0, 5.0), (3.0, 4.0)],
-    ("peer", "eager"): [(6.0, 9.0), (6.0, 9.0), (1.0, 9.0)],
-    ("peer", "channels_last"): [(5.0, 9.0), (4.0, 9.0), (9.0, 9.0)],
+TIMINGS = {
+    ("tf_mural", "graph"): [(2.0, 3.0), (4.0, 5.0), (3.0, 4.0)],
+    ("pytorch", "eager"): [(6.0, 9.0), (6.0, 9.0), (1.0, 9.0)],
+    ("pytorch", "channels_last"): [(5.0, 9.0), (4.0, 9.0), (9.0, 9.0)],
 }
 FACTS = {
-    "ours": {"parameters": 10, "forward_flops": 20, "flops": 60},
-    "peer": {"parameters": 10, "forward_flops": 20},
+    "tf_mural": {"parameters": 10, "forward_flops": 20, "flops": 60},
+    "pytorch": {"parameters": 10, "forward_flops": 20},
 }
 
 
 def test_the_ratio_is_to_the_best_variant_of_the_peer():
     case = CASES["tiny"]
-    found = train_step.summary(case, TIMED, FACTS, {"ours": 50.0, "peer": 40.0})
-    assert found["best_peer"] == "peer channels_last"
-    assert found["ratio"] == pytest.approx(5.0 / 3.0)
-    assert found["ratio_fastest"] == pytest.approx(1.0 / 2.0)
-    ours = found["runs"]["ours graph"]
-    assert ours["milliseconds"] == 3000 and ours["spread_milliseconds"] == [2000, 4000]
-    assert ours["triples_per_second"] == pytest.approx(case.batch / 3)
-    assert ours["share_of_peak"] == pytest.approx(60 / 3 / 50)
-    assert any("1.67 times" in line for line in train_step.table({"tiny": found}))
+    result = train_step.summarize(case, TIMINGS, FACTS, {"tf_mural": 50.0, "pytorch": 40.0})
+    assert result["best_peer"] == "pytorch channels_last"
+    assert result["ratio"] == pytest.approx(5.0 / 3.0)
+    assert result["ratio_fastest"] == pytest.approx(1.0 / 2.0)
+    run = result["runs"]["tf_mural graph"]
+    assert run["milliseconds"] == 3000 and run["spread_milliseconds"] == [2000, 4000]
+    assert run["triples_per_second"] == pytest.approx(case.batch / 3)
+    assert run["share_of_peak"] == pytest.approx(60 / 3 / 50)
+    assert any("1.67 times" in line for line in train_step.table({"tiny": result}))
 
 
-@pytest.mark.parametrize("what", ["parameters", "forward_flops"])
-def test_two_models_that_differ_are_not_compared(what):
-    facts = {**FACTS, "peer": {**FACTS["peer"], what: 11}}
-    with pytest.raises(RuntimeError, match=f"not the same: {what}"):
-        train_step.summary(CASES["tiny"], TIMED, facts, {"ours": 50.0, "peer": 40.0})
+@pytest.mark.parametrize("key", ["parameters", "forward_flops"])
+def test_two_different_models_are_not_compared(key):
+    facts = {**FACTS, "pytorch": {**FACTS["pytorch"], key: 11}}
+    with pytest.raises(RuntimeError, match=f"not the same: {key}"):
+        train_step.summarize(CASES["tiny"], TIMINGS, facts, {"tf_mural": 50.0, "pytorch": 40.0})
 
 
-def test_without_torch_the_command_that_installs_it_is_told(monkeypatch, capsys):
+def test_without_torch_the_message_contains_the_install_command(monkeypatch, capsys):
     monkeypatch.setattr(common.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SystemExit) as end:
         train_step.parse(["--model=tiny"])
@@ -195,12 +197,12 @@ def test_without_torch_the_command_that_installs_it_is_told(monkeypatch, capsys)
     assert not train_step.parse(["--model=tiny", "--no-peer"]).peer
 
 
-def test_the_failure_of_a_process_is_told():
+def test_the_failure_of_a_worker_process_is_raised():
     with pytest.raises(RuntimeError, match="NoSuchClass"):
         worker.Worker("benchmarks.cases", "NoSuchClass")
 
 
-def test_batches_are_full_and_of_the_sizes_of_the_case():
+def test_synthetic_batches_have_the_sizes_of_the_case_and_no_padding():
     case = CASES["tiny"]
     batch = synthetic_batch(case)
     assert batch["image"].shape == (case.batch, case.image_size, case.image_size, 3)
@@ -214,67 +216,69 @@ def test_batches_are_full_and_of_the_sizes_of_the_case():
 
 
 @needs_torch
-def test_the_peer_is_the_same_step(tmp_path):
-    _, written = run(tmp_path)
-    found = written["cases"]["tiny"]
-    assert set(found["runs"]) == {"ours graph", "peer eager", "peer channels_last"}
-    ours, peer = found["facts"]["ours"], found["facts"]["peer"]
-    assert ours["parameters"] == peer["parameters"]
-    assert ours["forward_flops"] == peer["forward_flops"]
-    assert found["ratio"] > 0
+def test_the_peer_has_the_same_parameters_and_flops(tmp_path):
+    _, results = run(tmp_path)
+    result = results["cases"]["tiny"]
+    assert set(result["runs"]) == {"tf_mural graph", "pytorch eager", "pytorch channels_last"}
+    facts, peer_facts = result["facts"]["tf_mural"], result["facts"]["pytorch"]
+    assert facts["parameters"] == peer_facts["parameters"]
+    assert facts["forward_flops"] == peer_facts["forward_flops"]
+    assert result["ratio"] > 0
 
 
 @needs_torch
 @pytest.mark.parametrize("name", ["b0", "b7"])
-def test_every_parameter_of_the_peer_gets_a_gradient(name):
+def test_every_parameter_of_the_peer_has_a_gradient(name):
     import torch
 
-    from benchmarks import peer
+    from benchmarks import torch_step
 
     case = dataclasses.replace(CASES[name], batch=2, image_size=65, tokens=4, vocabulary=50)
     arrays = synthetic_batch(case)
-    model = peer.dual_encoder(dataclasses.replace(case, text="nano")).train()
+    model = torch_step.dual_encoder(dataclasses.replace(case, text="nano")).train()
     pixels = torch.from_numpy(arrays["image"]).permute(0, 3, 1, 2)
     texts = [torch.from_numpy(arrays[field]).long() for field in ("text_a", "text_b")]
-    peer.etcl(*model(pixels, *texts), model.temperature).backward()
+    torch_step.etcl(*model(pixels, *texts), model.temperature).backward()
     assert not [name for name, p in model.named_parameters() if p.grad is None]
 
 
 @needs_torch
-def test_the_loss_of_the_peer_is_ours():
+def test_the_loss_of_the_peer_equals_ours():
     import torch
 
-    from benchmarks import peer
+    from benchmarks import torch_step
     from tf_mural import losses
 
     x, y = np.random.default_rng(0).normal(size=(2, 5, 8)).astype(np.float32)
     expected = np.mean(losses.contrastive((x, y), (x, y), 0, 0.5, 0.3, 0.1))
-    found = peer.contrastive(torch.from_numpy(x), torch.from_numpy(y), 0.5)
-    assert float(found) == pytest.approx(float(expected), rel=1e-5)
+    actual = torch_step.contrastive(torch.from_numpy(x), torch.from_numpy(y), 0.5)
+    assert float(actual) == pytest.approx(float(expected), rel=1e-5)
 
 
 @needs_torch
-def test_the_optimizer_of_the_peer_is_ours():
+def test_the_optimizer_of_the_peer_equals_ours():
     import keras
     import torch
 
     from benchmarks import torch_lamb
-    from tf_mural.optimizers import Lamb
+    from tf_mural.optimizers import LAMB
 
     rng = np.random.default_rng(0)
     shapes = {"dense.weight": (4, 3), "dense.bias": (3,), "x_bn.weight": (3,)}
-    start = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-    theirs = {n: torch.nn.Parameter(torch.from_numpy(v.copy())) for n, v in start.items()}
-    ours = [keras.Variable(v, name=n.replace(".", "_")) for n, v in start.items()]
-    exclude = dict(exclude_from_decay=("bias", "_bn"), exclude_from_adaptation=("_bn",))
-    optimizer = Lamb(1e-2, decay=0.1, **exclude)
-    other = torch_lamb.Lamb(list(theirs.items()), learning_rate=1e-2, decay=0.1)
+    initial = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    parameters = {n: torch.nn.Parameter(torch.from_numpy(v.copy())) for n, v in initial.items()}
+    variables = [keras.Variable(v, name=n.replace(".", "_")) for n, v in initial.items()]
+    exclude = dict(
+        exclude_from_weight_decay=("bias", "_bn"), exclude_from_layer_adaptation=("_bn",)
+    )
+    optimizer = LAMB(1e-2, weight_decay=0.1, **exclude)
+    peer = torch_lamb.LAMB(list(parameters.items()), learning_rate=1e-2, weight_decay=0.1)
     for _ in range(5):
         gradients = {n: rng.normal(size=s).astype(np.float32) for n, s in shapes.items()}
-        for name, parameter in theirs.items():
+        for name, parameter in parameters.items():
             parameter.grad = torch.from_numpy(gradients[name])
         with torch.no_grad():
-            other.step()
-        optimizer.apply([keras.ops.convert_to_tensor(g) for g in gradients.values()], ours)
-    for variable, parameter in zip(ours, theirs.values(), strict=True):
+            peer.step()
+        optimizer.apply([keras.ops.convert_to_tensor(g) for g in gradients.values()], variables)
+    for variable, parameter in zip(variables, parameters.values(), strict=True):
         np.testing.assert_allclose(variable.numpy(), parameter.detach().numpy(), rtol=1e-5)

@@ -1,15 +1,16 @@
-"""The same step in PyTorch, out of the towers of Hugging Face's `transformers`."""
+"""The ETCL step in PyTorch, with the towers of Hugging Face's `transformers`."""
 
 import math
 
 from benchmarks.cases import DROPOUT, EMBEDDING_DIM, STOCHASTIC_DEPTH, synthetic_batch
 from benchmarks.torch_lamb import LAMB
 
-# Arguments of `EfficientNetConfig`, whose defaults are otherwise those of every size.
-_SHAPES = {
+# Arguments of `EfficientNetConfig` that differ from the defaults.
+_EFFICIENTNETS = {
     "b0": dict(width_coefficient=1.0, depth_coefficient=1.0),
     "b7": dict(width_coefficient=2.0, depth_coefficient=3.1),
-    # The stem of `transformers` has 32 channels before scaling: half of everything twice as wide.
+    # The stem of `transformers` has 32 channels before scaling, so that all widths are doubled and
+    # scaled by 0.5.
     "tiny": dict(
         width_coefficient=0.5,
         depth_coefficient=1.0,
@@ -21,16 +22,16 @@ _SHAPES = {
         expand_ratios=[1, 3, 3, 3],
     ),
 }
-_BERTS = {"nano": (2, 96, 2), "base": (12, 768, 12)}  # layers, width, heads
+_BERTS = {"nano": (2, 96, 2), "base": (12, 768, 12)}  # (layers, width, heads)
 
 
 def _efficientnet(case):
-    """`EfficientNetModel` with the stem's padding, the top and the drops of our tower."""
+    """Returns an `EfficientNetModel` without top, with our stem padding and stochastic depth."""
     import torch
     from transformers import EfficientNetConfig, EfficientNetModel
 
     class StochasticDepth(torch.nn.Module):
-        """Drops a block of whole images; `transformers` drops single values, which is slower."""
+        """Drops a block for whole images; `transformers` drops single values, which is slower."""
 
         def __init__(self, rate):
             super().__init__()
@@ -39,19 +40,19 @@ def _efficientnet(case):
         def forward(self, x):
             if not self.training or not self.rate:
                 return x
-            kept = x.new_empty((len(x), 1, 1, 1)).bernoulli_(1 - self.rate)
-            return x * (kept / (1 - self.rate))
+            mask = x.new_empty((len(x), 1, 1, 1)).bernoulli_(1 - self.rate)
+            return x * (mask / (1 - self.rate))
 
-    shape = _SHAPES[case.image]
+    options = _EFFICIENTNETS[case.image]
     config = EfficientNetConfig(
-        **shape,
-        depthwise_padding=_strided_blocks(EfficientNetConfig(**shape)),
+        **options,
+        depthwise_padding=_strided_blocks(EfficientNetConfig(**options)),
         drop_connect_rate=STOCHASTIC_DEPTH,
     )
     model = EfficientNetModel(config)
     model.embeddings.padding = torch.nn.ZeroPad2d(1)
-    for part in ("top_conv", "top_bn", "top_activation"):
-        setattr(model.encoder, part, torch.nn.Identity())
+    for name in ("top_conv", "top_bn", "top_activation"):
+        setattr(model.encoder, name, torch.nn.Identity())
     for block in model.encoder.blocks:
         block.projection.dropout = StochasticDepth(block.projection.dropout.p)
     for module in model.modules():
@@ -61,13 +62,13 @@ def _efficientnet(case):
 
 
 def _strided_blocks(config):
-    """Numbers of the blocks of stride 2, which our tower pads alike on both sides."""
-    first, found = 0, []
+    """Returns the numbers of the blocks of stride 2, which our tower pads symmetrically."""
+    first, blocks = 0, []
     for stride, repeats in zip(config.strides, config.num_block_repeats, strict=True):
         if stride == 2:
-            found.append(first)
+            blocks.append(first)
         first += math.ceil(config.depth_coefficient * repeats)
-    return found
+    return blocks
 
 
 def _bert(case):
@@ -89,7 +90,7 @@ def _bert(case):
 
 
 def dual_encoder(case):
-    """`torch.nn.Module` from pixels and two batches of tokens to three batches of unit rows."""
+    """Returns a module from pixels and two batches of tokens to three normalized embeddings."""
     import torch
     from torch import nn
 
@@ -111,14 +112,14 @@ def dual_encoder(case):
             tokens = torch.cat([text_a, text_b])
             hidden = self.text(tokens, attention_mask=(tokens != 0).long()).last_hidden_state
             texts = self.text_projection(hidden[:, 0])
-            rows = (self.image_projection(x), *texts.split(len(text_a)))
-            return [nn.functional.normalize(row, dim=-1, eps=1e-12) for row in rows]
+            embeddings = (self.image_projection(x), *texts.split(len(text_a)))
+            return [nn.functional.normalize(e, dim=-1, eps=1e-12) for e in embeddings]
 
     return DualEncoder()
 
 
 def contrastive(x, y, temperature, margin=0.3, label_smoothing=0.1):
-    """Mean of `tf_mural.losses.contrastive` over a whole batch, in torch."""
+    """Returns the mean of `tf_mural.losses.contrastive` over a batch, computed by PyTorch."""
     import torch
 
     similarity = x @ y.T - margin * torch.eye(len(x), device=x.device)
@@ -130,20 +131,20 @@ def contrastive(x, y, temperature, margin=0.3, label_smoothing=0.1):
 
 
 def etcl(image, text_a, text_b, temperature):
-    """The three terms of the ETCL loss."""
+    """Returns the ETCL loss, the mean of its three terms."""
     pairs = ((image, text_a), (text_a, text_b), (text_b, image))
     return sum(contrastive(x, y, temperature) for x, y in pairs) / 3
 
 
-class Peer:
-    """Model, batch and optimizer of a case, for each of the variants.
+class TorchStep:
+    """A model, a batch and an optimizer for each of the variants.
 
     Args:
         case: `cases.Case`.
-        threads: of torch; None is its own choice, all cores.
-        variants: of "eager" (NCHW), "channels_last" (NHWC) and "compiled" (torch.compile).
-        device: of torch; "auto" is a GPU where there is one.
-        precision: "float32", or "bfloat16" by autocast.
+        threads: threads of PyTorch. Defaults to all cores.
+        variants: "eager" (NCHW), "channels_last" (NHWC) or "compiled" (torch.compile).
+        device: device of PyTorch; "auto" is a GPU if there is one.
+        precision: "float32", or "bfloat16" with autocast.
     """
 
     def __init__(
@@ -162,13 +163,13 @@ class Peer:
 
         if threads:
             torch.set_num_threads(threads)
-        # As TensorFlow does.
+        # TensorFlow does the same.
         torch.set_flush_denormal(True)
         torch.manual_seed(0)
         self.variants = tuple(variants)
-        self._made = {variant: self._make(case, variant) for variant in variants}
+        self._setups = {variant: self._set_up(case, variant) for variant in variants}
 
-    def _make(self, case, variant):
+    def _set_up(self, case, variant):
         import torch
 
         model, arrays = dual_encoder(case).train().to(self._device), synthetic_batch(case)
@@ -178,7 +179,7 @@ class Peer:
         else:
             model = model.to(memory_format=torch.channels_last)
         batch += [torch.from_numpy(arrays[field]).long() for field in ("text_a", "text_b")]
-        batch = [part.to(self._device) for part in batch]
+        batch = [tensor.to(self._device) for tensor in batch]
         run = torch.compile(model) if variant == "compiled" else model
         return model, run, batch, LAMB(model.named_parameters())
 
@@ -186,33 +187,34 @@ class Peer:
         """Runs one step; returns its loss.
 
         Raises:
-            RuntimeError: a parameter got no gradient.
+            RuntimeError: a parameter has no gradient.
         """
         import torch
 
-        model, run, batch, optimizer = self._made[variant]
+        model, run, batch, optimizer = self._setups[variant]
         model.zero_grad(set_to_none=True)
         with torch.autocast(self._device, self._dtype, enabled=self._dtype != torch.float32):
-            rows = run(*batch)
-        loss = etcl(*(row.float() for row in rows), model.temperature)
+            embeddings = run(*batch)
+        loss = etcl(*(e.float() for e in embeddings), model.temperature)
         loss.backward()
         if not optimizer.steps:
-            left_out = [name for name, p in model.named_parameters() if p.grad is None]
-            if left_out:
-                raise RuntimeError(f"no gradient for {left_out}")
+            missing = [name for name, p in model.named_parameters() if p.grad is None]
+            if missing:
+                raise RuntimeError(f"no gradient for {missing}")
         with torch.no_grad():
             optimizer.step()
             model.temperature.clamp_(0.005, 2.0)
         return loss.item()
 
     def describe(self):
-        """{"parameters", "forward_flops", "versions", "threads"} of this side."""
+        """Returns {"parameters", "forward_flops", "device", "versions", "threads"}."""
         import torch
         import transformers
         from torch.utils.flop_counter import FlopCounterMode
 
-        # Forward alone: torch counts the gradient of a depthwise kernel once for every channel.
-        model, _, batch, _ = self._made[self.variants[0]]
+        # Only the forward pass, because PyTorch counts the gradient of a depthwise kernel once per
+        # channel.
+        model, _, batch, _ = self._setups[self.variants[0]]
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             model(*batch)
         return {
