@@ -229,8 +229,8 @@ def test_a_line_that_is_too_long_is_refused(tmp_path, monkeypatch):
         ({"C.de-en.de": "a\n", "C.de-en.ids": ""}, "has C.de-en.de, but not its other language"),
         ({"C.de-en.en": "a\n", "README": ""}, "has C.de-en.en, but not its other language"),
         ({"C.de-en.de": "a\n", "C.de-en.en": ""}, "C.de-en.en of .*x.zip is empty; download"),
-        ({"../C.de-en.de": "a\n", "../C.de-en.en": "a\n"}, r"'\.\./C.de-en.de', a place outside"),
-        ({"/C.de-en.de": "a\n", "/C.de-en.en": "a\n"}, "'/C.de-en.de', a place outside"),
+        ({"../C.de-en.de": "a\n", "../C.de-en.en": "a\n"}, r"'\.\./C.de-en.de', a path outside"),
+        ({"/C.de-en.de": "a\n", "/C.de-en.en": "a\n"}, "'/C.de-en.de', a path outside"),
         ({"C.german-en.german": "a\n", "C.german-en.en": "a\n"}, "such as de, got 'german' in C.g"),
     ],
 )

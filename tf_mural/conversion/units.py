@@ -53,10 +53,10 @@ def scan_unit(task, number, unit):
         for name in task.filters.corpus_filters
     }
     for record in _read_unit(task, unit, ledger, _build_filters(task)):
-        place = position(number, ledger.read - 1)
+        record_position = position(number, ledger.read - 1)
         for name, spill in spills.items():
             for key, value in CORPUS_FILTERS[name].keys(record, task.filters):
-                spill.add(key, value, place)
+                spill.add(key, value, record_position)
     for spill in spills.values():
         spill.flush()
     scan = {

@@ -46,8 +46,8 @@ def plan(raw_dir: str, split: str, language: str = "en", images: tuple[str, ...]
     if not is_language(language):
         raise UserError(f"expected a language code such as en, got {language!r}")
     lookup(dict.fromkeys(SPLITS), split, "split of crawl")
-    found = shards.find_split_shards(raw_dir, images, split, _DEFAULT_SPLIT)
-    return [Unit(group, language) for group in shards.group_shards(found)]
+    image_shards = shards.find_split_shards(raw_dir, images, split, _DEFAULT_SPLIT)
+    return [Unit(group, language) for group in shards.group_shards(image_shards)]
 
 
 def read(unit):
@@ -58,8 +58,8 @@ def read(unit):
 
 def splits(raw_dir, images=(), **_):
     """Returns the splits that the names of the files mention, or train."""
-    found = shards.find_shards(raw_dir, images)
-    names = {shards.split_of(shard.name) or _DEFAULT_SPLIT for shard in found}
+    image_shards = shards.find_shards(raw_dir, images)
+    names = {shards.split_of(shard.name) or _DEFAULT_SPLIT for shard in image_shards}
     return tuple(split for split in SPLITS if split in names)
 
 

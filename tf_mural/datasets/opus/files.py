@@ -165,7 +165,7 @@ def _bitexts_in_zip(path):
     for name, codes, members in _match_names(infos, path):
         for member in members:
             if member.startswith("/") or ".." in member.split("/"):
-                raise UserError(f"{path} has {member!r}, a place outside of it; it is not of OPUS")
+                raise UserError(f"{path} has {member!r}, a path outside of it; it is not of OPUS")
             if infos[member].flag_bits & 1:
                 raise UserError(f"{path}: {member} is encrypted; it is not of OPUS")
         sizes = tuple(infos[member].file_size for member in members)

@@ -95,16 +95,16 @@ def resolve(
         options += [("languages", code) for code in languages or ()]
     if not table.json:  # Keys of JSON objects are optional, so only headers are checked.
         _check_columns(table, options)
-    found = f"columns found: {', '.join(table.columns)}"
+    listed = f"columns found: {', '.join(table.columns)}"
     if is_long and image is None and id is None:
         raise UserError(
             f"{table.path}: the long layout needs image_column or id_column, to know which texts "
-            f"belong together; {found}"
+            f"belong together; {listed}"
         )
     if not (is_long or table.json or any(is_language(c) for c in set(table.columns) - reserved)):
         raise UserError(
             f"{table.path}: expected columns named by language codes such as 'de' (wide layout), "
-            f"or columns {language!r} and {text!r} (long layout); {found}"
+            f"or columns {language!r} and {text!r} (long layout); {listed}"
         )
     return Columns(
         layout="long" if is_long else "wide",
