@@ -198,7 +198,7 @@ def test_stopped_run_continues_with_the_next_step(runs, undisturbed, tmp_path, n
 
 
 def test_resume_at_step_5000_takes_as_long_as_at_50(runs, tmp_path):
-    long = ("--config.steps=10000", "--config.evaluate_every=0", "--config.checkpoint_every=50")
+    long = ("--config.steps=10000", "--config.evaluate_every=none", "--config.checkpoint_every=50")
     start = tmp_path / "start"
     job = runs.start(start, *long)
     wait_for_step(job, 70)  # the checkpoint of step 50 is written by then
@@ -328,7 +328,7 @@ def test_flipped_bits_in_checkpoints_are_detected(runs, undisturbed, tmp_path):
 def test_flipped_bits_in_shards_are_counted_or_refused(runs, data_dir, tmp_path):
     rng = random.Random(SEED)
     outcomes = {"skipped and counted": 0, "refused": 0, "no effect": 0}
-    short = ("--config.steps=24", "--config.evaluate_every=0", "--config.checkpoint_every=24")
+    short = ("--config.steps=24", "--config.evaluate_every=none", "--config.checkpoint_every=24")
     expected = tmp_path / "expected"
     runs.finish(expected, *short, data_dir=data_dir)
     for number in range(NUM_FLIPS):
