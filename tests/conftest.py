@@ -16,7 +16,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # As the commands do, for equal numbers.
 
 # Those that take minutes go first, so that no process is left with one of them in the end.
-_LONG = "distribute notebooks guard workers jax train presets microbatch planning".split()
+_LONG = "replicas notebooks nonfinite multiworker jax train presets grad_cache planning".split()
 
 
 def pytest_collection_modifyitems(items):
@@ -68,10 +68,10 @@ def data_dir(make_once):
 
 @pytest.fixture(scope="session")
 def tools():
-    """Runs tools as commands, see `tools_at_once`."""
-    from tools_at_once import Tools
+    """Runs commands, see `helpers.command_server`."""
+    from helpers.command_server import CommandServer
 
-    tools = Tools()
+    tools = CommandServer()
     yield tools
     tools.close()
 
@@ -102,9 +102,11 @@ def finished(tools, data_dir, make_once):
         output = tools.run(folder, "train.py", *arguments)
         (folder / "output.json").write_text(json.dumps(dataclasses.asdict(output)))
 
+    from helpers.command_server import Done
+
     folder = make_once("finished", train)
     output = json.loads((folder / "output.json").read_text())
-    return folder / "run", tools.output(**output)
+    return folder / "run", Done(**output)
 
 
 @pytest.fixture

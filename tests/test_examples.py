@@ -1,4 +1,4 @@
-"""The configs of configs/examples: well formed, and trained from raw folder to results."""
+"""The configs of configs/examples: valid, and trained from raw data to results."""
 
 import glob
 import importlib
@@ -7,29 +7,33 @@ import os
 import subprocess
 import sys
 
-import options
 import pytest
 from conftest import ROOT
 from PIL import Image
 
 from tf_mural import experiment
 from tf_mural.errors import UserError
+from tf_mural.experiment import config_loading
 
 EXAMPLES = {
     "emoji": ("mural", "control", "etcl", "sixlang"),
-    "own": options.STAGES,
+    "own": config_loading.STAGES,
     "photos": ("mural", "control", "etcl"),
 }
-BITEXT = {"photos"}  # examples whose translations are records of their own
-SIX = ["en", "de", "fr", "cs", "zh", "ja"]
+WITH_BITEXT = {"photos"}  # examples with separate records of translations
+TRIPLE_LANGUAGES = ["en", "de", "fr", "cs", "zh", "ja"]
 
 
-def path_of(name):
+def config_path(name):
     return os.path.join(ROOT, "configs", "examples", f"{name}.py")
 
 
-def load(name, stage):
-    return options.load_config(stage, "tiny", path_of(name))
+def load_example(name, stage):
+    return config_loading.load_config(stage, "tiny", config_path(name))
+
+
+def json_of(stage):
+    return json.dumps(config_loading.load_config(stage, "tiny").to_dict())
 
 
 def image_sources(config):
@@ -48,72 +52,73 @@ def run(tool, cwd, *arguments, fails=False):
     return done.stderr if fails else done.stdout
 
 
-def test_every_example_is_tested():
-    files = {os.path.basename(path)[:-3] for path in glob.glob(path_of("*"))}
+def test_all_examples_are_tested():
+    files = {os.path.basename(path)[:-3] for path in glob.glob(config_path("*"))}
     assert files - {"__init__"} == set(EXAMPLES)
 
 
 @pytest.mark.parametrize("name, stage", [(n, s) for n, stages in EXAMPLES.items() for s in stages])
-def test_configs_are_well_formed(name, stage):
-    config = load(name, stage)
-    experiment.check(config, replicas=1)
+def test_config_of_an_example_is_valid(name, stage):
+    config = load_example(name, stage)
+    experiment.check_config(config, replicas=1)
     assert (config.stage, config.size) == (stage, name)
-    assert config.makes == () and config.vocabulary == f"{name}/vocab.txt"
+    assert config.auto_convert == () and config.vocabulary == f"{name}/vocab.txt"
     assert config.evaluation.retrieval.records == f"{name}/val"
     for source in config.sources.values():
-        is_bitext = name in BITEXT and "image" not in source.fields
+        is_bitext = name in WITH_BITEXT and "image" not in source.fields
         assert list(source.records) == [f"{name}/bitext" if is_bitext else f"{name}/train"]
-    for other in filter(None, (config.starts_from, config.report.control, *config.report.beside)):
-        # The same file makes the runs that this one starts from and is compared with.
-        before = load(name, other)
-        assert before.stage == other and config.chain
-        assert before.model == config.model and before.images == config.images
+    related = (config.init_stage, config.report.control, *config.report.compare_with)
+    for other in filter(None, related):
+        # The same file defines the stages that this one starts from and is compared with.
+        other_config = load_example(name, other)
+        assert other_config.stage == other and config.train_dependencies
+        assert other_config.model == config.model and other_config.images == config.images
     for term in config.terms.values():
         assert (term.margin, term.label_smoothing) == (0.3, 0.1)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_an_example_leaves_the_sizes_of_the_package_alone(name):
-    stages = options.STAGES
-    before = {stage: options.load_config(stage, "tiny").to_json() for stage in stages}
+def test_examples_do_not_change_the_configs_of_the_package(name):
+    stages = config_loading.STAGES
+    before = {stage: json_of(stage) for stage in stages}
     for stage in EXAMPLES[name]:
-        load(name, stage)
-    assert before == {stage: options.load_config(stage, "tiny").to_json() for stage in stages}
+        load_example(name, stage)
+    assert before == {stage: json_of(stage) for stage in stages}
 
 
-def test_languages_of_the_emoji_example():
+def test_emoji_example_has_images_with_texts_in_six_languages():
     for stage in ("mural", "control"):
-        config = load("emoji", stage)
+        config = load_example("emoji", stage)
         (source,) = image_sources(config)
         assert list(source.languages) == ["en"]
-        assert list(config.sources.bitext.languages) == []  # all
+        assert config.sources.bitext.languages is None  # all
     for stage in ("etcl", "sixlang"):
-        (source,) = image_sources(load("emoji", stage))
-        assert list(source.languages) == SIX
-    assert list(load("emoji", "etcl").evaluation.retrieval.trained) == SIX
+        (source,) = image_sources(load_example("emoji", stage))
+        assert list(source.languages) == TRIPLE_LANGUAGES
+    assert list(load_example("emoji", "etcl").evaluation.retrieval.trained) == TRIPLE_LANGUAGES
 
 
-def test_languages_of_the_photos_example():
-    """Czech, and whatever else the captions are in, meets translations alone."""
+def test_photos_example_has_image_captions_in_three_languages():
+    """Czech, and other languages of the captions, occur only in translations."""
     for stage, expected in (("mural", ["en"]), ("control", ["en"]), ("etcl", ["en", "de", "fr"])):
-        config = load("photos", stage)
+        config = load_example("photos", stage)
         (source,) = image_sources(config)
         assert list(source.languages) == expected
         assert list(config.evaluation.retrieval.trained) == ["en", "de", "fr"]
-        assert list(config.evaluation.retrieval.languages) == []  # all
+        assert config.evaluation.retrieval.languages is None  # all
         if stage != "etcl":
-            assert list(config.sources.bitext.languages) == []  # all
+            assert config.sources.bitext.languages is None  # all
 
 
 @pytest.mark.parametrize("name", ["emoji", "photos"])
-def test_the_control_and_etcl_have_one_schedule(name):
-    control, etcl = load(name, "control"), load(name, "etcl")
-    assert control.starts_from == etcl.starts_from == "mural"
+def test_control_and_etcl_have_the_same_schedule(name):
+    control, etcl = load_example(name, "control"), load_example(name, "etcl")
+    assert control.init_stage == etcl.init_stage == "mural"
     assert (control.steps, control.batch_size) == (etcl.steps, etcl.batch_size)
     assert control.optimizer == etcl.optimizer
 
 
-def test_arguments_of_the_own_example():
+def test_own_example_takes_languages_and_bitext():
     own = importlib.import_module("configs.examples.own")
     mural = own.get_config("mural", "flowers", first=("de",), bitext="news/train")
     assert list(mural.sources.captions.records) == ["flowers/train"]
@@ -124,9 +129,9 @@ def test_arguments_of_the_own_example():
     assert list(etcl.evaluation.retrieval.trained) == ["de", "fr"]
 
 
-def test_an_unknown_stage_is_named():
+def test_unknown_stage_of_an_example_is_named():
     with pytest.raises(UserError, match="emoji.py.*unknown stage 'align'; known: mural, control"):
-        load("emoji", "align")
+        load_example("emoji", "align")
 
 
 @pytest.mark.parametrize(
@@ -137,17 +142,17 @@ def test_an_unknown_stage_is_named():
         ("return mural.get_config().nothing", "raised AttributeError"),
     ],
 )
-def test_a_file_that_gives_no_config_of_the_stage(tmp_path, body, message):
+def test_error_names_what_get_config_returned(tmp_path, body, message):
     path = tmp_path / "mine.py"
     path.write_text(f"from configs import mural\ndef get_config(stage):\n    {body}\n")
     with pytest.raises(UserError, match=message):
-        options.load_config("etcl", "tiny", str(path))
+        config_loading.load_config("etcl", "tiny", str(path))
 
 
-# --- from a raw folder to results, by the commands ------------------------------------------------
+# --- from raw data to results ---------------------------------------------------------------------
 
 UNSEEN = ["sw", "zh-Hant"]
-# A config file as a user writes one: what differs from the example.
+# The config file of a user, with the differences from the example.
 QUICK = """
 from configs.examples import emoji
 
@@ -159,15 +164,15 @@ def get_config(stage):
 """
 
 
-def miniature(folder):
-    """14 pictures in the layout of the emoji: 10 to train on, 4 to validate; one name is quoted."""
+def write_raw_data(folder):
+    """Writes 14 images in the layout of the emoji, 10 for training; the names contain quotes."""
     (folder / "images").mkdir(parents=True)
-    lines = ["\t".join(["image_id", "kind", "group", "split", *SIX, *UNSEEN])]
+    lines = ["\t".join(["image_id", "kind", "group", "split", *TRIPLE_LANGUAGES, *UNSEEN])]
     for i in range(14):
         Image.new("RGB", (72, 72), (17 * i, 255 - 17 * i, 99)).save(folder / f"images/1f{i:03}.png")
-        names = [f'"{code}{i}" thing' for code in (*SIX, *UNSEEN)]
+        names = [f'"{code}{i}" thing' for code in (*TRIPLE_LANGUAGES, *UNSEEN)]
         if i == 0:
-            names[-1] = ""  # not named in every language
+            names[-1] = ""  # a missing language
         split = "val" if i >= 10 else "train"
         lines.append("\t".join([f"1f{i:03}", "base", str(i), split, *names]))
     (folder / "names.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -175,9 +180,9 @@ def miniature(folder):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A folder in which the miniature was converted, and ETCL trained with all it needs."""
+    """A folder with converted records, and runs of ETCL and the stages that it depends on."""
     folder = tmp_path_factory.mktemp("emoji")
-    miniature(folder / "raw")
+    write_raw_data(folder / "raw")
     (folder / "quick.py").write_text(QUICK)
     table = ["image_column=image_id", "image_dir=images", "image_suffix=.png"]
     table += ["split_column=split", "quoting=none"]
@@ -191,50 +196,53 @@ def trained(tmp_path_factory):
         "--augmentations=crop",
         "--vocab_size=300",
     )
-    said = run("train.py", folder, "--config=quick.py", "--stage=etcl")
-    return folder, said
+    output = run("train.py", folder, "--config=quick.py", "--stage=etcl")
+    return folder, output
 
 
-def test_the_table_was_read_as_it_stands(trained):
+def test_quotes_in_the_table_are_kept(trained):
     manifest = json.loads((trained[0] / "data/emoji/train/manifest.json").read_text())
     assert manifest["records"] == manifest["images"] == 10
-    assert manifest["languages"] == {**dict.fromkeys([*SIX, *UNSEEN], 10), "zh-Hant": 9}
+    assert manifest["languages"] == {
+        **dict.fromkeys([*TRIPLE_LANGUAGES, *UNSEEN], 10),
+        "zh-Hant": 9,
+    }
     assert manifest["augmentations"] == ["crop"]
     assert '"' in (trained[0] / "data/emoji/vocab.txt").read_text().splitlines()
 
 
-def test_stages_chain_by_themselves(trained):
-    folder, said = trained
+def test_stage_trains_its_dependencies_first(trained):
+    folder, output = trained
     results = {
         stage: json.loads((folder / f"runs/emoji/{stage}-s0/results.json").read_text())
         for stage in ("mural", "control", "etcl")
     }
     mural = os.path.join("runs", "emoji", "mural-s0")
     assert [r["init"] for r in results.values()] == [None, mural, mural]
-    assert list(results["etcl"]["beside"]) == ["mural", "control"]
-    assert results["etcl"]["groups"] == {"trained": SIX, "unseen": UNSEEN}
+    assert list(results["etcl"]["compare_with"]) == ["mural", "control"]
+    assert results["etcl"]["groups"] == {"trained": TRIPLE_LANGUAGES, "unseen": UNSEEN}
     for stage, result in results.items():
         assert (result["stage"], result["size"], result["steps"]) == (stage, "emoji", 2)
         retrieval = result["evaluation"]["retrieval"]
         assert retrieval["counts"]["images"] == 4
-        assert set(retrieval["values"]) == {*SIX, *UNSEEN}
-        # A random order of 4 finds 1/4 at rank 1, and all within 5.
+        assert set(retrieval["values"]) == {*TRIPLE_LANGUAGES, *UNSEEN}
+        # In a random order of 4, the hit is at rank 1 with probability 1/4, and always within 5.
         assert retrieval["values"]["sw"]["chance"] == pytest.approx(75)
-    assert "training that first" in said and "etcl - control" in said
+    assert "training it first" in output and "etcl - control" in output
 
 
-def test_a_second_call_trains_nothing(trained):
+def test_finished_stages_are_not_trained_again(trained):
     folder, _ = trained
-    own = ("--config.log_every=1", "--config.vocabulary=emoji/vocab.txt")  # its own, and everyone's
-    said = run("train.py", folder, "--config=quick.py", "--stage=etcl", *own)
-    assert said.count("finished already") == 3 and "training in" not in said
-    assert "mural, control: trained without --config.log_every=1\n" in said
+    own = ("--config.log_every=1", "--config.vocabulary=emoji/vocab.txt")
+    output = run("train.py", folder, "--config=quick.py", "--stage=etcl", *own)
+    assert output.count("already finished") == 3 and "training in" not in output
+    assert "mural, control: trained without --config.log_every=1\n" in output
 
 
-def test_a_config_may_ask_for_init_instead(tmp_path):
-    (tmp_path / "asks.py").write_text(
-        QUICK.replace("    return", "    config.chain = False\n    return")
+def test_config_may_require_initial_weights(tmp_path):
+    (tmp_path / "requires.py").write_text(
+        QUICK.replace("    return", "    config.train_dependencies = False\n    return")
     )
-    said = run("train.py", tmp_path, "--config=asks.py", "--stage=etcl", fails=True)
-    assert said.startswith("error: stage etcl starts from the weights of mural: give --init=")
+    output = run("train.py", tmp_path, "--config=requires.py", "--stage=etcl", fails=True)
+    assert output.startswith("error: stage etcl starts from the weights of mural: give --init=")
     assert not (tmp_path / "runs").exists()

@@ -1,17 +1,17 @@
-"""tools/train.py as a command: what it writes, says and refuses, and how it stops and goes on."""
+"""tools/train.py as a command: its files and output, interruptions, and bad steps."""
 
 import json
 import os
 import re
 
 import numpy as np
-import options
 import pytest
 import tensorflow as tf
 from conftest import SMALL_RUN
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tf_mural.data import tokenizers
+from tf_mural.experiment import config_loading
 from tf_mural.training import checkpoints
 
 STEPS = 6
@@ -23,10 +23,10 @@ def read(folder, name):
         return json.load(file)
 
 
-# --- a run to its end -----------------------------------------------------------------------------
+# --- a complete run -------------------------------------------------------------------------------
 
 
-def test_a_run_tells_its_steps_and_its_result(finished):
+def test_run_prints_its_steps_and_results(finished):
     _, done = finished
     assert done.code == 0 and done.err == "", done.err
     steps = re.findall(r"^step (\d)/6  loss ([\d.]+)  image_caption", done.out, re.MULTILINE)
@@ -36,12 +36,12 @@ def test_a_run_tells_its_steps_and_its_result(finished):
     assert re.search(r"^en( +[\d.]+){7} +[\d.]+ to [\d.]+ +44.4$", done.out, re.MULTILINE)
 
 
-def test_the_folder_of_a_run_is_whole(finished, data_dir):
+def test_folder_of_a_run_has_all_files(finished, data_dir):
     workdir, _ = finished
-    config = options.load_config("mural", "tiny")
-    options.override(config, [a for a in SMALL_RUN if a.startswith("--config.")])
-    told = json.loads(json.dumps(config.to_dict())) | {"init": None}
-    assert read(workdir, "config.json") == told
+    config = config_loading.load_config("mural", "tiny")
+    config_loading.apply_overrides(config, [a for a in SMALL_RUN if a.startswith("--config.")])
+    expected = json.loads(json.dumps(config.to_dict())) | {"init": None}
+    assert read(workdir, "config.json") == expected
     model = read(workdir, "model.json")
     assert model["model"] == json.loads(json.dumps(config.model.to_dict()))
     vocabulary_hash = tokenizers.vocabulary_hash(tokenizers.load_vocabulary(workdir / "vocab.txt"))
@@ -66,17 +66,16 @@ def test_the_folder_of_a_run_is_whole(finished, data_dir):
 @pytest.fixture(scope="module")
 def events(finished):
     folder = str(finished[0] / "tensorboard")
-    loaded = EventAccumulator(folder, size_guidance={"tensors": 0}).Reload()
+    accumulator = EventAccumulator(folder, size_guidance={"tensors": 0}).Reload()
 
     def scalars(tag):
-        found = [(e.step, float(tf.make_ndarray(e.tensor_proto))) for e in loaded.Tensors(tag)]
-        return dict(found)
+        return {e.step: float(tf.make_ndarray(e.tensor_proto)) for e in accumulator.Tensors(tag)}
 
-    return loaded, scalars
+    return accumulator, scalars
 
 
-def test_scalars_are_in_the_event_files(events):
-    loaded, scalars = events
+def test_event_files_have_the_scalars_of_each_step(events):
+    accumulator, scalars = events
     every_step = ["loss", "loss/image_caption", "loss/source_target", "temperature/shared"]
     every_step += ["learning_rate", "gradient_norm", "examples_per_second", "temperature_clamped"]
     every_step += ["loss_language/en"]
@@ -87,86 +86,86 @@ def test_scalars_are_in_the_event_files(events):
         assert total[step] == pytest.approx((caption[step] + bitext[step]) / 2, rel=1e-6)
     assert all(rate > 0 for rate in scalars("examples_per_second").values())
     assert all(norm > 0 for norm in scalars("gradient_norm").values())
-    # Every language of the bitext: 8 rows of 12 languages a step.
-    codes = {tag.split("/")[1] for tag in loaded.Tags()["tensors"] if "loss_language" in tag}
+    # All languages of the bitext: 8 rows of 12 languages per step.
+    codes = {tag.split("/")[1] for tag in accumulator.Tags()["tensors"] if "loss_language" in tag}
     assert codes > {"de", "ko", "tr", "zh"}
 
 
-def test_the_rate_is_that_of_the_schedule_and_moves_the_temperature(events):
+def test_learning_rate_follows_the_schedule_and_moves_the_temperature(events):
     _, scalars = events
-    # Two steps of warm-up to 1e-2, then down to 0 at the sixth.
+    # Two warm-up steps to 1e-2, then linear decay to 0 at step 6.
     expected = [0.0, 5e-3, 1e-2, 7.5e-3, 5e-3, 2.5e-3]
     assert list(scalars("learning_rate").values()) == pytest.approx(expected, rel=1e-6)
     temperature = list(scalars("temperature/shared").values())
-    assert temperature[0] == pytest.approx(0.07)  # the first rate is 0
+    assert temperature[0] == pytest.approx(0.07)  # the first learning rate is 0
     for before, after, rate in zip(temperature, temperature[1:], expected[1:], strict=False):
-        # Under LAMB a scalar moves by rate * |value|, whatever its gradient.
+        # LAMB moves a scalar by rate * |value|, independent of its gradient.
         assert abs(after - before) == pytest.approx(rate * before, rel=1e-4)
 
 
-def test_average_recalls_and_training_images_are_in_the_event_files(events, finished):
-    loaded, scalars = events
+def test_event_files_have_average_recalls_and_training_images(events, finished):
+    accumulator, scalars = events
     scores = read(finished[0], "results.json")["evaluation"]["retrieval"]["values"]
     for code in LANGUAGES:
         for name in set(scores[code]) - {"chance"}:
             recalls = scalars(f"retrieval/{code}/{name}")
             assert list(recalls) == [3, 6]
             assert recalls[6] == pytest.approx(scores[code][name])
-    (event,) = loaded.Tensors("training_images")
+    (event,) = accumulator.Tensors("training_images")
     png = tf.make_ndarray(event.tensor_proto)[2]
     on_disk = (finished[0] / "training_images.png").read_bytes()
     np.testing.assert_array_equal(tf.io.decode_png(png), tf.io.decode_png(on_disk, channels=3))
 
 
-def test_the_same_command_again_trains_nothing(finished, train):
+def test_finished_run_is_not_trained_again(finished, train):
     workdir, first = finished
     before = {name: (workdir / name).stat().st_mtime_ns for name in ("weights.npz", "config.json")}
     results = read(workdir, "results.json")
     again = train(*SMALL_RUN, f"--workdir={workdir}")
     assert again.code == 0, again.err
-    assert "mural: finished already" in again.out and "step 1/6" not in again.out
+    assert "mural: already finished" in again.out and "step 1/6" not in again.out
     assert again.out.split("in percent:")[1] == first.out.split("in percent:")[1]
     assert before == {name: (workdir / name).stat().st_mtime_ns for name in before}
     assert read(workdir, "results.json") == results
 
 
-# --- stopping and going on ------------------------------------------------------------------------
+# --- interruption and resume ----------------------------------------------------------------------
 
 
-def test_an_interrupted_run_goes_on_to_the_same_weights(finished, train, tmp_path):
-    arguments = (*SMALL_RUN, "--workdir=stopped", "--config.evaluate_every=0")
+def test_interrupted_run_resumes_to_the_same_weights(finished, train, tmp_path):
+    arguments = (*SMALL_RUN, "--workdir=stopped", "--config.evaluate_every=none")
     stopped = train(*arguments, interrupt_at="step 1/6")
-    saved = re.fullmatch(r"SIGINT: saved at step (\d); the same command goes on.*\n", stopped.err)
+    saved = re.fullmatch(r"SIGINT: saved at step (\d); the same command continues.*\n", stopped.err)
     assert stopped.code == 130 and saved, stopped.err
     assert "SIGINT: saving at the end of this step" in stopped.out
     assert not (tmp_path / "stopped" / "results.json").exists()
     resumed = train(*arguments)
     assert resumed.code == 0, resumed.err
-    # When the signal arrives is up to the machine; nothing is done twice.
-    at = int(saved[1])
-    assert re.search(rf"^resuming at step {at}$", resumed.out, re.MULTILINE)
-    seen = [int(step) for step in re.findall(r"^step (\d)/6", resumed.out, re.MULTILINE)]
-    assert seen == list(range(at + 1, STEPS + 1))
+    # The step depends on when the signal arrives. No step is done twice.
+    step = int(saved[1])
+    assert re.search(rf"^resuming at step {step}$", resumed.out, re.MULTILINE)
+    printed = [int(step) for step in re.findall(r"^step (\d)/6", resumed.out, re.MULTILINE)]
+    assert printed == list(range(step + 1, STEPS + 1))
     with (
-        np.load(finished[0] / "weights.npz") as whole,
-        np.load(tmp_path / "stopped" / "weights.npz") as parts,
+        np.load(finished[0] / "weights.npz") as expected,
+        np.load(tmp_path / "stopped" / "weights.npz") as resumed_weights,
     ):
-        assert whole.files == parts.files
-        for name in whole.files:
-            np.testing.assert_array_equal(parts[name], whole[name], err_msg=name)
+        assert expected.files == resumed_weights.files
+        for name in expected.files:
+            np.testing.assert_array_equal(resumed_weights[name], expected[name], err_msg=name)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(train, tmp_path):
+def test_non_finite_loss_stops_the_run_before_it_is_saved(train, tmp_path):
     bad = ("--config.optimizer.learning_rate=1e30", "--config.checkpoint_every=1")
-    done = train(*SMALL_RUN, *bad, "--workdir=bad", "--config.evaluate_every=0")
+    done = train(*SMALL_RUN, *bad, "--workdir=bad", "--config.evaluate_every=none")
     message = done.error()
-    # Rates: 0, 5e29, 1e30. The second update breaks the weights, the third step shows it.
+    # Learning rates: 0, 5e29, 1e30. The second update makes the weights useless for step 3.
     assert message.startswith("step 3: the loss of the term image_caption is not finite; stopped")
     assert "--config.optimizer.learning_rate" in message
     assert "step 2/6" in done.out and "step 3/6" not in done.out
     last = tf.train.load_checkpoint(str(tmp_path / "bad" / "checkpoints" / "step-2"))
     values = {name: last.get_tensor(name) for name in last.get_variable_to_shape_map()}
-    assert values["step"] == 2 and checkpoints.started(tmp_path / "bad")
+    assert values["step"] == 2 and checkpoints.has_checkpoint(tmp_path / "bad")
     names = {path.name.split(".")[0] for path in (tmp_path / "bad" / "checkpoints").iterdir()}
     assert names == {"step-1", "step-2"}
     numbers = [v for v in values.values() if isinstance(v, np.ndarray) and v.dtype == np.float32]
@@ -174,32 +173,32 @@ def test_a_loss_that_is_not_finite_stops_the_run(train, tmp_path):
     assert not (tmp_path / "bad" / "weights.npz").exists()
 
 
-def test_steps_that_are_skipped_are_named_counted_and_change_nothing(train, tmp_path):
-    switches = ("--config.on_bad_step=skip", "--config.max_gradient_norm=1e-3")
-    switches += ("--config.precision=mixed_bfloat16", "--config.rematerialise=true")
-    done = train(*SMALL_RUN, *switches, "--workdir=skipped", "--config.evaluate_every=0")
+def test_skipped_steps_are_printed_and_counted_and_change_nothing(train, tmp_path):
+    options = ("--config.on_bad_step=skip", "--config.max_gradient_norm=1e-3")
+    options += ("--config.precision=mixed_bfloat16", "--config.remat=true")
+    done = train(*SMALL_RUN, *options, "--workdir=skipped", "--config.evaluate_every=none")
     assert done.code == 0, done.err
     line = r"^step (\d): skipped, because gradient_norm is [\d.]+, above max_gradient_norm=0.001$"
     assert re.findall(line, done.out, re.MULTILINE) == list("123456")
     assert read(tmp_path / "skipped", "results.json")["skipped_steps"] == 6
-    loaded = EventAccumulator(str(tmp_path / "skipped" / "tensorboard")).Reload()
-    told = [float(tf.make_ndarray(e.tensor_proto)) for e in loaded.Tensors("skipped_steps")]
-    assert told == [1, 2, 3, 4, 5, 6]
+    accumulator = EventAccumulator(str(tmp_path / "skipped" / "tensorboard")).Reload()
+    counts = [float(tf.make_ndarray(e.tensor_proto)) for e in accumulator.Tensors("skipped_steps")]
+    assert counts == [1, 2, 3, 4, 5, 6]
     with np.load(tmp_path / "skipped" / "weights.npz") as weights:
         means = [weights[name] for name in weights.files if name.endswith("moving_mean")]
-        assert means and all((mean == 0).all() for mean in means)  # those of the start
+        assert means and all((mean == 0).all() for mean in means)  # the initial values
         assert {weights[name].dtype for name in weights.files} == {np.dtype("float32")}
     assert read(tmp_path / "skipped", "model.json")["precision"] == "mixed_bfloat16"
 
 
-def test_mirrored_runs_from_the_command_line(finished, train, tmp_path):
-    arguments = (*SMALL_RUN, "--config.evaluate_every=0", "--strategy=mirrored")
+def test_mirrored_strategy_trains_the_same_weights(finished, train, tmp_path):
+    arguments = (*SMALL_RUN, "--config.evaluate_every=none", "--strategy=mirrored")
     done = train(*arguments, "--workdir=mirrored")
     assert done.code == 0, done.err
     with (
-        np.load(finished[0] / "weights.npz") as one,
+        np.load(finished[0] / "weights.npz") as expected,
         np.load(tmp_path / "mirrored" / "weights.npz") as mirrored,
     ):
-        # A single replica here: the same batches, seeds and arithmetic as without a strategy.
-        for name in one.files:
-            np.testing.assert_allclose(mirrored[name], one[name], rtol=1e-3, atol=1e-4)
+        # One replica has the same batches, seeds and arithmetic as no strategy.
+        for name in expected.files:
+            np.testing.assert_allclose(mirrored[name], expected[name], rtol=1e-3, atol=1e-4)

@@ -1,4 +1,4 @@
-"""What tools/train.py refuses: one line that says what to do, exit code 2, no traceback."""
+"""User errors of tools/train.py: one line that says what to do, exit code 2, no traceback."""
 
 import json
 import re
@@ -6,9 +6,27 @@ import subprocess
 import sys
 import time
 
-import options
 import pytest
 from conftest import ROOT
+
+from tf_mural.cli import train as train_command
+from tf_mural.errors import UserError
+from tf_mural.experiment import config_loading
+
+
+@pytest.fixture
+def refusal(data_dir, tmp_path, monkeypatch):
+    """Returns a callable, from flags to the message of the user error, in this process."""
+
+    def message_of(*arguments):
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(UserError) as error:
+            train_command.main([f"--data_dir={data_dir}", *arguments])
+        message = str(error.value)
+        assert "\n" not in message and getattr(error.value, "exit_code", 2) == 2
+        return message
+
+    return message_of
 
 
 @pytest.mark.parametrize(
@@ -24,24 +42,30 @@ from conftest import ROOT
         ("etcl", "unexpected argument 'etcl'; flags are written --name=value"),
         ("--strategy=gpu", "unknown strategy 'gpu'; known: auto, one, mirrored, multiworker, tpu"),
         ("--strategy=multiworker", "expected TF_CONFIG in the environment of each process"),
-        ("--strategy=tpu", "no TPU 'local' is to be had"),
+        ("--strategy=tpu", "TPU 'local' is not available"),
     ],
 )
-def test_a_flag_that_cannot_be(train, argument, message):
-    assert re.search(message, train(argument).error())
+def test_wrong_flags_are_named(refusal, argument, message):
+    assert re.search(message, refusal(argument))
 
 
-def test_etcl_at_another_size_says_what_to_start_from(train):
-    message = train("--stage=etcl", "--size=b3_mini").error()
+def test_user_error_of_the_command_is_one_line(train):
+    message = train("--stage=etlc").error()
+    assert message.startswith("unknown stage 'etlc'")
+
+
+def test_etcl_at_other_sizes_requires_initial_weights(refusal):
+    message = refusal("--stage=etcl", "--size=b3_mini", "--strategy=one")
     assert "stage etcl starts from the weights of mural: give --init=<workdir of a" in message
     assert "runs/b3_mini/mural-s0" in message
 
 
-def test_missing_data_are_named_with_their_folder(train, data_dir):
-    message = train("--stage=align", "--size=b3_mini").error()
+def test_missing_data_are_named_with_their_folder(refusal, data_dir):
+    arguments = ("--stage=align", "--size=b3_mini", "--strategy=one", "--workdir=run")
+    message = refusal(*arguments)
     assert f"no vocabulary 'labse/vocab.txt', nor {data_dir}/labse/vocab.txt" in message
     assert "--config.vocabulary" in message
-    message = train("--stage=align", "--size=b3_mini", "--config.vocabulary=scenes").error()
+    message = refusal(*arguments, "--config.vocabulary=scenes")
     assert f"no record set in {data_dir}/cc3m/train" in message and "tools/convert.py" in message
 
 
@@ -59,35 +83,38 @@ def test_missing_data_are_named_with_their_folder(train, data_dir):
         ("--config.evaluation.retrieval.records=scenes/val", "no record set in .*scenes/val"),
         ("--config.sources.captions.records=scenes/bitext", "scenes/bitext has no images, but"),
         ("--config.sources.captions.weights=1,2", "has 1 record sets and weights .1, 2.: exp"),
+        ("--config.sources.captions.languages=", "captions.languages is empty: expected codes, or"),
         ("--config.terms.image_caption.loss=hinge", "unknown loss .* 'hinge'; known: contrastive"),
     ],
 )
-def test_a_config_that_does_not_fit_the_data(train, argument, message):
-    # Were it not refused, it would be trained.
+def test_config_that_contradicts_the_data_is_refused(refusal, capsys, argument, message):
+    # If it were not refused, it would be trained.
     quick = ("--config.batch_size=2", "--config.steps=1", "--config.optimizer.warmup_steps=0")
-    done = train("--stage=align", *quick, argument)
-    assert re.search(message, done.error()) and "step 1/1" not in done.out
+    assert re.search(message, refusal("--stage=align", "--strategy=one", *quick, argument))
+    assert "step 1/1" not in capsys.readouterr().out
 
 
-def test_a_workdir_of_another_config(train, tmp_path):
-    config = options.load_config("align", "tiny")
+def test_workdir_of_another_config_is_refused(refusal, tmp_path):
+    config = config_loading.load_config("align", "tiny")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text(json.dumps(config.to_dict()))
-    message = train("--stage=align", "--workdir=run", "--config.batch_size=64").error()
+    arguments = ("--stage=align", "--strategy=one", "--workdir=run")
+    message = refusal(*arguments, "--config.batch_size=64")
     assert message.startswith("run holds a run of another config: batch_size is 128 there and 64")
-    assert "choose another --workdir" in message and "--accept_changes goes on" in message
+    assert "choose another --workdir" in message and "--allow_config_changes continues" in message
 
 
-def test_weights_to_start_from_that_are_not_there(train):
-    message = train("--stage=etcl", "--init=nowhere", "--config.batch_size=8").error()
+def test_missing_initial_weights_are_named(refusal):
+    message = refusal("--stage=etcl", "--strategy=one", "--init=nowhere", "--config.batch_size=8")
     assert message.startswith("nowhere holds no trained model: model.json, weights.npz, vocab.txt")
 
 
 def test_help_is_quick_and_needs_no_tensorflow():
     command = [sys.executable, "-X", "importtime", f"{ROOT}/tools/train.py", "--help"]
-    began = time.monotonic()
+    start_time = time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert time.monotonic() - began < 20  # TensorFlow alone takes longer on a busy machine
+    # On a busy machine, importing TensorFlow takes longer.
+    assert time.monotonic() - start_time < 20
     assert done.returncode == 0
     assert done.stdout.startswith("Trains a stage: python tools/train.py --stage=etcl\n")
     flags = ["stage", "size", "config", "workdir", "init", "seed", "strategy", "tpu", "data_dir"]

@@ -1,7 +1,8 @@
-"""Runs the tools as commands without paying for TensorFlow's import each time.
+"""Runs commands as processes without importing TensorFlow each time.
 
-`Tools` starts one process that imports everything, and forks a child for each command; the child
-is a whole process of its own, which ends as the tool does. Run as a script it is that process.
+`CommandServer` starts a process that imports everything, and forks a child for each command. The
+child is a process of its own, which ends as the command does. This file is also the script of that
+process.
 """
 
 import dataclasses
@@ -12,30 +13,33 @@ import signal
 import subprocess
 import sys
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-_SECONDS = 400  # after which a command is ended, and its exit code is -14
-TOOLS = os.path.join(os.path.dirname(HERE), "tools")
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+TOOLS = os.path.join(ROOT, "tools")
+_TIMEOUT = 400  # seconds; the exit code of a command that takes longer is -14
 
 
 @dataclasses.dataclass
 class Done:
-    """How a command ended: exit code, and all it wrote."""
+    """The end of a command.
+
+    Attributes:
+        code: exit code.
+        out, err: its output.
+    """
 
     code: int
     out: str
     err: str
 
     def error(self):
-        """The message of a refusal, which is exit code 2 and one line without a traceback."""
-        refused = self.code == 2 and self.err.startswith("error: ") and self.err.count("\n") == 1
-        assert refused, (self.code, self.out, self.err)
+        """Returns the message of a user error: exit code 2 and one line, without a traceback."""
+        is_refused = self.code == 2 and self.err.startswith("error: ") and self.err.count("\n") == 1
+        assert is_refused, (self.code, self.out, self.err)
         return self.err.removeprefix("error: ").strip()
 
 
-class Tools:
-    """Commands in folders: `Tools().run(cwd, "train.py", "--stage=align")`."""
-
-    output = Done
+class CommandServer:
+    """Runs commands in folders: `CommandServer().run(cwd, "train.py", "--stage=align")`."""
 
     def __init__(self):
         self._server = subprocess.Popen(
@@ -46,13 +50,16 @@ class Tools:
         )
 
     def run(self, cwd, tool, *arguments, interrupt_at=None):
-        """Runs a tool to its end.
+        """Runs a command to its end.
 
         Args:
-            cwd: folder it runs in; its output goes to files there for as long as it runs.
-            tool: file name in tools/.
-            *arguments: of its command line.
-            interrupt_at: sends SIGINT, as Ctrl-C does, once the tool has written this.
+            cwd: working directory; the output is written to files in it.
+            tool: name of a file in tools/.
+            *arguments: flags.
+            interrupt_at: text; when the command has printed it, it receives SIGINT, as of Ctrl-C.
+
+        Returns:
+            `Done`.
         """
         files = [os.path.join(cwd, name) for name in (".out", ".err")]
         for path in files:
@@ -61,7 +68,7 @@ class Tools:
         pid = self._receive()
         if interrupt_at:
             while interrupt_at not in _read(files[0]):
-                os.kill(pid, 0)  # raises once the tool has ended without writing that
+                os.kill(pid, 0)  # raises if the command has ended
             os.kill(pid, signal.SIGINT)
         code = self._receive()
         return Done(code, *map(_read, files))
@@ -90,8 +97,8 @@ def _serve():
     import tensorflow  # noqa: F401
     import tensorflow_text  # noqa: F401
 
-    from tf_mural import experiment, reports  # noqa: F401
-    from tf_mural.training import loop  # noqa: F401
+    from tf_mural import reports  # noqa: F401
+    from tf_mural.experiment import run_stage  # noqa: F401
 
     for line in sys.stdin:
         pid = os.fork()
@@ -103,20 +110,20 @@ def _serve():
     sys.exit()
 
 
-def _become(cwd, files, argv):
-    """Runs the tool as this process."""
+def _run_command(cwd, files, argv):
+    """Runs a command as this process."""
     for number, path in enumerate(files, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
     os.close(0)
     os.chdir(cwd)
-    signal.alarm(_SECONDS)
-    # A test run in the background of a shell inherits that SIGINT is ignored.
+    signal.alarm(_TIMEOUT)
+    # Tests in the background of a shell inherit that SIGINT is ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.argv, sys.path[0] = argv, TOOLS
+    sys.argv = argv
     runpy.run_path(argv[0], run_name="__main__")
 
 
 if __name__ == "__main__":
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    sys.path.insert(1, os.path.dirname(HERE))
-    _become(*_serve())
+    sys.path[0] = ROOT
+    _run_command(*_serve())

@@ -1,36 +1,38 @@
-"""Configs: all are well formed, and what contradicts itself or the data is told."""
+"""Validation of configs: contradictions within a config, and between a config and its data."""
 
-import options
 import pytest
 
 from tf_mural import experiment
 from tf_mural.backends.tensorflow import make_strategy
 from tf_mural.data import tokenizers
 from tf_mural.errors import UserError
+from tf_mural.experiment import config_loading
 
-EVERY = [(stage, size) for stage in options.STAGES for size in options.SIZES]
+STAGES_AND_SIZES = [
+    (stage, size) for stage in config_loading.STAGES for size in config_loading.SIZES
+]
 
 
-def changed(*changes, stage="mural", size="tiny"):
-    config = options.load_config(stage, size)
-    options.override(config, [f"--config.{change}" for change in changes])
+def config_with(*changes, stage="mural", size="tiny"):
+    config = config_loading.load_config(stage, size)
+    config_loading.apply_overrides(config, [f"--config.{change}" for change in changes])
     return config
 
 
 # --- configs --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stage, size", EVERY)
-def test_every_config_is_well_formed(stage, size):
-    config = options.load_config(stage, size)
-    experiment.check(config, replicas=1)
+@pytest.mark.parametrize("stage, size", STAGES_AND_SIZES)
+def test_all_configs_are_valid(stage, size):
+    config = config_loading.load_config(stage, size)
+    experiment.check_config(config, replicas=1)
     if size != "tiny":
-        experiment.check(config, replicas=64)
+        experiment.check_config(config, replicas=64)
     for term in config.terms.values():
-        # The paper's loss, without the switches.
+        # The loss of the paper, without the options of this package.
         assert (term.margin, term.label_smoothing, term.mask_duplicates) == (0.3, 0.1, False)
         assert term.temperature == "shared"
-    # The weights of a stage add up to 1: 1/2 and 1/2, three times 1/3, or a single term.
+    # 1/2 and 1/2, three times 1/3, or a single term.
     assert sum(term.weight for term in config.terms.values()) == pytest.approx(1.0)
 
 
@@ -40,12 +42,16 @@ def test_every_config_is_well_formed(stage, size):
         (["terms.image_caption.x=pictures"], 1, "unknown field .*'image_caption'. 'pictures'; kn"),
         (["terms.image_caption.temperature=own"], 1, "unknown temperature .* 'own'; known: shared"),
         (["terms.image_caption.loss=contrastve"], 1, "unknown loss .* did you mean 'contrastive'"),
-        (["sources.bitext.fields.source=txt"], 1, "unknown kind .*'source'. 'txt'; .*mean 'text'"),
-        (["terms.source_target.x=caption"], 1, "no term uses the field 'source'; take it out of"),
+        (
+            ["sources.bitext.fields.source=txt"],
+            1,
+            "unknown modality .*'source'. 'txt'; .*mean 'text'",
+        ),
+        (["terms.source_target.x=caption"], 1, "no term uses the field 'source'; remove it from"),
         (
             ["terms.image_caption.y=target", "terms.source_target.y=caption"],
             1,
-            "the term 'image_caption' is between image and target, which no source has together",
+            "the term 'image_caption' compares image and target, but no source has both",
         ),
         (
             ["terms.image_caption.label_smoothing=1.0"],
@@ -58,54 +64,65 @@ def test_every_config_is_well_formed(stage, size):
         (["seed=-1"], 1, "seed is -1, expected a number from 0"),
         (["batch_size=1"], 1, r"batch_size is 1, but .* set --config.batch_size=2$"),
         (["batch_size=10"], 4, r"10, but 4 replicas share it .* set --config.batch_size=8 or 12$"),
-        (["batch_size=4"], 4, None),  # a row each, and negatives from the others
+        (["batch_size=4"], 4, None),  # one row per replica, with negatives from the others
         (["optimizer.warmup_steps=600"], 1, "warmup_steps is 600, but the run has 600 steps"),
         (["optimizer.warmup_steps=-1"], 1, "warmup_steps is -1, but the run has 600 steps"),
         (["optimizer.warmup_steps=0", "steps=0"], 1, "warmup_steps is 0, but the run has 0 steps"),
         (["log_every=0"], 1, "log_every is 0, expected a number from 1"),
         (["keep_checkpoints=0"], 1, "keep_checkpoints is 0, expected a number from 1"),
         (["steps_per_loop=0"], 1, "steps_per_loop is 0, expected a number from 1"),
-        (["checkpoint_every=0"], 1, None),  # by the clock, or at the end alone
-        (["checkpoint_every=-1"], 1, "checkpoint_every is -1, expected a number from 0"),
-        (["keep_best=retrieval"], 1, "keep_best is 'retrieval', but evaluate_every is 0"),
+        (["checkpoint_every=none"], 1, None),
+        (["checkpoint_every=-1"], 1, "checkpoint_every is -1, expected a number from 1 or none"),
+        (["evaluate_every=0"], 1, "evaluate_every is 0, expected a number from 1 or none"),
+        (["checkpoint_minutes=0"], 1, "checkpoint_minutes is 0.0, expected a number above 0 or no"),
+        (["microbatch=0"], 1, "microbatch is 0, expected a number from 1 or none"),
+        (["loss_chunk=-1"], 1, "loss_chunk is -1, expected a number from 1 or none"),
+        (["optimizer.global_clipnorm=0"], 1, "global_clipnorm is 0.0, expected a number above 0"),
+        (["keep_best=retrieval"], 1, "keep_best is 'retrieval', but evaluate_every is none"),
+        (["sources.captions.languages="], 1, "captions.languages is empty: expected codes, or no"),
         (["images.resize=60"], 1, "images.crop is 64, larger than images.resize = 60"),
         (["images.crop=56"], 1, "images.crop is 56, but the image tower takes 64 px: make them eq"),
-        (["model.image.batch_norm_group=32"], 2, None),
+        (["model.image.virtual_batch_size=32"], 2, None),
+        (["model.image.virtual_batch_size=0"], 1, "virtual_batch_size is 0, expected a number of"),
         (
-            ["model.image.batch_norm_group=48"],
+            ["model.image.virtual_batch_size=48"],
             2,
-            r"group is 48, .* the 64 rows of a replica: .*, or --config.batch_size=96 or 192$",
+            r"size is 48, .* the 64 rows of a replica: .*, or --config.batch_size=96 or 192$",
         ),
     ],
 )
-def test_what_contradicts_itself_is_told(changes, replicas, message):
-    config = changed(*changes)
+def test_error_of_a_contradiction_names_the_value_to_set(changes, replicas, message):
+    config = config_with(*changes)
     if message is None:
-        experiment.check(config, replicas)
+        experiment.check_config(config, replicas)
         return
     with pytest.raises(UserError, match=message):
-        experiment.check(config, replicas)
+        experiment.check_config(config, replicas)
 
 
-def test_fields_of_sources():
-    config = changed(stage="etcl")
-    kinds = {"image": "image", "text_a": "text", "text_b": "text"}
-    assert experiment.field_kinds(config) == kinds
+def test_fields_of_sources_are_checked():
+    config = config_with(stage="etcl")
+    modalities = {"image": "image", "text_a": "text", "text_b": "text"}
+    assert experiment.field_modalities(config) == modalities
     config.sources.again = config.sources.triples.copy_and_resolve_references()
-    with pytest.raises(UserError, match="two sources have a field 'image'; rename the one of 'tri"):
-        experiment.check(config, 1)
+    with pytest.raises(
+        UserError, match="two sources have a field 'image'; rename that of 'triples'"
+    ):
+        experiment.check_config(config, 1)
     del config.sources["again"]
     with config.sources.triples.fields.unlocked():
         config.sources.triples.fields.text_c = "text"
-    with pytest.raises(UserError, match="'triples' has the fields .* two texts at most"):
-        experiment.check(config, 1)
+    with pytest.raises(
+        UserError, match="'triples' has the fields .* at most one image and two texts"
+    ):
+        experiment.check_config(config, 1)
 
 
-def test_a_config_without_terms():
-    config = changed()
+def test_config_without_terms_is_refused():
+    config = config_with()
     config.terms = {}
-    with pytest.raises(UserError, match="has no terms: nothing to learn from"):
-        experiment.check(config, 1)
+    with pytest.raises(UserError, match="has no terms, so there is no loss"):
+        experiment.check_config(config, 1)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +133,10 @@ def test_a_config_without_terms():
         ("model.text.name=huge", "unknown BERT 'huge'; known: nano, tiny, mini"),
         ("model.text.max_tokens=2", r"max_tokens is 2, but \[CLS\], one piece and \[SEP\] need 3"),
         ("model.freeze=txt", "unknown tower 'txt'; known: image, text; did you mean 'text'"),
-        ("sources.captions.walk=record", "unknown walk 'record'; .* did you mean 'records'"),
+        (
+            "sources.captions.epoch_unit=record",
+            "unknown epoch_unit 'record'; .* did you mean 'records'",
+        ),
         ("sources.captions.languages=eng", "unknown language .*'captions'. 'eng'; .* mean 'en'"),
         ("sources.captions.min_languages=3", "no record has 3 of the languages en; it has cs, de"),
         ("sources.captions.records=scenes/trian", "no record set in .*scenes/trian"),
@@ -124,14 +144,14 @@ def test_a_config_without_terms():
         ("evaluation.retrieval.languages=xx", r"unknown language \(of .*/test\) 'xx'; known: cs"),
     ],
 )
-def test_what_cannot_be_built_is_told(data_dir, change, message):
-    config = changed(change, "model.image.image_size=32", "images.crop=32")
+def test_unknown_names_are_refused_when_the_run_is_built(data_dir, change, message):
+    config = config_with(change, "model.image.image_size=32", "images.crop=32")
     with pytest.raises(UserError, match=message):
         experiment.build(config, str(data_dir), make_strategy("one"))
 
 
-def test_an_unknown_task_is_told_before_any_training(data_dir):
-    config = changed()
+def test_unknown_task_is_refused_before_training(data_dir):
+    config = config_with()
     config.evaluation.retreival = config.evaluation.retrieval
     with pytest.raises(UserError, match="unknown task 'retreival'; .* did you mean 'retrieval'"):
         experiment.build(config, str(data_dir), make_strategy("one"))
@@ -140,7 +160,7 @@ def test_an_unknown_task_is_told_before_any_training(data_dir):
 # --- vocabularies ---------------------------------------------------------------------------------
 
 
-def test_a_vocabulary_is_a_name_a_path_or_one_of_the_data(tmp_path):
+def test_vocabulary_is_found_by_name_by_path_and_in_the_data_dir(tmp_path):
     assert tokenizers.load_vocabulary(experiment.find_vocabulary("scenes", "nowhere"))[0] == "[PAD]"
     path = tmp_path / "data" / "mine" / "vocab.txt"
     path.parent.mkdir(parents=True)
@@ -151,9 +171,9 @@ def test_a_vocabulary_is_a_name_a_path_or_one_of_the_data(tmp_path):
         experiment.find_vocabulary("mine.txt", str(tmp_path / "data"))
 
 
-def test_padding_is_the_first_piece(data_dir, tmp_path):
+def test_first_piece_must_be_padding(data_dir, tmp_path):
     pieces = tokenizers.load_vocabulary(experiment.find_vocabulary("scenes", ""))
     path = tmp_path / "vocab.txt"
     path.write_text("\n".join([*pieces[1:], pieces[0]]) + "\n", encoding="utf-8")
-    with pytest.raises(UserError, match=r"vocab.txt: expected \[PAD\] in its first line"):
-        experiment.build(changed(f"vocabulary={path}"), str(data_dir), make_strategy("one"))
+    with pytest.raises(UserError, match=r"vocab.txt: expected \[PAD\] in the first line"):
+        experiment.build(config_with(f"vocabulary={path}"), str(data_dir), make_strategy("one"))
