@@ -1,19 +1,22 @@
-"""Plans of TPU runs: FLOPs, what is read of HLO, rooflines, and the compiler itself."""
+"""Plans of TPU runs: FLOPs, HLO programs, lower bounds on time, and the compiler."""
 
 import json
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 import tpu_planner
 from conftest import ROOT
+from tpu_planner import cli
 
 from tf_mural.errors import UserError
+from tf_mural.experiment import config_loading
 
 TOOL = os.path.join(ROOT, "tools", "plan_tpu.py")
 
-# Two arrays of 4 x 8 floats (128 bytes) in main memory, one in that of the core.
+# Arrays of 4 x 8 floats (128 bytes): two in HBM, one in the memory of the core.
 HLO = """HloModule jit_step, is_scheduled=true
 
 %fused (param_0: f32[16,8], param_1: s32[]) -> f32[4,8] {
@@ -74,49 +77,48 @@ HLO = HLO.replace(
 # --- HLO ------------------------------------------------------------------------------------------
 
 
-def test_collectives_count_as_often_as_they_run_and_chains_once():
-    found = tpu_planner.Program(HLO, 8).collectives
-    assert found == [
+def test_collectives_count_as_often_as_they_run_and_chains_count_once():
+    assert tpu_planner.Program(HLO, 8).collectives == [
         tpu_planner.Collective("all-reduce", 4 * 8 * 4, 5, 4),
         tpu_planner.Collective("all-gather", 16 * 8 * 2, 1, 8),
     ]
 
 
-def test_traffic_is_that_of_main_memory():
+def test_hbm_bytes_count_loops_as_often_as_they_run():
     program, row = tpu_planner.Program(HLO, 8), 4 * 8 * 4
     # A slice is read and written, with its position (4 bytes); %negate reads, %ar writes.
     body = (row + 4 + row) + row + row
     entry = 2 * (2 * 8 * 2 + 16 * 8 * 2)
-    assert program.moved() == entry + 5 * body
-    assert program.moved(loops=False) == entry + body
+    assert program.hbm_bytes() == entry + 5 * body
+    assert program.hbm_bytes(with_trip_counts=False) == entry + body
 
 
-def test_what_is_fetched_ahead_counts_its_own_part_alone():
-    """Eight of the 64 rows of 4 floats are read, into the core's own memory."""
+def test_prefetched_slices_count_only_the_slice():
+    """8 of the 64 rows of 4 floats are read into the memory of the core."""
     start = (
         "  %a = ((f32[64,4]{1,0}), f32[8,4]{1,0:T(8,128)S(1)}, s32[]{:S(2)}) "
         "slice-start(%y), slice={[0:8], [0:4]}\n"
         "  %b = (f32[4,8]{1,0:S(1)}, f32[4,8]{1,0}, u32[]{:S(2)}) copy-start(%y)\n"
     )
     line = "  %n = s32[] constant(5)\n"
-    more = tpu_planner.Program(HLO.replace(line, line + start), 8).moved()
-    assert more - tpu_planner.Program(HLO, 8).moved() == 8 * 4 * 4 + 4 * 8 * 4
+    more = tpu_planner.Program(HLO.replace(line, line + start), 8).hbm_bytes()
+    assert more - tpu_planner.Program(HLO, 8).hbm_bytes() == 8 * 4 * 4 + 4 * 8 * 4
 
 
-def test_calls_of_the_host_are_found():
+def test_host_calls_are_found():
     assert tpu_planner.Program(HLO, 8).host_calls == []
     line = "  %n = s32[] constant(5)\n"
-    for bad in (
+    for host_call in (
         '  %bad = f32[4,8]{1,0} custom-call(%y), custom_call_target="xla_python_cpu_callback"\n',
         "  %bad = (f32[4,8]{1,0}, u32[], token[]) send(%y), channel_id=7, is_host_transfer=true\n",
     ):
-        assert tpu_planner.Program(HLO.replace(line, line + bad), 8).host_calls == ["bad"]
+        assert tpu_planner.Program(HLO.replace(line, line + host_call), 8).host_calls == ["bad"]
 
 
-# --- FLOPs and rooflines --------------------------------------------------------------------------
+# --- FLOPs and lower bounds -----------------------------------------------------------------------
 
 
-def test_flops_are_those_by_hand():
+def test_flops_equal_those_computed_by_hand():
     jax = pytest.importorskip("jax", reason="pip install -r requirements-jax.txt")
     import jax.numpy as jnp
 
@@ -135,55 +137,55 @@ def test_flops_are_those_by_hand():
     second = 2 * (2 * 4 * 4 * 6) * (5 * 5)
     products = 7 * 2 * (2 * 4 * 4) * 6 * 6
     forward = first + second + products
-    assert tpu_planner.flops(jax.make_jaxpr(layers)(*arguments)) == forward
-    # Back to weights and inputs each takes what forward took, the pixels' gradient included.
-    both = jax.make_jaxpr(jax.grad(layers, argnums=(0, 1, 2, 3)))(*arguments)
-    assert tpu_planner.flops(both) == pytest.approx(3 * forward, rel=0.02)
-    again = jax.make_jaxpr(jax.grad(jax.checkpoint(layers), argnums=(0, 1, 2, 3)))(*arguments)
-    assert tpu_planner.flops(again) == pytest.approx(4 * forward, rel=0.02)
+    assert tpu_planner.count_flops(jax.make_jaxpr(layers)(*arguments)) == forward
+    # The gradients of weights and of inputs each take the FLOPs of the forward pass.
+    gradient = jax.make_jaxpr(jax.grad(layers, argnums=(0, 1, 2, 3)))(*arguments)
+    assert tpu_planner.count_flops(gradient) == pytest.approx(3 * forward, rel=0.02)
+    recomputed = jax.make_jaxpr(jax.grad(jax.checkpoint(layers), argnums=(0, 1, 2, 3)))(*arguments)
+    assert tpu_planner.count_flops(recomputed) == pytest.approx(4 * forward, rel=0.02)
 
 
-def test_a_ring_sends_what_it_must():
-    kinds = {"all-gather": 3 / 4, "all-reduce": 6 / 4, "reduce-scatter": 3.0}
-    for kind, share in kinds.items():
-        assert tpu_planner.sent(tpu_planner.Collective(kind, 1000, 1, 4)) == 1000 * share
-        assert tpu_planner.sent(tpu_planner.Collective(kind, 1000, 1, 1)) == 0
+def test_ring_algorithms_send_the_published_number_of_bytes():
+    factors = {"all-gather": 3 / 4, "all-reduce": 6 / 4, "reduce-scatter": 3.0}
+    for kind, factor in factors.items():
+        assert tpu_planner.ring_bytes(tpu_planner.Collective(kind, 1000, 1, 4)) == 1000 * factor
+        assert tpu_planner.ring_bytes(tpu_planner.Collective(kind, 1000, 1, 1)) == 0
 
 
-def test_a_step_takes_what_takes_longest():
+def test_step_is_bound_by_the_largest_of_the_lower_bounds():
     chip = tpu_planner.find_chip("v5e:2x2")
     counts = {
         "fits": True,
         "flops": chip.flops / 100,
-        "moved": chip.bandwidth / 20,
+        "hbm_bytes": chip.bandwidth / 20,
         "memory": {"arguments": 10, "temporaries": 5},
         "collectives": [
             {"kind": "all-gather", "bytes": chip.interconnect / 75, "count": 2, "group": 4}
         ],
     }
-    found = tpu_planner.plan(counts, chip, 4, 64, 7200)
-    assert found["roofline"] == pytest.approx(
+    plan = tpu_planner.estimate(counts, chip, 4, 64, 7200)
+    assert plan["roofline"] == pytest.approx(
         {"compute": 0.01, "memory": 0.05, "interconnect": 0.02}
     )
-    assert (found["bound"], found["used"]) == ("memory", 15)
-    assert found["hours"] == pytest.approx(0.1) and found["chip_hours"] == pytest.approx(0.4)
-    assert found["rows_per_second"] == pytest.approx(64 / 0.05)
+    assert (plan["bound"], plan["used"]) == ("memory", 15)
+    assert plan["hours"] == pytest.approx(0.1) and plan["chip_hours"] == pytest.approx(0.4)
+    assert plan["rows_per_second"] == pytest.approx(64 / 0.05)
 
 
 @pytest.mark.parametrize(
-    ("topology", "words"),
+    ("topology", "message"),
     [
         ("v5x:2x2", "'v5x'"),
         ("v5e:3x3", "v5e has no slice '3x3'; it has 1x1, 2x2"),
         ("v5e", "v5e has no slice ''"),
     ],
 )
-def test_an_unknown_topology_lists_those_known(topology, words):
-    with pytest.raises(UserError, match=words):
+def test_unknown_topology_lists_the_known_ones(topology, message):
+    with pytest.raises(UserError, match=message):
         tpu_planner.find_chip(topology)
 
 
-# --- the tool -------------------------------------------------------------------------------------
+# --- the command ----------------------------------------------------------------------------------
 
 
 def run(*arguments, **environment):
@@ -194,44 +196,44 @@ def run(*arguments, **environment):
 
 @pytest.fixture(scope="module")
 def planned(tmp_path_factory):
-    """(what the tool says, its JSON, the folder of both) of a small step on four chips."""
+    """(output of the command, its JSON, their folder) for a small step on four chips."""
     pytest.importorskip("libtpu", reason="libtpu is not installed: requirements-plan.txt")
     folder = tmp_path_factory.mktemp("plan")
-    return *plan(folder), folder
+    return *run_plan(folder), folder
 
 
-def plan(folder, *more):
+def run_plan(folder, *more):
     out = folder / "plan.json"
-    small = f"--config={os.path.join(ROOT, 'tests', 'workers_config.py')}"
+    small = f"--config={os.path.join(ROOT, 'tests', 'small_config.py')}"
     flags = [small, "--topology=v5e:2x2", f"--cache={folder / 'cache'}", f"--out={out}"]
     done = run("--stage=etcl", *flags, *more)
     assert done.returncode == 0, done.stderr
     return done.stdout, json.loads(out.read_text())
 
 
-def test_the_real_step_compiles_for_a_tpu(planned):
-    told, found, _ = planned
-    assert "fits" in told and "4 chips, 2 rows each" in told
-    assert found["host_calls"] == [] and found["fits"] and not found["cached"]
-    # Each replica meets the embeddings of all: three fields, of 8 rows of 16 floats.
-    gathers = [c for c in found["collectives"] if c["kind"] == "all-gather"]
+def test_training_step_compiles_for_a_tpu(planned):
+    output, plan, _ = planned
+    assert "fits" in output and "4 chips, 2 rows each" in output
+    assert plan["host_calls"] == [] and plan["fits"] and not plan["cached"]
+    # Each replica gathers the embeddings of three fields, 8 rows of 16 floats.
+    gathers = [c for c in plan["collectives"] if c["kind"] == "all-gather"]
     assert sum(c["bytes"] * c["count"] for c in gathers) == 3 * 8 * 16 * 4
-    # Gradients are summed in few collectives, whatever the number of variables.
-    assert sum(c["count"] for c in found["collectives"]) < 12
-    assert found["config"]["precision"] == "mixed_bfloat16"
-    assert 0 < found["used"] < found["capacity"] == 16 << 30
-    assert found["slots"] > 2 * 0.9 * found["weights"] > 0
+    # The gradients of all variables are summed in few collectives.
+    assert sum(c["count"] for c in plan["collectives"]) < 12
+    assert plan["config"]["precision"] == "mixed_bfloat16"
+    assert 0 < plan["used"] < plan["capacity"] == 16 << 30
+    assert plan["slots"] > 2 * 0.9 * plan["weights"] > 0
 
 
-def test_the_same_step_is_compiled_once(planned):
+def test_counts_of_a_step_are_cached(planned):
     *_, folder = planned
-    _, again = plan(folder)
+    _, again = run_plan(folder)
     assert again["cached"]
     assert len(os.listdir(folder / "cache")) == 1
 
 
-def test_what_does_not_fit_says_by_how_much():
-    """A product of 40 GiB on a chip of 16, by the compiler itself; in a process of its own."""
+def test_step_that_does_not_fit_has_its_memory_in_the_counts():
+    """The compiler refuses a product of 40 GiB on a chip of 16 GiB."""
     pytest.importorskip("libtpu", reason="libtpu is not installed: requirements-plan.txt")
     code = f"""
 import sys; sys.path[:0] = [{ROOT!r}, {os.path.join(ROOT, "tools")!r}]
@@ -239,10 +241,10 @@ import jax, jax.numpy as jnp, numpy as np
 import tpu_planner
 devices = tpu_planner.find_devices("v5e:2x2", tpu_planner.find_chip("v5e:2x2"))
 mesh = jax.sharding.Mesh(np.array(devices), ("data",))
-whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-f = jax.jit(lambda a: jnp.sin(a) @ a, in_shardings=(whole,), out_shardings=whole)
+replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+f = jax.jit(lambda a: jnp.sin(a) @ a, in_shardings=(replicated,), out_shardings=replicated)
 shape = jax.ShapeDtypeStruct((60_000, 60_000), "float32")
-counts = tpu_planner.counts(f.trace(shape), 4, "v5e:2x2")
+counts = tpu_planner.compile_and_count(f.trace(shape), 4, "v5e:2x2")
 assert not counts["fits"], counts
 print(counts["memory"]["used"] / 2**30, counts["memory"]["capacity"] / 2**30)
 """
@@ -256,22 +258,28 @@ print(counts["memory"]["used"] / 2**30, counts["memory"]["capacity"] / 2**30)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("topology", "message"), [("v9:2x2", "unknown TPU .*'v9'; known: v4"), ("v5e:5x5", "2x2, 2x4")]
+)
+def test_command_refuses_an_unknown_topology(topology, message):
+    with pytest.raises(UserError, match=message):
+        cli.main([f"--topology={topology}"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
     [
-        (["--topology=v9:2x2"], "v4"),
-        (["--topology=v5e:5x5"], "2x2, 2x4"),
         (["--topology=v5e:2x2", "--batch=30"], "batch_size is 30"),
         (["--topology=v5e:2x2", "--config.shard_optimiser=true"], "shard_optimizer"),
     ],
 )
-def test_bad_input_is_named(arguments, words):
+def test_user_errors_of_the_child_process_are_one_line(arguments, message):
     pytest.importorskip("libtpu", reason="libtpu is not installed: requirements-plan.txt")
     done = run("--stage=etcl", "--cache=", *arguments)
-    assert done.returncode == 2 and words in done.stderr
+    assert done.returncode == 2 and message in done.stderr
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 
-def test_a_missing_package_comes_with_the_line_that_installs_it(tmp_path):
+def test_missing_package_is_named_with_the_command_that_installs_it(tmp_path):
     hidden = tmp_path / "sitecustomize.py"
     hidden.write_text(
         "import importlib.util as u\n"
@@ -283,36 +291,46 @@ def test_a_missing_package_comes_with_the_line_that_installs_it(tmp_path):
     assert done.stderr == ("error: a plan needs libtpu: pip install -r requirements-plan.txt\n")
 
 
+IN_CHILD = f"""
+import sys; sys.path[:0] = [{ROOT!r}, {os.path.dirname(TOOL)!r}]
+import os, signal
+from tf_mural.errors import UserError
+from tpu_planner import cli
+def fail(): raise UserError("no such thing")
+try:
+    print(cli.run_in_child(lambda: %s))
+except UserError as error:
+    print("UserError:", error)
+"""
+
+
 @pytest.mark.parametrize(
-    ("name", "words"), [("SIGKILL", "more memory than this machine"), ("SIGSEGV", "(SIGSEGV)")]
+    ("expression", "output"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", "UserError: .* has too little memory"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "UserError: .* crashed .SIGSEGV., an error of l"),
+        ("(1, 'two')", r"\(1, 'two'\)"),
+        ("fail()", "UserError: no such thing"),
+    ],
 )
-def test_how_the_compiler_ended_is_said(name, words):
-    code = (
-        f"import sys; sys.argv[1:] = []; sys.path.insert(0, {os.path.dirname(TOOL)!r})\n"
-        "import os, signal, plan_tpu\n"
-        "from tf_mural.errors import UserError\n"
-        f"try:\n    plan_tpu.in_child(lambda: os.kill(os.getpid(), signal.{name}))\n"
-        "except UserError as error:\n    print(error)\n"
-    )
+def test_result_or_end_of_the_child_process_is_reported(expression, output):
+    code = IN_CHILD % expression
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert words in done.stdout.replace("\n", " "), done.stderr
+    assert re.match(output, done.stdout), done.stderr
 
 
-def test_advice_names_what_is_not_taken_yet():
-    sys.path.insert(0, os.path.dirname(TOOL))
-    import options
-
-    config = options.load_config("etcl", "paper")
-    found = {"batch": 16_384, "chips": 128, "slots": 4 << 30}
-    lines = tpu_planner.advice(found, config)
+def test_advice_lists_the_settings_that_are_not_in_use():
+    config = config_loading.load_config("etcl", "paper")
+    plan = {"batch": 16_384, "chips": 128, "slots": 4 << 30}
+    lines = tpu_planner.advice(plan, config)
     assert [line.split("=")[0] for line in lines] == [
         "--config.microbatch",
-        "--config.rematerialise",
+        "--config.remat",
         "--config.shard_optimizer",
         "--config.loss_chunk",
     ]
-    assert "=64: activations of 64 rows at a time instead of 128" in lines[0]
+    assert "=64: activations of 64 rows instead of 128" in lines[0]
     assert "4.0 GiB less" in lines[2]
     config.microbatch, config.loss_chunk = 16, 64
-    config.rematerialise = config.shard_optimizer = True
-    assert tpu_planner.advice(found, config) == ["more chips, or a smaller batch"]
+    config.remat = config.shard_optimizer = True
+    assert tpu_planner.advice(plan, config) == ["more chips, or a smaller batch"]

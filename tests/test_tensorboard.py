@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a run: settings, grids, the projector, a profile."""
+"""TensorBoard of a run: scalars, retrieved images, the projector, hyperparameters, a profile."""
 
 import json
 import os
@@ -16,36 +16,38 @@ from PIL import Image
 
 from tf_mural import experiment, reports
 from tf_mural.errors import UserError
+from tf_mural.evaluation import results
+from tf_mural.experiment import config_loading, run_report
 from tf_mural.training import metric_writer
 
-RIGHT, WRONG = (26, 127, 55), (207, 34, 46)
+GREEN, RED = (26, 127, 55), (207, 34, 46)
 
 
-def picture(colour, side=20):
-    return np.full((side, side, 3), colour, np.uint8)
+def image(gray, side=20):
+    return np.full((side, side, 3), gray, np.uint8)
 
 
-def test_a_grid_frames_what_is_right_and_what_is_wrong(tmp_path):
+def test_retrieval_grid_frames_hits_green_and_others_red(tmp_path):
     path = tmp_path / "grid.png"
     rows = [
-        ("de", "ein Kreis", [(picture(10), False), (picture(200), True)]),
-        ("en", "a circle " * 40, [(picture(90), True)]),
+        ("de", "ein Kreis", [(image(10), False), (image(200), True)]),
+        ("en", "a circle " * 40, [(image(90), True)]),
     ]
     assert reports.retrieval_grid(path, rows) == []
     grid = np.asarray(Image.open(path))
     frames = [tuple(grid[70, 302]), tuple(grid[70, 302 + 124]), tuple(grid[70 + 124, 302])]
-    assert frames == [WRONG, RIGHT, RIGHT]
+    assert frames == [RED, GREEN, GREEN]
     assert tuple(grid[70, 350]) == (10, 10, 10) and tuple(grid[70, 474]) == (200, 200, 200)
-    assert (grid[12:130, :290] < 128).any()  # the query is written
+    assert (grid[12:130, :290] < 128).any()  # the text of the query
     with pytest.raises(ValueError, match="Expected rows"):
         reports.retrieval_grid(path, [])
 
 
-def test_points_have_pictures_and_labels(tmp_path):
+def test_projector_files_have_embeddings_labels_and_images(tmp_path):
     rng = np.random.default_rng(0)
     embeddings = rng.normal(size=(3, 4)).astype(np.float32)
     labels = [("", "a\tcircle\n"), ("de", "ein Kreis"), ("ja", "円")]
-    reports.write_projector(tmp_path, embeddings, [picture(50), None, None], labels)
+    reports.write_projector(tmp_path, embeddings, [image(50), None, None], labels)
     np.testing.assert_allclose(
         np.loadtxt(tmp_path / "embeddings" / "tensors.tsv"), embeddings, rtol=1e-4
     )
@@ -58,7 +60,7 @@ def test_points_have_pictures_and_labels(tmp_path):
     ]
     sprite = np.asarray(Image.open(tmp_path / "embeddings" / "sprite.png"))
     assert sprite.shape == (96, 96, 3) and tuple(sprite[20, 20]) == (50, 50, 50)
-    assert tuple(sprite[2, 50]) != tuple(sprite[50, 2])  # of two languages
+    assert tuple(sprite[2, 50]) != tuple(sprite[50, 2])  # colors of two languages
     with pytest.raises(ValueError, match="as many embeddings"):
         reports.write_projector(tmp_path, embeddings, [None], labels)
 
@@ -84,71 +86,69 @@ class FakeRunner:
         (0, [4, 4], ["begin", "4", "end", "4"]),
         (3, [1, 1], ["begin", "1", "end", "1"]),
         (5, [1], ["1"]),
-        (0, [1] * 3, ["1", "1", "begin", "1", "end"]),  # stopped amid them
+        (0, [1] * 3, ["1", "1", "begin", "1", "end"]),  # the run stops in between
     ],
 )
-def test_the_profiler_looks_at_the_steps_that_were_chosen(start, counts, expected):
-    said, runner = [], FakeRunner()
-    profiler = (lambda folder: said.append("begin"), lambda: said.append("end"))
+def test_profiler_records_the_chosen_steps(start, counts, expected):
+    events, runner = [], FakeRunner()
+    profiler = (lambda folder: events.append("begin"), lambda: events.append("end"))
     with experiment.profiled(runner, (2, 4), "folder", profiler) as profiled:
         profiled.start(start)
         for count in counts:
-            before = len(said)
+            num_events = len(events)
             profiled.run(count)
-            at = before + (len(said) > before and said[before] == "begin")
-            said.insert(at, str(count))
-    assert said == expected
+            has_begun = len(events) > num_events and events[num_events] == "begin"
+            events.insert(num_events + has_begun, str(count))
+    assert events == expected
 
 
-def test_without_steps_to_profile_the_runner_stays_as_it_is():
+def test_runner_is_unchanged_without_steps_to_profile():
     runner = FakeRunner()
-    with experiment.profiled(runner, (), "folder", ()) as same:
-        assert same is runner
+    with experiment.profiled(runner, None, "folder", ()) as profiled:
+        assert profiled is runner
 
 
 @pytest.mark.parametrize("steps", [(3,), (5, 5), (0, 100_000), (-1, 3)])
-def test_steps_that_cannot_be_profiled_are_refused(steps):
-    import options
-
-    config = options.load_config("etcl", "tiny")
+def test_invalid_steps_to_profile_are_refused(steps):
+    config = config_loading.load_config("etcl", "tiny")
     config.profile_steps = steps
     with pytest.raises(UserError, match="profile_steps is"):
-        experiment.check(config, 1)
+        experiment.check_config(config, 1)
 
 
 @pytest.fixture(scope="module")
-def shown(finished, data_dir, tmp_path_factory):
-    """A copy of a finished run, with all that TensorBoard shows of it."""
+def workdir(finished, data_dir, tmp_path_factory):
+    """A copy of a finished run with retrieval examples."""
     folder = tmp_path_factory.mktemp("shown") / "run"
     shutil.copytree(finished[0], folder, ignore=shutil.ignore_patterns("checkpoints"))
-    log = metric_writer.Log(str(folder / "tensorboard"), 1)
+    log = metric_writer.MetricWriter(str(folder / "tensorboard"), 1)
     records = experiment.open_records("scenes/test", str(data_dir))
-    experiment.show(str(folder), records, log, 6, count=8)
+    experiment.write_retrieval_examples(str(folder), records, log, 6, count=8)
     return folder
 
 
-def test_each_language_has_a_grid(shown):
-    found = sorted(name for name in os.listdir(shown) if name.startswith("retrieval_"))
-    assert len(found) == 12 and "retrieval_ko.png" in found
-    assert Image.open(shown / "retrieval_en.png").size[0] > 600
+def test_each_language_has_a_grid_of_retrieved_images(workdir):
+    grids = sorted(name for name in os.listdir(workdir) if name.startswith("retrieval_"))
+    assert len(grids) == 12 and "retrieval_ko.png" in grids
+    assert Image.open(workdir / "retrieval_en.png").size[0] > 600
 
 
-def test_tensorboard_serves_all_of_it(shown):
-    """In a process of its own, by its HTTP API, and in a browser where there is one."""
+def test_tensorboard_serves_scalars_images_projector_and_hparams(workdir):
+    """Queries the HTTP API of a TensorBoard process, and opens its page if there is a browser."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "tensorboard.main", "--host=127.0.0.1", f"--port={port}"]
-    command += [f"--logdir={shown}", "--reload_interval=1", "--load_fast=false"]
+    command += [f"--logdir={workdir}", "--reload_interval=1", "--load_fast=false"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
 
     def get(path):
-        with urllib.request.urlopen(f"{url}/data/plugin/{path}", timeout=10) as answer:
-            return answer.read()
+        with urllib.request.urlopen(f"{url}/data/plugin/{path}", timeout=10) as response:
+            return response.read()
 
     try:
-        tags = _until(lambda: json.loads(get("images/tags")))
+        tags = _wait_for(lambda: json.loads(get("images/tags")))
         (run,) = (r for r in tags if "retrieval/de" in str(tags[r]))
         assert {f"retrieval/{code}" for code in ("de", "en", "ko", "zh")} <= set(tags[run])
         scalars = json.loads(get("scalars/tags"))
@@ -161,30 +161,30 @@ def test_tensorboard_serves_all_of_it(shown):
         session = json.dumps({"experimentName": ""}).encode()
         request = urllib.request.Request(f"{url}/data/plugin/hparams/experiment", session)
         request.add_header("Content-Type", "application/json")
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            names = {of["name"] for of in json.load(answer)["hparamInfos"]}
+        with urllib.request.urlopen(request, timeout=10) as response:
+            names = {info["name"] for info in json.load(response)["hparamInfos"]}
         assert {"stage", "optimizer/learning_rate", "image_caption/margin"} <= names
-        _look(url, shown / "tensorboard.png")
+        _open_in_browser(url, workdir / "tensorboard.png")
     finally:
         process.terminate()
         process.wait()
 
 
-def _until(ask, seconds=60):
-    """What `ask` answers, once it answers something."""
+def _wait_for(request, seconds=60):
+    """Returns the first non-empty result of `request()`."""
     end = time.monotonic() + seconds
     while True:
         try:
-            if answer := ask():
-                return answer
+            if response := request():
+                return response
         except OSError:
             pass
         assert time.monotonic() < end, "TensorBoard does not answer"
         time.sleep(0.5)
 
 
-def _look(url, path):
-    """Opens the page and takes a picture of it; nothing where there is no browser."""
+def _open_in_browser(url, path):
+    """Opens the page and saves a screenshot; does nothing without a browser."""
     chromium = shutil.which("chromium")
     if not chromium:
         return
@@ -202,34 +202,32 @@ def _look(url, path):
     assert path.stat().st_size > 10_000
 
 
-def test_an_evaluation_is_told_in_a_line_and_does_not_count_as_training(finished, monkeypatch):
-    said = re.findall(r"^scores at step 3: retrieval (.*)$", finished[1].out, re.M)
-    assert len(said) == 1 and re.fullmatch(r"en [\d.]+, de [\d.]+, ko [\d.]+", said[0]), said
-    now, lines = [0.0], []
+def test_evaluation_is_printed_and_its_time_does_not_count_as_training(finished, monkeypatch):
+    lines = re.findall(r"^scores at step 3: retrieval (.*)$", finished[1].out, re.M)
+    assert len(lines) == 1 and re.fullmatch(r"en [\d.]+, de [\d.]+, ko [\d.]+", lines[0]), lines
+    now, log_lines = [0.0], []
     monkeypatch.setattr(metric_writer.time, "perf_counter", lambda: now[0])
-    log = metric_writer.Log(str(finished[0].parent / "rates"), 8, show=lines.append)
+    log = metric_writer.MetricWriter(
+        str(finished[0].parent / "rates"), 8, print_fn=log_lines.append
+    )
     log.start(0, 6)
     for step, seconds in ((1, 10.0), (2, 1.0)):
         now[0] += seconds
         log.write(step, {"loss": 1.0})
     now[0] += 100.0  # an evaluation
-    log.goes_on(2)
+    log.reset_timer(2)
     now[0] += 2.0
     log.write(4, {"loss": 1.0})
-    assert [re.search(r"(\d+) examples/s", line)[1] for line in lines] == ["1", "8", "8"]
+    assert [re.search(r"(\d+) examples/s", line)[1] for line in log_lines] == ["1", "8", "8"]
 
 
 @pytest.mark.parametrize(
-    "count, told", [(2, "a0 0.0, a1 1.0"), (30, "mean 14.5, 0.0 (a0) to 29.0")]
+    "count, scores", [(2, "a0 0.0, a1 1.0"), (30, "mean 14.5, 0.0 (a0) to 29.0")]
 )
-def test_many_scores_are_told_by_their_range(count, told):
-    import reporting
-
-    from tf_mural.evaluation import results
-
+def test_line_of_many_scores_has_mean_and_range(count, scores):
     values = {f"a{i}": {"average_recall": float(i)} for i in range(count)}
     intervals = {code: {"average_recall": (0.0, 1.0)} for code in values}
     result = results.Result("retrieval", "v1", values, {}, intervals)
-    line = reporting.scores_line(7, {"retrieval": result}, better=True)
-    assert line.startswith(f"scores at step 7: retrieval {told}")
+    line = run_report.scores_line(7, {"retrieval": result}, is_best=True)
+    assert line.startswith(f"scores at step 7: retrieval {scores}")
     assert line.endswith("; the best so far")
