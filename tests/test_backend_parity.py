@@ -138,3 +138,20 @@ def test_runners_differ_only_in_who_splits_the_batch():
     # TensorFlow reads a batch per replica, JAX one per process, which it splits itself.
     assert tf_backend.Runner.batches_per_step(4) == 4
     assert jax_backend.Runner.batches_per_step(4) == 1
+
+
+def test_options_that_a_backend_does_not_have_are_refused():
+    if jax_backend.make_strategy("one").mesh.devices.flat[0].platform != "cpu":
+        pytest.skip("JAX has an accelerator")
+    for options in ({"shard_optimizer": True}, {"shard_embeddings": True}):
+        with pytest.raises(UserError, match="exist only on JAX: set --backend=jax"):
+            tf_backend.Trainer(None, (), {}, **options)
+    cpu = jax_backend.make_strategy("one")
+    with pytest.raises(UserError, match="mixed_float16 on JAX needs a GPU or a TPU"):
+        jax_backend.Trainer(None, (), {}, loss_scale=2.0**15, strategy=cpu)
+    with pytest.raises(UserError, match="no TPU is available: JAX has only cpu devices"):
+        jax_backend.make_strategy("tpu")
+    with pytest.raises(
+        UserError, match="--tpu=node-1: the JAX backend runs on the TPU's own hosts"
+    ):
+        jax_backend.make_strategy("tpu", "node-1")

@@ -253,9 +253,7 @@ def test_a_signal_during_the_last_checkpoint_stops_the_run():
     run = FakeRun([1.0, 1.0, 1.0], BadStepPolicy())
     run.on_wait = lambda: os.kill(os.getpid(), signal.SIGTERM)
     with SignalHandler(print_fn=run.lines.append) as signals, signals.deferred():
-        with pytest.raises(
-            Preempted, match="^SIGTERM: saved at step 3; the same command"
-        ):
+        with pytest.raises(Preempted, match="^SIGTERM: saved at step 3; the same command"):
             run.train(3, signals=signals)
         signals.received = 0  # handled
     assert run.saved == [2, 3]
