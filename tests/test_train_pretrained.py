@@ -1,23 +1,22 @@
-"""tools/train.py from public weights: what they decide, what is kept, and what comes after."""
+"""Training from public weights: inherited settings, files of the run, and later stages."""
 
 import json
 import os
 import shutil
 
 import numpy as np
-import options
 import pytest
 import tensorflow as tf
 from golden import huggingface_case as case
 
-from tf_mural import experiment
+from tf_mural import experiment, file_io
 from tf_mural.data import tokenizers
 from tf_mural.errors import UserError
-from tf_mural.training import checkpoints
+from tf_mural.experiment import config_loading
 
 ALIGN, BERT = (os.path.join(case.FOLDER, name) for name in ("align", "bert"))
-# Nothing moves: neither the weights nor the statistics of the batch norms.
-STILL = (
+# Training changes neither the weights nor the statistics of batch norm.
+NO_CHANGE = (
     "--strategy=one",
     "--config.batch_size=8",
     "--config.evaluation.retrieval.languages=en",
@@ -36,10 +35,10 @@ def read(path):
 
 @pytest.fixture(scope="module")
 def public(tools, data_dir, tmp_path_factory):
-    """(folder, what was said) of a run from a checkpoint that is gone by now; workdir `first`."""
+    """(folder, output) of a run in its subfolder `first`; the public checkpoint is deleted."""
     folder = tmp_path_factory.mktemp("public")
     shutil.copytree(ALIGN, folder / "checkpoint")
-    arguments = ("--stage=align", *STILL, f"--data_dir={data_dir}", "--workdir=first")
+    arguments = ("--stage=align", *NO_CHANGE, f"--data_dir={data_dir}", "--workdir=first")
     done = tools.run(folder, "train.py", *arguments, "--init=hf:checkpoint")
     shutil.rmtree(folder / "checkpoint")
     return folder, done
@@ -48,11 +47,11 @@ def public(tools, data_dir, tmp_path_factory):
 # --- a run from ALIGN -----------------------------------------------------------------------------
 
 
-def test_it_says_what_the_weights_decide(public):
+def test_run_prints_the_settings_of_the_weights(public):
     _, done = public
     assert done.code == 0 and done.err == "", done.err
     assert "align: training in first, from hf:checkpoint\n" in done.out
-    (line,) = [x for x in done.out.splitlines() if x.startswith("decided by these weights: ")]
+    (line,) = [x for x in done.out.splitlines() if x.startswith("set by the initial weights: ")]
     for part in (
         "lower_case=True",
         "model.text.sizes=(2, 32, 4, 48)",
@@ -67,30 +66,30 @@ def test_it_says_what_the_weights_decide(public):
         "vocabulary=first/vocab.txt",
     ):
         assert part in line
-    # The EfficientNet is tiny's already.
+    # The config already has the EfficientNet tiny.
     assert line.count("=") == 11
     assert "hf:checkpoint: 135 of 135 variables loaded\n" in done.out
 
 
-def test_the_run_embeds_as_the_checkpoint_without_it(public):
+def test_model_of_the_run_embeds_like_the_deleted_checkpoint(public):
     model = experiment.load(str(public[0] / "first"))
     encoder, tokenizer, embed = model.encoder, model.tokenizer, model.embed
     with np.load(case.OUTPUTS) as recorded:
-        rows = {kind: recorded[f"align/{kind}_rows"] for kind in ("image", "text")}
-        fits = recorded["align/tokens"][:, -1] == 0  # the others were cut to twelve tokens
+        rows = {part: recorded[f"align/{part}_rows"] for part in ("image", "text")}
+        fits = recorded["align/tokens"][:, -1] == 0  # longer texts were cut to twelve tokens
     assert tokenizer.max_tokens == 20 and float(encoder.temperatures["shared"]) == 0.0625
     assert fits.sum() == 4
-    found = embed.texts(case.TEXTS)
-    np.testing.assert_allclose(found[fits], rows["text"][fits], atol=1e-5)
-    # Evaluation resizes to 40 and takes the middle.
+    embedded = embed.embed_texts(case.TEXTS)
+    np.testing.assert_allclose(embedded[fits], rows["text"][fits], atol=1e-5)
+    # Evaluation resizes to 40 pixels and crops the center.
     edge = (case.RESIZE - case.CROP) // 2
-    room = case.RESIZE - case.CROP - edge
-    whole = np.pad(case.images(case.CROP), ((0, 0), (edge, room), (edge, room), (0, 0)))
-    found = embed.images(tf.io.encode_png(image).numpy() for image in whole)
-    np.testing.assert_allclose(found, rows["image"], atol=1e-5)
+    end = case.RESIZE - case.CROP - edge
+    padded = np.pad(case.images(case.CROP), ((0, 0), (edge, end), (edge, end), (0, 0)))
+    embedded = embed.embed_images(tf.io.encode_png(image).numpy() for image in padded)
+    np.testing.assert_allclose(embedded, rows["image"], atol=1e-5)
 
 
-def test_the_folder_tells_the_whole_truth(public):
+def test_files_of_the_run_have_the_inherited_settings(public):
     workdir = public[0] / "first"
     model, config = read(workdir / "model.json"), read(workdir / "config.json")
     assert config["pretrained"] == model["pretrained"] == "hf:checkpoint"
@@ -101,7 +100,7 @@ def test_the_folder_tells_the_whole_truth(public):
     assert read(workdir / "results.json")["init"] == "hf:checkpoint"
 
 
-def test_the_same_command_needs_the_checkpoint_no_more(public, tools, data_dir):
+def test_resume_does_not_need_the_checkpoint(public, tools, data_dir):
     folder, _ = public
     shutil.copytree(folder / "first", folder / "again")
     os.remove(folder / "again" / "results.json")
@@ -109,26 +108,26 @@ def test_the_same_command_needs_the_checkpoint_no_more(public, tools, data_dir):
     config = read(folder / "again" / "config.json")
     config["vocabulary"] = "again/vocab.txt"
     (folder / "again" / "config.json").write_text(json.dumps(config))
-    arguments = ("--stage=align", *STILL, f"--data_dir={data_dir}", "--workdir=again")
+    arguments = ("--stage=align", *NO_CHANGE, f"--data_dir={data_dir}", "--workdir=again")
     done = tools.run(folder, "train.py", *arguments, "--init=hf:checkpoint")
     assert done.code == 0 and "resuming at step 2" in done.out, done.err
     with (
-        np.load(folder / "first" / "weights.npz") as one,
-        np.load(folder / "again" / "weights.npz") as two,
+        np.load(folder / "first" / "weights.npz") as expected,
+        np.load(folder / "again" / "weights.npz") as resumed,
     ):
-        for name in one.files:
-            np.testing.assert_array_equal(one[name], two[name])
+        for name in expected.files:
+            np.testing.assert_array_equal(resumed[name], expected[name])
 
 
-def test_other_public_weights_are_refused_for_it(public, tools, data_dir):
-    arguments = ("--stage=align", *STILL, f"--data_dir={data_dir}", "--workdir=first")
+def test_resume_with_other_public_weights_is_refused(public, tools, data_dir):
+    arguments = ("--stage=align", *NO_CHANGE, f"--data_dir={data_dir}", "--workdir=first")
     message = tools.run(public[0], "train.py", *arguments, "--init=hf:other").error()
-    assert message.startswith("first holds a run that did not start from hf:other but from hf:chec")
+    assert message.startswith("first has a run that did not start from hf:other but from hf:check")
 
 
-def test_the_next_stage_inherits_what_was_decided(public, tools, data_dir):
+def test_next_stage_inherits_the_settings(public, tools, data_dir):
     folder, _ = public
-    changes = [x for x in STILL if ".model." not in x]
+    changes = [x for x in NO_CHANGE if ".model." not in x]
     arguments = ("--stage=finetune", f"--data_dir={data_dir}", "--workdir=fine", *changes)
     done = tools.run(folder, "train.py", *arguments, "--init=first")
     assert done.code == 0, (done.out, done.err)
@@ -138,94 +137,102 @@ def test_the_next_stage_inherits_what_was_decided(public, tools, data_dir):
         assert before[part] == after[part], part
     assert after["model"]["image"]["padding"] == "end"
     again = tools.run(folder, "train.py", *arguments, "--init=first")
-    assert again.code == 0 and "finetune: finished already" in again.out, again.err
+    assert again.code == 0 and "finetune: already finished" in again.out, again.err
 
 
-# --- in one process -------------------------------------------------------------------------------
+# --- settings and weights -------------------------------------------------------------------------
 
 
-def config_of(*changes, size="tiny"):
-    config = options.load_config("align", size)
-    options.override(config, [f"--config.{change}" for change in changes])
+def config_with(*changes, size="tiny"):
+    config = config_loading.load_config("align", size)
+    config_loading.apply_overrides(config, [f"--config.{change}" for change in changes])
     return config
 
 
-def test_a_bert_decides_nothing_of_the_image_tower(tmp_path):
-    config, workdir = config_of(), tmp_path / "run"
-    note = experiment.adopt(config, f"hf:{BERT}", str(workdir))
+def test_weights_of_a_bert_do_not_change_the_image_encoder(tmp_path):
+    config, workdir = config_with(), tmp_path / "run"
+    note = experiment.apply_init_settings(config, f"hf:{BERT}", str(workdir))
     assert "model.text.sizes=(2, 32, 4, 48)" in note and "image" not in note
-    plain = config_of()
-    assert config.model.image == plain.model.image and config.images == plain.images
-    assert config.model.embedding_dim == plain.model.embedding_dim
-    # Its GELU is the approximate one, and it is cased: as in the config already.
+    default = config_with()
+    assert config.model.image == default.model.image and config.images == default.images
+    assert config.model.embedding_dim == default.model.embedding_dim
+    # Its GELU is approximate and its vocabulary cased, as in the config.
     assert "activation" not in note and "lower_case" not in note
     assert tokenizers.load_vocabulary(workdir / "vocab.txt") == case.VOCABULARY
 
 
-def test_a_bert_of_a_size_that_has_a_name_goes_by_it(tmp_path):
+def test_bert_of_a_known_size_is_selected_by_name(tmp_path):
     shutil.copytree(BERT, tmp_path / "bert")
-    found = {
+    bert_config = {
         **read(tmp_path / "bert" / "config.json"),
         "hidden_size": 768,
         "intermediate_size": 3072,
     }
-    found |= {"num_hidden_layers": 12, "num_attention_heads": 12, "max_position_embeddings": 512}
-    (tmp_path / "bert" / "config.json").write_text(json.dumps(found))
-    config = config_of("model.text.name=nano", "model.text.sizes=1,2,1,2", size="paper")
-    experiment.adopt(config, f"hf:{tmp_path / 'bert'}", str(tmp_path / "run"))
-    assert (config.model.text.name, config.model.text.sizes) == ("base", ())
+    bert_config |= {
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "max_position_embeddings": 512,
+    }
+    (tmp_path / "bert" / "config.json").write_text(json.dumps(bert_config))
+    config = config_with("model.text.name=nano", "model.text.sizes=1,2,1,2", size="paper")
+    experiment.apply_init_settings(config, f"hf:{tmp_path / 'bert'}", str(tmp_path / "run"))
+    assert (config.model.text.name, config.model.text.sizes) == ("base", None)
     assert config.model.text.max_tokens == 64
 
 
-@pytest.mark.parametrize("kind", ["image", "text"])
-def test_a_preset_and_public_weights_are_two_answers(kind, tmp_path):
-    config = config_of(f"model.{kind}.preset=efficientnet_b0")
-    with pytest.raises(UserError, match=f"model.{kind}.preset is 'efficientnet_b0', but .* set --"):
-        experiment.adopt(config, f"hf:{ALIGN}", str(tmp_path / "run"))
+@pytest.mark.parametrize("modality", ["image", "text"])
+def test_preset_and_public_weights_exclude_each_other(modality, tmp_path):
+    config = config_with(f"model.{modality}.preset=efficientnet_b0")
+    with pytest.raises(
+        UserError, match=f"model.{modality}.preset is 'efficientnet_b0', but .* set --"
+    ):
+        experiment.apply_init_settings(config, f"hf:{ALIGN}", str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
 @pytest.fixture
 def model(finished, tmp_path):
-    """A copy of a finished run's model."""
+    """A copy of the model of a finished run."""
     shutil.copytree(finished[0], tmp_path / "model", ignore=shutil.ignore_patterns("checkpoints"))
     return tmp_path / "model"
 
 
-def test_a_run_that_began_from_nothing_decides_nothing(model, tmp_path):
-    config = config_of()
-    assert experiment.adopt(config, str(model), str(tmp_path / "run")) == ""
-    assert config == config_of() and not (tmp_path / "run").exists()
+def test_run_without_public_weights_determines_no_settings(model, tmp_path):
+    config = config_with()
+    assert experiment.apply_init_settings(config, str(model), str(tmp_path / "run")) == ""
+    assert config == config_with() and not (tmp_path / "run").exists()
 
 
-def test_a_model_that_says_nothing_of_all_this_is_as_it_was(model, finished):
+def test_model_of_an_earlier_version_embeds_as_before(model, finished):
     description = read(model / "model.json")
     for part, names in (("image", ["padding"]), ("text", ["sizes", "activation"])):
         for name in names:
             del description["model"][part][name]
     del description["lower_case"], description["pretrained"]
-    checkpoints.write_json(str(model / "model.json"), description)
-    found, expected = (
-        experiment.load(str(f)).embed.texts(["A red circle"]) for f in (model, finished[0])
+    file_io.write_json(str(model / "model.json"), description)
+    embedded, expected = (
+        experiment.load(str(f)).embed.embed_texts(["A red circle"]) for f in (model, finished[0])
     )
-    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(embedded, expected)
 
 
 @pytest.mark.parametrize(
-    "part, name, theirs, ours",
+    "part, name, initial, current",
     [("text", "activation", "gelu", "gelu_approximate"), ("image", "padding", "end", "symmetric")],
 )
-def test_weights_are_handed_over_to_the_same_function_alone(part, name, theirs, ours, model):
+def test_initial_weights_of_another_function_are_refused(part, name, initial, current, model):
     description = read(model / "model.json")
     run = type("Run", (), {"description": json.loads(json.dumps(description))})
-    description["model"][part][name] = theirs
-    checkpoints.write_json(str(model / "model.json"), description)
-    message = f"trained with model.{part}.{name}={theirs}, this run has {ours}: set --config.model"
+    description["model"][part][name] = initial
+    file_io.write_json(str(model / "model.json"), description)
+    message = (
+        f"trained with model.{part}.{name}={initial}, this run has {current}: set --config.model"
+    )
     with pytest.raises(UserError, match=message):
-        experiment.hand_over(str(model), run)
+        experiment.load_initial_weights(str(model), run)
 
 
-def test_heads_of_other_tasks_are_told(tmp_path, data_dir, monkeypatch):
+def test_unused_tensors_of_public_weights_are_named(tmp_path, data_dir, monkeypatch):
     from tf_mural import huggingface
 
     class Run:
@@ -234,6 +241,6 @@ def test_heads_of_other_tasks_are_told(tmp_path, data_dir, monkeypatch):
                 variables = ()
 
     names = [f"classifier.{i}" for i in range(5)]
-    monkeypatch.setattr(huggingface, "weights", lambda checkpoint, shapes: ({}, names))
-    note = experiment.hand_over(f"hf:{BERT}", Run)
-    assert note.endswith("classifier.0, classifier.1, classifier.2 and 2 more have no place here")
+    monkeypatch.setattr(huggingface, "read_weights", lambda checkpoint, shapes: ({}, names))
+    note = experiment.load_initial_weights(f"hf:{BERT}", Run)
+    assert note.endswith("classifier.0, classifier.1, classifier.2 and 2 more are not used")
