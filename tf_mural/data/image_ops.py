@@ -99,7 +99,7 @@ def random_crop(image, size, seed, flip=False):
     return image
 
 
-def centre_crop(image, size):
+def center_crop(image, size):
     """Crops the central square: uint8 (h, w, 3) to uint8 (size, size, 3)."""
     top, left = tf.unstack((tf.shape(image)[:2] - size) // 2)
     return tf.image.crop_to_bounding_box(image, top, left, size, size)
@@ -107,4 +107,4 @@ def centre_crop(image, size):
 
 def preprocess_for_evaluation(data, resize_to, size):
     """Decodes, resizes and center-crops an encoded image to uint8 (size, size, 3)."""
-    return centre_crop(resize(decode(data), resize_to), size)
+    return center_crop(resize(decode(data), resize_to), size)

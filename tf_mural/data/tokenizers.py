@@ -156,7 +156,7 @@ def _fast_tokenizer(pieces: Sequence[str]):
         import tensorflow_text
     except ImportError as error:
         raise UserError(
-            f"tokenising needs tensorflow-text, which does not import here ({error}): "
+            f"tokenizing needs tensorflow-text, which does not import here ({error}): "
             "pip install tensorflow-text, with the version of the installed tensorflow"
         ) from error
     # Created outside of any graph under construction, so that all functions can use the tokenizer.

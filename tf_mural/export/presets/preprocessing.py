@@ -103,7 +103,7 @@ class MuralImageConverter(keras_hub.layers.ImageConverter):
         inputs = tf.convert_to_tensor(inputs)
 
         def convert(image):
-            return image_ops.centre_crop(image_ops.resize(image, self.resize), self.crop)
+            return image_ops.center_crop(image_ops.resize(image, self.resize), self.crop)
 
         if len(inputs.shape) == 3:
             return convert(inputs)
