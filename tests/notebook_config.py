@@ -1,4 +1,4 @@
-"""A config of few steps, for the notebooks: NOTEBOOK_FLAGS=--config=tests/notebook_config.py"""
+"""Config of few steps for the notebooks: NOTEBOOK_FLAGS=--config=tests/notebook_config.py"""
 
 from configs import control, etcl, mural
 
@@ -6,7 +6,7 @@ STAGES = {"mural": mural, "etcl": etcl, "control": control}
 
 
 def get_config(stage):
-    """A stage at size tiny, for six steps."""
+    """Returns a stage at size tiny with six steps."""
     config = STAGES[stage].get_config("tiny")
     config.batch_size, config.steps, config.log_every = 8, 6, 2
     config.optimizer.warmup_steps = 0

@@ -10,6 +10,8 @@ import sys
 import pytest
 from conftest import ROOT
 
+from tf_mural import cli
+
 # A module imports only from floors below its own. A folder is one entry.
 FLOORS = [
     {"errors"},
@@ -23,6 +25,7 @@ FLOORS = [
     {"reports"},
     {"export", "search"},
     {"experiment"},
+    {"cli"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # Paths whose code runs on any backend of Keras.
@@ -101,8 +104,11 @@ def test_maths_and_models_know_no_tensorflow(path):
 def test_the_rules_that_floors_do_not_tell():
     for path in PACKAGE:
         packages = {name.split(".")[0] for name in imports(path)}
-        # Configs stop at the door: the package never sees where its arguments come from.
-        assert not packages & {"configs", "ml_collections", "absl", "tools"}, path
+        # Only experiment reads configs, and only cli reads flags; below are plain arguments.
+        assert "absl" not in packages or room_of(path) == "cli", path
+        assert "ml_collections" not in packages or room_of(path) == "experiment", path
+        assert "configs" not in packages or room_of(path) == "cli", path
+        assert "tools" not in packages, path
         if room_of(path) in ("losses", "objective", "models"):
             assert "backends" not in rooms_imported(path), path
     for path in files("tf_mural/evaluation"):
@@ -113,10 +119,9 @@ def test_the_rules_that_floors_do_not_tell():
 
 
 def test_nothing_imports_the_tools_or_the_tests():
-    tools = {path.split(os.sep)[1].removesuffix(".py") for path in files("tools")}
     for path in [*PACKAGE, *files("configs")]:
         packages = {name.split(".")[0] for name in imports(path)}
-        assert not packages & (tools | {"tests", "conftest"}), path
+        assert not packages & {"tools", "tpu_planner", "tests", "conftest", "helpers"}, path
     for path in files("tools"):
         packages = {name.split(".")[0] for name in imports(path)}
         assert not packages & {"tests", "conftest", "pytest"}, path
@@ -155,7 +160,10 @@ assert not flags.FLAGS.is_parsed(), "an import read the flags"
 @pytest.mark.parametrize("tool", [None, *TOOLS])
 def test_imports_are_light_and_do_nothing(tool, tmp_path):
     configs = [p.removesuffix(".py").replace(os.sep, ".") for p in files("configs")]
-    names = [tool] if tool else ["tf_mural", "tf_mural.evaluation", "tf_mural.datasets", *configs]
+    names = ["tf_mural", "tf_mural.evaluation", "tf_mural.datasets", "tf_mural.experiment"]
+    names += configs
+    if tool:
+        names = [tool, "tpu_planner.cli" if tool == "plan_tpu" else f"tf_mural.cli.{tool}"]
     code = _IMPORT.format(tools=os.path.join(ROOT, "tools"), root=ROOT, names=names)
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=120
@@ -163,18 +171,15 @@ def test_imports_are_light_and_do_nothing(tool, tmp_path):
     assert done.returncode == 0 and not done.stdout, done.stderr
 
 
-def test_every_tool_is_looked_at():
-    helpers = {
-        "common",
-        "demo_page",
-        "failures",
-        "jobs",
-        "options",
-        "reporting",
-        "sweeps",
-        "tpu_planner",
-    }
-    assert {p.split(os.sep)[1].removesuffix(".py") for p in files("tools")} == {*TOOLS, *helpers}
+def test_tools_only_call_the_commands():
+    names = {path.split(os.sep)[1].removesuffix(".py") for path in files("tools")}
+    assert names == {*TOOLS, "tpu_planner"}
+    assert {*cli.COMMANDS, "plan_tpu"} == set(TOOLS)
+    for path in files("tools"):
+        if "tpu_planner" not in path:
+            tree = tree_of(path)
+            assert sum(1 for node in ast.walk(tree) if isinstance(node, ast.stmt)) <= 15, path
+            assert not any(isinstance(node, ast.FunctionDef) for node in ast.walk(tree)), path
 
 
 # --- docstrings -----------------------------------------------------------------------------------
