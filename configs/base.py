@@ -134,8 +134,8 @@ def _add_step(config):
     # Largest accepted share of records that cannot be used: damaged, an image that does not decode,
     # a text without known tokens. It refers to the examples read, or to 1,000 if fewer were read.
     config.max_bad_records = 0.01
-    # What happens at a step whose loss or gradient norm is not finite, or whose gradient norm is
-    # above max_gradient_norm: "stop" ends the run without saving the step, "skip" skips the step.
+    # A step is bad if its loss or gradient norm is not finite, or if its gradient norm exceeds
+    # max_gradient_norm: "stop" ends the run without saving it, "skip" skips it.
     config.on_bad_step = "stop"
     config.max_gradient_norm = _optional(float)
     config.max_consecutive_skips = 20  # after which the run stops anyway

@@ -326,7 +326,7 @@ def test_search_prints_rank_score_and_name(tools, finished, index, tmp_path):
     done = tools.run(tmp_path, "search.py", "a red circle", *flags)
     assert done.code == 0 and done.out.splitlines()[0].split() == ["rank", "score", "image"]
     assert len(done.out.splitlines()) == 5
-    results = json.loads((tmp_path / "results.json").read_text())["found"]
+    results = json.loads((tmp_path / "results.json").read_text())["results"]
     assert [result["rank"] for result in results] == [1, 2, 3]
     scores = [result["score"] for result in results]
     assert scores == sorted(scores, reverse=True) and results[0]["id"] in done.out

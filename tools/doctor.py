@@ -1,4 +1,4 @@
-"""Checks what this machine can do: see tf_mural/cli/doctor.py."""
+"""Checks whether this machine can train: see tf_mural/cli/doctor.py."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""What all commands share: parsing of flags, backends, error messages and exit codes."""
+"""Shared code of the commands: parsing of flags, backends, error messages and exit codes."""
 
 import contextlib
 import faulthandler
@@ -155,14 +155,14 @@ def import_tensorflow(backend=None):
 
 @contextlib.contextmanager
 def quietly():
-    """Context manager that holds back what is written to stderr, and shows it after an error.
+    """Context manager that buffers the output on stderr, and shows it only after an error.
 
-    No setting silences what C++ libraries write before their logging is initialized.
+    No setting silences the messages of C++ libraries before their logging is initialized.
     """
     sys.stderr.flush()
     stderr = os.dup(2)
-    with tempfile.TemporaryFile() as held_back:
-        os.dup2(held_back.fileno(), 2)
+    with tempfile.TemporaryFile() as buffer:
+        os.dup2(buffer.fileno(), 2)
         failed = True
         try:
             yield
@@ -171,8 +171,8 @@ def quietly():
             os.dup2(stderr, 2)
             os.close(stderr)
             if failed:
-                held_back.seek(0)
-                sys.stderr.write(held_back.read().decode(errors="replace"))
+                buffer.seek(0)
+                sys.stderr.write(buffer.read().decode(errors="replace"))
 
 
 # --- the end of a process -------------------------------------------------------------------------

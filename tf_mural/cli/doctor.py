@@ -1,8 +1,8 @@
-"""Checks what this machine can do: python tools/doctor.py
+"""Checks whether this machine can train: python tools/doctor.py
 
 Prints the versions of the packages, the devices, the strategies that work, fonts for the scripts of
 charts and sheets, free disk space, and whether a small training step runs. The exit code is 0 if
-the machine can train, and 2 otherwise; the lines say what to do.
+the machine can train, and 2 otherwise, with instructions.
 """
 
 import importlib.metadata

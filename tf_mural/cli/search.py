@@ -61,4 +61,4 @@ def main(argv=None):
     print(reports.table(rows, ["rank", "score", "image"]))
     if _JSON.value:
         results = [{"rank": i, "score": h.score, **h.item} for i, h in enumerate(hits, start=1)]
-        file_io.write_json(_JSON.value, {"query": _QUERY.value or _IMAGE.value, "found": results})
+        file_io.write_json(_JSON.value, {"query": _QUERY.value or _IMAGE.value, "results": results})

@@ -1,4 +1,4 @@
-"""Experiments: from a config to objects, and a whole stage. No other part reads a config.
+"""Experiments: builds objects from configs, and runs stages. No other part reads a config.
 
 Importing this package imports neither Keras nor TensorFlow; its names are loaded at first use.
 """

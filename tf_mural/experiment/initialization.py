@@ -154,7 +154,7 @@ def load_initial_weights(init, run):
         run: `run.Run`.
 
     Returns:
-        A message on what was loaded and what was not, or "".
+        A message that counts the loaded variables and names unused tensors, or "".
 
     Raises:
         UserError: the vocabularies or the shapes of the two models differ.

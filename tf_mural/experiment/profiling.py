@@ -47,7 +47,7 @@ class ProfiledRunner:
         self._runner.start(step)
 
     def run(self, count):
-        """Runs `count` steps; if one of them is to be profiled, all of them are."""
+        """Runs `count` steps; they are all profiled if they include a selected step."""
         if self._first < self._step + count and self._step < self._end and not self._is_profiling:
             self._start_profiler(self._folder)
             self._is_profiling = True

@@ -1,4 +1,4 @@
-"""What a run logs and prints, and the tables and charts that it ends with."""
+"""Logs of a run, and the tables and charts at its end."""
 
 import os
 

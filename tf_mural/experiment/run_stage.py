@@ -27,7 +27,7 @@ BEFORE = "before.json"
 
 @dataclasses.dataclass
 class Session:
-    """What the stages of one command have in common.
+    """Settings that all stages of one command share.
 
     Attributes:
         data_dir: folder of the record sets.
