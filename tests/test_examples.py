@@ -4,8 +4,6 @@ import glob
 import importlib
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 from conftest import ROOT
@@ -38,18 +36,6 @@ def json_of(stage):
 
 def image_sources(config):
     return [source for source in config.sources.values() if "image" in source.fields]
-
-
-def run(tool, cwd, *arguments, fails=False):
-    done = subprocess.run(
-        [sys.executable, os.path.join(ROOT, "tools", tool), *arguments],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        timeout=600,
-    )
-    assert done.returncode == (2 if fails else 0), done.stdout + done.stderr
-    return done.stderr if fails else done.stdout
 
 
 def test_all_examples_are_tested():
@@ -179,16 +165,16 @@ def write_raw_data(folder):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tools, tmp_path_factory):
     """A folder with converted records, and runs of ETCL and the stages that it depends on."""
     folder = tmp_path_factory.mktemp("emoji")
     write_raw_data(folder / "raw")
     (folder / "quick.py").write_text(QUICK)
     table = ["image_column=image_id", "image_dir=images", "image_suffix=.png"]
     table += ["split_column=split", "quoting=none"]
-    run(
-        "convert.py",
+    converted = tools.run(
         folder,
+        "convert.py",
         "--dataset=table",
         f"--raw_dir={folder / 'raw'}",
         "--out_dir=data/emoji",
@@ -196,8 +182,10 @@ def trained(tmp_path_factory):
         "--augmentations=crop",
         "--vocab_size=300",
     )
-    output = run("train.py", folder, "--config=quick.py", "--stage=etcl")
-    return folder, output
+    assert converted.code == 0, converted.err
+    done = tools.run(folder, "train.py", "--config=quick.py", "--stage=etcl")
+    assert done.code == 0, done.err
+    return folder, done.out
 
 
 def test_quotes_in_the_table_are_kept(trained):
@@ -231,18 +219,18 @@ def test_stage_trains_its_dependencies_first(trained):
     assert "training it first" in output and "etcl - control" in output
 
 
-def test_finished_stages_are_not_trained_again(trained):
+def test_finished_stages_are_not_trained_again(trained, tools):
     folder, _ = trained
     own = ("--config.log_every=1", "--config.vocabulary=emoji/vocab.txt")
-    output = run("train.py", folder, "--config=quick.py", "--stage=etcl", *own)
+    output = tools.run(folder, "train.py", "--config=quick.py", "--stage=etcl", *own).out
     assert output.count("already finished") == 3 and "training in" not in output
     assert "mural, control: trained without --config.log_every=1\n" in output
 
 
-def test_config_may_require_initial_weights(tmp_path):
+def test_config_may_require_initial_weights(tools, tmp_path):
     (tmp_path / "requires.py").write_text(
         QUICK.replace("    return", "    config.train_dependencies = False\n    return")
     )
-    output = run("train.py", tmp_path, "--config=requires.py", "--stage=etcl", fails=True)
-    assert output.startswith("error: stage etcl starts from the weights of mural: give --init=")
+    message = tools.run(tmp_path, "train.py", "--config=requires.py", "--stage=etcl").error()
+    assert message.startswith("stage etcl starts from the weights of mural: give --init=")
     assert not (tmp_path / "runs").exists()
