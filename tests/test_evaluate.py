@@ -237,12 +237,12 @@ def test_knn_and_zero_shot_find_labels_prompts_and_neighbours(evaluate, data_dir
     data = f"--data_dir={folder}"
     wrong = ("--task=knn,zero_shot", "--records=cifar100/test", "--index=cifar100/train", data)
     assert "the task 'zero_shot' has no option 'index'" in evaluate.refuse(*wrong)
-    done = evaluate("--task=knn", "--records=cifar100/test", "--index=cifar100/train", data)
+    evaluate("--task=knn", "--records=cifar100/test", "--index=cifar100/train", data)
     name = "knn-cifar100-test-index-cifar100-train.json"
     result = read(evaluate.workdir / "evals" / name)
     assert result["values"]["all"]["r1"] == 100.0  # each image finds itself
     assert len(result["data"]) == 2
-    done = evaluate("--task=zero_shot/cifar100", data)
+    evaluate("--task=zero_shot/cifar100", data)
     result = read(evaluate.workdir / "evals" / "zero_shot" / "cifar100.json")
     assert list(result["values"]) == ["en", "groups"] and "English prompts" in result["data"]
     assert result["counts"]["languages"]["en"]["prompts"] == 160
