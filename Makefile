@@ -1,12 +1,12 @@
-# make etcl        trains MURAL, ETCL and the control on scenes, and prints the comparison
-# make demo        opens a search page for the scenes in any language (uses the model of make etcl)
+# make etcl        trains MURAL, the control and ETCL on scenes, and prints a comparison
+# make demo        opens a page that searches scenes in any language with the model of make etcl
 # make test        runs the linter and the fast tests
-# make test-slow   runs the tests that take minutes, those of Apache Beam included
-# make faults      kills, stops and damages runs, and prints what they survived
+# make test-slow   runs the tests that take minutes, including the tests of Apache Beam
+# make faults      kills, stops and damages runs, and prints how many resumed correctly
 # make docs        builds the documentation into build/site
 # make test-beam   runs only the tests of Apache Beam
 # make tpu-env     checks on a CPU that requirements-tpu.txt installs, imports and trains
-# All targets but the last create .venv first. PYTHON selects the interpreter:
+# All these targets except tpu-env create .venv first. PYTHON selects the interpreter:
 # make test PYTHON=python3.12
 
 PYTHON ?= python3
@@ -24,7 +24,7 @@ TEST_FILES := $(addprefix requirements,.txt -test.txt -jax.txt -plan.txt -export
 etcl: $(VENV)/.base
 	$(BIN)/python tools/train.py --stage=etcl --seed=$(SEED)
 
-# Training is skipped if the run is finished already.
+# tools/train.py trains nothing if the run is already finished.
 demo: $(VENV)/.demo
 	$(BIN)/python tools/train.py --stage=etcl --seed=$(SEED)
 	$(BIN)/python tools/demo.py --records=data/scenes/test --model=runs/tiny/etcl-s$(SEED)
@@ -52,8 +52,8 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# Each stamp is written last, so that an interrupted installation is repeated. A .venv whose pip
-# does not run is recreated.
+# Each stamp file (.base, .test, ...) is written after its installation, so that make repeats an
+# interrupted installation. A .venv whose pip does not run is created again.
 $(VENV)/.base: requirements.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) \
 	  else "Python 3.11 to 3.13 is needed, this is %d.%d: make PYTHON=python3.12" % v)'
