@@ -6,6 +6,7 @@ import importlib
 import os
 import subprocess
 import sys
+import tokenize
 
 import pytest
 from conftest import ROOT
@@ -27,7 +28,7 @@ FLOORS = [
     {"experiment"},
     {"cli"},
 ]
-FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+FLOOR = {entry: floor for floor, entries in enumerate(FLOORS) for entry in entries}
 # Paths whose code runs on any backend of Keras.
 WITHOUT_TENSORFLOW = (
     "losses.py",
@@ -42,6 +43,13 @@ WITHOUT_TENSORFLOW = (
     "evaluation/label_knn.py",
 )
 EVALUATION_MAY_IMPORT = {"evaluation", "errors", "data", "file_io"}
+# Files under 60 lines that no other file can take in: errors stand below all other floors, the two
+# backends have the same files, and a corpus is one file.
+SMALL_FILES = (
+    "tf_mural/errors.py",
+    "tf_mural/backends/jax/remat.py",
+    "tf_mural/datasets/crawl/cc12m.py",
+)
 TOOLS = """
 train evaluate convert build_vocab inspect_data compare sweep
 plan_tpu export index search demo doctor
@@ -49,8 +57,8 @@ plan_tpu export index search demo doctor
 
 
 def files(folder):
-    found = glob.glob(os.path.join(ROOT, folder, "**", "*.py"), recursive=True)
-    return sorted(os.path.relpath(path, ROOT) for path in found)
+    paths = glob.glob(os.path.join(ROOT, folder, "**", "*.py"), recursive=True)
+    return sorted(os.path.relpath(path, ROOT) for path in paths)
 
 
 def tree_of(path):
@@ -68,31 +76,31 @@ def imports(path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def room_of(path):
+def entry_of(path):
     """ "records" for tf_mural/records/reading.py; "" for the package's own file."""
-    room = path.split(os.sep)[1].removesuffix(".py")
-    return "" if room == "__init__" else room
+    entry = path.split(os.sep)[1].removesuffix(".py")
+    return "" if entry == "__init__" else entry
 
 
-def rooms_imported(path):
+def entries_imported(path):
     own = [name.split(".") for name in imports(path)]
     return {name[1] for name in own if name[0] == "tf_mural" and len(name) > 1}
 
 
-PACKAGE = [path for path in files("tf_mural") if room_of(path)]
+PACKAGE = [path for path in files("tf_mural") if entry_of(path)]
 PORTABLE = [p for p in PACKAGE if p.removeprefix("tf_mural/").startswith(WITHOUT_TENSORFLOW)]
 
 
 def test_every_room_has_a_floor():
-    assert {room_of(path) for path in PACKAGE} == set(FLOOR)
-    assert rooms_imported("tf_mural/__init__.py") == set()
+    assert {entry_of(path) for path in PACKAGE} == set(FLOOR)
+    assert entries_imported("tf_mural/__init__.py") == set()
 
 
 @pytest.mark.parametrize("path", PACKAGE)
 def test_a_file_imports_from_floors_below_its_own(path):
-    room = room_of(path)
-    for other in rooms_imported(path) - {room, "__version__"}:
-        assert FLOOR[other] < FLOOR[room], f"{path} imports {other}"
+    entry = entry_of(path)
+    for other in entries_imported(path) - {entry, "__version__"}:
+        assert FLOOR[other] < FLOOR[entry], f"{path} imports {other}"
 
 
 @pytest.mark.parametrize("path", PORTABLE)
@@ -105,14 +113,14 @@ def test_the_rules_that_floors_do_not_tell():
     for path in PACKAGE:
         packages = {name.split(".")[0] for name in imports(path)}
         # Only experiment reads configs, and only cli reads flags; below are plain arguments.
-        assert "absl" not in packages or room_of(path) == "cli", path
-        assert "ml_collections" not in packages or room_of(path) == "experiment", path
-        assert "configs" not in packages or room_of(path) == "cli", path
+        assert "absl" not in packages or entry_of(path) == "cli", path
+        assert "ml_collections" not in packages or entry_of(path) == "experiment", path
+        assert "configs" not in packages or entry_of(path) == "cli", path
         assert "tools" not in packages, path
-        if room_of(path) in ("losses", "objective", "models"):
-            assert "backends" not in rooms_imported(path), path
+        if entry_of(path) in ("losses", "objective", "models"):
+            assert "backends" not in entries_imported(path), path
     for path in files("tf_mural/evaluation"):
-        assert rooms_imported(path) <= EVALUATION_MAY_IMPORT, path
+        assert entries_imported(path) <= EVALUATION_MAY_IMPORT, path
     for path in files("configs"):
         packages = {name.split(".")[0] for name in imports(path)}
         assert packages <= {"configs", "ml_collections"}, path
@@ -138,7 +146,7 @@ def test_the_reading_of_imports_sees_all_there_are(tmp_path):
     )
     expected = {"os.path", "sys", "tf_mural.losses", "tf_mural.base", "tensorflow"}
     assert set(imports(path)) == expected | {"tf_mural.data.records.reading.RecordSet"}
-    assert rooms_imported(path) == {"losses", "base", "data"}
+    assert entries_imported(path) == {"losses", "base", "data"}
 
 
 # --- what an import does --------------------------------------------------------------------------
@@ -187,13 +195,13 @@ def test_tools_only_call_the_commands():
 
 def public(tree, path):
     """(name, node) of a file's public functions and classes, and of the methods of those."""
-    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     for node in tree.body:
-        if isinstance(node, kinds) and not node.name.startswith("_"):
+        if isinstance(node, definitions) and not node.name.startswith("_"):
             yield f"{path}: {node.name}", node
             if isinstance(node, ast.ClassDef):
                 for part in node.body:
-                    if isinstance(part, kinds) and not part.name.startswith("_"):
+                    if isinstance(part, definitions) and not part.name.startswith("_"):
                         yield f"{path}: {node.name}.{part.name}", part
 
 
@@ -205,7 +213,7 @@ def test_what_is_public_has_a_docstring(path):
     assert not missing
 
 
-def test_what_a_room_offers_is_there():
+def test_public_names_exist():
     for path in files("tf_mural"):
         if os.path.basename(path) == "__init__.py":
             module = importlib.import_module(os.path.dirname(path).replace(os.sep, "."))
@@ -223,3 +231,149 @@ def test_files_and_functions_stay_short(path):
             documented = node.body[0].end_lineno if ast.get_docstring(node) else node.lineno
             length = node.end_lineno - documented
             assert length <= 60, f"{path}: {node.name} has {length} lines"
+
+
+# --- names ----------------------------------------------------------------------------------------
+
+# Names that earlier versions used, with the standard term that replaced each of them.
+REPLACED_NAMES = {
+    "GroupedBatchNormalization": "GhostBatchNormalization",
+    "batch_norm_of": "ghost_batch_norm_scope",
+    "squeezing": "fuse_squeeze_excite",
+    "blocks_of": "remat_blocks",
+    "rematerialise": "remat",
+    "rematerialised": "remat",
+    "Lamb": "LAMB",
+    "LinearSchedule": "LinearWarmupDecay",
+    "rate_factors": "lr_multipliers",
+    "clip_norm": "global_clipnorm",
+    "exclude_from_decay": "exclude_from_weight_decay",
+    "exclude_from_adaptation": "exclude_from_layer_adaptation",
+    "all_rows": "candidates",
+    "first_row": "offset",
+    "everyone": "gather_candidates",
+    "objective_of_rows": "objective_for_rows",
+    "at_once": "encode_full",
+    "in_microbatches": "encode_cached",
+    "part_of": "slice_part",
+    "Limits": "BadStepPolicy",
+    "judge": "check_logs",
+    "allows": "should_apply",
+    "in_a_row": "consecutive_skips",
+    "_told": "_named_logs",
+    "enough": "should_stop",
+    "evaluated": "last_evaluated",
+    "health": "skipped_records",
+    "_looked_at": "_fetch_logs",
+    "_together": "_run_on_all",
+    "Boundaries": "StopPoll",
+    "noted": "deferred",
+    "Stopped": "Preempted",
+    "NoLog": "NullWriter",
+    "goes_on": "reset_timer",
+    "say": "print_fn",
+    "Damaged": "CorruptFileError",
+    "Held": "WorkdirLocked",
+    "_born": "start_time",
+    "_beats": "heartbeat",
+    "_let_go": "release",
+    "same_config": "check_same_config",
+    "started_from": "resolve_init",
+    "adopt": "apply_init_settings",
+    "adopt_again": "restore_init_settings",
+    "hand_over": "load_initial_weights",
+    "end_weights": "finalize_weights",
+    "exchange": "all_gather_object",
+    "agree": "check_consistent",
+    "meet": "wait_for_peers",
+    "meeting": "rendezvous",
+    "limited": "kill_after",
+    "unanswered": "unreachable",
+    "WorkerLost": "PeerLostError",
+    "WorkerEnded": "WorkerDiedError",
+    "replacing": "atomic_write",
+    "appears_whole": "atomic_write",
+    "Stream": "IndexSampler",
+    "WALKS": "EPOCH_UNITS",
+    "_Part": "_SetSampler",
+    "Health": "SkippedRecords",
+    "Unusable": "BadRecord",
+    "drew": "count_drawn",
+    "hopeless": "exhausted",
+    "untuned": "disable_autotune",
+    "Question": "CorpusFilter",
+    "Answer": "DropList",
+    "Books": "Ledger",
+    "kept_of": "Ledger.filter",
+    "Dropped": "Skipped",
+    "Noted": "ShardIndexBuilder",
+    "held": "exclusive",
+    "assemble": "finalize",
+    "discard_or_keep": "cleanup_failed",
+    "count_unit": "scan_unit",
+    "looks": "phash",
+    "ABOUT": "DATASET_INFO",
+    "About": "DatasetInfo",
+    "run_of": "task_for",
+    "measure_of": "metric_for",
+    "handed": "objects",
+    "Watched": "tqdm",
+    "Profiled": "ProfiledRunner",
+    "Lasting": "ResilientStdout",
+    "there_already": "is_up_to_date",
+    "asked_for": "requested_jobs",
+    "all_there": "available_jobs",
+    "tell_harm": "print_regressions",
+    "tell_apart": "print_override_scope",
+    "unlike_a_result": "validate_result",
+    "too_few": "subset_notes",
+    "far_apart": "assert_close",
+    "spoken": "humanize_class",
+    "starts_from": "init_stage",
+    "makes": "auto_convert",
+    "interpolate": "wise_ft_alpha",
+    "beside": "compare_with",
+    "evaluate_first": "evaluate_before_training",
+    "accept_changes": "allow_config_changes",
+    "wait_minutes": "connect_timeout_minutes",
+    "pick": "lookup",
+    "found": "a name that says what the value is",
+    "told": "a name that says what the value is",
+    "theirs": "a name that says what the value is",
+}
+# Entries and files that earlier versions had; `build/` is also the name of build output.
+REPLACED_FILES = """
+build cluster tasks pretrained searching planning exporting step handover sealed meeting
+books questions places recipe outcomes passes building pictures whole machinery meaning
+rematerialisation chunks running stopping nearest gathering replacement excitation towers
+""".split()
+
+
+def identifiers(path):
+    with open(os.path.join(ROOT, path), "rb") as file:
+        for token in tokenize.tokenize(file.readline):
+            if token.type == tokenize.NAME:
+                yield token.string
+
+
+CODE = [p for d in ("tf_mural", "tools", "configs", "benchmarks", "tests") for p in files(d)]
+
+
+@pytest.mark.parametrize("path", CODE)
+def test_code_uses_the_standard_names(path):
+    for name in set(identifiers(path)) & set(REPLACED_NAMES):
+        raise AssertionError(f"{path}: {name} is now {REPLACED_NAMES[name]}")
+
+
+def test_files_have_standard_names():
+    for path in CODE:
+        parts = set(path.removesuffix(".py").split(os.sep)[1:])
+        assert not parts & set(REPLACED_FILES), path
+
+
+def test_small_files_are_tables_or_registries():
+    for path in PACKAGE:
+        with open(os.path.join(ROOT, path), encoding="utf-8") as file:
+            length = len(file.readlines())
+        is_table = "grammar" in path or os.path.basename(path) in ("__init__.py", "__main__.py")
+        assert length >= 60 or is_table or path in SMALL_FILES, f"{path} has {length} lines"

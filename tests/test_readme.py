@@ -38,10 +38,10 @@ def test_readme_fits_on_a_few_screens():
 
 def test_python_example_of_readme_runs(finished, tmp_path):
     """The example uses the run of `make etcl`; blocks with a config file are left out."""
-    found = re.findall(
+    blocks = re.findall(
         r"^```python\n(.*?)^```$", read(os.path.join(ROOT, "README.md")), re.MULTILINE | re.DOTALL
     )
-    code = "\n".join(block for block in found if "get_config" not in block)
+    code = "\n".join(block for block in blocks if "get_config" not in block)
     assert "tf_mural.Embedder.load" in code
     (tmp_path / "runs" / "tiny").mkdir(parents=True)
     os.symlink(finished[0], tmp_path / "runs" / "tiny" / "etcl-s0")
