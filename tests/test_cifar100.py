@@ -76,7 +76,7 @@ def test_pickles_of_current_numpy_are_supported():
 
 
 class Call:
-    """Object whose pickle calls `function` when it is loaded by Python."""
+    """An object whose pickle calls `function` when Python loads it."""
 
     def __init__(self, function, *arguments):
         self.call = (function, arguments)
@@ -104,7 +104,7 @@ def test_a_pickle_never_runs_the_functions_that_it_names(tmp_path, name):
             items(folder)
         assert os.listdir(tmp_path) == ["cifar-100-python"]
     pickle.loads(pickle.dumps(Call(os.mkdir, str(marker)), 2))
-    assert marker.exists()  # Python's own loader does run the call.
+    assert marker.exists()  # Python's own unpickler calls the function.
 
 
 @pytest.mark.parametrize(

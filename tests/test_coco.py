@@ -26,7 +26,7 @@ COLORS = {
     391895: "green",
     5: "black",
     6: "white",
-}  # The images 3 and 7 are missing.
+}  # There are no images 3 and 7.
 
 
 def stem(number):
@@ -39,7 +39,7 @@ def image_bytes(number):
 
 
 def put(folder, path, data):
-    """Writes one file, see `write_files`, and returns its path."""
+    """Writes one file (data as for `write_files`) and returns its path."""
     write_files(folder, {path: data})
     return folder / path
 
@@ -59,14 +59,14 @@ def listed(number):
 
 
 def captions(*pairs):
-    """Returns captions in the schema of COCO; the id of a caption is not that of its image."""
+    """Returns captions in COCO's schema, in which captions and images have different ids."""
     rows = [{"image_id": n, "id": 391895 + i, "caption": text} for i, (n, text) in enumerate(pairs)]
     return {"info": {}, "images": [{"id": n} for n, _ in pairs], "annotations": rows}
 
 
 @pytest.fixture
 def raw(tmp_path):
-    """The official files; captions of an image are not adjacent, STAIR and AI Hub lack images."""
+    """Writes official files; captions of an image are scattered, STAIR and AI Hub lack images."""
     folder = tmp_path / "raw"
     put(folder, "dataset_coco.json", {"images": [listed(n) for n in SPLITS], "dataset": "coco"})
     put(
@@ -108,7 +108,7 @@ def items(raw, split="train", **options):
 
 
 def texts_of(raw, split="train", **options):
-    """Returns {image id: texts} of the records."""
+    """Returns {id: texts} of the records of a split."""
     records = [item for item in items(raw, split, **options) if isinstance(item, Record)]
     return {int(record.id.split("_")[2]): record.texts for record in records}
 
@@ -170,7 +170,7 @@ def test_splits_without_any_image_are_omitted(raw):
     shutil.rmtree(raw / "val2014")
     assert coco.splits(str(raw)) == ("texts",)
     assert items(raw, "texts") == TEXTS
-    # With a folder from the user, `plan` reports a wrong one.
+    # All splits are returned, because `plan` reports a wrong folder in the option.
     assert coco.splits(str(raw), images=("annotations",)) == coco.SPLITS
 
 
@@ -240,7 +240,7 @@ def test_a_file_and_an_archive_of_it_count_once(raw):
     assert items(raw) == TRAIN
     put(raw, STAIR[0], captions_file)
     assert items(raw) == TRAIN
-    # Images that a folder lacks are read from the zip.
+    # An image that is missing in the folder is read from the zip.
     (raw / f"train2014/{stem(1)}.jpg").unlink()
     assert items(raw) == TRAIN
 
@@ -453,13 +453,13 @@ def test_an_invalid_list_is_refused(raw):
             "captions_train2014.json: expected annotations, or .* images$",
         ),
         (STAIR[0], captions((99, "犬")), "_train.json has texts of none of the 7 images of COCO"),
-        # If the Korean captions are missing, the English ones of the file are not used.
+        # If the Korean captions are missing, the English captions of the same file are not used.
         (
             KOREAN,
             [{"id": 1, "captions": ["A"]}],
             "item 1: expected .* image_id and caption_ko, got",
         ),
-        ("annotations_trainval2014.zip", b"PK", None),  # It is not needed.
+        ("annotations_trainval2014.zip", b"PK", None),  # The zip is not read.
     ],
 )
 def test_invalid_official_captions_are_refused(raw, path, data, message):
@@ -477,7 +477,7 @@ def test_corrupt_archives_are_refused_if_needed(raw):
     put(raw, "train2014.zip", archive[:-30])
     with pytest.raises(UserError, match="train2014.zip does not unpack .*; download it again"):
         items(raw)
-    assert items(raw, "test") == TEST  # The test split does not need it.
+    assert items(raw, "test") == TEST  # The test split does not need train2014.zip.
     put(raw, "train2014.zip", archive)
     pack_zip(raw, "annotations_trainval2014.zip", *ANNOTATIONS)
     put(raw, "annotations_trainval2014.zip", b"PK")
@@ -504,7 +504,7 @@ def test_a_corrupt_image_is_skipped(raw):
     assert items(raw) == expected
     pack_zip(raw, "train2014.zip", "train2014")
     assert items(raw) == expected
-    # Bytes that do not match the checksum of the zip.
+    # Changes a byte of the image, so the checksum in the zip does not match.
     data = (raw / "train2014.zip").read_bytes()
     i = data.index(name.encode()) + len(name) + 50
     put(raw, "train2014.zip", data[:i] + bytes([data[i] ^ 255]) + data[i + 1 :])
@@ -527,7 +527,7 @@ def test_files_that_unpack_to_too_many_bytes_are_refused(raw, monkeypatch):
 
 
 def test_the_tokens_of_the_list_occupy_no_memory(raw):
-    """Tokens take up most of the official list and are not needed."""
+    """Tokens take up most of the official list and are dropped while it is parsed."""
     images = [listed(n) for n in SPLITS]
     for image in images:
         image["sentences"][0]["tokens"] = [f"w{i}" for i in range(20_000)]
@@ -537,7 +537,8 @@ def test_the_tokens_of_the_list_occupy_no_memory(raw):
         assert [image.sentences for image in karpathy.load_images(str(raw))] == [
             (f"listed {n}.",) for n in SPLITS
         ]
-        assert tracemalloc.get_traced_memory()[1] < 4 * size  # 8 times the size with the tokens
+        # With the tokens, parsing takes 8 times the size of the file.
+        assert tracemalloc.get_traced_memory()[1] < 4 * size
     finally:
         tracemalloc.stop()
 
@@ -571,9 +572,8 @@ def test_a_conversion_counts_every_image_and_text(raw, tmp_path):
 def test_a_conversion_notices_added_images_and_texts(raw, tmp_path):
     convert("coco", raw, tmp_path / "out", "restval")
     pack_zip(raw, "val2014.zip", "val2014")
-    convert(
-        "coco", raw, tmp_path / "out", "restval"
-    )  # The existing set is kept: the images are the same.
+    # A zip of the same images does not change the recipe, so the existing set is kept.
+    convert("coco", raw, tmp_path / "out", "restval")
     put(raw, f"val2014/{stem(7)}.jpg", image_bytes(6))
     with pytest.raises(UserError, match="another recipe"):
         convert("coco", raw, tmp_path / "out", "restval")

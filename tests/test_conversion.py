@@ -1,4 +1,4 @@
-"""Conversion of a data set in one run: records, ledger, recipes, errors, locks, progress."""
+"""Converts a data set in one run: records, ledger, recipes, errors, locks and progress."""
 
 import os
 import sys
@@ -14,7 +14,7 @@ from tf_mural.data import records
 from tf_mural.data.records import Record, RecordSet
 from tf_mural.errors import UserError
 
-# A data set of numbers: unit u consists of the records 10 u, ..., 10 u + 9.
+# The module of a data set of numbers: unit u consists of the records 10 u to 10 u + 9.
 MODULE = """
 import os, time
 from tf_mural.data.records import Record, Skipped
@@ -72,7 +72,7 @@ def numbers(tmp_path, monkeypatch):
 
 @pytest.fixture
 def convert(numbers, tmp_path):
-    """Function that converts numbers and returns the manifest; its `lines` are the progress."""
+    """A function that converts numbers and returns the manifest; its `lines` are progress lines."""
 
     def run(out="out", split="train", units=3, mode="plain", processes=1, **kwargs):
         run.lines = []
@@ -128,7 +128,8 @@ def test_ledger_counts_skipped_records_with_examples(convert):
 
 def test_invalid_texts_are_dropped_and_counted(convert, tmp_path):
     ledger = convert(mode="texts", units=1)["ledger"]
-    assert (ledger["read"], ledger["kept"]) == (9, 7)  # One of the ten items is only a text.
+    # One of the ten items is a skipped text, which does not count as a record.
+    assert (ledger["read"], ledger["kept"]) == (9, 7)
     assert ledger["dropped"] == {"neither image nor text": 1, "no text left": 1}
     assert ledger["dropped_texts"] == {
         "blank text": 3,
@@ -224,7 +225,7 @@ def test_an_interruption_leaves_no_set(convert, tmp_path):
     assert visible_names(tmp_path / "out") == []
     with pytest.raises(UserError, match="^bad row 25$"):
         convert(mode="user error", units=30)
-    assert len(build_folders(tmp_path / "out")) == 1  # only that of the last conversion
+    assert len(build_folders(tmp_path / "out")) == 1  # the folder of the last conversion
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -244,7 +245,7 @@ def test_a_failure_stops_the_other_workers(convert):
     start = time.monotonic()
     with pytest.raises(UserError, match="the first unit fails"):
         convert(mode="slow", units=30, processes=2)
-    assert time.monotonic() - start < 4  # A single other unit takes 5 seconds.
+    assert time.monotonic() - start < 4  # Any other unit takes 5 s.
 
 
 def test_augmentations_can_only_be_restricted(convert):

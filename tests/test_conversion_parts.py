@@ -23,7 +23,7 @@ def corpus(tmp_path):
 
 
 def make_units(count=5):
-    """Returns units: each text is in three units, each image in four, and a record in all."""
+    """Returns units; each text occurs in 3 units, each image in 4, and one record in all units."""
     return [
         [
             Record("same", (b"same",), (("en", "same"),)),
@@ -46,7 +46,7 @@ def build_folder(folder):
 
 @pytest.fixture
 def expected_files(corpus, tmp_path):
-    """The files of the record set of one run, in which every kind of filter drops something."""
+    """The files of a record set that a single run writes; every kind of filter drops records."""
     manifest = corpus.convert(make_units(), "one run", **FILTERS)
     ledger = manifest["ledger"]
     assert len(manifest["shards"]) == 7 and ledger["dropped"]["exact duplicate"] == 5
@@ -83,12 +83,11 @@ def test_parts_give_the_set_of_one_run(corpus, tmp_path, filters, order):
 def test_a_part_names_the_parts_that_must_run_first(corpus):
     assert corpus.convert(make_units(), part=(1, 3), **FILTERS) is None
     assert corpus.lines[-1] == (
-        "corpus/train: pass 1 is done of part 1 of 3, but not yet of the parts 0, 2 of 3; "
-        "run those, then this one again"
+        "corpus/train: part 1 of 3 has finished pass 1, but the parts 0, 2 of 3 have not; "
+        "run those parts, then this one again"
     )
     assert corpus.convert(make_units(), part=(0, 3), **FILTERS) is None
-    assert "of the parts 2 of 3" in corpus.lines[-1]
-    # Now all units have completed pass 1.
+    assert "but the parts 2 of 3 have not" in corpus.lines[-1]
     assert corpus.convert(make_units(), part=(2, 3), **FILTERS) is None
     assert corpus.lines[-1] == "corpus/train: part 2 of 3 is done; still to run: 0, 1 of 3"
 
@@ -98,7 +97,8 @@ def test_a_finished_part_is_not_converted_again(corpus):
     assert corpus.units_read == [1, 4]
     corpus.convert(make_units(), part=(1, 3))
     assert corpus.units_read == [] and "2 of 2 units were done before" in corpus.lines[0]
-    corpus.convert(make_units(), part=(0, 2))  # Another number of parts uses the same files.
+    # A finished unit is reused even if the number of parts is another one.
+    corpus.convert(make_units(), part=(0, 2))
     assert corpus.units_read == [0, 2]
 
 
@@ -107,7 +107,7 @@ def test_parts_run_at_the_same_time(corpus, expected_files):
     barrier = threading.Barrier(2, timeout=20)
 
     def read_after_barrier(number):
-        if number < 2:  # The first unit of each part waits for that of the other.
+        if number < 2:  # The first unit of each part waits for the other part.
             barrier.wait()
         yield from read(number)
 
@@ -159,7 +159,7 @@ def test_an_interrupted_run_continues(corpus, tmp_path, filters):
 def test_a_run_that_dies_at_any_file_operation_continues(
     corpus, tmp_path, expected_files, function, monkeypatch
 ):
-    """The run dies at its first, second, ... call of the function."""
+    """The run dies at the first call of the function, the next run at the second, and so on."""
 
     class Died(BaseException):
         pass
@@ -177,7 +177,8 @@ def test_a_run_that_dies_at_any_file_operation_continues(
     for calls in range(100):
         remaining_calls[0] = calls
         monkeypatch.setattr(module, function, die_after_calls)
-        monkeypatch.setattr(publish, "cleanup_failed", lambda *_: None)  # as after a SIGKILL
+        # A killed process does not clean up.
+        monkeypatch.setattr(publish, "cleanup_failed", lambda *_: None)
         try:
             corpus.convert(make_units(), f"out{calls}", **FILTERS)
             break
@@ -227,7 +228,7 @@ def test_the_old_set_stays_until_the_new_one_is_complete(corpus, tmp_path):
 
 
 def test_jobs_return_only_the_number_of_records_read(corpus, monkeypatch):
-    """Arrays go through files, so that executors transfer little."""
+    """Jobs exchange arrays through files, because executors should transfer little data."""
     returned = []
     write_unit = unit_jobs.write_unit
     monkeypatch.setattr(
@@ -265,7 +266,7 @@ def test_an_out_dir_without_write_permission_is_a_user_error(corpus, tmp_path):
     (tmp_path / "out").mkdir(mode=0o500)
     if os.access(tmp_path / "out", os.W_OK):
         (tmp_path / "out").rmdir()
-        (tmp_path / "out").symlink_to("/proc/self")  # where root may not write either
+        (tmp_path / "out").symlink_to("/proc/self")  # Not even root may write to this folder.
     with pytest.raises(UserError, match="converting corpus/train to .* failed"):
         corpus.convert(make_units())
 
@@ -290,7 +291,7 @@ def plan(raw_dir, split):
 def read(unit):
     if unit == 0:
         raise RuntimeError("stop")
-    while True:  # reads input that contains no record
+    while True:  # simulates input without any record
         sum(range(10_000))
     yield
 """

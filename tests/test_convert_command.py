@@ -1,4 +1,4 @@
-"""The command that converts data sets: flags, output, exit codes."""
+"""The command that converts data sets: flags, output and exit codes."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def run_process(cwd, *arguments):
 
 @pytest.fixture
 def captions(tmp_path, monkeypatch):
-    """A folder with a table of captions; the working directory is another one."""
+    """A folder with a table of captions; the working directory is another folder."""
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "raw"
     folder.mkdir()
@@ -89,13 +89,13 @@ def test_vocabulary_is_trained_once(captions, tmp_path, capsys):
     arguments = ["--dataset=table", f"--raw_dir={captions}", "--out_dir=out", "--vocab_size=200"]
     convert.main(arguments)
     pieces = (tmp_path / "out/vocab.txt").read_text().split("\n")
-    assert "[CLS]" in pieces and "r" in pieces  # "red" and "rot" share their first letter
+    assert "[CLS]" in pieces and "r" in pieces  # "red" and "rot" begin with r.
     before = (tmp_path / "out/vocab.txt").stat()
     kept = f"kept out/vocab.txt with {len(pieces) - 1} pieces (remove it to train another)"
     capsys.readouterr()
     convert.main(arguments)
     assert kept in capsys.readouterr().out
-    convert.main([*arguments, "--overwrite"])  # replaces only the record sets
+    convert.main([*arguments, "--overwrite"])  # Only the record sets are replaced.
     assert kept in capsys.readouterr().out and (tmp_path / "out/vocab.txt").stat() == before
 
 
@@ -119,7 +119,7 @@ def test_filters_and_parts_are_flags(tmp_path, monkeypatch, capsys):
     arguments = ["--dataset=table", "--raw_dir=raw", "--paper_filters", "--language_detector="]
     arguments += ["--min_words=4", "--deduplicate=exact"]
     convert.main([*arguments, "--part=1/2"])
-    assert "run those, then this one again" in capsys.readouterr().out
+    assert "run those parts, then this one again" in capsys.readouterr().out
     convert.main(arguments)
     output = capsys.readouterr().out
     assert "train: 1 records dropped: exact duplicate (" in output

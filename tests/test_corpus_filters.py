@@ -1,5 +1,4 @@
-"""Filters that need the whole corpus (duplicates, texts per image, images per text), and
-decontamination."""
+"""Filters that need the whole corpus (duplicates, counts of texts and images), decontamination."""
 
 import sys
 
@@ -134,7 +133,7 @@ def near_by_brute_force(phashes, distance):
 def test_near_duplicates_are_those_of_comparing_all_pairs(distance, monkeypatch):
     random = np.random.default_rng(distance)
     phashes = random.integers(0, 2**64, 300, np.uint64)
-    for number in range(150):  # The second half are hashes of the first with a few flipped bits.
+    for number in range(150):  # Hash 150 + i is hash i with a few flipped bits.
         flipped = random.choice(64, random.integers(0, distance + 3), replace=False)
         phashes[150 + number] = phashes[random.integers(150)] ^ np.bitwise_or.reduce(
             np.uint64(1) << flipped.astype(np.uint64), initial=np.uint64(0)
@@ -184,7 +183,8 @@ def test_images_with_too_many_texts_are_dropped(corpus):
         [pair("a", b"i", "1", "2"), pair("b", b"j", "1", "2")],
         [pair("c", b"i", "2"), pair("d", b"i", "3"), pair("e", b"j", "1"), pair("f", b"k", "1")],
     ]
-    assert corpus.ids(units, texts_per_image=2) == ["b", "e", "f"]  # j has two different ones
+    # The image j is kept, because it has only two different texts.
+    assert corpus.ids(units, texts_per_image=2) == ["b", "e", "f"]
     assert corpus.dropped() == ({"image of more than 2 texts": 3}, {})
 
 
@@ -196,12 +196,13 @@ def test_texts_with_too_many_images_are_dropped(corpus):
     ]
     assert corpus.ids(units, images_per_text=2) == ["a", "c", "e", "f", "g"]
     assert corpus.records()[0].texts == (("en", "x"),)
-    assert corpus.records()[4].texts == (("en", "image"), ("de", "y"))  # has no image to count
+    assert corpus.records()[4].texts == (("en", "image"), ("de", "y"))  # has no image
     assert corpus.dropped() == ({"no text left": 2}, {"text of more than 2 images": 3})
 
 
 def test_corpus_filters_see_all_records_that_pass_the_record_filters(corpus):
-    # The first copy is dropped for its many texts; the duplicate is dropped nevertheless.
+    # The first copy is dropped because its image has too many texts; the second copy is dropped as
+    # a duplicate nevertheless.
     units = [
         [pair("a", b"i", "1"), pair("b", b"i", "2"), pair("c", b"i", "1"), pair("d", b"k", "1")]
     ]
@@ -265,7 +266,7 @@ def test_a_lost_record_is_a_runtime_error():
 
 @pytest.fixture
 def excluded_sets(tmp_path):
-    """Folders of a test set of images and one of sentence pairs."""
+    """Folders of two test sets: one of images and one of sentence pairs."""
     images = [pair(f"t{seed}", jpeg(seed), "a test text") for seed in range(3)]
     records.write(tmp_path / "coco/test", images, "coco", "test")
     bitexts = [bitext("s0", "The cat  sleeps", "Die Katze schläft")]

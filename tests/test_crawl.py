@@ -64,7 +64,7 @@ SKIPPED = [
 
 
 def separate(items):
-    """Returns (records, skipped), the latter in the order of `SKIPPED` after all others."""
+    """Returns (records, skipped); items of `SKIPPED` come last in `skipped`, in the same order."""
     kept = [item for item in items if isinstance(item, Record)]
     skipped = [item for item in items if isinstance(item, Skipped)]
     order = {item: number for number, item in enumerate(SKIPPED)}
@@ -96,7 +96,7 @@ def test_png_is_kept_and_webp_is_encoded_as_png(tmp_path, format):
         items = read(write_shard(folder, format, [row("000000000", data, "red")], kind=kind))
         image = items[0].images[0]
         assert items == [record("00000:000000000", image, "red")]
-        assert Image.open(io.BytesIO(image)).format == "PNG"  # TensorFlow does not decode all WebP.
+        assert Image.open(io.BytesIO(image)).format == "PNG"  # TensorFlow cannot decode every WebP.
         assert image == data or kind == "webp"
         pixels = np.asarray(Image.open(io.BytesIO(image)).convert("RGB")).astype(int)
         assert pixels.shape == (4, 6, 3) and np.abs(pixels - (255, 0, 0)).max() <= 2
@@ -124,7 +124,7 @@ def test_splits_are_those_in_the_names_of_files(tmp_path):
     assert crawl.splits(str(tmp_path)) == ("train", "val")
     assert [item.texts[0][1] for item in read(tmp_path)] == [names[0], names[2], names[3]]
     assert [item.texts[0][1] for item in read(tmp_path, "val")] == [names[1]]
-    with pytest.raises(UserError, match="no file of images in .* is of the split test by its name"):
+    with pytest.raises(UserError, match="no file of images in .* has the split test in its name"):
         read(tmp_path, "test")
 
 
@@ -145,7 +145,7 @@ def test_folders_are_searched_at_any_depth_except_hidden_ones_and_record_sets(tm
 
 
 def test_members_of_tars_may_have_any_order_and_path(tmp_path):
-    """Tests orders, folders, other files, upper case, and names that would leave a folder."""
+    """The members include folders, other files, upper case and paths outside of the folder."""
     files = [
         ("./a/1.txt", b"\xef\xbb\xbfone"),
         ("./a/1.JPG", RED),
@@ -215,7 +215,7 @@ THREE = [row(f"00000000{n}", RED, f"text {n}") for n in range(3)]
 
 def test_a_tar_truncated_anywhere_keeps_its_complete_samples(tmp_path):
     data = write_tar(tmp_path / "00000.tar", members(THREE)).read_bytes()
-    ends, end = [], 0  # the last byte of each sample, after which zeros fill a block of 512 bytes
+    ends, end = [], 0  # `ends`: last byte of each sample, without padding
     for name, content in members(THREE):
         if name.endswith(".txt"):
             ends.append(end + 512 + len(content))
@@ -225,16 +225,16 @@ def test_a_tar_truncated_anywhere_keeps_its_complete_samples(tmp_path):
         *kept, last = read(tmp_path)
         count = sum(size >= end for end in ends)
         expected = [record(f"00000:00000000{n}", RED, f"text {n}") for n in range(count)]
-        # The files that belong to the very first sample are not known.
+        # Without a previous sample, the reader cannot know whether a sample is complete.
         assert kept == expected or (count == 1 and kept == []), size
         assert last.reason == "tar is cut short or broken"
         assert last.example.startswith(f"{tmp_path}/00000.tar, after "), size
-    (tmp_path / "00000.tar").write_bytes(data[:-512])  # A single block of zeros ends the tar.
+    (tmp_path / "00000.tar").write_bytes(data[:-512])  # One block of zeros is enough.
     assert len(read(tmp_path)) == 3
 
 
 def test_images_that_only_the_parquet_file_has_are_counted(tmp_path):
-    """The Parquet file reports success, and the tar was truncated afterwards."""
+    """According to the Parquet file, the images were downloaded, but the tar is truncated."""
     pytest.importorskip("pyarrow", reason=NEEDS_PARQUET)
     write_shard(tmp_path, "webdataset", [*THREE, failed_row("000000003")])
     path = tmp_path / "00000.tar"
@@ -295,7 +295,7 @@ def test_a_damaged_record_of_a_tfrecord_is_skipped(tmp_path):
     path = crawl_files.write_tfrecord(tmp_path / "00000.tfrecord", THREE)
     data = bytearray(path.read_bytes())
     length = len(data) // 3
-    data[data.index(RED, length) + 200] ^= 1  # The example still parses.
+    data[data.index(RED, length) + 200] ^= 1  # This byte is inside the image.
     path.write_bytes(data)
     items = read(tmp_path)
     assert [getattr(item, "id", item) for item in items] == [
@@ -303,7 +303,7 @@ def test_a_damaged_record_of_a_tfrecord_is_skipped(tmp_path):
         Skipped("record is damaged", f"{path}, record 1"),
         "00000:000000002",
     ]
-    for wrong_length in (length - 17, 1 << 62):  # These do not match their checksum.
+    for wrong_length in (length - 17, 1 << 62):  # The checksum does not match.
         data[2 * length : 2 * length + 8] = struct.pack("<Q", wrong_length)
         path.write_bytes(data)
         assert read(tmp_path)[2] == Skipped("tfrecord is cut short or broken", f"{path}, record 2")
@@ -333,7 +333,7 @@ def test_a_parquet_file_of_links_is_not_a_shard(tmp_path):
 
 
 def test_a_parquet_file_needs_only_images_and_texts(tmp_path):
-    """Without keys, samples are named by their numbers."""
+    """The file has no keys, so the samples are named by their numbers."""
     pa = pytest.importorskip("pyarrow", reason="reads Parquet")
     import pyarrow.parquet
 
@@ -361,7 +361,7 @@ def test_record_set_has_all_records_and_counts_the_others(tmp_path):
     raw = tmp_path / "raw"
     write_shard(raw, "webdataset", ROWS)
     write_shard(raw, "files", THREE, stem="00001")
-    out = raw / "out"  # A record set below raw_dir is not read by the second conversion.
+    out = raw / "out"  # The second conversion must not read the record set of the first.
     for _ in range(2):
         manifest = convert("crawl", raw, out, "train")
     ledger = manifest["ledger"]

@@ -42,7 +42,7 @@ def write_list(raw, name, lines):
     (raw / name).write_bytes(data)
 
 
-# img2dataset's readers change captions (quotes); the captions of the list are used.
+# img2dataset changes quotes in captions; the original captions of the list must be used.
 LIST = [
     ('"a red thing" , by someone', "red"),
     ("dead", "dead"),
@@ -65,7 +65,7 @@ def cc3m_lines(rows):
 
 
 def missing(name, offset):
-    """Returns the item for a row without an image."""
+    """Returns the `Skipped` for a row without an image."""
     return Skipped("image was not downloaded", f"{url(name)}, at byte {offset} of the list")
 
 
@@ -98,7 +98,7 @@ def raw(tmp_path):
 
 
 def separate(items):
-    """Returns (records, skipped) in order."""
+    """Returns (list of records, list of `Skipped`), both in order."""
     kept = [item for item in items if isinstance(item, Record)]
     return kept, [item for item in items if isinstance(item, Skipped)]
 
@@ -108,7 +108,7 @@ def separate(items):
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_captions_come_from_the_list(tmp_path, format):
-    """Every row and every image is counted once: 6 rows, and an image without a row."""
+    """Each of the 6 rows and the image without a row is counted once."""
     pytest.importorskip("pyarrow", reason=NEEDS_PARQUET)
     write_list(tmp_path, TRAIN, cc3m_lines(LIST))
     write_shard(tmp_path / "images", format, IMAGES)
@@ -130,7 +130,7 @@ def test_cc12m_has_the_opposite_order_of_columns(raw):
 
 
 def test_without_parquet_files_a_dead_link_counts_as_never_tried(tmp_path):
-    """This holds for tars of other hosts."""
+    """Tars of other hosts have no Parquet files, which would list the links that were tried."""
     write_list(tmp_path, TRAIN, cc3m_lines(LIST))
     write_tar(tmp_path / "images" / "00000.tar", members(IMAGES))
     kept, skipped = separate(read(tmp_path))
@@ -161,7 +161,7 @@ def test_images_without_url_are_found_by_the_number_of_their_row(tmp_path):
 
 @pytest.mark.parametrize("sidecar", [False, True])
 def test_rows_that_share_a_url_keep_their_own_captions(tmp_path, sidecar):
-    """Each row was downloaded separately with its own caption; two were not downloaded."""
+    """Rows with the same URL were downloaded separately; two of them failed."""
     lines = cc3m_lines([("one", "a"), ("two", "a"), ("three", "a"), ("four", "a"), ("five", "b")])
     write_list(tmp_path, TRAIN, lines)
     rows = [row("2", RED, "three", "a"), row("0", GREEN, "one", "a"), row("4", BLUE, "five", "b")]
@@ -173,7 +173,7 @@ def test_rows_that_share_a_url_keep_their_own_captions(tmp_path, sidecar):
 
 
 def test_invalid_lines_are_counted(tmp_path):
-    """Tests a byte order mark, CRLF, an empty line, other columns, no UTF-8, no last line end."""
+    """The list has a byte order mark, CRLF, an empty line, wrong columns and invalid UTF-8."""
     links = [url(name).encode() for name in "abcdef"]
     lines = [
         b"\xef\xbb\xbfone\t" + links[0] + b"\r\n",
@@ -269,7 +269,7 @@ def test_incomplete_raw_folders_are_refused(tmp_path):
     with pytest.raises(UserError, match="expected mine.tsv in"):
         read(tmp_path, captions="mine.tsv")
     write_tar(tmp_path / "val" / "00000.tar", members(IMAGES))
-    with pytest.raises(UserError, match="no file of images in .* is of the split train"):
+    with pytest.raises(UserError, match="no file of images in .* has the split train"):
         read(tmp_path)
 
 

@@ -1,8 +1,9 @@
 """Damaged raw files of every data set.
 
-Each test damages one file of the small raw folder of a data set. A file that the data set needs is
-reported in one message with its name, and nothing is written. A damaged image, or a row of a crawl,
-is skipped and counted. Damage that is specific to one data set is tested with its converter.
+Each test damages one file in a small raw folder of a data set. Damage to a file that the data set
+needs must give one error message with its name, and nothing may be written. Damaged images and
+damaged rows of a crawl must be skipped and counted. Damage that only one data set can have
+is tested in the test file of the data set.
 """
 
 import gzip
@@ -32,7 +33,7 @@ def three_classes(monkeypatch):
 
 
 def convert(key, raw, out):
-    """Converts a raw folder like the command, which asks for the splits first."""
+    """Converts a raw folder as the command does, which first lists the splits."""
     name, split, _ = FOLDERS[key]
     dataset = DATASETS[name]
     if hasattr(dataset, "splits"):
@@ -45,7 +46,7 @@ def convert(key, raw, out):
 def convert_to_outcome(key, raw, out):
     """Returns {reason: number of dropped records}, or the message of a UserError.
 
-    Checks that the record set is complete, or that nothing is written.
+    Checks that the record set is complete or, after an error, that nothing is written.
     """
     _, split, _ = FOLDERS[key]
     try:
@@ -62,7 +63,7 @@ def convert_to_outcome(key, raw, out):
 
 @pytest.fixture
 def damage_and_convert(tmp_path):
-    """Function that writes a raw folder, damages one file, and returns the outcome."""
+    """A function that writes a raw folder, damages one file, and returns the outcome."""
     numbers = itertools.count()
 
     def run(key, file, damage):
@@ -131,7 +132,7 @@ def remove(path):
 
 def replace_by_pipe(path):
     path.unlink()
-    os.mkfifo(path)  # Opening it would block.
+    os.mkfifo(path)  # Opening a pipe without a writer blocks.
 
 
 UNPACK = "{} does not unpack .*; download it again"
@@ -150,8 +151,8 @@ def if_missing(message):
     return dict.fromkeys(MISSING, message)
 
 
-# (raw folder, file): {damage: the message, or the records dropped}. In messages, {} stands for the
-# path of the file and {file} for its name.
+# {(raw folder, file): {damage: outcome}}. The outcome is an error message or the numbers of dropped
+# records. In messages, {} stands for the path of the file and {file} for its name.
 DAMAGES = {
     ("table", "t.tsv"): {
         empty: "{} is empty; expected a header",
@@ -357,7 +358,7 @@ WITH_PHOTOGRAPHS = [key for key in FOLDERS if not re.match("opus|ccm|tatoeba|sts
 
 
 def replace_first_photograph(monkeypatch, image):
-    """Makes `raw_folders` write one image, and afterwards its usual ones."""
+    """Makes `raw_folders` write `image` as the first photograph; the others stay as usual."""
     images = itertools.chain([image], itertools.repeat(raw_folders.photograph("red")))
     monkeypatch.setattr(raw_folders, "photograph", lambda color: next(images))
 
@@ -372,7 +373,7 @@ def test_an_image_with_too_many_pixels_is_skipped(key, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("key", WITH_PHOTOGRAPHS)
 def test_an_image_with_too_many_bytes_is_skipped(key, tmp_path, monkeypatch):
-    """A gigabyte of zeros takes a megabyte of an archive."""
+    """A gigabyte of zeros takes only a megabyte in a compressed archive."""
     replace_first_photograph(monkeypatch, raw_folders.photograph("red") + bytes(100_000))
     FOLDERS[key][2](tmp_path / "raw")
     assert convert_to_outcome(key, tmp_path / "raw", tmp_path / "out") == {}
@@ -389,7 +390,8 @@ def test_an_image_in_a_tar_with_too_many_bytes_is_not_read():
 
 def test_images_in_inner_tars_with_too_many_bytes_are_skipped(tmp_path, monkeypatch):
     FOLDERS["imagenet"][2](tmp_path / "raw")
-    monkeypatch.setattr(image_files, "MAX_BYTES", 100)  # The PNG is smaller, the four JPEGs larger.
+    # The PNG has fewer bytes than the limit, the four JPEGs have more.
+    monkeypatch.setattr(image_files, "MAX_BYTES", 100)
     outcome = convert_to_outcome("imagenet", tmp_path / "raw", tmp_path / "out")
     assert outcome == {"image too large": 4}
 
@@ -419,7 +421,7 @@ BOMBS = {
 def test_a_list_that_unpacks_to_too_many_bytes_is_refused(
     damage_and_convert, key, file, monkeypatch
 ):
-    """Reading stops soon after the limit."""
+    """Reading stops soon after the limit, so the message names a size near the limit."""
     monkeypatch.setattr(bounded_read, "MAX_BYTES", 1_000_000)
     monkeypatch.setattr(bounded_read, "_CHUNK_BYTES", 1_000)
     outcome = damage_and_convert(key, file, lambda path: path.write_bytes(BOMBS[key, file]))

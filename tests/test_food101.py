@@ -91,7 +91,7 @@ def test_units_divide_an_archive_into_parts(tmp_path, monkeypatch, mode):
     units = food101.plan(str(archive), "train")
     actual = [list(food101.read(unit)) for unit in units]
     assert actual == [EXPECTED["train"][:2], *([item] for item in EXPECTED["train"][2:])]
-    if mode == "w:gz":  # Each further unit decompresses more of it.
+    if mode == "w:gz":  # Each unit decompresses from the start.
         monkeypatch.setattr(image_list, "_MAX_GZIP_UNITS", 2)
         assert len(food101.plan(str(archive), "train")) == 2
 
@@ -149,9 +149,9 @@ def test_corrupt_archives_are_refused(tmp_path):
         archive = path.read_bytes()
         sizes = [len(archive) // 2, 700, 0]
         if mode == "w:gz":
-            sizes.append(len(archive) - 4)  # in the checksum
+            sizes.append(len(archive) - 4)  # cuts the checksum
         else:
-            # In a header, and between two headers: tarfile itself takes both for the end.
+            # The tar ends in a header, or between two files; tarfile alone would report no error.
             last = archive.rindex(b"food-101/")
             sizes += [last + 100, last]
         for size in sizes:

@@ -23,12 +23,12 @@ TRANSLUCENT.putalpha(100)
 
 
 def bitmap(bits, packing=0, header=40):
-    """Returns a BMP of a variant that Pillow does not write."""
+    """Returns a BMP in a variant that Pillow cannot write."""
     pixels = np.asarray(IMAGE)[::-1].astype(int)
     if bits == 16:
         red, green, blue = (pixels[..., i] >> 3 for i in range(3))
         body = (red << 10 | green << 5 | blue).astype("<u2").tobytes()
-    elif bits == 8:  # run-length encoded if `packing` is 1; the palette is a gray ramp
+    elif bits == 8:  # A `packing` of 1 means run-length encoding; the palette is a gray ramp.
         gray = pixels[..., 0].astype(np.uint8)
         rows = (b"".join(bytes([1, value]) for value in row) + b"\0\0" for row in gray)
         body = b"".join(rows) + b"\0\1" if packing else gray.tobytes()
@@ -63,7 +63,7 @@ UNCHANGED = {  # images that TensorFlow decodes correctly
     "gray bmp": encode(IMAGE.convert("L"), "BMP"),
     "bmp of 32 bits": bitmap(32),
 }
-CONVERTED = {  # images that must become PNG
+CONVERTED = {  # images that must be converted to PNG
     "webp": encode(TRANSLUCENT, "WEBP", lossless=True, exact=True),
     "animated webp": encode(
         IMAGE, "WEBP", lossless=True, save_all=True, append_images=[IMAGE.rotate(180)]
@@ -73,7 +73,7 @@ CONVERTED = {  # images that must become PNG
     "bmp of 16 bits": bitmap(16),
     "packed bmp": bitmap(8, packing=1),
     "old bmp": bitmap(8, header=12),
-    # Its first pixels have the bytes that the longer header of a new BMP would have there.
+    # The first pixels have the same bytes as the corresponding fields of a longer BMP header.
     "ambiguous old bmp": (old := bitmap(24, header=12))[:28] + b"\x18" + bytes(5) + old[34:],
     "gif without its end": encode(IMAGE.convert("P"), "GIF")[:-2],
 }
@@ -111,7 +111,7 @@ def test_tensorflow_decodes_every_accepted_image_to_its_pixels():
                 actual = image_ops.decode(data).numpy().astype(int)
             except tf.errors.InvalidArgumentError:
                 continue
-            # Otherwise the conversion would not be necessary.
+            # A conversion is necessary only if TensorFlow decodes other pixels.
             assert np.abs(actual - pixels(data)).max() > 10, name
 
 
@@ -121,7 +121,7 @@ def test_truncated_images_are_refused(name):
     removed = {1, 2, 4, 8, 12, 13, 20, 30, len(data) // 2, len(data) - 1, len(data)}
     refused = (None, "image does not decode")
     accepted = {n for n in removed if image_files.validate_image(data[:-n]) != refused}
-    # A GIF without its last byte has all its pixels; the last byte of this WebP is padding.
+    # A GIF without its last byte is complete enough to decode; this WebP ends with a padding byte.
     assert accepted <= {"gif": {1, 2}, "webp": {1}}.get(name, set())
     for n in accepted:
         validated, _ = image_files.validate_image(data[:-n])
@@ -172,7 +172,7 @@ def test_only_files_inside_of_the_folder_are_loaded(tmp_path, monkeypatch):
         with pytest.raises(UserError, match=f"^row 1: the image {name!r} lies outside .*; set im"):
             image_files.load_image(tmp_path, name, "row 1")
     with open(tmp_path / "huge.png", "wb") as file:
-        file.truncate(1 << 42)  # larger than the memory
+        file.truncate(1 << 42)  # more bytes than fit into memory
     assert image_files.load_image(tmp_path, "huge.png", "row 1") == (None, "image too large")
     monkeypatch.setattr(image_files, "MAX_BYTES", len(UNCHANGED["png"]) - 1)
     assert image_files.validate_image(UNCHANGED["png"]) == (None, "image too large")

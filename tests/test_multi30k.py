@@ -28,7 +28,7 @@ def write(folder, path, *lines):
 
 
 def write_split(folder, stem1, stem2, names):
-    """Writes a split with two captions in task 2; line 2 of task 1 is identical to one of them."""
+    """Writes a split with two captions in task 2; line 2 of task 1 equals one of these captions."""
     write(folder, f"{TEXTS}/task1/image_splits/{stem1}.txt", *names)
     write(folder, f"{TEXTS}/task2/image_splits/{stem2}_images.txt", *names)
     for code in ("en", "de", "fr", "cs"):
@@ -44,7 +44,7 @@ def write_split(folder, stem1, stem2, names):
 
 @pytest.fixture
 def raw(tmp_path):
-    """Small versions of all files; one image of each split is missing."""
+    """A raw folder with small versions of all files; one image of each split is missing."""
     for stem1, stem2, names in (
         ("train", "train", ["11.jpg", "12.jpg", "13.jpg"]),
         ("val", "val", ["21.jpg", "22.jpg"]),
@@ -242,7 +242,7 @@ def test_the_option_captions_replaces_the_english_texts(raw, name, content):
         Skipped("no text", "12.jpg"),
         Skipped("image missing", "13.jpg"),
     ]
-    # They are not needed for other languages.
+    # Other languages do not need the English captions.
     assert kept(raw, "val", captions=name, languages=("cs",))[0].texts == (("cs", "val cs 0"),)
     with pytest.raises(UserError, match=f"{name} has captions of none of the images, .* 31.jpg"):
         items(raw, "test", captions=name)
@@ -308,7 +308,7 @@ def test_the_error_without_any_image_names_the_folders(raw):
 
 
 def test_other_test_sets_need_images_and_have_only_task_1(raw):
-    """They have only task 1; the list of the COCO set has the number of a caption per image."""
+    """The image list of the COCO test set appends the number of a caption to each file name."""
     names = ["COCO_val2014_000000398076.jpg#657409", "COCO_val2014_000000000001.jpg#7"]
     write(raw, f"{TEXTS}/task1/image_splits/test_2017_mscoco.txt", *names)
     write(raw, f"{TEXTS}/task1/raw/test_2017_mscoco.de.gz", "ein Hund", "eine Katze")
@@ -362,7 +362,7 @@ def test_an_archive_gives_the_same_records_as_its_folder(raw, ending):
 
 
 def test_a_gzip_archive_is_decompressed_once_per_split(raw, monkeypatch):
-    """Independent of the number of units, since each opening decompresses it from the start."""
+    """Further units would decompress the archive again, from its start."""
     monkeypatch.setattr(multi30k, "_RECORDS_PER_UNIT", 1)
     opened = []
     monkeypatch.setattr(
@@ -370,8 +370,8 @@ def test_a_gzip_archive_is_decompressed_once_per_split(raw, monkeypatch):
     )
     path = str(pack(raw))
     ids = [record.id for record in kept(raw, "train")]
-    assert ids == ["12", "11"]  # the order of the archive
-    assert opened.count(path) == 2  # once to list the files, once to read the images
+    assert ids == ["12", "11"]  # The order is that of the archive.
+    assert opened.count(path) == 2  # Once to list the files, once to read images.
     assert [record.id for record in kept(raw, "val")] == ["21"]
     assert opened.count(path) == 3
     assert len(multi30k.plan(str(raw), "bitext")) == 3
@@ -494,7 +494,8 @@ def test_corrupt_text_files_are_refused(raw):
 def test_missing_tasks_are_named(raw, missing, message, split):
     shutil.rmtree(raw / TEXTS / missing)
     if message is None:
-        assert len(kept(raw, split)) == {"train": 2, "val": 1}[split]  # Task 2 has the list.
+        # The image list of task 2 is used.
+        assert len(kept(raw, split)) == {"train": 2, "val": 1}[split]
     else:
         with pytest.raises(UserError, match=message.format(split)):
             items(raw, split)
@@ -594,9 +595,9 @@ def test_the_command_converts_all_splits(raw):
         3,
         1,
         1,
-    ]  # train, bitext, val, test
+    ]  # Numbers of records in train, bitext, val and test.
     assert next(iter(sets["val"])).texts == (("cs", "val cs 0"), ("en", "val en 0"))
-    # A caption may say left or right, so flipping is off by default.
+    # Flipping is off by default, because captions may say left or right.
     assert sets["train"].manifest["augmentations"] == ["crop"]
     tool(raw, *arguments, "--out_dir=other", "--split=val", "--augmentations=crop,flip")
     assert RecordSet.open(raw / "other/val").manifest["augmentations"] == ["crop", "flip"]
@@ -620,7 +621,7 @@ def official():
 
 
 def expected_texts(split, image, parts):
-    """Returns the texts of an image in some files: `parts` are (task, file stem, language)."""
+    """Returns the texts of an image in the files `parts`, tuples (task, file stem, language)."""
     with open(os.path.join(DATA, f"multi30k/data/task1/image_splits/{split}.txt")) as file:
         line = file.read().split("\n").index(f"{image}.jpg")
     texts = set()
@@ -658,7 +659,7 @@ def test_the_official_train_split_has_14_texts_per_image(official):
     rows = {name: texts for unit in units for name, texts, _ in unit.rows}
     folder = units[0].locations[0]
     assert sum(os.path.isfile(os.path.join(folder, name)) for name in rows) == 6_993
-    # Five captions in English and German, and a translation in each of four languages.
+    # 5 English and 5 German captions, and a text of task 1 in each of 4 languages.
     assert {len(texts) for texts in rows.values()} == {14}
     assert rows["1000092795.jpg"][3:5] == (
         ("fr", "Deux jeunes hommes blancs sont dehors près de buissons."),

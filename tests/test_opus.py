@@ -49,7 +49,7 @@ IRREGULAR_KEPT = [
 
 
 def test_irregular_lines_are_stripped_or_skipped(tmp_path):
-    """Tests a byte order mark, CRLF, spaces, an empty line, no UTF-8, no last line end."""
+    """The lines have a byte order mark, CRLF, spaces, no text, invalid UTF-8, or no line end."""
     items = read(write_moses_zip(tmp_path, first=IRREGULAR[0], second=IRREGULAR[1]))
     assert [item for item in items if isinstance(item, Record)] == IRREGULAR_KEPT
     assert [item for item in items if isinstance(item, Skipped)] == [
@@ -111,7 +111,7 @@ def test_options_choose_languages_and_pairs(three_bitexts, options, names):
     [
         ({"languages": ("en", "pl")}, "unknown language .* 'pl'; known: de, en, fr, zh-cn"),
         ({"pairs": ("de-fr",)}, "unknown pair .* 'de-fr'; known: de-en, en-fr, en-zh-cn"),
-        ({"languages": ("de", "fr")}, "no bitext of .* has two of the languages"),
+        ({"languages": ("de", "fr")}, "no bitext in .* has two of the languages"),
     ],
 )
 def test_unknown_languages_and_pairs_are_refused(three_bitexts, options, message):
@@ -128,7 +128,7 @@ WORDS = [("a" * (i * 7 % 13), "b" * (i * 5 % 11)) for i in range(39)]
 @pytest.mark.parametrize("chunk", [1, 3, 50, 1 << 20])
 @pytest.mark.parametrize("size", [1, 2, 13, 14, 30, 100, 1000])
 def test_parts_contain_each_line_once(tmp_path, monkeypatch, size, chunk, last):
-    """Tests cuts inside a line, at its end, and parts in which no line starts."""
+    """Parts begin inside a line or at its end; in some parts no line starts."""
     monkeypatch.setattr(forward_lines, "_CHUNK_BYTES", chunk)
     monkeypatch.setattr(opus, "_BYTES_PER_UNIT", (size, size))
     monkeypatch.setattr(opus, "_MAX_PARTS", 1000)
@@ -167,7 +167,7 @@ def test_small_bitexts_share_units_and_large_ones_are_divided(tmp_path, monkeypa
 
 @pytest.mark.parametrize("lines, parts", [(3, 1), (8, 2), (16, 4), (400, 4), (4000, 10)])
 def test_a_single_bitext_is_divided_for_several_processes(tmp_path, monkeypatch, lines, parts):
-    """It is divided into quarters, but not below 40 or above 4,000 bytes."""
+    """A bitext is divided into 4 parts unless a part has less than 40 or more than 4,000 bytes."""
     monkeypatch.setattr(opus, "_BYTES_PER_UNIT", (40, 4000))
     write_moses_zip(tmp_path, "de", "xx", b"123456789\n" * lines, b"x\n" * lines)
     assert len(opus.plan(str(tmp_path), "train")) == parts
@@ -190,7 +190,8 @@ def test_sides_with_different_numbers_of_lines_are_refused(
     path = write_moses_zip(tmp_path, first=first, second=second)
     with pytest.raises(UserError, match=f"{path}: expected as many lines .* found {counts}; downl"):
         read(tmp_path)
-    for unit in opus.plan(str(tmp_path), "train")[-1:]:  # The last part finds it by itself.
+    # The last part detects the error without the other parts.
+    for unit in opus.plan(str(tmp_path), "train")[-1:]:
         with pytest.raises(UserError, match=counts):
             list(opus.read(unit))
 
@@ -226,8 +227,8 @@ def test_a_line_that_is_too_long_is_refused(tmp_path, monkeypatch):
     [
         ({}, "x.zip holds no bitext .* but nothing"),
         ({"README": "", "de.tsv": ""}, "x.zip holds no bitext .* but README, de.tsv; move it away"),
-        ({"C.de-en.de": "a\n", "C.de-en.ids": ""}, "has C.de-en.de, but not its other language"),
-        ({"C.de-en.en": "a\n", "README": ""}, "has C.de-en.en, but not its other language"),
+        ({"C.de-en.de": "a\n", "C.de-en.ids": ""}, "has C.de-en.de, but not the other language"),
+        ({"C.de-en.en": "a\n", "README": ""}, "has C.de-en.en, but not the other language"),
         ({"C.de-en.de": "a\n", "C.de-en.en": ""}, "C.de-en.en of .*x.zip is empty; download"),
         ({"../C.de-en.de": "a\n", "../C.de-en.en": "a\n"}, r"'\.\./C.de-en.de', a path outside"),
         ({"/C.de-en.de": "a\n", "/C.de-en.en": "a\n"}, "'/C.de-en.de', a path outside"),
@@ -244,7 +245,7 @@ def test_an_encrypted_zip_is_refused(tmp_path):
     path = write_moses_zip(tmp_path)
     data = bytearray(path.read_bytes())
     entry = data.index(b"PK\x01\x02", data.index(b"PK\x01\x02", data.index(b"PK\x01\x02") + 1) + 1)
-    data[entry + 8] |= 1  # the flags of the third file
+    data[entry + 8] |= 1  # encryption flag of the third file
     path.write_bytes(bytes(data))
     with pytest.raises(UserError, match="CCMatrix.de-en.de is encrypted"):
         read(tmp_path)

@@ -62,7 +62,8 @@ def test_only_filters_of_images_drop_images_that_do_not_decode(corpus, monkeypat
     assert corpus.ids([[broken]]) == ["broken"]
     large = Record("large", (encode(blurred_noise(0, 300, 300), "PNG"),), (("en", "x"),))
     fine = pair("fine", 100, 100)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20_000)  # Pillow refuses twice as many.
+    # Pillow refuses images of more than twice `MAX_IMAGE_PIXELS`.
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20_000)
     assert corpus.ids([[broken, large, fine]], short_side_above=9, overwrite=True) == ["fine"]
     assert corpus.dropped()[0] == {"image does not decode": 1, "image too large": 1}
 
@@ -242,9 +243,9 @@ def test_resizing_gives_the_pixels_of_the_input_pipeline(corpus):
     late = image_ops.resize(image_ops.decode(original), 200)
     assert early.shape == (200, 200, 3) and first.label == 2
     difference = abs(tf.cast(early, tf.int32) - tf.cast(late, tf.int32))
-    assert tf.reduce_mean(tf.cast(difference, tf.float32)) < 2  # the loss of JPEG
+    assert tf.reduce_mean(tf.cast(difference, tf.float32)) < 2  # JPEG is lossy.
     assert first.images[0] == tf.io.encode_jpeg(late, quality=100).numpy()
-    assert second.images == (exact,)  # An image of this size keeps its bytes.
+    assert second.images == (exact,)  # It already had this size.
     assert third == units[0][3]
     assert corpus.manifest["made_by"]["steps"] == {"resize": 200, "resize_quality": 100}
 

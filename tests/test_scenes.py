@@ -77,7 +77,7 @@ def test_the_sentences_by_hand_cover_all_words_with_twenty_per_language():
 
 
 def _all_phrases(language):
-    """Yields phrases with every object of a language at every position, with every link."""
+    """Yields phrases that combine every object of a language with every position and every link."""
     grammar, other = GRAMMARS[language], SceneObject("dog")
     for noun in scene_module.NOUNS:
         for size in (None, *scene_module.SIZES):
@@ -89,8 +89,8 @@ def _all_phrases(language):
                     yield grammar.phrase(Phrase(other, link, obj))
 
 
-# Legacy encodings have the characters of one country only, so they distinguish simplified Chinese
-# from Japanese, which Unicode blocks do not.
+# A legacy encoding contains only the characters of one country. It can therefore distinguish
+# simplified Chinese from Japanese; Unicode blocks cannot.
 ENCODINGS = {"zh": "gb2312", "ja": "euc_jp", "ko": "euc_kr"}
 LETTERS = {
     "en": "a-z",
@@ -172,7 +172,7 @@ def test_no_test_pair_occurs_in_training_for_any_seeds():
 
     train_pairs, test_pairs = pairs("train", 6000), pairs("test", 512)
     assert len(test_pairs) > 200 and not train_pairs & test_pairs
-    # Each colored shape by itself occurs in training.
+    # Each combination of color and shape occurs in training.
     assert len({obj for pair in train_pairs for obj in pair}) == 64
     assert 0.15 < len(scene_module.object_pairs("test")) / (64 * 49 / 2) < 0.25
 
@@ -225,7 +225,7 @@ def _words(text):
 
 @pytest.mark.parametrize("language", GRAMMARS)
 def test_bitext_has_every_word_of_the_captions_except_backgrounds(language, bitext):
-    # Chinese and Japanese do not separate words by spaces, so their characters are compared.
+    # Characters are compared in Chinese and Japanese, which do not separate words by spaces.
     split = list if language in ("zh", "ja") else _words
     grammar = GRAMMARS[language]
     bitext_words = {
@@ -273,7 +273,7 @@ def test_relations_hold_and_shapes_neither_overlap_nor_leave_a_crop():
         }[scene.link]
         assert along > first.radius + second.radius and along > 2 * abs(across)
         for placement, obj in ((first, scene.first), (second, scene.second)):
-            # The 64 pixels of a crop start at 0 to 8.
+            # A crop of 64 pixels starts at pixel 0 to 8.
             for center in (placement.x, placement.y):
                 assert 8 <= center - placement.radius and center + placement.radius <= 64
             assert (placement.radius > 11) if obj.size == "big" else (placement.radius < 7.5)
@@ -298,7 +298,7 @@ def test_the_colors_of_an_image_are_where_its_caption_says():
         )
         gap = {"left of": x2 - x1, "right of": x1 - x2, "above": y2 - y1, "below": y1 - y2}
         assert gap[scene.link] > 8
-        # The border, which a crop may cut off, has only the gray background.
+        # The border, which a crop may cut off, has no colored pixels.
         border = np.ones((72, 72), bool)
         border[8:64, 8:64] = False
         gray = pixels[border].astype(int)

@@ -24,7 +24,7 @@ def folder(tmp_path):
 
 
 def read(folder, content, name="t.tsv", split="train", **options):
-    """Writes a table into the folder and returns all items that reading it yields."""
+    """Writes a table into the folder and returns the list of all items that `table.read` yields."""
     write_files(folder, {name: content})
     return read_items(table, folder, split, file=name, **options)
 
@@ -227,7 +227,7 @@ def test_a_column_named_split_is_the_split_column(folder):
         assert record.id == "a.png"
         assert table.splits(str(folder), **other) == ("train",)
     (folder / "t.tsv").write_text("split\ten\ntrain\tone\nval\ttwo\n")
-    (folder / "t.tsv").rename(folder / "c.val.tsv")  # The file name has precedence.
+    (folder / "t.tsv").rename(folder / "c.val.tsv")  # The split in the file name has priority.
     (unit,) = table.plan(str(folder), "val", file="c.{split}.tsv")
     assert len(list(table.read(unit))) == 2
 
@@ -440,7 +440,7 @@ def test_emoji_has_the_expected_records():
     )
     assert len(records) == 176 and all(isinstance(item, Record) for item in records)
     assert len({code for record in records for code, _ in record.texts}) == 95
-    # Counted with awk: the non-empty cells of the rows whose fourth column is "val".
+    # awk counts the same number of non-empty cells in the rows whose fourth column is "val".
     assert sum(len(record.texts) for record in records) == 16633
     path = os.path.join(real_folder("emoji"), "images", records[0].id + ".png")
     with open(path, "rb") as file:

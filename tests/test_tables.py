@@ -17,11 +17,11 @@ from tf_mural.reports import result_tables
         ("abc", 3),
         ("日本語", 6),
         ("한국어", 6),
-        ("ｶﾅ", 2),  # half-width
-        ("e\u0301", 1),  # e with a combining accent
-        ("स्ते", 2),  # two consonants with two marks
-        ("\u1112\u1161\u11ab", 2),  # a Korean syllable of three letters
-        ("a\u200d\ufe0fb", 2),  # joiner and variation selector
+        ("ｶﾅ", 2),  # Half-width katakana.
+        ("e\u0301", 1),  # An e with a combining accent.
+        ("स्ते", 2),  # Two consonants with two marks.
+        ("\u1112\u1161\u11ab", 2),  # A Korean syllable of three letters.
+        ("a\u200d\ufe0fb", 2),  # Joiner and variation selector.
     ],
 )
 def test_display_width_counts_columns_of_a_terminal(text, width):
@@ -62,7 +62,7 @@ def test_a_table_rejects_rows_of_another_width():
 
 
 def make_result(recalls, interval=None):
-    """Returns a retrieval result whose recalls are AR, AR + 1, ... in each language."""
+    """Returns a retrieval result; the recalls of a language are AR, AR + 1 and so on."""
     names = [f"{direction}_r{k}" for direction in ("i2t", "t2i") for k in (1, 5, 10)]
     values = {
         code: {name: recall + i for i, name in enumerate(names)}

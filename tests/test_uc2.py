@@ -38,7 +38,7 @@ def write_jsonl(raw, *rows, name="cc3m_multilingual.jsonl"):
     (raw / name).write_text("".join(f"{line}\n" for line in lines))
 
 
-# Images with captions that are not used.
+# The captions next to the images must not be used.
 A = row("000000000", RED, "not this", "a")
 B = row("000000001", GREEN, "nor this", "b")
 
@@ -177,7 +177,7 @@ def write_database(raw, name, entries, txt2img=None):
         raw: raw folder.
         name: name of the folder.
         entries: {key: entry}.
-        txt2img: {key: image}; by default that of the entries.
+        txt2img: contents of txt2img.json, {key: image}; by default the images in the entries.
     """
     import lmdb
     import lz4.frame
@@ -201,7 +201,7 @@ def entry_with_text(image, text):
 
 
 def test_databases_of_several_languages_are_joined(tmp_path, packages):
-    """German lacks images; Chinese has another order and other keys, and its name is misspelled."""
+    """German lacks images; Chinese has other keys in another order and a misspelled folder."""
     texts = {n: entry_with_text(n, f"en {n}") for n in ("0", "1", "2")}
     write_database(tmp_path, "conceptual_caption_en_train.db", texts)
     write_database(
@@ -210,7 +210,8 @@ def test_databases_of_several_languages_are_joined(tmp_path, packages):
     zh = {"3": "zh 3", "1": "zh 1", "0": "零", "2": "zh 2"}
     chinese = {f"x{n}": entry_with_text(n, text) for n, text in zh.items()}
     write_database(tmp_path, "conceptual_caption_zh_trian.db", chinese)
-    write_database(tmp_path, "conceptual_caption_ende_train.db", texts)  # pairs of the same texts
+    # The folder ende, which contains pairs of the same texts, must be ignored.
+    write_database(tmp_path, "conceptual_caption_ende_train.db", texts)
     write_database(tmp_path, "conceptual_caption_en_val.db", {"0": entry_with_text("1", "en val")})
     write_tar(tmp_path / "x.tar", [("gcc_1.jpg", GREEN), ("gcc_0.jpg", RED), ("gcc_9.jpg", BLUE)])
     assert read(tmp_path) == [
@@ -244,7 +245,7 @@ def test_databases_are_joined_by_the_list_of_links(tmp_path, packages):
 
 @pytest.fixture
 def sentencepiece(tmp_path):
-    """(path of a small model, function that maps a text to XLM-R's ids, number of pieces)."""
+    """Returns (path of a small model, callable from text to XLM-R's ids, number of pieces)."""
     package = pytest.importorskip("sentencepiece", reason="decodes the tokens of UC2's databases")
     lines = ["a dog in the park", "ein Hund im Park", "公園の犬", "un chien dans le parc"] * 20
     stream = io.BytesIO()
@@ -258,7 +259,7 @@ def sentencepiece(tmp_path):
     path = tmp_path / "sentencepiece.bpe.model"
     path.write_bytes(stream.getvalue())
     model = package.SentencePieceProcessor(model_proto=stream.getvalue())
-    # fairseq has <s> 0, <pad> 1, </s> 2, <unk> 3; the pieces from 3 follow with their ids plus 1.
+    # In fairseq, 0 to 3 are <s>, <pad>, </s> and <unk>; SentencePiece's ids from 3 on grow by 1.
     return path, lambda text: [i + 1 if i else 3 for i in model.encode(text)], len(model)
 
 
@@ -266,7 +267,7 @@ def test_tokens_are_decoded_by_the_sentencepiece_model(tmp_path, packages, sente
     path, ids, size = sentencepiece
     tokens = {
         "0": [0, *ids("ein Hund im Park"), 2],
-        "1": [*ids("公園の犬"), 1, size + 1],  # padding and the mask, the last id
+        "1": [*ids("公園の犬"), 1, size + 1],  # <pad>, and <mask>, which has the last id
         "2": ids("a dog Ω"),
     }
     entries = {k: {"img_fname": f"{k}.npz", "input_ids": ids} for k, ids in tokens.items()}

@@ -21,7 +21,7 @@ FIRST, SECOND, THIRD = (name.removesuffix(".jpg") for name in NAMES)
 
 @pytest.fixture
 def raw(tmp_path):
-    """Three images, one of which is missing; Korean with CRLF and without a final line break."""
+    """A raw folder of three images, one of which is missing; the Korean file has CRLF line ends."""
     files = {
         "XTD10/test_image_names.txt": "".join(name + "\n" for name in NAMES),
         "XTD10/test_1kcaptions_en.txt": "one\ntwo\nthree\n",
@@ -155,7 +155,7 @@ def test_a_conversion_counts_every_line_and_notices_new_images(raw, tmp_path):
     assert manifest["languages"] == {"de": 3, "en": 3, "ja": 3, "ko": 2}
     assert [r.texts for r in RecordSet.open(tmp_path / "out/texts")] == list(TEXTS)
     write_files(raw, {f"train2014/{NAMES[2]}": plain_image("white")})
-    convert("xtd10", raw, tmp_path / "out", "texts")  # The existing set is kept: it has no images.
+    convert("xtd10", raw, tmp_path / "out", "texts")  # The set is kept, because it has no images.
     with pytest.raises(UserError, match="another recipe"):
         convert("xtd10", raw, tmp_path / "out", "test")
 

@@ -9,12 +9,12 @@ from helpers.archives import tar_bytes
 
 CLASSES = ["apple", "aquarium_fish", "baby"]
 LABELS = {"train": [2, 0, 1, 2], "test": [1, 0]}
-COARSE_LABELS = [14, 4, 1, 14]  # Differ from the fine labels; the first of two bytes.
+COARSE_LABELS = [14, 4, 1, 14]  # the first label of a row; unlike the fine labels
 
 
 @functools.cache
 def pixels(split):
-    """Returns noise, uint8 (n, 3, 32, 32), so that swapped channels or axes are noticed."""
+    """Returns noise, uint8 (n, 3, 32, 32), which reveals swapped channels or axes."""
     shape = (len(LABELS[split]), 3, 32, 32)
     return np.random.default_rng(len(split)).integers(0, 256, shape, np.uint8)
 
@@ -62,7 +62,7 @@ def python_batch(split):
 
 
 def official_files(version):
-    """Returns the files of the archive of a version, "binary" or "python": {name: bytes}."""
+    """Returns {name: bytes} of the archive of a version, "binary" or "python"."""
     if version == "binary":
         names = "".join(f"{name}\n" for name in CLASSES).encode()
         files = {"train.bin": binary_batch("train"), "test.bin": binary_batch("test")}

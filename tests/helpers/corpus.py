@@ -19,7 +19,7 @@ needs_imagehash = pytest.mark.skipif(
 class CorpusConverter:
     """Converts lists of units, which are lists of `Record` and `Skipped`, in this process.
 
-    An exception in a unit is raised when it is reached.
+    A unit may contain an exception, which is raised when the unit is read up to it.
 
     Args:
         folder: folder of the record sets.

@@ -26,7 +26,7 @@ def row(key, image=None, caption=None, name=None, status="success", error=None):
         key: name of the sample.
         image: encoded bytes, or None.
         caption: str, or None.
-        name: the image in its `url`; by default the key.
+        name: name of the image in its URL; by default the key.
         status, error: img2dataset's status and error message.
     """
     meta = {
@@ -73,7 +73,7 @@ def write_parquet(path, rows, kind=None):
     Args:
         path: `pathlib.Path`.
         rows: list of `row`.
-        kind: extension of the images, to add a column of images and one of captions.
+        kind: extension of the images, which adds columns of images and captions; None: no images.
     """
     pa = pytest.importorskip("pyarrow", reason="Parquet is written with pyarrow")
     import pyarrow.parquet

@@ -1,4 +1,4 @@
-"""Runs a data set the way a conversion does."""
+"""Reads and converts data sets in the process of the test."""
 
 import pickle
 

@@ -14,7 +14,7 @@ def square(number):
 
 
 def process_id(folder, number):
-    """Returns the id of the process, after another job has started or 5 s."""
+    """Returns the id of the process, as soon as another job has started or after 5 s."""
     open(os.path.join(folder, f"{number}"), "w").close()
     end = time.monotonic() + 5
     while len(os.listdir(folder)) < 2 and time.monotonic() < end:
@@ -35,7 +35,7 @@ def raise_key_error(number):
 
 
 def leave_file_and_fail(folder, number):
-    """Leaves a file; the job 0 then fails, all others take 0.3 s."""
+    """Writes a file; job 0 then fails, and all other jobs take 0.3 s."""
     open(os.path.join(folder, f"{number}-{os.getpid()}-{time.monotonic_ns()}"), "w").close()
     if number == 0:
         raise UserError("the first fails")
@@ -50,7 +50,7 @@ def kill_worker(number):
 
 
 def kill_worker_once(folder, number):
-    """Kills its process for the number 1, the first time."""
+    """Kills its process for the number 1, but only in the first attempt."""
     path = os.path.join(folder, "died")
     if number == 1 and not os.path.exists(path):
         open(path, "w").close()
@@ -64,5 +64,5 @@ def imported_frameworks(number):
 
 
 def discard_result(element):
-    """Replaces the call of a job by Beam: computes, but writes no result file."""
+    """Replaces `beam._call`: runs the job, but writes no result file."""
     return element[0] ** 2

@@ -10,8 +10,8 @@ KIT = "ILSVRC2012_devkit_t12"
 TENCH, SETTER, FOX = "n01440764", "n02100735", "n02119789"  # numbers 3, 2 and 1 of the kit
 CLASSES = ["tench, Tinca tinca", "English setter", "kit fox, Vulpes macrotis"]
 
-# The output of scipy.io.savemat(..., {"synsets": s}, do_compression=True) of SciPy 1.17.1 after the
-# text header of the file. s is a struct array (4, 1) with the fields of the official file; the
+# The output of scipy.io.savemat(..., {"synsets": s}, do_compression=True) of SciPy 1.17.1; the text
+# header is replaced by spaces. s is a struct array (4, 1) with the fields of the official file. Its
 # fourth row, "canine", has children.
 META = b" " * 124 + base64.b64decode(
     "AAFJTQ8AAAB+AQAAeJztVNFOwjAULQQREl3QJx/7ATxsOB08QaImkhhj1ODjsoyyNY7OrCXiH/gB/oTf4Q/xCbasQKmY"
@@ -35,7 +35,7 @@ GROUND_TRUTH = b"3\n1\n2\n2\n"
 
 
 def kit_files(meta=META, ground_truth=GROUND_TRUTH):
-    """Returns the files of the development kit; {path: bytes}, as all functions here."""
+    """Returns the files of the development kit as {path: bytes}."""
     return {
         f"{KIT}/data/meta.mat": meta,
         f"{KIT}/data/ILSVRC2012_validation_ground_truth.txt": ground_truth,
@@ -43,12 +43,12 @@ def kit_files(meta=META, ground_truth=GROUND_TRUTH):
 
 
 def inner_tars():
-    """Returns the tar of each class."""
+    """Returns {path: bytes} of the tar of each class."""
     return {f"{wnid}.tar": tar_bytes(files, "w:") for wnid, files in IMAGES.items()}
 
 
 def as_archives():
-    """Returns the published archives."""
+    """Returns {path: bytes} of the published archives."""
     return {
         TRAIN: tar_bytes(inner_tars(), "w:"),
         VAL: tar_bytes(VALIDATION, "w:"),
@@ -57,12 +57,12 @@ def as_archives():
 
 
 def as_tars_in_folders():
-    """Returns the files with only the outer archives unpacked."""
+    """Returns {path: bytes} with only the outer archives unpacked."""
     return {f"train/{name}": data for name, data in inner_tars().items()} | as_folders(("val",))
 
 
 def as_folders(splits=("train", "val")):
-    """Returns the files with all archives unpacked."""
+    """Returns {path: bytes} with all archives unpacked."""
     files = {f"val/{name}": data for name, data in VALIDATION.items()} | kit_files()
     if "train" in splits:
         for wnid, images in IMAGES.items():

@@ -1,4 +1,4 @@
-"""Zips of OPUS."""
+"""Writes zips in the format of OPUS."""
 
 from helpers.archives import zip_bytes
 
@@ -11,7 +11,7 @@ def write_moses_zip(
     Args:
         folder: `pathlib.Path`.
         a, b: language codes.
-        first, second: bytes of the files of both languages.
+        first, second: contents of the files of the languages a and b.
         corpus: name of the corpus.
     """
     stem = f"{corpus}.{a}-{b}"

@@ -1,7 +1,7 @@
 """A small raw folder of every data set in its official layout.
 
-All photographs are returned by `photograph`, except those of ImageNet. Irregular records of a data
-set are tested with its converter; these folders contain few.
+All photographs come from the function `photograph`, except those of ImageNet. The folders contain
+few irregular records, because these are tested in the test file of each data set.
 """
 
 import json
@@ -141,12 +141,12 @@ def write_sun397(folder, packed=True):
 
 
 def write_imagenet(folder, packed=True):
-    """Writes three classes; the converter must expect `imagenet._NUM_CLASSES` of 3."""
+    """Writes three classes; the test must set `imagenet._NUM_CLASSES` to 3."""
     files = imagenet_files.as_archives() if packed else imagenet_files.as_folders()
     write_files(folder, files)
 
 
-# Name of each raw folder: (data set, split, function that writes it).
+# {name of a raw folder: (data set, split, function that writes the folder)}
 FOLDERS = {
     "table": ("table", "train", write_table),
     "multi30k": ("multi30k", "train", write_multi30k),

@@ -1,8 +1,9 @@
 """Captions and phrases of `scenes` in every language, written by hand before the generator.
 
 The content of a caption is given by its English words, separated by commas: `big red circle, left
-of, small blue square, striped` is a scene; without the last part it is a phrase. Every language has
-the same sixteen scenes, and at least six phrases of its own that cover its difficult cases.
+of, small blue square, striped` is a scene; without the background (`striped`) it is a phrase.
+Every language has the same sixteen scenes, and at least six further phrases that cover the
+difficult cases of the language.
 """
 
 SCENES = (

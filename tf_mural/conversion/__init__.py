@@ -10,7 +10,7 @@ decontamination   removes records that excluded record sets contain
 image_probe       size, gray version and resizing of encoded images
 hashes            64-bit hashes of records, texts and images
 ledger            counts of the records read, kept and dropped
-provenance        the recipe of a record set, by which an existing one is recognized
+provenance        the recipe of a record set, which identifies an existing record set
 publish           paths, locks and the final rename of a conversion
 """
 

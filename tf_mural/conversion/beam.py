@@ -1,8 +1,8 @@
-"""Jobs of a conversion as an Apache Beam pipeline on any runner that Beam supports.
+"""Runs the jobs of a conversion as an Apache Beam pipeline, on any runner that Beam supports.
 
-The pipeline is one map over the jobs. A job returns its result in a small file in a folder that the
-workers share with this process, because this works with every runner; the shards of the record set
-go to a shared folder, too.
+The pipeline is one map over the jobs. Each job writes its result to a small file in a folder that
+the workers share with this process, because this works with every runner. The shards of the record
+set are written to a shared folder, too.
 """
 
 import contextlib
@@ -31,18 +31,23 @@ _POLL_SECONDS = 0.1
 _STOP_SECONDS = 1.0
 _STOP = "stop"
 _WORKER_DIED = (
-    "a Beam worker ended early, perhaps for lack of memory; the same command continues from here"
+    "a Beam worker ended early, perhaps for lack of memory; run the same command again to continue"
 )
 _RUNNERS = {
-    # Beam's own DirectRunner first tries Prism, a program that it downloads and that ignores the
-    # flags --direct_*.
+    # Beam's own DirectRunner first downloads and tries the program Prism, which ignores the flags
+    # --direct_*.
     "DirectRunner": "FnApiRunner",
     "DaskRunner": "apache_beam.runners.dask.dask_runner.DaskRunner",
 }
 
 
 def run(function, jobs, flags, results):
-    """Runs at least one job; see `executors.run_on_beam`. `results` is an empty shared folder."""
+    """Implements `executors.run_on_beam` for one or more jobs.
+
+    Args:
+        function, jobs, flags: as for `executors.run_on_beam`.
+        results: an empty folder that this process and all workers share.
+    """
     runner, options, owns_processes = runner_and_options(flags)
     owner = os.getpid() if owns_processes else None
     elements = [
@@ -55,7 +60,7 @@ def run(function, jobs, flags, results):
 
 
 def _call(element):
-    """Runs one job and writes its result or exception to a file. Beam sees no exception."""
+    """Runs one job and writes its result or its exception to a file instead of raising it."""
     number, pickled, results, owner = element
     if owner is not None:
         _exit_with_owner(owner, results)
@@ -77,7 +82,7 @@ def _call(element):
 
 @functools.cache
 def _exit_with_owner(owner, results):
-    """Exits this worker, which serves a single run, when that run stops or its process dies."""
+    """Exits this worker when the run that it serves stops or the process `owner` dies."""
 
     def watch():
         while os.path.isdir(results) and not os.path.exists(os.path.join(results, _STOP)):
@@ -92,7 +97,10 @@ def _exit_with_owner(owner, results):
 
 
 def _to_picklable(error):
-    """Returns the exception with its traceback as a note, or a similar one that can be pickled."""
+    """Returns the exception with its traceback as a note.
+
+    If the exception cannot be pickled, returns a similar one that can be.
+    """
     if not isinstance(error, UserError):
         error.add_note(f"In a Beam worker:\n{traceback.format_exc()}")
     try:
@@ -107,7 +115,7 @@ def _to_picklable(error):
 
 
 def runner_and_options(flags):
-    """Parses Beam's flags to the arguments of `apache_beam.Pipeline`.
+    """Parses Beam's flags into the arguments of `apache_beam.Pipeline`.
 
     Args:
         flags: list of strings with one or more flags each.
@@ -118,37 +126,37 @@ def runner_and_options(flags):
     Raises:
         UserError: Beam does not know a flag.
     """
-    # Values contain commas, too, so that a comma separates flags only in front of another flag.
+    # A value may contain commas, therefore a comma separates two flags only if -- follows it.
     flags = [flag for joined in flags for flag in re.split(r",(?=--)", joined) if flag]
     stderr = io.StringIO()
     try:
         with contextlib.redirect_stderr(stderr):
             name = PipelineOptions(flags).view_as(StandardOptions).runner or "DirectRunner"
             name = _RUNNERS.get(name, name)
-            runner = create_runner(name)  # Importing the runner's module defines further flags.
+            runner = create_runner(name)  # Importing a runner's module defines its flags.
             options = PipelineOptions(flags)
-            known = options.get_all_options()
+            parsed = options.get_all_options()
             given = options.get_all_options(retain_unknown_options=True)
     except SystemExit as error:
         reason = stderr.getvalue().strip().splitlines()[-1].partition("error: ")[2]
         raise UserError(f"Beam refuses --beam={','.join(flags)}: {reason}") from error
     except (ImportError, ValueError) as error:
         raise UserError(f"Beam has no runner {name!r} here: {error}") from error
-    if name in _RUNNERS.values():  # Other runners ask their job server for its flags.
-        for flag in given.keys() - known.keys():
-            raise UserError(f"Beam knows no flag --{flag}{suggest(flag, known)}")
-    if name == _RUNNERS["DaskRunner"] and not (known["npartitions"] or known["partition_size"]):
-        # Beam's default puts 128 jobs in one task.
+    if name in _RUNNERS.values():  # Other runners have further flags of their job server.
+        for flag in given.keys() - parsed.keys():
+            raise UserError(f"Beam knows no flag --{flag}{suggest(flag, parsed)}")
+    if name == _RUNNERS["DaskRunner"] and not (parsed["npartitions"] or parsed["partition_size"]):
+        # Beam's default puts 128 jobs into one Dask task.
         options = PipelineOptions([*flags, "--dask_partition_size=1"])
-    if name == _RUNNERS["DirectRunner"] and known["direct_running_mode"] == "multi_processing":
+    if name == _RUNNERS["DirectRunner"] and parsed["direct_running_mode"] == "multi_processing":
         return *_multi_processing_runner(flags), True
     return runner, options, False
 
 
 def _multi_processing_runner(flags):
-    """Returns the direct runner in multi-process mode, whose workers do not log to the terminal."""
+    """Returns (direct runner whose worker processes do not log to the terminal, its options)."""
     options = PipelineOptions(flags)
-    # In the mode "multi_processing" Beam would build a worker command of its own.
+    # In the mode "multi_processing", Beam would replace the command below by its own.
     options.view_as(DirectOptions).direct_running_mode = "in_memory"
     command = f"exec {shlex.quote(sys.executable)} -m apache_beam.runners.worker.sdk_worker_main"
     environment = SubprocessSDKEnvironment.from_command_string(f"{command} 2>/dev/null")
@@ -183,7 +191,7 @@ class _Pipeline(threading.Thread):
                 client.close()
 
     def cancel(self):
-        """Asks the runner to stop, if it can."""
+        """Asks the runner to stop; has no effect on a runner that cannot be stopped."""
         with contextlib.suppress(Exception):
             self._result.cancel()
 
@@ -195,7 +203,7 @@ def _collect(pipeline, results, count):
     try:
         pipeline.start()
         while len(seen) < count:
-            # Asked before the files are read: an ended pipeline has written all of them.
+            # Checked before the files are read: a pipeline that has ended has written all results.
             ended = not pipeline.is_alive()
             for number, (succeeded, value) in _read_results(results):
                 if not succeeded:
@@ -216,7 +224,7 @@ def _collect(pipeline, results, count):
 
 
 def _record_thread_error(pipeline, hook, args):
-    """Handles exceptions of Beam's threads: the direct runner would wait for a dead worker."""
+    """Records that a worker died, because the direct runner would wait for it forever."""
     if args.thread is not None and args.thread.name == "run_worker":
         pipeline.error = pipeline.error or WorkerDiedError(_WORKER_DIED)
     elif not args.exc_type.__module__.startswith("grpc"):
@@ -224,7 +232,7 @@ def _record_thread_error(pipeline, hook, args):
 
 
 def _read_results(results):
-    """Yields (job number, outcome) of each result file and removes it, which keeps polls short."""
+    """Yields (job number, outcome) of each result file, and removes it to keep the folder small."""
     for name in os.listdir(results):
         number, _, extension = name.partition(".")
         if extension == "result":

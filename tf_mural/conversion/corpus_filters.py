@@ -2,8 +2,8 @@
 
 A corpus filter works like a group-by. In pass 1, `keys` maps each record to (key, value) pairs,
 which are spilled to sorted files as entries (key, value, position of the record) of three uint64.
-Between the passes, `select` reads all entries of a range of keys and returns what is dropped. In
-pass 2, a `DropList` applies this to the records of one unit.
+Between the passes, `select` gets all entries of a range of keys and selects the records and texts
+to drop. In pass 2, a `DropList` drops them from the records of one unit.
 """
 
 import array
@@ -19,20 +19,21 @@ from tf_mural.data import records
 from tf_mural.data.records import Skipped
 
 _HASH_BITS = 64
-_SPREAD = 0x9E3779B97F4A7C15  # Odd, so that products stay distinct; spreads keys over 64 bits.
+# Multiplication by this odd factor spreads keys over 64 bits and keeps different keys different.
+_SPREAD = 0x9E3779B97F4A7C15
 _ENTRIES_PER_FILE = 1 << 20
-ENTRIES_PER_RANGE = 1 << 21  # approximately, of a range of keys that is held in memory
+ENTRIES_PER_RANGE = 1 << 21  # Approximate number of entries in memory at a time.
 
 
 @dataclasses.dataclass(frozen=True)
 class CorpusFilter:
-    """One filter.
+    """A filter that needs all records of the corpus.
 
     Attributes:
         keys: callable (record, filters) that returns an iterable of (key, value).
-        select: callable (keys, values, positions, filters), with (n,) uint64 each, that returns
-            (positions, text hashes), (m,) uint64 each: what is dropped. A text hash of 0 stands
-            for the whole record.
+        select: callable (keys, values, positions, filters) that returns (positions, text hashes) of
+            the texts to drop; a text hash of 0 drops the whole record. The arguments are (n,)
+            uint64 arrays with one number per entry, the results are (m,) uint64 arrays.
         reason: callable (filters) that returns the reason for the ledger.
     """
 
@@ -49,16 +50,19 @@ def _record_key(record, filters):
 
 
 def _select_repeated(keys, values, positions, filters):
-    """Selects all records with a key except the first."""
+    """Selects all records that share a key except the first of them."""
     order = np.lexsort((positions, keys))
     later = positions[order][1:][keys[order][1:] == keys[order][:-1]]
     return later, np.zeros_like(later)
 
 
 def _phash_bands(record, filters):
-    """Yields (band, pHash) for each of `near_distance` + 1 bands of bits of each image.
+    """Yields (key, pHash) for each image and each of the `near_distance` + 1 bands of its pHash.
 
-    By the pigeonhole principle, hashes that differ in `near_distance` bits agree in one band.
+    The key identifies the band and the bits in it.
+
+    By the pigeonhole principle, two hashes that differ in at most `near_distance` bits agree in at
+    least one band.
     """
     count = filters.near_distance + 1
     cuts = [_HASH_BITS * band // count for band in range(count + 1)]
@@ -72,14 +76,14 @@ def _phash_bands(record, filters):
 
 
 def _select_near(keys, phashes, positions, filters):
-    """Selects records with an image similar to one of an earlier record."""
+    """Selects records with an image that is similar to an image of an earlier record."""
     order = np.lexsort((positions, phashes, keys))
     keys, phashes, positions = keys[order], phashes[order], positions[order]
     repeated = np.zeros(len(keys), bool)
     repeated[1:] = (keys[1:] == keys[:-1]) & (phashes[1:] == phashes[:-1])
     first = positions[~repeated][np.cumsum(~repeated) - 1]
     selected = [positions[repeated & (positions != first)]]
-    # Only the first of equal hashes remains, which keeps the number of comparisons small.
+    # To save comparisons, only the first of several entries with equal key and hash remains.
     keys, phashes, positions = keys[~repeated], phashes[~repeated], positions[~repeated]
     order = np.lexsort((positions, keys))
     keys, phashes, positions = keys[order], phashes[order], positions[order]
@@ -170,7 +174,10 @@ class DropList:
         self._indices, self._text_hashes, self._next = indices[order], text_hashes[order], 0
 
     def __call__(self, index, record, skip):
-        """Returns the record, the record with fewer texts, or None. Indices must increase."""
+        """Returns the record, possibly with fewer texts, or None if it is dropped.
+
+        The index must be greater at each call.
+        """
         start = self._next
         while start < len(self._indices) and self._indices[start] < index:
             start += 1
@@ -198,7 +205,7 @@ class DropList:
 class SpillWriter:
     """Collects entries (key, value, position) into files `<stem>-<number>.npy`, sorted by key.
 
-    A file has at most `_ENTRIES_PER_FILE` entries, so that memory use is constant.
+    A file has at most `_ENTRIES_PER_FILE` entries, which limits the use of memory.
 
     Attributes:
         files: paths of the files written.
@@ -217,7 +224,7 @@ class SpillWriter:
             self.flush()
 
     def flush(self):
-        """Writes the buffered entries to a new file. Must be called at the end."""
+        """Writes the buffered entries to a new file. Must be called after the last `add`."""
         if self._buffer:
             entries = np.frombuffer(self._buffer, np.uint64).reshape(-1, 3)
             self.count += len(entries)
@@ -234,7 +241,7 @@ def save_sorted(path, entries):
 
 
 def read_range(files, start, end, width):
-    """Reads the entries of several sorted files whose first number is in [start, end).
+    """Reads from several sorted files the entries whose first number is in [start, end).
 
     Args:
         files: paths of (n, width) uint64 arrays, each sorted by its first column.
@@ -254,16 +261,19 @@ def read_range(files, start, end, width):
 
 
 def key_ranges(count):
-    """Returns ranges [start, end) of keys with about `ENTRIES_PER_RANGE` of `count` entries each.
+    """Divides the keys of `count` entries into ranges of about `ENTRIES_PER_RANGE` entries.
 
     Keys are assumed to be spread evenly over [0, 2^64).
+
+    Returns:
+        A list of (start, end); the end does not belong to the range.
     """
     ranges = max(1, -(-count // ENTRIES_PER_RANGE))
     return [(2**64 * i // ranges, 2**64 * (i + 1) // ranges) for i in range(ranges)]
 
 
 def remove_files(files):
-    """Removes files; some may be missing."""
+    """Removes files; ignores missing ones."""
     for path in files:
         if os.path.exists(path):
             os.remove(path)

@@ -1,7 +1,7 @@
-"""Removes records that excluded record sets contain, which are mostly test sets.
+"""Removes records that also occur in excluded record sets, such as test sets.
 
-An image is recognized by its bytes and by its perceptual hash. A record without images, such as one
-of a bitext, is recognized by each pair of its texts.
+An image is recognized by its bytes and by its perceptual hash. A record without images, for
+example of a bitext, is recognized by each pair of its texts.
 """
 
 import functools
@@ -19,7 +19,10 @@ _KINDS = ("bytes", "phashes", "text_pairs")
 
 
 def plan_jobs(folders):
-    """Returns the arguments of `hash_records` that cover all sets.
+    """Returns a list of arguments of `hash_records` that together cover all excluded sets.
+
+    Args:
+        folders: folders of the excluded record sets.
 
     Raises:
         UserError: a record set is missing or incomplete.
@@ -33,7 +36,7 @@ def plan_jobs(folders):
 
 
 def hash_records(folder, start, end):
-    """Hashes the records [start, end) of a set.
+    """Hashes the records [start, end) of an excluded set.
 
     Returns:
         A dict with the lists "bytes" and "phashes" for images and "text_pairs" for texts. Each
@@ -99,6 +102,7 @@ def _load_hashes(path):
         hashed = json.load(file)
     phashes = np.array([key for key, _ in hashed["phashes"]], np.uint64)
     sources = [source for _, source in hashed["phashes"]]
-    # Reversed, so that the first of several records with the same hash is named.
+    # `dict` keeps the last of several records with the same hash. The order is reversed, because
+    # messages must name the first one.
     by_bytes, by_text_pair = (dict(reversed(hashed[kind])) for kind in ("bytes", "text_pairs"))
     return by_bytes, phashes, sources, by_text_pair

@@ -2,12 +2,14 @@
 
 Each pass is a map over independent jobs that an executor runs:
 
-    excluded sets   hashes of the records of excluded sets        ranges of their records
-    pass 1          spills the entries of the corpus filters      units
-    resolve         selects what each corpus filter drops         ranges of keys
-    pass 2          writes one or more shards of each unit        units
+    pass            task of a job                              one job for each
+    excluded sets   hash the records of excluded sets          range of their records
+    pass 1          spill the entries of the corpus filters    unit
+    resolve         select what a corpus filter drops          range of keys
+    pass 2          write one or more shards                   unit
 
-Without corpus filters there is no pass 1. Finished jobs are not run again after an interruption.
+Without corpus filters, pass 1 and resolve are omitted. After an interruption, finished units are
+not processed again.
 """
 
 import dataclasses
@@ -49,8 +51,8 @@ def convert(
 
     Equal input, options and filters give equal bytes, independent of the executor, the number of
     processes, the parts and interruptions. An existing set with the same recipe is kept. A second
-    conversion to the same place waits for the first one, but parts of one conversion run at the
-    same time.
+    conversion to the same folder waits until the first one has ended. Only parts of one conversion
+    can run at the same time.
 
     Args:
         dataset: a module of `tf_mural.datasets`, or any importable module with the same functions.
@@ -65,19 +67,19 @@ def convert(
             in this process.
         overwrite: whether to replace a record set that was made by another recipe.
         progress: callable that takes one line.
-        filters: `FilterConfig`; by default without filters.
-        part: (number from 0, total) to convert only the units whose number has this remainder. The
-            last part that finishes completes the record set.
+        filters: `FilterConfig`. Default: no filters.
+        part: (i, n) converts only the units whose number modulo n is i. The last part that finishes
+            completes the record set. Default: all units.
         executor: a key of `executors.EXECUTORS`.
-        flags: flags of the executor itself, if it has any.
+        flags: flags of the executor, such as those of Apache Beam.
 
     Returns:
         The manifest as a dict, or None if other parts must run before the record set is complete.
 
     Raises:
-        UserError: unknown options, raw data that cannot be used, no record kept, or a record set of
-            another recipe in `out_dir`.
-        WorkerDiedError: a `UserError`: a worker process was killed.
+        UserError: an option is unknown, the raw data cannot be used, no record is kept, or
+            `out_dir` contains a record set of another recipe.
+        WorkerDiedError: a worker process was killed; the class is a subclass of `UserError`.
     """
     run = lookup(EXECUTORS, executor, "executor")
     options, filters = dict(options or {}), filters or FilterConfig()
@@ -115,14 +117,14 @@ def convert(
 def ensure(name, out_dir, progress=print):
     """Converts the missing splits of a data set that needs no raw data, with its default options.
 
-    An existing complete set is kept, whatever its recipe.
+    A complete record set that exists is kept, even if it has another recipe.
 
     Args:
         name: a key of `datasets.DATASETS`.
         out_dir, progress: as for `convert`.
 
     Raises:
-        UserError: an unknown data set, or an existing set that is incomplete.
+        UserError: the data set is unknown, or an existing record set is incomplete.
     """
     dataset = lookup(datasets.DATASETS, name, "data set")
     for split in dataset.SPLITS:
@@ -145,20 +147,25 @@ def _bind_executor(run, processes, flags, folder):
 
 
 def _build(passes, recipe, classes):
-    """Runs all passes of the part; returns the manifest if the set is then complete, or None."""
+    """Runs all passes of the part.
+
+    Returns:
+        The manifest, or None if other parts must run before the record set is complete.
+    """
     paths, label = passes.task.paths, passes.label
     os.makedirs(paths.work, exist_ok=True)
     number, total = passes.part
     with publish.lock(paths.work_lock(f"part-{number}-of-{total}")):
-        # Otherwise another process has run this part, or a run ended just before the last rename.
+        # If the condition is false, another process has run this part, or an earlier run was
+        # interrupted shortly before the last rename.
         if os.path.isdir(paths.work) and not os.path.exists(paths.manifest):
             passes.hash_excluded()
             passes.scan()
             if not passes.resolve():
                 parts = passes.unfinished_parts(paths.scan)
                 passes.progress(
-                    f"{label}: pass 1 is done of part {number} of {total}, but not yet of the "
-                    f"parts {parts}; run those, then this one again"
+                    f"{label}: part {number} of {total} has finished pass 1, but the parts {parts} "
+                    "have not; run those parts, then this one again"
                 )
                 return None
             passes.write()
@@ -193,9 +200,9 @@ class Passes:
     Attributes:
         task: `units.Task`.
         units: all units of the data set.
-        part: (number from 0, total); (0, 1) for all units.
+        part: (i, n): the units whose number modulo n is i; (0, 1) for all units.
         label: name of the conversion in progress lines.
-        run: executor: callable (function, jobs) that returns an iterator of (job number, result).
+        run: executor, a callable (function, jobs) that yields (job number, result).
         progress: callable that takes one line.
     """
 
@@ -260,7 +267,7 @@ class Passes:
         self._run_units(", pass 2 of 2", units.write_unit, paths.result, extra)
 
     def unfinished_parts(self, path_of):
-        """Returns the parts that have units without a file, such as "0, 2 of 3", or "".
+        """Returns the parts that lack the file of a unit, such as "0, 2 of 3"; "" if none does.
 
         Args:
             path_of: callable that maps the number of a unit to a path.
@@ -271,7 +278,7 @@ class Passes:
         return f"{', '.join(map(str, sorted(parts)))} of {total}" if parts else ""
 
     def _resolve_jobs(self):
-        """Returns (jobs, numbers of ranges by corpus filter, spill files)."""
+        """Returns (jobs, {corpus filter: number of ranges}, paths of all spill files)."""
         paths, jobs, num_ranges, all_files = self.task.paths, [], {}, []
         scans = [_read_json(paths.scan(number)) for number in range(len(self.units))]
         for name in self.task.filters.corpus_filters:
@@ -293,10 +300,10 @@ class Passes:
         """Runs a job for each unit of the part whose file does not exist yet.
 
         Args:
-            title: end of the label in progress lines.
+            title: text after the label in progress lines.
             function: job of a unit.
             path_of: callable that maps the number of a unit to the file that the job writes.
-            extra: dict from the number of a unit to further arguments of its job.
+            extra: {number of a unit: further arguments of its job}, or None for no arguments.
         """
         todo = [number for number in self._unit_numbers() if not os.path.exists(path_of(number))]
         done = len(self._unit_numbers()) - len(todo)
@@ -310,13 +317,14 @@ class Passes:
         list(self._run_jobs(title, function, jobs, "units", "read", done))
 
     def _run_jobs(self, title, function, jobs, noun, counted="", done=0):
-        """Yields the results of the executor and reports progress.
+        """Yields (job number, result) of each job and reports progress.
 
         Args:
-            title: end of the label in progress lines.
+            title: text after the label in progress lines.
             function, jobs: arguments of the executor.
-            noun: what a job is called.
-            counted: what the results count, if they are numbers.
+            noun: plural noun for the jobs in progress lines, such as "units".
+            counted: plural noun for what the results count, such as "read"; "" if the results are
+                not numbers.
             done: number of jobs that earlier runs have finished.
         """
         start = last_line = time.monotonic()

@@ -33,7 +33,8 @@ def run_in_processes(function, jobs, processes=None):
     """Runs jobs in a pool of spawned processes.
 
     Processes are spawned because a fork of a process that runs TensorFlow hangs. With one process
-    or one job everything runs in this process. If the caller stops, running jobs end at once.
+    or one job, everything runs in this process. If a job fails or the caller stops iterating,
+    running jobs are aborted.
 
     Args:
         function: a function of an importable module.
@@ -56,8 +57,8 @@ def run_in_processes(function, jobs, processes=None):
             yield number, function(*job)
         return
     context = multiprocessing.get_context("spawn")
-    # Workers exit when the writing end of this pipe is closed. A multiprocessing.Event would wait
-    # for an acknowledgement of each worker, including killed ones.
+    # Workers exit when the writing end of this pipe is closed. A multiprocessing.Event is
+    # not used, because it would wait for an acknowledgement even from killed workers.
     reader, writer = context.Pipe(duplex=False)
     finished = False
     pool = concurrent.futures.ProcessPoolExecutor(processes, context, _start_worker, (reader,))
@@ -68,8 +69,8 @@ def run_in_processes(function, jobs, processes=None):
         finished = True
     except concurrent.futures.process.BrokenProcessPool as error:
         raise WorkerDiedError(
-            "a worker process ended early, perhaps for lack of memory; the same command continues "
-            "from here, perhaps with fewer --processes"
+            "a worker process ended early, perhaps for lack of memory; run the same command again "
+            "to continue, perhaps with fewer --processes"
         ) from error
     finally:
         if not finished:
@@ -86,7 +87,10 @@ def _start_worker(reader):
 
 
 def _exit_when_closed(reader):
-    """Exits when the pipe is closed. Jobs write files atomically, so they may end anywhere."""
+    """Exits this worker when the pipe is closed.
+
+    A job may be aborted at any point, because jobs write files atomically.
+    """
     reader.poll(None)
     os._exit(1)
 
@@ -107,7 +111,8 @@ def run_on_beam(function, jobs, processes=None, flags=(), folder=None):
         flags: flags of Beam, such as "--runner=DaskRunner"; one string may contain several flags,
             separated by commas.
         folder: a folder that this process and all workers see under the same path, for results.
-            Default: the temporary folder of the system, which works if all run on one machine.
+            Default: the temporary folder of the system, which works if all workers run on this
+            machine.
 
     Yields:
         (job number, result) as each job ends.
@@ -159,7 +164,7 @@ def _quiet():
     It also passes `sys.path` to child processes.
     """
     root, null = logging.getLogger(), logging.NullHandler()
-    root.addHandler(null)  # Beam configures logging if there is no handler.
+    root.addHandler(null)  # Without any handler, Beam would configure logging.
     loggers = [logging.getLogger(name) for name in ("apache_beam", "distributed")]
     levels = {logger: logger.level for logger in loggers}
     for logger in loggers:

@@ -1,4 +1,4 @@
-"""Options of a conversion besides reading: filters, duplicates, excluded sets, resizing."""
+"""Options of a conversion that apply to any data set: filters, excluded sets, resizing."""
 
 import dataclasses
 import os
@@ -22,36 +22,40 @@ _DUPLICATES = {"exact": None, "near": None}
 
 @dataclasses.dataclass(frozen=True)
 class FilterConfig:
-    """The filters of a conversion as plain data. The default has none.
+    """The filters of a conversion as plain data. By default, nothing is filtered.
 
-    Filters of single records run first, then the excluded sets. The filters that need the whole
-    corpus (`texts_per_image`, `images_per_text`, `deduplicate`) see all records that pass these,
-    and each works independently: a record is dropped as a duplicate even if the other copy is
-    dropped for another reason.
+    Filters of single records run first; then records of excluded sets are dropped. The filters that
+    need the whole corpus (`texts_per_image`, `images_per_text`, `deduplicate`) get the remaining
+    records and do not depend on each other: a record is dropped as a duplicate even if the other
+    copy is dropped for another reason.
 
     Attributes:
         short_side_above: drop records with an image whose shorter side has at most this many
             pixels.
         aspect_below: drop records with an image whose longer side is at least this many times the
             shorter one.
-        texts_per_image: drop images that occur with more different texts in the corpus.
-        images_per_text: drop texts that occur with more different images in the corpus.
-        min_words: drop texts of fewer words; of fewer characters if the language is written
-            without spaces.
-        max_words: drop texts of more words; of more characters if the language is written without
-            spaces.
-        max_characters: drop texts of more characters.
-        language_detector: drop texts whose detected language is not the stated one; the detector is
-            cld3, or a function of your own as package.module:function.
-        deduplicate: exact drops records whose images, texts, label and score occurred before; near
-            drops those with an image that looks like one of an earlier record.
-        near_distance: number of bits by which the perceptual hashes of similar images may differ.
-        exclude: record sets to keep out of the result. Drops records with one of their images, also
-            if it was encoded again, and with a pair of texts of their records without images.
-        resize: make images square JPEGs with this many pixels a side.
-        resize_quality: quality of these JPEGs, from 1 to 100.
+        texts_per_image: drop records with an image that occurs with more than this many different
+            texts in the corpus.
+        images_per_text: drop texts that occur with more than this many different images in the
+            corpus.
+        min_words: drop texts with fewer than this many words (characters, if the language is
+            written without spaces).
+        max_words: drop texts with more than this many words (characters, if the language is written
+            without spaces).
+        max_characters: drop texts with more than this many characters.
+        language_detector: drop texts whose detected language is not the stated one. The detector is
+            cld3, or your own function as package.module:function.
+        deduplicate: exact drops records that equal an earlier record in images, texts, label and
+            score; near drops records with an image that looks like an image of an earlier record.
+        near_distance: maximum number of bits in which the perceptual hashes of similar images
+            differ.
+        exclude: folders of record sets. A record is dropped if one of its images occurs in these
+            sets, even in another encoding, or if a pair of its texts occurs in a record without
+            images of these sets.
+        resize: convert images to square JPEGs whose sides have this many pixels.
+        resize_quality: quality of the resized JPEGs, from 1 to 100.
         shard_records: maximum number of records in a shard. Each unit has at least one shard; small
-            units are not joined.
+            units are not joined. None: one shard per unit.
     """
 
     short_side_above: int | None = None

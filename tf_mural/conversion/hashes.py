@@ -11,7 +11,7 @@ import unicodedata
 from tf_mural.conversion import image_probe
 from tf_mural.errors import UserError
 
-INDEX_BITS = 40  # of a position; the bits above hold the number of the unit
+INDEX_BITS = 40  # bits of the index in a position; the higher bits hold the number of the unit
 
 
 def position(unit, index):

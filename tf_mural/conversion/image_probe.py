@@ -1,6 +1,6 @@
 """Size, gray version and resizing of encoded images.
 
-Only resizing imports TensorFlow; the rest needs Pillow.
+Only resizing imports TensorFlow; the other functions need only Pillow.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ _GRAY_SIDE = 256  # pixels; enough for a perceptual hash
 
 
 def image_size(data):
-    """Returns (width, height) from the header of an encoded image, or a string with the reason."""
+    """Returns (width, height) from the header of an encoded image, or why it is unusable."""
     image_module = import_pillow()
     try:
         with image_module.open(io.BytesIO(data)) as image:
@@ -29,7 +29,7 @@ def image_size(data):
 
 
 def to_grayscale(data):
-    """Decodes an image to a gray Pillow image, or returns a string with the reason.
+    """Decodes an image to a gray Pillow image, or returns a string that says why it is unusable.
 
     Large JPEGs are decoded at a reduced size, which is faster. Transparent pixels become white.
     """
@@ -49,11 +49,14 @@ def to_grayscale(data):
 
 
 class ImageResizer:
-    """A record filter (see `record_filters`) that makes images squares of `FilterConfig.resize`.
+    """A record filter (see `record_filters`) that resizes images to squares.
 
-    It calls the resize function of the input pipeline, so that resizing before or during training
-    gives the same pixels, except for the loss of JPEG. Images that already have this size keep
-    their bytes.
+    The resize function is that of the input pipeline. Resizing during the conversion therefore
+    gives the same pixels as resizing during training, except for the loss of JPEG compression.
+    Images that already have the size keep their bytes.
+
+    Args:
+        filters: `FilterConfig`, with `resize` and `resize_quality`.
     """
 
     def __init__(self, filters):
@@ -72,7 +75,7 @@ class ImageResizer:
 
 
 def resize_to_jpeg(data, side, quality):
-    """Returns an encoded image as a JPEG of side x side pixels, or a string with the reason."""
+    """Returns a JPEG of side x side pixels, or a string that says why the image is unusable."""
     size = image_size(data)
     if isinstance(size, str) or size == (side, side):
         return size if isinstance(size, str) else data

@@ -6,7 +6,7 @@ import dataclasses
 from tf_mural.data.records import Skipped
 from tf_mural.errors import UserError
 
-MAX_EXAMPLES = 5  # that the ledger stores for each reason
+MAX_EXAMPLES = 5  # number of examples that the ledger stores for each reason
 
 
 @dataclasses.dataclass
@@ -15,8 +15,8 @@ class Ledger:
 
     Attributes:
         read, kept: numbers of records.
-        dropped: Counter of records, by reason.
-        dropped_texts: Counter of texts whose record stays, by reason.
+        dropped: Counter of dropped records, by reason.
+        dropped_texts: Counter of texts that were dropped from a record, by reason.
         examples: dict from reason to a list of examples.
     """
 
@@ -27,7 +27,7 @@ class Ledger:
     examples: dict = dataclasses.field(default_factory=dict)
 
     def skip(self, skipped):
-        """Counts a `Skipped`."""
+        """Counts a `Skipped`; stores its example if there are fewer than `MAX_EXAMPLES`."""
         counter = self.dropped_texts if skipped.text_only else self.dropped
         counter[skipped.reason] += 1
         examples = self.examples.setdefault(skipped.reason, [])
@@ -35,7 +35,7 @@ class Ledger:
             examples.append(skipped.example)
 
     def filter(self, items):
-        """Yields the valid records of a data set and counts everything else.
+        """Yields the valid records of a data set, and counts all records read and dropped.
 
         Args:
             items: iterable of `Record` and `Skipped`.
@@ -60,7 +60,7 @@ class Ledger:
 
         Args:
             kept: number of records written.
-            read: number of records that an earlier pass read, if there was one.
+            read: number of records that pass 1 read, or None if there was no pass 1.
 
         Raises:
             UserError: the two passes read different numbers of records.
@@ -112,7 +112,7 @@ class Ledger:
         }
 
     def _without_invalid_texts(self, record):
-        """Returns the record with its valid texts, or None if there are none."""
+        """Returns the record with its valid texts, or None if no text is valid."""
         texts = []
         for code, text in record.texts:
             if reason := _text_problem(text):
@@ -136,7 +136,7 @@ def _text_problem(text):
 
 
 def format_summary(manifests):
-    """Returns a table of splits, with a line for each reason for which something was dropped.
+    """Returns a table of splits, followed by the reasons why records and texts were dropped.
 
     Args:
         manifests: list of manifests with ledgers.

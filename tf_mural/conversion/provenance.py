@@ -21,10 +21,10 @@ def plan_conversion(dataset, name, raw_dir, split, options, augmentations, filte
         filters: `FilterConfig`.
 
     Returns:
-        (dict, list of units).
+        (recipe as a dict, list of units).
 
     Raises:
-        UserError: an unknown option or augmentation, or raw data that cannot be used.
+        UserError: an option or augmentation is unknown, or the raw data cannot be used.
     """
     defaults = option_defaults(dataset)
     for option in options:
@@ -46,7 +46,7 @@ def plan_conversion(dataset, name, raw_dir, split, options, augmentations, filte
         recipe["dataset_version"] = dataset.VERSION
     recipe["augmentations"] = list(allowed)
     if filter_options:
-        recipe["steps"] = filter_options  # The key of existing record sets.
+        recipe["steps"] = filter_options  # Existing record sets use the key "steps".
     return recipe, units
 
 
@@ -57,16 +57,17 @@ def option_defaults(dataset):
 
 
 def recipe_digest(recipe, units):
-    """Returns a short hash of everything that a stopped conversion needs in common to continue."""
+    """Returns a short hash; a stopped conversion continues only if this hash is the same."""
     content = json.dumps([recipe, __version__, len(units)], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def existing_manifest(folder, recipe, overwrite):
-    """Returns the manifest of a complete record set with this recipe, or None to write one.
+    """Returns the manifest of a complete record set with this recipe, or None if there is none.
 
     Raises:
-        UserError: the folder contains something else.
+        UserError: the folder contains other files, or a record set of another recipe that must not
+            be overwritten.
     """
     if not os.path.isdir(folder) or not os.listdir(folder):
         return None
@@ -99,9 +100,9 @@ def _allowed(dataset, name, augmentations):
         return tuple(getattr(dataset, "USUAL_AUGMENTATIONS", dataset.AUGMENTATIONS))
     for augmentation in augmentations:
         if augmentation not in dataset.AUGMENTATIONS:
-            known = ", ".join(dataset.AUGMENTATIONS) or "(none)"
+            allowed = ", ".join(dataset.AUGMENTATIONS) or "(none)"
             raise UserError(
-                f"{name} does not allow the augmentation {augmentation!r}; it allows: {known}"
+                f"{name} does not allow the augmentation {augmentation!r}; it allows: {allowed}"
             )
     return tuple(a for a in dataset.AUGMENTATIONS if a in augmentations)
 

@@ -1,7 +1,7 @@
 """Paths, locks and the final rename of a conversion.
 
-A record set is built in a hidden folder and renamed when it is complete. After an interruption at
-any point, the target is the old set, the new set, or missing.
+A record set is built in a hidden folder, which is renamed when the set is complete. After an
+interruption at any point, the final folder contains the old set or the new set, or is missing.
 """
 
 import contextlib
@@ -21,8 +21,9 @@ from tf_mural.errors import UserError
 class BuildPaths:
     """Paths of the files of a conversion.
 
-    The build folder is named after the digest of the recipe. By this name a stopped conversion is
-    continued, and the parts of one conversion, possibly on several machines, share their files.
+    The build folder is named after the digest of the recipe. A later run finds it by this name and
+    continues a stopped conversion. The parts of one conversion, possibly on several machines, also
+    share this folder.
 
     Attributes:
         out_dir: folder of the record sets.
@@ -51,7 +52,7 @@ class BuildPaths:
 
     @property
     def replaced(self):
-        """The previous record set while the new one is renamed."""
+        """The folder of the previous record set while the new one is renamed."""
         return os.path.join(self.out_dir, f".{self.split}.{self.digest}.old.tmp")
 
     @property
@@ -71,24 +72,27 @@ class BuildPaths:
 
     @property
     def excluded_hashes(self):
-        """Hashes of the records of excluded sets."""
+        """The file of the hashes of excluded sets."""
         return os.path.join(self.work, "excluded-hashes.json")
 
     @property
     def resolved(self):
-        """Written when all corpus filters are resolved: their numbers of ranges of keys."""
+        """The file that is written when all corpus filters are resolved.
+
+        It contains the number of ranges of keys of each filter.
+        """
         return os.path.join(self.work, "resolved.json")
 
     def scan(self, unit):
-        """Written when a unit has completed pass 1."""
+        """The file that is written when a unit has completed pass 1."""
         return os.path.join(self.work, f"scan-{unit:05d}.json")
 
     def result(self, unit):
-        """Written when a unit has completed pass 2."""
+        """The file that is written when a unit has completed pass 2."""
         return os.path.join(self.work, f"result-{unit:05d}.npz")
 
     def shard(self, unit, number):
-        """A shard of a unit."""
+        """The file of a shard of a unit."""
         return os.path.join(self.build, f"unit-{unit:05d}-{number:05d}.tfrecord")
 
     def spill_stem(self, unit, corpus_filter):
@@ -96,7 +100,7 @@ class BuildPaths:
         return os.path.join(self.work, f"spill-{unit:05d}-{corpus_filter.replace(' ', '-')}")
 
     def drop_list(self, corpus_filter, number):
-        """What a corpus filter drops for one range of keys."""
+        """The file of the records and texts that a corpus filter drops for one range of keys."""
         name = f"drop-list-{corpus_filter.replace(' ', '-')}-{number:05d}.npy"
         return os.path.join(self.work, name)
 
@@ -107,9 +111,9 @@ class BuildPaths:
 
 @contextlib.contextmanager
 def exclusive(paths, shared=False):
-    """Context manager that locks a record set against other conversions to the same place.
+    """Context manager that locks a record set against other conversions to the same folder.
 
-    Removes what stopped conversions left behind, unless other parts run.
+    Removes the temporary files of stopped conversions, unless another part is running.
 
     Args:
         paths: `BuildPaths`.
@@ -120,7 +124,7 @@ def exclusive(paths, shared=False):
             fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if shared else 0))
             _remove_stale(paths)
         except BlockingIOError:
-            pass  # Another part runs and has removed stale files.
+            pass  # Another part is running; it has removed the stale files.
         if shared:
             fcntl.flock(file, fcntl.LOCK_SH)
         yield
@@ -146,7 +150,7 @@ def cleanup_failed(paths, progress):
     finished = [name for name in _list_folder(paths.work) if name.startswith("result-")]
     if scanned or finished:
         count = f"{len(finished)} finished" if finished else f"{len(scanned)} scanned"
-        progress(f"{count} units are kept in {paths.build}; the same command goes on from there")
+        progress(f"{count} units are kept in {paths.build}; run the same command again to continue")
     else:
         shutil.rmtree(paths.build, ignore_errors=True)
 
@@ -154,7 +158,7 @@ def cleanup_failed(paths, progress):
 def finalize(paths, num_units, label, write_manifest):
     """Turns the results of all units into the record set.
 
-    May be interrupted at any point and called again.
+    The function may be interrupted at any point and called again.
 
     Args:
         paths: `BuildPaths`.

@@ -22,7 +22,7 @@ _MAX_DETECTOR_BYTES = 1000
 
 
 def build_record_filters(filters):
-    """Returns the list of record filters that a `FilterConfig` asks for, in order."""
+    """Returns the list of record filters that a `FilterConfig` requires, in order."""
     built = []
     if filters.short_side_above is not None or filters.aspect_below is not None:
         built.append(_ImageSizeFilter(filters))
@@ -33,9 +33,9 @@ def build_record_filters(filters):
 
 
 def replace_texts(record, texts, skip):
-    """Returns the record with only `texts`, or None if these are too few.
+    """Returns the record with only `texts`, or None if there are too few texts.
 
-    A record with images needs one text, a translation two.
+    A record with images needs one text; a translation, which has no images, needs two texts.
     """
     if len(texts) == len(record.texts):
         return record
@@ -94,7 +94,7 @@ class _TextFilter:
         return replace_texts(record, texts, skip)
 
     def _problem(self, code, text):
-        """Returns (reason, further text for the example), or None if the text passes."""
+        """Returns (reason, suffix of the example in the ledger), or None if the text passes."""
         filters = self._filters
         if filters.max_characters is not None and len(text) > filters.max_characters:
             return f"text of more than {filters.max_characters} characters", ""
@@ -140,7 +140,7 @@ def load_language_detector(name):
 
 
 def _load_cld3():
-    # Both packages bundle protobuf: TensorFlow before cld3 aborts the process.
+    # TensorFlow and gcld3 both bundle protobuf; importing gcld3 second aborts the process.
     if "tensorflow" in sys.modules and "gcld3" not in sys.modules:
         raise UserError(
             "the language detector cld3 must be loaded before TensorFlow, which this process has "

@@ -1,7 +1,8 @@
 """The jobs of a conversion and the result file of each unit.
 
-A job handles one unit, or one range of keys, in a process of its own. Jobs take plain data, write
-files atomically and return a number, so that they run on any executor over a shared folder.
+A job handles one unit or one range of keys, usually in a worker process. Jobs take plain data,
+write files atomically and return a number. They can therefore run on any executor whose workers
+share a folder.
 """
 
 import dataclasses
@@ -70,13 +71,14 @@ def scan_unit(task, number, unit):
 
 
 def resolve_filters(task, name, number, start, end, files):
-    """Between the passes: writes what a corpus filter drops for the keys of one range.
+    """Between the passes: writes the drop list of a corpus filter for one range of keys.
 
     Args:
         task: `Task`.
         name: name of the corpus filter.
         number: number of the range of keys [start, end).
-        files: spill files of all units.
+        start, end: integers in [0, 2^64].
+        files: paths of the spill files of all units.
 
     Returns:
         The number of entries read.
@@ -94,14 +96,14 @@ def write_unit(task, number, unit, read=None, ranges=None):
         task: `Task`.
         number: number of the unit.
         unit: a unit of the data set.
-        read: number of records that pass 1 read, if there was one.
-        ranges: dict from the name of each corpus filter to its number of ranges of keys.
+        read: number of records that pass 1 read, or None if there was no pass 1.
+        ranges: {name of a corpus filter: its number of ranges of keys}.
 
     Returns:
         The number of records read.
 
     Raises:
-        UserError: a record is invalid, or the input is not what pass 1 read.
+        UserError: a record is invalid, or the input differs from that of pass 1.
     """
     ledger, shards = Ledger(), []
     filters = _build_filters(task) + _load_drop_lists(task, number, ranges or {})
@@ -118,7 +120,7 @@ def write_unit(task, number, unit, read=None, ranges=None):
 
 
 def _read_unit(task, unit, ledger, filters):
-    """Yields the records of a unit that pass all filters and counts the others."""
+    """Yields the records of a unit that pass all filters, and counts the dropped ones."""
     dataset = importlib.import_module(task.module)
     valid = ledger.filter(dataset.read(unit))
     return _apply(filters, valid, ledger) if filters else valid
@@ -157,7 +159,7 @@ def _load_drop_lists(task, number, ranges):
 
 
 def _split(kept, size):
-    """Yields iterators over at most `size` records each, at least one; None does not split."""
+    """Yields iterators over at most `size` records each; a single one if `size` is None."""
     if size is None:
         yield kept
         return
@@ -189,8 +191,8 @@ class UnitResult:
 
     Attributes:
         ledger: `Ledger`.
-        files: names of its shards.
-        sizes: bytes of each shard.
+        files: file names of the shards.
+        sizes: size of each shard in bytes.
     """
 
     def __init__(self, path):
@@ -225,7 +227,7 @@ class ShardSequence:
         self._total = sum(len(result.files) for result in results)
 
     def names(self):
-        """Yields (current name, final name, bytes) of each shard."""
+        """Yields (current name, final name, size in bytes) of each shard."""
         number = 0
         for result in self._results:
             for file, size in zip(result.files, result.sizes, strict=True):

@@ -1,4 +1,4 @@
-"""The data sets that the converter supports, one file or folder each.
+"""The data sets that the converter supports; each is a module.
 
 A data set is a module with
 
@@ -13,7 +13,7 @@ A data set is a module with
     fingerprint(raw_dir, split, **options)  optional: hash of the input, if a user may change it
     VERSION                           optional: increased when the same input gives other records
 
-Each unit becomes one or more shards and may be read in a process of its own, which does not import
+Each unit becomes one or more shards. It may be read in a worker process, which does not import
 TensorFlow.
 """
 
@@ -51,8 +51,8 @@ class DatasetInfo:
     Attributes:
         description: one line.
         homepage: its URL, or "".
-        license: its terms in a few words.
-        raw_data: required contents of raw_dir, or "" if it needs none.
+        license: its terms of use in a few words.
+        raw_data: required contents of raw_dir, or "" if the data set needs no raw data.
         splits: description of the splits if `SPLITS` does not list them, or "".
     """
 

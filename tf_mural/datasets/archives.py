@@ -1,4 +1,4 @@
-"""Reads files from a tar archive, gzip-compressed or not, or from the folder that it unpacks to.
+"""Reads files from a tar archive, which may be gzip-compressed, or from its unpacked folder.
 
 A tar archive is scanned once for the offsets of its files; each file is then a byte range. A gzip
 stream can only be read from its start, so the bytes before a file are decompressed and skipped.
@@ -16,15 +16,16 @@ from tf_mural.datasets import bounded_read, image_files
 from tf_mural.errors import UserError
 
 _CHUNK = 1 << 20
-_HASHED_BYTES = 1 << 16  # bytes at either end of an archive that its digest depends on
-_MAX_PADDING = 64 << 20  # bytes that may follow the end of a tar
+_HASHED_BYTES = 1 << 16  # Bytes that `fingerprint` reads at each end of an archive.
+_MAX_PADDING = 64 << 20  # Maximum number of bytes after the end of a tar.
 
 
 @dataclasses.dataclass(frozen=True)
 class FileRange:
-    """`size` bytes at `offset` of an archive, counted after decompression if it is a gzip.
+    """The range of a file in an archive: `size` bytes from byte `offset`.
 
-    Without an offset, the range is the whole file at `path`, which is read unchanged.
+    If the archive is a gzip, `offset` counts decompressed bytes. If `offset` is None, `path` is the
+    file itself, outside of any archive.
     """
 
     path: str
@@ -48,7 +49,7 @@ class ArchiveOrFolder:
 
     @property
     def is_gzip(self):
-        """Whether it is a gzip stream, which can only be read from its start."""
+        """Whether the archive is a gzip stream, which can only be read from its start."""
         return self.is_archive and is_gzip(self.path)
 
     def find(self, name):
@@ -63,7 +64,7 @@ class ArchiveOrFolder:
         return os.path.join(self.path, name)
 
     def read(self, name):
-        """Returns the bytes of a file. Raises UserError if it is missing or much too large."""
+        """Returns the bytes of a file. Raises UserError if it is missing or too large."""
         file, path = self.find(name), self.display_path(name)
         if file is None:
             raise UserError(f"{path} is missing; download it again")
@@ -137,7 +138,7 @@ def _list_tar(path, size, mtime_ns):
                 raise UserError(f"{path} contains {name} twice; download it again")
             files[name] = file
         padding = 0
-        while chunk := stream.read(_CHUNK):  # A gzip stream ends with its checksum.
+        while chunk := stream.read(_CHUNK):  # Checks the gzip checksum at the end.
             padding += len(chunk)
             if padding > _MAX_PADDING:
                 raise UserError(f"{path} contains data after the end of its tar; download it again")
@@ -157,7 +158,7 @@ def iter_tar(stream, path):
     """
     with tarfile.open(fileobj=stream, mode="r:", tarinfo=_StrictInfo) as tar:
         while (info := tar.next()) is not None:
-            tar.members.clear()  # tarfile keeps them for access by name, which is not needed.
+            tar.members.clear()  # Saves memory: members are not accessed by name.
             if not info.isreg():
                 continue
             name = info.name.removeprefix("./")
@@ -166,7 +167,7 @@ def iter_tar(stream, path):
 
 
 class _StrictInfo(tarfile.TarInfo):
-    """Raises on a corrupt header, which tarfile would take for the end of the archive."""
+    """Raises an error for a corrupt header, which `TarFile` would take for the end of the tar."""
 
     @classmethod
     def fromtarfile(cls, tar):
@@ -213,7 +214,7 @@ def read_range(stream, file):
 
 
 def iter_images(files):
-    """Yields (encoded image, None), or (None, reason) if it cannot be read, of each `FileRange`.
+    """Yields for each `FileRange` (encoded image, None), or (None, reason) if it is unreadable.
 
     The files of one archive must be consecutive and in the order of the archive.
     """
@@ -227,7 +228,7 @@ def iter_images(files):
 
 
 def read_image(stream, file):
-    """Reads one image as `iter_images` does; `stream` is the open archive of `file`, if any."""
+    """Returns what `iter_images` yields for `file`; `stream` is the open archive or None."""
     if file.size > image_files.MAX_BYTES:
         return None, "image too large"
     if file.offset is not None:
@@ -240,7 +241,7 @@ def read_image(stream, file):
 
 
 def fingerprint(path):
-    """Returns a hash of the size and both ends of an archive, which changes if it is replaced."""
+    """Returns a hash of an archive: of its size, its first bytes and its last bytes."""
     size = os.path.getsize(path)
     with open(path, "rb") as file:
         digest = hashlib.sha256(b"%d," % size + file.read(_HASHED_BYTES))

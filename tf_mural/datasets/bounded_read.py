@@ -1,6 +1,6 @@
 """Reads whole files with a size limit: plain, gzip, or a member of a zip; as bytes or as lines.
 
-A few kilobytes may unpack to any number of gigabytes, hence the limit. All failures are raised as
+There is a limit because a few kilobytes may unpack to many gigabytes. All failures are raised as
 `UserError` with the name of the file.
 """
 
@@ -13,7 +13,7 @@ import zlib
 
 from tf_mural.errors import UserError
 
-MAX_BYTES = 1 << 30  # of an unpacked file; the largest official file has a sixth of it
+MAX_BYTES = 1 << 30  # of an unpacked file; six times the largest official file
 _CHUNK_BYTES = 1 << 20
 UNPACK_ERRORS = (
     zipfile.BadZipFile,
@@ -71,11 +71,11 @@ def check_size(size, where):
 
 @contextlib.contextmanager
 def file_errors(where):
-    """Context manager that turns errors of a file or an archive into a UserError with its name."""
+    """Context manager that turns errors of a file or an archive into a UserError that names it."""
     try:
         yield
     except UNPACK_ERRORS as error:
-        reason = str(error).partition(":\n")[0]  # tarfile goes on to list each compression.
+        reason = str(error).partition(":\n")[0]  # tarfile adds a line for each compression.
         raise UserError(f"{where} does not unpack ({reason}); download it again") from error
     except FileNotFoundError:
         raise UserError(f"{where} is missing; download it again") from None
@@ -89,7 +89,7 @@ def file_errors(where):
 
 
 def read_lines(path):
-    """Returns the lines of a text file without surrounding white space; gzip as in `read_bytes`.
+    """Returns the lines of a text file without surrounding white space; decompresses .gz files.
 
     Raises:
         UserError: see `read_bytes`, or the file is not UTF-8.
@@ -100,8 +100,8 @@ def read_lines(path):
 def split_lines(data, path):
     """Splits the bytes of a text file into lines.
 
-    Only line feeds end a line: some texts contain other characters that `str.splitlines` would
-    split at.
+    Only line feeds end a line. `str.splitlines` is not used, because it also splits at other
+    characters, which some texts contain.
 
     Args:
         data: bytes of the file.

@@ -1,7 +1,7 @@
 """Validates encoded images: they must decode, and TensorFlow must decode them to the right pixels.
 
-All converters read images with `load_image` and `validate_image`, so that they accept the same
-files.
+All converters check images with `load_image` or `validate_image`, and therefore accept the same
+images.
 """
 
 import functools
@@ -13,9 +13,9 @@ import zlib
 from tf_mural.errors import UserError
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WebP")
-DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError)  # that Pillow raises
-MAX_BYTES = 256 << 20  # of one encoded image
-# Pillow's name for a JPEG that is followed by further ones, as some cameras write it, is MPO.
+DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError)  # Raised by Pillow.
+MAX_BYTES = 256 << 20  # Maximum size of an encoded image.
+# MPO is Pillow's name for a file of several JPEGs, which some cameras write.
 _PILLOW_FORMATS = {"JPEG", "MPO", "PNG", "GIF", "BMP", "WEBP"}
 
 
@@ -58,9 +58,9 @@ def load_image(folder, name, where):
 def validate_image(data):
     """Returns an image that the input pipeline decodes to the right pixels.
 
-    Images that TensorFlow cannot decode or decodes wrongly are encoded again as PNG: WebP with
-    transparency or animation (all WebP images are treated alike), BMP with a palette, compression
-    or 16 bits a pixel, and GIF without its last byte.
+    Images that TensorFlow cannot decode or decodes wrongly are encoded again as PNG: every WebP
+    (because of transparency and animation), BMP with a palette, compression or 16 bits per pixel,
+    and GIF without its last byte.
 
     Args:
         data: encoded bytes.
@@ -107,7 +107,7 @@ def _decodes_alike(data, image):
 def _is_complete_png(png):
     """Returns whether a PNG has its last chunk and valid checksums of its critical chunks.
 
-    Pillow decodes damaged files, too.
+    This check is necessary because Pillow also decodes damaged PNGs.
     """
     start, kind = 8, b""
     while kind != b"IEND":

@@ -1,8 +1,9 @@
 """`sts2017`: sentence pairs with a similarity score from 0 to 5, in ten tracks.
 
-The test set of STS 2017 with the tracks that Reimers and Gurevych added. A record has two texts in
-the order of the file, whose name gives their languages: (es, en) for STS.es-en.txt, (en, ar) for
-STS.en-ar.txt, (en, en) for STS.en-en.txt. Its id starts with the track ("STS.es-en:1").
+This is the test set of STS 2017 with the tracks that Reimers and Gurevych added. A record has two
+texts in the order of the columns. The name of the file gives their languages: (es, en) for
+STS.es-en.txt, (en, ar) for STS.en-ar.txt, (en, en) for STS.en-en.txt. The id of a record starts
+with its track ("STS.es-en:1").
 """
 
 import dataclasses
@@ -26,10 +27,10 @@ _MAX_SCORE = 5
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """All tracks.
+    """All selected tracks.
 
     Attributes:
-        location: the zip or the folder that contains them.
+        location: path of the zip or the folder that contains the tracks.
         tracks: pairs (track, file name).
     """
 

@@ -1,8 +1,8 @@
 """`tatoeba`: sentences of 112 languages with English translations, the test set of LASER.
 
-A record is a pair, with its texts in the order (language, English). Language codes are those of the
-file names, ISO 639-3 such as cmn or lvs, also for English (eng), because results on this set are
-published by these codes.
+A record is a pair, with its texts in the order (language, English). Language codes are the
+ISO 639-3 codes in the file names, such as cmn, lvs and eng, because published results on this set
+use these codes.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ _LANGUAGES_PER_UNIT = 16
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """The files of some languages: tuples (language, its file, the English file)."""
+    """The files of some languages: tuples (language, path of its texts, path of translations)."""
 
     files: tuple[tuple[str, str, str], ...]
 
@@ -82,7 +82,7 @@ def fingerprint(raw_dir, split, languages=None):
 
 
 def _find_files(raw_dir, languages):
-    """Returns a sorted list of (language, its file, the English file)."""
+    """Returns a sorted list of (language, path of its file, path of the English file)."""
     archives.check_raw_dir(raw_dir)
     for folder in (os.path.join(raw_dir, relative_path) for relative_path in _FOLDERS):
         names = os.listdir(folder) if os.path.isdir(folder) else ()

@@ -1,7 +1,7 @@
 """`xtd10`: 1,000 photographs of MS-COCO with one caption in each of 11 languages, a test set.
 
-The split `test` has the photographs; the split `texts` has the captions without photographs, which
-need not exist for it. 800 of the photographs are in train2014 and 200 in val2014 of MS-COCO, so
+The split `test` has photographs and captions; the split `texts` has only captions and does not need
+the photographs. 800 of the photographs are in train2014 and 200 in val2014 of MS-COCO, so
 they must be excluded when a model is trained on MS-COCO.
 """
 
@@ -21,7 +21,7 @@ _IMAGE_LIST = "test_image_names.txt"
 _TEXT_FOLDERS = ("XTD10", "MIC", "STAIR", "")
 _IMAGE_FOLDERS = ("", "images", "coco", "coco/images")
 _COCO_FOLDERS = ("train2014", "val2014", "")
-_CODES = {"jp": "ja"}  # The file of Japanese is named after the country code.
+_CODES = {"jp": "ja"}  # The name of the Japanese file has the code of the country.
 _RECORDS_PER_UNIT = 250
 
 
@@ -47,8 +47,8 @@ def plan(
     """Reads the captions and joins them by line number.
 
     Args:
-        raw_dir: a clone of the home page: the folder that contains XTD10, MIC and STAIR, or their
-            files.
+        raw_dir: a clone of the home page, which contains the folders XTD10, MIC and STAIR, or a
+            folder of their files.
         split: "test", or "texts" for the captions without photographs.
         images: folders, relative to raw_dir, of train2014 and val2014, or of the photographs
             themselves. Default: raw_dir and its folders images, coco and coco/images.
@@ -81,7 +81,7 @@ def plan(
 
 
 def read(unit):
-    """Yields a `Record` or `Skipped` for each row of a unit, and `Skipped` for single texts."""
+    """Yields a `Record` or `Skipped` for each row of a unit, and `Skipped` for dropped texts."""
     for number, name, row_texts in unit.rows:
         images = ()
         if unit.folders:

@@ -1,10 +1,10 @@
 """`cifar100`: 60,000 images of 32x32 pixels in 100 classes.
 
-Two of the three published versions are supported, the binary one and the pickles, and give the same
-records. Unpickling never executes code. Images are stored as PNG, so that no pixel changes. The
-label is the fine one.
+Two of the three published versions are supported: the binary version and the Python pickles. Both
+give the same records. Unpickling never executes code. Images are stored as PNG, which is lossless.
+The label is the fine label.
 
-tensorflow-datasets provides this corpus too, but with a record format and a download of its own.
+tensorflow-datasets provides this corpus too, but with its own record format and download.
 """
 
 import dataclasses
@@ -22,8 +22,8 @@ SPLITS = ("train", "test")
 AUGMENTATIONS = ("crop", "flip")
 _SIDE = 32
 _IMAGE_BYTES = 3 * _SIDE * _SIDE
-_ROW_BYTES = 2 + _IMAGE_BYTES  # coarse label, fine label, pixels
-_VERSIONS = {  # version: (archive, folder in it, a file in that folder)
+_ROW_BYTES = 2 + _IMAGE_BYTES  # Coarse label, fine label, pixels.
+_VERSIONS = {  # {version: (archive, folder in the archive, a file in that folder)}
     "binary": ("cifar-100-binary.tar.gz", "cifar-100-binary", "train.bin"),
     "python": ("cifar-100-python.tar.gz", "cifar-100-python", "train"),
 }
@@ -47,7 +47,7 @@ def plan(raw_dir: str, split: str):
 
     Args:
         raw_dir: cifar-100-binary.tar.gz, cifar-100-python.tar.gz, a folder that contains one of
-            them, or a folder that they unpack to. The binary version is preferred.
+            them, or a folder that one of them unpacks to. The binary version is preferred.
         split: "train" or "test".
 
     Returns:

@@ -22,12 +22,12 @@ _FIELDS = ("ILSVRC2012_ID", "WNID", "words", "num_children")
 
 @dataclasses.dataclass(frozen=True)
 class Synset:
-    """A class.
+    """A class of ImageNet.
 
     Attributes:
-        number: its number in the kit, from 1.
-        wnid: its WordNet id, such as "n01440764".
-        words: its names.
+        number: number of the class in the kit, from 1.
+        wnid: WordNet id of the class, such as "n01440764".
+        words: names of the class.
     """
 
     number: int
@@ -46,7 +46,7 @@ def synsets(kit):
     Synsets with children in the WordNet hierarchy are not classes and are left out.
 
     Args:
-        kit: what `locate` returns.
+        kit: `archives.ArchiveOrFolder` from `locate`.
 
     Raises:
         UserError: meta.mat is corrupt, or its classes are not numbered from 1 without gaps.
@@ -89,7 +89,7 @@ _CELL_TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9:
 _CELL_TYPES |= {12: "i8", 13: "u8"}
 _TEXT_ENCODINGS = {1: "latin-1", 2: "latin-1", 4: "utf-16-le", 16: "utf-8", 17: "utf-16-le"}
 _STRUCT, _CHARACTERS = 2, 4
-_MAX_BYTES = 1 << 28  # of a decompressed element
+_MAX_BYTES = 1 << 28  # maximum size of a decompressed element
 
 
 def _strip_header(data):

@@ -3,7 +3,7 @@
 The label is the position of the dish in meta/classes.txt; the id is the name in the image lists
 ("apple_pie/1005649").
 
-tensorflow-datasets provides this corpus too, but with a record format and a download of its own.
+tensorflow-datasets provides this corpus too, but with its own record format and download.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Units and records of a list of images; shared by `food101`, `sun397` and `imagenet`."""
+"""Units and records of listed images; shared by `food101`, `sun397` and `imagenet`."""
 
 import dataclasses
 import hashlib
@@ -8,13 +8,13 @@ from tf_mural.datasets import archives, image_files
 
 _RECORDS_PER_UNIT = 2000
 _MAX_UNITS = 256  # Reading a record set keeps one file open per shard.
-# Each unit of a gzip decompresses all that comes before it: 8 units decompress 3.5 times the file.
+# Each unit decompresses a gzip from its start: 8 units skip 3.5 times the size of the file.
 _MAX_GZIP_UNITS = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class LabeledImage:
-    """An image that exists: the id and label of its record, and where its bytes are."""
+    """An image that exists: the id and label of its record, and the location of its bytes."""
 
     id: str
     label: int
@@ -23,7 +23,7 @@ class LabeledImage:
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """Some images, and the file names of images that do not exist."""
+    """Some listed images that exist, and the file names of listed images that do not exist."""
 
     images: tuple[LabeledImage, ...]
     missing: tuple[str, ...] = ()
@@ -57,7 +57,7 @@ def plan_units(location, entries):
 
 
 def read(unit):
-    """Yields a `Record` or `Skipped` per image of a unit. Raises UserError at a truncated file."""
+    """Yields a `Record` or `Skipped` per image of a unit. Raises UserError for a truncated file."""
     for name in unit.missing:
         yield Skipped("image missing", name)
     contents = archives.iter_images(image.file for image in unit.images)

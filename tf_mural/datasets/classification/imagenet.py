@@ -51,10 +51,9 @@ def plan(raw_dir: str, split: str):
     """Locates the classes; reads no photograph.
 
     Args:
-        raw_dir: a folder. For train, it contains ILSVRC2012_img_train.tar, or a folder train of the
-            inner tars or of the folders that these unpack to. For val, it contains
-            ILSVRC2012_img_val.tar or a folder val, and ILSVRC2012_devkit_t12.tar.gz or the folder
-            that it unpacks to.
+        raw_dir: a folder. For train, it contains ILSVRC2012_img_train.tar, or a folder train with
+            the inner tars or their unpacked folders. For val, it contains ILSVRC2012_img_val.tar or
+            a folder val; it also contains ILSVRC2012_devkit_t12.tar.gz or its unpacked folder.
         split: "train" or "val".
 
     Returns:
@@ -134,7 +133,7 @@ def _find(raw_dir, archive, folder):
 
 
 def _require(raw_dir, archive, folder):
-    """Returns the same as `_find`. Raises UserError if it does not exist."""
+    """Returns the same as `_find`, but raises UserError if the photographs do not exist."""
     location = _find(raw_dir, archive, folder)
     if location is None:
         raise UserError(
@@ -204,7 +203,7 @@ def _class_sources(raw_dir):
 
 
 def _sorted_wnids(raw_dir, wnids):
-    """Returns the sorted WordNet ids. Raises UserError if the development kit has others."""
+    """Returns the sorted WordNet ids. Raises UserError if those of the development kit differ."""
     wnids = sorted(wnids)
     if kit := devkit.locate(raw_dir):
         expected = [synset.wnid for synset in devkit.synsets(kit)]
@@ -218,7 +217,7 @@ def _sorted_wnids(raw_dir, wnids):
 
 
 def _iter_folder(folder):
-    """Yields (file name, content as of `archives.iter_images`) of each file in a folder."""
+    """Yields (file name, content) of each file in a folder; see `archives.iter_images`."""
     for name in sorted(os.listdir(folder)):
         path = os.path.join(folder, name)
         if os.path.isfile(path):
@@ -227,7 +226,7 @@ def _iter_folder(folder):
 
 
 def _iter_tar(tar):
-    """Yields (file name, content as of `archives.iter_images`) of each file in an inner tar."""
+    """Yields (file name, content) of each file in an inner tar; see `archives.iter_images`."""
     seen = set()
     end = tar.offset + tar.size
     with archives.open_stream(tar.path) as stream:

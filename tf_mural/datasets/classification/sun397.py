@@ -1,11 +1,13 @@
-"""`sun397`: photographs of 397 kinds of places, in ten partitions of 19,850 + 19,850 images.
+"""`sun397`: photographs of 397 kinds of places, in ten partitions.
+
+Each partition has 19,850 training images and 19,850 test images.
 
 The label is the line number in ClassName.txt, counted from 0; the id is the name in the image lists
 without its leading slash ("a/abbey/sun_aaalbzqrimafwbiv.jpg"). Some files are BMP, PNG or GIF
 although their names end in .jpg; the format is detected from their bytes.
 
-tensorflow-datasets provides this corpus too, but with other splits, one list per partition, and a
-record format and a download of its own.
+tensorflow-datasets provides this corpus too, but with other splits, and with its own record
+format and download.
 """
 
 import hashlib
@@ -36,7 +38,8 @@ def plan(raw_dir: str, split: str, partition: int = 1):
         raw_dir: a folder that contains SUN397.tar.gz, or the folder SUN397 that it unpacks to, and
             Partitions.zip or the folder Partitions.
         split: "train" or "test".
-        partition: number of the partition, from 1 to 10. Results are usually reported on 1.
+        partition: number of the partition, from 1 to 10. Results are usually reported for
+            partition 1.
 
     Returns:
         List of `image_list.Unit`.

@@ -1,8 +1,8 @@
 """Reads pickles of plain containers and byte arrays, without calling anything that they name.
 
-A pickle is a program: unpickling looks up and calls the names in it. This reader refuses every name
-except the four that a NumPy array consists of, and replaces these four by placeholders that only
-store their arguments.
+A pickle is a program: unpickling looks up and calls the functions that it names. This reader
+refuses all names except the four that pickles of NumPy arrays use, and replaces these four by
+placeholders that only store their arguments.
 """
 
 import pickle
@@ -33,7 +33,7 @@ class _Dtype:
         self.name = name
 
     def __setstate__(self, state):
-        pass  # The state is the byte order and the like, which single bytes do not have.
+        pass  # The state holds the byte order, which single bytes do not have.
 
 
 _PLACEHOLDERS = {
@@ -60,8 +60,8 @@ def load_plain(file, path):
         path: path of the file, for messages.
 
     Raises:
-        UserError: the pickle is corrupt, or refers to any other class or function; nothing was
-            called.
+        UserError: the pickle is corrupt, or refers to another class or function. No function is
+            called in this case.
     """
     try:
         return _Unpickler(file, encoding="bytes").load()
@@ -82,7 +82,7 @@ def to_matrix(value, path):
         path: path of the file, for messages.
 
     Raises:
-        UserError: it is not a matrix of bytes.
+        UserError: the value is not a matrix of bytes.
     """
     if isinstance(value, _Array) and isinstance(value.state, tuple) and len(value.state) == 5:
         _, shape, dtype, is_fortran, data = value.state

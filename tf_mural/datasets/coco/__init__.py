@@ -1,12 +1,12 @@
 """`coco`: the photographs of MS-COCO with captions in English and in any other language.
 
 The splits are those of Karpathy: train, val and test, and restval, which is often added to train.
-The split `texts` has the captions of train without photographs, which need not exist for it.
+The split `texts` has only the captions of train and does not need the photographs.
 
 English captions come from COCO's annotations or, if these are missing, from dataset_coco.json.
 Japanese (STAIR) and Korean (AI Hub) captions are added if their files exist; other languages can be
-added with the option texts. Captions are joined by image id, so a language may lack some images. A
-caption that an image has twice is kept twice, as in published results.
+added with the option texts. Captions are joined by image id, so a language may lack some images. If
+an image has the same caption twice, both are kept, as in published results.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from tf_mural.errors import UserError, lookup
 
 SPLITS = ("train", "val", "test", "restval", "texts")
 AUGMENTATIONS = ("crop", "flip")
-USUAL_AUGMENTATIONS = ("crop",)  # A caption may say left or right.
+USUAL_AUGMENTATIONS = ("crop",)  # Flipped images may contradict captions.
 _WITHOUT_IMAGES = ("texts",)
 _RECORDS_PER_UNIT = 2000
 
@@ -32,7 +32,7 @@ class Unit:
     Attributes:
         locations: folders and zips of the images; () for records without images.
         rows: tuples (file name, ((language, text), ...)).
-        unmatched: descriptions of captions whose image is in no split; they are only counted.
+        unmatched: descriptions of captions whose image is in no split; they are counted as dropped.
     """
 
     locations: tuple[str, ...]
@@ -51,14 +51,14 @@ def plan(
     """Loads the captions of a split and joins them by image id.
 
     Args:
-        raw_dir: folder of dataset_coco.json and of the other files that `--list` names.
+        raw_dir: folder of dataset_coco.json and the other files that `--list` shows.
         split: "train", "val", "test", "restval", or "texts" for the captions of train without
             photographs.
         restval: whether to add the images of restval to train and texts.
-        texts: additional captions, such as it:translations_it.tsv: a language and a file, relative
-            to raw_dir, of image ids and texts as TSV, JSON or JSONL. A language may occur several
-            times. These captions replace other captions of the same language.
-        images: folders, relative to raw_dir, of train2014 and val2014 or their zips, or of the
+        texts: additional captions as language:file, such as it:translations_it.tsv. The file,
+            relative to raw_dir, has image ids and texts as TSV, JSON or JSONL. A language may have
+            several files. These captions replace other captions of the same language.
+        images: folders, relative to raw_dir, that contain train2014 and val2014, their zips, or the
             photographs themselves. Default: raw_dir and its folders images, coco and coco/images.
         languages: language codes to keep, such as ja. Default: all languages that have files.
 
@@ -99,7 +99,7 @@ def plan(
 
 
 def read(unit):
-    """Yields a `Record` or `Skipped` for each row of a unit, and `Skipped` for single texts."""
+    """Yields a `Record` or `Skipped` for each row of a unit, and `Skipped` for dropped texts."""
     for description in unit.unmatched:
         yield Skipped("text of no image", description, text_only=True)
     with image_store.ImageStore(unit.locations) as store:
@@ -125,7 +125,7 @@ def splits(raw_dir, restval=False, images=(), **_):
     """Returns the splits of which some photographs exist, and texts.
 
     The photographs of restval are in one split only: in restval, or in train if `restval` is set.
-    With the option images, all splits are returned, so that a wrong folder is reported by `plan`.
+    With the option images, all splits are returned; `plan` then reports a wrong folder.
     """
     candidates = tuple(split for split in SPLITS if split != "restval" or not restval)
     if images:

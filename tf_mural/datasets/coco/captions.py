@@ -8,7 +8,7 @@ from tf_mural.datasets.coco.karpathy import FOLDERS
 from tf_mural.errors import UserError, lookup
 
 _KOREAN = "MSCOCO_train_val_Korean.json"
-_FILES = {  # language: (one file for each of FOLDERS, archives that contain both)
+_FILES = {  # language: (one file for each of FOLDERS, archives that contain both files)
     "en": (
         ("captions_train2014.json", "captions_val2014.json"),
         ("annotations_trainval2014.zip",),
@@ -39,7 +39,7 @@ def load_captions(raw_dir, all_images, images, texts=(), languages=None):
     additional = _files_of_option(raw_dir, texts)
     supported = dict.fromkeys(sorted({*_FILES, "ko", *additional}))
     for code in languages or ():
-        lookup(supported, code, "language (the option texts adds some)")
+        lookup(supported, code, "language (the option texts adds further ones)")
     folders = {image.folder for image in images}
     known_ids = {image.image_id for image in all_images}
     by_language, unmatched = [], []

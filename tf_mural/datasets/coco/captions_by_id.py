@@ -18,14 +18,14 @@ def iter_captions(file, keys=TEXTS):
     The suffix of the file name determines the format:
 
         TSV     image <tab> text, with or without a header of one of IMAGES and one of TEXTS
-        JSONL   {"image_id": 391895, "text": "..."}, or a list of texts
-        JSON    a list of such objects, or an object with that list as "annotations",
+        JSONL   one object per line: {"image_id": 391895, "text": "..."}; "text" may be a list
+        JSON    a list of such objects, or {"annotations": a list of such objects},
                 or {"391895": "...", "42": ["...", "..."]}
 
     Args:
         file: `SourceFile`.
-        keys: possible keys of a text, by priority. The first one that occurs in any object applies
-            to all objects.
+        keys: possible keys of a text, by priority. The first key that occurs in any object is used
+            for all objects.
 
     Raises:
         UserError: the file has another format, or a row lacks its image or text.

@@ -16,7 +16,7 @@ def find_locations(raw_dir, images):
     """Returns the paths of the folders and zips that may contain images.
 
     Args:
-        raw_dir: folder that relative paths start from.
+        raw_dir: folder to which relative paths refer.
         images: base folders from the option `images`, or () for the default ones.
 
     Raises:

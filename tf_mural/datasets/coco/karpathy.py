@@ -17,8 +17,8 @@ class CocoImage(NamedTuple):
 
     Attributes:
         image_id: the number of the image in MS-COCO.
-        file_name: such as COCO_val2014_000000391895.jpg.
-        folder: "train2014" or "val2014"; independent of the split.
+        file_name: name of the image file, such as COCO_val2014_000000391895.jpg.
+        folder: "train2014" or "val2014"; does not determine the split.
         split: "train", "val", "test" or "restval".
         sentences: English captions.
     """
@@ -63,7 +63,7 @@ def load_images(raw_dir):
 
 
 def _drop_tokens(entry):
-    """Replaces a sentence object by its text: the tokens take up most of the list."""
+    """Replaces a sentence object by its text, because its tokens take up most of the list."""
     return entry["raw"] if "raw" in entry else entry
 
 

@@ -30,7 +30,7 @@ class SourceFile:
 
 
 def find(raw_dir, name, archive_names=()):
-    """Finds a file in `FOLDERS`: as such, as `name`.gz, or in an archive.
+    """Finds a file in `FOLDERS`: as `name`, as `name`.gz, or in an archive.
 
     Args:
         raw_dir: folder that `FOLDERS` are relative to.
@@ -79,7 +79,7 @@ def from_option(path):
 
 
 def read_bytes(file):
-    """Returns the bytes of a `SourceFile`. Raises UserError if it is corrupt or much too large."""
+    """Returns the bytes of a `SourceFile`. Raises UserError if it is corrupt or too large."""
     if file.path.endswith(_ZIPS):
         return bounded_read.read_zip_member(file.path, file.member)
     if file.path.endswith(_TARS):
@@ -97,9 +97,9 @@ def parse_json(text, location, object_hook=None):
 
     Args:
         text: str.
-        location: names the text in messages.
-        object_hook: as of `json.loads`; called on each object as soon as it is parsed, so that
-            what it leaves out does not occupy memory.
+        location: name of the text for messages.
+        object_hook: as for `json.loads`. It is called as soon as an object is parsed; values that
+            it drops do not stay in memory.
 
     Returns:
         The parsed data.

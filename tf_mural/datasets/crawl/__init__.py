@@ -1,11 +1,12 @@
 """`crawl`: web images with their alt-texts, as img2dataset downloads them.
 
 Supports any list of links, such as LAION's or COYO's, in any format of img2dataset: webdataset,
-files, parquet, tfrecord. Tars of .jpg and .txt files from other hosts are read likewise. The
-caption is the one next to the image; `cc3m`, `cc12m` and `uc2` use the official files instead.
+files, parquet, tfrecord. Tars of .jpg and .txt files from other hosts are read, too. The
+caption of an image is in the file next to it; `cc3m`, `cc12m` and `uc2` use official lists instead.
 
-Links that could not be downloaded are counted with img2dataset's status if its Parquet files are
-next to the images. The complete samples of a truncated file, as a stopped run leaves it, are kept.
+If img2dataset's Parquet files are next to the images, links that could not be downloaded are
+counted by their status. If a file is truncated, for example because img2dataset was stopped, its
+complete samples are kept.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ from tf_mural.errors import UserError, lookup
 
 SPLITS = ("train", "val", "test")
 AUGMENTATIONS = ("crop", "flip")
-USUAL_AUGMENTATIONS = ("crop",)  # A caption may mention left or right.
+USUAL_AUGMENTATIONS = ("crop",)  # Flipped images may contradict captions.
 _DEFAULT_SPLIT = "train"
 
 
@@ -41,7 +42,7 @@ def plan(raw_dir: str, split: str, language: str = "en", images: tuple[str, ...]
         A list of `Unit`.
 
     Raises:
-        UserError: no images, or an invalid language code.
+        UserError: there are no images, or the language code is invalid.
     """
     if not is_language(language):
         raise UserError(f"expected a language code such as en, got {language!r}")
@@ -57,7 +58,7 @@ def read(unit):
 
 
 def splits(raw_dir, images=(), **_):
-    """Returns the splits that the names of the files mention, or train."""
+    """Returns the splits in the names of the files; only train if the names contain none."""
     image_shards = shards.find_shards(raw_dir, images)
     names = {shards.split_of(shard.name) or _DEFAULT_SPLIT for shard in image_shards}
     return tuple(split for split in SPLITS if split in names)

@@ -10,7 +10,7 @@ from tf_mural.data.records import is_language
 _URL_KEYS = ("url", "image_url", "img_url")
 _ID_KEYS = ("image_id", "img_id", "id", "key", "image", "img_fname")
 _CAPTION_KEYS = ("caption", "captions")
-_HEADERS = {b"caption\turl", b"url\tcaption"}  # img2dataset needs one, so that people add it.
+_HEADERS = {b"caption\turl", b"url\tcaption"}  # Users add a header for img2dataset.
 _URL_PREFIXES = (b"http://", b"https://", b"//")
 
 
@@ -19,11 +19,11 @@ class ListFormat:
     """Format of a list of captions.
 
     Attributes:
-        description: a line of the list, for messages.
+        description: form of a line, for messages.
         name: callable that maps a line to the name of its image as bytes, or to None if it is not a
             line of this format.
-        texts: callable that maps a line to (language, text) pairs. Raises ValueError if it is not
-            UTF-8.
+        texts: callable that maps a line to (language, text) pairs. Raises ValueError if the
+            line is not UTF-8.
     """
 
     description: str
@@ -95,7 +95,7 @@ def _object_texts(line):
 FORMATS = {
     "cc3m": ListFormat("caption<tab>url", *_column_functions(url=1, caption=0)),
     "cc12m": ListFormat("url<tab>caption", *_column_functions(url=0, caption=1)),
-    # UC2's lists of the links of its images.
+    # UC2 publishes lists of image links in this format.
     "ids": ListFormat("id<tab>url<tab>...", _linked_url, _linked_id),
     "jsonl": ListFormat(
         '{"url" or "image_id": ..., "caption": {"en": text, ...}}', _object_name, _object_texts

@@ -1,8 +1,9 @@
 """Index of a list of captions: maps the name of an image to its lines in the file.
 
-A list of 12 million rows has gigabytes. The index has 16 bytes a row, sorted: a 64-bit hash of the
-name of the image (its URL) and the offset of the line. The line is read from the file when its
-image is converted; its name is then compared, so that equal hashes cause no errors.
+A list of 12 million rows takes gigabytes of memory. The index takes 16 bytes per row: a 64-bit hash
+of the name of the image (its URL), by which rows are sorted, and the offset of the line. A line is
+read from the file when its image is converted. The names are then compared in full; equal hashes of
+different names therefore cause no errors.
 """
 
 import array
@@ -30,7 +31,7 @@ class CaptionIndex:
         format: `caption_formats.ListFormat`.
         hashes: (n,) int64, sorted, hashes of the names of images.
         offsets: (n,) uint64, byte offset of the line of each hash.
-        invalid: (m,) uint64, byte offsets of lines that are not of the format.
+        invalid: (m,) uint64, byte offsets of lines that do not have the format.
     """
 
     def __init__(self, path, format, by_number=False):
@@ -49,7 +50,7 @@ class CaptionIndex:
         self._file.close()
 
     def find(self, name):
-        """Returns (first position in `hashes`, number of rows) of the name of an image."""
+        """Returns (position of the first row in `hashes`, number of rows) of an image name."""
         key = hash(name)
         start = int(np.searchsorted(self.hashes, key))
         end = start
@@ -95,7 +96,7 @@ def check_list(path, format):
     raise UserError(f"{message}; it looks like that of {others[0]}" if others else message)
 
 
-@functools.lru_cache(maxsize=2)  # Shared by the units of a list in a process.
+@functools.lru_cache(maxsize=2)  # Units of a process share an index.
 def _build_index(path, format, by_number, size, modified):
     """Returns (hashes, offsets, invalid). `size` and `modified` are part of the cache key."""
     name_of = caption_formats.FORMATS[format].name

@@ -1,15 +1,16 @@
 """`cc12m`: Conceptual 12M, 12.4 million links with alt-texts.
 
-The captions are those of the official list, url TAB caption; `cc3m` has the opposite order and
-describes how images and list are joined. Today, 36 to 38 % of the links are dead; tars from other
-hosts (cc12m-train-0000.tar) contain more images than can still be downloaded.
+The captions come from the official list, whose lines are url TAB caption; `cc3m` has the opposite
+order. The module `cc3m` describes how images and list are joined. Of the links, 36 to 38 %
+are dead; tars from other hosts (cc12m-train-0000.tar) contain more images than can still be
+downloaded.
 """
 
 from tf_mural.datasets.crawl import conceptual, join_captions
 
 SPLITS = ("train",)
 AUGMENTATIONS = ("crop", "flip")
-USUAL_AUGMENTATIONS = ("crop",)  # A caption may mention left or right.
+USUAL_AUGMENTATIONS = ("crop",)  # Flipped images may contradict captions.
 _LISTS = {"train": ("cc12m.tsv",)}
 _FORMAT = "cc12m"
 
@@ -26,10 +27,10 @@ def plan(
     """Finds the images and the list without reading them.
 
     Args:
-        raw_dir: folder of cc12m.tsv, which contains the output of img2dataset at any depth.
+        raw_dir: folder that contains cc12m.tsv and, at any depth, the output of img2dataset.
         split: "train".
         images: folders of the images, relative to raw_dir. Default: raw_dir.
-        captions: the list of captions, relative to raw_dir, if it has another name.
+        captions: path of the list of captions, relative to raw_dir. Default: cc12m.tsv.
         by_number: interpret the key of an image as the number of its row, from 0, if there are no
             URLs; img2dataset with shards of 10,000 names images this way.
 
@@ -37,7 +38,7 @@ def plan(
         A list of units.
 
     Raises:
-        UserError: no images, no list, or a list in another format.
+        UserError: there are no images or no list, or the list has another format.
     """
     return join_captions.plan(
         *conceptual.find_sources(raw_dir, split, _LISTS, _FORMAT, images, captions, by_number)

@@ -1,8 +1,8 @@
 """`cc3m`: Conceptual Captions, 3.3 million links with alt-texts, and 15,840 for validation.
 
-The captions are those of the official lists, caption TAB url. The images are those that img2dataset
-downloaded from their links, in any of its formats, or tars from other hosts with a url in each
-.json. An image is found by its URL. Images without a row and rows without an image are skipped and
+The captions come from the official lists, whose lines are caption TAB url. The images come from
+img2dataset, in any of its formats, or from tars of other hosts with a url in each .json. The row of
+an image is found by the URL. Images without a row and rows without an image are skipped and
 counted. Without a list, use `crawl`, which takes the captions next to the images.
 """
 
@@ -10,7 +10,7 @@ from tf_mural.datasets.crawl import conceptual, join_captions
 
 SPLITS = ("train", "val")
 AUGMENTATIONS = ("crop", "flip")
-USUAL_AUGMENTATIONS = ("crop",)  # A caption may mention left or right.
+USUAL_AUGMENTATIONS = ("crop",)  # Flipped images may contradict captions.
 _LISTS = {
     "train": ("Train_GCC-training.tsv", "GCC-training.tsv", "Train%2FGCC-training.tsv"),
     "val": (
@@ -34,12 +34,12 @@ def plan(
     """Finds the images and the list without reading them.
 
     Args:
-        raw_dir: folder of Train_GCC-training.tsv and Validation_GCC-1.1.0-Validation.tsv, which
-            contains the output of img2dataset at any depth. Files whose path names another split
+        raw_dir: folder that contains Train_GCC-training.tsv and Validation_GCC-1.1.0-Validation.tsv
+            and, at any depth, the output of img2dataset. Files whose path names another split
             are ignored.
         split: train or val.
         images: folders of the images, relative to raw_dir. Default: raw_dir.
-        captions: the list of captions, relative to raw_dir, if it has another name.
+        captions: path of the list of captions, relative to raw_dir. Default: official file name.
         by_number: interpret the key of an image as the number of its row, from 0, if there are no
             URLs; img2dataset with shards of 10,000 names images this way.
 
@@ -47,7 +47,7 @@ def plan(
         A list of units.
 
     Raises:
-        UserError: no images, no list, or a list in another format.
+        UserError: there are no images or no list, or the list has another format.
     """
     return join_captions.plan(
         *conceptual.find_sources(raw_dir, split, _LISTS, _FORMAT, images, captions, by_number)

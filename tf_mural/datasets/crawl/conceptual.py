@@ -13,19 +13,19 @@ def find_sources(raw_dir, split, list_names, format, images, captions, by_number
     """Finds the shards of a split and its list of captions.
 
     Args:
-        raw_dir: folder.
+        raw_dir: folder of the list and the images.
         split: a key of `list_names`.
         list_names: dict from split to the possible names of its list.
         format: a key of `caption_formats.FORMATS`.
         images: folders of images, relative to raw_dir.
-        captions: the list, relative to raw_dir, or None.
+        captions: path of the list, relative to raw_dir, or None for a name from `list_names`.
         by_number: see `CaptionList`.
 
     Returns:
         (tuple of `shards.Shard`, `CaptionList`).
 
     Raises:
-        UserError: an unknown split, no list, or no images.
+        UserError: the split is unknown, or there is no list or no image.
     """
     names = lookup(list_names, split, "split")
     if not raw_dir or not os.path.isdir(raw_dir):
@@ -41,7 +41,7 @@ def find_sources(raw_dir, split, list_names, format, images, captions, by_number
 
 
 def list_splits(raw_dir, list_names, images, captions):
-    """Returns the splits that have a list and images; if `captions` is given, that of its name."""
+    """Returns the splits that have a list and images, or the split in the name `captions`."""
     if captions:
         return (shards.split_of(captions) or "train",)
     if not raw_dir or not os.path.isdir(raw_dir):

@@ -1,8 +1,8 @@
 """Joins the images of a crawl with an official list of captions.
 
-A unit reads some shards and looks up the row of each image. One further unit reads the names of all
-images, without the images, and counts the rows that no shard mentions. In this way, every row of
-the list and every image is counted once: kept, or skipped with a reason.
+An `ImagesUnit` reads some shards and looks up the row of each image. A single `MissingUnit` reads
+the names of all images, but not the images, and counts the rows that no shard mentions. Every row
+of the list and every image is therefore counted once: kept, or skipped with a reason.
 """
 
 import dataclasses
@@ -20,8 +20,8 @@ class CaptionList:
     Attributes:
         path: path of the file.
         format: a key of `caption_formats.FORMATS`.
-        by_number: whether the key of an image is the number of its row, from 0. Otherwise an image
-            is found by its URL or, without one, by its key as the id.
+        by_number: whether the key of an image is the number of its row, from 0. Otherwise the row
+            of an image is found by its URL or, if it has none, by its key.
         languages: language codes to keep; all if empty.
     """
 
@@ -88,7 +88,7 @@ class _ListedCaptions:
             rows = [self._index.format.texts(line) for line in lines]
         except UnicodeDecodeError:
             return (), "caption is not UTF-8"
-        # Rows that share a URL were downloaded once each, with the caption of that row.
+        # If several rows share a URL, the image was downloaded once for each, with its caption.
         adjacent = (sample.text or "").strip()
         texts = next((row for row in rows if any(text == adjacent for _, text in row)), rows[0])
         if self.expected:
@@ -109,7 +109,7 @@ def _missing_rows(unit, index):
     for offset in index.invalid.tolist():
         line = index.read_line(offset)[:80].decode(errors="replace")
         yield Skipped("row is not of the list's form", f"byte {offset}: {line!r}")
-    num_images = np.zeros(len(index.hashes), np.uint32)  # at the first row of each name
+    num_images = np.zeros(len(index.hashes), np.uint32)  # stored at the first row of a name
     for shard in unit.shards:
         for url, key in shard.names():
             for name in _image_names(url, key, unit.captions):
@@ -117,7 +117,7 @@ def _missing_rows(unit, index):
                 if count:
                     num_images[start] += 1
                     break
-    # Row i of a name lacks an image if the shards mention at most i images of this name.
+    # Row i (from 0) of a name lacks an image if the shards mention at most i images of the name.
     hashes = index.hashes
     first = np.searchsorted(hashes, hashes)
     missing = np.arange(len(hashes)) - first >= num_images[first]

@@ -1,8 +1,8 @@
 """Readers of the four formats of img2dataset: webdataset (tar), tfrecord, files and parquet.
 
 Each reader is a function (path, images=True) that yields a `Sample` for each image in order, and
-`Skipped` where a file is damaged. With images=False it does not read the images themselves. Tars
-that other hosts publish, of .jpg, .txt and .json files, are read likewise.
+a `Skipped` if a file is damaged. With images=False the reader does not read the images themselves.
+Tars of .jpg, .txt and .json files from other hosts are read, too.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from tf_mural.errors import UserError
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 _EXTENSIONS = (*IMAGE_EXTENSIONS, "txt", "json")
-_MAX_BYTES = 256 << 20  # of a member of a tar, or of a TFRecord
+_MAX_BYTES = 256 << 20  # maximum size of a member of a tar or a record of a TFRecord
 _BATCH_ROWS, _BATCH_ROWS_WITHOUT_IMAGES = 64, 1 << 14
 _PARQUET_COLUMNS = ("key", "url", "caption", "txt", "status", "error_message")
 
@@ -28,12 +28,12 @@ class Sample(NamedTuple):
 
     Attributes:
         key: name of the sample in its file.
-        image: encoded bytes, or None. Where images are not read: b"" or None.
+        image: encoded bytes, or None without an image. With images=False, b"" stands for an image.
         text: the caption next to the image, or None.
         url: URL of the image, or None.
         status: img2dataset's status ("success", "failed_to_download"), or None.
         error: img2dataset's error message, or None.
-        problem: the reason why the sample cannot be used, in a few words, or None.
+        problem: the reason why the sample is unusable, in a few words; None for a usable sample.
     """
 
     key: str
@@ -74,7 +74,7 @@ def _sample_of_files(key, files):
 
 
 def _valid_unicode(name):
-    """Replaces invalid characters by "?": odd bytes in a tar, lone surrogates in JSON."""
+    """Replaces characters that are not valid Unicode, such as lone surrogates in JSON, by "?"."""
     return name.encode(errors="replace").decode()
 
 
@@ -82,7 +82,7 @@ def _valid_unicode(name):
 
 
 def read_tar(path, images=True):
-    """Yields each `Sample` of a tar, and `Skipped` where the tar ends early.
+    """Yields each `Sample` of a tar, and a `Skipped` if the tar ends early.
 
     The tar is read as a stream, member by member, and nothing is unpacked to the disk. Complete
     samples of a truncated tar are kept.
@@ -97,7 +97,7 @@ def read_tar(path, images=True):
                 key, files = name, {}
             files[extension] = data
     except tarfile.TarError as error:
-        # The last sample is complete if it has the same files as the one before.
+        # The last sample is complete if it has all files that the previous sample has.
         if previous and previous <= set(files):
             yield _sample_of_files(key, files)
         yield Skipped("tar is cut short or broken", f"{path}, after {key or 'nothing'}: {error}")
@@ -113,7 +113,7 @@ def _tar_members(path, images):
         tarfile.open(fileobj=file, mode="r:", tarinfo=_StrictTarInfo) as tar,
     ):
         while (info := tar.next()) is not None:
-            tar.members.clear()  # tarfile keeps them for access by name, which is not needed.
+            tar.members.clear()  # Saves memory: members are not accessed by name.
             folder, base = posixpath.split(info.name)
             stem, _, extension = base.partition(".")
             extension = extension.lower()
@@ -145,7 +145,7 @@ class _StrictTarInfo(tarfile.TarInfo):
 def read_tfrecord(path, images=True):
     """Yields each `Sample` of an uncompressed TFRecord file of tf.train.Examples.
 
-    Yields `Skipped` for a damaged record and where the file ends early.
+    Also yields a `Skipped` for each damaged record, and if the file ends early.
     """
     from google.protobuf.message import DecodeError
 
@@ -194,7 +194,7 @@ def _sample_of_example(example, number, images):
 
 
 def read_folder(path, images=True):
-    """Yields each `Sample` of a folder by name: an image, with a .txt and a .json next to it."""
+    """Yields each `Sample` of a folder (an image with its .txt and .json), sorted by name."""
     extensions = {}
     for name in os.listdir(path):
         stem, dot, extension = name.rpartition(".")
@@ -228,13 +228,13 @@ def contains_images(names):
 
 
 class BrokenParquetError(Exception):
-    """The file cannot be read as Parquet, whose footer is written last."""
+    """The file is not valid Parquet, for example because it was truncated before its footer."""
 
 
 def read_parquet(path, images=True):
-    """Yields each `Sample` of a Parquet file; `image` is None for images not downloaded.
+    """Yields each `Sample` of a Parquet file; `image` is None if it was not downloaded.
 
-    Yields `Skipped` if the file is truncated, because then no row can be read.
+    Yields a single `Skipped` if the file is truncated, because no row can be read in this case.
     """
     try:
         yield from read_parquet_rows(path, images)
@@ -243,7 +243,7 @@ def read_parquet(path, images=True):
 
 
 def read_parquet_rows(path, images):
-    """Yields the samples of `read_parquet`, but raises `BrokenParquetError`.
+    """Yields the samples of `read_parquet`, but raises `BrokenParquetError` for a truncated file.
 
     The Parquet files that img2dataset writes next to its other formats have a row for each link and
     no column of images.

@@ -23,11 +23,11 @@ class Shard:
     """A file or a folder with some thousands of samples.
 
     Attributes:
-        name: its path below the folder that was searched, without the extension.
+        name: path of the shard, relative to the searched folder, without its extension.
         kind: a key of `sample_readers.READERS`.
-        path: its path.
-        sidecar: path of the Parquet file next to it, in which img2dataset writes the status of each
-            link, or "".
+        path: path of the shard.
+        sidecar: path of the Parquet file next to the shard, in which img2dataset writes the status
+            of each link; "" if there is none.
     """
 
     name: str
@@ -36,16 +36,16 @@ class Shard:
     sidecar: str = ""
 
     def samples(self):
-        """Yields each `Sample` in order, and `Skipped` where the file is damaged."""
+        """Yields each `Sample` in order, and a `Skipped` if the file is damaged."""
         return sample_readers.READERS[self.kind](self.path)
 
     def sidecar_samples(self):
-        """Yields a `Sample` without image for each link that img2dataset tried, if known."""
+        """Yields a `Sample` without image for each link in the sidecar, if there is one."""
         if self.sidecar:
             try:
                 yield from sample_readers.read_parquet_rows(self.sidecar, False)
             except sample_readers.BrokenParquetError:
-                return  # A stopped run truncates the shard, too, where it is counted.
+                return  # The shard itself is then truncated, too, and its reader counts this.
 
     def names(self):
         """Yields (url or None, key) of each sample that exists or that img2dataset tried."""
@@ -63,8 +63,8 @@ def find_shards(raw_dir, images=()):
     """Finds all shards.
 
     Args:
-        raw_dir: folder.
-        images: folders relative to raw_dir to search at any depth; by default raw_dir itself.
+        raw_dir: folder to which `images` is relative.
+        images: folders to search at any depth. Default: raw_dir itself.
 
     Returns:
         A tuple of `Shard`, sorted by name.
@@ -94,13 +94,14 @@ def find_split_shards(raw_dir, images, split, default=None):
     Args:
         raw_dir, images: as for `find_shards`.
         split: name of the split.
-        default: the split of shards whose name contains none; None means any split.
+        default: the split of shards whose name contains no split; None: such shards belong to every
+            split.
 
     Returns:
         A tuple of `Shard`.
 
     Raises:
-        UserError: there are none, or see `find_shards`.
+        UserError: no shard belongs to the split, or as for `find_shards`.
     """
     shards = tuple(
         shard
@@ -108,25 +109,25 @@ def find_split_shards(raw_dir, images, split, default=None):
         if (split_of(shard.name) or default or split) == split
     )
     if not shards:
-        raise UserError(f"no file of images in {raw_dir} is of the split {split} by its name")
+        raise UserError(f"no file of images in {raw_dir} has the split {split} in its name")
     return shards
 
 
 def split_of(name):
-    """Returns the split that a path names last, such as train for cc3m-train-0000, or None."""
+    """Returns the last split that a path names, such as train for cc3m-train-0000, or None."""
     words = reversed(re.findall("[a-z]+", name.lower()))
-    return next((s for w in words for s, known in _SPLIT_WORDS.items() if w in known), None)
+    return next((s for w in words for s, names in _SPLIT_WORDS.items() if w in names), None)
 
 
 def group_shards(shards):
-    """Groups shards in order into at most as many tuples as a record set may have shards."""
+    """Divides shards, in order, into at most `_MAX_UNITS` tuples."""
     count = min(len(shards), _MAX_UNITS)
     cuts = [len(shards) * number // count for number in range(count + 1)]
     return [shards[start:end] for start, end in itertools.pairwise(cuts)]
 
 
 def fingerprint(shards):
-    """Returns a hash of the names and sizes of shards; of a folder, the number of its files."""
+    """Returns a hash of the names and sizes of shards (for a folder, its number of files)."""
     digest = hashlib.sha256()
     for shard in shards:
         is_folder = shard.kind == "folder"
@@ -147,13 +148,13 @@ def _walk(top):
             stem, _, extension = name.rpartition(".")
             if stem and not name.startswith("."):
                 extensions.setdefault(stem, set()).add(extension)
-        # img2dataset's statistics or Parquet file identify a folder as a shard. It may contain
-        # thousands of files, so it is not listed.
-        known = [name for name in subfolders if extensions.keys() & {name, f"{name}_stats"}]
-        subfolders[:] = [name for name in subfolders if name not in known]
-        for stem in {*extensions, *known}:
+        # A folder is a shard if img2dataset's statistics or Parquet file is next to it. It is not
+        # listed, because it may contain thousands of files.
+        shard_names = [name for name in subfolders if extensions.keys() & {name, f"{name}_stats"}]
+        subfolders[:] = [name for name in subfolders if name not in shard_names]
+        for stem in {*extensions, *shard_names}:
             yield from _shards_of_stem(
-                top, folder, stem, extensions.get(stem, set()), stem in known
+                top, folder, stem, extensions.get(stem, set()), stem in shard_names
             )
         if sample_readers.contains_images(names):
             name = os.path.basename(os.path.abspath(top)) if folder == top else ""
@@ -175,7 +176,7 @@ def _shards_of_stem(top, folder, stem, extensions, is_folder):
 
 
 def _has_images(path):
-    """Returns whether a Parquet file without a shard next to it has images, or only links."""
+    """Returns whether a Parquet file, which has no shard next to it, contains images."""
     try:
         return sample_readers.has_image_column(path)
     except sample_readers.BrokenParquetError:

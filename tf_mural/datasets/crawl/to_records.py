@@ -13,7 +13,7 @@ class AdjacentCaptions:
         language: language code of the captions.
 
     Attributes:
-        expected: languages whose absence is counted: none.
+        expected: languages whose missing texts are counted; empty for this class.
     """
 
     expected = ()

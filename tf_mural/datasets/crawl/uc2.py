@@ -1,10 +1,10 @@
 """`uc2`: Conceptual Captions with translations to German, French, Czech, Japanese and Chinese.
 
-UC2's texts are read in either form:
+UC2's texts are read in either of two forms:
 
-- JSONL, one line an image: {"url": ..., "caption": {"en": ..., "de": ...}}. The image is named by
-  url, image_url or img_url, or else by image_id, img_id, id, key, image or img_fname. The key may
-  also be `captions`, and a language may have a list of texts.
+- JSONL with one line per image: {"url": ..., "caption": {"en": ..., "de": ...}}. The image is named
+  by url, image_url or img_url; without these keys, by image_id, img_id, id, key, image or
+  img_fname. The key `captions` is accepted for `caption`. A language may have a list of texts.
 - The LMDB folders conceptual_caption_{en,de,zh,ja,fr,cs}_{train,val}.db (the Chinese one is spelled
   zh_trian), which contain tokens of XLM-R instead of texts: see `uc2_lmdb`.
 
@@ -22,7 +22,7 @@ from tf_mural.errors import UserError, lookup
 
 SPLITS = ("train", "val")
 AUGMENTATIONS = ("crop", "flip")
-USUAL_AUGMENTATIONS = ("crop",)  # A caption may mention left or right.
+USUAL_AUGMENTATIONS = ("crop",)  # Flipped images may contradict captions.
 _DATABASE = re.compile(r"conceptual_caption_([a-z]{2,3})_(train|trian|val)\.db")
 _SUBFOLDERS = ("", "txt_db", "uc2_pretrain", "txt_db/uc2_pretrain")
 
@@ -39,25 +39,25 @@ def plan(
     """Finds the images and the texts without reading them.
 
     Args:
-        raw_dir: folder of the JSONL or the LMDB folders, which contains the output of img2dataset
-            at any depth. Files whose path names another split are ignored.
+        raw_dir: folder that contains the JSONL file or the LMDB folders and, at any depth, the
+            output of img2dataset. Files whose path names another split are ignored.
         split: train or val.
         images: folders of the images, relative to raw_dir. Default: raw_dir.
-        captions: the JSONL file, relative to raw_dir. Default: the one whose name contains the
-            split, or no split for train; else the LMDB folders.
-        languages: language codes to keep, such as en,de; images that lack one are counted.
-            Default: all.
+        captions: the JSONL file, relative to raw_dir. Default: the JSONL file whose name contains
+            the split (a name without a split means train); without such a file, LMDB folders.
+        languages: language codes to keep, such as en,de; missing texts of these languages
+            are counted. Default: all languages.
         sentencepiece: XLM-R's sentencepiece.bpe.model, relative to raw_dir, for LMDB folders that
             contain only tokens.
         ids: a TSV of image id and URL, relative to raw_dir, by which images are found for LMDB
-            folders. Default: UC2's train_imageId2Ann.tsv if it exists, else the keys of the images
-            are the ids.
+            folders. Default: UC2's train_imageId2Ann.tsv if it exists. Without a list, the keys of
+            the images are the ids.
 
     Returns:
         A list of units.
 
     Raises:
-        UserError: no images, no texts, or texts that cannot be read.
+        UserError: there are no images or no texts, or the texts cannot be read.
     """
     image_shards = shards.find_split_shards(raw_dir, images, split)
     source = _find_texts(raw_dir, split, captions, languages, sentencepiece, ids)

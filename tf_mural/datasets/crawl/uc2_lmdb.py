@@ -1,10 +1,10 @@
-"""UC2's texts in LMDB folders, one for each language, with one entry a text.
+"""UC2's texts in LMDB folders, one for each language, with one entry per text.
 
 An entry is MessagePack compressed by LZ4. It has the tokens of XLM-R as `input_ids` and the name of
 the image as `img_fname`; txt2img.json next to the database maps the key of each text to its image.
-If an entry has the text itself (caption, text, sentence or raw), it is used. Otherwise the tokens
-are decoded with XLM-R's SentencePiece model, which restores the text except for the normalization
-of the tokenizer: single spaces, NFKC, and " ⁇ " for unknown characters.
+If an entry has the text itself (caption, text, sentence or raw), this text is used. Otherwise the
+tokens are decoded with XLM-R's SentencePiece model, which restores the text except for the
+normalization of the tokenizer: single spaces, NFKC, and " ⁇ " for unknown characters.
 
 Memory use is about 20 bytes for each text: the key, and a hash of the id of its image.
 """
@@ -24,7 +24,8 @@ from tf_mural.errors import UserError
 
 _TEXT_KEYS = ("caption", "text", "sentence", "raw")
 _SIDES = ("left", "right")
-# XLM-R's ids are fairseq's: <s>, <pad>, </s>, <unk>, then those of SentencePiece from 3, plus 1.
+# XLM-R has fairseq's ids: 0 to 3 are <s>, <pad>, </s> and <unk>. Ids of SentencePiece from 3 on
+# are increased by 1.
 _UNKNOWN = 3
 
 
@@ -45,7 +46,7 @@ class Databases:
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """Some shards to read; or, if `missing`, the texts of images that no shard mentions."""
+    """Some shards to read; if `missing` is true, all shards, to find texts without an image."""
 
     shards: tuple[shards.Shard, ...]
     databases: Databases
@@ -152,7 +153,7 @@ class _DatabaseCaptions:
                     yield code, text.strip()
 
     def _read_text(self, code, folder, transaction, key, id=None):
-        """Returns the text of an entry; None if it is missing or belongs to another image."""
+        """Returns the text of an entry, or None if it is missing or belongs to another image."""
         packed = transaction.get(key)
         if packed is None:
             return None
@@ -175,7 +176,7 @@ class _DatabaseCaptions:
         if not self._databases.model:
             raise UserError(
                 f"{folder} holds tokens ({', '.join(sorted(entry))}) and no texts; to decode them "
-                "give XLM-R's sentencepiece.bpe.model by the option sentencepiece"
+                "pass XLM-R's sentencepiece.bpe.model with the option sentencepiece"
             )
         return _decode(self._databases.model, tokens)
 
@@ -198,7 +199,7 @@ def _load_model(path):
 
 
 def _load_table(folder):
-    """Returns (hashes of image ids, sorted; keys of their texts; their order in the file)."""
+    """Returns (sorted hashes of image ids, keys of the texts, positions in the file)."""
     path = os.path.join(folder, "txt2img.json")
     try:
         status = os.stat(path)
@@ -207,7 +208,7 @@ def _load_table(folder):
     return _read_table(path, status.st_size, status.st_mtime_ns)
 
 
-@functools.lru_cache(maxsize=32)  # Shared by the units of the databases in a process.
+@functools.lru_cache(maxsize=32)  # Units of a process share a table.
 def _read_table(path, size, modified):
     """Reads a table; `size` and `modified` are part of the cache key."""
     try:

@@ -1,8 +1,8 @@
 """`multi30k`: the photographs of Flickr30K with the captions of Multi30K.
 
-Task 1 of Multi30K translates one English caption of each photograph: one text per language. Task 2
-has five captions in English and five in German, written for the photograph. The split `bitext` has
-the texts of task 1 of `train` without photographs, which need not exist for it.
+Task 1 of Multi30K has one English caption of each photograph and its translations: one text per
+language. Task 2 has five English and five German captions, all written for the photograph. The
+split `bitext` has only the texts of task 1 of `train` and does not need the photographs.
 
 Languages are detected from the file names. Other corpora with this layout can be added by naming
 their folders in the option texts.
@@ -20,7 +20,7 @@ from tf_mural.errors import UserError
 
 SPLITS = tuple(split_files.STEMS)
 AUGMENTATIONS = ("crop", "flip")
-USUAL_AUGMENTATIONS = ("crop",)  # One English caption in 150 says left or right.
+USUAL_AUGMENTATIONS = ("crop",)  # Flipping falsifies 1 of 150 English captions.
 _RECORDS_PER_UNIT = 2000
 
 
@@ -30,7 +30,8 @@ class Unit:
 
     Attributes:
         locations: folders and archives of the images; () for records without images.
-        rows: tuples (image, ((language, text), ...), its `archives.FileRange` or None).
+        rows: tuples (image name, ((language, text), ...), `archives.FileRange` of the image or
+            None).
     """
 
     locations: tuple[str, ...]
@@ -49,11 +50,12 @@ def plan(
     """Reads the texts of a split and joins them by line number.
 
     Args:
-        raw_dir: folder that relative paths start from.
+        raw_dir: folder to which relative paths refer.
         split: name of the split.
-        task: the texts of Multi30K to use: "1", "2", "both" or "auto". auto is both for train, 1
-            for bitext, and the protocol for evaluation: the five captions of task 2 in the
-            languages that have them (en, de), the one of task 1 in the others (fr, cs).
+        task: the texts of Multi30K to use: "1", "2", "both" or "auto". auto means both
+            for train and 1 for bitext. For test sets, auto follows the evaluation protocol: the
+            five captions of task 2 in English and German, one caption of task 1 in French and
+            Czech.
         texts: folders that contain task1 and task2. Default: the first existing folder of data,
             multi30k/data and dataset/data.
         images: folders of the photographs, or .tar.gz, .tgz or .tar archives of them. Default:
@@ -64,8 +66,8 @@ def plan(
         languages: language codes to keep. Default: all languages that have files.
 
     Returns:
-        List of `Unit`, in the order of the lines. A gzip archive gives one unit, in the order of
-        the archive, so that it is decompressed only once.
+        List of `Unit`, in the order of the lines. With a gzip archive, there is only one unit,
+        in the order of the archive, because the archive is then decompressed only once.
 
     Raises:
         UserError: the split or an option is unknown, files are missing, corrupt or contradict each
@@ -100,7 +102,7 @@ def plan(
 
 
 def read(unit):
-    """Yields a `Record` or `Skipped` for each line of a unit, and `Skipped` for single texts."""
+    """Yields a `Record` or `Skipped` for each line of a unit, and `Skipped` for dropped texts."""
     contents = image_store.iter_images(
         unit.locations, [(name, file) for name, _, file in unit.rows]
     )

@@ -21,7 +21,7 @@ def load_captions(path, names):
         names: file names of the images.
 
     Returns:
-        {file name: captions in the order of their numbers}, without images that have none.
+        {file name: captions in the order of their numbers}; images without captions are omitted.
 
     Raises:
         UserError: the file has another format, or captions of none of the images.

@@ -1,4 +1,4 @@
-"""Reads the photographs of Flickr30K from folders, or from the archive that is published.
+"""Reads the photographs of Flickr30K from folders or from the published archive.
 
 A tar is read at the offsets of its files. A gzip stream is decompressed from its start, in memory:
 once to list its files, and once per split.
@@ -21,7 +21,7 @@ def find_locations(raw_dir, images):
     """Returns the paths of the folders and archives that contain photographs.
 
     Args:
-        raw_dir: folder that relative paths start from.
+        raw_dir: folder to which relative paths refer.
         images: folders and archives from the option `images`; () for the default folders or, if
             none of them exists, the first default archive.
 
@@ -53,8 +53,8 @@ def find_in_archives(locations, names):
         names: file names.
 
     Returns:
-        List with one entry per name: an `archives.FileRange`, or None if no archive contains the
-        image or a folder that comes before the archive does.
+        List with one entry per name: an `archives.FileRange`, or None if the image is in no archive
+        or in a folder that precedes the archive in `locations`.
 
     Raises:
         UserError: an archive is corrupt, contains a name twice or a name that leads out of it.
@@ -78,11 +78,12 @@ def any_gzip(locations):
 
 
 def iter_images(locations, files):
-    """Yields (encoded image, None), or (None, reason) if it cannot be used, of each image.
+    """Yields for each image (encoded image, None), or (None, reason) if it is unusable.
 
     Args:
         locations: what `find_locations` returns.
-        files: (name, `archives.FileRange` or None) pairs; those of a gzip in the archive's order.
+        files: (name, `archives.FileRange` or None) pairs; images of a gzip must be in the order of
+            the archive.
     """
     folders = [location for location in locations if os.path.isdir(location)]
     contents = archives.iter_images(file for _, file in files if file is not None)

@@ -41,7 +41,7 @@ class SplitFiles:
 
 
 def find(raw_dir, split, task="auto", texts=(), captions=None, languages=None):
-    """Returns the `SplitFiles` of a split; arguments as for `multi30k.plan`.
+    """Returns the `SplitFiles` of a split; the arguments are those of `multi30k.plan`.
 
     Raises:
         UserError: the split, the task or a language is unknown, or files are missing.
@@ -64,8 +64,8 @@ def find(raw_dir, split, task="auto", texts=(), captions=None, languages=None):
     for code in languages or ():
         lookup(by_language, code, f"language (of {split})")
     kept = [code for code in by_language if languages is None or code in languages]
-    # The first text of each language, then the second of each, so that the first few texts of a
-    # record cover all languages.
+    # The first text of each language precedes the second text of any language. The first few texts
+    # of a record therefore cover all languages.
     ranked = sorted((k, code, path) for code in kept for k, path in enumerate(by_language[code]))
     return SplitFiles(
         tuple(image_lists),
@@ -75,7 +75,7 @@ def find(raw_dir, split, task="auto", texts=(), captions=None, languages=None):
 
 
 def _select_texts(folders, split, task):
-    """Returns {language: text files in order} of the selected tasks."""
+    """Returns {language: sorted text files} of the selected tasks."""
     if task == "auto":
         task = {"train": "both", "bitext": "1"}.get(split, "protocol")
     stems = dict(enumerate(STEMS[split], 1))
@@ -91,13 +91,13 @@ def _select_texts(folders, split, task):
     if task == "both":
         codes = [*by_task[1], *by_task[2]]
         return {code: by_task[1].get(code, []) + by_task[2].get(code, []) for code in codes}
-    # The evaluation protocol prefers captions written for the image (task 2) over the translation
-    # of one (task 1).
+    # The evaluation protocol prefers captions that were written for the image (task 2) to
+    # translated captions (task 1).
     return {**by_task.get(1, {}), **by_task.get(2, {})}
 
 
 def _find_texts(folders, task_number, stem):
-    """Returns {language: text files of a task in order}, over all folders."""
+    """Returns {language: text files of a task from all folders, sorted by number}."""
     number_pattern = r"\.(\d+)" if task_number == 2 else "()"
     pattern = re.compile(re.escape(str(stem)) + number_pattern + r"\.([A-Za-z-]+)(?:\.gz)?")
     paths = {}
@@ -157,7 +157,7 @@ def read_image_names(image_lists):
     """Returns the image file name of each line.
 
     Raises:
-        UserError: the lists differ, or a line is not a file name or repeats one.
+        UserError: the lists differ, or a line is not a file name or occurs twice.
     """
     # The list of test_2017_mscoco appends the number of a caption to each name.
     names, *others = (

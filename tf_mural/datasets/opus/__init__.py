@@ -4,10 +4,11 @@ A zip, such as de-en.txt.zip, contains two text files, such as CCMatrix.de-en.de
 CCMatrix.de-en.en, whose lines are translations of each other. Its other files (README, LICENSE,
 scores, ids) are not read. The two files may also be unpacked in a folder.
 
-A member of a zip can only be read from its start, so that reading a part of a bitext skips the
-bytes before it: about a million pairs a second, mostly for decompression. A bitext has at most 16
-parts, so that each pair is skipped 7.5 times on average at worst. The parts are ranges of bytes of
-the first language, so that planning reads no text. Small bitexts share a unit.
+A member of a zip can only be read from its start. The reader of a part of a bitext must therefore
+skip the pairs before this part, about a million pairs per second, which is mostly the time of
+decompression. A bitext has at most 16 parts; a pair is then skipped at most 7.5 times on average.
+The parts are ranges of bytes of the first language, because planning then reads no text. Small
+bitexts share a unit.
 """
 
 import dataclasses
@@ -21,16 +22,16 @@ from tf_mural.errors import UserError
 
 SPLITS = ("train",)
 AUGMENTATIONS = ()
-# Minimum and maximum bytes of the first language. Skipping takes a twentieth of the time of
-# converting, so that many small parts would cost more time than they save.
+# Minimum and maximum size of a unit in bytes of the first language. Skipping a text takes 5 % of
+# the time of converting it, therefore many small parts would cost more time than they save.
 _BYTES_PER_UNIT = (16 << 20, 256 << 20)
 _MAX_UNITS = 512  # A reader keeps every shard of a record set open.
-_MAX_PARTS = 16  # of a bitext
+_MAX_PARTS = 16  # Maximum number of parts of a bitext.
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """The lines of a bitext whose first language starts in the bytes [start, end)."""
+    """The pairs of a bitext whose line in the first language starts in the bytes [start, end)."""
 
     bitext: files.Bitext
     start: int
@@ -58,7 +59,7 @@ def plan(
         raw_dir: a Moses zip of OPUS, or a folder that contains zips or unpacked bitexts at any
             depth.
         split: "train".
-        languages: language codes; bitexts of two of them are kept. Default: all.
+        languages: language codes; bitexts of two of these languages are kept. Default: all.
         pairs: pairs to keep, such as de-en, in either order. Default: all.
         drop_identical: drop lines that are equal in both languages.
 
@@ -66,7 +67,8 @@ def plan(
         A list of `Unit`.
 
     Raises:
-        UserError: no bitext, an incomplete or repeated bitext, or an unknown language or pair.
+        UserError: there is no bitext, a bitext is incomplete or repeated, or a language or pair is
+            unknown.
     """
     bitexts = files.choose_bitexts(files.find_bitexts(raw_dir), raw_dir, languages, pairs)
     total = sum(bitext.sizes[0] for bitext in bitexts)
@@ -123,7 +125,7 @@ def fingerprint(raw_dir, split, languages=None, pairs=None, **_):
 
 
 def _read_pairs(part):
-    """Yields (number from 1, line, line) of a part.
+    """Yields (line number from 1, line, line in the other language) of a part.
 
     The last part of a bitext checks that both languages have the same number of lines.
     """

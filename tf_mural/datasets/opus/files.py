@@ -16,11 +16,11 @@ class Bitext:
     """Two texts whose lines are translations of each other.
 
     Attributes:
-        name: "CCMatrix.de-en".
-        languages: language codes of both sides in the form of records: OPUS's zh_cn is zh-cn.
+        name: corpus and languages, such as "CCMatrix.de-en".
+        languages: language codes of both sides as in records, such as zh-cn for OPUS's zh_cn.
         path: path of the zip, or of the folder of the two files.
         members: names of both files in the zip or folder.
-        sizes: unpacked bytes of both files.
+        sizes: unpacked sizes of both files in bytes.
     """
 
     name: str
@@ -46,8 +46,8 @@ def find_bitexts(raw_dir):
         A list of `Bitext`, sorted by name.
 
     Raises:
-        UserError: no bitext; a repeated, incomplete or empty one; a zip that is damaged, has no
-            bitext, or contains a path outside of itself.
+        UserError: there is no bitext; a bitext is repeated, incomplete or empty; or a zip is
+            damaged, has no bitext, or contains a path outside of itself.
     """
     if not raw_dir or not os.path.exists(raw_dir):
         raise UserError(
@@ -91,24 +91,24 @@ def choose_bitexts(bitexts, raw_dir, languages=None, pairs=None):
     """
     chosen = bitexts
     if languages is not None:
-        known = dict.fromkeys(sorted({code for b in bitexts for code in b.languages}))
+        known_codes = dict.fromkeys(sorted({code for b in bitexts for code in b.languages}))
         for code in languages:
-            lookup(known, _normalize(code), f"language (of {raw_dir})")
+            lookup(known_codes, _normalize(code), f"language (of {raw_dir})")
         allowed = {_normalize(code) for code in languages}
         chosen = [bitext for bitext in chosen if allowed.issuperset(bitext.languages)]
     if pairs is not None:
-        known = {"-".join(bitext.languages): None for bitext in bitexts}
+        known_pairs = {"-".join(bitext.languages): None for bitext in bitexts}
         reversed_pairs = {"-".join(bitext.languages[::-1]) for bitext in bitexts}
         allowed = {_normalize(pair) for pair in pairs}
         for pair in sorted(allowed - reversed_pairs):
-            lookup(known, pair, f"pair (of {raw_dir})")
+            lookup(known_pairs, pair, f"pair (of {raw_dir})")
         chosen = [
             bitext
             for bitext in chosen
             if {"-".join(bitext.languages), "-".join(bitext.languages[::-1])} & allowed
         ]
     if not chosen:
-        raise UserError(f"no bitext of {raw_dir} has two of the languages, and is of the pairs")
+        raise UserError(f"no bitext in {raw_dir} has two of the languages and is one of the pairs")
     for bitext in chosen:
         for code in bitext.languages:
             if not is_language(code):
@@ -124,7 +124,7 @@ def open_side(bitext, side):
     """Context manager that opens a side as a binary stream.
 
     Raises:
-        UserError: the side cannot be unpacked, at once or while it is read.
+        UserError: the side cannot be unpacked; may also be raised while the stream is read.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(bounded_read.file_errors(bitext.where(side)))
@@ -197,4 +197,4 @@ def _match_names(names, where):
             yield os.path.basename(stem), languages, (sides[a], sides[b])
         for code, name in sides.items() if not codes else ():
             if stem.endswith(f"-{code}") or f".{code}-" in stem:
-                raise UserError(f"{where} has {name}, but not its other language; add it")
+                raise UserError(f"{where} has {name}, but not the other language; add its file")

@@ -27,10 +27,10 @@ class ForwardLines:
         self._inside_line = False  # whether the skipped bytes end in the middle of a line
 
     def skip_to(self, offset):
-        """Skips the lines that start before byte `offset`; None skips all."""
+        """Skips the lines that start before byte `offset`; None skips all lines."""
         if offset == 0:
             return
-        # The byte before `offset` may end a line, so that the next one starts at `offset`.
+        # If the byte before `offset` ends a line, the next line starts at `offset`.
         while chunk := self._next_chunk():
             remaining = len(chunk) if offset is None else offset - 1 - self.offset
             if remaining < len(chunk):
@@ -42,7 +42,7 @@ class ForwardLines:
         self._count_last_line()
 
     def skip_lines(self, count):
-        """Skips `count` lines, or all if there are fewer."""
+        """Skips `count` lines, or all lines if there are fewer."""
         while count > self.number and (chunk := self._next_chunk()):
             missing = count - self.number
             end = len(chunk)
@@ -79,7 +79,7 @@ class ForwardLines:
         return chunk or self._stream.read(_CHUNK_BYTES)
 
     def _skip(self, chunk, end):
-        """Skips the first `end` bytes of a chunk; the others are returned by `_next_chunk`."""
+        """Skips the first `end` bytes of a chunk; `_next_chunk` returns the other bytes later."""
         self.number += chunk.count(b"\n", 0, end)
         self.offset += end
         self._inside_line = chunk[end - 1 : end] != b"\n"

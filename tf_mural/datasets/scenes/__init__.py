@@ -1,10 +1,10 @@
 """`scenes`: images of two shapes, drawn and captioned in twelve languages by this package.
 
-Needs no download and has no license restrictions. `train` has images with an English caption each,
-and in a quarter of the records captions in five more languages. `test` has combinations of colors
-and shapes that `train` never shows, in all twelve languages. `bitext` has short phrases about
-everyday objects, each in two languages, without images. A record is a function of (split, seed,
-index) and does not depend on the units.
+The data set needs no download and has no license restrictions. Each image of `train` has an English
+caption, and a quarter of the images have captions in five more languages. `test` has combinations
+of colors and shapes that `train` never shows, with captions in all twelve languages. `bitext` has
+short phrases about everyday objects, each in two languages, without images. A record is a function
+of (split, seed, index) and does not depend on the units.
 """
 
 import itertools
@@ -21,7 +21,7 @@ from tf_mural.errors import UserError, lookup
 
 COUNTS = {"train": 6_000, "bitext": 40_000, "test": 512}
 SPLITS = tuple(COUNTS)
-AUGMENTATIONS = ("crop",)  # Captions say left and right.
+AUGMENTATIONS = ("crop",)  # Flipped images contradict captions.
 LANGUAGES = tuple(GRAMMARS)
 TRAIN_LANGUAGES = ("en", "de", "fr", "cs", "zh", "ja")
 _TRANSLATED_ONE_IN = 4
@@ -52,7 +52,7 @@ def plan(
             f"scenes/{split}: expected count >= 0 and units >= 1, got count={count}, units={units}"
         )
     if split != "bitext":
-        sample_scenes(split, count, seed)  # Refuses too large a count before any record is read.
+        sample_scenes(split, count, seed)  # Raises the error for a large count at once.
     cuts = [count * i // units for i in range(units + 1)]
     common = {"split": split, "seed": seed, "count": count}
     return [{**common, "start": a, "stop": b} for a, b in itertools.pairwise(cuts)]

@@ -1,7 +1,7 @@
 """Draws scenes as PNG: two shapes on a patterned gray background, with random jitter.
 
-Both shapes are completely inside every crop of 64 x 64 of the 72 x 72 pixels, so that a caption
-stays true for any crop.
+An image has 72 x 72 pixels. Both shapes are completely inside every crop of 64 x 64 pixels, because
+a caption must be true for any crop.
 """
 
 import io
@@ -15,8 +15,8 @@ from tf_mural.datasets.scenes.scene import Scene
 
 SIZE = 72
 CROP_SIZE = 64
-# The area that all crops share, from SIZE - CROP_SIZE to CROP_SIZE along both axes, less half a
-# pixel on each side.
+# Bounds of the area that all crops share: SIZE - CROP_SIZE to CROP_SIZE along both axes, reduced by
+# half a pixel on each side.
 LOW, HIGH = SIZE - CROP_SIZE + 0.5, CROP_SIZE - 0.5
 SUPERSAMPLING = 4  # Shapes are drawn at this scale and averaged, which gives soft edges.
 RADII = {"big": (11.5, 13.0), "small": (5.8, 7.0)}
@@ -48,10 +48,10 @@ def arrange(scene: Scene, rng: Random) -> tuple[Placement, Placement]:
     """Samples placements of the first and the second shape for which the relation holds.
 
     The shapes do not touch and are inside every crop. Their distance along the axis of the relation
-    is at least twice the one across it.
+    is at least twice their distance across it.
     """
     radii = [rng.uniform(*RADII[obj.size]) for obj in (scene.first, scene.second)]
-    # The left or upper shape is placed first; the result is reversed if it is the second one.
+    # The left or upper shape is placed first; the result is reversed if that is the second shape.
     is_reversed = scene.link in ("right of", "below")
     low, high = reversed(radii) if is_reversed else radii
     distance = rng.uniform(low + high + MIN_GAP, HIGH - LOW - low - high)
@@ -167,7 +167,7 @@ def _star():
 
 
 def _half_ring(start):
-    # Slightly more than half, so that no seam is visible between two halves.
+    # The arc is slightly longer than 180 degrees, which hides the seam between two halves.
     return _arc(0, 0, 1.0, start, start + 190) + _arc(0, 0, 0.55, start + 190, start)
 
 

@@ -23,7 +23,7 @@ EVERYDAY_NOUNS = (
     "boat", "shoe", "hat", "shirt", "bag", "ball", "clock", "lamp", "box", "umbrella",
 )  # fmt: skip
 NOUNS = SHAPES + EVERYDAY_NOUNS
-_TEST_ONE_IN = 5  # pairs of objects
+_TEST_ONE_IN = 5  # One of 5 pairs of objects belongs to the test split.
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,13 @@ def object_pair(scene: Phrase) -> frozenset:
 
 
 def is_test_pair(pair: frozenset) -> bool:
-    """Returns whether a pair belongs to the test split; the same for all seeds, to avoid leaks."""
+    """Returns whether a pair belongs to the test split, which is the same for all seeds."""
     name = "+".join(sorted(f"{color} {shape}" for color, shape in pair))
     return zlib.crc32(name.encode()) % _TEST_ONE_IN == 0
 
 
 def object_pairs(split: str) -> list[tuple[tuple[str, str], tuple[str, str]]]:
-    """Returns all pairs of (color, shape) of a split; the two differ in both color and shape."""
+    """Returns all pairs of (color, shape) of a split; the two objects differ in color and shape."""
     objects = itertools.product(COLORS, SHAPES)
     return [
         (first, second)
@@ -82,8 +82,8 @@ def object_pairs(split: str) -> list[tuple[tuple[str, str], tuple[str, str]]]:
 def sample_scenes(split: str, count: int, seed: int) -> list[Scene]:
     """Samples `count` different scenes.
 
-    The same image has two descriptions ("a star above a moon", "a moon below a star"). The order of
-    the objects is sampled last, so that no image occurs twice.
+    An image has two descriptions ("a star above a moon", "a moon below a star"). To avoid that an
+    image occurs twice, the order of the objects is sampled last.
 
     Raises:
         UserError: there are fewer than `count` different scenes.
@@ -121,7 +121,7 @@ def _decode_scene(code, choices, swap):
 
 
 def sample_phrase(rng: Random) -> Phrase:
-    """Samples a phrase of everyday objects and at most one shape, so that it is never a scene."""
+    """Samples a phrase with at most one shape, which therefore never describes a scene."""
     if rng.random() < 0.15:
         return Phrase(_sample_object(rng, choice(rng, NOUNS), bare_probability=0.0))
     nouns = [choice(rng, EVERYDAY_NOUNS)]

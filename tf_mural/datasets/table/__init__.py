@@ -1,8 +1,8 @@
 """`table`: your own images and texts in a TSV, CSV or JSONL table.
 
-    wide   one row a record, one column a language:   image <tab> en <tab> de
-    long   one row a text:                            image <tab> language <tab> text
-    jsonl  one object a record: {"image": "a.jpg", "captions": {"en": "...", "de": ["...", "..."]}}
+    wide   one row per record, one column per language:  image <tab> en <tab> de
+    long   one row per text:                             image <tab> language <tab> text
+    jsonl  one object per record:  {"image": "a.jpg", "captions": {"en": "...", "de": ["...", ...]}}
 
 For several texts in a language, repeat the column or separate the texts by `texts_separator`. A
 table without images gives records of texts that are translations of each other (a bitext).
@@ -65,7 +65,7 @@ def plan(
     min_texts: int = 1,
     quoting: str = "minimal",
 ):
-    """Reads the table once and returns the position of each record.
+    """Reads the table once to find the position of each record.
 
     Args:
         raw_dir: folder of the table, or the table itself.
@@ -74,28 +74,29 @@ def plan(
             only table in the folder.
         format: tsv, csv or jsonl. Default: the extension of the file.
         layout: wide, long, or auto, which is long if language_column and text_column exist.
-        image_column: column of the image paths. Default: "image" if it exists; else there are no
-            images.
-        image_dir: folder of the images, relative to that of the table.
+        image_column: column of the image paths. Default: "image"; a table without this column has
+            no images.
+        image_dir: folder of the images, relative to the folder of the table.
         image_suffix: appended to each image path, such as ".jpg".
-        id_column: column that names the record. Default: a first column "id", else the image.
+        id_column: column that names the record. Default: "id" if it is the first column; otherwise
+            the image path names the record.
         split_column: column that names the split of a row; "" puts all rows in each split. Default:
-            "split" if it exists, the name of the file does not give the split and no other option
-            names this column; else "".
+            "split" if this column exists, the name of the file does not contain the split, and no
+            other option names the column; otherwise "".
         languages: language codes to keep. Default: every column that looks like a language code.
         language_column: column of the language in the long layout.
         text_column: column of the text in the long layout.
         texts_keys: keys of JSON objects with texts by language; several objects are merged.
         texts_separator: separator of several texts in one cell, such as "|".
-        min_texts: drop records with fewer texts.
+        min_texts: drop records with fewer texts than this.
         quoting: minimal, or none if quotes in the file have no meaning.
 
     Returns:
         A list of `Unit`.
 
     Raises:
-        UserError: no such table, column or split; a table that cannot be read; options for images
-            with a table without images.
+        UserError: the table, a column or the split does not exist; the table cannot be read; or
+            options for images are given for a table without images.
     """
     table = rows.Table.open(rows.find_file(raw_dir, file, split), format, quoting)
     used = (image_column, id_column, language_column, text_column)
@@ -144,18 +145,18 @@ def plan(
 
 
 def read(unit):
-    """Yields a `Record` or `Skipped` for each record of a unit, and `Skipped` for single texts."""
+    """Yields a `Record` or `Skipped` for each record of a unit, and `Skipped` for dropped texts."""
     with open(unit.table.path, "rb") as file:
         for first, last in zip(unit.cuts[:-1].tolist(), unit.cuts[1:].tolist(), strict=True):
             yield from _read_record(unit, file, range(first, last))
 
 
 def splits(raw_dir, file=None, split_column=None, **options):
-    """Returns the splits of a table from the names of files or the split column, else train."""
+    """Returns the splits from the file names or from the split column; train if there are none."""
     if file is not None and "{split}" in file:
         names = rows.splits_of_files(raw_dir, file)
         if not names:
-            raise UserError(f"no file {file} in {raw_dir}, whatever the split")
+            raise UserError(f"no file {file} in {raw_dir} for any split")
         return names
     format_options = {key: options[key] for key in ("format", "quoting") if key in options}
     table = rows.Table.open(rows.find_file(raw_dir, file, ""), **format_options)
@@ -165,7 +166,7 @@ def splits(raw_dir, file=None, split_column=None, **options):
 
 
 def fingerprint(raw_dir, split, file=None, **_):
-    """Returns a hash of the table, by which a changed table is recognized."""
+    """Returns a hash of the contents of the table."""
     with open(rows.find_file(raw_dir, file, split), "rb") as table:
         return hashlib.file_digest(table, "sha256").hexdigest()
 

@@ -74,10 +74,10 @@ class Columns:
 def resolve(
     table, layout, image, id, split, language, text, languages, texts_keys, texts_separator
 ):
-    """Returns the `Columns` of a table; options of the user that are None take their defaults.
+    """Returns the `Columns` of a table; options that are None take their defaults.
 
     Raises:
-        UserError: a column of an option does not exist, or an unknown layout.
+        UserError: a column that an option names does not exist, or the layout is unknown.
     """
     if layout not in LAYOUTS:
         raise UserError(f"unknown layout {layout!r}; known: {', '.join(LAYOUTS)}")
@@ -85,7 +85,7 @@ def resolve(
     if image is None and "image" in table.columns:
         image = "image"
     if id is None and table.columns[:1] == ("id",) and image != "id":
-        id = "id"  # In any other place the column "id" is the language Indonesian.
+        id = "id"  # At any other position, "id" is the language code of Indonesian.
     named = {name for name in (image, id, split) if name is not None}
     reserved = frozenset(named | {name.partition(".")[0] for name in named})
     options = [("image_column", image), ("id_column", id), ("split_column", split)]

@@ -31,7 +31,7 @@ def find_file(raw_dir, file, split):
         raise UserError(f"expected raw_dir to be a table or its folder; {raw_dir!r} does not exist")
     if os.path.isfile(raw_dir):
         if file is not None:
-            raise UserError(f"{raw_dir} is a file already; leave the option file={file!r} out")
+            raise UserError(f"{raw_dir} is already a file; omit the option file={file!r}")
         return raw_dir
     files = [name for name in os.listdir(raw_dir) if os.path.isfile(os.path.join(raw_dir, name))]
     tables = sorted(name for name in files if name.rpartition(".")[2].lower() in DELIMITERS)
@@ -58,8 +58,9 @@ def splits_of_files(raw_dir, file):
 class Table:
     """A text table on disk.
 
-    A row is a dict: from the name of a column to the list of its cells (several columns may have
-    the same name), or a JSON object unchanged. An invalid row is a string with the reason.
+    A row of a TSV or CSV is a dict {name of a column: list of its cells}, because several columns
+    may have the same name. A row of a JSONL is its JSON object. An invalid row is a string with the
+    reason.
 
     Attributes:
         path: path of the file.
@@ -85,7 +86,7 @@ class Table:
             quoting: a key of `QUOTING`.
 
         Raises:
-            UserError: an unknown format or quoting, or an empty table.
+            UserError: the format or quoting is unknown, or the table is empty.
         """
         format = format or path.rpartition(".")[2].lower()
         lookup(DELIMITERS, format, f"format for {path} (the option format)")
@@ -113,7 +114,7 @@ class Table:
         return self.format == "jsonl"
 
     def spans(self):
-        """Yields (line, first byte, bytes) of each row after the header; lines count from 1.
+        """Yields (line number from 1, byte offset, bytes) of each row after the header.
 
         Raises:
             UserError: the bytes are not UTF-8, or a quote is not closed.

@@ -9,7 +9,7 @@ from tf_mural.errors import UserError
 
 
 def resolve_split_column(table, file, option, used):
-    """Returns the column of the splits, or None if there is none or the file name has the split.
+    """Returns the column of the splits, or None if there is none or the file name gives the split.
 
     Args:
         table: `rows.Table`.
@@ -82,9 +82,9 @@ def find_records(table, resolved, split_column, split):
         lines.append(line)
         groups.append(group)
     if not in_split and other_splits:
-        known = ", ".join(other_splits)
+        listed = ", ".join(other_splits)
         raise UserError(
-            f"{table.path} has no rows of the split {split!r} in {split_column!r}; it has: {known}"
+            f"{table.path} has no rows of the split {split!r} in {split_column!r}; it has: {listed}"
         )
     arrays = [np.array(values, np.int64) for values in (starts, ends, lines, groups)]
     order = np.argsort(arrays[3], kind="stable")

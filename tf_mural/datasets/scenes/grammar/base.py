@@ -1,8 +1,8 @@
 """Turns objects into noun phrases, phrases and captions; the common part of all languages.
 
 A language is a table of words and one function that forms the noun phrase of an object in a
-grammatical case. Two objects are linked by a template and by the cases that the template requires,
-so the word order is data: Turkish puts the second object first.
+grammatical case. Two objects are linked by a template and by the cases that the template requires.
+The word order is therefore data; the Turkish template puts the second object first.
 """
 
 from collections.abc import Callable

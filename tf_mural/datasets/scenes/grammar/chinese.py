@@ -1,4 +1,4 @@
-"""Chinese (simplified): the numeral one, measure word, color with 的, size, noun."""
+"""Simplified Chinese: the word order is numeral, measure word, color with 的, size, noun."""
 
 from tf_mural.datasets.scenes.grammar.base import Grammar, LinkTemplate
 
@@ -7,7 +7,7 @@ COLORS = {
     None: "", "red": "红色的", "blue": "蓝色的", "green": "绿色的", "yellow": "黄色的",
     "orange": "橙色的", "purple": "紫色的", "black": "黑色的", "white": "白色的",
 }  # fmt: skip
-# Measure word and noun.
+# Measure word and noun of each object.
 NOUNS = {
     "circle": ("个", "圆形"), "square": ("个", "正方形"), "triangle": ("个", "三角形"),
     "star": ("颗", "星星"), "heart": ("颗", "爱心"), "cross": ("个", "十字"),

@@ -13,7 +13,7 @@ ENDINGS = {
     "n": ("é", "ého", "ým"),
     "p": ("é", "ých", "ými"),
 }
-# By gender ("p": plural only): nominative, genitive, instrumental.
+# Nouns by gender ("p": plural only), each as nominative, genitive and instrumental.
 NOUNS = {
     "m": {
         "circle": ("kruh", "kruhu", "kruhem"),

@@ -1,4 +1,4 @@
-"""English: the words of an object are English already; only the article is added."""
+"""English: only the article is added, because the words of a scene are English."""
 
 from tf_mural.datasets.scenes.grammar.base import Grammar, LinkTemplate, join_words
 

@@ -2,7 +2,7 @@
 
 from tf_mural.datasets.scenes.grammar.base import Grammar, LinkTemplate, join_words
 
-# Masculine and feminine.
+# Masculine and feminine forms.
 ADJECTIVES = {
     "big": ("grand", "grande"), "small": ("petit", "petite"), "red": ("rouge", "rouge"),
     "blue": ("bleu", "bleue"), "green": ("vert", "verte"), "yellow": ("jaune", "jaune"),

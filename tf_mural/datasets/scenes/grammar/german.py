@@ -1,4 +1,4 @@
-"""German: adjective endings depend on the gender after `ein`; positions take the dative, in -en."""
+"""German: after `ein`, adjective endings depend on the gender; in the dative they are -en."""
 
 from tf_mural.datasets.scenes.grammar.base import Grammar, LinkTemplate, join_words
 
@@ -7,7 +7,7 @@ ADJECTIVES = {
     "yellow": "gelb", "orange": "orangefarben", "purple": "violett", "black": "schwarz",
     "white": "weiß",
 }  # fmt: skip
-# (gender, case): article and ending of the adjective.
+# {(gender, case): (article, ending of the adjective)}
 FORMS = {
     ("m", "base"): ("ein", "er"),
     ("f", "base"): ("eine", "e"),

@@ -2,7 +2,7 @@
 
 from tf_mural.datasets.scenes.grammar.base import Grammar, LinkTemplate, join_words
 
-# Masculine and feminine.
+# Masculine and feminine forms.
 ADJECTIVES = {
     "big": ("grande", "grande"), "small": ("piccolo", "piccola"), "red": ("rosso", "rossa"),
     "blue": ("blu", "blu"), "green": ("verde", "verde"), "yellow": ("giallo", "gialla"),

@@ -1,8 +1,8 @@
-"""Spanish: noun, color, size."""
+"""Spanish: the word order is noun, color, size."""
 
 from tf_mural.datasets.scenes.grammar.base import Grammar, LinkTemplate, join_words
 
-# Masculine and feminine.
+# Masculine and feminine forms.
 ADJECTIVES = {
     "big": ("grande", "grande"), "small": ("pequeño", "pequeña"), "red": ("rojo", "roja"),
     "blue": ("azul", "azul"), "green": ("verde", "verde"), "yellow": ("amarillo", "amarilla"),

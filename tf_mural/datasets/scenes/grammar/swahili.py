@@ -2,8 +2,8 @@
 
 from tf_mural.datasets.scenes.grammar.base import Grammar, LinkTemplate, join_words
 
-# By noun class: big, small, red, black, white, and the -a of "of", which the other colors require.
-# Animals take the forms of class 1 whatever their noun; class 11 (a key) has the forms of class 3.
+# Forms for each noun class: big, small, red, black, white, and the "of" before other colors.
+# All animals take the forms of class 1. Nouns of class 11 (key) take the forms of class 3.
 CLASSES = {
     "m": ("mkubwa", "mdogo", "mwekundu", "mweusi", "mweupe", "wa"),
     "ji": ("kubwa", "dogo", "jekundu", "jeusi", "jeupe", "la"),

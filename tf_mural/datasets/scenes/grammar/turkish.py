@@ -1,4 +1,4 @@
-"""Turkish: the second object comes first, in the genitive (of a square, at its left, a circle)."""
+"""Turkish: the second object comes first, in the genitive ("at a square's left a circle")."""
 
 from tf_mural.datasets.scenes.grammar.base import Grammar, LinkTemplate, join_words
 
@@ -7,7 +7,7 @@ ADJECTIVES = {
     "green": "yeşil", "yellow": "sarı", "orange": "turuncu", "purple": "mor", "black": "siyah",
     "white": "beyaz",
 }  # fmt: skip
-# Base form and genitive. The exception is saat, which follows neither vowel harmony nor softening.
+# Base form and genitive. The noun saat is irregular: it has no vowel harmony and no softening.
 NOUNS = {
     "circle": ("daire", "dairenin"), "square": ("kare", "karenin"),
     "triangle": ("üçgen", "üçgenin"), "star": ("yıldız", "yıldızın"), "heart": ("kalp", "kalbin"),

@@ -1,4 +1,4 @@
-"""Ukrainian: as Czech, but blue is a soft adjective: синій, синього; compare білий, білого."""
+"""Ukrainian: like Czech, but the adjective for blue is soft (синій, not as білий)."""
 
 from tf_mural.datasets.scenes.grammar.base import Grammar, LinkTemplate, join_words
 
@@ -21,7 +21,7 @@ SOFT_ENDINGS = {
     "n": ("є", "ього", "ім"),
     "p": ("і", "іх", "іми"),
 }
-# By gender ("p": plural only): nominative, genitive, instrumental.
+# Nouns by gender ("p": plural only), each as nominative, genitive and instrumental.
 NOUNS = {
     "m": {
         "circle": ("круг", "круга", "кругом"),
@@ -94,7 +94,7 @@ GRAMMAR = Grammar(
         "above": LinkTemplate("{first} над {second}", second="instrumental"),
         "below": LinkTemplate("{first} під {second}", second="instrumental"),
         "next to": LinkTemplate("{first} біля {second}", second="genitive"),
-        # Of the words for `and`, та is natural after both vowels and consonants.
+        # Among the words for `and`, та fits after vowels and after consonants.
         "and": LinkTemplate("{first} та {second}"),
     },
     caption_template="{phrase} на {background}",
