@@ -3,10 +3,11 @@
     pip install -r requirements.txt "jax[cuda13]==0.10.2" -r benchmarks/requirements.txt
     python benchmarks/accelerator.py --model=b7 --json=accelerator.json
 
-The batch is doubled until the memory is full. The step is also timed at four times that batch with
-micro-batches, and in PyTorch (`torch.compile`, bfloat16 with autocast) at the largest batch that
-fits there. The results are milliseconds, triples and model FLOPs per second, and the share of the
-rate of a bfloat16 matrix product on the same device. --model=tiny shows that it works on a CPU.
+The batch is doubled until it does not fit into memory. The step is also timed with micro-batches at
+four times the largest batch, and in PyTorch (`torch.compile`, bfloat16 with autocast) at the
+largest batch that fits in PyTorch. The results are milliseconds per step, triples per second, model
+FLOPs per second, and the ratio of the model FLOPs to the rate of a bfloat16 matrix product on the
+same device. With --model=tiny the benchmark can be tried on a CPU.
 """
 
 import argparse
@@ -40,10 +41,10 @@ def measure_largest(side, case, options, microbatch=0):
         side: a key of `SIDES`.
         case: `cases.Case`.
         options: parsed flags.
-        microbatch: triples per micro-batch; 0 is the whole batch.
+        microbatch: triples per micro-batch; 0: no micro-batches.
 
     Returns:
-        See `measure`; None if the first batch does not fit.
+        The result of `measure` for the largest batch; None if the first batch does not fit.
     """
     result, batch = None, case.batch
     while batch <= options.max_batch:
@@ -59,7 +60,7 @@ def measure_largest(side, case, options, microbatch=0):
 
 
 def measure(side, case, options, microbatch):
-    """Returns {"batch", "microbatch", "milliseconds", ...} of the steps with a given batch."""
+    """Returns {"batch", "microbatch", "milliseconds", ...} of steps with `case.batch` triples."""
     module, name, arguments = SIDES[side]
     if microbatch:
         arguments = {**arguments, "microbatch": microbatch}
@@ -100,7 +101,8 @@ SIDES = {
 def add_shares(runs):
     """Adds model FLOPs per second, and their share of the peak, to the results of `measure`.
 
-    Model FLOPs are those of the step without micro-batches, which compute activations twice.
+    Model FLOPs are counted for the step without micro-batches. With micro-batches, activations are
+    computed twice, but count only once.
     """
     plain = next(r for r in runs if r["side"] == "tf_mural" and not r["microbatch"])
     flops_per_triple = plain["flops"] / plain["batch"]
@@ -130,9 +132,12 @@ def parse(arguments=None):
     parser.add_argument("--batch", type=int, help="first batch (default: that of the case)")
     parser.add_argument("--max_batch", type=int, default=4096, help="last batch")
     parser.add_argument("--steps", type=int, default=10, help="timed steps")
-    parser.add_argument("--warmup", type=int, default=3, help="steps before them")
+    parser.add_argument("--warmup", type=int, default=3, help="steps before the timed steps")
     parser.add_argument(
-        "--matmul", type=int, default=8192, help="rows of the matrices that define the peak"
+        "--matmul",
+        type=int,
+        default=8192,
+        help="rows of the matrices that measure the peak",
     )
     parser.add_argument("--peer", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--json", help="path of the JSON file")

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-# The recipe of configs/etcl.py, for all frameworks.
+# Settings of configs/etcl.py that all frameworks use.
 EMBEDDING_DIM = 640
 STOCHASTIC_DEPTH, DROPOUT = 0.2, 0.1
 
@@ -37,7 +37,8 @@ class Case:
 CASES = {
     "b7": Case("b7", "b7", "base", image_size=289, batch=8),
     "b0": Case("b0", "b0", "base", image_size=224, batch=16),
-    # Takes seconds. It shows that the benchmark works, but says nothing about speed.
+    # The tiny case takes seconds. It shows that a benchmark works, but says nothing about the speed
+    # of larger models.
     "tiny": Case(
         "tiny", "tiny", "nano", image_size=64, batch=4, tokens=8, vocabulary=500, matmul=512
     ),
@@ -53,6 +54,6 @@ def synthetic_batch(case, seed=0):
     """
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 256, (case.batch, case.image_size, case.image_size, 3), np.uint8)
-    # Id 0 is padding.
+    # The token id 0 is padding and is not drawn.
     texts = rng.integers(1, case.vocabulary, (2, case.batch, case.tokens), np.int32)
     return {"image": images, "text_a": texts[0], "text_b": texts[1]}

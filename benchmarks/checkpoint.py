@@ -2,12 +2,13 @@
 
     python benchmarks/checkpoint.py --parameters=533e6 --folder=/tmp
 
-The state has the given number of parameters and two slots per parameter, in variables with the
-sizes of the paper's model (a token embedding of 501,153 x 768 and matrices of 1,024 x 1,024). It is
-saved and restored by `tf_mural.training.checkpoints`. Steps that change the whole state, as an
-optimizer does, continue during a save. For comparison, the same number of bytes is written to a
-plain file, and the state is saved by `tf.train.Checkpoint`, which blocks training. The benchmark
-needs twice the size of the state in memory and on the disk, 12.8 GB for the paper's model.
+The state has the given number of parameters and two optimizer slots per parameter, in variables
+with the sizes of the paper's model (a token embedding of 501,153 x 768 and matrices of 1,024 x
+1,024). The state is saved and restored by `tf_mural.training.checkpoints`. Steps that change the
+whole state, as an optimizer does, continue during a save. For comparison, the same number of bytes
+is written to a plain file, and the state is saved by `tf.train.Checkpoint`, which blocks training.
+The benchmark needs twice the size of the state in memory, and as much on the disk: 12.8 GB each for
+the paper's model.
 """
 
 import argparse
@@ -72,10 +73,11 @@ def plain_write(folder, size):
 
 
 def measure_manager(folder, trainer, step_seconds, rounds):
-    """Measures saves during steps, and a restore, by `CheckpointManager`.
+    """Measures saves by `CheckpointManager` while steps run, and a restore.
 
     Returns:
-        {"step", "blocked", "step_while_writing", "on_disk", "restore": seconds, "peak_gib"}.
+        {"step", "blocked", "step_while_writing", "on_disk", "restore", "peak_gib"}; all times are
+        in seconds.
     """
     from tf_mural.training import checkpoints
 
@@ -109,7 +111,7 @@ def measure_manager(folder, trainer, step_seconds, rounds):
 
 
 def measure_tensorflow(folder, trainer):
-    """Returns {"blocked", "on_disk": seconds} of `tf.train.Checkpoint`."""
+    """Returns {"blocked", "on_disk"} of `tf.train.Checkpoint`, in seconds."""
     import tensorflow as tf
 
     variables = [v.value for v in (*trainer.encoder.variables, *trainer.optimizer.variables)]

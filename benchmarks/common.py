@@ -5,7 +5,7 @@ import json
 import os
 import platform
 
-# For TensorFlow in this process and its children: few messages, and oneDNN as in the tools.
+# TensorFlow in this process and its children prints few messages, and uses oneDNN as the tools do.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
@@ -37,24 +37,26 @@ def append_load(info):
 
 
 def peak_flops(time_matmul, size, repeats=5):
-    """Returns the floating-point operations per second of the fastest of some matrix products.
+    """Returns the floating-point operations per second of the fastest of several matrix products.
 
     Args:
         time_matmul: callable from the number of rows of two square matrices to the seconds that
             their product takes.
-        size: number of rows.
-        repeats: number of products.
+        size: number of rows of the matrices.
+        repeats: number of timed products.
     """
-    # The first call also creates the matrices.
+    # The first call also creates the matrices and is not counted.
     seconds = [time_matmul(size) for _ in range(repeats + 1)]
     return 2 * size**3 / min(seconds[1:])
 
 
-def parse_names(parser, flag, text, known):
+def parse_names(parser, flag, text, valid_names):
     """Returns the names in a comma-separated flag; unknown names are an error of `parser`."""
     names = [name for name in text.split(",") if name]
-    if unknown := set(names) - set(known):
-        parser.error(f"{flag}: unknown {', '.join(sorted(unknown))}; known: {', '.join(known)}")
+    if unknown := set(names) - set(valid_names):
+        parser.error(
+            f"{flag}: unknown {', '.join(sorted(unknown))}; known: {', '.join(valid_names)}"
+        )
     return names
 
 

@@ -5,8 +5,9 @@
 
 Both packages read the same files, resize them to 346 x 346 pixels, encode them with the same JPEG
 quality, and write records (this package) or webdataset tars (img2dataset), with the same number of
-processes. The upper limit is a loop that decodes, resizes and encodes in as many processes and
-writes nothing. Rounds alternate. The rates of reading records are measured as well.
+processes. The upper limit of both rates is measured with a loop that decodes, resizes and encodes
+the files in as many processes and writes nothing. The sides take turns. The rates of reading
+records are measured as well.
 """
 
 import argparse
@@ -29,7 +30,7 @@ if ROOT not in sys.path:
 from benchmarks.common import append_load, log, machine_info, report  # noqa: E402
 
 SIDE, QUALITY = 346, 95
-RECORDS_PER_UNIT = 2000  # of the data set `table`
+RECORDS_PER_UNIT = 2000  # as in the data set `table`
 
 
 def measure_images(folder, out_dir, limit, processes, rounds, peer=None):
@@ -44,8 +45,10 @@ def measure_images(folder, out_dir, limit, processes, rounds, peer=None):
         peer: path of a Python with img2dataset, or None.
 
     Returns:
-        dict with images, bytes, runs {"loop", "tf_mural", "img2dataset": images per second of each
-        round}, median, share_of_loop and ratio (to img2dataset).
+        {"images": number of files, "bytes": total size of the files, "runs": {"loop", "tf_mural",
+        "img2dataset": images per second of each round}, "median": {side: images per second},
+        "share_of_loop": rate of tf_mural over that of the loop, "ratio": rate of tf_mural over that
+        of img2dataset}.
     """
     files = sorted(
         os.path.join(root, name)
@@ -96,9 +99,11 @@ def _resize_files(files):
 
 
 def _run_conversion(files, work_dir, processes):
-    """Returns the rate from the difference of two sizes, so that the start of processes cancels.
+    """Returns the images per second of a conversion, without the start of the processes.
 
-    In both conversions all processes have the same number of units. The files are repeated.
+    The rate is computed from the difference between a conversion and one of twice the size, in
+    which the start of the processes cancels. All processes have the same number of units. The files
+    are repeated to fill the units.
     """
     count = processes * RECORDS_PER_UNIT
     few, many = (list(itertools.islice(itertools.cycle(files), n * count)) for n in (1, 2))
@@ -107,7 +112,7 @@ def _run_conversion(files, work_dir, processes):
 
 
 def _conversion_seconds(files, work_dir, processes):
-    """Returns the seconds of the conversion of a table of files."""
+    """Returns the seconds that the conversion of a table of files takes."""
     from tf_mural import conversion
     from tf_mural.conversion import FilterConfig
     from tf_mural.datasets import table
@@ -146,7 +151,8 @@ def _run_img2dataset(python, files, work_dir, processes):
 def measure_bitext(out_dir, pairs, processes, rounds):
     """Measures translation pairs per second from an OPUS zip to records, and the rates of reading.
 
-    The pairs are random words, 12 per sentence on average. Starting the processes is included.
+    The sentences are random words, 12 per sentence on average. The time to start the processes is
+    included.
     """
     from tf_mural import conversion
     from tf_mural.datasets import opus

@@ -1,4 +1,4 @@
-"""A `BatchEmbedder` over towers of a given size, and the same batches through the bare towers."""
+"""Runs a `BatchEmbedder` with towers of a given size, and the bare towers on the same batches."""
 
 import functools
 import io
@@ -9,7 +9,7 @@ import numpy as np
 
 _WIDTH = 640
 _VOCABULARY = 30_000
-_RESIZE, _CROP = 346, 289  # of the paper; other image sizes have the same ratio
+_RESIZE, _CROP = 346, 289  # pixels in the paper; other image sizes have the same ratio
 
 
 class Embedding:
@@ -19,7 +19,7 @@ class Embedding:
         image: image tower, a key of `models.EFFICIENTNETS`.
         text: text tower, a key of `models.BERTS`.
         image_size: height and width of the inputs of the image tower.
-        tatoeba: folder with files tatoeba.xxx-eng.xxx; None: random words.
+        tatoeba: folder with files tatoeba.xxx-eng.xxx; None: sentences of random words.
         sentences: number of sentences.
         images: number of images.
         text_batch: batch size of texts.
@@ -126,7 +126,7 @@ def random_sentences(count):
 
 
 def jpegs(count, size):
-    """Returns JPEGs of blurred noise, `2 * size` pixels high and a third wider than high."""
+    """Returns JPEGs of blurred noise, `2 * size` pixels high and 4/3 as wide as high."""
     from PIL import Image
 
     random = np.random.default_rng(0)

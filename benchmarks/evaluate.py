@@ -1,14 +1,14 @@
-"""Times the parts of an evaluation: recalls, the embedding of texts and that of images.
+"""Times the parts of an evaluation: recalls, the embedding of texts, and the embedding of images.
 
     python -m venv .venv-bench
     .venv-bench/bin/pip install -r benchmarks/requirements.txt
     .venv-bench/bin/pip install --no-deps clip-benchmark==1.6.2
     .venv-bench/bin/python benchmarks/evaluate.py --tatoeba=FOLDER --json=evaluate.json
 
-Recalls of 5,000 images and 25,000 texts are compared with straightforward numpy and with
-CLIP_benchmark, which --no-peer omits. The `BatchEmbedder` is compared with the bare towers on the
-same batches, and texts in buckets by length with texts that are all padded to 64 tokens. The sides
-alternate.
+The time of the recalls of 5,000 images and 25,000 texts is compared with straightforward numpy and
+with CLIP_benchmark, which --no-peer omits. The `BatchEmbedder` is compared with the bare towers on
+the same batches. For texts, batches in buckets by length are compared with batches that are all
+padded to 64 tokens. The sides of a comparison take turns.
 """
 
 import argparse
@@ -40,16 +40,16 @@ def measure_recalls(images, texts_per_image, width, rounds, peer=True):
         images: see `recalls.Recalls`.
         texts_per_image: see `recalls.Recalls`.
         width: see `recalls.Recalls`.
-        rounds: rounds of our implementation; the slow ones run once.
+        rounds: runs of `tf_mural`; the slower implementations run once.
         peer: whether to include CLIP_benchmark.
 
     Returns:
-        {"implementations": {name: {"seconds" of each round, "peak_mib", "values"}},
-        "largest_difference" between a recall of ours and of another implementation}.
+        {"implementations": {name: {"seconds" of each run, "peak_mib", "values"}},
+        "largest_difference": between a recall by `tf_mural` and by another implementation}.
 
     Raises:
         RuntimeError: the recalls of an implementation differ by more than one query per direction,
-            so that the reason is not rounding.
+            which rounding does not explain.
     """
     names = ["tf_mural", "numpy"] + ["clip_benchmark"] * peer
     results = {}
@@ -81,7 +81,7 @@ def measure_recalls(images, texts_per_image, width, rounds, peer=True):
 
 
 def measure_embedding(worker, items, rounds):
-    """Times the embedder and the bare tower in turns, for texts also with padding to 64 tokens.
+    """Times the embedder and the bare tower in turns; texts also with padding to 64 tokens.
 
     Args:
         worker: `Worker` of an `embedding.Embedding`.
@@ -89,10 +89,15 @@ def measure_embedding(worker, items, rounds):
         rounds: turns of each side.
 
     Returns:
-        {"items": number, "batches": {tokens or image size: number}, "seconds" and
-        "processor_seconds": {side: [...]}, "share_of_tower": the rate relative to that of the bare
-        tower, by the medians, "share_of_tower_fastest": by the fastest turns}. For texts also
-        "speedup" and "speedup_fastest" over padding, and the "largest_difference" of embeddings.
+        Dict with these keys:
+            "items": number of items;
+            "batches": {number of tokens or image size: number of batches};
+            "seconds", "processor_seconds": {side: [seconds of each turn]};
+            "share_of_tower": rate of the embedder over the rate of the bare tower, by the medians;
+            "share_of_tower_fastest": the same ratio by the fastest turns.
+        For texts also:
+            "speedup", "speedup_fastest": rate with buckets over the rate with padding;
+            "largest_difference": between the embeddings with buckets and with padding.
     """
     import numpy as np
 
@@ -162,7 +167,9 @@ def parse(arguments=None):
     parser.add_argument("--parts", default=",".join(PARTS), help="comma-separated")
     parser.add_argument("--retrieval_images", type=int, default=5000)
     parser.add_argument("--texts_per_image", type=int, default=5)
-    parser.add_argument("--width", type=int, default=640, help="of the embeddings for recalls")
+    parser.add_argument(
+        "--width", type=int, default=640, help="width of the embeddings for recalls"
+    )
     parser.add_argument("--tatoeba", help="folder of tatoeba.xxx-eng.xxx (default: random words)")
     parser.add_argument("--text", default="base", help="text tower")
     parser.add_argument("--sentences", type=int, default=512)

@@ -12,9 +12,9 @@ def graph_flops(graph):
 def graph_flops_by_type(graph):
     """Counts the floating-point operations of a call of a function by type of operation.
 
-    A multiply-add counts as 2. Matrix products, einsums, (depthwise) convolutions and their
-    gradients are counted, from the static shapes of the operations that are executed. All other
-    operations are linear in the activations and are ignored, as is usual.
+    A multiply-add counts as 2. Matrix products, einsums, convolutions, depthwise convolutions and
+    their gradients are counted, from the static shapes of the operations that are executed. All
+    other operations are ignored, as is usual, because they need only a few FLOPs per activation.
 
     Args:
         graph: `tf.Graph` of a `tf.function`, e.g. `f.get_concrete_function(...).graph`.
@@ -36,7 +36,7 @@ def graph_flops_by_type(graph):
 
 
 def _executed_operations(graph):
-    """Returns the operations that an output or a side effect depends on; others never run."""
+    """Returns the operations that an output or a side effect needs; other operations never run."""
     pending = [tensor.op for tensor in graph.outputs] + list(graph.control_outputs)
     operations = set()
     while pending:
@@ -66,15 +66,15 @@ def _einsum(operation):
     for term, tensor in zip(terms, operation.inputs, strict=True):
         _size(tensor)
         sizes.update(zip(term, tensor.shape.as_list(), strict=True))
-    # A single operand is summed or transposed, without a multiplication.
+    # An einsum of a single operand only sums or transposes it, without multiplications.
     return 2 * math.prod(sizes.values()) if len(terms) > 1 else 0
 
 
 def _convolution(kernel_of, output_of):
     """Returns a callable that counts a convolution.
 
-    Each output value needs a multiply-add per kernel value. Both gradients are sums of the same
-    products and need as many.
+    An output value needs a multiply-add for each kernel value of its output channel. The gradients
+    of the input and of the kernel each need as many multiply-adds as the convolution.
 
     Args:
         kernel_of: callable from the operation to the shape of the kernel.
@@ -99,7 +99,7 @@ def _kernel_shape_of_gradient(operation):
     import tensorflow as tf
 
     sizes = operation.inputs[1]
-    if sizes.op.type == "ShapeN":  # `get_static_value` does not support it
+    if sizes.op.type == "ShapeN":  # `get_static_value` does not support this type
         source = sizes.op.inputs[sizes.value_index]
         _size(source)
         return source.shape.as_list()

@@ -3,7 +3,8 @@
     python benchmarks/img2dataset_peer.py PROCESSES SIDE QUALITY OUT_DIR < list-of-files
 
 Prints a line of JSON with the number of written images, and the seconds from the first image of the
-first process to the last image of the last one, without the start of processes and imports.
+first process to the last image of the last process. The start of processes and the imports are not
+included.
 """
 
 import io

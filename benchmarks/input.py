@@ -4,10 +4,12 @@
     .venv-bench/bin/pip install -r benchmarks/requirements.txt
     .venv-bench/bin/python benchmarks/input.py --photos=FOLDER --tatoeba=FOLDER --json=input.json
 
-Both packages read the same JPEGs of 346 pixels, from records or from tars, and produce batches of
-224 pixels, with a random crop only, and with a resize to 268 pixels before the crop, which is the
-ratio of the recipe. The other measurements are JPEG decoding only, the scenes data set, the
-tokenization of sentences of Tatoeba, and the rate of the training step. The sides alternate.
+This package and webdataset read the same JPEGs of 346 pixels, from records or from tars, and
+produce batches of images of 224 pixels. In the measurement "crop only", images are cropped at
+random. In "resize and crop", images are first resized to 268 pixels; the ratio of 268 to 224 is
+that of the recipe. The other measurements are JPEG decoding without anything else, the scenes data
+set, the tokenization of sentences of Tatoeba, and the rate of the training step. The sides of a
+measurement take turns.
 """
 
 import argparse
@@ -40,12 +42,12 @@ SCENES = Case("scenes", "tiny", "nano", image_size=64, batch=128, tokens=32, voc
 
 
 def measure(factories, batches, rounds, label):
-    """Times several sides in turns; their processes exist at the same time and are idle in between.
+    """Times several sides in turns, each in a process that is idle during the other turns.
 
     Args:
         factories: {side: callable that returns a `Worker` of a loader in `input_loaders`}.
         batches: batches per turn.
-        rounds: turns of each side, after a first one that is not counted.
+        rounds: turns of each side, after a first turn that is not counted.
         label: name of the measurement, for the log.
 
     Returns:
@@ -68,7 +70,7 @@ def measure(factories, batches, rounds, label):
 
 
 def measure_images(folder, batch_size, batches, rounds, peer):
-    """Returns {key of `RESIZES`: {side: [images per second]}}; "decoding" is a side."""
+    """Returns {key of `RESIZES`: {side: [images per second]}}; one side is "decoding" only."""
     records, tars = os.path.join(folder, "records"), os.path.join(folder, "tars")
     results = {}
     for name, resize in RESIZES.items():
@@ -101,7 +103,7 @@ def measure_scenes(folder, batch_size, batches, rounds):
 
 
 def measure_tokens(folder, rounds, batch_size=1024, vocabulary=30_000, max_tokens=64):
-    """Times both tokenizers on the sentences of a folder of Tatoeba.
+    """Times the tokenizers of this package and of Hugging Face on sentences of Tatoeba.
 
     Returns:
         {"sentences": number, "different": number of sentences with different tokens,
@@ -123,7 +125,7 @@ def measure_tokens(folder, rounds, batch_size=1024, vocabulary=30_000, max_token
         for turn in range(rounds + 1):
             for side in ("tf_mural", "tokenizers"):
                 (rate, tokens[side]), _, _ = worker.call(side)
-                if turn:  # the first turn traces the function and starts threads
+                if turn:  # turn 0 traces the function and starts threads, and is not counted
                     rates.setdefault(side, []).append(rate)
                     log(f"tokens: turn {turn}/{rounds}, {side}: {rate:,.0f} sentences per second")
     finally:
@@ -147,12 +149,12 @@ def measure_steps(cases, steps):
 
 
 def ratios(results):
-    """Returns ratios of medians.
+    """Returns the ratios of our median rates to other median rates.
 
     Returns:
-        {"images": {key of `RESIZES`: {"peer": ratio to the faster webdataset, "decoding": ratio to
-        JPEG decoding}}, "steps": {case: ratio to the rate of the training step}, "tokens": ratio to
-        Hugging Face's tokenizers}.
+        {"images": {key of `RESIZES`: {"peer": ratio to the faster webdataset loader, "decoding":
+        ratio to JPEG decoding}}, "steps": {case: ratio to the rate of the training step}, "tokens":
+        ratio to Hugging Face's tokenizers}.
     """
     values = {"images": {}, "steps": {}}
     median = statistics.median
@@ -222,8 +224,8 @@ def parse(arguments=None):
     parser.add_argument("--json", help="path of the JSON file")
     options = parser.parse_args(arguments)
     options.parts = parse_names(parser, "--parts", options.parts, PARTS)
-    known = {"b0": CASES["b0"], "scenes": SCENES}
-    options.cases = [known[n] for n in parse_names(parser, "--cases", options.cases, known)]
+    cases = {"b0": CASES["b0"], "scenes": SCENES}
+    options.cases = [cases[n] for n in parse_names(parser, "--cases", options.cases, cases)]
     for part, flag in (("images", "photos"), ("tokens", "tatoeba")):
         if part in options.parts and not getattr(options, flag):
             parser.error(f"--{flag} is missing: name the folder, or omit {part} from --parts")

@@ -7,8 +7,8 @@ import time
 
 import numpy as np
 
-SIDE, QUALITY = 346, 95  # as in benchmarks/convert.py
-_PREFETCHED = 8  # batches that are not timed, because a loader prepares them while it is idle
+SIDE, QUALITY = 346, 95  # The values are those of benchmarks/convert.py.
+_PREFETCHED = 8  # These batches are prepared while a loader is idle, so they are not timed.
 
 
 def prepare(photos, folder, count, shards=4):
@@ -104,7 +104,7 @@ class Pipeline(_Loader):
 
 
 class Decoding(_Loader):
-    """Only `tf.io.decode_jpeg` of bytes in memory on all cores: the upper limit of our pipeline."""
+    """Decodes JPEGs in memory on all cores and nothing else: the upper limit of our pipeline."""
 
     def __init__(self, folder, batch_size):
         import tensorflow as tf
@@ -126,7 +126,7 @@ class Decoding(_Loader):
 class WebDataset(_Loader):
     """webdataset and PyTorch's DataLoader over tars; PIL decodes, crops and flips.
 
-    Unlike our pipeline it does not tokenize texts. Both return uint8 pixels.
+    Unlike `Pipeline`, this loader does not tokenize texts. Both loaders return uint8 pixels.
 
     Args:
         folder: folder of the tars.
@@ -150,7 +150,7 @@ class WebDataset(_Loader):
 
 
 class _Augmentation:
-    """Resizes, crops and flips a PIL image at random; returns a uint8 tensor (crop, crop, 3)."""
+    """Resizes a PIL image, crops and flips it at random, and returns uint8 (crop, crop, 3)."""
 
     def __init__(self, resize, crop):
         self._resize, self._crop = resize, crop
@@ -201,7 +201,7 @@ class Tokens:
         return self._time(lambda: [batch.numpy() for batch in self._dataset])
 
     def tokenizers(self):
-        """Tokenizes all sentences with Hugging Face's tokenizers; returns the same."""
+        """Tokenizes all sentences with Hugging Face's tokenizers; see `tf_mural` for the result."""
         os.environ["TOKENIZERS_PARALLELISM"] = "true"
         starts = range(0, len(self._sentences), self._batch_size)
 

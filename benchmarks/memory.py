@@ -2,13 +2,14 @@
 
     python benchmarks/memory.py --data_dir=data --batches=1024,4096,32768 --microbatches=256,0
 
-It uses the tiny towers of configs/etcl.py on the scenes data set (created by tools/train.py or
-tools/convert.py), or with `--towers=text` or `--towers=image` a large and a tiny tower on random
-data. Each line of the table is measured in a process of its own, which reads a global batch, traces
-the step, and runs it `--steps` times. A micro-batch of 0 is the plain step. The columns are the
-size of the batch, the memory of the process before the steps and its peak during them (both
-include the batch), triples per second, and the processor seconds of all threads per step, which
-depend less on other load of the machine.
+By default, the step trains the tiny towers of configs/etcl.py on the scenes data set (created by
+tools/train.py or tools/convert.py). With `--towers=text` or `--towers=image`, it trains a large and
+a tiny tower on random data. Each line of the table is measured in a process of its own, which reads
+a global batch, traces the step, and runs it `--steps` times. A micro-batch of 0 means the step
+without micro-batches. The columns are the size of the batch, the memory of the process before the
+steps, its peak memory during the steps (the batch is included in both), triples per second, and the
+processor seconds of all threads per step. Other load of the machine changes processor seconds less
+than triples per second.
 
     python benchmarks/memory.py --towers=image --batches=32 --microbatches=0 --remat=0,1
 """
@@ -29,7 +30,8 @@ from benchmarks.common import append_load, log, machine_info, report  # noqa: E4
 from benchmarks.tf_mural_step import TensorFlowStep  # noqa: E402
 from benchmarks.worker import Worker  # noqa: E402
 
-# Examples that are read at a time, so that reading a larger batch needs no more memory.
+# Number of examples that are read at a time. Reading a large batch therefore needs little memory in
+# addition to the batch.
 _READ_SIZE = 256
 _MIB = 2**20
 _TOWERS = {
@@ -39,7 +41,7 @@ _TOWERS = {
 
 
 class _MeasuredStep:
-    """A step on a batch in a process whose memory is measured."""
+    """A step on a batch, in a process whose memory is measured."""
 
     def describe(self):
         """Returns the bytes of the batch and of the process, and resets the peak."""
@@ -56,7 +58,7 @@ class _MeasuredStep:
         return float(self._step(self._batch)["loss"])
 
     def peak(self):
-        """Returns the peak of this process in bytes since `describe`."""
+        """Returns the peak memory of this process since the call of `describe`, in bytes."""
         return _read_status("VmHWM")
 
 
@@ -80,8 +82,8 @@ class ScenesStep(_MeasuredStep):
     Args:
         data_dir: folder that contains scenes/train.
         batch: triples per step.
-        microbatch: see configs/base.py; 0 is None.
-        loss_chunk: see configs/base.py; 0 is None.
+        microbatch: see configs/base.py; 0 stands for None.
+        loss_chunk: see configs/base.py; 0 stands for None.
         dropout: rate of dropout and of stochastic depth.
         **options: further values of the config.
     """
@@ -113,7 +115,7 @@ class ScenesStep(_MeasuredStep):
 
 
 def _global_batch(dataset, rows):
-    """Returns the first `rows` examples of a dataset of smaller batches, which are read in turn."""
+    """Reads batches of a dataset one by one; returns the first `rows` examples as one batch."""
     import numpy as np
     import tensorflow as tf
 
@@ -205,14 +207,17 @@ def parse(arguments=None):
     parser.add_argument("--data_dir", default="data", help="folder of the record sets")
     parser.add_argument("--batches", type=parse_integers, default=[1024, 4096, 32768])
     parser.add_argument(
-        "--microbatches", type=parse_integers, default=[256], help="0: the plain step"
+        "--microbatches",
+        type=parse_integers,
+        default=[256],
+        help="0: the step without micro-batches",
     )
     parser.add_argument("--loss_chunk", type=int, default=64, help="0: all examples at once")
     parser.add_argument("--towers", choices=["tiny", *_TOWERS], default="tiny")
     parser.add_argument("--precision", default="float32", help="see configs/base.py")
     parser.add_argument("--remat", type=parse_integers, default=[0], help="0, 1 or 0,1")
     parser.add_argument("--dropout", type=float, default=0.0)
-    parser.add_argument("--warmup", type=int, default=1, help="steps before the timed ones")
+    parser.add_argument("--warmup", type=int, default=1, help="steps before the timed steps")
     parser.add_argument("--steps", type=int, default=2, help="timed steps per line")
     parser.add_argument("--json", help="path of the JSON file")
     options = parser.parse_args(arguments)

@@ -2,9 +2,9 @@
 
     python benchmarks/overheads.py --cases=tiny,b0,b7 --json=overheads.json
 
-The start-up time is that from the command to its first step at size tiny, with converted scenes, in
-a new process each time. Steps with micro-batches (GradCache) alternate with plain steps on the same
-batch in one process.
+The start-up time is the time from the start of the command to the first training step, at size tiny
+with converted scenes, in a new process each time. Steps with micro-batches (GradCache) alternate
+with plain steps on the same batch in one process.
 """
 
 import argparse
@@ -33,19 +33,19 @@ from benchmarks.worker import Worker  # noqa: E402
 
 # The sizes of configs/etcl.py at size tiny, with a batch that is large enough for micro-batches.
 _TINY = Case("tiny", "tiny", "nano", image_size=64, batch=512, tokens=32, vocabulary=3116)
-# (case, micro-batch, turns per round). Steps of about a second need more turns.
+# {name: (case, micro-batch, turns per round)}. Steps of about a second are timed in more turns.
 SETUPS = {"tiny": (_TINY, 128, 5), "b0": (CASES["b0"], 4, 1), "b7": (CASES["b7"], 2, 1)}
 
 
 class MicrobatchStep(TensorFlowStep):
-    """The step of a model with micro-batches of any size."""
+    """The training step of one model, with or without micro-batches of any size."""
 
     def __init__(self, case):
         super().__init__(case)
-        self._steps = {None: self._step}  # by micro-batch
+        self._steps = {None: self._step}  # {micro-batch: compiled step}
 
     def step(self, microbatch=None):
-        """Runs a step with micro-batches of this size, or a plain one; returns its loss."""
+        """Runs a step, with micro-batches unless `microbatch` is None; returns the loss."""
         self.trainer.core.microbatch = microbatch
         if microbatch not in self._steps:
             self._steps[microbatch] = self._trace()
@@ -68,11 +68,12 @@ def measure_microbatches(case, microbatch, rounds, warmup=1):
         case: `cases.Case`.
         microbatch: triples per micro-batch.
         rounds: timed steps of each kind.
-        warmup: steps of each kind before them.
+        warmup: steps of each kind before the timed steps.
 
     Returns:
-        {"case", "microbatch", "seconds": {"plain" or "microbatches": [...]}, "overhead": ratio of
-        the medians, "overhead_fastest": ratio of the fastest steps}.
+        {"case", "microbatch", "seconds": {"plain" or "microbatches": [seconds of each step]},
+        "overhead": median with micro-batches over the median of plain steps, "overhead_fastest":
+        the same ratio of the fastest steps}.
     """
     seconds = {"plain": [], "microbatches": []}
     worker = Worker("benchmarks.overheads", "MicrobatchStep", case=case)
@@ -94,23 +95,23 @@ def measure_microbatches(case, microbatch, rounds, warmup=1):
 
 
 def measure_start(data_dir, workdirs, rounds):
-    """Measures the seconds from the command to the log line of its first step.
+    """Measures the seconds from the start of the command to the log line of the first step.
 
     Args:
         data_dir: folder of the scenes data set, which is converted first if it is missing.
         workdirs: folder for the runs.
-        rounds: number of runs, after a first one that is not counted.
+        rounds: number of runs, after a first run that is not counted.
 
     Returns:
         Seconds of each run.
 
     Raises:
-        RuntimeError: a run ends without a step. The message contains its output.
+        RuntimeError: a run ends without a step. The message contains the output of the run.
     """
     command = [sys.executable, os.path.join(ROOT, "tools", "train.py"), "--stage=mural"]
     command += [f"--data_dir={data_dir}", "--config.steps=2", "--config.optimizer.warmup_steps=1"]
     seconds = []
-    for turn in range(-1, rounds):  # the first run may convert, and reads files from the disk
+    for turn in range(-1, rounds):  # the first run may convert data and fill the file cache
         workdir = os.path.join(workdirs, f"start{turn}")
         began = time.perf_counter()
         with subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Puts the results of all benchmarks into one table: ours, a reference, and their ratio."""
+"""Puts the results of all benchmarks into one table: our value, a reference value, their ratio."""
 
 import statistics
 

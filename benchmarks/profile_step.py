@@ -2,9 +2,9 @@
 
     python benchmarks/profile_step.py --case=b7 --json=profile.json
 
-For each type of operation it prints the time, the floating-point operations per second, and their
-share of the peak, which is the rate of a large matrix product on the same machine. Operations can
-run in parallel, so that the sum of their times can exceed that of the step.
+For each type of operation, the script prints the time, the floating-point operations per second,
+and the share of the peak rate. The peak rate is that of a large matrix product on the same machine.
+Operations can run in parallel; therefore the sum of their times can exceed the time of the step.
 """
 
 import argparse
@@ -31,13 +31,13 @@ from benchmarks.common import (  # noqa: E402
 )
 from benchmarks.flops import COUNTS  # noqa: E402
 
-_ROWS = 16  # of the table
-# Parts of the names of fused kernels and of those of oneDNN.
+_ROWS = 16  # number of types of operations in the table
+# Prefixes and suffixes of the types of fused kernels and of kernels of oneDNN.
 _PREFIX, _SUFFIX = re.compile("^_(Mkl)?(Native)?(Fused)?"), re.compile("WithBias$")
 
 
 def _display_type(name, op_type):
-    """Returns "LAMB", the type of a counted operation without fusion, or the type itself."""
+    """Returns "LAMB" for the optimizer, else the type, without fusion if its FLOPs are counted."""
     plain = _SUFFIX.sub("", _PREFIX.sub("", op_type))
     return "LAMB" if name.startswith("lamb/") else plain if plain in COUNTS else op_type
 
@@ -57,7 +57,8 @@ def read_profile(folder):
     seconds = collections.Counter()
     for plane in space.planes:
         for event in (event for line in plane.lines for event in line.events):
-            # Operations are called "path/of/it:Type"; "Class::Method" is a function that runs them.
+            # The event of an operation is named "path/of/operation:Type". "Class::Method" is the
+            # event of a function that runs operations.
             name, _, op_type = plane.event_metadata[event.metadata_id].name.rpartition(":")
             if name and not name.endswith(":") and op_type.isidentifier():
                 seconds[_display_type(name, op_type)] += event.duration_ps / 1e12
@@ -65,12 +66,12 @@ def read_profile(folder):
 
 
 def measure(case, steps, warmup):
-    """Profiles some steps.
+    """Profiles `steps` steps of a case after `warmup` other steps.
 
     Returns:
-        dict with case, step (elapsed seconds of a step), peak_flops_per_second, flops (of a step)
-        and types, {type of operation: {"seconds", "flops", "share_of_peak"}} of a step, in
-        descending order of seconds.
+        {"case", "step": elapsed seconds per step, "flops": FLOPs per step,
+        "peak_flops_per_second", "types": {type of operation: {"seconds", "flops",
+        "share_of_peak"}} per step, in descending order of seconds}.
     """
     import tensorflow as tf
 

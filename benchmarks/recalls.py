@@ -26,7 +26,7 @@ class Recalls:
         self._text_images = np.repeat(np.arange(images), texts_per_image)
         self._images = self._normalize(random.standard_normal((images, width), np.float32))
         noise = random.standard_normal((len(self._text_images), width), np.float32)
-        # With this amount of noise the recalls are far from 0 and from 100.
+        # With this amount of noise, the recalls are far from 0 % and from 100 %.
         noise *= 0.25
         self._texts = self._normalize(self._images[self._text_images] + noise)
 

@@ -3,9 +3,9 @@
     .venv-bench/bin/python benchmarks/run_all.py --photos=FOLDER --tatoeba=FOLDER --json=all.json
     python benchmarks/run_all.py --quick
 
-A part whose packages or folders are missing is skipped, with the reason. If only the peer is
-missing, this package is measured without it. A part that fails does not stop the others, but makes
-the exit code 1.
+A part whose packages or folders are missing is skipped, and the reason is printed. If only the
+packages of a peer are missing, this package is measured without the peer. If a part fails, the
+other parts still run, and the exit code is 1.
 """
 
 import argparse
@@ -39,14 +39,16 @@ PARTS += ("memory",)
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A run of a script of this folder.
+    """One run of a script in this folder.
 
     Attributes:
         name: name in the table and the JSON file; its first word is in `PARTS`.
         script: file name.
         flags: flags of the script without --json.
-        peer_packages: the script runs with --no-peer if one of these is missing.
-        required_folder: key of `FOLDERS`; without this folder the part is skipped. "": none.
+        peer_packages: packages of the peer. If one of them is missing, the script runs with
+            --no-peer.
+        required_folder: key of `FOLDERS`. The part is skipped if the flag of this folder is not
+            given. "": no folder is required.
     """
 
     name: str
@@ -140,11 +142,12 @@ def run(part, options, scripts=None):
     Args:
         part: `Part`.
         options: parsed flags, for the folders.
-        scripts: folder of the scripts. Defaults to this folder.
+        scripts: folder of the scripts. Defaults to the folder of this file.
 
     Returns:
-        {"status": "ok", "skipped" or "failed", "note": reason, or what was omitted}. For a part
-        that ran also "seconds" and "command", and "results", the content of its JSON file.
+        {"status": "ok", "skipped" or "failed", "note": the reason, or the omitted peer}. If the
+        part ran, also "seconds" and "command"; if it succeeded, also "results", the content of its
+        JSON file.
     """
     folder = part.required_folder
     if folder and not getattr(options, folder):
@@ -179,7 +182,7 @@ def parse(arguments=None):
     """Parses the flags."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--quick", action="store_true", help="takes minutes; shows that everything works"
+        "--quick", action="store_true", help="a run of minutes that shows whether all parts work"
     )
     parser.add_argument("--parts", default=",".join(PARTS), help="comma-separated")
     parser.add_argument(

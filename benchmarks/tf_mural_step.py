@@ -153,7 +153,7 @@ class JaxStep:
 
 
 def _jax_arrays(arrays, np):
-    # JAX has no int64 by default, so that an id is two int32 numbers.
+    # By default, JAX has no int64; therefore an id consists of two int32 numbers.
     count = len(arrays["image"])
     ids = np.stack([np.arange(count), np.zeros(count)], 1).astype(np.int32)
     languages = np.zeros(count, np.int32)
@@ -164,14 +164,14 @@ def _jax_arrays(arrays, np):
 
 
 def make_config(case):
-    """Returns the config of configs/etcl.py at the paper's size with the sizes of a case."""
+    """Returns the config of configs/etcl.py at the paper's size, changed to the sizes of a case."""
     from configs import etcl
 
     config = etcl.get_config("paper")
     image, text = config.model.image, config.model.text
     image.name, image.image_size = case.image, case.image_size
     text.name, text.max_tokens = case.text, case.tokens
-    # Statistics over the whole batch, because the layers of PyTorch have no virtual batches.
+    # Batch norm uses statistics of the whole batch, because PyTorch has no virtual batches.
     image.virtual_batch_size = None
     assert (image.stochastic_depth, text.dropout) == (STOCHASTIC_DEPTH, DROPOUT)
     assert config.model.embedding_dim == EMBEDDING_DIM
@@ -179,7 +179,7 @@ def make_config(case):
 
 
 def make_trainer(config, case, strategy):
-    """Returns the trainer of the current backend of Keras."""
+    """Returns a trainer for the current backend of Keras."""
     import keras
 
     from tf_mural import experiment

@@ -36,7 +36,7 @@ class LAMB:
 
     @staticmethod
     def _group(name):
-        """Returns 0 for weight decay and layer adaptation, 1 for adaptation only, 2 for neither."""
+        """Returns 0: weight decay and layer adaptation, 1: layer adaptation only, 2: neither."""
         if any(part in name for part in ("batchnorm", "_bn", "depthwise_norm")):
             return 2
         return 1 if name.endswith(".bias") or "LayerNorm" in name or name == "temperature" else 0
@@ -50,7 +50,8 @@ class LAMB:
         torch._foreach_lerp_(self.momentums, gradients, 1 - b1)
         torch._foreach_mul_(self.velocities, b2)
         torch._foreach_addcmul_(self.velocities, gradients, gradients, 1 - b2)
-        # The bias corrections are scalars: sqrt(v / c) + eps = (sqrt(v) + eps sqrt(c)) / sqrt(c).
+        # The bias correction c of v is moved from the tensor v to scalars:
+        # sqrt(v / c) + eps = (sqrt(v) + eps sqrt(c)) / sqrt(c).
         c1, c2 = 1 - b1**self.steps, math.sqrt(1 - b2**self.steps)
         updates = torch._foreach_sqrt(self.velocities)
         torch._foreach_add_(updates, self.epsilon * c2)

@@ -9,8 +9,8 @@ from benchmarks.torch_lamb import LAMB
 _EFFICIENTNETS = {
     "b0": dict(width_coefficient=1.0, depth_coefficient=1.0),
     "b7": dict(width_coefficient=2.0, depth_coefficient=3.1),
-    # The stem of `transformers` has 32 channels before scaling, so that all widths are doubled and
-    # scaled by 0.5.
+    # The stem of `transformers` has 32 channels before scaling. Therefore all widths are doubled
+    # here, and scaled by 0.5.
     "tiny": dict(
         width_coefficient=0.5,
         depth_coefficient=1.0,
@@ -26,12 +26,12 @@ _BERTS = {"nano": (2, 96, 2), "base": (12, 768, 12)}  # (layers, width, heads)
 
 
 def _efficientnet(case):
-    """Returns an `EfficientNetModel` without top, with our stem padding and stochastic depth."""
+    """Returns an `EfficientNetModel` without top, with the padding and dropout of our tower."""
     import torch
     from transformers import EfficientNetConfig, EfficientNetModel
 
     class StochasticDepth(torch.nn.Module):
-        """Drops a block for whole images; `transformers` drops single values, which is slower."""
+        """Drops a block for whole images. `transformers` drops single values, which is slower."""
 
         def __init__(self, rate):
             super().__init__()
@@ -90,7 +90,7 @@ def _bert(case):
 
 
 def dual_encoder(case):
-    """Returns a module from pixels and two batches of tokens to three normalized embeddings."""
+    """Returns a module that encodes pixels and two batches of tokens as normalized embeddings."""
     import torch
     from torch import nn
 
@@ -137,7 +137,7 @@ def etcl(image, text_a, text_b, temperature):
 
 
 class TorchStep:
-    """A model, a batch and an optimizer for each of the variants.
+    """A model, a batch and an optimizer for each variant.
 
     Args:
         case: `cases.Case`.
@@ -163,7 +163,7 @@ class TorchStep:
 
         if threads:
             torch.set_num_threads(threads)
-        # TensorFlow does the same.
+        # TensorFlow flushes denormal numbers to 0 too.
         torch.set_flush_denormal(True)
         torch.manual_seed(0)
         self.variants = tuple(variants)
@@ -212,8 +212,8 @@ class TorchStep:
         import transformers
         from torch.utils.flop_counter import FlopCounterMode
 
-        # Only the forward pass, because PyTorch counts the gradient of a depthwise kernel once per
-        # channel.
+        # Only the forward pass is counted, because PyTorch counts the gradient of a depthwise
+        # kernel once per channel.
         model, _, batch, _ = self._setups[self.variants[0]]
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             model(*batch)

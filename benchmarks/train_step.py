@@ -3,10 +3,10 @@
     python -m venv .venv-bench && .venv-bench/bin/pip install -r benchmarks/requirements.txt
     .venv-bench/bin/python benchmarks/train_step.py --model=all --json=step.json
 
-A step consists of both towers forward and backward with dropout and stochastic depth, the three
-terms of the ETCL loss, and LAMB, on a synthetic batch, in float32, on the CPU. Each framework runs
-in a process of its own with all its threads. They alternate, so that other load on the machine
-affects both. benchmarks/README.md lists the differences between the two.
+A step runs both towers forward and backward with dropout and stochastic depth, the three terms of
+the ETCL loss, and LAMB. The step runs on a synthetic batch, in float32, on the CPU. Each framework
+runs in a process of its own with all its threads. The frameworks take turns, so that other load on
+the machine affects both. benchmarks/README.md lists the differences between the two models.
 """
 
 import argparse
@@ -41,9 +41,9 @@ def measure(case, steps, warmup, torch_variants=(), threads=None, rounds=2):
     Args:
         case: `cases.Case`.
         steps: timed steps per turn.
-        warmup: steps before them.
+        warmup: steps before the timed steps.
         torch_variants: variants of `torch_step.TorchStep`; () omits PyTorch.
-        threads: threads of each framework. Defaults to its own choice.
+        threads: threads of each framework. Defaults to the choice of the framework.
         rounds: turns of each framework.
 
     Returns:
@@ -95,14 +95,20 @@ def summarize(case, timings, facts, peaks):
     Args:
         case: `cases.Case`.
         timings: {(side, variant): [(elapsed seconds, processor seconds)]}.
-        facts: {side: result of its `describe`}.
+        facts: {side: result of the method `describe` of its step}.
         peaks: {side: floating-point operations per second}.
 
     Returns:
-        dict with case, parameters, flops (of a step), peak_flops_per_second by side, and runs
-        (timings by "<side> <variant>"). With PyTorch also best_peer, its fastest variant, ratio,
-        which is our triples per second over those of the best peer, and ratio_fastest, the same
-        ratio for the fastest steps.
+        Dict with these keys:
+            "case", "facts": the arguments;
+            "parameters": number of trainable parameters;
+            "flops": floating-point operations of a step;
+            "peak_flops_per_second": {side: peak};
+            "runs": {"<side> <variant>": timings}.
+        With PyTorch also:
+            "best_peer": fastest variant of PyTorch;
+            "ratio": triples per second of tf_mural over those of the best peer;
+            "ratio_fastest": the same ratio for the fastest steps.
 
     Raises:
         RuntimeError: the two models differ in the number of trainable parameters or in the
@@ -183,10 +189,10 @@ def parse(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", choices=[*CASES, "all"], default="all", help="all: b7 and b0")
     parser.add_argument("--steps", type=int, default=4, help="timed steps per turn")
-    parser.add_argument("--warmup", type=int, default=2, help="steps before them")
+    parser.add_argument("--warmup", type=int, default=2, help="steps before the timed steps")
     parser.add_argument("--rounds", type=int, default=2, help="turns of each framework")
     parser.add_argument(
-        "--threads", type=int, help="threads of each framework (default: its own choice)"
+        "--threads", type=int, help="threads of each framework (default: its own default)"
     )
     parser.add_argument(
         "--peer", action=argparse.BooleanOptionalAction, default=True, help="also time PyTorch"
@@ -194,7 +200,8 @@ def parse(arguments=None):
     parser.add_argument(
         "--variants",
         default=",".join(TORCH_VARIANTS),
-        help="of PyTorch, comma-separated: eager, channels_last, compiled (needs a compiler)",
+        help="comma-separated variants of PyTorch: eager, channels_last, compiled "
+        "(needs a compiler)",
     )
     parser.add_argument("--json", help="path of the JSON file")
     options = parser.parse_args(arguments)

@@ -16,7 +16,8 @@ class Worker:
         **arguments: arguments of the constructor.
 
     Raises:
-        RuntimeError: the other process failed, with its traceback. All methods raise it.
+        RuntimeError: the other process failed; the message has its traceback. All methods can
+            raise this error.
     """
 
     def __init__(self, module, name, children=False, **arguments):

@@ -15,7 +15,7 @@ def decode(encoded):
 
 
 def encode_value(value):
-    """Encodes each value as a direction; the length is 3, because the embedder normalizes it."""
+    """Encodes each value as a direction of length 3, which the embedder must normalize."""
     angle = tf.cast(value, tf.float32) / 300.0
     return 3.0 * tf.stack([tf.cos(angle), tf.sin(angle)], axis=1)
 
@@ -71,7 +71,7 @@ def test_texts_are_embedded_in_order_in_batches_of_one_size(count):
 
 
 class CharacterTokenizer:
-    """One token per character, padded to `width` with 0; records the number of its texts."""
+    """Makes one token per character, pads rows to `width` with 0, and records numbers of texts."""
 
     pad_id = 0
 
@@ -88,7 +88,7 @@ class CharacterTokenizer:
 
 
 def make_token_encoder(shapes):
-    """Returns an encoder of all tokens of a row, unaffected by padding, that records shapes."""
+    """Returns an encoder that ignores padding and appends the shape of each batch to `shapes`."""
 
     def encode(tokens):
         shapes.append(tokens.shape)
@@ -126,7 +126,7 @@ def test_cutting_token_rows_does_not_change_the_embeddings(count, monkeypatch):
     cut_rows, full_rows = rows.values()
     assert cut_rows.shape == full_rows.shape == (count, 2)
     np.testing.assert_allclose(cut_rows, full_rows, atol=1e-6)
-    # The number and size of the batches stay the same; only few widths are used.
+    # Cutting does not change the number and the size of the batches. Cut batches have few widths.
     cut_shapes, full_shapes = shapes.values()
     assert len(cut_shapes) == len(full_shapes) == -(-count // 5)
     assert set(full_shapes) <= {(5, 64)}
@@ -147,7 +147,8 @@ def test_each_batch_is_cut_to_the_shortest_length_that_fits():
         text_lengths=(4, 8),
     )
     embedder.embed_texts(random_texts([3, 9, 4, 5, 8, 1, 20]))
-    # Sorted: 1 3 | 4 5 | 8 9 | 20. Longer batches than all text lengths are not cut.
+    # The sorted lengths form the batches (1, 3), (4, 5), (8, 9) and (20,). Batches that are longer
+    # than all of `text_lengths` are not cut.
     assert shapes == [(2, 4), (2, 8), (2, 20), (2, 20)]
 
 
@@ -190,7 +191,7 @@ def test_texts_are_read_one_window_at_a_time(monkeypatch):
     )
     assert embedder.embed_texts(source()).shape == (1000, 2)
     assert tokenizer.num_texts == [40] * 25
-    assert max(ahead) <= 40 + 30  # a window, and the pending batches
+    assert max(ahead) <= 40 + 30  # a window and three pending batches
 
 
 def test_a_bad_embedding_is_named_by_the_position_of_its_text():
@@ -302,7 +303,7 @@ def test_a_bad_image_before_an_error_of_the_source_is_raised_first():
         yield from (gray_image(1), b"", gray_image(2))
         raise UserError("shard 3 is cut short")
 
-    for _ in range(5):  # how far the source is read ahead depends on threads
+    for _ in range(5):  # threads decide how far the source is read ahead
         with pytest.raises(UserError, match="position 1"):
             make_embedder()[0].embed_images(source())
 

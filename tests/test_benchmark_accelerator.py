@@ -13,7 +13,7 @@ from benchmarks.cases import CASES
 
 
 class FakeWorker:
-    """A device with memory for 32 triples."""
+    """Worker on a device that has memory for 32 triples."""
 
     def __init__(self, module, name, case, **arguments):
         self.case = case
@@ -39,7 +39,8 @@ def test_the_batch_is_doubled_until_the_memory_is_full(monkeypatch, capsys):
     large = accelerator.measure("tf_mural", large_case, options, 32)
     plain, microbatches = accelerator.add_shares([largest, large])
     assert microbatches["batch"] == 128 and microbatches["microbatch"] == 32
-    # 10 FLOPs per triple and 10 triples per second, relative to 2 * 4^3 FLOPs in half a second.
+    # The step has 10 FLOPs per triple and 10 triples per second; the peak is 2 * 4^3 FLOPs in half
+    # a second.
     assert plain["share_of_peak"] == pytest.approx(100 / 256)
     assert "PyTorch" not in "\n".join(accelerator.table([plain, microbatches]))
 

@@ -34,7 +34,7 @@ def photos(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def outputs(photos, tmp_path_factory):
-    """Returns the output and the results for few images and sentences, without the steps."""
+    """Returns the output and the results for few images and sentences, without training steps."""
     folder = tmp_path_factory.mktemp("benchmark")
     for name, text in SENTENCES.items():
         (folder / name).write_text(text, encoding="utf-8")
@@ -69,7 +69,7 @@ def test_records_and_tars_contain_the_same_bytes(photos, tmp_path):
     for number, example in enumerate(examples):
         assert members[f"{number:07d}.jpg"] == example.images[0]
         assert members[f"{number:07d}.txt"].decode() == example.texts[0][1]
-    # The three photographs are repeated in turn.
+    # The three photographs are repeated, so the fourth example has the first photograph.
     assert examples[3].images == examples[0].images != examples[1].images
     assert Image.open(io.BytesIO(examples[0].images[0])).size == (346, 346)
     assert size == pytest.approx(np.mean([len(example.images[0]) for example in examples]))

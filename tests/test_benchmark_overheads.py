@@ -15,7 +15,7 @@ def test_micro_batches_and_plain_steps_are_timed(capsys):
     assert len(plain) == len(microbatches) == 2
     assert result["overhead"] == statistics.median(microbatches) / statistics.median(plain)
     assert result["overhead_fastest"] == min(microbatches) / min(plain)
-    # Both kinds of steps train the model, so that all losses are different.
+    # Plain steps and steps with micro-batches both train the model, so all losses are different.
     losses = [line.split()[-1] for line in capsys.readouterr().out.splitlines()]
     assert len(set(losses)) == len(losses) == 6
     (line,) = overheads.table({"microbatches": {"tiny": result}})

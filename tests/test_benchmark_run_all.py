@@ -12,7 +12,7 @@ GRADCACHE = {"tiny": {"microbatch": 128, "seconds": {"plain": [2.0], "microbatch
 
 @pytest.fixture
 def scripts(tmp_path):
-    """Returns a folder with fake benchmarks: overheads.py writes results, memory.py fails."""
+    """Returns a folder of fake benchmarks: overheads.py writes results, and memory.py fails."""
     results = {"gradcache": {"start": [], "microbatches": GRADCACHE}, "start": START}
     (tmp_path / "overheads.py").write_text(
         "import json, sys\n"

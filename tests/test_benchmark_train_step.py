@@ -63,7 +63,8 @@ def test_flops_equal_the_sum_over_the_layers(outputs):
     projections = 4 * width**2 + 2 * width * 4 * width
     attention = 2 * tokens * width
     text = texts * (layers * tokens * 2 * (projections + attention) + 2 * width * 640)
-    # The stem has stride 2, the stages 2, 1, 2 and 2, so that the sizes are 32, 16, 16, 8, 8, 4.
+    # The stem has stride 2, and the four stages have strides 2, 1, 2 and 2. Images of 64 pixels are
+    # therefore reduced to 32 pixels by the stem, and to 16, 16, 8 and 4 pixels by the stages.
     image = 2 * 32**2 * 27 * 16
     blocks = [(16, 16, 1, 32, 16), (16, 24, 3, 16, 16), (24, 48, 3, 16, 8), (48, 48, 3, 8, 8)]
     for filters_in, filters_out, expansion, size, output_size in [*blocks, (48, 96, 3, 8, 4)]:
@@ -73,9 +74,10 @@ def test_flops_equal_the_sum_over_the_layers(outputs):
     image += 2 * 96 * 640
     result = outputs[1]["cases"]["tiny"]
     assert result["facts"]["tf_mural"]["forward_flops"] == text + case.batch * image
-    # The backward pass needs twice the operations of the forward pass, except in the stem, because
-    # pixels need no gradient. The three terms have products in two directions. The losses by
-    # language are products with one-hot languages of both texts in two terms each.
+    # The backward pass needs twice the operations of the forward pass. The stem needs only as many
+    # as in the forward pass, because pixels need no gradient. Each of the three terms has products
+    # in two directions. The losses by language are products with one-hot languages: two texts in
+    # two terms each.
     loss = 3 * 3 * 2 * 2 * case.batch**2 * 640
     stem = case.batch * 2 * 32**2 * 27 * 16
     languages = 4 * 2 * case.batch * 6
@@ -126,7 +128,7 @@ def test_convolutions_and_their_gradients_are_counted():
     def depthwise(x, y):
         return tf.nn.depthwise_conv2d(x, y, [1, 2, 2, 1], "SAME")
 
-    # 9 pixels at stride 2 give 5 pixels.
+    # At stride 2, a side of 9 pixels becomes 5 pixels.
     assert flops(full, (2, 9, 9, 4), (3, 3, 4, 6)) == 2 * 2 * 25 * 6 * 9 * 4
     assert flops(gradients(full), (2, 9, 9, 4), (3, 3, 4, 6)) == 3 * 2 * 2 * 25 * 6 * 9 * 4
     assert flops(depthwise, (2, 9, 9, 4), (3, 3, 4, 1)) == 2 * 2 * 25 * 4 * 9

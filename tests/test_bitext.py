@@ -46,7 +46,7 @@ def pairs(*texts, language="deu", other="eng"):
 
 
 def scored_pairs(num_hits, language="deu", num_misses=0):
-    """Returns pairs that are hits in both directions, followed by pairs that are misses in both."""
+    """Returns pairs that are hits in both directions, then pairs that are misses in both."""
     hits = [(f"{i} {language}", f"{i}") for i in range(num_hits)]
     misses = [(f"{30 + i} {language}", f"{30 + (i + 1) % num_misses}") for i in range(num_misses)]
     return pairs(*hits, *misses, language=language)
@@ -63,8 +63,9 @@ def test_scores_equal_values_computed_by_hand():
 
 
 def test_forward_and_backward_are_scored_separately():
-    # German 0 and 0.4 are both nearest to English 0, so one of two is a hit forward. Backward,
-    # English 0 is nearest to German 0 and English 1 to German 0.4, so both are hits.
+    # German 0 and German 0.4 are both nearest to English 0, so one of the two pairs is a forward
+    # hit. English 0 is nearest to German 0, and English 1 to German 0.4, so both pairs are backward
+    # hits.
     records = pairs(("0", "0"), ("0.4", "1"))
     expected = {"forward": 50.0, "backward": 100.0, "accuracy": 75.0}
     assert bitext.run(AxisEmbedder(), records).values["deu"] == expected
@@ -78,7 +79,7 @@ def test_pairs_are_named_by_the_language_that_is_not_english():
     for first, second in (("de", "en"), ("fr", "de"), ("de", "fr"), ("eng", "ces"), ("en", "en")):
         records += pairs(("1", "1"), ("2", "2"), language=first, other=second)
     result = bitext.run(AxisEmbedder(), records)
-    # de-fr has four pairs, and each of their texts occurs twice: all are ties, hence misses.
+    # de-fr has four pairs, and each text occurs in two of them. All pairs tie and are misses.
     assert result.counts["pairs"] == {"ces": 2, "de": 2, "de-fr": 4, "en": 2}
     accuracies = {k: v["accuracy"] for k, v in result.values.items() if k != "groups"}
     assert accuracies == {"ces": 100.0, "de": 100.0, "de-fr": 0.0, "en": 100.0}
@@ -167,7 +168,7 @@ def test_the_groups_are_those_of_the_paper():
 
 def test_intervals_match_the_normal_approximation_and_are_reproducible():
     class HalfCorrectEmbedder:
-        """Every second pair is a hit."""
+        """Embeds texts so that every second pair is a hit."""
 
         def embed_texts(self, texts):
             rows = np.zeros((len(texts := list(texts)), 800), np.float32)
@@ -217,7 +218,7 @@ def test_errors_of_embeddings_name_the_record():
             3, "embeddings of texts: the one at position 3 has length nan"
         )
 
-    # Position 3 of the unique texts is the second text of the second pair.
+    # The text at position 3 of the unique texts is the second text of the second pair.
     with pytest.raises(UserError, match="^record 'deu:1': embeddings of texts: the one at"):
         bitext.run(RejectingEmbedder(), scored_pairs(4))
 
@@ -262,7 +263,7 @@ def test_character_counts_on_published_data_equal_a_naive_implementation():
 
 
 def is_hit(counts, index, side):
-    """Returns whether the translation of a text has a higher cosine than all other candidates."""
+    """Returns whether the translation of a text has a higher cosine than any other candidate."""
     scores = [cosine(counts[index][side], pair[1 - side]) for pair in counts]
     return all(scores[index] > s + 1e-6 for i, s in enumerate(scores) if i != index)
 

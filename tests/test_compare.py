@@ -17,7 +17,7 @@ from tf_mural.reports.result_tables import flatten_values, headline_values, resu
 
 
 def write_result(path, recalls, **changes):
-    """Writes a file of tools/evaluate.py: average recalls with an interval of -2 and +1."""
+    """Writes a result file of average recalls; intervals are from value - 2 to value + 1."""
     result = {
         "model": f"runs/tiny/{path.stem}-s0",
         "benchmark": "retrieval/coco",
@@ -77,10 +77,12 @@ def test_results_are_compared_with_the_paper(tools, mural, etcl, tmp_path):
     assert done.code == 0 and done.err == "", done.err
     ja, gains = rows_of(done.out, "ja")
     assert ja[1:] == ["40.6", "62.1", "40.0 (38.0 to 41.0)", "60.5 (58.5 to 61.5)"]
-    # The numbers of the paper have no interval. With two intervals: sqrt(2^2 + 1^2).
+    # The numbers of the paper have no interval. The gain of two values with intervals has bounds at
+    # a distance of sqrt(2^2 + 1^2).
     with_two_intervals = "+20.5 (+18.3 to +22.7)"
     assert gains[1:] == ["+19.9 (+17.9 to +20.9)", "-1.6 (-3.6 to -0.6)", with_two_intervals]
-    # Trained and unseen languages have their own means; the paper has a mean and a sum of three.
+    # Trained and unseen languages have separate means. The mean and the sum over en, ja and ko are
+    # those of the paper.
     assert rows_of(done.out, "mean of 2")[0][1:] == ["54.2", "65.6", "55.0", "64.8"]
     assert rows_of(done.out, "mean")[-1][1:] == ["+11.6", "-2.0", "+11.5"]
     assert rows_of(done.out, "sum of en, ja, ko")[0][1:] == ["139.9", "180.5", "140.0", "174.5"]
@@ -211,7 +213,8 @@ SECOND = Column("second", "p", {"en": 8.0, "fr": 1.0}, {"en": (6.0, 12.0)}, data
 
 def test_differences_equal_values_computed_by_hand():
     gain, (low, high) = comparison.difference(FIRST, SECOND, "en")
-    # Low: the first 3 lower, the second 4 higher. High: the first 1 higher, the second 2 lower.
+    # For the lower bound, `FIRST` is 3 lower and `SECOND` is 4 higher. For the upper bound, `FIRST`
+    # is 1 higher and `SECOND` is 2 lower.
     assert gain == 2.0 and math.isclose(low, 2 - 5) and math.isclose(high, 2 + math.sqrt(5))
     exact = Column("paper", "p", {"en": 8.0, "de": 4.0}, doubtful={"de": "why"})
     assert comparison.difference(FIRST, exact, "en") == (2.0, (-1.0, 3.0))
@@ -232,7 +235,7 @@ def test_aggregates_need_all_values_and_ignore_doubtful_ones():
     assert {k: column.values[k] for k in column.values if len(k) == 1} == {"m": 1.5, "s": 3.0}
     printed = Column("x", "p", {"en": 1.0, "de": 2.0, "m": 9.0})
     comparison.add_aggregates(printed, means, {})
-    assert printed.values["m"] == 9.0  # existing values stay
+    assert printed.values["m"] == 9.0  # an existing value is not replaced
 
 
 def test_record_sets_are_compared_by_content():
@@ -305,5 +308,5 @@ def test_bars_are_as_long_as_the_gains(tmp_path):
         str(path), subject, control, groups, "p", "t", lower_is_better=True
     )
     image = Image.open(path).convert("RGB")
-    assert abs(max(lengths((192, 80, 60))) - longest) <= 2  # a gain is now worse
+    assert abs(max(lengths((192, 80, 60))) - longest) <= 2  # a lower value is better
     shutil.rmtree(tmp_path)

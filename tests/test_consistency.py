@@ -15,8 +15,8 @@ from tf_mural.evaluation import consistency, metrics
 class RankEmbedder:
     """Embeds the image b"3" as axis 3, and the text "3,5 x" so that images 3 and 5 rank first.
 
-    The numbers of a text are images in the order of their cosines; the other images follow. The
-    text "level" has the same cosine with all images.
+    The numbers in a text are the images with the highest cosines, in descending order. The text
+    "level" has the same cosine with all images.
     """
 
     def __init__(self, count):
@@ -54,12 +54,13 @@ def record(image, **ranks):
 
 
 def with_candidates(*records):
-    """Returns the records, and records in one language only up to a total of eight images."""
+    """Returns eight records: the given records, then records with a text in only one language."""
     return [*records, *(record(i, en=1) for i in range(len(records), 8))]
 
 
 def test_scores_equal_values_computed_by_hand():
-    # Log ranks: 0 1 3 and 2 2 0. Differences of the pairs: 1 3 2 and 0 2 2.
+    # The log ranks in en, de and fr are 0, 1, 3 for image 0 and 2, 2, 0 for image 1. Between en and
+    # de, en and fr, de and fr, the log ranks differ by 1, 3, 2 and by 0, 2, 2.
     records = with_candidates(record(0, en=1, de=2, fr=8), record(1, en=4, de=4, fr=1))
     result = consistency.run(RankEmbedder(8), records)
     assert (result.task, result.protocol) == ("consistency", "consistency/v1")
@@ -68,10 +69,12 @@ def test_scores_equal_values_computed_by_hand():
     assert overall["range"] == pytest.approx((3 + 2) / 2)
     assert overall["r1_any"] == 100.0 and overall["r1_all"] == 0.0
     assert overall["chance"] == pytest.approx(metrics.chance_spread(8))
-    # Differences to the other two: en 1 3 and 0 2; de 1 2 and 0 2; fr 3 2 and 2 2.
+    # The differences to the other two languages are, for image 0 and for image 1: en 1, 3 and 0, 2;
+    # de 1, 2 and 0, 2; fr 3, 2 and 2, 2.
     spreads = {k: result.values[k]["spread"] for k in ("de", "en", "fr")}
     assert spreads == pytest.approx({"en": 1.5, "de": 1.25, "fr": 2.25})
-    # Minus the mean of the other two: en 0 - 2, 2 - 1; de 1 - 1.5, 2 - 1; fr 3 - 0.5, 0 - 2.
+    # The log ranks minus the means of the other two languages are, for image 0 and for image 1:
+    # en 0 - 2 and 2 - 1; de 1 - 1.5 and 2 - 1; fr 3 - 0.5 and 0 - 2.
     lags = {k: result.values[k]["lag"] for k in ("de", "en", "fr")}
     assert lags == pytest.approx({"en": -0.5, "de": 0.25, "fr": 0.25})
     assert result.counts == {
@@ -95,7 +98,7 @@ def test_equal_ranks_are_consistent_even_if_they_are_low():
 
 
 def test_several_texts_in_a_language_count_with_their_mean_log_rank():
-    # English log ranks 0 and 2, the mean is 1; German 3.
+    # The English log ranks are 0 and 2, with the mean 1. The German log rank is 3.
     result = consistency.run(RankEmbedder(8), with_candidates(record(0, en=[1, 4], de=8)))
     assert result.values["groups"]["all"]["spread"] == pytest.approx(2.0)
 
@@ -113,7 +116,8 @@ def test_images_may_have_different_languages():
 def test_a_tie_counts_with_the_largest_difference_that_it_allows():
     tied = Record("r0", (b"0",), (("en", text_at_rank(0, 4)), ("de", "level")))
     result = consistency.run(RankEmbedder(8), with_candidates(tied))
-    # The German log rank is between 0 and 3, hence at most 2 from the English one of 2.
+    # The English log rank is 2, and the German log rank is between 0 and 3. The two log ranks
+    # therefore differ by at most 2.
     assert result.values["groups"]["all"]["spread"] == pytest.approx(2.0)
     assert result.values["de"]["lag"] == pytest.approx(1.0)
 

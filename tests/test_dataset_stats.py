@@ -56,7 +56,7 @@ def test_quantiles_of_integer_counts_equal_numpy(count):
 
 
 def test_quantiles_of_1_to_20_equal_values_computed_by_hand():
-    # Of 20 values, the first is at 5 %, the tenth at 50 %, the nineteenth at 95 %.
+    # Of 20 values, the first is the 5 % quantile, the tenth the median, the 19th the 95 % quantile.
     counts = IntegerCounts(range(1, 21)) + IntegerCounts()
     assert counts.summary() == {
         "min": 1, "mean": 10.5, "max": 20, "q05": 1, "q25": 5, "median": 10, "q75": 15, "q95": 19,
@@ -104,7 +104,7 @@ def test_words_are_counted_if_the_script_has_spaces():
         ("빨간 원", True),
         ("लाल वृत्त", True),
         ("دائرة حمراء", True),
-        ("中文 one", False),  # with the text added below, 5 of 8 letters are Chinese
+        ("中文 one", False),  # with the text that the test adds, 5 of 8 letters are Chinese
         ("红色的圆", False),
         ("赤い円 と", False),
         ("วงกลมสีแดง", False),
@@ -121,7 +121,7 @@ def test_scripts_without_spaces_are_recognized(text, has_spaces):
 
 
 class LetterTokenizer:
-    """One token per letter; z is unknown. Of 6 tokens, 4 are tokens of the text."""
+    """Makes one token per letter; "z" is unknown. At most 4 of 6 tokens are tokens of the text."""
 
     vocabulary, max_tokens, size, hash = ("[PAD]", "[UNK]", "x"), 6, 3, "abc"
 
@@ -150,7 +150,7 @@ def test_tokens_are_counted_per_language(tmp_path):
     assert summary["languages"]["ja"]["tokens_per_word"] is None
     all_languages = summary["all_languages"]
     assert all_languages["sampled_texts"] == 5 and all_languages["cut_percent"] == 20.0
-    assert all_languages["unknown_percent"] == 18.75  # 3 of 16
+    assert all_languages["unknown_percent"] == 18.75  # 3 of 16 tokens
     assert summary["tokenizer"] == {"hash": "abc", "size": 3, "max_tokens": 6}
 
 
@@ -212,7 +212,7 @@ def test_content_of_several_records_is_counted():
     duplicates = DuplicateCounter()
     for record, content in [(0, b"a"), (1, b"b"), (1, b"b"), (2, b"a"), (3, b"c"), (4, b"a")]:
         duplicates.add(record, content)
-    # b occurs twice, but in the same record.
+    # The content b occurs twice, but in the same record.
     assert duplicates.summary() == {"distinct": 3, "sharing_records": 3}
     other = DuplicateCounter()
     other.add(0, b"b")
@@ -272,7 +272,7 @@ def test_every_record_is_read_once(hundred_records):
     assert summary["sample"] == "all"
     assert summary["same_texts"] == {"distinct": 140, "sharing_records": 0}
     assert summary["images_per_record"]["max"] == 2
-    json.dumps(summary)  # does not fail: plain data
+    json.dumps(summary)  # must not fail
 
 
 def test_a_sample_depends_on_the_seed_and_has_no_repetitions(hundred_records):
@@ -286,7 +286,7 @@ def test_a_sample_depends_on_the_seed_and_has_no_repetitions(hundred_records):
     first = sampled_indices(limit=30, seed=1)
     assert len(set(first)) == 30
     assert first == sampled_indices(limit=30, seed=1) != sampled_indices(limit=30, seed=2)
-    # Each batch is spread over the set, so that an interrupted sample is random too.
+    # Each batch is spread over the whole set, so that an interrupted sample is a random sample too.
     assert min(first[:6]) < 30 and max(first[:6]) > 70
     assert (
         sampled_indices(limit=100)
@@ -308,9 +308,8 @@ def test_an_interrupted_collection_states_what_was_read(hundred_records):
 
 def test_large_records_are_read_in_small_batches(tmp_path):
     record_set = write_set(tmp_path / "a", *(Record(str(i), (bytes(1 << 20),)) for i in range(40)))
-    assert (
-        dataset_stats.batch_size(record_set) == 31
-    )  # batches have 32 MiB, and a record slightly more than 1
+    # A batch has at most 32 MiB, and a record has slightly more than 1 MiB.
+    assert dataset_stats.batch_size(record_set) == 31
     assert dataset_stats.batch_size(write_set(tmp_path / "b", Record("1"))) == 4096
     assert dataset_stats.batch_size(write_set(tmp_path / "c")) == 1
 

@@ -108,7 +108,7 @@ def test_a_webp_image_with_too_many_pixels_is_rejected(embedder, monkeypatch):
 
 
 def test_the_first_of_several_bad_images_is_named(embedder):
-    """Images are checked ahead of decoding, so a later image may be rejected first."""
+    """Images are checked before they are decoded, so a later image may be rejected first."""
     large = bytearray(tf.io.encode_png(random_pixels()).numpy())
     large[16:24] = struct.pack(">II", 10_000, 10_000)
     for _ in range(5):
@@ -206,7 +206,7 @@ def test_a_path_without_a_model_is_rejected(tmp_path):
 
 
 def test_replicas_share_the_work(finished):
-    """Two virtual devices give the embeddings of one device; needs its own process."""
+    """Two virtual devices give the same embeddings as one; virtual devices need a new process."""
     code = f"""
 import sys; sys.path.insert(0, {ROOT!r})
 import numpy as np, tensorflow as tf

@@ -17,11 +17,11 @@ def test_pieces_of_one_direction_keep_or_reverse_their_order():
 
 
 def test_pieces_in_the_other_direction_keep_their_own_order():
-    # In Hebrew with two Latin words in two fonts, the first Latin word is left of the second.
+    # In Hebrew text, the first of two Latin words is drawn to the left of the second.
     assert ordered([ALEF + " ", "ab ", "cd ", BET], ALEF) == [BET, " ", "ab ", "cd", ALEF + " "]
     three = [ALEF + " ", "ab ", "cd ", "ef ", BET]
     assert ordered(three, ALEF) == [BET, " ", "ab ", "cd ", "ef", ALEF + " "]
-    # The space after the last Hebrew word is drawn between it and the following text.
+    # The space after the last Hebrew word is drawn between this word and the following text.
     assert ordered(["ab ", ALEF + " ", BET + " ", "cd"], "ab") == [
         "ab ",
         BET,
@@ -52,7 +52,7 @@ def test_lines_of_hebrew_that_begin_with_a_latin_word_are_right_to_left(monkeypa
 
 
 def use_two_fonts(monkeypatch, first, second):
-    """Patches the fonts: two files that have these characters. Returns their names."""
+    """Replaces the fonts by two files with the given characters; returns the names of the files."""
     import matplotlib
 
     folder = os.path.join(matplotlib.get_data_path(), "fonts", "ttf")
@@ -81,7 +81,8 @@ def test_each_word_has_the_first_font_with_all_its_characters(monkeypatch):
 
 def test_words_are_not_split_between_fonts(monkeypatch):
     sans, serif = use_two_fonts(monkeypatch, "abc", "bcdef")
-    # The second font has most of the text, so bc is drawn with it although the first has it too.
+    # The second font has most of the text. Therefore "bc" is drawn with the second font, although
+    # the first font has these letters too.
     assert named_runs("a bc fed") == [(sans, "a "), (serif, "bc fed")]
     assert named_runs("ad bed") == [(sans, "a"), (serif, "d bed")], (
         "no font has all letters of the word"

@@ -64,7 +64,8 @@ def test_all_splits_of_a_folder_are_inspected(tools, shapes, tmp_path):
     lines = lines_of(done.out)
     assert f"{shapes}/train (shapes, train): 2 records, 3 images, 4 texts" in lines
     assert "en 2 3 3 8 12 12 12 2 3 3 3" in lines
-    # a red cir ##cle: 4 tokens, 3 words, 10 letters; a circle: 3, 2, 7. Of 5 tokens, 3 fit.
+    # "a red circle" has 4 tokens, 3 words and 10 letters; "a circle" has 3 tokens, 2 words and 7
+    # letters. --max_tokens=5 leaves room for 3 tokens of a text.
     assert "en 3 4 4 4 1.38 0.41 0.00 66.67" in lines
     assert "de 1 1 1 1 1.00 0.33 100.00 0.00" in lines
     assert "width px 8 8 8 16 24 24 24 16" in lines
@@ -128,7 +129,7 @@ def test_the_size_of_a_sample_is_printed(inspect, shapes):
 
 
 def test_scripts_without_a_font_are_named(inspect, tmp_path):
-    texts = (("en", "a circle"), ("gez", "𞟠"), ("xx", "𐎠"))  # rare: Ethiopic B, Old Persian
+    texts = (("en", "a circle"), ("gez", "𞟠"), ("xx", "𐎠"))  # rare scripts: Ethiopic B, Old Persian
     records.write(tmp_path / "a", [Record("1", (image(),), texts)])
     out = inspect("--records=a", "--out_dir=seen")
     if "no font on this machine" not in out:
@@ -217,7 +218,7 @@ def test_each_language_of_an_image_is_shown_before_a_second_caption(tmp_path):
     english, both = (("en", "one"),), (("de", "eins"), ("de", "zwei"), ("en", "one"))
     record_set = write_set(tmp_path / "a", *(Record("", (image(),), t) for t in (english, both)))
     draws = {s: np.random.default_rng(s).choice(2, 2, replace=False)[0] for s in range(20)}
-    seed = next(s for s, first in draws.items() if first == 0)  # English was then shown more often
+    seed = next(s for s, first in draws.items() if first == 0)  # record 0 has only English
     _, captions = sample_captioned_images(record_set, 2, captions=2, seed=seed)
     assert captions == [[("en", "one")], [("de", "eins"), ("en", "one")]]
 

@@ -42,7 +42,7 @@ def random_case(queries=40, items=150, labels=7, seed=0):
 
 
 def naive_hits(queries, items, query_labels, item_labels, k):
-    """Computes hits one query at a time in double precision; correct without ties."""
+    """Computes hits one query at a time in double precision; correct if no scores tie."""
     hits = []
     for query, label in zip(queries.astype(np.float64), query_labels, strict=True):
         nearest = np.argsort(-(items.astype(np.float64) @ query))[:k]
@@ -51,14 +51,15 @@ def naive_hits(queries, items, query_labels, item_labels, k):
 
 
 def test_scores_equal_values_computed_by_hand():
-    # Queries 0 to 2 are the axes of labels 5, 6, 7; in the index, the axis of 6 has label 5.
+    # Queries 0, 1 and 2 are axes 0, 1 and 2 with the labels 5, 6 and 7. In the index, axis 1 has
+    # the label 5.
     rows = np.eye(4)
     index = records([0, 1, 2, 3], [5, 5, 7, 6], "i")
     result = knn.run(RowEmbedder(rows), records([0, 1, 2], [5, 6, 7]), index, k=(1, 4))
     assert (result.task, result.protocol) == ("knn", "knn/v1")
     assert result.values["all"]["r1"] == pytest.approx(200 / 3)
     assert result.values["all"]["r4"] == 100.0  # one correct image among all four is a hit
-    # A random image of the four is correct for 2, 1 and 1 of them.
+    # Of the four images of the index, 2, 1 and 1 are correct for queries 0, 1 and 2.
     assert result.values["all"]["chance"] == pytest.approx(100 / 3)
     assert result.counts == {
         "images": 3,
@@ -100,7 +101,7 @@ def test_any_block_size_gives_the_ranks_of_retrieval(k):
 
 
 def test_many_neighbours_are_sorted():
-    # The best of thousands of scores are selected by a partition, which does not sort them.
+    # np.partition selects the best scores of thousands, but does not sort the selected scores.
     queries, items = unit_rows(60, 5), unit_rows(4000, 5, seed=1)
     labels = np.arange(4000) % 500
     search = LabelKNN(queries, labels[:60], 1000, metrics.TIE_TOLERANCE)
@@ -134,13 +135,14 @@ def test_a_collapsed_encoder_scores_zero():
 def test_ties_with_another_label_are_misses():
     rows = np.eye(3)[[0, 0, 0, 1, 2]]
     query = records([0], [5])
-    # The same image with its own label, twice, is a hit; with another label as well, a miss at 1.
+    # All images equal the query. If all images have the label of the query, the query is a hit at
+    # 1. If some images have another label, the query is a miss at 1.
     assert knn.run(RowEmbedder(rows), query, records([1, 2], [5, 5])).values["all"]["r1"] == 100.0
     values = knn.run(RowEmbedder(rows), query, records([1, 2, 3], [5, 6, 6]), k=(1, 2)).values[
         "all"
     ]
     assert (values["r1"], values["r2"]) == (0.0, 100.0)
-    # The correct one is nearer by less than rounding errors, which is a tie too.
+    # The correct image is nearer, but by less than the tolerance for rounding errors: a tie too.
     near = np.array([[1, 0], [1, 0], [np.cos(1e-3), np.sin(1e-3)]])
     assert knn.run(RowEmbedder(near), query, records([1, 2], [5, 6])).values["all"]["r1"] == 0.0
 
@@ -160,7 +162,7 @@ def test_queries_without_a_neighbour_and_shared_ids_are_counted():
 
 
 def test_chance_at_k_equals_the_formula():
-    # 3 of 10 items are correct: two random ones miss with probability 7/10 * 6/9.
+    # 3 of 10 items are correct. Two random items are both wrong with probability 7/10 * 6/9.
     rows, labels = unit_rows(11, 5), [1] * 3 + [2] * 7
     result = knn.run(RowEmbedder(rows), records([0], [1]), records(range(1, 11), labels), k=2)
     assert result.values["all"]["chance"] == pytest.approx(100 * (1 - 42 / 90))

@@ -13,7 +13,7 @@ from tf_mural.evaluation.metrics import correlation, ranks
 
 
 def ranks_from_scores(scores, query_groups, item_groups):
-    """Returns the ranks for given cosines `scores` (q, m): the queries are the unit axes."""
+    """Returns the ranks for given cosines `scores` (q, m); unit axes are the queries."""
     scores = np.asarray(scores, np.float32)
     return metrics.retrieval_ranks(
         np.eye(len(scores)), scores.T, query_groups, item_groups
@@ -44,10 +44,10 @@ def test_ranks_equal_those_counted_by_hand():
 def test_the_best_of_several_correct_items_counts_and_none_counts_as_wrong():
     scores = [
         [0.9, 0.8, 0.7, 0.1],  # items 0 and 1 are correct
-        [0.6, 0.9, 0.5, 0.7],  # items 2 and 3 are correct; the better one has a wrong item above
+        [0.6, 0.9, 0.5, 0.7],  # items 2 and 3 are correct; one wrong item is above item 3
     ]
     assert ranks_from_scores(scores, [7, 8], [7, 7, 8, 8]) == [0, 1]
-    # The position of the second correct item, below two wrong ones, does not matter.
+    # The second correct item, which is below two wrong items, does not matter.
     assert ranks_from_scores([[0.9, 0.5, 0.4, 0.3]], [7], [7, 8, 8, 7]) == [0]
     # A tie between correct items does not count against the query.
     assert ranks_from_scores([[0.9, 0.9, 0.1]], [7], [7, 7, 8]) == [0]
@@ -60,7 +60,7 @@ def test_ties_count_as_wrong_items_above():
 
 @pytest.mark.parametrize("noise", [0.0, 1e-6])
 def test_a_collapsed_encoder_scores_zero(noise):
-    # The products of equal inputs differ in their last digits.
+    # The scores of equal inputs can differ in their last digits.
     images = np.repeat(unit_rows(1, 77), 301, axis=0) + noise * unit_rows(301, 77)
     texts = np.repeat(unit_rows(1, 77), 602, axis=0)
     values = metrics.retrieval_recalls(images, texts, np.repeat(np.arange(301), 2))
@@ -71,7 +71,7 @@ def test_perfect_and_reversed_encoders_score_100_and_0():
     names = ["i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10", "average_recall"]
     rows = unit_rows(50, 32)
     assert metrics.retrieval_recalls(rows, rows, np.arange(50)) == dict.fromkeys(names, 100.0)
-    # The correct text is opposite to its image, hence the worst candidate.
+    # The correct text is opposite to its image, so it is the worst candidate.
     assert metrics.retrieval_recalls(rows, -rows, np.arange(50)) == dict.fromkeys(names, 0.0)
 
 
@@ -124,12 +124,13 @@ def test_joint_ranks_equal_those_of_each_direction_for_any_chunk_size(max_scores
 
 
 def test_ranks_above_255_are_correct():
-    # 700 wrong images are above the correct one, and as many texts.
+    # For each query, 700 wrong candidates score at least as high as the correct candidate.
     images = np.zeros((701, 2), np.float32)
     images[:, 0], images[700] = 1, (0, 1)
     image_ranks, text_ranks = metrics.image_text_ranks(images, images[:, ::-1], np.arange(701))
     assert image_ranks.tolist() == text_ranks.tolist()
-    # Images 0 to 699 have one text above theirs; 700 texts have the direction of image 700.
+    # For images 0 to 699, one text scores higher than their own text and 699 texts tie with it. For
+    # image 700, 700 texts score higher.
     assert image_ranks[:700].tolist() == [700] * 700 and image_ranks[700] == 700
     low, high = metrics.rank_bounds(images, images[:, ::-1], np.arange(701))
     assert low.tolist() == [1] * 700 + [700] and high.tolist() == [700] * 701
@@ -142,11 +143,12 @@ def test_memory_is_smaller_than_the_score_matrix(monkeypatch):
     metrics.image_text_ranks(images, texts, np.arange(6000) % 2000)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 6e6  # the matrix has 48 MB
+    assert peak < 6e6  # the full score matrix would take 48 MB
 
 
 def test_rank_bounds_differ_by_the_ties():
-    # Text 0: image 1 above, 2 and 3 tie. Text 1: all tie. Text 2: its image is the best.
+    # For text 0, image 1 scores higher than the correct image, and images 2 and 3 tie with it. For
+    # text 1, all images tie. For text 2, the correct image scores highest.
     texts = np.eye(3)
     images = np.array([[0.5, 0.2, 0.1], [0.9, 0.2, 0.9], [0.5, 0.2, 0.1], [0.5, 0.2, 0.1]])
     low, high = metrics.rank_bounds(images, texts, [0, 3, 1])
@@ -213,7 +215,8 @@ def test_chance_equals_the_formula(images, texts):
 
 
 def test_chance_equals_values_computed_by_hand():
-    # With one caption per image, k / n in both directions, so (1 + 5 + 10) / 3 / 512.
+    # With one caption per image, the chance at k is k / n in both directions. The mean chance at 1,
+    # 5 and 10 is (1 + 5 + 10) / 3 / 512.
     assert metrics.chance_average_recall(512) == pytest.approx(100 * 16 / 3 / 512)
     assert metrics.chance_average_recall(1) == 100.0
 
@@ -251,7 +254,7 @@ def test_intervals_of_constant_results_are_points():
 
 
 def test_intervals_match_the_normal_approximation_and_are_reproducible():
-    # Half of the images have rank 0 in both directions, the others are always misses.
+    # Half of the images have rank 0 in both directions, the other images are misses at every k.
     ranks = np.array([0, 99] * 200)
     intervals = metrics.recall_intervals(ranks, ranks, np.arange(400))
     half_width = 100 * 1.96 * math.sqrt(0.25 / 400)
@@ -262,8 +265,8 @@ def test_intervals_match_the_normal_approximation_and_are_reproducible():
 
 
 def test_intervals_resample_images_with_all_their_texts():
-    # 100 images with 4 texts that are hits or misses together: independent texts would give half
-    # the width.
+    # Each of 100 images has 4 texts, which are either all hits or all misses. If texts were
+    # resampled independently, the intervals would be half as wide.
     image_ranks = np.array([0, 99] * 50)
     text_images = np.repeat(np.arange(100), 4)
     intervals = metrics.recall_intervals(image_ranks, image_ranks[text_images], text_images)
@@ -273,13 +276,13 @@ def test_intervals_resample_images_with_all_their_texts():
 
 
 def test_each_recall_has_its_own_interval():
-    # Half of the images have rank 0 and half rank 7: all are hits at 10, and half at 5.
+    # Half of the images have rank 0, the other half rank 7: all images are hits at 10, half at 5.
     ranks = np.array([0, 7] * 200)
     intervals = metrics.recall_intervals(ranks, np.full(400, 99), np.arange(400))
     half_width = 100 * 1.96 * math.sqrt(0.25 / 400)
     assert intervals["i2t_r10"] == (100.0, 100.0) and intervals["t2i_r10"] == (0.0, 0.0)
     assert intervals["i2t_r5"] == pytest.approx((50 - half_width, 50 + half_width), abs=0.6)
-    # (50 + 50 + 100 + 0 + 0 + 0) / 6, of which the first two vary together.
+    # The average recall is (50 + 50 + 100 + 0 + 0 + 0) / 6; the two values of 50 vary together.
     assert intervals["average_recall"] == pytest.approx(
         (100 - half_width) / 3 + np.array([0, 2 * half_width / 3]), abs=0.4
     )
@@ -302,7 +305,8 @@ def test_spearman_equals_values_computed_by_hand():
     assert metrics.spearman([1, 2, 3], [10, 20, 1000]) == pytest.approx(1)
     assert metrics.spearman([1, 2, 3], [3, 2, 1]) == pytest.approx(-1)
     assert metrics.spearman([1, 2, 3, 4], [4, 1, 2, 3]) == pytest.approx(1 - 6 * 12 / 60)
-    # Ranks 1 2.5 2.5 4 and 1 2 3 4: covariance 4.5, variances 4.5 and 5.
+    # The ranks are 1, 2.5, 2.5, 4 and 1, 2, 3, 4. The sum of products of their deviations is 4.5;
+    # the sums of squared deviations are 4.5 and 5.
     assert metrics.spearman([0, 5, 5, 9], [0, 1, 2, 3]) == pytest.approx(4.5 / math.sqrt(22.5))
     assert metrics.spearman([7, 7, 7], [1, 2, 3]) == metrics.spearman([1, 2], [0, 0]) == 0
 
@@ -331,7 +335,7 @@ def test_weighted_correlations_equal_those_of_repeated_pairs():
 @pytest.mark.parametrize("max_weights", [1, 1 << 22])
 def test_bootstrap_spearman_has_the_theoretical_deviation(max_weights, monkeypatch):
     monkeypatch.setattr(correlation, "_MAX_WEIGHTS", max_weights)
-    # For independent values, the standard deviation is 1 / sqrt(n - 1).
+    # The correlation of n independent pairs has the standard deviation 1 / sqrt(n - 1).
     a, b = np.random.default_rng(0).normal(size=(2, 400))
     resampled = metrics.bootstrap_spearman(a, b)
     assert resampled.shape == (1000,) and resampled.std() == pytest.approx(
@@ -356,7 +360,7 @@ def test_values_without_a_correlation_are_rejected():
 
 def test_interval_of_a_mean_matches_the_normal_approximation_and_is_reproducible():
     random = np.random.default_rng(0)
-    # Two unique values, which are drawn as counts, and many, which are drawn one by one.
+    # Two unique values are drawn as counts; many unique values are drawn one by one.
     for values in (np.array([0, 1] * 200), random.normal(size=400)):
         mean, half_width = values.mean(), 1.96 * values.std() / 20
         interval = metrics.mean_interval(values)

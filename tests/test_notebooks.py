@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, define nothing, and say where they come from."""
+"""The notebooks run from top to bottom, define no functions, and link to the repository."""
 
 import ast
 import glob
@@ -20,7 +20,7 @@ def read(path):
 
 
 def python(cell):
-    """The cell without lines for the shell, for `ast`."""
+    """Returns the source of a cell with `pass` instead of shell commands, for `ast`."""
     lines = cell.source.splitlines()
     return "\n".join(re.sub(r"^(\s*)(\w+ = )?[!%].*", r"\1pass", line) for line in lines)
 
@@ -44,9 +44,9 @@ def test_badge_and_first_cell_lead_to_the_repository(path):
     with open(os.path.join(ROOT, "pyproject.toml"), "rb") as file:
         url = tomllib.load(file)["project"]["urls"]["Repository"]
     first, setup = read(path).cells[:2]
-    place = url.removeprefix("https://github.com/")
+    repository = url.removeprefix("https://github.com/")
     name = f"notebooks/{os.path.basename(path)}"
-    assert f"https://colab.research.google.com/github/{place}/blob/main/{name}" in first.source
+    assert f"https://colab.research.google.com/github/{repository}/blob/main/{name}" in first.source
     assert f"!git clone --depth 1 {url}" in setup.source
 
 
@@ -59,7 +59,7 @@ def test_outputs_are_small_and_of_a_run_without_errors(path):
             assert "Traceback" not in str(output.get("text", ""))
 
 
-# One of them each time: they take a minute or two.
+# A notebook takes a minute or two; therefore only the walkthrough runs by default.
 RUNS = [n if "walkthrough" in n else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
 
 
@@ -71,7 +71,7 @@ def test_a_notebook_runs_from_top_to_bottom(path, data_dir, tmp_path, monkeypatc
         os.symlink(os.path.join(ROOT, name), tmp_path / name)
     shutil.copytree(data_dir, tmp_path / "data")
     monkeypatch.setenv("NOTEBOOK_FLAGS", "--config=tests/notebook_config.py")
-    # Its commands are those of this environment.
+    # The commands of the notebook must be those of this environment.
     monkeypatch.setenv("PATH", os.path.dirname(sys.executable), prepend=os.pathsep)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     notebook = read(path)
@@ -79,7 +79,7 @@ def test_a_notebook_runs_from_top_to_bottom(path, data_dir, tmp_path, monkeypatc
         notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}
     )
     client.execute()
-    said = "\n".join(
+    printed = "\n".join(
         str(output.get("text", "")) for cell in notebook.cells for output in cell.get("outputs", ())
     )
-    assert "error:" not in said and "Traceback" not in said, said[-3000:]
+    assert "error:" not in printed and "Traceback" not in printed, printed[-3000:]

@@ -196,7 +196,7 @@ def test_a_folder_can_have_complete_prompts(tmp_path):
     loaded = prompts.read(tmp_path, ["pie", "bus", "cat", "dog"])
     assert list(loaded["ja"]) == [["パイの写真", "悪い写真 パイ"], [], ["猫の写真"], []]
     assert count_prompts(loaded["ja"])["missing_classes"] == 2
-    assert len(prompts.read(tmp_path)["ja"]) == 3  # up to the largest label
+    assert len(prompts.read(tmp_path)["ja"]) == 3  # one class per label up to the largest
 
 
 def test_complete_prompts_replace_missing_templates(tmp_path):
@@ -236,7 +236,7 @@ def test_names_in_another_order_are_rejected(tmp_path):
     )
     with pytest.raises(UserError, match="another order .*: name 0 is 'bus', which is label 1"):
         prompts.read(tmp_path, classes)
-    # A single name that another class has too is accepted.
+    # Single names that equal the name of another class are accepted.
     write_prompts(tmp_path, classes__en="Apple pie\nbus\ncrane bird\ncrane\ndog\n")
     assert len(prompts.read(tmp_path, classes)["en"]) == 5
 
@@ -313,7 +313,7 @@ def test_the_published_files_are_complete():
         "zh": 80,
     }
     babel = prompts.read(os.path.join(folder, "babel_imagenet.json"))
-    # Of 93 languages with names, three have no templates.
+    # Of the 93 languages with class names, three have no templates.
     assert len(babel) == 90
     assert babel.lacking == {"br": "templates", "fy": "templates", "la": "templates"}
     finnish = count_prompts(babel["fi"])

@@ -56,14 +56,14 @@ def test_contradictory_cells_are_marked_with_the_reason():
     assert not doubtful("retrieval/flickr30k", ETCL)
     groups = {("groups/all", "top1"), ("groups/well_resourced", "top1")}
     assert groups <= set(doubtful("zero_shot/imagenet", ETCL))
-    assert ("en", "top1") not in doubtful("zero_shot/imagenet", ETCL)  # the text confirms it
+    assert ("en", "top1") not in doubtful("zero_shot/imagenet", ETCL)  # the text agrees
     assert set(doubtful("zero_shot/sun397", ETCL)) == {("groups/well_resourced", "top1")}
     assert len(doubtful("bitext/tatoeba", ETCL)) == 4
     assert set(doubtful("bitext/tatoeba", "m-USE")) == {("groups/langs83", "accuracy")}
 
 
 def test_unmarked_groups_are_the_means_of_their_members():
-    """The tolerance is the rounding error of the printed numbers."""
+    """The tolerance of 0.11 is the rounding error of the printed numbers."""
     num_checked = 0
     for name, groups, metric in (
         ("zero_shot/food101", zero_shot.GROUPS, "top1"),
@@ -78,7 +78,7 @@ def test_unmarked_groups_are_the_means_of_their_members():
                 if cell in row.values and cell not in row.doubtful and None not in members:
                     assert abs(row.values[cell] - math.fsum(members) / len(members)) < 0.11, cell
                     num_checked += 1
-    assert num_checked == 11  # 3 of Table 2, 4 of Table 12, 4 of Tables 3 and 4
+    assert num_checked == 11  # 3 in Table 2, 4 in Table 12, and 4 in Tables 3 and 4
 
 
 def test_rows_belong_to_existing_benchmarks_and_tables():

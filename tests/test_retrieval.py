@@ -24,7 +24,7 @@ def test_correct_texts_score_100_and_wrong_texts_score_0():
     assert list(result.values) == ["de", "en"]
     assert list(result.values["en"]) == NAMES
     assert [result.values["en"][name] for name in NAMES[:7]] == [100.0] * 7
-    # All wrong candidates tie with the correct one at 0, except one that is above it.
+    # One wrong candidate scores higher than the correct candidate, and all others tie with it.
     assert [result.values["de"][name] for name in NAMES[:7]] == [0.0] * 7
     assert set(result.intervals["en"]) == set(result.values["en"]) - {"chance"}
     assert set(result.intervals["en"].values()) == {(100.0, 100.0)}
@@ -36,8 +36,8 @@ def test_correct_texts_score_100_and_wrong_texts_score_0():
 
 
 def test_images_without_a_text_in_a_language_are_not_its_candidates():
-    # Korean texts match images without Korean text. If those were candidates, more than ten wrong
-    # images would tie with the correct one.
+    # Korean texts match images without Korean text. If these images were candidates, more than ten
+    # wrong images would tie with the correct image.
     records = [record(0, en=["0"], ko=["2"]), record(1, en=["1"], ko=["3"])]
     records += [record(i, en=[f"{i}"]) for i in range(2, 14)]
     records += [Record("text only", (), (("ko", "5"),))]

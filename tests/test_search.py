@@ -41,7 +41,7 @@ def embed(images):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder tree with seven "images", one of which is unreadable, and another file."""
+    """Creates folders with seven "images", one of them unreadable, and with another file."""
     images = tmp_path / "photos"
     (images / "sub ü").mkdir(parents=True)
     for i in range(6):
@@ -142,7 +142,7 @@ def test_another_model_or_source_is_refused(folder, tmp_path):
 
 def test_a_changed_image_is_noticed(folder, tmp_path):
     make(folder, tmp_path / "index")
-    make(folder, tmp_path / "index")  # An unchanged folder is accepted.
+    make(folder, tmp_path / "index")  # accepts an unchanged folder
     (folder / "0.JPG").write_bytes(b"anew")
     with pytest.raises(UserError, match="images were added, removed or changed"):
         make(folder, tmp_path / "index")
@@ -208,7 +208,7 @@ def test_each_image_is_embedded_at_most_twice_despite_unreadable_ones(tmp_path, 
     index = search.Index(out)
     assert [index.item(row)["path"] for row in range(34)] == [f"{i:02d}.png" for i in good]
     if not last_first:
-        assert sum(embedded_counts) <= 60 + 34  # Each once, and the readable ones again.
+        assert sum(embedded_counts) <= 60 + 34  # all images once, readable images twice
 
 
 def test_the_first_skipped_files_of_each_reason_are_named(folder, tmp_path):
@@ -218,7 +218,7 @@ def test_the_first_skipped_files_of_each_reason_are_named(folder, tmp_path):
     assert manifest["skipped"] == {"not a picture": 1, ".heic images are not supported": 25}
     assert len(manifest["examples"]) == 6
     assert manifest["examples"][0] == f"{folder}/bad.png: not a picture"
-    assert make(folder, tmp_path / "index") == manifest  # Nothing is counted twice.
+    assert make(folder, tmp_path / "index") == manifest  # nothing is counted twice
 
 
 def test_unusable_folders_are_refused(folder, tmp_path):
@@ -289,7 +289,7 @@ def test_an_invalid_manifest_is_refused(folder, tmp_path, change, message):
 
 
 def test_a_record_set_is_not_taken_for_an_index(data_dir, folder):
-    records = str(data_dir / "scenes" / "test")  # Its manifest.json is of a record set.
+    records = str(data_dir / "scenes" / "test")  # has the manifest.json of a record set
     for function in (search.Index, lambda out: make(folder, out)):
         with pytest.raises(UserError, match="not of an index.*choose another folder"):
             function(records)
@@ -313,7 +313,7 @@ def test_a_damaged_faiss_index_is_named(folder, tmp_path):
 
 @pytest.fixture(scope="module")
 def index(tools, finished, data_dir, tmp_path_factory):
-    """Folder of an index of the test scenes, built with the model of a small run."""
+    """Builds an index of the test scenes with the model of a small run; returns its folder."""
     out = tmp_path_factory.mktemp("search") / "index"
     flags = [f"--model={finished[0]}", f"--records={data_dir}/scenes/test", f"--out={out}"]
     done = tools.run(out.parent, "index.py", *flags)
@@ -445,9 +445,9 @@ def test_a_port_in_use_is_refused(tools, index, tmp_path):
 
 @pytest.mark.slow
 def test_the_page_searches_in_a_browser_without_other_hosts(finished, data_dir, tmp_path):
-    """Runs a real browser, and checks that it sends no request to another machine.
+    """Runs a real browser, and checks that the page sends no request to another machine.
 
-    The screenshot of the documentation is renewed with
+    This command renews the screenshot of the documentation:
     DEMO_PICTURE=docs/demo.png DEMO_MODEL=... DEMO_RECORDS=... pytest -k browser
     """
     chromium = shutil.which("chromium")
@@ -477,7 +477,7 @@ def test_the_page_searches_in_a_browser_without_other_hosts(finished, data_dir, 
             page.get_by_label("Text").fill(QUERY)
             page.get_by_role("button", name="Search", exact=True).click()
             page.wait_for_function("document.querySelectorAll('.thumbnail-item img').length == 10")
-            page.wait_for_timeout(1000)  # The images fade in.
+            page.wait_for_timeout(1000)  # until the images have faded in
             page.screenshot(path=screenshot_path)
             page.get_by_role("tab", name="Languages side by side").click()
             page.get_by_role("button", name="Compare").click()
@@ -490,7 +490,7 @@ def test_the_page_searches_in_a_browser_without_other_hosts(finished, data_dir, 
 
 
 QUERY = "Ein kleiner grüner Kreis rechts von einem großen weißen Mond auf gestreiftem Hintergrund."
-# Without these flags, Chromium contacts Google's hosts at every start.
+# Without these flags, Chromium sends requests to Google's hosts at every start.
 BROWSER = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
 BROWSER += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
 

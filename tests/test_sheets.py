@@ -18,7 +18,8 @@ def test_images_are_laid_out_in_rows(tmp_path):
     captions = [[("en", "one")]] * 5
     assert reports.contact_sheet(tmp_path / "sheet.png", tiles(5), captions, columns=2) == []
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
-    # Tiles are 256 wide with gaps of 16, and 128 high with a line of text (20) and gaps of 32.
+    # Images are 256 pixels wide with gaps of 16 pixels, and 128 pixels high with a line of text of
+    # 20 pixels and gaps of 32 pixels.
     assert sheet.shape == (3 * (128 + 20 + 32) + 16, 2 * 272 + 16, 3)
     for i in range(5):
         top, left = 16 + (i // 2) * 180, 16 + (i % 2) * 272

@@ -44,18 +44,20 @@ def pair(number, first, second, score, languages=("en", "en")):
 
 
 def pairs(*cases, languages=("en", "en")):
-    """Returns records of two texts for (degrees between their embeddings, score)."""
+    """Returns records of two texts; a case is (degrees between their embeddings, score)."""
     return [pair(i, "0", str(d), score, languages) for i, (d, score) in enumerate(cases)]
 
 
 def test_scores_equal_values_computed_by_hand():
-    # The order of the cosines is 0, 10, 20, 30 degrees.
+    # Sorted by descending cosine, the pairs have the angles 0, 10, 20 and 30 degrees.
     values = {
         "the same order": ([(0, 5), (10, 4), (20, 3), (30, 0)], 100.0),
         "the opposite": ([(0, 0), (10, 3), (20, 4), (30, 5)], -100.0),
-        # Ranks 4 3 2 1 and 4 1 2 3: 1 - 6 * (0 + 4 + 0 + 4) / (4 * 15).
+        # The ranks are 4, 3, 2, 1 and 4, 1, 2, 3. The correlation is 1 - 6 * (0 + 4 + 0 + 4) /
+        # (4 * 15).
         "two large differences": ([(0, 5), (10, 0), (20, 1), (30, 2)], 20.0),
-        # Ranks 4 3 2 1 and 3.5 3.5 1.5 1.5: covariance 4, variances 5 and 4.
+        # The ranks are 4, 3, 2, 1 and 3.5, 3.5, 1.5, 1.5. The sum of products of their deviations
+        # is 4; the sums of squared deviations are 5 and 4.
         "ties": ([(0, 5), (10, 5), (20, 1), (30, 1)], 100 * 4 / np.sqrt(20)),
     }
     for name, (cases, expected) in values.items():
@@ -80,7 +82,7 @@ def test_tracks_have_the_names_of_the_paper_in_either_order():
     cases = ((0, 5), (10, 4), (20, 3))
     orders = [("es", "en"), ("en", "ar"), ("fr", "en"), ("en", "en"), ("de", "cs"), ("eng", "ara")]
     records = [record for codes in orders for record in pairs(*cases, languages=codes)]
-    # Both orders belong to the same track: 3 pairs are ranked with these 2.
+    # en-es and es-en are the same track, so these 2 pairs are ranked together with 3 other pairs.
     records += pairs((5, 4.5), (40, 1), languages=("en", "es"))
     result = sts.run(AngleEmbedder(), records)
     assert list(result.values) == ["cs-de", "en-ar", "en-en", "en-es", "en-fr", "eng-ara", "groups"]
@@ -103,7 +105,8 @@ def all_tracks(score_fn):
 
 
 def test_groups_are_means_and_the_meta_average_is_the_mean_of_both():
-    # The correct order in es-es and the seven cross-lingual tracks, the opposite in the others.
+    # es-es and the seven cross-lingual tracks have the correct order; the order of en-en and ar-ar
+    # is reversed.
     records = all_tracks(lambda name, i: i if name in ("en-en", "ar-ar") else 5 - i)
     result = sts.run(AngleEmbedder(), records)
     groups = {name: value["spearman"] for name, value in result.values["groups"].items()}
@@ -127,7 +130,7 @@ def test_the_groups_are_those_of_the_paper():
     for group, table in (("monolingual", "table3"), ("cross_lingual", "table4")):
         names = set(paper[table]["rows"][0]) - {"model", "avg"}
         assert set(sts.GROUPS[group]) == names
-    # Table 11 follows from Tables 3 and 4 with the averages of the task.
+    # The averages that the task computes from Tables 3 and 4 give the number in Table 11.
     rows = {t: paper[t]["rows"][2] for t in ("table3", "table4")}
     means = [np.mean([rows[t][k] for k in rows[t] if k not in ("model", "avg")]) for t in rows]
     assert np.mean(means) == pytest.approx(paper["table11"]["rows"][9]["sts_meta_avg"], abs=0.06)
@@ -212,7 +215,7 @@ def test_character_counts_on_the_published_tracks_equal_scipy(official_records):
         expected.setdefault(name, []).append((round(cosine, 6), record.score))
     for name, scored in expected.items():
         correlation = 100 * stats.spearmanr(*zip(*scored, strict=True)).statistic
-        # Cosines of 32 and 64 bits may be rounded differently, which changes the ties of few pairs.
+        # Float32 and float64 cosines may be rounded differently, which changes a few ties.
         assert result.values[name]["spearman"] == pytest.approx(correlation, abs=0.02), name
     # Characters are informative within a language, but not across scripts.
     assert result.values["groups"]["monolingual"]["spearman"] > 50

@@ -17,7 +17,7 @@ RESULTS = os.path.join(ROOT, "..", "shared", "paper", "results.json")
 
 
 class RandomEmbedder:
-    """Embeds each item as a random unit vector that depends on its bytes only."""
+    """Embeds each item as a random unit vector that depends only on the bytes of the item."""
 
     def embed_images(self, encoded):
         return self._rows(encoded)
@@ -49,7 +49,7 @@ def prompts_for(names, *templates):
 
 
 def test_correct_names_score_100_and_wrong_names_score_0():
-    # In German, each class has the name of the next one.
+    # In German, each class has the name of the next class.
     prompts = {
         "en": prompts_for(range(10), "a {}.", "the {}."),
         "de": prompts_for([*range(1, 10), 0]),
@@ -58,12 +58,12 @@ def test_correct_names_score_100_and_wrong_names_score_0():
     result = zero_shot.run(embedder, records([0, 3, 3, 9]), prompts)
     assert (result.task, result.protocol) == ("zero_shot", "zero_shot/v1")
     assert result.values == {
-        "de": {"top1": 0.0, "top5": 0.0, "chance": 10.0},  # all wrong classes tie at 0 or are above
+        "de": {"top1": 0.0, "top5": 0.0, "chance": 10.0},  # wrong classes score no lower
         "en": {"top1": 100.0, "top5": 100.0, "chance": 10.0},
         "groups": {},
     }
     assert result.intervals["en"] == {"top1": (100.0, 100.0), "top5": (100.0, 100.0)}
-    assert embedder.images_seen == [b"0", b"3", b"3", b"9"]  # once for both languages
+    assert embedder.images_seen == [b"0", b"3", b"3", b"9"]  # embedded once for both languages
     assert result.counts["images"] == 4
     assert result.counts["languages"]["en"] == {
         "classes": 10,
@@ -117,13 +117,14 @@ def test_a_class_is_the_normalized_mean_of_all_its_prompts_with_repetitions():
         def embed_texts(self, texts):
             return np.array([[1, 0] if "x" in text else [0, 1] for text in texts], np.float32)
 
-    # Directions (2, 1) and (1, 2): the image (0.8, 0.6) is nearer to the first. Without the
-    # repetitions, both would be (1, 1).
+    # The classes have the directions (2, 1) and (1, 2); the image (0.8, 0.6) is nearer to (2, 1).
+    # Without the repeated prompts, both classes would have the direction (1, 1).
     prompts = [["x", "x", "y"], ["x", "y", "y"]]
     assert (
         zero_shot.run(PlaneEmbedder(), records([0]), {"en": prompts}).values["en"]["top1"] == 100.0
     )
-    # (1, 0) has cosine 0.8 and (1, 1) / sqrt(2) has 0.99: the mean has length 1 and not 0.707.
+    # The image has the cosine 0.8 with class 0, (1, 0), and 0.99 with class 1, (1, 1) / sqrt(2).
+    # If the mean of class 1 were not normalized, its score would be 0.7.
     prompts = [["x"], ["x", "y"]]
     assert (
         zero_shot.run(PlaneEmbedder(), records([1]), {"en": prompts}).values["en"]["top1"] == 100.0
@@ -167,7 +168,7 @@ def test_classes_without_a_name_are_left_out_with_their_images():
     sw = result.counts["languages"]["sw"]
     assert (sw["classes"], sw["missing_classes"], sw["images"], sw["prompts"]) == (5, 2, 3, 5)
     assert result.counts["lacking"] == {"ga": "names of classes"}
-    # There is no mean over languages with different classes.
+    # A group has no mean if some of its languages lack classes.
     assert list(result.values["groups"]) == ["complete"]
     assert result.values["groups"]["complete"] == {"top1": 80.0, "top5": 80.0}
     assert result.counts["groups"] == {
@@ -178,7 +179,7 @@ def test_classes_without_a_name_are_left_out_with_their_images():
 
 
 def test_a_group_is_the_mean_of_its_languages_with_an_interval_over_images():
-    # English is correct for all 8 images and German for none: 50 in every resample.
+    # English is correct for all 8 images and German for none, so the mean is 50 in every resample.
     prompts = {
         "en": prompts_for(range(8)),
         "de": prompts_for([*range(1, 8), 0]),
@@ -196,7 +197,7 @@ def test_the_groups_are_those_of_the_paper():
         paper = json.load(file)
     assert zero_shot.GROUPS == paper["groups"]["zero_shot_classification"]
     assert set(zero_shot.GROUPS["all"]) == set(paper["table14"]["languages"])
-    # An encoder with the accuracies of Table 14 has the means of Table 2.
+    # An encoder with the accuracies of Table 14 must get the group means of Table 2.
     printed = {key: value["food101"] for key, value in paper["table14"]["languages"].items()}
     num_correct = {language: round(10 * value) for language, value in printed.items()}
 
@@ -205,7 +206,8 @@ def test_the_groups_are_those_of_the_paper():
             return _circle(int(image) for image in encoded)
 
         def embed_texts(self, texts):
-            # Class 1 is between the images that must be correct and the others.
+            # The boundary between the two classes separates the images that must be correct from
+            # the images that must be wrong.
             pairs = [text.split() for text in texts]
             return _circle(
                 num_correct[code] - 0.5 + (500 if name == "0" else -500) for code, name in pairs
@@ -251,7 +253,7 @@ def test_class_embeddings_are_cached_by_content(tmp_path):
     changed = {"en": prompts_for([*range(5), "5."])}
     zero_shot.run(other_texts, images, changed, cache_dir=tmp_path, model_id="a")
     assert len(other_texts.texts_seen) == 6
-    # The same strings in other classes.
+    # The same strings, assigned to other classes, are embedded again.
     split = {"en": [["a 0", "a 1"], ["a 2"]]}
     zero_shot.run(AxisEmbedder(), records([0], [1]), split, cache_dir=tmp_path, model_id="a")
     split = {"en": [["a 0"], ["a 1", "a 2"]]}

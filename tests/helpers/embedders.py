@@ -9,7 +9,7 @@ class AxisEmbedder:
     """Embeds the image b"7", and any text whose first number is 7, as axis 7 of 30 dimensions.
 
     Attributes:
-        images_seen, texts_seen: All items embedded so far, in order.
+        images_seen, texts_seen: Lists of all images and texts embedded so far, in order.
     """
 
     def __init__(self):

@@ -1,4 +1,4 @@
-"""Evaluation tasks by name; each module has `run(embedder, records, **options) -> Result`."""
+"""Evaluation tasks by name: functions `run(embedder, records, **options)` that return `Result`."""
 
 from tf_mural.evaluation import bitext, consistency, knn, retrieval, sts, zero_shot
 

@@ -9,10 +9,11 @@ import numpy as np
 from tf_mural.data.input_pipeline import disable_autotune
 from tf_mural.errors import UserError
 
-# Widths to which token rows are cut. There are few, because each is another shape to compile.
+# Widths in tokens to which token rows are cut. The list is short, because the encoder is compiled
+# for each width.
 TEXT_LENGTHS = (8, 16, 32, 64)
 
-# Number of batches of texts that are sorted by length together.
+# Number of batches whose texts are sorted by length together.
 _WINDOW_BATCHES = 64
 
 # Number of batches that an accelerator may still compute while the next one is prepared.
@@ -40,24 +41,25 @@ class BadImage(BadItem):
 
 
 class BatchEmbedder:
-    """Embeds with the two encoders of a model, which receive batches of one size only.
+    """Embeds images and texts with the two encoders of a model, in batches of one fixed size.
 
-    Texts are sorted by length, some thousands at a time, and each batch is cut to the shortest of
-    `text_lengths` that fits all its tokens. The embeddings are returned in the original order.
+    Texts are sorted by their number of tokens, a few thousand texts at a time. The token rows of a
+    batch are cut to the smallest of `text_lengths` that fits all tokens of the batch. The
+    embeddings are returned in the original order.
 
     Args:
         encode_images: Function from uint8 (batch_size, H, W, 3) to (batch_size, width).
         encode_texts: Function from int32 (batch_size, t) to (batch_size, width). Padding at the
-            end of a row must not change its result.
-        tokenizer: Function from strings (n,) to int32 (n, t). Rows are cut only if it has an
-            attribute `pad_id`, the token that pads the end of rows.
-        preprocess: Function from encoded bytes, a scalar string tensor, to uint8 (H, W, 3); it
-            runs in the graph.
+            end of a row must not change the embedding of the row.
+        tokenizer: Function from strings (n,) to int32 (n, t). Token rows are cut only if the
+            tokenizer has an attribute `pad_id`, the token that pads the end of rows.
+        preprocess: Function from encoded bytes, a scalar string tensor, to uint8 (H, W, 3). The
+            function runs in a graph of tf.data.
         width: Width of the embeddings.
-        batch_size: Number of rows of a batch. The last batch is padded.
+        batch_size: Number of items per batch. The last batch is padded to `batch_size`.
         text_lengths: Ascending widths to which rows of tokens are cut; () disables cutting.
-        progress: Function that is called with ("images" or "texts", number of finished rows) after
-            each batch, or None.
+        progress: Function that is called with ("images" or "texts", number of embedded items)
+            after each batch, or None.
     """
 
     def __init__(
@@ -90,19 +92,20 @@ class BatchEmbedder:
             float32 (n, width), unit rows.
 
         Raises:
-            BadImage: An image cannot be decoded; has the `position` of the first one.
-            BadItem: An embedding is not finite; has its `position`.
+            BadImage: An image cannot be decoded; the error has the `position` of the first such
+                image.
+            BadItem: An embedding is not finite; the error has the `position` of its image.
         """
         return self._embed("images", self._image_batches(self._decode(encoded)))
 
     def embed_texts(self, texts):
-        """Embeds strings, in order: float32 (n, width), unit rows.
+        """Embeds strings, in order; returns float32 (n, width), unit rows.
 
         Args:
-            texts: Iterable of str, read some thousands ahead and not stored.
+            texts: Iterable of str, consumed once, a few thousand strings at a time.
 
         Raises:
-            BadItem: An embedding is not finite; has its `position`.
+            BadItem: An embedding is not finite; the error has the `position` of its text.
         """
         return self._embed("texts", self._text_batches(iter(texts)))
 
@@ -114,7 +117,7 @@ class BatchEmbedder:
             first += len(batch)
 
     def _text_batches(self, strings):
-        """Yields (positions, int32 (batch_size, t)) of each batch, short texts first."""
+        """Yields (positions, int32 (batch_size, t)) of each batch, sorted within each window."""
         import tensorflow as tf
 
         first = 0
@@ -144,7 +147,7 @@ class BatchEmbedder:
         return np.pad(batch, (0, num_missing), mode="edge")
 
     def _embed(self, kind, batches):
-        """Encodes batches, whose positions may be in any order, and returns rows in order."""
+        """Encodes batches in any order; returns the embeddings in the order of the positions."""
         num_done, parts = 0, []
         for positions, rows in self._encode(kind, batches):
             parts.append((positions, _normalize(rows, kind, positions)))
@@ -152,15 +155,15 @@ class BatchEmbedder:
             if self.progress:
                 self.progress(kind, num_done)
         embeddings = np.empty((num_done, self._width), np.float32)
-        while parts:  # each part is freed after it is copied, so that memory holds rows once
+        while parts:  # frees each part after it is copied, so that memory holds each row once
             positions, rows = parts.pop()
             embeddings[positions] = rows
         return embeddings
 
     def _encode(self, kind, batches):
-        """Yields (positions, float32 rows) of each batch, some batches after its dispatch."""
+        """Yields (positions, float32 rows) of each batch after the next batches are dispatched."""
         pending = collections.deque()
-        # An accelerator computes while the next batches are prepared.
+        # An accelerator computes a batch while the CPU prepares the next batches.
         for batch in itertools.chain(batches, [None] * _MAX_PENDING):
             if batch is not None:
                 pending.append((batch[0], self._encoders[kind](batch[1])))
@@ -175,7 +178,7 @@ class BatchEmbedder:
                 yield positions, rows[: len(positions)]
 
     def _decode(self, encoded):
-        """Yields uint8 (H, W, 3), decoded ahead and in parallel, in order."""
+        """Yields the decoded images, uint8 (H, W, 3), in order; decodes ahead and in parallel."""
         import tensorflow as tf
 
         num_read, failures = 0, []
@@ -186,12 +189,13 @@ class BatchEmbedder:
                 for data in encoded:
                     yield data
                     num_read += 1
-            except Exception as error:  # raised again below: tf.data would hide it in a traceback
+            except Exception as error:
+                # The error is raised again below, because tf.data would hide it in a traceback.
                 failures.append(error)
                 raise
 
         data = tf.data.Dataset.from_generator(source, output_signature=tf.TensorSpec((), tf.string))
-        # Not batched, so that a failure belongs to the next image in order.
+        # The images are not batched here, so that an error belongs to the next image in order.
         data = data.map(self._preprocess, tf.data.AUTOTUNE, deterministic=True)
         data = disable_autotune(data.prefetch(2 * self._batch_size))
         images = iter(data.as_numpy_iterator())
@@ -214,7 +218,7 @@ def _reason(error):
 
 
 def _normalize(rows, kind, positions):
-    """Scales rows to length 1; `positions` are their indices, for error messages."""
+    """Scales rows to length 1; `positions` are the indices of the items, for error messages."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     bad = np.flatnonzero(~np.isfinite(lengths[:, 0]) | (lengths[:, 0] == 0))
     if bad.size:

@@ -1,7 +1,7 @@
 """Benchmarks by name: a task, its record set, and the tables of the paper that report it.
 
-A benchmark is plain data. Its records lie where tools/convert.py writes them by default: in the
-folder of the data set and the split.
+A benchmark is plain data. The records of a benchmark are read from `<data set>/<split>` in the data
+folder, to which tools/convert.py writes records by default.
 """
 
 import dataclasses
@@ -21,13 +21,14 @@ class Benchmark:
         records: Path of the record set, relative to the data folder.
         size: Number of records of the complete set. Results on fewer records are not comparable
             with published numbers.
-        metric: Headline metric, the one that others report; the default of comparisons.
+        metric: Headline metric: the metric that other publications report, and the default metric
+            of comparisons.
         tables: Tables of the paper that report the benchmark.
         means, sums: {name: languages} of the means and sums that the paper reports.
         index: Path of the record set that is searched for neighbors, or "".
-        prompts: Path of a folder of prompts, or "". If the folder does not exist, English prompts
-            are made from the class names of the records.
-        suffix: Suffix of these English prompts.
+        prompts: Path of a folder of prompts, or "". If this folder is missing, English prompts are
+            made from the class names of the records.
+        suffix: Suffix of the English prompts that are made from class names.
     """
 
     task: str
@@ -117,7 +118,7 @@ def metric_for(name):
 
 def option_names(name):
     """Returns the names of the arguments of a task's `run` that define what is measured."""
-    parameters = list(inspect.signature(task_for(name)).parameters)[2:]  # after embedder, records
+    parameters = list(inspect.signature(task_for(name)).parameters)[2:]  # without embedder, records
     return [parameter for parameter in parameters if parameter not in _EXECUTION_ARGUMENTS]
 
 

@@ -1,18 +1,24 @@
 """Bitext retrieval: is the translation the nearest sentence of the other language?
 
-Protocol bitext/v1. The candidates of a language are its own pairs. Metrics per language, in percent
-of its pairs: "forward", the text retrieves its English translation by cosine; "backward", the
-English text retrieves its translation; "accuracy", the mean of both (100 minus the error rate that
-the authors of LASER report). Ties count as misses, also ties with an equal text of another pair. A
-pair is named by its language that is not English (as the file names of Tatoeba); without English by
-both languages in alphabetical order, for example "de-fr", and "forward" goes from the first to the
-second.
+Protocol bitext/v1. A text is compared by cosine with the translations in all pairs of its language.
+The metrics of a language are percentages of its pairs:
+
+    "forward"   the text retrieves its English translation
+    "backward"  the English text retrieves its translation
+    "accuracy"  mean of forward and backward; 100 minus the error rate that the authors of LASER
+                report
+
+Ties count as misses, also ties with an equal text of another pair. The name of a pair is the code
+of its language that is not English, as in the file names of Tatoeba. A pair without English is
+named by both languages in alphabetical order, for example "de-fr"; "forward" is then the direction
+from the first language to the second.
 
 values: {language: {"forward", "backward", "accuracy"}}, and under "groups" the means over the
-languages of each group, {group: {the same three}}. The default groups are those of the paper's
-Table 12 on Tatoeba, whose numbers per language are in Tables 15 and 16: "langs14" (languages of
-m-USE), "langs36" (of XTREME), "langs83" (of LASER; the table says 82) and "all112". A group is
-reported if all its languages are scored. intervals have the same keys.
+languages of each group, {group: {"forward", "backward", "accuracy"}}. The default groups are those
+of the paper's Table 12 on Tatoeba: "langs14" (languages of m-USE), "langs36" (of XTREME), "langs83"
+(of LASER; the table says 82) and "all112". The numbers per language are in the paper's Tables 15
+and 16. A group is reported if all its languages are scored. intervals: the 95 % intervals of
+values, with the same keys.
 """
 
 import numpy as np
@@ -49,24 +55,24 @@ _ENGLISH = ("eng", "en")
 
 
 def run(embedder, records, groups=None, languages=None, num_bootstrap=1000, seed=0):
-    """Evaluates records that have two texts, translations of each other.
+    """Evaluates records of two texts that are translations of each other.
 
     Args:
         embedder: Object with `embed_texts(iterable of str)`, which returns unit rows in order,
             float32 (n, d).
         records: Iterable of Record, consumed once.
-        groups: Names in `GROUPS`, or {name: languages}; each group must be complete. Default: the
-            complete groups of `GROUPS`.
-        languages: Names of the pairs to score, see above. Default: all pairs.
+        groups: Names in `GROUPS`, or {name: languages}; the records must have pairs of all these
+            languages. Default: the groups of `GROUPS` whose languages are all scored.
+        languages: Names of the pairs to score, for example "deu" or "de-fr". Default: all pairs.
         num_bootstrap, seed: Number and seed of the bootstrap resamples of the pairs.
 
     Returns:
-        Result, see above. counts: "pairs" {language: n}, "missing" {group: languages} for
-        incomplete default groups.
+        Result, see the docstring of the module. counts: "pairs" {language: number of pairs},
+        "missing" {group: missing languages} for incomplete default groups.
 
     Raises:
-        UserError: There are no records, a record has not two texts, a language or a group is
-            missing, or embeddings are not finite unit rows.
+        UserError: There are no records, a record does not have two texts, a language or a group
+            is missing, or embeddings are not finite unit rows.
     """
     requested_groups = _requested_groups(groups)
     pairs_by_language = _group_by_language(records)
@@ -113,7 +119,7 @@ def _requested_groups(groups):
 
 
 def _group_by_language(records):
-    """Returns {language: [(id, its text, the English text)]}, sorted by language."""
+    """Returns {language: [(id, text in this language, English text)]}, sorted by language."""
     pairs = {}
     for record in records:
         if len(record.texts) != 2:
@@ -123,7 +129,8 @@ def _group_by_language(records):
             )
         first, second = record.texts
         first_code, second_code = first[0], second[0]
-        # English is the second side; if none or both are English, the order is alphabetical.
+        # The English text is the second text of a pair. If neither text or both texts are English,
+        # the order of the language codes is alphabetical.
         if (first_code in _ENGLISH, first_code) > (second_code in _ENGLISH, second_code):
             first, second = second, first
         name = first[0] if second[0] in _ENGLISH else f"{first[0]}-{second[0]}"
@@ -134,7 +141,7 @@ def _group_by_language(records):
 
 
 def _hits(first, second):
-    """Returns {metric: (n,) hits of each pair, as a share for "accuracy"}."""
+    """Returns {metric: (n,) value of each pair}: 1 for a hit, 0 for a miss, or their mean."""
     backward, forward = metrics.image_text_ranks(second, first, np.arange(len(first)))
     forward, backward = forward == 0, backward == 0
     return {"forward": forward, "backward": backward, "accuracy": (0.0 + forward + backward) / 2}

@@ -1,25 +1,28 @@
 """Cross-lingual consistency: is an image retrieved at the same rank in every language?
 
-Protocol consistency/v1. The candidates are all images with a text in a scored language; they are
-the same for every language. The log rank of an image in a language is log2 of its rank (from 1)
-for its text in that language, averaged over its texts if there are several. Images with texts in
-one language only are candidates, but are not scored.
+Protocol consistency/v1. The candidates are all images with a text in a scored language; every
+language has the same candidates. The log rank of an image in a language is log2 of the rank (from
+1) of the image for its text in that language. If the image has several texts in the language, their
+log ranks are averaged. Images with texts in only one language are candidates, but are not scored.
 
-"spread", the headline metric, is the difference of the log ranks of an image in two languages,
-averaged over its pairs of languages and then over images. Its unit is doublings of the rank: 1
-means that the rank is twice as large in one language as in the other. It averages over pairs
-because the difference between the best and the worst rank, which is reported as "range", grows
-with the number of languages. A tie leaves a log rank undetermined between two bounds; the
-difference is then the largest that the bounds allow. A model that maps all inputs to one point
-ranks alike in all languages, and therefore gets the largest possible spread, log2 of the number of
-images.
+"spread", the headline metric, is the absolute difference of the log ranks of an image in two
+languages, averaged over the pairs of languages of an image and then over images. The unit of
+"spread" is doublings of the rank: 1 means that the rank is twice as large in one language as in the
+other. "range" is the difference between the best and the worst log rank of an image. "spread" is
+the headline metric because "range" grows with the number of languages.
+
+If images tie, a log rank is only known to lie between two bounds. The difference of two log ranks
+is then the largest difference that the bounds allow. A model that maps all inputs to one point, so
+that all images tie, therefore gets the largest possible spread, log2 of the number of images.
 
 values: {language: {"spread" (to the other languages of the image), "lag"}}, and under "groups"
-{"all": {"spread", "range", "chance" (spread of independent random ranks), "r1_any", "r1_all"
-(percent of images with rank 1 in any, and in all of their languages)}}. "lag" is the log rank minus
-its mean in the other languages of the image, in doublings: a positive value means that images rank
-lower in this language. counts["worst"] has the five languages with the largest lag, in descending
-order. intervals: of "spread" and "lag", by bootstrap over images, with the same keys.
+{"all": {"spread", "range", "chance", "r1_any", "r1_all"}}. "lag" is the log rank of an image in a
+language minus the mean log rank in its other languages, in doublings of the rank. A positive lag
+means that the rank is worse in this language. "chance" is the spread of independent random ranks.
+"r1_any" and "r1_all" are the percentages of images with rank 1 in any and in all of their
+languages. counts["worst"] has the five languages with the largest lag, in descending order.
+intervals: the 95 % intervals of "spread" and "lag", by bootstrap over images, with the same keys as
+values.
 """
 
 import numpy as np
@@ -45,8 +48,10 @@ def run(embedder, records, languages=None, num_bootstrap=1000, seed=0):
         num_bootstrap, seed: Number and seed of the bootstrap resamples of the images.
 
     Returns:
-        Result, see above. counts: "candidates", "images" (scored: with texts in at least two
-        languages), "languages" {language: scored images}, "texts", "worst" [languages].
+        Result, see the docstring of the module. counts: "candidates" (number of images),
+        "images" (number of scored images, which have texts in at least two languages),
+        "languages" {language: number of scored images}, "texts" (number of texts), "worst"
+        (list of languages).
 
     Raises:
         UserError: There are no records or no images, a language has no texts, a record has several
@@ -107,7 +112,8 @@ def _overall(low, high, image_spreads, num_candidates):
 def _log_rank_bounds(embedder, images, inputs, codes):
     """Returns bounds (low, high) of the log rank of each image in each language.
 
-    Both are float64 (n, L); NaN where a language has no text for an image.
+    The arrays low and high are float64 (n, L) for n images and L languages. A value is NaN if the
+    image has no text in the language.
     """
     texts = [text for code in codes for text in inputs.texts[code][0]]
     text_images = np.concatenate([inputs.texts[code][1] for code in codes]).astype(np.int64)

@@ -5,7 +5,7 @@ import numpy as np
 from tf_mural.errors import UserError
 from tf_mural.evaluation import metrics
 
-# Tolerance of lengths: the rounding error of half precision.
+# Tolerance of the length of an embedding: the rounding error of half precision.
 _LENGTH_TOLERANCE = 2e-3
 
 
@@ -47,8 +47,8 @@ def embed_and_check(embed, items, kind, ids):
         float32 (n, d).
 
     Raises:
-        UserError: An embedding is not finite or has not length 1, or `embed` raises a UserError
-            with a `position`. The message names the record.
+        UserError: An embedding is not finite or does not have length 1, or `embed` raises a
+            UserError with a `position`. The message names the record.
     """
     try:
         embeddings = np.asarray(embed(items), np.float32)
@@ -63,10 +63,10 @@ def embed_and_check(embed, items, kind, ids):
             "each"
         )
     lengths = np.linalg.norm(embeddings, axis=1)
-    bad = np.flatnonzero(~(np.abs(lengths - 1) <= _LENGTH_TOLERANCE))  # NaN compares as bad
+    bad = np.flatnonzero(~(np.abs(lengths - 1) <= _LENGTH_TOLERANCE))  # includes NaN
     if bad.size:
         raise UserError(
             f"record {ids[bad[0]]!r}: its embedding has length {lengths[bad[0]]}: expected finite "
-            f"rows of length 1; {bad.size} of {len(embeddings)} {kind} have other embeddings"
+            f"rows of length 1; {bad.size} of {len(embeddings)} {kind} do not have such rows"
         )
     return metrics.check_embeddings(embeddings, f"embeddings of {kind}")

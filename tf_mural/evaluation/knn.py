@@ -1,9 +1,9 @@
-"""Nearest-neighbor classification by image embeddings, by cosine similarity, without texts.
+"""Nearest-neighbor classification of images by the cosine of image embeddings, without texts.
 
-Protocol knn/v1. A query is a hit at k if one of its k nearest images in the index has its label.
-An image of another label with the same score counts as nearer, so ties are misses. At k = 1, the
-number that the paper reports, this is the accuracy of the label of the nearest neighbor. There is
-no majority vote. The search is exact.
+Protocol knn/v1. A query is a hit at k if one of its k nearest images in the index has the label of
+the query. An image of another label with the same score counts as nearer, so ties are misses. For
+k = 1, which the paper reports, the share of hits is the accuracy of the nearest neighbor's label.
+There is no majority vote among the k neighbors. The search is exact.
 """
 
 import numpy as np
@@ -20,23 +20,27 @@ PROTOCOL = "knn/v1"
 def run(embedder, records, index, k=1, chunk_size=16_384):
     """Evaluates labelled images by the labels of their neighbors.
 
-    The index is embedded and searched in chunks and not stored: memory holds the queries and one
-    chunk.
+    The index is embedded and searched in chunks, which are not stored. Memory holds only the
+    queries and one chunk.
 
     Args:
-        embedder: See `retrieval.run`; its `embed_texts` is not used.
+        embedder: See `retrieval.run`; the method `embed_texts` is not used.
         records: Iterable of Record with one image and a label, the queries; consumed once.
         index: Iterable of Record with one image and a label, the neighbors; consumed once.
-        k: Number of neighbors, or a sequence of numbers.
+        k: Number of neighbors, or a sequence of several such numbers.
         chunk_size: Number of images of the index that are embedded at once.
 
     Returns:
         Result. values: {"all": {"r1", ..., "chance"}} in percent, one "r<k>" for each k; "chance"
-        is the expected value of a random order at the first k. counts: "images" (queries),
-        "index", "labels" (that occur in the index), "without_neighbour" (queries whose label does
-        not occur in the index; they are misses), "shared_ids" (queries whose id occurs in the
-        index; if these are the same images, the score is meaningless). intervals: {"all": {"r1":
-        (low, high), ...}}, 95 %, by bootstrap over the queries.
+        is the expected percentage of hits at the first k if the index is in random order. counts:
+            "images": number of queries;
+            "index": number of images of the index;
+            "labels": number of labels that occur in the index;
+            "without_neighbour": number of queries whose label does not occur in the index, and
+            which are therefore misses;
+            "shared_ids": number of queries whose id occurs in the index; if the images with these
+            ids are the same, the score is meaningless.
+        intervals: {"all": {"r1": (low, high), ...}}, 95 %, by bootstrap over the queries.
 
     Raises:
         UserError: There are no queries or no index, a record has no label or not exactly one
@@ -80,7 +84,7 @@ def run(embedder, records, index, k=1, chunk_size=16_384):
 
 
 def _chance(same_label, total, k):
-    """Returns the expected hits at k of a random order, in percent.
+    """Returns the expected percentage of hits at k if the index is in random order.
 
     Args:
         same_label: (q,) number of items of the index that have the label of each query.

@@ -4,7 +4,7 @@ import numpy as np
 
 
 class LabelKNN:
-    """Finds which queries have an item of their own label among their k nearest, by cosine.
+    """Finds which queries have an item of their own label among their k nearest items, by cosine.
 
     For each query, only the best score of its own label and the k best scores of other labels are
     stored. The index can therefore be added in parts of any size and in any order, and memory
@@ -14,12 +14,12 @@ class LabelKNN:
         queries: float32 (q, d), finite unit rows.
         labels: int (q,).
         k: Largest number of neighbors, at least 1.
-        tie_tolerance: Scores that differ by less are a tie.
+        tie_tolerance: Scores that differ by less than this number count as a tie.
         max_scores: Maximum number of scores in memory.
     """
 
     def __init__(self, queries, labels, k, tie_tolerance, max_scores=1 << 26):
-        # Sorted by label, so that the scores of a label form a rectangle.
+        # Queries are sorted by label, so that the queries of a label are consecutive rows.
         self._order = np.argsort(labels, kind="stable")
         self._queries = np.asarray(queries, np.float32)[self._order]
         self._label_ranges = _label_ranges(np.asarray(labels)[self._order])
@@ -39,7 +39,7 @@ class LabelKNN:
             self._add_block(items[start : start + step], labels[start : start + step])
 
     def hits(self):
-        """Returns bool (q, k): whether one of the j + 1 nearest items has the query's label."""
+        """Returns bool (q, k): whether one of the j + 1 nearest items has the label of query i."""
         same = (self._best_same - np.float32(self._tie_tolerance))[:, None]
         hits = self._best_other[:, ::-1] < same
         return hits[np.argsort(self._order)]
@@ -55,14 +55,14 @@ class LabelKNN:
                 np.maximum(self._best_same[rows], same.max(axis=1), out=self._best_same[rows])
                 same[...] = -np.inf  # only scores of other labels remain
         better = np.flatnonzero(scores.max(axis=1) > self._best_other[:, 0])
-        for start in range(0, len(better), 1024):  # in parts, because rows are copied
+        for start in range(0, len(better), 1024):  # limits the memory of the copied rows
             rows = better[start : start + 1024]
             best = np.concatenate([self._best_other[rows], scores[rows]], axis=1)
             best.partition(best.shape[1] - self._k, axis=1)
             self._best_other[rows] = np.sort(best[:, -self._k :], axis=1)
 
     def _score_buffer(self, width):
-        """Returns an uninitialized (q, width) array; its memory is reused."""
+        """Returns an uninitialized (q, width) array, whose memory the next call reuses."""
         size = len(self._queries) * width
         if self._buffer is None or self._buffer.size < size:
             self._buffer = np.empty(size, np.float32)
@@ -70,7 +70,7 @@ class LabelKNN:
 
 
 def _label_ranges(labels):
-    """Returns {label: (first, end)} of sorted labels."""
+    """Returns {label: (first, end)}, the range of each label in sorted labels."""
     values, first = np.unique(labels, return_index=True)
     ends = np.append(first[1:], len(labels))
     return {int(v): (int(f), int(e)) for v, f, e in zip(values, first, ends, strict=True)}

@@ -36,7 +36,7 @@ def embed_labelled(embedder, records, task, chunk_size=None, description="record
 
     Raises:
         UserError: There are no records, a record has no label or not exactly one image, an image
-            cannot be decoded, or an embedding is not finite or has not length 1.
+            cannot be decoded, or an embedding is not finite or does not have length 1.
     """
     records, is_empty = iter(records), True
     for first in records:

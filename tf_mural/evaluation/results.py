@@ -13,8 +13,8 @@ class Result:
 
     Attributes:
         task: Name of the task, for example "retrieval".
-        protocol: Id of the exact protocol, for example "retrieval/v1". It changes whenever the
-            values would change.
+        protocol: Id of the exact protocol, for example "retrieval/v1". Another version of the
+            protocol, which would give other values, has another id.
         values: Metrics by name, in the units of the protocol; dicts may be nested.
         counts: Numbers of evaluated images, texts and so on, by name.
         intervals: 95 % confidence intervals (low, high), with the keys of `values`.
@@ -32,14 +32,14 @@ def average_groups(values, resampled, groups):
 
     Args:
         values: {language: {metric: number}}.
-        resampled: {language: {metric: (num_bootstrap,)}}, bootstrap values of the same numbers,
-            independent between languages.
+        resampled: {language: {metric: (num_bootstrap,)}}, bootstrap values of the numbers in
+            `values`, independent between languages.
         groups: {name: languages}.
 
     Returns:
         Tuple ({group: {metric: mean}}, {group: {metric: (num_bootstrap,) means}}, {group: missing
-        languages}). The first two have the complete groups, the last has the incomplete groups.
-        Groups without any member in `values` are left out.
+        languages}). The first and the second dict have the complete groups, the third has the
+        incomplete groups. Groups without any member in `values` are in none of the dicts.
     """
     means, resampled_means, missing = {}, {}, {}
     for name, members in groups.items():
@@ -56,7 +56,7 @@ def average_groups(values, resampled, groups):
 
 
 def confidence_intervals(resampled):
-    """Returns {language or group: {metric: (low, high)}} of bootstrap values, 95 %."""
+    """Returns the 95 % intervals of bootstrap values, {name: {metric: (low, high)}}."""
     return {
         name: {metric: metrics.percentile_interval(values) for metric, values in columns.items()}
         for name, columns in resampled.items()

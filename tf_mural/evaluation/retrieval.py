@@ -1,9 +1,9 @@
 """Zero-shot cross-modal retrieval: images by texts and texts by images, by cosine similarity.
 
-Protocol retrieval/v1. For each language, the candidates are the images with a text in that
-language, and all its texts are both queries and candidates. The metrics are recall at 1, 5 and 10
-in both directions. For an image, each of its texts is correct. Ties count as misses.
-`average_recall` is the mean of the six recalls, in percent.
+Protocol retrieval/v1. For each language, the texts in that language and the images with such a
+text are both queries and candidates. The metrics are recall at 1, 5 and 10 in both directions.
+Every text of an image is a correct candidate for the image. Ties count as misses. `average_recall`
+is the mean of the six recalls, in percent.
 """
 
 import numpy as np
@@ -24,15 +24,15 @@ def run(embedder, records, languages=None, captions_per_image=None):
             `embed_texts(iterable of str)`; both return unit rows in order, float32 (n, d).
         records: Iterable of Record, consumed once. Records without an image are ignored.
         languages: Codes of the languages to score. Default: all languages, sorted.
-        captions_per_image: Number of texts per image and language; the first ones are used.
-            Default: all. A value becomes part of the protocol id.
+        captions_per_image: Number of texts per image and language; the first texts are used.
+            Default: all texts. A number other than the default becomes part of the protocol id.
 
     Returns:
         Result. values: {language: {"i2t_r1" .. "t2i_r10", "average_recall", "chance"}} in percent;
-        "chance" is the expected average recall of a random order. counts: "images" (embedded),
-        "candidates" {language: images}, "texts" {language: texts}. intervals: {language:
-        {metric: (low, high)}}, 95 %, for all metrics except "chance"; see
-        `metrics.recall_intervals`.
+        "chance" is the expected average recall of candidates in random order. counts: "images"
+        (number of embedded images), "candidates" {language: number of images}, "texts" {language:
+        number of texts}. intervals: {language: {metric: (low, high)}}, 95 %, for all metrics
+        except "chance"; see `metrics.recall_intervals`.
 
     Raises:
         UserError: There are no records or no images, a language has no texts, a record has several
@@ -63,7 +63,7 @@ def run(embedder, records, languages=None, captions_per_image=None):
 
 
 def _score(images, texts, text_images):
-    """Returns (values, intervals) of a language; the candidates are the images with a text."""
+    """Returns (values, intervals) of a language; leaves out images without a text in it."""
     candidates, text_images, num_captions = np.unique(
         text_images, return_inverse=True, return_counts=True
     )

@@ -13,11 +13,11 @@ class RetrievalInputs:
         task: Name of the task, for error messages.
         languages: Codes of the languages to keep, or None for all.
         captions_per_image: Maximum number of texts per image and language, or None for all. The
-            first ones are kept.
+            first texts are kept.
         num_records: Number of records read.
         ids: Ids of the records whose image was yielded.
         texts: {language: (texts, indices of the yielded images that the texts describe)}.
-        seen_languages: All languages of the records, also those that are not kept.
+        seen_languages: All languages of the records, also languages that are not kept.
     """
 
     task: str
@@ -32,7 +32,8 @@ class RetrievalInputs:
         """Yields the image of each record that has a text to keep, and collects the texts.
 
         Raises:
-            UserError: There are no records, no record has an image, or a record has several.
+            UserError: There are no records, no record has an image, or a record has several
+                images.
         """
         num_with_image = 0
         for record in records:
@@ -56,7 +57,7 @@ class RetrievalInputs:
             raise UserError(f"{problem}: {self.task} needs records with an image and texts")
 
     def _collect_texts(self, record):
-        """Keeps the texts of a record for the next image; returns whether there are any."""
+        """Stores the texts of a record for the next image; returns whether it has texts to keep."""
         counts = {}
         for language, text in record.texts:
             self.seen_languages.add(language)

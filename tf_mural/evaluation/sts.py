@@ -1,14 +1,15 @@
 """Semantic textual similarity: correlation of cosines with human similarity scores.
 
-Protocol sts/v1. For each track, 100 x Spearman's correlation between the cosine and the score of
-each pair. Cosines are rounded to 6 decimals first, so that a model that maps all inputs to one
-point scores 0 instead of the correlation of rounding noise. A track is named by its two languages:
-English first ("en-es" for STS.es-en too, as in the tables of the paper), otherwise in alphabetical
-order.
+Protocol sts/v1. The value of a track is 100 times Spearman's correlation between the cosines and
+the human scores of its pairs. Cosines are rounded to 6 decimals before they are ranked, so that a
+model that maps all inputs to one point scores 0 instead of the correlation of rounding noise. A
+track is named by its two languages. English is the first of the two, as in the tables of the paper:
+STS.es-en is named "en-es". Without English, the languages are in alphabetical order.
 
 values: {track: {"spearman"}}, and under "groups" the averages of the paper, {group: {"spearman"}}:
-"monolingual" (its Table 3), "cross_lingual" (Table 4), and "meta_avg", the mean of these two (Table
-11). A group is reported if all its tracks are scored. intervals have the same keys.
+"monolingual" (Table 3 of the paper), "cross_lingual" (Table 4), and "meta_avg", the mean of
+monolingual and cross_lingual (Table 11). A group is reported if all its tracks are scored.
+intervals: the 95 % intervals of values, with the same keys.
 """
 
 import numpy as np
@@ -34,16 +35,19 @@ def run(embedder, records, tracks=None, num_bootstrap=1000, seed=0):
         embedder: Object with `embed_texts(iterable of str)`, which returns unit rows in order,
             float32 (n, d).
         records: Iterable of Record, consumed once. Records without a score are ignored.
-        tracks: Names of tracks, for example "en-es", in either order. Default: all tracks.
+        tracks: Names of the tracks to score. The languages of a name may be in either order:
+            "en-es" or "es-en". Default: all tracks.
         num_bootstrap, seed: Number and seed of the bootstrap resamples of the pairs.
 
     Returns:
-        Result, see above. counts: "pairs" {track: n}, "without_score" (ignored records), and
-        "missing" {group: tracks} for incomplete groups.
+        Result, see the docstring of the module. counts: "pairs" {track: number of pairs},
+        "without_score" (number of ignored records), and "missing" {group: missing tracks} for
+        incomplete groups.
 
     Raises:
-        UserError: No record has a score, a record has not two texts, a track is unknown, has one
-            pair or has only one score, or embeddings are not finite unit rows.
+        UserError: No record has a score, a record with a score does not have two texts, a track is
+            unknown, has only one pair or the same score for all pairs, or embeddings are not
+            finite unit rows.
     """
     records_by_track, without_score = _group_by_track(records)
     if tracks is not None:
@@ -81,7 +85,7 @@ def run(embedder, records, tracks=None, num_bootstrap=1000, seed=0):
 
 
 def _group_by_track(records):
-    """Returns ({track: its records}, sorted by name, and the number of records without a score)."""
+    """Returns ({track: records}, sorted by track, and the number of records without a score)."""
     records_by_track, without_score, num_records = {}, 0, 0
     for record in records:
         num_records += 1
@@ -101,7 +105,7 @@ def _group_by_track(records):
 
 
 def _track_name(first, second):
-    """Returns the name of a track: English first, otherwise alphabetical."""
+    """Returns the name of a track: English comes first, otherwise the order is alphabetical."""
     return "-".join(sorted((first, second), key=lambda code: (code not in ("en", "eng"), code)))
 
 

@@ -1,10 +1,10 @@
-"""Zero-shot classification: the class whose prompts are nearest to an image, by cosine similarity.
+"""Zero-shot classification of images by the class whose prompts are nearest, by cosine similarity.
 
 Protocol zero_shot/v1. For each language, the embedding of a class is the normalized mean of the
-unit embeddings of its prompts. An image is a hit at k if fewer than k other classes score at least
-as high as its own; ties count as misses. Classes without a prompt in a language are left out for
-that language, with their images: such a language is scored on fewer classes, which `counts`
-reports, and is excluded from the mean of a group.
+unit embeddings of its prompts. An image is a hit at k if fewer than k wrong classes score at least
+as high as the correct class; ties count as misses. If a class has no prompt in a language, the
+class and its images are left out for that language. Such a language is reported in `counts` and
+excluded from the means of groups.
 """
 
 import numpy as np
@@ -37,22 +37,23 @@ def run(embedder, records, prompts, languages=None, groups=None, cache_dir=None,
         embedder: See `retrieval.run`.
         records: Iterable of Record with one image and a label, consumed once.
         prompts: {language: sequence, by label, of sequences of strings}; a class without prompts
-            has an empty sequence. `tf_mural.evaluation.prompts` reads and creates them.
+            has an empty sequence. `tf_mural.evaluation.prompts` reads and creates such prompts.
         languages: Codes of the languages to score. Default: all languages of the prompts.
         groups: {name: languages} to average over. Default: `GROUPS`.
         cache_dir: Folder in which class embeddings are cached by content, or None.
-        model_id: Identifies the weights of `embedder`; required with `cache_dir`.
+        model_id: String that identifies the weights of `embedder`; required with `cache_dir`.
 
     Returns:
         Result. values: {language: {"top1", "top5", "chance"}, "groups": {group: {"top1", "top5"}}}
         in percent; "chance" is 100 / classes; "top5" is omitted for 5 classes or fewer. A group is
-        reported if all its languages were scored on all classes. intervals: the same without
-        "chance", 95 %, by bootstrap over the images. counts:
+        reported if all its languages were scored on all classes. intervals: the 95 % intervals of
+        values except "chance", by bootstrap over the images. counts:
             "images": number of embedded images;
-            "languages": {language: counts of `prompts.count_prompts`, and "images" scored};
+            "languages": {language: result of `prompts.count_prompts`, and "images", the number of
+            scored images};
             "lacking": {language: the part that the prompts lack};
-            "groups": {group: {"languages", "missing": languages that were not scored, "partial":
-            languages without prompts for some classes}}.
+            "groups": {group: {"languages": number of languages, "missing": languages that were not
+            scored, "partial": languages without prompts for some classes}}.
 
     Raises:
         UserError: There are no records, a record has no label or not exactly one image, an image
@@ -116,7 +117,7 @@ def _rank(embedder, images, prompts, language, cache_dir, model_id):
         Tuple (int64 (n,) number of wrong classes that score at least as high as the correct one;
         counts of the prompts and images).
     """
-    prompts = [tuple(class_prompts) for class_prompts in prompts]  # fills the templates only once
+    prompts = [tuple(class_prompts) for class_prompts in prompts]  # fills each template only once
     count = count_prompts(prompts)
     try:
         classes, labels = class_embeddings(embedder, prompts, cache_dir, model_id)
@@ -148,7 +149,7 @@ class _GroupAverages:
         }
 
     def add(self, language, ranks, is_complete):
-        """Adds the ranks of a language; `is_complete` if all classes have prompts."""
+        """Adds the ranks of a language; `is_complete` is whether all classes have prompts in it."""
         (self._complete if is_complete else self._partial).add(language)
         for name, languages in self.groups.items():
             if is_complete and language in languages:
@@ -156,7 +157,7 @@ class _GroupAverages:
                     self._sums[name][key] += ranks < k
 
     def count(self, name):
-        """Returns which languages of a group were scored."""
+        """Returns the number of languages of a group, and its missing and partial languages."""
         scored = self._complete | self._partial
         return {
             "languages": len(self.groups[name]),

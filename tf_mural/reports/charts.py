@@ -5,11 +5,12 @@ import math
 from tf_mural.errors import UserError, lookup
 from tf_mural.reports.result_tables import group_languages
 
-# With more languages, bars are too thin to compare, and dots are drawn, sorted by gain.
+# Maximum number of languages that are drawn as bars. More bars would be too thin to compare;
+# therefore more languages are drawn as dots, sorted by gain.
 _MAX_BARS = 30
-_MAX_ROWS = 36  # rows of dots in a column of the figure
+_MAX_ROWS = 36  # maximum number of rows of dots in a column of the figure
 
-# The last series is highlighted; the others are muted.
+# The last series is drawn in the accent color, all other series in muted colors.
 ACCENT, MUTED = "#1f5fbf", ("#8b95a1", "#c9d0d8", "#d9a05b", "#7fb09a")
 INK, GRID, _RISE, _FALL = "#22272e", "#e3e7ec", "#2e8b57", "#c0503c"
 
@@ -20,15 +21,17 @@ _AXIS_LABEL = "Average Recall (%)"
 def recall_chart(path, series, groups=None, chance=None, control=None, title="Zero-shot retrieval"):
     """Writes a PNG that compares models per language, with a panel per group of languages.
 
-    Up to 30 languages are drawn as bars in the given order. More are drawn as dots, sorted within
-    each group by the gain of the last series over the control, with the gains as numbers.
+    Up to 30 languages are drawn as bars in the given order. More than 30 languages are drawn as
+    dots, sorted within each group by the gain of the last series over the control; the gains are
+    printed as numbers.
 
     Args:
         path: Path of the PNG.
         series: {model: {language: average recall in percent}}; missing values are gaps.
         groups: {name: languages}, one panel each. Default: one panel.
-        chance: Average recall of a random order, a number or {language: number}; drawn as a line.
-        control: Name of the series from which gains are computed. Default: the first.
+        chance: Average recall of candidates in random order, a number or {language: number}; drawn
+            as a line.
+        control: Name of the series that is subtracted to compute gains. Default: the first series.
         title: Title of the chart.
 
     Raises:
@@ -51,7 +54,7 @@ def recall_chart(path, series, groups=None, chance=None, control=None, title="Ze
 def _draw_legend(figure):
     handles, names = figure.axes[0].get_legend_handles_labels()
     labelled = dict(zip(names, handles, strict=True))
-    labelled["chance"] = labelled.pop("chance", None)  # moves it to the end
+    labelled["chance"] = labelled.pop("chance", None)  # moves "chance" to the end
     labelled = {name: handle for name, handle in labelled.items() if handle is not None}
     layout = {"loc": "upper right", "bbox_to_anchor": (1, 1), "ncols": len(labelled)}
     figure.legend(labelled.values(), labelled.keys(), frameon=False, fontsize=9, **layout)
@@ -85,9 +88,9 @@ def _draw_bars(figure, series, panels, chance, control):
 
 def _draw_dots(figure, series, panels, chance, control):
     gains = {code: _gain(code, series, control) for codes in panels.values() for code in codes}
-    rows = []  # names of groups, and (language,)
+    rows = []  # a string is the heading of a group, (language,) is a row of dots
     for group, codes in panels.items():
-        # Languages without a gain (one of the two was not scored) are last.
+        # A language has no gain if one of the two models was not scored. Such languages are last.
         codes = sorted(codes, key=lambda code: (math.isnan(gains[code]), -gains[code]))
         rows += [group, *((code,) for code in codes)]
     num_columns = math.ceil(len(rows) / _MAX_ROWS)
@@ -106,7 +109,7 @@ def _draw_dots(figure, series, panels, chance, control):
         _style_dots(axis, rows[first : first + num_rows], num_rows)
         if control != list(series)[-1]:
             axis.set_title(f"{list(series)[-1]} $-$ {control}", fontsize=7, loc="right", color=INK)
-    axes[0].set_xlim(0, 1.15 * _axis_limit(series))  # the gains are in the margin
+    axes[0].set_xlim(0, 1.15 * _axis_limit(series))  # the gains are printed in the margin
     figure.supxlabel(_AXIS_LABEL, fontsize=10, color=INK)
 
 
@@ -146,12 +149,12 @@ def _style_dots(axis, rows, num_rows):
 
 
 def _label_once(axis, label):
-    """Returns the label at its first use and None afterwards, so that the legend has it once."""
+    """Returns the label at its first use and None later, so that the legend shows it only once."""
     return label if label not in axis.get_legend_handles_labels()[1] else None
 
 
 def _gain(code, series, control):
-    """Returns the last series minus the control; NaN if one of them is missing."""
+    """Returns the last series minus the control for a language; NaN if a value is missing."""
     last = list(series)[-1]
     if control == last:
         return math.nan
@@ -198,6 +201,6 @@ def _series_colors(series):
 
 
 def _axis_limit(series):
-    """Returns the upper end of the axis: the next multiple of ten, at most 102."""
+    """Returns the upper end of the axis: a multiple of ten above the highest value, or 102."""
     highest = max((v for s in series.values() for v in s.values() if not math.isnan(v)), default=0)
     return min(102, max(10, 10 * math.ceil((highest + 3) / 10)))

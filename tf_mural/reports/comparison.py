@@ -7,7 +7,7 @@ from tf_mural.errors import UserError
 from tf_mural.reports.result_tables import format_interval
 from tf_mural.reports.tables import table
 
-DOUBTFUL_MARK = "†"  # follows a published number that contradicts another one
+DOUBTFUL_MARK = "†"  # printed after a published number that contradicts another one
 
 
 @dataclasses.dataclass
@@ -19,7 +19,7 @@ class Column:
         protocol: Id of the protocol, see `evaluation.results.Result`.
         values: {key: number} of one metric; a key is a language or a group.
         intervals: {key: (low, high)} of the values that have an interval.
-        doubtful: {key: reason} of published values that contradict others.
+        doubtful: {key: reason} of published values that contradict other published values.
         data: {record set: digest}; empty for published values.
         source: File or publication of the values.
     """
@@ -74,10 +74,13 @@ def _describe_data(column):
 
 
 def add_aggregates(column, means, sums):
-    """Adds means and sums over languages to a column, if it has all their values.
+    """Adds means and sums over languages to the values of a column.
+
+    A mean or sum is added only if the column has a reliable value for each of its languages, and
+    no value with its name.
 
     Args:
-        column: A `Column`. Existing values stay; doubtful values are not used.
+        column: A `Column`.
         means, sums: {name: languages}.
     """
     for name, languages in {**means, **sums}.items():
@@ -88,15 +91,15 @@ def add_aggregates(column, means, sums):
 
 
 def difference(subject, baseline, key):
-    """Returns `subject` minus `baseline` at a key.
+    """Returns the value of `subject` for a key minus that of `baseline`.
 
-    The interval is derived from the intervals of the two values as if they were independent;
-    a published value counts as exact. Because both models are evaluated on the same items, the
-    interval is rather too wide.
+    The interval of the difference is derived from the intervals of the two values as if the values
+    were independent; a value without an interval counts as exact. If both models are evaluated on
+    the same items, the true interval is usually narrower.
 
     Returns:
-        Tuple (difference, (low, high)). The interval is None if neither value has one; both are
-        None if one of the columns has no reliable value.
+        Tuple (difference, (low, high)). The interval is None if neither value has an interval.
+        Difference and interval are None if one of the columns has no reliable value.
     """
     value, base = subject.reliable(key), baseline.reliable(key)
     if value is None or base is None:
@@ -113,17 +116,17 @@ def difference(subject, baseline, key):
 
 
 def ordered_keys(columns):
-    """Returns the keys of the measured columns in order; of all columns if none is measured."""
+    """Returns the keys of the measured columns in order, or of all columns if none is measured."""
     measured = [column for column in columns if column.data] or columns
     return list(dict.fromkeys(key for column in measured for key in column.values))
 
 
 def group_keys(keys, trained, aggregates=()):
-    """Returns {group: keys}: "trained" and "unseen" languages, and "means" (groups and means).
+    """Sorts keys into "trained" languages, "unseen" languages and "means"; returns {group: keys}.
 
     Args:
-        keys: Languages, groups ("groups/all") and pairs of languages ("en-de"); a pair is trained
-            if both languages are.
+        keys: Languages, groups ("groups/all") and pairs of languages ("en-de"). A pair counts as
+            trained if both its languages are trained.
         trained: Codes of the trained languages, in all forms that the keys use.
         aggregates: Further keys that are not languages.
     """
@@ -141,7 +144,7 @@ def group_keys(keys, trained, aggregates=()):
 def value_table(columns, groups, markdown=False):
     """Returns a table of values with their intervals, by groups of keys, with a mean per group.
 
-    The mean of a group has the keys of which every column has a reliable value.
+    The mean of a group is computed over the keys for which every column has a reliable value.
 
     Args:
         columns: List of `Column`.
@@ -161,7 +164,7 @@ def value_table(columns, groups, markdown=False):
 
 
 def difference_table(subject, baselines, groups, markdown=False):
-    """Returns a table of `subject` minus each baseline, with intervals; "" without any."""
+    """Returns a table of `subject` minus each baseline, with intervals; "" without differences."""
     rows = []
     for keys in groups.values():
         for key in keys:

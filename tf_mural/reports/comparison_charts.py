@@ -8,7 +8,7 @@ from tf_mural.reports.comparison import difference
 
 _BETTER, _WORSE = "#2e8b57", "#c0503c"
 _MARKERS = "Ds^v"
-_MAX_ROWS = 34  # rows of a column of the figure
+_MAX_ROWS = 34  # maximum number of rows in a column of the figure
 _ROW_HEIGHT = 0.21  # inches
 
 
@@ -17,8 +17,8 @@ def value_chart(path, columns, groups, axis, title):
 
     Args:
         path: Path of the PNG.
-        columns: List of `comparison.Column`; the last one is highlighted. Doubtful values are left
-            out.
+        columns: List of `comparison.Column`; the last column is highlighted. Doubtful values are
+            left out.
         groups: {group: languages}.
         axis: Label of the axis: the metric with its unit.
         title: Title of the chart.
@@ -29,7 +29,7 @@ def value_chart(path, columns, groups, axis, title):
     rows = _rows(path, groups, lambda key: any(c.reliable(key) is not None for c in columns))
     muted = range(len(columns) - 1)
     colors = [MUTED[i % len(MUTED)] for i in muted] + [ACCENT]
-    # A color is reused with another marker.
+    # If there are more columns than colors, the colors are repeated with another marker.
     markers = [_MARKERS[i // len(MUTED) % len(_MARKERS)] for i in muted] + ["o"]
 
     def draw(panel, y, key):
@@ -67,7 +67,7 @@ def gain_chart(path, subject, control, groups, axis, title, lower_is_better=Fals
         lower_is_better: Whether a lower value is better.
 
     Raises:
-        UserError: No language has a reliable value of both.
+        UserError: No language has reliable values in both columns.
     """
     gains = {key: difference(subject, control, key) for keys in groups.values() for key in keys}
     ordered = {
@@ -91,7 +91,7 @@ def gain_chart(path, subject, control, groups, axis, title, lower_is_better=Fals
     ends = [0.0]
     for gain, bounds in gains.values():
         ends += [] if gain is None else [gain, *(bounds or ())]
-    margin = 0.16 * (max(ends) - min(ends) or 1)  # for the numbers
+    margin = 0.16 * (max(ends) - min(ends) or 1)  # space for the printed gains
     for panel in figure.axes:
         panel.axvline(0, color=INK, lw=0.8, zorder=1)
         panel.set_xlim(min(ends) - (0.04 * margin if min(ends) < 0 else 0), max(ends) + margin)
@@ -99,7 +99,7 @@ def gain_chart(path, subject, control, groups, axis, title, lower_is_better=Fals
 
 
 def _rows(path, groups, has_value):
-    """Returns the rows of a chart: names of groups, and (key,) of each key with a value."""
+    """Returns the rows of a chart: a string per heading of a group, (key,) per key with a value."""
     rows = []
     for group, keys in groups.items():
         keys = [key for key in keys if has_value(key)]
@@ -125,7 +125,7 @@ def _draw_figure(rows, draw, axis, title, legend_rows):
         for y, row in enumerate(panel_rows):
             if isinstance(row, str):
                 style = {"fontsize": 9, "fontweight": "bold", "color": INK, "va": "center"}
-                style["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 2}  # over lines
+                style["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 2}  # hides lines
                 panel.annotate(row, (0, y), xycoords=("axes fraction", "data"), **style)
             else:
                 draw(panel, y, row[0])

@@ -7,13 +7,13 @@ import numpy as np
 
 from tf_mural.reports.charts import ACCENT, GRID, INK, MUTED
 
-_MAX_ROWS = 36  # languages in a column of the figure
+_MAX_ROWS = 36  # maximum number of languages in a column of the figure
 
 
 def write_stats_charts(folder, name, summary):
     """Writes PNGs of the languages, text lengths, tokens, images, labels and scores of a set.
 
-    Charts of data that the set does not have are left out.
+    No chart is written for data that the set does not have.
 
     Args:
         folder: Existing folder of the files.
@@ -66,7 +66,7 @@ def count_chart(path, counts, title):
     """
     figure, axes = _columns(list(counts), title)
     largest, lower = max(counts.values()), min(counts.values()) / 2
-    use_log = largest > 20 * np.median(list(counts.values()))  # most bars would be too short
+    use_log = largest > 20 * np.median(list(counts.values()))  # if most bars would be too short
     for axis, codes in axes:
         numbers = [counts[code] for code in codes]
         axis.barh(range(len(codes)), numbers, 0.7, color=ACCENT, zorder=2)
@@ -74,7 +74,7 @@ def count_chart(path, counts, title):
             axis.annotate(
                 f"{number:,}", (number, y), (3, 0), **_note_style(), textcoords="offset points"
             )
-        # The numbers are in the margin on the right.
+        # The limits of the axis leave a margin on the right for the numbers.
         if use_log:
             axis.set_xscale("log")
             axis.set_xlim(lower, lower * (largest / lower) ** 1.35)
@@ -88,20 +88,23 @@ def count_chart(path, counts, title):
 
 
 def quantile_chart(path, quantiles, title, limit=None, notes=None, notes_title=""):
-    """Writes a PNG with a row per language: a line from 5 to 95 %, thick from 25 to 75 %, a median.
+    """Writes a PNG with a row per language that shows five quantiles.
+
+    A row has a thin line from the 5 % to the 95 % quantile, a thick line from the 25 % to the 75 %
+    quantile, and a dot at the median.
 
     Args:
         path: Path of the PNG.
         quantiles: {language: dict with q05, q25, median, q75, q95}, drawn in this order.
         title: Title of the chart.
         limit: Value that is marked by a dashed line, or None.
-        notes: {language: short text at the right end}. Default: the medians.
+        notes: {language: short text at the right end of the row}. Default: the medians.
         notes_title: Heading of the notes.
     """
     figure, axes = _columns(list(quantiles), title)
     notes = notes or {code: f"{values['median']:,}" for code, values in quantiles.items()}
     ends = [values[q] for values in quantiles.values() for q in ("q05", "q95")]
-    # A logarithmic axis has no 0, and is useless within one power of ten.
+    # A logarithmic axis cannot show 0, and is used only if it spans more than a power of ten.
     low = max(1, min(ends))
     scale = "log" if max(ends) > 20 * low else "linear"
     for axis, codes in axes:
@@ -150,7 +153,7 @@ def image_chart(path, sizes, title):
         scale = 1000 if size == "bytes" else 1
         edges = [edge / scale for edge in histogram["edges"]]
         axis.stairs(histogram["counts"], edges, fill=True, color=ACCENT, zorder=2)
-        if len(histogram["counts"]) == 1:  # all values are equal: a narrow bar
+        if len(histogram["counts"]) == 1:  # all values are equal, so the bar is narrow
             center = (edges[0] + edges[-1]) / 2
             axis.set_xlim(center - 5 * (edges[-1] - edges[0]), center + 5 * (edges[-1] - edges[0]))
             axis.set_xticks([center], [f"{center:g}"])
@@ -167,7 +170,7 @@ def label_chart(path, counts, title):
 
     Args:
         path: Path of the PNG.
-        counts: {label: records}.
+        counts: {label: number of records}.
         title: Title of the chart.
     """
     figure = _figure(9, 3.2, title)

@@ -17,7 +17,7 @@ from tf_mural.reports.statistics import (
     quantiles,
 )
 
-_MAX_BATCH, _MAX_BATCH_BYTES = 4096, 32 << 20  # records of a batch, and their approximate size
+_MAX_BATCH, _MAX_BATCH_BYTES = 4096, 32 << 20  # maximum records and approximate bytes
 _SCORE_BINS = 20
 
 
@@ -31,7 +31,7 @@ class DatasetStats:
     Attributes:
         num_read: Number of records read so far.
         num_requested: Number of records to read; less than the whole set for a sample.
-        is_random: Whether they are drawn at random; otherwise they are read in order.
+        is_random: Whether the records are drawn at random; otherwise they are read in order.
         images: `ImageStats`.
         texts: {language: `TextStats`}.
         duplicate_images, duplicate_texts: `DuplicateCounter`.
@@ -49,8 +49,8 @@ class DatasetStats:
     def collect(self, limit=0, seed=0):
         """Reads the records, or a sample without repetition. Yields `num_read` after each batch.
 
-        An iteration that is stopped early has counted whole batches. Each batch of a sample is
-        spread over the whole set, so that an incomplete sample is a random sample too.
+        If the iteration is stopped early, only whole batches have been counted. Each batch of a
+        sample is spread over the whole set, so that an incomplete sample is a random sample too.
 
         Args:
             limit: Maximum number of records; 0 for all.
@@ -75,7 +75,7 @@ class DatasetStats:
             yield self.num_read
 
     def add(self, indices):
-        """Counts the records with these indices."""
+        """Reads and counts the records with the given indices."""
         texts = collections.defaultdict(list)
         serialized = self.record_set.read(indices, verify=True)
         for index, data in zip(indices.tolist(), serialized, strict=True):
@@ -108,7 +108,8 @@ class DatasetStats:
         lengths = pieces.row_lengths().numpy()
         ends = np.cumsum(lengths)
         is_unknown = pieces.flat_values.numpy() == self.tokenizer.vocabulary.index("[UNK]")
-        num_unknown = np.concatenate([[0], np.cumsum(is_unknown)])  # among the first i pieces
+        # num_unknown[i] is the number of unknown pieces among the first i pieces.
+        num_unknown = np.concatenate([[0], np.cumsum(is_unknown)])
         first = 0
         for language, language_texts in texts.items():
             rows = slice(first, first + len(language_texts))
@@ -120,7 +121,7 @@ class DatasetStats:
             first = rows.stop
 
     def summary(self):
-        """Returns all statistics as a plain dict; None for what the set does not have."""
+        """Returns all statistics as a plain dict; a value is None if the set has no such data."""
         manifest = self.record_set.manifest
         totals = language_counts(self.record_set)
         languages = {
@@ -153,12 +154,12 @@ class DatasetStats:
     def _sample_kind(self):
         if self.num_read == len(self.record_set):
             return "all"
-        return "random" if self.is_random else "first"  # read in order, and stopped early
+        return "random" if self.is_random else "first"  # "first": an interrupted read in order
 
     def _label_summary(self, names):
         if not self.labels:
             return None
-        # A class of the manifest without records counts too.
+        # A class of the manifest without records has the count 0.
         counts = dict.fromkeys(range(len(names or ())), 0) | self.labels
         return {
             "records": self.labels.total(),
@@ -178,7 +179,8 @@ class DatasetStats:
 def language_counts(record_set):
     """Returns {code: {"records", "images", "texts"}} of a whole set, from its index.
 
-    Records are not read. Images are those of the records with a text in the language.
+    The records themselves are not read. "images" is the number of images of the records that have
+    a text in the language.
     """
     counts = {}
     for column, (code, num_texts) in enumerate(record_set.language_counts.items()):
@@ -196,15 +198,19 @@ def batch_size(record_set):
 
 
 def shared_records(all_stats):
-    """Counts the records that two record sets have in common, among the records read.
+    """Counts, for each two record sets, the records of one set that share content with the other.
+
+    Only the records that were read are counted.
 
     Args:
         all_stats: List of `DatasetStats`.
 
     Returns:
-        List of dicts, two per pair of sets with common images or texts: "records_of", "in"
-        (folders), "images" and "texts" (number of records of the first set with one that is also
-        in the second set).
+        List of dicts, two per pair of sets with common images or texts:
+            "records_of": folder of the first set;
+            "in": folder of the second set;
+            "images": number of records of the first set with an image that is in the second set;
+            "texts": number of records of the first set with a text that is in the second set.
     """
     rows = []
     for stats, other in itertools.permutations(all_stats, 2):

@@ -1,6 +1,7 @@
 """Lays out texts of any script with the fonts of this machine.
 
-Pillow orders the letters of one font itself, but a line with several fonts is drawn piece by piece.
+Pillow orders the letters of a text in one font. A line with several fonts is drawn piece by piece;
+this module orders the pieces.
 """
 
 import collections
@@ -29,7 +30,8 @@ def font_runs(language, text, size):
     """Splits a text into runs of one font each, in drawing order from left to right.
 
     Args:
-        language: Code, for characters that Chinese, Japanese and Korean write differently.
+        language: Language code, which selects the shapes of characters that Chinese, Japanese and
+            Korean write differently.
         text: One line.
         size: Font size in pixels.
 
@@ -44,8 +46,9 @@ def font_runs(language, text, size):
     for path in _paths():
         if visible <= _characters(path):
             return [(_font(path, language, size), text)]
-    # Word by word, most of them in one font, because letters of two fonts do not join.
-    main = max(_paths(), key=lambda path: len(visible & _characters(path)))  # the first maximum
+    # Letters of two fonts do not join. A word is therefore drawn in one font if possible, and most
+    # words in the font that has the most characters of the text.
+    main = max(_paths(), key=lambda path: len(visible & _characters(path)))
     pieces = []
     for word in re.findall(r"\s+|\S+\s*", text):
         word_pieces = _split_word(word, (main, *_paths()))
@@ -68,8 +71,8 @@ def is_right_to_left(text):
 def visual_order(pieces, text):
     """Orders the pieces of a line from left to right.
 
-    Consecutive pieces in the other direction than the text keep their own order. Within a piece,
-    Pillow orders the letters by the direction of the first one.
+    Consecutive pieces whose direction is opposite to the direction of the text keep their own
+    order. Within a piece, Pillow orders the letters by the direction of the first letter.
 
     Args:
         pieces: List of (font path, string) in reading order.
@@ -91,7 +94,7 @@ def visual_order(pieces, text):
 
 
 def missing_scripts(text):
-    """Returns the names of the scripts (such as "Bengali") that no font of this machine has."""
+    """Returns the names of the scripts of a text, such as "Bengali", that no local font has."""
     visible = {character for character in _replace_missing_symbols(text) if _is_visible(character)}
     missing = (c for c in visible if not any(c in _characters(path) for path in _paths()))
     return sorted({_script_name(character) for character in missing})
@@ -103,9 +106,10 @@ def runs_width(runs):
 
 
 def installation_advice(captions):
-    """Returns what to install to draw these (language, text) pairs; "" if all can be drawn.
+    """Returns advice on what to install to draw (language, text) pairs; "" if all can be drawn.
 
-    There is a line per reason: scripts without a font, and a Pillow that cannot join letters.
+    The advice has a line for scripts without a font, and a line for a Pillow that cannot join
+    letters.
     """
     languages_by_script, unjoined = collections.defaultdict(set), set()
     for language, text in captions:
@@ -139,7 +143,7 @@ def latin_font(size):
 
 
 def _split_word(word, paths):
-    """Returns [(path, piece)] of a word, in one font if possible; None without a font."""
+    """Returns [(font path, piece)] of a word, if possible in one font; None without a font."""
     visible = {character for character in word if _is_visible(character)}
     for path in paths:
         if visible <= _characters(path):
@@ -159,7 +163,7 @@ def _split_word(word, paths):
 
 
 def _reverse_pieces(pieces):
-    """Reverses pieces; the space after the last one belongs to the following text and stays."""
+    """Reverses the order of pieces, except that the space after the last piece stays at the end."""
     if not pieces:
         return []
     path, last = pieces[-1]
@@ -169,7 +173,7 @@ def _reverse_pieces(pieces):
 
 
 def _directions(text):
-    """Returns whether there are left-to-right letters, and whether there are right-to-left ones."""
+    """Returns (whether a text has left-to-right letters, whether it has right-to-left letters)."""
     letters = {unicodedata.bidirectional(character) for character in text}
     return "L" in letters, bool(letters & {"R", "AL"})
 
@@ -184,7 +188,7 @@ def _replace_missing_symbols(text):
 
 
 def _script_name(character):
-    """Returns the script of a character: the first word of its name, with few exceptions."""
+    """Returns the script of a character: the first word of its Unicode name, with exceptions."""
     first = unicodedata.name(character, "unknown").split()[0]
     return _SCRIPTS.get(first, first.capitalize())
 
@@ -225,7 +229,7 @@ def _paths():
 
 @functools.cache
 def _characters(path):
-    """Returns the characters of a font file; none if it is unreadable or a bitmap font."""
+    """Returns the characters of a font file; empty if the file is unreadable or a bitmap font."""
     from matplotlib.ft2font import FT2Font
 
     try:
@@ -255,6 +259,6 @@ def _face_numbers(path):
     for number in itertools.count():
         try:
             family, _ = ImageFont.truetype(path, 10, index=number).getname()
-        except OSError:  # after the last face
+        except OSError:  # there is no face with this number
             return faces
         faces.setdefault(family.split()[-1], number)

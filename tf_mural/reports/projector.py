@@ -7,7 +7,8 @@ import numpy as np
 
 from tf_mural.reports import fonts
 
-# Pixels of a thumbnail, and thumbnails per row, for a sprite of at most 8,192 pixels.
+# Width of a thumbnail in pixels, and maximum number of thumbnails per row. The sprite is therefore
+# at most 8,192 pixels wide.
 _SIDE, _MAX_COLUMNS = 48, 170
 _COLORS = ((31, 111, 235), (191, 57, 137), (26, 127, 55), (188, 76, 0), (130, 80, 223))
 

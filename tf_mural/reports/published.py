@@ -13,7 +13,7 @@ from tf_mural.reports.result_tables import flatten_values
 
 _FOLDER = os.path.join(os.path.dirname(__file__), "numbers")
 SETTINGS = ("zero-shot", "fine-tune")
-# The two models that the paper compares; its other rows are other sizes and ablations.
+# The two models that the paper compares. Other rows of the paper are other sizes and ablations.
 MAIN_MODELS = ("MURAL(reprod.)", "MURAL(reprod.) + ETCL")
 
 
@@ -24,11 +24,11 @@ class Published:
     Attributes:
         model: Name of the model.
         protocol: Id of the protocol of the numbers.
-        source: Where they are printed.
-        is_paper: Whether the paper prints some of them.
+        source: Publication that prints the numbers.
+        is_paper: Whether at least one of the numbers is printed in the paper.
         values: {(key, metric): number}, see `result_tables.flatten_values`.
-        doubtful: {(key, metric): reason} of values that contradict others. They are printed, but
-            never used in computations.
+        doubtful: {(key, metric): reason} of values that contradict other published values.
+            Doubtful values are printed in tables, but never used in computations.
     """
 
     model: str
@@ -41,13 +41,13 @@ class Published:
 
 @functools.cache
 def paper_numbers():
-    """Returns the numbers of the paper: {"source", "protocols", "rows"}, see the file."""
+    """Returns the content of numbers/paper.json: {"source", "protocols", "rows"}."""
     return _read("paper.json")
 
 
 @functools.cache
 def other_numbers():
-    """Returns published rows of other models: {"protocols", "rows"}, see the file."""
+    """Returns the content of numbers/published.json, other models: {"protocols", "rows"}."""
     return _read("published.json")
 
 
@@ -59,7 +59,7 @@ def published_results(benchmark, setting="zero-shot"):
         setting: "zero-shot" or "fine-tune".
 
     Returns:
-        {model: Published}: first the models of the paper, then others; {} if there are none.
+        {model: Published}: first the models of the paper, then other models; {} if there are none.
     """
     results, tables = {}, {}
     for numbers in (paper_numbers(), other_numbers()):
@@ -73,7 +73,7 @@ def published_results(benchmark, setting="zero-shot"):
             for cell, value in flatten_values(row["values"]).items():
                 if cell not in result.values and "/".join(cell) in doubtful:
                     result.doubtful[cell] = doubtful["/".join(cell)]
-                # Tables of ablations repeat numbers: the first table counts.
+                # Tables of ablations repeat numbers; the number of the first table is kept.
                 result.values.setdefault(cell, value)
             tables.setdefault(model, []).append(row.get("source") or f"Table {row['table']}")
     for model, result in results.items():

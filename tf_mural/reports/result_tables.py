@@ -29,7 +29,8 @@ def flatten_values(values):
 def headline_values(result):
     """Returns {name: number} of the values that have a confidence interval.
 
-    A name is the key (a language or group), and "<key>/<metric>" if there are several metrics.
+    A name is "<key>/<metric>" if several metrics have intervals, otherwise only the key, which is a
+    language or a group.
     """
     values = flatten_values(result.values)
     cells = [cell for cell in flatten_values(result.intervals) if cell in values]
@@ -70,13 +71,15 @@ def result_table(result, markdown=False):
 def retrieval_table(results, groups=None, control=None, markdown=False):
     """Returns a table of average recall per language, one column per model.
 
-    The mean of a group has the languages that all models were scored in; others are printed "-".
+    The mean of a group is computed over the languages that all models were scored in. A missing
+    value is printed as "-".
 
     Args:
         results: {model: `Result` of the retrieval task}.
         groups: {name: languages}, printed as sections with their means. Languages of no group are
             in the section "other". Default: one section.
-        control: Model whose average recall is subtracted from the others', or None for no gains.
+        control: Model whose average recall is subtracted from that of the other models, or None
+            to print no differences.
         markdown: Whether to return a Markdown table.
     """
     if control is not None:
@@ -104,7 +107,7 @@ def retrieval_table(results, groups=None, control=None, markdown=False):
 
 
 def recall_table(result, groups=None, markdown=False):
-    """Returns a table of one model's recalls in percent, with average, interval and chance.
+    """Returns a table of one model's recalls in percent, with their average, interval and chance.
 
     Args:
         result: `Result` of the retrieval task.
@@ -126,9 +129,10 @@ def recall_table(result, groups=None, markdown=False):
 
 
 def group_languages(languages, groups):
-    """Returns {group: its languages among `languages`}; languages of no group are in "other".
+    """Returns {group: members of the group that are in `languages`}.
 
-    Without groups, all languages are in the group "". Empty groups are left out.
+    Languages of no group are in the group "other". If `groups` is None, all languages are in the
+    group "". Empty groups are left out.
     """
     if not groups:
         return {"": list(languages)}
@@ -139,7 +143,7 @@ def group_languages(languages, groups):
 
 
 def format_interval(bounds, signed=False):
-    """Returns an interval as text, for example "10.0 to 12.5"; None without an interval."""
+    """Returns an interval as text, for example "10.0 to 12.5"; None if there is no interval."""
     if bounds is None or any(math.isnan(bound) for bound in bounds):
         return None
     low, high = (f"{bound:+.1f}" if signed else f"{bound:.1f}" for bound in bounds)

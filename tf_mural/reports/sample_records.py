@@ -8,8 +8,8 @@ import numpy as np
 
 from tf_mural.data.records import deserialize
 
-_MAX_SIDE = 256  # pixels: the largest size on a sheet
-_CANDIDATES_PER_IMAGE = 4  # because some images cannot be decoded
+_MAX_SIDE = 256  # maximum width and height of an image on a sheet, in pixels
+_CANDIDATES_PER_IMAGE = 4  # records drawn per image, because some images cannot be decoded
 
 
 def sample_captioned_images(record_set, count, captions=8, languages=None, seed=0):
@@ -19,14 +19,14 @@ def sample_captioned_images(record_set, count, captions=8, languages=None, seed=
         record_set: `data.records.RecordSet`.
         count: Number of images.
         captions: Maximum number of texts per image. Records without texts show their label.
-        languages: Codes of the languages to show; images without such a text are left out.
-            Default: all languages.
-        seed: Seed of the draw.
+        languages: Codes of the languages to show; images without a text in these languages are
+            left out. Default: all languages.
+        seed: Seed of the random draw.
 
     Returns:
-        Tuple (images, captions): uint8 (h, w, 3) arrays of at most 256 pixels per side, never
-        enlarged, and the (language, text) pairs of each. Images that cannot be decoded are
-        skipped.
+        Tuple (images, captions). images: list of uint8 (h, w, 3) arrays, reduced to at most 256
+        pixels per side. captions: list of the (language, text) pairs of each image. Images that
+        cannot be decoded are skipped.
 
     Raises:
         UserError: A record is damaged.
@@ -39,7 +39,7 @@ def sample_captioned_images(record_set, count, captions=8, languages=None, seed=
     num_drawn = min(len(candidates), count * _CANDIDATES_PER_IMAGE)
     drawn = np.random.default_rng(seed).choice(candidates, num_drawn, replace=False)
     class_names = record_set.manifest.get("classes") or []
-    num_shown = collections.Counter()  # captions by language
+    num_shown = collections.Counter()  # number of selected captions by language
     images, texts = [], []
     for index in drawn:
         if len(images) == count:
@@ -60,7 +60,7 @@ def _decode(data):
 
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as image:
-            image.draft("RGB", (_MAX_SIDE, _MAX_SIDE))  # decodes large JPEGs at a smaller size
+            image.draft("RGB", (_MAX_SIDE, _MAX_SIDE))  # decodes a large JPEG at a reduced size
             image = image.convert("RGBA" if "transparency" in image.info else image.mode)
             if image.mode in ("RGBA", "LA", "PA"):
                 white = Image.new("RGBA", image.size, "white")
@@ -68,12 +68,12 @@ def _decode(data):
             image = image.convert("RGB")
             image.thumbnail((_MAX_SIDE, _MAX_SIDE))
             return np.asarray(image)
-    except Exception:  # the kind of error depends on the image format
+    except Exception:  # the type of the error depends on the image format
         return None
 
 
 def _select_captions(record, count, languages, num_shown):
-    """Returns texts of a record, in its order, and prefers the languages shown least so far."""
+    """Selects texts of a record, in order, and prefers the languages with the fewest captions."""
     num_in_record, ranked = collections.Counter(), []
     for index, (code, _) in enumerate(record.texts):
         if languages is None or code in languages:

@@ -6,19 +6,20 @@ import unicodedata
 
 from tf_mural.reports import fonts
 
-# Pixels: width of an image on a contact sheet, and the space between two.
+# Sizes on a contact sheet in pixels: width of an image, and space between two images.
 _TILE, _GAP = 256, 16
 _FONT_SIZE, _LINE_HEIGHT, _MAX_LINES = 15, 20, 3  # pixels, and lines per caption
 _INK, _FAINT = (34, 39, 46), (139, 149, 161)
 
-# Pixels of a retrieval grid: side of an image, space, width of a frame, and width of the queries.
+# Sizes in a retrieval grid in pixels: side of an image, space between two images, width of a frame,
+# and width of the column of queries.
 _GRID_TILE, _GRID_GAP, _FRAME, _QUERY_WIDTH = 112, 12, 4, 300
 _CORRECT, _WRONG = (26, 127, 55), (207, 34, 46)
 
 
 @dataclasses.dataclass
 class _Line:
-    code: str  # language, on the first line of a caption
+    code: str  # language code on the first line of a caption
     runs: list
     right_to_left: bool = False
 
@@ -26,7 +27,8 @@ class _Line:
 def contact_sheet(path, images, captions, columns=4):
     """Writes a PNG of images with their captions below.
 
-    The fonts are those of this machine. A caption that they cannot draw is marked "no font".
+    The texts are drawn with the fonts of this machine. A caption that cannot be drawn with these
+    fonts is marked "no font".
 
     Args:
         path: Path of the PNG.
@@ -59,7 +61,7 @@ def contact_sheet(path, images, captions, columns=4):
         row, column = divmod(i, columns)
         left = _GAP + column * (_TILE + _GAP)
         bottom = _GAP + sum(row_heights[:row]) + image_heights[row]
-        # The pixels of small images stay visible as squares.
+        # Small images are enlarged without smoothing, so that their pixels are visible as squares.
         is_enlarged = image.shape[1] <= size[0]
         resample = Image.Resampling.NEAREST if is_enlarged else Image.Resampling.LANCZOS
         tile = Image.fromarray(image).resize(size, resample)
@@ -72,8 +74,8 @@ def contact_sheet(path, images, captions, columns=4):
 def retrieval_grid(path, rows):
     """Writes a PNG with a row per query: its text on the left, then the retrieved images in order.
 
-    The frame of an image is green if it is the correct image of the query, otherwise red. The
-    fonts are those of this machine.
+    The frame of an image is green if the image is correct for the query, otherwise red. The texts
+    are drawn with the fonts of this machine.
 
     Args:
         path: Path of the PNG.
@@ -148,7 +150,7 @@ def _wrap_captions(pairs, width, missing):
 
 
 def _wrap(language, text, width):
-    """Returns the font runs of each line of a caption, or None without a font for it."""
+    """Returns the font runs of each line of a caption, or None if no font can draw the caption."""
     if fonts.font_runs(language, text, _FONT_SIZE) is None:
         return None
 
@@ -161,7 +163,7 @@ def _wrap(language, text, width):
             lines[-1] += word
         elif fits(word):
             lines.append(word)
-        else:  # longer than a line, such as Chinese and Thai sentences: broken at any character
+        else:  # a word longer than a line, such as a Chinese sentence, is broken at any character
             for character in word:
                 is_mark = unicodedata.category(character).startswith("M")
                 if is_mark or fits(lines[-1] + character):
@@ -174,7 +176,7 @@ def _wrap(language, text, width):
             last = last[:-1]
         lines[_MAX_LINES - 1 :] = [last + "…"]
     lines = [line.rstrip() for line in lines if line.strip()]
-    if fonts.is_right_to_left(text):  # includes lines that begin with a Latin word
+    if fonts.is_right_to_left(text):  # also for lines that begin with a Latin word
         lines = [line if fonts.is_right_to_left(line) else fonts.RTL_MARK + line for line in lines]
     return [fonts.font_runs(language, line, _FONT_SIZE) for line in lines]
 

@@ -1,8 +1,8 @@
 """Counters for record sets: lengths, tokens, image sizes, labels, scores, duplicates.
 
-Integers are counted by value, so that quantiles are exact and memory depends on the number of
-unique values only. Other memory is small: 16 bytes per text and 28 bytes per image, and about three
-times that while duplicates are counted.
+Integers are counted by value. The quantiles of integers are therefore exact, and the memory of the
+counts depends only on the number of unique values. The other statistics need 16 bytes per text and
+28 bytes per image, and about three times as much while duplicates are counted.
 """
 
 import array
@@ -16,7 +16,8 @@ import numpy as np
 
 QUANTILES = {"q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95}
 
-# Han, kana, Thai, Lao, Tibetan, Burmese, Khmer, Tai and Yi: written without spaces between words.
+# Letters of scripts that have no spaces between words: Han, kana, Thai, Lao, Tibetan, Burmese,
+# Khmer, Tai and Yi.
 _UNSPACED_LETTERS = re.compile(
     "[\u0e01-\u0fff\u1000-\u109f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aaf\u3005-\u3007\u3040-\u30ff"
     "\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\ua000-\ua4cf\uaa60-\uaa7f\uf900-\ufaff"
@@ -25,7 +26,7 @@ _UNSPACED_LETTERS = re.compile(
 
 
 class IntegerCounts:
-    """Integers, counted by value."""
+    """Counts of integers by value."""
 
     def __init__(self, values=()):
         self.counts = collections.Counter(values)
@@ -47,13 +48,14 @@ class IntegerCounts:
     def summary(self):
         """Returns min, mean, max and `QUANTILES` as a dict; None without values.
 
-        A quantile is the smallest value that is not exceeded by at least this share of the values.
+        The quantile q is the smallest value x for which at least the share q of all values is at
+        most x.
         """
         if not self.counts:
             return None
         values = np.array(sorted(self.counts))
         ends = np.cumsum([self.counts[value] for value in values.tolist()])
-        # Rounded because 0.05 * 100 is slightly above 5 in floats, which would give the 6th value.
+        # Rounding ensures that a rounding error of the product does not select the next value.
         ranks = [np.ceil(round(share * ends[-1], 6)) for share in QUANTILES.values()]
         quantile_values = values[np.searchsorted(ends, ranks)].tolist()
         mean = round(self.sum() / len(self), 2)
@@ -84,7 +86,7 @@ class TextStats:
 
         Args:
             lengths: (n,) number of tokens of each text.
-            num_unknown: Number of [UNK] among them.
+            num_unknown: Number of [UNK] tokens in all texts together.
             max_tokens: Number of tokens that fit; longer texts are truncated.
         """
         self.tokens.add(lengths.tolist())
@@ -98,7 +100,7 @@ class TextStats:
         return total
 
     def summary(self):
-        """Returns a plain dict; words are None if the script has no spaces between words."""
+        """Returns a plain dict; "words" is None if the script has no spaces between words."""
         has_spaces = 2 * self.unspaced_letters < self.letters
         values = {
             "sampled_texts": len(self.characters),
@@ -125,14 +127,14 @@ class ImageStats:
         self.formats, self.unreadable = collections.Counter(), collections.Counter()
 
     def add(self, data):
-        """Reads the header of an image; unreadable ones are counted by their kind of error."""
+        """Reads the header of an image; unreadable headers are counted by the type of the error."""
         from PIL import Image
 
         try:
             with warnings.catch_warnings(), Image.open(io.BytesIO(data)) as image:
                 width, height = image.size
                 image_format = f"{image.format} {image.mode}"
-        # Damaged headers raise many kinds of errors: SyntaxError, struct.error, ValueError, ...
+        # Damaged headers raise many types of errors: SyntaxError, struct.error, ValueError, ...
         except Exception as error:
             self.unreadable[type(error).__name__] += 1
             return
@@ -142,7 +144,7 @@ class ImageStats:
         self.bytes.append(len(data))
 
     def summary(self):
-        """Returns a plain dict, in which aspect is width / height; None without images."""
+        """Returns a plain dict, in which "aspect" is width / height; None without images."""
         if not self.formats and not self.unreadable:
             return None
         width, height, size = (
@@ -167,7 +169,7 @@ class DuplicateCounter:
         self._hashes, self._records = array.array("Q"), array.array("Q")
 
     def add(self, record, *parts):
-        """Adds content (bytes, in parts) of the record with this number."""
+        """Adds content of the record with the number `record`; `parts` are bytes of the content."""
         digest = hashlib.blake2b(digest_size=8)
         for part in parts:
             digest.update(part)
@@ -175,20 +177,20 @@ class DuplicateCounter:
         self._records.append(record)
 
     def summary(self):
-        """Returns the number of distinct contents, and of records that share one with another."""
+        """Returns the numbers of distinct contents and of records that share content."""
         if not self._hashes:
             return {"distinct": 0, "sharing_records": 0}
         hashes, records = (np.frombuffer(a, np.uint64) for a in (self._hashes, self._records))
         order = np.argsort(hashes, kind="stable")
         hashes, records = hashes[order], records[order]
         first = np.flatnonzero(np.concatenate([[True], hashes[1:] != hashes[:-1]]))
-        # Content that occurs twice in the same record only is not shared.
+        # Content that occurs twice in one record, but in no other record, is not shared.
         is_shared = np.minimum.reduceat(records, first) != np.maximum.reduceat(records, first)
         in_shared = np.repeat(is_shared, np.diff([*first, len(hashes)]))
         return {"distinct": len(first), "sharing_records": len(np.unique(records[in_shared]))}
 
     def records_in(self, other):
-        """Returns how many records have content that is also in the other counter."""
+        """Returns how many records have content that is also in another `DuplicateCounter`."""
         is_common = np.isin(np.array(self._hashes), np.array(other._hashes))
         return len(np.unique(np.array(self._records)[is_common]))
 
@@ -212,8 +214,8 @@ def histogram(values, bins=40, coverage=1.0):
     Args:
         values: The numbers.
         bins: Maximum number of bins.
-        coverage: Minimum share of the values to show. Larger values are left out if the others
-            would fill less than half of the bins.
+        coverage: Minimum share of the values to show. If the smallest values that make up this
+            share would fill less than half of the bins, all larger values are left out.
 
     Returns:
         Dict of "counts", "edges" and "beyond", the number of values left out.

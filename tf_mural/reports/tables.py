@@ -8,14 +8,14 @@ _NUMBER = re.compile(r"[+-]?\d[\d,.]*( ± [\d.]+)?( to [\d.]+)?%?|-|")
 
 
 def display_width(text):
-    """Returns a text's columns in a terminal: 2 for wide characters, 0 for combining ones."""
+    """Returns the columns of a text in a terminal: 2 per wide, 0 per combining character."""
     width = 0
     for character in text:
         if (
             unicodedata.category(character) in ("Mn", "Me", "Cf")
             or "\u1160" <= character <= "\u11ff"
         ):
-            continue  # the range has Hangul vowels and finals, which join the previous syllable
+            continue  # Hangul vowels and finals (U+1160..11FF) join the previous syllable
         width += 2 if unicodedata.east_asian_width(character) in "WF" else 1
     return width
 

@@ -30,14 +30,14 @@ def make_index(
     """Embeds the images of a source into an index, or resumes a build that was interrupted.
 
     Images that cannot be read, and files that the source skips, are left out. The manifest counts
-    them by reason and names the first of each reason.
+    these files by reason, and names the first files of each reason.
 
     Args:
         folder: folder to write to.
         source: `FolderSource` or `RecordsSource`.
         embed: callable from a list of n encoded images to float32 (n, width), unit-norm rows. For
-            an image that cannot be read, it raises a UserError with the attributes `position` and
-            `reason`.
+            an image that cannot be read, `embed` raises a UserError with the attributes `position`
+            and `reason`.
         model: fingerprint of the model, `Embedder.fingerprint`.
         model_path: path of the model; stored in the manifest.
         width: width of the embeddings.
@@ -85,7 +85,7 @@ def make_index(
 
 
 def _resume(folder, identity):
-    """Returns the manifest of an existing index, or None. Raises UserError if it is another one."""
+    """Returns the manifest of an existing index, or None; raises UserError for another index."""
     path = os.path.join(folder, MANIFEST)
     if not os.path.exists(path):
         if os.path.isdir(folder) and os.listdir(folder):
@@ -98,8 +98,8 @@ def _resume(folder, identity):
             if key == "source":
                 hint = " (another listing: images were added, removed or changed)"
             raise UserError(
-                f"{folder} contains an index with {key} {manifest.get(key)}, now it is "
-                f"{value}{hint}: choose another folder, or remove this one"
+                f"{folder} contains an index with {key} {manifest.get(key)}, but this command has "
+                f"{key} {value}{hint}: choose another folder, or remove this one"
             )
     return manifest
 
@@ -147,7 +147,8 @@ def _embed_readable(manifest, source, embed, batch):
                 raise
             name = source.display_name(remaining[position][0])
             _count_skipped(manifest, name, error.reason)
-            # The images before it are embedded later, once, however many others are unreadable.
+            # The images before the unreadable image are embedded later, only once even if more
+            # images are unreadable.
             postponed += remaining[:position]
             remaining = remaining[position + 1 :]
             continue

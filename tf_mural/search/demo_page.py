@@ -3,7 +3,7 @@
 import io
 import os
 
-# Set before the import, so that the page sends no data to Gradio.
+# The variable must be set before Gradio is imported, so that the page sends no data to Gradio.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 import gradio as gr  # noqa: E402
@@ -13,9 +13,9 @@ from PIL import Image  # noqa: E402
 from tf_mural import search  # noqa: E402
 from tf_mural.errors import UserError  # noqa: E402
 
-_MAX_SIDE = 320  # pixels of an image on the page
-_MAX_QUERY_LENGTH = 2000  # characters
-_MAX_QUERIES = 16  # in the comparison of languages
+_MAX_SIDE = 320  # Maximum width and height of an image on the page, in pixels.
+_MAX_QUERY_LENGTH = 2000  # Maximum number of characters of a query.
+_MAX_QUERIES = 16  # Maximum number of queries in the comparison of languages.
 _NUM_DEFAULT_LANGUAGES = 6
 _FONTS = ["system-ui", "sans-serif"]
 LAUNCH_OPTIONS = {
@@ -30,7 +30,7 @@ def make_page(embedder, index):
 
     Args:
         embedder: `tf_mural.Embedder`.
-        index: `search.Index` of its embeddings.
+        index: `search.Index` of embeddings by `embedder`.
     """
     handlers = DemoHandlers(embedder, index)
     with gr.Blocks(title="tf_mural", analytics_enabled=False) as page:
@@ -92,7 +92,7 @@ class DemoHandlers:
         embedder, index: see `make_page`.
 
     Attributes:
-        languages: codes of the texts in the index, English first.
+        languages: language codes of the texts in the index, English first.
     """
 
     def __init__(self, embedder, index):
@@ -103,7 +103,7 @@ class DemoHandlers:
         self.languages = sorted(languages, key=lambda code: (code != "en", code))
 
     def search_by_text(self, text, count):
-        """Returns (note, [(image, caption)]) for a text."""
+        """Returns (note, [(image, caption)]) with the images that are nearest to a text."""
         text = (text or "").strip()[:_MAX_QUERY_LENGTH]
         if not text:
             return "Enter a text.", []
@@ -113,7 +113,7 @@ class DemoHandlers:
         return note, self._gallery_items(hits)
 
     def search_by_image(self, image, count):
-        """Returns (note, [(image, caption)]) for a Pillow image, or None."""
+        """Returns (note, [(image, caption)]) with the nearest images; no images for None."""
         if image is None:
             return "", []
         try:

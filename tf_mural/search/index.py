@@ -11,7 +11,8 @@ from tf_mural import file_io
 from tf_mural.errors import UserError
 
 MANIFEST, FAISS, SCHEMA = "manifest.json", "index.faiss", 2
-_BLOCK = 1 << 16  # rows that are scored at a time
+_BLOCK = 1 << 16  # Number of rows that are scored at a time.
+
 # Keys of a manifest and of its parts, with their types.
 _KEYS = {"schema": int, "model": str, "model_path": str, "width": int, "source": dict}
 _KEYS |= {"parts": list, "skipped": dict, "examples": list, "read": int, "count": int}
@@ -35,7 +36,7 @@ class Hit:
 
 
 def read_manifest(folder):
-    """Returns the manifest of an index. Raises UserError if it is damaged or not of an index."""
+    """Returns the manifest of an index; raises UserError if it is damaged or no index manifest."""
     path = os.path.join(folder, MANIFEST)
     manifest = file_io.read_json(path)
     if _has_types(manifest, {"schema": int, "model": str, "parts": list}):
@@ -118,7 +119,7 @@ class Index:
             name: name of the model, for the message.
 
         Raises:
-            UserError: it is another model.
+            UserError: the index was built with another model.
         """
         if fingerprint != self.manifest["model"]:
             raise UserError(
@@ -152,7 +153,7 @@ class Index:
         ]
 
     def _search_numpy(self, queries, k):
-        """Returns (scores (q, k), rows (q, k))."""
+        """Returns the k best scores (q, k) and their rows (q, k) for each query."""
         best = np.full((len(queries), 0), 0, np.float32), np.zeros((len(queries), 0), np.int64)
         offset = 0
         for part in self._parts:
@@ -167,7 +168,7 @@ class Index:
         return best
 
     def _search_faiss(self, queries, k):
-        """Returns the same as `_search_numpy`, or None without the index file or the package."""
+        """Returns the same as `_search_numpy`, or None if the index file or faiss is missing."""
         path = os.path.join(self.folder, FAISS)
         if not os.path.exists(path):
             return None
@@ -183,7 +184,7 @@ class Index:
             if (self._faiss.ntotal, self._faiss.d) != (len(self), self.manifest["width"]):
                 raise UserError(f"{path} is of another index: remove it, search works without it")
         if hasattr(self._faiss, "hnsw"):
-            # The search depth; a smaller value is faster and misses more neighbors.
+            # A smaller search depth `efSearch` is faster, but misses more neighbors.
             self._faiss.hnsw.efSearch = max(64, 2 * k)
         return self._faiss.search(queries, k)
 
@@ -192,6 +193,6 @@ class Index:
         if (sha256_hex(rows), sha256_hex(lines)) != (part["sha256"], part["items_sha256"]):
             raise ValueError("its checksum does not match")
         self._parts.append(rows)
-        # File names need not be UTF-8.
+        # File names are not always valid UTF-8.
         lines = lines.decode("utf-8", "surrogateescape").split("\n")
         self._items += [json.loads(line) for line in lines if line]

@@ -25,7 +25,7 @@ class FolderSource:
     """The image files in a folder and its subfolders, selected by suffix and sorted by path.
 
     Args:
-        folder: path.
+        folder: path of the folder.
 
     Attributes:
         skipped: (path, reason) pairs of folders that cannot be read or are links, and of images of
@@ -65,13 +65,13 @@ class FolderSource:
 
     @property
     def spec(self):
-        """Dict for the manifest; it changes if files are added, removed or modified."""
+        """Dict of the source for the manifest; changes if files are added, removed or modified."""
         listing = hashlib.sha256()
         for path in self._paths:
             try:
                 status = os.stat(os.path.join(self.folder, path))
                 state = f"{status.st_size} {status.st_mtime_ns}"
-            except OSError as error:  # `read` reports it.
+            except OSError as error:  # `read` reports the error
                 state = str(error.errno)
             listing.update(f"{path}\n{state}\n".encode("utf-8", "surrogateescape"))
         return {"folder": os.path.abspath(self.folder), "listing": listing.hexdigest()[:16]}
@@ -120,14 +120,14 @@ class RecordsSource:
 
     @property
     def spec(self):
-        """Dict for the manifest."""
+        """Dict that describes the record set in the manifest."""
         return {"records": os.path.abspath(self.folder), "digest": self._set.digest}
 
     def item(self, index):
         """Returns the dict of a record for the index: {"record", "id", "texts"}."""
         try:
             record = self._record(index)
-        except OSError:  # `read` reports it.
+        except OSError:  # `read` reports the error
             return {"record": index, "id": "", "texts": []}
         return {"record": index, "id": record.id, "texts": [list(text) for text in record.texts]}
 
@@ -154,7 +154,7 @@ class RecordsSource:
 
 
 def _printable(path):
-    """Returns a path as valid Unicode; file names need not be UTF-8."""
+    """Returns a path as valid Unicode, even if the file name is not valid UTF-8."""
     return os.fsencode(path).decode("utf-8", "replace")
 
 
@@ -165,6 +165,6 @@ def open_source(spec):
         spec: the value of "source" in a manifest.
 
     Raises:
-        UserError: the folder does not exist any more.
+        UserError: the folder of the source does not exist.
     """
     return FolderSource(spec["folder"]) if "folder" in spec else RecordsSource(spec["records"])

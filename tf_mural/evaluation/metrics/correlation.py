@@ -9,7 +9,7 @@ _MAX_WEIGHTS = 1 << 22
 
 
 def spearman(a, b):
-    """Computes Spearman's correlation: Pearson's of the ranks; equal values share the mean rank.
+    """Computes Spearman's correlation: Pearson's correlation of ranks; ties get their mean rank.
 
     Args:
         a, b: (n,) finite numbers, n >= 2.
@@ -51,7 +51,8 @@ def _correlations(a, b, weights):
     y -= (weights * y).sum(axis=1, keepdims=True) / total
     covariance = (weights * x * y).sum(axis=1)
     scale = np.sqrt((weights * x * x).sum(axis=1) * (weights * y * y).sum(axis=1))
-    # With rounding errors, the scale of a constant side is not exactly 0.
+    # If all values of a resample are equal, rounding errors can make the scale slightly larger
+    # than 0.
     is_defined = scale > 1e-9 * total[:, 0]
     return np.divide(covariance, scale, out=np.zeros_like(scale), where=is_defined).clip(-1, 1)
 
@@ -62,7 +63,7 @@ def _mean_ranks(values, weights):
     order = np.argsort(value_index, kind="stable")
     starts = np.flatnonzero(np.diff(value_index[order], prepend=-1))
     counts = np.add.reduceat(weights[:, order], starts, axis=1)  # (r, unique values)
-    # Equal values share the ranks up to their cumulative count.
+    # The ranks of equal values end at the cumulative count, and each value gets their mean.
     return (np.cumsum(counts, axis=1) - (counts - 1) / 2)[:, value_index]
 
 

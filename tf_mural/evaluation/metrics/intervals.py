@@ -5,7 +5,7 @@ import numpy as np
 from tf_mural.errors import UserError
 from tf_mural.evaluation.metrics.recall import RECALL_KS, named_recalls
 
-# With at most this many unique values, a resample is drawn as the count of each value.
+# If there are at most this many unique values, a resample is drawn as the count of each value.
 _MAX_UNIQUE = 256
 
 
@@ -16,10 +16,11 @@ def percentile_interval(values):
 
 
 def bootstrap_means(values, num_bootstrap=1000, seed=0):
-    """Returns the means of resamples of `values`, each of the same size, with replacement.
+    """Returns the means of bootstrap resamples of `values`.
 
-    For the interval of a mean over groups, average the bootstrap means of the groups, each with
-    its own seed, and take the `percentile_interval` of the averages.
+    A resample has as many values as `values`, drawn with replacement. For the interval of a mean
+    over groups, compute the bootstrap means of each group with a different seed, average them over
+    the groups, and take the `percentile_interval` of the averages.
 
     Args:
         values: (n,) finite numbers, one per independent item, for example hits.
@@ -41,7 +42,8 @@ def bootstrap_means(values, num_bootstrap=1000, seed=0):
     random, count = np.random.default_rng(seed), len(values)
     unique, counts = np.unique(values, return_counts=True)
     if len(unique) <= _MAX_UNIQUE:
-        # The same distribution as drawing items, at a cost that does not grow with their number.
+        # Drawn counts have the same distribution as the counts of drawn items. The cost of drawing
+        # counts does not grow with the number of items.
         return random.multinomial(count, counts / count, num_bootstrap) @ unique / count
     return np.array(
         [values[random.integers(count, size=count)].mean() for _ in range(num_bootstrap)]
@@ -54,13 +56,15 @@ def mean_interval(values, num_bootstrap=1000, seed=0):
 
 
 def recall_intervals(image_ranks, text_ranks, text_images, num_bootstrap=1000, seed=0):
-    """Returns 95 % intervals of the `recalls` by bootstrap over images, each with its texts.
+    """Returns 95 % intervals of the `recalls` by bootstrap over images.
 
-    The candidates stay the same: the intervals show how much other query images would change the
-    values, not the effect of another number of candidates.
+    An image is resampled together with its texts. The candidates stay the same: the intervals show
+    how much other query images would change the values, not the effect of another number of
+    candidates.
 
     Args:
-        image_ranks: int (n,), text_ranks: int (m,), text_images: int (m,), see `image_text_ranks`.
+        image_ranks, text_ranks: int (n,) and int (m,), the result of `image_text_ranks`.
+        text_images: int (m,), see `image_text_ranks`.
         num_bootstrap: Number of resamples.
         seed: Seed of the resampling.
 
@@ -70,7 +74,7 @@ def recall_intervals(image_ranks, text_ranks, text_images, num_bootstrap=1000, s
     count, ks = len(image_ranks), np.array(RECALL_KS)
     image_hits = (np.asarray(image_ranks)[:, None] < ks).astype(np.float64)  # (n, 3)
     text_hits = np.asarray(text_ranks)[:, None] < ks
-    # Summed per image, because a resampled image contributes all its texts.
+    # The hits of texts are summed per image, because a resampled image contributes all its texts.
     text_hits = np.stack(
         [np.bincount(text_images, weights=hits, minlength=count) for hits in text_hits.T], axis=1
     )

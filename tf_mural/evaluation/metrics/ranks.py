@@ -4,8 +4,9 @@ import numpy as np
 
 from tf_mural.errors import UserError
 
-# Cosines of unit rows that differ by less are a tie. Float32 products of equal vectors differ in
-# the last digits, depending on their position in the matrix, and a tie must not be broken by that.
+# Cosines that differ by less than this number count as a tie. Float32 products of equal vectors can
+# differ in the last digits, depending on the position of the vectors in the matrix; these digits
+# must not break a tie.
 TIE_TOLERANCE = 1e-6
 
 # Maximum number of scores in memory.
@@ -15,8 +16,8 @@ _MAX_SCORES = 1 << 23
 def retrieval_ranks(queries, items, query_groups, item_groups):
     """Counts, for each query, the wrong items that score at least as high as its best correct item.
 
-    An item is correct for the queries of its group. Rank 0 is a hit at 1. Ties count against the
-    query, so an encoder that maps all inputs to one point misses all items.
+    An item is correct for the queries of its group. A query with rank 0 is a hit at 1. Ties count
+    against the query, so an encoder that maps all inputs to one point gets the worst ranks.
 
     Args:
         queries: float (q, d), unit rows.
@@ -69,7 +70,7 @@ def image_text_ranks(images, texts, text_images):
         Tuple (image-to-text ranks (n,), text-to-image ranks (m,)), int64; see `retrieval_ranks`.
 
     Raises:
-        UserError: As `retrieval_ranks`, or an index is outside of `images`.
+        UserError: For the reasons of `retrieval_ranks`, or an index is outside of `images`.
     """
     images, texts, text_images = _check_pairs(images, texts, text_images)
     text_best = _pair_scores(texts, images, text_images)
@@ -83,7 +84,7 @@ def image_text_ranks(images, texts, text_images):
     image_ranks = np.empty(len(images), np.int64)
     text_ranks = np.zeros(len(texts), np.int64)
     for rows, scores in _wrong_score_blocks(images, texts, text_images):
-        # np.sum over booleans converts to int64; these two ways do not.
+        # np.sum would convert booleans to int64; np.count_nonzero and a uint8 sum do not.
         is_above = scores >= image_best[rows, None] - TIE_TOLERANCE
         image_ranks[rows] = [np.count_nonzero(row) for row in is_above]
         np.greater_equal(scores, text_best - TIE_TOLERANCE, out=is_above)
@@ -95,14 +96,15 @@ def rank_bounds(images, texts, text_images):
     """Returns the lowest and the highest possible rank of each text's image among all images.
 
     Args:
-        images, texts, text_images: See `image_text_ranks`; an image may have no text.
+        images, texts, text_images: See `image_text_ranks`, but an image may have no text.
 
     Returns:
-        Tuple (low, high), int64 (m,), from 0: the number of wrong images that score higher,
-        without and with ties. `high` equals the ranks of `image_text_ranks`.
+        Tuple (low, high), int64 (m,), ranks from 0. `low` is the number of wrong images that score
+        higher than the text's image. `high` also counts the images that tie with the text's image,
+        as the ranks of `image_text_ranks` do.
 
     Raises:
-        UserError: As `image_text_ranks`.
+        UserError: For the reasons of `image_text_ranks`.
     """
     images, texts, text_images = _check_pairs(images, texts, text_images)
     pair_scores = _pair_scores(texts, images, text_images)
@@ -118,24 +120,25 @@ def rank_bounds(images, texts, text_images):
 def rank_spreads(low, high):
     """Returns the mean difference of the log ranks of an image between languages.
 
-    Log ranks are log2 of ranks from 1, so a difference of 1 doubles the rank. A tie leaves a log
-    rank between two bounds; the difference is then the largest that the bounds allow, so that a
-    model that ranks all images alike is the worst and not the most consistent.
+    Log ranks are log2 of ranks from 1, so a difference of 1 doubles the rank. If images tie, a log
+    rank is only known to lie between two bounds. The difference of two log ranks is then the
+    largest difference that the bounds allow. A model for which all images tie therefore has the
+    largest spread.
 
     Args:
-        low, high: float (n, L), bounds of the log rank of image i in language l; NaN where
-            language l does not describe the image.
+        low, high: float (n, L), bounds of the log rank of image i in language l; NaN if no text in
+            language l describes the image.
 
     Returns:
-        float64 (n, L): mean difference between the log rank in language l and those in the other
-        languages of the image; NaN where there is none or no other. The mean of a row is the mean
-        over the image's pairs of languages.
+        float64 (n, L): mean difference between the log rank of image i in language l and its log
+        ranks in its other languages. NaN if image i has no text in language l, or has texts in no
+        other language. The mean of row i is the mean over the pairs of languages of image i.
     """
     low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
     is_present = ~np.isnan(low)
     num_others = is_present.sum(axis=1, keepdims=True) - 1
     total = np.zeros_like(low)
-    # One language at a time, so that memory grows with n * L only.
+    # The loop over languages needs memory for n * L numbers, not for n * L * L.
     for column in range(low.shape[1]):
         difference = np.maximum(high - low[:, column, None], high[:, column, None] - low)  # (n, L)
         difference[:, column] = 0.0
@@ -145,16 +148,16 @@ def rank_spreads(low, high):
 
 
 def rank_lags(log_ranks):
-    """Returns how much lower each language ranks an image than its other languages do.
+    """Returns how much worse the rank of an image is in each language than in its other languages.
 
     Args:
-        log_ranks: float (n, L), log2 of ranks from 1; NaN where language l does not describe image
-            i.
+        log_ranks: float (n, L), log2 of the rank of image i in language l, from 1; NaN if no text
+            in language l describes the image.
 
     Returns:
-        float64 (n, L): log rank minus its mean in the other languages of the image, in doublings
-        of the rank; positive where the language ranks the image lower. NaN where there is none or
-        no other.
+        float64 (n, L): log rank of image i in language l minus its mean log rank in its other
+        languages, in doublings of the rank. A positive number means that the rank is worse in
+        language l. NaN if image i has no text in language l, or has texts in no other language.
     """
     log_ranks = np.asarray(log_ranks, np.float64)
     is_present = ~np.isnan(log_ranks)
@@ -168,7 +171,8 @@ def rank_lags(log_ranks):
 def chance_spread(count):
     """Returns the expected difference of two independent random log ranks among `count` images."""
     log_ranks = np.log2(np.arange(1, count + 1))
-    # In sorted order, value i is the larger one of i pairs and the smaller one of count - 1 - i.
+    # The log ranks are sorted: value i is the larger value in i pairs of different values, and the
+    # smaller value in count - 1 - i pairs.
     return float(2 * np.sum((2 * np.arange(count) - count + 1) * log_ranks) / count**2)
 
 
@@ -195,7 +199,7 @@ def check_embeddings(array, name):
 
 
 def _check_pairs(images, texts, text_images):
-    """Returns the arguments as arrays, and checks that they match."""
+    """Returns the arguments as arrays, and checks that their shapes and indices match."""
     images = check_embeddings(images, "image embeddings")
     texts = check_embeddings(texts, "text embeddings")
     text_images = np.asarray(text_images)
@@ -235,7 +239,9 @@ def _pair_scores(texts, images, text_images):
 
 
 def _wrong_score_blocks(images, texts, text_images):
-    """Yields (slice of images, their scores (rows, m)); the scores of correct pairs are -inf.
+    """Yields (slice of images, scores (rows, m) of these images with all texts).
+
+    The scores of correct pairs are replaced by -inf.
 
     The memory of the scores is reused for the next block. A block has at most 255 rows, so that a
     count of rows fits into a byte.

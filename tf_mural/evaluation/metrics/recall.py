@@ -27,7 +27,7 @@ def recalls(image_ranks, text_ranks):
 
 
 def named_recalls(values):
-    """Returns {name: value} of recalls (6, ...), image-to-text first, and of their mean."""
+    """Returns {name: value} of six recalls (6, ...), image-to-text first, and of their mean."""
     names = [f"{direction}_r{k}" for direction in ("i2t", "t2i") for k in RECALL_KS]
     return dict(zip(names, values, strict=True)) | {"average_recall": np.mean(values, axis=0)}
 
@@ -40,12 +40,13 @@ def retrieval_recalls(images, texts, text_images):
 def chance_average_recall(images, texts_per_image=1):
     """Returns the expected average recall, in percent, of candidates in random order.
 
-    A text retrieves its image among n images at k with probability k / n. An image with c of the m
-    texts misses all of them at k with probability C(m - c, k) / C(m, k).
+    With n images and m texts, a text retrieves its image at k with probability k / n. An image
+    with c texts misses all c texts at k with probability C(m - c, k) / C(m, k).
 
     Args:
         images: Number of images.
-        texts_per_image: A number, or one number per image, at least 1.
+        texts_per_image: Number of texts per image, at least 1, or a sequence of one such number
+            per image.
     """
     own = np.broadcast_to(np.asarray(texts_per_image, np.float64), (images,))
     texts = own.sum()

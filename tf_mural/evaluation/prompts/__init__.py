@@ -3,10 +3,10 @@
 clip.py                the 80 English templates of CLIP; class names as words
 templates.py           prompts from templates and class names
 files.py               folders of prompts, one file per language
-published_formats.py   prompts as their projects publish them
+published_formats.py   prompts in the formats in which other projects publish them
 class_embeddings.py    one embedding per class, cached by content
 
-The package has only English prompts; those of other languages are read from files.
+The package contains only English prompts; prompts in other languages are read from files.
 """
 
 from tf_mural.evaluation.prompts.class_embeddings import class_embeddings

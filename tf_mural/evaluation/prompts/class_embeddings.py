@@ -8,9 +8,9 @@ import numpy as np
 
 from tf_mural.errors import UserError
 
-_FORMAT = "class embeddings 1"  # changes whenever the same prompts would give other embeddings
-_LENGTH_TOLERANCE = 2e-3  # the rounding error of half precision
-_CHUNK_SIZE = 8192  # prompts
+_FORMAT = "class embeddings 1"  # Must change if equal prompts would give other embeddings.
+_LENGTH_TOLERANCE = 2e-3  # The tolerance is the rounding error of half precision.
+_CHUNK_SIZE = 8192  # The approximate number of prompts that are embedded per call.
 
 
 def class_embeddings(embedder, prompts, cache_dir=None, model_id=None):
@@ -22,14 +22,15 @@ def class_embeddings(embedder, prompts, cache_dir=None, model_id=None):
         prompts: Sequence, by label, of sequences of strings. Classes without prompts are left out.
         cache_dir: Folder in which embeddings are cached, by a hash of `model_id` and all strings,
             or None.
-        model_id: Identifies the weights of `embedder`; required with `cache_dir`.
+        model_id: String that identifies the weights of `embedder`; required with `cache_dir`.
 
     Returns:
         Tuple (embeddings float32 (c, d), unit rows; labels int64 (c,)).
 
     Raises:
-        UserError: No class has a prompt, an embedding is not finite or has not length 1, the
-            prompts of a class cancel each other out, or `cache_dir` is given without `model_id`.
+        UserError: No class has a prompt, an embedding is not finite or does not have length 1,
+            the prompts of a class cancel each other out, or `cache_dir` is given without
+            `model_id`.
     """
     labels = np.array([label for label, texts in enumerate(prompts) if texts], np.int64)
     if not labels.size:

@@ -1,6 +1,6 @@
-"""The 80 English templates that CLIP averages over, and class names as words.
+"""The 80 English templates that CLIP averages over, and the conversion of class names to words.
 
-The templates are the set of openai/CLIP (MIT licence), generated from their few patterns.
+The templates are those of openai/CLIP (MIT licence), generated from a few patterns.
 """
 
 _PHOTOS = (  # "a ... photo of"
@@ -41,7 +41,7 @@ def _templates():
             yield f"a {artwork} of {article} {{}}."
         for appearance in _APPEARANCES:
             yield f"a photo of {article} {appearance} {{}}."
-        for material in _MATERIALS:  # "a origami" included
+        for material in _MATERIALS:  # CLIP has "a origami" too
             yield f"{article} {material} {{}}."
         for prefix in ("art of", "graffiti of", "itap of", "a photo of"):
             yield f"{prefix} {article} {{}}."

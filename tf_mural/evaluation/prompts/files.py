@@ -7,7 +7,8 @@ A folder of prompts contains folders of UTF-8 text files, each named by its lang
                        without a name; several names of a class are separated by tabs
     suffix/de.txt      optional, one line: appended to each template, for example
                        ", eine Art Essen"; if the folder exists, every language needs a suffix
-    filled/de.tsv      instead of the above: label, tab, the complete prompt; one prompt per line
+    filled/de.tsv      instead of the files above: one complete prompt per line, after its label
+                       and a tab
 """
 
 import os
@@ -25,18 +26,20 @@ def read(path, classes=None, dataset="imagenet", suffixes=None):
 
     Args:
         path: A folder as described above, or a published file or folder: the JSON file of names
-            and templates of openai/CLIP, the folder of JSON files of CLIP_benchmark, or its
-            `babel_imagenet.json`.
-        classes: Class names of the record set's manifest; number and order are checked.
-        dataset: Name of the data set, for files with several.
-        suffixes: {language: suffix}, if the data set needs one and the files have none.
+            and templates of openai/CLIP, the folder of JSON files of CLIP_benchmark, or the
+            file `babel_imagenet.json` of CLIP_benchmark.
+        classes: Class names of the record set's manifest, or None. The number and the order of
+            the names in the files are checked against `classes`.
+        dataset: Name of the data set, for files that contain several data sets.
+        suffixes: {language: suffix}, if the data set needs suffixes and the files have none.
 
     Returns:
-        `Prompts`; languages that lack a part are in its `lacking`.
+        `Prompts`. Languages without templates, names or a required suffix are in its attribute
+        `lacking`.
 
     Raises:
-        UserError: The path does not exist or has no prompts, a file is damaged, a label does not
-            exist, or names differ from the classes in number or order.
+        UserError: The path does not exist or contains no prompts, a file is damaged, a label does
+            not exist, or names differ from `classes` in number or order.
     """
     path = os.fspath(path)
     if not os.path.exists(path):
@@ -75,7 +78,7 @@ def _read_folder(path, folder, extension):
 
 
 def _read_lines(path, folder):
-    """Returns the lines of a file; in "classes", a line is the list of its names."""
+    """Returns the lines of a file; each line of "classes" is split into a list of names."""
     try:
         with open(path, encoding="utf-8-sig") as file:
             text = file.read()
@@ -86,7 +89,7 @@ def _read_lines(path, folder):
         lines.pop()
     if folder == "classes":
         return [line.split("\t") for line in lines]
-    # Only in "classes" an empty line has a meaning.
+    # Empty lines have a meaning only in "classes".
     return [line for line in lines if line.strip()]
 
 
@@ -129,7 +132,7 @@ def _parse_filled_line(path, language, number, line):
 
 
 def _check_names(names, classes, path, language):
-    """Raises a UserError if names differ from the classes in number or, detectably, in order."""
+    """Raises a UserError if names differ from the classes in number, or have another order."""
     if not classes:
         return
     if len(names) != len(classes):
@@ -145,7 +148,8 @@ def _check_names(names, classes, path, language):
         balance += (other == label) - (other not in (None, label))
         if other not in (None, label):
             mismatch = mismatch or (label, first, other)
-    # A few names may equal those of other classes, such as "crane"; many mean another order.
+    # A few names may equal the name of another class, such as "crane". The names are in another
+    # order only if more names match another class than match their own class.
     if mismatch and balance < 0:
         label, name, other = mismatch
         raise UserError(

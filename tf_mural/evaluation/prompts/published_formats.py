@@ -1,12 +1,12 @@
-"""Reads class names and templates in the formats in which their projects publish them.
+"""Reads class names and templates in the formats in which other projects publish them.
 
-openai/CLIP          {"classes": [...], "templates": [...]}, for one data set or by data set;
+openai/CLIP          {"classes": [...], "templates": [...]}, or {data set: such an object}; only
                      English
 CLIP_benchmark       `de_classnames.json`, {data set: names}, and
-                     `de_zeroshot_classification_templates.json`, {data set: templates}; its "cn"
-                     and "jp" are Chinese and Japanese
-its Babel-ImageNet   `babel_imagenet.json`, {"DE": [labels, names]}, with many classes missing,
-                     and `nllb_dist13b_prompts.json`, {"DE": templates}
+                     `de_zeroshot_classification_templates.json`, {data set: templates}; the codes
+                     "cn" and "jp" in file names mean Chinese and Japanese
+Babel-ImageNet       files of CLIP_benchmark: `babel_imagenet.json`, {"DE": [labels, names]}, which
+                     lacks many classes, and `nllb_dist13b_prompts.json`, {"DE": templates}
 """
 
 import glob
@@ -26,12 +26,13 @@ def read(path, dataset, num_classes=None):
     """Reads names and templates.
 
     Args:
-        path: File or folder, see above.
-        dataset: Name of the data set, in any case; "imagenet" also finds "imagenet1k".
+        path: File or folder of one of the formats above.
+        dataset: Name of the data set, in upper or lower case; "imagenet" also finds "imagenet1k".
         num_classes: Number of classes of the records, or None.
 
     Returns:
-        Tuple ({language: names by label, None for no name}, {language: templates}).
+        Tuple ({language: names by label}, {language: templates}). A class without a name has the
+        name None.
 
     Raises:
         UserError: A file does not exist or is damaged, or the data set is unknown.

@@ -12,18 +12,18 @@ _SENTENCE_END = re.compile(r"\s*([.。．।։۔።។!?！？]*)$")
 
 
 class FilledTemplates(collections.abc.Sequence):
-    """The prompts of each class, by label: every template with every name of the class.
+    """The prompts of each class, by label: every template filled with every name of the class.
 
     Prompts are created on access. Runs of whitespace become one space.
 
     Args:
-        names: For each label a name, several names, or None or "" for no name; a class without a
-            name has no prompts.
+        names: For each label a name or a sequence of names, or None or "" if the class has no
+            name. A class without a name has no prompts.
         templates: Strings with exactly one placeholder for the name, {} or {c}.
-        suffix: Appended to each template, before its final punctuation.
+        suffix: Text that is inserted at the end of each template, before the final punctuation.
 
     Raises:
-        UserError: There are no templates, or a template has not exactly one placeholder.
+        UserError: There are no templates, or a template does not have exactly one placeholder.
     """
 
     def __init__(self, names, templates, suffix=""):
@@ -47,7 +47,8 @@ class Prompts(collections.abc.Mapping):
     """The prompts of each language: {language: sequence, by label, of prompts}.
 
     Attributes:
-        lacking: {language: missing part} of the languages that are left out for that reason.
+        lacking: {language: missing part} of the languages that are left out because they lack
+            templates, names or a suffix.
     """
 
     def __init__(self, languages, lacking=None):
@@ -77,7 +78,8 @@ def combine(names, templates, suffixes=None):
         suffix are in its `lacking`.
 
     Raises:
-        UserError: As `FilledTemplates`; the message names the language.
+        UserError: `FilledTemplates` rejects the templates of a language. The message names the
+            language.
     """
     languages, lacking = {}, {}
     for language in sorted({*names, *templates}):
@@ -101,7 +103,7 @@ def english(classes, suffix=""):
     """Returns English `Prompts`: the 80 templates of CLIP with a record set's class names.
 
     Args:
-        classes: "classes" of the record set's manifest.
+        classes: Class names, the value of "classes" in the record set's manifest.
         suffix: Suffix of the templates, for example `FOOD_SUFFIX`.
 
     Raises:
@@ -110,8 +112,8 @@ def english(classes, suffix=""):
     ids = [name for name in classes if _WORDNET_ID.fullmatch(name)]
     if ids:
         raise UserError(
-            f"the records' classes are ids such as {ids[0]}, no names: convert them again with the "
-            "development kit beside the images, or read prompts from files"
+            f"the records' classes are ids such as {ids[0]}, no names: put the development kit "
+            "next to the images and convert the data set again, or read prompts from files"
         )
     names = [clip.humanize_class(name) for name in classes]
     return Prompts({"en": FilledTemplates(names, clip.TEMPLATES, suffix)})
@@ -124,9 +126,13 @@ def count_prompts(prompts):
         prompts: Sequence, by label, of sequences of strings.
 
     Returns:
-        Dict of "classes" with prompts, "missing_classes" without, "prompts"; "repeated_prompts",
-        repetitions within a class; "identical_classes", classes whose prompts are the same set as
-        those of another class. No encoder can distinguish these, so their images are misses.
+        Dict of counts:
+            "classes": classes with prompts;
+            "missing_classes": classes without prompts;
+            "prompts": all prompts;
+            "repeated_prompts": prompts that repeat another prompt of their class;
+            "identical_classes": classes with the same prompts as another class. No encoder can
+            distinguish such classes, so their images are misses.
     """
     present = [class_prompts for class_prompts in prompts if class_prompts]
     num_equal = {}
@@ -143,7 +149,7 @@ def count_prompts(prompts):
 
 
 def _as_names(name):
-    """Returns the names of a class as a tuple of strings, () for none."""
+    """Returns the names of a class as a tuple of strings, () for a class without a name."""
     names = (name,) if isinstance(name, str) or name is None else tuple(name)
     return tuple(filter(None, (_normalize_whitespace(name or "") for name in names)))
 
