@@ -477,7 +477,7 @@ def test_the_page_searches_in_a_browser_without_other_hosts(finished, data_dir, 
             page.get_by_label("Text").fill(QUERY)
             page.get_by_role("button", name="Search", exact=True).click()
             page.wait_for_function("document.querySelectorAll('.thumbnail-item img').length == 10")
-            page.wait_for_timeout(1000)  # until the images have faded in
+            page.wait_for_timeout(1000)  # waits until the images have faded in
             page.screenshot(path=screenshot_path)
             page.get_by_role("tab", name="Languages side by side").click()
             page.get_by_role("button", name="Compare").click()

@@ -17,7 +17,8 @@ from tf_mural.reports.statistics import (
     quantiles,
 )
 
-_MAX_BATCH, _MAX_BATCH_BYTES = 4096, 32 << 20  # maximum records and approximate bytes
+# Maximum number of records of a batch, and approximate maximum of their bytes.
+_MAX_BATCH, _MAX_BATCH_BYTES = 4096, 32 << 20
 _SCORE_BINS = 20
 
 
@@ -154,7 +155,8 @@ class DatasetStats:
     def _sample_kind(self):
         if self.num_read == len(self.record_set):
             return "all"
-        return "random" if self.is_random else "first"  # "first": an interrupted read in order
+        # If reading in order was interrupted, only the first records were read.
+        return "random" if self.is_random else "first"
 
     def _label_summary(self, names):
         if not self.labels:

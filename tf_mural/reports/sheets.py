@@ -176,7 +176,7 @@ def _wrap(language, text, width):
             last = last[:-1]
         lines[_MAX_LINES - 1 :] = [last + "…"]
     lines = [line.rstrip() for line in lines if line.strip()]
-    if fonts.is_right_to_left(text):  # also for lines that begin with a Latin word
+    if fonts.is_right_to_left(text):  # marks lines that begin with a Latin word
         lines = [line if fonts.is_right_to_left(line) else fonts.RTL_MARK + line for line in lines]
     return [fonts.font_runs(language, line, _FONT_SIZE) for line in lines]
 
