@@ -1,8 +1,8 @@
 """Weights of a small BERT and a padded batch, for the recorder and the test.
 
-Drawn with `numpy.random.RandomState`, whose stream is the same in every version of numpy. The
-weights have the names and shapes of Hugging Face's `BertModel`. Those of the layers are so large
-that attention is far from uniform and the activations are far from linear.
+The weights are drawn with `numpy.random.RandomState`, whose stream is the same in every version of
+numpy. The names and shapes are those of Hugging Face's `BertModel`. The weights of the layers are
+so large that attention is far from uniform and the activations are far from linear.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ LENGTHS = (1, 2, 5, 17, 40, 64)
 
 
 def _shapes():
-    """Yields (name, shape). Linear layers are (out, in)."""
+    """Yields (name, shape) of each weight. Weights of linear layers have the shape (out, in)."""
     for name, rows in (("word", VOCABULARY), ("position", POSITIONS), ("token_type", 2)):
         yield f"embeddings.{name}_embeddings.weight", (rows, WIDTH)
     yield "embeddings.LayerNorm", (WIDTH,)
@@ -29,15 +29,14 @@ def _shapes():
 
 
 def weights():
-    """Returns {name: float32 array}, including the projection of [CLS]."""
+    """Returns the weights, {name: float32 array}, including the projection of [CLS]."""
     random = np.random.RandomState(0)
     arrays = {}
     for name, shape in _shapes():
         draw = random.standard_normal(shape)
         if name.startswith("embeddings.") and name.endswith(".weight"):
-            arrays[name] = (
-                0.02 * draw
-            )  # BERT's initializer; the epsilon of layer norm matters at this scale
+            # BERT's initializer has the scale 0.02, at which the epsilon of layer norm matters.
+            arrays[name] = 0.02 * draw
         elif name.endswith("LayerNorm"):
             arrays[f"{name}.weight"] = 1.0 + 0.3 * draw
             arrays[f"{name}.bias"] = 0.3 * random.standard_normal(shape)
@@ -48,7 +47,7 @@ def weights():
 
 
 def tokens():
-    """Returns int32 (texts, POSITIONS): one text per length, and one with padding in its middle."""
+    """Returns int32 (texts, POSITIONS): a text per length, and one text with padding inside."""
     random = np.random.RandomState(1)
     rows = np.zeros((len(LENGTHS) + 1, POSITIONS), np.int32)
     for row, length in zip(rows, (*LENGTHS, 9), strict=True):

@@ -1,11 +1,13 @@
 """Features of the recorded CLIP losses, for the recorder and the test.
 
-They are drawn with `numpy.random.RandomState`, whose stream is the same in all versions of numpy.
+The features are drawn with `numpy.random.RandomState`, whose stream is the same in all versions of
+numpy.
 """
 
 import numpy as np
 
-# Number of pairs, width, similarity of a text to its image, and the scale of the logits.
+# pairs: number of image-text pairs. width: width of the features. likeness: weight of the
+# image; a text is the sum of the weighted image and noise. scale: factor of the logits.
 CASES = {
     "one pair": dict(pairs=1, width=3, likeness=1.0, scale=10.0),
     "chance": dict(pairs=7, width=5, likeness=0.0, scale=1.0),
@@ -15,7 +17,7 @@ CASES = {
 
 
 def features(pairs, width, likeness):
-    """Returns (images, texts), unit vectors (pairs, width) in float64."""
+    """Returns (images, texts), each float64 (pairs, width) with rows of norm 1."""
     random = np.random.RandomState(pairs)
     images = random.standard_normal((pairs, width))
     texts = likeness * images + random.standard_normal((pairs, width))

@@ -9,7 +9,7 @@ OUTPUTS = FOLDER + ".npz"
 
 _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 _LETTERS = "a b c d e f g h i l m n o r s t u A E ! , 中 文".split()
-# The cased and the uncased models have the same pieces.
+# The cased and the uncased checkpoints have the same vocabulary.
 VOCABULARY = [*_SPECIAL, *_LETTERS, *(f"##{letter}" for letter in _LETTERS[:17]), "blue", "red"]
 MAX_TOKENS = 12
 TEXTS = [
@@ -23,8 +23,8 @@ TEXTS = [
 
 RESIZE, CROP = 40, 33
 DEEP_CROP = 49
-# Arguments of KerasHub's backbone for the EfficientNet of "deep", which has 5 x 5 kernels and a
-# depth that is rounded up.
+# These arguments of KerasHub's backbone describe the EfficientNet of the checkpoint "deep". Some
+# kernels are 5 x 5, and the numbers of blocks are rounded up.
 DEEP = {
     "stackwise_kernel_sizes": [3, 5, 3],
     "stackwise_num_repeats": [1, 2, 1],
@@ -40,6 +40,6 @@ DEEP = {
 
 
 def images(size, count=3):
-    """Returns uint8 pixels (count, size, size, 3)."""
+    """Returns random images, uint8 (count, size, size, 3)."""
     shape = (count, size, size, 3)
     return np.random.RandomState(7).randint(0, 256, shape).astype(np.uint8)

@@ -1,6 +1,7 @@
 """Variables, gradients and settings of the LAMB trajectories, for the recorder and the test.
 
-Drawn with `numpy.random.RandomState`, whose stream is the same in every version of numpy.
+The arrays are drawn with `numpy.random.RandomState`, whose stream is the same in every version of
+numpy.
 """
 
 import numpy as np
@@ -10,7 +11,7 @@ RECORDED_STEPS = (1, 2, 20, 50)
 EXCLUDE_FROM_WEIGHT_DECAY = ("_bn/", "/bias$", "layer_norm/", "temperature")
 EXCLUDE_FROM_LAYER_ADAPTATION = ("_bn/",)
 
-# With the recipes' weight decay of 1e-5, 50 steps would look as without any.
+# The weight decay is larger than the 1e-5 of the recipes, which would not be visible in 50 steps.
 CASES = {
     "constant": dict(peak=1e-2, warmup_steps=None, weight_decay=0.1),
     "warm-up": dict(peak=2e-2, warmup_steps=10, weight_decay=0.01),
@@ -22,7 +23,7 @@ _ROWS, _TOKENS = 12, 20
 _SHAPES = {  # name: (shape, scale of the gradient)
     "image_projection/kernel": ((6, 5), 1.0),
     "image_projection/bias": ((5,), 0.1),
-    "block1a_project/kernel": ((3, 3, 2, 4), 1e-6),  # as small as epsilon
+    "block1a_project/kernel": ((3, 3, 2, 4), 1e-6),  # the scale equals LAMB's epsilon
     "block1a_project_bn/gamma": ((4,), 3.0),
     "block1a_project_bn/beta": ((4,), 3.0),
     "embeddings_layer_norm/gamma": ((5,), 1e-3),
@@ -36,7 +37,8 @@ _INITIALIZERS = {
     "block1a_project_bn/beta": lambda draw: 0.0 * draw,
     "embeddings_layer_norm/gamma": lambda draw: 1.0 + 0.1 * draw,
     "dual_encoder/temperature_shared": lambda draw: 0.07 + 0.0 * draw,
-    "text_projection/kernel": lambda draw: 0.0 * draw,  # the trust ratio of its first step is 1
+    # With zero weights, the trust ratio of the first step is 1.
+    "text_projection/kernel": lambda draw: 0.0 * draw,
 }
 
 
@@ -50,8 +52,8 @@ def initial_values():
 def gradients():
     """Yields the gradients of each step, {name: float32 array}.
 
-    Each gradient is the sum of a constant direction and noise. That of the embedding is a pair
-    (rows, token ids). The ids of a step repeat, the first three are always the same token, and the
+    Each gradient is the sum of a constant direction and noise. The gradient of the embedding is a
+    pair (rows, token ids). Token ids repeat within a step, the first three ids are equal, and the
     last two rows of the table have no gradient.
     """
     random = np.random.RandomState(1)

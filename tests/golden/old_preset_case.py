@@ -5,7 +5,8 @@ import os
 import numpy as np
 
 ARCHIVE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "old_preset.zip")
-# An EfficientNet with two stages of one block each, which both add to `models.EFFICIENTNETS`.
+# Name in `models.EFFICIENTNETS` of an EfficientNet with two stages of one block each. The
+# recorder and the test add this EfficientNet to the table.
 NAME = "two_blocks"
 EFFICIENTNET = {
     "stackwise_kernel_sizes": [3, 3],
@@ -25,6 +26,6 @@ RESIZE, CROP = 12, 8
 
 
 def images(count=3):
-    """uint8 (count, CROP, CROP, 3)."""
+    """Returns images, uint8 (count, CROP, CROP, 3)."""
     shape = (count, CROP, CROP, 3)
     return np.random.RandomState(7).randint(0, 256, shape).astype(np.uint8)

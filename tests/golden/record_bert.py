@@ -1,15 +1,15 @@
-"""Records [CLS] of Hugging Face's `BertModel` in bert.npz, in the same folder.
+"""Records outputs of Hugging Face's `BertModel` for [CLS] in bert.npz, next to this file.
 
     python3.11 -m venv venv-bert
     venv-bert/bin/pip install -r tests/golden/requirements-bert.txt
     venv-bert/bin/python tests/golden/record_bert.py
 
-The arrays are float32, computed in float64. Their keys start with the activation, "gelu" (exact) or
-"gelu_new" (tanh approximation):
+The arrays are computed in float64 and stored in float32. The keys start with the activation, "gelu"
+(exact) or "gelu_new" (tanh approximation):
 
-    <activation>/cls        hidden state of [CLS] after the last layer (texts, width)
-    <activation>/embedding  linear projection of that state
-    <activation>/pooled     output of BERT's pooler
+    <activation>/cls        hidden states of [CLS] after the last layer (texts, width)
+    <activation>/embedding  linear projections of these hidden states
+    <activation>/pooled     outputs of BERT's pooler
 """
 
 import os
@@ -21,7 +21,7 @@ import transformers
 
 
 def record(activation):
-    """Returns {name: array} of a single activation."""
+    """Returns the recorded arrays of one activation function, {key: array}."""
     config = transformers.BertConfig(
         vocab_size=bert_case.VOCABULARY,
         hidden_size=bert_case.WIDTH,

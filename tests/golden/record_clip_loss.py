@@ -4,8 +4,9 @@
     venv-clip_loss/bin/pip install -r tests/golden/requirements-clip_loss.txt
     venv-clip_loss/bin/python tests/golden/record_clip_loss.py
 
-Keys: "<case>/loss", and the gradients of that loss "<case>/images", "<case>/texts" (pairs, width)
-and "<case>/scale"; float64. The loss is the mean of both directions; the scale multiplies the
+The keys are "<case>/loss", and the gradients of this loss with respect to its inputs:
+"<case>/images" and "<case>/texts", both (pairs, width), and "<case>/scale". All arrays are float64.
+The loss is the mean of the image-to-text and the text-to-image loss. The scale multiplies the
 logits.
 """
 
@@ -19,7 +20,10 @@ import torch
 
 
 def open_clip_loss():
-    """Imports only loss.py of open_clip: the package needs a torchvision that matches PyTorch."""
+    """Returns a `ClipLoss` of open_clip.
+
+    Only loss.py is imported, because the package needs a torchvision that matches PyTorch.
+    """
     folder = importlib.util.find_spec("open_clip").submodule_search_locations[0]
     spec = importlib.util.spec_from_file_location("loss", os.path.join(folder, "loss.py"))
     module = importlib.util.module_from_spec(spec)
@@ -28,7 +32,7 @@ def open_clip_loss():
 
 
 def record(scale, **features):
-    """Returns {name: array} of one case."""
+    """Returns the recorded arrays of one case, {name: array}."""
     images, texts = clip_loss_case.features(**features)
     tensors = [torch.tensor(x, requires_grad=True) for x in (images, texts, np.float64(scale))]
     loss = open_clip_loss()(*tensors)

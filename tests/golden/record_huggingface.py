@@ -1,21 +1,23 @@
-"""Records checkpoints of Hugging Face's classes with random weights, and their outputs.
+"""Records checkpoints of Hugging Face's classes with random weights, and outputs of these models.
 
     python3.11 -m venv venv-huggingface
     venv-huggingface/bin/pip install -r tests/golden/requirements-huggingface.txt
     venv-huggingface/bin/python tests/golden/record_huggingface.py
 
-Writes these folders to huggingface/ in the same folder, each in the layout of `save_pretrained`:
+Writes these checkpoints, folders in the layout of `save_pretrained`, to huggingface/ next to this
+file:
 
     align    AlignModel with the files of the published models: uncased, vocab.txt,
              preprocessor_config.json
-    deep     AlignModel with 5 x 5 kernels and sharded weights; only processor_config.json and
-             tokenizer.json, as newer versions write them
+    deep     AlignModel with 5 x 5 kernels and sharded weights; the preprocessing is described in
+             processor_config.json and tokenizer.json, as in newer versions of transformers
     bert     BertModel, cased, with the tanh approximation of GELU
     masked   BertForMaskedLM, uncased, with exact GELU and only tokenizer.json
 
-and the outputs to huggingface.npz: "<model>/<name>", float32, computed in float64. The names are
-"tokens", "image_embeds" and "text_embeds" (before normalization), "image_rows" and "text_rows"
-(normalized), "logits" (texts by images), "pixels" (of images that are enlarged) and "cls".
+Writes the outputs to huggingface.npz, with the keys "<checkpoint>/<name>". The outputs are computed
+in float64 and stored in float32. The names are "tokens" (int32), "image_embeds" and "text_embeds"
+(before normalization), "image_rows" and "text_rows" (normalized), "logits" (texts by images),
+"pixels" (of images that are enlarged) and "cls" (hidden states of [CLS]).
 """
 
 import os
@@ -34,7 +36,7 @@ _BERT = dict(
 
 
 def randomize(model):
-    """Draws all weights at random, in the order of their names, so that a mix-up is detected."""
+    """Draws random weights, because equal weights would hide a mix-up of tensors."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, value in sorted(model.named_parameters()):
@@ -43,7 +45,7 @@ def randomize(model):
                 fan_in = value[0].numel() if "embedding" not in name else 4
                 value.copy_(noise / fan_in**0.5)
             else:
-                # The mean of scales is 1, that of offsets 0.
+                # The mean of scales is 1, the mean of offsets is 0.
                 value.copy_((1.0 if name.endswith("weight") else 0.0) + 0.2 * noise)
         if hasattr(model, "temperature"):
             model.temperature.fill_(0.0625)
@@ -66,7 +68,11 @@ def to_pixels(images):
 
 
 def save_tokenizer(folder, lower_case, vocabulary_file):
-    """Saves a tokenizer with either vocab.txt, as published checkpoints, or tokenizer.json."""
+    """Saves a tokenizer and returns it.
+
+    If `vocabulary_file` is True, the vocabulary is stored in vocab.txt, like in the published
+    checkpoints, otherwise in tokenizer.json.
+    """
     path = os.path.join(folder, "vocab.txt")
     with open(path, "w", encoding="utf-8", newline="\n") as file:
         file.writelines(piece + "\n" for piece in case.VOCABULARY)
@@ -77,7 +83,7 @@ def save_tokenizer(folder, lower_case, vocabulary_file):
 
 
 def make_processor(size, crop):
-    """Returns the image processor of the published models with other sizes."""
+    """Returns the image processor of the published models, but with the given image sizes."""
     return processing.EfficientNetImageProcessorPil(
         size={"height": size, "width": size},
         crop_size={"height": crop, "width": crop},
@@ -91,7 +97,7 @@ def make_processor(size, crop):
 
 
 def save(model, name, lower_case, vocabulary_file, **options):
-    """Saves a model and its tokenizer; returns the model in float64, and the tokens."""
+    """Saves a model and its tokenizer; returns the model in float64, and the tokens of texts."""
     folder = os.path.join(case.FOLDER, name)
     model.eval().save_pretrained(folder, **options)
     tokenizer = save_tokenizer(folder, lower_case, vocabulary_file)
@@ -107,7 +113,8 @@ def save(model, name, lower_case, vocabulary_file, **options):
 
 def align(name, vision, text, size, crop, vocabulary_file, **options):
     """Saves an AlignModel; returns its outputs."""
-    # The published models add a row and a column at the end, also at odd sizes.
+    # `depthwise_padding` keeps its default value. With this value, as in the published models, the
+    # padding is at the end for even and for odd image sizes.
     vision = transformers.AlignVisionConfig(drop_connect_rate=0.0, image_size=crop, **vision)
     text = transformers.AlignTextConfig(**_BERT, **text)
     config = transformers.AlignConfig(
@@ -152,7 +159,7 @@ def bert(name, model_class, lower_case, vocabulary_file, **config):
 
 
 def main():
-    """Writes the folders and the outputs."""
+    """Writes the checkpoints and the outputs."""
     torch.set_num_threads(1)
     shutil.rmtree(case.FOLDER, ignore_errors=True)
     stages = dict(

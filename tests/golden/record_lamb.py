@@ -4,8 +4,9 @@
     venv-lamb/bin/pip install -r tests/golden/requirements-lamb.txt
     venv-lamb/bin/python tests/golden/record_lamb.py
 
-Keys: "<case>/<number of steps>/<variable>" with the float32 values of the variable, and
-"decays/<variable>" and "adapts/<variable>", which the reference derives from the variable's name.
+The array "<case>/<number of steps>/<variable>" contains the float32 values of the variable. The
+booleans "decays/<variable>" and "adapts/<variable>" state whether the reference applies weight
+decay and layer adaptation to the variable.
 """
 
 import os
@@ -19,7 +20,7 @@ import tensorflow_addons as tfa
 
 
 def learning_rates(peak, warmup_steps):
-    """Returns a callable from step to learning rate, made of TensorFlow's own schedules."""
+    """Returns a callable (step) -> learning rate that uses the schedules of TensorFlow."""
     if warmup_steps is None:
         return lambda step: peak
     schedule = tf.keras.optimizers.schedules.PolynomialDecay
@@ -40,9 +41,9 @@ def trajectory(peak, warmup_steps, weight_decay):
         beta_1=0.9,
         beta_2=0.999,
         epsilon=1e-6,
-        # The reference searches in "image_projection/bias:0".
+        # The reference searches in names that end with ":0", such as "image_projection/bias:0".
         exclude_from_weight_decay=[pattern.replace("$", ":0$") for pattern in patterns],
-        # With None or [] the reference would use the list above.
+        # With None or [], the reference would use `exclude_from_weight_decay` here, too.
         exclude_from_layer_adaptation=list(lamb_case.EXCLUDE_FROM_LAYER_ADAPTATION),
     )
     variables = {name: tf.Variable(v, name=name) for name, v in lamb_case.initial_values().items()}
@@ -59,7 +60,7 @@ def trajectory(peak, warmup_steps, weight_decay):
 
 
 def main():
-    """Writes lamb.npz."""
+    """Records all trajectories and writes lamb.npz."""
     arrays = {}
     for case, settings in lamb_case.CASES.items():
         for steps, variables, optimizer in trajectory(**settings):

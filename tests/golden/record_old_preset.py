@@ -1,12 +1,13 @@
 """Records a preset of an earlier version, and its embeddings, in old_preset.zip.
 
-Run it with that version and this folder on the path:
+Run this script with the earlier version and this folder on the path:
 
     git worktree add ../old 4a1f53c
     PYTHONPATH=../old:tests/golden python tests/golden/record_old_preset.py
 
-That version wrote `batch_norm_group` to config.json, and named the batch norm layers in
-model.weights.h5 `grouped_batch_normalization`. embeddings.npz has "image" and "text" (n, d).
+The earlier version wrote `batch_norm_group` to config.json. In model.weights.h5 it named the batch
+norm layers `grouped_batch_normalization`. The archive also contains embeddings.npz, which has the
+arrays "image" and "text", (n, d).
 """
 
 import os
@@ -42,7 +43,7 @@ def main():
         "temperatures": {"shared": 0.5},
     }
     encoder = models.dual_encoder(**arguments)
-    # Batch norm statistics that differ from those of a new layer.
+    # A training pass changes the batch norm statistics from their initial values.
     encoder.encode("image", case.images(8).astype("float32"), training=True)
     tokenizer = Tokenizer(case.VOCABULARY, 6, True)
     embeddings = {
