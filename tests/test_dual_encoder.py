@@ -23,7 +23,7 @@ def small_encoder(**options):
 
 @pytest.fixture
 def set_policy():
-    """Sets the global dtype policy for a single test."""
+    """Returns a callable that sets the global dtype policy until the end of the test."""
     original = keras.config.dtype_policy()
     yield keras.config.set_dtype_policy
     keras.config.set_dtype_policy(original)
@@ -96,7 +96,7 @@ def test_arguments_of_earlier_versions_are_upgraded():
         "embedding_dim": 16,
     }
     assert models.upgrade_arguments(upgraded) == upgraded
-    assert image["batch_norm_group"] == 16  # the input is not changed
+    assert image["batch_norm_group"] == 16  # upgrade_arguments does not change its input
     whole_batch = models.upgrade_arguments({"image": {"batch_norm_group": 0}, "text": {}})
     assert whole_batch["image"] == {"virtual_batch_size": None}
 
@@ -106,7 +106,7 @@ def test_arguments_of_earlier_versions_are_upgraded():
 
 @pytest.fixture(scope="module")
 def bert_preset(tmp_path_factory):
-    """Returns a backbone and the folder of its preset."""
+    """Returns a BERT backbone and the folder of its preset."""
     backbone = keras_hub.models.BertBackbone(
         vocabulary_size=20,
         num_layers=2,
@@ -122,7 +122,7 @@ def bert_preset(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def efficientnet_preset(tmp_path_factory):
-    """Returns a backbone with trained batch norm statistics, and the folder of its preset."""
+    """Returns an EfficientNet with trained batch norm statistics, and the folder of its preset."""
     stages = models.EFFICIENTNETS["tiny"]
     backbone = keras_hub.models.EfficientNetBackbone(
         **stages,
@@ -149,7 +149,7 @@ def test_a_text_tower_takes_the_backbone_of_a_preset(bert_preset):
 
 
 def test_a_preset_with_another_vocabulary_is_refused(bert_preset):
-    with pytest.raises(UserError, match="has 20 tokens, the vocabulary file 21; use the vocab"):
+    with pytest.raises(UserError, match="has 20 tokens, but the vocabulary file has 21; use the"):
         models.text_tower(21, embedding_dim=16, preset=bert_preset[1])
 
 

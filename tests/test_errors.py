@@ -1,9 +1,8 @@
-"""Lookup of names in tables, and the default values of results."""
+"""Lookup of names in tables."""
 
 import pytest
 
 from tf_mural.errors import UserError, lookup, suggest
-from tf_mural.evaluation.results import Result
 
 
 def test_lookup_returns_the_value():
@@ -34,9 +33,3 @@ def test_lookup_in_an_empty_table_is_refused():
 def test_suggest_returns_the_nearest_name_or_nothing():
     assert suggest("flp", ("crop", "flip")) == "; did you mean 'flip'?"
     assert suggest("rotate", ("crop", "flip")) == ""
-
-
-def test_results_do_not_share_their_default_intervals():
-    first, second = Result("t", "t/v1", {}, {}), Result("t", "t/v1", {}, {})
-    first.intervals["x"] = (0, 1)
-    assert second.intervals == {}

@@ -16,6 +16,7 @@ from tf_mural.cli import evaluate as evaluate_command
 from tf_mural.data.records import Record, RecordSet, write
 from tf_mural.errors import UserError
 from tf_mural.evaluation import TASKS, benchmarks
+from tf_mural.evaluation.results import Result
 from tf_mural.experiment import evaluation
 
 
@@ -319,6 +320,12 @@ def test_benchmarks_name_existing_tasks_and_options():
         assert ("index" in options) == bool(benchmark.index)
         assert ("prompts" in options) == bool(benchmark.prompts)
         assert not {"cache_dir", "model_id", "num_bootstrap", "seed"} & set(options)
+
+
+def test_results_do_not_share_their_default_intervals():
+    first, second = Result("t", "t/v1", {}, {}), Result("t", "t/v1", {}, {})
+    first.intervals["x"] = (0, 1)
+    assert second.intervals == {}
 
 
 def test_progress_is_printed():

@@ -22,7 +22,7 @@ def test_a_saved_model_takes_encoded_images_and_strings(tools, finished, tmp_pat
     folder = tmp_path / "saved"
     flags = (f"--model={finished[0]}", "--format=saved_model", f"--out={folder}")
     assert "maximum differences from the model" in tools.run(tmp_path, "export.py", *flags).out
-    # Another process without this package, as a server would be.
+    # A process loads the SavedModel like a server, without importing this package.
     code = (
         "import sys, numpy as np, tensorflow as tf, tensorflow_text\n"
         "loaded = tf.saved_model.load(sys.argv[1])\n"

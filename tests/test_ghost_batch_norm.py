@@ -9,7 +9,7 @@ from tf_mural import models
 
 
 def norm_layers(virtual_batch_size):
-    """Returns our layer and Keras' with the same weights, and an input of 6 images."""
+    """Returns `GhostBatchNormalization` and Keras' layer with the same weights, and 6 images."""
     layer = models.GhostBatchNormalization(virtual_batch_size, momentum=0.8)
     reference = keras.layers.BatchNormalization(momentum=0.8)
     weights = [[1.0, 2.0, 3.0], [0.5, 0.0, -1.0], [0.1, 0.2, 0.3], [1.0, 1.5, 2.0]]
@@ -21,7 +21,7 @@ def norm_layers(virtual_batch_size):
 
 
 def round_to(arrays, dtype):
-    """Returns float64 arrays whose values a dtype can represent."""
+    """Rounds arrays to values that a dtype can represent; returns float64 arrays."""
     return [np.array(tf.cast(array, dtype), "f8") for array in arrays]
 
 
@@ -62,7 +62,10 @@ def test_a_single_virtual_batch_equals_keras(virtual_batch_size, training):
     "virtual_batch_size, dtype", [(None, "float64"), (2, "float64"), (2, "mixed_bfloat16")]
 )
 def test_the_gradient_equals_that_of_keras(virtual_batch_size, dtype, shift):
-    """Compares with one layer of Keras per virtual batch; gamma and beta get the summed gradients."""
+    """Compares the gradient with those of one layer of Keras per virtual batch.
+
+    The gradients of gamma and beta of these layers are summed over the virtual batches.
+    """
     rng = np.random.default_rng(3)
     x, upstream = rng.normal(shift, 3.0, (6, 4, 5, 3)), rng.normal(0.3, 1.0, (6, 4, 5, 3))
     half = dtype != "float64"
@@ -89,8 +92,8 @@ def test_the_gradient_equals_that_of_keras(virtual_batch_size, dtype, shift):
     ]
     expected = [np.concatenate([part[0] for part in parts])]
     expected += [sum(np.array(part[k]) for part in parts) for k in (1, 2)]
-    for ours, reference in zip(actual, expected, strict=True):
-        assert relative_error(ours, reference) < (2e-2 if half else 1e-9)
+    for result, reference in zip(actual, expected, strict=True):
+        assert relative_error(result, reference) < (2e-2 if half else 1e-9)
 
 
 class NormSwishSqueeze(keras.Layer):
@@ -113,7 +116,7 @@ class NormSwishSqueeze(keras.Layer):
 @pytest.mark.parametrize("dtype", ["float64", "mixed_bfloat16"])
 @pytest.mark.parametrize("virtual_batch_size", [None, 2])
 def test_a_fused_squeeze_equals_three_layers_of_keras(virtual_batch_size, dtype, training):
-    """The loss multiplies both outputs, so that each affects the gradient of the other."""
+    """The loss multiplies two outputs; each output then affects the gradient of the other one."""
     rng = np.random.default_rng(5)
     x, upstream = rng.normal(1.0, 3.0, (6, 4, 5, 3)), rng.normal(0.3, 1.0, (6, 4, 5, 3))
     half = dtype != "float64"
@@ -144,8 +147,8 @@ def test_a_fused_squeeze_equals_three_layers_of_keras(virtual_batch_size, dtype,
     expected = [np.concatenate([part[0][k] for part in parts]) for k in (0, 1)]
     expected.append(np.concatenate([part[1][0] for part in parts]))
     expected += [sum(np.array(part[1][k]) for part in parts) for k in (1, 2)]
-    for ours, reference in zip([*outputs, *gradients], expected, strict=True):
-        assert relative_error(ours, reference) < (2e-2 if half else 1e-9)
+    for result, reference in zip([*outputs, *gradients], expected, strict=True):
+        assert relative_error(result, reference) < (2e-2 if half else 1e-9)
 
 
 def test_the_gradient_needs_only_the_input_of_the_layer():
@@ -160,7 +163,7 @@ def test_the_gradient_needs_only_the_input_of_the_layer():
         return tape.gradient(y, x, y)
 
     graph = gradient.get_concrete_function(tf.TensorSpec((6, 8, 8, 16))).graph.as_graph_def()
-    # Derivatives of squares, roots and quotients would be nodes with these names.
+    # Automatic differentiation of squares, roots and quotients would add nodes with these names.
     assert not [n.name for n in graph.node if "gradient_tape" in n.name and "moments" in n.name]
 
 

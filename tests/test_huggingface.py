@@ -1,4 +1,4 @@
-"""Reads checkpoints of Hugging Face, and compares outputs with those of its own classes.
+"""Reads checkpoints of Hugging Face, and compares outputs with those of Hugging Face's classes.
 
 The checkpoints and their outputs are recorded by golden/record_huggingface.py.
 """
@@ -35,7 +35,7 @@ def register_deep():
 
 @pytest.fixture(scope="module")
 def recorded():
-    """Returns a callable from the name of a checkpoint to its outputs, {name: array}."""
+    """Returns a callable that maps the name of a checkpoint to recorded outputs, {name: array}."""
     with np.load(case.OUTPUTS) as file:
         arrays = dict(file)
     return lambda name: {
@@ -56,9 +56,9 @@ class Loaded:
         image: arguments of the image tower.
         text: arguments of the text tower.
         encoder: `models.DualEncoder`.
-        shapes: {path: shape} of its variables.
-        arrays: {path: array} that the checkpoint contains.
-        unused: names of the tensors that are not used.
+        shapes: {path: shape} of the variables of `encoder`.
+        arrays: {path: array} of the variables that the checkpoint contains.
+        unused: names of the tensors of the checkpoint that are not used.
     """
 
     checkpoint: huggingface.Checkpoint
@@ -87,7 +87,7 @@ def load(name):
 
 @pytest.fixture(scope="module")
 def loaded():
-    """Returns a callable from the name of a checkpoint to its `Loaded`, which is built once."""
+    """Returns a callable that maps the name of a checkpoint to a `Loaded`, which is built once."""
     return functools.cache(load)
 
 
@@ -109,7 +109,7 @@ def test_embeddings_equal_those_of_align(name, loaded, recorded):
         embeddings[modality] = np.asarray(encoder.encode(modality, inputs))
         assert relative_error(embeddings[modality], expected[f"{modality}_rows"]) < 1e-5
     temperature = float(encoder.temperatures["shared"])
-    assert temperature == 0.0625  # the weight, not the 1.0 of config.json
+    assert temperature == 0.0625  # the value of the tensor; config.json has 1.0
     logits = embeddings["text"] @ embeddings["image"].T / temperature
     assert relative_error(logits, expected["logits"]) < 1e-5
     assert set(loaded(name).arrays) == set(loaded(name).shapes) and loaded(name).unused == []
@@ -187,7 +187,7 @@ def test_the_description_of_a_checkpoint_is_parsed():
     assert checkpoint.image is checkpoint.image_sizes is checkpoint.embedding_dim is None
     assert checkpoint.text == {"sizes": (2, 32, 4, 48), "activation": "gelu_approximate"}
     assert checkpoint.lower_case is False
-    # The vocabulary and the case are in tokenizer.json.
+    # This checkpoint has the vocabulary and the setting `lowercase` only in tokenizer.json.
     checkpoint = huggingface.open_checkpoint(folder_of("masked"))
     assert checkpoint.vocabulary == tuple(case.VOCABULARY) and checkpoint.lower_case is True
 
@@ -218,7 +218,7 @@ def test_pixels_equal_those_of_the_image_processor_of_the_checkpoint(name, recor
         for image in images
     ]
     levels = (recorded(name)["pixels"] + 1) * 127.5
-    # The image processor rounds after it has resized the rows and before the columns.
+    # The image processor also rounds the values between resizing the rows and the columns.
     assert np.abs(np.stack(actual) - levels).max() < 1.01
 
 
@@ -227,7 +227,7 @@ def test_pixels_equal_those_of_the_image_processor_of_the_checkpoint(name, recor
 
 @pytest.fixture
 def copy(tmp_path):
-    """Returns a callable that copies the folder of a checkpoint, so that a test can change it."""
+    """Returns a callable that copies a checkpoint to a folder that the test can change."""
 
     def copy_folder(name):
         shutil.copytree(folder_of(name), tmp_path / name)
@@ -237,7 +237,7 @@ def copy(tmp_path):
 
 
 def edit_json(path, **changes):
-    """Sets values of a JSON file; "outer__inner" is a key of a nested object."""
+    """Sets values in a JSON file; "outer__inner" is the key "inner" of the object "outer"."""
     data = json.loads(path.read_text())
     for name, value in changes.items():
         outer, _, inner = name.rpartition("__")
@@ -246,7 +246,7 @@ def edit_json(path, **changes):
 
 
 def write_safetensors(path, tensors, dtype="F32"):
-    """Writes a safetensors file; the arrays contain the bytes of `dtype`."""
+    """Writes a safetensors file whose header declares the bytes of all arrays as `dtype`."""
     header, data = {}, b""
     for name, array in tensors.items():
         raw = np.ascontiguousarray(array).tobytes()
@@ -258,7 +258,7 @@ def write_safetensors(path, tensors, dtype="F32"):
 
 
 def read_floats(folder):
-    """Returns copies of the float32 tensors, {name: array}."""
+    """Returns copies of the float32 tensors of a checkpoint, {name: array}."""
     tensors = checkpoint_files.read_tensors(folder)
     return {name: np.array(x) for name, x in tensors.items() if x.dtype == np.float32}
 
@@ -278,7 +278,7 @@ def test_half_precision_tensors_are_read(copy):
     )
     for name, array in checkpoint_files.read_tensors(folder).items():
         np.testing.assert_allclose(array, full[name], rtol=1e-3, atol=1e-6)
-    # The upper half of a float32, rounded towards zero.
+    # A bfloat16 is the upper half of a float32. Omitting the lower half rounds towards zero.
     upper = {n: (x.view(np.uint32) >> 16).astype(np.uint16) for n, x in full.items()}
     write_safetensors(folder / "model.safetensors", upper, "BF16")
     for name, array in checkpoint_files.read_tensors(folder).items():
@@ -394,11 +394,11 @@ DESCRIPTIONS = [
     ),
     (
         edit_tokenizer(strip_accents=False),
-        "do_lower_case is True, strip_accents False; expected both or",
+        "do_lower_case is True, strip_accents is False; expected two equal values",
     ),
     (
         edit_tokenizer(tokenize_chinese_chars=False),
-        "and tokenize_chinese_chars, as in BertTokenizer",
+        "and the value True of tokenize_chinese_chars, as in BertTokenizer",
     ),
     (remove("preprocessor_config.json"), "has no preprocessor_config.json, which contains the ima"),
     (
@@ -562,7 +562,7 @@ def test_pickled_weights_need_pytorch(copy, loaded, monkeypatch):
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """Replaces the hub by one that has only owner/bert; returns the list of requested patterns."""
+    """Replaces the hub by a fake that has only owner/bert; returns the list of requests."""
     import huggingface_hub
 
     requests = []
@@ -605,7 +605,7 @@ def test_a_failed_download_gives_a_message_of_one_line(hub, name):
 
 @pytest.mark.parametrize("name", ["./bert", "/no/bert", "~/no/bert", "no/such/bert", ""])
 def test_a_missing_folder_is_not_requested_from_the_hub(hub, name):
-    with pytest.raises(UserError, match="^no folder .*; expected one with the config.json and the"):
+    with pytest.raises(UserError, match="^no folder .*; expected a folder with the config.json an"):
         huggingface.open_checkpoint(name)
     assert hub == []
 

@@ -1,9 +1,9 @@
 """The image tower at its published sizes, compared with `keras.applications`.
 
-Weights are copied layer by layer, and the outputs of the last MBConv block are compared, which is
-the input of `top_conv` in `keras.applications`. Freshly initialized batch norm statistics would
-hide every difference, and random ones would amplify rounding errors. Therefore the statistics are
-those of the input image.
+Weights are copied layer by layer, and the outputs of the last MBConv block are compared. In
+`keras.applications` the output of this block is the input of `top_conv`. Initial batch norm
+statistics would hide every difference, and random statistics would amplify rounding errors.
+Therefore the batch norm statistics are computed from the input image.
 """
 
 import contextlib
@@ -18,23 +18,25 @@ from helpers.small_models import TINY_IMAGE, drop_rates, layers_by_name, random_
 
 from tf_mural import models
 
-# At these sizes all inputs of stride-2 convolutions are odd; otherwise the paddings differ.
+# At these image sizes, the inputs of all stride-2 convolutions have an odd height and width. At
+# other sizes, KerasHub and `keras.applications` pad differently.
 SIZES = {"b0": 225, "b3": 289, "b7": 289}
-# Momentum 0 takes the statistics of the last batch. Both values differ from KerasHub's defaults.
+# With momentum 0, the moving averages are the statistics of the last batch. Both constants differ
+# from the defaults of `image_tower`.
 MOMENTUM, VIRTUAL_BATCH_SIZE = 0.0, 1
 TOP_PARAMETERS = 640 * 2560 + 4 * 2560  # the top convolution of B7 and its batch norm
 
 
 @dataclasses.dataclass(repr=False)
 class Pair:
-    """Our tower and the same network of `keras.applications`, with the same weights.
+    """An image tower and the same network of `keras.applications`, with the same weights.
 
     Attributes:
         tower: output of `image_tower`.
         features: part of `tower` from pixels in [0, 255] to the last MBConv output.
         reference: network of `keras.applications`.
-        reference_features: the same part of `reference`.
-        pixels: (1, size, size, 3), the image of the batch norm statistics.
+        reference_features: part of `reference` from pixels in [0, 255] to the last MBConv output.
+        pixels: the image from which the batch norm statistics are computed, (1, size, size, 3).
     """
 
     tower: keras.Model
@@ -53,7 +55,7 @@ class Pair:
 
 @contextlib.contextmanager
 def attribute_set(layers, attribute, value):
-    """Context manager: an attribute of each layer has another value."""
+    """Context manager: sets an attribute of each layer, and restores the values at the end."""
     original = [getattr(layer, attribute) for layer in layers]
     for layer in layers:
         setattr(layer, attribute, value)
@@ -70,7 +72,10 @@ def reference_name(name):
 
 
 def randomize_vectors(model, generator):
-    """Sets scales, offsets and biases, which start at 1 and 0 and would hide a mix-up."""
+    """Sets scales, offsets and biases to random values.
+
+    The initial values 1 and 0 would hide a mix-up of variables.
+    """
     for variable in model.trainable_variables:
         if len(variable.shape) == 1:
             mean = 1.0 if variable.path.endswith("gamma") else 0.0
@@ -81,7 +86,7 @@ def copy_weights(source, target):
     """Copies all weights; fails unless both models have the same layers with the same shapes."""
     source_layers = {name: x for name, x in layers_by_name(source).items() if x.weights}
     target_layers = {name: x for name, x in layers_by_name(target).items() if x.weights}
-    # (x / 255 - 0.5) / 0.5 equals x / 127.5 - 1.
+    # With mean 0.5 and variance 0.25, the layer computes (x / 255 - 0.5) / 0.5 = x / 127.5 - 1.
     (name,) = layers_by_name(target, keras.layers.Normalization)
     normalization = target_layers.pop(name)
     normalization.set_weights([np.full(3, 0.5), np.full(3, 0.25), np.array(0)])
@@ -104,7 +109,7 @@ def make_pair(name, size):
     pixels = generator.integers(0, 256, (1, size, size, 3)).astype("float32")
     randomize_vectors(features, generator)
     with attribute_set(layers_by_name(tower, keras.layers.Dropout).values(), "rate", 0.0):
-        features(pixels, training=True)  # sets the batch norm statistics
+        features(pixels, training=True)  # this call sets the batch norm statistics
     reference_class = getattr(keras.applications, f"EfficientNet{name.upper()}")
     reference = reference_class(include_top=False, weights=None, input_shape=(size, size, 3))
     reference_features = keras.Model(reference.input, reference.get_layer("top_conv").input)
@@ -114,7 +119,7 @@ def make_pair(name, size):
 
 @pytest.fixture(scope="module")
 def pairs():
-    """Returns a callable from a key of `SIZES` to its `Pair`, which is built once."""
+    """Returns a callable that maps a key of `SIZES` to a `Pair`; each `Pair` is built once."""
     return functools.cache(lambda name: make_pair(name, SIZES[name]))
 
 
@@ -124,7 +129,7 @@ def pairs():
 def test_tiny_has_the_widths_and_resolutions_of_its_config():
     tower = models.image_tower(**TINY_IMAGE, embedding_dim=16)
     shapes = [stage.output_shape for stage in models.remat_blocks(tower)]
-    # The stem and three of the four stages halve the 32 pixels.
+    # The stem and three of the four stages halve the resolution of the images, 32 x 32 pixels.
     assert shapes == [(None, 8, 8, 16), (None, 8, 8, 24), (None, 4, 4, 48), (None, 2, 2, 96)]
     assert tower.output_shape == (None, 16)
     assert drop_rates(tower) == []
@@ -150,7 +155,7 @@ def test_outputs_equal_those_of_keras_applications(pairs, name):
 @pytest.mark.parametrize("name", SIZES)
 def test_another_epsilon_changes_the_output(pairs, name):
     norms = layers_by_name(pairs(name).tower, keras.layers.BatchNormalization).values()
-    with attribute_set(norms, "epsilon", 1e-5):  # KerasHub's default
+    with attribute_set(norms, "epsilon", 1e-5):  # the default epsilon of KerasHub
         assert pairs(name).error() > 0.1
 
 
@@ -164,21 +169,21 @@ def test_an_even_image_size_changes_the_output():
 def test_b7_has_the_published_parameters(pairs):
     b7 = pairs("b7")
     assert b7.tower.count_params() + TOP_PARAMETERS == 64_097_680
-    # The normalization layer adds 7 numbers: mean, variance and count.
+    # The normalization layer adds 7 numbers: 3 means, 3 variances and a count.
     assert b7.reference.count_params() == 64_097_680 + 7
 
 
 def test_b7_has_640_features_without_a_projection(pairs):
     tower = pairs("b7").tower
     assert tower.output_shape == (None, 640)
-    # It has neither a projection nor the top convolution with 2560 filters.
+    # The tower has neither a projection nor the top convolution with 2560 filters.
     assert not [v.path for v in tower.variables if "projection" in v.path or "top_" in v.path]
     assert max(v.shape[-1] for v in tower.variables if "project" in v.path) == 640
 
 
 def test_b3_has_the_published_widths(pairs):
     tower = pairs("b3").tower
-    # 16 * 1.2 = 19.2, which is rounded to 24, because 16 would be more than 10 % less.
+    # 16 * 1.2 = 19.2 is rounded to 24, because 16 would be more than 10 % smaller.
     assert layers_by_name(tower)["block1a_project"].kernel.shape[-1] == 24
     assert tower.get_layer("image_projection").kernel.shape == (384, 640)
     assert tower.output_shape == (None, 640)
@@ -187,8 +192,8 @@ def test_b3_has_the_published_widths(pairs):
 @pytest.mark.parametrize("name", SIZES)
 def test_every_batch_norm_is_a_ghost_batch_norm_with_the_published_epsilon(pairs, name):
     norms = layers_by_name(pairs(name).tower, keras.layers.BatchNormalization)
-    # There is one after the stem and one after each of a block's three convolutions. The blocks of
-    # the first stage do not expand and have two.
+    # There is one batch norm after the stem, and one after each of the three convolutions of a
+    # block. Blocks of the first stage have no expansion, and therefore only two batch norms.
     blocks = models.count_blocks(models.EFFICIENTNETS[name])
     first_stage = sum(re.fullmatch("block1._dwconv_bn", layer) is not None for layer in norms)
     assert first_stage == {"b0": 1, "b3": 2, "b7": 4}[name]
@@ -207,13 +212,14 @@ def test_every_batch_norm_is_a_ghost_batch_norm_with_the_published_epsilon(pairs
 
 def test_the_drop_rates_of_b7_rise_linearly_to_the_published_end(pairs):
     b7 = pairs("b7")
-    # The depth coefficient 3.1 times (1, 2, 2, 3, 3, 4, 1) blocks, each rounded up.
+    # The stages have 3.1 (the depth coefficient) times (1, 2, 2, 3, 3, 4, 1) blocks, rounded up.
     repeats = [4, 7, 7, 10, 10, 13, 4]
     blocks = [f"block{s}{chr(97 + i)}" for s, n in enumerate(repeats, 1) for i in range(n)]
     assert models.count_blocks(models.EFFICIENTNETS["b7"]) == len(blocks) == 55
     drops = layers_by_name(b7.tower, keras.layers.Dropout)
     rates = {name.removesuffix("_drop"): layer.rate for name, layer in drops.items()}
-    # Block i of 55 has the rate 0.2 i / 55. The first block of a stage is not residual: rate 0.
+    # Block i (from 0) of 55 blocks has the rate 0.2 i / 55. The first block of each stage has no
+    # dropout, because this block is not residual.
     linear = {block: 0.2 * i / 55 for i, block in enumerate(blocks) if not block.endswith("a")}
     assert rates == pytest.approx(linear)
     assert rates["block7d"] == pytest.approx(0.196, abs=5e-4)

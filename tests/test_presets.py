@@ -1,4 +1,4 @@
-"""Saves models as KerasHub presets and loads them, also those of earlier versions."""
+"""Saves models as KerasHub presets, and loads presets of this and of an earlier version."""
 
 import json
 import os
@@ -23,7 +23,7 @@ TEXTS = ["a red circle", "ein roter Kreis", ""]
 
 @pytest.fixture(scope="module")
 def preset(tools, finished, tmp_path_factory):
-    """Returns the folder of the preset of a finished run, and the output of the tool."""
+    """Returns the folder of the preset of a finished run, and the result of tools/export.py."""
     folder = tmp_path_factory.mktemp("presets") / "mural-scenes"
     flags = (f"--model={finished[0]}", "--format=preset", f"--out={folder}")
     return folder, tools.run(folder.parent, "export.py", *flags)
@@ -70,7 +70,10 @@ def test_saving_a_loaded_preset_changes_nothing(preset, tmp_path):
 def test_a_preset_of_an_earlier_version_gives_the_recorded_embeddings(
     backbone_class, tmp_path, monkeypatch
 ):
-    """golden/record_old_preset.py wrote it when arguments and layers had other names."""
+    """Loads a preset of a version in which arguments and layers had other names.
+
+    golden/record_old_preset.py recorded the preset and its embeddings.
+    """
     case = old_preset_case
     monkeypatch.setitem(models.EFFICIENTNETS, case.NAME, case.EFFICIENTNET)
     with zipfile.ZipFile(case.ARCHIVE) as archive:
@@ -143,7 +146,7 @@ def test_a_handle_that_cannot_be_downloaded_is_named(path, monkeypatch):
 
 
 def test_a_model_on_a_hub_is_evaluated(preset, data_dir, tmp_path):
-    # The layout of the download cache of huggingface_hub.
+    # These folders have the layout of the download cache of huggingface_hub.
     commit, repository = "0" * 40, tmp_path / "cache" / "models--who--mural"
     shutil.copytree(preset[0], repository / "snapshots" / commit)
     (repository / "refs").mkdir()

@@ -1,4 +1,4 @@
-"""The fused squeeze and excite: the same gradients as KerasHub's blocks with less memory traffic."""
+"""The fused squeeze and excite: gradients equal to KerasHub's blocks, and less memory traffic."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from tf_mural import models
 
 
 def test_the_gradient_of_the_tower_equals_that_of_the_blocks_of_kerashub(monkeypatch):
-    """Compares fused batch norms with KerasHub's separate layers, in float64."""
+    """Compares the fused layers with the separate layers of KerasHub, in float64."""
 
     def gradients():
         keras.utils.set_random_seed(3)
@@ -44,11 +44,11 @@ def test_the_gradient_of_the_tower_equals_that_of_the_blocks_of_kerashub(monkeyp
     finally:
         keras.config.set_dtype_policy("float32")
     assert (fused, plain) == (5, 0) and paths == plain_paths
-    for ours, reference in zip([*actual, *moving], [*expected, *expected_moving], strict=True):
-        np.testing.assert_allclose(ours, reference, rtol=1e-8, atol=1e-10)
+    for result, reference in zip([*actual, *moving], [*expected, *expected_moving], strict=True):
+        np.testing.assert_allclose(result, reference, rtol=1e-8, atol=1e-10)
 
 
-# Compiles the gradient of a stage of two blocks for a single TPU chip, which need not exist.
+# This script compiles the gradient of a stage of two blocks for a TPU chip; no TPU is needed.
 SCRIPT = """
 import json, sys
 import jax, keras
@@ -82,7 +82,7 @@ print(json.dumps(gradient.lower(weights, other_variables, x).compile().cost_anal
 
 
 def bytes_accessed(variant):
-    """Returns the bytes that the compiled gradient reads and writes, as XLA counts them."""
+    """Returns the number of bytes that the compiled gradient reads and writes, counted by XLA."""
     environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
     environment |= {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
     process = subprocess.run(
@@ -100,5 +100,5 @@ def bytes_accessed(variant):
 def test_fusing_the_squeeze_saves_8_percent_of_the_memory_traffic_on_a_tpu():
     pytest.importorskip("libtpu")
     fused, plain = bytes_accessed("fused"), bytes_accessed("plain")
-    print(f"{fused / 1e9:.2f} GB, with KerasHub's layers {plain / 1e9:.2f}")
+    print(f"fused layers: {fused / 1e9:.2f} GB; KerasHub's layers: {plain / 1e9:.2f} GB")
     assert fused < 0.92 * plain

@@ -2,7 +2,8 @@
 
 The reference outputs are recorded by golden/record_bert.py. The default activation is that of
 KerasHub, the tanh approximation of GELU ("gelu_new" of Hugging Face). The exact GELU ("gelu", the
-default of Hugging Face) changes the outputs of this small BERT by 2e-4 to 3e-4.
+default of Hugging Face) changes the outputs of this small BERT by 2e-4 to 3e-4 of their root mean
+square.
 """
 
 import os
@@ -48,7 +49,7 @@ def test_the_embedding_is_a_linear_projection_of_cls():
     assert kernel.shape == (96, 16)
     expected = np.asarray(hidden)[:, 0] @ kernel + bias
     np.testing.assert_allclose(tower(SMALL_TOKENS), expected, atol=1e-5)
-    # The pooler would be a variable without a gradient.
+    # The tower has no pooler, because the variables of the pooler would not get a gradient.
     assert not [v.path for v in tower.variables if "pool" in v.path]
 
 
@@ -93,13 +94,13 @@ def reference_name(path):
 
 
 def load_reference_weights(tower):
-    """Assigns the weights of the recorded model; returns the names of those that were used."""
+    """Assigns the weights of the recorded model; returns the names of the assigned weights."""
     weights = bert_case.weights()
     names = []
     for variable in tower.trainable_variables:
         names.append(reference_name(variable.path))
         value = weights[names[-1]]
-        # The reference stores (out, in); Keras stores (in, out) with the heads as separate axes.
+        # The reference stores kernels as (out, in), Keras as (in, out), with an axis for the heads.
         value = value.T if variable.path.endswith("kernel") else value
         variable.assign(value.reshape(variable.shape))
     return names
@@ -131,7 +132,7 @@ def recorded():
 
 
 def errors(actual, expected):
-    """Returns the largest difference per text, relative to the root mean square of all values."""
+    """Returns the largest difference per text, divided by the root mean square of `expected`."""
     scale = np.sqrt(np.mean(np.square(expected)))
     return np.abs(np.asarray(actual) - expected).max(axis=-1) / scale
 
@@ -173,7 +174,10 @@ def test_exact_gelu_is_the_only_difference_to_berts_default(tower, recorded):
 
 @pytest.mark.parametrize("row, length", list(enumerate(bert_case.LENGTHS)))
 def test_the_amount_of_padding_does_not_matter(tower, recorded, row, length):
-    """Encodes single texts with at most 3 padding tokens; the record has a batch of 64 tokens."""
+    """Encodes each text with at most 3 padding tokens.
+
+    In the recorded batch all texts were padded to 64 tokens.
+    """
     expected = recorded["gelu_new/embedding"][row]
     for width in {length, min(length + 3, bert_case.POSITIONS)}:
         actual = tower(TOKENS[row : row + 1, :width])

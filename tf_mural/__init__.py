@@ -4,7 +4,8 @@ import importlib
 
 __version__ = "0.1.0"
 
-# {public name: module}; a module is imported when one of its names is first used.
+# Maps each public name to the module that defines it. The module is imported when the name is first
+# used, therefore `import tf_mural` does not import TensorFlow.
 _MODULES = {"Embedder": "tf_mural.experiment.embedder"}
 
 __all__ = ["Embedder", "__version__"]

@@ -12,20 +12,21 @@ _INSTALL = "pip install -r requirements-export.txt"
 
 
 def export_onnx(folder, model, quantize=""):
-    """Writes image.onnx, text.onnx, vocab.txt and preprocessing.json, and compares embeddings.
+    """Writes image.onnx, text.onnx, vocab.txt and preprocessing.json, and checks the embeddings.
 
     The input of image.onnx is "pixels", float32 (n, size, size, 3) in [0, 255], resized and cropped
     as described in preprocessing.json. The input of text.onnx is "tokens", int32 (n, t), padded
-    with 0. Both return normalized embeddings, float32 (n, d).
+    with 0. Both ONNX models return normalized embeddings, float32 (n, d).
 
     Args:
         folder: output folder.
         model: `experiment.Model`.
-        quantize: "int8" quantizes the matrix products of the text tower, whose weights then take a
-            quarter of the space. "" keeps float32.
+        quantize: "int8" quantizes the matrix products of the text tower to 8-bit integers; the
+            weights of these products then take a quarter of the space. "" keeps float32.
 
     Returns:
-        {"image" or "text": maximum absolute difference from the model}.
+        {"image" or "text": maximum absolute difference between the embeddings of the ONNX model and
+        those of `model`}.
 
     Raises:
         UserError: a package is missing, or a difference exceeds `ONNX_TOLERANCES`.
@@ -34,7 +35,7 @@ def export_onnx(folder, model, quantize=""):
         import onnxruntime
         import tf2onnx  # noqa: F401  (used by Keras' exporter)
     except ImportError as error:
-        raise UserError(f"ONNX needs {error.name}: {_INSTALL}") from error
+        raise UserError(f"the export to ONNX needs {error.name}: {_INSTALL}") from error
     import keras
 
     file_io.makedirs(folder)
@@ -60,7 +61,7 @@ def export_onnx(folder, model, quantize=""):
 
 
 def _normalized_tower(encoder, modality):
-    """Returns a tower with the normalization of `DualEncoder.encode`."""
+    """Returns a model that consists of a tower and the normalization of `DualEncoder.encode`."""
     import keras
 
     tower = encoder.towers[modality]

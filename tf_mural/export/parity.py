@@ -1,20 +1,21 @@
-"""Sample inputs, and comparisons of an export with the model."""
+"""Sample inputs, and comparisons of an export with the model that was exported."""
 
 import numpy as np
 
 from tf_mural.errors import UserError
 
-# Short and long texts, several scripts, right-to-left text, an emoji, and an empty text.
+# The sample contains short and long texts, several scripts, right-to-left text, an emoji, an empty
+# text, and special tokens.
 _TEXTS = ["a dog", "ein Hund im Gras", "一只狗", "كلب", "собака " * 90, "🐕", "", "[SEP] [CLS]"]
 
 
 def sample_texts():
-    """Returns a list of texts."""
+    """Returns texts of different lengths and scripts, a list of strings."""
     return list(_TEXTS)
 
 
 def sample_images(seed=0):
-    """Returns encoded images of different sizes: two JPEGs, a grayscale PNG, a PNG with alpha."""
+    """Returns encoded images of different sizes: two JPEGs, a gray PNG and a PNG with alpha."""
     import tensorflow as tf
 
     rng = np.random.default_rng(seed)
@@ -25,7 +26,7 @@ def sample_images(seed=0):
 
 
 def sample_tower_inputs(model):
-    """Returns inputs of the towers.
+    """Returns sample inputs of both towers.
 
     Args:
         model: `experiment.Model`.
@@ -40,14 +41,14 @@ def sample_tower_inputs(model):
 
 
 def embedding_differences(model, other):
-    """Compares the embeddings of two models.
+    """Compares the embeddings that two models compute for the sample images and texts.
 
     Args:
         model: `experiment.Model`.
         other: `experiment.Model`.
 
     Returns:
-        {"images" or "texts": maximum absolute difference}.
+        {"images" or "texts": maximum absolute difference between the embeddings}.
     """
     images, texts = sample_images(), sample_texts()
     return {
@@ -59,7 +60,7 @@ def embedding_differences(model, other):
 
 
 def max_difference(actual, expected):
-    """Returns the maximum absolute difference of two arrays, a float."""
+    """Returns the maximum absolute difference between the values of two arrays, a float."""
     return float(np.abs(np.asarray(actual) - np.asarray(expected)).max())
 
 
@@ -67,16 +68,16 @@ def assert_close(path, differences, tolerance):
     """Checks that the embeddings of an export equal those of the model.
 
     Args:
-        path: path of the export, for the message.
+        path: path of the export, for the error message.
         differences: {name: maximum difference of embeddings}.
         tolerance: maximum allowed difference.
 
     Raises:
-        UserError: a difference is larger than the tolerance, or not a number.
+        UserError: a difference is larger than the tolerance, or NaN.
     """
     for name, value in differences.items():
         if not value <= tolerance:
             raise UserError(
                 f"{path}: {name} differs by {value:.2g} from the model, expected at most "
-                f"{tolerance:g}; do not use it"
+                f"{tolerance:g}; do not use this export"
             )

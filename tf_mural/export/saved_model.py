@@ -9,19 +9,21 @@ SAVED_MODEL_TOLERANCE = 1e-4
 
 
 def export_saved_model(folder, model):
-    """Writes a SavedModel, loads it again and compares embeddings.
+    """Writes a SavedModel, loads it again, and compares its embeddings with those of the model.
 
-    The signature `embed_images` takes "images", encoded PNG, JPEG, GIF or BMP of any size, string
-    (n,). The signatures `embed_texts` and `serving_default` take "texts", string (n,). All return
-    {"embeddings": float32 (n, d)}, normalized. The tokenizer uses operations of tensorflow-text,
-    which are part of TensorFlow Serving; a Python program has to import the package.
+    The signature `embed_images` takes "images", string (n,), which are encoded PNG, JPEG, GIF or
+    BMP images of any size. The signatures `embed_texts` and `serving_default` take "texts", string
+    (n,). All signatures return {"embeddings": float32 (n, d)}; the embeddings are normalized. The
+    tokenizer uses operations of tensorflow-text. TensorFlow Serving contains these operations; a
+    Python program must import `tensorflow_text` before it loads the SavedModel.
 
     Args:
         folder: output folder.
         model: `experiment.Model` on the TensorFlow backend.
 
     Returns:
-        {"embed_images" or "embed_texts": maximum absolute difference from the model}.
+        {"embed_images" or "embed_texts": maximum absolute difference between the embeddings of the
+        signature and those of `model`}.
 
     Raises:
         UserError: a difference exceeds `SAVED_MODEL_TOLERANCE`.

@@ -1,7 +1,7 @@
-"""Reads public weights from checkpoints of Hugging Face, with numpy only.
+"""Reads public weights from checkpoints of Hugging Face, without the `transformers` library.
 
 A checkpoint is a folder in the layout of `save_pretrained`, or a name on huggingface.co. Supported
-models are ALIGN, which fills both towers, and BERT, which fills the text tower.
+models are ALIGN, which has weights for both towers, and BERT, which has weights for the text tower.
 """
 
 import dataclasses
@@ -27,13 +27,13 @@ class Checkpoint:
 
     Attributes:
         name: folder, or name on huggingface.co.
-        image: {"name", "padding"} of the image tower, or None if the checkpoint has no images.
-        image_sizes: {"resize": pixels, "crop": pixels}, or None.
-        text: {"sizes", "activation"} of the text tower.
+        image: arguments "name" and "padding" of `models.image_tower`, or None for a BERT.
+        image_sizes: {"resize": pixels, "crop": pixels}, or None for a BERT.
+        text: arguments "sizes" and "activation" of `models.text_tower`.
         positions: number of position embeddings.
-        embedding_dim: width of the shared embedding space, or None.
+        embedding_dim: width of the shared embedding space, or None for a BERT.
         vocabulary: pieces in the order of their ids.
-        lower_case: whether texts are lower-cased and lose their accents.
+        lower_case: whether the tokenizer lower-cases texts and removes accents.
     """
 
     name: str
@@ -99,7 +99,7 @@ def _parse_bert(config, folder, path):
 
 
 _PARSERS = {"align": _parse_align, "bert": _parse_bert}
-# Parts of tensor names that the towers do not need.
+# The towers do not need tensors whose names contain one of these strings.
 _IGNORED = ("pooler.", "position_ids", "token_type_ids", "num_batches_tracked", "cls.")
 
 
@@ -108,15 +108,17 @@ def read_weights(checkpoint, shapes):
 
     Args:
         checkpoint: `Checkpoint`.
-        shapes: {path: shape} of the variables of a `models.DualEncoder` with the options of the
-            checkpoint.
+        shapes: {variable path: shape} of a `models.DualEncoder` that was built with the arguments
+            in `checkpoint`.
 
     Returns:
-        {path: float32 array} of the variables that the checkpoint contains, and the names of its
-        tensors that are not used. Poolers, pre-training heads and counters are not listed.
+        A tuple: {variable path: float32 array} of the variables that the checkpoint contains, and
+        the list of the names of unused tensors. The list omits poolers, pre-training heads and
+        counters.
 
     Raises:
-        UserError: tensors are missing, have another shape, or belong to unknown layers.
+        UserError: tensors are missing, have another shape, or belong to layers that the towers do
+            not have.
     """
     folder = checkpoint_files.fetch(checkpoint.name, weights=True)
     tensors = _rename_layer_norms(checkpoint_files.read_tensors(folder))
@@ -143,7 +145,10 @@ def read_weights(checkpoint, shapes):
 
 
 def _rename_layer_norms(tensors):
-    """Renames the parameters of layer norms that were converted from TensorFlow."""
+    """Renames gamma and beta of layer norms to weight and bias.
+
+    Checkpoints that were converted from TensorFlow contain the names gamma and beta.
+    """
     renamed = {"gamma": "weight", "beta": "bias"}
     parts = {name: name.rpartition(".") for name in tensors}
     return {

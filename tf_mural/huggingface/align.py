@@ -1,4 +1,4 @@
-"""ALIGN: parses its config.json, and maps the variables of the image tower to its tensors."""
+"""Parses the config.json of ALIGN, and maps variables of the image tower to tensors of ALIGN."""
 
 import re
 
@@ -6,7 +6,7 @@ from tf_mural import models
 from tf_mural.errors import UserError
 from tf_mural.huggingface import weight_mapping
 
-# Values of keys that are not in config.json.
+# Keys that config.json omits have these values.
 DEFAULTS = {
     "num_channels": 3,
     "width_coefficient": 2.0,
@@ -42,7 +42,7 @@ _STAGE_ARGUMENTS = {  # argument of KerasHub's backbone: key of config.json
     "strides": "strides",
     "expansion_ratios": "expand_ratios",
 }
-# Layers and variables of KerasHub, and the names of their tensors.
+# The following dicts map names of layers and variables in KerasHub to names in the checkpoint.
 _BLOCK_LAYERS = {
     "expand_conv": "expansion.expand_conv",
     "expand_bn": "expansion.expand_bn",
@@ -65,14 +65,15 @@ _VARIABLES = {
 
 
 def parse_config(config, where):
-    """Returns the options of an image tower that can have the weights.
+    """Returns the options of the image tower that has the architecture of a checkpoint.
 
     Args:
-        config: config of the vision model, plain data.
-        where: path of the file, for messages.
+        config: value of "vision_config" in config.json, a dict.
+        where: path of config.json, for messages.
 
     Returns:
-        {"name": key of `models.EFFICIENTNETS`, "padding": "end", "width": output features}.
+        {"name": key of `models.EFFICIENTNETS`, "padding": "end", "width": number of output
+        features}.
 
     Raises:
         UserError: the image tower does not support this EfficientNet.
@@ -92,7 +93,7 @@ def parse_config(config, where):
     shapes = list(models.block_shapes(stages).values())
     for name, table in models.EFFICIENTNETS.items():
         if list(models.block_shapes(table).values()) == shapes:
-            # The published models pad at the end, for even and odd image sizes.
+            # The published models pad at the end, both for even and for odd image sizes.
             return {"name": name, "padding": "end", "width": shapes[-1][2]}
     raise UserError(
         f"{where}: vision_config is none of the EfficientNets {', '.join(models.EFFICIENTNETS)} "
@@ -102,13 +103,13 @@ def parse_config(config, where):
 
 
 def tensor_spec(path, shape, blocks, prefix="vision_model."):
-    """Returns the `TensorSpec` of a variable, or None if it does not belong to the EfficientNet.
+    """Returns the `TensorSpec` of a variable of the EfficientNet, or None for other variables.
 
     Args:
         path: path of the variable.
         shape: shape of the variable.
         blocks: names of all blocks in order, see `models.block_shapes`.
-        prefix: prefix of the names of the tensors.
+        prefix: prefix of the tensor names of the image tower.
     """
     layer, _, variable = path.rpartition("/")
     block = re.fullmatch(r"(block\d+[a-z])_(.+)", layer)

@@ -1,11 +1,11 @@
-"""BERT: parses its config.json, and maps the variables of the text tower to its tensors."""
+"""Parses the config.json of BERT, and maps variables of the text tower to tensors of BERT."""
 
 import re
 
 from tf_mural.errors import UserError, lookup
 from tf_mural.huggingface import weight_mapping
 
-# Values of keys that are not in config.json.
+# Keys that config.json omits have these values.
 DEFAULTS = {
     "vocab_size": 30522,
     "hidden_size": 768,
@@ -29,7 +29,7 @@ _ACTIVATIONS = {
 # The text tower supports only the default values of these keys.
 _FIXED = ("type_vocab_size", "layer_norm_eps", "position_embedding_type", "is_decoder")
 
-# Layers of KerasHub, and the names of their tensors.
+# The following dicts map names of layers in KerasHub to names in the checkpoint.
 _EMBEDDINGS = {
     "token_embedding": "word_embeddings",
     "position_embedding": "position_embeddings",
@@ -49,15 +49,16 @@ _TOKEN_EMBEDDING = "embeddings.word_embeddings.weight"
 
 
 def parse_config(config, where):
-    """Returns the options of a text tower that can have the weights.
+    """Returns the options of the text tower that has the architecture of a checkpoint.
 
     Args:
-        config: config of a BERT, plain data.
-        where: path of the file, for messages.
+        config: content of the config.json of a BERT, or value of "text_config" of an ALIGN, a dict.
+        where: path of config.json, for messages.
 
     Returns:
-        {"sizes": (layers, width, heads, feed-forward width), "activation", "positions",
-        "vocabulary_size"}.
+        {"sizes": (layers, width, heads, feed-forward width), "activation": name of the feed-forward
+        activation, "positions": number of position embeddings, "vocabulary_size": number of token
+        embeddings}.
 
     Raises:
         UserError: the text tower does not support this BERT.
@@ -79,7 +80,7 @@ def parse_config(config, where):
 
 
 def find_prefix(tensors, source):
-    """Returns the prefix of the names of BERT's tensors, such as "bert." or "text_model.".
+    """Returns the prefix of the tensor names of a BERT, such as "bert." or "text_model.".
 
     Args:
         tensors: {name: array} of a checkpoint.
@@ -100,7 +101,7 @@ def find_prefix(tensors, source):
 
 
 def tensor_spec(path, shape, prefix):
-    """Returns the `TensorSpec` of a variable, or None if it does not belong to the BERT.
+    """Returns the `TensorSpec` of a variable of the BERT, or None for other variables.
 
     Args:
         path: path of the variable.
@@ -120,6 +121,6 @@ def tensor_spec(path, shape, prefix):
     name = f"{prefix}encoder.layer.{block[1]}.{_BLOCK_LAYERS[block[2]]}.{suffix}"
     if variable != "kernel":
         return weight_mapping.vector(name, shape)
-    # The input of the output projection has the axes (heads, head width).
+    # The output projection of attention has a kernel with two input axes, heads and head width.
     num_input_axes = 2 if "attention_output" in layer else 1
     return weight_mapping.dense(name, shape, num_input_axes)

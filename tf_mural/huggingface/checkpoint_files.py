@@ -1,4 +1,4 @@
-"""Files of a Hugging Face checkpoint: downloads them, and reads JSON and tensors."""
+"""Downloads the files of a Hugging Face checkpoint, and reads JSON files and tensors."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import numpy as np
 from tf_mural.errors import UserError, lookup
 
 _DESCRIPTIONS = ("*config.json", "vocab.txt", "tokenizer.json")
-# In order of preference; each is a single file or sharded.
+# Names of weight files, the preferred format first. Weights of each format may be sharded.
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _DTYPES = {
     "F64": np.float64,
@@ -24,12 +24,11 @@ _DTYPES = {
 
 
 def fetch(name, weights=False):
-    """Returns the folder of a checkpoint, and downloads it if necessary.
+    """Returns the folder of a checkpoint, and downloads the checkpoint if necessary.
 
     Args:
         name: folder, or name on huggingface.co ("owner/model").
-        weights: if True, a download includes the weights; otherwise only the files that describe
-            the model.
+        weights: True downloads the weights, False only the files that describe the model.
 
     Raises:
         UserError: the folder does not exist, or the checkpoint cannot be downloaded.
@@ -39,7 +38,7 @@ def fetch(name, weights=False):
         return folder
     if not name or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise UserError(
-            f"no folder {name!r}; expected one with the config.json and the weights of a "
+            f"no folder {name!r}; expected a folder with the config.json and the weights of a "
             "checkpoint, or a name on huggingface.co such as kakaobrain/align-base"
         )
     if not weights:
@@ -57,25 +56,25 @@ def _download(name, patterns):
         import huggingface_hub
     except ImportError as error:
         raise UserError(
-            f"downloading {name} needs huggingface_hub: pip install huggingface_hub, or give a "
-            "folder"
+            f"downloading {name} needs huggingface_hub: pip install huggingface_hub, or give the "
+            "folder of a checkpoint"
         ) from error
     try:
         return huggingface_hub.snapshot_download(name, allow_patterns=list(patterns))
-    except Exception as error:  # raised by the hub, the network or the disk
+    except Exception as error:  # the hub, the network and the disk raise many types
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise UserError(
             f"{name} cannot be downloaded from huggingface.co ({reason}); check the name and the "
-            f"connection, or download it elsewhere with `hf download {name} --local-dir FOLDER` "
-            "and give hf:FOLDER"
+            f"connection, or download the checkpoint on another machine with `hf download {name} "
+            "--local-dir FOLDER`, copy the folder and give hf:FOLDER"
         ) from error
 
 
 def read_json(folder, name, optional=False):
-    """Returns the content of a JSON file, or None if it is optional and does not exist.
+    """Returns the content of a JSON file, or None if an optional file does not exist.
 
     Raises:
-        UserError: the file is missing, or it is not a JSON object.
+        UserError: a required file is missing, or the file does not contain a JSON object.
     """
     path = os.path.join(folder, name)
     if not os.path.exists(path):
@@ -93,10 +92,11 @@ def read_json(folder, name, optional=False):
 
 
 def read_tensors(folder):
-    """Returns {name: array} of all tensors. Those of safetensors files are memory-mapped.
+    """Returns {name: array} of all tensors. Tensors of safetensors files are memory-mapped.
 
     Raises:
-        UserError: there are no weights, a file is missing or damaged, or PyTorch is needed.
+        UserError: there are no weights, a file is missing or damaged, or the file format requires
+            PyTorch, which is not installed.
     """
     paths = _weight_files(folder)
     if not paths:
@@ -104,14 +104,14 @@ def read_tensors(folder):
     tensors = {}
     for path in paths:
         if not os.path.exists(path):
-            raise UserError(f"{path} is missing, but the index names it; download it again")
+            raise UserError(f"{path} is missing, but the index names it; download this file again")
         read = _read_safetensors if path.endswith(".safetensors") else _read_pickle
         tensors |= read(path)
     return tensors
 
 
 def _weight_files(folder):
-    """Returns the paths of the weights, a single file or its shards; [] if there are none."""
+    """Returns the paths of the weights: a single file or all shards; [] if there are no weights."""
     for name in WEIGHTS:
         if os.path.exists(os.path.join(folder, name)):
             return [os.path.join(folder, name)]
@@ -123,7 +123,7 @@ def _weight_files(folder):
 
 
 def _read_safetensors(path):
-    # The format: 8 bytes with the length of a JSON header, the header, the data.
+    # A safetensors file has 8 bytes with the length of a JSON header, then the header, then data.
     size = os.path.getsize(path)
     try:
         with open(path, "rb") as file:
@@ -146,7 +146,7 @@ def _read_safetensors(path):
 
 def _array(data, entry, where):
     raw = data[slice(*entry["data_offsets"])]
-    if entry["dtype"] == "BF16":  # the upper half of a float32
+    if entry["dtype"] == "BF16":  # a bfloat16 is the upper half of a float32
         raw = (raw.view(np.uint16).astype(np.uint32) << 16).view(np.uint8)
         entry = {**entry, "dtype": "F32"}
     dtype = lookup(_DTYPES, entry["dtype"], f"dtype (of {where})")

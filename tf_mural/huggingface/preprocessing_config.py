@@ -1,4 +1,4 @@
-"""The preprocessing of texts and images that the files of a checkpoint describe."""
+"""Reads the preprocessing of texts and images from the files of a checkpoint."""
 
 import os
 
@@ -9,7 +9,7 @@ from tf_mural.errors import UserError
 from tf_mural.huggingface.checkpoint_files import read_json
 
 _TOKENIZERS = (None, "BertTokenizer", "BertTokenizerFast", "PreTrainedTokenizerFast")
-# Default values of EfficientNetImageProcessor.
+# Keys that a processor config omits have these values, the defaults of EfficientNetImageProcessor.
 _PROCESSOR_DEFAULTS = {
     "do_resize": True,
     "size": {"height": 346, "width": 346},
@@ -21,7 +21,8 @@ _PROCESSOR_DEFAULTS = {
     "do_normalize": True,
     "include_top": True,
 }
-# Together with a rescale factor of 1 / 127.5 these values compute x / 127.5 - 1.
+# With these values and a rescale factor of 1 / 127.5, EfficientNetImageProcessor computes
+# x / 127.5 - 1 for every pixel x.
 _REQUIRED_VALUES = {
     "do_resize": True,
     "do_rescale": True,
@@ -32,12 +33,14 @@ _REQUIRED_VALUES = {
 
 
 def read_tokenizer(folder):
-    """Reads the vocabulary and the case of texts.
+    """Reads the vocabulary, and whether the tokenizer lower-cases texts.
 
-    The files are vocab.txt or else tokenizer.json, and tokenizer_config.json.
+    The vocabulary is read from vocab.txt or, if vocab.txt is missing, from tokenizer.json. Other
+    settings are read from tokenizer_config.json or, if a key is missing there, from tokenizer.json.
 
     Returns:
-        Pieces in the order of their ids, and whether texts are lower-cased without accents.
+        A tuple: the pieces in the order of their ids, and True if the tokenizer lower-cases texts
+        and removes accents.
 
     Raises:
         UserError: files are missing, or the tokenizer is not the WordPiece tokenizer of BERT.
@@ -78,29 +81,31 @@ def _is_lower_case(settings, normalizer, folder):
         value = settings[name] if name in settings else normalizer.get(normalizer_name)
         return default if value is None else value
 
-    # True is the default of BertTokenizer.
+    # By default, BertTokenizer lower-cases texts.
     lower_case = setting("do_lower_case", "lowercase", True)
     strip_accents = setting("strip_accents", "strip_accents", lower_case)
     if strip_accents != lower_case or not setting(
         "tokenize_chinese_chars", "handle_chinese_chars", True
     ):
         raise UserError(
-            f"{folder}: do_lower_case is {lower_case}, strip_accents {strip_accents}; expected "
-            "both or neither, and tokenize_chinese_chars, as in BertTokenizer"
+            f"{folder}: do_lower_case is {lower_case}, strip_accents is {strip_accents}; expected "
+            "two equal values, and the value True of tokenize_chinese_chars, as in BertTokenizer"
         )
     return lower_case
 
 
 def read_image_sizes(folder):
-    """Reads the image sizes of the evaluation, and checks the scaling of pixels.
+    """Reads the sizes to which images are resized and cropped, and checks the scaling of pixels.
 
-    The file is preprocessor_config.json or else processor_config.json.
+    The sizes are read from preprocessor_config.json or, if this file is missing, from
+    processor_config.json.
 
     Returns:
-        {"resize": pixels, "crop": pixels}. They are equal if the checkpoint does not crop.
+        {"resize": pixels, "crop": pixels}. The two sizes are equal if images are not cropped.
 
     Raises:
-        UserError: the file is missing, images are not square, or pixels are not x / 127.5 - 1.
+        UserError: both files are missing, images are not square, or pixels are not scaled to
+            x / 127.5 - 1.
     """
     name = "preprocessor_config.json"
     config = read_json(folder, name, optional=True)

@@ -10,13 +10,14 @@ from tf_mural.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class TensorSpec:
-    """The tensor of a checkpoint that contains a variable.
+    """Describes the tensor of a checkpoint that contains the values of a variable.
 
     Attributes:
         name: name of the tensor.
         shape: expected shape of the tensor.
-        axes: permutation of its axes into those of the variable.
-        truncate: if True, the tensor may have more rows than the variable, which gets the first.
+        axes: permutation that brings the axes of the tensor into the order of the variable.
+        truncate: if True, the tensor may have more rows than the variable; the variable then gets
+            the first rows.
     """
 
     name: str
@@ -38,35 +39,50 @@ class TensorSpec:
 
 
 def vector(name, shape):
-    """A bias, a scale or a scalar. The variable may have separate axes for attention heads."""
+    """Returns the `TensorSpec` of a bias, a scale or a scalar.
+
+    The variable of a bias may have separate axes for the attention heads and their width.
+    """
     return TensorSpec(name, (math.prod(shape),) if shape else (), (0,) if shape else ())
 
 
 def embedding(name, shape, truncate=False):
-    """An embedding table, (rows, width) in both."""
+    """Returns the `TensorSpec` of an embedding table, (rows, width) in PyTorch and in Keras."""
     return TensorSpec(name, tuple(shape), (0, 1), truncate)
 
 
 def dense(name, shape, num_input_axes=1):
-    """The kernel of a linear layer, (out, in) in PyTorch; the variable starts with input axes."""
+    """Returns the `TensorSpec` of the kernel of a linear layer.
+
+    The tensor has the shape (out, in). The variable has `num_input_axes` input axes, followed by
+    its output axes.
+    """
     inputs, outputs = math.prod(shape[:num_input_axes]), math.prod(shape[num_input_axes:])
     return TensorSpec(name, (outputs, inputs), (1, 0))
 
 
 def conv2d(name, shape):
-    """A kernel, (out, in, height, width) in PyTorch and (height, width, in, out) in Keras."""
+    """Returns the `TensorSpec` of the kernel of a convolution.
+
+    The tensor has the shape (out, in, height, width). The variable has the shape
+    (height, width, in, out).
+    """
     height, width, filters_in, filters_out = shape
     return TensorSpec(name, (filters_out, filters_in, height, width), (2, 3, 1, 0))
 
 
 def depthwise_conv2d(name, shape):
-    """A kernel, (channels, 1, height, width) in PyTorch, (height, width, channels, 1) in Keras."""
+    """Returns the `TensorSpec` of the kernel of a depthwise convolution.
+
+    The tensor has the shape (channels, 1, height, width). The variable has the shape
+    (height, width, channels, 1).
+    """
     height, width, channels, _ = shape
     return TensorSpec(name, (channels, 1, height, width), (2, 3, 0, 1))
 
 
 def convert(specs, shapes, tensors, source):
-    """Converts the tensors of a checkpoint to arrays of variables.
+    """Converts the tensors of a checkpoint to the arrays that are assigned to variables.
 
     Args:
         specs: {variable path: TensorSpec}.

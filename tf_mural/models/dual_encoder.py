@@ -1,4 +1,4 @@
-"""The dual encoder: two towers that share one embedding space, and the loss temperature."""
+"""The dual encoder: two towers that share one embedding space, and the temperatures of the loss."""
 
 import re
 
@@ -19,8 +19,9 @@ class DualEncoder(keras.Model):
 
     Args:
         towers: dict from modality ("image", "text") to `keras.Model`.
-        temperatures: dict from name to initial value. The paper has a single one, "shared".
-        freeze: modalities whose tower is not trained.
+        temperatures: dict from the name of a temperature to its initial value. Defaults to
+            {"shared": 1.0}. The paper uses a single temperature.
+        freeze: modalities whose towers are not trained.
     """
 
     def __init__(self, towers, temperatures=None, freeze=(), name="dual_encoder"):
@@ -42,16 +43,16 @@ class DualEncoder(keras.Model):
 
     @property
     def remat_blocks(self):
-        """The blocks of both towers that support gradient checkpointing, see `remat_blocks`."""
+        """The blocks of both towers that support gradient checkpointing."""
         return [block for tower in self.towers.values() for block in remat_blocks(tower)]
 
     def encode(self, modality, inputs, training=False):
         """Returns L2-normalized embeddings, (n, embedding_dim).
 
-        The dtype is at least float32, also if the towers compute in half precision.
+        The embeddings are float32 or float64, even if the towers compute in half precision.
         """
         tower = lookup(self.towers, modality, "tower")
-        # A frozen tower runs in inference mode: no dropout and no stochastic depth.
+        # A frozen tower runs in inference mode, without dropout and stochastic depth.
         x = tower(inputs, training=training and tower.trainable)
         x = ops.cast(x, at_least_float32(x.dtype))
         return ops.normalize(x, axis=-1, order=2, epsilon=1e-12)
@@ -61,7 +62,7 @@ class DualEncoder(keras.Model):
         return {modality: self.encode(modality, x, training) for modality, x in inputs.items()}
 
     def clamp_temperatures(self):
-        """Clips temperatures to [0.005, 2]; returns how many were clipped (int32)."""
+        """Clips the temperatures to [0.005, 2]; returns how many were changed (int32)."""
         count = 0
         for variable in self.temperatures.values():
             clipped = ops.clip(variable, MIN_TEMPERATURE, MAX_TEMPERATURE)
@@ -79,7 +80,7 @@ def dual_encoder(
     precision=None,
     all_reduce_mean=list,
 ):
-    """Builds a `DualEncoder` from plain data, as the model.json of a run stores it.
+    """Builds a `DualEncoder` from plain data, which the model.json of a run stores.
 
     Args:
         image: keyword arguments of `image_tower`.
@@ -90,7 +91,7 @@ def dual_encoder(
         precision: dtype policy of the towers: "float32", "mixed_bfloat16" or "mixed_float16". The
             mixed policies compute in half precision and keep float32 weights. Defaults to the
             global dtype policy of Keras.
-        all_reduce_mean: see `GhostBatchNormalization`. It is not part of model.json.
+        all_reduce_mean: see `GhostBatchNormalization`. model.json does not store this argument.
     """
     with dtype_policy_scope(precision):
         towers = {
@@ -105,8 +106,8 @@ def dual_encoder(
 def remat_blocks(tower):
     """Returns the blocks of a tower that hold most of its activations.
 
-    They are the stages of the EfficientNet and the transformer layers of the BERT. Each takes one
-    differentiable tensor and returns one, as gradient checkpointing requires.
+    These blocks are the stages of an EfficientNet or the transformer layers of a BERT. Each block
+    has one differentiable input and one output, as gradient checkpointing requires.
     """
     pattern = re.compile(r"stage_\d+|transformer_layer_\d+")
     return [layer for layer in tower._flatten_layers() if pattern.fullmatch(layer.name)]

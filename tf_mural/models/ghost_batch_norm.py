@@ -11,22 +11,26 @@ ALL_REPLICAS = -1
 class GhostBatchNormalization(keras.layers.BatchNormalization):
     """Batch normalization whose training statistics are computed over virtual batches.
 
-    The result equals that of Keras' layer, applied to each virtual batch
-    (https://arxiv.org/abs/1705.08741). The gradient is written out (equations of section 3 of
-    https://arxiv.org/abs/1502.03167), so that the backward pass stores only the input of the layer:
-    this takes less memory and time than differentiating mean, variance and scaling one by one.
+    A virtual batch is a group of consecutive images of the batch. The output equals that of Keras'
+    layer applied to each virtual batch separately (https://arxiv.org/abs/1705.08741). The gradient
+    is implemented explicitly, with the equations in section 3 of https://arxiv.org/abs/1502.03167.
+    Therefore only the input of the layer is stored for the backward pass. The explicit gradient
+    takes less memory and time than differentiating mean, variance and scaling one by one.
 
     Args:
-        virtual_batch_size: images per virtual batch, a divisor of the batch size. Defaults to the
-            whole local batch. `ALL_REPLICAS` computes the statistics over all replicas, as
-            `synchronized=True` of Keras' layer; all replicas have local batches of one size. The
-            moving averages are updated with the mean over virtual batches.
-        all_reduce_mean: callable that takes a list of tensors and returns the list of their means
-            over replicas. It is called in the forward and the backward pass if
-            `virtual_batch_size` is `ALL_REPLICAS`. The default is for a single replica.
-        fuse_squeeze: if True, the layer also computes the swish activation and the squeeze that
-            follow. It then returns the activations (n, h, w, c) and their means over positions
-            (n, c). A fused gradient makes fewer passes over tensors of the size of the input.
+        virtual_batch_size: number of images per virtual batch, a divisor of the local batch size.
+            None: the local batch is one virtual batch. `ALL_REPLICAS`: the batches of all replicas
+            form one virtual batch, as in Keras' layer with `synchronized=True`; all replicas must
+            then have the same local batch size. If there are several virtual batches, the moving
+            averages are updated with the averages of their statistics.
+        all_reduce_mean: callable that takes a list of tensors and returns the list of the means of
+            these tensors over all replicas. The layer calls it in the forward and in the backward
+            pass, but only if `virtual_batch_size` is `ALL_REPLICAS`. The default is correct for a
+            single replica.
+        fuse_squeeze: if True, the layer also computes the swish activation and the squeeze (mean
+            over positions) that follow it in a block. The layer then returns a tuple: activations,
+            (n, h, w, c), and their means over positions, (n, c). The gradient of the fused layer
+            makes fewer passes over tensors of the size of the input.
         **kwargs: see `keras.layers.BatchNormalization`.
     """
 
@@ -37,7 +41,7 @@ class GhostBatchNormalization(keras.layers.BatchNormalization):
         self.fuse_squeeze = fuse_squeeze
 
     def call(self, inputs, training=None, mask=None):
-        """Normalizes (n, h, w, c). The statistics are computed in float32 at least."""
+        """Normalizes images, (n, h, w, c). The statistics are computed in float32 or float64."""
         if not (training and self.trainable):
             y = super().call(inputs, training=training, mask=mask)
             if not self.fuse_squeeze:
@@ -52,8 +56,8 @@ class GhostBatchNormalization(keras.layers.BatchNormalization):
                 f"{self.virtual_batch_size}. Received: {n}."
             )
         x = ops.cast(inputs, at_least_float32(inputs.dtype))
-        # Both moments are computed in one pass over x. They are taken around the moving mean, so
-        # that their difference loses few digits.
+        # Mean and mean square are computed in one pass over x. The moving mean is subtracted from x
+        # first, because the difference of mean square and squared mean would otherwise lose digits.
         shift = ops.copy(ops.cast(self.moving_mean, x.dtype))
         centered = ops.stop_gradient(x) - shift
         moments = (self._group_means(_squeeze(d)) for d in (centered, ops.square(centered)))
@@ -68,8 +72,9 @@ class GhostBatchNormalization(keras.layers.BatchNormalization):
     def _group_means(self, image_means):
         """Averages the means of images, (n, c), over each virtual batch; returns (groups, c).
 
-        The means over positions are computed before: reshaping x itself into groups would change
-        its memory layout, which takes as long as a convolution on a TPU.
+        `groups` is the number of virtual batches. `image_means` contains means over positions,
+        because reshaping (n, h, w, c) into groups would change the memory layout of the tensor,
+        which takes as long as a convolution on a TPU.
         """
         size = self.virtual_batch_size
         size = -1 if size in (None, ALL_REPLICAS) else size
@@ -77,26 +82,28 @@ class GhostBatchNormalization(keras.layers.BatchNormalization):
         return ops.mean(ops.reshape(image_means, (groups, size, image_means.shape[-1])), axis=1)
 
     def _broadcast_to_images(self, x):
-        """Expands values of virtual batches, (groups, c), to multiply (n, h, w, c)."""
+        """Expands values of virtual batches, (groups, c), to be broadcast with (n, h, w, c)."""
         if self.virtual_batch_size not in (None, ALL_REPLICAS):
             x = ops.repeat(x, self.virtual_batch_size, axis=0)
         return x[:, None, None, :]
 
     def _normalize(self, x, mean, variance):
-        """Computes (x - mean) / sqrt(variance + epsilon) * gamma + beta in the compute dtype.
+        """Computes (x - mean) / sqrt(variance + epsilon) * gamma + beta.
+
+        The gradient of x includes the dependence of `mean` and `variance` on x, also across
+        replicas.
 
         Args:
-            x: (n, h, w, c).
-            mean: mean of x over each virtual batch, (groups, c). The gradient defined here includes
-                the dependence of `mean` and `variance` on x, also across replicas.
-            variance: variance of x, likewise.
+            x: input of the layer, (n, h, w, c).
+            mean: mean of x over each virtual batch, (groups, c).
+            variance: variance of x over each virtual batch, (groups, c).
 
         Returns:
-            See `call`.
+            The output of the layer in the compute dtype, a tuple if `fuse_squeeze` is True.
         """
 
-        # Everything that the gradient uses is an argument: closed-over values would be lost on JAX
-        # if blocks are rematerialized.
+        # All tensors that the gradient uses must be arguments of `normalize`: on JAX, tensors from
+        # the enclosing function would be lost if blocks are rematerialized.
         @ops.custom_gradient
         def normalize(x, gamma, beta, mean, inverse_std):
             scale = inverse_std * ops.cast(gamma, inverse_std.dtype)
@@ -108,15 +115,16 @@ class GhostBatchNormalization(keras.layers.BatchNormalization):
                 squeezed = ops.cast(_squeeze(y), self.compute_dtype)
 
             def gradient(*upstreams):
-                # The cast is repeated, so that the forward pass stores x in its own dtype.
+                # x is cast here again, because x should be stored in its original dtype.
                 wide = ops.cast(x, scale.dtype)
-                # TensorFlow passes one argument per output, JAX a single structure.
+                # TensorFlow passes one argument per output of the layer, JAX always one argument.
                 upstream = upstreams if len(upstreams) > 1 else upstreams[0]
                 dy, *sums = self._backpropagate_activation(upstream, wide, scales, offsets)
                 d_beta, d_gamma = map(self._group_means, sums)
                 d_gamma = (d_gamma - mean * d_beta) * inverse_std
-                # x changes the statistics, and thereby the outputs of all replicas that share them.
-                # The gradients of gamma and beta stay local; the train step sums them over
+                # x changes the statistics, and the statistics change the outputs of all replicas
+                # that share them. Therefore dx is computed from means over these replicas. The
+                # gradients of gamma and beta stay local, because the train step sums them over
                 # replicas.
                 mean_d_gamma, mean_d_beta = self._all_reduce_mean([d_gamma, d_beta])
                 slopes = scale * inverse_std * mean_d_gamma
@@ -138,13 +146,18 @@ class GhostBatchNormalization(keras.layers.BatchNormalization):
         return normalize(x, *parameters, mean, ops.rsqrt(variance + self.epsilon))
 
     def _backpropagate_activation(self, upstream, x, scales, offsets):
-        """Returns the gradient of the normalized x, its means, and the means of its product with x.
+        """Backpropagates through the squeeze and the activation, if they are fused.
 
         Args:
-            upstream: gradient of the layer's output or outputs.
+            upstream: gradient with respect to the output of the layer; a tuple of two gradients if
+                `fuse_squeeze` is True.
             x: input of the layer, (n, h, w, c).
-            scales: factors that normalize x.
-            offsets: summands that normalize x.
+            scales: factors of the normalization, `y = x * scales + offsets`.
+            offsets: summands of the normalization.
+
+        Returns:
+            A tuple: the gradient with respect to y, (n, h, w, c), the mean over positions of this
+            gradient, (n, c), and the mean over positions of this gradient times x, (n, c).
         """
         if not self.fuse_squeeze:
             dy = ops.cast(upstream, x.dtype)
@@ -152,17 +165,18 @@ class GhostBatchNormalization(keras.layers.BatchNormalization):
         d_swish, d_squeezed = (ops.cast(d, x.dtype) for d in upstream)
         d_mean = d_squeezed / ops.cast(ops.shape(x)[1] * ops.shape(x)[2], x.dtype)
         y = x * scales + offsets
-        # The sigmoid in a form that compilers recompute instead of storing it.
-        gate = 0.5 + 0.5 * ops.tanh(0.5 * y)
-        slope = gate + y * gate * (1.0 - gate)
-        # Split so that neither part depends on the excitation's gradient: one pass over `d_swish`
-        # and x computes all sums.
+        # Compilers recompute the sigmoid in this form instead of storing it.
+        sigmoid = 0.5 + 0.5 * ops.tanh(0.5 * y)
+        slope = sigmoid + y * sigmoid * (1.0 - sigmoid)
+        # The gradient with respect to y is `dy + d_mean * slope`. The two terms are summed
+        # separately, because then no sum depends on `d_mean`, and one pass over `d_swish` and x
+        # computes all sums.
         dy = d_swish * slope
         sums = (_squeeze(dy * d) + d_mean * _squeeze(slope * d) for d in (1.0, x))
         return dy + d_mean[:, None, None, :] * slope, *sums
 
     def compute_output_shape(self, input_shape):
-        """Returns the shape of x, and (n, c) for the squeeze."""
+        """Returns the shape of the output, a tuple of two shapes if `fuse_squeeze` is True."""
         n, *_, c = input_shape
         return (input_shape, (n, c)) if self.fuse_squeeze else input_shape
 
@@ -176,12 +190,13 @@ class GhostBatchNormalization(keras.layers.BatchNormalization):
 
 
 def _squeeze(x):
-    """Averages (n, h, w, c) over positions; returns (n, c)."""
+    """Averages x, (n, h, w, c), over positions; returns (n, c)."""
     return ops.mean(x, axis=(1, 2))
 
 
 def at_least_float32(dtype):
-    """Returns the name of a float dtype, or "float32" for half precision."""
-    # `keras.backend.result_type` returns float64 for float32 on some backends.
+    """Returns "float32" if a float dtype has half precision, otherwise the name of the dtype."""
+    # `keras.backend.result_type` is not used, because it returns float64 for float32 on some
+    # backends.
     name = keras.backend.standardize_dtype(dtype)
     return "float32" if name in ("float16", "bfloat16") else name

@@ -29,30 +29,33 @@ def image_tower(
 ):
     """Builds an EfficientNet whose last MBConv output is averaged over all positions.
 
-    The top 1x1 convolution is omitted as in ALIGN, so that B7 has 640 output features. A linear
-    projection follows if the number of features is not `embedding_dim`.
+    As in ALIGN, the top 1x1 convolution is omitted; B7 therefore has 640 output features. A linear
+    projection is added if the number of features is not `embedding_dim`.
 
     Args:
         name: a key of `EFFICIENTNETS`.
-        image_size: height and width in pixels.
-        embedding_dim: width of the output.
-        stochastic_depth: maximum drop rate. Block i of B has the rate `stochastic_depth * i / B`.
+        image_size: height and width of the images in pixels.
+        embedding_dim: width of the embeddings.
+        stochastic_depth: upper bound of the drop rates of stochastic depth. Block i (from 0) of B
+            blocks has the drop rate `stochastic_depth * i / B`.
         virtual_batch_size: see `GhostBatchNormalization`.
         batch_norm_momentum: momentum of the moving averages of batch normalization.
-        padding: padding before stride-2 convolutions. "symmetric" is KerasHub's; "end" has one row
-            and column less at the top and left, as the published ALIGN models at any image size.
-        preset: KerasHub preset (name, `hf://`, `kaggle://` or folder) that provides the backbone.
+        padding: padding before stride-2 convolutions, "symmetric" or "end". KerasHub pads
+            symmetrically. "end" omits one row at the top and one column at the left, as in the
+            published ALIGN models at every image size.
+        preset: KerasHub preset of an EfficientNet (name, `hf://` or `kaggle://` handle, or folder),
+            which replaces `name` and provides weights. None: the weights are random.
         all_reduce_mean: see `GhostBatchNormalization`.
 
     Returns:
-        `keras.Model` from pixels in [0, 255], (n, image_size, image_size, 3), to
-        (n, embedding_dim).
+        `keras.Model` that maps pixels in [0, 255], (n, image_size, image_size, 3), to embeddings,
+        (n, embedding_dim), which are not normalized.
     """
     import keras_hub
 
     backbone_class = keras_hub.models.EfficientNetBackbone
-    # The pretrained backbone uses Keras' batch norm layer, because KerasHub finds the weights of a
-    # layer by its class name.
+    # The pretrained backbone is built with Keras' batch norm layer, because KerasHub finds the
+    # weights of a layer in a preset by the class name of the layer.
     pretrained = load_backbone(backbone_class, preset) if preset else None
     config = pretrained.get_config() if preset else efficientnet_config(name)
     repeats, blocks = sum(config["stackwise_num_repeats"]), count_blocks(config)
@@ -62,15 +65,15 @@ def image_tower(
         padding_scope,
     ):
         config["input_shape"] = (image_size, image_size, 3)
-        # KerasHub divides by the number of blocks before scaling, so that the rates of a B7 would
-        # end at 0.675.
+        # KerasHub computes drop rates with the number of blocks before depth scaling. Without this
+        # correction the last block of a B7 would have the drop rate 0.675.
         config["dropout"] = stochastic_depth * repeats / blocks
         backbone, inputs = fuse_squeeze_excite(backbone_class.from_config(config), all_reduce_mean)
     if preset:
         backbone.set_weights(pretrained.get_weights())
     pixels = keras.Input((image_size, image_size, 3), name="pixels")
-    # In half precision 1 / 127.5 has an error of 0.1 %, which would scale every pixel. The average
-    # over positions is computed in the same wide dtype.
+    # Rescaling and the average over positions use the dtype of the weights. In half precision, the
+    # constant 1 / 127.5 has an error of 0.1 %, and every pixel would have the same error.
     dtype = keras.config.dtype_policy().variable_dtype
     x = keras.layers.Rescaling(1 / 127.5, offset=-1.0, dtype=dtype, name="rescale")(pixels)
     for stage in _split_stages(backbone, inputs, len(config["stackwise_num_repeats"])):
@@ -82,13 +85,13 @@ def image_tower(
 
 
 def _split_stages(backbone, inputs, num_stages):
-    """Splits a backbone below its top convolution into one model per stage.
+    """Splits the part of a backbone before its top convolution into one model per stage.
 
     The stem belongs to the first stage.
 
     Args:
         backbone: model that `fuse_squeeze_excite` returned.
-        inputs: its layer inputs, likewise.
+        inputs: layer inputs of the backbone, the dict that `fuse_squeeze_excite` returned.
         num_stages: number of stages.
     """
     prefixes = [f"block{i}a_" for i in range(2, num_stages + 1)]

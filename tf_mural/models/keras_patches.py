@@ -1,4 +1,4 @@
-"""All places where the models change the behavior of Keras and KerasHub."""
+"""All changes that the models make to the behavior of Keras and KerasHub."""
 
 import contextlib
 
@@ -17,8 +17,8 @@ ACTIVATIONS = {
 
 @contextlib.contextmanager
 def dtype_policy_scope(policy):
-    """Context manager: sets the global dtype policy of Keras; None leaves it unchanged."""
-    # The EfficientNet v1 blocks of KerasHub read only the global policy.
+    """Context manager: sets the global dtype policy of Keras; None leaves the policy unchanged."""
+    # The policy must be global: the EfficientNet v1 blocks of KerasHub read no other policy.
     original = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy or original)
     try:
@@ -31,8 +31,13 @@ def dtype_policy_scope(policy):
 def ghost_batch_norm_scope(virtual_batch_size, momentum, all_reduce_mean=list):
     """Context manager: `keras.layers.BatchNormalization` builds `GhostBatchNormalization`.
 
-    The blocks of KerasHub have no option for it, and its EfficientNet v1 blocks have none for
-    `momentum` either.
+    KerasHub has no argument for the class of batch norm layers, and its EfficientNet v1 blocks have
+    no argument for the momentum.
+
+    Args:
+        virtual_batch_size: see `GhostBatchNormalization`.
+        momentum: momentum of the moving averages.
+        all_reduce_mean: see `GhostBatchNormalization`.
     """
     original = keras.layers.BatchNormalization
 
@@ -49,7 +54,9 @@ def ghost_batch_norm_scope(virtual_batch_size, momentum, all_reduce_mean=list):
 
 @contextlib.contextmanager
 def end_padding_scope(config):
-    """Context manager: KerasHub pads stride-2 convolutions by one row and column less at the start.
+    """Context manager: KerasHub pads stride-2 convolutions less at the top and at the left.
+
+    The padding omits one row at the top and one column at the left.
 
     Args:
         config: arguments of KerasHub's `EfficientNetBackbone`.
@@ -83,20 +90,20 @@ def patch_bert(backbone, activation):
         attention = layer._self_attention_layer
         for name in ("query", "key", "value", "output"):
             _use_tensordot(getattr(attention, f"_{name}_dense"))
-    # In half precision, the gradient of a position embedding would be summed over the batch in half
-    # precision, and float16 stops growing after 8,192 equal rows. Keras already sums the gradients
-    # of the token and segment embeddings in float32.
+    # Without this policy, the gradients of position embeddings would be summed over the batch in
+    # half precision, and a float16 sum of equal values stops growing after 8,192 values. Keras
+    # already sums the gradients of token and segment embeddings in float32.
     backbone.position_embedding.dtype_policy = keras.config.dtype_policy().variable_dtype
 
 
 def _use_tensordot(dense):
     """Replaces the einsum of an `EinsumDense` by a single matmul with the same result.
 
-    TensorFlow computes the einsum (n, t, c), (c, heads, d) one text at a time, which takes 50 %
-    longer on a CPU. JAX compiles both to the same code.
+    TensorFlow computes the einsum of (n, t, c) and (c, heads, d) one text at a time, which takes
+    50 % longer than a matmul on a CPU. JAX compiles the einsum and the matmul to the same code.
 
     Args:
-        dense: `keras.layers.EinsumDense` from (n, t, ...) to (n, t, ...).
+        dense: `keras.layers.EinsumDense` that maps (n, t, ...) to (n, t, ...).
     """
 
     def call(inputs, training=None):

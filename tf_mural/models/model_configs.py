@@ -1,10 +1,12 @@
-"""Named sizes of the towers, and quantities that follow from them."""
+"""Named sizes of the towers, and the block shapes and learning rates that follow from the sizes."""
 
 import math
 
 from tf_mural.errors import UserError, lookup
 
-# EfficientNet (Tan and Le 2019): the seven stages of table 1, and the scaling coefficients.
+# The seven stages of EfficientNet-B0 are those of table 1 of Tan and Le 2019
+# (https://arxiv.org/abs/1905.11946). `_SCALING` contains the factors by which the other sizes
+# multiply widths and depths.
 _B0 = {
     "stackwise_kernel_sizes": [3, 3, 5, 3, 5, 5, 3],
     "stackwise_num_repeats": [1, 2, 2, 3, 3, 4, 1],
@@ -15,7 +17,7 @@ _B0 = {
     "stackwise_squeeze_and_excite_ratios": [0.25] * 7,
     "stackwise_block_types": ["v1"] * 7,
 }
-_SCALING = {  # name: (width, depth)
+_SCALING = {  # name: (width coefficient, depth coefficient)
     "b0": (1.0, 1.0),
     "b1": (1.0, 1.1),
     "b2": (1.1, 1.2),
@@ -25,7 +27,8 @@ _SCALING = {  # name: (width, depth)
     "b6": (1.8, 2.6),
     "b7": (2.0, 3.1),
 }
-# An EfficientNet with four stages for images of about 64 px, which a CPU trains in minutes.
+# This EfficientNet has four stages and is made for images of about 64 px. A CPU can train this
+# EfficientNet in minutes.
 _TINY = {
     "stackwise_kernel_sizes": [3, 3, 3, 3],
     "stackwise_num_repeats": [1, 1, 2, 1],
@@ -60,20 +63,20 @@ BERTS = {  # name: (layers, width, heads); the feed-forward layers are four time
     "base": (12, 768, 12),
     "large": (24, 1024, 16),
 }
-# Keyword arguments of `dual_encoder` as earlier versions stored them: other names, and values that
-# stood for None.
+# Earlier versions stored some arguments of `dual_encoder` under the names in `_RENAMED_ARGUMENTS`,
+# {old name: current name}, and stored the values in `_STORED_NONE` in the place of None.
 _RENAMED_ARGUMENTS = {"image": {"batch_norm_group": "virtual_batch_size"}, "text": {}}
 _STORED_NONE = {"virtual_batch_size": 0, "preset": "", "sizes": []}
 
 
 def upgrade_arguments(arguments):
-    """Returns stored keyword arguments of `dual_encoder` in their current form.
+    """Returns stored keyword arguments of `dual_encoder` with current names and values.
 
-    This is the only reader of the forms that earlier versions wrote to model.json and to presets.
+    Only this function reads the names and values that earlier versions wrote to model.json and to
+    presets. Current names and values are kept.
 
     Args:
-        arguments: dict with the keys "image" and "text", each a dict of keyword arguments. Current
-            names and values are kept.
+        arguments: keyword arguments of `dual_encoder`, of which "image" and "text" are required.
     """
     upgraded = {}
     for modality, renamed in _RENAMED_ARGUMENTS.items():
@@ -110,7 +113,7 @@ def load_backbone(backbone_class, preset, **overrides):
     """Loads a KerasHub preset as an instance of a backbone class.
 
     Raises:
-        UserError: the preset is not available, or it belongs to another class.
+        UserError: the preset is not available, or contains a backbone of another class.
     """
     try:
         return backbone_class.from_preset(preset, **overrides)
@@ -118,7 +121,7 @@ def load_backbone(backbone_class, preset, **overrides):
         reason = str(error).strip().splitlines()[0]
         raise UserError(
             f"the preset {preset!r} cannot be loaded as {backbone_class.__name__} ({reason}); "
-            "expected a name, a hf:// or kaggle:// handle, or a folder of KerasHub"
+            "expected the name, the hf:// or kaggle:// handle or the folder of a KerasHub preset"
         ) from error
 
 
@@ -164,16 +167,17 @@ def lr_multipliers(decay, num_layers, num_stages):
     """Returns learning-rate multipliers that decrease with the distance of a layer to the output.
 
     Implements the layer-wise decay of Howard and Ruder 2018 (https://arxiv.org/abs/1801.06146). The
-    layer below the projections has the multiplier `decay`, the next one `decay**2`, and so on down
-    to the embeddings or the stem. Projections and temperatures keep the full learning rate.
+    last transformer layer and the last stage have the multiplier `decay`, the layer and the stage
+    before them have `decay**2`, and so on down to the embeddings and the stem. Projections and
+    temperatures keep the full learning rate.
 
     Args:
-        decay: ratio of the multipliers of two consecutive layers.
+        decay: multiplier of a layer divided by the multiplier of the layer that follows.
         num_layers: number of transformer layers of the BERT.
         num_stages: number of stages of the EfficientNet.
 
     Returns:
-        Pairs of (regular expression of variable paths, multiplier).
+        Tuple of pairs (regular expression that matches variable paths, multiplier).
     """
     pairs = [(f"transformer_layer_{i}/", decay ** (num_layers - i)) for i in range(num_layers)]
     pairs.append(
@@ -184,6 +188,6 @@ def lr_multipliers(decay, num_layers, num_stages):
 
 
 def _round_filters(filters):
-    """Rounds a scaled number of filters to a multiple of 8, at most 10 % down."""
+    """Rounds a scaled number of filters to a multiple of 8 that is at most 10 % smaller."""
     rounded = max(8, int(filters + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * filters else rounded

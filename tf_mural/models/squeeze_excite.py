@@ -1,9 +1,11 @@
 """Squeeze and excite (https://arxiv.org/abs/1709.01507) with a gradient that takes a single pass.
 
-The gradients of a block's gate and of the batch norm before it are sums over the same two tensors:
-the gradient of the block's output and the input of the batch norm. With KerasHub's layers each sum
-depends on the previous one, so that these tensors are read several times. Here no sum depends on
-another one, and a compiler can compute all of them in one pass. The result is the same.
+Squeeze and excite multiplies each channel of an image by a factor; these factors are the gate. The
+gradient of the gate and the gradient of the preceding batch norm are sums over the same two
+tensors: the gradient of the gated activations, and the input of the batch norm. With KerasHub's
+layers each sum depends on the previous one. These tensors are therefore read several times. With
+the layers of this module no sum depends on another one, and a compiler can compute all sums in one
+pass over the two tensors. The gradients equal those of KerasHub's layers.
 """
 
 import keras
@@ -13,10 +15,10 @@ from tf_mural.models.ghost_batch_norm import at_least_float32
 
 
 class Excitation(keras.layers.Layer):
-    """Multiplies (n, h, w, c) by a gate (n, 1, 1, c).
+    """Multiplies activations, (n, h, w, c), by a gate, (n, 1, 1, c).
 
-    The gradient of the gate is summed in float32 at least, as in batch norm: a sum in another dtype
-    would need a separate pass.
+    The gradient of the gate is summed in float32 or float64, the dtype of the sums in batch norm. A
+    sum in another dtype would need a separate pass over the activations.
     """
 
     def call(self, x, gate, training=None):
@@ -38,19 +40,20 @@ class Excitation(keras.layers.Layer):
 
 
 def fuse_squeeze_excite(backbone, all_reduce_mean):
-    """Clones an EfficientNet of KerasHub so that its batch norms include the squeeze that follows.
+    """Clones an EfficientNet of KerasHub and fuses each squeeze with the batch norm before it.
+
+    A batch norm that precedes a squeeze is replaced by a new layer with new weights. The clone
+    shares all other layers with the original.
 
     Args:
         backbone: `keras_hub.models.EfficientNetBackbone`, built inside `ghost_batch_norm_scope`.
-            Batch norms before a squeeze are replaced by new ones with new weights; all other layers
-            are shared.
-        all_reduce_mean: argument of `ghost_batch_norm_scope`.
+        all_reduce_mean: the same callable as in `ghost_batch_norm_scope`.
 
     Returns:
-        The model, and a dict from layer name to the layer's input.
+        The clone, and a dict from the name of a layer to the input tensor of the layer.
     """
     names = [x.name.split("_")[0] for x in backbone.layers if x.name.endswith("_se_squeeze")]
-    # The fused layer computes swish; some EfficientNets of KerasHub have another activation.
+    # The fused layer always computes swish. Backbones with another activation are not changed.
     blocks = set(names) if backbone.activation in ("swish", "silu") else set()
     inputs, means = {}, {}
 

@@ -24,16 +24,19 @@ def text_tower(
         vocabulary_size: number of token embeddings.
         name: a key of `BERTS`.
         max_tokens: number of position embeddings.
-        embedding_dim: width of the output.
+        embedding_dim: width of the embeddings.
         dropout: dropout rate of embeddings, attention and feed-forward outputs.
-        sizes: (layers, width, heads, feed-forward width) of a BERT that is not in `BERTS`.
+        sizes: (layers, width, heads, feed-forward width) of a BERT that is not in `BERTS`. None:
+            the sizes of `name`.
         activation: feed-forward activation: "gelu_approximate" (tanh approximation, KerasHub's
             default) or "gelu" (exact, as in most published checkpoints).
-        preset: KerasHub BERT preset that provides the backbone. Its vocabulary must be that of the
-            tokenizer.
+        preset: KerasHub preset of a BERT, which replaces `name`, `max_tokens` and `sizes`, and
+            provides weights. The tokenizer must have the vocabulary of the preset. None: the
+            weights are random.
 
     Returns:
-        `keras.Model` from int32 tokens (n, t), padded with 0, to (n, embedding_dim).
+        `keras.Model` that maps int32 tokens, (n, t), padded with 0, to embeddings,
+        (n, embedding_dim), which are not normalized.
     """
     backbone = _bert_backbone(vocabulary_size, name, max_tokens, dropout, sizes, preset)
     patch_bert(backbone, activation)
@@ -55,15 +58,15 @@ def _bert_backbone(vocabulary_size, name, max_tokens, dropout, sizes, preset):
         backbone = load_backbone(keras_hub.models.BertBackbone, preset, dropout=dropout)
         if backbone.vocabulary_size != vocabulary_size:
             raise UserError(
-                f"the preset {preset} has {backbone.vocabulary_size} tokens, the vocabulary file "
-                f"{vocabulary_size}; use the vocabulary that belongs to the preset"
+                f"the preset {preset} has {backbone.vocabulary_size} tokens, but the vocabulary "
+                f"file has {vocabulary_size}; use the vocabulary that belongs to the preset"
             )
         return backbone
     sizes = sizes or bert_sizes(name)
     if len(sizes) != 4 or sizes[1] % sizes[2]:
         raise UserError(
             f"the sizes of a BERT are {sizes}, expected layers, width, heads and feed-forward "
-            "width, with a width that is a multiple of the heads"
+            "width, with a width that is a multiple of the number of heads"
         )
     num_layers, width, num_heads, feedforward_width = sizes
     return keras_hub.models.BertBackbone(

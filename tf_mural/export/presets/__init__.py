@@ -1,10 +1,10 @@
 """Saves a trained model as a KerasHub preset: a folder with weights, tokenizer and preprocessing.
 
     MuralBackbone.from_preset("hf://user/name")       towers, temperatures and weights
-    MuralPreprocessor.from_preset("hf://user/name")   maps {"images", "texts"} to their inputs
+    MuralPreprocessor.from_preset("hf://user/name")   maps {"images", "texts"} to the inputs
 
-Importing this package registers its classes, so that `Backbone.from_preset` and
-`Tokenizer.from_preset` of KerasHub find them as well.
+Importing this package registers its classes with Keras. After the import, `Backbone.from_preset`
+and `Tokenizer.from_preset` of KerasHub also load these presets.
 """
 
 from tf_mural.export.presets.backbone import MuralBackbone

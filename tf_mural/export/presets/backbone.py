@@ -16,18 +16,20 @@ from tf_mural.models import dual_encoder, upgrade_arguments
 class MuralBackbone(keras_hub.models.Backbone):
     """Both towers and the temperatures, built from the arguments of `models.dual_encoder`.
 
-    The inputs are {"pixels": values in [0, 255], (n, size, size, 3), "tokens": int32 (n, t), padded
-    with 0}. The outputs are {"image_embeddings": (n, embedding_dim), "text_embeddings":
-    (n, embedding_dim)}, normalized and in float32.
+    The inputs are a dict: "pixels" are values in [0, 255], (n, size, size, 3), and "tokens" are
+    int32, (n, t), padded with 0. The outputs are a dict: "image_embeddings" and "text_embeddings"
+    are normalized embeddings, float32 (n, embedding_dim).
 
     Args:
-        image: see `models.dual_encoder`. Names of earlier versions are accepted here and in `text`.
-        text: see `models.dual_encoder`.
+        image: see `models.dual_encoder`. Argument names of earlier versions are accepted.
+        text: see `models.dual_encoder`. Argument names of earlier versions are accepted.
         embedding_dim: see `models.dual_encoder`.
         temperatures: see `models.dual_encoder`.
         freeze: see `models.dual_encoder`.
-        precision: dtype policy of the towers. Defaults to `dtype`, or "float32" without it.
-        dtype: KerasHub's name of the dtype policy.
+        precision: dtype policy of the towers. Defaults to `dtype`, or to "float32" if `dtype` is
+            None.
+        dtype: dtype policy of the towers under the name that KerasHub uses. `dtype` has no effect
+            if `precision` is given.
         **kwargs: see `keras_hub.models.Backbone`.
 
     Attributes:
@@ -68,19 +70,19 @@ class MuralBackbone(keras_hub.models.Backbone):
     def get_config(self):
         """Returns the constructor arguments."""
         config = super().get_config()
-        # `precision` contains the policy; the weights are always float32.
+        # `precision` already contains the dtype policy; the weights are always float32.
         config.pop("dtype", None)
         return {**config, **self._arguments}
 
     def load_weights(self, filepath, **kwargs):
-        """Loads weights, also those of earlier versions."""
+        """Loads a weights file of this version or of an earlier version."""
         with _upgraded_weights(os.fspath(filepath)) as path:
             super().load_weights(path, **kwargs)
 
 
 @contextlib.contextmanager
 def _upgraded_weights(path):
-    """Context manager: yields a weights file in which all layers have their current names.
+    """Context manager: yields the path of a weights file with the current names of all layers.
 
     Keras names the groups of a weights file after the classes of the layers. In earlier versions
     `GhostBatchNormalization` was called `GroupedBatchNormalization`.

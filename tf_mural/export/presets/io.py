@@ -25,22 +25,23 @@ def is_preset(path):
 
 
 def save_preset(folder, arguments, encoder, tokenizer, sizes, card=""):
-    """Writes a preset.
+    """Writes a model as a preset.
 
     Args:
-        folder: output folder, which must not exist or be empty.
-        arguments: arguments of `models.dual_encoder` that built `encoder`.
+        folder: output folder; if it already exists, it must be empty.
+        arguments: arguments of `models.dual_encoder` from which `encoder` was built, a dict.
         encoder: `models.DualEncoder`, whose weights are saved.
         tokenizer: `tokenizers.Tokenizer`.
         sizes: {"resize": pixels, "crop": pixels} of images.
-        card: content of README.md.
+        card: content of README.md. "": no README.md is written.
 
     Raises:
         UserError: the folder is not empty.
     """
     if os.path.isdir(folder) and os.listdir(folder):
         raise UserError(f"{folder} is not empty: choose another folder")
-    # The preset contains all weights, so that the presets of the backbones are not needed.
+    # The arguments must not name the presets of the backbones, because the new preset contains all
+    # weights.
     image, text = ({**arguments[modality], "preset": None} for modality in ("image", "text"))
     backbone = MuralBackbone(**{**arguments, "image": image, "text": text})
     for target, source in zip(_weights(backbone.encoder), _weights(encoder), strict=True):
@@ -59,13 +60,17 @@ def save_preset(folder, arguments, encoder, tokenizer, sizes, card=""):
 
 
 def load_preset(path):
-    """Loads a preset.
+    """Loads a preset that `save_preset` wrote.
+
+    Args:
+        path: folder, or handle of a hub.
 
     Returns:
-        (encoder, tokenizer, {"resize": pixels, "crop": pixels}).
+        (`models.DualEncoder`, `tokenizers.Tokenizer`, {"resize": pixels, "crop": pixels}).
 
     Raises:
-        UserError: it does not exist, cannot be downloaded, or contains another kind of model.
+        UserError: the preset does not exist, cannot be downloaded, or contains a model of another
+            class.
     """
     try:
         backbone = MuralBackbone.from_preset(path)
@@ -74,7 +79,7 @@ def load_preset(path):
         reason = str(error).strip().splitlines()[0]
         raise UserError(
             f"{path} cannot be loaded as a preset of this package ({reason}): expected a folder "
-            "that tools/export.py wrote, or a hf:// or kaggle:// handle of one"
+            "that tools/export.py wrote, or the hf:// or kaggle:// handle of such a folder"
         ) from error
     converter = preprocessor.image_converter
     sizes = {"resize": converter.resize, "crop": converter.crop}

@@ -1,29 +1,31 @@
-"""The model card of a preset, made of the files of a run."""
+"""The model card of a preset, which is written from the files of a run."""
 
 from tf_mural import file_io
 from tf_mural.data import records
 from tf_mural.errors import UserError
 
 _LIMITS = """\
-- It was trained with texts of at most {tokens} tokens; longer texts are truncated.
-- Images are resized to a square, so that the model does not see their aspect ratio.
+- The model was trained with texts of at most {tokens} tokens; longer texts are truncated.
+- Images are resized to a square; therefore the model does not see their aspect ratio.
 - Languages without images in the training data are learned from translations only, and their scores
   are lower.
-- A similarity is not a probability. A search also returns a nearest image if none matches.
+- A similarity is not a probability. A search returns the nearest images even if no image matches.
 - Captions and translations contain the prejudices of their authors. Content that may offend people
-  or groups was removed only where the authors of a data set did so."""
+  or groups was removed only if the authors of the data set removed it."""
 
 
 def model_card(name, description, runs=(), config=None):
     """Returns the content of README.md, with the front matter that the hubs read.
 
-    The author has to fill in the licenses of model and data, which no file of a run contains.
+    The author of the model must fill in the licenses of model and data, because no file of a run
+    contains them.
 
     Args:
         name: name of the model.
         description: content of model.json, see `experiment.describe`.
-        runs: contents of results.json of the run and of the runs it started from, latest first.
-        config: content of config.json of the run, or None.
+        runs: contents of the results.json files of the run and of the runs from which its weights
+            were initialized, the latest run first.
+        config: content of config.json of the run. None: the card has no recipe.
 
     Returns:
         Markdown, a string.
@@ -43,7 +45,7 @@ def model_card(name, description, runs=(), config=None):
         _scores(results.get("evaluation", {})),
         "## Known limits\n\n" + _LIMITS.format(tokens=description["max_tokens"]),
         "## License\n\nModel: (to be filled in by its author)\nData: see the license of each data "
-        "set above; the weights were trained on them.",
+        "set above; the weights were trained on these data sets.",
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -65,17 +67,18 @@ def _summary(description, runs):
     summary = (
         f"An EfficientNet-{image['name'].upper()} at {image['image_size']} px and a BERT{sizes} "
         f"with {description['vocabulary_size']:,} pieces, with a shared embedding space of "
-        f"{model['embedding_dim']} dimensions. Vocabulary {description['vocabulary_hash']}."
+        f"{model['embedding_dim']} dimensions. The hash of the vocabulary is "
+        f"{description['vocabulary_hash']}."
     )
     if description.get("pretrained"):
-        summary += f" Its initial weights were those of {description['pretrained']}."
+        summary += f" The initial weights were those of {description['pretrained']}."
     if runs:
         stages = [
             f"{run['stage']} ({run['steps']:,} steps, seed {run['seed']})" for run in runs[::-1]
         ]
         summary += f"\n\nStages: {', then '.join(stages)}."
         if first := runs[-1]["init"]:
-            summary += f" The first one started from {first}."
+            summary += f" The first stage started from {first}."
     return summary
 
 
@@ -113,7 +116,7 @@ def _data(digests, manifests):
     for folder, digest in digests.items():
         manifest = manifests[folder]
         if manifest is None:
-            rows.append((folder, digest, "no longer available", "", ""))
+            rows.append((folder, digest, "not available", "", ""))
             continue
         name = f"{manifest['dataset']}/{manifest['split']}"
         numbers = (f"{manifest[key]:,}" for key in ("records", "images", "texts"))

@@ -16,8 +16,8 @@ class MuralTokenizer(keras_hub.tokenizers.Tokenizer):
     """`tokenizers.Tokenizer` as a layer of KerasHub.
 
     Args:
-        vocabulary: pieces in the order of their ids, or the path of a file. None: it is loaded
-            later, from a preset.
+        vocabulary: pieces in the order of their ids, or the path of a vocabulary file. None: the
+            vocabulary is loaded later, from a preset.
         max_tokens: see `tokenizers.Tokenizer`.
         lower_case: see `tokenizers.Tokenizer`.
         **kwargs: see `keras_hub.tokenizers.Tokenizer`.
@@ -42,7 +42,9 @@ class MuralTokenizer(keras_hub.tokenizers.Tokenizer):
     @property
     def _loaded_tokenizer(self):
         if self.tokenizer is None:
-            raise ValueError("Expected a vocabulary. Received: None; load it from a preset.")
+            raise ValueError(
+                "Expected a vocabulary. Received: None; load the tokenizer from a preset."
+            )
         return self.tokenizer
 
     def tokenize(self, inputs):
@@ -58,7 +60,7 @@ class MuralTokenizer(keras_hub.tokenizers.Tokenizer):
         return self._loaded_tokenizer.size
 
     def id_to_token(self, id):
-        """Returns the piece with an id."""
+        """Returns the piece that has the given id."""
         return self._loaded_tokenizer.vocabulary[id]
 
     def token_to_id(self, token):
@@ -82,7 +84,7 @@ class MuralTokenizer(keras_hub.tokenizers.Tokenizer):
 
 @keras.saving.register_keras_serializable(package="tf_mural")
 class MuralImageConverter(keras_hub.layers.ImageConverter):
-    """Resizes and crops images as the evaluation of this package does.
+    """Resizes and crops images like the evaluation of this package.
 
     Args:
         resize: height and width in pixels after resizing; the aspect ratio is not kept.
@@ -118,7 +120,7 @@ class MuralImageConverter(keras_hub.layers.ImageConverter):
 
 @keras.saving.register_keras_serializable(package="tf_mural")
 class MuralPreprocessor(keras_hub.models.Preprocessor):
-    """Maps {"images", "texts"}, or one of them, to {"pixels", "tokens"}.
+    """Maps a dict with "images", "texts" or both to a dict with "pixels", "tokens" or both.
 
     Args:
         tokenizer: `MuralTokenizer`.
@@ -135,6 +137,6 @@ class MuralPreprocessor(keras_hub.models.Preprocessor):
         self.tokenizer, self.image_converter = tokenizer, image_converter
 
     def call(self, x):
-        """Preprocesses images, uint8 (n, h, w, 3), and texts, strings (n,)."""
+        """Preprocesses a dict of "images", uint8 (n, h, w, 3), and "texts", strings (n,)."""
         parts = {"images": ("pixels", self.image_converter), "texts": ("tokens", self.tokenizer)}
         return {parts[key][0]: parts[key][1](value) for key, value in x.items()}
