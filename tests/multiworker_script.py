@@ -1,7 +1,7 @@
-"""Run by test_multiworker as each process of a run: python multiworker_script.py FOLDER STAGE
+"""Each process of a run in test_multiworker: python multiworker_script.py FOLDER STAGE
 
-Writes <FOLDER>/<rank>.npz: the reduced gradients of one global batch of a stage, the logs, the
-results of collective operations, and the rows of a distributed embedder.
+Writes FOLDER/RANK.npz with the reduced gradients and the logs of one global batch of a stage, the
+results of collective operations, and the embeddings of a distributed embedder.
 """
 
 import os
@@ -23,7 +23,7 @@ WIDTH = 3
 
 
 class LengthEmbedder:
-    """Embeds an item as (length, 0, 1) and rejects empty items; records the lengths."""
+    """Embeds an item as (length, 0, 1), rejects empty items, and records all lengths."""
 
     def __init__(self):
         self.lengths = []
@@ -55,7 +55,7 @@ def embed(processes):
 
 
 def communicate(processes):
-    """Returns the results of the operations of a process group as {name: array}."""
+    """Returns the results of the collective operations of `processes` as {name: array}."""
     rank = processes.rank
     try:
         processes.check_consistent({"the place": 1, "the step": 4 + rank}, "do something")
@@ -73,7 +73,7 @@ def communicate(processes):
 
 
 def train_in_loops(strategy, processes, folder):
-    """Returns the weights after three steps of ETCL with micro-batches, two of them in a loop."""
+    """Returns the weights of ETCL after a loop of one step and a loop of two steps."""
     with strategy.scope():
         trainer = trainers.make_trainer("etcl", microbatch=2, loss_chunk=2)
         trainer.compile(optimizer=keras.optimizers.SGD(0.1))

@@ -1,7 +1,7 @@
-"""Run by test_remote: python remote_script.py DATA_DIR
+"""Training and evaluation on a remote file system, for test_remote: remote_script.py DATA_DIR
 
-Trains MURAL with a stop after its first step, trains ETCL from its weights, and evaluates that. The
-workdirs are on a remote file system: TensorFlow's in-memory one, which exists only in this process.
+Trains MURAL with a stop after the first step, trains ETCL from the weights of MURAL, and evaluates
+ETCL. The workdirs are on TensorFlow's in-memory file system, which exists only in this process.
 """
 
 import os
@@ -21,7 +21,12 @@ MURAL, ETCL = "ram://bucket/runs/mural", "ram://bucket/runs/etcl"
 
 
 def run(stage, workdir, data_dir, received=0, init=None):
-    """Trains a stage, as if a signal had been received before the first step."""
+    """Trains a stage.
+
+    Args:
+        stage, workdir, data_dir, init: values of the flags of tools/train.py.
+        received: number of a signal that the run treats as received before the first step, or 0.
+    """
     arguments = [
         f"--stage={stage}",
         f"--workdir={workdir}",

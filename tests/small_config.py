@@ -13,7 +13,10 @@ STEPS = {"mural": 4, "etcl": 6}
 
 
 def get_config(stage):
-    """Returns a stage with all features that several processes may affect, except dropout."""
+    """Returns the config of a stage with all features that several processes may affect.
+
+    Dropout is not used.
+    """
     config = {"mural": mural, "etcl": etcl}[stage].get_config("tiny")
     config.model.image.name = config.model.text.name = "test"
     config.model.image.image_size = config.images.crop = 32
@@ -22,7 +25,8 @@ def get_config(stage):
     config.model.embedding_dim = 16
     config.batch_size, config.steps = 8, STEPS[stage]
     config.optimizer.warmup_steps = 0
-    # Without it, LAMB would take full steps along gradients that consist of rounding errors only.
+    # With a smaller epsilon, LAMB would take full steps along gradients that consist of rounding
+    # errors only.
     config.optimizer.epsilon = 1e-3
     config.log_every = 1
     config.checkpoint_every = 2

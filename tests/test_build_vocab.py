@@ -18,7 +18,7 @@ PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "##b", "##c"]
 def test_coverage_equals_a_manual_computation():
     tokenizer = tokenizers.Tokenizer(PIECES, max_tokens=6)
     # "abc a" has 4 pieces, 2 words and 4 letters. "abcbc" has 5 pieces, 1 word and 5 letters, and
-    # is cut at 6 tokens. "x" is unknown.
+    # does not fit into 6 tokens. "x" is unknown.
     pairs = [("en", "abc a"), ("en", "abcbc"), ("de", "x a")]
     assert build_vocab.coverage(pairs, tokenizer) == [
         ["de", 1, "1.00", "1.00", "50.00", "0.00"],

@@ -1,4 +1,4 @@
-"""Checkpoints: integrity, retention, background writing, and the tracking of the best step."""
+"""Checkpoints: integrity, removal of old ones, writing in the background, and the best step."""
 
 import errno
 import json
@@ -57,14 +57,14 @@ class Run:
             variable.assign(value.astype(variable.dtype))
 
     def save(self, *steps):
-        """Saves the states of these steps."""
+        """Sets the state of each step and saves it, then waits for the writing to end."""
         for step in steps:
             self.set_state(step)
             self.manager.save(step)
         self.manager.wait_until_finished()
 
     def read_state(self):
-        """Returns the step that all variables encode."""
+        """Returns the step of the trainer, and checks that all variables encode this step."""
         step = int(self.trainer.step.numpy())
         values = [v.numpy() for v in self.variables]
         self.set_state(step)
@@ -83,7 +83,7 @@ def run(tmp_path):
 
 
 def resume(workdir, **options):
-    """Returns a new run after it has restored a checkpoint."""
+    """Returns a new run that has restored a checkpoint."""
     run = Run(workdir, **options)
     run.set_state(7)
     assert run.manager.restore(DESCRIPTION)
@@ -124,12 +124,12 @@ def test_flipped_bit_is_detected_and_the_previous_checkpoint_is_used(run, tmp_pa
         path.write_bytes(flipped)
         again.messages.clear()
         assert again.manager.restore(DESCRIPTION)
-        if again.read_state() == 20:  # white space in JSON may become other white space
+        if again.read_state() == 20:  # the flip changed only white space
             assert json.loads(flipped) == json.loads(content)
             continue
         assert again.read_state() == 10
         (line,) = again.messages
-        assert "step-20 is damaged (" in line and line.endswith(": trying the previous one")
+        assert "step-20 is damaged (" in line and line.endswith(": trying the previous checkpoint")
 
 
 @pytest.mark.parametrize("part", [0, 1, 2])
@@ -143,7 +143,7 @@ def test_truncated_or_missing_file_is_detected(run, tmp_path, part, kept_share):
         path.write_bytes(content[: int(kept_share * len(content))])
     again = resume(tmp_path)
     assert again.read_state() == 10 and len(again.messages) == 1 and "step-20" in again.messages[0]
-    # The checkpoint can be written again.
+    # The damaged checkpoint can be replaced.
     again.save(20)
     assert resume(tmp_path).read_state() == 20
 
@@ -158,7 +158,8 @@ def test_unreadable_file_does_not_end_the_run(run, tmp_path, monkeypatch, part):
         return read(path)
 
     def failing_restore(prefix, **options):
-        if part == "data" and prefix.endswith("step-20"):  # the error of TensorFlow
+        # TensorFlow reads the data file and raises its own error.
+        if part == "data" and prefix.endswith("step-20"):
             raise tf.errors.UnknownError(None, None, f"{prefix}.data; Input/output error")
         return restore(prefix=prefix, **options)
 
@@ -222,7 +223,9 @@ def test_checkpoint_of_another_run_is_refused(run, tmp_path):
         Run(tmp_path).manager.restore(DESCRIPTION, {"elsewhere": "d2"})
     other = Run(tmp_path)
     other.manager._variables["model/more"] = tf.Variable(1.0)
-    with pytest.raises(UserError, match=r"another model: model/more has shape None there and \[\]"):
+    with pytest.raises(
+        UserError, match=r"another model: model/more has shape None in the checkpoint and \[\]"
+    ):
         other.manager.restore(DESCRIPTION)
 
 
@@ -262,7 +265,7 @@ def test_checkpoint_has_the_state_at_the_call_of_save(run, tmp_path, monkeypatch
     monkeypatch.setattr(bundle, "write", lambda *args: may_write.wait() and write(*args))
     run.set_state(30)
     run.manager.save(30)
-    for variable in run.variables:  # in place, which must not change the snapshot
+    for variable in run.variables:  # changes in place must not reach the snapshot
         variable.value.assign_add(tf.ones_like(variable.value))
     run.set_state(31)
     assert saved_steps(tmp_path) == [10, 20]
@@ -317,7 +320,7 @@ def test_file_size_limit_leaves_the_last_checkpoint_intact(run, tmp_path, limit)
             run.save(30)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert "stopped; the last intact one is that of step 20. Free some" in str(caught.value)
+    assert "stopped; last intact checkpoint: step 20. Free some" in str(caught.value)
     with pytest.raises(UserError, match="of step 30"):
         run.manager.check_for_errors()
     assert saved_steps(tmp_path) == [10, 20]
@@ -327,7 +330,7 @@ def test_file_size_limit_leaves_the_last_checkpoint_intact(run, tmp_path, limit)
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A folder on a separate disk with 1 MB."""
+    """A folder on a separate disk with a size of 1 MB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
@@ -394,7 +397,8 @@ def test_best_step_is_kept_across_restarts(tmp_path, metric, expected):
         10: {"retrieval/en/ar": 1.0, "retrieval/de/ar": 2.0, "retrieval/en/r1": 50.0},
         20: {"retrieval/en/ar": 9.0, "retrieval/de/ar": 1.0, "retrieval/en/r1": 40.0},
         30: {"retrieval/en/ar": 3.0, "retrieval/de/ar": 8.0, "retrieval/en/r1": 30.0},
-        40: {"retrieval/en/ar": 3.0, "retrieval/de/ar": 8.0, "retrieval/en/r1": 20.0},  # a tie
+        # Step 40 ties with step 30 in the numbers that match a metric.
+        40: {"retrieval/en/ar": 3.0, "retrieval/de/ar": 8.0, "retrieval/en/r1": 20.0},
     }
     for step, values in numbers.items():
         tracker = checkpoints.BestStepTracker(str(tmp_path), metric)
@@ -403,7 +407,8 @@ def test_best_step_is_kept_across_restarts(tmp_path, metric, expected):
     assert restarted.last_step == 40
     best = restarted.best and (restarted.best["step"], restarted.best["value"])
     assert best == expected
-    assert checkpoints.BestStepTracker(str(tmp_path), "sts/en").best is None  # another metric
+    # The saved best step does not apply to another metric.
+    assert checkpoints.BestStepTracker(str(tmp_path), "sts/en").best is None
 
 
 def test_repeated_evaluation_of_a_step_does_not_count_in_since_best(tmp_path):

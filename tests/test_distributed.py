@@ -1,4 +1,4 @@
-"""Cluster specification, rendezvous, and the parts of the process group that need no backend."""
+"""Cluster specification, rendezvous, and the parts of `ProcessGroup` that need no backend."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def tf_config(job, index, **jobs):
 def test_tf_config_gives_addresses_and_rank():
     cluster = resolve_cluster(tf_config("worker", 1, worker=["a:1", "b:2"]))
     assert cluster.addresses == ("a:1", "b:2") and cluster.rank == 1
-    # A chief has rank 0, and the ranks of the workers follow.
+    # A chief has rank 0, and the workers have the ranks from 1.
     jobs = {"worker": ["a:1", "b:2"], "chief": ["c:3"]}
     assert resolve_cluster(tf_config("chief", 0, **jobs)).rank == 0
     cluster = resolve_cluster(tf_config("worker", 1, **jobs))
@@ -96,11 +96,11 @@ def test_slurm_gives_addresses_and_rank():
     assert [cluster.rank for cluster in clusters] == [0, 1, 2]
     assert len({cluster.addresses for cluster in clusters}) == 1
     hosts, ports = zip(*(a.split(":") for a in clusters[0].addresses), strict=True)
-    # In the order of the hostlist; node10 comes first in alphabetical order.
+    # The hosts keep the order of the hostlist. In alphabetical order, node10 would come first.
     assert hosts == ("node9", "node9", "node10")
     first = int(ports[0])
     assert [int(port) for port in ports] == [first, first + 1, first]
-    assert 1024 < first < 32768  # below the ephemeral ports
+    assert 1024 < first < 32768  # Linux uses higher ports for outgoing connections
     other = resolve_cluster(slurm(0, 0, 0, SLURM_JOB_ID="4712"))
     assert other.addresses != clusters[0].addresses
     even = resolve_cluster(slurm(3, 1, 1, SLURM_STEP_TASKS_PER_NODE="2(x2)"))

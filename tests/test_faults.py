@@ -1,6 +1,7 @@
-"""Fault injection into real training processes: make faults, about 15 minutes.
+"""Injects faults into training processes (`make faults`, about 15 minutes).
 
-Prints a table of the injected and survived faults; FAULTS_JSON names a file for it.
+The tests print a table of the injected and survived faults. If the environment variable FAULTS_JSON
+names a file, the table is also written to this file.
 """
 
 import json
@@ -30,7 +31,7 @@ TRAIN = os.path.join(ROOT, "tools", "train.py")
 CONFIG = os.path.join(ROOT, "tests", "faults_config.py")
 STEPS, EPOCH, SEED = faults_config.STEPS, 12, 0
 NUM_KILLS, NUM_FLIPS = 20, 10
-SUMMARY = {}  # {fault: (tried, survived, outcome)}
+SUMMARY = {}  # {fault: (number of trials, number of survived trials, outcome)}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -59,7 +60,7 @@ def launcher():
 
 @pytest.fixture(scope="module")
 def damaged_data(data_dir, tmp_path_factory):
-    """The small scenes with one image that does not decode."""
+    """Returns a folder with the small scenes, in which one image does not decode."""
     folder = tmp_path_factory.mktemp("data")
     shutil.copytree(data_dir, folder, dirs_exist_ok=True)
     rows = list(records.RecordSet.open(data_dir / "scenes" / "train"))
@@ -95,10 +96,11 @@ def runs(launcher, damaged_data):
 
 @pytest.fixture(scope="module")
 def undisturbed(runs, tmp_path_factory):
-    """The folder of a run without faults."""
+    """Returns the folder of a run without faults."""
     folder = tmp_path_factory.mktemp("undisturbed")
     runs.finish(folder)
-    (reasons,) = load_results(folder)["skipped_records"].values()  # of the damaged image
+    # Only the record with the damaged image was skipped.
+    (reasons,) = load_results(folder)["skipped_records"].values()
     assert sum(reasons.values()) > 1
     return folder
 
@@ -108,7 +110,7 @@ def load_results(folder):
 
 
 def has_same_results(folder, expected):
-    """Whether two runs ended with the same weights and scores, bit for bit."""
+    """Returns whether two runs ended with the same weights and scores, bit for bit."""
     with (
         np.load(folder / "run" / "weights.npz") as first,
         np.load(expected / "run" / "weights.npz") as second,
@@ -120,13 +122,13 @@ def has_same_results(folder, expected):
 
 
 def last_step(job):
-    """Returns the last printed step; 0 before the first."""
+    """Returns the last printed step, or 0 if no step was printed."""
     steps = re.findall(r"^(?:step +|resuming at step )(\d+)", job.read("0.out"), re.MULTILINE)
     return int(steps[-1]) if steps else 0
 
 
 def wait_for_step(job, step):
-    """Waits until a step was printed."""
+    """Waits until `step` or a later step is printed."""
     while last_step(job) < step:
         assert job.exit_codes() == [None], (job.read("0.out"), job.read("0.err"))
         time.sleep(0.002)
@@ -149,7 +151,7 @@ def test_run_killed_at_random_times_ends_with_the_same_results(runs, undisturbed
     rng, killed_at, resumed_at = random.Random(SEED), [], []
     for number in range(NUM_KILLS):
         job = runs.start(tmp_path)
-        if number % 5 == 4:  # during the start
+        if number % 5 == 4:  # kills the run while it starts
             kill_time = time.monotonic() + rng.uniform(0.0, 8.0)
             previous = killed_at[-1]
             while time.monotonic() < kill_time and last_step(job) < previous + 10:
@@ -173,7 +175,7 @@ def test_run_killed_at_random_times_ends_with_the_same_results(runs, undisturbed
         NUM_KILLS,
         NUM_KILLS,
         "resumed; final weights equal bit for bit "
-        f"({num_after_epoch} after the first epoch, which has a bad image)",
+        f"({num_after_epoch} kills after the first epoch, which has a bad image)",
     )
 
 
@@ -201,13 +203,13 @@ def test_resume_at_step_5000_takes_as_long_as_at_50(runs, tmp_path):
     long = ("--config.steps=10000", "--config.evaluate_every=none", "--config.checkpoint_every=50")
     start = tmp_path / "start"
     job = runs.start(start, *long)
-    wait_for_step(job, 70)  # the checkpoint of step 50 is written by then
+    wait_for_step(job, 70)  # the checkpoint of step 50 is written before step 70
     end(job)
     folder = str(start / "run" / "checkpoints")
     manifest = bundle.read_manifest(folder, 50)
     reader = tf.train.load_checkpoint(bundle.prefix(folder, 50))
     tensors = {name: tf.constant(reader.get_tensor(name)) for name in manifest["tensors"]}
-    # The same state with another step, which the trainer and the optimizer count.
+    # `later` is the same state at step 5,000. Trainer and optimizer each contain the step.
     steps = {n: t for n, t in tensors.items() if t.shape.rank == 0 and float(t) == 50}
     assert len(steps) >= 2
     later = {**tensors, **{name: tf.cast(5000, t.dtype) for name, t in steps.items()}}
@@ -267,11 +269,11 @@ def test_full_disk_stops_the_run_with_a_message(runs, undisturbed, tmp_path):
 
 
 def check_disk_full(job, runs, undisturbed, folder, reason, ballast=None):
-    """Checks that the run stops with a message, and continues when there is disk space."""
+    """Checks that a full disk stops a run with a message, and that the run then continues."""
     assert job.wait() == [2], job.read("0.out")
     error = job.read("0.err")
     assert error.count("\n") == 1 and reason in error and "Free some disk space" in error, error
-    last = int(re.search(r"the last intact one is that of step (\d+)", error)[1])
+    last = int(re.search(r"last intact checkpoint: step (\d+)", error)[1])
     assert checkpoint_steps(folder)[-1] == last >= 12
     if ballast:
         ballast.unlink()
@@ -289,11 +291,11 @@ def flip_bit(path, rng):
 
 
 def check_resumed(job, damaged):
-    """Checks that the last damaged checkpoint was reported and the previous one used.
+    """Checks that a run reported the last damaged checkpoint and resumed from the one before.
 
     Args:
         job: `Job`.
-        damaged: [(step of a damaged checkpoint, step of the previous one)].
+        damaged: [(step of a damaged checkpoint, step of the checkpoint before it)].
     """
     if damaged:
         last, previous = damaged[-1]
@@ -306,7 +308,7 @@ def test_flipped_bits_in_checkpoints_are_detected(runs, undisturbed, tmp_path):
     suffixes = ("data-00000-of-00001", "index", "json")
     for number in range(NUM_FLIPS):
         job = runs.start(tmp_path)
-        # Two checkpoints, of which the last is new.
+        # Waits for two checkpoints, the last of which was written by this job.
         wait_for_step(job, max([6, *(step + 4 for step, _ in damaged)]))
         while len(checkpoint_steps(tmp_path)) < 2:
             assert job.exit_codes() == [None], job.read("0.err")
@@ -321,7 +323,7 @@ def test_flipped_bits_in_checkpoints_are_detected(runs, undisturbed, tmp_path):
     SUMMARY["flipped bit in a checkpoint"] = (
         NUM_FLIPS,
         NUM_FLIPS,
-        "detected and reported, the previous one used; final weights equal",
+        "detected and reported, the previous checkpoint used; final weights equal",
     )
 
 
@@ -347,7 +349,7 @@ def test_flipped_bits_in_shards_are_counted_or_refused(runs, data_dir, tmp_path)
         skipped = [k for k, value in load_results(folder).items() if "skipped" in k and value]
         if skipped or "skipped" in out:
             outcomes["skipped and counted"] += 1
-        else:  # a bit that is not read
+        else:  # the flipped bit was not read
             assert has_same_results(folder, expected), number
             outcomes["no effect"] += 1
     outcome = ", ".join(f"{count} {name}" for name, count in outcomes.items() if count)
@@ -364,7 +366,7 @@ def test_second_process_on_a_workdir_is_refused(runs, undisturbed, tmp_path):
     assert sorted(codes) == [0, 2]
     assert "is in use by process" in jobs[codes.index(2)].read("0.err")
     assert has_same_results(tmp_path / "one", undisturbed)
-    SUMMARY["two processes on one workdir"] = (1, 1, "the second one refused, exit code 2")
+    SUMMARY["two processes on one workdir"] = (1, 1, "the second process is refused, exit code 2")
 
 
 @pytest.fixture(scope="module")
@@ -394,7 +396,7 @@ def test_two_processes_continue_after_a_loss_and_a_signal(runs, undisturbed_pair
     assert f"resuming at step {stops[0]}\n" in job.read("0.out")
     assert has_same_results(tmp_path, undisturbed_pair)
     tried = SUMMARY.get("one of two processes killed", (0,))[0] + 1
-    outcome = "the other one stops within a minute, exit code 75; resumed, weights equal"
+    outcome = "the other process stops within a minute, exit code 75; resumed, weights equal"
     SUMMARY["one of two processes killed"] = (tried, tried, outcome)
-    outcome = "both save at the same step, exit code 75; resumed, weights equal"
+    outcome = "both processes save at the same step, exit code 75; resumed, weights equal"
     SUMMARY["SIGTERM to one of two processes"] = (tried, tried, outcome)

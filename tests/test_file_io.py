@@ -1,4 +1,4 @@
-"""Access to local files, and to remote ones on TensorFlow's in-memory file system."""
+"""Access to local files, and to files on TensorFlow's in-memory file system as remote files."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Input pipeline: fields of a row, shares of replicas and workers, resume, augmentation."""
+"""Input pipeline: fields of an example, batches of replicas and workers, resume, augmentation."""
 
 import os
 import threading
@@ -43,7 +43,7 @@ def record_set(tmp_path_factory):
 
 
 def make_dataset(record_set, tokenizer, global_batch=8, flip=False, **options):
-    """Returns a dataset with a source of captions and a source of bitext."""
+    """Returns a training dataset with a source of captions and a source of bitext."""
     captions = input_pipeline.Source(
         IndexSampler([record_set], 1, ["en"], seed=1, name="captions"),
         {"image": "image", "caption": "text"},
@@ -127,7 +127,8 @@ def test_images_are_mirrored_only_if_allowed(record_set, tokenizer):
 def test_crops_have_all_offsets(record_set, tokenizer):
     batches = read_batches(make_dataset(record_set, tokenizer), 12)
     pixels = np.concatenate([batch["image"]["pixels"] for batch in batches])
-    # The dark half begins at column 6 - offset of the crop, and the offset is one of 0 .. 4.
+    # The dark half of an image begins at column 6. In a crop with offset o, the dark half begins at
+    # column 6 - o, and the offsets are 0 to 4.
     edges = [int(np.argmax(row[4, :, 0] < row[4, 0, 0])) for row in pixels]
     assert set(edges) == {2, 3, 4, 5, 6}
 
@@ -137,7 +138,7 @@ def test_resize_is_idempotent():
     resized = image_ops.resize(pixels, 12)
     np.testing.assert_array_equal(image_ops.resize(resized, 12), resized)
     assert resized.dtype == tf.uint8 and resized.shape == (12, 12, 3)
-    # `resize` skips the operation for images of the right size; its result would be the same.
+    # `resize` skips `tf.image.resize` for images of the right size, which would not change them.
     expected = tf.image.resize(resized, (12, 12), method="bilinear", antialias=False)
     np.testing.assert_array_equal(expected, resized)
 
@@ -169,7 +170,7 @@ def test_image_field_needs_records_with_images(tmp_path):
 
 
 def with_bad_images(folder, bad):
-    """Returns the record set of `record_set`, with truncated images in the records `bad`."""
+    """Returns a copy of `record_set` in which the images of the records `bad` are truncated."""
     rows = [make_record(i, image(i)[:40] if i in bad else None) for i in range(NUM_RECORDS)]
     records.write(folder, rows, shards=3)
     return RecordSet.open(folder)
@@ -195,9 +196,10 @@ def test_bad_image_is_replaced_and_no_other_row_changes(record_set, tokenizer, t
     assert num_bad > 1
     ((location, reasons),) = skipped_records.skipped.items()
     assert "records-00001-of-00003.tfrecord: record 1 (byte" in location
-    assert list(reasons) == ["its image does not decode"]
-    assert sum(reasons.values()) >= num_bad  # including prefetched batches
-    # A later start finds the same replacements.
+    assert list(reasons) == ["the image does not decode"]
+    # Prefetched batches are counted too.
+    assert sum(reasons.values()) >= num_bad
+    # A dataset that starts at a later step has the same replacements.
     assert_batches_equal(
         read_batches(make_dataset(damaged, tokenizer, start_step=5), 3), batches[5:]
     )
@@ -213,7 +215,7 @@ def test_too_many_bad_images_are_an_error_that_lists_them(tokenizer, tmp_path):
     total = sum(sum(reasons.values()) for reasons in skipped_records.skipped.values())
     logs = skipped_records.check()
     assert logs.pop("skipped_records") == total == sum(logs.values())
-    # Both records are in the same shard.
+    # Both bad records are in the same shard.
     assert list(logs) == [f"skipped_records/{tmp_path.name}/bad/records-00001-of-00003"]
 
 

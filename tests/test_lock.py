@@ -1,4 +1,4 @@
-"""Lock of a workdir: one process at a time trains in it."""
+"""Lock of a workdir: only one process at a time trains in a workdir."""
 
 import json
 import os
@@ -33,7 +33,7 @@ with Lock({workdir!r}):
 
 @pytest.fixture
 def holder(tmp_path):
-    """Another process that holds the lock."""
+    """Starts another process that holds the lock of `tmp_path`."""
     code = HOLDER.format(root=ROOT, workdir=str(tmp_path))
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "locked\n"
@@ -56,7 +56,7 @@ def lock_content(host, process, heartbeat, **more):
 
 
 def write_lock(workdir, content):
-    """Writes a lock file; `content` is a dict or text."""
+    """Writes a lock file; `content` is a dict, or the text of the file."""
     text = content if isinstance(content, str) else json.dumps(content)
     path = os.path.join(workdir, "lock.json")
     with file_io.atomic_write(path) as temporary, file_io.open_file(temporary, "wb") as file:
@@ -78,7 +78,7 @@ def test_second_process_is_refused_until_the_first_dies(holder, tmp_path):
     assert "one process at a time" in str(caught.value)
     assert getattr(caught.value, "exit_code", 2) == 2
     content = (tmp_path / "lock.json").read_bytes()
-    (tmp_path / "lock.json").write_bytes(b"")  # the kernel decides, not the file
+    (tmp_path / "lock.json").write_bytes(b"")  # flock still refuses the lock
     with pytest.raises(UserError, match="is in use by another process: one"):
         Lock(str(tmp_path)).__enter__()
     (tmp_path / "lock.json").write_bytes(content)
@@ -125,7 +125,7 @@ def test_without_flock_the_file_decides(remote_workdir):
     parent = os.getppid()
     for process, start_time, is_refused in (
         (parent, _start_time(parent), True),
-        (parent, _start_time(parent) - 1, False),  # another process had the same id
+        (parent, _start_time(parent) - 1, False),  # the holder has ended, and its id was reused
         (*ended_process(), False),
     ):
         here = dict(process_namespace=_process_namespace(), start_time=start_time)
@@ -143,7 +143,7 @@ def test_without_flock_the_file_decides(remote_workdir):
 @pytest.mark.parametrize("process", [1, "own", 4_000_000])
 def test_host_name_does_not_identify_a_process(remote_workdir, process):
     process = os.getpid() if process == "own" else process
-    # Containers often have the same host name, and the same process ids.
+    # Different containers often have the same host name and the same process ids.
     elsewhere = dict(process_namespace="another boot", start_time=_start_time(process) or 7)
     host = socket.gethostname()
     write_lock(remote_workdir, lock_content(host, process, time.time() - 10, **elsewhere))

@@ -1,4 +1,4 @@
-"""Several processes on one machine: gradients, embedding, reading, training, lost processes."""
+"""Runs of several processes: gradients, embedding, reading, training, and a lost process."""
 
 import contextlib
 import glob
@@ -42,12 +42,12 @@ def wait_for_success(job):
 
 @pytest.fixture(scope="module")
 def script_results(launcher, tmp_path_factory):
-    """{(world size, stage): [results of multiworker_script.py by rank]}."""
+    """Returns {(world size, stage): [results of multiworker_script.py by rank]}."""
     return ScriptResults(launcher, tmp_path_factory)
 
 
 class ScriptResults(dict):
-    """Runs multiworker_script.py when its results are first needed."""
+    """Dict that runs multiworker_script.py when a key is read for the first time."""
 
     def __init__(self, launcher, folders):
         self._launcher, self._folders = launcher, folders
@@ -116,7 +116,7 @@ def test_each_process_embeds_its_share_and_gets_all_rows(script_results, world_s
     own_lengths = [results["own lengths"].tolist() for results in all_results]
     assert sorted(sum(own_lengths, [])) == [1, *range(1, 8)]
     assert max(map(len, own_lengths)) == 1 + -(-7 // world_size)
-    # The sixth item cannot be embedded: all processes report the error of the one that tried.
+    # The sixth item cannot be embedded. All processes report the error of the process that owns it.
     owner = 5 % world_size
     for rank, results in enumerate(all_results):
         message, position = results["embedder error"]
@@ -150,13 +150,13 @@ def test_workers_together_read_each_epoch_once(tmp_path, num_workers, monkeypatc
             ("en",),
             8,
             workers=(worker, num_workers),
-            start_step=10**9,  # skipping earlier steps costs nothing
+            start_step=10**9,  # starts at once, without reading earlier steps
         )
-        # Two steps with 8 rows are an epoch of the 16 records.
+        # An epoch of the 16 records takes two steps of 8 rows.
         for step, batch in enumerate(dataset.take(6)):
             tokens = batch["caption"]["tokens"].numpy()[:, 1] - len(tokenizers.SPECIAL_TOKENS)
             records_of_batch[step, worker] = tokens.tolist()
-        prefetched = 8 // num_workers * 40  # upper bound of this worker's rows
+        prefetched = 8 // num_workers * 40  # maximum number of prefetched rows
         assert 0 <= len(indices_read[-1]) - 6 * 8 // num_workers <= prefetched
     for step in (0, 2, 4):
         epoch = [
@@ -173,7 +173,7 @@ def test_workers_together_read_each_epoch_once(tmp_path, num_workers, monkeypatc
 
 
 class Runs(dict):
-    """{world size: folder} of runs of MURAL and ETCL, which start when they are first needed."""
+    """Dict {world size: folder} that runs MURAL and ETCL when a key is read for the first time."""
 
     def __init__(self, launcher, folders, data_dir):
         self._launcher, self._folders, self._data_dir = launcher, folders, data_dir
@@ -211,7 +211,7 @@ def load_results(folder, stage):
 
 
 def load_scalars(folder, stage):
-    """Returns {tag: {step: value}}, and checks that every step has one value."""
+    """Returns {tag: {step: value}}, and checks that no step has several values of a tag."""
     events = str(workdir_of(folder, stage) / "tensorboard")
     accumulator = EventAccumulator(events, size_guidance={"tensors": 0}).Reload()
     scalars = {}
@@ -242,7 +242,7 @@ def test_logs_and_scores_equal_those_of_one_process(runs, world_size, stage):
     results = [load_results(runs[k], stage)["evaluation"]["retrieval"] for k in (1, world_size)]
     assert results[0]["counts"] == results[1]["counts"]
     recalls = [result["values"]["en"]["average_recall"] for result in results]
-    # One of twelve images may rank its text one place earlier, in one of six recalls.
+    # The average of six recalls over 12 images may differ by one hit of one recall.
     assert recalls[0] == pytest.approx(recalls[1], abs=100 / 12 / 6 + 1e-6)
 
 
@@ -274,7 +274,8 @@ def test_training_in_loops_with_micro_batches_ends_with_the_same_weights(runs, t
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "victim, signal_number, new_world_size",
-    [(0, signal.SIGKILL, 2), (1, signal.SIGKILL, 2), (1, signal.SIGSTOP, 1)],  # killed, or hanging
+    # After SIGKILL the process is dead; after SIGSTOP it hangs.
+    [(0, signal.SIGKILL, 2), (1, signal.SIGKILL, 2), (1, signal.SIGSTOP, 1)],
 )
 def test_run_continues_after_the_loss_of_a_process(
     runs, tmp_path, victim, signal_number, new_world_size
@@ -287,7 +288,7 @@ def test_run_continues_after_the_loss_of_a_process(
     while job.exit_codes()[survivor] is None:
         assert time.monotonic() - start_time < 60
         time.sleep(0.1)
-    with contextlib.suppress(ProcessLookupError):  # it may have ended
+    with contextlib.suppress(ProcessLookupError):  # the victim may have ended
         job.send_signal(victim)
     codes = job.wait()
     assert codes[survivor] == 75

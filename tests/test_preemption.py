@@ -23,14 +23,14 @@ from tf_mural.training.preemption import Preempted, SignalHandler, StopPoll
 def test_signal_is_recorded_inside_deferred_and_raised_outside(number, code):
     lines, name = [], signal.Signals(number).name
     with SignalHandler(print_fn=lines.append) as signals:
-        # A signal that the body does not handle is raised at the end of `deferred`.
+        # If the body does not handle a signal, `deferred` raises `Preempted` after the body.
         with pytest.raises(Preempted, match=name), signals.deferred():
             os.kill(os.getpid(), number)
             assert signals.received == number
             assert "saving at the end of this step" in lines[0]
             with pytest.raises(Preempted, match=name), signals.deferred(False):
                 raise AssertionError("the recorded signal was not raised")
-        # A second signal kills the process.
+        # The default handler is set again, so a second signal kills the process.
         assert signal.getsignal(number) == signal.SIG_DFL
     with SignalHandler() as signals, pytest.raises(Preempted) as caught:
         os.kill(os.getpid(), number)
@@ -44,7 +44,7 @@ def test_install_replaces_the_handler_of_another_library():
         signals.install()
         with pytest.raises(Preempted):
             os.kill(os.getpid(), signal.SIGTERM)
-        signals.install()  # a second signal still kills the process
+        signals.install()  # must not replace the default handler after a signal
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
@@ -61,7 +61,8 @@ def test_sighup_stays_ignored_under_nohup():
 
 
 def test_signal_during_a_print_is_recorded():
-    # The print waits for the reader of the pipe, and the handler must not print inside of it.
+    # The print of 1 MB waits for the reader of the pipe. A signal interrupts this print, and Python
+    # does not allow the handler to print at that time.
     code = (
         f"import sys; sys.path.insert(0, {ROOT!r})\n"
         "from tf_mural.training.preemption import Preempted, SignalHandler\n"
@@ -95,14 +96,14 @@ def test_second_signal_kills_the_process():
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
-    assert "a second one ends the run at once" in process.stdout.readline()
+    assert "a second signal ends the run at once" in process.stdout.readline()
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
     assert process.wait(10) == -signal.SIGINT
 
 
 class ThreadGroup:
-    """Process groups of which each rank is a thread; counts the calls of `all_gather`."""
+    """Process groups for threads, one thread per rank; counts the calls of `all_gather`."""
 
     def __init__(self, world_size):
         self.world_size, self.num_gathers = world_size, 0
@@ -133,17 +134,18 @@ def run_threads(target, count):
 
 
 def poll_steps(world_size, minutes=0.0, signal_at=(None, 0), seconds=0.001, steps=200):
-    """Polls in all ranks until a signal or the last step.
+    """Polls in all ranks after every second step, until a signal or the last step.
 
     Args:
         world_size: number of ranks.
-        minutes: interval between checkpoints; only rank 0 has it.
-        signal_at: (rank that receives SIGTERM, first step at which it has done so).
-        seconds: duration of two steps in rank 0; rank r takes r + 1 times as long.
+        minutes: minutes between two checkpoints by the clock of rank 0.
+        signal_at: (rank that receives SIGTERM, number of the step at which SIGTERM arrives).
+        seconds: duration of two steps in rank 0; in rank r, two steps take r + 1 times as long.
         steps: number of the last step.
 
     Returns:
-        ([(step, received signal, whether a save is due)] of each rank, number of gathers).
+        (for each rank a list of (step, received signal, whether a save is due); number of calls of
+        `all_gather`).
     """
     group, events = ThreadGroup(world_size), [[] for _ in range(world_size)]
     signalled_rank, signal_step = signal_at
@@ -151,7 +153,7 @@ def poll_steps(world_size, minutes=0.0, signal_at=(None, 0), seconds=0.001, step
     def run(rank):
         signals = SignalHandler()
         stop_poll = StopPoll(group.process_group(rank), signals, minutes if rank == 0 else 0)
-        for step in range(2, steps + 1, 2):  # loops of two steps
+        for step in range(2, steps + 1, 2):  # a call of the runner takes two steps
             time.sleep(seconds * (1 + rank))
             if rank == signalled_rank and step >= signal_step:
                 signals.received = signal.SIGTERM
@@ -173,7 +175,7 @@ def test_signal_to_one_process_stops_all_at_the_same_step(signalled_rank, monkey
     assert events[0] == events[1] == events[2]
     ((step, stop, save_due),) = events[0]
     assert stop == signal.SIGTERM and not save_due and 30 <= step < 100
-    assert num_gathers < step / 4  # one per 0.05 s; a loop takes 0.003 s or more
+    assert num_gathers < step / 4  # one per 0.05 s; two steps take at least 0.003 s
 
 
 def test_signal_is_detected_where_processes_synchronize():
@@ -187,7 +189,7 @@ def test_signal_is_detected_where_processes_synchronize():
             received[rank].append(stop_poll.poll(1, sync=step % 4 == 0)[0])
 
     run_threads(run, 2)
-    # Steps take no time here, so the interval of 5 s does not end within these steps.
+    # These steps take less than 5 s, so the processes exchange signals only at steps with `sync`.
     assert received[0] == received[1] == [0] * 7 + [signal.SIGTERM] + [0] * 2
 
 

@@ -34,12 +34,12 @@ def shards_of(folder):
 
 @pytest.fixture(params=["installed", "numpy"])
 def crc_backend(request, monkeypatch):
-    """Computes checksums with google-crc32c, if it is installed, and with NumPy."""
+    """Runs a test with google-crc32c, if that is installed, and with the NumPy code."""
     if request.param == "numpy":
         monkeypatch.setattr(tfrecord, "_native_crc32c", None)
 
 
-# Test vectors of RFC 3720, appendix B.4, and the check value of the CRC catalogue.
+# These are the test vectors of RFC 3720, appendix B.4, and the check value of the CRC catalogue.
 @pytest.mark.parametrize(
     "data, crc",
     [
@@ -170,7 +170,7 @@ def test_other_string_is_not_a_language_code(code):
     "record, message",
     [
         (Record("r1", texts=(("german", "x"),)), "record 'r1': expected a language code"),
-        (Record("r1", texts=(("de", " \u00a0\n"),)), "record 'r1': its text in 'de' is blank"),
+        (Record("r1", texts=(("de", " \u00a0\n"),)), "record 'r1': the text in 'de' is blank"),
         (Record("r1", label=-1), "record 'r1': expected a label from 0, got -1"),
         (Record("r1", score=float("nan")), "record 'r1': expected a finite score, got nan"),
     ],
@@ -186,7 +186,7 @@ def test_deserialize_refuses_other_bytes(data):
         records.deserialize(data)
 
 
-@pytest.mark.parametrize("shards", [1, 2, 5, 9])  # 9: some shards are empty
+@pytest.mark.parametrize("shards", [1, 2, 5, 9])  # with 9 shards, some are empty
 def test_set_is_read_in_order_and_at_random(tmp_path, shards):
     opened = write(tmp_path, shards)
     assert len(opened) == 5 and list(opened) == RECORDS
@@ -277,12 +277,12 @@ def test_damaged_record_is_named(tmp_path):
     write(tmp_path)
     path = shards_of(tmp_path)[1]
     data = bytearray(open(path, "rb").read())
-    data[-6] ^= 1  # inside the last record, which still parses
+    data[-6] ^= 1  # changes the last record, which still parses
     open(path, "wb").write(data)
     opened = RecordSet.open(tmp_path)
     with pytest.raises(UserError, match=r"00001-of-00002.tfrecord: record 2 \(byte \d+\) is dam"):
         list(opened)
-    with pytest.raises(UserError, match="its checksum does not match"):
+    with pytest.raises(UserError, match="the checksum does not match"):
         opened.read([0, 4], verify=True)
     assert len(opened.read([0, 1, 2, 3], verify=True)) == 4
 
@@ -300,7 +300,7 @@ def test_record_with_other_bytes_is_named(tmp_path):
 
 
 def test_set_with_more_shards_than_open_files_raises_the_limit(tmp_path):
-    """Runs in a separate process, because it changes the limit."""
+    """The test opens the set in another process, because the limit of a process stays changed."""
     records.write(tmp_path, [Record(f"r{n}") for n in range(400)], shards=400)
     script = """
 import resource, sys
@@ -325,7 +325,7 @@ except UserError as error:
 def test_shard_truncated_while_open_is_detected(tmp_path):
     opened = write(tmp_path)
     os.truncate(shards_of(tmp_path)[1], 30)
-    with pytest.raises(UserError, match="the file ends inside it"):
+    with pytest.raises(UserError, match="the file ends inside the record"):
         opened.read([4])
 
 
@@ -359,7 +359,7 @@ def test_open_refuses_an_incomplete_set(tmp_path):
     shard_data, index_data = open(shard, "rb").read(), open(index, "rb").read()
 
     def check_refused(match):
-        """Checks that the set is refused, and then restores it."""
+        """Checks that the record set is refused, and then restores the files of the set."""
         with pytest.raises(UserError, match=match):
             RecordSet.open(tmp_path)
         open(shard, "wb").write(shard_data), open(index, "wb").write(index_data)

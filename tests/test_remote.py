@@ -25,7 +25,7 @@ def test_run_works_on_a_remote_file_system(data_dir, tmp_path):
     )
     assert f"files: {names}\n" in done.stdout
     assert "best: model.json vocab.txt weights.npz\n" in done.stdout
-    # One event file for each of the two starts.
+    # Each of the two starts of the run has one event file.
     assert re.search(r"^events:( events\.out\.tfevents\S+){2}$", done.stdout, re.MULTILINE)
     assert re.search(r"^step: [24]$", done.stdout, re.MULTILINE)
-    assert os.listdir(tmp_path) == []  # in particular no local folder with the name "ram:"
+    assert os.listdir(tmp_path) == []  # a folder with the name "ram:" would be an error

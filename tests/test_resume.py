@@ -1,4 +1,4 @@
-"""A resumed run equals an uninterrupted one bit for bit; Keras' `fit` takes the same steps."""
+"""A resumed run equals an uninterrupted run bit for bit; Keras' `fit` takes the same steps."""
 
 import types
 
@@ -25,7 +25,12 @@ CHANGES = (
 
 
 def build_run(data_dir, seed_offset=0):
-    """Returns a `Run` of ETCL, the stage with most features; the offset changes its weights."""
+    """Returns a `Run` of ETCL, the stage with most features.
+
+    Args:
+        data_dir: folder of the record sets.
+        seed_offset: number that is added to the seed of the initial weights.
+    """
     config = config_loading.load_config("etcl", "tiny")
     config_loading.apply_overrides(config, [f"--config.{change}" for change in CHANGES])
     with pytest.MonkeyPatch.context() as patch:
@@ -35,12 +40,12 @@ def build_run(data_dir, seed_offset=0):
 
 
 class RecordedRun(metric_writer.NullWriter):
-    """A run that records its logs and batches; it is the writer of its own training loop.
+    """Trains a run, records its logs and batches, and is the writer of the training loop.
 
     Attributes:
         logs: {step: logs}.
         batches: {step: list of arrays}.
-        evaluated_at: list of steps.
+        evaluated_at: list of the evaluated steps.
     """
 
     def __init__(self, run, workdir, save_only_at=None):
@@ -49,7 +54,7 @@ class RecordedRun(metric_writer.NullWriter):
         self.logs, self.batches, self.evaluated_at = {}, {}, []
 
     def train(self):
-        """Runs the training loop to its end."""
+        """Runs the training loop from the current step to `STEPS`."""
         runner = Runner(self.run.trainer, make_strategy("one"), self._dataset)
         manager = types.SimpleNamespace(
             save=self._save,
@@ -87,7 +92,7 @@ class RecordedRun(metric_writer.NullWriter):
             self.manager.save(step)
 
     def state(self):
-        """Returns {path: array} of model and optimizer."""
+        """Returns {path: array} of the variables of model and optimizer."""
         trainer = self.run.trainer
         variables = [v for v in trainer.encoder.variables if "seed" not in v.path]
         return {v.path: v.numpy() for v in [*variables, *trainer.optimizer.variables]}
@@ -100,7 +105,7 @@ def workdir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def uninterrupted(data_dir, workdir):
-    """(run from first to last step with a checkpoint of step `STOP` only, its initial state)."""
+    """Returns a run over all steps that saves only step `STOP`, and the run's initial state."""
     recorded = RecordedRun(build_run(data_dir), workdir, save_only_at=STOP)
     assert not recorded.manager.restore(recorded.run.description)
     initial_state = recorded.state()
@@ -110,7 +115,7 @@ def uninterrupted(data_dir, workdir):
 
 @pytest.fixture(scope="module")
 def resumed(uninterrupted, data_dir, workdir):
-    """(run that continues from the checkpoint, its state before the restore)."""
+    """Returns a run from the checkpoint to the last step, and its state before the restore."""
     recorded = RecordedRun(build_run(data_dir, seed_offset=7), workdir)
     initial_state = recorded.state()
     assert recorded.manager.restore(recorded.run.description)
@@ -155,7 +160,7 @@ def test_resumed_run_ends_with_the_same_weights_and_slots(uninterrupted, resumed
 
 
 def test_interrupted_evaluation_is_repeated(uninterrupted, resumed):
-    # The caller evaluates after the last step.
+    # The loop does not evaluate the last step, because its caller does.
     assert uninterrupted[0].evaluated_at == resumed[0].evaluated_at == [STOP]
 
 

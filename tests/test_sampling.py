@@ -1,4 +1,4 @@
-"""Index sampler: permutations without repetitions, language pairs, shares of the sets."""
+"""Index sampler: order of an epoch, language pairs, and shares of several record sets."""
 
 import collections
 
@@ -13,10 +13,10 @@ from tf_mural.errors import UserError
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory):
-    """Two record sets.
+    """Returns two record sets.
 
-    Set 0 has 12 records; every third has four languages, and the others have only English. Set 1
-    has 5 records in English and German.
+    Set 0 has 12 records: every third record has four languages, and the other records have only
+    English. Set 1 has 5 records in English and German.
     """
     root = tmp_path_factory.mktemp("sets")
     sets = []
@@ -35,7 +35,7 @@ def sets(tmp_path_factory):
 
 
 def draw(sampler, start, count):
-    """Returns [(set index, record, languages)] of the draws from `start` on."""
+    """Returns [(set index, record, languages)] of `count` draws from draw number `start` on."""
     draws = np.arange(start, start + count, dtype=np.int64)
     set_index, unit = (x.numpy() for x in sampler.sample(draws))
     record, language, _ = sampler.resolve(draws, set_index, unit)
@@ -80,7 +80,7 @@ def test_epoch_of_records_draws_random_pairs_in_both_orders(sets):
     sampler = IndexSampler(sets[:1], 2, ["en", "de", "fr", "ja"])
     assert sampler.units_per_epoch == [4]
     counts = collections.Counter(languages for _, _, languages in draw(sampler, 0, 2400))
-    assert len(counts) == 12  # ordered pairs
+    assert len(counts) == 12  # ordered pairs of four languages
     assert all(120 < count < 290 for count in counts.values())
 
 
@@ -112,8 +112,8 @@ def test_weighted_set_is_visited_evenly(sets):
     draws = draw(sampler, 0, 20 * epoch)
     order = [record for set_index, record, _ in draws if set_index == 1]
     visits = np.bincount(order, minlength=5)
-    assert visits.sum() == 20 * 13  # three quarters of 17, rounded
-    # Each set counts its own epochs, so that no record is two visits ahead.
+    assert visits.sum() == 20 * 13  # 13 of the 17 draws per epoch, which is 3/4 rounded
+    # Set 1 has its own epochs, so the numbers of visits of two records differ by one at most.
     assert visits.max() - visits.min() <= 1
 
 

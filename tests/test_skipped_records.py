@@ -37,13 +37,13 @@ def tokenizer():
 
 
 def write(folder, change=lambda record: record):
-    """Writes a record set in three shards; `change` maps each record."""
+    """Writes a record set in three shards; the function `change` is applied to each record."""
     records.write(folder, [change(make_record(i)) for i in range(NUM_RECORDS)], shards=3)
     return RecordSet.open(folder)
 
 
 def change_text(code, text):
-    """Returns a function for `write` that replaces or removes (None) a text of record 7."""
+    """Returns a function for `write` that replaces a text of record 7, or removes it for None."""
 
     def change(record):
         texts = [(c, text if c == code else t) for c, t in record.texts]
@@ -63,24 +63,24 @@ def flip_bit(record_set, index):
         file.write(bytes([byte ^ 4]))
 
 
-# Each of these returns (record set, numbers of the bad records, expected reason).
+# Each of the following functions returns (record set, numbers of the bad records, expected reason).
 
 
 def flipped_bit(folder):
     record_set = write(folder)
     flip_bit(record_set, 7)
-    return record_set, {7}, "its checksum does not match"
+    return record_set, {7}, "the checksum does not match"
 
 
 def shard_truncated_while_open(folder):
     record_set = write(folder)
     os.truncate(record_set.shard_path(9), int(record_set._offset[9]) + 5)
-    return record_set, {9, 10, 11, 12}, "the file ends inside it"
+    return record_set, {9, 10, 11, 12}, "the file ends inside the record"
 
 
 def shard_truncated_before(folder):
     shard_truncated_while_open(folder)
-    return RecordSet.open(folder, strict=False), {9, 10, 11, 12}, "the file ends inside it"
+    return RecordSet.open(folder, strict=False), {9, 10, 11, 12}, "the file ends inside the record"
 
 
 def missing_shard(folder):
@@ -91,19 +91,19 @@ def missing_shard(folder):
 
 def truncated_image(folder):
     record_set = write(folder, lambda r: make_record(7, image(7)[:40]) if r.id == "7" else r)
-    return record_set, {7}, "its image does not decode"
+    return record_set, {7}, "the image does not decode"
 
 
 def text_without_known_token(folder):
     record_set = write(folder, change_text("en", "♞ ♘"))
-    return record_set, {7}, "its text in 'en' has no token that the vocabulary knows"
+    return record_set, {7}, "the text in 'en' contains no token of the vocabulary"
 
 
 def text_missing_despite_index(folder):
     complete = write(folder / "complete")
     record_set = write(folder / "set", change_text("en", None))
     record_set.languages, record_set.has_language = complete.languages, complete.has_language
-    return record_set, {7}, "it lacks the text in 'en' that its index lists"
+    return record_set, {7}, "the text in 'en' that the index lists is missing"
 
 
 DAMAGES = [
@@ -132,7 +132,7 @@ def row_of(batch, row):
 
 
 def build_row(source, tokenizer, draw):
-    """Returns the row of a single draw of an intact source."""
+    """Returns the example of a single draw from an intact source."""
     builder = ExampleBuilder(source, tokenizer, SIZES, CODES)
     batch = builder.parse(builder.fetch(tf.constant([draw])))
     row = builder.decode(row_of(batch, 0))
@@ -147,12 +147,13 @@ def check_replacements(batches, field, is_bad, intact, tokenizer):
     Args:
         batches: batches of the damaged source.
         field: a text field.
-        is_bad: callable from the word and the row of a draw to bool.
-        intact: the same source before the damage.
+        is_bad: callable that takes the word of `field` and the whole row, and returns whether the
+            record of the row is bad.
+        intact: the same source without damage.
         tokenizer: `Tokenizer`.
 
     Returns:
-        Number of replaced rows.
+        The number of replaced rows.
     """
     num_replaced = 0
     expected_batches = read_batches(make_dataset(intact, tokenizer), len(batches))
@@ -256,7 +257,7 @@ def test_language_that_the_vocabulary_does_not_cover_stops_the_run(tokenizer, tm
         skipped_records.check()
     assert "texts in 'fr' drawn so far have no token that my/vocab.txt knows" in str(caught.value)
     assert "--config.vocabulary" in str(caught.value)
-    # A source with only this language gives no batch at all.
+    # A source with only French texts gives no batch at all.
     skipped_records = SkippedRecords(limit=1.0, vocabulary="my/vocab.txt")
     source = make_source(record_set, {"caption": "text"}, ["fr"])
     with pytest.raises(tf.errors.OpError) as caught:
@@ -289,7 +290,7 @@ def test_limit_applies_to_the_draws_of_all_processes():
     def all_gather_object(state):
         return [state, *peer_states]
 
-    with pytest.raises(UserError) as caught:  # 1,100 were drawn
+    with pytest.raises(UserError) as caught:  # 1,100 examples were drawn
         own.check(all_gather_object)
     message = "12 of the 1100 records drawn so far cannot be used, above the limit of 1.00%"
     assert message in str(caught.value)
@@ -304,7 +305,7 @@ def test_limit_applies_to_the_draws_of_all_processes():
 
 
 def test_prefetched_rows_count_as_drawn(tokenizer, tmp_path):
-    record_set = write(tmp_path / "set", change_text("en", "♞"))  # one record of twenty
+    record_set = write(tmp_path / "set", change_text("en", "♞"))  # changes 1 of 20 records
     skipped_records = SkippedRecords(limit=0.08)
     source = make_source(record_set, {"caption": "text"}, ["en"])
     read_batches(make_dataset(source, tokenizer, 2000, skipped_records=skipped_records), 1)
@@ -332,7 +333,7 @@ def test_records_of_another_format_stop_the_run(tokenizer, tmp_path):
         payload = b"\xff" * int(record_set._length[index])
         with open(record_set.shard_path(index), "r+b") as file:
             file.seek(int(record_set._offset[index]) - tfrecord.HEADER)
-            file.write(tfrecord.frame(payload))  # with a valid checksum
+            file.write(tfrecord.frame(payload))  # a frame with a valid checksum
     skipped_records = SkippedRecords(folders=(record_set.folder,))
     source = make_source(record_set, {"caption": "text"})
     dataset = make_dataset(source, tokenizer, skipped_records=skipped_records)

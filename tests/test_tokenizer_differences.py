@@ -1,4 +1,4 @@
-"""All differences from the tokenizer of Hugging Face: intended ones, and Unicode versions."""
+"""All differences from Hugging Face's tokenizer, intended or due to versions of Unicode."""
 
 import os
 import unicodedata
@@ -12,7 +12,7 @@ from tf_mural.data.tokenizers import SPECIAL_TOKENS, Tokenizer
 PIECES = [*SPECIAL_TOKENS, "a", "b", "##a", "##b", "ab"]
 CLS, SEP = (SPECIAL_TOKENS.index(piece) for piece in ("[CLS]", "[SEP]"))
 UNKNOWN, A, B, INNER_A = (PIECES.index(piece) for piece in ("[UNK]", "a", "b", "##a"))
-# A part of an ideographic block that the range of the reference excludes.
+# Part of a block of ideographs that the reference tokenizer does not treat as ideographs.
 IDEOGRAPHS = range(0x2B820, 0x2B920)
 
 
@@ -30,7 +30,7 @@ def reference(tmp_path_factory):
 
 
 def tokens_of(tokenizer, text):
-    """Returns the tokens of a text without padding."""
+    """Returns the token ids of a text without padding."""
     return [int(i) for i in tokenizer([text])[0] if i]
 
 
@@ -51,7 +51,7 @@ def test_special_token_in_a_text_is_plain_text(tokenizer, reference, special):
 
 
 def test_only_418_rare_code_points_differ(tokenizer, reference):
-    # Other planes contain only tags, variation selectors and private-use characters.
+    # Most code points that are left out are surrogates, unassigned or for private use.
     codes = [*range(1, 0xD800), *range(0xE000, 0x32000), *range(0xE0000, 0xE0200)]
     texts = [f"a{chr(code)}b" for code in codes]
     rows = np.asarray(Tokenizer(PIECES, max_tokens=8)(texts))
@@ -62,7 +62,7 @@ def test_only_418_rare_code_points_differ(tokenizer, reference):
     ]
     others = [code for code in differing if code not in IDEOGRAPHS]
     assert len(differing) == 418 and len(others) == 162
-    # Unicode versions classify these as punctuation or format characters differently.
+    # Versions of Unicode give these code points different categories.
     assert {unicodedata.category(chr(code))[0] for code in others} <= set("PCSM")
     assert not any(chr(code).isalnum() for code in others)
 

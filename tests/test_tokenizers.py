@@ -1,4 +1,4 @@
-"""Tokenizer and vocabularies: rows by hand, the reference implementation, and training."""
+"""Tokenizer and vocabularies: manual examples, the reference tokenizer, and training."""
 
 import glob
 import itertools
@@ -69,7 +69,7 @@ def test_case_and_accents_are_kept(tokenizer):
     [
         ("ABC d", ["a", "##b", "##c", "d"]),
         ("\u00c4Bc \u0061\u0301bc", ["a", "##b", "##c", "a", "##b", "##c"]),
-        # İ loses its dot; ß, ！ and ２ do not change; Σ becomes σ also at the end of a word.
+        # İ loses its dot; ß, ！ and ２ do not change; Σ becomes σ even at the end of a word.
         ("İ", ["i"]),
         ("ß ！２", ["ß", "！", "２"]),
         ("ΣΣ", ["σ", "##σ"]),
@@ -130,7 +130,7 @@ def test_no_strings_give_no_rows(tokenizer):
 
 def test_has_known_tokens_finds_rows_with_a_known_piece(tokenizer):
     strings = ["a", "x", "", "x x x x x x", "x x x x x a", "x x x x x x a", "x a x", "\u200b", "中"]
-    known = [True, False, False, False, True, False, True, False, True]  # rows have six pieces
+    known = [True, False, False, False, True, False, True, False, True]  # up to six pieces
     assert tokenizer.has_known_tokens(tokenizer(strings)).numpy().tolist() == known
     reordered = Tokenizer(["d", "[SEP]", "[MASK]", "[CLS]", "[UNK]", "[PAD]"], max_tokens=5)
     assert reordered.has_known_tokens(reordered(["d", "x", ""])).numpy().tolist() == [
@@ -141,7 +141,7 @@ def test_has_known_tokens_finds_rows_with_a_known_piece(tokenizer):
 
 
 def test_hash_depends_on_pieces_and_order(tokenizer):
-    # printf '[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]' | sha256sum
+    # The hash was computed by: printf '[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]' | sha256sum
     assert vocabulary_hash(PIECES[:5]) == "1b6c0da91a73cdc9"
     assert tokenizer.hash == vocabulary_hash(PIECES)
     assert vocabulary_hash(["a", "b"]) != vocabulary_hash(["b", "a"])
@@ -202,7 +202,8 @@ def test_vocabulary_file_is_read_as_written(tmp_path):
 
 
 def test_trained_vocabulary_equals_a_manual_computation():
-    # "ab" is the only pair, and occurs three times, so it is merged. "é" keeps its accent.
+    # "a" and "##b", the only pair of pieces, occur three times together and are merged to "ab". The
+    # accent of "é" is kept.
     pieces = train_vocabulary(["ab ab ab é 中中"], size=30)
     assert pieces[:5] == list(SPECIAL_TOKENS)
     assert pieces[5:] == sorted({"a", "##b", "b", "ab", "é", "中"})
@@ -232,7 +233,7 @@ def tatoeba(lines_per_language):
 @pytest.mark.parametrize("lower_case", [False, True])
 def test_tokenizer_equals_the_reference_on_sentences_of_all_languages(lower_case):
     sentences = list(tatoeba(lines_per_language=20))
-    # Earlier versions differed for format characters and for long words of three-byte letters.
+    # Format characters, and long words of letters with three bytes, need special treatment.
     sentences += ["a\u200db\u200c\u00ad \ufeffc", "កខគ" * 20, "ไทย" * 30]
     normalized = sentences
     if lower_case:

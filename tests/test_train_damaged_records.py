@@ -1,4 +1,4 @@
-"""Training with damaged records: they are counted, or one message states what to do."""
+"""Training with damaged records: the run skips and counts them, or stops with a message."""
 
 import json
 import os
@@ -24,7 +24,7 @@ ARGUMENTS = (
 
 @pytest.fixture
 def write_broken(data_dir, tmp_path):
-    """Function that copies the small scenes to data/broken, with some images truncated."""
+    """Returns a function that copies the small scenes to data/broken and truncates some images."""
 
     def write(truncated):
         damaged = []
@@ -53,7 +53,7 @@ def test_images_that_do_not_decode_are_skipped_counted_and_named(train, write_br
     skipped = json.loads((tmp_path / "run" / "results.json").read_text())["skipped_records"]
     assert sum(sum(reasons.values()) for reasons in skipped.values()) > 1
     names = {reason for reasons in skipped.values() for reason in reasons}
-    assert names == {"its image does not decode"}
+    assert names == {"the image does not decode"}
     assert all(re.search(r"records-0000[01]-of-00002.tfrecord: record \d+ ", k) for k in skipped)
     assert os.path.exists(tmp_path / "run" / "training_images.png")
 
@@ -72,7 +72,7 @@ def test_a_set_without_valid_images_stops_the_run(train, write_broken, tmp_path)
     write_broken(range(96))
     message = train(*ARGUMENTS, f"--data_dir={tmp_path / 'data'}").error()
     assert re.match(
-        r"8 records in a row cannot be used, the last one .*broken/train/.*its image", message
+        r"8 records in a row cannot be used, the last one .*broken/train/.*the image", message
     )
 
 

@@ -6,12 +6,12 @@ import difflib
 class UserError(Exception):
     """An error that the user can correct. Tools print only its message and exit with code 2.
 
-    The message names the file or record, what was expected, what came, and what to do.
+    The message names the file or record, the expected and the received value, and a remedy.
     """
 
 
 def suggest(name, known):
-    """Returns "; did you mean 'x'?" with the name in `known` closest to `name`, or ""."""
+    """Returns "; did you mean 'x'?" with the most similar name in `known`, or "" without one."""
     matches = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.6)
     return f"; did you mean {matches[0]!r}?" if matches else ""
 
@@ -22,14 +22,14 @@ def lookup(table, name, description):
     Args:
         table: dict from names to any values.
         name: key of the table.
-        description: the values in one word ("loss"), for the message.
+        description: noun for a value of the table ("loss"), used in the error message.
 
     Raises:
         UserError: `name` is not in the table; the message lists the known names.
     """
     try:
         return table[name]
-    except (KeyError, TypeError):  # TypeError: an unhashable name, such as a list from a config
+    except (KeyError, TypeError):  # TypeError: `name` is unhashable, such as a list from a config
         known = ", ".join(str(key) for key in table) or "(none)"
         message = f"unknown {description} {name!r}; known: {known}{suggest(name, table)}"
         raise UserError(message) from None

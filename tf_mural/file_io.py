@@ -1,9 +1,9 @@
 """Access to the files of a run, on this machine or on a remote file system such as gs://.
 
-Local files are opened by Python, remote ones by `tf.io.gfile`. Files are written atomically: a
-local file is renamed after it has been flushed to the disk. A remote rename is a copy followed by a
-deletion, but an object on gs:// becomes visible only when it is complete, so that a reader sees
-either the old or the new one.
+Local files are opened by Python, remote files by `tf.io.gfile`. Files are written atomically: a
+local file is renamed after it has been flushed to the disk. On a remote file system, a file is
+renamed by copying it and deleting the original. An object on gs:// becomes visible only when it is
+complete, so a reader sees either the old or the new object.
 """
 
 import contextlib
@@ -19,12 +19,12 @@ _HUBS = ("hf://", "kaggle://", "modelscope://")
 
 
 def is_on_hub(path):
-    """Returns whether a path is a preset on a hub, which KerasHub downloads: "hf://user/name"."""
+    """Returns whether a path names a preset on a hub, such as "hf://user/name"."""
     return str(path).startswith(_HUBS)
 
 
 def is_remote(path):
-    """Returns whether a path is on a remote file system: "gs://bucket/run"."""
+    """Returns whether a path is on a remote file system, such as "gs://bucket/run"."""
     return "://" in os.fspath(path)
 
 
@@ -38,7 +38,7 @@ def open_file(path, mode):
     """Opens a binary file with the mode "rb" or "wb".
 
     Raises:
-        OSError: as `open`. For a remote file the message is that of the file system.
+        OSError: the file cannot be opened. If it is remote, the message comes from its file system.
     """
     if not is_remote(path):
         return open(path, mode)
@@ -64,7 +64,7 @@ def isdir(path):
 
 
 def size(path):
-    """Returns the number of bytes of a file, or None if it does not exist."""
+    """Returns the size of a file in bytes, or None if the file does not exist."""
     if not exists(path):
         return None
     return _gfile().stat(path).length if is_remote(path) else os.path.getsize(path)
@@ -76,7 +76,7 @@ def makedirs(path):
 
 
 def listdir(folder):
-    """Returns the sorted names in a folder, or [] if it does not exist."""
+    """Returns the sorted names of the entries of a folder, or [] if the folder does not exist."""
     if not isdir(folder):
         return []
     names = _gfile().listdir(folder) if is_remote(folder) else os.listdir(folder)
@@ -105,7 +105,7 @@ def fsync(path):
 
 @contextlib.contextmanager
 def atomic_write(path):
-    """Context manager: yields a temporary path, which replaces `path` if the body succeeds."""
+    """Context manager: yields a temporary path; its file is renamed to `path` after the body."""
     temporary = f"{path}.{uuid.uuid4().hex}.tmp"
     try:
         yield temporary
@@ -122,7 +122,7 @@ def atomic_write(path):
 
 @contextlib.contextmanager
 def local_copy(path):
-    """Context manager: yields a local path to write to, which is copied to a remote `path`."""
+    """Context manager: yields a local path; its file is copied to `path` if that is remote."""
     if not is_remote(path):
         yield path
         return

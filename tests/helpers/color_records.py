@@ -1,4 +1,4 @@
-"""Records of single-colored images with two texts, and their training batches."""
+"""Records with an image of a single color and two texts, and training batches of these records."""
 
 import functools
 import os
@@ -11,7 +11,7 @@ _COUNT, _RESIZE = 16, 36
 
 
 def write_color_records(folder):
-    """Writes 16 records of one image each, with a text in two languages; returns the record set."""
+    """Writes 16 records with one image and texts in two languages, and returns the record set."""
     examples = [
         records.Record(str(i), (gray_image(15 * i, _RESIZE),), (("de", f"w{i} x"), ("en", f"w{i}")))
         for i in range(_COUNT)
@@ -22,10 +22,10 @@ def write_color_records(folder):
 
 
 def color_dataset(folder, replicas=1, workers=(0, 1)):
-    """Returns a callable (start_step=) that makes the dataset of ETCL's batches.
+    """Returns a callable that takes `start_step` and returns a dataset of batches for ETCL.
 
     Args:
-        folder: the records are in its subfolder "colors", where they are written if missing.
+        folder: folder whose subfolder "colors" contains the records. Missing records are written.
         replicas, workers: see `input_pipeline.training_dataset`.
     """
     record_set = write_color_records(os.path.join(folder, "colors"))

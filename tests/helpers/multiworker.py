@@ -1,8 +1,8 @@
-"""Starts runs with several processes on this machine, without importing TensorFlow in each.
+"""Starts runs with several processes on this machine, without importing TensorFlow in each process.
 
-`Launcher` starts a server process that imports everything, and that forks the processes of a run.
-These find each other with TF_CONFIG on the loopback device. Run as a script, this file is the
-server.
+`Launcher` starts a server process that imports TensorFlow and forks the processes of a run. The
+processes find each other by TF_CONFIG and communicate over the loopback device. The server runs
+this file as a script.
 """
 
 import json
@@ -15,7 +15,7 @@ import sys
 import time
 
 TESTS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-_TIMEOUT_SECONDS = 400  # after which a process is killed
+_TIMEOUT_SECONDS = 400  # time after which a process is killed
 
 
 class Launcher:
@@ -33,9 +33,10 @@ class Launcher:
         """Starts a script.
 
         Args:
-            cwd: working folder. Process i writes to the files i.out and i.err in it.
-            count: number of processes; a single process has no TF_CONFIG.
-            *argv: path of the script, and its arguments.
+            cwd: working folder. The output and errors of process i go to the files i.out and i.err
+                in this folder.
+            count: number of processes. A single process gets no TF_CONFIG.
+            *argv: path of the script, and the arguments of the script.
 
         Returns:
             A `Job`.
@@ -65,7 +66,7 @@ class Job:
     """The processes of a started script.
 
     Attributes:
-        cwd: working folder.
+        cwd: working folder of the processes.
         pids: process ids by rank.
     """
 
@@ -73,20 +74,20 @@ class Job:
         self.cwd, self.pids = cwd, pids
 
     def wait_for_output(self, text, rank=0):
-        """Returns once a process has printed `text`."""
+        """Waits until the process of a rank has printed `text`."""
         while text not in self.read(f"{rank}.out"):
             code = self.exit_codes()[rank]
             assert code is None, (code, self.read(f"{rank}.err"))
             time.sleep(0.02)
 
     def wait(self):
-        """Waits for all processes; returns exit codes, or -s after signal s."""
+        """Waits for all processes and returns their exit codes; -s after signal s."""
         while None in (codes := self.exit_codes()):
             time.sleep(0.02)
         return codes
 
     def exit_codes(self):
-        """Returns the exit codes by rank, None for processes that are running."""
+        """Returns the exit codes by rank, with None for a process that is still running."""
         paths = [os.path.join(self.cwd, f"{pid}.code") for pid in self.pids]
         return [int(_read(path)) if os.path.exists(path) else None for path in paths]
 
@@ -95,7 +96,7 @@ class Job:
         return _read(os.path.join(self.cwd, name))
 
     def send_signal(self, rank, number=signal.SIGKILL):
-        """Sends a signal to a process."""
+        """Sends a signal to the process of a rank."""
         os.kill(self.pids[rank], number)
 
 
@@ -115,9 +116,10 @@ def _read(path):
 
 
 def _serve():
-    """Forks twice per request: a process that runs the script, and one that saves its exit code.
+    """Reads requests from stdin and forks two processes for each request.
 
-    Returns the request in the process that runs the script.
+    One process runs the script, and this function returns the request in that process. The other
+    process waits for the script and saves its exit code.
     """
     import keras_hub  # noqa: F401
 

@@ -1,7 +1,7 @@
 """Record sets and batches for tests of the input pipeline.
 
-A record has an image whose brightness encodes its number, and one word per language. Each word is
-one token, so the record and the language of a token are known.
+A record has an image whose brightness encodes the number of the record, and a text of one word per
+language. Each word is one token, from which a test can tell the record and the language.
 """
 
 import numpy as np
@@ -27,20 +27,20 @@ def brightness(number):
 
 
 def image(number, size=12):
-    """Returns the bytes of the image of a record; its right half is darker."""
+    """Returns the encoded image of a record, whose right half is darker."""
     pixels = np.full((size, size, 3), brightness(number), np.uint8)
     pixels[:, size // 2 :] //= 2
     return images.encode(pixels)
 
 
 def make_record(number, image_bytes=None):
-    """Returns a record, with its usual image by default."""
+    """Returns record `number`; `image_bytes` replaces the usual image."""
     texts = tuple((code, f"{code}{number}") for code in CODES)
     return Record(str(number), (image(number) if image_bytes is None else image_bytes,), texts)
 
 
 def words_of(tokens):
-    """Returns the first word of each row of tokens."""
+    """Returns the first word of each row of token ids."""
     return [WORDS[row[1] - len(SPECIAL_TOKENS)] for row in np.asarray(tokens)]
 
 
@@ -50,10 +50,10 @@ def number_of(word):
 
 
 def read_batches(dataset, count):
-    """Returns the first batches of a dataset as nested dicts of arrays."""
+    """Returns the first `count` batches of a dataset as nested dicts of arrays."""
     return [tf.nest.map_structure(lambda x: x.numpy(), batch) for batch in dataset.take(count)]
 
 
 def assert_batches_equal(actual, expected):
-    """Asserts that nested structures of arrays are equal."""
+    """Asserts that two nested structures of arrays are equal."""
     tf.nest.map_structure(np.testing.assert_array_equal, actual, expected)

@@ -37,11 +37,13 @@ class ExampleBuilder:
 
         Args:
             draws: int64 (b,), numbers of draws.
-            on_languages: callable that takes the drawn languages, (b, text fields) positions in
-                `language_codes`.
+            on_languages: callable that takes the drawn languages as positions in `language_codes`,
+                (b, text fields); or None.
 
         Returns:
-            {"draw": (b,), "data": string (b,), "language": (b, text fields), "uniform": (b, 3)}.
+            {"draw": int64 (b,), the argument; "data": string (b,), serialized records; "language":
+            int64 (b, text fields), positions in `language_codes`; "uniform": float64 (b, 3), random
+            numbers in [0, 1)}.
         """
         count = draws.shape[0]
 
@@ -83,9 +85,9 @@ class ExampleBuilder:
         """Parses the records of `fetch` into fields; texts are tokenized, images stay encoded.
 
         Returns:
-            {text field: {"text": string (b,), "known": bool (b,), whether it contains a token of
-            the vocabulary, "tokens": (b, t), "id": (b,), "language": (b,)}, image field: {"data":
-            string (b,), "seed": (b, 2), "id": (b,)}}.
+            {text field: {"text": string (b,), "known": bool (b,), whether the text contains a token
+            of the vocabulary, "tokens": (b, t), "id": (b,), "language": (b,)}, image field:
+            {"data": string (b,), "seed": (b, 2), "id": (b,)}}.
         """
         draws, uniform = fetched["draw"], fetched["uniform"]
         parsed = records.parse(fetched["data"])
@@ -104,7 +106,8 @@ class ExampleBuilder:
             codes = tf.gather(tf.constant(self.language_codes), language[:, i])
             allowed = parsed["languages"].values == tf.gather(codes, row_of)
             texts.append(_pick(parsed["texts"], allowed, uniform[:, i]))
-        # All fields at once: for short texts, the overhead per operation dominates.
+        # The texts of all fields are tokenized together, because the overhead per operation
+        # dominates for short texts.
         text = tf.concat(texts, axis=0)
         tokens = self._tokenizer(text)
         columns = {
@@ -124,7 +127,7 @@ class ExampleBuilder:
         }
 
     def all_known(self, batch):
-        """Whether all texts of a batch of `parse` contain a known token: boolean scalar."""
+        """Returns whether all texts of a batch of `parse` contain a known token (scalar)."""
         known = [batch[field]["known"] for field in self.text_fields]
         return tf.reduce_all(known) if known else tf.constant(True)
 
@@ -143,12 +146,12 @@ def _pick(ragged, allowed, uniform):
     """Picks one allowed value per row at random.
 
     Args:
-        ragged: string (b, None).
-        allowed: bool (values,).
-        uniform: (b,) in [0, 1), selects the value.
+        ragged: ragged string (b, None), the values of each row.
+        allowed: bool (number of values,), whether a value may be picked.
+        uniform: (b,), random numbers in [0, 1) that select the values.
 
     Returns:
-        String (b,), "" where a row has no allowed value.
+        String (b,), which is "" for rows without an allowed value.
     """
     row_of = ragged.value_rowids()
     allowed_int = tf.cast(allowed, tf.int64)

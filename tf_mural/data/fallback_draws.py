@@ -10,22 +10,24 @@ from tf_mural.data import image_ops
 from tf_mural.data.records import DamagedRecord
 from tf_mural.data.skipped_records import BadRecord
 
-# Distance from a draw to its replacement. A prime: the shuffle uses 32 bits of the epoch number,
-# so epochs whose distance is a power of two would visit the records in the same order.
+# Distance from a draw to its replacement. The distance is a prime, because the shuffle uses 32 bits
+# of the epoch number: epochs whose distance is a large power of two have the same order of records.
 DISTANCE = (1 << 40) + 15
-ATTEMPTS = 8  # number of draws that are tried per row
+ATTEMPTS = 8  # maximum number of draws that are tried per row
 
 
 def with_fallback(builder, skipped_records):
-    """Returns a function from draws int64 (b,) to draws whose records can be used.
+    """Returns a function that replaces draws, int64 (b,), by draws whose records can be used.
 
-    It returns, for each row, the first usable one of the original draw and its distant
-    replacements, and counts the records before it. It runs eagerly, and only for batches with a bad
-    record.
+    For each row, the function tries the original draw and then the draws that are `DISTANCE`, twice
+    `DISTANCE` and so on later. The function returns the first draw whose record can be used, and
+    counts the records of the previous draws as skipped. It runs eagerly, and only for batches with
+    a bad record.
 
     Args:
         builder: `ExampleBuilder`.
-        skipped_records: `SkippedRecords`. Reading fails if `ATTEMPTS` draws of a row are unusable.
+        skipped_records: `SkippedRecords`. Reading fails if no record of `ATTEMPTS` draws of a row
+            can be used.
     """
 
     def find(draws):
@@ -49,12 +51,12 @@ def with_fallback(builder, skipped_records):
 
 
 def _diagnose(builder, draws, skipped_records):
-    """Returns a `BadRecord` or None for each draw.
+    """Returns a list with a `BadRecord` for each draw, or None if the record can be used.
 
     Args:
         builder: `ExampleBuilder`.
-        draws: int64 (b,).
-        skipped_records: `SkippedRecords` that counts the draws, or None.
+        draws: int64 (b,), numbers of draws.
+        skipped_records: `SkippedRecords` that counts the draws; None if they are already counted.
     """
     with tf.device("CPU"):
         draws = tf.constant(draws)
@@ -81,7 +83,8 @@ def _diagnose(builder, draws, skipped_records):
         return list(threads.map(diagnose, range(len(set_index))))
 
 
-# Each of these returns the last arguments of `BadRecord`, or None.
+# Each of the following functions returns the last arguments of `BadRecord`, or None if there is no
+# problem.
 
 
 def _record_problem(record_set, number):
@@ -94,9 +97,9 @@ def _record_problem(record_set, number):
 
 def _text_problem(code, text, known):
     if not text:
-        return (f"it lacks the text in {code!r} that its index lists",)
+        return (f"the text in {code!r} that the index lists is missing",)
     if not known:
-        return f"its text in {code!r} has no token that the vocabulary knows", code
+        return f"the text in {code!r} contains no token of the vocabulary", code
     return None
 
 
@@ -105,5 +108,5 @@ def _image_problem(data):
         with tf.device("CPU"):
             image_ops.decode(data)
     except tf.errors.OpError:
-        return ("its image does not decode",)
+        return ("the image does not decode",)
     return None

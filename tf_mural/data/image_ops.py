@@ -1,4 +1,4 @@
-"""Decoding, resizing and cropping, shared by converters, input pipeline, embedder and export."""
+"""Image operations that are shared by converters, input pipeline, embedder and export."""
 
 import struct
 
@@ -29,12 +29,13 @@ def header_size(data):
 
 
 def _jpeg_size(data):
-    """Reads the frame header of a JPEG, which follows a variable number of segments."""
+    """Reads (width, height) from the frame header of a JPEG, which follows other segments."""
     position = 2
     while position + 9 <= len(data) and data[position] == 0xFF:
         marker = data[position + 1]
         length = int.from_bytes(data[position + 2 : position + 4], "big")
-        # SOF0 to SOF15; the range also contains DHT, JPG and DAC.
+        # A marker SOF0 to SOF15 starts the frame header. The range of these markers also contains
+        # the markers DHT, JPG and DAC.
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             height, width = struct.unpack(">HH", data[position + 5 : position + 9])
             return width, height
@@ -55,11 +56,12 @@ def decode(data):
 
 
 def resize(image, size):
-    """Resizes an image to a square, and so may change its aspect ratio.
+    """Resizes an image to a square, which may change its aspect ratio.
 
-    Bilinear without antialiasing, as in the paper, and the default of `tf.image.resize`. The values
-    are rounded, so that resizing at conversion and in training gives the same pixels. An image that
-    has the right size is returned unchanged, which equals the result of the operation.
+    The interpolation is bilinear without antialiasing, as in the paper and as by default in
+    `tf.image.resize`. The values are rounded, so that resizing at conversion and in training gives
+    the same pixels. An image that already has the size is returned unchanged, because resizing
+    would not change its pixels.
 
     Args:
         image: uint8 (h, w, 3).
@@ -85,7 +87,8 @@ def random_crop(image, size, seed, flip=False):
         image: uint8 (h, w, 3), at least `size` high and wide.
         size: height and width of the crop in pixels.
         seed: integers (2,), which determine the result.
-        flip: whether the image may be mirrored; this falsifies captions that mention left or right.
+        flip: whether the image may be mirrored. Mirroring falsifies captions that mention left or
+            right.
 
     Returns:
         uint8 (size, size, 3).

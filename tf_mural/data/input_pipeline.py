@@ -18,8 +18,8 @@ class Source:
 
     Attributes:
         sampler: `sampling.IndexSampler`.
-        fields: {field: modality}, with at most one image field. The text fields take the languages
-            of a draw in order.
+        fields: {field: modality}, with at most one image field. The text fields receive the
+            languages of a draw in order.
         flip: whether training images may be mirrored.
     """
 
@@ -39,9 +39,9 @@ class ImageSizes:
 def disable_autotune(dataset):
     """Disables the thread of `tf.data` that tunes parallelism and buffer sizes at run time.
 
-    Maps with `AUTOTUNE` then use as many threads as there are cores, from the first element on. An
-    iterator waits for the tuning thread when it ends, and that thread sleeps for intervals that
-    double: embedding for 12 seconds took up to 20 seconds.
+    Without tuning, maps with `AUTOTUNE` use one thread per core from the first element on. With
+    tuning, an iterator waits for the tuning thread when it ends. The tuning thread sleeps for
+    intervals that double each time, so that 12 seconds of embedding took up to 20 seconds.
     """
     options = tf.data.Options()
     options.autotune.enabled = False
@@ -61,16 +61,18 @@ def training_dataset(
 ):
     """Returns an infinite dataset of the local batches of a stage, one per replica and step.
 
-    Element e belongs to step `start_step + e // replicas` and to local replica `e % replicas`. Its
-    rows are the draws of that slice of the global batch, so the global batch does not depend on the
-    numbers of workers and replicas. A record that cannot be used (see `ExampleBuilder`) is replaced
-    by the record of a distant draw; no other row of any source changes.
+    Element e belongs to step `start_step + e // replicas` and to local replica `e % replicas`. The
+    rows of an element are the draws of this replica's slice of the global batch, so the global
+    batch does not depend on the numbers of workers and replicas. A record that cannot be used (see
+    `ExampleBuilder`) is replaced by the record of a distant draw; no other row of any source
+    changes.
 
     Args:
         sources: list of `Source`; their fields are merged into one batch.
         tokenizer: `tokenizers.Tokenizer`.
         sizes: `ImageSizes`.
-        languages: tuple of all language codes of the stage; the language ids of a batch index it.
+        languages: tuple of all language codes of the stage. The language ids of a batch are
+            positions in this tuple.
         global_batch: number of rows per step over all replicas.
         replicas: number of replicas of this worker.
         workers: (index of this worker, number of workers).
@@ -105,26 +107,27 @@ def training_dataset(
         return {field: value for part in parts for field, value in part.items()}
 
     batches = tf.data.Dataset.zip(*parts).map(merge).prefetch(2)
-    # With several processes, batches of a finite dataset lose their static shapes in a loop.
+    # The dataset is declared infinite, because with several processes the batches of a finite
+    # dataset lose their static shapes in a loop.
     return disable_autotune(batches.apply(tf.data.experimental.assert_cardinality(_INFINITE)))
 
 
 def _source_dataset(draws, builder, rows, skipped_records):
     """Returns the batches of one source.
 
-    A batch is read in one pass if all its records can be used; else it is read again with
+    A batch is read once if all its records can be used. Otherwise the batch is read again with
     replacement draws.
 
     Args:
-        draws: dataset of int64 (rows,).
+        draws: dataset of int64 (rows,), numbers of draws.
         builder: `ExampleBuilder`.
         rows: local batch size.
         skipped_records: `SkippedRecords`.
     """
     usable_draws = with_fallback(builder, skipped_records)
 
-    # No Python control flow here depends on tensors, and code from AutoGraph would slow every
-    # batch down.
+    # AutoGraph is not needed, because no Python control flow in these functions depends on tensors.
+    # The code that AutoGraph generates would slow down every batch.
     @tf.autograph.experimental.do_not_convert
     def read_again(draws):
         batch = builder.parse(builder.fetch(usable_draws(draws)))
@@ -145,12 +148,13 @@ def _source_dataset(draws, builder, rows, skipped_records):
     if not builder.image_fields:
         return dataset.map(lambda _, batch: batch)
 
-    # A `tf.function`, so that its two uses are traced only once.
+    # `decode` is a `tf.function`, so that its two uses are traced only once.
     decode = tf.function(builder.decode, autograph=False)
 
     def decode_batch(draws, batch):
         batches, retries = tf.data.Dataset.from_tensors(batch), tf.data.Dataset.from_tensors(draws)
-        # A batch with an image that does not decode has too few rows, and is dropped.
+        # A batch with an image that does not decode has too few rows and is dropped. The batch that
+        # is read again then takes its place.
         batches = decoded(batches).ignore_errors()
         return batches.concatenate(decoded(retries.map(read_again))).take(1)
 

@@ -1,9 +1,9 @@
 """Index sampler: the order of training examples, as a function of seed and draw number.
 
-Draw i is a record, one of its languages or language pairs, one text per language, and a seed for
-augmentation. All of these depend only on the seed and on i. A run that starts at step 10^9 has
-nothing to skip, two workers read disjoint halves of the same sequence, and a resume needs only the
-step.
+Draw i consists of a record, one of its languages or language pairs, one text per language, and a
+seed for augmentation. All of these depend only on the seed of the sampler and on i. Therefore a run
+can start at step 10^9 without skipping draws, two workers can read disjoint halves of the same
+sequence, and a resumed run needs only the number of its step.
 """
 
 import numpy as np
@@ -11,28 +11,32 @@ import tensorflow as tf
 
 from tf_mural.errors import UserError, lookup
 
-# The unit that an epoch visits once: a record, of which a combination is drawn at random (False),
-# or each combination of each record (True).
+# Each name says what an epoch visits once: each record, with a random combination ("records"), or
+# each combination of each record ("combinations"). The values are True for combinations.
 EPOCH_UNITS = {"records": False, "combinations": True}
 
 
 class IndexSampler:
     """Samples an infinite sequence of draws from one or more record sets.
 
-    A combination is what a draw uses of the texts of a record: nothing (no text field), a language
-    (one field), or an unordered pair of different languages (two fields). An epoch of a set visits
-    each of its units once (see `EPOCH_UNITS`), and every epoch has its own order.
+    A combination consists of the languages that a draw uses of a record: no language without text
+    fields, one language for one text field, and an unordered pair of different languages for two
+    text fields. An epoch of a record set visits each unit of the set once (see `EPOCH_UNITS`), and
+    every epoch has its own order.
 
     Args:
         sets: list of `records.RecordSet`.
         text_fields: number of text fields per draw: 0, 1 or 2.
         languages: codes that may be drawn. Default: all languages of the sets.
         epoch_unit: a name of `EPOCH_UNITS`.
-        min_languages: records with fewer of `languages` are excluded; at least `text_fields`.
-        weights: relative share of each set. Default: proportional to size ** (1 / temperature).
-        temperature: above 1, small sets are drawn more often than their size implies.
+        min_languages: minimum number of `languages` that a record must have. A value below
+            `text_fields` is raised to `text_fields`.
+        weights: relative number of draws of each set. Default: number of units of the set to the
+            power 1 / temperature.
+        temperature: with a value above 1, small sets are drawn more often than in proportion to
+            their size.
         seed: seed of all draws.
-        name: added to the seed, so that the samplers of a stage differ.
+        name: name that is mixed into the seed, so that the samplers of a stage differ.
         with_image: whether records without an image are excluded.
 
     Attributes:
@@ -81,7 +85,7 @@ class IndexSampler:
         self._shares = _shares(np.asarray(weights, np.float64), sum(self.units_per_epoch))
 
     def sample(self, draws):
-        """Returns set and unit of each draw; for `tf.data` graphs.
+        """Returns the set and the unit of each draw, with TensorFlow operations.
 
         Args:
             draws: int64 (b,), numbers of draws.
@@ -93,22 +97,22 @@ class IndexSampler:
         starts = tf.cumsum(shares, exclusive=True)
         epoch, position = _shuffled(draws, tf.reduce_sum(shares)[tf.newaxis], self._key)
         set_index = tf.searchsorted(starts, position, side="right", out_type=tf.int64) - 1
-        # Each set counts its own draws, and continues the count from epoch to epoch.
+        # The draws of each set are counted separately, and the count continues in the next epoch.
         set_draws = epoch * tf.gather(shares, set_index) + position - tf.gather(starts, set_index)
         units = tf.gather(tf.constant(self.units_per_epoch, tf.int64), set_index)
         _, unit = _shuffled(set_draws, units, self._key + 1, set_index)
         return set_index, unit
 
     def resolve(self, draws, set_index, unit):
-        """Returns record and languages of each draw; in NumPy.
+        """Returns the record and the languages of each draw, computed with NumPy.
 
         Args:
             draws, set_index, unit: int64 (b,), the argument and the results of `sample`.
 
         Returns:
-            Record indices in the sets (b,); positions in `self.languages` of the languages of the
-            text fields (b, text_fields); and uniform random numbers in [0, 1) (b, 3) for further
-            choices.
+            (record indices in the sets, int64 (b,); languages of the text fields as positions in
+            `self.languages`, int64 (b, text_fields); uniform random numbers in [0, 1) for further
+            choices, float64 (b, 3)).
         """
         uniform = _uniform(self._key, draws, 5)
         record = np.empty(len(draws), np.int64)
@@ -162,10 +166,10 @@ class _SetSampler:
         self.units = int(self._ends[-1])
 
     def resolve(self, unit, uniform):
-        """Returns records (b,) and languages (b, text_fields).
+        """Returns record indices (b,) and positions in `languages` (b, text_fields).
 
         Args:
-            unit: int64 (b,).
+            unit: int64 (b,), unit indices in the set.
             uniform: (b, 2), random numbers that choose the combination and the order of a pair.
         """
         row = np.searchsorted(self._ends, unit, side="right")
@@ -173,22 +177,23 @@ class _SetSampler:
         random_combination = (uniform[:, 0] * self._combinations[row]).astype(np.int64)
         combination = unit - start if self._visits_combinations else random_combination
         ranks = self._ranks(combination, uniform[:, 1] < 0.5)
-        order = np.cumsum(self._has[row], axis=1)  # (b, languages): 1 + rank where present
+        order = np.cumsum(self._has[row], axis=1)  # (b, languages): rank + 1 of a language
         hits = self._has[row][:, None, :] & (order[:, None, :] == ranks[:, :, None] + 1)
         return self._records[row], hits.argmax(axis=2)
 
     def _ranks(self, combination, swap):
-        """Maps combinations (b,) to ranks among the languages of the record (b, text_fields)."""
+        """Maps combinations (b,) to ranks of languages in their records (b, text_fields)."""
         if self._text_fields < 2:
             return combination[:, None][:, : self._text_fields]
-        # Pair number r of a < b: b (b - 1) / 2 pairs have a smaller b.
+        # The pairs low < high are numbered by `high`, then by `low`: high * (high - 1) / 2 pairs
+        # have a smaller `high`.
         high = ((1 + np.sqrt(1 + 8 * combination.astype(np.float64))) // 2).astype(np.int64)
         low = combination - high * (high - 1) // 2
         return np.stack([np.where(swap, high, low), np.where(swap, low, high)], axis=1)
 
 
 def _shares(weights, total):
-    """Returns the number of draws of each set in `total` draws: by weight, and at least one."""
+    """Divides `total` draws among the sets by weight, with at least one draw per set."""
     if len(weights) == 0 or not np.all(weights > 0):
         raise UserError(f"expected positive weights, one per record set; got {weights.tolist()}")
     ends = np.round(np.cumsum(weights) / weights.sum() * total).astype(np.int64)
@@ -196,13 +201,20 @@ def _shares(weights, total):
 
 
 def _shuffled(draws, size, key, set_index=None):
-    """Returns the epoch of each draw, and its position in that epoch's permutation of `size`."""
+    """Returns the epoch of each draw, and the draw's position in the permutation of the epoch.
+
+    Args:
+        draws: int64 (b,).
+        size: int64 (1,) or (b,), number of draws per epoch.
+        key: int64 (2,), seed of the permutations.
+        set_index: int64 (b,), which gives each set its own permutations; or None.
+    """
     epoch, position = draws // size, draws % size
     folded = epoch if set_index is None else epoch * 1_000_003 + set_index
     constant = [tf.fill(tf.shape(draws), part) for part in key]
     seed = tf.stack([*constant, folded], axis=1)  # (b, 3)
     size = tf.broadcast_to(size, tf.shape(draws))
-    # The same operation as tf.random.experimental.index_shuffle, which rejects a seed per row.
+    # `tf.random.experimental.index_shuffle` uses this operation too, but rejects a seed per row.
     return epoch, tf.raw_ops.RandomIndexShuffle(
         index=position, seed=seed, max_index=size - 1, rounds=4
     )
@@ -213,7 +225,7 @@ def _name_key(name):
 
 
 def _uniform(key, draws, columns):
-    """Returns float64 (b, columns) in [0, 1), the hash splitmix64 of (key, draw, column)."""
+    """Returns numbers in [0, 1), (b, columns), from the hash splitmix64 of key, draw and column."""
     with np.errstate(over="ignore"):
         salt = np.uint64(key[0]) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(key[1])
         z = draws.astype(np.uint64)[:, None] * np.uint64(columns)

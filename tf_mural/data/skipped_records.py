@@ -1,4 +1,4 @@
-"""Counts records skipped during training and enforces the limit."""
+"""Counts the records that are skipped during training and enforces a limit."""
 
 import collections
 import dataclasses
@@ -11,9 +11,9 @@ from tf_mural.errors import UserError
 
 CHANGED = "a record was changed while it was read"
 UNPARSED = "a record has another format, though its checksum matches"
-_MAX_LOCATIONS = 1000  # records that are counted individually; further ones are counted per shard
-_MAX_LISTED = 5  # records that a message lists
-_MIN_UNKNOWN = 8  # texts without a known token before a language counts as unknown
+_MAX_LOCATIONS = 1000  # number of records that are counted individually, not per shard
+_MAX_LISTED = 5  # maximum number of records that a message lists
+_MIN_UNKNOWN = 8  # a language with fewer texts without a known token does not count as unknown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,9 +22,9 @@ class BadRecord:
 
     Attributes:
         location: shard, number and first byte of the record.
-        shard: path of its shard.
-        reason: a few words.
-        unknown_language: language of its text, if the text contains no known token.
+        shard: path of the shard of the record.
+        reason: short description of the problem.
+        unknown_language: language of a text without a known token; "" for other problems.
     """
 
     location: str
@@ -37,16 +37,16 @@ class SkippedRecords:
     """Counts the records that the input pipeline skips, over all sources of a process.
 
     Args:
-        limit: maximum share of skipped examples among the drawn ones; while fewer than a thousand
-            were drawn, the share of a thousand.
+        limit: maximum share of skipped records in the drawn examples. If fewer than 1,000 examples
+            were drawn, the share is taken of 1,000.
         folders: folders of the records, for messages.
         vocabulary: vocabulary file, for messages.
 
     Attributes:
         drawn: number of examples drawn from all sources, including those of prefetched batches.
-        skipped: {location of a record: {reason: number of draws}}.
-        error: the UserError that ended the reading, or None. `tf.data` would report it inside a
-            traceback.
+        skipped: {location of a record, or path of a shard: {reason: number of draws}}.
+        error: the UserError that ended the reading, or None. `tf.data` would report this error
+            inside a traceback.
     """
 
     def __init__(self, limit=0.01, folders=(), vocabulary="the vocabulary"):
@@ -69,7 +69,7 @@ class SkippedRecords:
             self._language_counts[builder] = self._language_counts.get(builder, 0) + counts
 
     def skip(self, bad_record):
-        """Counts a `BadRecord`."""
+        """Counts a `BadRecord` as skipped."""
         with self._lock:
             is_full = len(self.skipped) >= _MAX_LOCATIONS
             use_shard = is_full and bad_record.location not in self.skipped
@@ -101,16 +101,16 @@ class SkippedRecords:
         """Sums the counts over all processes and enforces the limit.
 
         Args:
-            all_gather_object: callable from plain data of this process to the list of all
-                processes, see `distributed.ProcessGroup`.
+            all_gather_object: callable that takes plain data of this process and returns the list
+                of the data of all processes; see `distributed.ProcessGroup`.
 
         Returns:
             {"skipped_records": total, "skipped_records/SET/SHARD": count} for shards with skipped
             records.
 
         Raises:
-            UserError: too many records were skipped, and the message lists the first ones; or
-                reading ended with an error in any process. All processes raise it.
+            UserError: too many records were skipped (the message lists the first ones), or reading
+                ended with an error in any process. All processes raise the same error.
         """
         state = {
             "error": str(self.error) if self.error else None,
@@ -144,7 +144,7 @@ class SkippedRecords:
         return {"skipped_records": total, **by_shard}
 
     def total(self, all_gather_object):
-        """Returns `skipped` summed over all processes; for the argument, see `check`."""
+        """Returns `skipped` summed over all processes; see `check` for the argument."""
         total = {}
         for skipped in all_gather_object(self.skipped):
             for location, reasons in skipped.items():
@@ -154,7 +154,8 @@ class SkippedRecords:
 
     def explain(self, error):
         """Returns the UserError that caused an error of `tf.data`, or the error itself."""
-        # TensorFlow quotes the bytes that it could not parse, which may not be UTF-8.
+        # TensorFlow quotes the bytes that it could not parse; if they are not UTF-8, Python raises
+        # a UnicodeDecodeError.
         unparsed = isinstance(error, UnicodeDecodeError) or "Could not parse example" in str(error)
         for message, applies in ((UNPARSED, unparsed), (CHANGED, CHANGED in str(error))):
             if applies and self.error is None:
@@ -168,7 +169,10 @@ class SkippedRecords:
             return [(location, list(reasons)) for location, reasons in first]
 
     def _languages(self):
-        """Returns {language: [texts without a known token, texts drawn]} where the first is > 0."""
+        """Returns {language: [number of texts without a known token, number of texts drawn]}.
+
+        Languages whose texts all contain a known token are omitted.
+        """
         with self._lock:
             drawn = collections.Counter()
             for builder, counts in self._language_counts.items():
@@ -189,8 +193,9 @@ def _unknown_language_error(languages, vocabulary):
         if unknown >= _MIN_UNKNOWN and 2 * unknown > drawn:
             return UserError(
                 f"{unknown} of the {drawn} texts in {code!r} drawn so far have no token that "
-                f"{vocabulary} knows: does it lack the script? Use a vocabulary that covers the "
-                "language (--config.vocabulary; tools/build_vocab.py trains one), or remove it "
-                "from the languages of the sources (--config.sources.NAME.languages)"
+                f"{vocabulary} knows, maybe because the vocabulary lacks the script. Use a "
+                "vocabulary that covers the language (--config.vocabulary; tools/build_vocab.py "
+                "trains one), or remove the language from the sources "
+                "(--config.sources.NAME.languages)"
             )
     return None

@@ -1,7 +1,7 @@
-"""WordPiece tokenizer in the TensorFlow graph, as those of LaBSE and of uncased BERT; vocabularies.
+"""WordPiece vocabularies, and a tokenizer like that of LaBSE or of uncased BERT in TensorFlow.
 
-Special tokens written in a text stay plain text: a caption that contains "[SEP]" has five
-characters there, so no text can inject a token.
+Special tokens in a text are treated as plain text: "[SEP]" in a caption is five characters.
+Therefore no text can inject a special token.
 """
 
 import hashlib
@@ -14,12 +14,12 @@ from tf_mural.errors import UserError
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
-# Control, format, private-use and replacement characters. The reference tokenizer drops them before
-# it splits words; FastBertTokenizer keeps some. RE2 syntax, for tf.strings.regex_replace.
+# Control, format, private-use and replacement characters, in the syntax of RE2. The reference
+# tokenizer drops these characters before it splits words; FastBertTokenizer keeps some of them.
 _IGNORED_CHARACTERS = r"[\x00-\x08\x0B\x0C\x0E-\x1F\x7F-\x{9F}\p{Cf}\p{Co}\x{FFFD}]"
 
-# The reference maps words of over 100 characters to [UNK]. The limit here counts bytes, and a
-# character of Thai, Khmer or Malayalam has three.
+# The reference tokenizer maps words of over 100 characters to [UNK]. FastBertTokenizer limits the
+# number of bytes instead, and a character of Thai, Khmer or Malayalam has three bytes.
 _MAX_BYTES_PER_WORD = 400
 
 
@@ -28,9 +28,9 @@ class Tokenizer:
 
     Args:
         vocabulary: pieces in the order of their ids, or the path of a file with one piece per line.
-        max_tokens: row length, including [CLS] and [SEP].
-        lower_case: whether case and accents are removed first, as for an uncased BERT; LaBSE keeps
-            them.
+        max_tokens: number of tokens per row, including [CLS] and [SEP].
+        lower_case: whether case and accents are removed first, as for an uncased BERT. LaBSE keeps
+            case and accents.
 
     Raises:
         UserError: the file is missing, or the vocabulary cannot be used (see `check_vocabulary`).
@@ -64,12 +64,12 @@ class Tokenizer:
 
     @property
     def size(self) -> int:
-        """Number of pieces, which is the number of rows of an embedding table."""
+        """Number of pieces, which is also the number of rows of an embedding table."""
         return len(self._pieces)
 
     @property
     def max_tokens(self) -> int:
-        """Row length."""
+        """Number of tokens per row."""
         return self._max_tokens
 
     @property
@@ -79,11 +79,16 @@ class Tokenizer:
 
     @property
     def hash(self) -> str:
-        """Hash of vocabulary and case ("-lower" at the end), stored with weights and results."""
+        """Hash of the vocabulary, followed by "-lower" if `lower_case` is set.
+
+        The hash is stored with weights and results.
+        """
         return vocabulary_hash(self._pieces) + ("-lower" if self._lower_case else "")
 
     def pieces(self, strings):
-        """Tokenizes strings without [CLS], [SEP] and truncation; drops bytes that are not UTF-8.
+        """Tokenizes strings without adding special tokens and without truncation.
+
+        Bytes that are not UTF-8 are dropped.
 
         Args:
             strings: string (n,).
@@ -100,7 +105,7 @@ class Tokenizer:
     def __call__(self, strings):
         """Tokenizes strings to `[CLS] pieces... [SEP] [PAD]...`.
 
-        Long texts lose their last pieces, but keep [SEP].
+        The last pieces of long texts are dropped; [SEP] is kept.
 
         Args:
             strings: string (n,), a tensor or anything that can be converted to one.
@@ -123,7 +128,7 @@ class Tokenizer:
         return tf.ensure_shape(tokens, (strings.shape[0], self._max_tokens))
 
     def has_known_tokens(self, tokens):
-        """Whether rows contain a piece other than [UNK].
+        """Returns whether each row contains a piece other than [UNK].
 
         Args:
             tokens: int32 (n, t), from `__call__`.
@@ -139,13 +144,17 @@ class Tokenizer:
 
 
 def _lowered(strings):
-    """Removes accents and case. `lower_case_nfd_strip_accents` would also fold ！ and ２."""
+    """Removes accents and case.
+
+    The option `lower_case_nfd_strip_accents` of FastBertTokenizer is not used, because it would
+    also replace full-width characters such as ！ and ２.
+    """
     import tensorflow as tf
     import tensorflow_text
 
     strings = tensorflow_text.normalize_utf8(strings, "NFD")
-    # Σ is replaced separately: the operation would give ς at the end of a word, and the reference
-    # gives σ everywhere.
+    # Σ is replaced separately, because `tf.strings.lower` would give ς at the end of a word. The
+    # reference tokenizer gives σ everywhere.
     strings = tf.strings.regex_replace(tf.strings.regex_replace(strings, r"\p{Mn}", ""), "Σ", "σ")
     return tf.strings.lower(strings, encoding="utf-8")
 
@@ -159,7 +168,8 @@ def _fast_tokenizer(pieces: Sequence[str]):
             f"tokenizing needs tensorflow-text, which does not import here ({error}): "
             "pip install tensorflow-text, with the version of the installed tensorflow"
         ) from error
-    # Created outside of any graph under construction, so that all functions can use the tokenizer.
+    # The tokenizer is created outside of any graph under construction, so that all functions can
+    # use it.
     try:
         with tf.init_scope(), tf.device("CPU"):
             return tensorflow_text.FastBertTokenizer(
@@ -219,7 +229,7 @@ def check_vocabulary(pieces: Sequence[str], where: str = "the vocabulary") -> No
 
 
 def load_vocabulary(path: str | os.PathLike) -> list[str]:
-    """Reads a vocabulary file: UTF-8, one piece per line; the id is the line number.
+    """Reads a vocabulary file in UTF-8 with one piece per line; ids are line numbers from 0.
 
     Raises:
         UserError: the file is missing, is not UTF-8, or cannot be used (see `check_vocabulary`).
@@ -256,16 +266,16 @@ def save_vocabulary(path: str | os.PathLike, pieces: Sequence[str]) -> None:
 def train_vocabulary(texts: Iterable[str], size: int, min_frequency: int = 2) -> list[str]:
     """Trains a cased WordPiece vocabulary: special tokens first, then the pieces, sorted.
 
-    Accents are kept and CJK characters are split, as `Tokenizer` does. Repeated training gives
+    Accents are kept and CJK characters are split, as in `Tokenizer`. Repeated training gives
     slightly different pieces, so a vocabulary is stored and not trained again.
 
     Args:
         texts: iterable of texts, read once.
-        size: maximum number of pieces, including special tokens; few texts give fewer.
+        size: maximum number of pieces, including special tokens. Few texts give fewer pieces.
         min_frequency: a pair of pieces that occurs less often is not merged.
 
     Raises:
-        UserError: `size` is too small, or there was no text.
+        UserError: `size` is too small, or `texts` contains no text.
     """
     from tokenizers import BertWordPieceTokenizer
 
@@ -276,8 +286,9 @@ def train_vocabulary(texts: Iterable[str], size: int, min_frequency: int = 2) ->
         texts,
         vocab_size=size,
         min_frequency=min_frequency,
-        # A character may need two pieces (at the start of a word and inside). The rarest ones are
-        # dropped, to leave space for longer pieces. The default of 1000 loses many Chinese ones.
+        # A character may need two pieces: at the start of a word, and inside of a word. The rarest
+        # characters are dropped to leave space for longer pieces. The default limit of 1,000
+        # characters would drop many Chinese characters.
         limit_alphabet=(size - len(SPECIAL_TOKENS)) // 3,
         special_tokens=list(SPECIAL_TOKENS),
         show_progress=False,

@@ -15,7 +15,7 @@ _PORTS = range(20_000, 30_000)
 
 @dataclasses.dataclass(frozen=True)
 class ClusterSpec:
-    """Addresses of all processes of a run, and the rank of this one.
+    """Addresses of all processes of a run, and the rank of this process.
 
     Attributes:
         addresses: tuple of "host:port", indexed by rank.
@@ -29,15 +29,15 @@ class ClusterSpec:
 def resolve_cluster(environment=None):
     """Returns the `ClusterSpec` described by environment variables.
 
-    TF_CONFIG takes precedence: {"cluster": {"worker": ["host:port", ...]}, "task": {"type":
-    "worker", "index": 0}}, optionally with a "chief", whose rank precedes those of the workers.
+    TF_CONFIG takes precedence. Its value has the form {"cluster": {"worker": ["host:port", ...]},
+    "task": {"type": "worker", "index": 0}}. The cluster may also have a "chief", which gets rank 0.
     Without TF_CONFIG, the variables of a SLURM step are used, which `srun` sets.
 
     Args:
         environment: {name: value}. Default: `os.environ`.
 
     Raises:
-        UserError: neither is set, or the values are invalid.
+        UserError: neither TF_CONFIG nor the variables of SLURM are set, or the values are invalid.
     """
     environment = os.environ if environment is None else environment
     if environment.get("TF_CONFIG"):
@@ -82,8 +82,9 @@ def _from_tf_config(text):
 
 
 def _from_slurm(environment):
-    # TensorFlow's own resolver sorts the hosts, so that node10 comes before node9 and a process
-    # gets the address of another one. It also fails on machines without a GPU.
+    # TensorFlow's resolver of SLURM variables is not used, because it sorts the hosts: node10 comes
+    # before node9, and a process gets the address of another process. The resolver also fails on
+    # machines without a GPU.
     try:
         hosts = expand_hostlist(environment["SLURM_STEP_NODELIST"])
         tasks_per_host = _expand_task_counts(environment["SLURM_STEP_TASKS_PER_NODE"])
@@ -113,7 +114,7 @@ def _from_slurm(environment):
 
 
 def expand_hostlist(text):
-    """Expands a SLURM hostlist in its own order: "a[08-10,12],b" gives five host names."""
+    """Returns the host names of a SLURM hostlist in its order: "a[08-10],b" gives 4 names."""
     hosts = []
     for prefix, ranges, suffix in re.findall(r"([^,\[\]]+)(?:\[([^\]]*)\])?([^,\[\]]*)", text):
         if not ranges:

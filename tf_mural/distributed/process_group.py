@@ -8,8 +8,8 @@ import numpy as np
 
 from tf_mural.errors import UserError
 
-_MAX_VALUES = 1 << 22  # number of values per collective operation
-_GRACE_SECONDS = 1.0  # a process stays alive so long for slower peers
+_MAX_VALUES = 1 << 22  # maximum number of values per collective operation
+_GRACE_SECONDS = 1.0  # seconds that a process waits for slower peers before it ends
 
 
 class PeerLostError(UserError):
@@ -19,7 +19,7 @@ class PeerLostError(UserError):
 
 
 class ProcessGroup:
-    """The processes of a run; often a single one. Backends implement `_all_gather`.
+    """The processes of a run, which may be a single one. Backends implement `_all_gather`.
 
     All methods except `detect_peer_failure` are collective: every process must call them in the
     same order.
@@ -29,11 +29,11 @@ class ProcessGroup:
         world_size: number of processes.
 
     Attributes:
-        rank, world_size: see arguments.
-        is_primary: whether this process has rank 0, and so writes the outputs of the run.
+        rank, world_size: the arguments.
+        is_primary: whether this process has rank 0 and therefore writes the outputs of the run.
     """
 
-    # Exceptions that a collective operation raises after a peer has died. Which one depends on
+    # Exceptions that a collective operation may raise after a peer has died. The type depends on
     # timing.
     peer_errors = ()
 
@@ -41,15 +41,15 @@ class ProcessGroup:
         self.rank, self.world_size, self.is_primary = rank, world_size, rank == 0
 
     def barrier(self):
-        """Returns once all processes have called it."""
+        """Waits until all processes have called this method."""
         self.all_gather(np.zeros(1, np.int32))
 
     def shutdown(self):
-        """Last call of a successful run: no process exits while another one needs it."""
+        """Ends a successful run: no process exits while another process needs it."""
         if self.world_size == 1:
             return
-        # A peer may exit before this process has fetched its part of the last collective. All
-        # work is done by then, so the error is ignored.
+        # A peer may exit before this process has fetched its part of the last collective operation.
+        # All work is done by then, so the error is ignored.
         with contextlib.suppress(*self.peer_errors):
             self.barrier()
         time.sleep(_GRACE_SECONDS)
@@ -75,12 +75,12 @@ class ProcessGroup:
         raise NotImplementedError
 
     def all_gather_object(self, value):
-        """Gathers plain data (anything that JSON can hold): list of values, indexed by rank."""
+        """Returns the list of the values of all processes by rank; values must be JSON data."""
         if self.world_size == 1:
             return [value]
         data = np.frombuffer(json.dumps(value).encode(), np.uint8).astype(np.int32)
         size = int(self.all_gather(np.array([len(data)], np.int32)).max())
-        # JSON ignores the trailing spaces.
+        # The padding consists of spaces, which the JSON parser ignores.
         padded = np.pad(data, (0, size - len(data)), constant_values=ord(" "))
         return [json.loads(row.astype(np.uint8).tobytes()) for row in self.all_gather(padded)]
 
@@ -88,7 +88,7 @@ class ProcessGroup:
         """Checks that all processes have the same values.
 
         Args:
-            values: {name for the message: plain data}.
+            values: {name: plain data}; the error message contains the name.
             advice: end of the error message.
 
         Raises:
@@ -99,7 +99,8 @@ class ProcessGroup:
             received = [values.get(name) for values in values_by_rank]
             if any(value != received[0] for value in received):
                 listed = ", ".join(f"{value} in process {i}" for i, value in enumerate(received))
-                time.sleep(_GRACE_SECONDS * (self.world_size > 1))  # the others fail as well
+                # The other processes need time to raise this error too.
+                time.sleep(_GRACE_SECONDS * (self.world_size > 1))
                 raise UserError(f"the processes do not agree on {name}: {listed}; {advice}")
 
     @contextlib.contextmanager
@@ -118,12 +119,12 @@ class ProcessGroup:
             ) from error
 
     def _is_peer_failure(self, error):
-        """Whether one of `peer_errors` was caused by a lost peer; backends may override it."""
+        """Returns whether a lost peer caused one of `peer_errors`; backends may override this."""
         return True
 
 
 def _first_line(error, max_length=200):
-    # TensorFlow lists where an operation was created before it gives the reason.
+    # TensorFlow's message starts with the place where an operation was created; the reason follows.
     prefixes = ("Graph execution error", "Detected at node", "  File ")
     lines = (line for line in str(error).splitlines() if line and not line.startswith(prefixes))
     line = next(lines, "")
@@ -131,13 +132,13 @@ def _first_line(error, max_length=200):
 
 
 class DistributedEmbedder:
-    """An embedder for several processes: each embeds its share, and all processes get all rows.
+    """Embedder for several processes: each embeds a share of the items, and all get all embeddings.
 
-    Every process computes the same scores from them. Waiting for the scores of the primary process
-    would take as long.
+    Every process then computes the same scores from the embeddings, because waiting for the scores
+    of the primary process would take as long.
 
     Args:
-        embed: has `embed_images` and `embed_texts`, see `evaluation.batch_embedder`.
+        embed: object with `embed_images` and `embed_texts`, see `evaluation.batch_embedder`.
         processes: `ProcessGroup`.
     """
 
@@ -165,16 +166,16 @@ class DistributedEmbedder:
 
         try:
             rows = embed(own_items())
-        except Exception as caught:  # all processes must learn of it, else they wait for the rows
+        except Exception as caught:  # raised below in all processes, as all wait for the rows
             error = caught
         self._raise_any(error)
         share = np.zeros((-(-total // world_size), rows.shape[1]), np.float32)
         share[: len(rows)] = rows
-        gathered = self._processes.all_gather(share)  # (world_size, share, d), items round-robin
+        gathered = self._processes.all_gather(share)  # (world_size, share, d), items in turn
         return gathered.transpose(1, 0, 2).reshape(-1, rows.shape[1])[:total]
 
     def _raise_any(self, error):
-        """Raises the error of this process, or that of another one."""
+        """Raises the error of this process or, if it has none, that of another process."""
         rank, world_size = self._processes.rank, self._processes.world_size
         position = getattr(error, "position", None)
         if position is not None:

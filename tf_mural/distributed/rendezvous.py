@@ -1,4 +1,4 @@
-"""Rendezvous of the processes of a run with a time limit; TensorFlow's own waits forever."""
+"""Rendezvous of the processes of a run with a time limit, which TensorFlow does not have."""
 
 import contextlib
 import os
@@ -24,14 +24,14 @@ while os.getppid() == parent:
 
 
 def wait_for_peers(cluster, seconds):
-    """Returns once all processes of a cluster have been reached.
+    """Waits until this process has reached all other processes of a cluster.
 
     Each process listens at its own address until it has reached all others. TensorFlow's server,
     which is started at the same address afterwards, answers the processes that are still waiting.
 
     Args:
         cluster: `ClusterSpec`.
-        seconds: time limit.
+        seconds: time limit in seconds.
 
     Raises:
         UserError: the port of this process is in use, or some processes did not answer in time;
@@ -47,12 +47,13 @@ def rendezvous(cluster, seconds, keep_listening=True):
 
     Args:
         cluster, seconds: see `wait_for_peers`.
-        keep_listening: whether this process keeps listening inside the context. Needed where no
-            server is started at the address of this process, because peers may still be waiting.
+        keep_listening: whether this process listens until the end of the context. This is needed if
+            no server is started at its address, because peers may still try to reach it.
     """
     rank, own_address = cluster.rank, cluster.addresses[cluster.rank]
     try:
-        # TensorFlow's server would share a port that is in use, and receive some of the calls.
+        # This raises an error if the port is in use. TensorFlow's server would share the port, and
+        # receive only some of the connections.
         listener = socket.create_server(
             ("", _parse(own_address)[1]), backlog=len(cluster.addresses)
         )
@@ -70,7 +71,8 @@ def rendezvous(cluster, seconds, keep_listening=True):
             raise UserError(
                 f"process {rank} of {len(cluster.addresses)} waited {seconds / 60:g} minutes for "
                 f"processes that did not answer: {listed}. Start the same command there, each with "
-                "its own index, and open their ports; --connect_timeout_minutes waits longer"
+                "its own index, and open their ports, or increase "
+                "--connect_timeout_minutes"
             )
         if not keep_listening:
             listener.close()
@@ -82,16 +84,16 @@ def kill_after(cluster, seconds):
     """Context manager: kills this process with a message if the body exceeds the time limit.
 
     TensorFlow waits without a limit for a process that is lost between rendezvous and connection.
-    It waits in C++ code that no signal, exception or Python thread can interrupt.
+    TensorFlow waits in C++ code, which no signal, exception or Python thread can interrupt.
 
     Args:
         cluster: `ClusterSpec`.
-        seconds: time limit.
+        seconds: time limit in seconds.
     """
     message = (
         f"error: process {cluster.rank} of {len(cluster.addresses)} reached all others, but one of "
         f"them did not connect within {seconds / 60:g} minutes: see the output of that process. "
-        "Start all processes again, by the same command; --connect_timeout_minutes waits longer"
+        "Start all processes again, by the same command, or increase --connect_timeout_minutes"
     )
     command = [sys.executable, "-c", _WATCHDOG, str(os.getpid()), str(seconds), message]
     watchdog = subprocess.Popen(command)
@@ -103,7 +105,7 @@ def kill_after(cluster, seconds):
 
 
 def unreachable(addresses, seconds):
-    """Returns the addresses "host:port" at which nobody answers within the time limit."""
+    """Returns the addresses "host:port" at which no process answers within the time limit."""
     end = time.monotonic() + seconds
     while True:
         addresses = [address for address in addresses if not _answers(address)]

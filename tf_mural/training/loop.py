@@ -28,41 +28,45 @@ def train(
     signals=None,
     should_stop=None,
 ):
-    """Trains from the current step of the trainer to `steps`.
+    """Trains from the current step of the trainer to step number `steps`.
 
-    The logs of a step are checked before its state is saved. On a non-finite loss or gradient norm,
-    the run stops with an intact last checkpoint, or the step was skipped and is reported; see
-    `trainer.bad_step_policy`. Checkpoints are written at intervals of steps or minutes, before
-    every evaluation, after the last step, and when a signal asks the run to stop.
+    The logs of a step are checked before its state is saved. If a loss or gradient norm is not
+    finite, `trainer.bad_step_policy` decides: either the run stops and its last checkpoint is
+    intact, or the step was skipped and a message reports it. Checkpoints are written at intervals
+    of steps or minutes, before every evaluation, after the last step, and when a signal asks the
+    run to stop.
 
     All processes of a run call this function, each with its own batches. Only the primary process
     writes with `writer` and `checkpoints`.
 
     Args:
         trainer: trainer of the backend, with restored state if the run is resumed.
-        runner: has `start(step)`, `run(count)`, which returns {name: values of each step}, and
-            `processes`; see `backends.tensorflow.step_runner.Runner`.
+        runner: object with `start(step)`, `run(count)` and `processes`. `run` takes `count` steps
+            and returns {name: one value per step}. See `backends.tensorflow.step_runner.Runner`.
         steps: number of the last step.
-        checkpoints: has `save(step)`, which may continue in the background, `check_for_errors()`
-            and `wait_until_finished()`; see `checkpoints.CheckpointManager`.
+        checkpoints: object with `save(step)`, which may continue in the background,
+            `check_for_errors()` and `wait_until_finished()`; see `checkpoints.CheckpointManager`.
         writer: `MetricWriter`.
-        log_every, checkpoint_every, evaluate_every: intervals in steps; None (the last two): off.
-        checkpoint_minutes: interval between checkpoints in minutes; None: off.
-        evaluate: callable that takes the step.
-        last_evaluated: step of the last evaluation. If the evaluation of the first step is due and
-            missing, it is made first.
-        skipped_records: `data.skipped_records.SkippedRecords`, whose counts are logged.
-        steps_per_loop: number of steps that the runner takes at once. Events such as a checkpoint
-            end a loop early.
-        signals: `preemption.SignalHandler` that defers signals.
-        should_stop: callable, identical on all processes; True ends training before `steps`.
+        log_every: interval between logs in steps.
+        checkpoint_every: interval between checkpoints in steps, or None.
+        checkpoint_minutes: interval between checkpoints in minutes, or None.
+        evaluate: callable that takes the number of a step and evaluates the model, or None.
+        evaluate_every: interval between evaluations in steps; None for no evaluations.
+        last_evaluated: number of the last step that was evaluated. If an evaluation is due at the
+            current step and was not made, the loop starts with it.
+        skipped_records: `data.skipped_records.SkippedRecords`, whose counts are logged, or None.
+        steps_per_loop: maximum number of steps per call of the runner. A call takes fewer steps if
+            a log, checkpoint or evaluation is due earlier.
+        signals: `preemption.SignalHandler`, or None.
+        should_stop: callable that returns whether training must end before `steps`, with the same
+            result on all processes; or None.
 
     Returns:
         The number of the last step taken.
 
     Raises:
-        UserError: a loss or the gradient norm is not finite, or the norm is too large, or too many
-            consecutive steps were skipped; the message names the term and the step.
+        UserError: a loss or the gradient norm is not finite, the gradient norm is too large, or too
+            many consecutive steps were skipped; the message names the term and the step.
         Preempted: a process received a signal; the state is saved.
     """
     start = step = int(trainer.step.numpy())
@@ -77,7 +81,7 @@ def train(
 
     def evaluate_if_due(step):
         if schedule.evaluates_at(step):
-            # The state of this step is saved: a signal need not wait for the evaluation to end.
+            # The state of this step is saved, so a signal may interrupt the evaluation.
             with signals.deferred(False):
                 evaluate(step)
             writer.reset_timer(step)
@@ -105,7 +109,7 @@ def train(
         if should_stop and should_stop():
             break
     _run_on_all(checkpoints.wait_until_finished, processes)
-    stop, _ = stop_poll.poll(0, sync=True)  # waiting may have taken long
+    stop, _ = stop_poll.poll(0, sync=True)  # a signal may have arrived meanwhile
     if stop:
         raise _preempted(stop, step, processes)
     return step
@@ -127,8 +131,8 @@ class _Schedule:
         return [k for k in (self.checkpoint_every, self.evaluate_every) if k]
 
     def steps_to_event(self, step):
-        """Number of steps until the next log, checkpoint or evaluation."""
-        # The first step is a loop by itself, so that its logs appear early.
+        """Returns the number of steps until the next log, checkpoint or evaluation."""
+        # The first call of the runner takes a single step, so that the first logs appear early.
         if step == self.start:
             return 1
         intervals = [*self._save_intervals, self.log_every]
@@ -146,26 +150,26 @@ class _Schedule:
 
 
 class _PendingLogs:
-    """Logs of steps that are still on the device.
+    """Logs of past steps that have not been fetched from the device.
 
     Args:
-        limits: `BadStepPolicy` of the trainer.
+        policy: `BadStepPolicy` of the trainer.
         writer, skipped_records: see `train`.
         processes: `ProcessGroup`.
     """
 
-    def __init__(self, limits, writer, skipped_records, processes):
-        self._limits, self._writer = limits, writer
+    def __init__(self, policy, writer, skipped_records, processes):
+        self._policy, self._writer = policy, writer
         self._skipped_records, self._processes = skipped_records, processes
         self._pending = []  # (first step, {name: values on the device})
 
     def append(self, first_step, values):
-        """Adds the logs of consecutive steps, {name: values of each}."""
+        """Adds the logs of consecutive steps, {name: one value per step}."""
         self._pending.append((first_step, values))
 
     def write(self, step):
-        """Fetches and checks the logs, and writes their means."""
-        means, messages = _fetch_logs(self._pending, self._limits)
+        """Fetches and checks the pending logs, and writes their means."""
+        means, messages = _fetch_logs(self._pending, self._policy)
         for message in messages:
             self._writer.info(message)
         if self._skipped_records:
@@ -182,15 +186,15 @@ def _run(runner, count, skipped_records):
 
 
 def _save(checkpoints, step, processes):
-    # `save` waits for the previous checkpoint. That may fail in the primary process only, so all
-    # processes wait together.
+    # `save` waits for the previous checkpoint, whose writing may fail in the primary process only.
+    # All processes therefore wait together first, and raise the error together.
     if processes.world_size > 1:
         _run_on_all(checkpoints.wait_until_finished, processes)
     _run_on_all(functools.partial(checkpoints.save, step), processes)
 
 
 def _run_on_all(call, processes):
-    """Calls a function; a `UserError` in one process is raised by all of them."""
+    """Calls a function in all processes; a `UserError` in one process is raised in all of them."""
     failure = None
     try:
         call()
@@ -207,15 +211,15 @@ def _preempted(signal_number, step, processes):
     return Preempted(signal_number, f"saved at step {step}; the same command continues from there")
 
 
-def _fetch_logs(pending, limits):
+def _fetch_logs(pending, policy):
     """Fetches logs from the device.
 
     Args:
-        pending: list of (first step, {name: values of consecutive steps}).
-        limits: `BadStepPolicy`.
+        pending: list of (first step, {name: one value per consecutive step}).
+        policy: `BadStepPolicy`.
 
     Returns:
-        ({name: mean over the steps with a finite value}, messages about skipped steps).
+        ({name: value combined by `_means`}, list of messages about skipped steps).
     """
     logs_by_step, messages = [], []
     for first, values in pending:
@@ -223,13 +227,13 @@ def _fetch_logs(pending, limits):
         for i in range(len(values["loss"])):
             logs_by_step.append((first + i, {k: float(v[i]) for k, v in values.items()}))
     for step, logs in logs_by_step:
-        message = limits.check_logs(step + 1, logs)
+        message = policy.check_logs(step + 1, logs)
         if message:
             messages.append(message)
     return _means([logs for _, logs in logs_by_step]), messages
 
 
-# Logs of which the last value is reported, not the mean.
+# Prefixes of the logs whose last value is reported instead of the mean.
 _STATES = ("temperature/", "learning_rate", "loss_scale", "skipped_")
 
 
@@ -244,6 +248,7 @@ def _means(logs):
             means[key] = sum(values)
         elif values:
             means[key] = sum(values) / len(values)
-        elif not key.startswith("loss_language/"):  # a language that none of the batches contained
+        # The loss of a language is omitted if no batch contained the language.
+        elif not key.startswith("loss_language/"):
             means[key] = math.nan
     return means

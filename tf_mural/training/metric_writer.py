@@ -1,4 +1,4 @@
-"""Metrics of a run: a line in the terminal, and scalars and images for TensorBoard."""
+"""Writes the metrics of a run: lines to the terminal, scalars and images to TensorBoard."""
 
 import contextlib
 import time
@@ -7,11 +7,11 @@ import tensorflow as tf
 
 
 class TensorBoardWriter:
-    """Writes scalars and images. Write errors are reported once, and do not end the run.
+    """Writes scalars and images. Only the first write error is reported, and none ends the run.
 
     Args:
         log_dir: folder of the event files.
-        print_fn: callable that takes a line.
+        print_fn: callable that prints a line.
     """
 
     def __init__(self, log_dir, print_fn=print):
@@ -19,19 +19,19 @@ class TensorBoardWriter:
         self._reported = False
 
     def scalars(self, step, values):
-        """Writes {name: number} of a step."""
+        """Writes the scalars of a step, {name: number}."""
         with self._writing():
             for key, value in values.items():
                 tf.summary.scalar(key, value, step=step)
 
     def image(self, step, name, path):
-        """Writes a PNG file."""
+        """Writes the image in a PNG file."""
         image = tf.io.decode_png(tf.io.read_file(path), channels=3)
         with self._writing():
             tf.summary.image(name, image[tf.newaxis], step=step)
 
     def hparams(self, values):
-        """Writes {name: number, string or bool} of a run."""
+        """Writes the hyperparameters of a run, {name: number, string or bool}."""
         from tensorboard.plugins.hparams import api
 
         with self._writing():
@@ -46,12 +46,14 @@ class TensorBoardWriter:
         except tf.errors.OpError as error:
             reason = error.message.splitlines()[0]
             if not self._reported:
-                self._print(f"TensorBoard events cannot be written ({reason}): continuing without")
+                self._print(
+                    f"TensorBoard events cannot be written ({reason}): continuing without them"
+                )
             self._reported = True
 
 
 def _skipped_note(values):
-    """Returns "  3 records skipped (scenes/train/records-00001-of-00004 2, ...)", or ""."""
+    """Returns "  3 records skipped (scenes/train/records-00001-of-00004 2, ...)"; "" for none."""
     total = values.get("skipped_records")
     if not total:
         return ""
@@ -62,7 +64,7 @@ def _skipped_note(values):
 
 
 def _print_now(text):
-    # Flushes also into a pipe or a file, so that a run can be followed.
+    # With the flush, a line appears at once even if the output is a pipe or a file.
     print(text, flush=True)
 
 
@@ -97,8 +99,8 @@ class MetricWriter:
     Args:
         log_dir: folder of TensorBoard's event files.
         examples_per_step: global batch size.
-        print_fn: callable that takes a line.
-        format_eta: callable from seconds to a short text.
+        print_fn: callable that prints a line.
+        format_eta: callable that formats a number of seconds as a short text.
     """
 
     def __init__(
@@ -109,21 +111,22 @@ class MetricWriter:
         self._print, self._format_eta = print_fn, format_eta
 
     def start(self, step, steps):
-        """Starts the clock at `step` of `steps`."""
+        """Starts to measure time; `step` is the current step and `steps` the last one."""
         self._steps, self._first_log = steps, None
         self._last_log = (step, time.perf_counter())
 
     def reset_timer(self, step):
-        """Excludes the time since the last step, such as an evaluation, from the rate."""
+        """Excludes the time since the last step, such as that of an evaluation, from examples/s."""
         self._last_log = (step, time.perf_counter())
 
     def write(self, step, values):
-        """Writes {name: number} of a step to both destinations."""
+        """Writes the metrics of a step, {name: number}, to TensorBoard and the terminal."""
         now = time.perf_counter()
         last_step, last_time = self._last_log
         self._last_log = (step, now)
         rate = self._examples_per_step * (step - last_step) / (now - last_time)
-        # The first step includes the tracing of the graph, so the estimate starts after it.
+        # The first step includes the tracing of the graph, so the remaining time is estimated from
+        # the later steps.
         if self._first_log is None:
             self._first_log, eta = (step, now), ""
         else:
@@ -152,5 +155,5 @@ class MetricWriter:
         self._tensorboard.hparams(values)
 
     def image(self, step, name, path):
-        """Writes a PNG file to TensorBoard."""
+        """Writes the image in a PNG file to TensorBoard."""
         self._tensorboard.image(step, name, path)

@@ -6,11 +6,11 @@ import time
 
 import numpy as np
 
-# 75: EX_TEMPFAIL of sysexits.h (temporary failure, try again), as for a lost process.
-# 130 and 129: the conventional codes of a shell for Ctrl-C and for a closed terminal.
+# Exit code 75 is EX_TEMPFAIL of sysexits.h (temporary failure, try again). Exit codes 130 and 129
+# are the conventional codes of a shell for Ctrl-C and for a closed terminal.
 EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130, signal.SIGHUP: 129}
 
-_SYNC_INTERVAL = 5.0  # seconds between two polls of several processes
+_SYNC_INTERVAL = 5.0  # seconds between two exchanges of several processes
 _NOT_SAVED = "stopped; the same command continues from the last checkpoint"
 
 
@@ -19,7 +19,7 @@ class Preempted(Exception):
 
     Args:
         signal_number: number of the signal.
-        state: end of the message: the state of the run.
+        state: end of the message, which describes the state of the run.
     """
 
     def __init__(self, signal_number, state):
@@ -30,14 +30,14 @@ class Preempted(Exception):
 class SignalHandler:
     """Context manager that handles SIGTERM, SIGINT and SIGHUP. A second signal kills the process.
 
-    Outside of `deferred`, a signal raises `Preempted` where it arrives, because there is nothing to
-    save. SIGHUP is not handled if it was ignored before, as under nohup.
+    Outside of `deferred`, a signal raises `Preempted` at once, because there is nothing to save.
+    SIGHUP is not handled if it was ignored before, as under nohup.
 
     Args:
-        print_fn: callable that takes a line.
+        print_fn: callable that prints a line.
 
     Attributes:
-        received: number of the received signal, or 0.
+        received: number of the received signal; 0 if no signal has arrived.
     """
 
     def __init__(self, print_fn=print):
@@ -49,9 +49,10 @@ class SignalHandler:
         return self
 
     def install(self):
-        """Installs the handlers; call it again where a library may have replaced them.
+        """Installs the handlers. Call `install` again after a library may have replaced them.
 
-        TensorFlow's multi-worker set-up has its own handler of SIGTERM, which does nothing here.
+        TensorFlow's multi-worker set-up replaces the handler of SIGTERM by its own, which does not
+        stop a run.
         """
         for number in EXIT_CODES:
             previous = self._previous.setdefault(number, signal.getsignal(number))
@@ -65,27 +66,27 @@ class SignalHandler:
 
     def _handle(self, number, _):
         self.received = number
-        for each in EXIT_CODES:
-            if signal.getsignal(each) == self._handle:
-                signal.signal(each, signal.SIG_DFL)
+        for handled_number in EXIT_CODES:
+            if signal.getsignal(handled_number) == self._handle:
+                signal.signal(handled_number, signal.SIG_DFL)
         if not self._deferred:
             raise Preempted(number, _NOT_SAVED)
         name = signal.Signals(number).name
-        # Python forbids printing while another print is interrupted.
+        # Python raises RuntimeError if the signal has interrupted another print.
         with contextlib.suppress(RuntimeError):
             self._print(
-                f"{name}: saving at the end of this step; a second one ends the run at once"
+                f"{name}: saving at the end of this step; a second signal ends the run at once"
             )
 
     @contextlib.contextmanager
     def deferred(self, defer=True):
-        """Context manager: a signal that arrives inside is only recorded in `received`.
+        """Context manager: a signal that arrives in the body is only recorded in `received`.
 
-        If the body ends without handling it, `Preempted` is raised at the end.
+        If the body does not handle a recorded signal, `Preempted` is raised after the body.
 
         Args:
-            defer: False undoes an outer `deferred`: a signal raises `Preempted` at once, also one
-                that was recorded before.
+            defer: False cancels an outer `deferred` during the body: a signal raises `Preempted` at
+                once, even if it was recorded before the body.
         """
         if self.received and not defer:
             raise Preempted(self.received, _NOT_SAVED)
@@ -99,32 +100,34 @@ class SignalHandler:
 
 
 class StopPoll:
-    """Polls time-based checkpoints and stop signals at step boundaries.
+    """Checks at step boundaries for stop signals, and for checkpoints that are due by time.
 
     A single process checks its clock and its signals after every step. Several processes must act
-    at the same step. They exchange their state with a small collective operation, at steps where
-    they synchronize anyway and about every five seconds in between.
+    at the same step. They therefore exchange their clocks and signals with a small collective
+    operation: at steps where they synchronize anyway, and about every five seconds in between.
 
     Args:
         processes: `ProcessGroup`.
         signals: `SignalHandler`.
-        minutes: interval between checkpoints by the clock of the primary process; None: off.
+        minutes: minutes between two checkpoints by the clock of the primary process, or None.
     """
 
     def __init__(self, processes, signals, minutes=None):
         self._processes, self._signals, self._seconds = processes, signals, 60 * (minutes or 0)
         self._last_sync = self._last_save = time.monotonic()
-        self._sync_steps = self._remaining = 1  # steps between two exchanges, and until the next
+        # Number of steps between two exchanges, and number of steps until the next exchange.
+        self._sync_steps = self._remaining = 1
 
     def poll(self, steps, sync=False):
-        """Call it after `steps` more steps.
+        """Checks for a signal and a due checkpoint; call `poll` after every call of the runner.
 
         Args:
-            steps: number of steps since the last call.
+            steps: number of steps since the last call of `poll`.
             sync: whether all processes synchronize after this step anyway.
 
         Returns:
-            (number of the received signal or 0, whether a checkpoint is due).
+            (number of the received signal or 0, whether a checkpoint is due). Several processes get
+            (0, False) between two exchanges.
         """
         self._remaining -= steps
         now = time.monotonic()
@@ -137,7 +140,7 @@ class StopPoll:
         state = np.array([[self._signals.received, save_due, elapsed]], np.float32)
         states = self._processes.all_gather(state)  # (world_size, 1, 3)
         received, _, slowest = (int(value) for value in states[:, 0].max(axis=0))
-        # All processes compute the same next step, because they have the same numbers.
+        # All processes have received the same numbers, so their next exchange is at the same step.
         steps_passed = self._sync_steps - self._remaining
         self._sync_steps = max(1, int(1000 * _SYNC_INTERVAL * steps_passed / max(slowest, 1)))
         self._remaining = self._sync_steps
@@ -145,5 +148,5 @@ class StopPoll:
         return received, bool(states[0, 0, 1])
 
     def reset_save_timer(self):
-        """Call it when the writing of a checkpoint has started."""
+        """Restarts the interval between checkpoints; call this after saving a checkpoint."""
         self._last_save = time.monotonic()

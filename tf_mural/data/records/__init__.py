@@ -2,12 +2,12 @@
 
 A record set is a folder:
 
-    manifest.json                         contents, checksums, and how it was made
+    manifest.json                         contents and checksums, and how the set was made
     records-00000-of-00004.tfrecord       uncompressed TFRecords of tf.train.Example
     records-00000-of-00004.index.npz      offset, length and languages of each record
 
-The index allows random access with one read per record, so that the training order can depend on
-the step. Only `parse` imports TensorFlow; converters write record sets without it.
+The index allows random access with one read per record, as the sampling of training examples
+requires. Only `parse` imports TensorFlow; converters write record sets without TensorFlow.
 """
 
 from tf_mural.data.records.reading import DamagedRecord, RecordSet

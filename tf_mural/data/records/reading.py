@@ -13,8 +13,8 @@ from tf_mural.data.records.record import deserialize
 from tf_mural.data.records.writing import index_path, read_manifest
 from tf_mural.errors import UserError
 
-_OTHER_FILES = 256  # descriptors for TensorFlow, logs and checkpoints
-_MISSING = -1  # in place of a file descriptor
+_OTHER_FILES = 256  # number of file descriptors reserved for TensorFlow, logs and checkpoints
+_MISSING = -1  # used in place of the file descriptor of a missing shard
 
 
 class DamagedRecord(UserError):
@@ -29,12 +29,12 @@ class RecordSet:
     """A record set opened for reading. Several threads may read from it.
 
     Attributes:
-        folder: its folder.
+        folder: folder of the record set.
         manifest: parsed manifest.json.
         languages: tuple of the language codes, sorted.
         language_counts: {language code: number of texts}.
         image_counts: int64 (n,), number of images of each record.
-        has_language: bool (n, L), whether a record has a text in `languages[l]`.
+        has_language: bool (n, L), whether each record has a text in each of the `languages`.
         digest: short hash of the contents, which identifies the data of a result.
     """
 
@@ -66,8 +66,9 @@ class RecordSet:
         """Opens a record set.
 
         Args:
-            folder: its folder.
-            strict: False also accepts truncated and missing shards; their records are damaged.
+            folder: folder of the record set.
+            strict: False also accepts truncated and missing shards, whose lost records then raise
+                DamagedRecord when they are read.
 
         Raises:
             UserError: there is no record set, it is incomplete, or the size of a shard differs from
@@ -82,7 +83,7 @@ class RecordSet:
         return f"RecordSet({self.folder!r}, {len(self)} records)"
 
     def __iter__(self):
-        """Yields the records in order. Raises DamagedRecord at a damaged one."""
+        """Yields the records in order. Raises DamagedRecord at a damaged record."""
         for index in range(len(self)):
             shard = int(self._shard_of(index))
             data = self._read_one(shard, index, verify=True)
@@ -104,8 +105,8 @@ class RecordSet:
 
         Raises:
             IndexError: an index is out of range.
-            DamagedRecord: a shard was truncated since it was opened, it cannot be read, or a
-                checksum does not match.
+            DamagedRecord: a shard is missing, was truncated or cannot be read, or the checksum of a
+                record does not match.
         """
         indices = np.asarray(indices, np.int64)
         if indices.size and not 0 <= indices.min() <= indices.max() < len(self):
@@ -117,7 +118,7 @@ class RecordSet:
         return out
 
     def _shard_of(self, index):
-        # "right" skips empty shards, which start where the next one does.
+        # side="right" skips empty shards, which have the same start as the next shard.
         return np.searchsorted(self._starts, index, side="right") - 1
 
     def _read_one(self, shard, index, verify):
@@ -130,10 +131,10 @@ class RecordSet:
             reason = f"the file cannot be read ({error})"
             raise DamagedRecord(self.location(index), reason) from error
         if len(data) != length + tfrecord.FOOTER:
-            raise DamagedRecord(self.location(index), "the file ends inside it")
+            raise DamagedRecord(self.location(index), "the file ends inside the record")
         payload = data[:length]
         if verify and not tfrecord.is_intact(payload, data[length:]):
-            raise DamagedRecord(self.location(index), "its checksum does not match")
+            raise DamagedRecord(self.location(index), "the checksum does not match")
         return payload
 
     def shard_path(self, index):
@@ -141,13 +142,13 @@ class RecordSet:
         return self._paths[int(self._shard_of(index))]
 
     def location(self, index):
-        """Returns shard, number and first byte of a record, for messages."""
+        """Returns the shard, number and first byte of a record as a text for messages."""
         shard = int(self._shard_of(index))
         number, byte = index - int(self._starts[shard]), int(self._offset[index])
         return f"{self._paths[shard]}: record {number} (byte {byte})"
 
     def _read_index(self, path, shard, strict):
-        """Reads the index of one shard, and checks it against shard and manifest."""
+        """Reads the index of one shard, and compares it with the shard and the manifest."""
         size = shard["bytes"]
         try:
             if strict:
@@ -168,10 +169,10 @@ class RecordSet:
         return offset, length, images, bits.astype(bool)
 
 
-def _raise_open_files_limit(more):
-    """Raises the soft limit of open files of this process, often 1,024, if it is too low."""
+def _raise_open_files_limit(num_files):
+    """Raises the limit of open files of this process, often 1,024, if `num_files` more need it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = len(os.listdir("/dev/fd")) + more + _OTHER_FILES
+    needed = len(os.listdir("/dev/fd")) + num_files + _OTHER_FILES
     if soft != resource.RLIM_INFINITY and needed > soft:
         if hard != resource.RLIM_INFINITY and needed > hard:
             raise UserError(

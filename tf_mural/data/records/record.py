@@ -8,7 +8,7 @@ import struct
 from tf_mural.data.records import tfrecord
 from tf_mural.errors import UserError
 
-_MAX_SCORE = 3.4028234e38  # of float32
+_MAX_SCORE = 3.4028234e38  # largest finite value of float32
 _LANGUAGE = re.compile(r"[a-zA-Z]{2,3}(-[A-Za-z0-9]+)*")
 
 
@@ -36,7 +36,8 @@ class Skipped:
     """A record or text that a converter read and left out.
 
     Attributes:
-        reason: a few words ("image missing"); cases are counted by reason.
+        reason: short description of the problem ("image missing"). Converters count the skipped
+            records and texts by reason.
         example: name of the record or text ("row 17: images/a.png").
         text_only: True if only a text was left out and its record is kept.
     """
@@ -47,7 +48,7 @@ class Skipped:
 
 
 def is_language(code):
-    """Whether a string has the form of a language code: "de", "chr", "zh-Hant"."""
+    """Returns whether a string has the form of a language code: "de", "chr", "zh-Hant"."""
     return _LANGUAGE.fullmatch(code) is not None
 
 
@@ -62,7 +63,7 @@ def serialize(record):
     texts = []
     for code, text in record.texts:
         if not text or text.isspace():
-            raise UserError(f"record {record.id!r}: its text in {code!r} is blank; leave it out")
+            raise UserError(f"record {record.id!r}: the text in {code!r} is blank; leave it out")
         texts.append(text.encode())
     try:
         languages = _languages_feature(tuple([code for code, _ in record.texts]))
@@ -70,7 +71,8 @@ def serialize(record):
         raise UserError(
             f"record {record.id!r}: expected a language code such as 'de', got {error}"
         ) from None
-    features = _bytes_feature("id", (record.id.encode(),))  # in alphabetical order of the names
+    # The features are written in alphabetical order of their names.
+    features = _bytes_feature("id", (record.id.encode(),))
     features += _bytes_feature("images", record.images)
     if record.label is not None:
         if not 0 <= record.label < 2**63:
@@ -96,7 +98,7 @@ def _languages_feature(codes):
 
 
 def deserialize(data):
-    """Returns the record of bytes that `serialize` gave. Raises ValueError for other bytes."""
+    """Returns the record that `serialize` encoded. Raises ValueError for other bytes."""
     from google.protobuf.message import DecodeError
 
     try:
@@ -124,8 +126,9 @@ def parse(serialized):
         serialized: string (n,), results of `serialize`.
 
     Returns:
-        A dict: "id" string (n,); "images", "texts" and "languages" ragged string (n, None), the
-        last two aligned; "label" int64 (n,), -1 for none; "score" float32 (n,), nan for none.
+        A dict: "id" string (n,); "images", "texts" and "languages" ragged string (n, None), with
+        one language per text; "label" int64 (n,), -1 for a record without a label; "score" float32
+        (n,), nan for a record without a score.
     """
     import tensorflow as tf
 
@@ -158,13 +161,13 @@ def _float_feature(name, value):
 
 
 def _int_feature(name, value):
-    """Encodes a feature with a single integer from 0."""
+    """Encodes a feature with a single nonnegative integer."""
     number = _varint(int(value))
     return _feature(name, b"\x1a", b"\n" + _varint(len(number)) + number)
 
 
 def _feature(name, tag, encoded):
-    """Encodes an entry of the map of features: nested messages, each as (tag, length, bytes)."""
+    """Encodes a named feature as nested messages, each of which is a tag, a length and bytes."""
     encoded = tag + _varint(len(encoded)) + encoded
     entry = b"".join((_key(name), b"\x12", _varint(len(encoded)), encoded))
     return b"\n" + _varint(len(entry)) + entry

@@ -14,13 +14,14 @@ class Shard:
     """Index and summary of a written shard.
 
     Attributes:
-        file: file name in the folder.
-        records, images, bytes: counts.
-        sha256: of the file, in hex.
-        texts: {language code: number of texts}, sorted.
-        offset, length: uint64 (n,), start and size of the payload of each record.
+        file: file name of the shard in the folder of the record set.
+        records, images, bytes: numbers of records, images and bytes in the shard.
+        sha256: SHA-256 of the file in hexadecimal digits.
+        texts: {language code: number of texts}, sorted by language code.
+        offset, length: uint64 (n,), start and size in bytes of the payload of each record.
         image_counts: uint32 (n,), number of images of each record.
-        has_language: bool (n, len(texts)), in the order of `texts`.
+        has_language: bool (n, len(texts)), whether each record has a text in each language of
+            `texts`.
     """
 
     file: str
@@ -40,7 +41,8 @@ class ShardIndexBuilder:
 
     def __init__(self):
         self._lengths, self._images = array.array("Q"), array.array("I")
-        # Distinct tuples of the languages of a record, and the tuple of each record.
+        # The first is {tuple of the language codes of a record: number of the tuple}. The second is
+        # the number of the tuple of each record.
         self._combinations, self._combination_of = {}, array.array("I")
 
     def add(self, length, record):

@@ -1,7 +1,7 @@
 """TFRecord format without TensorFlow: framing, checksums, and the message tf.train.Example.
 
-Converters start many processes, and importing TensorFlow takes seconds in each. Reading and writing
-TFRecords only needs the protobuf runtime and a checksum.
+Converters start many processes, and importing TensorFlow takes seconds in each process. Reading and
+writing TFRecords needs only the protobuf runtime and a checksum.
 
 A file is a sequence of frames, each
     length (uint64, little endian) | masked crc of length (uint32) | payload | masked crc of payload
@@ -12,27 +12,29 @@ import struct
 
 import numpy as np
 
-try:  # 10 to 50 times faster than the NumPy code below, the fallback where there is no wheel
+# google_crc32c is 10 to 50 times faster than the NumPy code in this file. The NumPy code is used on
+# platforms without a wheel of google_crc32c.
+try:
     from google_crc32c import value as _native_crc32c
 except ImportError:
     _native_crc32c = None
 
 HEADER = 12  # bytes of a frame before the payload
-FOOTER = 4  # bytes after it
-_BLOCK = 1024
-_BATCH_SIZE = 64  # payloads whose checksums are computed together; they fit into the cache
+FOOTER = 4  # bytes of a frame after the payload
+_BLOCK = 1024  # bytes per block of `_crc32c_by_blocks`
+_BATCH_SIZE = 64  # number of payloads that are processed together, small enough for the cache
 _POLYNOMIAL = 0x82F63B78  # CRC-32C (Castagnoli), bits reversed
 
 
 def frame(payload):
-    """Returns the frame of one payload, which is `HEADER + FOOTER` bytes longer."""
+    """Returns the frame of one payload, `HEADER + FOOTER` bytes longer than the payload."""
     return b"".join((_header(len(payload)), payload, _masked(payload)))
 
 
 def frames(payloads):
     """Returns the concatenated frames of a list of payloads.
 
-    In NumPy, computing many checksums together is much faster than one by one.
+    In NumPy, computing many checksums together is much faster than computing them one by one.
     """
     parts = []
     crcs = map(_native_crc32c, payloads) if _native_crc32c else _crc32c_of_many(payloads)
@@ -42,7 +44,7 @@ def frames(payloads):
 
 
 def is_intact(payload, footer):
-    """Whether the 4 bytes after a payload are its checksum."""
+    """Returns whether `footer`, the 4 bytes after a payload, is the checksum of the payload."""
     return _masked(payload) == footer
 
 
@@ -52,7 +54,7 @@ def _masked(data):
 
 @functools.lru_cache(maxsize=1 << 14)
 def _header(number):
-    """Returns the header of a frame."""
+    """Returns the header of a frame whose payload has `number` bytes."""
     length = struct.pack("<Q", number)
     return length + _masked(length)
 
@@ -67,7 +69,7 @@ def crc32c(data):
 
 
 def _numpy_crc32c(data):
-    if len(data) < 64:  # faster than the overhead of NumPy
+    if len(data) < 64:  # for short data, a loop is faster than NumPy
         table, crc = _byte_table(), 0xFFFFFFFF
         for byte in data:
             crc = table[(crc ^ byte) & 0xFF] ^ (crc >> 8)
@@ -76,18 +78,21 @@ def _numpy_crc32c(data):
 
 
 def _crc32c_by_blocks(data):
-    """Computes the CRC by linearity: each byte adds (XOR) a value that depends on its position.
+    """Computes a CRC-32C block by block with tables.
 
-    The bytes are divided into blocks. The CRC of a block is the XOR of one table entry per byte.
-    Blocks are joined by shifting the CRC so far past the next block. The initial value of all ones
-    equals inverting the first four bytes, and leading zeros change nothing.
+    The CRC is linear: each byte contributes a value that depends only on the byte and its position,
+    and the values are combined by XOR. The bytes are divided into blocks. The CRC of a block is the
+    XOR of one table entry per byte. To append a block, the CRC of the previous blocks is shifted
+    past the block and combined with the CRC of the block. The initial value of the CRC, all ones,
+    is equivalent to inverting the first four bytes. Leading zeros do not change the CRC, so zeros
+    fill the first block.
     """
     blocks = -(-len(data) // _BLOCK)
     padded = np.zeros(blocks * _BLOCK, np.uint8)
     padded[-len(data) :] = np.frombuffer(data, np.uint8)
     padded[-len(data) :][:4] ^= 0xFF
     position_table, shift_table = _position_table()
-    if blocks == 1:  # without the padding
+    if blocks == 1:  # the padding is skipped
         tail = padded[-len(data) :].astype(np.intp) + _row_starts()[-len(data) :]
         return int(np.bitwise_xor.reduce(position_table.take(tail))) ^ 0xFFFFFFFF
     entries = position_table.take(
@@ -107,8 +112,9 @@ def _crc32c_by_blocks(data):
 def _crc32c_of_many(payloads):
     """Returns the CRC of each of a list of payloads.
 
-    Payloads of up to one block are processed together, as rows of a table with leading zeros, by
-    the sum of `_crc32c_by_blocks`. They are sorted by length, which keeps the padding short.
+    Payloads of 4 bytes to one block are processed together: they become the rows of a table, padded
+    with leading zeros, and each row is processed as in `_crc32c_by_blocks`. The payloads are sorted
+    by length, which keeps the padding short.
     """
     out, small = [0] * len(payloads), []
     for number, payload in enumerate(payloads):
@@ -147,8 +153,9 @@ def _position_table():
     """Returns the tables of `_crc32c_by_blocks`.
 
     Returns:
-        (value that a byte adds by its position in a block, flat uint32 (_BLOCK * 256,); four lists
-        of 256 values that shift a CRC past a block, by its bytes).
+        (uint32 (_BLOCK * 256,), the contribution of each byte value at each position of a block;
+        four lists of 256 values, one list per byte of a CRC, whose XOR is the CRC shifted past a
+        block).
     """
     table = np.array(_byte_table(), np.uint32)
     by_position = np.empty((_BLOCK, 256), np.uint32)
@@ -157,7 +164,8 @@ def _position_table():
         previous = by_position[row - 1]
         by_position[row] = table[previous & 0xFF] ^ (previous >> 8)
     by_position = np.ascontiguousarray(by_position[::-1])
-    # A CRC so far equals its four bytes XORed into the first four bytes of the block.
+    # To continue from a CRC is equivalent to an XOR of its four bytes with the first four bytes of
+    # the block.
     return by_position.ravel(), by_position[:4].tolist()
 
 
@@ -168,9 +176,9 @@ def _row_starts():
 
 @functools.cache
 def example_class():
-    """Returns the message class of tf.train.Example, wire-compatible, without TensorFlow.
+    """Returns a message class that is wire-compatible with tf.train.Example, without TensorFlow.
 
-    It has its own descriptor pool, so that it does not clash with TensorFlow's.
+    The class has its own descriptor pool, so that it does not clash with TensorFlow's class.
     """
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 

@@ -17,7 +17,7 @@ from tf_mural.errors import UserError
 SCHEMA = 2
 MANIFEST = "manifest.json"
 AUGMENTATIONS = ("crop", "flip")
-_BATCH_BYTES = 1 << 18  # records whose checksums are computed together
+_BATCH_BYTES = 1 << 18  # size of the records whose checksums are computed together
 
 
 def shard_name(number, total):
@@ -38,7 +38,7 @@ def write_shard(path, records):
         records: iterable of `Record`; it may be empty.
 
     Returns:
-        A `Shard`, small enough to send between processes.
+        A `Shard`, which is small enough to be sent to another process.
 
     Raises:
         UserError: `serialize` rejects a record.
@@ -74,10 +74,10 @@ def write_manifest(
     Args:
         folder: folder of the shards.
         shards: list of `Shard`, in order.
-        dataset, split: names.
+        dataset, split: names of the dataset and of the split.
         augmentations: augmentations allowed in training, a subset of `AUGMENTATIONS`.
-        made_by: plain dict that describes how the set was made; without dates, so that the same
-            input gives the same bytes.
+        made_by: plain dict that describes how the set was made. It must not contain dates, so that
+            the same input gives the same bytes.
         ledger: plain dict with counts of read, kept and skipped records.
         classes: names of the labels in order, if they have names.
 
@@ -85,7 +85,7 @@ def write_manifest(
         The manifest as a dict.
 
     Raises:
-        UserError: an unknown augmentation.
+        UserError: an augmentation is unknown.
     """
     if unknown := sorted(set(augmentations) - set(AUGMENTATIONS)):
         raise UserError(f"unknown augmentations {unknown}; known: {', '.join(AUGMENTATIONS)}")
@@ -130,7 +130,7 @@ def write_manifest(
 
 
 def write(folder, records, dataset="records", split="train", shards=1, augmentations=()):
-    """Writes a small record set in one call; converters write large ones shard by shard.
+    """Writes a small record set in one call; converters write large sets shard by shard.
 
     The records are divided into consecutive shards, so that they are read in the given order.
     `folder` is created. For the other arguments and the errors, see `write_manifest` and
@@ -181,10 +181,10 @@ def _hint(folder):
 
 @contextlib.contextmanager
 def open_atomic(path):
-    """Context manager: a binary file that gets the name `path` when it is complete.
+    """Context manager: yields a binary file, which is renamed to `path` after the body.
 
-    The temporary file beside it, whose name ends in ".tmp", is removed on an error. The data are
-    not flushed to the disk.
+    During the body, the file has a temporary name in the same folder, which ends in ".tmp". If the
+    body raises an error, the file is removed. The data are not flushed to the disk.
     """
     temporary = f"{path}.{uuid.uuid4().hex}.tmp"
     try:

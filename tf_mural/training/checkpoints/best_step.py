@@ -1,4 +1,4 @@
-"""Evaluations made during training, and the step with the best one."""
+"""Tracks the evaluations of a run and the step of the best evaluation."""
 
 import fnmatch
 import os
@@ -15,13 +15,13 @@ class BestStepTracker:
     Args:
         workdir: folder of the run.
         metric: name of the number that selects the best step ("retrieval/en/average_recall"), or a
-            pattern ("retrieval/*/average_recall"), whose matches are averaged. Higher is better;
-            after a leading minus, lower is better. "" selects none.
-        is_primary: whether this process writes.
-        print_fn: callable that takes a line.
+            pattern ("retrieval/*/average_recall"); the numbers that match a pattern are averaged.
+            Higher is better, or lower if the name starts with a minus. "" selects no step.
+        is_primary: whether this process writes the state to the workdir.
+        print_fn: callable that prints a line.
 
     Attributes:
-        last_step: step of the last evaluation; 0 before the first.
+        last_step: step of the last evaluation; 0 before the first evaluation.
         best: {"metric", "step", "value"} of the best evaluation, or None.
         since_best: number of evaluations after the best one.
     """
@@ -42,7 +42,7 @@ class BestStepTracker:
                 self.since_best = state.get("since_best", 0)
 
     def is_better(self, numbers):
-        """Whether an evaluation is better than the best one so far; a tie is not.
+        """Returns whether an evaluation is better than the best one so far; a tie is not better.
 
         Args:
             numbers: {name: number} of the evaluation.
@@ -62,9 +62,9 @@ class BestStepTracker:
         Args:
             step: evaluated step.
             numbers: {name: number} of the evaluation.
-            is_better: whether the step is the best one now.
+            is_better: whether this evaluation is better than all previous ones.
         """
-        # A run that stopped before its first checkpoint starts again from the first step.
+        # A run that stopped before its first checkpoint restarts and repeats its evaluations.
         is_repeated = step <= self.last_step
         self.last_step = max(step, self.last_step)
         self.since_best = 0 if is_better else self.since_best + (not is_repeated)

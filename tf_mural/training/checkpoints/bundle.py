@@ -1,13 +1,14 @@
 """Files of a checkpoint: a TensorFlow tensor bundle, and a manifest that is written last.
 
     step-1200.data-00000-of-00001   the tensors
-    step-1200.index                 their offsets in the data, and a CRC-32C of each
-    step-1200.json                  step, vocabulary, records, sizes of both, SHA-256 of the index
+    step-1200.index                 offset and CRC-32C of each tensor
+    step-1200.json                  the manifest: step, hashes of vocabulary and records, tensor
+                                    shapes, sizes of the other two files, SHA-256 of the index
 
 A bundle without a manifest is incomplete. TensorFlow verifies the CRC-32C of each tensor that it
-reads, so the data have no second checksum, which would take seconds for 6.4 GB. In the index
-TensorFlow ignores some bits (398 of 10,544 in a small one), hence the SHA-256. The manifest has a
-checksum of its own.
+reads, so the data file has no second checksum, which would take seconds for 6.4 GB. In a small
+index, TensorFlow did not detect 398 of 10,544 flipped bits, so the manifest contains the SHA-256 of
+the index. The manifest also contains its own checksum.
 """
 
 import hashlib
@@ -20,9 +21,9 @@ import tensorflow as tf
 
 from tf_mural import file_io
 
-_RESTORE_BYTES = 1 << 28  # size of the tensors that are read before they are assigned
+_RESTORE_BYTES = 1 << 28  # approximate size in bytes of the tensors that are read together
 
-# Errors that TensorFlow raises on files with other contents than were written.
+# Errors that TensorFlow raises if the contents of a file differ from those that were written.
 _READ_ERRORS = (
     tf.errors.DataLossError,
     tf.errors.OutOfRangeError,
@@ -34,11 +35,11 @@ _READ_ERRORS = (
 
 
 class CorruptFileError(Exception):
-    """A file does not contain what was written. The message gives the difference."""
+    """The contents of a file differ from those that were written; the message says how."""
 
 
 def write_checksummed_json(path, data):
-    """Writes plain data and its SHA-256 atomically."""
+    """Writes plain data and its SHA-256 to a JSON file atomically."""
     file_io.write_json(path, {"sha256": _json_digest(data), "content": data})
 
 
@@ -64,12 +65,12 @@ def _json_digest(data):
 
 
 def prefix(folder, step):
-    """Returns the path of a checkpoint without its suffixes."""
+    """Returns the common prefix of the paths of the files of a checkpoint."""
     return os.path.join(folder, f"step-{step}")
 
 
 def list_files(folder):
-    """Returns {step: [file names]} in ascending order, including incomplete checkpoints."""
+    """Returns {step: [file names]} of all checkpoints, also incomplete ones, by ascending step."""
     names_by_step = {}
     for name in file_io.listdir(folder):
         if match := re.match(r"step-(\d+)\.", name):
@@ -83,13 +84,13 @@ def complete_steps(folder):
 
 
 def write(folder, step, tensors, metadata):
-    """Writes a checkpoint. It is complete once its manifest exists.
+    """Writes a checkpoint, which is complete once its manifest exists.
 
     Args:
         folder: destination.
         step: number of the step.
         tensors: {name: tensor or array}.
-        metadata: plain data for the manifest.
+        metadata: plain dict that is added to the manifest.
     """
     path = prefix(folder, step)
     tensors = {name: _to_stored(tensor) for name, tensor in tensors.items()}
@@ -119,7 +120,7 @@ def read_manifest(folder, step):
     """Reads the manifest of a complete checkpoint and verifies the files that it describes.
 
     Raises:
-        CorruptFileError: a size or a checksum differs. The tensors are verified by `restore`.
+        CorruptFileError: a size or checksum does not match. `restore` verifies the tensors.
     """
     path = prefix(folder, step)
     manifest = read_checksummed_json(f"{path}.json")
@@ -127,7 +128,7 @@ def read_manifest(folder, step):
         size = file_io.size(os.path.join(folder, name))
         if size != expected:
             state = "is missing" if size is None else f"has {size:,} bytes"
-            raise CorruptFileError(f"{name} {state}, {expected:,} were written")
+            raise CorruptFileError(f"{name} {state}; expected {expected:,} bytes")
     try:
         digest = _file_digest(f"{path}.index")
     except (OSError, *_READ_ERRORS) as error:
@@ -146,7 +147,7 @@ def restore(folder, step, variables):
         variables: {name: Keras variable}, with the names and shapes of the checkpoint.
 
     Raises:
-        CorruptFileError: a tensor cannot be read. Some variables may have been assigned before.
+        CorruptFileError: a tensor cannot be read; other variables may already be assigned.
     """
     remaining = list(variables.items())
     while remaining:
@@ -163,7 +164,7 @@ def restore(folder, step, variables):
             )
         except _READ_ERRORS as error:
             reason = str(error).splitlines()[0]
-            raise CorruptFileError(f"its tensors cannot be read: {reason}") from None
+            raise CorruptFileError(f"the tensors cannot be read: {reason}") from None
         for (_, variable), value in zip(part, values, strict=True):
             variable.assign(value.numpy())
 
@@ -175,7 +176,7 @@ def remove_files(folder, names):
 
 
 def _stored_dtype(dtype):
-    # The backends of Keras use integer types of different width.
+    # The backends of Keras use integer types of different width, so all are stored as int64.
     dtype = tf.as_dtype(dtype)
     return tf.int64 if dtype.is_integer else dtype
 

@@ -8,8 +8,8 @@ from tf_mural.errors import UserError
 
 CONFIG = "config.json"
 
-# Settings that may change between restarts. They change the results only by rounding, or not at
-# all; or they determine when the run ends, or how it handles a step that would have stopped it.
+# Settings that may change between restarts. Some do not change the results, or only by rounding.
+# The others determine when the run ends, or how it handles a step that would have stopped it.
 _MAY_CHANGE = {
     "log_every",
     "evaluate_every",
@@ -34,7 +34,7 @@ _MAY_CHANGE = {
     "init",  # see `resolve_init`
     "max_bad_records",
 }
-# Values that were fixed before the setting existed.
+# Values that earlier versions used before these settings existed.
 _FORMERLY_FIXED = {
     "precision": "float32",
     "wise_ft_alpha": 1.0,
@@ -45,20 +45,20 @@ _FORMERLY_FIXED = {
 
 
 def check_same_config(workdir, config, on_change=None):
-    """Compares a config with that of the run in a folder.
+    """Compares a config with the saved config of the run in a folder.
 
     Args:
         workdir: folder of a run.
-        config: plain data.
+        config: config as plain data.
         on_change: callable that takes a message about a changed setting; the run then continues
-            with the new value. None refuses changes.
+            with the new value. If it is None, changed settings are refused.
 
     Returns:
         Whether the folder contains a run.
 
     Raises:
-        UserError: it contains a run with other settings, and `on_change` is None; the message names
-            the difference.
+        UserError: the folder contains a run with other settings, and `on_change` is None; the
+            message names the difference.
     """
     path = os.path.join(workdir, CONFIG)
     if not file_io.exists(path):
@@ -66,7 +66,7 @@ def check_same_config(workdir, config, on_change=None):
     saved = flatten_config(file_io.read_json(path))
     current = flatten_config(json.loads(json.dumps(config)))
     names = [n for n in {**saved, **current} if n.split(".")[0] not in _MAY_CHANGE]
-    # A setting that an older run does not have was off (0, "", () or False), or fixed.
+    # A setting that the config of an older run lacks was either off (0, "", () or False) or fixed.
     saved |= {
         name: _FORMERLY_FIXED.get(name, None if value else value)
         for name, value in current.items()
@@ -88,7 +88,7 @@ def check_same_config(workdir, config, on_change=None):
 
 
 def resolve_init(workdir, init, on_change=None):
-    """Returns the initial weights of the run in a folder, or `init` if there is no run.
+    """Returns the initial weights of the run in a folder, or `init` if the folder has no run.
 
     Args:
         workdir: folder of a run.

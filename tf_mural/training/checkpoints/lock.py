@@ -1,4 +1,4 @@
-"""Lock of a workdir: one process at a time trains in it."""
+"""Lock of a workdir: only one process at a time trains in a workdir."""
 
 import contextlib
 import errno
@@ -17,17 +17,17 @@ from tf_mural.errors import UserError
 
 NAME = "lock.json"
 _HEARTBEAT_SECONDS = 20.0
-_EXPIRY_SECONDS = 120.0  # without a heartbeat, a process of another machine counts as dead
+_EXPIRY_SECONDS = 120.0  # time without a heartbeat after which another machine's lock expires
 
 
 def _terminate(reason):
-    """Ends this process as SIGTERM does: the state is saved, and the run can be restarted."""
+    """Sends SIGTERM to this process, which saves its state and exits; the run can be restarted."""
     print(reason, file=sys.stderr, flush=True)
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 class WorkdirLocked(UserError):
-    """A process of another machine may use the workdir; its lock may expire later."""
+    """A process of another machine holds the lock, which expires if that process is dead."""
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again
 
@@ -35,22 +35,22 @@ class WorkdirLocked(UserError):
 class Lock:
     """Locks a workdir: `with Lock(workdir): ...`.
 
-    On one machine the lock is held by the kernel (flock), which releases it when the process ends
-    in any way. Between machines, and where flock is not available, the lock file decides. It
-    contains the host, the process and the time of the last heartbeat, which is written every 20 s.
-    A lock expires after 120 s without a heartbeat; or at once, if it was taken on this machine
-    since its last boot by a process that no longer exists.
+    On one machine, the kernel holds the lock (flock) and releases it when the process ends, for
+    whatever reason. Between machines, or if flock is not available, the content of the lock file
+    decides: the host, the process and the time of its last heartbeat. The process writes a
+    heartbeat every 20 s. A lock expires after 120 s without a heartbeat. A lock expires at once if
+    its process started on this machine since the last boot and has ended.
 
     On a remote file system, two processes that start at the same moment may both acquire the lock.
-    The process whose name is not in the file stops at its next heartbeat; so does a process whose
-    lock expired and was taken by another one.
+    At its next heartbeat, the process that is not named in the lock file stops. A process whose
+    lock has expired and was taken by another process stops in the same way.
 
     Args:
-        workdir: folder; created if it is missing.
+        workdir: folder of a run, which is created if it is missing.
         heartbeat_seconds: interval between two heartbeats.
         expiry_seconds: time without a heartbeat after which the lock of another machine expires.
-        on_lost: callable that takes a message, called in a thread when another process has taken
-            the lock.
+        on_lost: callable that takes a message. It is called in a background thread after another
+            process has taken the lock.
 
     Raises:
         UserError: the workdir is in use; the message gives host, process and time.
@@ -95,8 +95,10 @@ class Lock:
     def __exit__(self, *_):
         self._closed.set()
         self._thread.join()
-        # The file is not removed: a process that waits for it would lock a file that nobody sees.
-        with contextlib.suppress(Exception):  # a full disk is reported elsewhere
+        # The file is not removed, because a process that has just opened it would lock a file that
+        # other processes cannot find. An error such as a full disk is not raised here, because
+        # other writes report it.
+        with contextlib.suppress(Exception):
             if not self._is_lost:
                 self._write({})
         self._release()
@@ -107,7 +109,7 @@ class Lock:
             self._file = None
 
     def _flock(self):
-        """Whether the kernel granted the lock; None if flock is not available."""
+        """Returns whether the kernel granted the lock, or None if flock is not available."""
         if file_io.is_remote(self._path):
             return None
         self._file = open(self._path, "a+b", buffering=0)
@@ -118,7 +120,7 @@ class Lock:
         return True
 
     def _read_holder(self):
-        """Returns the contents of the lock file, or None if it names no process."""
+        """Returns the contents of the lock file, or None if the file names no process."""
         try:
             holder = json.loads(file_io.read_bytes(self._path))
             required = {"host", "process", "acquired", "heartbeat"}
@@ -129,7 +131,7 @@ class Lock:
     def _check_expired(self, holder):
         """Raises an error unless the lock of `holder` has expired."""
         if holder.get("process_namespace") == self._owner["process_namespace"]:
-            # The process id may have been reused, so the start time is compared as well.
+            # Another process may have the same id, so the start time is compared as well.
             if holder.get("start_time") != _start_time(holder["process"]):
                 return
             raise self._refusal(holder)
@@ -137,8 +139,8 @@ class Lock:
         if age < self._expiry_seconds:
             raise WorkdirLocked(
                 f"{self._describe(holder)}, last heartbeat {age:.0f} s ago: one process at a time "
-                f"trains there. If it is dead, wait for {self._expiry_seconds - age:.0f} s or "
-                f"remove {self._path}"
+                f"trains there. If that process is dead, wait for "
+                f"{self._expiry_seconds - age:.0f} s or remove {self._path}"
             )
 
     def _refusal(self, holder):
@@ -146,8 +148,8 @@ class Lock:
             self._describe(holder) if holder else f"{self._workdir} is in use by another process"
         )
         return UserError(
-            f"{description}: one process at a time trains there; wait for it, end it, or choose "
-            "another --workdir"
+            f"{description}: one process at a time trains there; wait until that process ends, or "
+            "stop it, or choose another --workdir"
         )
 
     def _describe(self, holder):
@@ -182,9 +184,9 @@ class Lock:
 
 
 def _process_namespace():
-    """Identifies the boot of a machine and the container in which process ids are unique.
+    """Returns an id of this boot and container, within which process ids are unique.
 
-    Returns a random id if /proc is not available.
+    If /proc is not available, the id is random.
     """
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:

@@ -11,32 +11,35 @@ from tf_mural.training.checkpoints import bundle
 from tf_mural.training.checkpoints.model_files import MODEL, variables_by_path
 
 FOLDER = "checkpoints"
-BEST = "best"  # folder of the best model in the workdir
+BEST = "best"  # subfolder of the workdir with the best model
 # Errors of a remote file system that is temporarily unavailable.
 _TRANSIENT = (tf.errors.UnavailableError, tf.errors.DeadlineExceededError, tf.errors.AbortedError)
 
 
 def has_checkpoint(workdir):
-    """Whether the run has a complete checkpoint."""
+    """Returns whether the run in a workdir has a complete checkpoint."""
     return bool(bundle.complete_steps(os.path.join(workdir, FOLDER)))
 
 
 class CheckpointManager:
-    """Saves and restores the state of a run: all variables of model and optimizer, and the step.
+    """Saves and restores the state of a run: the variables of model and optimizer, and the step.
 
-    There is no other state: the order of the data and the dropout depend on the step only.
+    With a loss scale, its variables are saved too. A run has no other state, because the order of
+    the data and the dropout depend only on the step.
 
-    A checkpoint is written by a background thread, from a snapshot of the variables (the trainer's
-    `snapshot`). Used as a context manager, it waits for the thread at the end.
+    A background thread writes each checkpoint from a snapshot of the variables, made by the
+    trainer's `snapshot`. A manager that is used as a context manager waits for the thread at the
+    end.
 
     Args:
-        workdir: folder of the run; checkpoints are written to its folder `checkpoints`.
+        workdir: folder of the run; checkpoints are written to its subfolder `checkpoints`.
         trainer: compiled trainer of the backend.
         max_to_keep: number of checkpoints to keep, in addition to `pinned`.
-        is_primary: whether this process writes. All processes restore, so all must see the folder.
+        is_primary: whether this process writes checkpoints. All processes restore them, so all must
+            be able to read the workdir.
         in_background: whether training continues while a checkpoint is written, which needs memory
             for a second copy of the state.
-        print_fn: callable that takes a line.
+        print_fn: callable that prints a line.
 
     Attributes:
         pinned: step of a checkpoint that is always kept, or None.
@@ -49,11 +52,13 @@ class CheckpointManager:
         self._trainer = trainer
         self._max_to_keep, self._in_background, self.pinned = max_to_keep, in_background, None
         self._workdir, self._folder = workdir, os.path.join(workdir, FOLDER)
-        # Slots that were created after a restore would silently start from zero.
+        # The slots of the optimizer are created now: slots that are created after a restore would
+        # silently start from zero.
         optimizer.build(trainer.encoder.trainable_variables)
         encoder_variables = variables_by_path(trainer.encoder)
         self._variables = {f"model/{path}": v for path, v in encoder_variables.items()}
-        # By position: the name of an optimizer contains the number of optimizers created before.
+        # Variables of the optimizer are identified by position, because the name of an optimizer
+        # contains the number of optimizers that were created before it.
         self._variables |= {f"optimizer/{i}": v for i, v in enumerate(optimizer.variables)}
         self._variables["step"] = trainer.step
         scale = trainer.loss_scale.variables if trainer.loss_scale else ()
@@ -66,24 +71,27 @@ class CheckpointManager:
         """Restores the last intact checkpoint, if there is one.
 
         Args:
-            description: model description of this run; the vocabulary of the checkpoint must match.
-            record_digests: {folder: digest} of the record sets; those of the checkpoint must match.
+            description: model description of this run, whose vocabulary hash must equal that of
+                the checkpoint.
+            record_digests: {folder: digest} of the record sets, whose digests must equal those of
+                the checkpoint.
 
         Returns:
             Whether a checkpoint was restored.
 
         Raises:
             UserError: the checkpoint has another vocabulary, other records or another model; all
-                checkpoints are corrupt; or they were written by an earlier version.
+                checkpoints are corrupt; or an earlier version wrote them.
         """
         digests = sorted((record_digests or {}).values())
         self._metadata = {"vocabulary_hash": description["vocabulary_hash"], "data": digests}
         complete, corrupt = bundle.complete_steps(self._folder), {}
-        # Earlier versions wrote with `tf.train.CheckpointManager`, which keeps this file.
+        # Earlier versions used `tf.train.CheckpointManager`, which writes a file of this name.
         if not complete and file_io.exists(os.path.join(self._folder, "checkpoint")):
             raise UserError(
-                f"{self._folder} holds checkpoints of an earlier version, which this one cannot "
-                "read: choose another --workdir, or remove that folder to start from the beginning"
+                f"{self._folder} holds checkpoints of an earlier version, which this version "
+                "cannot read: choose another --workdir, or remove that folder to start from the "
+                "beginning"
             )
         self._remove_incomplete(complete)
         for step in reversed(complete):
@@ -93,7 +101,7 @@ class CheckpointManager:
                 bundle.restore(self._folder, step, self._variables)
             except bundle.CorruptFileError as reason:
                 corrupt[step] = str(reason)
-                self._print(f"{path} is damaged ({reason}): trying the previous one")
+                self._print(f"{path} is damaged ({reason}): trying the previous checkpoint")
                 continue
             self._corrupt_steps, self._last_step = set(corrupt), step
             return True
@@ -109,11 +117,11 @@ class CheckpointManager:
         return False
 
     def save(self, step):
-        """Starts to write the checkpoint of a step, after waiting for the previous one.
+        """Starts to write the checkpoint of a step after the previous checkpoint is written.
 
         Raises:
-            UserError: the previous checkpoint could not be written; or this one, if it is not
-                written in the background.
+            UserError: the previous checkpoint could not be written, or the new checkpoint could not
+                be written and `in_background` is False.
         """
         if not self._is_primary and not self._trainer.snapshot_is_collective:
             return
@@ -127,7 +135,7 @@ class CheckpointManager:
             self.wait_until_finished()
 
     def wait_until_finished(self):
-        """Returns once everything is written.
+        """Waits until the started checkpoint is written.
 
         Raises:
             UserError: a checkpoint could not be written.
@@ -159,7 +167,7 @@ class CheckpointManager:
             self._prune()
         except (OSError, tf.errors.OpError) as error:
             reason = str(error).splitlines()[0]
-            last = f"that of step {self._last_step}" if self._last_step is not None else "none"
+            last = f"step {self._last_step}" if self._last_step is not None else "none"
             is_transient = isinstance(error, _TRANSIENT)
             advice = (
                 "The file system did not answer: try again later;"
@@ -168,7 +176,8 @@ class CheckpointManager:
             )
             self._error = UserError(
                 f"the checkpoint of step {step} cannot be written to {self._folder} ({reason}): "
-                f"stopped; the last intact one is {last}. {advice} the same command continues"
+                f"stopped; last intact checkpoint: {last}. {advice} the same command continues the "
+                "run"
             )
             if is_transient:
                 self._error.exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again
@@ -189,7 +198,7 @@ class CheckpointManager:
     def _remove_incomplete(self, complete):
         """Removes incomplete checkpoints with a message, and temporary files."""
         for step, names in bundle.list_files(self._folder).items():
-            # A complete checkpoint has temporary files if it, or its manifest, was being rewritten.
+            # A complete checkpoint has temporary files if rewriting it was interrupted.
             obsolete = [n for n in names if n.endswith(".tmp") or ".tempstate" in n]
             if step not in complete:
                 obsolete = names
@@ -217,9 +226,9 @@ class CheckpointManager:
         if different:
             name = different[0]
             raise UserError(
-                f"{path} belongs to another model: {name} has shape {saved.get(name)} there and "
-                f"{current.get(name)} here (None: no such variable), {len(different) - 1} more "
-                "differ; choose another --workdir"
+                f"{path} belongs to another model: {name} has shape {saved.get(name)} in the "
+                f"checkpoint and {current.get(name)} in this run (None: no such variable), "
+                f"{len(different) - 1} more variables differ; choose another --workdir"
             )
 
 

@@ -35,7 +35,7 @@ def read_model(folder):
     """Reads the description written by `save_model`.
 
     Raises:
-        UserError: the folder contains no finished model, or the description is incomplete.
+        UserError: the folder contains no complete model, or the description is incomplete.
     """
     names = (MODEL, WEIGHTS, VOCABULARY)
     missing = [name for name in names if not file_io.exists(os.path.join(folder, name))]
@@ -74,7 +74,8 @@ def load_weights(folder, encoder):
     """Assigns the weights written by `save_model` to an encoder, by variable path.
 
     Raises:
-        UserError: the file is damaged, or names or shapes differ; the message lists the first ones.
+        UserError: the file is damaged, or the names or shapes of variables differ; the message
+            lists the first differences.
     """
     variables, arrays = variables_by_path(encoder), read_weights(folder)
     source = os.path.join(folder, WEIGHTS)
@@ -96,7 +97,7 @@ def load_weights(folder, encoder):
 
 
 class _WriteOnlyFile(io.RawIOBase):
-    """A file without seek, because remote files do not support it; zipfile can do without."""
+    """A file without `seek`, which remote files do not support and zipfile does not need."""
 
     def __init__(self, file):
         self._file = file
@@ -110,7 +111,7 @@ class _WriteOnlyFile(io.RawIOBase):
 
 
 def variables_by_path(encoder):
-    """Returns {path: variable} of all weights in a fixed order, without random generator states."""
+    """Returns {path: variable} of all variables except the states of random generators."""
     variables = {}
     for variable in encoder.variables:
         if "seed_generator" in variable.path:
