@@ -1,8 +1,9 @@
 """Runs training steps on one backend: KERAS_BACKEND=jax python backend_script.py OUT
 
-Writes gradients, logs, and weights and moving averages after some steps, of small trainers; on JAX
-also over all devices and with every option that must not change the numbers. The initial weights
-depend only on the names of the variables. Run by test_jax in processes of their own.
+Writes the gradients of small trainers, and their logs, weights and moving averages after ten steps.
+On JAX, the script also runs trainers on all devices, and trainers with options that must not change
+the results. The initial weights depend only on the names of the variables, and are therefore the
+same on both backends. The module test_jax runs this script in a separate process per backend.
 """
 
 import os
@@ -21,12 +22,12 @@ from tf_mural import optimizers  # noqa: E402
 from tf_mural.backends import backend_module  # noqa: E402
 from tf_mural.nonfinite import BadStepPolicy  # noqa: E402
 
-# The vocabulary is divisible among 8 devices.
+# The vocabulary size is a multiple of 8, because test_jax shards the embeddings over 8 devices.
 BATCH_SIZE, STEPS, VOCABULARY_SIZE = 16, 10, 48
 
 
 def wide_ids(rng):
-    """Ids beyond 32 bits, some of which have equal lower halves."""
+    """Returns ids that need more than 32 bits; some ids differ only in their upper 32 bits."""
     high, low = rng.integers(0, 3, BATCH_SIZE), rng.integers(0, 3, BATCH_SIZE)
     return high * (1 << 32) + low
 
@@ -68,7 +69,7 @@ def assign_by_name(variable):
 
 
 def compute_gradients(trainer, batch):
-    """{path: gradient} of a global batch; the trainer's variables keep their values."""
+    """Returns {path: gradient} for a global batch; the trainer's variables keep their values."""
     if keras.backend.backend() == "tensorflow":
         averages = trainer.core.moving_averages
         before = [v.numpy() for v in averages]
@@ -93,7 +94,12 @@ def compute_gradients(trainer, batch):
 
 
 def run_steps(trainer, stage, strategy, steps=STEPS):
-    """{path: value} of weights and moving averages after some steps, and {log: values}."""
+    """Runs training steps.
+
+    Returns:
+        {path: value} of the weights and moving averages after the last step, and
+        {name: values (steps,)}, the logs.
+    """
 
     def make_dataset(start_step):
         batches = [make_batch(stage, step) for step in range(start_step, start_step + steps)]
@@ -113,7 +119,11 @@ def run_steps(trainer, stage, strategy, steps=STEPS):
 
 
 def cases():
-    """{name: (stage, options of the trainer)}; with "steps", steps are run too."""
+    """Returns {name: (stage, options)} of the trainers.
+
+    Options are arguments of `trainers.make_trainer`, except "steps" (number of steps to run, by
+    default none) and "devices" (whether to use all devices).
+    """
     common = {
         "mural": ("mural", {"steps": STEPS}),
         "etcl": ("etcl", {"steps": STEPS}),

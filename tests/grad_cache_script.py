@@ -1,7 +1,8 @@
 """Computes gradients of two replicas with GradCache: python grad_cache_script.py OUT
 
-Writes the gradients and logs of a step in micro-batches, and those of the same micro-batches under
-one gradient tape. Run by test_grad_cache in a process of its own.
+Writes the gradients and logs of a step with GradCache, and those of a step that encodes the same
+micro-batches under one gradient tape. The module test_grad_cache runs this script in a separate
+process.
 """
 
 import os
@@ -16,7 +17,7 @@ from helpers.microbatches import MICROBATCH, with_one_tape  # noqa: E402
 
 
 def gradients(strategy, one_tape=False, **options):
-    """Gradients and logs of one global batch of ETCL, with dropout."""
+    """Returns the gradients and logs of a step of ETCL on one global batch, with dropout."""
     with strategy.scope():
         trainer = trainers.make_trainer("etcl", 0.3, **options)
     if one_tape:

@@ -1,9 +1,10 @@
 """Runs steps with non-finite gradients on two replicas: python nonfinite_script.py OUT
 
-Writes the state of each replica before and after a good step, after a step whose gradients are
-infinite on the last replica only, and after another good step, in float32 and in mixed_float16. It
-also writes the gradients and moving averages of a step with gradient checkpointing and of a plain
-one. Run by test_nonfinite in a process of its own.
+Runs a good step, a bad step and another good step, in float32 and in mixed_float16. The gradients
+of the bad step are infinite on the last replica only. The script writes the state of each replica
+before the first step and after every step. The script also writes the gradients and moving averages
+of two steps, one with and one without gradient checkpointing. The module test_nonfinite runs this
+script in a separate process.
 """
 
 import dataclasses
@@ -43,7 +44,7 @@ def multiply_last_replica(trainer):
 
 
 def state(strategy, trainer):
-    """{"<replica>/<path>": array} of weights, moving averages, slots and counters."""
+    """Returns {"<replica>/<path>": array} of weights, moving averages, slots and counters."""
     optimizer = [v for v in trainer.optimizer.variables if "learning_rate" not in v.path]
     arrays = {}
     for variable in [*trainer.encoder.variables, *optimizer]:
@@ -54,7 +55,10 @@ def state(strategy, trainer):
 
 
 def run_steps(strategy, **options):
-    """State and logs at the start, and after a good, a bad and a good step."""
+    """Runs a good, a bad and a good step; returns the states and logs.
+
+    The names of the returned arrays start with "start", "good", "bad" and "again".
+    """
     with strategy.scope():
         trainer = trainers.make_trainer("etcl", 0.3, **options)
         factor = multiply_last_replica(trainer)
@@ -77,7 +81,7 @@ def run_steps(strategy, **options):
 
 
 def gradients(strategy, **options):
-    """Gradients, and moving averages of each replica, of a step in micro-batches."""
+    """Returns gradients, and the moving averages of each replica, of a step in micro-batches."""
     with strategy.scope():
         trainer = trainers.make_trainer("etcl", 0.3, microbatch=MICROBATCH, **options)
     arrays = replicas.compute_gradients(strategy, trainer, trainers.make_batch("etcl"))

@@ -1,9 +1,10 @@
 """Runs training steps on several replicas: python replica_script.py REPLICAS OUT
 
-Writes the reduced gradients of one global batch in float64 and float32, and of two replicas also
-with each of `MUTATIONS`; the logs; the dropout masks of each replica; and the weights and moving
-averages after the training loop has read records, with an interruption and a resume. Run by
-test_replicas in processes of their own.
+Writes the gradients (summed over replicas), logs and moving averages of a step on one global batch,
+in float64 and float32. With two replicas, the script also writes these arrays for each of the
+faulty steps in `MUTATIONS`. Further outputs are the dropout masks of each replica, and the weights
+after a run on records that is interrupted and resumed. The module test_replicas runs this script in
+a separate process per number of replicas.
 """
 
 import dataclasses
@@ -33,7 +34,7 @@ def gather_without_gradient(functions):
 
 
 def mean_over_local_batch(functions):
-    """The gradient of a loss that is not divided by the number of replicas."""
+    """Makes the loss a mean over the local batch of a replica instead of the global batch."""
 
     def objective_and_gradients(*arguments):
         count = tf.distribute.get_replica_context().num_replicas_in_sync
@@ -44,7 +45,7 @@ def mean_over_local_batch(functions):
 
 
 def scatter_and_sum(functions):
-    """The gather of SimCLR on TPUs: each replica writes its rows into zeros, which are summed."""
+    """Replaces `gather` by a sum over replicas of rows that are padded with zeros, as in SimCLR."""
 
     def gather(x):
         context = tf.distribute.get_replica_context()
@@ -57,7 +58,7 @@ def scatter_and_sum(functions):
 
 
 def without_sync(functions):
-    """Leaves the moving averages of every replica as its own batch norm computed them."""
+    """Disables the averaging of the moving averages over replicas."""
     return dataclasses.replace(functions, sync_moving_averages=lambda variables: None)
 
 
@@ -68,19 +69,19 @@ MUTATIONS = {
 
 
 def mean_in_forward_pass_only(tensors):
-    # The forward pass averages one tensor, the backward pass two.
+    # Batch norm averages one tensor in the forward pass and two tensors in the backward pass.
     return collectives.all_reduce_mean(tensors) if len(tensors) == 1 else list(tensors)
 
 
 def gradients(strategy, stage, change=without_sync, graph=False, **options):
-    """Gradients, logs and moving averages, see `helpers.replicas.compute_gradients`.
+    """Returns gradients, logs and moving averages, see `helpers.replicas.compute_gradients`.
 
     Args:
-        strategy: the strategy.
+        strategy: the strategy under which the trainer is created and the step runs.
         stage: "mural" or "etcl".
-        change: callable from the `BackendFunctions` of the trainer to those that it uses.
+        change: callable that maps the `BackendFunctions` of the trainer to their replacement.
         graph: see `helpers.replicas.compute_gradients`.
-        **options: of `trainers.make_trainer`.
+        **options: further arguments of `trainers.make_trainer`.
     """
     with strategy.scope():
         trainer = trainers.make_trainer(stage, **options)
@@ -89,7 +90,7 @@ def gradients(strategy, stage, change=without_sync, graph=False, **options):
 
 
 def dropout_masks(strategy, trainer, step):
-    """Dropout masks of each replica at a step: (replicas, draws)."""
+    """Returns the dropout masks of all replicas at a step, an array (replicas, draws)."""
     generators, seed = trainer.core.generators, trainer.core.seed
 
     @tf.function
@@ -104,13 +105,14 @@ def dropout_masks(strategy, trainer, step):
 
 
 def train_in_two_parts(strategy, folder):
-    """Weights after four steps of ETCL over records, the last two after a resume."""
+    """Trains ETCL on records for two steps, resumes for two steps, and returns the weights."""
     make_dataset = color_dataset(folder, strategy.num_replicas_in_sync)
     workdir = os.path.join(folder, f"run{strategy.num_replicas_in_sync}")
     for last_step in (2, 4):
         with strategy.scope():
             trainer = trainers.make_trainer("etcl")
-            # SGD, because LAMB's trust ratio would hide gradients that are summed twice.
+            # The optimizer is SGD. With LAMB, the trust ratio would hide an error such as summing
+            # the gradients over replicas twice.
             trainer.compile(optimizer=keras.optimizers.SGD(0.1))
         manager = checkpoints.CheckpointManager(workdir, trainer)
         assert manager.restore({"vocabulary_hash": "x"}) == (last_step == 4)

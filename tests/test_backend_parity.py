@@ -1,4 +1,4 @@
-"""The backends have the same modules, names and signatures, and behave alike."""
+"""Tests that both backends have the same modules, public names and signatures, and act alike."""
 
 import ast
 import importlib
@@ -19,8 +19,9 @@ pytest.importorskip("jax", reason="JAX is not installed: pip install -r requirem
 
 from tf_mural.backends import jax as jax_backend  # noqa: E402
 
-# Public names of one backend. JAX replaces strategies, splits int64 ids, which it cannot store, and
-# shards the state; TensorFlow has loops over micro-batches, for which JAX has `jax.lax.scan`.
+# Public names that only one backend has. On JAX, `Devices` replaces strategies, and the state can
+# be sharded. JAX cannot store int64 ids, which are therefore split. On TensorFlow,
+# `sequential_loop` and `slice_part` run loops over micro-batches, for which JAX has `jax.lax.scan`.
 _ONLY_JAX = {
     "__init__": {"Devices"},
     "collectives": {"AXIS", "unshard"},
@@ -28,22 +29,23 @@ _ONLY_JAX = {
     "strategy": {"Devices", "current_devices"},
 }
 _ONLY_TENSORFLOW = {"grad_cache": {"sequential_loop", "slice_part"}}
-# Internal functions with other signatures: on JAX `reduce_gradients` takes the sharding, and
-# `concat_parts` an array instead of a TensorArray.
+# Functions whose signatures differ between the backends. On JAX, `reduce_gradients` gets partition
+# specs instead of variables, and `concat_parts` gets an array instead of a TensorArray.
 _OTHER_SIGNATURES = {("collectives", "reduce_gradients"), ("grad_cache", "concat_parts")}
-# Public names of JAX's trainer for its stateless step; TensorFlow's has those of `keras.Model`.
+# Public names that only the trainer of JAX defines, most of them for its stateless step. The
+# trainer of TensorFlow inherits `variables` and `compile` from `keras.Model`.
 _STATELESS = {"variables", "specs", "stateless_step", "compiled_step", "traced_step", "compile"}
 
 
 def modules(package):
-    """{module name: module} of a backend."""
+    """Returns {module name: module} of the package of a backend."""
     names = [info.name for info in pkgutil.iter_modules(package.__path__)]
     submodules = {name: importlib.import_module(f"{package.__name__}.{name}") for name in names}
     return {"__init__": package, **submodules}
 
 
 def public_names(module):
-    """The public functions, classes and constants that a module defines; `__all__` of a package."""
+    """Returns `__all__` of a module; without `__all__`, the public names that it defines."""
     if hasattr(module, "__all__"):
         return set(module.__all__)
     names = set()
@@ -56,7 +58,7 @@ def public_names(module):
 
 
 def parameters(function):
-    """[(name, kind, default)] of a signature."""
+    """Returns [(name, kind, default)] of the parameters of a function."""
     return [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
 
 
@@ -135,7 +137,8 @@ def test_batches_are_split_into_the_same_parts(rows):
 
 
 def test_runners_differ_only_in_who_splits_the_batch():
-    # TensorFlow reads a batch per replica, JAX one per process, which it splits itself.
+    # Per step, a process on TensorFlow reads a batch for each of its replicas. A process on JAX
+    # reads one batch, and the runner divides it among the replicas.
     assert tf_backend.Runner.batches_per_step(4) == 4
     assert jax_backend.Runner.batches_per_step(4) == 1
 

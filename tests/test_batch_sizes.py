@@ -1,4 +1,4 @@
-"""Configs with micro-batches, loss chunks and groups: which sizes are valid, and what they set."""
+"""Tests which sizes of batches, micro-batches, loss chunks and virtual batches are valid."""
 
 import random
 import re
@@ -83,7 +83,8 @@ def test_the_proposed_sizes_are_valid():
         replicas = rng.choice([1, 2, 3, 8])
         for changed, message in proposals(sizes, replicas):
             num_proposals += 1
-            # If no micro-batch of whole groups divides the batch, the batch must change next.
+            # A proposed micro-batch may be valid only with another batch size. The next refusal
+            # then proposes batch sizes, which must be valid.
             again = proposals(changed, replicas) if "rows of a micro-batch" in message else []
             remaining = [refusal(sizes, replicas) for sizes, _ in again]
             remaining = remaining or [refusal(changed, replicas)]
@@ -92,7 +93,7 @@ def test_the_proposed_sizes_are_valid():
 
 
 def proposals(sizes, replicas):
-    """[(sizes with one value that the refusal of `sizes` proposes, the refusal)]."""
+    """Returns the proposals in the refusal of `sizes`: [(sizes with a proposed value, refusal)]."""
     message = refusal(sizes, replicas)
     flags = re.findall(r"--config\.(\w+)=(\d+)(?: or (\d+))?", message)
     return [
@@ -104,7 +105,7 @@ def proposals(sizes, replicas):
 
 
 def refusal(sizes, replicas):
-    """The error message of the check, or ""."""
+    """Returns the message with which `check_config` refuses `sizes`; "" if they are valid."""
     try:
         experiment.check_config(make_config(**sizes), replicas)
     except UserError as error:
@@ -133,7 +134,7 @@ def test_duplicates_are_masked_in_all_terms_or_in_one():
     config.terms.image_text_a.mask_duplicates = True
     masks = [bool(term.duplicate_fields) for term in experiment.make_terms(config)]
     assert masks == [True, False, False]
-    # The two tasks of MURAL have different examples.
+    # The two terms of MURAL have different examples, and each masks only its own duplicates.
     config = mural.get_config("tiny")
     config.mask_duplicates = True
     fields = {term.name: term.duplicate_fields for term in experiment.make_terms(config)}

@@ -29,6 +29,7 @@ def outputs(tmp_path_factory):
     return process.stdout, json.loads((folder / "evaluate.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_run_measures_recalls_texts_and_images(outputs):
     text, results = outputs
     implementations = results["recalls"]["implementations"]

@@ -48,6 +48,7 @@ def test_the_table_contains_shares_and_rates_by_type():
     assert lines[-1].startswith("75% of the time") and "50% of the peak" in lines[-1]
 
 
+@pytest.mark.slow
 def test_a_step_is_profiled(tmp_path):
     path = tmp_path / "profile.json"
     command = [sys.executable, os.path.join(ROOT, "benchmarks", "profile_step.py")]

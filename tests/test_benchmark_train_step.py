@@ -36,6 +36,7 @@ def outputs(tmp_path_factory):
     return run(tmp_path_factory.mktemp("benchmark"), "--no-peer")
 
 
+@pytest.mark.slow
 def test_the_step_is_timed_without_the_peer(outputs):
     text, results = outputs
     assert {"cpu", "cores", "load"} <= set(results["machine"])
@@ -45,6 +46,7 @@ def test_the_step_is_timed_without_the_peer(outputs):
     assert text.count("tiny: step") == 3 and "triples/s" in text
 
 
+@pytest.mark.slow
 def test_rates_are_computed_from_the_median_step(outputs):
     result = outputs[1]["cases"]["tiny"]
     timing, batch = result["runs"]["tf_mural graph"], result["case"]["batch"]
@@ -57,6 +59,7 @@ def test_rates_are_computed_from_the_median_step(outputs):
     assert 0 < timing["share_of_peak"] < 1
 
 
+@pytest.mark.slow
 def test_flops_equal_the_sum_over_the_layers(outputs):
     case, width, layers = CASES["tiny"], 96, 2
     texts, tokens = 2 * case.batch, case.tokens

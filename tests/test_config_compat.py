@@ -1,4 +1,4 @@
-"""Restarts of a run with another config: which settings may change."""
+"""Tests which settings of a config may change when a run is restarted."""
 
 import copy
 
@@ -36,8 +36,10 @@ def test_an_older_run_equals_one_with_the_defaults_of_later_settings(tmp_path):
 def test_the_initial_weights_of_a_run_are_stored_and_others_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder, messages = str(tmp_path), []
-    assert checkpoints.resolve_init(folder, "runs/a") == "runs/a"  # there is no run yet
-    checkpoints.write_json("config.json", {"steps": 3})  # of a version that did not store them
+    # The folder has no run yet.
+    assert checkpoints.resolve_init(folder, "runs/a") == "runs/a"
+    # Earlier versions did not store the initial weights.
+    checkpoints.write_json("config.json", {"steps": 3})
     assert checkpoints.resolve_init(folder, "runs/a") == "runs/a"
     for init in ("runs/a", "hf:a/b", None):
         checkpoints.write_json("config.json", {"steps": 3, "init": init})

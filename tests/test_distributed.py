@@ -177,6 +177,7 @@ def test_missing_process_is_named():
         wait_for_peers(ClusterSpec(addresses, 0), 0.3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_process_is_killed_if_a_peer_dies_before_it_connects(rank):
     addresses = free_addresses(2)

@@ -205,6 +205,7 @@ def test_a_path_without_a_model_is_rejected(tmp_path):
         tf_mural.Embedder.load(tmp_path)
 
 
+@pytest.mark.slow
 def test_replicas_share_the_work(finished):
     """Two virtual devices give the same embeddings as one; virtual devices need a new process."""
     code = f"""

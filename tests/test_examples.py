@@ -188,6 +188,7 @@ def trained(tools, tmp_path_factory):
     return folder, done.out
 
 
+@pytest.mark.slow
 def test_quotes_in_the_table_are_kept(trained):
     manifest = json.loads((trained[0] / "data/emoji/train/manifest.json").read_text())
     assert manifest["records"] == manifest["images"] == 10
@@ -199,6 +200,7 @@ def test_quotes_in_the_table_are_kept(trained):
     assert '"' in (trained[0] / "data/emoji/vocab.txt").read_text().splitlines()
 
 
+@pytest.mark.slow
 def test_stage_trains_its_dependencies_first(trained):
     folder, output = trained
     results = {
@@ -219,6 +221,7 @@ def test_stage_trains_its_dependencies_first(trained):
     assert "training it first" in output and "etcl - control" in output
 
 
+@pytest.mark.slow
 def test_finished_stages_are_not_trained_again(trained, tools):
     folder, _ = trained
     own = ("--config.log_every=1", "--config.vocabulary=emoji/vocab.txt")

@@ -18,6 +18,7 @@ from tf_mural.export.parity import assert_close
 TEXTS = ["a red circle", "ein roter Kreis", ""]
 
 
+@pytest.mark.slow
 def test_a_saved_model_takes_encoded_images_and_strings(tools, finished, tmp_path):
     folder = tmp_path / "saved"
     flags = (f"--model={finished[0]}", "--format=saved_model", f"--out={folder}")
@@ -43,7 +44,7 @@ def test_a_saved_model_takes_encoded_images_and_strings(tools, finished, tmp_pat
         np.testing.assert_allclose(actual["images"], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("quantize", ["", "int8"])
+@pytest.mark.parametrize("quantize", ["", pytest.param("int8", marks=pytest.mark.slow)])
 def test_onnx_runs_without_this_package(tools, finished, tmp_path, quantize):
     pytest.importorskip("tf2onnx", reason="pip install -r requirements-export.txt")
     import onnxruntime

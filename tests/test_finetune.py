@@ -104,6 +104,7 @@ def test_multipliers_depend_on_the_layers_of_the_encoder():
 # --- runs -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_run_prints_which_languages_lost(train, finished, tmp_path):
     """`keep_best` keeps the lowest recall here, so that two steps without a lower one end it."""
     done = train(
@@ -129,6 +130,7 @@ def test_run_prints_which_languages_lost(train, finished, tmp_path):
         assert "already finished" in again.out
 
 
+@pytest.mark.slow
 def test_early_stop_is_repeated_after_a_resume(train, finished, tmp_path):
     """With a learning rate of 0, no step is better than the initial weights."""
     flags = [*RUN, f"--init={finished[0]}", f"--workdir={tmp_path / 'run'}"]

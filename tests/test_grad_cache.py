@@ -1,4 +1,4 @@
-"""Batches larger than memory: micro-batches and loss chunks against the plain step.
+"""Compares steps with micro-batches and loss chunks with the plain step, which has neither.
 
 The gradients of every variable are compared, in float64 unless stated otherwise.
 """
@@ -33,7 +33,10 @@ def trainer_and_batch(stage="etcl", dropout=0.0, **options):
 
 
 def compute_gradients(trainer, batch, graph=False, jit_compile=False):
-    """{path: gradient} and {name: log}; without a graph unless asked for, to save its tracing."""
+    """Returns {path: gradient} and {name: log}.
+
+    By default, the step runs eagerly, because tracing a graph takes longer than the step.
+    """
     step = trainer.core.compute_gradients
     if graph or jit_compile:
         step = tf.function(step, autograph=False, jit_compile=jit_compile)
@@ -44,7 +47,7 @@ def compute_gradients(trainer, batch, graph=False, jit_compile=False):
 
 @pytest.fixture(scope="module")
 def plain():
-    """Gradients, logs and moving averages of the plain step, with groups of 2 in batch norm."""
+    """Returns gradients, logs and moving averages of the plain step (virtual batches of 2)."""
     trainer, batch = trainer_and_batch()
     return *compute_gradients(trainer, batch), trainers.moving_averages(trainer)
 
@@ -83,7 +86,8 @@ def test_gradients_agree_to_five_digits_in_float32():
         )
     finally:
         trainers.set_precision("float64")
-    # The gradient of a batch norm's shift that precedes another batch norm is only rounding.
+    # Gradients of batch norms are not compared: the gradient of a shift that the next batch norm
+    # removes consists only of rounding errors.
     expected, actual = (
         {path: g for path, g in gradients.items() if "_bn/" not in path}
         for gradients in (expected, actual)
@@ -145,10 +149,11 @@ def test_the_comparison_detects_a_second_pass_with_other_masks(with_dropout):
 
 
 def accumulated_gradients(trainer, batch):
-    """Gradients as open_clip accumulates them: the whole loss per micro-batch, added up.
+    """Computes gradients as open_clip does, by accumulation over micro-batches.
 
-    Only the examples of the micro-batch are encoded again; the embeddings of the others come from
-    the first pass.
+    For each micro-batch, the loss of the whole batch is computed, and its gradients are added up.
+    Only the examples of the micro-batch are encoded under the tape; the embeddings of all other
+    examples come from a first pass without a tape.
     """
     core, totals = trainer.core, None
     parts, _ = grad_cache.split_rows(batch, MICROBATCH)
@@ -184,7 +189,7 @@ def test_accumulation_multiplies_the_gradient_of_the_temperature_and_grad_cache_
 
 
 def loss_and_gradients_by_numpy(x, y, sigma, margin, eps, ignore):
-    """Mean loss of pairs (N, d), and its gradients by x, y and sigma, from the equations."""
+    """Returns the mean loss of the pairs x, y (N, d), and its gradients at x, y and sigma."""
     n, loss, gradients = len(x), 0.0, {"x": 0.0, "y": 0.0, "sigma": 0.0}
     valid = ~ignore | np.eye(n, dtype=bool)
     target = (1 - eps) * np.eye(n) + eps * valid / valid.sum(axis=1, keepdims=True)
@@ -247,11 +252,11 @@ def test_activations_and_logits_have_the_size_of_a_micro_batch_and_a_chunk(micro
     graph = step.get_concrete_function(specs).graph
     shapes = [t.shape for t in all_tensors(graph) if t.dtype.is_floating]
     assert all(shape.is_fully_defined() for shape in shapes)
-    # Both texts of an example go through the tower together.
+    # The text tower encodes both texts of all examples in one pass.
     encoded = max(shape[0] for shape in shapes if shape.rank == 4)
     assert encoded == 2 * (microbatch or n)
     logits = [shape[0] for shape in shapes if shape.rank == 2 and shape[1] == n]
-    # Transposed embeddings also have n columns.
+    # Transposed embeddings have n columns, too, but are not logits.
     logits = max(rows for rows in logits if rows != trainers.EMBEDDING_DIM)
     assert logits == (loss_chunk or n)
 

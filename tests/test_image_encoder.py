@@ -21,6 +21,7 @@ from tf_mural import models
 # At these image sizes, the inputs of all stride-2 convolutions have an odd height and width. At
 # other sizes, KerasHub and `keras.applications` pad differently.
 SIZES = {"b0": 225, "b3": 289, "b7": 289}
+SIZE_PARAMETERS = ["b0", "b3", pytest.param("b7", marks=pytest.mark.slow)]
 # With momentum 0, the moving averages are the statistics of the last batch. Both constants differ
 # from the defaults of `image_tower`.
 MOMENTUM, VIRTUAL_BATCH_SIZE = 0.0, 1
@@ -147,12 +148,12 @@ def test_pixels_are_scaled_and_positions_averaged():
 # --- outputs --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", SIZE_PARAMETERS)
 def test_outputs_equal_those_of_keras_applications(pairs, name):
     assert pairs(name).error() < 1e-3
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", SIZE_PARAMETERS)
 def test_another_epsilon_changes_the_output(pairs, name):
     norms = layers_by_name(pairs(name).tower, keras.layers.BatchNormalization).values()
     with attribute_set(norms, "epsilon", 1e-5):  # the default epsilon of KerasHub
@@ -189,7 +190,7 @@ def test_b3_has_the_published_widths(pairs):
     assert tower.output_shape == (None, 640)
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", SIZE_PARAMETERS)
 def test_every_batch_norm_is_a_ghost_batch_norm_with_the_published_epsilon(pairs, name):
     norms = layers_by_name(pairs(name).tower, keras.layers.BatchNormalization)
     # There is one batch norm after the stem, and one after each of the three convolutions of a

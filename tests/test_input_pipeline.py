@@ -93,7 +93,14 @@ def test_later_start_gives_the_same_batches(record_set, tokenizer):
     assert_batches_equal(read_batches(dataset, 3), expected[4:])
 
 
-@pytest.mark.parametrize("replicas, workers", [(2, 1), (1, 2), (2, 2)])
+@pytest.mark.parametrize(
+    "replicas, workers",
+    [
+        pytest.param(2, 1, marks=pytest.mark.slow),
+        pytest.param(1, 2, marks=pytest.mark.slow),
+        (2, 2),
+    ],
+)
 def test_local_batches_form_the_global_batch(record_set, tokenizer, replicas, workers):
     global_batches = read_batches(make_dataset(record_set, tokenizer), 3)
     local_batches = []

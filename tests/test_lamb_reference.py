@@ -1,6 +1,6 @@
-"""LAMB compared with trajectories of `tensorflow_addons.optimizers.LAMB`.
+"""Compares LAMB with recorded trajectories of `tensorflow_addons.optimizers.LAMB`.
 
-The trajectories are recorded by golden/record_lamb.py.
+golden/record_lamb.py recorded the trajectories.
 """
 
 import os
@@ -14,7 +14,7 @@ from golden import lamb_case
 from configs import base
 from tf_mural.optimizers import LAMB, LinearWarmupDecay
 
-# Relative tolerance by number of steps. Float32 rounding is about 1e-7.
+# {number of steps: relative tolerance}. The rounding error of a float32 operation is about 1e-7.
 TOLERANCE = {1: 5e-7, 2: 5e-7, 20: 1e-6, 50: 2e-6}
 
 
@@ -51,11 +51,12 @@ def make_lamb(peak, warmup_steps, weight_decay):
 
 
 def sparse_gradient(rows, ids, shape):
-    """Returns the gradient of an embedding lookup: a row per token, with repeated ids."""
+    """Returns the sparse gradient of an embedding lookup, with a row per token; ids may repeat."""
     return tf.IndexedSlices(tf.constant(rows), tf.constant(ids), tf.constant(shape))
 
 
 def dense_gradient(rows, ids, shape):
+    """Returns the gradient of `sparse_gradient` as a dense tensor."""
     table = np.zeros(shape, "float32")
     np.add.at(table, ids, rows)
     return tf.constant(table)
@@ -95,7 +96,7 @@ def test_the_recipes_exclude_the_same_variables_as_the_reference(recorded):
     for name, actual in zip(variables, flags, strict=True):
         expected = tuple(bool(recorded[f"{key}/{name}"]) for key in ("decays", "adapts"))
         assert actual == expected, name
-    # All three combinations occur: both, only adaptation, neither.
+    # These three combinations of weight decay and layer adaptation must all occur.
     assert {*flags} == {(True, True), (False, True), (False, False)}
 
 
@@ -108,7 +109,7 @@ def test_every_recorded_variable_changes(recorded, case):
 def test_embeddings_without_a_gradient_decay(recorded):
     before = lamb_case.initial_values()[lamb_case.EMBEDDING][-2:]
     after = recorded[f"constant/50/{lamb_case.EMBEDDING}"][-2:]
-    # The factor is the same for all values, so that only weight decay changed them.
+    # All values are multiplied by the same factor, which shows that only weight decay changed them.
     factors = after / before
     np.testing.assert_allclose(factors, factors[0, 0], rtol=1e-5)
     assert 0 < factors[0, 0] < 1

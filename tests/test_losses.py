@@ -1,4 +1,4 @@
-"""The contrastive loss against hand-computed values, slow float64 code and open_clip."""
+"""Compares the contrastive loss with hand-computed values, slow float64 code and open_clip."""
 
 import os
 
@@ -12,7 +12,7 @@ from tf_mural import losses
 
 
 def slow_contrastive(x, y, sigma, margin=0.0, eps=0.0, ignore=None):
-    """The equations, one pair at a time, in float64: losses (N,) of both directions."""
+    """Computes the losses (N,), summed over both directions, pair by pair in float64."""
     total = len(x)
     losses_of_pairs = np.zeros(total)
     for a, b in ((x, y), (y, x)):
@@ -47,7 +47,8 @@ def test_equals_the_slow_code(margin, eps):
 def test_ignored_candidates_are_excluded_from_denominator_and_target():
     x, y = unit_vectors((6, 4), 0), unit_vectors((6, 4), 1)
     ignore = np.random.default_rng(2).random((6, 6)) < 0.4
-    np.fill_diagonal(ignore, True)  # the matching candidate is never excluded
+    # The diagonal must have no effect, because the matching candidate is never excluded.
+    np.fill_diagonal(ignore, True)
     actual = loss(x, y, 0.3, margin=0.3, label_smoothing=0.1, ignore=ignore)
     np.testing.assert_allclose(actual, slow_contrastive(x, y, 0.3, 0.3, 0.1, ignore), rtol=1e-12)
     assert not np.allclose(actual, slow_contrastive(x, y, 0.3, 0.3, 0.1))
@@ -76,17 +77,19 @@ def test_is_exact_at_the_bounds_of_the_temperature(sigma, dtype, tolerance):
 
 
 def test_two_orthogonal_pairs():
-    # The logits are [1, 0] / sigma, and the loss of a direction is log(1 + exp(-1 / sigma)).
+    # The logits of both examples are 1 / sigma (match) and 0, and their loss in each direction is
+    # log(1 + exp(-1 / sigma)).
     x = np.eye(2)
     np.testing.assert_allclose(loss(x, x, 0.5), 2 * np.log1p(np.exp(-2.0)) * np.ones(2), rtol=1e-12)
-    # With margin 1 both logits are equal.
+    # With a margin of 1, both logits of an example are equal.
     np.testing.assert_allclose(loss(x, x, 0.5, margin=1.0), 2 * np.log(2) * np.ones(2), rtol=1e-12)
 
 
 def test_a_collapsed_encoder():
     x = np.ones((5, 3)) / np.sqrt(3)
     np.testing.assert_allclose(loss(x, x, 0.1), 2 * np.log(5) * np.ones(5), rtol=1e-12)
-    # Only the margin distinguishes the candidates: logits (1 - 0.3) / 0.1 against 1 / 0.1.
+    # Only the margin distinguishes the candidates: the logit of the match is (1 - 0.3) / 0.1, and
+    # the other four logits are 1 / 0.1.
     expected = 2 * np.log(np.exp(-3) + 4) + 2 * 3
     np.testing.assert_allclose(loss(x, x, 0.1, margin=0.3), expected * np.ones(5), rtol=1e-12)
     x = np.zeros((4, 3))
@@ -98,12 +101,13 @@ def test_a_zero_vector():
     with tf.GradientTape() as tape:
         tape.watch((x, y))
         pair_losses = loss(x, y, 0.5)
-    # In both directions, the first pair wins by 1 / sigma and the second is a tie.
+    # In both directions, the first example has the logits 1 / sigma (match) and 0, and both logits
+    # of the second example are 0.
     expected = [2 * np.log1p(np.exp(-2.0)), 2 * np.log(2)]
     np.testing.assert_allclose(pair_losses, expected, rtol=1e-12)
     gradient = tape.gradient(pair_losses, x)
-    # The zero vector is pulled to its match, by 1/2 / sigma per direction, and pushed away from
-    # the other vector.
+    # The gradient pulls the zero vector toward its match, with 1/2 / sigma = 1 in each direction,
+    # and pushes it away from the other vector.
     np.testing.assert_allclose(gradient[1, 1], -2.0, rtol=1e-12)
     assert np.isfinite(gradient).all() and gradient[1, 0] > 0
 
@@ -117,7 +121,8 @@ def test_the_loss_is_zero_without_negatives():
 
 
 def test_a_repeated_pair():
-    # Pairs 0 and 1 are equal, which is a tie unless they are not negatives of each other.
+    # Pairs 0 and 1 are identical. Without `ignore`, each of these pairs is a negative of the other,
+    # with the same logit as the match.
     x = np.eye(2)[[0, 0, 1]]
     far = np.exp(-2.0)
     expected = 2 * np.log([2 + far, 2 + far, 1 + 2 * far])
@@ -132,7 +137,8 @@ def test_a_repeated_pair():
 
 
 def test_the_loss_of_random_vectors():
-    # Random unit vectors of many dimensions: about 7.2015 per direction at N = 1024.
+    # Random unit vectors of many dimensions are almost orthogonal. The loss per direction is then
+    # about 7.2015 for N = 1024.
     x, y = (unit_vectors((1024, 4096), seed).astype("float32") for seed in (0, 1))
     actual = float(np.mean(loss(x, y, 1.0, margin=0.3, label_smoothing=0.1))) / 2
     assert actual == pytest.approx(7.2015, abs=2e-3)
@@ -143,12 +149,12 @@ def test_the_loss_of_random_vectors():
     "total, floor", [(64, 0.7295), (1024, 1.0172), (16384, 1.2954), (32768, 1.3648)]
 )
 def test_the_minimum_of_the_smoothed_loss(total, floor):
-    # The minimum is the entropy of the target.
+    # The minimum of the loss is the entropy of the smoothed target.
     own, other = 0.9 + 0.1 / total, 0.1 / total
     assert -own * np.log(own) - (total - 1) * other * np.log(other) == pytest.approx(
         floor, abs=1e-4
     )
-    # Two examples among `total` equal their matches and are orthogonal to all others.
+    # The two local examples equal their matches and are orthogonal to all other candidates.
     x = np.eye(3)[[0, 1, *[2] * (total - 2)]]
 
     def one_direction(sigma):
@@ -174,7 +180,7 @@ def recorded():
 @pytest.mark.parametrize("parts", [1, 2, 4])
 @pytest.mark.parametrize("case", clip_loss_case.CASES)
 def test_equals_open_clip(recorded, case, parts):
-    """Loss and gradients, with the batch in one piece or in parts, as on replicas."""
+    """Compares loss and gradients, with the batch divided into parts as among replicas."""
     settings = dict(clip_loss_case.CASES[case])
     scale = settings.pop("scale")
     x, y = (tf.constant(v) for v in clip_loss_case.features(**settings))
@@ -186,14 +192,14 @@ def test_equals_open_clip(recorded, case, parts):
             losses.contrastive((x[a:b], y[a:b]), (x, y), a, sigma)
             for a, b in zip(bounds, bounds[1:], strict=False)
         ]
-        # open_clip averages the directions, `contrastive` sums them.
+        # open_clip averages the losses of both directions, `contrastive` sums them.
         total = tf.reduce_mean(tf.concat(pair_losses, 0)) / 2
     by_x, by_y, by_sigma = tape.gradient(total, (x, y, sigma))
     close = dict(rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(total, recorded[f"{case}/loss"], **close)
     np.testing.assert_allclose(by_x, recorded[f"{case}/images"], **close)
     np.testing.assert_allclose(by_y, recorded[f"{case}/texts"], **close)
-    # sigma = 1 / scale, so d scale = - d sigma / sigma^2.
+    # Because sigma = 1 / scale, the gradient at scale is -1 / scale^2 times the gradient at sigma.
     np.testing.assert_allclose(-by_sigma / scale**2, recorded[f"{case}/scale"], **close)
 
 

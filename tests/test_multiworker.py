@@ -65,6 +65,7 @@ class ScriptResults(dict):
         return self[key]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["etcl", pytest.param("mural", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
 def test_gradients_equal_those_of_one_process(script_results, world_size, stage):
@@ -79,6 +80,7 @@ def test_gradients_equal_those_of_one_process(script_results, world_size, stage)
             np.testing.assert_allclose(logs[name], value, rtol=1e-6, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
 def test_loops_with_micro_batches_give_the_weights_of_one_process(script_results, world_size):
     (single,) = script_results[1, "etcl"]
@@ -91,6 +93,7 @@ def test_loops_with_micro_batches_give_the_weights_of_one_process(script_results
             np.testing.assert_allclose(weights[name], value, rtol=1e-8, atol=1e-9, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
 def test_collective_operations_give_the_values_of_all_processes(script_results, world_size):
     for rank, results in enumerate(script_results[world_size, "etcl"]):
@@ -104,6 +107,7 @@ def test_collective_operations_give_the_values_of_all_processes(script_results, 
     assert script_results[1, "etcl"][0]["check_consistent"] == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
 def test_each_process_embeds_its_share_and_gets_all_rows(script_results, world_size):
     all_results = script_results[world_size, "etcl"]
@@ -223,12 +227,14 @@ def load_scalars(folder, stage):
     return scalars
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STEPS)
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
 def test_training_ends_with_the_weights_of_one_process(runs, world_size, stage):
     assert_weights_close(load_weights(runs[1], stage), load_weights(runs[world_size], stage))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STEPS)
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
 def test_logs_and_scores_equal_those_of_one_process(runs, world_size, stage):
@@ -246,6 +252,7 @@ def test_logs_and_scores_equal_those_of_one_process(runs, world_size, stage):
     assert recalls[0] == pytest.approx(recalls[1], abs=100 / 12 / 6 + 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
 def test_only_the_primary_process_prints_and_writes(runs, world_size):
     folder = runs[world_size]

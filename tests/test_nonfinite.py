@@ -1,4 +1,4 @@
-"""Skipping of bad steps, and the loss scale: on one replica by hand, and on two replicas."""
+"""Tests the skipping of bad steps and the loss scale, on one replica and on two replicas."""
 
 import gc
 import math
@@ -31,9 +31,9 @@ def test_loss_scale_halves_at_once_and_doubles_after_its_patience():
         scale.update(tf.constant(finite))
         history.append((float(scale.value), int(scale.finite_steps)))
     assert history == [
-        *((4, 1), (4, 2), (2, 0)),  # the two good steps no longer count
+        *((4, 1), (4, 2), (2, 0)),  # a non-finite step resets `finite_steps`
         *((2, 1), (2, 2), (4, 0), (4, 1)),
-        *((2, 0), (1, 0), (1, 0), (1, 0)),  # never below 1
+        *((2, 0), (1, 0), (1, 0), (1, 0)),  # the scale never falls below 1
     ]
 
 
@@ -47,7 +47,7 @@ def test_scaling_by_a_power_of_two_is_exact():
 
 
 def step_logs(**changes):
-    """Logs of a good step with some values changed; "__" in a name stands for "/"."""
+    """Returns logs of a good step, changed by the arguments; "__" in their names means "/"."""
     logs = {"loss": 2.0, "loss/a": 1.0, "loss/b": 3.0, "gradient_norm": 5.0}
     return {**logs, **{name.replace("__", "/"): value for name, value in changes.items()}}
 
@@ -102,7 +102,8 @@ NAN, INF = math.nan, math.inf
             None,
             "step 7: 20 consecutive steps were skipped, this one because the loss of the term a",
         ),
-        # An overflow caused by the scale is skipped by any policy; a non-finite loss is not.
+        # With a loss scale, every policy skips a step with overflowing gradients, but only
+        # `skip=True` skips a step with a non-finite loss.
         (
             BadStepPolicy(),
             step_logs(gradient_norm=NAN, loss_scale=32768.0, skipped_in_a_row=1),
@@ -170,7 +171,7 @@ def test_an_update_that_is_not_applied_changes_nothing(name):
 
 
 class FakeRun:
-    """A trainer whose gradient norms are given, and the log and checkpoints of its run."""
+    """A trainer with given gradient norms, which also replaces metric writer and checkpoints."""
 
     jit_compile = False
 
@@ -180,7 +181,7 @@ class FakeRun:
         self.lines, self.logs, self.saved, self.on_wait = [], {}, [], None
 
     def train_step(self, batch):
-        """One step, which is skipped if its norm is not finite."""
+        """Runs a step; a step whose gradient norm is not finite counts as skipped."""
         norm = self.norms[self.step]
         self.skips.assign(tf.where(tf.math.is_finite(norm), 0, self.skips + 1))
         self.step.assign_add(1)
@@ -229,7 +230,9 @@ def test_the_iterator_of_a_runner_is_destroyed_with_it(devices):
     for count in (1, 2, 1):
         assert len(runner.run(count)["loss"]) == count
     batches = weakref.ref(runner._batches)
-    gc.disable()  # Reference counting must suffice: collection may run in a thread of tf.data.
+    # Reference counting must destroy the iterator, because garbage collection may run in a thread
+    # of tf.data.
+    gc.disable()
     try:
         del runner
         assert batches() is None
@@ -245,7 +248,7 @@ def test_skipped_steps_are_printed_and_training_continues():
     ]
     assert run.saved == [2, 4, 6]
     assert run.logs[4]["gradient_norm"] == 2.0 and run.logs[4]["skipped_in_a_row"] == 1
-    # The number of clipped temperatures is a sum over the steps.
+    # The number of clipped temperatures is summed over the two steps since the previous log.
     assert run.logs[4]["temperature_clamped"] == 2.0
 
 
@@ -255,7 +258,7 @@ def test_a_signal_during_the_last_checkpoint_stops_the_run():
     with SignalHandler(print_fn=run.lines.append) as signals, signals.deferred():
         with pytest.raises(Preempted, match="^SIGTERM: saved at step 3; the same command"):
             run.train(3, signals=signals)
-        signals.received = 0  # handled
+        signals.received = 0  # Otherwise, `deferred` would raise `Preempted` again.
     assert run.saved == [2, 3]
 
 
@@ -270,7 +273,7 @@ def test_too_many_consecutive_skips_stop_the_run_before_a_checkpoint():
 
 
 def state_of(trainer):
-    """Arrays of everything that a step changes, in the order of the variables."""
+    """Returns the values of all variables that an applied step changes, without step counters."""
     variables = [v for v in trainer.encoder.variables if "seed_generator" not in v.path]
     scale = trainer.loss_scale.variables if trainer.loss_scale else []
     variables += [*trainer.optimizer.variables, *scale]
@@ -287,7 +290,8 @@ def test_a_step_with_too_large_a_norm_is_skipped_without_a_trace():
     for expected, actual in zip(before, state_of(trainer), strict=True):
         np.testing.assert_array_equal(actual, expected)
     assert (int(trainer.step.numpy()), trainer.skipped_steps) == (1, 1)
-    # Without dropout, the next step equals the first step of a run without a limit.
+    # There is no dropout. Therefore, the next step without a limit must equal the first step of a
+    # run without skipped steps.
     reference = trainers.make_trainer("etcl")
     reference.train_step(batch)
     trainer.core.bad_step_policy = BadStepPolicy(skip=True)
@@ -306,7 +310,7 @@ def test_a_temperature_is_clipped_at_its_bounds_and_counted(start, bound, skip):
     batch = trainers.to_tensors(trainers.make_batch("mural"))
     (temperature,) = trainer.encoder.temperatures.values()
     results = []
-    for rate in (1e4, -1e4):  # one of them leads out of the bounds
+    for rate in (1e4, -1e4):  # one of these learning rates moves the temperature beyond its bound
         temperature.assign(start)
         trainer.compile(optimizer=keras.optimizers.SGD(rate))
         before = [v.numpy() for v in trainer.encoder.trainable_variables]
@@ -334,7 +338,8 @@ def test_a_resumed_float16_run_is_bitwise_equal(tmp_path):
             manager.save(5)
             state_at_5 = [*state_of(trainer), trainer.step.numpy()]
     changes = np.diff([*scales, float(trainer.loss_scale.value)])
-    # The initial scale is too large for these gradients; it doubles after two finite steps.
+    # The initial scale is too large for these gradients and is halved after the first step. Later,
+    # the scale doubles after two finite steps.
     assert changes[0] == -(2.0**14) and (changes > 0).any()
     assert trainer.skipped_steps == (changes < 0).sum()
     manager.wait_until_finished()
@@ -356,7 +361,7 @@ def test_a_resumed_float16_run_is_bitwise_equal(tmp_path):
 
 @pytest.fixture(scope="module")
 def two_replicas(tmp_path_factory):
-    """{name: array} of nonfinite_script.py."""
+    """Returns {name: array}, the output of nonfinite_script.py."""
     out = tmp_path_factory.mktemp("nonfinite") / "out.npz"
     return replicas.run_script("nonfinite_script.py", out=out)
 
@@ -365,36 +370,39 @@ def with_prefix(arrays, prefix):
     return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", nonfinite_script.CASES)
 def test_infinite_gradients_of_one_replica_skip_the_step_on_all(two_replicas, case):
-    whens = ("start", "good", "bad", "again")
-    states = {when: with_prefix(two_replicas, f"{case}/{when}/") for when in whens}
-    logs = {when: with_prefix(states[when], "1/log ") for when in whens}
-    for when in whens:
-        first, second = (with_prefix(states[when], f"{i}/") for i in range(2))
+    phases = ("start", "good", "bad", "again")
+    states = {phase: with_prefix(two_replicas, f"{case}/{phase}/") for phase in phases}
+    logs = {phase: with_prefix(states[phase], "1/log ") for phase in phases}
+    for phase in phases:
+        first, second = (with_prefix(states[phase], f"{i}/") for i in range(2))
         for name, value in second.items():
             np.testing.assert_array_equal(value, first[name], err_msg=name)
             assert np.isfinite(value).all() or "log " in name, name
     state = {
-        when: {k: v for k, v in with_prefix(states[when], "0/").items() if "log " not in k}
-        for when in whens
+        phase: {k: v for k, v in with_prefix(states[phase], "0/").items() if "log " not in k}
+        for phase in phases
     }
     assert sum("/moving_" in name for name in state["bad"]) > 10
     assert sum("second" in name for name in state["bad"]) > 50
     for name, value in state["good"].items():
         if name != "step":
             np.testing.assert_array_equal(state["bad"][name], value, err_msg=name)
-            # The gradient of a key's bias is 0.
+            # The next good step changes all values except the key biases of attention, whose
+            # gradient is 0.
             assert name.endswith("key/bias") or not np.array_equal(value, state["again"][name])
-    assert [int(state[when]["step"]) for when in whens[1:]] == [1, 2, 3]
-    assert [float(logs[when]["skipped_steps"]) for when in whens[1:]] == [0, 1, 1]
-    assert [float(logs[when]["skipped_in_a_row"]) for when in whens[1:]] == [0, 1, 0]
-    # The loss alone would not show it.
+    assert [int(state[phase]["step"]) for phase in phases[1:]] == [1, 2, 3]
+    assert [float(logs[phase]["skipped_steps"]) for phase in phases[1:]] == [0, 1, 1]
+    assert [float(logs[phase]["skipped_in_a_row"]) for phase in phases[1:]] == [0, 1, 0]
+    # The loss of the bad step is finite; only its gradient norm is not.
     assert np.isfinite(logs["bad"]["loss"]) and not np.isfinite(logs["bad"]["gradient_norm"])
     if case == "float16":
-        assert [float(logs[when]["loss_scale"]) for when in whens[1:]] == [1024, 1024, 512]
+        assert [float(logs[phase]["loss_scale"]) for phase in phases[1:]] == [1024, 1024, 512]
 
 
+@pytest.mark.slow
 def test_gradients_of_two_replicas_are_the_same_with_gradient_checkpointing(two_replicas):
     plain, remat = (with_prefix(two_replicas, f"{name}/") for name in ("plain", "remat"))
     assert sum(name.startswith("average of 1/") for name in plain) > 10

@@ -1,4 +1,4 @@
-"""Terms, weights, masks and logs of the objective, for whole batches and for slices of them."""
+"""Tests terms, weights, masks and logs of the objective, for a whole batch and for its slices."""
 
 import dataclasses
 
@@ -10,7 +10,10 @@ from tf_mural.objective import Term, objective
 
 
 def random_fields(n, names, seed=0, languages=2):
-    """Random unit embeddings {field: (n, d)} and a batch; all fields but "image" are texts."""
+    """Creates random unit embeddings {field: (n, 6)} and a batch of n examples without inputs.
+
+    All fields except "image" are text fields.
+    """
     rng = np.random.default_rng(seed)
     embeddings, batch = {}, {}
     for name in names:
@@ -56,7 +59,7 @@ def test_slices_add_up_to_the_whole_batch():
         part = slice(offset, offset + 3)
         local = {f: e[part] for f, e in embeddings.items()}
         local_batch = {f: {k: v[part] for k, v in b.items()} for f, b in batch.items()}
-        # Instead of communication: the whole field of a slice.
+        # `gather` needs no communication: it returns the embeddings of the whole batch.
         fields = {id(local[f]): embeddings[f] for f in local}
         loss, local_logs = evaluate(
             local, local_batch, ETCL, gather=lambda x, fields=fields: fields[id(x)], offset=offset
@@ -100,14 +103,24 @@ def test_duplicates_are_masked_by_the_id_of_either_field():
     term = Term("t", "image", "caption", 1.0, margin=0.3, label_smoothing=0.1, mask_duplicates=True)
     total, _ = evaluate(embeddings, batch, [term])
     ignore = np.eye(4, dtype=bool)
-    ignore[0, 1] = ignore[1, 0] = True  # the same image
-    ignore[0, 3] = ignore[3, 0] = True  # the same caption
+    ignore[0, 1] = ignore[1, 0] = True  # examples 0 and 1 have the same image
+    ignore[0, 3] = ignore[3, 0] = True  # examples 0 and 3 have the same caption
     expected = pair_losses(embeddings, "image", "caption", ignore=ignore).mean()
     assert float(total) == pytest.approx(expected, rel=1e-6)
 
 
 def masked_loss(names, ids, x, y, sibling_fields=()):
-    """Loss of a term that masks duplicates, and a callable from duplicates to the expected one."""
+    """Computes the loss of a term that masks duplicates.
+
+    Args:
+        names: names of the fields.
+        ids: list of ids per field.
+        x, y, sibling_fields: see `Term`.
+
+    Returns:
+        The loss, and a callable (pairs of duplicate examples) -> expected loss if these pairs are
+        masked.
+    """
     embeddings, batch = random_fields(len(ids[0]), names)
     for name, values in zip(names, ids, strict=True):
         batch[name]["id"] = np.array(values)
@@ -125,7 +138,8 @@ def masked_loss(names, ids, x, y, sibling_fields=()):
 
 
 def test_a_text_is_not_a_negative_of_itself_in_the_other_field():
-    # The sampler may draw the pair (en, de) of an image, and later its pair (fr, en).
+    # A batch may contain an image twice, once with its texts (en, de) and once with (fr, en). The
+    # English text is then in both text fields.
     total, expected = masked_loss(["text_a", "text_b"], ([1, 5, 6], [2, 1, 7]), "text_a", "text_b")
     assert total == expected((0, 1)) and total != expected()
 
@@ -134,7 +148,7 @@ def test_captions_of_one_image_are_not_negatives_of_each_other():
     names, ids = ["image", "text_a", "text_b"], ([9, 9, 8], [1, 3, 5], [2, 4, 6])
     total, expected = masked_loss(names, ids, "text_a", "text_b", sibling_fields=("image",))
     assert total == expected((0, 1)) and total != expected()
-    # Equal ids of an image and a text have no meaning.
+    # An image and a text with equal ids are not duplicates.
     ids = ([1, 2, 3], [2, 4, 5], [6, 7, 1])
     total, expected = masked_loss(names, ids, *names[:2], sibling_fields=names[2:])
     assert total == expected()
@@ -150,4 +164,4 @@ def test_terms_that_do_not_mask_gather_no_ids():
 
     terms = [dataclasses.replace(term, sibling_fields=("text_a",)) for term in ETCL]
     evaluate(embeddings, batch, terms, gather=gather)
-    assert len(gathered) == 3  # each field once
+    assert len(gathered) == 3  # only the embeddings of the three fields

@@ -1,4 +1,4 @@
-"""LAMB compared with a slow float64 version of the paper; exclusions; AdamW; the schedule."""
+"""Tests LAMB (compared with slow float64 code), AdamW, exclusions and the schedule."""
 
 from collections import Counter
 
@@ -73,7 +73,7 @@ def test_adam_equals_adamw_of_keras():
 
 
 def test_the_base_class_does_not_see_clipnorm_weight_decay_and_ema_momentum():
-    """Keras would clip before the reduction, decay outside the trust ratio and average again."""
+    """Tests that the base class of Keras does not apply the options of LAMB by its own rules."""
     variable = keras.Variable(np.ones(3, "float32"), name="bias")
     optimizer = LAMB(
         1e-2,
@@ -87,9 +87,9 @@ def test_the_base_class_does_not_see_clipnorm_weight_decay_and_ema_momentum():
     assert not optimizer.use_ema
     optimizer.build([variable])
     optimizer.apply([tf.constant([3.0, 0.0, -4.0])])
-    # The first moment contains the gradient of norm 5 without clipping.
+    # The first moment shows that the gradient, whose norm is 5, was not clipped.
     np.testing.assert_allclose(optimizer._momentums[0].numpy(), [0.3, 0.0, -0.4], rtol=1e-5)
-    # A zero gradient leaves an excluded variable unchanged.
+    # The element with a zero gradient shows that the excluded variable has no weight decay.
     assert variable.numpy()[1] == 1.0
 
 
@@ -139,13 +139,13 @@ def test_repeated_rows_of_a_sparse_gradient_are_summed_before_they_are_squared()
     optimizer = LAMB(1e-2)
     optimizer.build([table])
     optimizer.apply([gradient])
-    # (1 + 3)^2 and not 1^2 + 3^2
+    # The second moment must contain (1 + 3)^2 and not 1^2 + 3^2.
     np.testing.assert_allclose(optimizer._velocities[0].numpy()[1], [0.016, 0.016], rtol=1e-4)
 
 
 # --- exclusions from weight decay and layer adaptation --------------------------------------------
 
-# (weight decay, layer adaptation) by the role of a variable.
+# {role of a variable: (whether it has weight decay, whether it has layer adaptation)}.
 EXPECTED = {
     "convolution": (True, True),
     "dense": (True, True),
@@ -178,8 +178,9 @@ def variable_roles(encoder):
     return roles
 
 
-# A block of EfficientNet has a depthwise, a projection and (except in the first block) an expansion
-# convolution, each with a batch norm, and the two convolutions of squeeze and excite with biases.
+# A block of EfficientNet has a depthwise convolution, a projection convolution and, except in the
+# first block, an expansion convolution. Each of these convolutions is followed by a batch norm. In
+# addition, a block has the two convolutions of squeeze-and-excitation, which have biases.
 @pytest.mark.parametrize("name, blocks", [("tiny", 5), ("b0", 16)])
 def test_the_recipes_exclude_biases_norms_and_temperatures(name, blocks):
     encoder = models.dual_encoder(
@@ -197,9 +198,9 @@ def test_the_recipes_exclude_biases_norms_and_temperatures(name, blocks):
     optimizer.build(variables)
     roles = [variable_roles(encoder)[id(v)] for v in variables]
     assert Counter(roles) == {
-        "convolution": 1 + (3 * blocks - 1) + 2 * blocks,  # including the stem
+        "convolution": 1 + (3 * blocks - 1) + 2 * blocks,  # the first 1 is the stem
         "batch norm": 2 * (1 + 3 * blocks - 1),
-        "dense": 2 * 6 + 2,  # two transformer layers and the two projections
+        "dense": 2 * 6 + 2,  # 6 in each of two transformer layers, and the two projections
         "bias": 2 * blocks + 2 * 6 + 2,
         "layer norm": 2 * (2 * 2 + 1),
         "embedding": 3,  # tokens, positions, segments

@@ -96,6 +96,7 @@ def test_a_preset_of_an_earlier_version_gives_the_recorded_embeddings(
     assert float(backbone.encoder.temperatures["shared"]) == 0.5
 
 
+@pytest.mark.slow
 def test_jax_gives_the_same_embeddings_as_tensorflow(preset):
     pytest.importorskip("jax", reason="pip install -r requirements-jax.txt")
     code = (

@@ -1,4 +1,4 @@
-"""Gradient checkpointing: the same gradients, moving averages and dropout masks."""
+"""Tests that gradient checkpointing changes no gradients, moving averages or dropout masks."""
 
 import keras
 import numpy as np
@@ -24,16 +24,23 @@ def trainer_and_batch(dropout=0.3, **options):
 
 
 def compute_gradients(trainer, batch, graph=False, jit_compile=False):
-    """{path: gradient}; without a graph unless asked for, to save its tracing."""
+    """Returns {path: gradient}.
+
+    By default, the step runs eagerly, because tracing a graph takes longer than the step.
+    """
     step = trainer.core.compute_gradients
     if graph:
         step = tf.function(step, autograph=False, jit_compile=jit_compile)
     return trainers.gradients_by_path(trainer, step(batch)[0])
 
 
-@pytest.fixture(scope="module", params=[None, MICROBATCH], ids=["full batch", "micro-batches"])
+@pytest.fixture(
+    scope="module",
+    params=[None, pytest.param(MICROBATCH, marks=pytest.mark.slow)],
+    ids=["full batch", "micro-batches"],
+)
 def plain(request):
-    """Micro-batch, gradients and moving averages of a step that stores its activations."""
+    """Returns micro-batch size, gradients and moving averages of a step that stores activations."""
     trainer, batch = trainer_and_batch(microbatch=request.param)
     before = trainers.moving_averages(trainer)
     gradients = compute_gradients(trainer, batch, graph=True)
@@ -62,9 +69,10 @@ def test_only_the_blocks_of_both_towers_run_twice():
         counts.append([types.count(op_type) for op_type in op_types])
     blocks = [block.name for block in trainer.encoder.remat_blocks]
     assert blocks == ["stage_1", "stage_2", "transformer_layer_0"]
-    # The losses have softmaxes too, which run once; only blocks have the other operations.
-    once, twice = counts
-    assert twice[0] == 2 * once[0] and twice[2] == 2 * once[2] and twice[1] == once[1] + 1
+    # All convolutions are in blocks and run twice. Of the softmaxes, only that of the transformer
+    # layer runs twice; those of the losses run once.
+    plain, remat = counts
+    assert remat[0] == 2 * plain[0] and remat[2] == 2 * plain[2] and remat[1] == plain[1] + 1
 
 
 def test_inference_does_not_change():
@@ -98,7 +106,7 @@ _StatelessScope = keras.StatelessScope
 
 
 class _LeakingScope(_StatelessScope):
-    """Starts from the current moving averages instead of those of the first pass, and assigns."""
+    """A faulty scope, in which the second pass updates the moving averages once more."""
 
     def __init__(self, mapping):
         super().__init__((v, v._value if "/moving_" in v.path else x) for v, x in mapping)

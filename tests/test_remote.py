@@ -5,9 +5,11 @@ import re
 import subprocess
 import sys
 
+import pytest
 from conftest import ROOT
 
 
+@pytest.mark.slow
 def test_run_works_on_a_remote_file_system(data_dir, tmp_path):
     script = os.path.join(ROOT, "tests", "remote_script.py")
     command = [sys.executable, script, str(data_dir)]

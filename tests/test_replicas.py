@@ -1,4 +1,4 @@
-"""Replicas against one device with the whole batch: gradients, averages, weights and masks."""
+"""Compares steps on several replicas with steps of one device on the whole batch."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from tf_mural.errors import UserError
 
 
 class Runs(dict):
-    """{number of replicas: {name: array} of replica_script.py}, computed at first use."""
+    """{number of replicas: {name: array}}; runs replica_script.py at the first use of a key."""
 
     def __init__(self, folder):
         self._folder = folder
@@ -29,6 +29,7 @@ def runs(tmp_path_factory):
 COUNTS = [2, pytest.param(4, marks=pytest.mark.slow)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["mural", "etcl"])
 @pytest.mark.parametrize("replicas", COUNTS)
 def test_gradients_equal_those_of_one_replica(runs, replicas, stage):
@@ -37,13 +38,15 @@ def test_gradients_equal_those_of_one_replica(runs, replicas, stage):
     assert largest_error(expected, actual)[0] < 1e-10
 
 
+@pytest.mark.slow
 def test_gradients_equal_those_of_one_replica_in_float32(runs):
     exact, expected, actual = (
         select_prefix(runs[k], f"{dtype}/etcl/gradient/")
         for k, dtype in ((1, "float64"), (1, "float32"), (2, "float32"))
     )
-    # In float32 a gradient that is zero consists of rounding: that of the bias of attention keys,
-    # and of a shift that the next batch norm removes.
+    # Gradients whose exact value is zero are not compared, because they consist only of rounding
+    # errors in float32. Examples are the gradients of the key biases of attention, and of batch
+    # norm shifts that the next batch norm removes.
     norms = {name: np.linalg.norm(value) for name, value in exact.items()}
     vanishing = {name for name in norms if norms[name] < 1e-9 * max(norms.values())}
     assert all(name.endswith(("key/bias", "_bn/beta")) for name in vanishing), vanishing
@@ -51,10 +54,11 @@ def test_gradients_equal_those_of_one_replica_in_float32(runs):
         {name: g for name, g in gradients.items() if name not in vanishing}
         for gradients in (expected, actual)
     )
-    # Measured: 3e-6 to 1.2e-5.
+    # Measured errors are 3e-6 to 1.2e-5.
     assert largest_error(expected, actual)[0] < 2e-5
 
 
+@pytest.mark.slow
 def test_gather_equals_scattered_rows_that_are_summed(runs):
     gathered, scattered = (
         select_prefix(runs[2], f"{name}/gradient/") for name in ("float64/etcl", "scattered")
@@ -62,17 +66,19 @@ def test_gather_equals_scattered_rows_that_are_summed(runs):
     assert largest_error(gathered, scattered)[0] < 1e-10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutation", replica_script.MUTATIONS)
 def test_the_comparison_detects_a_faulty_step(runs, mutation):
     right = select_prefix(runs[1], "float32/etcl/")
     wrong = select_prefix(runs[2], f"{mutation}/")
     error, name = largest_error(*(select_prefix(run, "gradient/") for run in (right, wrong)))
     assert error > 0.1, (error, name)
-    # The losses of the terms do not show it.
+    # The losses of the terms do not reveal the fault.
     for term in ("image_text_a", "text_a_text_b", "text_b_image"):
         assert wrong[f"log/loss/{term}"] == pytest.approx(right[f"log/loss/{term}"], rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replicas", COUNTS)
 def test_synchronized_batch_norm_equals_that_of_one_replica(runs, replicas):
     expected, actual = (select_prefix(runs[k], "synchronized/gradient/") for k in (1, replicas))
@@ -84,16 +90,18 @@ def test_synchronized_batch_norm_equals_that_of_one_replica(runs, replicas):
         assert averages.keys() == local.keys()
         for name, value in averages.items():
             np.testing.assert_allclose(local[name], value, rtol=1e-10, err_msg=name)
-    # Groups of two images, which all other tests use, give other gradients.
+    # All other tests use virtual batches of two images, which lead to different gradients.
     assert largest_error(expected, select_prefix(runs[1], "float64/etcl/gradient/"))[0] > 0.1
 
 
+@pytest.mark.slow
 def test_synchronized_batch_norm_reduces_in_the_backward_pass_too(runs):
     right = select_prefix(runs[1], "synchronized/gradient/")
     wrong = select_prefix(runs[2], "synchronized forward only/gradient/")
     assert largest_error(right, wrong)[0] > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["mural", "etcl"])
 @pytest.mark.parametrize("replicas", COUNTS)
 def test_logs_are_those_of_the_global_batch(runs, replicas, stage):
@@ -103,6 +111,7 @@ def test_logs_are_those_of_the_global_batch(runs, replicas, stage):
         np.testing.assert_allclose(actual[name], expected[name], rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_training_over_records_ends_in_the_same_weights(runs):
     expected, actual = (select_prefix(runs[k], "loop/") for k in (1, 2))
     assert expected.keys() == actual.keys() and any("moving_mean" in name for name in expected)
@@ -111,9 +120,10 @@ def test_training_over_records_ends_in_the_same_weights(runs):
         assert error < 1e-4, (name, error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replicas", COUNTS)
 def test_replicas_and_steps_draw_different_masks_and_a_replay_draws_the_same(runs, replicas):
-    masks = runs[replicas]["masks"]  # (steps 3, 4 and 3 again, replicas, draws)
+    masks = runs[replicas]["masks"]  # (3, replicas, draws): the masks of the steps 3, 4 and 3
     assert masks.shape[1] == replicas
     assert 0.2 < (masks == 0).mean() < 0.8
     np.testing.assert_array_equal(masks[0], masks[2])

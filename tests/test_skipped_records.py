@@ -196,7 +196,9 @@ def test_bad_record_is_replaced_by_a_distant_draw_and_counted(damage, tokenizer,
     assert shard.endswith("/records-00001-of-00003") and logs[shard] == logs["skipped_records"]
 
 
-@pytest.mark.parametrize("damage", [flipped_bit, truncated_image])
+@pytest.mark.parametrize(
+    "damage", [flipped_bit, pytest.param(truncated_image, marks=pytest.mark.slow)]
+)
 def test_replacements_do_not_depend_on_start_or_workers(damage, tokenizer, tmp_path):
     record_set, _, _ = damage(tmp_path / "bad")
     damaged = make_source(record_set, WITH_IMAGE, ["en"])

@@ -252,6 +252,7 @@ def test_tokenizer_equals_the_reference_on_sentences_of_all_languages(lower_case
         assert row.tolist() == ids + [PAD] * (200 - len(ids)), sentence
 
 
+@pytest.mark.slow
 def test_tokenizer_equals_the_reference_on_all_of_tatoeba():
     sentences = []
     for file in sorted(glob.glob(os.path.join(TATOEBA, "tatoeba.*-eng.*"))):

@@ -1,4 +1,4 @@
-"""What holds on TPUs, tested without one: the step needs no host, and steps can run in loops."""
+"""Tests without a TPU what TPUs need: steps do not call the host, and steps can run in a loop."""
 
 import re
 
@@ -16,17 +16,17 @@ from tf_mural.backends import tensorflow as tf_backend
 from tf_mural.errors import UserError
 from tf_mural.training import loop
 
-# The instructions that XLA uses to call the host.
+# XLA calls the host with these instructions.
 _HOST_CALLS = re.compile(r"\b(infeed|outfeed|send|recv|custom-call)\(")
 
 
 def step_and_batch(stage, change=None, **options):
-    """The step of a stage, with dropout, as a function; and a batch.
+    """Returns the training step of a stage, a callable (batch) -> logs, and a batch.
 
     Args:
         stage: "mural" or "etcl".
-        change: callable from a batch to the batch of the trainer.
-        **options: of `trainers.make_trainer`.
+        change: callable that the step applies to the batch first; None: no change.
+        **options: further arguments of `trainers.make_trainer`.
     """
     trainer = trainers.make_trainer(stage, dropout=0.1, **options)
 
@@ -37,7 +37,11 @@ def step_and_batch(stage, change=None, **options):
 
 
 def lower(step, batch):
-    """The HLO text of a step; XLA refuses operations that need the host."""
+    """Returns the HLO text of a step.
+
+    Raises:
+        ValueError: the step contains operations that XLA cannot compile, such as calls to the host.
+    """
     compiled = tf.function(step, autograph=False, jit_compile=True)
     return compiled.experimental_get_compiler_ir(batch)(stage="hlo")
 
@@ -59,7 +63,7 @@ def test_xla_lowers_the_whole_step_without_calls_to_the_host(stage, options):
     text = lower(*step_and_batch(stage, **options))
     assert len(text.splitlines()) > 1000 and "ENTRY" in text
     assert not _HOST_CALLS.findall(text)
-    # All shapes are static; XLA writes dynamic ones as f32[<=8,16].
+    # All shapes must be static. XLA writes dynamic shapes as f32[<=8,16].
     assert "<=" not in text
 
 
@@ -88,7 +92,10 @@ def test_xla_refuses_a_step_that_calls_the_host(change, op):
 
 @pytest.mark.slow
 def test_xla_lowers_the_step_of_the_paper():
-    """ETCL with EfficientNet-B7 at 289 px, BERT-base and LaBSE's 501,153 tokens; needs 11 GiB."""
+    """Lowers ETCL with EfficientNet-B7 at 289 px, BERT-base and LaBSE's 501,153 tokens.
+
+    The test needs 11 GiB of memory.
+    """
     batch_size, config = 2, etcl.get_config("paper")
     config.model.image.virtual_batch_size = batch_size
     description = {
@@ -127,12 +134,14 @@ def float64():
     trainers.set_precision("float32")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["etcl", pytest.param("mural", marks=pytest.mark.slow)])
 def test_a_step_under_xla_ends_in_the_same_weights(stage, float64):
     changes, logs = {}, {}
     for compiled in (False, True):
         trainer = trainers.make_trainer(stage)
-        # SGD, because LAMB turns gradients that are only rounding into steps of full length.
+        # The optimizer is SGD, because LAMB would scale gradients that consist only of rounding
+        # errors up to updates of full length.
         trainer.compile(optimizer=keras.optimizers.SGD(0.1))
         trainer.optimizer.build(trainer.encoder.trainable_variables)
         batch = trainers.to_tensors(trainers.make_batch(stage))
@@ -151,7 +160,7 @@ def test_a_step_under_xla_ends_in_the_same_weights(stage, float64):
 
 
 class RecordingRun:
-    """A log and a checkpoint manager that record what is written and saved."""
+    """A metric writer and checkpoint manager that records the calls of its methods."""
 
     def __init__(self):
         self.logs, self.saved = {}, []
@@ -202,19 +211,22 @@ def train(folder, steps_per_loop, monkeypatch, dropout=0.2, jit_compile=False):
     return run, trainers.weights_of(trainer), counts
 
 
+@pytest.mark.slow
 def test_steps_in_loops_end_in_the_weights_of_single_steps(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         single, expected, counts = train(tmp_path, 1, patch)
     assert counts == [1] * 11
     with monkeypatch.context() as patch:
         looped, weights, counts = train(tmp_path, 3, patch)
-    # Logs at 1, 5, 7, 10 and 11, checkpoints at 7 and 11: no loop runs past one of them.
+    # Logs are due at the steps 1, 5, 7, 10 and 11, and checkpoints at the steps 7 and 11. A loop
+    # must end at such a step.
     assert counts == [1, 3, 1, 2, 3, 1]
     assert looped.saved == single.saved == [7, 11]
     assert list(looped.logs) == list(single.logs) == [1, 5, 7, 10, 11]
     for step, values in single.logs.items():
         assert looped.logs[step] == pytest.approx(values, rel=1e-5, nan_ok=True), step
-    # Equal up to rounding, because TensorFlow may fuse other operations in a loop.
+    # The weights are equal only up to rounding errors, because TensorFlow may fuse operations
+    # differently in a loop.
     for name in expected:
         np.testing.assert_allclose(
             weights[name], expected[name], rtol=1e-4, atol=1e-5, err_msg=name
@@ -223,7 +235,7 @@ def test_steps_in_loops_end_in_the_weights_of_single_steps(tmp_path, monkeypatch
 
 @pytest.mark.slow
 def test_loops_of_compiled_steps_end_in_the_weights_of_plain_steps(tmp_path, monkeypatch, float64):
-    # Without dropout, because XLA draws other masks.
+    # Dropout is disabled, because XLA draws other dropout masks than TensorFlow.
     with monkeypatch.context() as patch:
         _, expected, _ = train(tmp_path, 1, patch, dropout=0.0)
     with monkeypatch.context() as patch:

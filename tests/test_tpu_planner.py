@@ -211,6 +211,7 @@ def run_plan(folder, *more):
     return done.stdout, json.loads(out.read_text())
 
 
+@pytest.mark.slow
 def test_training_step_compiles_for_a_tpu(planned):
     output, plan, _ = planned
     assert "fits" in output and "4 chips, 2 rows each" in output
@@ -225,6 +226,7 @@ def test_training_step_compiles_for_a_tpu(planned):
     assert plan["slots"] > 2 * 0.9 * plan["weights"] > 0
 
 
+@pytest.mark.slow
 def test_counts_of_a_step_are_cached(planned):
     *_, folder = planned
     _, again = run_plan(folder)
@@ -232,6 +234,7 @@ def test_counts_of_a_step_are_cached(planned):
     assert len(os.listdir(folder / "cache")) == 1
 
 
+@pytest.mark.slow
 def test_step_that_does_not_fit_has_its_memory_in_the_counts():
     """The compiler refuses a product of 40 GiB on a chip of 16 GiB."""
     pytest.importorskip("libtpu", reason="libtpu is not installed: requirements-plan.txt")
@@ -265,6 +268,7 @@ def test_command_refuses_an_unknown_topology(topology, message):
         cli.main([f"--topology={topology}"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -132,6 +132,7 @@ def test_finished_run_is_not_trained_again(finished, train):
 # --- interruption and resume ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_interrupted_run_resumes_to_the_same_weights(finished, train, tmp_path):
     arguments = (*SMALL_RUN, "--workdir=stopped", "--config.evaluate_every=none")
     stopped = train(*arguments, interrupt_at="step 1/6")
@@ -173,6 +174,7 @@ def test_non_finite_loss_stops_the_run_before_it_is_saved(train, tmp_path):
     assert not (tmp_path / "bad" / "weights.npz").exists()
 
 
+@pytest.mark.slow
 def test_skipped_steps_are_printed_and_counted_and_change_nothing(train, tmp_path):
     options = ("--config.on_bad_step=skip", "--config.max_gradient_norm=1e-3")
     options += ("--config.precision=mixed_bfloat16", "--config.remat=true")
@@ -191,6 +193,7 @@ def test_skipped_steps_are_printed_and_counted_and_change_nothing(train, tmp_pat
     assert read(tmp_path / "skipped", "model.json")["precision"] == "mixed_bfloat16"
 
 
+@pytest.mark.slow
 def test_mirrored_strategy_trains_the_same_weights(finished, train, tmp_path):
     arguments = (*SMALL_RUN, "--config.evaluate_every=none", "--strategy=mirrored")
     done = train(*arguments, "--workdir=mirrored")

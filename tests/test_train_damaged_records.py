@@ -58,6 +58,7 @@ def test_images_that_do_not_decode_are_skipped_counted_and_named(train, write_br
     assert os.path.exists(tmp_path / "run" / "training_images.png")
 
 
+@pytest.mark.slow
 def test_too_many_damaged_records_stop_the_run(train, write_broken, tmp_path):
     write_broken(range(0, 96, 3))
     done = train(*ARGUMENTS, f"--data_dir={tmp_path / 'data'}", "--config.max_bad_records=0")
@@ -68,6 +69,7 @@ def test_too_many_damaged_records_stop_the_run(train, write_broken, tmp_path):
     assert "broken/train/records-0000" in message and "--config.max_bad_records" in message
 
 
+@pytest.mark.slow
 def test_a_set_without_valid_images_stops_the_run(train, write_broken, tmp_path):
     write_broken(range(96))
     message = train(*ARGUMENTS, f"--data_dir={tmp_path / 'data'}").error()

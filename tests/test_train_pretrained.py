@@ -100,6 +100,7 @@ def test_files_of_the_run_have_the_inherited_settings(public):
     assert read(workdir / "results.json")["init"] == "hf:checkpoint"
 
 
+@pytest.mark.slow
 def test_resume_does_not_need_the_checkpoint(public, tools, data_dir):
     folder, _ = public
     shutil.copytree(folder / "first", folder / "again")
@@ -125,6 +126,7 @@ def test_resume_with_other_public_weights_is_refused(public, tools, data_dir):
     assert message.startswith("first has a run that did not start from hf:other but from hf:check")
 
 
+@pytest.mark.slow
 def test_next_stage_inherits_the_settings(public, tools, data_dir):
     folder, _ = public
     changes = [x for x in NO_CHANGE if ".model." not in x]

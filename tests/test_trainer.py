@@ -1,4 +1,4 @@
-"""The training step against a single gradient tape; clipping; shared passes of the text tower."""
+"""Tests the training step on TensorFlow: gradients, clipping, and the pass of the text tower."""
 
 import numpy as np
 import pytest
@@ -10,13 +10,13 @@ from tf_mural import losses, optimizers
 
 @pytest.fixture(scope="module", params=["mural", "etcl"])
 def case(request):
-    """A trainer and a global batch of a stage."""
+    """Returns a trainer and a global batch of a stage."""
     batch = trainers.to_tensors(trainers.make_batch(request.param))
     return trainers.make_trainer(request.param), batch
 
 
 def gradients_of_one_tape(core, batch):
-    """The loss and its gradients under a single tape, with every field encoded separately."""
+    """Computes the loss and its gradients under one tape, encoding every field separately."""
     encoder, total = core.encoder, 0.0
     averages = [v.numpy() for v in core.moving_averages]
     with tf.GradientTape() as tape:
@@ -27,7 +27,7 @@ def gradients_of_one_tape(core, batch):
         for term in core.terms:
             ids = [batch[f]["id"] for f in (term.x, term.y)]
             same = [x[:, None] == x[None] for x in ids]
-            if "image" not in (term.x, term.y):  # a text may also occur in the other text field
+            if "image" not in (term.x, term.y):  # a text may occur in either of the text fields
                 same += [ids[0][:, None] == ids[1][None], ids[1][:, None] == ids[0][None]]
             ignore = tf.reduce_any(same, axis=0)
             pair = (embeddings[term.x], embeddings[term.y])
@@ -40,10 +40,10 @@ def gradients_of_one_tape(core, batch):
 
 
 def relative_errors(expected, actual):
-    """||a - b|| / max(||a||, floor) per gradient.
+    """Returns ||expected - actual|| / max(||expected||, floor) per gradient.
 
-    Gradients that are zero up to rounding, such as that of a shift that the next batch norm
-    removes, are compared with the floor.
+    Without the floor, gradients that are zero up to rounding errors would have large relative
+    errors. An example is the gradient of a batch norm's shift that the next batch norm removes.
     """
     expected, actual = (
         [tf.convert_to_tensor(g).numpy().astype(np.float64) for g in gradients]
@@ -86,7 +86,7 @@ def test_the_optimizer_sees_clipped_gradients():
     batch = trainers.to_tensors(trainers.make_batch("etcl"))
 
     def step(**options):
-        """The gradients that the optimizer receives, and the logs."""
+        """Returns the gradients that the optimizer receives, and the logged gradient norm."""
         optimizer, received = optimizers.LAMB(1e-2, **options), []
         optimizer.build(trainer.encoder.trainable_variables)
         optimizer.apply = lambda gradients, variables: received.append(gradients)
@@ -99,7 +99,7 @@ def test_the_optimizer_sees_clipped_gradients():
     assert norm > 0.5
     gradients, norm = step(global_clipnorm=0.5)
     assert float(tf.linalg.global_norm(gradients)) == pytest.approx(0.5, rel=1e-5)
-    # The log has the norm before clipping.
+    # The logged norm is the norm before clipping.
     assert norm > 0.5
 
 

@@ -1,14 +1,14 @@
-"""Comparison of gradients and weights."""
+"""Functions that compare gradients or weights."""
 
 import numpy as np
 
 
 def largest_error(expected, actual):
-    """Compares two dicts of gradients.
+    """Compares two dicts of gradients or weights.
 
-    The error of a variable is ||a - b|| / max(||a||, floor). The floor is 1e-3 times the root mean
-    square norm over the variables, because some gradients (such as those of the key biases of
-    attention) are zero up to rounding.
+    The error of a variable is ||expected - actual|| / max(||expected||, floor). The floor is 1e-3
+    times the root mean square norm over the variables. Without the floor, gradients that are zero
+    up to rounding (such as those of the key biases of attention) would have large errors.
 
     Args:
         expected, actual: {variable path: array}.
@@ -28,14 +28,18 @@ def largest_error(expected, actual):
 
 
 def select_prefix(arrays, prefix):
-    """Returns the arrays whose name starts with `prefix`, as float64, named without it."""
+    """Returns the arrays whose names start with `prefix`, as float64, without this prefix."""
     return {
         k[len(prefix) :]: v.astype(np.float64) for k, v in arrays.items() if k.startswith(prefix)
     }
 
 
 def assert_weights_close(expected, actual, tolerance=1e-3):
-    """Asserts that two runs' weights differ only by rounding; norms below 0.1 count as 0.1."""
+    """Asserts that the weights of two runs differ by less than a relative tolerance.
+
+    The norm of a difference is divided by the norm of the expected value, or by 0.1 if that norm is
+    smaller.
+    """
     assert expected.keys() == actual.keys()
     for path in expected:
         difference = np.linalg.norm(expected[path] - actual[path])

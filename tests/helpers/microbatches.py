@@ -1,4 +1,4 @@
-"""Reference for steps in micro-batches: the same forward passes under one gradient tape."""
+"""Reference for steps with GradCache: encodes all micro-batches under one gradient tape."""
 
 import dataclasses
 
@@ -12,12 +12,12 @@ MICROBATCH = 2  # examples
 def with_one_tape(trainer, rows, other_masks=False):
     """Makes a TensorFlow trainer encode micro-batches of its local batch under a single tape.
 
-    Each micro-batch draws its own dropout, as those of `grad_cache.encode_cached` do.
+    A micro-batch draws the same dropout masks as in `grad_cache.encode_cached`.
 
     Args:
-        trainer: a trainer without `microbatch`.
-        rows: examples per micro-batch.
-        other_masks: whether the dropout masks are those of other micro-batches.
+        trainer: a trainer that was created without `microbatch`.
+        rows: number of examples per micro-batch.
+        other_masks: whether to draw other dropout masks than `grad_cache.encode_cached`.
     """
     core = trainer.core
 

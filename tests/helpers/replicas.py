@@ -1,6 +1,7 @@
-"""Training steps on several replicas, and scripts that run in processes of their own.
+"""Runs training steps on several replicas, and runs scripts in separate processes.
 
-A process can create only one `MirroredStrategy`, so that every number of replicas needs a process.
+A process can create only one `MirroredStrategy`. Therefore, tests run a script in a separate
+process for each number of replicas.
 """
 
 import os
@@ -27,7 +28,7 @@ def make_strategy(num_replicas):
 
 
 def split_batch(strategy, batch):
-    """Divides a global batch of arrays among the replicas."""
+    """Divides the rows of a global batch of arrays among the replicas of a strategy."""
 
     def local_batch(context):
         replica, replicas = context.replica_id_in_sync_group, context.num_replicas_in_sync
@@ -45,11 +46,11 @@ def compute_gradients(strategy, trainer, batch, graph=False):
     """Computes the gradients and logs of a global batch, summed over replicas.
 
     Args:
-        strategy: the strategy that the trainer was created under.
+        strategy: the strategy in whose scope the trainer was created.
         trainer: a trainer on TensorFlow.
-        batch: nested structure of arrays.
-        graph: whether the step runs as a graph, as in training. Tracing one takes longer than to
-            run a step eagerly.
+        batch: nested structure of arrays, the global batch.
+        graph: whether the step runs as a graph, as in training, instead of eagerly. Tracing a graph
+            takes longer than an eager step.
 
     Returns:
         {name: array}: "gradient/<path>", "log/<name>", and "average of <replica>/<path>", the
@@ -76,15 +77,15 @@ def compute_gradients(strategy, trainer, batch, graph=False):
 
 
 def run_script(script, *arguments, out):
-    """Runs a script of tests/ in a process of its own.
+    """Runs a script of the folder tests in a separate process.
 
     Args:
-        script: file name.
-        *arguments: of the script.
-        out: path of an .npz file, the last argument of the script.
+        script: file name of the script.
+        *arguments: command-line arguments of the script.
+        out: path of the .npz file that the script writes; passed as its last argument.
 
     Returns:
-        {name: array}, what the script wrote to `out`.
+        {name: array}, the contents of `out`.
     """
     command = [sys.executable, os.path.join(TESTS, script), *map(str, arguments), str(out)]
     process = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=900)

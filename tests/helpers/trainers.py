@@ -1,4 +1,4 @@
-"""Small trainers and batches, on the backend that Keras runs on."""
+"""Creates small trainers and batches for the current backend of Keras."""
 
 import keras
 import numpy as np
@@ -8,8 +8,8 @@ from tf_mural import models, optimizers
 from tf_mural.backends import backend_module
 from tf_mural.objective import Term
 
-# Towers that trace and compile quickly. Their batch norms see many values, so that two ways to
-# compute the same step can be compared exactly.
+# These towers trace and compile quickly. Their batch norms average many values, which keeps
+# rounding errors small when tests compare two ways to compute the same step.
 models.EFFICIENTNETS["test"] = {
     "stackwise_kernel_sizes": [3, 3],
     "stackwise_num_repeats": [2, 1],
@@ -51,14 +51,14 @@ def make_trainer(
 
     Args:
         stage: "mural" or "etcl".
-        dropout: of the text tower, and stochastic depth of the image tower.
-        virtual_batch_size: images per group of batch norm.
-        all_reduce_mean: see `models.dual_encoder`; None: that of the backend.
+        dropout: rate of dropout in the text tower, and of stochastic depth in the image tower.
+        virtual_batch_size: number of images per virtual batch of batch norm.
+        all_reduce_mean: see `models.dual_encoder`; None: `all_reduce_mean` of the backend.
         precision: see `models.dual_encoder`.
         unused_temperatures: names of temperatures that no term uses.
-        vocabulary_size: of the text tower.
-        optimizer: None: `optimizers.LAMB`.
-        **options: of the backend's `Trainer`.
+        vocabulary_size: vocabulary size of the text tower.
+        optimizer: a Keras optimizer; None: `optimizers.LAMB` with a learning rate of 1e-2.
+        **options: further arguments of the backend's `Trainer`.
     """
     backend = backend_module()
     keras.utils.set_random_seed(0)
@@ -97,9 +97,9 @@ def make_batch(stage, size=BATCH_SIZE, seed=0, vocabulary_size=VOCABULARY_SIZE, 
     Args:
         stage: "mural" or "etcl".
         size: number of examples.
-        seed: of the random numbers.
-        vocabulary_size: tokens are below it.
-        ids: callable from a `numpy.random.Generator` to ids (size,); None: ids below 6.
+        seed: seed of the random numbers.
+        vocabulary_size: all token ids are less than this number.
+        ids: callable (`numpy.random.Generator`) -> ids (size,); None: random ids from 0 to 5.
     """
     rng, batch = np.random.default_rng(seed), {}
     for field, modality in MODALITIES[stage].items():
@@ -121,18 +121,18 @@ def to_tensors(batch):
 
 
 def gradients_by_path(trainer, gradients):
-    """{variable path: array} of a list of gradients of the trainable variables."""
+    """Converts a list of gradients of the trainable variables to {variable path: array}."""
     paths = [v.path for v in trainer.encoder.trainable_variables]
     return {path: np.asarray(g) for path, g in zip(paths, gradients, strict=True)}
 
 
 def moving_averages(trainer):
-    """{variable path: array} of the moving averages of batch norm."""
+    """Returns {variable path: array} of the moving averages of batch norm."""
     return {v.path: np.array(v.numpy()) for v in trainer.core.moving_averages}
 
 
 def weights_of(trainer):
-    """{variable path: array} of all variables of the encoder that a checkpoint contains."""
+    """Returns {variable path: array} of all encoder variables that a checkpoint contains."""
     variables = [v for v in trainer.encoder.variables if "seed_generator" not in v.path]
     return {v.path: np.array(v.numpy()) for v in variables}
 
