@@ -15,12 +15,12 @@ for path in (ROOT, os.path.join(ROOT, "tools")):
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # As the commands do, for equal numbers.
 
-# Those that take minutes go first, so that no process is left with one of them in the end.
-_LONG = "replicas notebooks nonfinite multiworker jax train presets grad_cache planning".split()
+# The longest files run first, so that no process is left with one of them at the end.
+_LONG = "train grad_cache presets train_pretrained input_pipeline skipped_records".split()
 
 
 def pytest_collection_modifyitems(items):
-    """Puts the tests of the longest files first; else their order stays."""
+    """Moves the tests of the longest files to the front."""
     names = {f"test_{name}.py": place for place, name in enumerate(_LONG)}
     items.sort(key=lambda item: names.get(item.path.name, len(names)))
 

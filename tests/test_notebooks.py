@@ -60,7 +60,7 @@ def test_outputs_are_small_and_of_a_run_without_errors(path):
 
 
 # A notebook takes a minute or two; therefore only the walkthrough runs by default.
-RUNS = [n if "walkthrough" in n else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
+RUNS = [pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
 
 
 @pytest.mark.parametrize("path", RUNS, ids=IDS)
