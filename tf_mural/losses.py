@@ -17,20 +17,20 @@ def contrastive(
         target[i, j] = (1 - eps) [i == j] + eps / N
         loss[i]      = - sum_j target[i, j] log softmax_j(logits[i, :])
 
-    summed over both directions (x against all y, y against all x). The mean of the result over
-    the N examples of the global batch is the L_xy of the ETCL paper.
+    The result is the sum of loss[i] over both directions (x against all y, y against all x). The
+    mean of the result over the N examples of the global batch is the L_xy of the ETCL paper.
 
     Args:
         local: pair `(x, y)` of the embeddings of the local batch, each (n, d).
         candidates: pair `(X, Y)` of the embeddings of the global batch, each (N, d).
         offset: scalar int, the position of the first local example in the global batch: example
             i of `x` matches example `offset + i` of `Y`.
-        temperature: positive scalar that divides the logits.
-        margin: scalar that is subtracted from the similarity of the matching pair.
+        temperature: positive scalar sigma, by which the similarities are divided.
+        margin: scalar m that is subtracted from the similarity of the matching pair.
         label_smoothing: eps in [0, 1).
-        ignore: optional boolean (n, N). Where it is true, candidate j is not a negative of
-            example i: it is excluded from the denominator and from the smoothed target, which is
-            then spread over the remaining candidates. The matching candidate is never excluded.
+        ignore: optional boolean (n, N). If `ignore[i, j]` is true, candidate j is not a negative of
+            example i: the softmax and the smoothed target of example i are computed without
+            candidate j. The matching candidate is never excluded.
 
     Returns:
         Losses (n,), the sum of both directions, in the dtype of the embeddings.
@@ -47,7 +47,8 @@ def _one_direction(local, candidates, offset, temperature, margin, label_smoothi
     match = ops.equal(ops.expand_dims(positions, 1), ops.arange(total, dtype="int32"))  # (n, N)
     match = ops.cast(match, local.dtype)
     similarity = ops.matmul(local, ops.transpose(candidates))  # (n, N)
-    # The margin makes the matching pair harder: its similarity must exceed the others' by m.
+    # The margin makes the task harder: the similarity of the matching pair must exceed the
+    # similarities of all other pairs by m.
     logits = (similarity - margin * match) / temperature
     positive = ops.sum(logits * match, axis=1)  # (n,)
     if ignore is None:

@@ -1,4 +1,4 @@
-"""Steps with non-finite values: the policy that skips them, and the loss scale of float16."""
+"""Steps with non-finite values: the policy that stops or skips, and the loss scale of float16."""
 
 import dataclasses
 import math
@@ -8,10 +8,10 @@ from keras import ops
 
 from tf_mural.errors import UserError
 
-# Initial loss scale per precision. None: gradients do not underflow, because bfloat16 has the
-# exponent range of float32.
+# Initial loss scale per precision. None: no loss scale is needed, because bfloat16 has the exponent
+# range of float32, in which gradients do not underflow.
 LOSS_SCALES = {"float32": None, "mixed_bfloat16": None, "mixed_float16": 2.0**15}
-# Values of `BadStepPolicy.skip` by their name in a config.
+# {value of `on_bad_step` in a config: value of `BadStepPolicy.skip`}.
 ON_BAD_STEP = {"stop": False, "skip": True}
 
 _NORM_MESSAGE = "gradient_norm is not finite"
@@ -24,7 +24,7 @@ class BadStepPolicy:
 
     Attributes:
         skip: whether such a step is skipped; otherwise the run stops.
-        max_gradient_norm: largest gradient norm that is accepted, before clipping; None: any.
+        max_gradient_norm: largest gradient norm before clipping that is accepted; None: no limit.
         max_consecutive_skips: number of consecutive skipped steps at which the run stops.
     """
 
@@ -33,15 +33,15 @@ class BadStepPolicy:
     max_consecutive_skips: int = 20
 
     def check_logs(self, step, values):
-        """Returns a message if the step was skipped, else "".
+        """Returns a message if a step was skipped, else "".
 
         Args:
             step: number of the step, from 1.
             values: {name: float}, the logs that `Trainer.train_step` returned.
 
         Raises:
-            UserError: the step is bad and the policy does not skip it, or too many consecutive
-                steps were skipped.
+            UserError: the step is bad and the policy does not skip bad steps, or
+                `max_consecutive_skips` consecutive steps were skipped.
         """
         problem, skips = self._find_problem(values), int(values.get("skipped_in_a_row", 0))
         if skips >= self.max_consecutive_skips:
@@ -49,7 +49,8 @@ class BadStepPolicy:
                 f"step {step}: {skips} consecutive steps were skipped, this one because {problem}; "
                 f"stopped. Weights and checkpoints do not contain these steps. Try {_ADVICE}"
             )
-        # With a loss scale, some gradients overflow; the scale is then halved and training goes on.
+        # With a loss scale, gradients overflow from time to time. The scale is then halved, and
+        # training continues.
         overflow = problem.startswith(_NORM_MESSAGE) and "loss_scale" in values
         if problem and not self.skip and not overflow:
             raise UserError(
@@ -76,10 +77,10 @@ class BadStepPolicy:
     def should_apply(self, logs, norm):
         """Decides inside the compiled step whether the update is applied.
 
-        The decision agrees with `check_logs`.
+        The update is applied unless `check_logs` reports or raises a problem for this step.
 
         Args:
-            logs: {name: scalar} with the losses, summed over replicas.
+            logs: {name: scalar} that contains the losses, summed over replicas.
             norm: global norm of the gradients, summed over replicas.
 
         Returns:
@@ -97,12 +98,13 @@ class BadStepPolicy:
 class LossScale:
     """Dynamic loss scale: the factor of all gradients in the float16 backward pass.
 
-    A step with non-finite gradients halves it, down to 1. `patience` consecutive steps with finite
-    gradients double it. It is always a power of two, so that scaling does not round.
+    A step with non-finite gradients halves the factor, down to 1. `patience` consecutive steps with
+    finite gradients double the factor. With a power of two as initial value, the factor is always a
+    power of two, and scaling causes no rounding errors.
 
     Args:
-        initial: value before the first step.
-        patience: number of steps.
+        initial: factor before the first step.
+        patience: number of consecutive steps with finite gradients after which the factor doubles.
 
     Attributes:
         value: variable (float32), the factor.
@@ -120,11 +122,11 @@ class LossScale:
         return [self.value, self.finite_steps]
 
     def scale(self, gradients):
-        """Multiplies a nested structure of gradients by the factor."""
+        """Multiplies every gradient of a nested structure by the factor."""
         return keras.tree.map_structure(lambda g: g * ops.cast(self.value, g.dtype), gradients)
 
     def unscale(self, gradients):
-        """Divides a nested structure of gradients by the factor."""
+        """Divides every gradient of a nested structure by the factor."""
         return keras.tree.map_structure(lambda g: g / ops.cast(self.value, g.dtype), gradients)
 
     def update(self, finite):

@@ -1,4 +1,4 @@
-"""The objective of a stage: from the embeddings of a batch to one loss, a weighted sum of terms."""
+"""The objective of a stage: a weighted sum of loss terms on the embeddings of a batch."""
 
 import dataclasses
 
@@ -18,11 +18,13 @@ class Term:
         loss: a key of `losses.LOSSES`.
         margin, label_smoothing: see `losses.contrastive`.
         temperature: name of the model's temperature that divides the logits of this term.
-        mask_duplicates: whether candidates that repeat an image or a text of the example are not
-            counted as negatives. A candidate is a repetition if it has the same id in one of
-            `duplicate_fields`, or if its text is the example's text in another text field.
-        sibling_fields: further fields of the same examples whose ids are also compared: two
-            captions of one image are not negatives of each other.
+        mask_duplicates: whether candidates that duplicate the example are excluded from the
+            negatives. A candidate is a duplicate if its id in one of `duplicate_fields` equals the
+            example's id in that field. A candidate is also a duplicate if a text of the candidate
+            and a text of the example, in two different fields, have the same id.
+        sibling_fields: further fields in which `mask_duplicates` looks for duplicates. With the
+            image as a sibling field, for example, two captions of one image are not negatives of
+            each other.
     """
 
     name: str
@@ -38,7 +40,7 @@ class Term:
 
     @property
     def duplicate_fields(self):
-        """Sorted fields whose ids identify duplicates; () if the term masks none."""
+        """Sorted names of the fields whose ids identify duplicates; () without masking."""
         fields = {self.x, self.y, *self.sibling_fields}
         return tuple(sorted(fields)) if self.mask_duplicates else ()
 
@@ -46,26 +48,27 @@ class Term:
 def objective(embeddings, batch, terms, temperatures, gather, offset, num_languages):
     """Computes the loss of the local batch against the candidates of all replicas.
 
-    The total is the sum over terms of weight * (sum of the local losses) / N, so that the sum over
-    replicas is the mean over the **global** batch. The totals of the replicas and their gradients
-    must therefore be summed, not averaged.
+    The total of a replica is the sum over terms of weight * (sum of the local losses) / N, in which
+    N is the size of the **global** batch. The totals of the replicas and their gradients must
+    therefore be summed, not averaged: the sum is the mean over the global batch.
 
     Args:
         embeddings: {field: (n, d)}, unit vectors.
-        batch: {field: {"id": (n,) int64 or (n, k) parts of it, "language": (n,) int32 (texts
-            only), ...}}.
+        batch: {field: {"id": (n,) int64, or (n, k) if each id is split into k smaller integers,
+            "language": (n,) int32 (only in text fields), ...}}.
         terms: sequence of `Term`.
         temperatures: {name: scalar}.
-        gather: callable that concatenates an array (n, ...) of all replicas to (N, ...) and
-            propagates gradients.
+        gather: callable that concatenates the arrays (n, ...) of all replicas to (N, ...).
+            Gradients flow back through `gather`.
         offset: scalar int, the position of the first local example in the global batch.
-        num_languages: number of languages, for the sums per language.
+        num_languages: number of languages, the length of the logs per language.
 
     Returns:
-        The scalar loss, and logs. The sums of the logs over replicas are: "loss" and
-        "loss/<term>", means over the global batch (the terms are not weighted); "language_loss"
-        and "language_count", both (num_languages,), the sum of the losses of the examples in which
-        a language takes part and the number of its texts.
+        The scalar loss, and logs, which must be summed over replicas. The summed "loss" is the
+        weighted total, and the summed "loss/<term>" is the mean of the term's loss over the global
+        batch, without the term's weight. "language_count" (num_languages,) is the number of texts
+        in each language, and "language_loss" (num_languages,) is the sum of the losses of the
+        examples to which these texts belong.
     """
     candidates = gather_candidates(embeddings, batch, terms, gather)
     return objective_for_rows(
@@ -80,8 +83,8 @@ def gather_candidates(embeddings, batch, terms, gather):
         embeddings, batch, terms, gather: see `objective`.
 
     Returns:
-        {"embeddings": {field: (N, d)}, "ids": {field: (N,) int64}}. Ids are gathered only for the
-        fields that a term masks duplicates by.
+        {"embeddings": {field: (N, d)}, "ids": {field: (N,) int64, or (N, k), see `objective`}}.
+        "ids" contains only the fields in the `duplicate_fields` of a term.
     """
     fields = sorted({field for term in terms for field in (term.x, term.y)})
     id_fields = sorted({field for term in terms for field in term.duplicate_fields})
@@ -92,10 +95,12 @@ def gather_candidates(embeddings, batch, terms, gather):
 
 
 def objective_for_rows(embeddings, batch, candidates, terms, temperatures, offset, num_languages):
-    """Computes loss and logs of some examples; summed over examples, they equal `objective`'s.
+    """Computes the loss and the logs of a part of the local batch.
+
+    The losses and logs of all parts of the local batch sum to those of `objective`.
 
     Args:
-        embeddings, batch: of n examples, see `objective`.
+        embeddings, batch: embeddings and batch of n examples, see `objective`.
         candidates: result of `gather_candidates`.
         terms, temperatures, num_languages: see `objective`.
         offset: scalar int, the position of the first of these examples among the candidates.
@@ -133,7 +138,7 @@ def objective_for_rows(embeddings, batch, candidates, terms, temperatures, offse
 
 
 def _duplicate_mask(batch, candidate_ids, fields):
-    """Mask (n, N) of the candidates that repeat an image or a text of the example."""
+    """Returns a mask (n, N), true if candidate j duplicates example i (see `Term`)."""
 
     def same_id(field, other):
         local, others = batch[field]["id"], candidate_ids[other]
@@ -142,7 +147,8 @@ def _duplicate_mask(batch, candidate_ids, fields):
 
     texts = [field for field in fields if "language" in batch[field]]
     pairs = [(field, field) for field in fields]
-    # A text may also occur in the other text field, where it would be a negative of itself.
+    # A text may occur in one text field of an example and in another text field of a candidate.
+    # Without a mask, this text would be a negative of itself.
     pairs += [(field, other) for field in texts for other in texts if field != other]
     mask = same_id(*pairs[0])
     for field, other in pairs[1:]:

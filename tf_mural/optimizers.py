@@ -7,36 +7,38 @@ from keras import ops
 
 
 class LAMB(keras.optimizers.Optimizer):
-    """LAMB (You et al. 2020, algorithm 2), with weight decay inside the trust ratio.
+    """LAMB (You et al. 2020, algorithm 2): the trust ratio contains the weight decay.
 
         m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g^2,  both bias-corrected
         u = m / (sqrt(v) + eps) + weight_decay w
-        w = w - lr |w| / |u| u              (the ratio is 1 if one of the norms is 0)
+        w = w - lr |w| / |u| u              (the trust ratio |w| / |u| is 1 if a norm is 0)
 
-    The arguments are those of `tensorflow_addons.optimizers.LAMB`. `keras.optimizers.Lamb` is a
-    different algorithm if `weight_decay` is set: it decays outside the trust ratio, and it cannot
-    exclude variables from the layer adaptation.
+    The arguments are those of `tensorflow_addons.optimizers.LAMB`. `keras.optimizers.Lamb`
+    differs in two points: it applies `weight_decay` outside the trust ratio, and it cannot exclude
+    variables from the layer adaptation.
 
-    `weight_decay`, `ema_momentum` and `global_clipnorm` are not passed to the base class, which
-    would decay outside the trust ratio, average after each step by another rule, and clip the
-    gradients of each replica before they are reduced.
+    `weight_decay`, `ema_momentum` and `global_clipnorm` are not passed to the base class. The base
+    class would apply the weight decay outside the trust ratio, compute the moving average by
+    another rule, and clip the gradients of each replica before they are summed over replicas.
 
     Args:
         learning_rate: float or `keras.optimizers.schedules.LearningRateSchedule`.
-        weight_decay: factor of the weights inside the update.
+        weight_decay: factor by which the weights are added to the update `u`.
         beta_1: decay rate of the first moment.
         beta_2: decay rate of the second moment.
         epsilon: constant for numerical stability.
-        exclude_from_weight_decay: regular expressions that are searched in variable paths.
-        exclude_from_layer_adaptation: likewise. The trust ratio of these variables is 1.
-        lr_multipliers: pairs of (regular expression, multiplier of the learning rate). The first
-            pair that matches a variable path applies.
+        exclude_from_weight_decay: regular expressions. Variables whose path contains a match have
+            no weight decay.
+        exclude_from_layer_adaptation: regular expressions. Variables whose path contains a match
+            have a trust ratio of 1.
+        lr_multipliers: pairs of (regular expression, multiplier of the learning rate). A variable
+            gets the multiplier of the first pair that matches its path, or 1.
         ema_momentum: momentum of an exponential moving average of the variables (Polyak and
-            Juditsky 1992), stored in `ema_variables`; None or 0 disables it. The average starts
-            with the variables after the first step.
-        global_clipnorm: global norm to which larger gradients are scaled down; None or 0 disables
-            clipping. The training step clips, after it has reduced the gradients over replicas, see
-            `clip_after_reduction`.
+            Juditsky 1992), which is stored in `ema_variables`; None or 0: no moving average. After
+            the first step, the moving average equals the variables.
+        global_clipnorm: gradients with a larger global norm are scaled down to this norm; None or
+            0: no clipping. The training step clips the gradients after summing them over replicas,
+            see `clip_after_reduction`.
         name: name of the optimizer.
         **kwargs: see `keras.optimizers.Optimizer`.
     """
@@ -59,7 +61,7 @@ class LAMB(keras.optimizers.Optimizer):
         super().__init__(learning_rate=learning_rate, name=name, **kwargs)
         self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
         self.lr_multipliers = tuple((pattern, factor) for pattern, factor in lr_multipliers)
-        # Private names, because the base class reads the public ones in `apply`.
+        # These attributes are private, because `apply` of the base class reads public ones.
         self._weight_decay, self._ema_momentum = weight_decay, ema_momentum
         self._global_clipnorm = global_clipnorm
         self._exclude_from_weight_decay = tuple(exclude_from_weight_decay)
@@ -67,11 +69,14 @@ class LAMB(keras.optimizers.Optimizer):
 
     @property
     def clip_after_reduction(self):
-        """`global_clipnorm`, or None; the training step applies it to the reduced gradients."""
+        """Global norm to which the training step clips the summed gradients; None: no clipping."""
         return self._global_clipnorm or None
 
     def build(self, variables):
-        """Creates the slots and resolves the patterns; updates see variables without paths."""
+        """Creates the slots, and matches the regular expressions with the variable paths.
+
+        The paths are matched here, because `update_step` may get variables without paths.
+        """
         if self.built:
             return
         super().build(variables)
@@ -91,11 +96,13 @@ class LAMB(keras.optimizers.Optimizer):
 
     def update_step(self, gradient, variable, learning_rate):
         """Updates one variable."""
-        # Embeddings have sparse gradients. Squaring those before repeated rows are summed would
-        # give the sum of squares instead of the square of the sum.
+        # Embeddings have sparse gradients, in which a row may occur several times. The gradient is
+        # made dense, because squaring the sparse gradient would give the sum of the squares of
+        # these rows instead of the square of their sum.
         gradient = ops.add(ops.zeros(variable.shape, variable.dtype), gradient)
-        # 1 - beta is computed in the variable's dtype: 0.001 and 1 - float32(0.999) differ by 1e-5,
-        # which the bias correction would not compensate.
+        # `1 - beta` is computed in the variable's dtype, as in the bias correction: 0.001 and
+        # 1 - float32(0.999) have a relative difference of 1e-5, which the bias correction would
+        # not compensate.
         learning_rate, beta_1, beta_2 = (
             ops.cast(x, variable.dtype) for x in (learning_rate, self.beta_1, self.beta_2)
         )
@@ -165,12 +172,12 @@ class AdamW(LAMB):
 
 
 class LinearWarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
-    """Increases linearly from 0 to `peak`, then decreases linearly to 0.
+    """Learning rate that increases linearly from 0 to `peak`, then decreases linearly to 0.
 
     Args:
         peak: maximum learning rate, reached at step `warmup_steps`.
         total_steps: step at which the learning rate is 0 again.
-        warmup_steps: number of steps of the increase.
+        warmup_steps: number of steps of the increase; with 0, the learning rate starts at `peak`.
     """
 
     def __init__(self, peak, total_steps, warmup_steps=0):
@@ -182,7 +189,7 @@ class LinearWarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
         self.peak, self.total_steps, self.warmup_steps = peak, total_steps, warmup_steps
 
     def __call__(self, step):
-        """Returns the learning rate (float32 scalar) of a step; the first step is 0."""
+        """Returns the learning rate (float32 scalar) of a step; steps are counted from 0."""
         step = ops.cast(step, "float32")
         decay = (self.total_steps - step) / (self.total_steps - self.warmup_steps)
         warmup = step / max(self.warmup_steps, 1) if self.warmup_steps else decay

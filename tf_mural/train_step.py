@@ -1,8 +1,9 @@
 """One training step, the same on every backend.
 
-A step encodes the batch, computes the loss and its gradient at the embeddings, propagates that
-gradient back through the towers, sums over replicas, clips, checks, and updates the variables.
-`TrainStep` is handed the functions of a backend and calls nothing else that depends on it.
+A step encodes the batch, computes the loss and the gradients at the embeddings, and propagates
+these gradients back through the towers. The step then sums the gradients over replicas, clips them,
+checks them, and updates the variables. `TrainStep` depends on the backend only through the
+`BackendFunctions` that it is created with.
 """
 
 import dataclasses
@@ -23,18 +24,20 @@ INPUT_KEYS = {"image": "pixels", "text": "tokens"}
 class BackendFunctions:
     """The functions of a backend that a training step calls.
 
-    `run_on_replicas`, `global_norm` and `apply_gradients` are called once per step, with the values
-    that all replicas share. The other functions are called inside `run_on_replicas`.
+    A step first calls `run_on_replicas`, whose argument `function` calls the functions from
+    `encode_full` to `set_seeds` on every replica. The step then calls `global_norm` and
+    `apply_gradients` with the gradients, which are summed over replicas.
 
     Attributes:
         run_on_replicas: (function, batch) -> (gradients, logs). Calls `function` on every replica
-            with the local batch of the replica. What `function` returns is identical on all of
-            them, and so are the moving averages that it assigns.
-        encode_full, encode_cached: see `grad_cache` of the backends.
-        objective_and_gradients: see `chunked_loss`.
-        gather, replica_offset, reduce_sum, sync_moving_averages, set_seeds: see `collectives`.
+            with the local batch of the replica. The results of `function`, and the moving averages
+            that `function` assigns, are identical on all replicas.
+        encode_full, encode_cached: see the module `grad_cache` of a backend.
+        objective_and_gradients: see the module `chunked_loss` of a backend.
+        gather, replica_offset, reduce_sum, sync_moving_averages, set_seeds: see the module
+            `collectives` of a backend.
         reduce_gradients: (gradients, variables) -> dense gradients, summed over replicas.
-        global_norm, apply_gradients: see `collectives`.
+        global_norm, apply_gradients: see the module `collectives` of a backend.
     """
 
     run_on_replicas: Callable
@@ -55,9 +58,9 @@ class EncoderVariables(NamedTuple):
     """The variables of an encoder by their role in a step.
 
     Attributes:
-        weights: the trainable ones, without the temperatures.
-        moving_averages: batch norm's running statistics, which a forward pass updates.
-        frozen: all others, without the states of random generators.
+        weights: list of the trainable variables, without the temperatures.
+        moving_averages: list of batch norm's running statistics, which a forward pass updates.
+        frozen: list of all other variables, without the states of random generators.
     """
 
     weights: list
@@ -66,26 +69,28 @@ class EncoderVariables(NamedTuple):
 
 
 class TrainStep:
-    """A training step of a dual encoder with the terms of a stage.
+    """A training step of a dual encoder with the loss terms of a stage.
 
     Args:
         backend: `BackendFunctions`.
         encoder: `models.DualEncoder`.
         terms: sequence of `objective.Term`.
         modalities: {field: modality} of the fields that the terms use.
-        languages: sequence of language codes; the language ids of a batch index it.
+        languages: sequence of language codes. The language ids in a batch are positions in this
+            sequence.
         seed: seed of dropout.
-        microbatch: number of local examples that are encoded at a time; None: all. The gradients
-            are those of the whole batch (GradCache). Batch norm sees a micro-batch, or the groups
-            in it.
+        microbatch: number of local examples that are encoded at a time; None: all. With any value,
+            the gradients are those of the whole batch (GradCache), but batch norm computes its
+            statistics per micro-batch, or per virtual batch inside a micro-batch.
         loss_chunk: number of local examples whose logits are computed at a time; None: all.
         loss_scale: initial loss scale, see `nonfinite.LossScale`; None: no scaling.
-        bad_step_policy: `nonfinite.BadStepPolicy`; None: its defaults.
+        bad_step_policy: `nonfinite.BadStepPolicy`; None: a policy with its default values.
 
     Attributes:
         step: variable (int32), the number of steps so far, including skipped ones.
         consecutive_skips: variable (int32), the number of steps that were skipped since the last
-            one that was not. It is not part of a checkpoint: a resumed run starts from 0.
+            step that was not skipped. Checkpoints do not contain this number: a resumed run starts
+            from 0.
         loss_scale: `nonfinite.LossScale` or None.
         generators: the `keras.random.SeedGenerator` of every layer that draws random numbers.
     """
@@ -120,26 +125,27 @@ class TrainStep:
     def __call__(self, batch, optimizer):
         """Runs one step.
 
-        A skipped step changes neither weights nor slots nor moving averages, and the optimizer
-        does not count it; `step` does.
+        A skipped step changes neither the weights nor the optimizer's slots nor the moving
+        averages. `step` counts skipped steps, the optimizer's counter does not.
 
         Args:
-            batch: {field: {"pixels" | "tokens", "id", "language"}}, see `data.input_pipeline`. The
-                local batch of this replica on TensorFlow, the global batch on JAX.
-            optimizer: built `keras.optimizers.Optimizer`. If it has an attribute
-                `clip_after_reduction`, that is the global norm to which larger gradients are scaled
-                down, see `optimizers.LAMB`.
+            batch: {field: {"pixels" | "tokens", "id", "language"}}, see `data.input_pipeline`. On
+                TensorFlow, `batch` is the local batch of this replica, on JAX the global batch.
+            optimizer: built `keras.optimizers.Optimizer`. If the optimizer has an attribute
+                `clip_after_reduction`, gradients with a larger global norm are scaled down to that
+                norm, see `optimizers.LAMB`.
 
         Returns:
-            Scalars (float32, identical on all replicas): loss, loss/<term>, loss_language/<code>
-            (nan if the batch has no text in it), gradient_norm (before clipping),
-            temperature/<name>, temperature_clamped and learning_rate. If steps can be skipped, also
-            skipped_steps (of the whole run) and skipped_in_a_row; with a loss scale also
-            loss_scale, the one of this step.
+            Logs, {name: scalar} (float32, identical on all replicas). The names are loss,
+            loss/<term>, loss_language/<code> (nan if the batch contains no text in the language),
+            gradient_norm (before clipping), temperature/<name>, temperature_clamped and
+            learning_rate. If steps can be skipped, the logs also contain skipped_steps (number of
+            skipped steps in the whole run) and skipped_in_a_row. With loss scaling, the logs also
+            contain loss_scale, the factor in this step.
         """
         # The schedule reads the optimizer's counter, which the update increments.
         learning_rate = ops.convert_to_tensor(optimizer.learning_rate)
-        # Copies, because TensorFlow's conversion returns the variable itself.
+        # The values are copied, because TensorFlow's conversion returns the variable itself.
         averages_before = [ops.copy(v.value) for v in self.moving_averages]
         gradients, logs = self.compute_gradients(batch)
 
@@ -147,7 +153,7 @@ class TrainStep:
         gradients = _clip(gradients, norm, getattr(optimizer, "clip_after_reduction", None))
         logs |= {"gradient_norm": norm, "learning_rate": learning_rate}
 
-        apply_update = None  # always
+        apply_update = None  # None: the update is always applied
         if self.bad_step_policy.skip or self.loss_scale:
             apply_update = self.bad_step_policy.should_apply(logs, norm)
         self.backend.apply_gradients(
@@ -172,7 +178,8 @@ class TrainStep:
             batch: see `__call__`.
 
         Returns:
-            A gradient per trainable variable of the encoder, and the logs of the objective.
+            List with a gradient per trainable variable of the encoder, and {name: scalar}, the logs
+            of the objective.
         """
         gradients, logs = self.backend.run_on_replicas(self._local_gradients, batch)
         if self.loss_scale:
@@ -180,14 +187,17 @@ class TrainStep:
         return gradients, self._named_logs(logs)
 
     def _local_gradients(self, batch):
-        """`compute_gradients` on one replica, with its local batch; gradients are still scaled."""
+        """Computes the gradients and logs of one replica from its local batch.
+
+        The returned gradients are still multiplied by the loss scale.
+        """
         backend, encoder = self.backend, self.encoder
         variables = self._encoder_variables()
         num_examples = local_batch_size(batch)
 
-        # 1 encode
+        # 1. Encode the local batch.
         embeddings, backward = self._encode_for_backward(batch, variables)
-        # 2 objective: the loss and its gradient at the embeddings
+        # 2. Compute the loss, and its gradients at the embeddings and at the temperatures.
         logs, embedding_gradients, temperature_gradients = backend.objective_and_gradients(
             embeddings,
             batch,
@@ -198,7 +208,7 @@ class TrainStep:
             len(self.languages),
             self.loss_chunk,
         )
-        # 3 back through the towers
+        # 3. Propagate the gradients at the embeddings back through the towers.
         if self.loss_scale:
             embedding_gradients, temperature_gradients = self.loss_scale.scale(
                 (embedding_gradients, temperature_gradients)
@@ -208,7 +218,8 @@ class TrainStep:
         )
         for name, variable in encoder.temperatures.items():
             gradients[id(variable)] = temperature_gradients[name]
-        # Replicas: the losses are divided by the size of the global batch, so everything is summed.
+        # 4. Sum over replicas. A mean would be wrong, because each replica has already divided its
+        # losses by the size of the global batch.
         trainable = encoder.trainable_variables
         gradients = backend.reduce_gradients([gradients[id(v)] for v in trainable], trainable)
         logs = backend.reduce_sum(logs)
@@ -216,8 +227,14 @@ class TrainStep:
         return gradients, logs
 
     def _encode_for_backward(self, batch, variables):
-        """Embeddings {field: (n, d)}, and the function that propagates their gradients back."""
-        # Read once, because the backends call `encode` in scopes of their own.
+        """Encodes the local batch.
+
+        Returns:
+            Embeddings {field: (n, d)}, and the function that propagates the gradients at the
+            embeddings back to the weights.
+        """
+        # The step is read here and not in `encode`, because the backends call `encode` inside
+        # other scopes.
         step = ops.convert_to_tensor(self.step)
 
         def encode(part, index):
@@ -235,7 +252,7 @@ class TrainStep:
         return self.backend.encode_cached(encode, batch, variables, specs)
 
     def encode(self, batch, training=True):
-        """Encodes a batch: {field: (n, d)}. All fields of a tower share one pass."""
+        """Encodes a batch to {field: (n, d)}; each tower encodes all its fields in one pass."""
         embeddings = {}
         for modality, key in INPUT_KEYS.items():
             fields = [field for field, value in self.modalities.items() if value == modality]
@@ -257,7 +274,7 @@ class TrainStep:
         return EncoderVariables(weights, averages, frozen)
 
     def _count_skips(self, optimizer, norm, apply_update):
-        """Updates the counter of skipped steps and the loss scale; returns their logs."""
+        """Updates the counter of skipped steps and the loss scale; returns the logs of both."""
         self.consecutive_skips.assign(ops.where(apply_update, 0, self.consecutive_skips + 1))
         applied = ops.cast(optimizer.iterations, "int32")
         logs = {
@@ -270,28 +287,29 @@ class TrainStep:
         return {name: ops.cast(value, "float32") for name, value in logs.items()}
 
     def _named_logs(self, logs):
-        """The logs of the objective, with the mean loss per language named by its code."""
+        """Returns the logs of the objective, with a log loss_language/<code> per language."""
         mean_loss = logs.pop("language_loss") / logs.pop("language_count")
         codes = enumerate(self.languages)
         return logs | {f"loss_language/{code}": mean_loss[i] for i, code in codes}
 
 
 def local_batch_size(batch):
-    """The number of examples of a batch, a static int."""
+    """Returns the number of examples of a batch as a Python int."""
     return next(iter(batch.values()))["id"].shape[0]
 
 
 def _clip(gradients, norm, limit):
-    """Scales gradients down to the global norm `limit`; None: no clipping."""
+    """Scales gradients whose global norm exceeds `limit` down to that norm; None: no clipping."""
     if limit is None:
         return gradients
-    # The last summand is nan if the norm is not finite, so that such a step stays visible.
+    # `norm - norm` is nan if the norm is not finite. Without this summand, an infinite norm would
+    # scale the gradients to 0 and hide that the step is bad.
     scale = limit * ops.minimum(1.0 / norm, 1.0 / limit) + (norm - norm)
     return [g * ops.cast(scale, g.dtype) for g in gradients]
 
 
 def _seed_generators(model):
-    """The `keras.random.SeedGenerator` of every layer, in the order of the layers."""
+    """Returns the `keras.random.SeedGenerator` of every layer, in the order of the layers."""
     generators = {}
     for layer in model._flatten_layers():
         for value in vars(layer).values():

@@ -1,7 +1,7 @@
-"""The backends of Keras that training runs on.
+"""The Keras backends that training supports.
 
-The packages `tensorflow` and `jax` have the same modules with the same public names and signatures,
-so that the layers above use either of them.
+The packages `tensorflow` and `jax` have modules with the same public names and signatures. The rest
+of `tf_mural` can therefore use either package.
 """
 
 import importlib
@@ -12,12 +12,12 @@ _BACKENDS = {"tensorflow": "tf_mural.backends.tensorflow", "jax": "tf_mural.back
 
 
 def backend_module():
-    """Imports and returns the package of the backend that Keras runs on.
+    """Imports and returns the package `tensorflow` or `jax`, depending on the backend of Keras.
 
-    This is the only place that asks Keras for its backend.
+    Other modules of `tf_mural` call this function, and import neither package directly.
 
     Raises:
-        UserError: Keras runs on another backend.
+        UserError: the backend of Keras is neither TensorFlow nor JAX.
     """
     import keras
 

@@ -1,7 +1,7 @@
-"""Training on JAX, over one axis of devices.
+"""Training on JAX, on a mesh of devices with one axis.
 
-A step runs under `jax.shard_map`: a replica is a device and sees its own rows of the global arrays.
-Replicas communicate only in the functions of `collectives`.
+A step runs under `jax.shard_map`: each device is a replica and gets its own rows of the global
+arrays. Replicas communicate only in the functions of `collectives`.
 """
 
 from tf_mural.backends.jax.collectives import all_reduce_mean

@@ -1,7 +1,7 @@
-"""The loss and its gradient at the embeddings, for all local examples at once or in chunks.
+"""The loss and its gradients at the embeddings, for all local examples at once or in chunks.
 
-With chunks of c examples, c x N logits are in memory at a time instead of n x N, in the forward and
-in the backward pass.
+With chunks of c examples, only c x N logits are in memory at a time, in the forward and in the
+backward pass. Without chunks, n x N logits are in memory.
 """
 
 import jax
@@ -14,12 +14,13 @@ from tf_mural.objective import gather_candidates, objective_for_rows
 def objective_and_gradients(
     embeddings, batch, terms, temperatures, gather, offset, num_languages, chunk=None
 ):
-    """Computes `objective.objective` and its gradient.
+    """Computes the loss and the logs of `objective.objective`, and the gradients of the loss.
 
     Args:
         embeddings, batch, terms, temperatures, gather, offset, num_languages: see
             `objective.objective`.
-        chunk: number of local examples whose logits are computed at a time; divides n. None: all.
+        chunk: number of local examples whose logits are computed at a time; must divide n. None:
+            all examples.
 
     Returns:
         The logs, and the gradients of the loss at `embeddings` and at `temperatures`.
@@ -30,7 +31,8 @@ def objective_and_gradients(
     }
     total = next(iter(batch.values()))["id"].shape[0]
 
-    # By default, TPUs multiply float32 matrices in bfloat16, and GPUs in TF32.
+    # The logits need float32 precision, but by default TPUs multiply float32 matrices in bfloat16,
+    # and GPUs in TF32.
     @jax.default_matmul_precision("float32")
     def loss_and_logs(embeddings, temperatures):
         candidates = gather_candidates(embeddings, batch, terms, gather)
@@ -43,7 +45,7 @@ def objective_and_gradients(
 
         if chunk in (None, total):
             return evaluate_part(candidates, temperatures, (embeddings, labels), offset)
-        # For the backward pass only the inputs of a chunk are kept; its logits are recomputed.
+        # Only the inputs of a chunk are kept for the backward pass, which recomputes the logits.
         evaluate_chunk = jax.checkpoint(evaluate_part)
 
         def add_chunk(totals, indexed):

@@ -1,6 +1,6 @@
-"""Operations over replicas, the devices of the mesh axis `AXIS`.
+"""Operations over replicas; each device along the mesh axis `AXIS` is a replica.
 
-All but `global_norm` and `apply_gradients` are called inside `jax.shard_map`.
+All functions except `global_norm` and `apply_gradients` must be called inside `jax.shard_map`.
 """
 
 import jax
@@ -14,13 +14,13 @@ AXIS = "data"
 def gather(x):
     """Concatenates the arrays of all replicas: (n, ...) to (N, ...).
 
-    Gradients flow back to the replicas.
+    Gradients flow back to the replica that contributed the array.
     """
     return jax.lax.all_gather(x, AXIS, axis=0, tiled=True)
 
 
 def replica_offset(num_examples):
-    """Position of this replica's first example in the global batch.
+    """Returns the position of this replica's first example in the global batch.
 
     Args:
         num_examples: number of examples per replica.
@@ -39,7 +39,7 @@ def all_reduce_mean(tensors):
 
 
 def sync_moving_averages(variables):
-    """Sets each variable to its mean over replicas, with a single reduction.
+    """Sets each variable to its mean over replicas, with a single all-reduce for all variables.
 
     Each replica updates batch norm's moving averages with its own part of the batch.
     """
@@ -55,8 +55,11 @@ def reduce_gradients(gradients, specs):
 
     Args:
         gradients: list of arrays.
-        specs: a `PartitionSpec` per gradient. With an empty one, every replica gets the whole sum,
-            otherwise its part of it.
+        specs: list with a `PartitionSpec` per gradient. If the `PartitionSpec` is empty, every
+            replica gets the whole sum, otherwise each replica gets only its part of the sum.
+
+    Returns:
+        List of arrays, one per gradient.
     """
 
     def reduce(gradient, spec):
@@ -69,11 +72,11 @@ def reduce_gradients(gradients, specs):
 
 
 def unshard(value, spec):
-    """Gathers the parts of an array that is divided among replicas.
+    """Returns the whole array from the parts on all replicas.
 
     Args:
-        value: the part of this replica.
-        spec: `PartitionSpec` of the array; if it is empty, `value` is the whole array.
+        value: the part on this replica.
+        spec: `PartitionSpec` of the array; if it is empty, `value` is already the whole array.
     """
     if spec == P():
         return value
@@ -81,7 +84,7 @@ def unshard(value, spec):
 
 
 def global_norm(gradients):
-    """Global norm of a list of arrays."""
+    """Returns the global norm of a list of arrays."""
     return ops.sqrt(sum(ops.sum(ops.square(g)) for g in gradients))
 
 
@@ -90,9 +93,10 @@ def apply_gradients(optimizer, gradients, variables, apply_update=None):
 
     Args:
         optimizer: `keras.optimizers.Optimizer`.
-        gradients, variables: lists.
+        gradients: list of arrays, one per variable.
+        variables: list of Keras variables.
         apply_update: bool scalar. If it is false, the variables, the slots and the optimizer's
-            counter keep their values, whatever the gradients are. None: the update is always
+            counter keep their values, even if gradients are not finite. None: the update is always
             applied.
     """
     changed = [*variables, *optimizer.variables]
@@ -106,13 +110,14 @@ def apply_gradients(optimizer, gradients, variables, apply_update=None):
 def set_seeds(generators, seed, step, microbatch=0):
     """Derives the random state of every generator from the step, the replica and the micro-batch.
 
-    Replicas and micro-batches then draw different masks, and a second pass of the same micro-batch
-    draws the same ones.
+    If this function is called before each forward pass, replicas and micro-batches draw different
+    dropout masks, and a second pass over a micro-batch draws the same masks as the first pass.
 
     Args:
-        generators: `keras.random.SeedGenerator`s; each gets a state of its own.
-        seed: int.
-        step, microbatch: int scalars.
+        generators: list of `keras.random.SeedGenerator`; each gets a different state.
+        seed: int, the seed of the run.
+        step: int scalar, the number of the step.
+        microbatch: int scalar, the index of the micro-batch.
     """
     if not generators:
         return

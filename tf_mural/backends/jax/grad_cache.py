@@ -1,7 +1,8 @@
 """Forward pass to embeddings, and backpropagation of the gradients at the embeddings.
 
-`encode_full` and `encode_cached` both return the embeddings and a function that propagates their
-gradients back, so that the objective does not depend on how the batch is encoded.
+`encode_full` and `encode_cached` both return the embeddings, and a function that propagates the
+gradients at the embeddings back to the weights. The computation of the loss therefore does not
+depend on whether the batch is encoded in micro-batches.
 """
 
 import jax
@@ -14,14 +15,14 @@ def encode_full(encode, batch, variables):
     """Encodes the whole local batch; activations are kept for the backward pass.
 
     Args:
-        encode: callable (batch, index of the micro-batch) -> {field: (n, d)} that draws the same
-            dropout for the same index.
+        encode: callable (batch, index of the micro-batch) -> {field: (n, d)}. It draws the same
+            dropout masks in every call with the same index.
         batch: nested structure of arrays (n, ...).
-        variables: `train_step.EncoderVariables`. The moving averages get their new values.
+        variables: `train_step.EncoderVariables`. The moving averages are updated.
 
     Returns:
-        Embeddings {field: (n, d)}, and a callable from their gradients {field: (n, d)} to a
-        gradient per weight.
+        Embeddings {field: (n, d)}, and a callable that maps the gradients at the embeddings
+        {field: (n, d)} to a list with a gradient per weight.
     """
     values, encode = _as_pure_function(encode, variables)
     embeddings, backward, averages = jax.vjp(lambda v: encode(v, batch, 0), values, has_aux=True)
@@ -30,18 +31,21 @@ def encode_full(encode, batch, variables):
 
 
 def encode_cached(encode, batch, variables, specs):
-    """Encodes micro-batches one after another, each of them twice (GradCache).
+    """Encodes the local batch in micro-batches, each of them twice (GradCache).
 
-    Gao et al. 2021 (https://arxiv.org/abs/2101.06983). The first pass keeps no activations. The
-    second pass draws the same dropout, keeps its activations and is followed by the backward pass
-    of the micro-batch, so that only the activations of one micro-batch are in memory.
+    See Gao et al. 2021 (https://arxiv.org/abs/2101.06983). The first pass over a micro-batch keeps
+    no activations. The second pass draws the same dropout masks, keeps its activations, and is
+    followed by the backward pass of this micro-batch. Memory therefore never holds the activations
+    of more than one micro-batch.
+
+    Every micro-batch updates the moving averages from their values before the step. At the end, the
+    moving averages are set to the mean of these updates over the micro-batches. A single pass with
+    the micro-batches as virtual batches of batch norm gives the same moving averages.
 
     Args:
-        encode, batch, variables: see `encode_full`. Each micro-batch starts from the moving
-            averages of before the step; they end as the mean of the micro-batches' results, which
-            is what one pass with the micro-batches as groups gives.
-        specs: {field: spec with shape (rows, d) and dtype} of the embeddings of a micro-batch. The
-            number of rows divides n.
+        encode, batch, variables: see `encode_full`.
+        specs: {field: spec of the embeddings of a micro-batch, with shape (rows, d) and a dtype}.
+            The number of rows must divide n.
 
     Returns:
         See `encode_full`.
@@ -73,11 +77,11 @@ def encode_cached(encode, batch, variables, specs):
 
 
 def _as_pure_function(encode, variables):
-    """The values of the weights, and `encode` as a function of them.
+    """Returns the values of the weights, and `encode` as a pure function of such values.
 
     Returns:
-        List of arrays, and a callable (values, batch, index) -> (embeddings, list of the values of
-        the moving averages after the pass).
+        List of the values of `variables.weights`, and a callable (values, batch, index) ->
+        (embeddings, list with the new values of the moving averages).
     """
     others = (*variables.moving_averages, *variables.frozen)
     constants = [(v, ops.convert_to_tensor(v)) for v in others]
@@ -102,7 +106,7 @@ def split_rows(nest, rows):
 
 
 def concat_parts(parts):
-    """Concatenates parts (count, rows, ...) to (count * rows, ...)."""
+    """Reshapes an array (count, rows, ...) of parts to (count * rows, ...)."""
     return jnp.reshape(parts, (-1, *parts.shape[2:]))
 
 

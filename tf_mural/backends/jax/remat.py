@@ -1,4 +1,4 @@
-"""Gradient checkpointing: a block stores only its input and is run again in the backward pass."""
+"""Gradient checkpointing: a block stores only its input and runs again in the backward pass."""
 
 import jax
 import keras
@@ -12,8 +12,8 @@ def remat(block):
     Calls with `training=False` are not affected.
 
     Args:
-        block: `keras.layers.Layer` whose variables no other layer uses. Gradients flow to the first
-            argument of its call only.
+        block: `keras.layers.Layer` whose variables no other layer uses. Of the arguments of the
+            layer, only the first one gets gradients.
     """
     plain_call = block.call
 
@@ -28,8 +28,8 @@ def remat(block):
                 output = plain_call(inputs, *args, training=True, **kwargs)
                 return output, [scope.get_current_value(v) for v in states]
 
-        # The full values: the scope of the block would cast them to half precision, which its
-        # layers do themselves.
+        # The values are read without autocast, because the layers inside the block must get the
+        # float32 values. These layers cast the values to half precision themselves.
         with AutocastScope(None):
             values = [ops.convert_to_tensor(v) for v in (*weights, *states)]
         output, new_states = run(inputs, values)

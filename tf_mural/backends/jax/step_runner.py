@@ -1,4 +1,4 @@
-"""Runs the compiled steps and encoders of a model over its devices."""
+"""Runs compiled training steps and compiled encoders on the devices of a strategy."""
 
 import jax
 import keras
@@ -10,21 +10,21 @@ from jax.sharding import PartitionSpec as P
 from tf_mural.backends.jax.collectives import AXIS
 from tf_mural.backends.jax.strategy import ProcessGroup
 
-# (callable that starts a profile for TensorBoard in a folder, callable that ends it).
+# (callable that starts a TensorBoard profile in a folder, callable that ends the profile).
 PROFILER = (jax.profiler.start_trace, jax.profiler.stop_trace)
 
 
 class Runner:
     """Runs training steps for `training.loop.train`.
 
-    The values of the trainer's variables are replaced after every step, so that a variable that is
-    read between two steps has its current value.
+    After every step, the new values are assigned to the variables of the trainer. The variables can
+    therefore be read between two steps.
 
     Args:
         trainer: compiled `trainer.Trainer`.
         strategy: the `Devices` of the trainer.
-        make_dataset: callable (start_step=) that returns the `tf.data.Dataset` of this process,
-            with a batch per step.
+        make_dataset: callable (start_step=) that returns the `tf.data.Dataset` of this process. The
+            dataset has a batch per step, and starts with the batch of `start_step`.
 
     Attributes:
         processes: `ProcessGroup` of the devices.
@@ -37,7 +37,7 @@ class Runner:
 
     @staticmethod
     def batches_per_step(replicas):
-        """Number of batches per step of the dataset of a process.
+        """Returns the number of batches that a process reads from its dataset per step.
 
         Args:
             replicas: number of replicas of the process.
@@ -45,9 +45,10 @@ class Runner:
         return 1
 
     def start(self, step):
-        """Places the state on the devices and starts reading the batches, from those of a step."""
+        """Places all variables on the devices; starts reading batches, first that of `step`."""
         trainer = self._trainer
-        self._variables = trainer.variables  # walks over all layers, so it is not done every step
+        # The list is stored, because `trainer.variables` visits all layers at each access.
+        self._variables = trainer.variables
         for variable, spec in zip(self._variables, trainer.specs, strict=True):
             variable._direct_assign(self._place(variable.value, spec))
         self._batches = iter(self._make_dataset(start_step=step))
@@ -57,7 +58,8 @@ class Runner:
         """Runs `count` steps.
 
         Returns:
-            {name: [value of each step]} on the device. Reading them waits for the steps.
+            Logs {name: list with a value per step} on the device. Reading the values waits for the
+            steps.
         """
         logs = []
         for _ in range(count):
@@ -72,12 +74,16 @@ class Runner:
         sharding = self._devices.sharding(spec)
         if getattr(value, "sharding", None) == sharding:
             return value
-        # A copy, because the step reuses the memory of its arguments for its results.
+        # The value is copied, because the step reuses the memory of its arguments for its results.
         array = np.array(_local_array(value))
         return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
     def _global_batch(self, batch):
-        """The batches of all processes as global arrays, with the rows divided among devices."""
+        """Returns global arrays with the rows of all processes, which are divided among devices.
+
+        Args:
+            batch: nested structure of tensors, the batch of this process.
+        """
         sharding = self._devices.sharding(P(AXIS))
         return {
             field: {
@@ -89,23 +95,23 @@ class Runner:
 
 
 def split_int64(array):
-    """Returns int64 ids (n,) as two 32-bit halves (n, 2), since JAX would truncate them.
+    """Splits int64 ids (n,) into 32-bit halves (n, 2), because JAX would truncate the ids.
 
-    Other arrays are returned unchanged.
+    Arrays of other dtypes are returned unchanged.
     """
     return array.view(np.int32).reshape(*array.shape, 2) if array.dtype == np.int64 else array
 
 
 def encoder_functions(encoder, modalities=("image", "text"), strategy=None):
-    """Returns compiled encoders that use the current weights.
+    """Returns compiled encoding functions, which always use the current weights.
 
-    The rows of a batch are divided among the devices of this process if their number is a multiple
-    of the device count. Each process calls the functions independently.
+    The rows of a batch are divided among the devices of this process if the number of rows is a
+    multiple of the number of devices. Processes need not call the functions at the same time.
 
     Args:
         encoder: `models.DualEncoder`.
-        modalities: of its towers.
-        strategy: `Devices` of this process. None: all of its devices.
+        modalities: modalities of the towers to compile.
+        strategy: `Devices` of this process. None: all devices of this process.
 
     Returns:
         {modality: callable from a numpy batch (n, ...) to embeddings (n, d)}.
@@ -130,14 +136,17 @@ def encoder_functions(encoder, modalities=("image", "text"), strategy=None):
 
 
 class _WeightCache:
-    """The weights of a model on the devices of this process, updated when they have changed."""
+    """A copy of a model's weights on the devices of this process.
+
+    The copy is made again when the weights have changed.
+    """
 
     def __init__(self, encoder, sharding):
         self.variables, self._sharding = encoder.variables, sharding
         self._sources, self._placed = None, None
 
     def values(self):
-        """Returns an array per variable."""
+        """Returns a list with an array per variable."""
         sources = [v.value for v in self.variables]
         if self._sources is None or any(
             a is not b for a, b in zip(sources, self._sources, strict=True)
@@ -148,15 +157,18 @@ class _WeightCache:
 
 
 def snapshot(variables):
-    """Returns {name: numpy array} of {name: Keras variable}, the values that they have now.
+    """Returns the current values of {name: Keras variable} as {name: numpy array}.
 
-    All processes must call it if variables are divided among processes.
+    If variables are divided among processes, all processes must call this function.
     """
     return {name: np.array(_local_array(v.value)) for name, v in variables.items()}
 
 
 def _local_array(value):
-    """An array that this process can read; one that is divided among processes is gathered."""
+    """Returns `value` as an array that this process can read completely.
+
+    An array that is divided among processes is gathered from all of them.
+    """
     if value.is_fully_addressable:
         return value
     if value.is_fully_replicated:

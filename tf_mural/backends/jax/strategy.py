@@ -1,4 +1,4 @@
-"""Devices by the name of a strategy, their processes, and the sharding of arrays over them."""
+"""Selects devices by the name of a strategy, groups their processes, and shards arrays."""
 
 import contextlib
 import os
@@ -14,18 +14,22 @@ from tf_mural.backends.jax.collectives import AXIS
 from tf_mural.distributed import rendezvous, resolve_cluster
 from tf_mural.errors import UserError, lookup
 
-# Arrays with fewer values are replicated: communication would cost more than it saves.
+# Arrays with fewer elements are replicated, because sharding them would cost more in communication
+# than it saves in memory and computation.
 _MIN_SHARDED_SIZE = 1 << 14
 
 _scopes = []
 
 
 class Devices:
-    """The devices of a run, as a mesh with one axis; what a strategy is on TensorFlow.
+    """The devices of a run, as a mesh with one axis.
+
+    This class has the role that `tf.distribute.Strategy` has on TensorFlow.
 
     Args:
-        devices: the devices of all processes, with those of a process next to each other. Devices
-            of a topology that is only described are enough for compilation.
+        devices: list of the devices of all processes, in which the devices of a process are
+            adjacent. If a step is compiled but not run, the devices may be those of a described
+            topology instead of real devices.
     """
 
     def __init__(self, devices):
@@ -33,7 +37,7 @@ class Devices:
 
     @property
     def num_replicas_in_sync(self):
-        """Number of devices; each is a replica."""
+        """Number of devices, which is the number of replicas."""
         return self.mesh.size
 
     @contextlib.contextmanager
@@ -50,11 +54,11 @@ class Devices:
         return NamedSharding(self.mesh, spec)
 
     def partition_spec(self, shape):
-        """Divides an array along its largest dimension that is a multiple of the device count.
+        """Returns the `PartitionSpec` that divides an array of a shape among the devices.
 
-        Returns:
-            `PartitionSpec`. It is empty (each device has the whole array) if there is no such
-            dimension, or if the array is small.
+        The array is divided along the largest dimension that is a multiple of the number of
+        devices. If there is no such dimension, or if the array is small, the `PartitionSpec` is
+        empty: each device has the whole array.
         """
         divisible = [d for d in range(len(shape)) if shape[d] and shape[d] % self.mesh.size == 0]
         if not divisible or np.prod(shape) < _MIN_SHARDED_SIZE or self.mesh.size == 1:
@@ -78,7 +82,8 @@ class ProcessGroup(distributed.ProcessGroup):
         super().__init__(rank, len(owners))
 
     def _is_peer_failure(self, error):
-        # JAX has one class for all errors that occur while a program runs.
+        # JAX raises the same class for all errors that occur while a program runs. An error with
+        # one of these two status codes was caused by this process.
         return not str(error).startswith(("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT"))
 
     def _all_gather(self, part):
@@ -86,7 +91,7 @@ class ProcessGroup(distributed.ProcessGroup):
 
 
 def current_devices():
-    """The `Devices` whose scope is active, else the first device."""
+    """Returns the `Devices` whose scope is active; without a scope, the first local device."""
     return _scopes[-1] if _scopes else _one()
 
 
@@ -104,7 +109,8 @@ def _all_devices():
 
 def _multiworker(_, seconds):
     cluster = resolve_cluster()
-    # JAX's coordinator uses the address of the first process from then on; nothing uses the others.
+    # JAX's coordinator listens at the address of the first process, which must stop listening.
+    # At all other addresses, no server is started, and peers may still be waiting for an answer.
     with rendezvous(cluster, seconds, keep_listening=cluster.rank > 0):
         _connect(
             seconds,
@@ -119,12 +125,14 @@ def _tpu(name, seconds):
     if name != "local":
         raise UserError(
             f"--tpu={name}: the JAX backend runs on the TPU's own hosts; run the same command on "
-            "each of them, with --tpu=local"
+            "each of these hosts, with --tpu=local"
         )
     if os.environ.get("TPU_WORKER_HOSTNAMES", "").count(",") or os.environ.get(
         "MEGASCALE_SLICE_ID"
     ):
-        _connect(seconds)  # a pod: libtpu and the metadata server know the other hosts
+        # This machine is a host of a TPU pod, and JAX asks libtpu and the metadata server for the
+        # other hosts.
+        _connect(seconds)
     platform = jax.devices()[0].platform
     if platform != "tpu":
         raise UserError(
@@ -141,7 +149,7 @@ def _connect(seconds, **cluster):
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"the processes cannot connect ({str(error).splitlines()[0]}): start the same command "
-            "for each of them, and make the port of the first one reachable"
+            "in each process, and make the port of the first process reachable"
         ) from None
 
 
@@ -165,24 +173,26 @@ def make_strategy(name="auto", tpu="local", connect_timeout_minutes=10.0):
 
     - "one": the first device, which is a TPU core, a GPU or the CPU.
     - "mirrored": all devices of this process.
-    - "multiworker": the devices of several processes, see `distributed.resolve_cluster`. It waits
-      until all processes have started.
+    - "multiworker": the devices of several processes, see `distributed.resolve_cluster`. The
+      function waits until all processes have started.
     - "tpu": all cores of a TPU; on a pod every host runs the same command.
     - "auto": "multiworker" if TF_CONFIG is set, else "mirrored".
 
     Args:
         name: a key of `STRATEGIES`.
-        tpu: "local".
-        connect_timeout_minutes: time limit for the other processes to answer.
+        tpu: must be "local" for the strategy "tpu"; other strategies ignore this argument.
+        connect_timeout_minutes: maximum time in minutes that the function waits for an answer of
+            the other processes.
 
     Raises:
-        UserError: unknown name; no TPU is available; the environment does not define a cluster;
-            processes did not answer in time, or a port is taken.
+        UserError: the name is unknown, no TPU is available, the environment does not define a
+            cluster, other processes did not answer in time, or a port is in use.
     """
     import tensorflow as tf
 
     make = lookup(STRATEGIES, name, "strategy")
-    # TensorFlow only reads the data; by default it would reserve the memory of the GPUs.
+    # GPUs are hidden from TensorFlow, which only reads the data here: by default, TensorFlow would
+    # reserve the memory of the GPUs.
     with contextlib.suppress(RuntimeError):
         tf.config.set_visible_devices([], "GPU")
     return make(tpu, 60 * connect_timeout_minutes)

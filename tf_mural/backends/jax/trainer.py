@@ -14,28 +14,32 @@ from tf_mural.train_step import BackendFunctions, TrainStep
 
 
 class Trainer:
-    """Trains a dual encoder with the terms of a stage, over all devices of a strategy.
+    """Trains a dual encoder with the loss terms of a stage, on all devices of a strategy.
 
     A step is a pure function of the values of `variables` and of the global arrays of a batch. The
-    towers and the objective run under `jax.shard_map`, where a replica is a device. Norm, finite
-    check and optimizer operate on global arrays.
+    towers and the loss are computed under `jax.shard_map`, with a replica per device. The gradient
+    norm, the check for non-finite values and the optimizer operate on global arrays.
 
     Args:
         encoder, terms, modalities, languages, seed, microbatch, loss_chunk, loss_scale,
             bad_step_policy: see `train_step.TrainStep`.
-        remat: whether the blocks of the towers store only their inputs and are computed again in
-            the backward pass.
-        strategy: `strategy.Devices`; None: those of the active scope, or the first device.
-        shard_optimizer: whether each device stores a part of the optimizer's slots and updates that
-            part of the weights (ZeRO-1, Rajbhandari et al. 2020).
-        shard_embeddings: whether each device stores a part of the token embeddings between steps.
+        remat: whether the blocks of the towers store only their inputs, and recompute their
+            activations in the backward pass.
+        strategy: `strategy.Devices`. None: the devices of the active scope; without a scope, the
+            first local device.
+        shard_optimizer: whether each device stores a part of the optimizer's slots and updates the
+            same part of the weights (ZeRO-1, Rajbhandari et al. 2020).
+        shard_embeddings: whether each device stores only a part of the token embeddings between
+            steps.
 
     Attributes:
         core: the `train_step.TrainStep` that computes the step.
-        step, loss_scale: those of `core`.
+        step: variable `step` of `core`.
+        loss_scale: `nonfinite.LossScale` of `core`, or None.
 
     Raises:
-        UserError: a loss scale is given, which stands for mixed_float16, and the devices are CPUs.
+        UserError: `loss_scale` is given and the devices are CPUs. Only mixed_float16 needs a loss
+            scale, and JAX does not support mixed_float16 on CPUs.
     """
 
     def __init__(
@@ -101,19 +105,22 @@ class Trainer:
 
     @property
     def bad_step_policy(self):
-        """The `nonfinite.BadStepPolicy`."""
+        """The `nonfinite.BadStepPolicy` of `core`."""
         return self.core.bad_step_policy
 
     @property
     def skipped_steps(self):
-        """Number of steps that were skipped so far; not available inside a step."""
+        """Number of steps that were skipped so far; cannot be read inside a compiled step."""
         return int(self.step.numpy()) - int(self.optimizer.iterations.numpy())
 
     def train_step(self, batch):
-        """Runs one step with the global batch, inside a `keras.StatelessScope`.
+        """Runs one step with the global batch.
+
+        This method must be called inside a `keras.StatelessScope`.
 
         Args:
-            batch: see `train_step.TrainStep`. Ids are (n, 2), see `step_runner.split_int64`.
+            batch: see `train_step.TrainStep`. Ids have the shape (n, 2), see
+                `step_runner.split_int64`.
 
         Returns:
             Logs, {name: scalar}, see `train_step.TrainStep`.
@@ -128,9 +135,10 @@ class Trainer:
 
     @property
     def variables(self):
-        """All variables that a step changes, except the states of random generators.
+        """List of the variables of the model, the optimizer, the counters and the loss scale.
 
-        Every step sets those from its number.
+        The states of random generators are not among these variables, because every step computes
+        the states from its number.
         """
         weights = [v for v in self.encoder.variables if "seed_generator" not in v.path]
         scale = self.loss_scale.variables if self.loss_scale else ()
@@ -139,7 +147,7 @@ class Trainer:
 
     @property
     def specs(self):
-        """A `PartitionSpec` per variable of `variables`."""
+        """List with a `PartitionSpec` per variable of `variables`."""
         slots = {id(v) for v in self.optimizer.variables}
 
         def is_sharded(variable):
@@ -161,14 +169,14 @@ class Trainer:
     # --- compilation ----------------------------------------------------------------------------
 
     def stateless_step(self, values, batch):
-        """A step as a pure function.
+        """Runs a step as a pure function.
 
         Args:
             values: list of arrays, one per variable of `variables`.
             batch: nested structure of global arrays, see `train_step`.
 
         Returns:
-            The values after the step, and its logs.
+            List of the values of `variables` after the step, and the logs of the step.
         """
         variables = self.variables
         with keras.StatelessScope(zip(variables, values, strict=True)) as scope:
@@ -176,7 +184,10 @@ class Trainer:
             return [scope.get_current_value(v) for v in variables], logs
 
     def compiled_step(self):
-        """Returns `stateless_step`, compiled; the memory of its first argument is reused."""
+        """Returns `stateless_step` as a compiled function.
+
+        The compiled function reuses the memory of its first argument for its results.
+        """
         state = [self._devices.sharding(spec) for spec in self.specs]
         return jax.jit(
             self.stateless_step,
@@ -186,10 +197,12 @@ class Trainer:
         )
 
     def traced_step(self, batch):
-        """Traces `compiled_step` with shapes only, inside a `keras.StatelessScope`.
+        """Traces `compiled_step` with the shapes of its arguments, without allocating arrays.
+
+        This method must be called inside a `keras.StatelessScope`.
 
         Args:
-            batch: nested structure of (shape, dtype) of global arrays.
+            batch: {field: {key: (shape, dtype)}} of the global arrays of a batch.
 
         Returns:
             `jax.stages.Traced`.

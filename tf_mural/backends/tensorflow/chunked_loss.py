@@ -1,7 +1,7 @@
-"""The loss and its gradient at the embeddings, for all local examples at once or in chunks.
+"""The loss and its gradients at the embeddings, for all local examples at once or in chunks.
 
-With chunks of c examples, c x N logits are in memory at a time instead of n x N, in the forward and
-in the backward pass.
+With chunks of c examples, only c x N logits are in memory at a time, in the forward and in the
+backward pass. Without chunks, n x N logits are in memory.
 """
 
 import tensorflow as tf
@@ -18,17 +18,18 @@ from tf_mural.objective import gather_candidates, objective, objective_for_rows
 def objective_and_gradients(
     embeddings, batch, terms, temperatures, gather, offset, num_languages, chunk=None
 ):
-    """Computes `objective.objective` and its gradient.
+    """Computes the loss and the logs of `objective.objective`, and the gradients of the loss.
 
     Args:
         embeddings, batch, terms, temperatures, gather, offset, num_languages: see
             `objective.objective`.
-        chunk: number of local examples whose logits are computed at a time; divides n. None: all.
+        chunk: number of local examples whose logits are computed at a time; must divide n. None:
+            all examples.
 
     Returns:
         The logs, and the gradients of the loss at `embeddings` and at `temperatures`.
     """
-    # Tensors instead of variables, as needed by the state of a loop.
+    # The state of a loop may contain tensors, but no variables.
     temperatures = {name: tf.convert_to_tensor(value) for name, value in temperatures.items()}
     arguments = (embeddings, batch, terms, temperatures, gather, offset, num_languages)
     if chunk not in (None, next(iter(batch.values()))["id"].shape[0]):
@@ -36,7 +37,7 @@ def objective_and_gradients(
     with tf.GradientTape() as tape:
         tape.watch((embeddings, temperatures))
         loss, logs = objective(*arguments)
-    # Unused temperatures get zero gradients, as in the chunked path.
+    # Unused temperatures get zero gradients, as in `_in_chunks`.
     zero = tf.UnconnectedGradients.ZERO
     return logs, *tape.gradient(loss, (embeddings, temperatures), unconnected_gradients=zero)
 
@@ -76,7 +77,7 @@ def _in_chunks(embeddings, batch, terms, temperatures, gather, offset, num_langu
     arrays, candidate_gradients, temperature_gradients, logs = sequential_loop(
         count, add_chunk, (arrays, *zeros, logs)
     )
-    # The gradients at the candidates go back to the replicas that the candidates came from.
+    # The gradients at the candidates are sent back to the replicas that encoded the candidates.
     embedding_gradients = gather_tape.gradient(
         candidates["embeddings"], local, output_gradients=candidate_gradients
     )

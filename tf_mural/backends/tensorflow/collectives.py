@@ -1,4 +1,7 @@
-"""Operations over the replicas of a `tf.distribute.Strategy`, called in replica context."""
+"""Operations over the replicas of a `tf.distribute.Strategy`.
+
+All functions must be called in replica context.
+"""
 
 import tensorflow as tf
 
@@ -6,11 +9,13 @@ import tensorflow as tf
 def gather(x):
     """Concatenates the arrays of all replicas: (n, ...) to (N, ...).
 
-    Gradients flow back to the replicas, and the result has a static shape.
+    Gradients flow back to the replica that contributed the array. The result has a static shape if
+    `x` has one.
     """
-    # On TPUs, `all_gather` of types of at most 32 bits writes the local rows into zeros and sums
-    # over replicas (`TPUReplicaContext.all_gather`). Types of 64 bits would take an all-to-all
-    # exchange there, so they are gathered as 32-bit halves. Elsewhere it is a collective operation.
+    # On TPUs, TensorFlow implements `all_gather` of dtypes of at most 32 bits as a sum over
+    # replicas: each replica contributes its rows, padded with zeros
+    # (`TPUReplicaContext.all_gather`). For 64-bit dtypes, TensorFlow would use an all-to-all
+    # exchange instead. To avoid this exchange, int64 arrays are gathered as pairs of int32.
     context = tf.distribute.get_replica_context()
     replicas = context.num_replicas_in_sync
     if replicas == 1:
@@ -23,7 +28,7 @@ def gather(x):
 
 
 def replica_offset(num_examples):
-    """Position of this replica's first example in the global batch.
+    """Returns the position of this replica's first example in the global batch.
 
     Args:
         num_examples: number of examples per replica.
@@ -50,10 +55,11 @@ def all_reduce_mean(tensors):
 
 
 def sync_moving_averages(variables):
-    """Sets each variable to its mean over replicas, with a single reduction.
+    """Sets each variable to its mean over replicas, with a single all-reduce for all variables.
 
     Each replica updates batch norm's moving averages with its own part of the batch. Without
-    synchronization the replicas drift apart, and a checkpoint contains those of the first one.
+    synchronization, the moving averages of the replicas drift apart, and a checkpoint contains only
+    the moving averages of the first replica.
     """
     context = tf.distribute.get_replica_context()
     if context.num_replicas_in_sync == 1 or not variables:
@@ -66,16 +72,17 @@ def sync_moving_averages(variables):
 
 
 def reduce_gradients(gradients, variables):
-    """Sums gradients over replicas, so that norm, clipping and finite check see the sums.
+    """Sums gradients over replicas.
 
     Args:
-        gradients: a tensor, `tf.IndexedSlices` or None (no gradient) per variable.
-        variables: Keras variables.
+        gradients: list with a tensor, `tf.IndexedSlices` or None (no gradient) per variable.
+        variables: list of Keras variables.
 
     Returns:
-        Dense tensors.
+        List of dense tensors, one per variable.
     """
-    # Slices may contain a row several times, so that their norm is wrong until they are added up.
+    # `tf.IndexedSlices` may contain a row several times, and their norm is wrong until these
+    # repeated rows are added. All gradients are therefore made dense.
     dense = [
         tf.zeros(v.shape, v.dtype) if g is None else tf.convert_to_tensor(g)
         for g, v in zip(gradients, variables, strict=True)
@@ -84,8 +91,9 @@ def reduce_gradients(gradients, variables):
 
 
 def global_norm(gradients):
-    """Global norm of a list of tensors."""
-    return tf.linalg.global_norm(gradients)  # needs no memory for the squares
+    """Returns the global norm of a list of tensors."""
+    # Unlike `sum(square(g))`, this function allocates no tensors for the squares.
+    return tf.linalg.global_norm(gradients)
 
 
 def apply_gradients(optimizer, gradients, variables, apply_update=None):
@@ -93,18 +101,20 @@ def apply_gradients(optimizer, gradients, variables, apply_update=None):
 
     Args:
         optimizer: `keras.optimizers.Optimizer`.
-        gradients, variables: lists.
+        gradients: list of dense tensors, one per variable.
+        variables: list of Keras variables.
         apply_update: bool scalar, identical on all replicas. If it is false, the variables, the
-            slots and the optimizer's counter keep their values, whatever the gradients are. None:
-            the update is always applied.
+            slots and the optimizer's counter keep their values, even if gradients are not finite.
+            None: the update is always applied.
     """
-    # Keras would sum the gradients over replicas a second time.
+    # Without this override, Keras would sum the gradients over replicas a second time.
     optimizer._all_reduce_sum_gradients = list
     if apply_update is None:
         optimizer.apply(gradients, variables)
         return
-    # Each assignment is made conditional. A `tf.cond` around the update cannot contain Keras'
-    # `merge_call`, and restoring the old values would need a copy of weights and slots.
+    # Each assignment of the optimizer is made conditional, because a `tf.cond` around the whole
+    # update cannot contain Keras' `merge_call`. Restoring the old values after a bad update would
+    # need a copy of all weights and slots.
     cls = type(optimizer)
 
     def assign(variable, value):
@@ -127,14 +137,16 @@ def apply_gradients(optimizer, gradients, variables, apply_update=None):
 def set_seeds(generators, seed, step, microbatch=0):
     """Derives the random state of every generator from the step, the replica and the micro-batch.
 
-    Keras' generators draw the same masks on every replica and are not part of a checkpoint. With
-    their states set before each forward pass, replicas and micro-batches draw different masks, and
-    a second pass of the same micro-batch draws the same ones.
+    By default, Keras' generators draw the same dropout masks on every replica, and checkpoints do
+    not contain their states. If this function is called before each forward pass, replicas and
+    micro-batches draw different masks, and a second pass over a micro-batch draws the same masks as
+    the first pass.
 
     Args:
-        generators: `keras.random.SeedGenerator`s; each gets a state of its own.
-        seed: int.
-        step, microbatch: int scalars.
+        generators: list of `keras.random.SeedGenerator`; each gets a different state.
+        seed: int, the seed of the run.
+        step: int scalar, the number of the step.
+        microbatch: int scalar, the index of the micro-batch.
     """
     fold_in = tf.random.experimental.stateless_fold_in
     replica = tf.distribute.get_replica_context().replica_id_in_sync_group
@@ -142,5 +154,6 @@ def set_seeds(generators, seed, step, microbatch=0):
     state = fold_in(fold_in(state, tf.cast(replica, tf.int64)), tf.cast(microbatch, tf.int64))
     for index, generator in enumerate(generators):
         value = fold_in(state, tf.constant(index, tf.int64))
-        # Generators count upwards in an unsigned dtype; the shift keeps clear of an overflow.
+        # A generator increments its state, whose dtype is unsigned. The shift makes the initial
+        # state so small that the increments cannot overflow.
         generator.state.assign(tf.cast(tf.bitwise.right_shift(value, 34), generator.state.dtype))

@@ -1,7 +1,8 @@
 """Forward pass to embeddings, and backpropagation of the gradients at the embeddings.
 
-`encode_full` and `encode_cached` both return the embeddings and a function that propagates their
-gradients back, so that the objective does not depend on how the batch is encoded.
+`encode_full` and `encode_cached` both return the embeddings, and a function that propagates the
+gradients at the embeddings back to the weights. The computation of the loss therefore does not
+depend on whether the batch is encoded in micro-batches.
 """
 
 import tensorflow as tf
@@ -11,14 +12,15 @@ def encode_full(encode, batch, variables):
     """Encodes the whole local batch; activations are kept for the backward pass.
 
     Args:
-        encode: callable (batch, index of the micro-batch) -> {field: (n, d)} that draws the same
-            dropout for the same index.
+        encode: callable (batch, index of the micro-batch) -> {field: (n, d)}. It draws the same
+            dropout masks in every call with the same index.
         batch: nested structure of tensors (n, ...).
         variables: `train_step.EncoderVariables`.
 
     Returns:
-        Embeddings {field: (n, d)}, and a callable from their gradients {field: (n, d)} to a
-        gradient per weight, which is None if the embeddings do not depend on the weight.
+        Embeddings {field: (n, d)}, and a callable that maps the gradients at the embeddings
+        {field: (n, d)} to a list with a gradient per weight. A gradient is None if the embeddings
+        do not depend on the weight.
     """
     with tf.GradientTape() as tape:
         embeddings = encode(batch, 0)
@@ -35,18 +37,21 @@ def encode_full(encode, batch, variables):
 
 
 def encode_cached(encode, batch, variables, specs):
-    """Encodes micro-batches one after another, each of them twice (GradCache).
+    """Encodes the local batch in micro-batches, each of them twice (GradCache).
 
-    Gao et al. 2021 (https://arxiv.org/abs/2101.06983). The first pass keeps no activations. The
-    second pass draws the same dropout, keeps its activations and is followed by the backward pass
-    of the micro-batch, so that only the activations of one micro-batch are in memory.
+    See Gao et al. 2021 (https://arxiv.org/abs/2101.06983). The first pass over a micro-batch keeps
+    no activations. The second pass draws the same dropout masks, keeps its activations, and is
+    followed by the backward pass of this micro-batch. Memory therefore never holds the activations
+    of more than one micro-batch.
+
+    Every micro-batch updates the moving averages from their values before the step. At the end, the
+    moving averages are set to the mean of these updates over the micro-batches. A single pass with
+    the micro-batches as virtual batches of batch norm gives the same moving averages.
 
     Args:
-        encode, batch, variables: see `encode_full`. Each micro-batch starts from the moving
-            averages of before the step; they end as the mean of the micro-batches' results, which
-            is what one pass with the micro-batches as groups gives.
-        specs: {field: spec with shape (rows, d) and dtype} of the embeddings of a micro-batch. The
-            number of rows divides n.
+        encode, batch, variables: see `encode_full`.
+        specs: {field: spec of the embeddings of a micro-batch, with shape (rows, d) and a dtype}.
+            The number of rows must divide n.
 
     Returns:
         See `encode_full`. Gradients are dense, and 0 if the embeddings do not depend on the weight.
@@ -89,9 +94,12 @@ def encode_cached(encode, batch, variables, specs):
 
 
 def sequential_loop(count, body, state):
-    """Returns `state` after `state = body(i, state)` for i in range(count), one at a time."""
-    # By default, TensorFlow starts up to ten iterations before the first has ended, and keeps the
-    # activations of all of them.
+    """Returns the last `state` of `for i in range(count): state = body(i, state)`.
+
+    An iteration starts only when the previous one has ended.
+    """
+    # By default, TensorFlow runs up to ten iterations of a loop in parallel, and the activations of
+    # all these iterations would be in memory.
     _, state = tf.while_loop(
         lambda i, state: i < count,
         lambda i, state: (i + 1, body(i, state)),
@@ -113,7 +121,7 @@ def split_rows(nest, rows):
 
 
 def slice_part(parts, i):
-    """Part `i` of the result of `split_rows`."""
+    """Returns part `i` of a nested structure that `split_rows` returned."""
     return tf.nest.map_structure(lambda x: x[i], parts)
 
 
@@ -130,10 +138,10 @@ def _assign(variables, values):
 
 
 def _add(total, gradient):
-    """Dense sum of a total and a gradient, which may be None or sparse."""
+    """Returns the dense sum of a dense total and a gradient, which may be None or sparse."""
     if gradient is None:
         return total
     if isinstance(gradient, tf.IndexedSlices):
-        # A dense copy of the gradient would be as large as the embedding table of the vocabulary.
+        # The gradient is not made dense, because it would be as large as the token embeddings.
         return tf.tensor_scatter_nd_add(total, gradient.indices[:, tf.newaxis], gradient.values)
     return total + gradient

@@ -1,4 +1,4 @@
-"""Gradient checkpointing: a block stores only its input and is run again in the backward pass."""
+"""Gradient checkpointing: a block stores only its input and runs again in the backward pass."""
 
 import keras
 import tensorflow as tf
@@ -7,12 +7,13 @@ import tensorflow as tf
 def remat(block):
     """Makes a layer discard its activations in training and recompute them for the gradient.
 
-    The second pass starts from the same random states and moving averages as the first one, and
-    does not change them. Calls with `training=False` are not affected.
+    The recomputation starts from the same random states and moving averages as the forward pass,
+    and changes neither the random states nor the moving averages. Calls with `training=False` are
+    not affected.
 
     Args:
-        block: `keras.layers.Layer` whose variables no other layer uses. Gradients flow to the first
-            argument of its call only.
+        block: `keras.layers.Layer` whose variables no other layer uses. Of the arguments of the
+            layer, only the first one gets gradients.
     """
     plain_call = block.call
 
@@ -20,7 +21,7 @@ def remat(block):
         if not training:
             return plain_call(inputs, *args, training=training, **kwargs)
         weights, states = block.trainable_variables, block.non_trainable_variables
-        # `v.value` would be cast to half precision here.
+        # In half precision, `v.value` would be cast to the layer's compute dtype here.
         values = [tf.convert_to_tensor(v._value) for v in (*weights, *states)]
         changed = []
 
@@ -39,7 +40,7 @@ def remat(block):
             output, new_states = run(inputs, values)
 
             def backward(upstream, *_):
-                # Depends on the upstream gradient, see `_zero`.
+                # The added zero depends on the upstream gradient, see `_zero`.
                 inputs_again = inputs + _zero(upstream, inputs.dtype)
                 weight_values, state_values = values[: len(weights)], values[len(weights) :]
                 with tf.GradientTape() as tape:
@@ -61,11 +62,11 @@ def remat(block):
 
 
 def _zero(upstream, dtype):
-    """A zero that the compiler cannot constant-fold.
+    """Returns a zero that depends on `upstream` and that the compiler cannot constant-fold.
 
-    Added to the input of a block, it makes the second pass wait for the upstream gradient. It also
-    keeps the compiler from merging the second pass with the first one, whose activations would
-    then stay in memory.
+    If this zero is added to the input of a block, the recomputation must wait for the upstream
+    gradient. The compiler then cannot merge the recomputation with the forward pass. Merging would
+    keep the activations of the forward pass in memory.
     """
     first = tf.reshape(upstream, (-1,))[0]
     return tf.cast(tf.math.is_nan(first) & tf.math.is_finite(first), dtype)

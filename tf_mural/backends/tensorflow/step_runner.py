@@ -1,10 +1,10 @@
-"""Runs the compiled steps and encoders of a model under a strategy."""
+"""Runs compiled training steps and compiled encoders under a `tf.distribute.Strategy`."""
 
 import tensorflow as tf
 
 from tf_mural.backends.tensorflow.strategy import ProcessGroup
 
-# (callable that starts a profile for TensorBoard in a folder, callable that ends it).
+# (callable that starts a TensorBoard profile in a folder, callable that ends the profile).
 PROFILER = (tf.profiler.experimental.start, tf.profiler.experimental.stop)
 
 
@@ -14,8 +14,8 @@ class Runner:
     Args:
         trainer: compiled `trainer.Trainer`, created in the scope of the strategy.
         strategy: a `tf.distribute.Strategy`.
-        make_dataset: callable (start_step=) that returns the `tf.data.Dataset` of this process,
-            with a batch per replica and step.
+        make_dataset: callable (start_step=) that returns the `tf.data.Dataset` of this process. The
+            dataset has a batch per replica and step, and starts with the batches of `start_step`.
 
     Attributes:
         processes: `ProcessGroup` of the strategy.
@@ -27,7 +27,7 @@ class Runner:
 
     @staticmethod
     def batches_per_step(replicas):
-        """Number of batches per step of the dataset of a process.
+        """Returns the number of batches that a process reads from its dataset per step.
 
         Args:
             replicas: number of replicas of the process.
@@ -35,7 +35,7 @@ class Runner:
         return replicas
 
     def start(self, step):
-        """Starts reading the batches, from those of a step."""
+        """Starts reading batches, beginning with the batches of step `step`."""
         make_dataset = self._make_dataset
         self._batches = iter(
             self._strategy.distribute_datasets_from_function(
@@ -50,7 +50,7 @@ class Runner:
         """Runs `count` steps.
 
         Returns:
-            {name: values (count,)} on the device. Reading them waits for the steps.
+            Logs {name: values (count,)} on the device. Reading the values waits for the steps.
         """
         if count == 1 or not self._names:
             values = _first_local(self._strategy, self._run_one(next(self._batches)))
@@ -60,19 +60,21 @@ class Runner:
 
 
 def _first_local(strategy, values):
-    """{name: value of the first replica of this process}."""
+    """Returns {name: value on the first replica of this process} from values per replica."""
     return {k: strategy.experimental_local_results(v)[0] for k, v in values.items()}
 
 
 def _step_functions(trainer, strategy, names):
-    """Two tf.functions: one step of a batch, and several steps of an iterator.
+    """Returns two tf.functions: (batch) runs one step, (iterator, count) runs several steps.
 
-    They have no reference to the runner, so that its iterator is destroyed together with it.
-    Otherwise garbage collection might destroy it in a reader thread of another iterator, which
-    would then wait for threads that may be waiting for it.
+    The functions must not hold a reference to the runner. With such a cyclic reference, only
+    garbage collection would destroy the iterator of the runner, and garbage collection may run in a
+    reader thread of another iterator. Destroying an iterator waits for the threads of this
+    iterator, which may be waiting for the reader thread: a deadlock.
     """
 
-    # Without AutoGraph, as in Keras' `fit`: it takes seconds, and no condition depends on a tensor.
+    # AutoGraph is disabled, as in Keras' `fit`: AutoGraph takes seconds, and no condition in a step
+    # depends on a tensor.
     @tf.function(jit_compile=trainer.jit_compile is True, autograph=False)
     def run_one(batch):
         return strategy.run(trainer.train_step, args=(batch,))
@@ -92,13 +94,13 @@ def _step_functions(trainer, strategy, names):
 
 
 def encoder_functions(encoder, modalities=("image", "text"), strategy=None):
-    """Returns compiled encoders that use the current weights.
+    """Returns compiled encoding functions, which always use the current weights.
 
     Args:
         encoder: `models.DualEncoder`.
-        modalities: of its towers.
-        strategy: a `tf.distribute.Strategy` of this process. Its replicas each encode an equal part
-            of the rows of a batch. None: one device.
+        modalities: modalities of the towers to compile.
+        strategy: a `tf.distribute.Strategy` of this process. Each replica encodes an equal part of
+            the rows of a batch. None: one device encodes all rows.
 
     Returns:
         {modality: callable from a batch (n, ...) to embeddings (n, d)}.
@@ -125,15 +127,16 @@ def encoder_functions(encoder, modalities=("image", "text"), strategy=None):
 
 
 def snapshot(variables):
-    """Returns {name: tensor} of {name: Keras variable}, the values that the variables have now.
+    """Returns the current values of {name: Keras variable} as {name: tensor} on the CPU.
 
-    On a CPU nothing is copied: TensorFlow copies a variable when it changes while its value is in
-    use. From other devices the values are fetched.
+    Variables on the CPU are not copied here: TensorFlow copies the value of a variable when the
+    variable is assigned while the value is in use. Variables on other devices are copied to the
+    CPU.
     """
     with tf.device("CPU:0"):
         return {name: tf.identity(_read(v.value)) for name, v in variables.items()}
 
 
 def _read(variable):
-    """The current value on the first replica of this process; needs no communication."""
+    """Returns a variable's value on the first replica of this process, without communication."""
     return getattr(variable, "values", (variable,))[0].read_value()

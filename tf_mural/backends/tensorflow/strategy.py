@@ -1,4 +1,4 @@
-"""Strategies by name, and the processes of a strategy."""
+"""Creates a `tf.distribute.Strategy` by name, and the process group of a strategy."""
 
 import contextlib
 import functools
@@ -14,7 +14,9 @@ from tf_mural.errors import UserError, lookup
 
 
 class ProcessGroup(distributed.ProcessGroup):
-    """The processes of a `tf.distribute.Strategy`: several with "multiworker", else one.
+    """The processes of a `tf.distribute.Strategy`.
+
+    The strategy "multiworker" has several processes, every other strategy has one.
 
     Args:
         strategy: a `tf.distribute.Strategy`.
@@ -45,7 +47,8 @@ class ProcessGroup(distributed.ProcessGroup):
     @functools.cached_property
     def _gather_function(self):
         def gather_on_replica(x):
-            # A copy on the device of the replica, because the argument is not placed on a device.
+            # `tf.identity` copies x to the device of the replica; the argument of `run` is not
+            # placed on a device.
             return tf.distribute.get_replica_context().all_gather(tf.identity(x), axis=0)
 
         def gather(x):
@@ -98,17 +101,17 @@ def _tpu(name, seconds):
 
 
 def _reason(error):
-    """The sentence of an error message that gives the reason."""
+    """Returns the sentence of an error message that states the reason of the error."""
     text = str(error)
     if match := re.search(r"TPUs not found[^.\n]*", text):
         return match[0]
-    # The message of an error in a graph starts with the position and ends with the reason.
+    # The message of an error in a graph starts with the node and ends with the reason.
     lines = [line for line in text.splitlines() if line.strip() and "{{node" not in line]
     return lines[-1].strip().split(". ")[0] if lines else type(error).__name__
 
 
 def _resolve_tpu(name, seconds):
-    """Resolves the address of a TPU; waits until a TPU of another machine answers."""
+    """Returns the cluster resolver of a TPU; waits for an answer of a TPU on another machine."""
     with _network_timeout(seconds):
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name)
         addresses = [] if name == "local" else resolver.cluster_spec().job_tasks("worker")
@@ -120,7 +123,7 @@ def _resolve_tpu(name, seconds):
 
 @contextlib.contextmanager
 def _network_timeout(seconds):
-    """Limits network calls of Python, which wait forever by default."""
+    """Context manager: sets a time limit for Python's network calls, which have none by default."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:
@@ -130,7 +133,8 @@ def _network_timeout(seconds):
 
 
 def _auto(*options):
-    # First, because listing devices initializes TensorFlow without the other processes.
+    # TF_CONFIG is checked before the devices are listed, because listing devices initializes
+    # TensorFlow without the other processes of the cluster.
     if os.environ.get("TF_CONFIG"):
         return _multiworker(*options)
     return _mirrored() if len(tf.config.list_logical_devices("GPU")) > 1 else _one()
@@ -150,21 +154,23 @@ def make_strategy(name="auto", tpu="local", connect_timeout_minutes=10.0):
 
     - "one": TensorFlow's default, the first GPU or the CPU.
     - "mirrored": all GPUs of this process; without GPUs, all its logical CPUs.
-    - "multiworker": the devices of several processes, see `distributed.resolve_cluster`. It waits
-      until all processes have started, and must be created before TensorFlow is used.
+    - "multiworker": the devices of several processes, see `distributed.resolve_cluster`. The
+      function waits until all processes have started. This strategy must be created before any
+      operation of TensorFlow runs.
     - "tpu": all cores of a TPU host.
-    - "auto": "multiworker" if TF_CONFIG is set, "mirrored" with two or more GPUs, else "one".
+    - "auto": "multiworker" if TF_CONFIG is set, else "mirrored" with two or more GPUs, else "one".
 
-    Create one strategy per process: a second MirroredStrategy of another size aborts TensorFlow.
+    Create only one strategy per process: TensorFlow aborts the process if a second MirroredStrategy
+    has another number of devices.
 
     Args:
         name: a key of `STRATEGIES`.
-        tpu: the TPU that "tpu" uses: "local" for the one of this machine, or a name.
-        connect_timeout_minutes: time limit for the other processes, or for the TPU of another
-            machine, to answer.
+        tpu: the TPU for the strategy "tpu": "local" (the TPU of this machine) or the name of a TPU.
+        connect_timeout_minutes: maximum time in minutes that the function waits for an answer of
+            the other processes or of a TPU on another machine.
 
     Raises:
-        UserError: unknown name; the TPU is not available; the environment does not define a
-            cluster; processes did not answer in time, or a port is taken.
+        UserError: the name is unknown, the TPU is not available, the environment does not define a
+            cluster, other processes did not answer in time, or a port is in use.
     """
     return lookup(STRATEGIES, name, "strategy")(tpu, 60 * connect_timeout_minutes)

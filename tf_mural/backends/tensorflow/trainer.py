@@ -10,27 +10,29 @@ from tf_mural.train_step import BackendFunctions, TrainStep
 
 
 def _call_in_replica_context(function, batch):
-    # `strategy.run` has entered the replica context already.
+    # Nothing is distributed here, because `strategy.run(trainer.train_step)` already runs the whole
+    # step on every replica.
     return function(batch)
 
 
 class Trainer(keras.Model):
-    """Trains a dual encoder with the terms of a stage.
+    """Trains a dual encoder with the loss terms of a stage.
 
-    Its `train_step` runs under any `tf.distribute.Strategy`, as
-    `strategy.run(trainer.train_step, args=(batch,))`, and on one host in Keras' `fit`.
+    `train_step` can be called as `strategy.run(trainer.train_step, args=(batch,))` with any
+    `tf.distribute.Strategy`. On a single host, Keras' `fit` can call `train_step`, too.
 
     Args:
         encoder, terms, modalities, languages, seed, microbatch, loss_chunk, loss_scale,
             bad_step_policy: see `train_step.TrainStep`.
-        remat: whether the blocks of the towers store only their inputs and are computed again in
-            the backward pass.
-        strategy: not used; the step runs under the strategy that calls it.
+        remat: whether the blocks of the towers store only their inputs, and recompute their
+            activations in the backward pass.
+        strategy: not used; a step runs under the strategy whose `run` calls `train_step`.
         shard_optimizer, shard_embeddings: must be false on this backend.
 
     Attributes:
         core: the `train_step.TrainStep` that computes the step.
-        step, loss_scale: those of `core`.
+        step: variable `step` of `core`.
+        loss_scale: `nonfinite.LossScale` of `core`, or None.
 
     Raises:
         UserError: `shard_optimizer` or `shard_embeddings` is true.
@@ -98,12 +100,12 @@ class Trainer(keras.Model):
 
     @property
     def bad_step_policy(self):
-        """The `nonfinite.BadStepPolicy`."""
+        """The `nonfinite.BadStepPolicy` of `core`."""
         return self.core.bad_step_policy
 
     @property
     def skipped_steps(self):
-        """Number of steps that were skipped so far; not available inside a step."""
+        """Number of steps that were skipped so far; cannot be read inside a compiled step."""
         return int(self.step.numpy()) - int(self.optimizer.iterations.numpy())
 
     def train_step(self, batch):
