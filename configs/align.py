@@ -4,7 +4,10 @@ from configs import base
 
 
 def get_config(size="tiny"):
-    """L_image-caption; b3_mini is the recipe of coyo-align on CC3M, with published results."""
+    """Returns the config of ALIGN, whose loss is L_image-caption.
+
+    The size b3_mini has the recipe of coyo-align on CC3M, for which results are published.
+    """
     config = base.base_config("align", size)
     config.sources.captions = base.source(
         size, "captions", dict(image="image", caption="text"), ["en"]

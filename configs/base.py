@@ -1,15 +1,16 @@
 """Default values of all stages: models, recipes and the structure of a config.
 
-A stage is data: sources (record sets and the fields read from them), terms (losses between fields),
-and a schedule. Every value can be overridden: `--config.optimizer.learning_rate=1e-4`. Values that
-may be None are made by `_optional`, so that they keep their type: `--config.microbatch=32` sets
-one, `--config.microbatch=none` removes it.
+A config defines a stage by plain data: sources (record sets, and fields that are read from them),
+terms (losses between fields), and a schedule. A flag such as
+`--config.optimizer.learning_rate=1e-4` overrides a value. Values that may be None are made by
+`_optional`, which stores their type: `--config.microbatch=32` sets a number, and
+`--config.microbatch=none` sets None.
 """
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference
 
-# The caption languages of ETCL's triples, as in the paper.
+# The languages of the captions in ETCL's triples, as in the paper.
 TRIPLE_LANGUAGES = ("en", "de", "fr", "cs", "zh", "ja")
 SIZES = ("tiny", "b3_mini", "paper")
 
@@ -21,14 +22,15 @@ _MODELS = {
         embedding_dim=128,
         temperature=0.07,
     ),
-    # The smallest model of coyo-align with published results: EfficientNet-B3, BERT-mini on CC3M.
+    # EfficientNet-B3 and BERT-mini: the smallest model of coyo-align with published results.
     "b3_mini": dict(
         image=dict(name="b3", image_size=289, stochastic_depth=0.2, batch_norm_momentum=0.99),
         text=dict(name="mini", max_tokens=64, dropout=0.1),
         embedding_dim=640,
         temperature=1.0,
     ),
-    # The paper: EfficientNet-B7 (width 640 without its top) and BERT-base.
+    # The model of the paper: EfficientNet-B7, without the layers after the last block, whose
+    # output has 640 channels, and BERT-base.
     "paper": dict(
         image=dict(name="b7", image_size=289, stochastic_depth=0.2, batch_norm_momentum=0.99),
         text=dict(name="base", max_tokens=64, dropout=0.1),
@@ -55,7 +57,7 @@ _RECORDS = {
 
 
 def _optional(value_type, value=None):
-    """Returns a placeholder for a value of a type, or None."""
+    """Returns a placeholder for a value that has a type or is None."""
     return FieldReference(value, field_type=value_type)
 
 
@@ -66,20 +68,21 @@ def _model(size):
             embedding_dim=model["embedding_dim"],
             image=dict(
                 **model["image"],
-                # Number of images per batch norm statistic (ghost batch norm). None: all images of
-                # a replica, or of a micro-batch; -1: all images of all replicas.
+                # Number of images that share the statistics of batch norm (ghost batch norm).
+                # None: all images of a replica or micro-batch. -1: all images of all replicas.
                 virtual_batch_size=_optional(int, _VIRTUAL_BATCH_SIZES[size]),
                 padding="symmetric",
-                preset=_optional(str),  # of KerasHub; it replaces the encoder of that name
+                preset=_optional(str),  # preset of KerasHub, which replaces the encoder `name`
             ),
             text=dict(
                 **model["text"],
-                # Number of layers, width, heads and feed-forward width; they replace `name`.
+                # (number of layers, width, number of heads, feed-forward width). If it is not None,
+                # it replaces the sizes that belong to `name`.
                 sizes=_optional(tuple),
                 activation="gelu_approximate",
                 preset=_optional(str),
             ),
-            # Initial temperatures. Terms with a `temperature` of another name have their own.
+            # {name: initial value}. The value `temperature` of a term is one of these names.
             temperatures=dict(shared=model["temperature"]),
             freeze=(),  # modalities whose encoders are not trained
         )
@@ -87,7 +90,7 @@ def _model(size):
 
 
 def _optimizer():
-    """LAMB. Each stage sets `learning_rate` and, if it has a warm-up, `warmup_steps`."""
+    """Returns the settings of LAMB. Each stage replaces `learning_rate` and `warmup_steps`."""
     return ConfigDict(
         dict(
             name="lamb",  # or "adam": AdamW, which is LAMB without trust ratio
@@ -98,11 +101,11 @@ def _optimizer():
             beta_2=0.999,
             epsilon=1e-6,
             global_clipnorm=_optional(float),
-            # Factor between the learning rates of a layer and the layer below it.
+            # Learning rate of a layer divided by the learning rate of the layer above it.
             layer_decay=1.0,
-            # Momentum of a moving average of the weights, with which the run ends.
+            # Momentum of a moving average of the weights, which then gives the final weights.
             ema_momentum=_optional(float),
-            # Regular expressions that are searched in variable paths.
+            # Regular expressions; a variable is excluded if one of them matches a part of its path.
             exclude_from_weight_decay=("_bn/", "/bias$", "layer_norm/", "temperature"),
             exclude_from_layer_adaptation=("_bn/",),
         )
@@ -110,60 +113,65 @@ def _optimizer():
 
 
 def _add_step(config):
-    """Adds the values of a training step. Each stage sets `batch_size` and `steps`."""
+    """Adds the values of a training step to a config. Each stage sets `batch_size` and `steps`."""
     config.batch_size, config.steps = 0, 0
-    # Number of rows of a replica that are encoded at a time, twice (GradCache). None: all rows,
-    # once. The gradients are those of the whole batch; the memory is that of a micro-batch. Batch
-    # norm uses the images of a micro-batch, or groups of `virtual_batch_size` in it.
+    # Number of rows that a replica encodes at a time (GradCache). Each row is then encoded twice.
+    # The gradients are those of the whole batch, but activations take only the memory of a
+    # micro-batch. Batch norm computes statistics over a micro-batch, or over `virtual_batch_size`
+    # images of a micro-batch. None: a replica encodes all of its rows at once.
     config.microbatch = _optional(int)
     # Number of rows of a replica whose logits (rows x batch_size) are computed at a time.
     config.loss_chunk = _optional(int)
-    # Gradient checkpointing: stores only the inputs of EfficientNet stages and transformer layers,
-    # and recomputes the rest in the backward pass.
+    # Gradient checkpointing: only the inputs of EfficientNet stages and transformer layers are
+    # stored, and all other activations are computed again in the backward pass.
     config.remat = False
-    # JAX only: distributes the optimizer slots (ZeRO-1), or also the token embeddings, over the
-    # devices.
+    # Only on JAX: whether the optimizer slots are distributed over the devices (ZeRO-1).
     config.shard_optimizer = False
+    # Only on JAX: whether the token embeddings are distributed over the devices.
     config.shard_embeddings = False
     # Precision of the encoders: "float32", "mixed_bfloat16" or "mixed_float16" (with loss scaling).
-    # Weights, embeddings, loss, temperature, slots and statistics are always float32.
+    # Weights, embeddings, loss, temperatures, slots and statistics are always float32.
     config.precision = "float32"
-    # Whether rows that repeat an image or a text of a row are excluded from its negatives, in all
-    # terms; `mask_duplicates` of a term applies to that term. The paper does not exclude them.
+    # Whether the negatives of a row exclude rows with the same image or the same text. This value
+    # applies to all terms; `mask_duplicates` of a term applies only to that term. The paper does
+    # not exclude such rows.
     config.mask_duplicates = False
-    # Largest accepted share of records that cannot be used: damaged, an image that does not decode,
-    # a text without known tokens. It refers to the examples read, or to 1,000 if fewer were read.
+    # Maximum share of records that cannot be used, because they are damaged, their image does not
+    # decode, or their text has no known token. The share is that of the records read so far, or of
+    # 1,000 records if fewer were read.
     config.max_bad_records = 0.01
     # A step is bad if its loss or gradient norm is not finite, or if its gradient norm exceeds
-    # max_gradient_norm: "stop" ends the run without saving it, "skip" skips it.
+    # `max_gradient_norm`. At a bad step, "stop" ends the run without saving this step, and "skip"
+    # continues without changing the weights.
     config.on_bad_step = "stop"
     config.max_gradient_norm = _optional(float)
-    config.max_consecutive_skips = 20  # after which the run stops anyway
+    config.max_consecutive_skips = 20  # with "skip": the run stops after so many bad steps in a row
     config.optimizer = _optimizer()
 
 
 def _add_run(config, size):
-    """Adds how steps are run, logged, saved and evaluated."""
+    """Adds the values to a config that say how steps are run, logged, saved and evaluated."""
     config.jit_compile = False
-    config.steps_per_loop = 1  # steps between two returns to Python; set it on TPUs
+    config.steps_per_loop = 1  # number of steps between two returns to Python; use more on TPUs
     config.log_every = 20 if size == "tiny" else 100
-    # The first step that TensorBoard's profiler records, and the step after the last one.
+    # (first step that TensorBoard's profiler records, step after the last recorded step).
     config.profile_steps = _optional(tuple)
-    # Whether the initial weights are evaluated too (before.json), to report which languages lost.
+    # Whether the initial weights are evaluated too. The report then lists languages that got worse.
     config.evaluate_before_training = False
-    # Number of evaluations without improvement of `keep_best` after which the run ends.
+    # The run ends after this number of evaluations without an improvement of `keep_best`.
     config.stop_early = _optional(int)
-    # The run ends with alpha * (trained weights) + (1 - alpha) * (initial weights) (WiSE-FT).
+    # The final weights are alpha * (trained weights) + (1 - alpha) * (initial weights) (WiSE-FT).
     config.wise_ft_alpha = 1.0
-    # Intervals of checkpoints, in steps and in minutes. Each evaluation saves one before, too.
+    # Intervals of checkpoints in steps and in minutes. A checkpoint also precedes each evaluation.
     config.checkpoint_every = _optional(int, 200 if size == "tiny" else 1000)
     config.checkpoint_minutes = _optional(float)
-    config.keep_checkpoints = 2  # number of checkpoints; the disk needs space for one more
-    # Whether training goes on while a checkpoint is written, which takes memory for a second state.
+    config.keep_checkpoints = 2  # number of checkpoints on disk; one more must fit on the disk
+    # Whether training continues while a checkpoint is written. This needs memory for a second copy
+    # of weights and slots.
     config.checkpoint_in_background = True
-    config.evaluate_every = _optional(int)  # steps; None: only after the last step
-    # Metric of the best step, named as in TensorBoard, or a pattern whose matches are averaged
-    # ("retrieval/*/average_recall"). A leading minus means that lower is better.
+    config.evaluate_every = _optional(int)  # in steps; None: only the last step is evaluated
+    # Metric that determines the best step: a name in TensorBoard, or a pattern whose matches are
+    # averaged ("retrieval/*/average_recall"). A leading minus means that lower values are better.
     config.keep_best = _optional(str)
 
 
@@ -179,25 +187,26 @@ def base_config(stage, size):
     """
     config = ConfigDict()
     config.stage, config.size, config.seed = stage, size, 0
-    # The stage whose final weights are the initial weights of this one. None: random weights.
+    # The stage whose final weights are the initial weights of this stage. None: random weights.
     config.init_stage = _optional(str)
-    # Whether that stage and those of `report.compare_with` are trained first if they are not
-    # finished. Otherwise the initial weights must be given by --init.
+    # Whether `init_stage` is trained first if it is not finished. If False, --init must name the
+    # initial weights.
     config.train_dependencies = size == "tiny"
-    # compare_with: stages in the tables of the report; control: the one that gains refer to; show:
-    # number of images in retrieval_<language>.png and in TensorBoard's projector.
+    # compare_with: other stages in the tables of the report, which are trained if they are not
+    # finished. control: the stage that gains refer to. show: number of records whose images are
+    # searched for retrieval_<language>.png, and shown in TensorBoard's projector.
     config.report = ConfigDict(dict(compare_with=(), control=_optional(str), show=128))
     # Data sets that training converts if their records are missing.
     config.auto_convert = ("scenes",) if size == "tiny" else ()
-    # A file, or "scenes" for the vocabulary of the package.
+    # Path of a vocabulary file, or "scenes" for the vocabulary of the package.
     config.vocabulary = "scenes" if size == "tiny" else "labse/vocab.txt"
-    # Whether texts lose case and accents, as the vocabulary of an uncased BERT requires.
+    # Whether texts are lowercased and lose accents, as the vocabulary of an uncased BERT requires.
     config.lower_case = False
-    # Public weights that the model started from. --init=hf:NAME_OR_FOLDER sets it.
+    # Public weights from which the model started; --init=hf:NAME_OR_FOLDER sets this value.
     config.pretrained = _optional(str)
 
     config.model = _model(size)
-    config.images = ConfigDict(_IMAGES[size])  # pixels
+    config.images = ConfigDict(_IMAGES[size])  # side lengths in pixels
     config.sources = ConfigDict()
     config.terms = ConfigDict()
 
@@ -210,7 +219,7 @@ def base_config(stage, size):
 
 
 def retrieval(records, trained=()):
-    """Returns the evaluation by retrieval on a record set.
+    """Returns the config of an evaluation by retrieval on a record set.
 
     Args:
         records: folder of the record set.
@@ -220,16 +229,17 @@ def retrieval(records, trained=()):
 
 
 def source(size, corpus, fields, languages=None, **options):
-    """Returns a source: the fields that are read from the records of a corpus.
+    """Returns the config of a source, which reads fields from the records of a corpus.
 
     Args:
         size: one of `SIZES`.
         corpus: "captions", "bitext" or "triples".
         fields: {field: "image" or "text"}.
-        languages: codes of the languages of its texts; None: all.
-        **options: `epoch_unit` ("records" or "combinations" of images and languages),
-            `min_languages` (of a record), `weights` (one per record set; None: in proportion to
-            size ** (1 / temperature)), `temperature`, `flip` (whether images may be mirrored).
+        languages: codes of the languages of the texts that are read; None: all languages.
+        **options: `epoch_unit` ("records", or "combinations" of images and languages),
+            `min_languages` (minimum number of languages of a record), `weights` (sampling weight of
+            each record set; None: in proportion to size ** (1 / temperature)), `temperature`, and
+            `flip` (whether images may be mirrored).
     """
     values = dict(
         epoch_unit="records",
@@ -250,7 +260,7 @@ def source(size, corpus, fields, languages=None, **options):
 
 
 def term(x, y, weight):
-    """Returns a contrastive loss between two fields, with the margin and smoothing of the paper."""
+    """Returns the config of a contrastive loss between two fields, as in the paper."""
     return dict(
         x=x,
         y=y,

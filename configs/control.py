@@ -1,13 +1,14 @@
-"""The control of ETCL: MURAL continues for the steps of ETCL at its learning rate.
+"""The control of ETCL: MURAL is continued with the number of steps and the learning rate of ETCL.
 
-More steps help in any case; the gain of ETCL is its difference to this control.
+Training for more steps improves MURAL, too. The gain of ETCL is therefore the difference between
+ETCL and this control.
 """
 
 from configs import etcl, mural
 
 
 def get_config(size="tiny"):
-    """L_MURAL on MURAL's data, with the schedule of ETCL."""
+    """Returns a config with the loss and the data of MURAL, and the schedule of ETCL."""
     config = etcl.follow_up(mural.get_config(size), size)
     config.stage = "control"
     config.optimizer.warmup_steps = 0

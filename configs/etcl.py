@@ -1,9 +1,9 @@
-"""ETCL: triples (image, text A, text B) in a few languages, after MURAL."""
+"""ETCL: training on triples (image, text A, text B) in a few languages, after MURAL."""
 
 from configs import base
 
-# Batch size, steps and learning rate, which falls linearly to 0 without warm-up. The control and
-# the ablations use the same ones.
+# {size: (batch size, steps, learning rate)}. The learning rate falls linearly to 0, and there is no
+# warm-up. The control and the ablations have the same recipes.
 RECIPES = {
     "tiny": (128, 180, 4e-3),
     "b3_mini": (16_384, 3_000, 5e-4),
@@ -12,14 +12,14 @@ RECIPES = {
 
 
 def follow_up(config, size):
-    """Sets the schedule of ETCL and the weights of MURAL as initial weights; returns `config`."""
+    """Sets the schedule of ETCL and the initial stage MURAL in `config`, and returns `config`."""
     config.init_stage = "mural"
     config.batch_size, config.steps, config.optimizer.learning_rate = RECIPES[size]
     return config
 
 
 def get_config(size="tiny"):
-    """L_ETCL = 1/3 (L_image-textA + L_textA-textB + L_textB-image).
+    """Returns a config with L_ETCL = 1/3 (L_image-textA + L_textA-textB + L_textB-image).
 
     An epoch visits each image with each unordered pair of its languages once.
     """

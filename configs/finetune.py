@@ -4,7 +4,10 @@ from configs import base
 
 
 def get_config(size="tiny"):
-    """L_image-caption; `--config.sources.captions.languages=de` selects another language."""
+    """Returns a config with the loss L_image-caption on English captions.
+
+    `--config.sources.captions.languages=de` selects German captions instead.
+    """
     config = base.base_config("finetune", size)
     config.init_stage = "etcl"
     config.evaluate_before_training = True

@@ -1,10 +1,10 @@
-"""MURAL: (image, English caption) pairs and translation pairs, each with its own negatives."""
+"""MURAL: training on pairs (image, English caption) and on pairs of translations."""
 
 from configs import base
 
 
 def get_config(size="tiny"):
-    """L_MURAL = 1/2 (L_image-caption + L_source-target)."""
+    """Returns a config with L_MURAL = 1/2 (L_image-caption + L_source-target)."""
     config = base.base_config("mural", size)
     config.sources.captions = base.source(
         size, "captions", dict(image="image", caption="text"), ["en"]

@@ -4,7 +4,7 @@ from configs import base, etcl
 
 
 def get_config(size="tiny"):
-    """L_image-caption on the images of ETCL, with captions only in `config.language`."""
+    """Returns a config with L_image-caption on ETCL's images and captions in one language."""
     config = etcl.follow_up(base.base_config("one_language", size), size)
     config.language = ("de",)  # --config.language=ja
     config.sources.captions = base.source(size, "triples", dict(image="image", caption="text"))

@@ -4,9 +4,9 @@ from configs import base, etcl
 
 
 def get_config(size="tiny"):
-    """L_image-caption on the images of ETCL, with captions in all of its languages."""
+    """Returns a config with L_image-caption on ETCL's images and captions in all its languages."""
     config = etcl.follow_up(base.base_config("sixlang", size), size)
-    # min_languages=2 selects the images of ETCL, which needs two texts per image.
+    # min_languages=2 selects the images of ETCL, because ETCL needs two texts per image.
     config.sources.captions = base.source(
         size,
         "triples",

@@ -1,4 +1,4 @@
-"""Fixtures of all tests: import paths, quiet TensorFlow, small record sets and small runs."""
+"""Import paths and environment of all tests, and fixtures: small record sets and small runs."""
 
 import dataclasses
 import json
@@ -13,16 +13,17 @@ for path in (ROOT, os.path.join(ROOT, "tools")):
     if path not in sys.path:
         sys.path.insert(0, path)
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # As the commands do, for equal numbers.
+# The commands set this variable, too. Without it, tests would compute slightly different numbers.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
-# The longest files run first, so that no process is left with one of them at the end.
+# The slowest test files run first; otherwise a process might start such a file at the end.
 _LONG = "train grad_cache presets train_pretrained input_pipeline skipped_records".split()
 
 
 def pytest_collection_modifyitems(items):
-    """Moves the tests of the longest files to the front."""
-    names = {f"test_{name}.py": place for place, name in enumerate(_LONG)}
-    items.sort(key=lambda item: names.get(item.path.name, len(names)))
+    """Moves the tests of the files in _LONG to the front."""
+    positions = {f"test_{name}.py": position for position, name in enumerate(_LONG)}
+    items.sort(key=lambda item: positions.get(item.path.name, len(positions)))
 
 
 SMALL_SCENES = {"train": 96, "bitext": 132, "test": 12}
@@ -30,9 +31,9 @@ SMALL_SCENES = {"train": 96, "bitext": 132, "test": 12}
 
 @pytest.fixture(scope="session")
 def make_once(tmp_path_factory, worker_id):
-    """Returns `make_once(name, make)`: a folder that `make(folder)` fills once for all processes.
+    """A function `make_once(name, make)`, which returns a folder that `make(folder)` has filled.
 
-    Test processes of one session share it, so tests must not write to it.
+    All test processes of a session share the folder; tests must not write to it.
     """
     root = tmp_path_factory.getbasetemp()
     root = root if worker_id == "master" else root.parent
@@ -51,7 +52,7 @@ def make_once(tmp_path_factory, worker_id):
 
 @pytest.fixture(scope="session")
 def data_dir(make_once):
-    """A data folder with few scenes: 96 to train on, a quarter of them in six languages."""
+    """A data folder with few scenes. A quarter of the 96 training scenes is in six languages."""
 
     def convert(folder):
         from tf_mural import conversion
@@ -68,7 +69,7 @@ def data_dir(make_once):
 
 @pytest.fixture(scope="session")
 def tools():
-    """Runs commands, see `helpers.command_server`."""
+    """The `CommandServer` that runs the commands of all tests."""
     from helpers.command_server import CommandServer
 
     tools = CommandServer()
@@ -76,7 +77,7 @@ def tools():
     tools.close()
 
 
-# MURAL in six steps, with everything that a resume could get wrong.
+# Flags of a run of MURAL with six steps, and with all features whose state a checkpoint contains.
 SMALL_RUN = (
     "--stage=mural",
     "--strategy=one",
@@ -111,10 +112,10 @@ def finished(tools, data_dir, make_once):
 
 @pytest.fixture
 def train(tools, data_dir, tmp_path):
-    """Runs tools/train.py in a folder of its own, on the small scenes; returns `Done`."""
+    """A function that runs tools/train.py on the small scenes in `tmp_path`, and returns `Done`."""
 
-    def run(*arguments, **how):
-        # Of a flag that comes twice, the last one counts.
-        return tools.run(tmp_path, "train.py", f"--data_dir={data_dir}", *arguments, **how)
+    def run(*arguments, **options):
+        # If a flag is given twice, the last value applies.
+        return tools.run(tmp_path, "train.py", f"--data_dir={data_dir}", *arguments, **options)
 
     return run

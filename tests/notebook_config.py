@@ -1,4 +1,4 @@
-"""Config of few steps for the notebooks: NOTEBOOK_FLAGS=--config=tests/notebook_config.py"""
+"""Config with few steps for the notebooks: NOTEBOOK_FLAGS=--config=tests/notebook_config.py"""
 
 from configs import control, etcl, mural
 
@@ -6,7 +6,7 @@ STAGES = {"mural": mural, "etcl": etcl, "control": control}
 
 
 def get_config(stage):
-    """Returns a stage at size tiny with six steps."""
+    """Returns the config of a stage at size tiny with six steps."""
     config = STAGES[stage].get_config("tiny")
     config.batch_size, config.steps, config.log_every = 8, 6, 2
     config.optimizer.warmup_steps = 0

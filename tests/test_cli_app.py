@@ -1,4 +1,4 @@
-"""The end of a command: messages, exit codes, and that it does not wait for threads."""
+"""Commands: exit codes, messages, an end that does not wait for threads, and flags."""
 
 import importlib
 import os
@@ -17,7 +17,7 @@ from tf_mural.cli import app
 from tf_mural.cli.error_lines import error_line
 from tf_mural.errors import UserError
 
-# The thread that never ends represents those of tf.data, which may block the interpreter's end.
+# The thread that never ends represents a thread of tf.data, which may block the process's end.
 COMMAND = """
 import signal, sys, threading
 sys.path.insert(0, {root!r})
@@ -81,7 +81,7 @@ def test_error_of_a_file_system_is_one_line(path, pattern):
 
 
 def test_lack_of_memory_is_one_line_with_advice():
-    # The message of tf.zeros; its allocator would take ten seconds to fail.
+    # The error is constructed, because a real allocation would take ten seconds to fail.
     message = (
         "{{function_node __wrapped__Fill}} OOM when allocating tensor with shape[1048576,1677]"
     )
@@ -111,7 +111,7 @@ def test_lack_of_memory_on_jax_is_recognized(message):
 
 def test_full_disk_in_tensorflow_is_not_reported_as_lack_of_memory():
     error = tf.errors.ResourceExhaustedError(None, None, "/a/b; No space left on device")
-    assert error_line(error) is None  # it does not come from a file system
+    assert error_line(error) is None  # no file operation raised this error
     with pytest.raises(tf.errors.OpError) as caught:
         with tf.io.gfile.GFile("/dev/full", "w") as file:
             file.write("x")
@@ -127,7 +127,7 @@ def test_other_errors_have_no_line():
 
 
 MORE = "print('more', flush=True)"
-CONTINUES = "training continues without it"
+CONTINUES = "training continues without output"
 
 
 @pytest.mark.parametrize(
@@ -283,4 +283,4 @@ def test_package_runs_commands_as_a_module(tmp_path):
     done = subprocess.run([*command, "convert", "--list"], **options)
     assert done.returncode == 0 and done.stdout.startswith("scenes: ")
     done = subprocess.run([*command, "converts"], **options)
-    assert done.returncode == 1 and "COMMAND: build_vocab, compare, convert" in done.stderr
+    assert done.returncode == 1 and "COMMAND is one of build_vocab, compare, convert" in done.stderr

@@ -29,10 +29,10 @@ def test_all_configs_are_valid(stage, size):
     if size != "tiny":
         experiment.check_config(config, replicas=64)
     for term in config.terms.values():
-        # The loss of the paper, without the options of this package.
+        # The loss is that of the paper: options that this package adds are off.
         assert (term.margin, term.label_smoothing, term.mask_duplicates) == (0.3, 0.1, False)
         assert term.temperature == "shared"
-    # 1/2 and 1/2, three times 1/3, or a single term.
+    # The weights of the terms: two of 1/2, three of 1/3, or one of 1.
     assert sum(term.weight for term in config.terms.values()) == pytest.approx(1.0)
 
 
@@ -64,7 +64,8 @@ def test_all_configs_are_valid(stage, size):
         (["seed=-1"], 1, "seed is -1, expected a number from 0"),
         (["batch_size=1"], 1, r"batch_size is 1, but .* set --config.batch_size=2$"),
         (["batch_size=10"], 4, r"10, but 4 replicas share it .* set --config.batch_size=8 or 12$"),
-        (["batch_size=4"], 4, None),  # one row per replica, with negatives from the others
+        # Each replica has one row, whose negatives are on the other replicas.
+        (["batch_size=4"], 4, None),
         (["optimizer.warmup_steps=600"], 1, "warmup_steps is 600, but the run has 600 steps"),
         (["optimizer.warmup_steps=-1"], 1, "warmup_steps is -1, but the run has 600 steps"),
         (["optimizer.warmup_steps=0", "steps=0"], 1, "warmup_steps is 0, but the run has 0 steps"),
@@ -81,7 +82,7 @@ def test_all_configs_are_valid(stage, size):
         (["keep_best=retrieval"], 1, "keep_best is 'retrieval', but evaluate_every is none"),
         (["sources.captions.languages="], 1, "captions.languages is empty: expected codes, or no"),
         (["images.resize=60"], 1, "images.crop is 64, larger than images.resize = 60"),
-        (["images.crop=56"], 1, "images.crop is 56, but the image tower takes 64 px: make them eq"),
+        (["images.crop=56"], 1, "images.crop is 56, but model.image.image_size is 64: set both to"),
         (["model.image.virtual_batch_size=32"], 2, None),
         (["model.image.virtual_batch_size=0"], 1, "virtual_batch_size is 0, expected a number of"),
         (

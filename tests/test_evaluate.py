@@ -22,7 +22,10 @@ from tf_mural.experiment import evaluation
 
 @pytest.fixture
 def evaluate(tools, data_dir, finished, tmp_path, monkeypatch):
-    """Runs tools/evaluate.py on a copy of the small run; its attribute `refuse` runs in process."""
+    """Returns a function that runs tools/evaluate.py on a copy of the small run.
+
+    Its attribute `refuse` runs the command in this process, and returns the message of the error.
+    """
     workdir = tmp_path / "model"
     shutil.copytree(finished[0], workdir, ignore=shutil.ignore_patterns("checkpoints"))
 
@@ -60,7 +63,7 @@ def test_scores_equal_those_at_the_end_of_training(evaluate, data_dir):
     assert result["model"] == str(evaluate.workdir)
     assert result["vocabulary_hash"] == trained["vocabulary_hash"]
     assert result["options"] == {"languages": ["ko", "en", "de"]}
-    # In the order of --languages: six recalls, their mean, its interval, chance.
+    # The rows have the order of --languages, and contain six recalls, their mean, and its interval.
     rows = re.findall(r"^(\w\w)((?: +[\d.]+){7}) +[\d.]+ to [\d.]+ +[\d.]+$", done.out, re.M)
     assert [code for code, _ in rows] == ["ko", "en", "de"]
     for code, numbers in rows:
@@ -81,7 +84,8 @@ def test_each_record_set_has_its_own_result(evaluate, data_dir, tmp_path):
     scenes = read(evals / "retrieval-scenes-test-captions_per_image-2.json")
     assert mine["protocol"] == "retrieval/v1;captions_per_image=2"
     assert mine["counts"] == {"images": 3, "candidates": {"en": 3}, "texts": {"en": 6}}
-    assert scenes["counts"]["images"] == 12 and len(scenes["values"]) == 12  # all languages
+    assert scenes["counts"]["images"] == 12
+    assert len(scenes["values"]) == 12  # the records have 12 languages
     assert done.out.count("in percent:") == 2
 
 
@@ -103,7 +107,7 @@ def test_out_is_the_file_of_the_result(evaluate, tmp_path):
         (["--task=sts"], "none of the 12 records has a score: sts needs"),
         (["--task=bitext"], "record 'scenes/test/000000' has 12 texts: bitext"),
         (["--task="], "--task is empty: expected all, a benchmark or a task"),
-        (["--task=knn"], "knn: name the record set of the neighbours with the option `index`"),
+        (["--task=knn"], "knn: name the record set of the neighbors with the option `index`"),
         (
             ["--task=knn", "--index=scenes/train"],
             "has no label: knn needs records with an image and",
@@ -134,7 +138,7 @@ def test_each_result_that_cannot_be_written_is_one_line(evaluate):
     (evaluate.workdir / "evals").write_text("no folder")
     done = evaluate("--records=scenes/test", "--task=retrieval,consistency")
     assert done.code == 2 and "Traceback" not in done.out + done.err
-    assert done.out.count("failed: ") == 2 and "2 of 2 failed, see above" in done.err
+    assert done.out.count("failed: ") == 2 and "2 of 2 evaluations failed, see above" in done.err
 
 
 def test_unfinished_run_is_refused(evaluate):
@@ -185,29 +189,30 @@ def test_all_runs_the_available_benchmarks_also_if_some_fail(evaluate, collectio
     assert f"{knn}{collection}/imagenet/train" in done.out
     assert set(re.findall(r"^(\S+): failed: record 'broken'", done.out, re.M)) == failing
     assert done.code == 2
-    assert done.err == "error: 2 of 5 failed, see above: retrieval/coco, consistency/coco\n"
+    message = "2 of 5 evaluations failed, see above: retrieval/coco, consistency/coco"
+    assert done.err == f"error: {message}\n"
     for name in successful:
         result = read(evaluate.workdir / "evals" / f"{name}.json")
         assert result["benchmark"] == name and result["task"] == name.split("/")[0]
         assert result["protocol"] == f"{result['task']}/v1" and result["intervals"]
         assert len(result["weights_hash"]) == 12
     assert result["records"] in (3, 12)
-    assert "(the whole set has 88,877 records: not comparable with published numbers)" in done.out
+    assert "(the benchmark has 88,877 records: this result is not comparable" in done.out
 
-    # The second time, results of the same model and data are kept.
+    # A second run of the command keeps results of the same model and data.
     path = evaluate.workdir / "evals" / "bitext" / "tatoeba.json"
     result = read(path)
     path.write_text(json.dumps({**result, "data": {"other": "data"}}))
     again = evaluate("--task=all", f"--data_dir={collection}")
-    kept = set(re.findall(r"^(\S+): up to date, of this model", again.out, re.M))
+    kept = set(re.findall(r"^(\S+): up to date, because the model", again.out, re.M))
     assert kept == {"retrieval/scenes", "consistency/scenes"}
     assert read(path)["data"] == result["data"]
 
 
 def test_all_without_any_records_is_refused(evaluate, tmp_path):
     message = evaluate.refuse("--task=all", f"--data_dir={tmp_path / 'empty'}")
-    assert "no benchmark has its records under" in message
-    assert "its --list shows the data sets" in message
+    assert "has the records of no benchmark" in message
+    assert "the flag --list shows the data sets" in message
 
 
 def test_interruption_keeps_the_results_so_far(tools, evaluate, collection):
@@ -241,13 +246,13 @@ def test_knn_and_zero_shot_find_labels_prompts_and_neighbours(evaluate, data_dir
     evaluate("--task=knn", "--records=cifar100/test", "--index=cifar100/train", data)
     name = "knn-cifar100-test-index-cifar100-train.json"
     result = read(evaluate.workdir / "evals" / name)
-    assert result["values"]["all"]["r1"] == 100.0  # each image finds itself
+    assert result["values"]["all"]["r1"] == 100.0  # the index contains the same images
     assert len(result["data"]) == 2
     evaluate("--task=zero_shot/cifar100", data)
     result = read(evaluate.workdir / "evals" / "zero_shot" / "cifar100.json")
     assert list(result["values"]) == ["en", "groups"] and "English prompts" in result["data"]
     assert result["counts"]["languages"]["en"]["prompts"] == 160
-    assert (evaluate.workdir / "evals" / "classes").is_dir()  # the cache
+    assert (evaluate.workdir / "evals" / "classes").is_dir()  # the cache of class embeddings
 
     (folder / "prompts" / "cifar100" / "filled").mkdir(parents=True)
     for code, texts in {"de": ("roter Kreis", "blauer Stern"), "fr": ("rond", "bleu")}.items():

@@ -1,4 +1,4 @@
-"""The configs of configs/examples: valid, and trained from raw data to results."""
+"""The configs of configs/examples: their values, and runs from raw data to results."""
 
 import glob
 import importlib
@@ -55,7 +55,7 @@ def test_config_of_an_example_is_valid(name, stage):
         assert list(source.records) == [f"{name}/bitext" if is_bitext else f"{name}/train"]
     related = (config.init_stage, config.report.control, *config.report.compare_with)
     for other in filter(None, related):
-        # The same file defines the stages that this one starts from and is compared with.
+        # The file of the example also defines the stages that this stage refers to.
         other_config = load_example(name, other)
         assert other_config.stage == other and config.train_dependencies
         assert other_config.model == config.model and other_config.images == config.images
@@ -77,7 +77,7 @@ def test_emoji_example_has_images_with_texts_in_six_languages():
         config = load_example("emoji", stage)
         (source,) = image_sources(config)
         assert list(source.languages) == ["en"]
-        assert config.sources.bitext.languages is None  # all
+        assert config.sources.bitext.languages is None  # all languages
     for stage in ("etcl", "sixlang"):
         (source,) = image_sources(load_example("emoji", stage))
         assert list(source.languages) == TRIPLE_LANGUAGES
@@ -91,9 +91,9 @@ def test_photos_example_has_image_captions_in_three_languages():
         (source,) = image_sources(config)
         assert list(source.languages) == expected
         assert list(config.evaluation.retrieval.trained) == ["en", "de", "fr"]
-        assert config.evaluation.retrieval.languages is None  # all
+        assert config.evaluation.retrieval.languages is None  # all languages
         if stage != "etcl":
-            assert config.sources.bitext.languages is None  # all
+            assert config.sources.bitext.languages is None  # all languages
 
 
 @pytest.mark.parametrize("name", ["emoji", "photos"])
@@ -138,7 +138,7 @@ def test_error_names_what_get_config_returned(tmp_path, body, message):
 # --- from raw data to results ---------------------------------------------------------------------
 
 UNSEEN = ["sw", "zh-Hant"]
-# The config file of a user, with the differences from the example.
+# A config file of a user, which changes values of the example.
 QUICK = """
 from configs.examples import emoji
 
@@ -151,14 +151,14 @@ def get_config(stage):
 
 
 def write_raw_data(folder):
-    """Writes 14 images in the layout of the emoji, 10 for training; the names contain quotes."""
+    """Writes raw data like the emoji: 10 training images, 4 for evaluation, and quoted names."""
     (folder / "images").mkdir(parents=True)
     lines = ["\t".join(["image_id", "kind", "group", "split", *TRIPLE_LANGUAGES, *UNSEEN])]
     for i in range(14):
         Image.new("RGB", (72, 72), (17 * i, 255 - 17 * i, 99)).save(folder / f"images/1f{i:03}.png")
         names = [f'"{code}{i}" thing' for code in (*TRIPLE_LANGUAGES, *UNSEEN)]
         if i == 0:
-            names[-1] = ""  # a missing language
+            names[-1] = ""  # the first image has no name in this language
         split = "val" if i >= 10 else "train"
         lines.append("\t".join([f"1f{i:03}", "base", str(i), split, *names]))
     (folder / "names.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -166,7 +166,7 @@ def write_raw_data(folder):
 
 @pytest.fixture(scope="module")
 def trained(tools, tmp_path_factory):
-    """A folder with converted records, and runs of ETCL and the stages that it depends on."""
+    """(folder, output): converted records, a run of ETCL, and runs of MURAL and the control."""
     folder = tmp_path_factory.mktemp("emoji")
     write_raw_data(folder / "raw")
     (folder / "quick.py").write_text(QUICK)
@@ -216,7 +216,7 @@ def test_stage_trains_its_dependencies_first(trained):
         retrieval = result["evaluation"]["retrieval"]
         assert retrieval["counts"]["images"] == 4
         assert set(retrieval["values"]) == {*TRIPLE_LANGUAGES, *UNSEEN}
-        # In a random order of 4, the hit is at rank 1 with probability 1/4, and always within 5.
+        # In a random ranking of 4 images, the recalls at 1, 5 and 10 are 25, 100 and 100 %.
         assert retrieval["values"]["sw"]["chance"] == pytest.approx(75)
     assert "training it first" in output and "etcl - control" in output
 

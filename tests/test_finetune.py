@@ -94,7 +94,7 @@ def test_multipliers_decay_with_the_distance_to_the_output():
 
 
 def test_multipliers_depend_on_the_layers_of_the_encoder():
-    """The encoder of a preset may have another number of layers than the name in the config."""
+    """A preset may have another number of layers than the encoder that the config names."""
     paths = ["text/transformer_layer_0/a", "text/transformer_layer_2/a", "image/stem_conv/a"]
     assert _lr_multipliers(paths, 0.5) == models.lr_multipliers(0.5, 3, 0)
     assert _lr_multipliers(["temperature"], 0.5) == models.lr_multipliers(0.5, 0, 0)
@@ -106,7 +106,10 @@ def test_multipliers_depend_on_the_layers_of_the_encoder():
 
 @pytest.mark.slow
 def test_run_prints_which_languages_lost(train, finished, tmp_path):
-    """`keep_best` keeps the lowest recall here, so that two steps without a lower one end it."""
+    """The flag `keep_best` of RUN treats the lowest recall as the best.
+
+    Training therefore stops after two evaluations without a lower recall.
+    """
     done = train(
         *RUN, f"--init={finished[0]}", f"--workdir={tmp_path / 'run'}", "--config.stop_early=2"
     )
@@ -132,7 +135,7 @@ def test_run_prints_which_languages_lost(train, finished, tmp_path):
 
 @pytest.mark.slow
 def test_early_stop_is_repeated_after_a_resume(train, finished, tmp_path):
-    """With a learning rate of 0, no step is better than the initial weights."""
+    """With a learning rate of 0, no step has a better recall than the initial weights."""
     flags = [*RUN, f"--init={finished[0]}", f"--workdir={tmp_path / 'run'}"]
     flags += ["--config.keep_best=retrieval/*/average_recall", "--config.stop_early=2"]
     flags += [

@@ -1,4 +1,4 @@
-"""The order of the house: who may import whom, what imports cost, and docstrings."""
+"""Order of the package: allowed imports, cost of imports, docstrings, lengths, and names."""
 
 import ast
 import glob
@@ -13,8 +13,8 @@ from conftest import ROOT
 
 from tf_mural import cli
 
-# A module imports only from floors below its own. A folder is one entry.
-FLOORS = [
+# Layers, lowest first. A module imports only from lower layers. A subpackage is one entry.
+LAYERS = [
     {"errors"},
     {"file_io", "losses"},
     {"models", "objective", "optimizers", "distributed", "nonfinite"},
@@ -28,8 +28,8 @@ FLOORS = [
     {"experiment"},
     {"cli"},
 ]
-FLOOR = {entry: floor for floor, entries in enumerate(FLOORS) for entry in entries}
-# Paths whose code runs on any backend of Keras.
+LAYER = {entry: layer for layer, entries in enumerate(LAYERS) for entry in entries}
+# Paths in tf_mural/ whose code runs on any backend of Keras.
 WITHOUT_TENSORFLOW = (
     "losses.py",
     "objective.py",
@@ -43,8 +43,8 @@ WITHOUT_TENSORFLOW = (
     "evaluation/label_knn.py",
 )
 EVALUATION_MAY_IMPORT = {"evaluation", "errors", "data", "file_io"}
-# Files under 60 lines that no other file can take in: errors stand below all other floors, the two
-# backends have the same files, and a corpus is one file.
+# Files with fewer than 60 lines that cannot be merged into another file: errors.py is the lowest
+# layer, both backends have the same file names, and each corpus has one file.
 SMALL_FILES = (
     "tf_mural/errors.py",
     "tf_mural/backends/jax/remat.py",
@@ -67,7 +67,7 @@ def tree_of(path):
 
 
 def imports(path):
-    """Dotted names that a file imports anywhere, functions included: "tf_mural.errors.lookup"."""
+    """Yields the dotted names that a file imports, such as "tf_mural.errors.lookup"."""
     for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -77,7 +77,7 @@ def imports(path):
 
 
 def entry_of(path):
-    """ "records" for tf_mural/records/reading.py; "" for the package's own file."""
+    """Returns the entry of a path: "data" for tf_mural/data/sampling.py; "" for __init__.py."""
     entry = path.split(os.sep)[1].removesuffix(".py")
     return "" if entry == "__init__" else entry
 
@@ -91,28 +91,28 @@ PACKAGE = [path for path in files("tf_mural") if entry_of(path)]
 PORTABLE = [p for p in PACKAGE if p.removeprefix("tf_mural/").startswith(WITHOUT_TENSORFLOW)]
 
 
-def test_every_room_has_a_floor():
-    assert {entry_of(path) for path in PACKAGE} == set(FLOOR)
+def test_every_entry_has_a_layer():
+    assert {entry_of(path) for path in PACKAGE} == set(LAYER)
     assert entries_imported("tf_mural/__init__.py") == set()
 
 
 @pytest.mark.parametrize("path", PACKAGE)
-def test_a_file_imports_from_floors_below_its_own(path):
+def test_file_imports_only_from_lower_layers(path):
     entry = entry_of(path)
     for other in entries_imported(path) - {entry, "__version__"}:
-        assert FLOOR[other] < FLOOR[entry], f"{path} imports {other}"
+        assert LAYER[other] < LAYER[entry], f"{path} imports {other}"
 
 
 @pytest.mark.parametrize("path", PORTABLE)
-def test_maths_and_models_know_no_tensorflow(path):
+def test_portable_code_does_not_import_a_framework(path):
     packages = {name.split(".")[0] for name in imports(path)}
     assert not packages & {"tensorflow", "tensorflow_text", "tf_keras", "jax", "torch"}
 
 
-def test_the_rules_that_floors_do_not_tell():
+def test_additional_rules_of_imports():
     for path in PACKAGE:
         packages = {name.split(".")[0] for name in imports(path)}
-        # Only experiment reads configs, and only cli reads flags; below are plain arguments.
+        # Only experiment reads configs, and only cli reads flags. Other code has plain arguments.
         assert "absl" not in packages or entry_of(path) == "cli", path
         assert "ml_collections" not in packages or entry_of(path) == "experiment", path
         assert "configs" not in packages or entry_of(path) == "cli", path
@@ -135,7 +135,7 @@ def test_nothing_imports_the_tools_or_the_tests():
         assert not packages & {"tests", "conftest", "pytest"}, path
 
 
-def test_the_reading_of_imports_sees_all_there_are(tmp_path):
+def test_imports_of_a_file_are_complete(tmp_path):
     path = tmp_path / "a.py"
     path.write_text(
         "import os.path, sys\n"
@@ -149,7 +149,7 @@ def test_the_reading_of_imports_sees_all_there_are(tmp_path):
     assert entries_imported(path) == {"losses", "base", "data"}
 
 
-# --- what an import does --------------------------------------------------------------------------
+# --- side effects of imports ----------------------------------------------------------------------
 
 _IMPORT = """
 import importlib, os, sys
@@ -166,7 +166,7 @@ assert not flags.FLAGS.is_parsed(), "an import read the flags"
 
 
 @pytest.mark.parametrize("tool", [None, *TOOLS])
-def test_imports_are_light_and_do_nothing(tool, tmp_path):
+def test_imports_are_light_and_have_no_side_effects(tool, tmp_path):
     configs = [p.removesuffix(".py").replace(os.sep, ".") for p in files("configs")]
     names = ["tf_mural", "tf_mural.evaluation", "tf_mural.datasets", "tf_mural.experiment"]
     names += configs
@@ -194,7 +194,7 @@ def test_tools_only_call_the_commands():
 
 
 def public(tree, path):
-    """(name, node) of a file's public functions and classes, and of the methods of those."""
+    """Yields (name, node) of the public functions, classes and methods of a file."""
     definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     for node in tree.body:
         if isinstance(node, definitions) and not node.name.startswith("_"):
@@ -206,9 +206,9 @@ def public(tree, path):
 
 
 @pytest.mark.parametrize("path", files("tf_mural"))
-def test_what_is_public_has_a_docstring(path):
+def test_public_definitions_have_docstrings(path):
     tree = tree_of(path)
-    assert ast.get_docstring(tree), f"{path} does not say what it is"
+    assert ast.get_docstring(tree), f"{path} has no docstring"
     missing = [name for name, node in public(tree, path) if not ast.get_docstring(node)]
     assert not missing
 
@@ -225,7 +225,7 @@ def test_public_names_exist():
 def test_files_and_functions_stay_short(path):
     tree = tree_of(path)
     with open(os.path.join(ROOT, path), encoding="utf-8") as file:
-        assert len(file.readlines()) <= 400, f"{path} has outgrown 400 lines: split it by its idea"
+        assert len(file.readlines()) <= 400, f"{path} has more than 400 lines: split the file"
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):
             documented = node.body[0].end_lineno if ast.get_docstring(node) else node.lineno
@@ -341,7 +341,7 @@ REPLACED_NAMES = {
     "told": "a name that says what the value is",
     "theirs": "a name that says what the value is",
 }
-# Entries and files that earlier versions had; `build/` is also the name of build output.
+# Names of files and folders of earlier versions that must not be used again.
 REPLACED_FILES = """
 build cluster tasks pretrained searching planning exporting step handover sealed meeting
 books questions places recipe outcomes passes building pictures whole machinery meaning
@@ -362,7 +362,7 @@ CODE = [p for d in ("tf_mural", "tools", "configs", "benchmarks", "tests") for p
 @pytest.mark.parametrize("path", CODE)
 def test_code_uses_the_standard_names(path):
     for name in set(identifiers(path)) & set(REPLACED_NAMES):
-        raise AssertionError(f"{path}: {name} is now {REPLACED_NAMES[name]}")
+        raise AssertionError(f"{path}: the standard name for {name} is {REPLACED_NAMES[name]}")
 
 
 def test_files_have_standard_names():

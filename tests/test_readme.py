@@ -1,4 +1,4 @@
-"""README, BUILD and docs: examples run, and commands, settings, messages and links exist."""
+"""README, BUILD and docs: the example runs; named commands, settings, messages, links exist."""
 
 import ast
 import functools
@@ -25,7 +25,7 @@ def read(path):
 
 
 def links(path):
-    """Relative link targets of a page."""
+    """Returns the relative link targets of a page."""
     targets = re.findall(r"\]\(([^)\s]+)\)", read(path))
     return [target for target in targets if not re.match(r"[a-z]+:", target)]
 
@@ -37,7 +37,7 @@ def test_readme_fits_on_a_few_screens():
 
 
 def test_python_example_of_readme_runs(finished, tmp_path):
-    """The example uses the run of `make etcl`; blocks with a config file are left out."""
+    """The example uses the workdir of `make etcl`. Code blocks of config files are not run."""
     blocks = re.findall(
         r"^```python\n(.*?)^```$", read(os.path.join(ROOT, "README.md")), re.MULTILINE | re.DOTALL
     )
@@ -67,7 +67,7 @@ def test_relative_links_have_a_target(path):
 
 @pytest.mark.parametrize("path", PAGES, ids=IDS)
 def test_named_files_of_the_repository_exist(path):
-    """Names such as `tf_mural/losses.py`, `configs/base.py` and `test_losses.py`."""
+    """Checks names such as `tf_mural/losses.py`, `configs/base.py` and `test_losses.py`."""
     folders = "tf_mural|configs|tools|tests|benchmarks|docs|notebooks"
     text = read(path)
     for name in re.findall(rf"(?<![\w/.])((?:{folders})/[\w/.*-]*\w)", text):
@@ -84,7 +84,7 @@ def test_pages_of_the_site_link_only_to_pages_of_the_site(path):
 
 
 def test_documented_api_exists():
-    """The reference is built from the source, without imports, so names are checked likewise."""
+    """Names are searched in the source, because the reference is built without imports."""
     names = [name for path in DOCS for name in re.findall(r"^::: ([\w.]+)$", read(path), re.M)]
     assert len(names) > 20
     assert not [name for name in names if not _is_defined(name)]
@@ -97,7 +97,7 @@ def test_navigation_lists_every_page():
 
 @pytest.mark.parametrize("path", PAGES, ids=IDS)
 def test_flags_of_commands_exist(path):
-    """Each --flag in a line that calls a tool is defined by that tool."""
+    """If a line calls a tool, the tool defines each --flag of the line."""
     for line in read(path).replace("\\\n", " ").splitlines():
         for tool, arguments in re.findall(r"python tools/(\w+)\.py([^`|#]*)", line):
             for flag in re.findall(r"--(\w[\w.]*)", arguments):
@@ -132,7 +132,7 @@ def flags_of(tool):
 
 @functools.cache
 def config_names():
-    """Dotted names of all values in the configs of all stages."""
+    """Returns the dotted names of all values in the configs of all stages."""
     names, pages = set(), glob.glob(os.path.join(ROOT, "configs", "*.py"))
     for stage in {os.path.basename(page).removesuffix(".py") for page in pages}:
         module = importlib.import_module(f"configs.{stage}")
@@ -150,7 +150,7 @@ def _dotted(config, prefix=""):
 
 @functools.cache
 def string_constants():
-    """All string constants of the package and the tools, and the Makefile."""
+    """Returns all string constants of the package and the tools, and the text of the Makefile."""
     texts = [read(os.path.join(ROOT, "Makefile"))]
     for folder in ("tf_mural", "tools"):
         for path in glob.glob(os.path.join(ROOT, folder, "**", "*.py"), recursive=True):

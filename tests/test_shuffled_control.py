@@ -1,7 +1,8 @@
 """Shuffled control: ETCL on images with the texts of other images gains nothing (slow).
 
-The gain of ETCL could come from more steps, from its texts, or from a leak of the test scenes. None
-of these changes when the images are assigned to the wrong records; only the pairing does.
+Apart from the pairing of images and texts, the gain of ETCL could come from more steps, from the
+texts, or from a leak of the test scenes. Exchanging the images between records removes the pairing,
+and changes none of the other three.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ from conftest import ROOT
 from tf_mural.data import records
 
 SEED = 0
-# The recipe of size tiny, shortened.
+# A config file with the recipe of size tiny, but fewer steps.
 SHORT = """
 from configs import base, control, etcl, mural
 
@@ -42,12 +43,12 @@ def train(folder, *arguments):
 
 
 def derange_images(paired, generator):
-    """Returns records with the texts of `paired` in order, and the images of other records.
+    """Returns a copy of the records `paired`, in which no record that ETCL uses keeps its image.
 
-    Images are exchanged among the records that ETCL uses, those with texts in two languages.
+    ETCL uses the records with two or more texts. Images are exchanged only among these records.
 
     Returns:
-        (records, indices of those that ETCL uses).
+        (records, indices of the records that ETCL uses).
     """
     used = [i for i, record in enumerate(paired) if len(record.texts) > 1]
     sources = generator.permutation(used)
@@ -59,7 +60,7 @@ def derange_images(paired, generator):
 
 
 def write_shuffled_records(folder):
-    """Writes data/shuffled/train, the records of data/scenes/train with images of others."""
+    """Writes data/shuffled/train, the records of data/scenes/train with exchanged images."""
     source = records.RecordSet.open(folder / "data" / "scenes" / "train")
     paired = list(source)
     shuffled, used = derange_images(paired, np.random.default_rng(SEED))
@@ -97,7 +98,7 @@ def test_etcl_gains_only_from_the_pairing(tmp_path):
         print(f"{name:9}", *(f"{code} {value:4.1f}" for code, value in scores.items()))
         mean[name] = np.mean([value for code, value in scores.items() if code != "en"])
     print("mean of de fr cs zh ja:", *(f"{name} {value:.1f}" for name, value in mean.items()))
-    # Measured with seeds 0, 1 and 2: ETCL is 62, 61 and 67 points above the control, and the
-    # shuffled run 15, 7 and 14 points below MURAL.
+    # With the seeds 0, 1 and 2, ETCL was 62, 61 and 67 points above the control, and the shuffled
+    # run was 15, 7 and 14 points below MURAL.
     assert mean["etcl"] > mean["control"] + 30
     assert mean["shuffled"] < min(mean["mural"], mean["control"])

@@ -27,7 +27,7 @@ COLUMNS = {"both": ("de", "fr")}
 
 @pytest.mark.parametrize("path", SWEEPS)
 def test_every_run_of_a_sweep_has_a_valid_config(path, monkeypatch):
-    """Parses the commands again, as tools/train.py does."""
+    """The flags of each command are parsed like in tools/train.py."""
     commands, done = [], types.SimpleNamespace(returncode=0)
     sweep = sweeps.load_sweep(path)
     with monkeypatch.context() as patch:
@@ -115,7 +115,7 @@ def test_sweep_may_be_given_without_its_flag(arguments, message):
 
 
 def test_command_trains_each_row_and_writes_the_table(tmp_path, monkeypatch, capsys):
-    """The training command is real, and its processes end with the help of tools/train.py."""
+    """The processes are replaced. At the end, the real training command is called with --help."""
     path = tmp_path / "mine.py"
     path.write_text(VALID)
     commands, done = [], types.SimpleNamespace(returncode=0)

@@ -1,4 +1,4 @@
-"""TensorBoard of a run: scalars, retrieved images, the projector, hyperparameters, a profile."""
+"""TensorBoard files of a run: scalars, retrieved images, projector, hyperparameters, profile."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def test_retrieval_grid_frames_hits_green_and_others_red(tmp_path):
     frames = [tuple(grid[70, 302]), tuple(grid[70, 302 + 124]), tuple(grid[70 + 124, 302])]
     assert frames == [RED, GREEN, GREEN]
     assert tuple(grid[70, 350]) == (10, 10, 10) and tuple(grid[70, 474]) == (200, 200, 200)
-    assert (grid[12:130, :290] < 128).any()  # the text of the query
+    assert (grid[12:130, :290] < 128).any()  # dark pixels of the query text
     with pytest.raises(ValueError, match="Expected rows"):
         reports.retrieval_grid(path, [])
 
@@ -60,7 +60,7 @@ def test_projector_files_have_embeddings_labels_and_images(tmp_path):
     ]
     sprite = np.asarray(Image.open(tmp_path / "embeddings" / "sprite.png"))
     assert sprite.shape == (96, 96, 3) and tuple(sprite[20, 20]) == (50, 50, 50)
-    assert tuple(sprite[2, 50]) != tuple(sprite[50, 2])  # colors of two languages
+    assert tuple(sprite[2, 50]) != tuple(sprite[50, 2])  # different colors for different languages
     with pytest.raises(ValueError, match="as many embeddings"):
         reports.write_projector(tmp_path, embeddings, [None], labels)
 
@@ -86,7 +86,8 @@ class FakeRunner:
         (0, [4, 4], ["begin", "4", "end", "4"]),
         (3, [1, 1], ["begin", "1", "end", "1"]),
         (5, [1], ["1"]),
-        (0, [1] * 3, ["1", "1", "begin", "1", "end"]),  # the run stops in between
+        # The run stops before the last step that is profiled.
+        (0, [1] * 3, ["1", "1", "begin", "1", "end"]),
     ],
 )
 def test_profiler_records_the_chosen_steps(start, counts, expected):
@@ -118,7 +119,7 @@ def test_invalid_steps_to_profile_are_refused(steps):
 
 @pytest.fixture(scope="module")
 def workdir(finished, data_dir, tmp_path_factory):
-    """A copy of a finished run with retrieval examples."""
+    """A copy of a finished run, to which retrieval examples are added."""
     folder = tmp_path_factory.mktemp("shown") / "run"
     shutil.copytree(finished[0], folder, ignore=shutil.ignore_patterns("checkpoints"))
     log = metric_writer.MetricWriter(str(folder / "tensorboard"), 1)
@@ -214,7 +215,7 @@ def test_evaluation_is_printed_and_its_time_does_not_count_as_training(finished,
     for step, seconds in ((1, 10.0), (2, 1.0)):
         now[0] += seconds
         log.write(step, {"loss": 1.0})
-    now[0] += 100.0  # an evaluation
+    now[0] += 100.0  # seconds of an evaluation
     log.reset_timer(2)
     now[0] += 2.0
     log.write(4, {"loss": 1.0})

@@ -16,7 +16,8 @@ from tf_mural.experiment import config_loading
 
 TOOL = os.path.join(ROOT, "tools", "plan_tpu.py")
 
-# Arrays of 4 x 8 floats (128 bytes): two in HBM, one in the memory of the core.
+# A step with a loop. In its body, arrays of 4 x 8 floats (128 bytes) are results: %part and %ar are
+# in HBM, and %inner is in the memory of the core.
 HLO = """HloModule jit_step, is_scheduled=true
 
 %fused (param_0: f32[16,8], param_1: s32[]) -> f32[4,8] {
@@ -86,7 +87,7 @@ def test_collectives_count_as_often_as_they_run_and_chains_count_once():
 
 def test_hbm_bytes_count_loops_as_often_as_they_run():
     program, row = tpu_planner.Program(HLO, 8), 4 * 8 * 4
-    # A slice is read and written, with its position (4 bytes); %negate reads, %ar writes.
+    # %part reads a row and a position (4 bytes) and writes a row; %inner reads, and %ar writes.
     body = (row + 4 + row) + row + row
     entry = 2 * (2 * 8 * 2 + 16 * 8 * 2)
     assert program.hbm_bytes() == entry + 5 * body
@@ -94,7 +95,7 @@ def test_hbm_bytes_count_loops_as_often_as_they_run():
 
 
 def test_prefetched_slices_count_only_the_slice():
-    """8 of the 64 rows of 4 floats are read into the memory of the core."""
+    """Of an array of 64 x 4 floats, only 8 x 4 floats are read into the memory of the core."""
     start = (
         "  %a = ((f32[64,4]{1,0}), f32[8,4]{1,0:T(8,128)S(1)}, s32[]{:S(2)}) "
         "slice-start(%y), slice={[0:8], [0:4]}\n"
@@ -196,7 +197,7 @@ def run(*arguments, **environment):
 
 @pytest.fixture(scope="module")
 def planned(tmp_path_factory):
-    """(output of the command, its JSON, their folder) for a small step on four chips."""
+    """(printed output, JSON plan, folder of the files) for a small step on four chips."""
     pytest.importorskip("libtpu", reason="libtpu is not installed: requirements-plan.txt")
     folder = tmp_path_factory.mktemp("plan")
     return *run_plan(folder), folder
@@ -216,7 +217,7 @@ def test_training_step_compiles_for_a_tpu(planned):
     output, plan, _ = planned
     assert "fits" in output and "4 chips, 2 rows each" in output
     assert plan["host_calls"] == [] and plan["fits"] and not plan["cached"]
-    # Each replica gathers the embeddings of three fields, 8 rows of 16 floats.
+    # Each replica gathers the embeddings of three fields: 8 rows of 16 floats per field.
     gathers = [c for c in plan["collectives"] if c["kind"] == "all-gather"]
     assert sum(c["bytes"] * c["count"] for c in gathers) == 3 * 8 * 16 * 4
     # The gradients of all variables are summed in few collectives.
@@ -236,7 +237,7 @@ def test_counts_of_a_step_are_cached(planned):
 
 @pytest.mark.slow
 def test_step_that_does_not_fit_has_its_memory_in_the_counts():
-    """The compiler refuses a product of 40 GiB on a chip of 16 GiB."""
+    """The compiler refuses a matrix product that needs 40 GiB on a chip with 16 GiB."""
     pytest.importorskip("libtpu", reason="libtpu is not installed: requirements-plan.txt")
     code = f"""
 import sys; sys.path[:0] = [{ROOT!r}, {os.path.join(ROOT, "tools")!r}]

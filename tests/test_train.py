@@ -86,20 +86,20 @@ def test_event_files_have_the_scalars_of_each_step(events):
         assert total[step] == pytest.approx((caption[step] + bitext[step]) / 2, rel=1e-6)
     assert all(rate > 0 for rate in scalars("examples_per_second").values())
     assert all(norm > 0 for norm in scalars("gradient_norm").values())
-    # All languages of the bitext: 8 rows of 12 languages per step.
+    # Each step has 8 translation pairs. The records contain 12 languages.
     codes = {tag.split("/")[1] for tag in accumulator.Tags()["tensors"] if "loss_language" in tag}
     assert codes > {"de", "ko", "tr", "zh"}
 
 
 def test_learning_rate_follows_the_schedule_and_moves_the_temperature(events):
     _, scalars = events
-    # Two warm-up steps to 1e-2, then linear decay to 0 at step 6.
+    # The rate rises to 1e-2 in two warm-up steps, and then falls linearly to 0 at step 6.
     expected = [0.0, 5e-3, 1e-2, 7.5e-3, 5e-3, 2.5e-3]
     assert list(scalars("learning_rate").values()) == pytest.approx(expected, rel=1e-6)
     temperature = list(scalars("temperature/shared").values())
     assert temperature[0] == pytest.approx(0.07)  # the first learning rate is 0
     for before, after, rate in zip(temperature, temperature[1:], expected[1:], strict=False):
-        # LAMB moves a scalar by rate * |value|, independent of its gradient.
+        # LAMB changes a scalar variable by rate * |value|, for any gradient.
         assert abs(after - before) == pytest.approx(rate * before, rel=1e-4)
 
 
@@ -142,7 +142,7 @@ def test_interrupted_run_resumes_to_the_same_weights(finished, train, tmp_path):
     assert not (tmp_path / "stopped" / "results.json").exists()
     resumed = train(*arguments)
     assert resumed.code == 0, resumed.err
-    # The step depends on when the signal arrives. No step is done twice.
+    # The saved step depends on the time of the signal. The resumed run repeats no step.
     step = int(saved[1])
     assert re.search(rf"^resuming at step {step}$", resumed.out, re.MULTILINE)
     printed = [int(step) for step in re.findall(r"^step (\d)/6", resumed.out, re.MULTILINE)]
@@ -160,7 +160,7 @@ def test_non_finite_loss_stops_the_run_before_it_is_saved(train, tmp_path):
     bad = ("--config.optimizer.learning_rate=1e30", "--config.checkpoint_every=1")
     done = train(*SMALL_RUN, *bad, "--workdir=bad", "--config.evaluate_every=none")
     message = done.error()
-    # Learning rates: 0, 5e29, 1e30. The second update makes the weights useless for step 3.
+    # The learning rates are 0, 5e29 and 1e30. After the second update, the loss is not finite.
     assert message.startswith("step 3: the loss of the term image_caption is not finite; stopped")
     assert "--config.optimizer.learning_rate" in message
     assert "step 2/6" in done.out and "step 3/6" not in done.out
@@ -188,7 +188,7 @@ def test_skipped_steps_are_printed_and_counted_and_change_nothing(train, tmp_pat
     assert counts == [1, 2, 3, 4, 5, 6]
     with np.load(tmp_path / "skipped" / "weights.npz") as weights:
         means = [weights[name] for name in weights.files if name.endswith("moving_mean")]
-        assert means and all((mean == 0).all() for mean in means)  # the initial values
+        assert means and all((mean == 0).all() for mean in means)  # the initial moving means
         assert {weights[name].dtype for name in weights.files} == {np.dtype("float32")}
     assert read(tmp_path / "skipped", "model.json")["precision"] == "mixed_bfloat16"
 
@@ -202,6 +202,6 @@ def test_mirrored_strategy_trains_the_same_weights(finished, train, tmp_path):
         np.load(finished[0] / "weights.npz") as expected,
         np.load(tmp_path / "mirrored" / "weights.npz") as mirrored,
     ):
-        # One replica has the same batches, seeds and arithmetic as no strategy.
+        # With one replica, batches, seeds and arithmetic are the same as without a strategy.
         for name in expected.files:
             np.testing.assert_allclose(mirrored[name], expected[name], rtol=1e-3, atol=1e-4)

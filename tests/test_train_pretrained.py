@@ -15,7 +15,7 @@ from tf_mural.errors import UserError
 from tf_mural.experiment import config_loading
 
 ALIGN, BERT = (os.path.join(case.FOLDER, name) for name in ("align", "bert"))
-# Training changes neither the weights nor the statistics of batch norm.
+# Flags of a run that changes neither the weights nor the statistics of batch norm.
 NO_CHANGE = (
     "--strategy=one",
     "--config.batch_size=8",
@@ -35,7 +35,7 @@ def read(path):
 
 @pytest.fixture(scope="module")
 def public(tools, data_dir, tmp_path_factory):
-    """(folder, output) of a run in its subfolder `first`; the public checkpoint is deleted."""
+    """(folder, output) of a run in `folder/first`; its public checkpoint is deleted at the end."""
     folder = tmp_path_factory.mktemp("public")
     shutil.copytree(ALIGN, folder / "checkpoint")
     arguments = ("--stage=align", *NO_CHANGE, f"--data_dir={data_dir}", "--workdir=first")
@@ -66,7 +66,7 @@ def test_run_prints_the_settings_of_the_weights(public):
         "vocabulary=first/vocab.txt",
     ):
         assert part in line
-    # The config already has the EfficientNet tiny.
+    # The line has no other values; for example, the config already has the EfficientNet tiny.
     assert line.count("=") == 11
     assert "hf:checkpoint: 135 of 135 variables loaded\n" in done.out
 
@@ -76,12 +76,13 @@ def test_model_of_the_run_embeds_like_the_deleted_checkpoint(public):
     encoder, tokenizer, embed = model.encoder, model.tokenizer, model.embed
     with np.load(case.OUTPUTS) as recorded:
         rows = {part: recorded[f"align/{part}_rows"] for part in ("image", "text")}
-        fits = recorded["align/tokens"][:, -1] == 0  # longer texts were cut to twelve tokens
+        # The recorded run cut texts after twelve tokens. `fits` marks the texts that were not cut.
+        fits = recorded["align/tokens"][:, -1] == 0
     assert tokenizer.max_tokens == 20 and float(encoder.temperatures["shared"]) == 0.0625
     assert fits.sum() == 4
     embedded = embed.embed_texts(case.TEXTS)
     np.testing.assert_allclose(embedded[fits], rows["text"][fits], atol=1e-5)
-    # Evaluation resizes to 40 pixels and crops the center.
+    # Evaluation resizes images to 40 px and crops the central 33 px, without the padding.
     edge = (case.RESIZE - case.CROP) // 2
     end = case.RESIZE - case.CROP - edge
     padded = np.pad(case.images(case.CROP), ((0, 0), (edge, end), (edge, end), (0, 0)))
@@ -158,7 +159,7 @@ def test_weights_of_a_bert_do_not_change_the_image_encoder(tmp_path):
     default = config_with()
     assert config.model.image == default.model.image and config.images == default.images
     assert config.model.embedding_dim == default.model.embedding_dim
-    # Its GELU is approximate and its vocabulary cased, as in the config.
+    # In this BERT, as in the config, the GELU is approximate and the vocabulary is cased.
     assert "activation" not in note and "lower_case" not in note
     assert tokenizers.load_vocabulary(workdir / "vocab.txt") == case.VOCABULARY
 

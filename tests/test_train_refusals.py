@@ -16,7 +16,7 @@ from tf_mural.experiment import config_loading
 
 @pytest.fixture
 def refusal(data_dir, tmp_path, monkeypatch):
-    """Returns a callable, from flags to the message of the user error, in this process."""
+    """A function that runs tools/train.py in this process, and returns the message of the error."""
 
     def message_of(*arguments):
         monkeypatch.chdir(tmp_path)
@@ -88,7 +88,7 @@ def test_missing_data_are_named_with_their_folder(refusal, data_dir):
     ],
 )
 def test_config_that_contradicts_the_data_is_refused(refusal, capsys, argument, message):
-    # If it were not refused, it would be trained.
+    # If the config were accepted, the command would train for one step.
     quick = ("--config.batch_size=2", "--config.steps=1", "--config.optimizer.warmup_steps=0")
     assert re.search(message, refusal("--stage=align", "--strategy=one", *quick, argument))
     assert "step 1/1" not in capsys.readouterr().out
@@ -113,7 +113,7 @@ def test_help_is_quick_and_needs_no_tensorflow():
     command = [sys.executable, "-X", "importtime", f"{ROOT}/tools/train.py", "--help"]
     start_time = time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    # On a busy machine, importing TensorFlow takes longer.
+    # Importing TensorFlow would take longer than 20 s on a busy machine.
     assert time.monotonic() - start_time < 20
     assert done.returncode == 0
     assert done.stdout.startswith("Trains a stage: python tools/train.py --stage=etcl\n")

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# What can be shown of requirements-tpu.txt without a TPU: tests/tpu_environment.sh FOLDER
+# Tests requirements-tpu.txt on a machine without a TPU: tests/tpu_environment.sh FOLDER
 #
-# Makes an empty environment in FOLDER and installs the file as it says; shows that `tensorflow` is
-# that of tensorflow-tpu and that all imports, trains two steps of MURAL and of ETCL at size tiny on
-# the CPU, and shows that --strategy=tpu ends with one message. Needs PyPI and 3 GB.
+# Installs requirements-tpu.txt, as described in this file, into a new virtual environment in FOLDER.
+# Checks that the module `tensorflow` comes from the package tensorflow-tpu, and that all packages can
+# be imported. Trains two steps of MURAL and of ETCL at size tiny on the CPU. Checks that
+# --strategy=tpu ends with one error line. The script downloads packages from PyPI, and needs 3 GB.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 env=$1
@@ -13,12 +14,12 @@ trap 'rm -rf "$work"' EXIT
 "${PYTHON:-python3}" -m venv --clear "$env"
 "$env/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps \
   -r requirements-tpu.txt
-# All requirements are met but the one that must not be.
+# pip may report only one unmet requirement: the package `tensorflow`, which must not be installed.
 missing=$("$env/bin/python" -m pip check --disable-pip-version-check || true)
 echo "pip check: $missing"
 test "$missing" = "tensorflow-text 2.20.1 requires tensorflow, which is not installed."
 
-# libtpu asks the metadata server of Google's machines what it is, for minutes where there is none.
+# Without this variable, libtpu tries for minutes to reach Google's metadata server.
 export TPU_SKIP_MDS_QUERY=1 TF_CPP_MIN_LOG_LEVEL=3
 "$env/bin/python" - 2>"$work/notes" <<'PYTHON' || { cat "$work/notes"; exit 1; }
 import importlib.metadata
@@ -28,7 +29,7 @@ import keras_hub
 import tensorflow as tf
 import tensorflow_text
 
-import tf_mural.build
+import tf_mural.experiment.run
 
 assert set(importlib.metadata.packages_distributions()["tensorflow"]) == {"tensorflow_tpu"}
 for module in (tf, tensorflow_text, keras, keras_hub, tf_mural):
@@ -41,11 +42,11 @@ train() {
 small="--config.steps=2 --config.batch_size=16 --config.optimizer.warmup_steps=0"
 train --stage=mural --strategy=one --workdir="$work/mural" $small
 train --stage=etcl --strategy=one --workdir="$work/etcl" --init="$work/mural" $small \
-  --config.report.beside= --config.report.control=
+  --config.report.compare_with= --config.report.control=none
 
 code=0
 train --stage=mural --strategy=tpu --workdir="$work/tpu" >"$work/tpu.out" 2>&1 || code=$?
 cat "$work/tpu.out"
-grep -q "^error: no TPU 'local' is to be had" "$work/tpu.out"
+grep -q "^error: TPU 'local' is not available" "$work/tpu.out"
 test $code = 2
-echo "everything imports, the tiny steps run on the CPU, and a TPU that is not there is told"
+echo "all packages can be imported, the steps run on the CPU, and a missing TPU is reported"

@@ -1,4 +1,4 @@
-"""Opens a web page for searching images: see tf_mural/cli/demo.py."""
+"""Serves a web page for searching images: see tf_mural/cli/demo.py."""
 
 import os
 import sys

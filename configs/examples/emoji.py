@@ -1,13 +1,13 @@
-"""Emoji with names in 95 languages, converted from a table: MURAL, its control, and ETCL.
+"""Example: MURAL, the control of ETCL, and ETCL on emoji with names in 95 languages.
 
     python tools/convert.py --dataset=table --raw_dir=emoji_raw --out_dir=data/emoji \\
         --table.image_column=image_id --table.image_dir=images --table.image_suffix=.png \\
         --table.split_column=split --table.quoting=none --augmentations=crop --vocab_size=16000
     python tools/train.py --config=configs/examples/emoji.py --stage=etcl
 
-1,499 images for training and 176 for evaluation. MURAL trains on images with English names, and on
-the names of an image in any two languages as translations. ETCL trains on all images with names in
-six languages. The other 89 languages have no image-text pairs.
+There are 1,499 images for training and 176 for evaluation. MURAL trains on images with English
+names, and on translations: names of the same image in any two languages. ETCL trains on all images
+with names in six languages. For the other 89 languages there are no image-text pairs.
 """
 
 from configs import base
@@ -31,7 +31,7 @@ def get_config(stage):
     if stage not in RECIPES:
         raise ValueError(f"unknown stage {stage!r}; known: {', '.join(RECIPES)}")
     config = own.get_config(stage, "emoji", first=("en",), triples=base.TRIPLE_LANGUAGES)
-    # 0.6 % of the names have more tokens.
+    # Only 0.6 % of the names have more than 20 tokens.
     config.model.text.max_tokens = 20
     config.batch_size = 128
     recipe = RECIPES[stage]

@@ -1,10 +1,10 @@
-"""Your own images: trains on the record sets that tools/convert.py wrote to data/own.
+"""Example for your own images: trains on record sets that tools/convert.py wrote to data/own.
 
     python tools/convert.py --dataset=table --raw_dir=my_images --out_dir=data/own \\
         --vocab_size=8000
     python tools/train.py --config=configs/examples/own.py --stage=etcl
 
-A file of your own contains the differences, and is given to --config instead of this one:
+To change settings, write a file such as the following, and give that file to --config:
 
     from configs.examples import own
 
@@ -31,14 +31,14 @@ def get_config(stage, folder="own", first=("en",), triples=None, bitext=None):
     """Returns the config of a stage at size tiny, on one folder of record sets.
 
     Args:
-        stage: a name of `STAGES`.
-        folder: --out_dir of the conversion, in --data_dir. It has the record sets `train` for
-            training and `val` for evaluation, and the vocabulary `vocab.txt`. Runs are written to
-            runs/<folder>/.
+        stage: one of `STAGES`.
+        folder: output folder of the conversion, relative to --data_dir. It contains the record sets
+            `train` for training and `val` for evaluation, and the vocabulary `vocab.txt`. Runs are
+            written to runs/<folder>/.
         first: languages of the captions that MURAL trains on.
-        triples: languages of the captions that ETCL trains on; None: all.
-        bitext: record set of translations, in --data_dir; None: the texts of an image translate
-            each other.
+        triples: languages of the captions that ETCL trains on; None: all languages.
+        bitext: record set of translations, relative to --data_dir; None: texts of the same image
+            are used as translations.
 
     Raises:
         ValueError: the stage is unknown.
@@ -49,14 +49,14 @@ def get_config(stage, folder="own", first=("en",), triples=None, bitext=None):
     config.size, config.auto_convert, config.vocabulary = folder, (), f"{folder}/vocab.txt"
     for source in config.sources.values():
         source.records = (f"{folder}/train",)
-        # With a few thousand images, combinations would put many images into a batch twice.
+        # With a few thousand images, "combinations" would often put an image into a batch twice.
         source.epoch_unit = "records"
         if "image" in source.fields:
             source.languages = triples if stage in ("etcl", "sixlang") else first
         elif bitext:
             source.records = (bitext,)
     for term in config.terms.values():
-        # Several images may have the same text.
+        # Several images may have the same text, which must not be a negative.
         term.mask_duplicates = True
     config.evaluation.retrieval.update(records=f"{folder}/val", trained=triples or ())
     return config

@@ -1,15 +1,15 @@
-"""Photographs with human captions: MURAL, its control, and ETCL on Flickr30K.
+"""Example: MURAL, the control of ETCL, and ETCL on photographs of Flickr30K.
 
     git clone https://github.com/multi30k/dataset photos_raw/multi30k
-    (and Flickr30K's photographs into photos_raw/flickr30k-images)
+    (copy the photographs of Flickr30K to photos_raw/flickr30k-images)
     python tools/convert.py --dataset=multi30k --raw_dir=photos_raw --out_dir=data/photos \\
         --split=train,val,bitext --vocab_size=16000
     python tools/train.py --config=configs/examples/photos.py --stage=etcl
 
-MURAL trains on photographs with English captions, and on the captions of 29,000 of them in any two
-languages as translations. ETCL trains on photographs with captions in English, German and French.
-Czech has no image-text pairs, and neither has Portuguese, which is added if
-github.com/FrameNetBrasil/framed-multi30k is cloned into photos_raw too and given to the converter:
+MURAL trains on photographs with English captions, and on translations: the captions of 29,000
+photographs in any two languages. ETCL trains on photographs with captions in English, German and
+French. For Czech there are no image-text pairs. To add Portuguese, also without image-text pairs,
+clone github.com/FrameNetBrasil/framed-multi30k into photos_raw, and add a flag to the conversion:
 
     --multi30k.texts=multi30k/data,framed-multi30k/data/multi30k
 """

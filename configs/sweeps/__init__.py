@@ -4,10 +4,10 @@ A sweep is a Python file with these names:
 
     TITLE      title of the table
     RUNS       {row of the table: {"stage",
-                                   "init": optional: an earlier row with the initial weights,
+                                   "init": optional: row above with the initial weights,
                                    "overrides": optional: {name of a config value: value},
                                    "config": optional: file for tools/train.py --config}}
-    SEEDS      seeds; each run is trained with each of them
-    COLUMNS    {column: languages whose average recall is averaged}
-    BASELINE   the row that gains refer to, or None
+    SEEDS      seeds; each run is trained with each seed
+    COLUMNS    {column of the table: languages whose average recalls are averaged}
+    BASELINE   row with which the other rows are compared, or None
 """

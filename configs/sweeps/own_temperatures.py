@@ -6,7 +6,7 @@ STAGES = {"mural": mural, "control": control, "etcl": etcl}
 
 
 def get_config(stage):
-    """Returns a stage at size tiny; terms between texts have the temperature `texts`."""
+    """Returns the config of a stage at size tiny, with a temperature for terms between texts."""
     config = STAGES[stage].get_config()
     config.model.temperatures.texts = config.model.temperatures.shared
     for term in ("source_target", "text_a_text_b"):

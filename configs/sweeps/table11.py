@@ -1,8 +1,8 @@
-"""The paper's Table 11: MURAL with several numbers of steps, without and with ETCL."""
+"""The paper's Table 11: MURAL with several numbers of steps, and ETCL after each of these runs."""
 
 from configs.sweeps import table7
 
-TITLE = "Average recall over the steps of MURAL, without and with ETCL after them"
+TITLE = "Average recall by the number of steps of MURAL, without ETCL and after ETCL"
 SEEDS = (0, 1, 2)
 BASELINE = None
 STEPS = (150, 300, 600)

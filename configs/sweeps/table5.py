@@ -1,6 +1,6 @@
 """The paper's Tables 5, 6 and 13: MURAL continued on image-text pairs of one language."""
 
-TITLE = "Average recall in languages without image data, after image-text pairs of one language"
+TITLE = "Average recall after continued training on image-text pairs of one language"
 SEEDS = (0, 1, 2)
 BASELINE = "MURAL"
 RUNS = {

@@ -1,6 +1,6 @@
-"""The paper's Table 7: six languages of image-text pairs against ETCL's triples."""
+"""The paper's Table 7: image-text pairs in six languages, compared with ETCL's triples."""
 
-TITLE = "Average recall after six languages of image-text pairs, or after triples"
+TITLE = "Average recall after training on image-text pairs in six languages, or on triples"
 SEEDS = (0, 1, 2)
 BASELINE = "MURAL"
 RUNS = {

@@ -1,8 +1,8 @@
-"""Runs commands as processes without importing TensorFlow each time.
+"""Runs commands in separate processes, without importing TensorFlow for each command.
 
-`CommandServer` starts a process that imports everything, and forks a child for each command. The
-child is a process of its own, which ends as the command does. This file is also the script of that
-process.
+`CommandServer` starts a server process, which imports TensorFlow once, and forks a child process
+for each command. The child runs the command, and ends with the exit code of the command. The server
+process runs this file as a script.
 """
 
 import dataclasses
@@ -20,11 +20,11 @@ _TIMEOUT = 400  # seconds; the exit code of a command that takes longer is -14
 
 @dataclasses.dataclass
 class Done:
-    """The end of a command.
+    """Exit code and output of a command.
 
     Attributes:
         code: exit code.
-        out, err: its output.
+        out, err: texts that the command wrote to stdout and stderr.
     """
 
     code: int
@@ -32,7 +32,7 @@ class Done:
     err: str
 
     def error(self):
-        """Returns the message of a user error: exit code 2 and one line, without a traceback."""
+        """Returns the message of a user error, which must be a single line with exit code 2."""
         is_refused = self.code == 2 and self.err.startswith("error: ") and self.err.count("\n") == 1
         assert is_refused, (self.code, self.out, self.err)
         return self.err.removeprefix("error: ").strip()
@@ -53,10 +53,11 @@ class CommandServer:
         """Runs a command to its end.
 
         Args:
-            cwd: working directory; the output is written to files in it.
-            tool: name of a file in tools/.
-            *arguments: flags.
-            interrupt_at: text; when the command has printed it, it receives SIGINT, as of Ctrl-C.
+            cwd: working directory of the command, in which files with its output are written.
+            tool: name of a file in tools/, such as "train.py".
+            *arguments: flags of the command.
+            interrupt_at: text; after the command has printed this text, it receives SIGINT, the
+                signal of Ctrl-C. None: no signal.
 
         Returns:
             `Done`.
@@ -74,7 +75,7 @@ class CommandServer:
         return Done(code, *map(_read, files))
 
     def close(self):
-        """Ends the process."""
+        """Ends the server process."""
         self._server.stdin.close()
         self._server.wait()
 
@@ -92,7 +93,7 @@ def _read(path):
 
 
 def _serve():
-    """Forks a child for each request; returns in the child, with the request."""
+    """Forks a child process for each request, and returns the request in the child."""
     import keras_hub  # noqa: F401
     import tensorflow  # noqa: F401
     import tensorflow_text  # noqa: F401
@@ -111,13 +112,13 @@ def _serve():
 
 
 def _run_command(cwd, files, argv):
-    """Runs a command as this process."""
+    """Runs a command in this process."""
     for number, path in enumerate(files, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
     os.close(0)
     os.chdir(cwd)
     signal.alarm(_TIMEOUT)
-    # Tests in the background of a shell inherit that SIGINT is ignored.
+    # SIGINT is ignored if the tests run in the background of a shell.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = argv
     runpy.run_path(argv[0], run_name="__main__")

@@ -1,10 +1,10 @@
-"""Commands: one module per command, with its flags and `main(argv)`.
+"""Commands of tf_mural. Each command is a module with its flags and a function `main(argv)`.
 
     python tools/train.py --stage=etcl
     python -m tf_mural.cli train --stage=etcl
 
-Flags are read here and nowhere else in the package. Each command has flags of its own, so that
-several commands can be imported and called in one process, also more than once:
+Only this subpackage reads flags. Each command has its own set of flags. Therefore several commands
+can be imported in one process, and each command can be called several times:
 
     from tf_mural.cli import train
 
@@ -31,11 +31,11 @@ COMMANDS = (
 
 
 def run(module):
-    """Runs `main()` of a module as the work of this process, and ends the process.
+    """Runs `main()` of the module of a command, and then ends this process.
 
     Args:
-        module: dotted name, such as "tf_mural.cli.train". If it has RESILIENT_STDOUT = True, it
-            goes on when stdout cannot be written.
+        module: dotted name of the module, such as "tf_mural.cli.train". A module with
+            RESILIENT_STDOUT = True continues when stdout cannot be written.
     """
     try:
         app = importlib.import_module("tf_mural.cli.app")
@@ -46,7 +46,8 @@ def run(module):
 
 
 def main():
-    """Runs the command that is the first argument of the command line."""
+    """Runs the command that the first argument of the command line names."""
     if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
-        sys.exit(f"usage: python -m tf_mural.cli COMMAND [flags], COMMAND: {', '.join(COMMANDS)}")
+        commands = ", ".join(COMMANDS)
+        sys.exit(f"usage: python -m tf_mural.cli COMMAND [flags]; COMMAND is one of {commands}")
     run(f"tf_mural.cli.{sys.argv.pop(1)}")

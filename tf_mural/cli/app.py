@@ -1,4 +1,4 @@
-"""Shared code of the commands: parsing of flags, backends, error messages and exit codes."""
+"""Code that all commands share: flags, choice of the backend, error messages, exit codes."""
 
 import contextlib
 import faulthandler
@@ -16,39 +16,40 @@ from tf_mural.cli.error_lines import error_line
 from tf_mural.errors import UserError, lookup, suggest
 from tf_mural.training.preemption import Preempted
 
-flags.disclaim_key_flags()  # `define_backend` defines a flag of the module that calls it.
+flags.disclaim_key_flags()  # The flag of `define_backend` belongs to the module that calls it.
 
 _DOCTOR = "python tools/doctor.py checks this machine"
 _BACKENDS = dict.fromkeys(("tensorflow", "jax"))
-_SIGPIPE_EXIT_CODE = 141  # as a shell reports it
+_SIGPIPE_EXIT_CODE = 141  # exit code that a shell reports after SIGPIPE
 
 
 # --- flags ----------------------------------------------------------------------------------------
 
 
 def arguments(argv):
-    """Returns `argv` as a list, or the arguments of this process if it is None."""
+    """Returns `argv` as a list; if `argv` is None, the arguments of this process."""
     return sys.argv[1:] if argv is None else list(argv)
 
 
 def parse(flag_values, argv, usage, argument=None, allow_arguments=False):
-    """Parses the command line of a command, and prepares the environment for TensorFlow.
+    """Parses the flags of a command, and sets environment variables for TensorFlow.
 
-    Flags that an earlier call has set return to their defaults first.
+    All flags are first reset to their defaults, because an earlier call may have set them.
 
     Args:
         flag_values: `absl.flags.FlagValues` of the command.
-        argv: strings after the command's name; None: those of this process.
-        usage: text that --help prints above the flags.
-        argument: name of a flag whose value may be given without --name=.
-        allow_arguments: whether any number of arguments that are not flags is allowed.
+        argv: command-line arguments without the name of the command, a list of strings; None: the
+            arguments of this process.
+        usage: text that --help prints above the list of flags.
+        argument: name of a flag whose value may also be given without "--name="; None: no flag.
+        allow_arguments: whether arguments that are not flags are allowed, in any number.
 
     Returns:
         The list of the arguments that are not flags.
 
     Raises:
-        UserError: an unknown flag, a wrong value, or an unexpected argument.
-        SystemExit: after --help.
+        UserError: a flag is unknown, a value is wrong, or an argument is unexpected.
+        SystemExit: --help was given, and the help has been printed.
     """
     _prepare_environment()
     argv = arguments(argv)
@@ -73,11 +74,12 @@ def parse(flag_values, argv, usage, argument=None, allow_arguments=False):
 
 
 def define_backend(flag_values):
-    """Defines the flag --backend, the argument of `set_backend`."""
+    """Defines the flag --backend, whose value is the argument of `set_backend`."""
     return flags.DEFINE_string(
         "backend",
         None,
-        f"Backend of Keras: {' or '.join(_BACKENDS)}. Default: KERAS_BACKEND, or tensorflow.",
+        f"Backend of Keras: {' or '.join(_BACKENDS)}. Default: the environment variable "
+        "KERAS_BACKEND, or tensorflow if it is not set.",
         flag_values=flag_values,
     )
 
@@ -86,24 +88,24 @@ def define_backend(flag_values):
 
 
 def _prepare_environment():
-    """Sets the environment variables that TensorFlow reads at its import."""
-    # TensorFlow's messages at start-up would hide those of the command.
+    """Sets the environment variables that TensorFlow reads when it is imported."""
+    # TensorFlow's messages at start-up would hide the messages of the command.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     # TensorFlow may disable oneDNN on processors without AVX-512; matmuls then take twice as long.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    # TensorFlow would warn about retracing, since each stage traces functions of its own.
+    # TensorFlow would warn about retracing, because each stage traces new functions.
     logging.set_verbosity(logging.ERROR)
 
 
 def require(package, requirements, feature):
-    """Raises UserError, with the command that installs it, if an optional package is missing."""
+    """Raises a UserError with the installation command if an optional package is missing."""
     if importlib.util.find_spec(package) is None:
         raise UserError(f"{feature} needs {package}: pip install -r {requirements}")
 
 
 def set_backend(name=None):
-    """Selects the backend of Keras. Call it before Keras is imported.
+    """Selects the backend of Keras. Call this function before Keras is imported.
 
     Args:
         name: "tensorflow" or "jax"; None: the value of KERAS_BACKEND, or "tensorflow".
@@ -127,13 +129,13 @@ def set_backend(name=None):
             raise UserError(
                 f"--backend=jax needs JAX: pip install -r requirements-jax.txt ({_DOCTOR})"
             )
-        # Outside of Google Cloud, libtpu would query its metadata server for minutes.
+        # Outside of Google Cloud, libtpu would try for minutes to reach Google's metadata server.
         if not glob.glob("/dev/accel*") and not glob.glob("/dev/vfio/*"):
             os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 
 
 def import_tensorflow(backend=None):
-    """Selects the backend of Keras and imports TensorFlow, which reads the data for both backends.
+    """Selects the backend of Keras and imports TensorFlow, which also reads the data for JAX.
 
     Args:
         backend: see `set_backend`.
@@ -155,9 +157,10 @@ def import_tensorflow(backend=None):
 
 @contextlib.contextmanager
 def quietly():
-    """Context manager that buffers the output on stderr, and shows it only after an error.
+    """Context manager that buffers the output on stderr, and prints it only if the body raises.
 
-    No setting silences the messages of C++ libraries before their logging is initialized.
+    C++ libraries print messages before their logging is initialized, and no setting prevents these
+    messages.
     """
     sys.stderr.flush()
     stderr = os.dup(2)
@@ -179,18 +182,19 @@ def quietly():
 
 
 def run(main, resilient_stdout=False):
-    """Calls `main()` as the work of this process, and ends the process.
+    """Calls `main()`, and then ends this process with an exit code of this table.
 
     Args:
         main: callable without arguments.
-        resilient_stdout: whether the work goes on when stdout cannot be written, see
+        resilient_stdout: whether `main` continues when stdout cannot be written, see
             `ResilientStdout`.
 
-    | raised | exit code | printed on stderr |
+    | exception of `main` | exit code | printed on stderr |
     |---|---|---|
-    | nothing | 0 | nothing |
-    | `UserError`, or an error with an `error_line` | 2, or its `exit_code` | a line |
-    | `Preempted` | its `exit_code` | a line |
+    | none | 0 | nothing |
+    | `UserError` | `exit_code` of the error, or 2 | one line |
+    | an exception for which `error_line` returns a line | 2 | one line |
+    | `Preempted` | `exit_code` of the exception | one line |
     | KeyboardInterrupt | 130 | "interrupted" |
     | any other exception | 1 | the traceback |
 
@@ -226,14 +230,14 @@ def run(main, resilient_stdout=False):
 def _exit(message, code):
     """Ends the process immediately.
 
-    Threads of tf.data that still read ahead call Python. The normal end of the interpreter stops
-    them there, waits for them, and rarely hangs.
+    The normal exit of the interpreter is avoided, because it hangs in rare cases: it waits for
+    threads of tf.data that read ahead and call Python.
     """
-    lost = _flush(sys.stdout)
-    if isinstance(lost, BrokenPipeError) and not code:
+    write_error = _flush(sys.stdout)
+    if isinstance(write_error, BrokenPipeError) and not code:
         code = _SIGPIPE_EXIT_CODE
-    elif lost and not code:
-        message, code = f"error: the printed output is lost: {lost.strerror}", 2
+    elif write_error and not code:
+        message, code = f"error: the printed output is lost: {write_error.strerror}", 2
     with contextlib.suppress(OSError):
         print(message, file=sys.stderr, end="\n" if message else "")
     _flush(sys.stderr)
@@ -241,7 +245,7 @@ def _exit(message, code):
 
 
 def _flush(stream):
-    """Flushes a stream; returns the OSError if its content cannot be written, or None."""
+    """Flushes a stream. Returns the OSError if the stream cannot be written, otherwise None."""
     try:
         stream.flush()
     except OSError as error:
@@ -257,9 +261,10 @@ def _stdout_is_closed():
 
 
 class ResilientStdout:
-    """A text stream that drops its output instead of raising when it cannot be written.
+    """A text stream that discards its output, instead of raising, after writing has failed.
 
-    Training goes on when the terminal or the pipe of its output is closed, or the disk is full.
+    With this stream as stdout, training continues when the terminal is closed, the reader of the
+    pipe has ended, or the disk is full.
 
     Args:
         stream: the text stream to write to.
@@ -269,7 +274,7 @@ class ResilientStdout:
         self._stream = stream
 
     def write(self, text):
-        """Writes the text or drops it; returns the number of characters."""
+        """Writes or discards the text. Returns the number of characters of the text."""
         try:
             self._stream.write(text)
         except OSError as error:
@@ -277,7 +282,7 @@ class ResilientStdout:
         return len(text)
 
     def flush(self):
-        """Flushes the stream. If this fails, prints a line on stderr and drops all output."""
+        """Flushes the stream. If this fails, prints a line on stderr and discards all output."""
         if error := _flush(self._stream):
             self._drop(error)
 
@@ -285,7 +290,7 @@ class ResilientStdout:
         self._stream = open(os.devnull, "w", encoding="utf-8")
         with contextlib.suppress(OSError):
             print(
-                f"stdout cannot be written ({error.strerror}): training continues without it",
+                f"stdout cannot be written ({error.strerror}): training continues without output",
                 file=sys.stderr,
             )
 

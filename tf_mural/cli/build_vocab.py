@@ -1,10 +1,10 @@
-"""Trains a cased WordPiece vocabulary and shows how it splits the texts of each language.
+"""Trains a cased WordPiece vocabulary and prints how it splits the texts of each language.
 
     python tools/build_vocab.py --records=data/mine/train --size=8000 --out=data/mine/vocab.txt
     python tools/build_vocab.py --texts=sentences.txt --size=8000 --out=vocab.txt
 
-Two vocabularies that are trained on the same texts differ by a few pieces. Keep the file of a
-model.
+Training twice on the same texts gives vocabularies that differ in a few pieces. Therefore keep the
+vocabulary file of each model.
 """
 
 import collections
@@ -20,55 +20,71 @@ _RECORDS = flags.DEFINE_list(
     "records", [], "Comma-separated folders of record sets.", flag_values=FLAGS
 )
 _TEXTS = flags.DEFINE_string(
-    "texts", None, "Or a UTF-8 file with one sentence per line.", flag_values=FLAGS
+    "texts",
+    None,
+    "UTF-8 file with one sentence per line, instead of --records.",
+    flag_values=FLAGS,
 )
 _SIZE = flags.DEFINE_integer(
     "size", 30_000, "Maximum number of pieces, including special tokens.", flag_values=FLAGS
 )
 _OUT = flags.DEFINE_string(
-    "out", None, "File to write, one piece per line. Required.", flag_values=FLAGS
+    "out",
+    None,
+    "Vocabulary file to write, with one piece per line. Required.",
+    flag_values=FLAGS,
 )
 _MIN_FREQUENCY = flags.DEFINE_integer(
-    "min_frequency", 2, "Minimum frequency of a merge.", flag_values=FLAGS
+    "min_frequency",
+    2,
+    "Minimum frequency of two adjacent pieces that are merged into one piece.",
+    flag_values=FLAGS,
 )
 _MAX_TOKENS = flags.DEFINE_integer(
-    "max_tokens", 64, "Maximum length of a text, for the share of cut texts.", flag_values=FLAGS
+    "max_tokens",
+    64,
+    "Maximum number of tokens of a text including [CLS] and [SEP]. The printed table counts longer "
+    "texts as cut.",
+    flag_values=FLAGS,
 )
 _OVERWRITE = flags.DEFINE_bool(
-    "overwrite", False, "Replaces the file if it exists.", flag_values=FLAGS
+    "overwrite", False, "Replaces an existing vocabulary file.", flag_values=FLAGS
 )
 
 _BATCH_SIZE = 4096
 
 
 def main(argv=None):
-    """Trains a vocabulary; `argv` is a list of flags, None: the command line."""
+    """Trains a vocabulary. `argv` is a list of flags; None means the command line."""
     app.parse(FLAGS, argv, __doc__)
     from tf_mural import reports
     from tf_mural.data import tokenizers
 
     if bool(_RECORDS.value) == bool(_TEXTS.value):
-        raise UserError("name the texts: either --records or --texts")
+        raise UserError("name the texts: give either --records or --texts")
     if not _OUT.value:
         raise UserError("name the file of the vocabulary: --out=vocab.txt")
     if os.path.exists(_OUT.value) and not _OVERWRITE.value:
-        raise UserError(f"{_OUT.value} exists, and models may depend on it; or give --overwrite")
+        raise UserError(
+            f"{_OUT.value} exists, and models may depend on it: choose another --out, or give "
+            "--overwrite"
+        )
     os.makedirs(os.path.dirname(os.path.abspath(_OUT.value)), exist_ok=True)
     texts = (text for _, text in read_texts())
     pieces = tokenizers.train_vocabulary(texts, _SIZE.value, _MIN_FREQUENCY.value)
     tokenizer = tokenizers.Tokenizer(pieces, _MAX_TOKENS.value)
     rows = coverage(read_texts(), tokenizer)
     tokenizers.save_vocabulary(_OUT.value, pieces)
-    header = ["language", "texts", "tokens a word", "tokens a character", "unknown %", "cut %"]
+    header = ["language", "texts", "tokens per word", "tokens per character", "unknown %", "cut %"]
     print(reports.table(rows, header))
     print(f"\n{len(pieces):,} pieces in {_OUT.value}, hash {tokenizer.hash}")
     print(f"cut: texts of more than {_MAX_TOKENS.value} tokens, including [CLS] and [SEP]")
     if len(pieces) < _SIZE.value:
-        print(f"the texts do not contain {_SIZE.value:,} pieces of the minimum frequency")
+        print(f"the texts contain fewer than {_SIZE.value:,} pieces of the minimum frequency")
 
 
 def read_texts():
-    """Yields (language, text) of all texts; the language is "" in a file of sentences."""
+    """Yields (language, text) of all texts; the language is "" for the texts of --texts."""
     from tf_mural.data.records import RecordSet
 
     for folder in _RECORDS.value:
@@ -85,10 +101,10 @@ def read_texts():
 
 
 def coverage(pairs, tokenizer):
-    """Returns the rows of the table: one per language, and "all" if there are several.
+    """Returns the rows of the printed table: one per language, and "all" for several languages.
 
     Args:
-        pairs: iterable of (language, text); words are separated by spaces.
+        pairs: iterable of (language, text). The words of a text are its parts between spaces.
         tokenizer: `tokenizers.Tokenizer`.
     """
     counts = collections.defaultdict(collections.Counter)

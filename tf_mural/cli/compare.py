@@ -5,10 +5,11 @@
     python tools/compare.py MURAL=a.json ETCL=b.json paper --out_dir=comparison
     python tools/compare.py paper --benchmark=retrieval/flickr30k
 
-Arguments are files that tools/evaluate.py wrote, optionally with a name (NAME=FILE), and the word
-paper for the numbers of the paper and of other publications. Differences refer to the last file.
-Prints the tables, and writes them as comparison.md with values.png and gains.png. Results of
-different protocols or records are refused.
+Each argument is a file that tools/evaluate.py wrote, or NAME=FILE to name the column. The argument
+paper adds the results of the paper and of other publications. A second table shows the differences
+between the last file and each other column. The command prints the tables, and writes them to
+comparison.md, with the charts values.png and gains.png. It refuses results of different protocols
+or records.
 """
 
 import json
@@ -29,7 +30,7 @@ FLAGS = flags.FlagValues()
 _BENCHMARK = flags.DEFINE_string(
     "benchmark",
     None,
-    "Benchmark of the results, if their files do not name it.",
+    "Benchmark of the results, if the files do not name it.",
     flag_values=FLAGS,
 )
 _METRIC = flags.DEFINE_string(
@@ -42,38 +43,38 @@ _SETTING = flags.DEFINE_enum(
     "setting",
     "zero-shot",
     published.SETTINGS,
-    "Setting of the published results.",
+    "Setting in which the published results were obtained.",
     flag_values=FLAGS,
 )
 _ROWS = flags.DEFINE_list(
     "rows",
     None,
-    "Comma-separated models of the published results, or all. Default: the two main models of the "
-    "paper, and those of others.",
+    "Comma-separated names of published models to compare with, or all. Default: the two main "
+    "models of the paper, and all models of other publications.",
     flag_values=FLAGS,
 )
 _CONTROL = flags.DEFINE_string(
     "control",
     None,
-    "Name of the column that the gains in gains.png refer to. Default: the first.",
+    "Name of the column that gains.png subtracts from the last column. Default: the first column.",
     flag_values=FLAGS,
 )
 _TRAINED = flags.DEFINE_list(
     "trained",
     list(TRIPLE_LANGUAGES),
-    "Languages of the training images; the charts separate them from the others.",
+    "Comma-separated languages with training images; tables and charts list them separately.",
     flag_values=FLAGS,
 )
 _OUT_DIR = flags.DEFINE_string(
     "out_dir",
     None,
-    "Folder to write to. Default: comparison, in the folder of the last file.",
+    "Folder for tables and charts. Default: the folder comparison next to the last file.",
     flag_values=FLAGS,
 )
 
-# Codes of Tatoeba for TRIPLE_LANGUAGES.
+# {language of TRIPLE_LANGUAGES: code of this language in Tatoeba}.
 _LONG_CODES = {"en": "eng", "de": "deu", "fr": "fra", "cs": "ces", "zh": "cmn", "ja": "jpn"}
-# Label and unit of metrics; other metrics are percentages.
+# {metric: (label, unit)}. Metrics that are not listed are percentages.
 _LABELS = {
     "average_recall": ("Average Recall", "%"),
     "t2i_r10": ("text-to-image R@10", "%"),
@@ -87,7 +88,7 @@ _LOWER_IS_BETTER = ("spread", "range", "lag")
 
 
 def main(argv=None):
-    """Compares results; `argv` is a list of arguments and flags, None: the command line."""
+    """Compares results. `argv` is a list of arguments and flags; None: the command line."""
     arguments = app.parse(FLAGS, argv, __doc__, allow_arguments=True)
     files = [argument for argument in arguments if argument != PAPER]
     with_paper = PAPER in arguments
@@ -116,12 +117,12 @@ def main(argv=None):
 
 
 def _read_result(argument):
-    """Returns (name, content) of FILE or NAME=FILE, as tools/evaluate.py wrote it."""
+    """Returns (name of the column, content of the file) of an argument FILE or NAME=FILE."""
     name, _, path = argument.rpartition("=")
     if not os.path.isfile(path):
         raise UserError(
-            f"no file {path!r}: arguments are results of tools/evaluate.py, NAME=FILE, or {PAPER}; "
-            "flags are written --name=value"
+            f"no file {path!r}: arguments are results of tools/evaluate.py, as FILE or NAME=FILE, "
+            f"or the word {PAPER}; flags are written --name=value"
         )
     try:
         with open(path, encoding="utf-8") as file:
@@ -136,7 +137,7 @@ def _read_result(argument):
 
 
 def validate_result(content):
-    """Returns why the content of a file is not a result of tools/evaluate.py, or None."""
+    """Returns a reason why `content` is not a result of tools/evaluate.py, or None if it is."""
     types = {"task": str, "protocol": str, "values": dict, "data": object, "model": str}
     content = content if isinstance(content, dict) else {}
     if missing := sorted(set(types) - set(content)):
@@ -151,17 +152,19 @@ def validate_result(content):
 
 
 def _benchmark_name(results, with_paper):
-    """Returns the name of the benchmark of all results, or None if none is named."""
+    """Returns the benchmark of all results; None if neither the files nor --benchmark name it."""
     names = [_BENCHMARK.value] if _BENCHMARK.value else []
     names += [result["benchmark"] for _, result in results if result.get("benchmark")]
     for name in names:
         lookup(BENCHMARKS, name, "benchmark")
         if name != names[0]:
-            raise UserError(f"the results are of {names[0]} and {name}: compare one at a time")
+            raise UserError(
+                f"the results are of {names[0]} and {name}: compare results of one benchmark"
+            )
     if not names and (with_paper or not results):
         raise UserError(
-            "no benchmark is named: evaluate with --task=retrieval/coco or another one, or name it "
-            f"with --benchmark; known: {', '.join(BENCHMARKS)}"
+            "no benchmark is named: evaluate with --task=<benchmark>, or name the benchmark of the "
+            f"results with --benchmark; known: {', '.join(BENCHMARKS)}"
         )
     return names[0] if names else None
 
@@ -182,7 +185,7 @@ def _column(name, result, metric):
 
 
 def _published_columns(name, metric):
-    """Returns the columns of published results, those of the paper last."""
+    """Returns a `comparison.Column` per selected published model that has the metric."""
     rows = published.published_results(name, _SETTING.value)
     models = list(rows) if _ROWS.value == ["all"] else _ROWS.value
     if models is None:
@@ -200,17 +203,19 @@ def _published_columns(name, metric):
         )
         columns += [column] if column.values else []
     if not columns:
-        print(f"there are no published results of {name}, {metric}, {_SETTING.value}\n")
+        print(
+            f"there are no published {_SETTING.value} results of {name} with the metric {metric}\n"
+        )
     return columns
 
 
 def _subset_notes(results, benchmark):
-    """Yields notes on results of a subset of the benchmark's records."""
+    """Yields a note for each result whose number of records differs from the benchmark's."""
     for name, result in results:
         if benchmark and result.get("records") != benchmark.size:
             yield (
                 f"Note: {name} was evaluated on {result.get('records')} records, but the benchmark "
-                f"has {benchmark.size:,}. Published results are of all records."
+                f"has {benchmark.size:,}. Published results refer to all records of a benchmark."
             )
 
 
@@ -241,12 +246,12 @@ def _write_report(title, notes, columns, groups, folder):
 
 
 def _chart_names(columns):
-    """Returns the file names of the charts; gains need two columns."""
+    """Returns the file names of the charts; gains.png needs at least two columns."""
     return ["values.png", "gains.png"][: len(columns)]
 
 
 def _draw_charts(title, metric, columns, control, groups, folder):
-    """Draws the values, and the gains of the last column over the control."""
+    """Draws a chart of all values, and a chart of the last column minus the control."""
     from tf_mural.reports.comparison_charts import gain_chart, value_chart
 
     languages = {group: keys for group, keys in groups.items() if group != "means"} or groups

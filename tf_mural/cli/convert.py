@@ -6,9 +6,10 @@
     python tools/convert.py --dataset=coco --raw_dir=coco --split=train --resize=346 \\
         --deduplicate=exact,near --exclude=data/coco/test,data/xtd10/test
 
-`my_images` is a folder with a table, such as captions.tsv with the columns image, en and de, and
-the images. The options of a data set are flags that begin with its name. Existing record sets are
-kept, and a conversion that was stopped continues: the same command may be given again.
+In the third example, `my_images` is a folder with images and a table, such as captions.tsv with the
+columns image, en and de. Flags that begin with the name of a data set, such as --table.quoting, are
+options of that data set. Existing record sets are kept. The same command continues a conversion
+that was stopped.
 """
 
 import dataclasses
@@ -32,34 +33,45 @@ from tf_mural.errors import UserError, lookup
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("dataset", None, f"Data set: {', '.join(DATASETS)}.", flag_values=FLAGS)
 flags.DEFINE_string(
-    "raw_dir", None, "Folder of the raw data; scenes needs none.", flag_values=FLAGS
+    "raw_dir",
+    None,
+    "Folder of the raw data; the data set scenes has no raw data.",
+    flag_values=FLAGS,
 )
 flags.DEFINE_string(
     "out_dir", None, "Folder of the record sets. Default: data/<dataset>.", flag_values=FLAGS
 )
-flags.DEFINE_list("split", None, "Comma-separated splits. Default: all.", flag_values=FLAGS)
+flags.DEFINE_list("split", None, "Comma-separated splits. Default: all splits.", flag_values=FLAGS)
 flags.DEFINE_list(
     "augmentations",
     None,
-    "Augmentations of the images that training may use: crop, flip or both. "
-    "Omit flip if the texts mention left or right. Default: all that the data set allows; "
-    "photographs with captions are not mirrored.",
+    "Comma-separated augmentations that training may apply to the images: crop, flip or both. "
+    "Omit flip if the texts mention left or right. Default: all augmentations that the data set "
+    "allows; photographs with captions are then not mirrored.",
     flag_values=FLAGS,
 )
-flags.DEFINE_bool("list", False, "Lists the data sets and ends.", flag_values=FLAGS)
+flags.DEFINE_bool("list", False, "Prints the data sets and exits.", flag_values=FLAGS)
 flags.DEFINE_bool("overwrite", False, "Replaces existing record sets.", flag_values=FLAGS)
 flags.DEFINE_integer(
-    "processes", None, "Number of processes. Default: one per core.", flag_values=FLAGS
+    "processes",
+    None,
+    "Number of processes that convert. Default: one process per core.",
+    flag_values=FLAGS,
 )
 flags.DEFINE_string(
     "part",
     None,
-    "Converts one part, such as 3/128: the fourth of 128 parts. Parts may run at the same time, on "
-    "several machines with the same folders; the last one completes the record set.",
+    "Converts only one part of the data: 0/128 is the first of 128 parts, 3/128 the fourth. "
+    "Several machines with the same folders may convert parts at the same time. The part that is "
+    "finished last completes the record set.",
     flag_values=FLAGS,
 )
 flags.DEFINE_enum(
-    "executor", "processes", list(EXECUTORS), "How the work is distributed.", flag_values=FLAGS
+    "executor",
+    "processes",
+    list(EXECUTORS),
+    "System that distributes the work.",
+    flag_values=FLAGS,
 )
 flags.DEFINE_string(
     "beam", None, "Comma-separated flags of Apache Beam, for --executor=beam.", flag_values=FLAGS
@@ -67,9 +79,9 @@ flags.DEFINE_string(
 flags.DEFINE_bool(
     "paper_filters",
     False,
-    "Filters images and texts as the paper does; filters that are given as flags replace these: "
+    "Filters images and texts like the paper: "
     + ", ".join(f"{name}={value}" for name, value in conversion.PAPER.items())
-    + ".",
+    + ". The flag of a filter replaces the value of the paper.",
     flag_values=FLAGS,
 )
 flags.DEFINE_integer(
@@ -83,22 +95,23 @@ flags.DEFINE_integer(
 
 
 def main(argv=None):
-    """Converts a data set; `argv` is a list of flags, None: the command line."""
+    """Converts a data set. `argv` is a list of flags; None means the command line."""
     app.parse(FLAGS, argv, __doc__)
     if FLAGS.list:
         print("\n\n".join(_dataset_paragraphs()))
         return
     if FLAGS.dataset is None:
-        raise UserError("name a data set with --dataset; --list shows them")
+        raise UserError("name a data set with --dataset; --list shows the data sets")
     dataset = lookup(DATASETS, FLAGS.dataset, "data set")
     options, filters, part = _dataset_options(), _filters(), _part()
     out_dir = FLAGS.out_dir or os.path.join("data", FLAGS.dataset)
     raw_dir = FLAGS.raw_dir
-    if FLAGS.executor != "processes":  # other workers may have another working directory
+    if FLAGS.executor != "processes":  # workers may have another working directory
         out_dir, raw_dir = os.path.abspath(out_dir), raw_dir and os.path.abspath(raw_dir)
     splits = FLAGS.split or _splits(dataset, options)
     if FLAGS.vocab_size is not None and "train" not in splits:
-        records.read_manifest(os.path.join(out_dir, "train"))  # raises if there are no texts
+        # Without records, this raises a UserError before the conversion.
+        records.read_manifest(os.path.join(out_dir, "train"))
     manifests = []
     for split in splits:
         manifest = conversion.convert(
@@ -117,7 +130,7 @@ def main(argv=None):
             executor=FLAGS.executor,
             flags=(FLAGS.beam,) if FLAGS.beam is not None else (),
         )
-        if manifest is not None:  # otherwise other parts are missing
+        if manifest is not None:  # None: other parts are not converted yet
             manifests.append(manifest)
     if FLAGS.vocab_size is not None and len(manifests) == len(splits):
         _write_vocabulary(out_dir, FLAGS.vocab_size)
@@ -149,12 +162,12 @@ def _define_option(name, hint, default, text):
     if default not in (None, "", ()):
         shown = ",".join(default) if isinstance(default, tuple) else default
         text += f" Default: {shown}."
-    # The flag itself has no default: only values that the user gives are passed on.
+    # The flag has no default, because only values that the user gives are passed to the data set.
     _flag_definition(hint, default)(name, None, text, flag_values=FLAGS)
 
 
 def _flag_definition(hint, default):
-    """Returns the function of absl that defines a flag of a type."""
+    """Returns the function of absl that defines flags for values of a type."""
     definitions = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float}
     hints = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     value_types = [typing.get_origin(hint) or hint for hint in hints] + [type(default)]
@@ -165,7 +178,7 @@ def _flag_definition(hint, default):
 
 
 def _argument_docs(documented, section="Args:\n"):
-    """Returns {argument: its description in the docstring, in one line}."""
+    """Returns {argument: description as one line} from a section of a docstring."""
     section = (inspect.getdoc(documented) or "").partition(section)[2]
     descriptions, name = {}, None
     for line in section.splitlines():
@@ -242,7 +255,7 @@ def _write_vocabulary(out_dir, size):
 
 
 def _dataset_paragraphs():
-    """Yields a paragraph per data set."""
+    """Yields the paragraph that --list prints for each data set."""
     for name, dataset in DATASETS.items():
         info = DATASET_INFO[name]
         facts = {

@@ -1,11 +1,11 @@
-"""Opens a web page for searching images by a text in any language, or by an image:
+"""Serves a web page for searching images by a text in any language, or by another image:
 
     python tools/demo.py --index=photos.index
     python tools/demo.py --records=data/scenes/test --model=runs/tiny/etcl-s0
 
-With --records, or --images=FOLDER, an index is made first, in the folder of the model. The page
-needs no internet connection, and is reachable only from this machine unless --host is set.
-(pip install -r requirements-demo.txt)
+With --records or --images=FOLDER, the command first makes an index in the folder of the model. The
+page needs no internet connection, and can be opened only on this machine unless --host is set. The
+command needs the packages of requirements-demo.txt.
 """
 
 import os
@@ -20,18 +20,25 @@ from tf_mural.errors import UserError
 
 FLAGS = flags.FlagValues()
 _INDEX = flags.DEFINE_string(
-    "index", None, "Folder of an index, see tools/index.py.", flag_values=FLAGS
+    "index", None, "Folder of an index that tools/index.py made.", flag_values=FLAGS
 )
 _RECORDS = flags.DEFINE_string(
-    "records", None, "Or a record set, which is indexed first.", flag_values=FLAGS
+    "records",
+    None,
+    "Record set to make an index of, instead of --index.",
+    flag_values=FLAGS,
 )
 _IMAGES = flags.DEFINE_string(
-    "images", None, "Or a folder of images, which is indexed first.", flag_values=FLAGS
+    "images",
+    None,
+    "Folder of images to make an index of, instead of --index.",
+    flag_values=FLAGS,
 )
 _MODEL = flags.DEFINE_string(
     "model",
     None,
-    "Model of the index. Default: its path when the index was made.",
+    "Model for the queries: the workdir of a finished run, or a preset. Default with --index: the "
+    "model that made the index.",
     flag_values=FLAGS,
 )
 _HOST = flags.DEFINE_string(
@@ -41,17 +48,17 @@ _HOST = flags.DEFINE_string(
     flag_values=FLAGS,
 )
 _PORT = flags.DEFINE_integer(
-    "port", 7860, "Port; 0 selects a free one.", 0, 65535, flag_values=FLAGS
+    "port", 7860, "Port to listen on; 0 selects a free port.", 0, 65535, flag_values=FLAGS
 )
 _BACKEND = app.define_backend(FLAGS)
 
 
 def main(argv=None):
-    """Serves the page until interrupted; `argv` is a list of flags, None: the command line."""
+    """Serves the page until a signal ends it. `argv` is a list of flags; None: the command line."""
     app.parse(FLAGS, argv, __doc__)
     if sum(map(bool, (_INDEX.value, _RECORDS.value, _IMAGES.value))) != 1:
         raise UserError("name the images to search: one of --index, --records and --images")
-    app.require("gradio", "requirements-demo.txt", "the page")
+    app.require("gradio", "requirements-demo.txt", "the demo page")
     port = _find_port(_HOST.value, _PORT.value)
     from tf_mural import search
 
@@ -78,7 +85,7 @@ def main(argv=None):
             quiet=True,
             **demo_page.LAUNCH_OPTIONS,
         )
-    print(f"{len(index):,} images at {url}  (Ctrl-C ends it)", flush=True)
+    print(f"{len(index):,} images at {url}  (Ctrl-C ends the server)", flush=True)
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signal_number, lambda *_: sys.exit(0))
     page.block_thread()
@@ -93,7 +100,7 @@ def _make_index(embedder, model_path):
     else:
         source = search.FolderSource(_IMAGES.value)
     name = "-".join(os.path.normpath(source.folder).split(os.sep)[-2:])
-    is_local = os.path.isdir(model_path)  # otherwise the model is on a hub
+    is_local = os.path.isdir(model_path)  # a model that is not in a folder is on a hub
     parent = model_path if is_local else "runs"
     folder = os.path.join(parent, "indexes", f"{name}-{embedder.fingerprint[:8]}")
     search.make_index(
@@ -108,7 +115,7 @@ def _make_index(embedder, model_path):
 
 
 def _find_port(host, port):
-    """Returns the port, or a free port if it is 0.
+    """Returns `port`, or the number of a free port if `port` is 0.
 
     Raises:
         UserError: the port is in use, or the host is not an address of this machine.

@@ -1,8 +1,8 @@
 """Checks whether this machine can train: python tools/doctor.py
 
-Prints the versions of the packages, the devices, the strategies that work, fonts for the scripts of
-charts and sheets, free disk space, and whether a small training step runs. The exit code is 0 if
-the machine can train, and 2 otherwise, with instructions.
+Prints the versions of the packages, the devices, the strategies that work, the scripts for which no
+font is installed, the free disk space, and whether a small training step runs. The exit code is 0
+if the machine can train. Otherwise it is 2, and the output says what to change.
 """
 
 import importlib.metadata
@@ -54,7 +54,7 @@ _MIN_SPACE, _LARGE_RUN_SPACE = 1 * _GIB, 10 * _GIB
 
 
 def main(argv=None):
-    """Checks this machine; `argv` is a list of flags, None: the command line."""
+    """Checks this machine. `argv` is a list of flags; None means the command line."""
     app.parse(FLAGS, argv, __doc__)
     problems = []
     print(f"Python {platform.python_version()} on {platform.system()} {platform.machine()}")
@@ -91,7 +91,7 @@ def _print_devices():
     import keras
 
     backend = keras.backend.backend()
-    print(f"\nbackend {backend}, {len(os.sched_getaffinity(0))} cores of a CPU")
+    print(f"\nbackend {backend}, {len(os.sched_getaffinity(0))} CPU cores")
     if backend == "jax":
         import jax
 
@@ -109,7 +109,7 @@ def _print_devices():
     print(listed if devices else "no accelerator")
     notes = {
         "one": "works",
-        "mirrored": "works" if len(devices) > 1 else "the same as one: there is one device",
+        "mirrored": "works" if len(devices) > 1 else "the same as one: no second accelerator",
         "multiworker": "works with TF_CONFIG or srun, which define the processes",
         "tpu": "works" if has_tpu else "no TPU on this machine",
     }
@@ -119,7 +119,7 @@ def _print_devices():
 
 def _print_fonts():
     if importlib.util.find_spec("matplotlib") is None:
-        print("\nmatplotlib is not installed: there will be no charts and sheets")
+        print("\nmatplotlib is not installed: no charts and no contact sheets can be drawn")
         return
     from tf_mural.reports import fonts
 
@@ -131,7 +131,7 @@ def _check_disk(problems):
     print(f"\n{free / _GIB:.0f} GiB free in this folder")
     if free < _MIN_SPACE:
         problems.append(
-            "less than 1 GiB is free in this folder: runs and records need space (--workdir)"
+            "less than 1 GiB is free in this folder: free some space for runs and records"
         )
     elif free < _LARGE_RUN_SPACE:
         print("  enough for size tiny; a checkpoint of size paper takes 6.4 GB")

@@ -7,14 +7,14 @@ import traceback
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PATH_ERRORS = (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)
 _FREE_SPACE = "free some space, and give the same command again"
-# TensorFlow and JAX use the error code of exhausted memory for these too.
+# TensorFlow and JAX report these errors with the same error code as exhausted memory.
 _NOT_MEMORY = re.compile("space left|quota|open files")
 _MEMORY = re.compile(r"OOM|memory|allocat|reserve", re.IGNORECASE)
 _GFILE = "tensorflow/python/lib/io/file_io.py"
 
 
 def error_line(error):
-    """Returns the message for an exception, or None if the exception is a bug.
+    """Returns a one-line message for an exception that the user can fix, otherwise None.
 
     Args:
         error: the caught exception.
@@ -34,8 +34,8 @@ def error_line(error):
         return f"this machine does not have enough memory: {error or 'no details'}"
     if _is_out_of_memory(error):
         return (
-            "the device does not have enough memory: in training, --config.microbatch=64 needs the "
-            "memory of 64 rows and leaves the batch and the gradients unchanged "
+            "the device does not have enough memory: in training, set --config.microbatch=64; the "
+            "activations then take the memory of 64 rows, and the gradients do not change "
             f"(docs/troubleshooting.md); the error was: {_memory_line(str(error))}"
         )
     return None

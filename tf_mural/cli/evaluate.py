@@ -1,16 +1,18 @@
-"""Evaluates a trained model: on benchmarks by name, or by a task on any record sets.
+"""Evaluates a trained model on benchmarks, or with a task on any record sets.
 
     python tools/evaluate.py --model=runs/tiny/etcl-s0 --task=all
     python tools/evaluate.py --model=runs/paper/etcl-s0 --task=retrieval/coco,sts/sts2017
     python tools/evaluate.py --model=runs/tiny/etcl-s0 --task=retrieval \\
         --records=emoji/val,scenes/test --languages=en,de --captions_per_image=1
 
-A benchmark uses the record sets that tools/convert.py writes to --data_dir by default. all runs
-each benchmark whose records exist, and lists the others; it skips results of the same model and
-data that exist already. Each result is printed, and written to <model>/evals/<task>.json with its
-protocol, confidence intervals, and the hashes of model, data and vocabulary. Results of a model on
-a hub go to runs/hub/<its name>/evals. Results on other records are named <task>-<set>.json; options
-of the task are part of the name.
+A benchmark uses record sets in --data_dir, with the names that tools/convert.py gives them by
+default. --task=all runs every benchmark whose records exist, and prints the names of the other
+benchmarks. It skips a benchmark if the result of the same model and data exists.
+
+Each result is printed, and written to <model>/evals/<task>.json with its protocol, confidence
+intervals, and the hashes of model, data and vocabulary. Results of a model on a hub are written to
+runs/hub/<name of the model>/evals. With --records, the file is named <task>-<set>.json. The
+options of the task are appended to this name.
 """
 
 import dataclasses
@@ -35,69 +37,80 @@ _BACKEND = app.define_backend(FLAGS)
 _MODEL = flags.DEFINE_string(
     "model",
     None,
-    "Workdir of a finished run, or its folder best; a preset (see tools/export.py), in a folder or "
-    "on a hub, such as hf://user/name. Required.",
+    "Workdir of a finished run, the folder best of a workdir, or a preset (see tools/export.py). A "
+    "preset may be a folder, or on a hub, such as hf://user/name. Required.",
     flag_values=FLAGS,
 )
 _TASK = flags.DEFINE_list(
     "task",
     ["retrieval"],
-    f"{ALL}; comma-separated benchmarks: {', '.join(BENCHMARKS)}; or, with --records, a task: "
-    f"{', '.join(TASKS)}.",
+    f"{ALL}, or comma-separated benchmarks and tasks. Benchmarks: {', '.join(BENCHMARKS)}. Tasks, "
+    f"which need --records: {', '.join(TASKS)}.",
     flag_values=FLAGS,
 )
 _RECORDS = flags.DEFINE_list(
     "records",
     [],
-    "Comma-separated record sets: folders, or folders in --data_dir.",
+    "Comma-separated folders of record sets, which may be relative to --data_dir.",
     flag_values=FLAGS,
 )
 _DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder of the record sets.", flag_values=FLAGS)
 _OUT = flags.DEFINE_string(
     "out",
     None,
-    "File of a single result. Default: <model>/evals/<task>.json, see above.",
+    "File to write, if there is only one result. Default: <model>/evals/<task>.json.",
     flag_values=FLAGS,
 )
-# Options of tasks: the arguments of the same name of their `run`.
+# Options of tasks. Each option is an argument of the same name of the functions in TASKS.
 _OPTIONS = {
     "languages": flags.DEFINE_list(
         "languages",
         None,
-        "Comma-separated codes of the languages. Default: all.",
+        "Comma-separated codes of the languages to evaluate. Default: all languages.",
         flag_values=FLAGS,
     ),
     "captions_per_image": flags.DEFINE_integer(
         "captions_per_image",
         None,
-        "retrieval: number of texts per image and language, the first ones. Default: all.",
+        "Option of the task retrieval: number of texts per image and language, of which the first "
+        "ones are used. Default: all texts.",
         lower_bound=1,
         flag_values=FLAGS,
     ),
     "prompts": flags.DEFINE_string(
         "prompts",
         None,
-        "zero_shot: folder of prompts, or folder in --data_dir. Default: prompts/<data set> in "
-        "--data_dir; if it does not exist, English prompts from the names of the classes.",
+        "Option of the task zero_shot: folder of prompts, which may be relative to --data_dir. "
+        "Default: prompts/<data set> in --data_dir; if this folder does not exist, English prompts "
+        "are made from the names of the classes.",
         flag_values=FLAGS,
     ),
     "index": flags.DEFINE_string(
-        "index", None, "knn: record set of the neighbours, found like --records.", flag_values=FLAGS
+        "index",
+        None,
+        "Option of the task knn: folder of the record set in which neighbors are searched, which "
+        "may be relative to --data_dir.",
+        flag_values=FLAGS,
     ),
     "k": flags.DEFINE_integer(
-        "k", None, "knn: number of neighbours. Default: 1.", lower_bound=1, flag_values=FLAGS
+        "k",
+        None,
+        "Option of the task knn: number of neighbors. Default: 1.",
+        lower_bound=1,
+        flag_values=FLAGS,
     ),
     "tracks": flags.DEFINE_list(
         "tracks",
         None,
-        "sts: comma-separated pairs of languages such as en-de. Default: all.",
+        "Option of the task sts: comma-separated pairs of languages, such as en-de. Default: all "
+        "pairs.",
         flag_values=FLAGS,
     ),
 }
 
 
 def main(argv=None):
-    """Evaluates a model; `argv` is a list of flags, None: the command line."""
+    """Evaluates a model. `argv` is a list of flags; None means the command line."""
     app.parse(FLAGS, argv, __doc__)
     options = {name: flag.value for name, flag in _OPTIONS.items() if flag.value is not None}
     jobs, run_all = _jobs(options)
@@ -109,7 +122,7 @@ def main(argv=None):
     def prepare(job):
         return prepare_evaluation(job.name, _DATA_DIR.value, job.records, **options)
 
-    if not run_all:  # reports errors in any of them before the first one runs
+    if not run_all:  # reports the errors of all jobs before the first job runs
         prepared = {job.out: prepare(job) for job in jobs}
     model = experiment.load(_MODEL.value)
     model_hashes = {
@@ -121,7 +134,9 @@ def main(argv=None):
     def run(job):
         evaluation = prepare(job) if run_all else prepared[job.out]
         if run_all and eval_jobs.is_up_to_date(job.out, evaluation, model_hashes):
-            _print_now(f"{job.name}: up to date, of this model and these data: {job.out}\n")
+            _print_now(
+                f"{job.name}: up to date, because the model and the data are the same: {job.out}\n"
+            )
         else:
             _evaluate(job, evaluation, model.embed, model_hashes)
 
@@ -140,8 +155,8 @@ def _jobs(options):
     run_all = ALL in _TASK.value
     if run_all and (options or _RECORDS.value or len(_TASK.value) > 1):
         raise UserError(
-            "--task=all runs the benchmarks as they are defined, without --records, options or "
-            "other tasks"
+            "--task=all runs the benchmarks as they are defined: omit --records, options of tasks, "
+            "and other tasks"
         )
     if not _MODEL.value:
         raise UserError("name the model: --model=<workdir of a finished run>")
@@ -156,7 +171,7 @@ def _run_each(jobs, run):
     """Runs all jobs, also if some of them fail.
 
     Raises:
-        UserError: some jobs failed; its exit code is 1 if one of the errors was unexpected.
+        UserError: some jobs failed. Its exit code is 1 if an error was unexpected, otherwise 2.
     """
     failed, code = [], 2
     for job in jobs:
@@ -174,7 +189,7 @@ def _run_each(jobs, run):
                 _print_now(f"{job.name}: failed:\n{traceback.format_exc()}")
     if failed:
         names = ", ".join(job.name for job in failed)
-        error = UserError(f"{len(failed)} of {len(jobs)} failed, see above: {names}")
+        error = UserError(f"{len(failed)} of {len(jobs)} evaluations failed, see above: {names}")
         error.exit_code = code
         raise error
 
@@ -194,7 +209,8 @@ def _evaluate(job, evaluation, embed, model_hashes):
     print(f"{result.protocol} on {records.folder}, {len(records):,} records, {unit}:")
     if benchmark and len(records) != benchmark.size:
         print(
-            f"(the whole set has {benchmark.size:,} records: not comparable with published numbers)"
+            f"(the benchmark has {benchmark.size:,} records: this result is not comparable with "
+            "published results)"
         )
     print(result_table(result))
     content = {

@@ -2,14 +2,16 @@
 --out=exported
 
 Formats:
-  saved_model  a SavedModel with the signatures embed_images (encoded bytes of any size) and
-               embed_texts (strings); it includes preprocessing and tokenizer
-  onnx         image.onnx and text.onnx, with vocab.txt and preprocessing.json
-               (pip install -r requirements-export.txt)
-  preset       a folder for KerasHub's from_preset, tf_mural.Embedder.load and the tools that take a
-               trained model, with a model card; keras_hub.upload_preset uploads it to a hub
+  saved_model  a SavedModel with the signatures embed_images (encoded images of any size) and
+               embed_texts (strings); the SavedModel includes the preprocessing and the tokenizer
+  onnx         the files image.onnx, text.onnx, vocab.txt and preprocessing.json; this format needs
+               the packages of requirements-export.txt
+  preset       a folder with a model card, which KerasHub's from_preset, tf_mural.Embedder.load, and
+               the flag --model of other tools accept; keras_hub.upload_preset uploads the folder to
+               a hub
 
-The export is loaded again, and its embeddings are compared with those of the model.
+After the export, the command loads the exported model, and compares its embeddings with those of
+the original model.
 """
 
 import os
@@ -27,30 +29,36 @@ _MODEL = flags.DEFINE_string(
     "model", None, "Workdir of a finished run, or a preset. Required.", flag_values=FLAGS
 )
 _FORMAT = flags.DEFINE_string(
-    "format", "saved_model", "saved_model, onnx or preset.", flag_values=FLAGS
+    "format",
+    "saved_model",
+    "Format of the export: saved_model, onnx or preset.",
+    flag_values=FLAGS,
 )
 _OUT = flags.DEFINE_string(
-    "out", None, "Folder to write; it must not exist. Required.", flag_values=FLAGS
+    "out", None, "Folder to write, which must not exist. Required.", flag_values=FLAGS
 )
 _QUANTIZE = flags.DEFINE_enum(
     "quantize",
     "",
     ["", "int8"],
-    "For onnx: int8 for the matrix products of the text encoder.",
+    "With --format=onnx, int8 quantizes the matrix products of the text encoder.",
     flag_values=FLAGS,
 )
 _NAME = flags.DEFINE_string(
-    "name", None, "Name of the model in its card. Default: that of the folder.", flag_values=FLAGS
+    "name",
+    None,
+    "Name of the model in the model card. Default: the name of the folder --out.",
+    flag_values=FLAGS,
 )
 
 
 def main(argv=None):
-    """Exports a model; `argv` is a list of flags, None: the command line."""
+    """Exports a model. `argv` is a list of flags; None means the command line."""
     app.parse(FLAGS, argv, __doc__)
     export = lookup(FORMATS, _FORMAT.value, "format")
     for name, value in (("model", _MODEL.value), ("out", _OUT.value)):
         if not value:
-            raise UserError(f"--{name} is missing (--help describes it)")
+            raise UserError(f"--{name} is missing (--help describes this flag)")
     if os.path.exists(_OUT.value):
         raise UserError(f"{_OUT.value} already exists: remove it, or choose another --out")
     if _QUANTIZE.value and _FORMAT.value != "onnx":
@@ -66,7 +74,9 @@ def main(argv=None):
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     listed = ", ".join(f"{name} {value:.1e}" for name, value in differences.items())
-    print(f"{_OUT.value}: {_FORMAT.value}, maximum differences from the model: {listed}")
+    print(
+        f"{_OUT.value}: {_FORMAT.value}, maximum differences from the model's embeddings: {listed}"
+    )
 
 
 def _export_saved_model(folder, model):

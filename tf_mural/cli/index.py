@@ -1,9 +1,9 @@
 """Embeds images into a search index: python tools/index.py --model=runs/tiny/etcl-s0
 --images=photos --out=photos.index
 
---images is a folder of images (JPEG, PNG, GIF, BMP, WebP, also in subfolders), --records a record
-set. The same command continues a run that was stopped. Images that cannot be read are skipped and
-named.
+--images names a folder that contains images (JPEG, PNG, GIF, BMP or WebP), also in subfolders;
+--records names a record set instead. The same command continues a run that was stopped. Images that
+cannot be read are skipped, and the output names some of these.
 """
 
 import os
@@ -17,20 +17,28 @@ FLAGS = flags.FlagValues()
 _MODEL = flags.DEFINE_string(
     "model", None, "Workdir of a finished run, or a preset. Required.", flag_values=FLAGS
 )
-_IMAGES = flags.DEFINE_string("images", None, "Folder of images.", flag_values=FLAGS)
+_IMAGES = flags.DEFINE_string("images", None, "Folder of the images to embed.", flag_values=FLAGS)
 _RECORDS = flags.DEFINE_string(
-    "records", None, "Or a record set, such as data/scenes/test.", flag_values=FLAGS
+    "records",
+    None,
+    "Record set whose images are embedded, instead of --images, such as data/scenes/test.",
+    flag_values=FLAGS,
 )
-_OUT = flags.DEFINE_string("out", None, "Folder of the index. Required.", flag_values=FLAGS)
+_OUT = flags.DEFINE_string(
+    "out", None, "Folder to write the index to. Required.", flag_values=FLAGS
+)
 _FAISS = flags.DEFINE_enum(
     "faiss",
     "none",
     ["none", "flat", "hnsw"],
-    "Also writes an index of FAISS: flat is exact; hnsw is faster for millions of images and "
-    "misses some (pip install -r requirements-demo.txt).",
+    "Also writes an index for the library FAISS (pip install -r requirements-demo.txt). A search "
+    "in a flat index is exact. A search in an hnsw index is faster for millions of images, but "
+    "misses some of the nearest images.",
     flag_values=FLAGS,
 )
-_STRATEGY = flags.DEFINE_string("strategy", "one", "Devices: one or mirrored.", flag_values=FLAGS)
+_STRATEGY = flags.DEFINE_string(
+    "strategy", "one", "Devices to embed on: one, or mirrored (all GPUs).", flag_values=FLAGS
+)
 _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 64, "Number of images per batch.", lower_bound=1, flag_values=FLAGS
 )
@@ -38,13 +46,13 @@ _BACKEND = app.define_backend(FLAGS)
 
 
 def main(argv=None):
-    """Makes an index; `argv` is a list of flags, None: the command line."""
+    """Makes an index. `argv` is a list of flags; None means the command line."""
     app.parse(FLAGS, argv, __doc__)
     if bool(_IMAGES.value) == bool(_RECORDS.value):
-        raise UserError("name the images: either --images or --records")
+        raise UserError("name the images: give either --images or --records")
     for name, value in (("model", _MODEL.value), ("out", _OUT.value)):
         if not value:
-            raise UserError(f"--{name} is missing (--help describes it)")
+            raise UserError(f"--{name} is missing (--help describes this flag)")
     from tf_mural import search
 
     folder = _IMAGES.value or _RECORDS.value
@@ -65,7 +73,7 @@ def main(argv=None):
     print(f"{_OUT.value}: {manifest['count']:,} images of {folder}")
     num_skipped = sum(manifest["skipped"].values())
     if num_skipped:
-        print(f"{num_skipped:,} skipped; the first image of each reason is named:")
+        print(f"{num_skipped:,} images were skipped (reasons, and the first image of each reason):")
         for reason, count in manifest["skipped"].items():
             print(f"  {count:,}: {reason}")
         print("\n".join(f"  {line}" for line in manifest["examples"]))

@@ -1,11 +1,12 @@
-"""Prints statistics of record sets: languages, lengths, tokens, images, labels, scores, duplicates.
+"""Prints statistics of record sets: languages, texts, tokens, images, labels, scores, duplicates.
 
     python tools/inspect_data.py --records=data/scenes/train
     python tools/inspect_data.py --records=data/photos --out_dir=inspection --vocab=labse/vocab.txt
 
---records names a record set, a folder with the splits of a data set, or several of these. --out_dir
-also writes inspection.json, charts, and a sheet of images with captions. Large sets are sampled,
-see --limit. Ctrl-C ends the reading and prints the statistics so far.
+--records names record sets, or folders that contain the record sets of a data set. With --out_dir,
+the command also writes inspection.json, charts, and a contact sheet of images with captions. Of a
+large record set, only a random sample is read, see --limit. Ctrl-C ends the reading; the statistics
+of the records that were read until then are printed.
 """
 
 import json
@@ -22,33 +23,42 @@ FLAGS = flags.FlagValues()
 _RECORDS = flags.DEFINE_list(
     "records",
     [],
-    "Comma-separated record sets, or folders of several: paths, or paths in --data_dir. Required.",
+    "Comma-separated folders of record sets, or folders that contain record sets. The folders may "
+    "be relative to --data_dir. Required.",
     flag_values=FLAGS,
 )
 _DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder of the record sets.", flag_values=FLAGS)
 _OUT_DIR = flags.DEFINE_string(
-    "out_dir", None, "Folder for inspection.json, charts and sheets.", flag_values=FLAGS
+    "out_dir", None, "Folder for inspection.json, charts and contact sheets.", flag_values=FLAGS
 )
 _LIMIT = flags.DEFINE_integer(
     "limit",
     100_000,
-    "Number of records to read of each set, drawn at random; 0 reads all.",
+    "Maximum number of records to read per record set, drawn at random; 0 reads all records.",
     lower_bound=0,
     flag_values=FLAGS,
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the samples.", lower_bound=0, flag_values=FLAGS)
+_SEED = flags.DEFINE_integer(
+    "seed", 0, "Seed of the random sample.", lower_bound=0, flag_values=FLAGS
+)
 _VOCAB = flags.DEFINE_string(
     "vocab",
     None,
-    "Vocabulary for the token counts; an empty value omits them. Default: vocab.txt in the folder "
-    "of the data set.",
+    "Vocabulary file for counting tokens; with an empty value, tokens are not counted. Default: "
+    "vocab.txt in the folder of the data set.",
     flag_values=FLAGS,
 )
 _LOWER_CASE = flags.DEFINE_bool(
-    "lower_case", False, "For the vocabulary of an uncased BERT.", flag_values=FLAGS
+    "lower_case",
+    False,
+    "Lowercases texts and removes accents, as the vocabulary of an uncased BERT requires.",
+    flag_values=FLAGS,
 )
 _MAX_TOKENS = flags.DEFINE_integer(
-    "max_tokens", 64, "Maximum number of tokens of a text.", flag_values=FLAGS
+    "max_tokens",
+    64,
+    "Maximum number of tokens of a text, including [CLS] and [SEP]; longer texts count as cut.",
+    flag_values=FLAGS,
 )
 _SHEET = flags.DEFINE_integer(
     "sheet",
@@ -67,13 +77,14 @@ _CAPTIONS = flags.DEFINE_integer(
 _LANGUAGES = flags.DEFINE_list(
     "languages",
     None,
-    "Languages of the captions on the contact sheet. Default: all, in turn.",
+    "Comma-separated languages of the captions on the contact sheet. Default: all languages, "
+    "in turn.",
     flag_values=FLAGS,
 )
 
 
 def main(argv=None):
-    """Inspects record sets; `argv` is a list of flags, None: the command line."""
+    """Inspects record sets. `argv` is a list of flags; None means the command line."""
     app.parse(FLAGS, argv, __doc__)
     from tf_mural import reports
 
@@ -107,7 +118,7 @@ def main(argv=None):
 
 
 def _open_sets():
-    """Returns {name: RecordSet}; a name is the shortest unique end of a path, from two folders."""
+    """Returns {name: RecordSet}; a name joins the last folders of a path, at least two, by "-"."""
     from tf_mural.data import records
 
     if not _RECORDS.value:
@@ -119,11 +130,11 @@ def _open_sets():
             folder = os.path.join(_DATA_DIR.value, path)
         if not os.path.isdir(folder):
             raise UserError(
-                f"no folder {path!r}, nor one in {_DATA_DIR.value!r}; "
+                f"no folder {path!r}, and no folder of this name in {_DATA_DIR.value!r}; "
                 "tools/convert.py writes record sets"
             )
         sets = [folder] if _is_record_set(folder) else _record_sets_in(folder)
-        folders += sets or [folder]  # opening a folder without a set raises an error
+        folders += sets or [folder]  # opening a folder without a record set raises a UserError
     folders = list(dict.fromkeys(os.path.normpath(folder) for folder in folders))
     sets = dict(zip(_unique_names(folders), map(records.RecordSet.open, folders), strict=True))
     languages = {code: None for record_set in sets.values() for code in record_set.languages}
@@ -159,7 +170,7 @@ def _unique_names(folders):
 
 
 def _vocabulary_path(records):
-    """Returns the path of the vocabulary for a set, or None if tokens are not counted."""
+    """Returns the path of the vocabulary for a record set, or None to omit the token counts."""
     if _VOCAB.value is not None:
         return _VOCAB.value or None
     path = os.path.join(os.path.dirname(os.path.abspath(records.folder)), "vocab.txt")
@@ -176,11 +187,11 @@ def _load_tokenizer(path):
 
 
 def _collect(name, stats):
-    """Reads a set, or a sample of it, with a line of progress; returns False if interrupted."""
+    """Reads the records of a set and prints the progress. Returns False if interrupted."""
     from tf_mural import reports
 
     start_time = last_time = time.monotonic()
-    # A terminal shows one line that is overwritten; a log gets a line now and then.
+    # A terminal shows one progress line that is overwritten. A log gets a line every ten seconds.
     every, end = (0.5, "\r") if sys.stderr.isatty() else (10, "\n")
     try:
         for num_read in stats.collect(_LIMIT.value, _SEED.value):
@@ -213,7 +224,7 @@ def _write_json(content):
 
 
 def _write_images(name, records, summary):
-    """Writes the charts and the contact sheet of a set."""
+    """Writes the charts and the contact sheet of a record set."""
     from tf_mural import reports
 
     for path in reports.write_stats_charts(_OUT_DIR.value, name, summary):
@@ -224,7 +235,7 @@ def _write_images(name, records, summary):
         records, _SHEET.value, _CAPTIONS.value, _LANGUAGES.value, _SEED.value
     )
     if not images:
-        print(f"{name}: no sheet, because no sampled image decodes and has such a caption")
+        print(f"{name}: no contact sheet, no sampled record has a caption and a decodable image")
         return
     path = os.path.join(_OUT_DIR.value, f"{name}-sheet.png")
     without_font = reports.contact_sheet(path, images, captions)

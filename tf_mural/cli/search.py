@@ -1,7 +1,7 @@
 """Searches an index: python tools/search.py "un perro" --index=photos.index
 
-The query is a text in any language, or an image (--image=FILE). The command prints rank, cosine
-similarity and name of the images; --json=FILE also writes them to a file.
+The query is a text in any language, or an image (--image=FILE). The command prints the rank, the
+cosine similarity and the name of each result. --json=FILE also writes the results to a file.
 """
 
 from absl import flags
@@ -12,30 +12,42 @@ from tf_mural.errors import UserError
 
 FLAGS = flags.FlagValues()
 _QUERY = flags.DEFINE_string(
-    "query", None, "Text to search for; --query= may be omitted.", flag_values=FLAGS
+    "query",
+    None,
+    "Text to search for. The text may also be given without --query=.",
+    flag_values=FLAGS,
 )
-_IMAGE = flags.DEFINE_string("image", None, "Or an image file.", flag_values=FLAGS)
+_IMAGE = flags.DEFINE_string(
+    "image",
+    None,
+    "Image file to search for, instead of a text.",
+    flag_values=FLAGS,
+)
 _INDEX = flags.DEFINE_string(
-    "index", None, "Folder of an index, see tools/index.py. Required.", flag_values=FLAGS
+    "index",
+    None,
+    "Folder of an index that tools/index.py made. Required.",
+    flag_values=FLAGS,
 )
 _MODEL = flags.DEFINE_string(
     "model",
     None,
-    "Model of the index. Default: its path when the index was made.",
+    "Model for the query: the workdir of a finished run, or a preset. Default: the model that made "
+    "the index.",
     flag_values=FLAGS,
 )
-_K = flags.DEFINE_integer("k", 10, "Number of images.", lower_bound=1, flag_values=FLAGS)
-_JSON = flags.DEFINE_string("json", None, "JSON file to write.", flag_values=FLAGS)
+_K = flags.DEFINE_integer("k", 10, "Number of images to print.", lower_bound=1, flag_values=FLAGS)
+_JSON = flags.DEFINE_string("json", None, "JSON file to write the results to.", flag_values=FLAGS)
 _BACKEND = app.define_backend(FLAGS)
 
 
 def main(argv=None):
-    """Searches an index; `argv` is a list of flags, None: the command line."""
+    """Searches an index. `argv` is a list of flags; None means the command line."""
     app.parse(FLAGS, argv, __doc__, argument="query")
     if bool(_QUERY.value) == bool(_IMAGE.value):
-        raise UserError('give a query: "a text", or --image=FILE')
+        raise UserError("give a query: either a text in quotation marks, or --image=FILE")
     if not _INDEX.value:
-        raise UserError("--index is missing: the folder that tools/index.py wrote")
+        raise UserError("--index is missing: name the folder that tools/index.py wrote")
     from tf_mural import search
 
     index = search.Index(_INDEX.value)

@@ -3,10 +3,10 @@
     python tools/sweep.py configs/sweeps/table5.py
     python tools/sweep.py configs/sweeps/table7.py --seeds=0,1
 
-A sweep is a file of plain data; configs/sweeps/__init__.py describes it. Each run is a process of
-tools/train.py in runs/sweeps/<sweep>/<row>-s<seed>. Finished runs are not trained again, so that
-the same command continues a sweep that was stopped. The table is printed after each seed, and
-written to table.md and sweep.json in the folder of the sweep.
+A sweep is a Python file of plain data; configs/sweeps/__init__.py describes its content. A separate
+process of tools/train.py trains each run in the folder runs/sweeps/<sweep>/<row>-s<seed>. Finished
+runs are not trained again; therefore, the same command continues a sweep that was stopped. The
+table is printed after each seed, and written to table.md and sweep.json in the folder of the sweep.
 """
 
 import os
@@ -21,12 +21,14 @@ from tf_mural.errors import UserError
 from tf_mural.experiment import sweep as sweeps
 
 FLAGS = flags.FlagValues()
-_SWEEP = flags.DEFINE_string("sweep", None, "File of the sweep. Required.", flag_values=FLAGS)
+_SWEEP = flags.DEFINE_string(
+    "sweep", None, "Python file of the sweep. Required.", flag_values=FLAGS
+)
 _SEEDS = flags.DEFINE_list(
-    "seeds", None, "Comma-separated seeds. Default: those of the sweep.", flag_values=FLAGS
+    "seeds", None, "Comma-separated seeds. Default: the SEEDS of the sweep.", flag_values=FLAGS
 )
 _SIZE = flags.DEFINE_string(
-    "size", "tiny", "Size of all runs, see tools/train.py.", flag_values=FLAGS
+    "size", "tiny", "Size of all runs, see --size of tools/train.py.", flag_values=FLAGS
 )
 _OUT_DIR = flags.DEFINE_string(
     "out_dir",
@@ -35,7 +37,7 @@ _OUT_DIR = flags.DEFINE_string(
     flag_values=FLAGS,
 )
 _DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder of the record sets.", flag_values=FLAGS)
-# Runs tools/train.py also where the package is not installed.
+# This command also runs tf_mural.cli.train if the package is not installed.
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(tf_mural.__file__)))
 TRAIN_COMMAND = (
     sys.executable,
@@ -46,7 +48,7 @@ TRAIN_COMMAND = (
 
 
 def main(argv=None):
-    """Trains the runs of a sweep; `argv` is a list of flags, None: the command line."""
+    """Trains the runs of a sweep. `argv` is a list of flags; None means the command line."""
     app.parse(FLAGS, argv, __doc__, argument="sweep")
     if not _SWEEP.value:
         raise UserError("name the sweep: python tools/sweep.py configs/sweeps/table5.py")

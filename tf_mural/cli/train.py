@@ -1,15 +1,24 @@
 """Trains a stage: python tools/train.py --stage=etcl
 
-A stage is defined by configs/<stage>.py. --config.name=value overrides a value of it, such as
---config.optimizer.learning_rate=1e-4. The same command resumes a run that was stopped. At size tiny
-a stage first trains the stages that it starts from, if they are not finished; at other sizes --init
-is required. In a file of your own (--config), the value `train_dependencies` decides this.
+The file configs/<stage>.py defines a stage. --config.name=value overrides a value of the config,
+such as --config.optimizer.learning_rate=1e-4. The same command resumes a run that was stopped.
 
-Exit codes: 0 finished; 1 unexpected error, with a traceback; 2 user error; 75 temporary failure,
-run the same command again: SIGTERM (the state is saved at the end of the step), a lost process, or
-a workdir that another machine may use; 130 and 129 SIGINT and SIGHUP, also saved; 137 a process
-that did not connect to the others. A second signal ends the process immediately. The run goes on if
-its output cannot be written.
+Stages such as etcl start from the weights of another stage. At size tiny, the command first trains
+that stage if it is not finished. At other sizes, --init must name the workdir of that stage. In
+your own config file (--config), the value `train_dependencies` decides whether that stage is
+trained first.
+
+Exit codes:
+  0    the run is finished
+  1    an unexpected error, with a traceback
+  2    a user error
+  75   a temporary failure; the same command continues the run. Causes: SIGTERM (the state is saved
+       at the end of the step), a lost process, or a workdir that another process may use
+  129  SIGHUP; the state is saved at the end of the step
+  130  SIGINT (Ctrl-C); the state is saved at the end of the step
+  137  a process did not connect to the others
+
+A second signal ends the process immediately. A run continues if its output cannot be written.
 """
 
 import contextlib
@@ -22,21 +31,27 @@ from tf_mural.cli import app
 from tf_mural.experiment import config_loading
 from tf_mural.training.preemption import SignalHandler
 
-# The run goes on when the disk of its log is full, or the terminal is closed.
+# Training continues when the disk of the log is full, or the terminal is closed.
 RESILIENT_STDOUT = True
 
 FLAGS = flags.FlagValues()
 _STAGE = flags.DEFINE_string(
-    "stage", "etcl", f"One of {', '.join(config_loading.STAGES)}.", flag_values=FLAGS
+    "stage",
+    "etcl",
+    f"Stage to train: one of {', '.join(config_loading.STAGES)}.",
+    flag_values=FLAGS,
 )
 _SIZE = flags.DEFINE_string(
     "size",
     "tiny",
-    f"Model and recipe: one of {', '.join(config_loading.SIZES)}.",
+    f"Size of the model and its recipe: one of {', '.join(config_loading.SIZES)}.",
     flag_values=FLAGS,
 )
 _CONFIG = flags.DEFINE_string(
-    "config", None, "Python file of your own with get_config(stage).", flag_values=FLAGS
+    "config",
+    None,
+    "Your own Python file with get_config(stage), instead of configs/<stage>.py.",
+    flag_values=FLAGS,
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run. Default: runs/<size>/<stage>-s<seed>.", flag_values=FLAGS
@@ -44,18 +59,21 @@ _WORKDIR = flags.DEFINE_string(
 _INIT = flags.DEFINE_string(
     "init",
     None,
-    "Initial weights: the workdir of a finished run, or hf:NAME_OR_FOLDER, public weights of ALIGN "
-    "or of a BERT (hf:kakaobrain/align-base, hf:sentence-transformers/LaBSE).",
+    "Initial weights: the workdir of a finished run, or hf:NAME_OR_FOLDER for public weights of "
+    "ALIGN or of a BERT, such as hf:kakaobrain/align-base or hf:sentence-transformers/LaBSE.",
     flag_values=FLAGS,
 )
 _SEED = flags.DEFINE_integer(
-    "seed", None, "Seed of all randomness. Default: that of the config.", flag_values=FLAGS
+    "seed",
+    None,
+    "Seed of all random numbers. Default: the seed of the config.",
+    flag_values=FLAGS,
 )
 _STRATEGY = flags.DEFINE_string(
     "strategy",
     "auto",
-    "auto, one (device), mirrored (all GPUs), multiworker (several processes with the same "
-    "--workdir, defined by TF_CONFIG or srun) or tpu.",
+    "Devices to train on: auto, one (device), mirrored (all GPUs), tpu, or multiworker (several "
+    "processes with the same --workdir, which TF_CONFIG or srun defines).",
     flag_values=FLAGS,
 )
 _TPU = flags.DEFINE_string(
@@ -64,20 +82,20 @@ _TPU = flags.DEFINE_string(
 _CONNECT_TIMEOUT_MINUTES = flags.DEFINE_float(
     "connect_timeout_minutes",
     10.0,
-    "Time limit at the start for connecting to the other processes, or to the TPU of another host.",
+    "Maximum time in minutes for connecting to the other processes, or to the TPU of another host.",
     lower_bound=0.0,
     flag_values=FLAGS,
 )
 _ALLOW_CONFIG_CHANGES = flags.DEFINE_bool(
     "allow_config_changes",
     False,
-    "Resumes a run with other settings than it was started with.",
+    "Resumes a run even if settings have changed since it was started.",
     flag_values=FLAGS,
 )
 _BACKEND = app.define_backend(FLAGS)
 _DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder of the record sets.", flag_values=FLAGS)
 
-# Overrides of the model, which also apply to the stages that a stage depends on.
+# Prefixes of overrides that also apply to the stages that a stage starts from or is compared with.
 _SHARED_OVERRIDES = ("--config.model.", "--config.images.", "--config.vocabulary")
 
 
@@ -85,7 +103,7 @@ def main(argv=None):
     """Trains a stage.
 
     Args:
-        argv: list of flags; None: those of the command line.
+        argv: list of flags; None: the flags of the command line.
     """
     with SignalHandler(print_fn=functools.partial(print, flush=True)) as signals:
         run(signals, argv)
@@ -99,7 +117,7 @@ def run(signals, argv=None):
         argv: see `main`.
 
     Returns:
-        A dict, the content of results.json.
+        The content of results.json, a dict.
     """
     overrides, argv = config_loading.split_overrides(app.arguments(argv))
     app.parse(FLAGS, argv, __doc__)
@@ -112,7 +130,7 @@ def run(signals, argv=None):
     signals.install()
     processes = backend.ProcessGroup(strategy)
     with contextlib.ExitStack() as stack:
-        if not processes.is_primary:  # only the first process prints, except for errors
+        if not processes.is_primary:  # only the first process prints to stdout
             devnull = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
             stack.enter_context(contextlib.redirect_stdout(devnull))
         return _train(config, overrides, strategy, processes, signals)
@@ -146,10 +164,10 @@ def _train(config, overrides, strategy, processes, signals):
 
 
 def _load_config(overrides, stage):
-    """Returns the config of a stage with the flags applied.
+    """Returns the config of a stage, with the values that the flags override.
 
-    Overrides apply to the stage of --stage; those of the model, which all stages of a run share,
-    also to the stages that it depends on or is compared with.
+    All overrides apply to the stage that --stage names. Only overrides that begin with
+    _SHARED_OVERRIDES also apply to other stages, because all stages of a run have the same model.
     """
     config = config_loading.load_config(stage, _SIZE.value, _CONFIG.value)
     applied = [o for o in overrides if stage == _STAGE.value or o.startswith(_SHARED_OVERRIDES)]

@@ -1,6 +1,7 @@
-"""Experiments: builds objects from configs, and runs stages. No other part reads a config.
+"""Builds models, data and trainers from configs, and runs stages.
 
-Importing this package imports neither Keras nor TensorFlow; its names are loaded at first use.
+Only this subpackage reads configs. Importing it imports neither Keras nor TensorFlow, because each
+name is loaded when it is first used.
 """
 
 import importlib

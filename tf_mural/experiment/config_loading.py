@@ -16,19 +16,19 @@ _PREFIX = "--config."
 
 
 def load_config(stage, size, path=None):
-    """Returns the config of a stage: `configs/<stage>.py` at a size, or that of a file.
+    """Returns the config of a stage, from `configs/<stage>.py` or from a file of the user.
 
     Args:
-        stage: name of `STAGES`.
-        size: name of `SIZES`; files of users need not use it.
-        path: Python file with `get_config(stage)`.
+        stage: one of `STAGES`.
+        size: one of `SIZES`; it has no effect on a file of the user.
+        path: Python file of the user with `get_config(stage)`; None: `configs/<stage>.py`.
 
     Returns:
         `ml_collections.ConfigDict`.
 
     Raises:
-        UserError: the stage or the size is unknown; or the file is missing, is not a Python file,
-            has no `get_config`, or its `get_config` fails or returns something else.
+        UserError: the stage or the size is unknown; the file is missing, is not a Python file, or
+            has no `get_config`; or `get_config` raises an error or returns a wrong value.
     """
     lookup(dict.fromkeys(STAGES), stage, "stage")
     lookup(dict.fromkeys(SIZES), size, "size")
@@ -76,18 +76,18 @@ def split_overrides(argv):
 
 
 def apply_overrides(config, overrides):
-    """Applies `--config.a.b=value` arguments; values keep the types of those that they replace.
+    """Applies `--config.a.b=value` arguments. A new value gets the type of the value it replaces.
 
-    `none` sets None, if the config allows it for that value: in `configs/base.py` such values are
-    placeholders of a type.
+    The text `none` sets None, but only for values that may be None, which `configs/base.py` makes
+    by `_optional`.
 
     Args:
         config: ConfigDict, changed in place.
         overrides: strings such as "--config.optimizer.learning_rate=1e-4".
 
     Raises:
-        UserError: an argument does not have that form, its name is unknown, or its value has
-            another type.
+        UserError: an argument is not of the form `--config.name=value`, the name is unknown, or the
+            value has another type.
     """
     for override in overrides:
         name, equals, text = override.removeprefix(_PREFIX).partition("=")
@@ -147,6 +147,6 @@ def _parse_value(text, group, key, flag):
 
 
 def may_be_none(group, key):
-    """Returns whether a value is a placeholder of `ml_collections`, which may be None."""
+    """Returns whether `group[key]` may be None, because it is a typed placeholder."""
     values = dict(group.items(preserve_field_references=True))
     return isinstance(values[key], config_dict.FieldReference)

@@ -20,7 +20,7 @@ def check_config(config, replicas):
 
     Args:
         config: ConfigDict of a stage.
-        replicas: number of replicas.
+        replicas: number of replicas that share a global batch.
 
     Raises:
         UserError: a value is invalid, or two values contradict each other.
@@ -54,8 +54,8 @@ def _check_terms(config):
     for name, term in config.terms.items():
         if not any({term.x, term.y} <= set(source.fields) for source in config.sources.values()):
             raise UserError(
-                f"the term {name!r} compares {term.x} and {term.y}, but no source has both: rows "
-                "of different sources do not belong together"
+                f"the term {name!r} compares {term.x} and {term.y}, but no source has both "
+                "fields, and rows of different sources do not belong together"
             )
 
 
@@ -70,7 +70,8 @@ def _check_numbers(config):
         if not models.MIN_TEMPERATURE <= value <= models.MAX_TEMPERATURE:
             raise UserError(
                 f"model.temperatures.{name} is {value}, expected a number from "
-                f"{models.MIN_TEMPERATURE} to {models.MAX_TEMPERATURE}, to which it is clipped"
+                f"{models.MIN_TEMPERATURE} to {models.MAX_TEMPERATURE}, to which training clips "
+                "temperatures"
             )
     share = config.max_bad_records
     if not 0 <= share <= 1:
@@ -91,9 +92,9 @@ def _check_sources(config):
 
 
 def _check_batch(config, replicas):
-    """Checks that each number of rows divides the number that it is a part of.
+    """Checks that batch size, micro-batch, loss chunk and batch norm group are divisible.
 
-    The values that a message proposes satisfy all of these conditions.
+    If a value is refused, the message proposes values that satisfy all of these conditions.
     """
     batch, microbatch, chunk = config.batch_size, config.microbatch, config.loss_chunk
     group = config.model.image.virtual_batch_size
@@ -153,13 +154,13 @@ def _check_synchronized(group, in_a_loop):
 
 
 def _multiples(name, value, unit):
-    """Returns the multiples of `unit` next to a value, from 2: "--config.NAME=96 or 128"."""
+    """Returns a flag with the multiples of `unit` next to `value`, at least 2."""
     below = value // unit * unit
     return _flag(name, {max(below, unit * -(-2 // unit)), max(below + unit, 2)})
 
 
 def _divisors(name, value, total, unit=1):
-    """Returns the multiples of `unit` next to a value that divide `total`; "" if there are none."""
+    """Returns a flag with the multiples of `unit` next to `value` that divide `total`, or ""."""
     divisors = [d for d in range(unit, total + 1, unit) if total % d == 0]
     below, above = ([d for d in divisors if (d > value) == is_above] for is_above in (False, True))
     return _flag(name, {*below[-1:], *above[:1]}) if divisors else ""
@@ -170,7 +171,7 @@ def _flag(name, values):
 
 
 def _check_at_least(config, **minima):
-    """Checks values that are None or at least a minimum."""
+    """Checks that each of the named values of the config is None or at least its minimum."""
     for name, minimum in minima.items():
         if config[name] is not None and config[name] < minimum:
             alternative = " or none" if may_be_none(config, name) else ""
@@ -217,8 +218,8 @@ def _check_schedule(config):
         )
     if config.keep_best is not None and config.evaluate_every is None:
         raise UserError(
-            f"keep_best is {config.keep_best!r}, but evaluate_every is none, so that only the last "
-            "step is evaluated; set --config.evaluate_every to a number of steps"
+            f"keep_best is {config.keep_best!r}, but evaluate_every is none, and only the last "
+            "step is evaluated: set --config.evaluate_every to a number of steps"
         )
 
 
@@ -230,8 +231,8 @@ def _check_images(config):
         )
     if config.images.crop != config.model.image.image_size:
         raise UserError(
-            f"images.crop is {config.images.crop}, but the image tower takes "
-            f"{config.model.image.image_size} px: make them equal"
+            f"images.crop is {config.images.crop}, but model.image.image_size is "
+            f"{config.model.image.image_size}: set both to the same value"
         )
 
 
@@ -244,10 +245,11 @@ def _check_step(config):
 
 
 def field_modalities(config):
-    """Returns {field: modality} of all sources.
+    """Returns {field: modality} for the fields of all sources.
 
     Raises:
-        UserError: two sources have the same field, or a source has too many fields.
+        UserError: two sources have the same field, a modality is unknown, or a source has too many
+            fields.
     """
     modalities = {}
     for name, source in config.sources.items():

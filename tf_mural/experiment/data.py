@@ -1,4 +1,4 @@
-"""The data of a config: its record sets, samplers and sources, and a sheet of training images."""
+"""Makes the record sets, samplers and sources of a config, and a sheet of training images."""
 
 import os
 
@@ -24,7 +24,7 @@ def open_records(folder, data_dir, strict=True):
     """Opens a record set.
 
     Args:
-        folder: path, or path in `data_dir`.
+        folder: path of the record set, which may be relative to `data_dir`.
         data_dir: folder of the record sets.
         strict: see `RecordSet.open`.
     """
@@ -37,14 +37,14 @@ def make_sampler(name, source, data_dir, seed, strict=True):
     """Returns the `IndexSampler` of a source of the config.
 
     Args:
-        name: of the source.
-        source: ConfigDict, see `base.source`.
+        name: name of the source.
+        source: ConfigDict of the source, see `source` in configs/base.py.
         data_dir: folder of the record sets.
-        seed: of the run.
+        seed: seed of the run.
         strict: see `RecordSet.open`.
 
     Raises:
-        UserError: the record sets do not have a language or the images of the source.
+        UserError: the record sets lack a language or the images that the source needs.
     """
     sets = [open_records(folder, data_dir, strict) for folder in source.records]
     languages = {code for record_set in sets for code in record_set.languages}
@@ -73,22 +73,24 @@ def make_sampler(name, source, data_dir, seed, strict=True):
 
 
 def make_source(sampler, source):
-    """Returns the `input_pipeline.Source` of a sampler and its part of the config."""
-    # Captions that mention left or right forbid mirroring; the manifests say so.
+    """Returns the `input_pipeline.Source` of a sampler and of the ConfigDict of its source."""
+    # Images must not be mirrored if their captions mention left or right. In this case, the
+    # augmentations in the manifest do not include "flip".
     may_flip = all("flip" in s.manifest["augmentations"] for s in sampler.sets)
     return input_pipeline.Source(sampler, source.fields.to_dict(), flip=source.flip and may_flip)
 
 
 def training_sheet(sources, sizes, count=12):
-    """Returns the training images of the first draws, augmented, and the texts of their records.
+    """Returns the augmented images of the first training examples, and the texts of their records.
 
     Args:
-        sources: list of `input_pipeline.Source`.
+        sources: list of `input_pipeline.Source`; the first source with images is used.
         sizes: `input_pipeline.ImageSizes`.
-        count: number of draws.
+        count: number of training examples.
 
     Returns:
-        (uint8 (n, crop, crop, 3), [[(language, text)]]) with n <= count.
+        (images, texts): uint8 (n, crop, crop, 3), and a list of (language, text) for each image.
+        n is less than `count` if images are damaged, and 0 if no source has images.
     """
     source = next((s for s in sources if "image" in s.fields.values()), None)
     if source is None:

@@ -1,4 +1,4 @@
-"""Training steps without data: the traced step of a config, and two steps on random inputs."""
+"""Training steps without data: traces the step of a config, or runs it on random inputs."""
 
 import collections
 import math
@@ -12,7 +12,7 @@ from tf_mural.experiment.config_validation import check_config, field_modalities
 from tf_mural.experiment.model_io import describe
 from tf_mural.experiment.trainer import make_trainer, shapes_only
 
-# LaBSE's vocabulary, which the sizes b3_mini and paper use.
+# Number of pieces in the vocabulary of LaBSE, which the sizes b3_mini and paper use.
 LABSE_VOCABULARY_SIZE = 501_153
 
 _TokenizerShape = collections.namedtuple("_TokenizerShape", "size hash max_tokens")
@@ -27,7 +27,8 @@ def trace_step(config, strategy, vocabulary_size=LABSE_VOCABULARY_SIZE):
         vocabulary_size: number of rows of the token embedding.
 
     Returns:
-        (`jax.stages.Traced`, {"weights": bytes, "slots": bytes}), both in total.
+        (traced, num_bytes): `jax.stages.Traced`, and {"weights": bytes, "slots": bytes}, the sizes
+        of all model weights and of all optimizer slots if they are stored once.
     """
     tokenizer = _TokenizerShape(vocabulary_size, "", config.model.text.max_tokens)
     description = describe(config, tokenizer)
@@ -41,7 +42,7 @@ def trace_step(config, strategy, vocabulary_size=LABSE_VOCABULARY_SIZE):
 
 
 def _batch_shapes(config):
-    """Returns {field: {key: (shape, dtype)}} of a global batch, see `training_dataset`."""
+    """Returns {field: {key: (shape, dtype)}} of a global batch of `training_dataset`."""
     rows, side = config.batch_size, config.images.crop
     inputs = {
         "image": {"pixels": ((rows, side, side, 3), "uint8")},
@@ -62,13 +63,13 @@ def _num_bytes(variable):
 
 
 def trial_step(config):
-    """Runs two steps on one device, on random pixels and tokens.
+    """Runs two training steps on one device, on random pixels and tokens.
 
     Args:
-        config: see `run.build`; its records need not exist.
+        config: see `run.build`; the records of its sources need not exist.
 
     Returns:
-        (seconds of the second step, which does not include compilation; its loss).
+        (seconds, loss) of the second step; the seconds do not include compilation.
 
     Raises:
         UserError: the config is invalid.

@@ -1,4 +1,4 @@
-"""The public interface of a trained model: texts and images in, NumPy embeddings out."""
+"""Public interface of a trained model, which embeds texts and images as NumPy arrays."""
 
 import contextlib
 import functools
@@ -15,11 +15,11 @@ from tf_mural.datasets import image_files
 from tf_mural.errors import UserError
 from tf_mural.evaluation.batch_embedder import BadImage
 
-_PROGRESS_SECONDS = 5.0  # until the first line of progress, and between two lines
+_PROGRESS_SECONDS = 5.0  # time before the first line of progress, and between two lines
 
 
 class Embedder:
-    """Embeds texts of any language and images into one space.
+    """Embeds texts of any language and images into one common space.
 
         embedder = tf_mural.Embedder.load("runs/tiny/etcl-s0")
         scores = embedder.embed_texts(["ein Hund"]) @ embedder.embed_images(["dog.jpg"]).T
@@ -28,10 +28,10 @@ class Embedder:
         embed: `BatchEmbedder`.
         encoder: `models.DualEncoder`.
         tokenizer: `tokenizers.Tokenizer`.
-        sizes: {"resize": pixels, "crop": pixels} of images.
+        sizes: {"resize": pixels, "crop": pixels}, the side lengths of resized and cropped images.
 
     Attributes:
-        width: of the embeddings.
+        width: number of dimensions of an embedding.
     """
 
     def __init__(self, embed, encoder, tokenizer, sizes):
@@ -47,8 +47,8 @@ class Embedder:
             path: workdir of a finished run, the folder of a preset (see tools/export.py), or a
                 preset on a hub: "hf://user/name", "kaggle://user/name/keras/variant".
             strategy: "one", "mirrored", "tpu" or a result of `make_strategy`: the devices that
-                share the work. None is one device.
-            batch_size: number of rows per batch, over all devices.
+                share the work. None means one device.
+            batch_size: number of texts or images per batch, which all devices share.
 
         Raises:
             UserError: the model does not exist or is incomplete.
@@ -70,12 +70,12 @@ class Embedder:
         """Embeds strings.
 
         Args:
-            texts: iterable of str. A single str is refused, because its letters would be the texts.
-            progress: whether to print rate and remaining time on stderr; None: if that is a
+            texts: iterable of str. A single str is refused, because each letter would be a text.
+            progress: whether to print rate and remaining time on stderr; None: only if stderr is a
                 terminal.
 
         Returns:
-            float32 (n, width), rows of length 1 in the order of the texts.
+            float32 (n, width), one row of norm 1 per text, in the order of the texts.
 
         Raises:
             UserError: an item is not a string.
@@ -88,22 +88,25 @@ class Embedder:
             return self._embed.embed_texts(_check_strings(texts))
 
     def embed_images(self, images, progress=None):
-        """Embeds images of any size: PNG, JPEG, GIF or WebP (their first frame), BMP, or pixels.
+        """Embeds images of any size.
+
+        Images may be arrays of pixels, or encoded as PNG, JPEG, BMP, GIF or WebP. Only the first
+        frame of an animated image is embedded.
 
         Args:
-            images: iterable of encoded bytes, of paths, of uint8 arrays (h, w) or (h, w, c) with c
-                = 1, 3 or 4, or of Pillow images.
+            images: iterable of images. Each image is encoded bytes, a path, a Pillow image, or a
+                uint8 array (h, w) or (h, w, c) with c = 1, 3 or 4.
             progress: see `embed_texts`.
 
         Returns:
-            float32 (n, width), rows of length 1 in the order of the images.
+            float32 (n, width), one row of norm 1 per image, in the order of the images.
 
         Raises:
-            BadImage: an image cannot be read or has too many pixels; a UserError with the
-                attribute `position`.
+            BadImage: an image cannot be read or has too many pixels. BadImage is a UserError with
+                the attribute `position`, the index of the image.
         """
         if isinstance(images, str | bytes | os.PathLike):
-            raise UserError("images is a single image, expected a list of them: [image]")
+            raise UserError("images is a single image, expected a list of images: [image]")
         paths = {}
         try:
             with self._progress(images, progress):
@@ -116,7 +119,7 @@ class Embedder:
             raise
 
     def has_known_tokens(self, texts):
-        """Returns whether each text has a token of the vocabulary besides [UNK]: bool (n,)."""
+        """Returns a bool array (n,): for each text, whether it has a token other than [UNK]."""
         texts = list(_check_strings(texts))
         if not texts:
             return np.zeros(0, bool)
@@ -155,12 +158,12 @@ def _check_strings(texts):
             raise UserError(
                 f"text at position {position} is of type {type(text).__name__}, expected a string"
             )
-        # TensorFlow rejects lone surrogates, such as those of file names that are not UTF-8.
+        # TensorFlow rejects lone surrogates, which Python uses for file names that are not UTF-8.
         yield text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _encode(images, paths):
-    """Yields encoded bytes; adds {position: path} to `paths` for images that are paths."""
+    """Yields the encoded bytes of each image; adds {position: path} to `paths` for each path."""
     for position, image in enumerate(images):
         if isinstance(image, str | os.PathLike):
             paths[position] = os.fspath(image)
@@ -171,7 +174,7 @@ def _encode(images, paths):
                 raise BadImage(position, f"{paths[position]}: {reason}") from error
         elif not isinstance(image, bytes):
             image = _encode_png(image, position)
-        if image[:4] == b"RIFF" and image[8:12] == b"WEBP":  # decoded as by the converters
+        if image[:4] == b"RIFF" and image[8:12] == b"WEBP":  # decoded like in the converters
             image, reason = image_files.validate_image(image)
             if reason:
                 raise BadImage(position, reason)
@@ -200,7 +203,7 @@ def _encode_png(image, position):
 
 
 def _pillow_pixels(image, position):
-    """Returns the pixels of a Pillow image as uint8, equal to those of its file."""
+    """Returns the pixels of a Pillow image as uint8; they equal the decoded pixels of its file."""
     try:
         if image.mode.startswith("I;16"):  # Pillow would clip values above 255
             return (np.asarray(image) >> 8).astype(np.uint8)
@@ -208,6 +211,6 @@ def _pillow_pixels(image, position):
         if low < 0 or high > 255:
             raise BadImage(position, f"gray values from {low} to {high}, expected 0 to 255")
         return np.asarray(image.convert("RGB"))
-    # Pillow reads the file lazily, so that errors of the file occur here.
+    # Pillow reads the file lazily; therefore, errors of the file occur here.
     except (*image_files.DECODE_ERRORS, AssertionError) as error:
         raise BadImage(position, str(error) or "the image is closed") from error

@@ -1,4 +1,4 @@
-"""Evaluations to run: which ones, where their results go, and which are up to date."""
+"""Lists the evaluations to run and their result files, and finds results that are up to date."""
 
 import dataclasses
 import hashlib
@@ -21,9 +21,9 @@ class Job:
     """One evaluation.
 
     Attributes:
-        name: of a task or a benchmark.
-        records: folder of a record set; None: that of the benchmark.
-        out: file of the result.
+        name: name of a task or a benchmark.
+        records: folder of a record set; None: the record set of the benchmark.
+        out: file to which the result is written.
     """
 
     name: str
@@ -32,10 +32,10 @@ class Job:
 
 
 def results_folder(model):
-    """Returns the folder of all results of a model: <model>/evals, or one in runs/hub.
+    """Returns the folder of a model's results: <model>/evals, or runs/hub/<name>/evals for a hub.
 
     Raises:
-        UserError: the model is not a folder.
+        UserError: the model is neither a folder nor on a hub.
     """
     if file_io.is_on_hub(model):
         return os.path.join("runs", "hub", model.split("://", 1)[1].replace("/", "-"), "evals")
@@ -48,14 +48,14 @@ def results_folder(model):
 
 
 def available_jobs(folder, data_dir):
-    """Returns a job for each benchmark whose records exist, and prints which are skipped.
+    """Returns a job for each benchmark whose records exist, and prints the other benchmarks.
 
     Args:
-        folder: of the results.
+        folder: folder of the results.
         data_dir: folder of the record sets.
 
     Raises:
-        UserError: no benchmark has its records.
+        UserError: the records of all benchmarks are missing.
     """
     jobs = []
     for name in BENCHMARKS:
@@ -65,22 +65,22 @@ def available_jobs(folder, data_dir):
             jobs.append(Job(name, None, result_path(folder, name)))
     if not jobs:
         raise UserError(
-            f"no benchmark has its records under {data_dir}: convert some with "
-            "tools/convert.py; its --list shows the data sets"
+            f"{data_dir} has the records of no benchmark: convert a data set with "
+            "tools/convert.py; the flag --list shows the data sets"
         )
     print()
     return jobs
 
 
 def requested_jobs(folder, names, records, out, options):
-    """Returns the jobs of --task, --records and --out.
+    """Returns the jobs that --task, --records and --out request.
 
     Args:
-        folder: of the results.
-        names: of tasks and benchmarks.
-        records: folders of record sets; empty: those of the benchmarks.
-        out: file of a single result, or None.
-        options: {name: value} of the tasks' options.
+        folder: folder of the results.
+        names: names of tasks and benchmarks.
+        records: folders of record sets; empty: the record sets of the benchmarks.
+        out: file of the result, if there is only one job; None: a file in `folder`.
+        options: {name: value} of the options of the tasks.
 
     Raises:
         UserError: a task needs records, or two results would have the same file.
@@ -112,8 +112,8 @@ def requested_jobs(folder, names, records, out, options):
 
 
 def result_path(folder, name, records=None, options=None):
-    """Returns the file of a result: evals/retrieval/coco.json, evals/retrieval-scenes-test.json."""
-    # The last two folders name a record set: "scenes/test", regardless of where it is.
+    """Returns the file of a result, such as evals/retrieval-scenes-test.json."""
+    # The last two folders of a path name the record set: "scenes/test" in any parent folder.
     parts = [name] if records is None else [name, *os.path.abspath(records).split(os.sep)[-2:]]
     for option, value in (options or {}).items():
         value = value if isinstance(value, list) else [str(value)]
@@ -122,12 +122,12 @@ def result_path(folder, name, records=None, options=None):
 
 
 def is_up_to_date(path, evaluation, model_hashes):
-    """Returns whether a file has the result of the same model, data, options and protocol.
+    """Returns whether a file has a result with the given model, data, options and protocol.
 
     Args:
         path: file of a result.
         evaluation: `experiment.evaluation.Evaluation`.
-        model_hashes: {key of the result: hash} of weights and vocabulary.
+        model_hashes: {key in the file: hash} of the weights and of the vocabulary.
     """
     try:
         result = json.loads(file_io.read_bytes(path))
@@ -141,7 +141,7 @@ def is_up_to_date(path, evaluation, model_hashes):
 
 
 def weights_hash(path):
-    """Returns a short hash of the file of a model's weights; None for a model on a hub."""
+    """Returns a short hash of the weights file of a model; None for a model on a hub."""
     if file_io.is_on_hub(path):
         return None
     run, preset = f"{path}/weights.npz", f"{path}/model.weights.h5"

@@ -1,4 +1,4 @@
-"""Evaluations by name: a task on a record set, or a benchmark, with its data opened and checked."""
+"""Prepares evaluations by name: opens and checks the data of a task or a benchmark."""
 
 import dataclasses
 import hashlib
@@ -17,7 +17,7 @@ from tf_mural.evaluation.benchmarks import (
 )
 from tf_mural.experiment.data import open_records
 
-# Tasks whose languages are those of the texts of the records, not those of prompts or of pairs.
+# Tasks whose option `languages` selects texts of the records, not prompts or pairs.
 _TASKS_BY_TEXT_LANGUAGE = (TASKS["retrieval"], TASKS["consistency"])
 
 
@@ -26,12 +26,12 @@ class Evaluation:
     """A task with its data, which can be run with any embedder.
 
     Attributes:
-        name: of the task or the benchmark: "retrieval" or "retrieval/coco".
-        benchmark: the `Benchmark` of this name, or None.
-        records: `RecordSet` that is evaluated on.
-        options: arguments of the task that are plain data.
-        objects: arguments of the task that are objects: an index, prompts.
-        data: {folder: digest} of all that the result depends on.
+        name: name of the task or the benchmark, such as "retrieval" or "retrieval/coco".
+        benchmark: the `Benchmark` of this name; None for a task.
+        records: `RecordSet` to evaluate on.
+        options: {argument of the task: value} for values that are plain data.
+        objects: {argument of the task: value} for an index and for prompts.
+        data: {folder: digest} of all data that the result depends on.
     """
 
     name: str
@@ -45,15 +45,15 @@ class Evaluation:
         """Runs the task.
 
         Args:
-            embed: has `embed_texts` and `embed_images`, see `BatchEmbedder`.
-            cache_dir: folder for the embeddings of classes, or None.
+            embed: object with `embed_texts` and `embed_images`, see `BatchEmbedder`.
+            cache_dir: folder in which embeddings of classes are cached; None: no cache.
             model_id: string that identifies the weights in the cache.
 
         Returns:
             `Result`.
 
         Raises:
-            UserError: see the task.
+            UserError: the records do not fit the task, see the function of the task.
         """
         arguments = {**self.options, **self.objects}
         if "prompts" in arguments:
@@ -62,13 +62,13 @@ class Evaluation:
 
 
 class ProgressEmbedder:
-    """An embedder that prints how many items it has embedded.
+    """An embedder that prints the number of texts or images that are embedded so far.
 
     Args:
-        embed: has `embed_texts` and `embed_images`.
-        name: of the evaluation.
+        embed: object with `embed_texts` and `embed_images`, which embeds.
+        name: name of the evaluation, with which each line begins.
         print_fn: callable that prints a line.
-        every: seconds between two lines.
+        every: minimum number of seconds between two lines.
     """
 
     def __init__(self, embed, name, print_fn, every=10):
@@ -96,11 +96,13 @@ def prepare_evaluation(name, data_dir, records=None, **options):
     """Opens the data of an evaluation, and checks it before any work.
 
     Args:
-        name: of a benchmark or a task.
+        name: name of a benchmark or a task.
         data_dir: folder of the record sets.
-        records: path of a record set, or one in `data_dir`; None: that of the benchmark.
-        **options: arguments of the task. `index` is a record set and `prompts` a path for
-            `prompts.read`, both found like `records`; by default those of the benchmark.
+        records: path of a record set, which may be relative to `data_dir`; None: the record set of
+            the benchmark.
+        **options: arguments of the task. `index` is the path of a record set, and `prompts` is a
+            path for `prompts.read`. These paths may be relative to `data_dir`, and by default are
+            the paths of the benchmark.
 
     Returns:
         `Evaluation`.
@@ -120,9 +122,7 @@ def prepare_evaluation(name, data_dir, records=None, **options):
     if "index" in option_names(name):
         folder = options.pop("index", None) or (benchmark and benchmark.index)
         if not folder:
-            raise UserError(
-                f"{name}: name the record set of the neighbours with the option `index`"
-            )
+            raise UserError(f"{name}: name the record set of the neighbors with the option `index`")
         objects["index"] = open_records(folder, data_dir)
         data[objects["index"].folder] = objects["index"].digest
     if "prompts" in option_names(name):
@@ -139,20 +139,20 @@ def prepare_evaluation(name, data_dir, records=None, **options):
 def make_evaluate(config, data_dir, embed):
     """Returns a callable that runs all evaluations of a config.
 
-    `config.evaluation` is {name of a task or benchmark: its options}: `records`, a folder, and any
-    options of the task; None is the default of the task. `trained`, the languages that a report
-    lists first, is not an option of a task.
+    `config.evaluation` is {name of a task or benchmark: options}. The options are `records`, the
+    path of a record set; the options of the task, of which None selects the default; and `trained`,
+    the languages that a report lists first, which is not passed to the task.
 
     Args:
         config: ConfigDict of a stage.
         data_dir: folder of the record sets.
-        embed: has `embed_texts` and `embed_images`.
+        embed: object with `embed_texts` and `embed_images`.
 
     Returns:
         A callable without arguments that returns {name: Result}.
 
     Raises:
-        UserError: see `prepare_evaluation`; it is raised before any training.
+        UserError: the data or an option is invalid, see `prepare_evaluation`.
     """
     evaluations = []
     for name, values in config.evaluation.items():
@@ -163,7 +163,7 @@ def make_evaluate(config, data_dir, embed):
 
 
 def _open_prompts(path, benchmark, record_set, data_dir):
-    """Returns (source, `Prompts`): from files, else English ones from the names of the classes."""
+    """Returns (source, `Prompts`): prompts of files, or else English prompts for class names."""
     classes = record_set.manifest.get("classes")
     default = os.path.join(data_dir, benchmark.prompts) if benchmark else ""
     if path:

@@ -1,8 +1,8 @@
-"""Initial and final weights of a run, and the settings that come with initial weights.
+"""Initial weights of a run, the settings that belong to initial weights, and final weights.
 
-A run starts from another run, or from public weights ("hf:kakaobrain/align-base"). Public weights
-determine the shape of the encoders that they fill, the vocabulary, and the preprocessing of texts
-and images. The runs that follow such a run inherit these settings.
+A run may start from another run, or from public weights such as "hf:kakaobrain/align-base". Public
+weights determine the sizes of the encoders, the vocabulary, and the preprocessing of texts and
+images. A run that starts from a run with public weights inherits these settings.
 """
 
 import os
@@ -32,7 +32,7 @@ _INHERITED = (
     "model.text.max_tokens",
     "model.text.activation",
 )
-# Settings that the shapes of the weights do not show.
+# Settings that must be equal, but do not change the shapes of the weights.
 _WITHOUT_SHAPE = ("model.text.activation", "model.image.padding")
 
 
@@ -44,16 +44,15 @@ def apply_init_settings(config, init, workdir):
 
     Args:
         config: ConfigDict of a stage, changed in place.
-        init: "hf:" and a folder or a name of huggingface.co, or the workdir of a run. A run that
-            did not start from public weights determines nothing.
-        workdir: folder of the new run; the vocabulary is written there.
+        init: "hf:" followed by a folder or the name of a model on huggingface.co; or the workdir of
+            a run. If that run did not start from public weights, the config does not change.
+        workdir: folder of the new run, to which the vocabulary is written.
 
     Returns:
-        A message that lists the changes, or "".
+        A message that lists the changed values, or "".
 
     Raises:
-        UserError: the checkpoint does not exist, or the encoders of the config cannot have its
-            weights.
+        UserError: the checkpoint does not exist, or the encoders of the config do not fit it.
     """
     if init.startswith(PUBLIC_PREFIX):
         checkpoint = huggingface.open_checkpoint(init.removeprefix(PUBLIC_PREFIX))
@@ -77,7 +76,7 @@ def restore_init_settings(config, init, workdir):
 
     Args:
         config: ConfigDict of a stage, changed in place.
-        init: initial weights that the user named now, or None.
+        init: initial weights that the user named in this command, or None.
         workdir: folder of the run; it need not exist.
 
     Raises:
@@ -116,8 +115,8 @@ def _settings_of(checkpoint, config):
         preset = config.model[modality].preset
         if preset is not None:
             raise UserError(
-                f"model.{modality}.preset is {preset!r}, but {checkpoint.name} has weights for "
-                f"that tower too: set --config.model.{modality}.preset=none"
+                f"model.{modality}.preset is {preset!r}, but {checkpoint.name} also has weights "
+                f"of the {modality} encoder: set --config.model.{modality}.preset=none"
             )
     return values
 
@@ -129,7 +128,7 @@ def _get(data, name):
 
 
 def _set(config, values):
-    """Sets values by their names in the config; returns "name=value" of those that changed."""
+    """Sets values of the config by dotted name; returns "name=value" for each changed value."""
     changed = []
     for name, value in values.items():
         *groups, key = name.split(".")
@@ -147,14 +146,16 @@ def _set(config, values):
 
 
 def load_initial_weights(init, run):
-    """Loads the initial weights of a run; the optimizer starts with fresh slots.
+    """Loads the initial weights of a run. The optimizer does not change.
 
     Args:
-        init: "hf:" and a folder or a name of huggingface.co, or the workdir of a run.
+        init: "hf:" followed by a folder or the name of a model on huggingface.co; or the workdir of
+            a run.
         run: `run.Run`.
 
     Returns:
-        A message that counts the loaded variables and names unused tensors, or "".
+        For public weights, a message with the number of loaded variables and the names of unused
+        tensors; otherwise "".
 
     Raises:
         UserError: the vocabularies or the shapes of the two models differ.
@@ -190,7 +191,7 @@ def _load_public_weights(init, run):
     note = f"{init}: {len(arrays)} of {len(variables)} variables loaded"
     if unused:
         more = f" and {len(unused) - 3} more" if len(unused) > 3 else ""
-        note += f"; its tensors {', '.join(unused[:3])}{more} are not used"
+        note += f"; the tensors {', '.join(unused[:3])}{more} are not used"
     return note
 
 
@@ -199,12 +200,12 @@ def finalize_weights(trainer, ema_momentum=None, wise_ft_alpha=1.0, init=None):
 
     Args:
         trainer: `Trainer` of the backend.
-        ema_momentum: that of the optimizer; unless it is None, the run ends with the moving
-            average of the weights.
-        wise_ft_alpha: a, the run ends with a w + (1 - a) w_0, where w_0 are the initial weights;
-            the moving statistics of batch norm are interpolated too (WiSE-FT, Wortsman et al.
-            2022, https://arxiv.org/abs/2109.01903).
-        init: workdir of the run that this one started from.
+        ema_momentum: momentum of the optimizer's moving average of the weights. If it is not None,
+            the final weights are this average.
+        wise_ft_alpha: a in the final weights a w + (1 - a) w_0, with the trained weights w and the
+            initial weights w_0 (WiSE-FT, Wortsman et al. 2022, https://arxiv.org/abs/2109.01903).
+            The moving statistics of batch norm are interpolated too.
+        init: workdir of the run with the initial weights; it is only needed if a < 1.
 
     Raises:
         UserError: there are no initial weights to interpolate with.
@@ -225,7 +226,7 @@ def finalize_weights(trainer, ema_momentum=None, wise_ft_alpha=1.0, init=None):
 
 
 def check_wise_ft_alpha(wise_ft_alpha, init):
-    """Raises UserError if a run that starts from `init` cannot interpolate with its weights."""
+    """Raises a UserError if the weights of `init` are needed for WiSE-FT and cannot be used."""
     if wise_ft_alpha == 1:
         return
     if not init or init.startswith(PUBLIC_PREFIX):

@@ -17,7 +17,7 @@ from tf_mural.errors import UserError
 from tf_mural.evaluation.batch_embedder import BatchEmbedder
 from tf_mural.training import checkpoints
 
-# Values that earlier versions did not store, because nothing else was possible.
+# Values that earlier versions did not store, because these settings could not be changed.
 _STORED_DEFAULTS = {"lower_case": False, "pretrained": None, "precision": "float32"}
 _MODEL_DEFAULTS = {
     "image": {"padding": "symmetric", "preset": None},
@@ -32,8 +32,8 @@ class Model:
     Attributes:
         encoder: `models.DualEncoder`.
         tokenizer: `tokenizers.Tokenizer`.
-        embed: `BatchEmbedder` of both.
-        sizes: {"resize": pixels, "crop": pixels} of images.
+        embed: `BatchEmbedder` that uses the encoder and the tokenizer.
+        sizes: {"resize": pixels, "crop": pixels}, the side lengths of resized and cropped images.
     """
 
     encoder: models.DualEncoder
@@ -47,7 +47,7 @@ def describe(config, tokenizer):
 
     Args:
         config: ConfigDict of a stage.
-        tokenizer: has `size`, `hash` and `max_tokens`.
+        tokenizer: object with the attributes `size`, `hash` and `max_tokens`.
     """
     return {
         "model": config.model.to_dict(),
@@ -57,13 +57,13 @@ def describe(config, tokenizer):
         "max_tokens": tokenizer.max_tokens,
         "lower_case": config.lower_case,
         "pretrained": config.pretrained,
-        # The weights are always float32. An evaluation computes as the run did.
+        # Precision of computations in training and in evaluation; weights are always float32.
         "precision": config.precision,
     }
 
 
 def read_description(folder):
-    """Reads model.json of a run, also of an earlier version, in the form of `describe`.
+    """Returns the content of model.json of a run, converted to the current version.
 
     Raises:
         UserError: the folder has no finished model.
@@ -72,7 +72,7 @@ def read_description(folder):
 
 
 def upgrade_description(description):
-    """Returns the content of model.json of an earlier version in its current form."""
+    """Converts the content of model.json of any version to the form of `describe`."""
     model = models.upgrade_arguments(description["model"])
     for modality, defaults in _MODEL_DEFAULTS.items():
         model[modality] = {**defaults, **model[modality]}
@@ -97,16 +97,16 @@ def load(path, strategy=None, batch_size=128):
     """Loads a trained model.
 
     Args:
-        path: workdir of a finished run, or a preset (see `export.presets`), also on a hub.
-        strategy: result of `make_strategy` of the backend, whose replicas share the work; None is
-            one device.
+        path: workdir of a finished run, or a preset (see `export.presets`) in a folder or on a hub.
+        strategy: result of `make_strategy` of the backend, whose replicas share the work; None
+            means one device.
         batch_size: see `BatchEmbedder`; rounded up to a multiple of the number of replicas.
 
     Returns:
         `Model`.
 
     Raises:
-        UserError: there is no model, or its vocabulary is not that of its training.
+        UserError: there is no model, or the vocabulary has changed since training.
     """
     with strategy.scope() if strategy else contextlib.nullcontext():
         encoder, tokenizer, sizes = _load_encoder(path)
@@ -115,7 +115,7 @@ def load(path, strategy=None, batch_size=128):
 
 
 def _load_encoder(path):
-    # This check comes first because the presets are a heavy import.
+    # `presets` is imported only if it is needed, because importing it is slow.
     if file_io.is_on_hub(path) or not file_io.exists(os.path.join(path, checkpoints.MODEL)):
         from tf_mural.export import presets
 
@@ -135,12 +135,12 @@ def _load_encoder(path):
 
 
 def batch_embedder(encoder, tokenizer, sizes, batch_size=128, strategy=None):
-    """Returns a `BatchEmbedder` over the towers of an encoder.
+    """Returns a `BatchEmbedder` that uses the towers of a dual encoder.
 
     Args:
         encoder: `models.DualEncoder`.
         tokenizer: `tokenizers.Tokenizer`.
-        sizes: {"resize": pixels, "crop": pixels} of images.
+        sizes: {"resize": pixels, "crop": pixels}, the side lengths of resized and cropped images.
         batch_size, strategy: see `load`.
     """
     backend = backend_module()
@@ -166,7 +166,7 @@ def fingerprint(encoder, tokenizer, sizes):
         encoder, tokenizer, sizes: see `batch_embedder`.
 
     Returns:
-        32 hexadecimal digits, which do not depend on the location of the model.
+        32 hexadecimal digits. They do not depend on the folder of the model.
     """
     digest = hashlib.sha256(
         f"{tokenizer.hash} {tokenizer.max_tokens} {sorted(sizes.items())}".encode()

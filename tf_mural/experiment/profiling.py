@@ -12,8 +12,8 @@ def profiled(runner, steps, folder, profiler):
     Args:
         runner: step runner of the backend.
         steps: (first step, step after the last one); None: no step is profiled.
-        folder: of TensorBoard's events.
-        profiler: (start, stop) of the backend; start takes the folder.
+        folder: folder of TensorBoard's event files.
+        profiler: (start, stop), two functions of the backend; start takes the folder.
     """
     if steps is None:
         yield runner
@@ -31,7 +31,7 @@ class ProfiledRunner:
     Args:
         runner: step runner of the backend.
         first, end: the first step, and the step after the last one.
-        folder: of TensorBoard's events.
+        folder: folder of TensorBoard's event files.
         profiler: see `profiled`.
     """
 
@@ -47,7 +47,7 @@ class ProfiledRunner:
         self._runner.start(step)
 
     def run(self, count):
-        """Runs `count` steps; they are all profiled if they include a selected step."""
+        """Runs `count` steps. If one of these is selected, all of them are profiled."""
         if self._first < self._step + count and self._step < self._end and not self._is_profiling:
             self._start_profiler(self._folder)
             self._is_profiling = True
@@ -55,12 +55,12 @@ class ProfiledRunner:
         self._step += count
         if self._is_profiling and self._step >= self._end:
             for values in logs.values():
-                float(values[-1])  # waits for the steps on the device
+                float(values[-1])  # reading a value waits for the steps on the device
             self.stop()
         return logs
 
     def stop(self):
-        """Stops the profiler if it runs, and writes the profile."""
+        """Stops the profiler if it is running, and writes the profile."""
         if self._is_profiling:
             self._is_profiling = False
             self._stop_profiler()

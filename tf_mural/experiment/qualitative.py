@@ -13,15 +13,15 @@ _MAX_QUERIES, _NUM_RETRIEVED, _MAX_LANGUAGES = 6, 5, 12
 
 
 def write_retrieval_examples(workdir, record_set, log, step, count=128):
-    """Writes a grid of queries and retrieved images per language, and points for the projector.
+    """Writes an image of queries and retrieved images per language, and data for the projector.
 
     Args:
-        workdir: of a finished run. The points go to its folder of TensorBoard's events, and are
-            omitted if that is not on a local disk.
-        record_set: `RecordSet`.
+        workdir: folder of a finished run. The embeddings for TensorBoard's projector are written to
+            its subfolder tensorboard, unless this is a remote path.
+        record_set: `RecordSet` with the images and the texts.
         log: `MetricWriter`.
-        step: of the model.
-        count: number of records, from the first one on.
+        step: training step of the model.
+        count: number of records that are used, beginning with the first record.
     """
     examples = _Examples(load(workdir), record_set, count)
     if not examples.images:
@@ -37,7 +37,7 @@ def write_retrieval_examples(workdir, record_set, log, step, count=128):
 
 
 class _Examples:
-    """The first images of a record set with their texts, embedded."""
+    """Images and texts of the first records of a record set, with their embeddings."""
 
     def __init__(self, model, record_set, count):
         numbers = list(range(min(count, len(record_set))))
@@ -47,14 +47,14 @@ class _Examples:
         sizes = model.sizes["resize"], model.sizes["crop"]
         preprocess = image_ops.preprocess_for_evaluation
         self.images = [np.asarray(preprocess(data, *sizes)) for data in encoded]
-        # Reversed, so that the first text of a language is kept.
+        # A dict keeps the last value of a key. Reversed, this is the first text of a language.
         self.texts = [{code: text for code, text in record.texts[::-1]} for record in records]
         self.languages = sorted({code for texts in self.texts for code in texts})
         self._model, self._image_embeddings = model, model.embed.embed_images(encoded)
         self._embedded_texts = {}
 
     def _texts_in(self, code):
-        """Returns (indices of the images with a text in a language, the texts, embeddings)."""
+        """Returns (indices, texts, text embeddings) of the images with a text in a language."""
         if code not in self._embedded_texts:
             indices = [i for i, texts in enumerate(self.texts) if code in texts]
             texts = [self.texts[i][code] for i in indices]
@@ -62,7 +62,7 @@ class _Examples:
         return self._embedded_texts[code]
 
     def grid_rows(self, code):
-        """Returns the rows of `reports.retrieval_grid` for a language."""
+        """Returns the rows for `reports.retrieval_grid`: queries in a language, with images."""
         rows = []
         queries = list(zip(*self._texts_in(code), strict=True))[:_MAX_QUERIES]
         for index, text, embedding in queries:
@@ -72,7 +72,7 @@ class _Examples:
         return rows
 
     def projector_points(self):
-        """Returns embeddings, images and labels for `reports.write_projector`."""
+        """Returns (embeddings, images, labels) for `reports.write_projector`."""
         first_texts = [next(iter(texts.values())) for texts in self.texts]
         embeddings = [self._image_embeddings]
         images, labels = list(self.images), [("", text) for text in first_texts]

@@ -18,11 +18,11 @@ from tf_mural.experiment.trainer import make_trainer
 
 @dataclasses.dataclass
 class Run:
-    """The objects of one run, the arguments of `loop.train`.
+    """The objects of a run, which `build` makes from the config.
 
     Attributes:
         trainer: compiled `Trainer` of the backend.
-        dataset: callable, from the first step to the batches of this process.
+        dataset: callable that takes the first step, and returns the batches of this process.
         evaluate: callable without arguments that returns {task: Result}.
         description: dict, the content of model.json.
         vocabulary_path: file of the vocabulary.
@@ -43,13 +43,13 @@ class Run:
 
 
 def build(config, data_dir, strategy, resumes=False):
-    """Builds everything that a run needs.
+    """Builds all objects of a run.
 
     Args:
         config: ConfigDict of a stage, see configs/base.py.
-        data_dir: folder that the record sets of the config are in.
+        data_dir: folder of the record sets.
         strategy: result of `make_strategy` of the backend.
-        resumes: whether the run resumes; damaged record sets are then accepted.
+        resumes: whether the run resumes. A resumed run accepts damaged record sets.
 
     Returns:
         `Run`.
@@ -63,7 +63,9 @@ def build(config, data_dir, strategy, resumes=False):
     vocabulary_path = find_vocabulary(config.vocabulary, data_dir)
     tokenizer = Tokenizer(vocabulary_path, config.model.text.max_tokens, config.lower_case)
     if tokenizer.pad_id != 0:
-        raise UserError(f"{vocabulary_path}: expected [PAD] in the first line, which has id 0")
+        raise UserError(
+            f"{vocabulary_path}: expected [PAD] in the first line, because [PAD] must have id 0"
+        )
     samplers = {
         name: data.make_sampler(name, source, data_dir, config.seed, strict=not resumes)
         for name, source in config.sources.items()

@@ -1,4 +1,4 @@
-"""Logs of a run, and the tables and charts at its end."""
+"""Writes the logs of a run, and the tables and charts of its results."""
 
 import os
 
@@ -10,11 +10,11 @@ from tf_mural.reports.result_tables import headline_values
 from tf_mural.training import metric_writer
 
 RESULTS = "results.json"
-_MAX_NUMBERS = 12  # of a task in one line
+_MAX_NUMBERS = 12  # maximum number of scores per task in one line
 
 
 def open_log(config, run, workdir):
-    """Returns the `MetricWriter` of a run, after it has written a sheet of training images.
+    """Returns the `MetricWriter` of a run, and writes a contact sheet of training images.
 
     Args:
         config: ConfigDict of the stage.
@@ -37,7 +37,7 @@ def open_log(config, run, workdir):
 
 
 def hparams(config):
-    """Returns {name: value} of the settings that runs of a sweep differ in, for TensorBoard."""
+    """Returns {name: value} of the settings that TensorBoard shows as hyperparameters."""
     values = {name: config[name] for name in ("stage", "size", "seed", "batch_size", "steps")}
     values["precision"] = config.precision
     values |= {
@@ -56,7 +56,7 @@ def print_override_scope(config, init, overrides):
     Args:
         config: ConfigDict of the stage.
         init: initial weights that the user named, or None.
-        overrides: strings, those that apply to this stage only.
+        overrides: list of strings, the overrides that apply only to this stage.
     """
     dependencies = [] if init or not config.train_dependencies else [config.init_stage]
     stages = dict.fromkeys(filter(None, [*dependencies, *config.report.compare_with]))
@@ -65,7 +65,7 @@ def print_override_scope(config, init, overrides):
 
 
 def run_facts(run, processes):
-    """Returns the part of results.json about vocabulary, data, and skipped records and steps."""
+    """Returns the entries of results.json on vocabulary, data, skipped records, skipped steps."""
     return {
         "vocabulary_hash": run.description["vocabulary_hash"],
         "data": run.data,
@@ -78,11 +78,11 @@ def write_retrieval_images(config, workdir, data_dir, log, step):
     """Writes grids of retrieved images and the points of TensorBoard's projector.
 
     Args:
-        config: ConfigDict of the stage; the records are those of its evaluation by retrieval.
+        config: ConfigDict of the stage. The records of its retrieval evaluation are used.
         workdir: folder of the run.
         data_dir: folder of the record sets.
         log: `MetricWriter`.
-        step: of the model.
+        step: training step of the model.
     """
     if config.report.show and "retrieval" in config.evaluation:
         records = open_records(config.evaluation.retrieval.records, data_dir)
@@ -90,10 +90,10 @@ def write_retrieval_images(config, workdir, data_dir, log, step):
 
 
 def scores_line(step, results, is_best):
-    """Returns a line of an evaluation during training: a score per language, or their range.
+    """Returns the printed line of an evaluation: scores per language, or their mean and range.
 
     Args:
-        step: int.
+        step: training step, an int.
         results: {task: Result}.
         is_best: whether this is the best step so far.
     """
@@ -116,13 +116,13 @@ def scores_line(step, results, is_best):
 
 
 def write_report(config, workdir, results, compared):
-    """Prints the tables of recalls, and writes results.json and the chart to the workdir.
+    """Prints tables of recalls, and writes results.json and a chart of recalls to the workdir.
 
     Args:
         config: ConfigDict of the stage.
         workdir: folder of the run.
         results: dict, see `run_stage`.
-        compared: {stage: results} of `config.report.compare_with`.
+        compared: {stage: results} of the stages in `config.report.compare_with`.
     """
     if "retrieval" not in results["evaluation"]:
         return
@@ -150,10 +150,10 @@ def write_report(config, workdir, results, compared):
 
 
 def print_regressions(results):
-    """Compares the scores before and after training, and prints the languages that lost.
+    """Compares recalls before and after training, and prints the languages whose recall fell.
 
     Args:
-        results: dict, see `run_stage`; without "before" nothing is printed.
+        results: dict, see `run_stage`. If it has no value "before", nothing is printed.
     """
     if not results.get("before") or "retrieval" not in results["before"]:
         return
@@ -172,13 +172,13 @@ def print_regressions(results):
     if losses:
         listed = ", ".join(f"{code} {change:+.1f}" for code, change in losses.items())
         print(f"worse than before: {listed}")
-        print(f"below the interval of before: {', '.join(significant) or 'none'}")
+        print(f"below the confidence interval before training: {', '.join(significant) or 'none'}")
     else:
         print("no language is worse than before")
 
 
 def average_recalls(tables, key="average_recall"):
-    """Returns {model: {language: percent}} of {model: Result}."""
+    """Returns {model: {language: the value `key` in percent}} for {model: Result}."""
     return {
         model: {code: values[key] for code, values in result.values.items()}
         for model, result in tables.items()
@@ -189,7 +189,7 @@ def run_lineage(workdir):
     """Returns the workdirs of a finished run and of the runs that it started from, if they exist.
 
     Args:
-        workdir: of a run, or its folder `best`.
+        workdir: folder of a run, or the subfolder `best` of this folder.
     """
     workdir = workdir.rstrip("/")
     if os.path.basename(workdir) == "best" and not file_io.exists(os.path.join(workdir, RESULTS)):

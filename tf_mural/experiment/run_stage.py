@@ -1,4 +1,4 @@
-"""Trains a stage to its end: the stages it depends on, initial weights, training, evaluation."""
+"""Runs a stage: trains the stage it starts from, loads initial weights, trains and evaluates."""
 
 import contextlib
 import dataclasses
@@ -33,8 +33,8 @@ class Session:
         data_dir: folder of the record sets.
         strategy: see `build`.
         signals: `preemption.SignalHandler`.
-        load_config: callable, from the name of a stage to its config.
-        allow_config_changes: whether a run resumes with other settings than its own.
+        load_config: callable that takes the name of a stage, and returns its config.
+        allow_config_changes: whether a run may resume with settings other than its first settings.
     """
 
     data_dir: str
@@ -57,15 +57,16 @@ def is_finished(workdir):
 def run_stage(config, workdir, session, init=None):
     """Trains a stage to its end, or returns the results of a finished run.
 
-    All processes of a run call this.
+    All processes of a run call this function.
 
     Args:
         config: ConfigDict of a stage, changed in place by the settings that come with initial
             weights.
         workdir: folder of the run.
         session: `Session`.
-        init: workdir of a finished run or public weights ("hf:..."); None: the weights of
-            `config.init_stage`, which is trained first if `config.train_dependencies` is set.
+        init: workdir of a finished run, or public weights ("hf:..."). None: the weights of
+            `config.init_stage`, which is trained first if `config.train_dependencies` is True;
+            without such a stage, random weights.
 
     Returns:
         A dict, the content of results.json.
@@ -90,7 +91,8 @@ def run_stage(config, workdir, session, init=None):
     with checkpoints.Lock(workdir) if processes.is_primary else contextlib.nullcontext():
         if processes.is_primary:
             data.make_records(config, session.data_dir)
-        processes.barrier()  # The other processes check for files that the first one now writes.
+        # Only now may the first process write files, because all processes have checked for files.
+        processes.barrier()
         print(f"{config.stage}: training in {workdir}" + (f", from {init}" if init else ""))
         if init and not resumes_run:
             _print_note(apply_init_settings(config, init, workdir))
@@ -107,7 +109,7 @@ def _print_note(note):
 
 
 def _train_init_stage(config, session):
-    """Returns the workdir of the stage that provides the initial weights; trains it if needed."""
+    """Returns the workdir of `config.init_stage`, which is trained first if necessary."""
     init_config = session.load_config(config.init_stage)
     workdir = default_workdir(init_config)
     if not config.train_dependencies:
@@ -169,7 +171,7 @@ def _train(config, run, workdir, session, init):
 
 
 def _restore(config, run, workdir, processes):
-    """Returns the `CheckpointManager`, after it has restored the last checkpoint, if any."""
+    """Returns the `CheckpointManager`, and restores the last checkpoint if there is one."""
     manager = checkpoints.CheckpointManager(
         workdir,
         run.trainer,
@@ -187,7 +189,7 @@ def _restore(config, run, workdir, processes):
 
 
 def _make_evaluate(run, workdir, manager, tracker, log, processes):
-    """Returns a callable, from the step to {name: result}, that also keeps the best step."""
+    """Returns `evaluate(step)`, which returns {name: result}, and saves the model if it is best."""
     manager.pinned = tracker.best and tracker.best["step"]
 
     def evaluate(step):
@@ -214,7 +216,7 @@ def _make_evaluate(run, workdir, manager, tracker, log, processes):
 
 
 def _evaluate_before(config, run, workdir, evaluate, processes):
-    """Returns the evaluation of the initial weights, or None if the config does not ask for it."""
+    """Returns the results of the initial weights, or None if the config does not request them."""
     path = os.path.join(workdir, BEFORE)
     if not config.evaluate_before_training:
         return None
@@ -226,7 +228,7 @@ def _evaluate_before(config, run, workdir, evaluate, processes):
 
 
 def _train_loop(config, run, runner, manager, log, evaluate, tracker, session):
-    """Calls `loop.train` with the values of the config; returns the number of the last step."""
+    """Calls `loop.train` with the values of the config. Returns the number of the last step."""
     with manager, session.signals.deferred():
         return loop.train(
             run.trainer,

@@ -13,13 +13,13 @@ RUN_KEYS = ("stage", "init", "overrides", "config")
 
 
 def load_sweep(path):
-    """Returns the sweep of a file as a module, see `configs/sweeps/__init__.py`.
+    """Loads a sweep file as a module, see `configs/sweeps/__init__.py`.
 
     Raises:
         UserError: the file is missing or is not a sweep.
     """
     if not os.path.isfile(path):
-        raise UserError(f"no sweep {path!r}; configs/sweeps/ has some")
+        raise UserError(f"no sweep {path!r}; configs/sweeps/ contains examples")
     spec = importlib.util.spec_from_file_location("sweep_file", path)
     if spec is None:
         raise UserError(f"{path} is not a Python file")
@@ -50,7 +50,7 @@ def _check_runs(path, sweep):
         if folder in folders:
             raise UserError(
                 f"{path}: the rows {folders[folder]!r} and {row!r} would share the folder "
-                f"{folder}; rename one of them, with letters a to z and digits"
+                f"{folder}; rename one of them (only letters a to z and digits count)"
             )
         folders[folder] = row
         for key in run:
@@ -58,27 +58,27 @@ def _check_runs(path, sweep):
         if "stage" not in run:
             raise UserError(f"{path}: the row {row!r} names no stage")
         if "init" in run:
-            lookup(earlier_rows, run["init"], f"initial row (of the row {row!r}), before it")
+            lookup(earlier_rows, run["init"], f"initial row (of the row {row!r}, above it)")
         earlier_rows[row] = run
     if sweep.BASELINE is not None:
         lookup(sweep.RUNS, sweep.BASELINE, "baseline")
 
 
 def run_workdir(out_dir, row, seed):
-    """Returns the folder of a run: the name of the row in lower case, without punctuation."""
+    """Returns the folder of a run: the row in lower case without punctuation, and the seed."""
     return os.path.join(out_dir, f"{re.sub(r'[^a-z0-9]+', '-', row.lower()).strip('-')}-s{seed}")
 
 
 def train_run(command, run, workdir, seed, init, size, data_dir):
-    """Trains one run in a process of its own; a finished run is not trained again.
+    """Trains one run in a separate process. A finished run is not trained again.
 
     Args:
         command: list of strings, the command that trains, without its flags.
-        run: value of RUNS.
+        run: the run, a value of the dict RUNS.
         workdir: folder of the run.
-        seed: int.
-        init: workdir of the run whose weights this one starts from, or None.
-        size: model and recipe.
+        seed: seed of the run, an int.
+        init: workdir of the run with the initial weights, or None.
+        size: size of the model and its recipe, such as "tiny".
         data_dir: folder of the record sets.
 
     Raises:
@@ -94,15 +94,15 @@ def train_run(command, run, workdir, seed, init, size, data_dir):
         "config": run.get("config"),
     }
     values = {name: value for name, value in values.items() if value is not None}
-    overrides = {"report.compare_with": (), "report.control": None}  # the sweep has a table
+    overrides = {"report.compare_with": (), "report.control": None}  # the sweep prints a table
     overrides |= run.get("overrides", {})
     values |= {f"config.{name}": value for name, value in overrides.items()}
     flags = [f"--{name}={_format(value)}" for name, value in values.items()]
     code = subprocess.run([*command, *flags]).returncode
     if code:
         raise UserError(
-            f"the run in {workdir} ended with exit code {code}; once this is fixed, the same "
-            "command continues"
+            f"the run in {workdir} ended with exit code {code}; after you have fixed the cause, "
+            "the same command continues the sweep"
         )
 
 
@@ -116,20 +116,22 @@ def average_recalls(workdir):
     """Returns {language: average recall in percent} of a finished run."""
     evaluation = file_io.read_json(os.path.join(workdir, "results.json"))["evaluation"]
     if "retrieval" not in evaluation:
-        raise UserError(f"{workdir} has no evaluation by retrieval, which a sweep compares")
+        raise UserError(
+            f"{workdir} has no evaluation by retrieval, but a sweep compares average recalls"
+        )
     values = evaluation["retrieval"]["values"]
     return {language: value["average_recall"] for language, value in values.items()}
 
 
 def column_values(sweep, recalls):
-    """Averages the languages of each column.
+    """Averages the recalls of the languages of each column.
 
     Args:
         sweep: see `load_sweep`.
         recalls: {row: {seed: {language: average recall}}}.
 
     Returns:
-        {row: {column: [value of each seed]}}.
+        {row: {column: [mean recall of each seed]}}.
 
     Raises:
         UserError: a column names a language that was not evaluated.

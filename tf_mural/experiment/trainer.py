@@ -15,7 +15,7 @@ from tf_mural.objective import Term
 
 
 def make_terms(config):
-    """Returns the list of loss `Term`s; each knows the other fields of its examples."""
+    """Returns the loss terms of a config, a list of `Term`."""
     sources = [list(source.fields) for source in config.sources.values()]
     terms = []
     for name, term in config.terms.items():
@@ -31,20 +31,20 @@ def make_trainer(config, description, languages, strategy, initialized=True):
 
     Args:
         config: ConfigDict of a stage.
-        description: of the model, see `model_io.describe`.
-        languages: sequence of codes.
+        description: description of the model, see `model_io.describe`.
+        languages: codes of the languages of the training texts.
         strategy: see `run.build`.
-        initialized: whether the variables of model and optimizer get values. Without values they
-            are shapes, which take no memory.
+        initialized: whether the variables of model and optimizer get values. Without values,
+            variables have only shapes, and take no memory.
     """
     with strategy.scope():
-        # Outside of `shapes_only`, because the step counter of the optimizer needs its value.
+        # Not made inside of `shapes_only`, because the step counter of the optimizer needs a value.
         optimizer = make_optimizer(config)
         with contextlib.nullcontext() if initialized else shapes_only():
             trainer = _make_trainer(config, description, languages, strategy)
             paths = [v.path for v in trainer.encoder.trainable_variables]
             optimizer.lr_multipliers = _lr_multipliers(paths, config.optimizer.layer_decay)
-            # Slots are placed with their variables, which is possible only in the scope.
+            # Slots are placed on the devices of their variables, which requires the scope.
             optimizer.build(trainer.encoder.trainable_variables)
             trainer.compile(optimizer=optimizer, jit_compile=config.jit_compile)
     return trainer
@@ -82,7 +82,7 @@ def _make_trainer(config, description, languages, strategy):
 
 
 def make_optimizer(config):
-    """Returns the optimizer of a config with its learning rate schedule, without multipliers."""
+    """Returns the optimizer of a config with its schedule, without learning rate multipliers."""
     options = config.optimizer.to_dict()
     del options["layer_decay"]  # see `_lr_multipliers`
     schedule = optimizers.LinearWarmupDecay(
@@ -95,7 +95,7 @@ def make_optimizer(config):
 def _lr_multipliers(paths, layer_decay):
     if layer_decay == 1.0:
         return ()
-    # Counted in the encoders, because a preset has its own number of layers.
+    # The layers of the encoders are counted, because a preset may have any number of layers.
     layers = [int(n) for path in paths for n in re.findall(r"transformer_layer_(\d+)/", path)]
     stages = [int(n) for path in paths for n in re.findall(r"block(\d+)[a-z]_", path)]
     return models.lr_multipliers(layer_decay, max(layers, default=-1) + 1, max(stages, default=0))

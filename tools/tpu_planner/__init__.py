@@ -1,7 +1,7 @@
 """Plans runs on TPUs that are not present: compiles the training step and estimates its cost.
 
-The package libtpu contains XLA's compiler for TPUs, which needs no TPU. The step is that of
-`tf_mural.backends.jax`.
+The package libtpu contains XLA's compiler for TPUs, which needs no TPU. The compiled step is the
+training step of `tf_mural.backends.jax`.
 """
 
 from tpu_planner.compile import compile_and_count, find_devices

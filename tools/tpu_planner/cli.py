@@ -3,12 +3,12 @@
 
 XLA's compiler for TPUs, which the package libtpu contains, compiles the training step of
 `train.py --backend=jax` from the shapes of the weights. The plan shows whether the step fits into
-the memory of a chip, its FLOPs, bytes and collectives, and lower bounds on the time of a step and
-of the stage, at the published rates of the chip. --config.name=value overrides the config as in
-train.py; the precision is mixed_bfloat16 unless it is overridden.
+the memory of a chip, and the FLOPs, memory traffic and collectives of the step. The published rates
+of the chip give lower bounds on the time of a step and of the stage. --config.name=value overrides
+the config as in train.py; the precision is mixed_bfloat16 unless it is overridden.
 
-Large steps compile slowly (those of the paper in 21 to 42 minutes on two busy cores, with 8 to
-17 GiB of memory). The counts are cached.
+Compiling large steps is slow: a step of size paper takes 21 to 42 minutes on two busy CPU cores,
+and 8 to 17 GiB of memory. The counts of a compiled step are cached.
 """
 
 import functools
@@ -27,32 +27,41 @@ from tf_mural.experiment import config_loading
 
 FLAGS = flags.FlagValues()
 _STAGE = flags.DEFINE_string(
-    "stage", "etcl", f"One of {', '.join(config_loading.STAGES)}.", flag_values=FLAGS
+    "stage",
+    "etcl",
+    f"Stage to plan: one of {', '.join(config_loading.STAGES)}.",
+    flag_values=FLAGS,
 )
 _SIZE = flags.DEFINE_string(
-    "size", "paper", f"One of {', '.join(config_loading.SIZES)}.", flag_values=FLAGS
+    "size",
+    "paper",
+    f"Size of the model and its recipe: one of {', '.join(config_loading.SIZES)}.",
+    flag_values=FLAGS,
 )
 _CONFIG = flags.DEFINE_string(
-    "config", None, "Python file of your own with get_config(stage).", flag_values=FLAGS
+    "config",
+    None,
+    "Your own Python file with get_config(stage), instead of configs/<stage>.py.",
+    flag_values=FLAGS,
 )
 _TOPOLOGY = flags.DEFINE_string(
     "topology",
     "v5e:8x16",
-    "Chip and slice, such as v6e:16x16; an unknown one lists the known ones.",
+    "Chip and slice, such as v6e:16x16. The error for an unknown slice lists the known slices.",
     flag_values=FLAGS,
 )
 _BATCH = flags.DEFINE_integer(
     "batch",
     None,
-    "Number of rows of the global batch. Default: that of the config.",
+    "Number of rows of the global batch. Default: the batch size of the config.",
     lower_bound=1,
     flag_values=FLAGS,
 )
 _VOCABULARY_SIZE = flags.DEFINE_integer(
     "vocabulary_size",
     None,
-    "Size of the vocabulary. Default: that of the config's file, or LaBSE's 501,153 if the file "
-    "does not exist.",
+    "Number of pieces of the vocabulary. Default: the number in the vocabulary file of the config, "
+    "or 501,153 (LaBSE) if this file does not exist.",
     lower_bound=1,
     flag_values=FLAGS,
 )
@@ -60,16 +69,16 @@ _DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder of the record sets."
 _CACHE = flags.DEFINE_string(
     "cache",
     os.path.join(os.path.expanduser("~"), ".cache", "tf_mural", "plans"),
-    "Folder for the counts, by the hash of the step. An empty value disables the cache.",
+    "Folder in which the counts of compiled steps are cached. An empty value disables the cache.",
     flag_values=FLAGS,
 )
-_OUT = flags.DEFINE_string("out", None, "JSON file for the plan.", flag_values=FLAGS)
+_OUT = flags.DEFINE_string("out", None, "JSON file to write the plan to.", flag_values=FLAGS)
 
 _PROGRESS_SECONDS = 30
 
 
 def main(argv=None):
-    """Plans a run; `argv` is a list of flags, None: the command line."""
+    """Plans a run. `argv` is a list of flags; None means the command line."""
     overrides, argv = config_loading.split_overrides(app.arguments(argv))
     app.parse(FLAGS, argv, __doc__)
     import tpu_planner
@@ -87,8 +96,8 @@ def main(argv=None):
 
 
 def _plan(chip, overrides):
-    """Returns (config, plan); runs in a process of its own."""
-    # libtpu contains a driver, too, which would look for a TPU and lock it.
+    """Returns (config, plan). This function is called in a child process."""
+    # JAX must not use the driver in libtpu, which would look for a TPU and lock it.
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     app.import_tensorflow("jax")
@@ -129,7 +138,7 @@ def run_in_child(function):
     """Returns the result of `function()`, called in a child process that may crash.
 
     Raises:
-        UserError: the function raised one, or the process was killed or crashed.
+        UserError: the function raised a UserError, or the child process crashed or was killed.
     """
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
@@ -153,7 +162,7 @@ def run_in_child(function):
         if child.exitcode < 0:
             raise UserError(
                 f"the compiler crashed ({signal.Signals(-child.exitcode).name}), an error of "
-                "libtpu: another --config.microbatch or --topology may work"
+                "libtpu: try another --config.microbatch or --topology"
             ) from None
         raise RuntimeError(f"The compiler ended with exit code {child.exitcode}.") from None
     if error is not None:
@@ -189,8 +198,8 @@ def _print_advice(config, plan):
     gib, memory = tpu_planner.GIB, plan["memory"]
     excess = memory["used"] - memory["capacity"]
     print(
-        f"\ndoes not fit: {memory['used'] / gib:.2f} GiB of {memory['capacity'] / gib:.2f}, "
-        f"{excess / gib:.2f} GiB too much. Possible changes:"
+        f"\nthe step does not fit: it needs {memory['used'] / gib:.2f} GiB, and a chip has "
+        f"{memory['capacity'] / gib:.2f} GiB ({excess / gib:.2f} GiB less). Possible changes:"
     )
     print("\n".join(f"  {line}" for line in tpu_planner.advice(plan, config)))
 
@@ -201,20 +210,24 @@ def _print_counts(plan, unit):
 
     gib = tpu_planner.GIB
     rows = [[name, f"{size / gib:.2f}"] for name, size in plan["memory"].items()]
-    rows += [None, ["used", f"{plan['used'] / gib:.2f}"], ["of", f"{plan['capacity'] / gib:.2f}"]]
+    rows += [
+        None,
+        ["used", f"{plan['used'] / gib:.2f}"],
+        ["available", f"{plan['capacity'] / gib:.2f}"],
+    ]
     print("\n" + reports.table(rows, ["memory of a chip", "GiB"]))
-    print("fits")
+    print("the step fits")
     compiler = plan["compiler"]
     rows = [
-        ["TFLOP of products and convolutions", format_number(plan["flops"] / 1e12)],
+        ["TFLOP of matrix products and convolutions", format_number(plan["flops"] / 1e12)],
         [f"GFLOP per {unit}", format_number(plan["flops_per_row"] / 1e9)],
         ["TFLOP according to the compiler", format_number(compiler["flops"] / 1e12)],
-        ["GB from and to HBM", format_number(plan["hbm_bytes"] / 1e9)],
+        ["GB read from and written to HBM", format_number(plan["hbm_bytes"] / 1e9)],
         ["GB according to the compiler", format_number(compiler["bytes accessed"] / 1e9)],
         ["host calls", str(len(plan["host_calls"]))],
     ]
     print("\n" + reports.table(rows, ["per chip and step", ""]))
-    print("The compiler counts the body of a loop once, and also memory inside the core.")
+    print("The compiler counts a loop body only once, and also counts memory inside of the core.")
     rows = [
         [c["kind"], c["count"], format_number(c["bytes"] / 1e6), c["group"]]
         for c in plan["collectives"]
@@ -230,5 +243,5 @@ def _print_counts(plan, unit):
 
 
 def format_number(value):
-    """Formats a number with three significant digits and at most four decimals."""
+    """Formats a number with at least three significant digits if it is 0.1 or more."""
     return f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 4}f}"

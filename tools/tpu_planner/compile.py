@@ -11,10 +11,10 @@ from tf_mural.errors import UserError
 from tpu_planner.hlo import Program
 from tpu_planner.roofline import count_flops
 
-# Version of the counts; cached counts of other versions are not used.
+# Version of the cached counts; counts of other versions are not used.
 _VERSION = 3
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-# The two messages of libtpu for programs that do not fit.
+# The two messages of libtpu for programs that do not fit into the memory of a chip.
 _EXCEEDED = (
     re.compile(r"\(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([KMGT]?)\)"),
     re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm"),
@@ -25,7 +25,7 @@ def find_devices(topology, chip):
     """Returns the devices of a topology, one per chip, which need not be present.
 
     Args:
-        topology: such as "v5e:8x16".
+        topology: chip and slice, such as "v5e:8x16".
         chip: `roofline.Chip` of the topology.
 
     Raises:
@@ -47,13 +47,20 @@ def compile_and_count(traced, num_devices, topology, cache_dir=None):
         traced: `jax.stages.Traced` for the devices of `find_devices`.
         num_devices: number of devices.
         topology: name of the topology.
-        cache_dir: folder of earlier counts, by the hash of the lowered module; None: no cache.
+        cache_dir: folder in which counts are cached, in files that are named by the hash of the
+            lowered module; None: no cache.
 
     Returns:
-        A dict for JSON: `fits`; `memory`, {use: bytes of a chip}, or {"used", "capacity"} if the
-        program does not fit; `flops` per chip and step, see `count_flops`; `compiler`, the counts
-        of the compiler, which count the body of a loop once; `hbm_bytes` and `hbm_bytes_once`, see
-        `Program.hbm_bytes`; `collectives`; `host_calls`; `seconds` of the compilation.
+        A dict for JSON with these values:
+          fits: whether the program fits into the memory of a chip.
+          memory: {use: bytes per chip}; {"used", "capacity": bytes} if the program does not fit.
+          flops: FLOPs per chip and step, see `count_flops`.
+          seconds: duration of the compilation.
+          cached: whether the counts come from the cache.
+        Only if the program fits:
+          compiler: counts of the compiler, which counts the body of a loop once.
+          hbm_bytes, hbm_bytes_once: see `Program.hbm_bytes`.
+          collectives, host_calls: see `Program`.
     """
     lowered = traced.lower()
     libtpu = importlib.metadata.version("libtpu")

@@ -1,24 +1,31 @@
-"""Estimates of a compiled step on a chip: memory, lower bounds on time, and advice."""
+"""Estimates memory and time of a compiled step on a chip, and proposes settings."""
 
 from tpu_planner.hlo import Collective
 from tpu_planner.roofline import GIB, roofline_seconds
 
 
 def estimate(counts, chip, num_chips, batch_size, steps):
-    """Returns counts with the estimates that follow from them.
+    """Returns the counts of a compiled step with estimates that are derived from the counts.
 
     Args:
-        counts: see `compile_and_count`.
+        counts: result of `compile_and_count`.
         chip: `roofline.Chip`.
         num_chips: number of chips.
         batch_size: number of rows of the global batch (pairs or triples).
         steps: number of steps of the stage.
 
     Returns:
-        A dict for JSON: `counts`; `capacity`, bytes of a chip; `flops_per_row`; and, if the step
-        fits, `used`, `roofline` (see `roofline_seconds`), `bound` (the largest of these),
-        `step_seconds`, `rows_per_second`, and `hours` and `chip_hours` of the stage. The times are
-        lower bounds: the chip works at its published rates, with complete overlap.
+        A dict for JSON with the entries of `counts`, the arguments, and these values:
+          capacity: bytes of HBM per chip.
+          flops_per_row: FLOPs per row of the global batch.
+        Only if the step fits:
+          used: bytes of HBM that the step uses per chip.
+          roofline: see `roofline_seconds`.
+          bound: key of the largest time in `roofline`.
+          step_seconds, rows_per_second: time of a step, and rows that all chips process.
+          hours, chip_hours: time of the stage.
+        The times are lower bounds. They assume that the chip works at its published rates, and that
+        computation, memory traffic and communication overlap completely.
     """
     plan = {
         "chips": num_chips,
@@ -47,7 +54,7 @@ def estimate(counts, chip, num_chips, batch_size, steps):
 
 
 def advice(plan, config):
-    """Returns lines on settings that reduce the memory of a step and are not in use.
+    """Returns a line for each setting that would reduce the memory of a step and is not in use.
 
     Args:
         plan: result of `estimate`.
@@ -60,18 +67,18 @@ def advice(plan, config):
     if smaller:
         lines.append(
             f"--config.microbatch={smaller[-1]}: activations of {smaller[-1]} rows instead of "
-            f"{rows} at a time; two forward passes of the encoders"
+            f"{rows} at a time; the encoders need two forward passes"
         )
     if not config.remat:
         lines.append(
-            "--config.remat=true: activations of one block at a time; two forward passes of the "
-            "encoders"
+            "--config.remat=true: activations of one block at a time; the encoders need two "
+            "forward passes"
         )
     if not config.shard_optimizer and plan["chips"] > 1:
         saved = plan["slots"] * (1 - 1 / plan["chips"]) / GIB
         lines.append(
             f"--config.shard_optimizer=true: distributes the optimizer slots over all chips, "
-            f"{saved:.1f} GiB less on each; one more all-gather of the weights"
+            f"{saved:.1f} GiB less on each; the weights need one more all-gather"
         )
     chunks = [r for r in range(1, share) if share % r == 0]
     if not config.loss_chunk and chunks:

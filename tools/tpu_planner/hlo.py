@@ -1,6 +1,7 @@
 """Reads compiled HLO programs: loops, collectives and memory traffic.
 
-The cost analysis of XLA counts the body of a loop once. Here it counts as often as it runs.
+The cost analysis of XLA counts the body of a loop once. This module counts a loop body as often as
+it runs.
 """
 
 import dataclasses
@@ -25,7 +26,7 @@ COLLECTIVES = (
     "collective-permute",
     "collective-broadcast",
 )
-# These move no data, or their data are counted by the instructions that use them.
+# Instructions that move no data, or whose data are counted at the instructions that use them.
 _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "while"}
 _FREE |= {"conditional", "call", "partition-id", "replica-id", "opt-barrier", "iota"}
 _HOST = {"infeed", "outfeed", "send", "recv"}
@@ -37,9 +38,9 @@ class Collective:
 
     Attributes:
         kind: one of `COLLECTIVES`.
-        bytes: size of the result of one of them.
-        count: how many run in one call of the program.
-        group: number of devices that take part in one of them.
+        bytes: size of the result of one collective.
+        count: number of collectives in one call of the program.
+        group: number of devices that take part in one collective.
     """
 
     kind: str
@@ -62,9 +63,9 @@ class Program:
 
     @functools.cached_property
     def run_counts(self):
-        """{computation: how often it runs}, without the computations inside of fusions.
+        """{computation: number of times that it runs}, without the computations inside of fusions.
 
-        All branches of a conditional count.
+        All branches of a conditional are counted.
         """
         counts, pending = {}, [(self._entry, 1)]
         while pending:
@@ -77,7 +78,7 @@ class Program:
 
     @property
     def collectives(self):
-        """List of `Collective`, those with the most bytes first."""
+        """List of `Collective`, sorted by their total number of bytes, largest first."""
         counts = {}
         for computation, run_count in self.run_counts.items():
             chains = set()
@@ -85,7 +86,7 @@ class Program:
                 kind = instruction.opcode.removesuffix("-start")
                 if kind not in COLLECTIVES:
                     continue
-                # A chain is one collective that is split to overlap with other work.
+                # Instructions with the same chain id are parts of one collective.
                 chain = _CHAIN.search(instruction.attributes)
                 if chain and chain[1] in chains:
                     continue
@@ -122,11 +123,11 @@ class Program:
         )
 
     def _instruction_bytes(self, computation, instruction):
-        if instruction.opcode == "slice-start":  # its type includes the whole operand
+        if instruction.opcode == "slice-start":  # the type includes the whole operand
             part = [match[0] for match in ARRAY.finditer(instruction.shape)][-2]
             return num_bytes(part, in_any_memory=True) + num_bytes(part)
         if instruction.opcode.endswith("-start"):
-            return num_bytes(instruction.shape)  # its type includes the operands
+            return num_bytes(instruction.shape)  # the type includes the operands
         if instruction.opcode in ("dynamic-slice", "gather"):
             return 2 * num_bytes(instruction.shape)
         if instruction.opcode == "dynamic-update-slice":
@@ -167,7 +168,7 @@ class Program:
         return [num_bytes(instructions[name].shape) for name in operands]
 
     def _group_size(self, attributes):
-        """Returns the devices of a group: {{0,1},{2,3}}, or [2,4]<=[8], two groups of four."""
+        """Returns the number of devices per group: 2 for {{0,1},{2,3}}, 4 for [2,4]<=[8]."""
         listed = re.search(r"replica_groups=\{\{([\d,]+)\}", attributes)
         if listed:
             return listed[1].count(",") + 1
@@ -176,7 +177,7 @@ class Program:
 
 
 def _called_computations(instruction):
-    """Returns [(computation, how often it runs)] of an instruction that is not a fusion."""
+    """Returns [(computation, number of runs)] that an instruction calls, except for fusions."""
     if instruction.opcode == "while":
         trip_count = _TRIP_COUNT.search(instruction.attributes)
         body = _BODY.search(instruction.attributes)[1]
@@ -196,12 +197,12 @@ def _max_bytes_read(parameter, fused):
     slicing = ("dynamic-slice", "gather", "dynamic-update-slice")
     if not users or any(i.opcode not in slicing or i.operands[0] != parameter.name for i in users):
         return num_bytes(parameter.shape)
-    # An array that is updated in place is not read.
+    # An array is not read if it is updated in place.
     return sum(num_bytes(i.shape) for i in users if i.opcode != "dynamic-update-slice")
 
 
 def _result_type(instruction):
-    """Returns the type of a collective's result; some start instructions list operands first."""
+    """Returns the type of the result of a collective, without the types of its operands."""
     if instruction.opcode not in ("all-gather-start", "collective-permute-start"):
         return instruction.shape
     arrays = [match[0] for match in ARRAY.finditer(instruction.shape)]

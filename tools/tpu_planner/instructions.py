@@ -13,14 +13,15 @@ _OPCODE = re.compile(r"\s*([\w\-]+)\(")
 
 @dataclasses.dataclass
 class Instruction:
-    """A line of a computation.
+    """An instruction, which is one line of a computation.
 
     Attributes:
-        name, opcode: of the instruction.
-        shape: text of its type.
-        operands: names of its operands.
+        name: name of the instruction.
+        opcode: operation of the instruction, such as "fusion".
+        shape: type of the result, as text.
+        operands: names of the operands.
         attributes: text after the operands.
-        is_root: whether its value is that of the computation.
+        is_root: whether the result is the result of the computation.
     """
 
     name: str
@@ -76,7 +77,13 @@ def _closing_bracket(line, start):
 
 @functools.lru_cache(maxsize=1 << 16)
 def num_bytes(shape, in_any_memory=False):
-    """Returns the bytes of a type in HBM, or also those in the memories of the core."""
+    """Returns the size in bytes of a type.
+
+    Args:
+        shape: type, as text.
+        in_any_memory: whether arrays in the memories of the core count, too; otherwise only arrays
+            in HBM count.
+    """
     arrays = ARRAY.findall(shape)
     return sum(
         _array_bytes(*a) for a in arrays if in_any_memory or not re.search(r"S\([1-9]", a[2])

@@ -1,4 +1,4 @@
-"""Lower bounds on the time of a step: published rates of TPU chips, FLOPs, bytes moved and sent."""
+"""Lower bounds on the time of a step, from FLOPs, bytes, and the published rates of TPU chips."""
 
 import dataclasses
 import math
@@ -18,10 +18,10 @@ class Chip:
     Attributes:
         flops: peak rate of bfloat16 matrix products, FLOPs per second.
         memory: bytes of HBM.
-        bandwidth: of HBM, bytes per second.
+        bandwidth: bandwidth of HBM, bytes per second.
         interconnect: bytes per second that a chip sends to its neighbors over all links.
-        source: publication of these numbers.
-        topologies: available slices.
+        source: URL of the page that publishes these numbers.
+        topologies: names of the available slices.
         options: arguments of `jax.experimental.topologies.get_topology_desc` that make one device
             of each chip.
     """
@@ -39,7 +39,7 @@ _CLOUD = "https://docs.cloud.google.com/tpu/docs/"
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8")
 _MEGACORE = {"chip_config_name": "megacore"}
-# Cloud TPU publishes the interconnect rate of both directions, or bits per second of one.
+# Cloud TPU publishes the interconnect rate for both directions, or in bits per second for one.
 CHIPS = {
     "v4": Chip(275e12, 32 * GIB, 1.2e12, 300e9, _CLOUD + "v4", _CUBES, _MEGACORE),
     "v5e": Chip(197e12, 16 * GIB, 819e9, 200e9, _CLOUD + "v5e", _FLAT),
@@ -52,7 +52,7 @@ def find_chip(topology):
     """Returns the `Chip` of a topology such as "v5e:8x16".
 
     Raises:
-        UserError: the chip or the slice is unknown; the message lists the known ones.
+        UserError: the chip or the slice is unknown. The message lists the known chips or slices.
     """
     name, _, chip_slice = topology.partition(":")
     chip = lookup(CHIPS, name, "TPU (as in --topology=v5e:8x16)")
@@ -72,12 +72,11 @@ _SUB_JAXPRS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 def count_flops(jaxpr):
     """Counts the FLOPs of the matrix products and convolutions of a traced function.
 
-    A multiplication and an addition are two FLOPs. Under `shard_map` the FLOPs of one device are
-    counted. Recomputations in the backward pass are included; elementwise operations are not, as
-    usual for "model FLOPs".
+    A multiplication and an addition are two FLOPs. Under `shard_map`, the FLOPs of one device are
+    counted. Recomputations in the backward pass count, and elementwise operations do not.
 
     Args:
-        jaxpr: `jax.extend.core.Jaxpr` or a closed one.
+        jaxpr: `jax.extend.core.Jaxpr` or `jax.extend.core.ClosedJaxpr`.
     """
     total = 0
     for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
@@ -106,7 +105,7 @@ def _product_flops(equation):
 def _convolution_flops(equation):
     kernel = equation.invars[1].aval.shape
     _, spec, _ = equation.params["dimension_numbers"]
-    # Each output is the product with one filter, which has only the channels of its group.
+    # Each output value is a product with one filter, which has the channels of one group.
     taps = math.prod(kernel[i] for i in spec[1:])
     # The zeros between the rows of a dilated input need no FLOPs in a good implementation.
     dilation = math.prod(equation.params["lhs_dilation"])
@@ -119,8 +118,9 @@ def _convolution_flops(equation):
 def ring_bytes(collective):
     """Returns the bytes that a device sends for a collective with ring algorithms.
 
-    For an array of S bytes on n devices, an all-gather and a reduce-scatter send S (n - 1) / n, and
-    an all-reduce is both (Thakur et al. 2005, https://doi.org/10.1177/1094342005051521).
+    For an array of S bytes on n devices, an all-gather or a reduce-scatter sends S (n - 1) / n
+    bytes. An all-reduce consists of both, and sends twice as many (Thakur et al. 2005,
+    https://doi.org/10.1177/1094342005051521).
 
     Args:
         collective: `hlo.Collective`.
@@ -130,7 +130,7 @@ def ring_bytes(collective):
     factors = {
         "all-gather": fraction,
         "all-reduce": 2 * fraction,
-        "reduce-scatter": (n - 1),  # its result is one part of the array
+        "reduce-scatter": (n - 1),  # `size` is that of the result, one part of the array
         "all-to-all": fraction,
     }
     return size * factors.get(collective.kind, 1.0)
@@ -139,11 +139,12 @@ def ring_bytes(collective):
 def roofline_seconds(chip, flops, hbm_bytes, collectives):
     """Returns lower bounds on the time of a step at the published rates of a chip.
 
-    A step takes at least the maximum of them, which it reaches if they overlap completely.
+    A step takes at least the largest of these times. It takes exactly this time if computation,
+    memory traffic and communication overlap completely.
 
     Args:
         chip: `Chip`.
-        flops: per chip and step.
+        flops: FLOPs per chip and step.
         hbm_bytes: bytes read from and written to HBM, per chip and step.
         collectives: list of `hlo.Collective`.
 
