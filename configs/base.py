@@ -29,8 +29,7 @@ _MODELS = {
         embedding_dim=640,
         temperature=1.0,
     ),
-    # The model of the paper: EfficientNet-B7, without the layers after the last block, whose
-    # output has 640 channels, and BERT-base.
+    # The model of the paper: BERT-base, and EfficientNet-B7 up to its last block (640 channels).
     "paper": dict(
         image=dict(name="b7", image_size=289, stochastic_depth=0.2, batch_norm_momentum=0.99),
         text=dict(name="base", max_tokens=64, dropout=0.1),
@@ -150,11 +149,11 @@ def _add_step(config):
 
 
 def _add_run(config, size):
-    """Adds the values to a config that say how steps are run, logged, saved and evaluated."""
+    """Adds the values for running, logging, saving and evaluating steps to a config."""
     config.jit_compile = False
     config.steps_per_loop = 1  # number of steps between two returns to Python; use more on TPUs
     config.log_every = 20 if size == "tiny" else 100
-    # (first step that TensorBoard's profiler records, step after the last recorded step).
+    # (first profiled step, step after the last profiled step), for TensorBoard's profiler.
     config.profile_steps = _optional(tuple)
     # Whether the initial weights are evaluated too. The report then lists languages that got worse.
     config.evaluate_before_training = False
@@ -169,7 +168,8 @@ def _add_run(config, size):
     # Whether training continues while a checkpoint is written. This needs memory for a second copy
     # of weights and slots.
     config.checkpoint_in_background = True
-    config.evaluate_every = _optional(int)  # in steps; None: only the last step is evaluated
+    # Number of steps between two evaluations. None: only the last step is evaluated.
+    config.evaluate_every = _optional(int)
     # Metric that determines the best step: a name in TensorBoard, or a pattern whose matches are
     # averaged ("retrieval/*/average_recall"). A leading minus means that lower values are better.
     config.keep_best = _optional(str)

@@ -1,4 +1,4 @@
-"""Ablation of the paper's Table 7: six languages of image-text pairs, no triples."""
+"""Ablation of the paper's Table 7: image-text pairs in six languages, without triples."""
 
 from configs import base, etcl
 

@@ -92,7 +92,7 @@ def _check_sources(config):
 
 
 def _check_batch(config, replicas):
-    """Checks that batch size, micro-batch, loss chunk and batch norm group are divisible.
+    """Checks that replicas, micro-batches, loss chunks and batch norm groups divide a batch evenly.
 
     If a value is refused, the message proposes values that satisfy all of these conditions.
     """

@@ -203,7 +203,7 @@ def _encode_png(image, position):
 
 
 def _pillow_pixels(image, position):
-    """Returns the pixels of a Pillow image as uint8; they equal the decoded pixels of its file."""
+    """Returns the pixels of a Pillow image as uint8, as if the file of the image were decoded."""
     try:
         if image.mode.startswith("I;16"):  # Pillow would clip values above 255
             return (np.asarray(image) >> 8).astype(np.uint8)

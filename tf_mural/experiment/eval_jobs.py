@@ -32,7 +32,7 @@ class Job:
 
 
 def results_folder(model):
-    """Returns the folder of a model's results: <model>/evals, or runs/hub/<name>/evals for a hub.
+    """Returns the folder of the results of a model; for a model on a hub, a folder in runs/hub.
 
     Raises:
         UserError: the model is neither a folder nor on a hub.

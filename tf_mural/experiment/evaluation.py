@@ -65,7 +65,7 @@ class ProgressEmbedder:
     """An embedder that prints the number of texts or images that are embedded so far.
 
     Args:
-        embed: object with `embed_texts` and `embed_images`, which embeds.
+        embed: the embedder that is called, an object with `embed_texts` and `embed_images`.
         name: name of the evaluation, with which each line begins.
         print_fn: callable that prints a line.
         every: minimum number of seconds between two lines.

@@ -32,7 +32,7 @@ _INHERITED = (
     "model.text.max_tokens",
     "model.text.activation",
 )
-# Settings that must be equal, but do not change the shapes of the weights.
+# Settings that must equal those of the initial weights, but do not affect shapes of weights.
 _WITHOUT_SHAPE = ("model.text.activation", "model.image.padding")
 
 
@@ -196,7 +196,7 @@ def _load_public_weights(init, run):
 
 
 def finalize_weights(trainer, ema_momentum=None, wise_ft_alpha=1.0, init=None):
-    """Sets the final weights of a trained run. All processes call it.
+    """Sets the final weights of a trained run. All processes call this function.
 
     Args:
         trainer: `Trainer` of the backend.
@@ -226,7 +226,7 @@ def finalize_weights(trainer, ema_momentum=None, wise_ft_alpha=1.0, init=None):
 
 
 def check_wise_ft_alpha(wise_ft_alpha, init):
-    """Raises a UserError if the weights of `init` are needed for WiSE-FT and cannot be used."""
+    """Raises a UserError if WiSE-FT needs the weights of `init`, and `init` is no finished run."""
     if wise_ft_alpha == 1:
         return
     if not init or init.startswith(PUBLIC_PREFIX):

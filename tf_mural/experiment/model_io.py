@@ -17,7 +17,7 @@ from tf_mural.errors import UserError
 from tf_mural.evaluation.batch_embedder import BatchEmbedder
 from tf_mural.training import checkpoints
 
-# Values that earlier versions did not store, because these settings could not be changed.
+# Values that model.json of earlier versions lacks, because these settings did not exist.
 _STORED_DEFAULTS = {"lower_case": False, "pretrained": None, "precision": "float32"}
 _MODEL_DEFAULTS = {
     "image": {"padding": "symmetric", "preset": None},

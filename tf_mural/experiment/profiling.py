@@ -11,7 +11,7 @@ def profiled(runner, steps, folder, profiler):
 
     Args:
         runner: step runner of the backend.
-        steps: (first step, step after the last one); None: no step is profiled.
+        steps: (first profiled step, step after the last profiled step); None: no step is profiled.
         folder: folder of TensorBoard's event files.
         profiler: (start, stop), two functions of the backend; start takes the folder.
     """
@@ -30,7 +30,7 @@ class ProfiledRunner:
 
     Args:
         runner: step runner of the backend.
-        first, end: the first step, and the step after the last one.
+        first, end: the first profiled step, and the step after the last profiled step.
         folder: folder of TensorBoard's event files.
         profiler: see `profiled`.
     """

@@ -17,7 +17,7 @@ def write_retrieval_examples(workdir, record_set, log, step, count=128):
 
     Args:
         workdir: folder of a finished run. The embeddings for TensorBoard's projector are written to
-            its subfolder tensorboard, unless this is a remote path.
+            its subfolder tensorboard, unless the folder is on a remote file system.
         record_set: `RecordSet` with the images and the texts.
         log: `MetricWriter`.
         step: training step of the model.
@@ -47,7 +47,7 @@ class _Examples:
         sizes = model.sizes["resize"], model.sizes["crop"]
         preprocess = image_ops.preprocess_for_evaluation
         self.images = [np.asarray(preprocess(data, *sizes)) for data in encoded]
-        # A dict keeps the last value of a key. Reversed, this is the first text of a language.
+        # The order is reversed, because a dict keeps the last value of a key (here: a language).
         self.texts = [{code: text for code, text in record.texts[::-1]} for record in records]
         self.languages = sorted({code for texts in self.texts for code in texts})
         self._model, self._image_embeddings = model, model.embed.embed_images(encoded)

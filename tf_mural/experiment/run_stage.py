@@ -91,7 +91,7 @@ def run_stage(config, workdir, session, init=None):
     with checkpoints.Lock(workdir) if processes.is_primary else contextlib.nullcontext():
         if processes.is_primary:
             data.make_records(config, session.data_dir)
-        # Only now may the first process write files, because all processes have checked for files.
+        # After this barrier, all processes have looked for files, and the first process may write.
         processes.barrier()
         print(f"{config.stage}: training in {workdir}" + (f", from {init}" if init else ""))
         if init and not resumes_run:
@@ -189,7 +189,7 @@ def _restore(config, run, workdir, processes):
 
 
 def _make_evaluate(run, workdir, manager, tracker, log, processes):
-    """Returns `evaluate(step)`, which returns {name: result}, and saves the model if it is best."""
+    """Returns a function `evaluate(step)`, which also saves the model if the step is the best."""
     manager.pinned = tracker.best and tracker.best["step"]
 
     def evaluate(step):

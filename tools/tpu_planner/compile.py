@@ -22,7 +22,7 @@ _EXCEEDED = (
 
 
 def find_devices(topology, chip):
-    """Returns the devices of a topology, one per chip, which need not be present.
+    """Returns the devices of a topology, one device per chip. The chips need not be present.
 
     Args:
         topology: chip and slice, such as "v5e:8x16".
