@@ -37,8 +37,8 @@ class Case:
 CASES = {
     "b7": Case("b7", "b7", "base", image_size=289, batch=8),
     "b0": Case("b0", "b0", "base", image_size=224, batch=16),
-    # The tiny case takes seconds. It shows that a benchmark works, but says nothing about the speed
-    # of larger models.
+    # The case "tiny" takes seconds and shows only that a benchmark works. Its results say nothing
+    # about the speed of larger models.
     "tiny": Case(
         "tiny", "tiny", "nano", image_size=64, batch=4, tokens=8, vocabulary=500, matmul=512
     ),

@@ -5,9 +5,9 @@
 
 Both packages read the same files, resize them to 346 x 346 pixels, encode them with the same JPEG
 quality, and write records (this package) or webdataset tars (img2dataset), with the same number of
-processes. The upper limit of both rates is measured with a loop that decodes, resizes and encodes
-the files in as many processes and writes nothing. The sides take turns. The rates of reading
-records are measured as well.
+processes. A loop that decodes, resizes and encodes the files in the same number of processes, but
+writes nothing, gives the upper limit of both rates. The two packages and the loop take turns. The
+rates of reading records are measured as well.
 """
 
 import argparse
@@ -30,7 +30,7 @@ if ROOT not in sys.path:
 from benchmarks.common import append_load, log, machine_info, report  # noqa: E402
 
 SIDE, QUALITY = 346, 95
-RECORDS_PER_UNIT = 2000  # as in the data set `table`
+RECORDS_PER_UNIT = 2000  # same number as in the data set `table`
 
 
 def measure_images(folder, out_dir, limit, processes, rounds, peer=None):
@@ -41,7 +41,7 @@ def measure_images(folder, out_dir, limit, processes, rounds, peer=None):
         out_dir: folder for temporary files.
         limit: maximum number of files.
         processes: number of processes.
-        rounds: number of turns of each side.
+        rounds: number of measurements of the loop and of each package.
         peer: path of a Python with img2dataset, or None.
 
     Returns:
@@ -101,9 +101,9 @@ def _resize_files(files):
 def _run_conversion(files, work_dir, processes):
     """Returns the images per second of a conversion, without the start of the processes.
 
-    The rate is computed from the difference between a conversion and one of twice the size, in
-    which the start of the processes cancels. All processes have the same number of units. The files
-    are repeated to fill the units.
+    The function times a conversion, and a conversion of twice as many files. The rate is computed
+    from the difference of the two times, in which the start of the processes cancels. All processes
+    have the same number of units. The files are repeated to fill the units.
     """
     count = processes * RECORDS_PER_UNIT
     few, many = (list(itertools.islice(itertools.cycle(files), n * count)) for n in (1, 2))

@@ -5,10 +5,11 @@
     .venv-bench/bin/pip install --no-deps clip-benchmark==1.6.2
     .venv-bench/bin/python benchmarks/evaluate.py --tatoeba=FOLDER --json=evaluate.json
 
-The time of the recalls of 5,000 images and 25,000 texts is compared with straightforward numpy and
-with CLIP_benchmark, which --no-peer omits. The `BatchEmbedder` is compared with the bare towers on
-the same batches. For texts, batches in buckets by length are compared with batches that are all
-padded to 64 tokens. The sides of a comparison take turns.
+The recalls of 5,000 images and 25,000 texts are also timed for a straightforward numpy
+implementation and for CLIP_benchmark. The flag --no-peer omits CLIP_benchmark. The `BatchEmbedder`
+is compared with the bare towers on the same batches. For texts, batches that are padded to the
+bucket of their length are compared with batches that are padded to 64 tokens. The compared
+implementations take turns.
 """
 
 import argparse
@@ -81,12 +82,12 @@ def measure_recalls(images, texts_per_image, width, rounds, peer=True):
 
 
 def measure_embedding(worker, items, rounds):
-    """Times the embedder and the bare tower in turns; texts also with padding to 64 tokens.
+    """Times the embedder and the bare tower alternately; texts also with padding to 64 tokens.
 
     Args:
         worker: `Worker` of an `embedding.Embedding`.
         items: "texts" or "images".
-        rounds: turns of each side.
+        rounds: number of timed runs of the embedder and of the tower.
 
     Returns:
         Dict with these keys:

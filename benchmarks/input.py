@@ -6,10 +6,10 @@
 
 This package and webdataset read the same JPEGs of 346 pixels, from records or from tars, and
 produce batches of images of 224 pixels. In the measurement "crop only", images are cropped at
-random. In "resize and crop", images are first resized to 268 pixels; the ratio of 268 to 224 is
-that of the recipe. The other measurements are JPEG decoding without anything else, the scenes data
-set, the tokenization of sentences of Tatoeba, and the rate of the training step. The sides of a
-measurement take turns.
+random. In the measurement "resize and crop", images are first resized to 268 pixels; the recipe has
+the same ratio of resized size and crop. The other measurements are the rates of JPEG decoding
+without any other work, of the scenes data set, of the tokenization of sentences of Tatoeba, and of
+the training step. The compared loaders take turns.
 """
 
 import argparse
@@ -42,16 +42,16 @@ SCENES = Case("scenes", "tiny", "nano", image_size=64, batch=128, tokens=32, voc
 
 
 def measure(factories, batches, rounds, label):
-    """Times several sides in turns, each in a process that is idle during the other turns.
+    """Times several loaders in turns, each in a process that is idle while other loaders run.
 
     Args:
-        factories: {side: callable that returns a `Worker` of a loader in `input_loaders`}.
+        factories: {name: callable that returns a `Worker` of a loader in `input_loaders`}.
         batches: batches per turn.
-        rounds: turns of each side, after a first turn that is not counted.
+        rounds: timed turns of each loader; a first turn of each loader is not timed.
         label: name of the measurement, for the log.
 
     Returns:
-        {side: [examples per second]}.
+        {name: [examples per second]}.
     """
     workers, rates = {}, {side: [] for side in factories}
     try:
@@ -70,7 +70,7 @@ def measure(factories, batches, rounds, label):
 
 
 def measure_images(folder, batch_size, batches, rounds, peer):
-    """Returns {key of `RESIZES`: {side: [images per second]}}; one side is "decoding" only."""
+    """Returns {key of `RESIZES`: {name of the loader, or "decoding": [images per second]}}."""
     records, tars = os.path.join(folder, "records"), os.path.join(folder, "tars")
     results = {}
     for name, resize in RESIZES.items():
@@ -125,7 +125,7 @@ def measure_tokens(folder, rounds, batch_size=1024, vocabulary=30_000, max_token
         for turn in range(rounds + 1):
             for side in ("tf_mural", "tokenizers"):
                 (rate, tokens[side]), _, _ = worker.call(side)
-                if turn:  # turn 0 traces the function and starts threads, and is not counted
+                if turn:  # turn 0 is not counted: it traces the function
                     rates.setdefault(side, []).append(rate)
                     log(f"tokens: turn {turn}/{rounds}, {side}: {rate:,.0f} sentences per second")
     finally:
@@ -135,7 +135,7 @@ def measure_tokens(folder, rounds, batch_size=1024, vocabulary=30_000, max_token
 
 
 def measure_steps(cases, steps):
-    """Returns {case: triples per second}, by the median of all steps after the first."""
+    """Returns {case: triples per second}, from the median time of all steps but the first."""
     rates = {}
     for case in cases:
         worker = Worker("benchmarks.tf_mural_step", "TensorFlowStep", case=case)
@@ -149,7 +149,7 @@ def measure_steps(cases, steps):
 
 
 def ratios(results):
-    """Returns the ratios of our median rates to other median rates.
+    """Returns the ratios of the median rates of tf_mural to other median rates.
 
     Returns:
         {"images": {key of `RESIZES`: {"peer": ratio to the faster webdataset loader, "decoding":

@@ -104,7 +104,7 @@ class Pipeline(_Loader):
 
 
 class Decoding(_Loader):
-    """Decodes JPEGs in memory on all cores and nothing else: the upper limit of our pipeline."""
+    """Only decodes JPEGs in memory, on all cores; no input pipeline can be faster."""
 
     def __init__(self, folder, batch_size):
         import tensorflow as tf

@@ -3,13 +3,13 @@
     python benchmarks/memory.py --data_dir=data --batches=1024,4096,32768 --microbatches=256,0
 
 By default, the step trains the tiny towers of configs/etcl.py on the scenes data set (created by
-tools/train.py or tools/convert.py). With `--towers=text` or `--towers=image`, it trains a large and
-a tiny tower on random data. Each line of the table is measured in a process of its own, which reads
-a global batch, traces the step, and runs it `--steps` times. A micro-batch of 0 means the step
-without micro-batches. The columns are the size of the batch, the memory of the process before the
-steps, its peak memory during the steps (the batch is included in both), triples per second, and the
-processor seconds of all threads per step. Other load of the machine changes processor seconds less
-than triples per second.
+tools/train.py or tools/convert.py). With `--towers=text` or `--towers=image`, the step trains a
+large tower of this modality and a tiny tower of the other modality on random data. Each line of the
+table is measured in a process of its own, which reads a global batch, traces the step, and runs it
+`--steps` times. A micro-batch of 0 means the step without micro-batches. The columns are the size
+of the batch, the memory of the process before the steps, its peak memory during the steps (the
+batch is included in both), triples per second, and the processor seconds of all threads per step.
+Other load of the machine changes processor seconds less than triples per second.
 
     python benchmarks/memory.py --towers=image --batches=32 --microbatches=0 --remat=0,1
 """

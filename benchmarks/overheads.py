@@ -33,7 +33,8 @@ from benchmarks.worker import Worker  # noqa: E402
 
 # The sizes of configs/etcl.py at size tiny, with a batch that is large enough for micro-batches.
 _TINY = Case("tiny", "tiny", "nano", image_size=64, batch=512, tokens=32, vocabulary=3116)
-# {name: (case, micro-batch, turns per round)}. Steps of about a second are timed in more turns.
+# {name: (case, micro-batch, turns per round)}. The case "tiny" has more turns, because its steps
+# take only about a second.
 SETUPS = {"tiny": (_TINY, 128, 5), "b0": (CASES["b0"], 4, 1), "b7": (CASES["b7"], 2, 1)}
 
 
@@ -62,7 +63,7 @@ class MicrobatchStep(TensorFlowStep):
 
 
 def measure_microbatches(case, microbatch, rounds, warmup=1):
-    """Times plain steps and steps with micro-batches in turns.
+    """Times plain steps and steps with micro-batches alternately.
 
     Args:
         case: `cases.Case`.
@@ -73,7 +74,7 @@ def measure_microbatches(case, microbatch, rounds, warmup=1):
     Returns:
         {"case", "microbatch", "seconds": {"plain" or "microbatches": [seconds of each step]},
         "overhead": median with micro-batches over the median of plain steps, "overhead_fastest":
-        the same ratio of the fastest steps}.
+        the same ratio for the fastest steps}.
     """
     seconds = {"plain": [], "microbatches": []}
     worker = Worker("benchmarks.overheads", "MicrobatchStep", case=case)
@@ -111,7 +112,7 @@ def measure_start(data_dir, workdirs, rounds):
     command = [sys.executable, os.path.join(ROOT, "tools", "train.py"), "--stage=mural"]
     command += [f"--data_dir={data_dir}", "--config.steps=2", "--config.optimizer.warmup_steps=1"]
     seconds = []
-    for turn in range(-1, rounds):  # the first run may convert data and fill the file cache
+    for turn in range(-1, rounds):  # run -1 may convert data and fill the file cache
         workdir = os.path.join(workdirs, f"start{turn}")
         began = time.perf_counter()
         with subprocess.Popen(

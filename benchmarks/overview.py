@@ -1,4 +1,4 @@
-"""Puts the results of all benchmarks into one table: our value, a reference value, their ratio."""
+"""Puts all benchmark results into one table: value of tf_mural, reference value, ratio."""
 
 import statistics
 
@@ -158,7 +158,7 @@ def table(rows):
 
 
 def notes(results):
-    """Returns lines on parts that were skipped, measured without a peer, or failed.
+    """Returns a line for each part that failed, was skipped, or ran without the peer package.
 
     Args:
         results: {name of a part: result of `run_all.run`}.

@@ -3,9 +3,10 @@
     .venv-bench/bin/python benchmarks/run_all.py --photos=FOLDER --tatoeba=FOLDER --json=all.json
     python benchmarks/run_all.py --quick
 
-A part whose packages or folders are missing is skipped, and the reason is printed. If only the
-packages of a peer are missing, this package is measured without the peer. If a part fails, the
-other parts still run, and the exit code is 1.
+A part whose packages or folders are missing is skipped, and the reason is printed. A peer is a
+package that a part compares with this package. If only packages of the peer are missing, the part
+measures this package without a comparison. If a part fails, the other parts still run, and the exit
+code is 1.
 """
 
 import argparse
@@ -45,10 +46,10 @@ class Part:
         name: name in the table and the JSON file; its first word is in `PARTS`.
         script: file name.
         flags: flags of the script without --json.
-        peer_packages: packages of the peer. If one of them is missing, the script runs with
-            --no-peer.
-        required_folder: key of `FOLDERS`. The part is skipped if the flag of this folder is not
-            given. "": no folder is required.
+        peer_packages: packages that the comparison needs. If a package is missing, the script runs
+            with --no-peer.
+        required_folder: key of `FOLDERS`; "": the part needs no folder. The part is skipped if the
+            user does not give the flag of this folder.
     """
 
     name: str

@@ -9,7 +9,7 @@ class LAMB:
     Args:
         named_parameters: pairs of (name, parameter).
         learning_rate: float.
-        weight_decay: factor of the weights inside the update.
+        weight_decay: the update of a weight contains the weight times this factor.
         betas: decay rates of the two moments.
         epsilon: constant for numerical stability.
     """
@@ -36,7 +36,7 @@ class LAMB:
 
     @staticmethod
     def _group(name):
-        """Returns 0: weight decay and layer adaptation, 1: layer adaptation only, 2: neither."""
+        """Returns 0 for weight decay and layer adaptation, 1 for layer adaptation only, else 2."""
         if any(part in name for part in ("batchnorm", "_bn", "depthwise_norm")):
             return 2
         return 1 if name.endswith(".bias") or "LayerNorm" in name or name == "temperature" else 0

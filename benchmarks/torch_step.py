@@ -9,8 +9,8 @@ from benchmarks.torch_lamb import LAMB
 _EFFICIENTNETS = {
     "b0": dict(width_coefficient=1.0, depth_coefficient=1.0),
     "b7": dict(width_coefficient=2.0, depth_coefficient=3.1),
-    # The stem of `transformers` has 32 channels before scaling. Therefore all widths are doubled
-    # here, and scaled by 0.5.
+    # In `transformers`, the stem has 32 channels before scaling, but the tiny stem has 16.
+    # Therefore all widths are doubled here, and the width coefficient is 0.5.
     "tiny": dict(
         width_coefficient=0.5,
         depth_coefficient=1.0,
@@ -31,7 +31,7 @@ def _efficientnet(case):
     from transformers import EfficientNetConfig, EfficientNetModel
 
     class StochasticDepth(torch.nn.Module):
-        """Drops a block for whole images. `transformers` drops single values, which is slower."""
+        """Drops a block for random images. `transformers` drops random values, which is slower."""
 
         def __init__(self, rate):
             super().__init__()
@@ -163,7 +163,7 @@ class TorchStep:
 
         if threads:
             torch.set_num_threads(threads)
-        # TensorFlow flushes denormal numbers to 0 too.
+        # TensorFlow also flushes denormal numbers to 0.
         torch.set_flush_denormal(True)
         torch.manual_seed(0)
         self.variants = tuple(variants)

@@ -5,8 +5,9 @@
 
 A step runs both towers forward and backward with dropout and stochastic depth, the three terms of
 the ETCL loss, and LAMB. The step runs on a synthetic batch, in float32, on the CPU. Each framework
-runs in a process of its own with all its threads. The frameworks take turns, so that other load on
-the machine affects both. benchmarks/README.md lists the differences between the two models.
+runs in a separate process with its default number of threads. The frameworks take turns. Therefore
+other load on the machine affects both frameworks. benchmarks/README.md lists the differences
+between the two models.
 """
 
 import argparse
@@ -40,11 +41,11 @@ def measure(case, steps, warmup, torch_variants=(), threads=None, rounds=2):
 
     Args:
         case: `cases.Case`.
-        steps: timed steps per turn.
-        warmup: steps before the timed steps.
+        steps: number of timed steps per turn.
+        warmup: number of steps per turn before the timed steps.
         torch_variants: variants of `torch_step.TorchStep`; () omits PyTorch.
         threads: threads of each framework. Defaults to the choice of the framework.
-        rounds: turns of each framework.
+        rounds: number of turns of each framework.
 
     Returns:
         See `summarize`.
@@ -94,17 +95,17 @@ def summarize(case, timings, facts, peaks):
 
     Args:
         case: `cases.Case`.
-        timings: {(side, variant): [(elapsed seconds, processor seconds)]}.
-        facts: {side: result of the method `describe` of its step}.
-        peaks: {side: floating-point operations per second}.
+        timings: {(framework, variant): [(elapsed seconds, processor seconds)]}.
+        facts: {framework: result of the method `describe` of its step}.
+        peaks: {framework: floating-point operations per second of a matrix product}.
 
     Returns:
         Dict with these keys:
             "case", "facts": the arguments;
             "parameters": number of trainable parameters;
             "flops": floating-point operations of a step;
-            "peak_flops_per_second": {side: peak};
-            "runs": {"<side> <variant>": timings}.
+            "peak_flops_per_second": {framework: peak rate};
+            "runs": {"<framework> <variant>": timings}.
         With PyTorch also:
             "best_peer": fastest variant of PyTorch;
             "ratio": triples per second of tf_mural over those of the best peer;

@@ -75,8 +75,8 @@ def _model(size):
             ),
             text=dict(
                 **model["text"],
-                # (number of layers, width, number of heads, feed-forward width). If it is not None,
-                # it replaces the sizes that belong to `name`.
+                # (number of layers, width, number of heads, feed-forward width) of the text
+                # encoder. None: the sizes of the text encoder `name`.
                 sizes=_optional(tuple),
                 activation="gelu_approximate",
                 preset=_optional(str),
@@ -102,7 +102,8 @@ def _optimizer():
             global_clipnorm=_optional(float),
             # Learning rate of a layer divided by the learning rate of the layer above it.
             layer_decay=1.0,
-            # Momentum of a moving average of the weights, which then gives the final weights.
+            # Momentum of a moving average of the weights. None: no average. Otherwise, the final
+            # weights are the moving average.
             ema_momentum=_optional(float),
             # Regular expressions; a variable is excluded if one of them matches a part of its path.
             exclude_from_weight_decay=("_bn/", "/bias$", "layer_norm/", "temperature"),
@@ -136,26 +137,27 @@ def _add_step(config):
     # not exclude such rows.
     config.mask_duplicates = False
     # Maximum share of records that cannot be used, because they are damaged, their image does not
-    # decode, or their text has no known token. The share is that of the records read so far, or of
-    # 1,000 records if fewer were read.
+    # decode, or their text has no known token. The share is the number of such records divided by
+    # the number of records read, or by 1,000 if fewer were read.
     config.max_bad_records = 0.01
     # A step is bad if its loss or gradient norm is not finite, or if its gradient norm exceeds
     # `max_gradient_norm`. At a bad step, "stop" ends the run without saving this step, and "skip"
     # continues without changing the weights.
     config.on_bad_step = "stop"
     config.max_gradient_norm = _optional(float)
-    config.max_consecutive_skips = 20  # with "skip": the run stops after so many bad steps in a row
+    config.max_consecutive_skips = 20  # with "skip": bad steps in a row after which the run ends
     config.optimizer = _optimizer()
 
 
 def _add_run(config, size):
     """Adds the values for running, logging, saving and evaluating steps to a config."""
     config.jit_compile = False
-    config.steps_per_loop = 1  # number of steps between two returns to Python; use more on TPUs
+    config.steps_per_loop = 1  # steps per call from Python; increase it on TPUs
     config.log_every = 20 if size == "tiny" else 100
     # (first profiled step, step after the last profiled step), for TensorBoard's profiler.
     config.profile_steps = _optional(tuple)
-    # Whether the initial weights are evaluated too. The report then lists languages that got worse.
+    # Whether the initial weights are also evaluated. In this case, the report lists the languages
+    # whose results became worse during training.
     config.evaluate_before_training = False
     # The run ends after this number of evaluations without an improvement of `keep_best`.
     config.stop_early = _optional(int)
@@ -193,8 +195,9 @@ def base_config(stage, size):
     # initial weights.
     config.train_dependencies = size == "tiny"
     # compare_with: other stages in the tables of the report, which are trained if they are not
-    # finished. control: the stage that gains refer to. show: number of records whose images are
-    # searched for retrieval_<language>.png, and shown in TensorBoard's projector.
+    # finished. control: the stage whose results are subtracted to compute gains. show: number of
+    # records whose images are searched for retrieval_<language>.png, and shown in TensorBoard's
+    # projector.
     config.report = ConfigDict(dict(compare_with=(), control=_optional(str), show=128))
     # Data sets that training converts if their records are missing.
     config.auto_convert = ("scenes",) if size == "tiny" else ()

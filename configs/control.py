@@ -1,7 +1,7 @@
 """The control of ETCL: MURAL is continued with the number of steps and the learning rate of ETCL.
 
-Training for more steps improves MURAL, too. The gain of ETCL is therefore the difference between
-ETCL and this control.
+The additional steps of ETCL would also improve MURAL. Therefore the gain of ETCL is the difference
+between ETCL and this control, which has the same number of steps.
 """
 
 from configs import etcl, mural

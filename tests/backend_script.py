@@ -97,8 +97,8 @@ def run_steps(trainer, stage, strategy, steps=STEPS):
     """Runs training steps.
 
     Returns:
-        {path: value} of the weights and moving averages after the last step, and
-        {name: values (steps,)}, the logs.
+        Two dicts: {path: value} of the weights and moving averages after the last step, and
+        {name: array (steps,)} of the logs.
     """
 
     def make_dataset(start_step):
@@ -122,7 +122,7 @@ def cases():
     """Returns {name: (stage, options)} of the trainers.
 
     Options are arguments of `trainers.make_trainer`, except "steps" (number of steps to run, by
-    default none) and "devices" (whether to use all devices).
+    default 0) and "devices" (whether to use all devices).
     """
     common = {
         "mural": ("mural", {"steps": STEPS}),

@@ -13,10 +13,12 @@ for path in (ROOT, os.path.join(ROOT, "tools")):
     if path not in sys.path:
         sys.path.insert(0, path)
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# The commands set this variable, too. Without it, tests would compute slightly different numbers.
+# The commands in tools/ set this variable. If the tests did not set it, their results would differ
+# slightly from those of the commands.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
-# The slowest test files run first; otherwise a process might start such a file at the end.
+# The slowest test files run first. Otherwise, one process might start a slow file when all other
+# processes are finished.
 _LONG = "train grad_cache presets train_pretrained input_pipeline skipped_records".split()
 
 

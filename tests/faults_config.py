@@ -16,7 +16,7 @@ def get_config(stage):
     config = small_config.get_config(stage)
     config.steps = STEPS
     config.model.text.dropout, config.model.image.stochastic_depth = 0.1, 0.2
-    config.max_bad_records = 1.0  # one of the 96 records is bad, above the default limit
+    config.max_bad_records = 1.0  # 1 of 96 records is bad; the default limit is 1 %
     config.checkpoint_every = 3
     config.evaluate_every = 40
     return config

@@ -1,4 +1,4 @@
-"""Each process of a run in test_multiworker: python multiworker_script.py FOLDER STAGE
+"""Runs one process of a run in test_multiworker: python multiworker_script.py FOLDER STAGE
 
 Writes FOLDER/RANK.npz with the reduced gradients and the logs of one global batch of a stage, the
 results of collective operations, and the embeddings of a distributed embedder.

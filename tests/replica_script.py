@@ -1,10 +1,10 @@
 """Runs training steps on several replicas: python replica_script.py REPLICAS OUT
 
 Writes the gradients (summed over replicas), logs and moving averages of a step on one global batch,
-in float64 and float32. With two replicas, the script also writes these arrays for each of the
-faulty steps in `MUTATIONS`. Further outputs are the dropout masks of each replica, and the weights
-after a run on records that is interrupted and resumed. The module test_replicas runs this script in
-a separate process per number of replicas.
+in float64 and float32. With two replicas, the script also writes the gradients, logs and moving
+averages of each faulty step in `MUTATIONS`. Further outputs are the dropout masks of each replica,
+and the weights after a run on records that is interrupted and resumed. The module test_replicas
+runs this script in a separate process per number of replicas.
 """
 
 import dataclasses

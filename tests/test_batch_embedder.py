@@ -126,7 +126,8 @@ def test_cutting_token_rows_does_not_change_the_embeddings(count, monkeypatch):
     cut_rows, full_rows = rows.values()
     assert cut_rows.shape == full_rows.shape == (count, 2)
     np.testing.assert_allclose(cut_rows, full_rows, atol=1e-6)
-    # Cutting does not change the number and the size of the batches. Cut batches have few widths.
+    # Shortening the padding does not change the number of batches or the texts per batch. The
+    # lengths of shortened batches are in `TEXT_LENGTHS`.
     cut_shapes, full_shapes = shapes.values()
     assert len(cut_shapes) == len(full_shapes) == -(-count // 5)
     assert set(full_shapes) <= {(5, 64)}
@@ -147,8 +148,8 @@ def test_each_batch_is_cut_to_the_shortest_length_that_fits():
         text_lengths=(4, 8),
     )
     embedder.embed_texts(random_texts([3, 9, 4, 5, 8, 1, 20]))
-    # The sorted lengths form the batches (1, 3), (4, 5), (8, 9) and (20,). Batches that are longer
-    # than all of `text_lengths` are not cut.
+    # The sorted lengths form the batches (1, 3), (4, 5), (8, 9) and (20,). A batch with a text that
+    # is longer than all `text_lengths` keeps the full length of 20 tokens.
     assert shapes == [(2, 4), (2, 8), (2, 20), (2, 20)]
 
 
@@ -191,7 +192,7 @@ def test_texts_are_read_one_window_at_a_time(monkeypatch):
     )
     assert embedder.embed_texts(source()).shape == (1000, 2)
     assert tokenizer.num_texts == [40] * 25
-    assert max(ahead) <= 40 + 30  # a window and three pending batches
+    assert max(ahead) <= 40 + 30  # 40 texts of a window, and three pending batches of 10 texts
 
 
 def test_a_bad_embedding_is_named_by_the_position_of_its_text():
@@ -303,7 +304,7 @@ def test_a_bad_image_before_an_error_of_the_source_is_raised_first():
         yield from (gray_image(1), b"", gray_image(2))
         raise UserError("shard 3 is cut short")
 
-    for _ in range(5):  # threads decide how far the source is read ahead
+    for _ in range(5):  # several attempts, because the number of items read ahead varies
         with pytest.raises(UserError, match="position 1"):
             make_embedder()[0].embed_images(source())
 

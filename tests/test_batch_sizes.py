@@ -83,8 +83,8 @@ def test_the_proposed_sizes_are_valid():
         replicas = rng.choice([1, 2, 3, 8])
         for changed, message in proposals(sizes, replicas):
             num_proposals += 1
-            # A proposed micro-batch may be valid only with another batch size. The next refusal
-            # then proposes batch sizes, which must be valid.
+            # A proposed micro-batch may be valid only with another batch size. In this case, the
+            # next message proposes batch sizes, and these batch sizes must be valid.
             again = proposals(changed, replicas) if "rows of a micro-batch" in message else []
             remaining = [refusal(sizes, replicas) for sizes, _ in again]
             remaining = remaining or [refusal(changed, replicas)]
@@ -93,7 +93,7 @@ def test_the_proposed_sizes_are_valid():
 
 
 def proposals(sizes, replicas):
-    """Returns the proposals in the refusal of `sizes`: [(sizes with a proposed value, refusal)]."""
+    """Returns [(sizes with a proposed value, message)] for the message that refuses `sizes`."""
     message = refusal(sizes, replicas)
     flags = re.findall(r"--config\.(\w+)=(\d+)(?: or (\d+))?", message)
     return [

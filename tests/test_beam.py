@@ -204,7 +204,7 @@ def write_opus_zips(folder):
 
 @pytest.mark.parametrize("name", ["scenes", "opus"])
 def test_record_sets_equal_those_of_the_process_pool(name, flags, tmp_path, monkeypatch):
-    monkeypatch.setattr(opus, "_BYTES_PER_UNIT", (110, 110))  # makes each zip a unit
+    monkeypatch.setattr(opus, "_BYTES_PER_UNIT", (110, 110))  # each zip becomes one unit
     raw = write_opus_zips(tmp_path / "raw") if name == "opus" else None
     dataset, options = (opus, {}) if name == "opus" else (scenes, {"count": 12, "units": 3})
     arguments = dict(options=options, progress=str)
@@ -214,7 +214,7 @@ def test_record_sets_equal_those_of_the_process_pool(name, flags, tmp_path, monk
     )
     by_pool, by_beam = read_files(tmp_path / "pool/train"), read_files(tmp_path / "beam/train")
     assert by_beam == by_pool
-    assert "manifest.json" in by_pool and len(by_pool) == 7  # 3 shards, 3 indexes, 1 manifest
+    assert "manifest.json" in by_pool and len(by_pool) == 7  # 3 shards, 3 indexes and a manifest
     assert visible_names(tmp_path / "beam") == ["train"]
     remaining = [path.name for path in (tmp_path / "beam").iterdir() if path.suffix != ".lock"]
     assert remaining == ["train"]

@@ -39,8 +39,8 @@ def test_the_batch_is_doubled_until_the_memory_is_full(monkeypatch, capsys):
     large = accelerator.measure("tf_mural", large_case, options, 32)
     plain, microbatches = accelerator.add_shares([largest, large])
     assert microbatches["batch"] == 128 and microbatches["microbatch"] == 32
-    # The step has 10 FLOPs per triple and 10 triples per second; the peak is 2 * 4^3 FLOPs in half
-    # a second.
+    # The step runs at 10 triples per second with 10 FLOPs per triple, which is 100 FLOPs per
+    # second. The peak rate is 2 * 4^3 FLOPs in half a second, which is 256 FLOPs per second.
     assert plain["share_of_peak"] == pytest.approx(100 / 256)
     assert "PyTorch" not in "\n".join(accelerator.table([plain, microbatches]))
 

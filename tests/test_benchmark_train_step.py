@@ -77,10 +77,11 @@ def test_flops_equal_the_sum_over_the_layers(outputs):
     image += 2 * 96 * 640
     result = outputs[1]["cases"]["tiny"]
     assert result["facts"]["tf_mural"]["forward_flops"] == text + case.batch * image
-    # The backward pass needs twice the operations of the forward pass. The stem needs only as many
-    # as in the forward pass, because pixels need no gradient. Each of the three terms has products
-    # in two directions. The losses by language are products with one-hot languages: two texts in
-    # two terms each.
+    # The backward pass of a layer needs twice the FLOPs of its forward pass. The backward pass of
+    # the stem needs only the FLOPs of its forward pass, because pixels need no gradient. Each of
+    # the three terms computes matrix products in two directions. The loss of each language is a
+    # product of the losses of the examples with one-hot vectors of languages. There are four such
+    # products, because each of the two texts occurs in two terms.
     loss = 3 * 3 * 2 * 2 * case.batch**2 * 640
     stem = case.batch * 2 * 32**2 * 27 * 16
     languages = 4 * 2 * case.batch * 6

@@ -63,9 +63,9 @@ def test_scores_equal_values_computed_by_hand():
 
 
 def test_forward_and_backward_are_scored_separately():
-    # German 0 and German 0.4 are both nearest to English 0, so one of the two pairs is a forward
-    # hit. English 0 is nearest to German 0, and English 1 to German 0.4, so both pairs are backward
-    # hits.
+    # Forward: German 0 and German 0.4 are both nearest to English 0, so only the first pair is a
+    # hit. Backward: English 0 is nearest to German 0, and English 1 to German 0.4, so both pairs
+    # are hits.
     records = pairs(("0", "0"), ("0.4", "1"))
     expected = {"forward": 50.0, "backward": 100.0, "accuracy": 75.0}
     assert bitext.run(AxisEmbedder(), records).values["deu"] == expected

@@ -397,7 +397,7 @@ def test_best_step_is_kept_across_restarts(tmp_path, metric, expected):
         10: {"retrieval/en/ar": 1.0, "retrieval/de/ar": 2.0, "retrieval/en/r1": 50.0},
         20: {"retrieval/en/ar": 9.0, "retrieval/de/ar": 1.0, "retrieval/en/r1": 40.0},
         30: {"retrieval/en/ar": 3.0, "retrieval/de/ar": 8.0, "retrieval/en/r1": 30.0},
-        # Step 40 ties with step 30 in the numbers that match a metric.
+        # Steps 30 and 40 have the same values of "retrieval/en/ar" and "retrieval/de/ar".
         40: {"retrieval/en/ar": 3.0, "retrieval/de/ar": 8.0, "retrieval/en/r1": 20.0},
     }
     for step, values in numbers.items():

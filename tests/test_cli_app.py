@@ -1,4 +1,4 @@
-"""Commands: exit codes, messages, an end that does not wait for threads, and flags."""
+"""Commands: exit codes, messages and flags; a command ends without waiting for its threads."""
 
 import importlib
 import os
@@ -111,7 +111,7 @@ def test_lack_of_memory_on_jax_is_recognized(message):
 
 def test_full_disk_in_tensorflow_is_not_reported_as_lack_of_memory():
     error = tf.errors.ResourceExhaustedError(None, None, "/a/b; No space left on device")
-    assert error_line(error) is None  # no file operation raised this error
+    assert error_line(error) is None  # the error was not raised by a file operation
     with pytest.raises(tf.errors.OpError) as caught:
         with tf.io.gfile.GFile("/dev/full", "w") as file:
             file.write("x")

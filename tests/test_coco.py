@@ -170,7 +170,8 @@ def test_splits_without_any_image_are_omitted(raw):
     shutil.rmtree(raw / "val2014")
     assert coco.splits(str(raw)) == ("texts",)
     assert items(raw, "texts") == TEXTS
-    # All splits are returned, because `plan` reports a wrong folder in the option.
+    # If the option `images` is given, `splits` returns all splits. The function `plan` then reports
+    # a wrong folder.
     assert coco.splits(str(raw), images=("annotations",)) == coco.SPLITS
 
 

@@ -81,8 +81,8 @@ def test_results_are_compared_with_the_paper(tools, mural, etcl, tmp_path):
     # a distance of sqrt(2^2 + 1^2).
     with_two_intervals = "+20.5 (+18.3 to +22.7)"
     assert gains[1:] == ["+19.9 (+17.9 to +20.9)", "-1.6 (-3.6 to -0.6)", with_two_intervals]
-    # Trained and unseen languages have separate means. The mean and the sum over en, ja and ko are
-    # those of the paper.
+    # Trained and unseen languages have separate means. The mean and the sum over en, ja and ko
+    # equal the values printed in the paper.
     assert rows_of(done.out, "mean of 2")[0][1:] == ["54.2", "65.6", "55.0", "64.8"]
     assert rows_of(done.out, "mean")[-1][1:] == ["+11.6", "-2.0", "+11.5"]
     assert rows_of(done.out, "sum of en, ja, ko")[0][1:] == ["139.9", "180.5", "140.0", "174.5"]
@@ -213,8 +213,9 @@ SECOND = Column("second", "p", {"en": 8.0, "fr": 1.0}, {"en": (6.0, 12.0)}, data
 
 def test_differences_equal_values_computed_by_hand():
     gain, (low, high) = comparison.difference(FIRST, SECOND, "en")
-    # For the lower bound, `FIRST` is 3 lower and `SECOND` is 4 higher. For the upper bound, `FIRST`
-    # is 1 higher and `SECOND` is 2 lower.
+    # The lower bound of the gain is sqrt(3^2 + 4^2) below the gain, because the lower bound of
+    # `FIRST` is 3 below its value and the upper bound of `SECOND` is 4 above its value. In the same
+    # way, the upper bound of the gain is sqrt(1^2 + 2^2) above the gain.
     assert gain == 2.0 and math.isclose(low, 2 - 5) and math.isclose(high, 2 + math.sqrt(5))
     exact = Column("paper", "p", {"en": 8.0, "de": 4.0}, doubtful={"de": "why"})
     assert comparison.difference(FIRST, exact, "en") == (2.0, (-1.0, 3.0))

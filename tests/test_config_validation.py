@@ -32,7 +32,7 @@ def test_all_configs_are_valid(stage, size):
         # The loss is that of the paper: options that this package adds are off.
         assert (term.margin, term.label_smoothing, term.mask_duplicates) == (0.3, 0.1, False)
         assert term.temperature == "shared"
-    # The weights of the terms: two of 1/2, three of 1/3, or one of 1.
+    # A config has two terms of weight 1/2, three terms of weight 1/3, or one term of weight 1.
     assert sum(term.weight for term in config.terms.values()) == pytest.approx(1.0)
 
 

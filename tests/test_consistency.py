@@ -59,8 +59,9 @@ def with_candidates(*records):
 
 
 def test_scores_equal_values_computed_by_hand():
-    # The log ranks in en, de and fr are 0, 1, 3 for image 0 and 2, 2, 0 for image 1. Between en and
-    # de, en and fr, de and fr, the log ranks differ by 1, 3, 2 and by 0, 2, 2.
+    # The log ranks in en, de and fr are 0, 1, 3 for image 0 and 2, 2, 0 for image 1. The
+    # differences of the log ranks between en and de, en and fr, and de and fr are 1, 3, 2 for image
+    # 0 and 0, 2, 2 for image 1.
     records = with_candidates(record(0, en=1, de=2, fr=8), record(1, en=4, de=4, fr=1))
     result = consistency.run(RankEmbedder(8), records)
     assert (result.task, result.protocol) == ("consistency", "consistency/v1")
@@ -69,12 +70,13 @@ def test_scores_equal_values_computed_by_hand():
     assert overall["range"] == pytest.approx((3 + 2) / 2)
     assert overall["r1_any"] == 100.0 and overall["r1_all"] == 0.0
     assert overall["chance"] == pytest.approx(metrics.chance_spread(8))
-    # The differences to the other two languages are, for image 0 and for image 1: en 1, 3 and 0, 2;
-    # de 1, 2 and 0, 2; fr 3, 2 and 2, 2.
+    # The spread of a language is the mean difference to the two other languages. The differences of
+    # image 0 and image 1 are 1, 3 and 0, 2 for en, 1, 2 and 0, 2 for de, and 3, 2 and 2, 2 for fr.
     spreads = {k: result.values[k]["spread"] for k in ("de", "en", "fr")}
     assert spreads == pytest.approx({"en": 1.5, "de": 1.25, "fr": 2.25})
-    # The log ranks minus the means of the other two languages are, for image 0 and for image 1:
-    # en 0 - 2 and 2 - 1; de 1 - 1.5 and 2 - 1; fr 3 - 0.5 and 0 - 2.
+    # The lag of a language is its log rank minus the mean log rank of the two other languages. The
+    # lags of image 0 and of image 1 are 0 - 2 and 2 - 1 in en, 1 - 1.5 and 2 - 1 in de, and 3 - 0.5
+    # and 0 - 2 in fr.
     lags = {k: result.values[k]["lag"] for k in ("de", "en", "fr")}
     assert lags == pytest.approx({"en": -0.5, "de": 0.25, "fr": 0.25})
     assert result.counts == {

@@ -225,7 +225,7 @@ def test_an_interruption_leaves_no_set(convert, tmp_path):
     assert visible_names(tmp_path / "out") == []
     with pytest.raises(UserError, match="^bad row 25$"):
         convert(mode="user error", units=30)
-    assert len(build_folders(tmp_path / "out")) == 1  # the folder of the last conversion
+    assert len(build_folders(tmp_path / "out")) == 1  # the build folder of the last conversion
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -245,7 +245,7 @@ def test_a_failure_stops_the_other_workers(convert):
     start = time.monotonic()
     with pytest.raises(UserError, match="the first unit fails"):
         convert(mode="slow", units=30, processes=2)
-    assert time.monotonic() - start < 4  # Any other unit takes 5 s.
+    assert time.monotonic() - start < 4  # All units except the first take 5 s.
 
 
 def test_augmentations_can_only_be_restricted(convert):

@@ -215,7 +215,7 @@ THREE = [row(f"00000000{n}", RED, f"text {n}") for n in range(3)]
 
 def test_a_tar_truncated_anywhere_keeps_its_complete_samples(tmp_path):
     data = write_tar(tmp_path / "00000.tar", members(THREE)).read_bytes()
-    ends, end = [], 0  # `ends`: last byte of each sample, without padding
+    ends, end = [], 0  # `ends`: end of each sample in bytes, without padding
     for name, content in members(THREE):
         if name.endswith(".txt"):
             ends.append(end + 512 + len(content))
@@ -229,7 +229,7 @@ def test_a_tar_truncated_anywhere_keeps_its_complete_samples(tmp_path):
         assert kept == expected or (count == 1 and kept == []), size
         assert last.reason == "tar is cut short or broken"
         assert last.example.startswith(f"{tmp_path}/00000.tar, after "), size
-    (tmp_path / "00000.tar").write_bytes(data[:-512])  # One block of zeros is enough.
+    (tmp_path / "00000.tar").write_bytes(data[:-512])  # keeps one of two final zero blocks
     assert len(read(tmp_path)) == 3
 
 

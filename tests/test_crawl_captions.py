@@ -130,7 +130,7 @@ def test_cc12m_has_the_opposite_order_of_columns(raw):
 
 
 def test_without_parquet_files_a_dead_link_counts_as_never_tried(tmp_path):
-    """Tars of other hosts have no Parquet files, which would list the links that were tried."""
+    """Without Parquet files, it is unknown which links img2dataset tried to download."""
     write_list(tmp_path, TRAIN, cc3m_lines(LIST))
     write_tar(tmp_path / "images" / "00000.tar", members(IMAGES))
     kept, skipped = separate(read(tmp_path))

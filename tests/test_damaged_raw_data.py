@@ -390,7 +390,7 @@ def test_an_image_in_a_tar_with_too_many_bytes_is_not_read():
 
 def test_images_in_inner_tars_with_too_many_bytes_are_skipped(tmp_path, monkeypatch):
     FOLDERS["imagenet"][2](tmp_path / "raw")
-    # The PNG has fewer bytes than the limit, the four JPEGs have more.
+    # The PNG has fewer bytes than the limit; each of the four JPEGs has more bytes.
     monkeypatch.setattr(image_files, "MAX_BYTES", 100)
     outcome = convert_to_outcome("imagenet", tmp_path / "raw", tmp_path / "out")
     assert outcome == {"image too large": 4}
@@ -512,7 +512,7 @@ def test_a_tar_with_a_path_outside_of_itself_is_refused(damage_and_convert, key,
 
 
 def test_a_list_with_a_path_outside_of_the_raw_folder_is_refused(damage_and_convert):
-    """Lists of other data sets are tested with their converters."""
+    """Damages a list of `food101`; the lists of other data sets are tested in their test files."""
     outcome = damage_and_convert(
         "food101, unpacked",
         "food-101/meta/train.json",

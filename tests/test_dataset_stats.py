@@ -79,7 +79,7 @@ def test_histograms_of_integers_floats_and_equal_values():
 def test_a_histogram_leaves_out_outliers():
     values = np.concatenate([np.linspace(1, 2, 199), [1000.0]])
     result = histogram(values, bins=10, coverage=0.99)
-    assert result["beyond"] == 2 and sum(result["counts"]) == 198  # 99 % of 200
+    assert result["beyond"] == 2 and sum(result["counts"]) == 198  # 198 is 99 % of 200 values
     assert result["edges"][-1] < 2
     assert histogram(values, bins=10)["beyond"] == 0
     assert histogram(np.linspace(1, 2, 200), bins=10, coverage=0.99)["beyond"] == 0
@@ -150,7 +150,7 @@ def test_tokens_are_counted_per_language(tmp_path):
     assert summary["languages"]["ja"]["tokens_per_word"] is None
     all_languages = summary["all_languages"]
     assert all_languages["sampled_texts"] == 5 and all_languages["cut_percent"] == 20.0
-    assert all_languages["unknown_percent"] == 18.75  # 3 of 16 tokens
+    assert all_languages["unknown_percent"] == 18.75  # 3 of 16 tokens are unknown
     assert summary["tokenizer"] == {"hash": "abc", "size": 3, "max_tokens": 6}
 
 
@@ -286,7 +286,8 @@ def test_a_sample_depends_on_the_seed_and_has_no_repetitions(hundred_records):
     first = sampled_indices(limit=30, seed=1)
     assert len(set(first)) == 30
     assert first == sampled_indices(limit=30, seed=1) != sampled_indices(limit=30, seed=2)
-    # Each batch is spread over the whole set, so that an interrupted sample is a random sample too.
+    # Each batch is drawn from the whole set. Therefore the records that were read before an
+    # interruption are also a random sample.
     assert min(first[:6]) < 30 and max(first[:6]) > 70
     assert (
         sampled_indices(limit=100)

@@ -85,7 +85,7 @@ def test_each_record_set_has_its_own_result(evaluate, data_dir, tmp_path):
     assert mine["protocol"] == "retrieval/v1;captions_per_image=2"
     assert mine["counts"] == {"images": 3, "candidates": {"en": 3}, "texts": {"en": 6}}
     assert scenes["counts"]["images"] == 12
-    assert len(scenes["values"]) == 12  # the records have 12 languages
+    assert len(scenes["values"]) == 12  # one entry per language of the records
     assert done.out.count("in percent:") == 2
 
 
@@ -199,7 +199,7 @@ def test_all_runs_the_available_benchmarks_also_if_some_fail(evaluate, collectio
     assert result["records"] in (3, 12)
     assert "(the benchmark has 88,877 records: this result is not comparable" in done.out
 
-    # A second run of the command keeps results of the same model and data.
+    # A second run of the command keeps the results of the first run if model and data are the same.
     path = evaluate.workdir / "evals" / "bitext" / "tatoeba.json"
     result = read(path)
     path.write_text(json.dumps({**result, "data": {"other": "data"}}))
@@ -252,7 +252,7 @@ def test_knn_and_zero_shot_find_labels_prompts_and_neighbours(evaluate, data_dir
     result = read(evaluate.workdir / "evals" / "zero_shot" / "cifar100.json")
     assert list(result["values"]) == ["en", "groups"] and "English prompts" in result["data"]
     assert result["counts"]["languages"]["en"]["prompts"] == 160
-    assert (evaluate.workdir / "evals" / "classes").is_dir()  # the cache of class embeddings
+    assert (evaluate.workdir / "evals" / "classes").is_dir()  # cache of class embeddings
 
     (folder / "prompts" / "cifar100" / "filled").mkdir(parents=True)
     for code, texts in {"de": ("roter Kreis", "blauer Stern"), "fr": ("rond", "bleu")}.items():

@@ -349,7 +349,7 @@ def test_flipped_bits_in_shards_are_counted_or_refused(runs, data_dir, tmp_path)
         skipped = [k for k, value in load_results(folder).items() if "skipped" in k and value]
         if skipped or "skipped" in out:
             outcomes["skipped and counted"] += 1
-        else:  # the flipped bit was not read
+        else:  # the run did not read the flipped bit
             assert has_same_results(folder, expected), number
             outcomes["no effect"] += 1
     outcome = ", ".join(f"{count} {name}" for name, count in outcomes.items() if count)

@@ -91,7 +91,7 @@ def test_units_divide_an_archive_into_parts(tmp_path, monkeypatch, mode):
     units = food101.plan(str(archive), "train")
     actual = [list(food101.read(unit)) for unit in units]
     assert actual == [EXPECTED["train"][:2], *([item] for item in EXPECTED["train"][2:])]
-    if mode == "w:gz":  # Each unit decompresses from the start.
+    if mode == "w:gz":  # Each unit decompresses the archive from its start.
         monkeypatch.setattr(image_list, "_MAX_GZIP_UNITS", 2)
         assert len(food101.plan(str(archive), "train")) == 2
 
@@ -151,7 +151,8 @@ def test_corrupt_archives_are_refused(tmp_path):
         if mode == "w:gz":
             sizes.append(len(archive) - 4)  # cuts the checksum
         else:
-            # The tar ends in a header, or between two files; tarfile alone would report no error.
+            # These sizes truncate the tar inside a header and between two files. The module tarfile
+            # reports no error for such tars.
             last = archive.rindex(b"food-101/")
             sizes += [last + 100, last]
         for size in sizes:

@@ -62,9 +62,9 @@ def test_a_single_virtual_batch_equals_keras(virtual_batch_size, training):
     "virtual_batch_size, dtype", [(None, "float64"), (2, "float64"), (2, "mixed_bfloat16")]
 )
 def test_the_gradient_equals_that_of_keras(virtual_batch_size, dtype, shift):
-    """Compares the gradient with those of one layer of Keras per virtual batch.
+    """Compares the gradients with those of separate Keras layers, one layer for each virtual batch.
 
-    The gradients of gamma and beta of these layers are summed over the virtual batches.
+    The gradients of gamma and beta are summed over these layers.
     """
     rng = np.random.default_rng(3)
     x, upstream = rng.normal(shift, 3.0, (6, 4, 5, 3)), rng.normal(0.3, 1.0, (6, 4, 5, 3))

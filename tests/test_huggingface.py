@@ -109,7 +109,7 @@ def test_embeddings_equal_those_of_align(name, loaded, recorded):
         embeddings[modality] = np.asarray(encoder.encode(modality, inputs))
         assert relative_error(embeddings[modality], expected[f"{modality}_rows"]) < 1e-5
     temperature = float(encoder.temperatures["shared"])
-    assert temperature == 0.0625  # the value of the tensor; config.json has 1.0
+    assert temperature == 0.0625  # the value in the weights; config.json has 1.0
     logits = embeddings["text"] @ embeddings["image"].T / temperature
     assert relative_error(logits, expected["logits"]) < 1e-5
     assert set(loaded(name).arrays) == set(loaded(name).shapes) and loaded(name).unused == []

@@ -111,7 +111,7 @@ def test_tensorflow_decodes_every_accepted_image_to_its_pixels():
                 actual = image_ops.decode(data).numpy().astype(int)
             except tf.errors.InvalidArgumentError:
                 continue
-            # A conversion is necessary only if TensorFlow decodes other pixels.
+            # Only images that TensorFlow decodes to wrong pixels need a conversion to PNG.
             assert np.abs(actual - pixels(data)).max() > 10, name
 
 
@@ -121,7 +121,7 @@ def test_truncated_images_are_refused(name):
     removed = {1, 2, 4, 8, 12, 13, 20, 30, len(data) // 2, len(data) - 1, len(data)}
     refused = (None, "image does not decode")
     accepted = {n for n in removed if image_files.validate_image(data[:-n]) != refused}
-    # A GIF without its last byte is complete enough to decode; this WebP ends with a padding byte.
+    # A GIF decodes without its last one or two bytes. The last byte of the WebP is padding.
     assert accepted <= {"gif": {1, 2}, "webp": {1}}.get(name, set())
     for n in accepted:
         validated, _ = image_files.validate_image(data[:-n])

@@ -145,7 +145,8 @@ def test_resize_is_idempotent():
     resized = image_ops.resize(pixels, 12)
     np.testing.assert_array_equal(image_ops.resize(resized, 12), resized)
     assert resized.dtype == tf.uint8 and resized.shape == (12, 12, 3)
-    # `resize` skips `tf.image.resize` for images of the right size, which would not change them.
+    # For images of the requested size, `resize` does not call `tf.image.resize`, because
+    # `tf.image.resize` would not change the pixels.
     expected = tf.image.resize(resized, (12, 12), method="bilinear", antialias=False)
     np.testing.assert_array_equal(expected, resized)
 
@@ -204,7 +205,7 @@ def test_bad_image_is_replaced_and_no_other_row_changes(record_set, tokenizer, t
     ((location, reasons),) = skipped_records.skipped.items()
     assert "records-00001-of-00003.tfrecord: record 1 (byte" in location
     assert list(reasons) == ["the image does not decode"]
-    # Prefetched batches are counted too.
+    # The counts include bad records of prefetched batches.
     assert sum(reasons.values()) >= num_bad
     # A dataset that starts at a later step has the same replacements.
     assert_batches_equal(

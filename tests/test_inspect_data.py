@@ -129,7 +129,7 @@ def test_the_size_of_a_sample_is_printed(inspect, shapes):
 
 
 def test_scripts_without_a_font_are_named(inspect, tmp_path):
-    texts = (("en", "a circle"), ("gez", "𞟠"), ("xx", "𐎠"))  # rare scripts: Ethiopic B, Old Persian
+    texts = (("en", "a circle"), ("gez", "𞟠"), ("xx", "𐎠"))  # scripts: Ethiopic, Old Persian
     records.write(tmp_path / "a", [Record("1", (image(),), texts)])
     out = inspect("--records=a", "--out_dir=seen")
     if "no font on this machine" not in out:

@@ -142,7 +142,8 @@ def test_ties_with_another_label_are_misses():
         "all"
     ]
     assert (values["r1"], values["r2"]) == (0.0, 100.0)
-    # The correct image is nearer, but by less than the tolerance for rounding errors: a tie too.
+    # The correct image has a higher score than the wrong image. The difference is less than the
+    # tolerance for rounding errors, so the two images tie.
     near = np.array([[1, 0], [1, 0], [np.cos(1e-3), np.sin(1e-3)]])
     assert knn.run(RowEmbedder(near), query, records([1, 2], [5, 6])).values["all"]["r1"] == 0.0
 

@@ -112,7 +112,7 @@ def test_joint_ranks_equal_those_of_each_direction_for_any_chunk_size(max_scores
     random = np.random.default_rng(3)
     images, text_images = unit_rows(300, 6, 1), random.permutation(np.arange(700) % 300)
     texts = images[text_images] + 0.3 * unit_rows(700, 6, 2)
-    texts[:40] = texts[40:80]  # ties with correct and wrong texts
+    texts[:40] = texts[40:80]  # equal texts tie with each other
     texts /= np.linalg.norm(texts, axis=1, keepdims=True)
     image_ranks, text_ranks = metrics.image_text_ranks(images, texts, text_images)
     image_ids = np.arange(300)

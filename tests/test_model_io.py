@@ -55,7 +55,8 @@ def test_initial_weights_are_loaded_and_slots_are_zero(finished, run):
         for variable in trainer.encoder.variables:
             if "seed" not in variable.path:
                 np.testing.assert_array_equal(variable.numpy(), weights[variable.path])
-        # The temperature is loaded too. Training has changed it from 0.07.
+        # The temperature is also loaded from the file. Training has changed its value, which was
+        # 0.07 at the start.
         sigma = float(weights["dual_encoder/temperature_shared"])
     assert sigma != pytest.approx(0.07)
     assert float(trainer.encoder.temperatures["shared"].numpy()) == pytest.approx(sigma)
@@ -131,7 +132,8 @@ def test_contact_sheet_has_the_first_training_images_with_their_captions(run):
 
 # --- model.json of earlier versions ---------------------------------------------------------------
 
-# Content of a file that an earlier version wrote: values that are null today are 0, "" or [].
+# Content of a model.json that an earlier version wrote. Values that are null in the current format
+# are 0, "" or [] in this file.
 EARLIER = {
     "model": {
         "embedding_dim": 128,

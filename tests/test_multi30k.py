@@ -242,7 +242,7 @@ def test_the_option_captions_replaces_the_english_texts(raw, name, content):
         Skipped("no text", "12.jpg"),
         Skipped("image missing", "13.jpg"),
     ]
-    # Other languages do not need the English captions.
+    # If English is not requested, the file of the English captions is not needed.
     assert kept(raw, "val", captions=name, languages=("cs",))[0].texts == (("cs", "val cs 0"),)
     with pytest.raises(UserError, match=f"{name} has captions of none of the images, .* 31.jpg"):
         items(raw, "test", captions=name)
@@ -362,7 +362,8 @@ def test_an_archive_gives_the_same_records_as_its_folder(raw, ending):
 
 
 def test_a_gzip_archive_is_decompressed_once_per_split(raw, monkeypatch):
-    """Further units would decompress the archive again, from its start."""
+    """The images of a split are one unit, because each unit decompresses the archive from its
+    start."""
     monkeypatch.setattr(multi30k, "_RECORDS_PER_UNIT", 1)
     opened = []
     monkeypatch.setattr(
@@ -370,8 +371,8 @@ def test_a_gzip_archive_is_decompressed_once_per_split(raw, monkeypatch):
     )
     path = str(pack(raw))
     ids = [record.id for record in kept(raw, "train")]
-    assert ids == ["12", "11"]  # The order is that of the archive.
-    assert opened.count(path) == 2  # Once to list the files, once to read images.
+    assert ids == ["12", "11"]  # the order in the archive
+    assert opened.count(path) == 2  # opened to list the files and to read the images
     assert [record.id for record in kept(raw, "val")] == ["21"]
     assert opened.count(path) == 3
     assert len(multi30k.plan(str(raw), "bitext")) == 3
@@ -494,7 +495,7 @@ def test_corrupt_text_files_are_refused(raw):
 def test_missing_tasks_are_named(raw, missing, message, split):
     shutil.rmtree(raw / TEXTS / missing)
     if message is None:
-        # The image list of task 2 is used.
+        # The conversion uses the image list of task 2.
         assert len(kept(raw, split)) == {"train": 2, "val": 1}[split]
     else:
         with pytest.raises(UserError, match=message.format(split)):
@@ -659,7 +660,8 @@ def test_the_official_train_split_has_14_texts_per_image(official):
     rows = {name: texts for unit in units for name, texts, _ in unit.rows}
     folder = units[0].locations[0]
     assert sum(os.path.isfile(os.path.join(folder, name)) for name in rows) == 6_993
-    # 5 English and 5 German captions, and a text of task 1 in each of 4 languages.
+    # Each image has 5 English captions, 5 German captions, and one text of task 1 in each of 4
+    # languages.
     assert {len(texts) for texts in rows.values()} == {14}
     assert rows["1000092795.jpg"][3:5] == (
         ("fr", "Deux jeunes hommes blancs sont dehors près de buissons."),

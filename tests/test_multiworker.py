@@ -120,7 +120,8 @@ def test_each_process_embeds_its_share_and_gets_all_rows(script_results, world_s
     own_lengths = [results["own lengths"].tolist() for results in all_results]
     assert sorted(sum(own_lengths, [])) == [1, *range(1, 8)]
     assert max(map(len, own_lengths)) == 1 + -(-7 // world_size)
-    # The sixth item cannot be embedded. All processes report the error of the process that owns it.
+    # The item at position 5 cannot be embedded. All processes report the error of the process that
+    # embeds this item.
     owner = 5 % world_size
     for rank, results in enumerate(all_results):
         message, position = results["embedder error"]
@@ -154,7 +155,7 @@ def test_workers_together_read_each_epoch_once(tmp_path, num_workers, monkeypatc
             ("en",),
             8,
             workers=(worker, num_workers),
-            start_step=10**9,  # starts at once, without reading earlier steps
+            start_step=10**9,  # the dataset does not read the earlier steps
         )
         # An epoch of the 16 records takes two steps of 8 rows.
         for step, batch in enumerate(dataset.take(6)):

@@ -258,7 +258,7 @@ def test_a_signal_during_the_last_checkpoint_stops_the_run():
     with SignalHandler(print_fn=run.lines.append) as signals, signals.deferred():
         with pytest.raises(Preempted, match="^SIGTERM: saved at step 3; the same command"):
             run.train(3, signals=signals)
-        signals.received = 0  # Otherwise, `deferred` would raise `Preempted` again.
+        signals.received = 0  # prevents `deferred` from raising `Preempted` again
     assert run.saved == [2, 3]
 
 
@@ -290,8 +290,8 @@ def test_a_step_with_too_large_a_norm_is_skipped_without_a_trace():
     for expected, actual in zip(before, state_of(trainer), strict=True):
         np.testing.assert_array_equal(actual, expected)
     assert (int(trainer.step.numpy()), trainer.skipped_steps) == (1, 1)
-    # There is no dropout. Therefore, the next step without a limit must equal the first step of a
-    # run without skipped steps.
+    # The model has no dropout. Therefore, the next step, which has no limit of the gradient norm,
+    # must equal the first step of a run without skipped steps.
     reference = trainers.make_trainer("etcl")
     reference.train_step(batch)
     trainer.core.bad_step_policy = BadStepPolicy(skip=True)

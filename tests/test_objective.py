@@ -164,4 +164,4 @@ def test_terms_that_do_not_mask_gather_no_ids():
 
     terms = [dataclasses.replace(term, sibling_fields=("text_a",)) for term in ETCL]
     evaluate(embeddings, batch, terms, gather=gather)
-    assert len(gathered) == 3  # only the embeddings of the three fields
+    assert len(gathered) == 3  # one call per field, for the embeddings

@@ -198,9 +198,9 @@ def test_the_recipes_exclude_biases_norms_and_temperatures(name, blocks):
     optimizer.build(variables)
     roles = [variable_roles(encoder)[id(v)] for v in variables]
     assert Counter(roles) == {
-        "convolution": 1 + (3 * blocks - 1) + 2 * blocks,  # the first 1 is the stem
+        "convolution": 1 + (3 * blocks - 1) + 2 * blocks,  # 1 in the stem, all others in blocks
         "batch norm": 2 * (1 + 3 * blocks - 1),
-        "dense": 2 * 6 + 2,  # 6 in each of two transformer layers, and the two projections
+        "dense": 2 * 6 + 2,  # 6 per transformer layer, and two projections
         "bias": 2 * blocks + 2 * 6 + 2,
         "layer norm": 2 * (2 * 2 + 1),
         "embedding": 3,  # tokens, positions, segments

@@ -44,7 +44,7 @@ def test_install_replaces_the_handler_of_another_library():
         signals.install()
         with pytest.raises(Preempted):
             os.kill(os.getpid(), signal.SIGTERM)
-        signals.install()  # must not replace the default handler after a signal
+        signals.install()  # keeps the default handler, because a signal was received
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
@@ -153,7 +153,7 @@ def poll_steps(world_size, minutes=0.0, signal_at=(None, 0), seconds=0.001, step
     def run(rank):
         signals = SignalHandler()
         stop_poll = StopPoll(group.process_group(rank), signals, minutes if rank == 0 else 0)
-        for step in range(2, steps + 1, 2):  # a call of the runner takes two steps
+        for step in range(2, steps + 1, 2):  # the ranks poll after every second step
             time.sleep(seconds * (1 + rank))
             if rank == signalled_rank and step >= signal_step:
                 signals.received = signal.SIGTERM
@@ -175,7 +175,7 @@ def test_signal_to_one_process_stops_all_at_the_same_step(signalled_rank, monkey
     assert events[0] == events[1] == events[2]
     ((step, stop, save_due),) = events[0]
     assert stop == signal.SIGTERM and not save_due and 30 <= step < 100
-    assert num_gathers < step / 4  # one per 0.05 s; two steps take at least 0.003 s
+    assert num_gathers < step / 4  # one exchange per 0.05 s; two steps take 0.003 s or more
 
 
 def test_signal_is_detected_where_processes_synchronize():

@@ -321,7 +321,7 @@ def test_the_published_files_are_complete():
     assert finnish["prompts"] == 973 * 80
     english = count_prompts(babel["en"])
     assert english["missing_classes"] == 0
-    assert english["identical_classes"] == 4  # "missile" and "sunglasses" occur twice
+    assert english["identical_classes"] == 4  # two classes "missile", two classes "sunglasses"
     assert babel["de"][1][0] == "ein schlechtes Foto von einem Goldfisch ."
 
 

@@ -78,7 +78,7 @@ def test_unmarked_groups_are_the_means_of_their_members():
                 if cell in row.values and cell not in row.doubtful and None not in members:
                     assert abs(row.values[cell] - math.fsum(members) / len(members)) < 0.11, cell
                     num_checked += 1
-    assert num_checked == 11  # 3 in Table 2, 4 in Table 12, and 4 in Tables 3 and 4
+    assert num_checked == 11  # means: 3 in Table 2, 4 in Table 12, 4 in Tables 3 and 4 together
 
 
 def test_rows_belong_to_existing_benchmarks_and_tables():
@@ -132,7 +132,7 @@ def test_each_table_has_all_its_numbers_and_no_others(paper, table):
     source = paper[f"table{table}"]
     expected = numbers(source["rows"] if "rows" in source else source["languages"])
     if table == 10:
-        expected = [67.8]  # the cell is empty in the table; the number is in the text
+        expected = [67.8]  # this number is in the text of the paper; its table cell is empty
     if table == 11:
         expected = sorted(number for number in expected if number not in range(1, 11))
     assert numbers(rows) == expected

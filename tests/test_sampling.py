@@ -112,7 +112,7 @@ def test_weighted_set_is_visited_evenly(sets):
     draws = draw(sampler, 0, 20 * epoch)
     order = [record for set_index, record, _ in draws if set_index == 1]
     visits = np.bincount(order, minlength=5)
-    assert visits.sum() == 20 * 13  # 13 of the 17 draws per epoch, which is 3/4 rounded
+    assert visits.sum() == 20 * 13  # each epoch has 17 draws, and 3/4 of 17 is about 13
     # Set 1 has its own epochs, so the numbers of visits of two records differ by one at most.
     assert visits.max() - visits.min() <= 1
 

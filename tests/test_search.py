@@ -142,7 +142,7 @@ def test_another_model_or_source_is_refused(folder, tmp_path):
 
 def test_a_changed_image_is_noticed(folder, tmp_path):
     make(folder, tmp_path / "index")
-    make(folder, tmp_path / "index")  # accepts an unchanged folder
+    make(folder, tmp_path / "index")  # the folder is unchanged: no error
     (folder / "0.JPG").write_bytes(b"anew")
     with pytest.raises(UserError, match="images were added, removed or changed"):
         make(folder, tmp_path / "index")
@@ -208,7 +208,7 @@ def test_each_image_is_embedded_at_most_twice_despite_unreadable_ones(tmp_path, 
     index = search.Index(out)
     assert [index.item(row)["path"] for row in range(34)] == [f"{i:02d}.png" for i in good]
     if not last_first:
-        assert sum(embedded_counts) <= 60 + 34  # all images once, readable images twice
+        assert sum(embedded_counts) <= 60 + 34  # 60 images once, 34 readable images twice
 
 
 def test_the_first_skipped_files_of_each_reason_are_named(folder, tmp_path):
@@ -218,7 +218,7 @@ def test_the_first_skipped_files_of_each_reason_are_named(folder, tmp_path):
     assert manifest["skipped"] == {"not a picture": 1, ".heic images are not supported": 25}
     assert len(manifest["examples"]) == 6
     assert manifest["examples"][0] == f"{folder}/bad.png: not a picture"
-    assert make(folder, tmp_path / "index") == manifest  # nothing is counted twice
+    assert make(folder, tmp_path / "index") == manifest  # a second build adds nothing to the counts
 
 
 def test_unusable_folders_are_refused(folder, tmp_path):
@@ -289,7 +289,7 @@ def test_an_invalid_manifest_is_refused(folder, tmp_path, change, message):
 
 
 def test_a_record_set_is_not_taken_for_an_index(data_dir, folder):
-    records = str(data_dir / "scenes" / "test")  # has the manifest.json of a record set
+    records = str(data_dir / "scenes" / "test")  # a record set, which has another manifest.json
     for function in (search.Index, lambda out: make(folder, out)):
         with pytest.raises(UserError, match="not of an index.*choose another folder"):
             function(records)

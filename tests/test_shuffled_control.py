@@ -1,8 +1,8 @@
 """Shuffled control: ETCL on images with the texts of other images gains nothing (slow).
 
-Apart from the pairing of images and texts, the gain of ETCL could come from more steps, from the
-texts, or from a leak of the test scenes. Exchanging the images between records removes the pairing,
-and changes none of the other three.
+The gain of ETCL could come from the pairing of images and texts, from more steps, from the texts,
+or from a leak of the test scenes. Exchanging the images between records removes the pairing, and
+changes none of the other three causes.
 """
 
 import dataclasses

@@ -116,7 +116,7 @@ def test_groups_are_means_and_the_meta_average_is_the_mean_of_both():
     incomplete = sts.run(AngleEmbedder(), [r for r in records if r.texts[1][0] != "tr"])
     assert list(incomplete.values["groups"]) == ["monolingual"]
     assert incomplete.counts["missing"] == {"cross_lingual": ["en-tr"]}
-    # A group without any of its tracks is not reported as missing.
+    # A group of tracks is not reported as missing if the records have none of its tracks.
     no_groups = sts.run(AngleEmbedder(), pairs((0, 3), (9, 1), languages=("de", "cs")))
     assert no_groups.values["groups"] == no_groups.counts["missing"] == {}
 

@@ -86,7 +86,7 @@ class FakeRunner:
         (0, [4, 4], ["begin", "4", "end", "4"]),
         (3, [1, 1], ["begin", "1", "end", "1"]),
         (5, [1], ["1"]),
-        # The run stops before the last step that is profiled.
+        # The run ends before the last step of the range to profile.
         (0, [1] * 3, ["1", "1", "begin", "1", "end"]),
     ],
 )
@@ -215,7 +215,7 @@ def test_evaluation_is_printed_and_its_time_does_not_count_as_training(finished,
     for step, seconds in ((1, 10.0), (2, 1.0)):
         now[0] += seconds
         log.write(step, {"loss": 1.0})
-    now[0] += 100.0  # seconds of an evaluation
+    now[0] += 100.0  # an evaluation of 100 seconds
     log.reset_timer(2)
     now[0] += 2.0
     log.write(4, {"loss": 1.0})

@@ -51,7 +51,7 @@ def test_special_token_in_a_text_is_plain_text(tokenizer, reference, special):
 
 
 def test_only_418_rare_code_points_differ(tokenizer, reference):
-    # Most code points that are left out are surrogates, unassigned or for private use.
+    # Most code points that this test omits are surrogates, unassigned, or for private use.
     codes = [*range(1, 0xD800), *range(0xE000, 0x32000), *range(0xE0000, 0xE0200)]
     texts = [f"a{chr(code)}b" for code in codes]
     rows = np.asarray(Tokenizer(PIECES, max_tokens=8)(texts))

@@ -130,7 +130,7 @@ def test_no_strings_give_no_rows(tokenizer):
 
 def test_has_known_tokens_finds_rows_with_a_known_piece(tokenizer):
     strings = ["a", "x", "", "x x x x x x", "x x x x x a", "x x x x x x a", "x a x", "\u200b", "中"]
-    known = [True, False, False, False, True, False, True, False, True]  # up to six pieces
+    known = [True, False, False, False, True, False, True, False, True]  # rows hold six pieces
     assert tokenizer.has_known_tokens(tokenizer(strings)).numpy().tolist() == known
     reordered = Tokenizer(["d", "[SEP]", "[MASK]", "[CLS]", "[UNK]", "[PAD]"], max_tokens=5)
     assert reordered.has_known_tokens(reordered(["d", "x", ""])).numpy().tolist() == [

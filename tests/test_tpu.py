@@ -219,7 +219,7 @@ def test_steps_in_loops_end_in_the_weights_of_single_steps(tmp_path, monkeypatch
     with monkeypatch.context() as patch:
         looped, weights, counts = train(tmp_path, 3, patch)
     # Logs are due at the steps 1, 5, 7, 10 and 11, and checkpoints at the steps 7 and 11. A loop
-    # must end at such a step.
+    # must end at each step with logs or a checkpoint.
     assert counts == [1, 3, 1, 2, 3, 1]
     assert looped.saved == single.saved == [7, 11]
     assert list(looped.logs) == list(single.logs) == [1, 5, 7, 10, 11]

@@ -267,7 +267,7 @@ def test_tokens_are_decoded_by_the_sentencepiece_model(tmp_path, packages, sente
     path, ids, size = sentencepiece
     tokens = {
         "0": [0, *ids("ein Hund im Park"), 2],
-        "1": [*ids("公園の犬"), 1, size + 1],  # <pad>, and <mask>, which has the last id
+        "1": [*ids("公園の犬"), 1, size + 1],  # 1 is <pad>; the last id is <mask>
         "2": ids("a dog Ω"),
     }
     entries = {k: {"img_fname": f"{k}.npz", "input_ids": ids} for k, ids in tokens.items()}

@@ -155,7 +155,7 @@ def test_a_conversion_counts_every_line_and_notices_new_images(raw, tmp_path):
     assert manifest["languages"] == {"de": 3, "en": 3, "ja": 3, "ko": 2}
     assert [r.texts for r in RecordSet.open(tmp_path / "out/texts")] == list(TEXTS)
     write_files(raw, {f"train2014/{NAMES[2]}": plain_image("white")})
-    convert("xtd10", raw, tmp_path / "out", "texts")  # The set is kept, because it has no images.
+    convert("xtd10", raw, tmp_path / "out", "texts")  # no error: `texts` needs no images
     with pytest.raises(UserError, match="another recipe"):
         convert("xtd10", raw, tmp_path / "out", "test")
 

@@ -58,12 +58,12 @@ def test_correct_names_score_100_and_wrong_names_score_0():
     result = zero_shot.run(embedder, records([0, 3, 3, 9]), prompts)
     assert (result.task, result.protocol) == ("zero_shot", "zero_shot/v1")
     assert result.values == {
-        "de": {"top1": 0.0, "top5": 0.0, "chance": 10.0},  # wrong classes score no lower
+        "de": {"top1": 0.0, "top5": 0.0, "chance": 10.0},  # no wrong class has a lower score
         "en": {"top1": 100.0, "top5": 100.0, "chance": 10.0},
         "groups": {},
     }
     assert result.intervals["en"] == {"top1": (100.0, 100.0), "top5": (100.0, 100.0)}
-    assert embedder.images_seen == [b"0", b"3", b"3", b"9"]  # embedded once for both languages
+    assert embedder.images_seen == [b"0", b"3", b"3", b"9"]  # each image once for both languages
     assert result.counts["images"] == 4
     assert result.counts["languages"]["en"] == {
         "classes": 10,

@@ -47,7 +47,7 @@ def weights():
 
 
 def tokens():
-    """Returns int32 (texts, POSITIONS): a text per length, and one text with padding inside."""
+    """Returns int32 (texts, POSITIONS): texts of all lengths, and one with padding inside."""
     random = np.random.RandomState(1)
     rows = np.zeros((len(LENGTHS) + 1, POSITIONS), np.int32)
     for row, length in zip(rows, (*LENGTHS, 9), strict=True):

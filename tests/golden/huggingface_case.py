@@ -23,8 +23,8 @@ TEXTS = [
 
 RESIZE, CROP = 40, 33
 DEEP_CROP = 49
-# These arguments of KerasHub's backbone describe the EfficientNet of the checkpoint "deep". Some
-# kernels are 5 x 5, and the numbers of blocks are rounded up.
+# These arguments of KerasHub's backbone describe the EfficientNet of the checkpoint "deep". The
+# checkpoint has kernels of 5 x 5, and numbers of blocks that scaling rounds up.
 DEEP = {
     "stackwise_kernel_sizes": [3, 5, 3],
     "stackwise_num_repeats": [1, 2, 1],

@@ -11,7 +11,8 @@ RECORDED_STEPS = (1, 2, 20, 50)
 EXCLUDE_FROM_WEIGHT_DECAY = ("_bn/", "/bias$", "layer_norm/", "temperature")
 EXCLUDE_FROM_LAYER_ADAPTATION = ("_bn/",)
 
-# The weight decay is larger than the 1e-5 of the recipes, which would not be visible in 50 steps.
+# The recipes have a weight decay of 1e-5, which would have no visible effect in 50 steps. Therefore
+# the weight decay is larger here.
 CASES = {
     "constant": dict(peak=1e-2, warmup_steps=None, weight_decay=0.1),
     "warm-up": dict(peak=2e-2, warmup_steps=10, weight_decay=0.01),

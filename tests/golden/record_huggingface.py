@@ -17,7 +17,7 @@ file:
 Writes the outputs to huggingface.npz, with the keys "<checkpoint>/<name>". The outputs are computed
 in float64 and stored in float32. The names are "tokens" (int32), "image_embeds" and "text_embeds"
 (before normalization), "image_rows" and "text_rows" (normalized), "logits" (texts by images),
-"pixels" (of images that are enlarged) and "cls" (hidden states of [CLS]).
+"pixels" (of images after enlargement) and "cls" (hidden states of [CLS]).
 """
 
 import os

@@ -41,9 +41,11 @@ def trajectory(peak, warmup_steps, weight_decay):
         beta_1=0.9,
         beta_2=0.999,
         epsilon=1e-6,
-        # The reference searches in names that end with ":0", such as "image_projection/bias:0".
+        # The reference matches patterns with names that end in ":0", such as
+        # "image_projection/bias:0".
         exclude_from_weight_decay=[pattern.replace("$", ":0$") for pattern in patterns],
-        # With None or [], the reference would use `exclude_from_weight_decay` here, too.
+        # If this argument were None or [], the reference would exclude the variables that
+        # `exclude_from_weight_decay` matches.
         exclude_from_layer_adaptation=list(lamb_case.EXCLUDE_FROM_LAYER_ADAPTATION),
     )
     variables = {name: tf.Variable(v, name=name) for name, v in lamb_case.initial_values().items()}

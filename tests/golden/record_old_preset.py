@@ -5,9 +5,9 @@ Run this script with the earlier version and this folder on the path:
     git worktree add ../old 4a1f53c
     PYTHONPATH=../old:tests/golden python tests/golden/record_old_preset.py
 
-The earlier version wrote `batch_norm_group` to config.json. In model.weights.h5 it named the batch
-norm layers `grouped_batch_normalization`. The archive also contains embeddings.npz, which has the
-arrays "image" and "text", (n, d).
+The earlier version wrote `batch_norm_group` to config.json. The earlier version also named the
+batch norm layers `grouped_batch_normalization` in model.weights.h5. The archive also contains
+embeddings.npz, which has the arrays "image" and "text", (n, d).
 """
 
 import os

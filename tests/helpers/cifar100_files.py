@@ -9,7 +9,7 @@ from helpers.archives import tar_bytes
 
 CLASSES = ["apple", "aquarium_fish", "baby"]
 LABELS = {"train": [2, 0, 1, 2], "test": [1, 0]}
-COARSE_LABELS = [14, 4, 1, 14]  # the first label of a row; unlike the fine labels
+COARSE_LABELS = [14, 4, 1, 14]  # first label of each row; differs from the fine label
 
 
 @functools.cache

@@ -15,7 +15,7 @@ import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 TOOLS = os.path.join(ROOT, "tools")
-_TIMEOUT = 400  # seconds; the exit code of a command that takes longer is -14
+_TIMEOUT = 400  # in seconds; a command that takes longer ends with exit code -14
 
 
 @dataclasses.dataclass
@@ -69,7 +69,7 @@ class CommandServer:
         pid = self._receive()
         if interrupt_at:
             while interrupt_at not in _read(files[0]):
-                os.kill(pid, 0)  # raises if the command has ended
+                os.kill(pid, 0)  # raises an error if the command has ended
             os.kill(pid, signal.SIGINT)
         code = self._receive()
         return Done(code, *map(_read, files))

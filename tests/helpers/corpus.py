@@ -19,7 +19,8 @@ needs_imagehash = pytest.mark.skipif(
 class CorpusConverter:
     """Converts lists of units, which are lists of `Record` and `Skipped`, in this process.
 
-    A unit may contain an exception, which is raised when the unit is read up to it.
+    A unit may also contain an exception. Reading raises this exception after the items that precede
+    it in the unit.
 
     Args:
         folder: folder of the record sets.
@@ -27,7 +28,7 @@ class CorpusConverter:
     Attributes:
         lines: progress lines of the last conversion.
         units_read: numbers of the units that the last conversion read, in order.
-        manifest: manifest of the last `ids`.
+        manifest: manifest of the last conversion that the method `ids` started.
         module: the module of the data set.
     """
 
@@ -51,7 +52,7 @@ class CorpusConverter:
             **filters: fields of `FilterConfig`.
 
         Returns:
-            The manifest, or None if other parts must run first.
+            The manifest; None if other parts of the conversion are not finished.
         """
         self.units, self.lines, self.units_read = units, [], []
         return conversion.convert(
@@ -77,7 +78,7 @@ class CorpusConverter:
         return list(RecordSet.open(self.folder / out / "train"))
 
     def dropped(self):
-        """Returns (records, texts) that the last `ids` dropped: dicts from reason to count."""
+        """Returns two {reason: count}: records and texts dropped in the last call of `ids`."""
         ledger = self.manifest["ledger"]
         assert ledger["kept"] + sum(ledger["dropped"].values()) == ledger["read"]
         return ledger["dropped"], ledger["dropped_texts"]

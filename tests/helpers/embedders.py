@@ -34,7 +34,7 @@ def unit_rows(count, width, seed=0):
 
 
 def rejecting_embed(position, message):
-    """Returns an `embed_*` method that consumes its items and raises an error with a position."""
+    """Returns an `embed_*` method that reads all items and raises an error with `position`."""
     from tf_mural.errors import UserError
 
     def embed(self, items):

@@ -7,12 +7,12 @@ from helpers.images import plain_image
 
 TRAIN, VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 KIT = "ILSVRC2012_devkit_t12"
-TENCH, SETTER, FOX = "n01440764", "n02100735", "n02119789"  # numbers 3, 2 and 1 of the kit
+TENCH, SETTER, FOX = "n01440764", "n02100735", "n02119789"  # classes 3, 2 and 1 in the kit
 CLASSES = ["tench, Tinca tinca", "English setter", "kit fox, Vulpes macrotis"]
 
 # The output of scipy.io.savemat(..., {"synsets": s}, do_compression=True) of SciPy 1.17.1; the text
-# header is replaced by spaces. s is a struct array (4, 1) with the fields of the official file. Its
-# fourth row, "canine", has children.
+# header is replaced by spaces. s is a struct array (4, 1) with the fields of the official file. The
+# fourth row of the array, "canine", is a class with subclasses.
 META = b" " * 124 + base64.b64decode(
     "AAFJTQ8AAAB+AQAAeJztVNFOwjAULQQREl3QJx/7ATxsOB08QaImkhhj1ODjsoyyNY7OrCXiH/gB/oTf4Q/xCbasQKmY"
     "ERaiD9zkrLlnOWe9zVkNAACsAlDma4WjCNLak32JoyCxz0HfCEWM8vclcCT5d47uzUPv/qJhWg23eykMnm7TdV6vcdKn"

@@ -15,7 +15,7 @@ import sys
 import time
 
 TESTS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-_TIMEOUT_SECONDS = 400  # time after which a process is killed
+_TIMEOUT_SECONDS = 400  # time limit of a process, which is then killed
 
 
 class Launcher:
@@ -33,8 +33,8 @@ class Launcher:
         """Starts a script.
 
         Args:
-            cwd: working folder. The output and errors of process i go to the files i.out and i.err
-                in this folder.
+            cwd: working folder. Process i writes its stdout to the file i.out and its stderr to the
+                file i.err in this folder.
             count: number of processes. A single process gets no TF_CONFIG.
             *argv: path of the script, and the arguments of the script.
 
@@ -81,7 +81,7 @@ class Job:
             time.sleep(0.02)
 
     def wait(self):
-        """Waits for all processes and returns their exit codes; -s after signal s."""
+        """Waits for all processes; returns their exit codes (-s: killed by signal s)."""
         while None in (codes := self.exit_codes()):
             time.sleep(0.02)
         return codes

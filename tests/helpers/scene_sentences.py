@@ -1,4 +1,4 @@
-"""Captions and phrases of `scenes` in every language, written by hand before the generator.
+"""Expected captions and phrases of the data set `scenes` in every language, written by hand.
 
 The content of a caption is given by its English words, separated by commas: `big red circle, left
 of, small blue square, striped` is a scene; without the background (`striped`) it is a phrase.

@@ -8,8 +8,8 @@ from tf_mural import models, optimizers
 from tf_mural.backends import backend_module
 from tf_mural.objective import Term
 
-# These towers trace and compile quickly. Their batch norms average many values, which keeps
-# rounding errors small when tests compare two ways to compute the same step.
+# The towers named "test" trace and compile quickly. The batch norms of the image tower average many
+# values. Therefore rounding errors are small when tests compare two ways to compute a step.
 models.EFFICIENTNETS["test"] = {
     "stackwise_kernel_sizes": [3, 3],
     "stackwise_num_repeats": [2, 1],

@@ -54,7 +54,7 @@ class Program:
 
     Args:
         text: optimized HLO of one device.
-        num_devices: number of devices that run it.
+        num_devices: number of devices that run the program.
     """
 
     def __init__(self, text, num_devices):
@@ -113,7 +113,7 @@ class Program:
         """Returns the bytes that are read from and written to the main memory of the device.
 
         Args:
-            with_trip_counts: whether the body of a loop counts as often as it runs, or once.
+            with_trip_counts: whether the body of a loop counts as often as it runs; False: once.
         """
         return sum(
             (run_count if with_trip_counts else 1) * self._instruction_bytes(name, instruction)
@@ -123,11 +123,11 @@ class Program:
         )
 
     def _instruction_bytes(self, computation, instruction):
-        if instruction.opcode == "slice-start":  # the type includes the whole operand
+        if instruction.opcode == "slice-start":  # the result type includes the whole operand
             part = [match[0] for match in ARRAY.finditer(instruction.shape)][-2]
             return num_bytes(part, in_any_memory=True) + num_bytes(part)
         if instruction.opcode.endswith("-start"):
-            return num_bytes(instruction.shape)  # the type includes the operands
+            return num_bytes(instruction.shape)  # the result type includes the operands
         if instruction.opcode in ("dynamic-slice", "gather"):
             return 2 * num_bytes(instruction.shape)
         if instruction.opcode == "dynamic-update-slice":

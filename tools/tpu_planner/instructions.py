@@ -66,7 +66,7 @@ def _end_of_type(line, start):
 
 
 def _closing_bracket(line, start):
-    """Returns the position of the bracket that closes the one at `start`."""
+    """Returns the position of the bracket that closes the bracket at `start`."""
     depth = 0
     for position in range(start, len(line)):
         depth += {"(": 1, ")": -1}.get(line[position], 0)

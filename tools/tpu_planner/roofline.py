@@ -39,7 +39,8 @@ _CLOUD = "https://docs.cloud.google.com/tpu/docs/"
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8")
 _MEGACORE = {"chip_config_name": "megacore"}
-# Cloud TPU publishes the interconnect rate for both directions, or in bits per second for one.
+# The interconnect rates are in bytes per second in one direction. Cloud TPU publishes bytes per
+# second for both directions together, or bits per second for one direction.
 CHIPS = {
     "v4": Chip(275e12, 32 * GIB, 1.2e12, 300e9, _CLOUD + "v4", _CUBES, _MEGACORE),
     "v5e": Chip(197e12, 16 * GIB, 819e9, 200e9, _CLOUD + "v5e", _FLAT),
@@ -119,8 +120,8 @@ def ring_bytes(collective):
     """Returns the bytes that a device sends for a collective with ring algorithms.
 
     For an array of S bytes on n devices, an all-gather or a reduce-scatter sends S (n - 1) / n
-    bytes. An all-reduce consists of both, and sends twice as many (Thakur et al. 2005,
-    https://doi.org/10.1177/1094342005051521).
+    bytes. An all-reduce is a reduce-scatter and an all-gather, and sends twice as many bytes
+    (Thakur et al. 2005, https://doi.org/10.1177/1094342005051521).
 
     Args:
         collective: `hlo.Collective`.
@@ -130,7 +131,7 @@ def ring_bytes(collective):
     factors = {
         "all-gather": fraction,
         "all-reduce": 2 * fraction,
-        "reduce-scatter": (n - 1),  # `size` is that of the result, one part of the array
+        "reduce-scatter": (n - 1),  # `size` is the size of the result, S / n
         "all-to-all": fraction,
     }
     return size * factors.get(collective.kind, 1.0)
@@ -139,8 +140,8 @@ def ring_bytes(collective):
 def roofline_seconds(chip, flops, hbm_bytes, collectives):
     """Returns lower bounds on the time of a step at the published rates of a chip.
 
-    A step takes at least the largest of these times. It takes exactly this time if computation,
-    memory traffic and communication overlap completely.
+    A step takes at least the largest of these times. If computation, memory traffic and
+    communication overlap completely, the step takes exactly the largest time.
 
     Args:
         chip: `Chip`.
