@@ -4,7 +4,7 @@ import difflib
 
 
 class UserError(Exception):
-    """An error that the user can correct. Tools print only its message and exit with code 2.
+    """An error that the user can correct. Commands print only the message and exit with code 2.
 
     The message names the file or record, the expected and the received value, and a remedy.
     """

@@ -38,7 +38,8 @@ def open_file(path, mode):
     """Opens a binary file with the mode "rb" or "wb".
 
     Raises:
-        OSError: the file cannot be opened. If it is remote, the message comes from its file system.
+        OSError: the file cannot be opened. For a remote file, the message comes from the remote
+            file system.
     """
     if not is_remote(path):
         return open(path, mode)
@@ -122,7 +123,7 @@ def atomic_write(path):
 
 @contextlib.contextmanager
 def local_copy(path):
-    """Context manager: yields a local path; its file is copied to `path` if that is remote."""
+    """Context manager: yields a local path; its file is copied to `path` if `path` is remote."""
     if not is_remote(path):
         yield path
         return

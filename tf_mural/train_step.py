@@ -90,7 +90,7 @@ class TrainStep:
         step: variable (int32), the number of steps so far, including skipped ones.
         consecutive_skips: variable (int32), the number of steps that were skipped since the last
             step that was not skipped. Checkpoints do not contain this number: a resumed run starts
-            from 0.
+            to count from 0.
         loss_scale: `nonfinite.LossScale` or None.
         generators: the `keras.random.SeedGenerator` of every layer that draws random numbers.
     """
@@ -132,8 +132,8 @@ class TrainStep:
             batch: {field: {"pixels" | "tokens", "id", "language"}}, see `data.input_pipeline`. On
                 TensorFlow, `batch` is the local batch of this replica, on JAX the global batch.
             optimizer: built `keras.optimizers.Optimizer`. If the optimizer has an attribute
-                `clip_after_reduction`, gradients with a larger global norm are scaled down to that
-                norm, see `optimizers.LAMB`.
+                `clip_after_reduction`, gradients whose global norm exceeds its value are scaled
+                down to this value, see `optimizers.LAMB`.
 
         Returns:
             Logs, {name: scalar} (float32, identical on all replicas). The names are loss,

@@ -142,7 +142,7 @@ def runner_and_options(flags):
         raise UserError(f"Beam refuses --beam={','.join(flags)}: {reason}") from error
     except (ImportError, ValueError) as error:
         raise UserError(f"Beam has no runner {name!r} here: {error}") from error
-    if name in _RUNNERS.values():  # Other runners have further flags of their job server.
+    if name in _RUNNERS.values():  # The job servers of other runners define more flags.
         for flag in given.keys() - parsed.keys():
             raise UserError(f"Beam knows no flag --{flag}{suggest(flag, parsed)}")
     if name == _RUNNERS["DaskRunner"] and not (parsed["npartitions"] or parsed["partition_size"]):
@@ -203,7 +203,8 @@ def _collect(pipeline, results, count):
     try:
         pipeline.start()
         while len(seen) < count:
-            # Checked before the files are read: a pipeline that has ended has written all results.
+            # This line precedes the reading of files: a pipeline that has ended has written all
+            # results.
             ended = not pipeline.is_alive()
             for number, (succeeded, value) in _read_results(results):
                 if not succeeded:

@@ -3,7 +3,7 @@
 A corpus filter works like a group-by. In pass 1, `keys` maps each record to (key, value) pairs,
 which are spilled to sorted files as entries (key, value, position of the record) of three uint64.
 Between the passes, `select` gets all entries of a range of keys and selects the records and texts
-to drop. In pass 2, a `DropList` drops them from the records of one unit.
+to drop. In pass 2, a `DropList` drops the selected records and texts of one unit.
 """
 
 import array

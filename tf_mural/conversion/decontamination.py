@@ -103,6 +103,6 @@ def _load_hashes(path):
     phashes = np.array([key for key, _ in hashed["phashes"]], np.uint64)
     sources = [source for _, source in hashed["phashes"]]
     # `dict` keeps the last of several records with the same hash. The order is reversed, because
-    # messages must name the first one.
+    # messages must name the first of these records.
     by_bytes, by_text_pair = (dict(reversed(hashed[kind])) for kind in ("bytes", "text_pairs"))
     return by_bytes, phashes, sources, by_text_pair

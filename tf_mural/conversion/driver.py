@@ -8,8 +8,8 @@ Each pass is a map over independent jobs that an executor runs:
     resolve         select what a corpus filter drops          range of keys
     pass 2          write one or more shards                   unit
 
-Without corpus filters, pass 1 and resolve are omitted. After an interruption, finished units are
-not processed again.
+Without corpus filters, the passes `pass 1` and `resolve` are omitted. After an interruption,
+finished units are not processed again.
 """
 
 import dataclasses
@@ -50,9 +50,9 @@ def convert(
     """Converts one split of a data set to the record set `<out_dir>/<split>`.
 
     Equal input, options and filters give equal bytes, independent of the executor, the number of
-    processes, the parts and interruptions. An existing set with the same recipe is kept. A second
-    conversion to the same folder waits until the first one has ended. Only parts of one conversion
-    can run at the same time.
+    processes, the parts and interruptions. An existing record set with the same recipe is kept. A
+    second conversion to the same folder waits until the first one has ended. Only parts of one
+    conversion can run at the same time.
 
     Args:
         dataset: a module of `tf_mural.datasets`, or any importable module with the same functions.
@@ -61,10 +61,10 @@ def convert(
         out_dir: folder of the record sets, one for each split.
         split: name of the split.
         options: dict of keyword arguments for the data set's `plan`.
-        augmentations: augmentations of the images that training may use. Default: those that the
-            data set allows.
-        processes: number of worker processes; by default one for each core. With 1, everything runs
-            in this process.
+        augmentations: augmentations of the images that training may use. Default: all augmentations
+            that the data set allows.
+        processes: number of worker processes; by default one for each core. With one process, all
+            jobs run in this process.
         overwrite: whether to replace a record set that was made by another recipe.
         progress: callable that takes one line.
         filters: `FilterConfig`. Default: no filters.
@@ -156,8 +156,8 @@ def _build(passes, recipe, classes):
     os.makedirs(paths.work, exist_ok=True)
     number, total = passes.part
     with publish.lock(paths.work_lock(f"part-{number}-of-{total}")):
-        # If the condition is false, another process has run this part, or an earlier run was
-        # interrupted shortly before the last rename.
+        # If `paths.work` is missing or the manifest exists, another process has run this part, or
+        # an earlier run was interrupted shortly before the last rename.
         if os.path.isdir(paths.work) and not os.path.exists(paths.manifest):
             passes.hash_excluded()
             passes.scan()

@@ -33,8 +33,8 @@ def run_in_processes(function, jobs, processes=None):
     """Runs jobs in a pool of spawned processes.
 
     Processes are spawned because a fork of a process that runs TensorFlow hangs. With one process
-    or one job, everything runs in this process. If a job fails or the caller stops iterating,
-    running jobs are aborted.
+    or one job, all jobs run in this process. If a job fails or the caller stops iterating, running
+    jobs are aborted.
 
     Args:
         function: a function of an importable module.
@@ -161,7 +161,7 @@ def _results_folder(parent):
 def _quiet():
     """Context manager that silences start-up messages in this process and its child processes.
 
-    It also passes `sys.path` to child processes.
+    The context manager also passes `sys.path` to child processes.
     """
     root, null = logging.getLogger(), logging.NullHandler()
     root.addHandler(null)  # Without any handler, Beam would configure logging.

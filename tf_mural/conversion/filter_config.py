@@ -45,13 +45,13 @@ class FilterConfig:
         max_characters: drop texts with more than this many characters.
         language_detector: drop texts whose detected language is not the stated one. The detector is
             cld3, or your own function as package.module:function.
-        deduplicate: exact drops records that equal an earlier record in images, texts, label and
-            score; near drops records with an image that looks like an image of an earlier record.
+        deduplicate: "exact" drops records that equal an earlier record in images, texts, label and
+            score; "near" drops records with an image that looks like an image of an earlier record.
         near_distance: maximum number of bits in which the perceptual hashes of similar images
             differ.
         exclude: folders of record sets. A record is dropped if one of its images occurs in these
-            sets, even in another encoding, or if a pair of its texts occurs in a record without
-            images of these sets.
+            sets, even in another encoding. A record is also dropped if two of its texts occur
+            together in a record of these sets that has no images.
         resize: convert images to square JPEGs whose sides have this many pixels.
         resize_quality: quality of the resized JPEGs, from 1 to 100.
         shard_records: maximum number of records in a shard. Each unit has at least one shard; small

@@ -11,7 +11,7 @@ import unicodedata
 from tf_mural.conversion import image_probe
 from tf_mural.errors import UserError
 
-INDEX_BITS = 40  # bits of the index in a position; the higher bits hold the number of the unit
+INDEX_BITS = 40  # low bits of a position, which hold the record index; the others hold the unit
 
 
 def position(unit, index):

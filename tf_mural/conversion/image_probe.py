@@ -17,7 +17,7 @@ _GRAY_SIDE = 256  # pixels; enough for a perceptual hash
 
 
 def image_size(data):
-    """Returns (width, height) from the header of an encoded image, or why it is unusable."""
+    """Returns (width, height) of an encoded image, or the reason why it is unusable."""
     image_module = import_pillow()
     try:
         with image_module.open(io.BytesIO(data)) as image:
@@ -29,7 +29,7 @@ def image_size(data):
 
 
 def to_grayscale(data):
-    """Decodes an image to a gray Pillow image, or returns a string that says why it is unusable.
+    """Decodes an image to a gray Pillow image, or returns the reason why the image is unusable.
 
     Large JPEGs are decoded at a reduced size, which is faster. Transparent pixels become white.
     """
@@ -53,7 +53,7 @@ class ImageResizer:
 
     The resize function is that of the input pipeline. Resizing during the conversion therefore
     gives the same pixels as resizing during training, except for the loss of JPEG compression.
-    Images that already have the size keep their bytes.
+    Images that already have the requested size keep their bytes.
 
     Args:
         filters: `FilterConfig`, with `resize` and `resize_quality`.

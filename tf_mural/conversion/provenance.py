@@ -57,7 +57,7 @@ def option_defaults(dataset):
 
 
 def recipe_digest(recipe, units):
-    """Returns a short hash; a stopped conversion continues only if this hash is the same."""
+    """Returns a short hash of a recipe; a stopped conversion continues only with an equal hash."""
     content = json.dumps([recipe, __version__, len(units)], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 

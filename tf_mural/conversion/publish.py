@@ -21,9 +21,9 @@ from tf_mural.errors import UserError
 class BuildPaths:
     """Paths of the files of a conversion.
 
-    The build folder is named after the digest of the recipe. A later run finds it by this name and
-    continues a stopped conversion. The parts of one conversion, possibly on several machines, also
-    share this folder.
+    The build folder is named after the digest of the recipe. A later run finds the folder by this
+    name and continues a stopped conversion. The parts of one conversion, possibly on several
+    machines, also share this folder.
 
     Attributes:
         out_dir: folder of the record sets.
@@ -170,7 +170,8 @@ def finalize(paths, num_units, label, write_manifest):
         The manifest as a dict.
 
     Raises:
-        UserError: no record was kept, or a shard does not have the size in its result.
+        UserError: no record was kept, or the size of a shard differs from the size in the result
+            file of its unit.
     """
     if not os.path.exists(paths.manifest):
         ledger, results = Ledger(), []

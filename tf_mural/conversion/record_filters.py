@@ -1,8 +1,8 @@
 """Filters that decide on each record by itself, and the language identification that they use.
 
 A record filter is called with (index, record, skip): the index of the record in its unit, the
-`Record`, and a function that counts a `Skipped`. It returns the record, possibly with fewer texts,
-or None if the record is dropped.
+`Record`, and a function that counts a `Skipped`. A record filter returns the record, possibly with
+fewer texts, or None if the record is dropped.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """The jobs of a conversion and the result file of each unit.
 
 A job handles one unit or one range of keys, usually in a worker process. Jobs take plain data,
-write files atomically and return a number. They can therefore run on any executor whose workers
+write files atomically and return a number. Jobs can therefore run on any executor whose workers
 share a folder.
 """
 
@@ -187,7 +187,7 @@ def save_result(path, shards, ledger):
 
 
 class UnitResult:
-    """The result of one unit. Its arrays are read from the file only when they are needed.
+    """The result of one unit. The arrays of the shards are read from the file when needed.
 
     Attributes:
         ledger: `Ledger`.

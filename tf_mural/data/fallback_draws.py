@@ -21,8 +21,8 @@ def with_fallback(builder, skipped_records):
 
     For each row, the function tries the original draw and then the draws that are `DISTANCE`, twice
     `DISTANCE` and so on later. The function returns the first draw whose record can be used, and
-    counts the records of the previous draws as skipped. It runs eagerly, and only for batches with
-    a bad record.
+    counts the records of the previous draws as skipped. The function runs eagerly, and only for
+    batches with a bad record.
 
     Args:
         builder: `ExampleBuilder`.

@@ -40,8 +40,8 @@ def disable_autotune(dataset):
     """Disables the thread of `tf.data` that tunes parallelism and buffer sizes at run time.
 
     Without tuning, maps with `AUTOTUNE` use one thread per core from the first element on. With
-    tuning, an iterator waits for the tuning thread when it ends. The tuning thread sleeps for
-    intervals that double each time, so that 12 seconds of embedding took up to 20 seconds.
+    tuning, an iterator that ends waits for the tuning thread. The tuning thread sleeps for
+    intervals that double each time; an embedding run of 12 seconds therefore took up to 20 seconds.
     """
     options = tf.data.Options()
     options.autotune.enabled = False
@@ -154,7 +154,7 @@ def _source_dataset(draws, builder, rows, skipped_records):
     def decode_batch(draws, batch):
         batches, retries = tf.data.Dataset.from_tensors(batch), tf.data.Dataset.from_tensors(draws)
         # A batch with an image that does not decode has too few rows and is dropped. The batch that
-        # is read again then takes its place.
+        # is read again then takes the place of the dropped batch.
         batches = decoded(batches).ignore_errors()
         return batches.concatenate(decoded(retries.map(read_again))).take(1)
 

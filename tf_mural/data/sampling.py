@@ -1,9 +1,9 @@
 """Index sampler: the order of training examples, as a function of seed and draw number.
 
 Draw i consists of a record, one of its languages or language pairs, one text per language, and a
-seed for augmentation. All of these depend only on the seed of the sampler and on i. Therefore a run
-can start at step 10^9 without skipping draws, two workers can read disjoint halves of the same
-sequence, and a resumed run needs only the number of its step.
+seed for augmentation. All parts of draw i depend only on the seed of the sampler and on i.
+Therefore a run can start at step 10^9 without skipping draws, two workers can read disjoint halves
+of the same sequence, and a resumed run needs only the number of its step.
 """
 
 import numpy as np
@@ -11,18 +11,19 @@ import tensorflow as tf
 
 from tf_mural.errors import UserError, lookup
 
-# Each name says what an epoch visits once: each record, with a random combination ("records"), or
-# each combination of each record ("combinations"). The values are True for combinations.
+# With "records", an epoch visits each record once, with a random combination. With "combinations",
+# an epoch visits each combination of each record once. The values say whether the units are
+# combinations.
 EPOCH_UNITS = {"records": False, "combinations": True}
 
 
 class IndexSampler:
     """Samples an infinite sequence of draws from one or more record sets.
 
-    A combination consists of the languages that a draw uses of a record: no language without text
-    fields, one language for one text field, and an unordered pair of different languages for two
-    text fields. An epoch of a record set visits each unit of the set once (see `EPOCH_UNITS`), and
-    every epoch has its own order.
+    A combination is the set of languages of a record that a draw uses. Draws without text fields
+    use no language, draws with one text field use one language, and draws with two text fields use
+    an unordered pair of different languages. An epoch of a record set visits each unit of the set
+    once (see `EPOCH_UNITS`), and every epoch has its own order.
 
     Args:
         sets: list of `records.RecordSet`.
@@ -214,7 +215,8 @@ def _shuffled(draws, size, key, set_index=None):
     constant = [tf.fill(tf.shape(draws), part) for part in key]
     seed = tf.stack([*constant, folded], axis=1)  # (b, 3)
     size = tf.broadcast_to(size, tf.shape(draws))
-    # `tf.random.experimental.index_shuffle` uses this operation too, but rejects a seed per row.
+    # `tf.random.experimental.index_shuffle` uses the same operation, but rejects a separate seed
+    # for each row.
     return epoch, tf.raw_ops.RandomIndexShuffle(
         index=position, seed=seed, max_index=size - 1, rounds=4
     )

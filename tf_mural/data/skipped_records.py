@@ -11,9 +11,9 @@ from tf_mural.errors import UserError
 
 CHANGED = "a record was changed while it was read"
 UNPARSED = "a record has another format, though its checksum matches"
-_MAX_LOCATIONS = 1000  # number of records that are counted individually, not per shard
+_MAX_LOCATIONS = 1000  # maximum number of records that are counted individually, not per shard
 _MAX_LISTED = 5  # maximum number of records that a message lists
-_MIN_UNKNOWN = 8  # a language with fewer texts without a known token does not count as unknown
+_MIN_UNKNOWN = 8  # minimum number of texts without a known token in an unknown language
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class SkippedRecords:
 
     Args:
         limit: maximum share of skipped records in the drawn examples. If fewer than 1,000 examples
-            were drawn, the share is taken of 1,000.
+            were drawn, the number of skipped records is divided by 1,000.
         folders: folders of the records, for messages.
         vocabulary: vocabulary file, for messages.
 

@@ -271,7 +271,8 @@ def train_vocabulary(texts: Iterable[str], size: int, min_frequency: int = 2) ->
 
     Args:
         texts: iterable of texts, read once.
-        size: maximum number of pieces, including special tokens. Few texts give fewer pieces.
+        size: maximum number of pieces, including special tokens. With few texts, the vocabulary has
+            fewer pieces.
         min_frequency: a pair of pieces that occurs less often is not merged.
 
     Raises:

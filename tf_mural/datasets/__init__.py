@@ -13,7 +13,7 @@ A data set is a module with
     fingerprint(raw_dir, split, **options)  optional: hash of the input, if a user may change it
     VERSION                           optional: increased when the same input gives other records
 
-Each unit becomes one or more shards. It may be read in a worker process, which does not import
+Each unit becomes one or more shards. A unit may be read in a worker process, which does not import
 TensorFlow.
 """
 

@@ -64,7 +64,7 @@ class ArchiveOrFolder:
         return os.path.join(self.path, name)
 
     def read(self, name):
-        """Returns the bytes of a file. Raises UserError if it is missing or too large."""
+        """Returns the bytes of a file. Raises UserError if the file is missing or too large."""
         file, path = self.find(name), self.display_path(name)
         if file is None:
             raise UserError(f"{path} is missing; download it again")
@@ -99,7 +99,8 @@ def locate(raw_dir, archive, root, probe):
         probe: a file or folder below `root` that is always present.
 
     Returns:
-        `ArchiveOrFolder`, or None if a folder contains neither.
+        `ArchiveOrFolder`, or None if `raw_dir` contains neither the archive nor the unpacked
+        folder.
 
     Raises:
         UserError: raw_dir does not exist.
@@ -119,7 +120,8 @@ def list_tar(path):
     """Lists the regular files of a tar archive.
 
     Returns:
-        Dict from name to `FileRange`, in the order of the archive. It is cached: do not modify it.
+        Dict from name to `FileRange`, in the order of the archive. The dict is cached and must not
+        be modified.
 
     Raises:
         UserError: the archive is truncated or corrupt, contains a name twice, or a name that leads
@@ -129,7 +131,7 @@ def list_tar(path):
     return _list_tar(path, status.st_size, status.st_mtime_ns)
 
 
-@functools.lru_cache(maxsize=2)  # The splits of a corpus share an archive.
+@functools.lru_cache(maxsize=2)  # Several splits of a corpus list the same archive.
 def _list_tar(path, size, mtime_ns):
     files = {}
     with open_stream(path) as stream:
@@ -138,7 +140,7 @@ def _list_tar(path, size, mtime_ns):
                 raise UserError(f"{path} contains {name} twice; download it again")
             files[name] = file
         padding = 0
-        while chunk := stream.read(_CHUNK):  # Checks the gzip checksum at the end.
+        while chunk := stream.read(_CHUNK):  # Reading to the end verifies the gzip checksum.
             padding += len(chunk)
             if padding > _MAX_PADDING:
                 raise UserError(f"{path} contains data after the end of its tar; download it again")
@@ -149,8 +151,8 @@ def iter_tar(stream, path):
     """Yields (name, `FileRange`) of each regular file of the tar that starts at `stream.tell()`.
 
     Args:
-        stream: a stream of `open_stream`. The caller may read from it between two files, but only
-            forwards.
+        stream: a stream of `open_stream`. The caller may read from the stream between two files,
+            but only forwards.
         path: path of the file that `stream` reads.
 
     Raises:
@@ -181,7 +183,7 @@ class _StrictInfo(tarfile.TarInfo):
 
 @contextlib.contextmanager
 def open_stream(path):
-    """Opens a file for reading, decompressed if it is a gzip. Raises UserError if it is corrupt."""
+    """Opens a file for reading, decompressed if it is a gzip. A corrupt file raises UserError."""
     with (
         bounded_read.file_errors(path),
         gzip.open(path) if is_gzip(path) else open(path, "rb") as stream,
@@ -228,7 +230,7 @@ def iter_images(files):
 
 
 def read_image(stream, file):
-    """Returns what `iter_images` yields for `file`; `stream` is the open archive or None."""
+    """Returns the pair that `iter_images` yields for `file`; `stream`: open archive or None."""
     if file.size > image_files.MAX_BYTES:
         return None, "image too large"
     if file.offset is not None:

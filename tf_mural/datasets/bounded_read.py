@@ -13,7 +13,7 @@ import zlib
 
 from tf_mural.errors import UserError
 
-MAX_BYTES = 1 << 30  # of an unpacked file; six times the largest official file
+MAX_BYTES = 1 << 30  # bytes of an unpacked file, at most; six times the largest official file
 _CHUNK_BYTES = 1 << 20
 UNPACK_ERRORS = (
     zipfile.BadZipFile,
@@ -22,7 +22,7 @@ UNPACK_ERRORS = (
     zlib.error,
     lzma.LZMAError,
     EOFError,
-    RuntimeError,  # zipfile raises it for encrypted members and unknown compression methods.
+    RuntimeError,  # raised by zipfile for encrypted members and unknown compression methods
 )
 
 
@@ -75,7 +75,7 @@ def file_errors(where):
     try:
         yield
     except UNPACK_ERRORS as error:
-        reason = str(error).partition(":\n")[0]  # tarfile adds a line for each compression.
+        reason = str(error).partition(":\n")[0]  # tarfile adds a line for each compression method.
         raise UserError(f"{where} does not unpack ({reason}); download it again") from error
     except FileNotFoundError:
         raise UserError(f"{where} is missing; download it again") from None

@@ -1,8 +1,8 @@
 """`sts2017`: sentence pairs with a similarity score from 0 to 5, in ten tracks.
 
 This is the test set of STS 2017 with the tracks that Reimers and Gurevych added. A record has two
-texts in the order of the columns. The name of the file gives their languages: (es, en) for
-STS.es-en.txt, (en, ar) for STS.en-ar.txt, (en, en) for STS.en-en.txt. The id of a record starts
+texts in the order of the columns. The name of the file gives the languages of the texts: (es, en)
+for STS.es-en.txt, (en, ar) for STS.en-ar.txt, (en, en) for STS.en-en.txt. The id of a record starts
 with its track ("STS.es-en:1").
 """
 
@@ -47,7 +47,7 @@ def plan(raw_dir: str, split: str, tracks: tuple[str, ...] | None = None):
         tracks: tracks to keep, such as es-en, with the languages in either order. Default: all.
 
     Returns:
-        List of one `Unit`: all tracks together have 2,500 pairs.
+        List of a single `Unit`, because all tracks together have only 2,500 pairs.
 
     Raises:
         UserError: no tracks exist, a track is unknown or exists twice, or the zip is corrupt.

@@ -23,7 +23,7 @@ _LANGUAGES_PER_UNIT = 16
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """The files of some languages: tuples (language, path of its texts, path of translations)."""
+    """A unit: tuples (language, path of the texts, path of their English translations)."""
 
     files: tuple[tuple[str, str, str], ...]
 

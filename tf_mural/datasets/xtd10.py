@@ -21,7 +21,7 @@ _IMAGE_LIST = "test_image_names.txt"
 _TEXT_FOLDERS = ("XTD10", "MIC", "STAIR", "")
 _IMAGE_FOLDERS = ("", "images", "coco", "coco/images")
 _COCO_FOLDERS = ("train2014", "val2014", "")
-_CODES = {"jp": "ja"}  # The name of the Japanese file has the code of the country.
+_CODES = {"jp": "ja"}  # The name of the Japanese file contains the country code.
 _RECORDS_PER_UNIT = 250
 
 
@@ -105,7 +105,7 @@ def read(unit):
 
 
 def splits(raw_dir, images=(), languages=None):
-    """Returns both splits if some photographs exist, else only texts."""
+    """Returns both splits if some photographs exist, else only the split `texts`."""
     names, _ = _find_texts(raw_dir, languages)
     has_images = images or _any_image_exists(_find_image_folders(raw_dir, ()), names)
     return SPLITS if has_images else ("texts",)

@@ -29,9 +29,10 @@ class ClusterSpec:
 def resolve_cluster(environment=None):
     """Returns the `ClusterSpec` described by environment variables.
 
-    TF_CONFIG takes precedence. Its value has the form {"cluster": {"worker": ["host:port", ...]},
-    "task": {"type": "worker", "index": 0}}. The cluster may also have a "chief", which gets rank 0.
-    Without TF_CONFIG, the variables of a SLURM step are used, which `srun` sets.
+    TF_CONFIG takes precedence. The value of TF_CONFIG has the form {"cluster": {"worker":
+    ["host:port", ...]}, "task": {"type": "worker", "index": 0}}. The cluster may also have a
+    "chief", which gets rank 0. Without TF_CONFIG, the variables of a SLURM step are used, which
+    `srun` sets.
 
     Args:
         environment: {name: value}. Default: `os.environ`.

@@ -33,8 +33,8 @@ class ProcessGroup:
         is_primary: whether this process has rank 0 and therefore writes the outputs of the run.
     """
 
-    # Exceptions that a collective operation may raise after a peer has died. The type depends on
-    # timing.
+    # Exceptions that a collective operation may raise after a peer has died. The type of the
+    # exception depends on timing.
     peer_errors = ()
 
     def __init__(self, rank=0, world_size=1):
@@ -99,7 +99,7 @@ class ProcessGroup:
             received = [values.get(name) for values in values_by_rank]
             if any(value != received[0] for value in received):
                 listed = ", ".join(f"{value} in process {i}" for i, value in enumerate(received))
-                # The other processes need time to raise this error too.
+                # This process waits, because the others need time to raise this error as well.
                 time.sleep(_GRACE_SECONDS * (self.world_size > 1))
                 raise UserError(f"the processes do not agree on {name}: {listed}; {advice}")
 
@@ -132,7 +132,7 @@ def _first_line(error, max_length=200):
 
 
 class DistributedEmbedder:
-    """Embedder for several processes: each embeds a share of the items, and all get all embeddings.
+    """Embedder for several processes: every process embeds a share, and gets all embeddings.
 
     Every process then computes the same scores from the embeddings, because waiting for the scores
     of the primary process would take as long.
@@ -166,12 +166,13 @@ class DistributedEmbedder:
 
         try:
             rows = embed(own_items())
-        except Exception as caught:  # raised below in all processes, as all wait for the rows
+        except Exception as caught:  # `_raise_any` raises the error in all processes.
             error = caught
         self._raise_any(error)
         share = np.zeros((-(-total // world_size), rows.shape[1]), np.float32)
         share[: len(rows)] = rows
-        gathered = self._processes.all_gather(share)  # (world_size, share, d), items in turn
+        # Item i is in row i // world_size of rank i % world_size.
+        gathered = self._processes.all_gather(share)  # (world_size, share, d)
         return gathered.transpose(1, 0, 2).reshape(-1, rows.shape[1])[:total]
 
     def _raise_any(self, error):

@@ -47,13 +47,14 @@ def rendezvous(cluster, seconds, keep_listening=True):
 
     Args:
         cluster, seconds: see `wait_for_peers`.
-        keep_listening: whether this process listens until the end of the context. This is needed if
-            no server is started at its address, because peers may still try to reach it.
+        keep_listening: whether this process listens until the end of the context. True is needed if
+            no server is started at the address of this process, because peers may still try to
+            reach this process.
     """
     rank, own_address = cluster.rank, cluster.addresses[cluster.rank]
     try:
-        # This raises an error if the port is in use. TensorFlow's server would share the port, and
-        # receive only some of the connections.
+        # `create_server` raises an error if the port is in use. TensorFlow's server would raise no
+        # error: it would share the port, and receive only some of the connections.
         listener = socket.create_server(
             ("", _parse(own_address)[1]), backlog=len(cluster.addresses)
         )

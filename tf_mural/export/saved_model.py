@@ -49,7 +49,7 @@ def export_saved_model(folder, model):
 
     archive = keras.export.ExportArchive()
     archive.track(encoder)
-    # The first endpoint is also "serving_default".
+    # Keras also exports the first endpoint as "serving_default".
     archive.add_endpoint("embed_texts", embed_texts, string_spec("texts"))
     archive.add_endpoint("embed_images", embed_images, string_spec("images"))
     archive.write_out(folder, verbose=False)

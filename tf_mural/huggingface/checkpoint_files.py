@@ -61,7 +61,7 @@ def _download(name, patterns):
         ) from error
     try:
         return huggingface_hub.snapshot_download(name, allow_patterns=list(patterns))
-    except Exception as error:  # the hub, the network and the disk raise many types
+    except Exception as error:  # the hub, the network and the disk raise errors of many types
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise UserError(
             f"{name} cannot be downloaded from huggingface.co ({reason}); check the name and the "

@@ -24,9 +24,9 @@ class GhostBatchNormalization(keras.layers.BatchNormalization):
             then have the same local batch size. If there are several virtual batches, the moving
             averages are updated with the averages of their statistics.
         all_reduce_mean: callable that takes a list of tensors and returns the list of the means of
-            these tensors over all replicas. The layer calls it in the forward and in the backward
-            pass, but only if `virtual_batch_size` is `ALL_REPLICAS`. The default is correct for a
-            single replica.
+            these tensors over all replicas. The layer calls this function in the forward and in the
+            backward pass, but only if `virtual_batch_size` is `ALL_REPLICAS`. The default is
+            correct for a single replica.
         fuse_squeeze: if True, the layer also computes the swish activation and the squeeze (mean
             over positions) that follow it in a block. The layer then returns a tuple: activations,
             (n, h, w, c), and their means over positions, (n, c). The gradient of the fused layer
@@ -122,10 +122,10 @@ class GhostBatchNormalization(keras.layers.BatchNormalization):
                 dy, *sums = self._backpropagate_activation(upstream, wide, scales, offsets)
                 d_beta, d_gamma = map(self._group_means, sums)
                 d_gamma = (d_gamma - mean * d_beta) * inverse_std
-                # x changes the statistics, and the statistics change the outputs of all replicas
-                # that share them. Therefore dx is computed from means over these replicas. The
-                # gradients of gamma and beta stay local, because the train step sums them over
-                # replicas.
+                # The statistics depend on x, and the outputs of all replicas that share the
+                # statistics depend on the statistics. Therefore dx is computed from means over
+                # these replicas. The gradients of gamma and beta stay local, because the train step
+                # sums them over replicas.
                 mean_d_gamma, mean_d_beta = self._all_reduce_mean([d_gamma, d_beta])
                 slopes = scale * inverse_std * mean_d_gamma
                 constants = scale * mean_d_beta - slopes * mean

@@ -63,8 +63,9 @@ BERTS = {  # name: (layers, width, heads); the feed-forward layers are four time
     "base": (12, 768, 12),
     "large": (24, 1024, 16),
 }
-# Earlier versions stored some arguments of `dual_encoder` under the names in `_RENAMED_ARGUMENTS`,
-# {old name: current name}, and stored the values in `_STORED_NONE` in the place of None.
+# Earlier versions of `tf_mural` stored some arguments of `dual_encoder` under the names in
+# `_RENAMED_ARGUMENTS`, {old name: current name}, and stored the values in `_STORED_NONE` in the
+# place of None.
 _RENAMED_ARGUMENTS = {"image": {"batch_norm_group": "virtual_batch_size"}, "text": {}}
 _STORED_NONE = {"virtual_batch_size": 0, "preset": "", "sizes": []}
 
@@ -72,8 +73,8 @@ _STORED_NONE = {"virtual_batch_size": 0, "preset": "", "sizes": []}
 def upgrade_arguments(arguments):
     """Returns stored keyword arguments of `dual_encoder` with current names and values.
 
-    Only this function reads the names and values that earlier versions wrote to model.json and to
-    presets. Current names and values are kept.
+    Only this function reads the names and values that earlier versions of `tf_mural` wrote to
+    model.json and to presets. Current names and values are kept.
 
     Args:
         arguments: keyword arguments of `dual_encoder`, of which "image" and "text" are required.

@@ -55,8 +55,8 @@ def train(
         last_evaluated: number of the last step that was evaluated. If an evaluation is due at the
             current step and was not made, the loop starts with it.
         skipped_records: `data.skipped_records.SkippedRecords`, whose counts are logged, or None.
-        steps_per_loop: maximum number of steps per call of the runner. A call takes fewer steps if
-            a log, checkpoint or evaluation is due earlier.
+        steps_per_loop: maximum number of steps per call of the runner. A call of the runner takes
+            fewer steps if a log, checkpoint or evaluation is due earlier.
         signals: `preemption.SignalHandler`, or None.
         should_stop: callable that returns whether training must end before `steps`, with the same
             result on all processes; or None.
@@ -109,7 +109,7 @@ def train(
         if should_stop and should_stop():
             break
     _run_on_all(checkpoints.wait_until_finished, processes)
-    stop, _ = stop_poll.poll(0, sync=True)  # a signal may have arrived meanwhile
+    stop, _ = stop_poll.poll(0, sync=True)  # a signal may have arrived during the wait
     if stop:
         raise _preempted(stop, step, processes)
     return step

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 
 class TensorBoardWriter:
-    """Writes scalars and images. Only the first write error is reported, and none ends the run.
+    """Writes scalars and images. Write errors do not end the run; only the first one is reported.
 
     Args:
         log_dir: folder of the event files.

@@ -49,7 +49,7 @@ class SignalHandler:
         return self
 
     def install(self):
-        """Installs the handlers. Call `install` again after a library may have replaced them.
+        """Installs the handlers. Call `install` again if a library may have replaced the handlers.
 
         TensorFlow's multi-worker set-up replaces the handler of SIGTERM by its own, which does not
         stop a run.
@@ -103,8 +103,9 @@ class StopPoll:
     """Checks at step boundaries for stop signals, and for checkpoints that are due by time.
 
     A single process checks its clock and its signals after every step. Several processes must act
-    at the same step. They therefore exchange their clocks and signals with a small collective
-    operation: at steps where they synchronize anyway, and about every five seconds in between.
+    at the same step. These processes therefore exchange their clocks and signals with a small
+    collective operation: at steps where they synchronize anyway, and about every five seconds in
+    between.
 
     Args:
         processes: `ProcessGroup`.

@@ -76,7 +76,8 @@ def unshard(value, spec):
 
     Args:
         value: the part on this replica.
-        spec: `PartitionSpec` of the array; if it is empty, `value` is already the whole array.
+        spec: `PartitionSpec` of the array. An empty `PartitionSpec` means that `value` is already
+            the whole array.
     """
     if spec == P():
         return value
@@ -95,9 +96,9 @@ def apply_gradients(optimizer, gradients, variables, apply_update=None):
         optimizer: `keras.optimizers.Optimizer`.
         gradients: list of arrays, one per variable.
         variables: list of Keras variables.
-        apply_update: bool scalar. If it is false, the variables, the slots and the optimizer's
-            counter keep their values, even if gradients are not finite. None: the update is always
-            applied.
+        apply_update: bool scalar. If `apply_update` is false, the variables, the slots and the
+            optimizer's counter keep their values, even if gradients are not finite. None: the
+            update is always applied.
     """
     changed = [*variables, *optimizer.variables]
     before = [ops.convert_to_tensor(v) for v in changed]

@@ -15,10 +15,10 @@ def encode_full(encode, batch, variables):
     """Encodes the whole local batch; activations are kept for the backward pass.
 
     Args:
-        encode: callable (batch, index of the micro-batch) -> {field: (n, d)}. It draws the same
-            dropout masks in every call with the same index.
+        encode: callable (batch, index of the micro-batch) -> {field: (n, d)}. Calls of `encode`
+            with the same index draw the same dropout masks.
         batch: nested structure of arrays (n, ...).
-        variables: `train_step.EncoderVariables`. The moving averages are updated.
+        variables: `train_step.EncoderVariables`; `encode_full` updates their moving averages.
 
     Returns:
         Embeddings {field: (n, d)}, and a callable that maps the gradients at the embeddings
@@ -45,7 +45,7 @@ def encode_cached(encode, batch, variables, specs):
     Args:
         encode, batch, variables: see `encode_full`.
         specs: {field: spec of the embeddings of a micro-batch, with shape (rows, d) and a dtype}.
-            The number of rows must divide n.
+            The number of rows per micro-batch must divide n.
 
     Returns:
         See `encode_full`.

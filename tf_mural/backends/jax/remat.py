@@ -12,8 +12,8 @@ def remat(block):
     Calls with `training=False` are not affected.
 
     Args:
-        block: `keras.layers.Layer` whose variables no other layer uses. Of the arguments of the
-            layer, only the first one gets gradients.
+        block: `keras.layers.Layer` whose variables no other layer uses. Only the first argument of
+            the layer gets gradients.
     """
     plain_call = block.call
 

@@ -45,7 +45,7 @@ class Runner:
         return 1
 
     def start(self, step):
-        """Places all variables on the devices; starts reading batches, first that of `step`."""
+        """Places all variables on the devices; starts to read batches at `step`."""
         trainer = self._trainer
         # The list is stored, because `trainer.variables` visits all layers at each access.
         self._variables = trainer.variables
@@ -58,8 +58,8 @@ class Runner:
         """Runs `count` steps.
 
         Returns:
-            Logs {name: list with a value per step} on the device. Reading the values waits for the
-            steps.
+            Logs {name: list with a value per step} on the device. Reading a value waits until the
+            steps have run.
         """
         logs = []
         for _ in range(count):

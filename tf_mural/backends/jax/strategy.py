@@ -109,8 +109,9 @@ def _all_devices():
 
 def _multiworker(_, seconds):
     cluster = resolve_cluster()
-    # JAX's coordinator listens at the address of the first process, which must stop listening.
-    # At all other addresses, no server is started, and peers may still be waiting for an answer.
+    # The first process must stop listening, because JAX's coordinator listens at its address. All
+    # other processes continue to listen, because no server is started at their addresses, and peers
+    # may still be waiting for an answer.
     with rendezvous(cluster, seconds, keep_listening=cluster.rank > 0):
         _connect(
             seconds,

@@ -26,7 +26,7 @@ class DamagedRecord(UserError):
 
 
 class RecordSet:
-    """A record set opened for reading. Several threads may read from it.
+    """A record set opened for reading. Several threads may read from the same `RecordSet`.
 
     Attributes:
         folder: folder of the record set.
@@ -35,7 +35,7 @@ class RecordSet:
         language_counts: {language code: number of texts}.
         image_counts: int64 (n,), number of images of each record.
         has_language: bool (n, L), whether each record has a text in each of the `languages`.
-        digest: short hash of the contents, which identifies the data of a result.
+        digest: short hash of the contents, by which results identify their record sets.
     """
 
     def __init__(self, folder, manifest, strict=True):

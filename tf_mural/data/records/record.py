@@ -98,7 +98,7 @@ def _languages_feature(codes):
 
 
 def deserialize(data):
-    """Returns the record that `serialize` encoded. Raises ValueError for other bytes."""
+    """Returns the record that `serialize` encoded. Other bytes raise ValueError."""
     from google.protobuf.message import DecodeError
 
     try:

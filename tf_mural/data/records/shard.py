@@ -41,8 +41,8 @@ class ShardIndexBuilder:
 
     def __init__(self):
         self._lengths, self._images = array.array("Q"), array.array("I")
-        # The first is {tuple of the language codes of a record: number of the tuple}. The second is
-        # the number of the tuple of each record.
+        # `_combinations` maps the language codes of a record, a tuple, to the number of the tuple.
+        # `_combination_of` is the number of the tuple of each record.
         self._combinations, self._combination_of = {}, array.array("I")
 
     def add(self, length, record):

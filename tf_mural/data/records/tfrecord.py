@@ -154,8 +154,8 @@ def _position_table():
 
     Returns:
         (uint32 (_BLOCK * 256,), the contribution of each byte value at each position of a block;
-        four lists of 256 values, one list per byte of a CRC, whose XOR is the CRC shifted past a
-        block).
+        four lists of 256 values, one list per byte of a CRC; the XOR of the values that the four
+        bytes select is the CRC shifted past a block).
     """
     table = np.array(_byte_table(), np.uint32)
     by_position = np.empty((_BLOCK, 256), np.uint32)
@@ -164,8 +164,8 @@ def _position_table():
         previous = by_position[row - 1]
         by_position[row] = table[previous & 0xFF] ^ (previous >> 8)
     by_position = np.ascontiguousarray(by_position[::-1])
-    # To continue from a CRC is equivalent to an XOR of its four bytes with the first four bytes of
-    # the block.
+    # Continuing from the CRC of the previous blocks is equivalent to combining its four bytes with
+    # the first four bytes of the block by XOR.
     return by_position.ravel(), by_position[:4].tolist()
 
 

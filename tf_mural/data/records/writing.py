@@ -17,7 +17,7 @@ from tf_mural.errors import UserError
 SCHEMA = 2
 MANIFEST = "manifest.json"
 AUGMENTATIONS = ("crop", "flip")
-_BATCH_BYTES = 1 << 18  # size of the records whose checksums are computed together
+_BATCH_BYTES = 1 << 18  # bytes of records whose checksums are computed together
 
 
 def shard_name(number, total):
@@ -76,8 +76,8 @@ def write_manifest(
         shards: list of `Shard`, in order.
         dataset, split: names of the dataset and of the split.
         augmentations: augmentations allowed in training, a subset of `AUGMENTATIONS`.
-        made_by: plain dict that describes how the set was made. It must not contain dates, so that
-            the same input gives the same bytes.
+        made_by: plain dict that describes how the set was made. The dict must not contain dates, so
+            that the same input gives the same bytes.
         ledger: plain dict with counts of read, kept and skipped records.
         classes: names of the labels in order, if they have names.
 
@@ -150,7 +150,11 @@ def write(folder, records, dataset="records", split="train", shards=1, augmentat
 
 
 def read_manifest(folder):
-    """Reads the manifest of the record set in a folder. Raises UserError if there is none."""
+    """Reads the manifest of the record set in a folder.
+
+    Raises:
+        UserError: the folder has no manifest, or the manifest is not valid.
+    """
     path = os.path.join(folder, MANIFEST)
     try:
         with open(path, encoding="utf-8") as file:

@@ -1,8 +1,8 @@
 """`cifar100`: 60,000 images of 32x32 pixels in 100 classes.
 
 Two of the three published versions are supported: the binary version and the Python pickles. Both
-give the same records. Unpickling never executes code. Images are stored as PNG, which is lossless.
-The label is the fine label.
+versions give the same records. Unpickling never executes code. Images are stored as PNG, which is
+lossless. The label is the fine label.
 
 tensorflow-datasets provides this corpus too, but with its own record format and download.
 """
@@ -22,7 +22,7 @@ SPLITS = ("train", "test")
 AUGMENTATIONS = ("crop", "flip")
 _SIDE = 32
 _IMAGE_BYTES = 3 * _SIDE * _SIDE
-_ROW_BYTES = 2 + _IMAGE_BYTES  # Coarse label, fine label, pixels.
+_ROW_BYTES = 2 + _IMAGE_BYTES  # one byte for each of the two labels, then the pixels
 _VERSIONS = {  # {version: (archive, folder in the archive, a file in that folder)}
     "binary": ("cifar-100-binary.tar.gz", "cifar-100-binary", "train.bin"),
     "python": ("cifar-100-python.tar.gz", "cifar-100-python", "train"),

@@ -1,7 +1,7 @@
 """The development kit of ImageNet, which maps its class numbers to WordNet ids and names.
 
-meta.mat is a file of Matlab's version 5. This reader supports what the file contains: one struct
-array of numbers and text.
+The file meta.mat has the file format of Matlab 5. This reader supports only the content of
+meta.mat: one struct array of numbers and text.
 """
 
 import dataclasses
@@ -89,7 +89,7 @@ _CELL_TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9:
 _CELL_TYPES |= {12: "i8", 13: "u8"}
 _TEXT_ENCODINGS = {1: "latin-1", 2: "latin-1", 4: "utf-16-le", 16: "utf-8", 17: "utf-16-le"}
 _STRUCT, _CHARACTERS = 2, 4
-_MAX_BYTES = 1 << 28  # maximum size of a decompressed element
+_MAX_BYTES = 1 << 28  # maximum size of a decompressed element in bytes
 
 
 def _strip_header(data):

@@ -8,7 +8,8 @@ from tf_mural.datasets import archives, image_files
 
 _RECORDS_PER_UNIT = 2000
 _MAX_UNITS = 256  # Reading a record set keeps one file open per shard.
-# Each unit decompresses a gzip from its start: 8 units skip 3.5 times the size of the file.
+# Each unit decompresses a gzip from its start: 8 units together skip 3.5 times the size of the
+# file.
 _MAX_GZIP_UNITS = 8
 
 
@@ -23,7 +24,7 @@ class LabeledImage:
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """Some listed images that exist, and the file names of listed images that do not exist."""
+    """A unit: listed images that exist, and file names of listed images that do not exist."""
 
     images: tuple[LabeledImage, ...]
     missing: tuple[str, ...] = ()

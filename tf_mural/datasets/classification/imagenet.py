@@ -42,7 +42,7 @@ class ImageClass:
 
 @dataclasses.dataclass(frozen=True)
 class ClassesUnit:
-    """The training photographs of some classes."""
+    """A unit: the training photographs of one or more classes."""
 
     classes: tuple[ImageClass, ...]
 
@@ -203,7 +203,7 @@ def _class_sources(raw_dir):
 
 
 def _sorted_wnids(raw_dir, wnids):
-    """Returns the sorted WordNet ids. Raises UserError if those of the development kit differ."""
+    """Returns the sorted WordNet ids. Raises UserError if the development kit has others."""
     wnids = sorted(wnids)
     if kit := devkit.locate(raw_dir):
         expected = [synset.wnid for synset in devkit.synsets(kit)]

@@ -33,7 +33,7 @@ class _Dtype:
         self.name = name
 
     def __setstate__(self, state):
-        pass  # The state holds the byte order, which single bytes do not have.
+        pass  # The state is the byte order, which is irrelevant for single bytes.
 
 
 _PLACEHOLDERS = {
@@ -60,8 +60,8 @@ def load_plain(file, path):
         path: path of the file, for messages.
 
     Raises:
-        UserError: the pickle is corrupt, or refers to another class or function. No function is
-            called in this case.
+        UserError: the pickle is corrupt, or refers to another class or function, which is not
+            called.
     """
     try:
         return _Unpickler(file, encoding="bytes").load()

@@ -1,12 +1,12 @@
 """`coco`: the photographs of MS-COCO with captions in English and in any other language.
 
-The splits are those of Karpathy: train, val and test, and restval, which is often added to train.
-The split `texts` has only the captions of train and does not need the photographs.
+The splits are those of Karpathy: `train`, `val`, `test` and `restval`; `restval` is often added to
+`train`. The split `texts` has only the captions of `train` and does not need the photographs.
 
 English captions come from COCO's annotations or, if these are missing, from dataset_coco.json.
 Japanese (STAIR) and Korean (AI Hub) captions are added if their files exist; other languages can be
-added with the option texts. Captions are joined by image id, so a language may lack some images. If
-an image has the same caption twice, both are kept, as in published results.
+added with the option `texts`. Captions are joined by image id, so a language may lack some images.
+If an image has the same caption twice, both copies are kept, as in published results.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ _RECORDS_PER_UNIT = 2000
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """Some images and their captions.
+    """A unit: images and their captions.
 
     Attributes:
         locations: folders and zips of the images; () for records without images.
@@ -54,7 +54,7 @@ def plan(
         raw_dir: folder of dataset_coco.json and the other files that `--list` shows.
         split: "train", "val", "test", "restval", or "texts" for the captions of train without
             photographs.
-        restval: whether to add the images of restval to train and texts.
+        restval: whether to add the images of the split restval to the splits train and texts.
         texts: additional captions as language:file, such as it:translations_it.tsv. The file,
             relative to raw_dir, has image ids and texts as TSV, JSON or JSONL. A language may have
             several files. These captions replace other captions of the same language.
@@ -122,10 +122,10 @@ def read(unit):
 
 
 def splits(raw_dir, restval=False, images=(), **_):
-    """Returns the splits of which some photographs exist, and texts.
+    """Returns the splits of which some photographs exist, and the split `texts`.
 
     The photographs of restval are in one split only: in restval, or in train if `restval` is set.
-    With the option images, all splits are returned; `plan` then reports a wrong folder.
+    If the option `images` is given, all splits are returned; `plan` then reports a wrong folder.
     """
     candidates = tuple(split for split in SPLITS if split != "restval" or not restval)
     if images:

@@ -63,7 +63,7 @@ def load_images(raw_dir):
 
 
 def _drop_tokens(entry):
-    """Replaces a sentence object by its text, because its tokens take up most of the list."""
+    """Replaces a sentence object by its text, because the tokens take up most of the list."""
     return entry["raw"] if "raw" in entry else entry
 
 

@@ -79,7 +79,7 @@ def from_option(path):
 
 
 def read_bytes(file):
-    """Returns the bytes of a `SourceFile`. Raises UserError if it is corrupt or too large."""
+    """Returns the bytes of a `SourceFile`. Raises UserError if the file is corrupt or too large."""
     if file.path.endswith(_ZIPS):
         return bounded_read.read_zip_member(file.path, file.member)
     if file.path.endswith(_TARS):
@@ -88,7 +88,7 @@ def read_bytes(file):
 
 
 def read_json(file, object_hook=None):
-    """Returns the JSON data of a `SourceFile`. Raises UserError if it is not UTF-8 or not JSON."""
+    """Returns the JSON data of a `SourceFile`. Raises UserError for other data."""
     return parse_json(bounded_read.decode_utf8(read_bytes(file), file), file, object_hook)
 
 
@@ -98,8 +98,8 @@ def parse_json(text, location, object_hook=None):
     Args:
         text: str.
         location: name of the text for messages.
-        object_hook: as for `json.loads`. It is called as soon as an object is parsed; values that
-            it drops do not stay in memory.
+        object_hook: as for `json.loads`. The hook is called as soon as an object is parsed; values
+            that the hook drops do not stay in memory.
 
     Returns:
         The parsed data.

@@ -1,8 +1,9 @@
 """`crawl`: web images with their alt-texts, as img2dataset downloads them.
 
 Supports any list of links, such as LAION's or COYO's, in any format of img2dataset: webdataset,
-files, parquet, tfrecord. Tars of .jpg and .txt files from other hosts are read, too. The
-caption of an image is in the file next to it; `cc3m`, `cc12m` and `uc2` use official lists instead.
+files, parquet, tfrecord. Tars of .jpg and .txt files that other programs wrote are also supported.
+The caption of an image is in the file next to it; `cc3m`, `cc12m` and `uc2` use official lists
+instead.
 
 If img2dataset's Parquet files are next to the images, links that could not be downloaded are
 counted by their status. If a file is truncated, for example because img2dataset was stopped, its
@@ -23,7 +24,7 @@ _DEFAULT_SPLIT = "train"
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """Some shards, and the language of their captions."""
+    """A unit: shards, and the language of their captions."""
 
     shards: tuple[shards.Shard, ...]
     language: str

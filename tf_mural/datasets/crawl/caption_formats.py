@@ -10,7 +10,8 @@ from tf_mural.data.records import is_language
 _URL_KEYS = ("url", "image_url", "img_url")
 _ID_KEYS = ("image_id", "img_id", "id", "key", "image", "img_fname")
 _CAPTION_KEYS = ("caption", "captions")
-_HEADERS = {b"caption\turl", b"url\tcaption"}  # Users add a header for img2dataset.
+# Published lists have no header, but users add one of these headers for img2dataset.
+_HEADERS = {b"caption\turl", b"url\tcaption"}
 _URL_PREFIXES = (b"http://", b"https://", b"//")
 
 

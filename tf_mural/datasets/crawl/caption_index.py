@@ -1,9 +1,9 @@
 """Index of a list of captions: maps the name of an image to its lines in the file.
 
-A list of 12 million rows takes gigabytes of memory. The index takes 16 bytes per row: a 64-bit hash
-of the name of the image (its URL), by which rows are sorted, and the offset of the line. A line is
-read from the file when its image is converted. The names are then compared in full; equal hashes of
-different names therefore cause no errors.
+In memory, a list of 12 million rows would take gigabytes. The index takes 16 bytes per row: a
+64-bit hash of the name of the image (its URL), by which rows are sorted, and the offset of the
+line. A line is read from the file when its image is converted. The full names are then compared;
+equal hashes of different names therefore cause no errors.
 """
 
 import array
@@ -96,7 +96,7 @@ def check_list(path, format):
     raise UserError(f"{message}; it looks like that of {others[0]}" if others else message)
 
 
-@functools.lru_cache(maxsize=2)  # Units of a process share an index.
+@functools.lru_cache(maxsize=2)  # The units of a process share one index.
 def _build_index(path, format, by_number, size, modified):
     """Returns (hashes, offsets, invalid). `size` and `modified` are part of the cache key."""
     name_of = caption_formats.FORMATS[format].name

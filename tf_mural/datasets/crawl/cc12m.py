@@ -2,8 +2,8 @@
 
 The captions come from the official list, whose lines are url TAB caption; `cc3m` has the opposite
 order. The module `cc3m` describes how images and list are joined. Of the links, 36 to 38 %
-are dead; tars from other hosts (cc12m-train-0000.tar) contain more images than can still be
-downloaded.
+are dead; published tars of the images, such as cc12m-train-0000.tar, contain more images than can
+still be downloaded.
 """
 
 from tf_mural.datasets.crawl import conceptual, join_captions
@@ -32,7 +32,7 @@ def plan(
         images: folders of the images, relative to raw_dir. Default: raw_dir.
         captions: path of the list of captions, relative to raw_dir. Default: cc12m.tsv.
         by_number: interpret the key of an image as the number of its row, from 0, if there are no
-            URLs; img2dataset with shards of 10,000 names images this way.
+            URLs. img2dataset uses such keys if its shards have 10,000 images.
 
     Returns:
         A list of units.
@@ -46,7 +46,7 @@ def plan(
 
 
 def fingerprint(raw_dir, split, images=(), captions=None, by_number=False):
-    """Returns a hash of the size and ends of the list, and of the names of the image files."""
+    """Returns a hash of the list (size, start and end) and of the names of the image files."""
     return conceptual.fingerprint(
         *conceptual.find_sources(raw_dir, split, _LISTS, _FORMAT, images, captions, by_number)
     )

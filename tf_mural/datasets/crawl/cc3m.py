@@ -1,8 +1,8 @@
 """`cc3m`: Conceptual Captions, 3.3 million links with alt-texts, and 15,840 for validation.
 
 The captions come from the official lists, whose lines are caption TAB url. The images come from
-img2dataset, in any of its formats, or from tars of other hosts with a url in each .json. The row of
-an image is found by the URL. Images without a row and rows without an image are skipped and
+img2dataset, in any of its formats, or from other tars in which each .json file contains a url. The
+row of an image is found by the URL. Images without a row and rows without an image are skipped and
 counted. Without a list, use `crawl`, which takes the captions next to the images.
 """
 

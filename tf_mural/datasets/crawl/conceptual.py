@@ -56,7 +56,7 @@ def list_splits(raw_dir, list_names, images, captions):
 
 
 def fingerprint(image_shards, captions):
-    """Returns a hash of the size and both ends of the list, and of the names of the shards."""
+    """Returns a hash of the list (size, start and end) and of the names of the shards."""
     list_hash = archives.fingerprint(captions.path)
     return hashlib.sha256(f"{list_hash}\n{shards.fingerprint(image_shards)}".encode()).hexdigest()
 

@@ -20,8 +20,8 @@ class CaptionList:
     Attributes:
         path: path of the file.
         format: a key of `caption_formats.FORMATS`.
-        by_number: whether the key of an image is the number of its row, from 0. Otherwise the row
-            of an image is found by its URL or, if it has none, by its key.
+        by_number: whether the key of an image is the number of its row, from 0. If False, the row
+            of an image is found by the URL of the image or, without a URL, by its key.
         languages: language codes to keep; all if empty.
     """
 
@@ -109,7 +109,7 @@ def _missing_rows(unit, index):
     for offset in index.invalid.tolist():
         line = index.read_line(offset)[:80].decode(errors="replace")
         yield Skipped("row is not of the list's form", f"byte {offset}: {line!r}")
-    num_images = np.zeros(len(index.hashes), np.uint32)  # stored at the first row of a name
+    num_images = np.zeros(len(index.hashes), np.uint32)  # per name, stored at its first row
     for shard in unit.shards:
         for url, key in shard.names():
             for name in _image_names(url, key, unit.captions):

@@ -2,7 +2,7 @@
 
 Each reader is a function (path, images=True) that yields a `Sample` for each image in order, and
 a `Skipped` if a file is damaged. With images=False the reader does not read the images themselves.
-Tars of .jpg, .txt and .json files from other hosts are read, too.
+Tars of .jpg, .txt and .json files that other programs wrote are also supported.
 """
 
 import contextlib

@@ -15,7 +15,7 @@ _SPLIT_WORDS = {
     "val": {"val", "valid", "validation"},
     "test": {"test", "testing"},
 }
-_MAX_UNITS = 512  # A reader keeps every shard of a record set open.
+_MAX_UNITS = 512  # limited, because a reader keeps every shard of a record set open
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Shard:
             try:
                 yield from sample_readers.read_parquet_rows(self.sidecar, False)
             except sample_readers.BrokenParquetError:
-                return  # The shard itself is then truncated, too, and its reader counts this.
+                return  # The shard is also truncated in this case, and its reader counts that.
 
     def names(self):
         """Yields (url or None, key) of each sample that exists or that img2dataset tried."""
@@ -148,8 +148,8 @@ def _walk(top):
             stem, _, extension = name.rpartition(".")
             if stem and not name.startswith("."):
                 extensions.setdefault(stem, set()).add(extension)
-        # A folder is a shard if img2dataset's statistics or Parquet file is next to it. It is not
-        # listed, because it may contain thousands of files.
+        # A folder is a shard if img2dataset's statistics or Parquet file is next to it. The folder
+        # is not listed, because it may contain thousands of files.
         shard_names = [name for name in subfolders if extensions.keys() & {name, f"{name}_stats"}]
         subfolders[:] = [name for name in subfolders if name not in shard_names]
         for stem in {*extensions, *shard_names}:

@@ -85,7 +85,7 @@ def splits(raw_dir, captions=None, **_):
 
 
 def fingerprint(raw_dir, split, images=(), **options):
-    """Returns a hash of the sizes and ends of the texts, and of the names of the image files."""
+    """Returns a hash of the text files (size, start, end) and of the names of the image files."""
     image_shards = shards.find_shards(raw_dir, images)
     digest = hashlib.sha256(shards.fingerprint(image_shards).encode())
     names = ("captions", "languages", "sentencepiece", "ids")

@@ -1,10 +1,11 @@
 """UC2's texts in LMDB folders, one for each language, with one entry per text.
 
-An entry is MessagePack compressed by LZ4. It has the tokens of XLM-R as `input_ids` and the name of
-the image as `img_fname`; txt2img.json next to the database maps the key of each text to its image.
-If an entry has the text itself (caption, text, sentence or raw), this text is used. Otherwise the
-tokens are decoded with XLM-R's SentencePiece model, which restores the text except for the
-normalization of the tokenizer: single spaces, NFKC, and " ⁇ " for unknown characters.
+An entry is MessagePack compressed by LZ4. An entry has the tokens of XLM-R as `input_ids` and the
+name of the image as `img_fname`; txt2img.json next to the database maps the key of each text to its
+image. If an entry has the text itself (key caption, text, sentence or raw), this text is used.
+Without such a text, the tokens are decoded with XLM-R's SentencePiece model, which restores the
+text except for the normalization of the tokenizer: single spaces, NFKC, and " ⁇ " for unknown
+characters.
 
 Memory use is about 20 bytes for each text: the key, and a hash of the id of its image.
 """
@@ -31,7 +32,7 @@ _UNKNOWN = 3
 
 @dataclasses.dataclass(frozen=True)
 class Databases:
-    """Paths of the texts.
+    """Paths of the databases and of the files that are needed to read them.
 
     Attributes:
         folders: (language, folder) pairs.
@@ -46,7 +47,7 @@ class Databases:
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """Some shards to read; if `missing` is true, all shards, to find texts without an image."""
+    """A unit: shards to read or, if `missing`, all shards, to find texts without an image."""
 
     shards: tuple[shards.Shard, ...]
     databases: Databases
@@ -208,7 +209,7 @@ def _load_table(folder):
     return _read_table(path, status.st_size, status.st_mtime_ns)
 
 
-@functools.lru_cache(maxsize=32)  # Units of a process share a table.
+@functools.lru_cache(maxsize=32)  # The units of a process share one table.
 def _read_table(path, size, modified):
     """Reads a table; `size` and `modified` are part of the cache key."""
     try:

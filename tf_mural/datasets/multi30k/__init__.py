@@ -26,7 +26,7 @@ _RECORDS_PER_UNIT = 2000
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """Some lines of a split.
+    """A unit: a range of the lines of a split.
 
     Attributes:
         locations: folders and archives of the images; () for records without images.
@@ -52,8 +52,8 @@ def plan(
     Args:
         raw_dir: folder to which relative paths refer.
         split: name of the split.
-        task: the texts of Multi30K to use: "1", "2", "both" or "auto". auto means both
-            for train and 1 for bitext. For test sets, auto follows the evaluation protocol: the
+        task: the texts of Multi30K to use: "1", "2", "both" or "auto". "auto" means "both" for
+            train and "1" for bitext. For test sets, "auto" follows the evaluation protocol: the
             five captions of task 2 in English and German, one caption of task 1 in French and
             Czech.
         texts: folders that contain task1 and task2. Default: the first existing folder of data,

@@ -49,7 +49,7 @@ def find_in_archives(locations, names):
     """Finds images in archives.
 
     Args:
-        locations: what `find_locations` returns.
+        locations: result of `find_locations`.
         names: file names.
 
     Returns:
@@ -81,7 +81,7 @@ def iter_images(locations, files):
     """Yields for each image (encoded image, None), or (None, reason) if it is unusable.
 
     Args:
-        locations: what `find_locations` returns.
+        locations: result of `find_locations`.
         files: (name, `archives.FileRange` or None) pairs; images of a gzip must be in the order of
             the archive.
     """
@@ -108,7 +108,7 @@ def update_digest(digest, locations, names):
 
     Args:
         digest: hash of hashlib.
-        locations: what `find_locations` returns.
+        locations: result of `find_locations`.
         names: file names.
     """
     for location in locations:

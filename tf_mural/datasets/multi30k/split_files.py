@@ -120,7 +120,7 @@ def _find_texts(folders, task_number, stem):
 
 
 def _find_text_folders(raw_dir, texts):
-    """Returns the folders that contain task1 or task2. Raises UserError if one is missing."""
+    """Returns the folders that contain task1 or task2. A missing folder raises UserError."""
     archives.check_raw_dir(raw_dir)
     paths = [os.path.join(raw_dir, name) for name in texts or _TEXT_FOLDERS]
     existing = [

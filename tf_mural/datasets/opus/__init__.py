@@ -1,14 +1,14 @@
 """`opus`, `ccmatrix`: bitexts as OPUS publishes them in its Moses format.
 
 A zip, such as de-en.txt.zip, contains two text files, such as CCMatrix.de-en.de and
-CCMatrix.de-en.en, whose lines are translations of each other. Its other files (README, LICENSE,
-scores, ids) are not read. The two files may also be unpacked in a folder.
+CCMatrix.de-en.en, whose lines are translations of each other. The other files of the zip (README,
+LICENSE, scores, ids) are not read. The two text files may also be unpacked in a folder.
 
 A member of a zip can only be read from its start. The reader of a part of a bitext must therefore
-skip the pairs before this part, about a million pairs per second, which is mostly the time of
-decompression. A bitext has at most 16 parts; a pair is then skipped at most 7.5 times on average.
-The parts are ranges of bytes of the first language, because planning then reads no text. Small
-bitexts share a unit.
+skip the pairs before this part. About a million pairs are skipped per second, and most of this time
+is spent on decompression. A bitext has at most 16 parts; a pair is then skipped at most 7.5 times
+on average. The parts are ranges of bytes in the text of the first language, because planning then
+reads no text. Small bitexts share a unit.
 """
 
 import dataclasses

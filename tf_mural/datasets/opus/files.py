@@ -13,11 +13,11 @@ from tf_mural.errors import UserError, lookup
 
 @dataclasses.dataclass(frozen=True)
 class Bitext:
-    """Two texts whose lines are translations of each other.
+    """Two text files whose lines are translations of each other.
 
     Attributes:
         name: corpus and languages, such as "CCMatrix.de-en".
-        languages: language codes of both sides as in records, such as zh-cn for OPUS's zh_cn.
+        languages: language codes of both texts as in records, such as zh-cn for OPUS's zh_cn.
         path: path of the zip, or of the folder of the two files.
         members: names of both files in the zip or folder.
         sizes: unpacked sizes of both files in bytes.
@@ -35,7 +35,7 @@ class Bitext:
         return not os.path.isdir(self.path)
 
     def where(self, side):
-        """Returns the name of a side for messages."""
+        """Returns the name of one of the two texts (side 0 or 1) for messages."""
         return f"{self.members[side]} of {self.path}"
 
 
@@ -121,10 +121,10 @@ def choose_bitexts(bitexts, raw_dir, languages=None, pairs=None):
 
 @contextlib.contextmanager
 def open_side(bitext, side):
-    """Context manager that opens a side as a binary stream.
+    """Context manager that opens one of the two texts (side 0 or 1) as a binary stream.
 
     Raises:
-        UserError: the side cannot be unpacked; may also be raised while the stream is read.
+        UserError: the text cannot be unpacked; may also be raised while the stream is read.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(bounded_read.file_errors(bitext.where(side)))
@@ -137,7 +137,7 @@ def open_side(bitext, side):
 
 
 def checksums(bitext):
-    """Returns a checksum of each side: the CRC-32 in the zip, or the SHA-256 of the file."""
+    """Returns a checksum of each text: the CRC-32 in the zip, or the SHA-256 of the file."""
     if bitext.in_zip:
         with _open_zip(bitext.path) as archive:
             return tuple(archive.getinfo(member).CRC for member in bitext.members)

@@ -86,6 +86,6 @@ class ForwardLines:
         self._pending = chunk[end:]
 
     def _count_last_line(self):
-        """Counts a last line without a line feed."""
+        """Counts the last line if it has no line feed."""
         self.number += self._inside_line
         self._inside_line = False

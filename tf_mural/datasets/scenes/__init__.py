@@ -36,7 +36,7 @@ def plan(
         raw_dir: not used.
         split: "train", "bitext" or "test".
         seed: seed of the records.
-        count: number of records; None for that of `COUNTS`.
+        count: number of records; None: the number in `COUNTS`.
         units: number of units.
 
     Returns:
@@ -52,7 +52,7 @@ def plan(
             f"scenes/{split}: expected count >= 0 and units >= 1, got count={count}, units={units}"
         )
     if split != "bitext":
-        sample_scenes(split, count, seed)  # Raises the error for a large count at once.
+        sample_scenes(split, count, seed)  # raises the error for too large a count
     cuts = [count * i // units for i in range(units + 1)]
     common = {"split": split, "seed": seed, "count": count}
     return [{**common, "start": a, "stop": b} for a, b in itertools.pairwise(cuts)]
@@ -101,7 +101,7 @@ def _phrase_record(seed, index):
 
 
 def language_pair(seed: int, index: int) -> tuple[str, str]:
-    """Returns the two languages of a bitext record: each block of 66 has every pair once."""
+    """Returns the two languages of a bitext record: 66 successive records have all 66 pairs."""
     block, position = divmod(index, len(LANGUAGES) * (len(LANGUAGES) - 1) // 2)
     return _shuffled_pairs(seed, block)[position]
 

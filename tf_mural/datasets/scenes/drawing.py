@@ -21,7 +21,7 @@ LOW, HIGH = SIZE - CROP_SIZE + 0.5, CROP_SIZE - 0.5
 SUPERSAMPLING = 4  # Shapes are drawn at this scale and averaged, which gives soft edges.
 RADII = {"big": (11.5, 13.0), "small": (5.8, 7.0)}
 MIN_GAP = 2.0
-MAX_SLANT = 0.35  # largest offset across the axis of the relation, per distance along it
+MAX_SLANT = 0.35  # maximum distance across the relation's axis, divided by that along it
 COLORS = {
     "red": (215, 35, 40), "blue": (35, 75, 215), "green": (35, 150, 55), "yellow": (250, 220, 40),
     "orange": (250, 130, 20), "purple": (135, 45, 175), "black": (22, 22, 22),
@@ -48,10 +48,11 @@ def arrange(scene: Scene, rng: Random) -> tuple[Placement, Placement]:
     """Samples placements of the first and the second shape for which the relation holds.
 
     The shapes do not touch and are inside every crop. Their distance along the axis of the relation
-    is at least twice their distance across it.
+    is at least twice their distance perpendicular to this axis.
     """
     radii = [rng.uniform(*RADII[obj.size]) for obj in (scene.first, scene.second)]
-    # The left or upper shape is placed first; the result is reversed if that is the second shape.
+    # The left or upper shape is placed first; the result is reversed if this shape is the second
+    # one.
     is_reversed = scene.link in ("right of", "below")
     low, high = reversed(radii) if is_reversed else radii
     distance = rng.uniform(low + high + MIN_GAP, HIGH - LOW - low - high)
@@ -72,7 +73,7 @@ def render(scene: Scene, placements: tuple[Placement, Placement], rng: Random) -
 
     Args:
         scene: the scene.
-        placements: of the first and the second shape.
+        placements: placements of the first and the second shape.
         rng: source of the shades, the rotation of the shapes, and the pattern.
     """
     light = int(rng.uniform(168, 190))

@@ -135,7 +135,7 @@ def sample_phrase(rng: Random) -> Phrase:
 
 
 def _sample_object(rng, noun, bare_probability):
-    """Returns an object without attributes, or with size (25 %), color (25 %) or both (50 %)."""
+    """Returns an object without attributes, or one with size (25 %), color (25 %) or both."""
     if rng.random() < bare_probability:
         return SceneObject(noun)
     kind = rng.random()

@@ -28,7 +28,7 @@ _MAX_UNITS = 256  # A reader keeps every shard of a record set open.
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """Some records of a table.
+    """A unit: a range of the records of a table.
 
     Row r is the bytes [starts[r], ends[r]) of the file and begins at line lines[r]. Record i
     consists of the rows [cuts[i], cuts[i + 1]).
@@ -73,7 +73,8 @@ def plan(
         file: name of the table in raw_dir, in which "{split}" stands for the split. Default: the
             only table in the folder.
         format: tsv, csv or jsonl. Default: the extension of the file.
-        layout: wide, long, or auto, which is long if language_column and text_column exist.
+        layout: "wide", "long" or "auto"; "auto" means "long" if language_column and text_column
+            exist, else "wide".
         image_column: column of the image paths. Default: "image"; a table without this column has
             no images.
         image_dir: folder of the images, relative to the folder of the table.
@@ -89,7 +90,7 @@ def plan(
         texts_keys: keys of JSON objects with texts by language; several objects are merged.
         texts_separator: separator of several texts in one cell, such as "|".
         min_texts: drop records with fewer texts than this.
-        quoting: minimal, or none if quotes in the file have no meaning.
+        quoting: "minimal", or "none" if quotes in the file have no meaning.
 
     Returns:
         A list of `Unit`.

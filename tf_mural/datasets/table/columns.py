@@ -18,7 +18,8 @@ class Columns:
         language, text: names; only for the long layout.
         languages: language codes to keep, or None for all.
         texts_keys: names of JSON objects with texts by language.
-        reserved: columns of the wide layout that are no language, even if they look like one.
+        reserved: columns of the wide layout that do not contain texts, even if their names look
+            like language codes.
         separator: separator of several texts in a cell, or None.
     """
 

@@ -29,7 +29,7 @@ def _has_split_column(table):
 
 
 def list_splits(table, split_column):
-    """Returns the splits that occur in a column, in order. Raises UserError if there are none."""
+    """Returns the splits that occur in a column, in order. Raises UserError for an empty column."""
     names = {}
     for line, _, data in table.spans():
         row = table.row(data, line)

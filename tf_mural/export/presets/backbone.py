@@ -21,15 +21,17 @@ class MuralBackbone(keras_hub.models.Backbone):
     are normalized embeddings, float32 (n, embedding_dim).
 
     Args:
-        image: see `models.dual_encoder`. Argument names of earlier versions are accepted.
-        text: see `models.dual_encoder`. Argument names of earlier versions are accepted.
+        image: see `models.dual_encoder`. The argument names of earlier versions of `tf_mural` are
+            also accepted.
+        text: see `models.dual_encoder`. The argument names of earlier versions of `tf_mural` are
+            also accepted.
         embedding_dim: see `models.dual_encoder`.
         temperatures: see `models.dual_encoder`.
         freeze: see `models.dual_encoder`.
         precision: dtype policy of the towers. Defaults to `dtype`, or to "float32" if `dtype` is
             None.
-        dtype: dtype policy of the towers under the name that KerasHub uses. `dtype` has no effect
-            if `precision` is given.
+        dtype: the dtype policy under KerasHub's name for the argument `precision`. `dtype` has no
+            effect if `precision` is given.
         **kwargs: see `keras_hub.models.Backbone`.
 
     Attributes:
@@ -75,7 +77,7 @@ class MuralBackbone(keras_hub.models.Backbone):
         return {**config, **self._arguments}
 
     def load_weights(self, filepath, **kwargs):
-        """Loads a weights file of this version or of an earlier version."""
+        """Loads a weights file of the current or of an earlier version of `tf_mural`."""
         with _upgraded_weights(os.fspath(filepath)) as path:
             super().load_weights(path, **kwargs)
 
@@ -84,8 +86,8 @@ class MuralBackbone(keras_hub.models.Backbone):
 def _upgraded_weights(path):
     """Context manager: yields the path of a weights file with the current names of all layers.
 
-    Keras names the groups of a weights file after the classes of the layers. In earlier versions
-    `GhostBatchNormalization` was called `GroupedBatchNormalization`.
+    Keras names the groups of a weights file after the classes of the layers. In earlier versions of
+    `tf_mural`, `GhostBatchNormalization` was called `GroupedBatchNormalization`.
     """
     import h5py
 

@@ -16,7 +16,8 @@ class BestStepTracker:
         workdir: folder of the run.
         metric: name of the number that selects the best step ("retrieval/en/average_recall"), or a
             pattern ("retrieval/*/average_recall"); the numbers that match a pattern are averaged.
-            Higher is better, or lower if the name starts with a minus. "" selects no step.
+            Higher numbers are better; if the name starts with a minus, lower numbers are better. ""
+            selects no step.
         is_primary: whether this process writes the state to the workdir.
         print_fn: callable that prints a line.
 

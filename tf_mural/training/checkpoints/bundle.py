@@ -6,9 +6,9 @@
                                     shapes, sizes of the other two files, SHA-256 of the index
 
 A bundle without a manifest is incomplete. TensorFlow verifies the CRC-32C of each tensor that it
-reads, so the data file has no second checksum, which would take seconds for 6.4 GB. In a small
-index, TensorFlow did not detect 398 of 10,544 flipped bits, so the manifest contains the SHA-256 of
-the index. The manifest also contains its own checksum.
+reads, so the data file has no second checksum, which would take seconds for 6.4 GB. In a test with
+a small index, TensorFlow did not detect 398 of 10,544 flipped bits, so the manifest contains the
+SHA-256 of the index. The manifest also contains its own checksum.
 """
 
 import hashlib

@@ -8,8 +8,9 @@ from tf_mural.errors import UserError
 
 CONFIG = "config.json"
 
-# Settings that may change between restarts. Some do not change the results, or only by rounding.
-# The others determine when the run ends, or how it handles a step that would have stopped it.
+# Settings that may change between restarts. Some of these settings do not change the results, or
+# change them only by rounding errors. The other settings determine when the run ends, or what
+# happens at a step that would otherwise stop the run.
 _MAY_CHANGE = {
     "log_every",
     "evaluate_every",
@@ -34,7 +35,7 @@ _MAY_CHANGE = {
     "init",  # see `resolve_init`
     "max_bad_records",
 }
-# Values that earlier versions used before these settings existed.
+# Values that earlier versions of `tf_mural`, which did not have these settings, always used.
 _FORMERLY_FIXED = {
     "precision": "float32",
     "wise_ft_alpha": 1.0,
@@ -51,7 +52,7 @@ def check_same_config(workdir, config, on_change=None):
         workdir: folder of a run.
         config: config as plain data.
         on_change: callable that takes a message about a changed setting; the run then continues
-            with the new value. If it is None, changed settings are refused.
+            with the new value. If `on_change` is None, changed settings are refused.
 
     Returns:
         Whether the folder contains a run.

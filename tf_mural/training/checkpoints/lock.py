@@ -42,15 +42,16 @@ class Lock:
     its process started on this machine since the last boot and has ended.
 
     On a remote file system, two processes that start at the same moment may both acquire the lock.
-    At its next heartbeat, the process that is not named in the lock file stops. A process whose
-    lock has expired and was taken by another process stops in the same way.
+    At its next heartbeat, the process that is not named in the lock file stops. If the lock of a
+    process has expired and another process has taken it, the first process also stops at its next
+    heartbeat.
 
     Args:
         workdir: folder of a run, which is created if it is missing.
         heartbeat_seconds: interval between two heartbeats.
         expiry_seconds: time without a heartbeat after which the lock of another machine expires.
-        on_lost: callable that takes a message. It is called in a background thread after another
-            process has taken the lock.
+        on_lost: callable that takes a message. `on_lost` is called in a background thread after
+            another process has taken the lock.
 
     Raises:
         UserError: the workdir is in use; the message gives host, process and time.

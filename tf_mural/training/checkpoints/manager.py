@@ -24,8 +24,8 @@ def has_checkpoint(workdir):
 class CheckpointManager:
     """Saves and restores the state of a run: the variables of model and optimizer, and the step.
 
-    With a loss scale, its variables are saved too. A run has no other state, because the order of
-    the data and the dropout depend only on the step.
+    If there is a loss scale, the variables of the loss scale are also saved. A run has no other
+    state, because the order of the data and the dropout depend only on the step.
 
     A background thread writes each checkpoint from a snapshot of the variables, made by the
     trainer's `snapshot`. A manager that is used as a context manager waits for the thread at the
@@ -35,8 +35,8 @@ class CheckpointManager:
         workdir: folder of the run; checkpoints are written to its subfolder `checkpoints`.
         trainer: compiled trainer of the backend.
         max_to_keep: number of checkpoints to keep, in addition to `pinned`.
-        is_primary: whether this process writes checkpoints. All processes restore them, so all must
-            be able to read the workdir.
+        is_primary: whether this process writes checkpoints. All processes restore checkpoints, so
+            all processes must be able to read the workdir.
         in_background: whether training continues while a checkpoint is written, which needs memory
             for a second copy of the state.
         print_fn: callable that prints a line.
@@ -52,7 +52,7 @@ class CheckpointManager:
         self._trainer = trainer
         self._max_to_keep, self._in_background, self.pinned = max_to_keep, in_background, None
         self._workdir, self._folder = workdir, os.path.join(workdir, FOLDER)
-        # The slots of the optimizer are created now: slots that are created after a restore would
+        # The slots of the optimizer are created here: slots that are created after a restore would
         # silently start from zero.
         optimizer.build(trainer.encoder.trainable_variables)
         encoder_variables = variables_by_path(trainer.encoder)
@@ -81,12 +81,13 @@ class CheckpointManager:
 
         Raises:
             UserError: the checkpoint has another vocabulary, other records or another model; all
-                checkpoints are corrupt; or an earlier version wrote them.
+                checkpoints are corrupt; or they were written by an earlier version of `tf_mural`.
         """
         digests = sorted((record_digests or {}).values())
         self._metadata = {"vocabulary_hash": description["vocabulary_hash"], "data": digests}
         complete, corrupt = bundle.complete_steps(self._folder), {}
-        # Earlier versions used `tf.train.CheckpointManager`, which writes a file of this name.
+        # Earlier versions of `tf_mural` used `tf.train.CheckpointManager`, which writes a file of
+        # this name.
         if not complete and file_io.exists(os.path.join(self._folder, "checkpoint")):
             raise UserError(
                 f"{self._folder} holds checkpoints of an earlier version, which this version "

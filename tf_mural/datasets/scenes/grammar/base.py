@@ -25,8 +25,8 @@ class Grammar:
     """One language.
 
     Attributes:
-        noun_phrase: callable (object, case) -> text. Every language has the case "base"; others
-            depend on the language.
+        noun_phrase: callable (object, case) -> text. Every language has the case "base"; further
+            cases depend on the language.
         link_templates: a `LinkTemplate` for each of `scene.LINKS`.
         caption_template: template with {phrase} and {background}.
         backgrounds: the text of {background} for each of `scene.BACKGROUNDS`.

@@ -1,4 +1,4 @@
-"""Czech: three genders and plural-only nouns; positions take the genitive or instrumental."""
+"""Czech: three genders and plural-only nouns; prepositions take the genitive or instrumental."""
 
 from tf_mural.datasets.scenes.grammar.base import Grammar, LinkTemplate, join_words
 
