@@ -16,11 +16,11 @@ from tf_mural.cli.error_lines import error_line
 from tf_mural.errors import UserError, lookup, suggest
 from tf_mural.training.preemption import Preempted
 
-flags.disclaim_key_flags()  # The flag of `define_backend` belongs to the module that calls it.
+flags.disclaim_key_flags()  # absl assigns --backend to the module that calls `define_backend`
 
 _DOCTOR = "python tools/doctor.py checks this machine"
 _BACKENDS = dict.fromkeys(("tensorflow", "jax"))
-_SIGPIPE_EXIT_CODE = 141  # exit code that a shell reports after SIGPIPE
+_SIGPIPE_EXIT_CODE = 141  # exit code that a shell reports for a process that SIGPIPE ended
 
 
 # --- flags ----------------------------------------------------------------------------------------
@@ -111,7 +111,8 @@ def set_backend(name=None):
         name: "tensorflow" or "jax"; None: the value of KERAS_BACKEND, or "tensorflow".
 
     Raises:
-        UserError: the backend is unknown or not installed, or Keras already runs on another one.
+        UserError: the backend is unknown or not installed, or Keras already runs on another
+            backend.
     """
     name = name or os.environ.get("KERAS_BACKEND") or "tensorflow"
     lookup(_BACKENDS, name, "backend")
@@ -135,7 +136,9 @@ def set_backend(name=None):
 
 
 def import_tensorflow(backend=None):
-    """Selects the backend of Keras and imports TensorFlow, which also reads the data for JAX.
+    """Selects the backend of Keras, and imports TensorFlow.
+
+    Both backends need TensorFlow, because tf.data reads the data.
 
     Args:
         backend: see `set_backend`.
@@ -203,7 +206,7 @@ def run(main, resilient_stdout=False):
     """
     _prepare_environment()
     logging.use_absl_handler()
-    with contextlib.suppress(Exception):  # stderr may have no file descriptor
+    with contextlib.suppress(Exception):  # raises if stderr has no file descriptor
         faulthandler.enable()
     if resilient_stdout:
         sys.stdout = ResilientStdout(sys.stdout)
@@ -261,7 +264,7 @@ def _stdout_is_closed():
 
 
 class ResilientStdout:
-    """A text stream that discards its output, instead of raising, after writing has failed.
+    """A text stream that raises no error if writing fails, but discards all further output.
 
     With this stream as stdout, training continues when the terminal is closed, the reader of the
     pipe has ended, or the disk is full.

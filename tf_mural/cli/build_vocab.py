@@ -101,7 +101,7 @@ def read_texts():
 
 
 def coverage(pairs, tokenizer):
-    """Returns the rows of the printed table: one per language, and "all" for several languages.
+    """Returns the table rows: one per language, and a row "all" if there are several languages.
 
     Args:
         pairs: iterable of (language, text). The words of a text are its parts between spaces.

@@ -5,11 +5,11 @@
     python tools/compare.py MURAL=a.json ETCL=b.json paper --out_dir=comparison
     python tools/compare.py paper --benchmark=retrieval/flickr30k
 
-Each argument is a file that tools/evaluate.py wrote, or NAME=FILE to name the column. The argument
-paper adds the results of the paper and of other publications. A second table shows the differences
-between the last file and each other column. The command prints the tables, and writes them to
-comparison.md, with the charts values.png and gains.png. It refuses results of different protocols
-or records.
+Each argument is a file that tools/evaluate.py wrote, or NAME=FILE to name the column. The word
+"paper" as an argument adds the results of the paper and of other publications. A second table shows
+the differences between the last file and each other column. The command prints the tables, and
+writes them to comparison.md, with the charts values.png and gains.png. The command refuses to
+compare results of different protocols or records.
 """
 
 import json
@@ -185,7 +185,7 @@ def _column(name, result, metric):
 
 
 def _published_columns(name, metric):
-    """Returns a `comparison.Column` per selected published model that has the metric."""
+    """Returns a `comparison.Column` for each selected published model with values of the metric."""
     rows = published.published_results(name, _SETTING.value)
     models = list(rows) if _ROWS.value == ["all"] else _ROWS.value
     if models is None:

@@ -106,11 +106,13 @@ def main(argv=None):
     options, filters, part = _dataset_options(), _filters(), _part()
     out_dir = FLAGS.out_dir or os.path.join("data", FLAGS.dataset)
     raw_dir = FLAGS.raw_dir
-    if FLAGS.executor != "processes":  # workers may have another working directory
+    if FLAGS.executor != "processes":
+        # The paths must be absolute, because workers may have another working directory.
         out_dir, raw_dir = os.path.abspath(out_dir), raw_dir and os.path.abspath(raw_dir)
     splits = FLAGS.split or _splits(dataset, options)
     if FLAGS.vocab_size is not None and "train" not in splits:
-        # Without records, this raises a UserError before the conversion.
+        # If the records of train are missing, this call raises a UserError before the conversion
+        # starts.
         records.read_manifest(os.path.join(out_dir, "train"))
     manifests = []
     for split in splits:
@@ -130,7 +132,7 @@ def main(argv=None):
             executor=FLAGS.executor,
             flags=(FLAGS.beam,) if FLAGS.beam is not None else (),
         )
-        if manifest is not None:  # None: other parts are not converted yet
+        if manifest is not None:  # None: other parts of the split are not converted yet
             manifests.append(manifest)
     if FLAGS.vocab_size is not None and len(manifests) == len(splits):
         _write_vocabulary(out_dir, FLAGS.vocab_size)

@@ -2,7 +2,8 @@
 
 Prints the versions of the packages, the devices, the strategies that work, the scripts for which no
 font is installed, the free disk space, and whether a small training step runs. The exit code is 0
-if the machine can train. Otherwise it is 2, and the output says what to change.
+if the machine can train, and 2 if the machine cannot train. With exit code 2, the output says what
+to change.
 """
 
 import importlib.metadata

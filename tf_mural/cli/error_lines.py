@@ -7,7 +7,8 @@ import traceback
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PATH_ERRORS = (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)
 _FREE_SPACE = "free some space, and give the same command again"
-# TensorFlow and JAX report these errors with the same error code as exhausted memory.
+# TensorFlow and JAX report a full disk and too many open files with the same error code as
+# exhausted memory.
 _NOT_MEMORY = re.compile("space left|quota|open files")
 _MEMORY = re.compile(r"OOM|memory|allocat|reserve", re.IGNORECASE)
 _GFILE = "tensorflow/python/lib/io/file_io.py"

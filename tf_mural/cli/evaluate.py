@@ -1,4 +1,4 @@
-"""Evaluates a trained model on benchmarks, or with a task on any record sets.
+"""Evaluates a trained model on benchmarks, or runs a task on any record sets.
 
     python tools/evaluate.py --model=runs/tiny/etcl-s0 --task=all
     python tools/evaluate.py --model=runs/paper/etcl-s0 --task=retrieval/coco,sts/sts2017
@@ -7,12 +7,12 @@
 
 A benchmark uses record sets in --data_dir, with the names that tools/convert.py gives them by
 default. --task=all runs every benchmark whose records exist, and prints the names of the other
-benchmarks. It skips a benchmark if the result of the same model and data exists.
+benchmarks. --task=all skips a benchmark if a result of the same model and data exists.
 
 Each result is printed, and written to <model>/evals/<task>.json with its protocol, confidence
 intervals, and the hashes of model, data and vocabulary. Results of a model on a hub are written to
-runs/hub/<name of the model>/evals. With --records, the file is named <task>-<set>.json. The
-options of the task are appended to this name.
+runs/hub/<name of the model>/evals. With --records, the file of a result is named <task>-<set>.json.
+Options of the task are appended to the name of the file.
 """
 
 import dataclasses
@@ -61,7 +61,8 @@ _OUT = flags.DEFINE_string(
     "File to write, if there is only one result. Default: <model>/evals/<task>.json.",
     flag_values=FLAGS,
 )
-# Options of tasks. Each option is an argument of the same name of the functions in TASKS.
+# Options of tasks. Each option is passed to the function of the task, as the argument of the same
+# name.
 _OPTIONS = {
     "languages": flags.DEFINE_list(
         "languages",
@@ -168,10 +169,11 @@ def _jobs(options):
 
 
 def _run_each(jobs, run):
-    """Runs all jobs, also if some of them fail.
+    """Runs all jobs, even if some of them fail.
 
     Raises:
-        UserError: some jobs failed. Its exit code is 1 if an error was unexpected, otherwise 2.
+        UserError: some jobs failed. The UserError has the exit code 1 if an error was unexpected,
+            otherwise 2.
     """
     failed, code = [], 2
     for job in jobs:

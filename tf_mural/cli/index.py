@@ -3,7 +3,7 @@
 
 --images names a folder that contains images (JPEG, PNG, GIF, BMP or WebP), also in subfolders;
 --records names a record set instead. The same command continues a run that was stopped. Images that
-cannot be read are skipped, and the output names some of these.
+cannot be read are skipped, and the output names some of the skipped images.
 """
 
 import os

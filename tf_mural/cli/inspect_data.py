@@ -4,9 +4,9 @@
     python tools/inspect_data.py --records=data/photos --out_dir=inspection --vocab=labse/vocab.txt
 
 --records names record sets, or folders that contain the record sets of a data set. With --out_dir,
-the command also writes inspection.json, charts, and a contact sheet of images with captions. Of a
-large record set, only a random sample is read, see --limit. Ctrl-C ends the reading; the statistics
-of the records that were read until then are printed.
+the command also writes inspection.json, charts, and a contact sheet of images with captions. If a
+record set is large, only a random sample is read, see --limit. Ctrl-C ends the reading; the
+statistics of the records that were read until then are printed.
 """
 
 import json
@@ -118,7 +118,10 @@ def main(argv=None):
 
 
 def _open_sets():
-    """Returns {name: RecordSet}; a name joins the last folders of a path, at least two, by "-"."""
+    """Returns {name: RecordSet} of --records.
+
+    A name consists of the last folders of a path, at least two, joined by "-".
+    """
     from tf_mural.data import records
 
     if not _RECORDS.value:
@@ -187,7 +190,7 @@ def _load_tokenizer(path):
 
 
 def _collect(name, stats):
-    """Reads the records of a set and prints the progress. Returns False if interrupted."""
+    """Reads the records of a set and prints the progress. Returns False after Ctrl-C."""
     from tf_mural import reports
 
     start_time = last_time = time.monotonic()

@@ -37,7 +37,8 @@ _OUT_DIR = flags.DEFINE_string(
     flag_values=FLAGS,
 )
 _DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder of the record sets.", flag_values=FLAGS)
-# This command also runs tf_mural.cli.train if the package is not installed.
+# The new process gets the folder of tf_mural on its import path. Therefore the package need not be
+# installed.
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(tf_mural.__file__)))
 TRAIN_COMMAND = (
     sys.executable,

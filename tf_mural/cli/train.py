@@ -3,22 +3,23 @@
 The file configs/<stage>.py defines a stage. --config.name=value overrides a value of the config,
 such as --config.optimizer.learning_rate=1e-4. The same command resumes a run that was stopped.
 
-Stages such as etcl start from the weights of another stage. At size tiny, the command first trains
-that stage if it is not finished. At other sizes, --init must name the workdir of that stage. In
-your own config file (--config), the value `train_dependencies` decides whether that stage is
-trained first.
+Stages such as etcl start from the weights of another stage, the initial stage. At size tiny, the
+command first trains the initial stage if it is not finished. At other sizes, --init must name the
+workdir of the initial stage. In your own config file (--config), the value `train_dependencies`
+decides whether the command trains the initial stage first.
 
 Exit codes:
   0    the run is finished
   1    an unexpected error, with a traceback
   2    a user error
   75   a temporary failure; the same command continues the run. Causes: SIGTERM (the state is saved
-       at the end of the step), a lost process, or a workdir that another process may use
-  129  SIGHUP; the state is saved at the end of the step
-  130  SIGINT (Ctrl-C); the state is saved at the end of the step
-  137  a process did not connect to the others
+       at the end of the step), the failure of another process of the run, or a workdir that
+       another process may still use
+  129  SIGHUP; the state is saved at the end of the step 130  SIGINT (Ctrl-C); the state is saved at
+  the end of the step 137  a process of the run did not connect to the other processes in time
 
-A second signal ends the process immediately. A run continues if its output cannot be written.
+A second signal ends the process immediately. If stdout cannot be written, the run continues without
+output.
 """
 
 import contextlib
@@ -95,7 +96,8 @@ _ALLOW_CONFIG_CHANGES = flags.DEFINE_bool(
 _BACKEND = app.define_backend(FLAGS)
 _DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder of the record sets.", flag_values=FLAGS)
 
-# Prefixes of overrides that also apply to the stages that a stage starts from or is compared with.
+# Prefixes of the overrides that apply to all stages of a command, not only to the stage that
+# --stage names.
 _SHARED_OVERRIDES = ("--config.model.", "--config.images.", "--config.vocabulary")
 
 
@@ -166,8 +168,9 @@ def _train(config, overrides, strategy, processes, signals):
 def _load_config(overrides, stage):
     """Returns the config of a stage, with the values that the flags override.
 
-    All overrides apply to the stage that --stage names. Only overrides that begin with
-    _SHARED_OVERRIDES also apply to other stages, because all stages of a run have the same model.
+    All overrides apply to the stage that --stage names. Only overrides with a prefix of
+    _SHARED_OVERRIDES also apply to other stages, because all stages of a command must have the same
+    model.
     """
     config = config_loading.load_config(stage, _SIZE.value, _CONFIG.value)
     applied = [o for o in overrides if stage == _STAGE.value or o.startswith(_SHARED_OVERRIDES)]

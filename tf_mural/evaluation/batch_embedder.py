@@ -1,4 +1,4 @@
-"""Embeds any number of encoded images and strings, in order, with few static batch shapes."""
+"""Embeds any number of encoded images and strings, in order, in batches of few static shapes."""
 
 import collections
 import itertools
@@ -16,7 +16,8 @@ TEXT_LENGTHS = (8, 16, 32, 64)
 # Number of batches whose texts are sorted by length together.
 _WINDOW_BATCHES = 64
 
-# Number of batches that an accelerator may still compute while the next one is prepared.
+# Maximum number of batches that an accelerator still computes while the CPU prepares the next
+# batch.
 _MAX_PENDING = 2
 
 
@@ -117,7 +118,7 @@ class BatchEmbedder:
             first += len(batch)
 
     def _text_batches(self, strings):
-        """Yields (positions, int32 (batch_size, t)) of each batch, sorted within each window."""
+        """Yields (positions, int32 (batch_size, t)) of each batch; each window is sorted."""
         import tensorflow as tf
 
         first = 0
@@ -133,7 +134,7 @@ class BatchEmbedder:
             first += len(window)
 
     def _lengths(self, tokens):
-        """Returns the number of tokens of each row without the padding at its end."""
+        """Returns the number of tokens of each row, not counting the padding at the end."""
         pad = getattr(self._tokenizer, "pad_id", None)
         if pad is None or not self._text_lengths:
             return np.full(len(tokens), tokens.shape[1])
@@ -147,7 +148,7 @@ class BatchEmbedder:
         return np.pad(batch, (0, num_missing), mode="edge")
 
     def _embed(self, kind, batches):
-        """Encodes batches in any order; returns the embeddings in the order of the positions."""
+        """Encodes batches, and returns the embeddings sorted by position."""
         num_done, parts = 0, []
         for positions, rows in self._encode(kind, batches):
             parts.append((positions, _normalize(rows, kind, positions)))
@@ -155,13 +156,14 @@ class BatchEmbedder:
             if self.progress:
                 self.progress(kind, num_done)
         embeddings = np.empty((num_done, self._width), np.float32)
-        while parts:  # frees each part after it is copied, so that memory holds each row once
+        # Each part is freed after it is copied. Therefore memory never holds all rows twice.
+        while parts:
             positions, rows = parts.pop()
             embeddings[positions] = rows
         return embeddings
 
     def _encode(self, kind, batches):
-        """Yields (positions, float32 rows) of each batch after the next batches are dispatched."""
+        """Yields (positions, float32 rows) of each batch, after the next batches are started."""
         pending = collections.deque()
         # An accelerator computes a batch while the CPU prepares the next batches.
         for batch in itertools.chain(batches, [None] * _MAX_PENDING):
@@ -195,7 +197,8 @@ class BatchEmbedder:
                 raise
 
         data = tf.data.Dataset.from_generator(source, output_signature=tf.TensorSpec((), tf.string))
-        # The images are not batched here, so that an error belongs to the next image in order.
+        # The images are not batched here. Therefore an error is always the error of the next image
+        # in order.
         data = data.map(self._preprocess, tf.data.AUTOTUNE, deterministic=True)
         data = disable_autotune(data.prefetch(2 * self._batch_size))
         images = iter(data.as_numpy_iterator())
@@ -203,7 +206,8 @@ class BatchEmbedder:
             try:
                 image = next(images, None)
             except tf.errors.OpError as error:
-                # The source is read ahead, so an earlier image may be the one that failed.
+                # The source is read ahead. Therefore this may be the error of an image, even if the
+                # source has failed at a later position.
                 if failures and position >= num_read:
                     raise failures[0] from None
                 raise BadImage(position, _reason(error)) from error
@@ -213,7 +217,7 @@ class BatchEmbedder:
 
 
 def _reason(error):
-    """Returns the message of a TensorFlow error without the path of operations in front."""
+    """Returns the message of a TensorFlow error without the leading path of operations."""
     return re.sub(r".*Iterator::\S*: ", "", error.message.strip().split("\n")[0]).rstrip(".")
 
 

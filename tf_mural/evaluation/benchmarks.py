@@ -19,8 +19,8 @@ class Benchmark:
     Attributes:
         task: Name of a task.
         records: Path of the record set, relative to the data folder.
-        size: Number of records of the complete set. Results on fewer records are not comparable
-            with published numbers.
+        size: Number of records of the complete record set. Results on fewer records are not
+            comparable with published numbers.
         metric: Headline metric: the metric that other publications report, and the default metric
             of comparisons.
         tables: Tables of the paper that report the benchmark.

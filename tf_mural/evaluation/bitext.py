@@ -1,24 +1,25 @@
 """Bitext retrieval: is the translation the nearest sentence of the other language?
 
-Protocol bitext/v1. A text is compared by cosine with the translations in all pairs of its language.
-The metrics of a language are percentages of its pairs:
+Protocol bitext/v1. Each text is compared with the translations in all pairs of the same language,
+by cosine similarity. The metrics of a language are percentages of its pairs:
 
     "forward"   the text retrieves its English translation
     "backward"  the English text retrieves its translation
     "accuracy"  mean of forward and backward; 100 minus the error rate that the authors of LASER
                 report
 
-Ties count as misses, also ties with an equal text of another pair. The name of a pair is the code
-of its language that is not English, as in the file names of Tatoeba. A pair without English is
-named by both languages in alphabetical order, for example "de-fr"; "forward" is then the direction
-from the first language to the second.
+Ties count as misses, even if the tie is with an equal text of another pair. The name of a pair is
+the code of its language that is not English, as in the file names of Tatoeba. A pair without
+English is named by both languages in alphabetical order, for example "de-fr"; "forward" is then the
+direction from the first language to the second.
 
 values: {language: {"forward", "backward", "accuracy"}}, and under "groups" the means over the
-languages of each group, {group: {"forward", "backward", "accuracy"}}. The default groups are those
-of the paper's Table 12 on Tatoeba: "langs14" (languages of m-USE), "langs36" (of XTREME), "langs83"
-(of LASER; the table says 82) and "all112". The numbers per language are in the paper's Tables 15
-and 16. A group is reported if all its languages are scored. intervals: the 95 % intervals of
-values, with the same keys.
+languages of each group, {group: {"forward", "backward", "accuracy"}}. The default groups are the
+groups of Table 12 of the paper, for Tatoeba: "langs14" (the languages of m-USE), "langs36" (the
+languages of XTREME), "langs83" (the languages of LASER; the table says 82 languages) and "all112"
+(all languages). Tables 15 and 16 of the paper have the numbers of each language. A group is
+reported if all its languages are scored. intervals: 95 % confidence intervals, with the keys of
+values.
 """
 
 import numpy as np
@@ -129,8 +130,8 @@ def _group_by_language(records):
             )
         first, second = record.texts
         first_code, second_code = first[0], second[0]
-        # The English text is the second text of a pair. If neither text or both texts are English,
-        # the order of the language codes is alphabetical.
+        # The English text is the second text of a pair. If both texts or none of them are English,
+        # the language codes are in alphabetical order.
         if (first_code in _ENGLISH, first_code) > (second_code in _ENGLISH, second_code):
             first, second = second, first
         name = first[0] if second[0] in _ENGLISH else f"{first[0]}-{second[0]}"
@@ -141,7 +142,10 @@ def _group_by_language(records):
 
 
 def _hits(first, second):
-    """Returns {metric: (n,) value of each pair}: 1 for a hit, 0 for a miss, or their mean."""
+    """Returns {metric: (n,) value of each pair}.
+
+    "forward" and "backward" are 1 for a hit and 0 for a miss; "accuracy" is the mean of the two.
+    """
     backward, forward = metrics.image_text_ranks(second, first, np.arange(len(first)))
     forward, backward = forward == 0, backward == 0
     return {"forward": forward, "backward": backward, "accuracy": (0.0 + forward + backward) / 2}

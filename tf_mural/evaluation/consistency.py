@@ -11,18 +11,19 @@ languages, averaged over the pairs of languages of an image and then over images
 other. "range" is the difference between the best and the worst log rank of an image. "spread" is
 the headline metric because "range" grows with the number of languages.
 
-If images tie, a log rank is only known to lie between two bounds. The difference of two log ranks
-is then the largest difference that the bounds allow. A model that maps all inputs to one point, so
-that all images tie, therefore gets the largest possible spread, log2 of the number of images.
+If images tie, a log rank is only known to lie between two bounds, and the largest difference that
+the bounds allow is used as the difference of two log ranks. If a model maps all inputs to one
+point, all images tie. The spread of such a model is therefore the largest possible spread, log2 of
+the number of images.
 
 values: {language: {"spread" (to the other languages of the image), "lag"}}, and under "groups"
 {"all": {"spread", "range", "chance", "r1_any", "r1_all"}}. "lag" is the log rank of an image in a
-language minus the mean log rank in its other languages, in doublings of the rank. A positive lag
-means that the rank is worse in this language. "chance" is the spread of independent random ranks.
-"r1_any" and "r1_all" are the percentages of images with rank 1 in any and in all of their
-languages. counts["worst"] has the five languages with the largest lag, in descending order.
-intervals: the 95 % intervals of "spread" and "lag", by bootstrap over images, with the same keys as
-values.
+language minus the mean log rank in the other languages of the image, in doublings of the rank. A
+positive lag means that the rank is worse in this language. "chance" is the spread of independent
+random ranks. "r1_any" and "r1_all" are the percentages of images with rank 1 in at least one and in
+all of their languages. counts["worst"] has the five languages with the largest lag, in descending
+order. intervals: the 95 % intervals of "spread" and "lag", by bootstrap over images, with the same
+keys as values.
 """
 
 import numpy as np

@@ -35,7 +35,7 @@ def run(embedder, records, index, k=1, chunk_size=16_384):
         is the expected percentage of hits at the first k if the index is in random order. counts:
             "images": number of queries;
             "index": number of images of the index;
-            "labels": number of labels that occur in the index;
+            "labels": number of different labels in the index;
             "without_neighbour": number of queries whose label does not occur in the index, and
             which are therefore misses;
             "shared_ids": number of queries whose id occurs in the index; if the images with these
@@ -43,16 +43,16 @@ def run(embedder, records, index, k=1, chunk_size=16_384):
         intervals: {"all": {"r1": (low, high), ...}}, 95 %, by bootstrap over the queries.
 
     Raises:
-        UserError: There are no queries or no index, a record has no label or not exactly one
-            image, an image cannot be decoded, k is below 1 or above the size of the index, or no
-            query label occurs in the index.
+        UserError: There are no queries or no records of the index, a record has no label or not
+            exactly one image, an image cannot be decoded, k is below 1 or above the size of the
+            index, or no query label occurs in the index.
     """
     ks = [k] if isinstance(k, int) else list(dict.fromkeys(k))
     if not ks or not all(isinstance(k, int) and k >= 1 for k in ks):
         raise UserError(f"knn: expected k to be 1 or more, or several such numbers; got {k!r}")
     (queries,) = embed_labelled(embedder, records, "knn")
     search = LabelKNN(queries.embeddings, queries.labels, max(ks), metrics.TIE_TOLERANCE)
-    queries.embeddings = None  # frees memory: the search has a sorted copy
+    queries.embeddings = None  # frees memory, because the search has its own sorted copy
     label_counts, query_ids, num_shared = {}, set(queries.ids), 0
     for part in embed_labelled(embedder, index, "knn", chunk_size, "records of the index"):
         search.add(part.embeddings, part.labels)

@@ -39,7 +39,7 @@ class LabelKNN:
             self._add_block(items[start : start + step], labels[start : start + step])
 
     def hits(self):
-        """Returns bool (q, k): whether one of the j + 1 nearest items has the label of query i."""
+        """Returns bool (q, k): entry (i, j) is whether query i is a hit for j + 1 neighbors."""
         same = (self._best_same - np.float32(self._tie_tolerance))[:, None]
         hits = self._best_other[:, ::-1] < same
         return hits[np.argsort(self._order)]

@@ -31,7 +31,7 @@ def embed_labelled(embedder, records, task, chunk_size=None, description="record
         embedder: See `retrieval.run`.
         records: Iterable of Record, consumed once.
         task: Name of the task, for error messages.
-        chunk_size: Maximum number of records per item. Default: all records in one item.
+        chunk_size: Maximum number of records per yielded item. Default: all records in one item.
         description: Name of the records, for error messages.
 
     Raises:

@@ -13,8 +13,8 @@ class Result:
 
     Attributes:
         task: Name of the task, for example "retrieval".
-        protocol: Id of the exact protocol, for example "retrieval/v1". Another version of the
-            protocol, which would give other values, has another id.
+        protocol: Id of the exact protocol, for example "retrieval/v1". If a change of the protocol
+            changes values, the id also changes.
         values: Metrics by name, in the units of the protocol; dicts may be nested.
         counts: Numbers of evaluated images, texts and so on, by name.
         intervals: 95 % confidence intervals (low, high), with the keys of `values`.

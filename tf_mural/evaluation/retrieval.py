@@ -63,7 +63,7 @@ def run(embedder, records, languages=None, captions_per_image=None):
 
 
 def _score(images, texts, text_images):
-    """Returns (values, intervals) of a language; leaves out images without a text in it."""
+    """Scores the images that have a text in a language; returns (values, intervals)."""
     candidates, text_images, num_captions = np.unique(
         text_images, return_inverse=True, return_counts=True
     )

@@ -57,7 +57,7 @@ class RetrievalInputs:
             raise UserError(f"{problem}: {self.task} needs records with an image and texts")
 
     def _collect_texts(self, record):
-        """Stores the texts of a record for the next image; returns whether it has texts to keep."""
+        """Stores the texts of a record that are kept; returns whether the record has such texts."""
         counts = {}
         for language, text in record.texts:
             self.seen_languages.add(language)
@@ -71,7 +71,7 @@ class RetrievalInputs:
         return bool(counts)
 
     def scored_languages(self):
-        """Returns the languages to score; call it after all images were yielded.
+        """Returns the languages to score; call this after `stream_images` has yielded all images.
 
         Raises:
             UserError: A language has no text.

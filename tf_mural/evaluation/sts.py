@@ -3,13 +3,14 @@
 Protocol sts/v1. The value of a track is 100 times Spearman's correlation between the cosines and
 the human scores of its pairs. Cosines are rounded to 6 decimals before they are ranked, so that a
 model that maps all inputs to one point scores 0 instead of the correlation of rounding noise. A
-track is named by its two languages. English is the first of the two, as in the tables of the paper:
-STS.es-en is named "en-es". Without English, the languages are in alphabetical order.
+track is named by its two languages. English is the first language, as in the tables of the paper:
+the track STS.es-en is named "en-es". If no language is English, the languages are in alphabetical
+order.
 
 values: {track: {"spearman"}}, and under "groups" the averages of the paper, {group: {"spearman"}}:
 "monolingual" (Table 3 of the paper), "cross_lingual" (Table 4), and "meta_avg", the mean of
 monolingual and cross_lingual (Table 11). A group is reported if all its tracks are scored.
-intervals: the 95 % intervals of values, with the same keys.
+intervals: 95 % confidence intervals, with the keys of values.
 """
 
 import numpy as np
@@ -46,8 +47,8 @@ def run(embedder, records, tracks=None, num_bootstrap=1000, seed=0):
 
     Raises:
         UserError: No record has a score, a record with a score does not have two texts, a track is
-            unknown, has only one pair or the same score for all pairs, or embeddings are not
-            finite unit rows.
+            unknown, a track has only one pair, all scores of a track are equal, or embeddings are
+            not finite unit rows.
     """
     records_by_track, without_score = _group_by_track(records)
     if tracks is not None:

@@ -3,8 +3,8 @@
 Protocol zero_shot/v1. For each language, the embedding of a class is the normalized mean of the
 unit embeddings of its prompts. An image is a hit at k if fewer than k wrong classes score at least
 as high as the correct class; ties count as misses. If a class has no prompt in a language, the
-class and its images are left out for that language. Such a language is reported in `counts` and
-excluded from the means of groups.
+class and its images are left out for that language. The means of groups with such a language are
+not reported; `counts` lists the language as "partial".
 """
 
 import numpy as np
@@ -36,8 +36,9 @@ def run(embedder, records, prompts, languages=None, groups=None, cache_dir=None,
     Args:
         embedder: See `retrieval.run`.
         records: Iterable of Record with one image and a label, consumed once.
-        prompts: {language: sequence, by label, of sequences of strings}; a class without prompts
-            has an empty sequence. `tf_mural.evaluation.prompts` reads and creates such prompts.
+        prompts: {language: sequence with the prompts of each class, in the order of the labels}.
+            The prompts of a class are a sequence of strings, which is empty for a class without
+            prompts. `tf_mural.evaluation.prompts` reads and creates such prompts.
         languages: Codes of the languages to score. Default: all languages of the prompts.
         groups: {name: languages} to average over. Default: `GROUPS`.
         cache_dir: Folder in which class embeddings are cached by content, or None.
@@ -45,9 +46,10 @@ def run(embedder, records, prompts, languages=None, groups=None, cache_dir=None,
 
     Returns:
         Result. values: {language: {"top1", "top5", "chance"}, "groups": {group: {"top1", "top5"}}}
-        in percent; "chance" is 100 / classes; "top5" is omitted for 5 classes or fewer. A group is
-        reported if all its languages were scored on all classes. intervals: the 95 % intervals of
-        values except "chance", by bootstrap over the images. counts:
+        in percent; "chance" is 100 divided by the number of classes; "top5" is omitted for 5
+        classes or fewer. A group is reported if all its languages were scored on all classes.
+        intervals: the 95 % intervals of values except "chance", by bootstrap over the images.
+        counts:
             "images": number of embedded images;
             "languages": {language: result of `prompts.count_prompts`, and "images", the number of
             scored images};
@@ -89,7 +91,7 @@ def run(embedder, records, prompts, languages=None, groups=None, cache_dir=None,
 
 
 def _requested_languages(prompts, languages):
-    """Returns (languages to score, number of classes), and checks that all have prompts."""
+    """Returns (languages to score, number of classes); checks that all languages have prompts."""
     languages = sorted(prompts) if languages is None else list(dict.fromkeys(languages))
     missing = [language for language in languages if language not in prompts]
     if missing or not languages:
@@ -117,7 +119,8 @@ def _rank(embedder, images, prompts, language, cache_dir, model_id):
         Tuple (int64 (n,) number of wrong classes that score at least as high as the correct one;
         counts of the prompts and images).
     """
-    prompts = [tuple(class_prompts) for class_prompts in prompts]  # fills each template only once
+    # The prompts are copied, because each access fills the templates again.
+    prompts = [tuple(class_prompts) for class_prompts in prompts]
     count = count_prompts(prompts)
     try:
         classes, labels = class_embeddings(embedder, prompts, cache_dir, model_id)

@@ -1,7 +1,7 @@
 """Builds models, data and trainers from configs, and runs stages.
 
-Only this subpackage reads configs. Importing it imports neither Keras nor TensorFlow, because each
-name is loaded when it is first used.
+Only this subpackage reads configs. Importing this subpackage imports neither Keras nor TensorFlow,
+because each name is loaded when it is first used.
 """
 
 import importlib

@@ -78,8 +78,8 @@ def split_overrides(argv):
 def apply_overrides(config, overrides):
     """Applies `--config.a.b=value` arguments. A new value gets the type of the value it replaces.
 
-    The text `none` sets None, but only for values that may be None, which `configs/base.py` makes
-    by `_optional`.
+    The text `none` sets None if the value may be None. `configs/base.py` defines such values with
+    `_optional`.
 
     Args:
         config: ConfigDict, changed in place.

@@ -94,7 +94,7 @@ def _check_sources(config):
 def _check_batch(config, replicas):
     """Checks that replicas, micro-batches, loss chunks and batch norm groups divide a batch evenly.
 
-    If a value is refused, the message proposes values that satisfy all of these conditions.
+    If one of these checks fails, the message proposes values that pass all of them.
     """
     batch, microbatch, chunk = config.batch_size, config.microbatch, config.loss_chunk
     group = config.model.image.virtual_batch_size
@@ -154,13 +154,13 @@ def _check_synchronized(group, in_a_loop):
 
 
 def _multiples(name, value, unit):
-    """Returns a flag with the multiples of `unit` next to `value`, at least 2."""
+    """Returns a flag that proposes the multiples of `unit` next to `value`, each at least 2."""
     below = value // unit * unit
     return _flag(name, {max(below, unit * -(-2 // unit)), max(below + unit, 2)})
 
 
 def _divisors(name, value, total, unit=1):
-    """Returns a flag with the multiples of `unit` next to `value` that divide `total`, or ""."""
+    """Returns a flag that proposes multiples of `unit` near `value` that divide `total`, or ""."""
     divisors = [d for d in range(unit, total + 1, unit) if total % d == 0]
     below, above = ([d for d in divisors if (d > value) == is_above] for is_above in (False, True))
     return _flag(name, {*below[-1:], *above[:1]}) if divisors else ""

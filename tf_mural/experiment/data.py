@@ -73,9 +73,9 @@ def make_sampler(name, source, data_dir, seed, strict=True):
 
 
 def make_source(sampler, source):
-    """Returns the `input_pipeline.Source` of a sampler and of the ConfigDict of its source."""
-    # Images must not be mirrored if their captions mention left or right. In this case, the
-    # augmentations in the manifest do not include "flip".
+    """Returns the `input_pipeline.Source` of a sampler, with the settings of `source`."""
+    # Images must not be mirrored if their captions mention left or right. The manifest of such
+    # records does not list the augmentation "flip".
     may_flip = all("flip" in s.manifest["augmentations"] for s in sampler.sets)
     return input_pipeline.Source(sampler, source.fields.to_dict(), flip=source.flip and may_flip)
 
@@ -104,7 +104,7 @@ def training_sheet(sources, sizes, count=12):
             record = deserialize(sampler.sets[set_index].read([number], verify=True)[0])
             image = image_ops.resize(image_ops.decode(record.images[0]), sizes.resize)
         except (UserError, ValueError, IndexError, tf.errors.OpError):
-            continue  # training reports damaged records
+            continue  # skipped, because training reports damaged records
         images.append(image_ops.random_crop(image, sizes.crop, seed, flip=source.flip).numpy())
         texts = [pair for pair in record.texts if pair[0] in sampler.languages]
         captions.append(texts[:_MAX_CAPTIONS])

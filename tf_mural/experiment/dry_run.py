@@ -27,8 +27,8 @@ def trace_step(config, strategy, vocabulary_size=LABSE_VOCABULARY_SIZE):
         vocabulary_size: number of rows of the token embedding.
 
     Returns:
-        (traced, num_bytes): `jax.stages.Traced`, and {"weights": bytes, "slots": bytes}, the sizes
-        of all model weights and of all optimizer slots if they are stored once.
+        (traced, num_bytes): `jax.stages.Traced`, and {"weights": bytes, "slots": bytes}, the total
+        sizes of the model weights and of the optimizer slots, counted once for all devices.
     """
     tokenizer = _TokenizerShape(vocabulary_size, "", config.model.text.max_tokens)
     description = describe(config, tokenizer)

@@ -15,7 +15,7 @@ from tf_mural.datasets import image_files
 from tf_mural.errors import UserError
 from tf_mural.evaluation.batch_embedder import BadImage
 
-_PROGRESS_SECONDS = 5.0  # time before the first line of progress, and between two lines
+_PROGRESS_SECONDS = 5.0  # seconds before the first line of progress, and between two lines
 
 
 class Embedder:
@@ -174,7 +174,8 @@ def _encode(images, paths):
                 raise BadImage(position, f"{paths[position]}: {reason}") from error
         elif not isinstance(image, bytes):
             image = _encode_png(image, position)
-        if image[:4] == b"RIFF" and image[8:12] == b"WEBP":  # decoded like in the converters
+        if image[:4] == b"RIFF" and image[8:12] == b"WEBP":
+            # The converters use the same function for WebP images.
             image, reason = image_files.validate_image(image)
             if reason:
                 raise BadImage(position, reason)

@@ -48,7 +48,7 @@ def results_folder(model):
 
 
 def available_jobs(folder, data_dir):
-    """Returns a job for each benchmark whose records exist, and prints the other benchmarks.
+    """Returns a job for each benchmark whose records exist, and prints the skipped benchmarks.
 
     Args:
         folder: folder of the results.
@@ -113,7 +113,8 @@ def requested_jobs(folder, names, records, out, options):
 
 def result_path(folder, name, records=None, options=None):
     """Returns the file of a result, such as evals/retrieval-scenes-test.json."""
-    # The last two folders of a path name the record set: "scenes/test" in any parent folder.
+    # The last two folders of its path name a record set, such as "scenes/test" in any parent
+    # folder.
     parts = [name] if records is None else [name, *os.path.abspath(records).split(os.sep)[-2:]]
     for option, value in (options or {}).items():
         value = value if isinstance(value, list) else [str(value)]

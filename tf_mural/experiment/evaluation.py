@@ -30,7 +30,7 @@ class Evaluation:
         benchmark: the `Benchmark` of this name; None for a task.
         records: `RecordSet` to evaluate on.
         options: {argument of the task: value} for values that are plain data.
-        objects: {argument of the task: value} for an index and for prompts.
+        objects: {argument of the task: value} for values that are objects: an index, and prompts.
         data: {folder: digest} of all data that the result depends on.
     """
 
@@ -93,7 +93,7 @@ class ProgressEmbedder:
 
 
 def prepare_evaluation(name, data_dir, records=None, **options):
-    """Opens the data of an evaluation, and checks it before any work.
+    """Opens and checks the data of an evaluation.
 
     Args:
         name: name of a benchmark or a task.
@@ -101,8 +101,8 @@ def prepare_evaluation(name, data_dir, records=None, **options):
         records: path of a record set, which may be relative to `data_dir`; None: the record set of
             the benchmark.
         **options: arguments of the task. `index` is the path of a record set, and `prompts` is a
-            path for `prompts.read`. These paths may be relative to `data_dir`, and by default are
-            the paths of the benchmark.
+            path for `prompts.read`. These paths may be relative to `data_dir`. Default: the paths
+            of the benchmark.
 
     Returns:
         `Evaluation`.
@@ -139,9 +139,9 @@ def prepare_evaluation(name, data_dir, records=None, **options):
 def make_evaluate(config, data_dir, embed):
     """Returns a callable that runs all evaluations of a config.
 
-    `config.evaluation` is {name of a task or benchmark: options}. The options are `records`, the
-    path of a record set; the options of the task, of which None selects the default; and `trained`,
-    the languages that a report lists first, which is not passed to the task.
+    `config.evaluation` is {name of a task or benchmark: options}. The option `records` is the path
+    of a record set. The option `trained` has the languages that a report lists first. All other
+    options are options of the task; the value None selects the default of an option.
 
     Args:
         config: ConfigDict of a stage.
@@ -163,7 +163,7 @@ def make_evaluate(config, data_dir, embed):
 
 
 def _open_prompts(path, benchmark, record_set, data_dir):
-    """Returns (source, `Prompts`): prompts of files, or else English prompts for class names."""
+    """Returns (source, `Prompts`): prompts from files, or English prompts if there are no files."""
     classes = record_set.manifest.get("classes")
     default = os.path.join(data_dir, benchmark.prompts) if benchmark else ""
     if path:

@@ -2,7 +2,8 @@
 
 A run may start from another run, or from public weights such as "hf:kakaobrain/align-base". Public
 weights determine the sizes of the encoders, the vocabulary, and the preprocessing of texts and
-images. A run that starts from a run with public weights inherits these settings.
+images. A run also gets these settings if its initial weights are the weights of a run that started
+from public weights.
 """
 
 import os
@@ -32,7 +33,8 @@ _INHERITED = (
     "model.text.max_tokens",
     "model.text.activation",
 )
-# Settings that must equal those of the initial weights, but do not affect shapes of weights.
+# Settings that must equal the settings of the initial weights. The shapes of the weights do not
+# depend on these settings, and therefore cannot show a difference.
 _WITHOUT_SHAPE = ("model.text.activation", "model.image.padding")
 
 
@@ -45,14 +47,15 @@ def apply_init_settings(config, init, workdir):
     Args:
         config: ConfigDict of a stage, changed in place.
         init: "hf:" followed by a folder or the name of a model on huggingface.co; or the workdir of
-            a run. If that run did not start from public weights, the config does not change.
+            a run. If the run in this workdir did not start from public weights, the config does not
+            change.
         workdir: folder of the new run, to which the vocabulary is written.
 
     Returns:
         A message that lists the changed values, or "".
 
     Raises:
-        UserError: the checkpoint does not exist, or the encoders of the config do not fit it.
+        UserError: the checkpoint does not exist, or its encoders do not fit the config.
     """
     if init.startswith(PUBLIC_PREFIX):
         checkpoint = huggingface.open_checkpoint(init.removeprefix(PUBLIC_PREFIX))
@@ -80,7 +83,7 @@ def restore_init_settings(config, init, workdir):
         workdir: folder of the run; it need not exist.
 
     Raises:
-        UserError: `init` names other public weights than those that the run started from.
+        UserError: `init` names public weights, but the run started from other weights.
     """
     path = os.path.join(workdir, checkpoints.CONFIG)
     if not file_io.exists(path):
@@ -97,7 +100,7 @@ def restore_init_settings(config, init, workdir):
 
 
 def _settings_of(checkpoint, config):
-    """Returns {name in the config: value} of public weights."""
+    """Returns {name in the config: value} of the settings that public weights determine."""
     names = [name for name in models.BERTS if models.bert_sizes(name) == checkpoint.text["sizes"]]
     values = {
         "lower_case": checkpoint.lower_case,
@@ -146,7 +149,7 @@ def _set(config, values):
 
 
 def load_initial_weights(init, run):
-    """Loads the initial weights of a run. The optimizer does not change.
+    """Loads the initial weights of a run. The state of the optimizer does not change.
 
     Args:
         init: "hf:" followed by a folder or the name of a model on huggingface.co; or the workdir of
@@ -196,16 +199,17 @@ def _load_public_weights(init, run):
 
 
 def finalize_weights(trainer, ema_momentum=None, wise_ft_alpha=1.0, init=None):
-    """Sets the final weights of a trained run. All processes call this function.
+    """Sets the final weights of a trained run. All processes must call this function.
 
     Args:
         trainer: `Trainer` of the backend.
-        ema_momentum: momentum of the optimizer's moving average of the weights. If it is not None,
-            the final weights are this average.
-        wise_ft_alpha: a in the final weights a w + (1 - a) w_0, with the trained weights w and the
-            initial weights w_0 (WiSE-FT, Wortsman et al. 2022, https://arxiv.org/abs/2109.01903).
-            The moving statistics of batch norm are interpolated too.
-        init: workdir of the run with the initial weights; it is only needed if a < 1.
+        ema_momentum: momentum of the optimizer's moving average of the weights. The moving average
+            replaces the trained weights; None: there is no moving average.
+        wise_ft_alpha: the factor a of the final weights a w + (1 - a) w_0, with the trained weights
+            w and the initial weights w_0 (WiSE-FT, Wortsman et al. 2022,
+            https://arxiv.org/abs/2109.01903). The moving statistics of batch norm are interpolated
+            in the same way.
+        init: workdir of the run with the initial weights; only needed if `wise_ft_alpha` < 1.
 
     Raises:
         UserError: there are no initial weights to interpolate with.
@@ -226,7 +230,7 @@ def finalize_weights(trainer, ema_momentum=None, wise_ft_alpha=1.0, init=None):
 
 
 def check_wise_ft_alpha(wise_ft_alpha, init):
-    """Raises a UserError if WiSE-FT needs the weights of `init`, and `init` is no finished run."""
+    """Raises a UserError if WiSE-FT is used, but `init` is not the workdir of a finished run."""
     if wise_ft_alpha == 1:
         return
     if not init or init.startswith(PUBLIC_PREFIX):

@@ -1,4 +1,4 @@
-"""Describes a trained model in model.json, and loads it again."""
+"""Makes the content of model.json, which describes a trained model, and loads trained models."""
 
 import contextlib
 import dataclasses
@@ -17,7 +17,8 @@ from tf_mural.errors import UserError
 from tf_mural.evaluation.batch_embedder import BatchEmbedder
 from tf_mural.training import checkpoints
 
-# Values that model.json of earlier versions lacks, because these settings did not exist.
+# Defaults of settings that are missing in model.json if an earlier version of this package wrote
+# the file.
 _STORED_DEFAULTS = {"lower_case": False, "pretrained": None, "precision": "float32"}
 _MODEL_DEFAULTS = {
     "image": {"padding": "symmetric", "preset": None},
@@ -166,7 +167,7 @@ def fingerprint(encoder, tokenizer, sizes):
         encoder, tokenizer, sizes: see `batch_embedder`.
 
     Returns:
-        32 hexadecimal digits. They do not depend on the folder of the model.
+        32 hexadecimal digits, which do not depend on the folder of the model.
     """
     digest = hashlib.sha256(
         f"{tokenizer.hash} {tokenizer.max_tokens} {sorted(sizes.items())}".encode()

@@ -7,13 +7,14 @@ import contextlib
 def profiled(runner, steps, folder, profiler):
     """Context manager that yields a runner which profiles some of its steps.
 
-    The profile is also written if the run stops between the first and the last of these steps.
+    The profile is written even if the run stops between the first and the last profiled step.
 
     Args:
         runner: step runner of the backend.
         steps: (first profiled step, step after the last profiled step); None: no step is profiled.
         folder: folder of TensorBoard's event files.
-        profiler: (start, stop), two functions of the backend; start takes the folder.
+        profiler: (start, stop), the backend's functions that start and stop the profiler; start
+            takes the folder.
     """
     if steps is None:
         yield runner
@@ -47,7 +48,7 @@ class ProfiledRunner:
         self._runner.start(step)
 
     def run(self, count):
-        """Runs `count` steps. If one of these is selected, all of them are profiled."""
+        """Runs `count` steps. If at least one is in the profiled range, all are profiled."""
         if self._first < self._step + count and self._step < self._end and not self._is_profiling:
             self._start_profiler(self._folder)
             self._is_profiling = True
@@ -55,7 +56,7 @@ class ProfiledRunner:
         self._step += count
         if self._is_profiling and self._step >= self._end:
             for values in logs.values():
-                float(values[-1])  # reading a value waits for the steps on the device
+                float(values[-1])  # reading a value waits until the device has finished the steps
             self.stop()
         return logs
 

@@ -13,11 +13,11 @@ _MAX_QUERIES, _NUM_RETRIEVED, _MAX_LANGUAGES = 6, 5, 12
 
 
 def write_retrieval_examples(workdir, record_set, log, step, count=128):
-    """Writes an image of queries and retrieved images per language, and data for the projector.
+    """Writes an image of queries with results per language, and data for TensorBoard's projector.
 
     Args:
         workdir: folder of a finished run. The embeddings for TensorBoard's projector are written to
-            its subfolder tensorboard, unless the folder is on a remote file system.
+            the subfolder `tensorboard` of `workdir`, unless `workdir` is on a remote file system.
         record_set: `RecordSet` with the images and the texts.
         log: `MetricWriter`.
         step: training step of the model.
@@ -47,7 +47,8 @@ class _Examples:
         sizes = model.sizes["resize"], model.sizes["crop"]
         preprocess = image_ops.preprocess_for_evaluation
         self.images = [np.asarray(preprocess(data, *sizes)) for data in encoded]
-        # The order is reversed, because a dict keeps the last value of a key (here: a language).
+        # The texts are reversed, because a dict keeps the last value of a key. Therefore the first
+        # text of each language is kept.
         self.texts = [{code: text for code, text in record.texts[::-1]} for record in records]
         self.languages = sorted({code for texts in self.texts for code in texts})
         self._model, self._image_embeddings = model, model.embed.embed_images(encoded)
@@ -62,7 +63,7 @@ class _Examples:
         return self._embedded_texts[code]
 
     def grid_rows(self, code):
-        """Returns the rows for `reports.retrieval_grid`: queries in a language, with images."""
+        """Returns the rows for `reports.retrieval_grid`: queries with their retrieved images."""
         rows = []
         queries = list(zip(*self._texts_in(code), strict=True))[:_MAX_QUERIES]
         for index, text, embedding in queries:

@@ -22,7 +22,8 @@ class Run:
 
     Attributes:
         trainer: compiled `Trainer` of the backend.
-        dataset: callable that takes the first step, and returns the batches of this process.
+        dataset: callable that takes the number of the first step, and returns the batches of this
+            process.
         evaluate: callable without arguments that returns {task: Result}.
         description: dict, the content of model.json.
         vocabulary_path: file of the vocabulary.
@@ -49,7 +50,8 @@ def build(config, data_dir, strategy, resumes=False):
         config: ConfigDict of a stage, see configs/base.py.
         data_dir: folder of the record sets.
         strategy: result of `make_strategy` of the backend.
-        resumes: whether the run resumes. A resumed run accepts damaged record sets.
+        resumes: whether the run resumes from a checkpoint. A resumed run accepts damaged record
+            sets.
 
     Returns:
         `Run`.

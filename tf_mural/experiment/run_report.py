@@ -51,12 +51,12 @@ def hparams(config):
 
 
 def print_override_scope(config, init, overrides):
-    """Prints which overrides do not apply to the stages that a run depends on or is compared with.
+    """Prints the overrides that do not apply to the initial stage and to compared stages.
 
     Args:
         config: ConfigDict of the stage.
         init: initial weights that the user named, or None.
-        overrides: list of strings, the overrides that apply only to this stage.
+        overrides: list of strings, the overrides that apply only to the stage of `config`.
     """
     dependencies = [] if init or not config.train_dependencies else [config.init_stage]
     stages = dict.fromkeys(filter(None, [*dependencies, *config.report.compare_with]))
@@ -78,7 +78,8 @@ def write_retrieval_images(config, workdir, data_dir, log, step):
     """Writes grids of retrieved images and the points of TensorBoard's projector.
 
     Args:
-        config: ConfigDict of the stage. The records of its retrieval evaluation are used.
+        config: ConfigDict of the stage; the records of the retrieval evaluation in this config are
+            used.
         workdir: folder of the run.
         data_dir: folder of the record sets.
         log: `MetricWriter`.
@@ -95,7 +96,7 @@ def scores_line(step, results, is_best):
     Args:
         step: training step, an int.
         results: {task: Result}.
-        is_best: whether this is the best step so far.
+        is_best: whether `step` is the best step so far.
     """
     parts = []
     for task, result in results.items():
@@ -153,7 +154,7 @@ def print_regressions(results):
     """Compares recalls before and after training, and prints the languages whose recall fell.
 
     Args:
-        results: dict, see `run_stage`. If it has no value "before", nothing is printed.
+        results: dict, see `run_stage`. Nothing is printed if `results` has no value "before".
     """
     if not results.get("before") or "retrieval" not in results["before"]:
         return
@@ -186,7 +187,7 @@ def average_recalls(tables, key="average_recall"):
 
 
 def run_lineage(workdir):
-    """Returns the workdirs of a finished run and of the runs that it started from, if they exist.
+    """Returns the workdirs of a finished run, of the run that it started from, and so on.
 
     Args:
         workdir: folder of a run, or the subfolder `best` of this folder.

@@ -1,4 +1,4 @@
-"""Runs a stage: trains the stage it starts from, loads initial weights, trains and evaluates."""
+"""Runs a stage: trains the initial stage if needed, loads initial weights, trains, evaluates."""
 
 import contextlib
 import dataclasses
@@ -34,7 +34,7 @@ class Session:
         strategy: see `build`.
         signals: `preemption.SignalHandler`.
         load_config: callable that takes the name of a stage, and returns its config.
-        allow_config_changes: whether a run may resume with settings other than its first settings.
+        allow_config_changes: whether a run may resume after its settings have changed.
     """
 
     data_dir: str
@@ -57,16 +57,16 @@ def is_finished(workdir):
 def run_stage(config, workdir, session, init=None):
     """Trains a stage to its end, or returns the results of a finished run.
 
-    All processes of a run call this function.
+    All processes of a run must call this function.
 
     Args:
-        config: ConfigDict of a stage, changed in place by the settings that come with initial
-            weights.
+        config: ConfigDict of a stage. The settings that belong to the initial weights are set in
+            place.
         workdir: folder of the run.
         session: `Session`.
-        init: workdir of a finished run, or public weights ("hf:..."). None: the weights of
-            `config.init_stage`, which is trained first if `config.train_dependencies` is True;
-            without such a stage, random weights.
+        init: workdir of a finished run, or public weights ("hf:..."). None: the weights of the
+            stage `config.init_stage`, or random weights if there is no such stage. That stage is
+            trained first if `config.train_dependencies` is True.
 
     Returns:
         A dict, the content of results.json.
@@ -91,7 +91,8 @@ def run_stage(config, workdir, session, init=None):
     with checkpoints.Lock(workdir) if processes.is_primary else contextlib.nullcontext():
         if processes.is_primary:
             data.make_records(config, session.data_dir)
-        # After this barrier, all processes have looked for files, and the first process may write.
+        # After this barrier, all processes have checked which files exist. Therefore the first
+        # process may write files.
         processes.barrier()
         print(f"{config.stage}: training in {workdir}" + (f", from {init}" if init else ""))
         if init and not resumes_run:
@@ -189,7 +190,7 @@ def _restore(config, run, workdir, processes):
 
 
 def _make_evaluate(run, workdir, manager, tracker, log, processes):
-    """Returns a function `evaluate(step)`, which also saves the model if the step is the best."""
+    """Returns a function `evaluate(step)`, which also saves the model of the best step so far."""
     manager.pinned = tracker.best and tracker.best["step"]
 
     def evaluate(step):

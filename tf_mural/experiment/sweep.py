@@ -65,7 +65,7 @@ def _check_runs(path, sweep):
 
 
 def run_workdir(out_dir, row, seed):
-    """Returns the folder of a run: the row in lower case without punctuation, and the seed."""
+    """Returns the folder of a run, named by the row (lower case, no punctuation) and the seed."""
     return os.path.join(out_dir, f"{re.sub(r'[^a-z0-9]+', '-', row.lower()).strip('-')}-s{seed}")
 
 
@@ -74,7 +74,7 @@ def train_run(command, run, workdir, seed, init, size, data_dir):
 
     Args:
         command: list of strings, the command that trains, without its flags.
-        run: the run, a value of the dict RUNS.
+        run: a value of the dict RUNS of the sweep.
         workdir: folder of the run.
         seed: seed of the run, an int.
         init: workdir of the run with the initial weights, or None.
@@ -94,7 +94,8 @@ def train_run(command, run, workdir, seed, init, size, data_dir):
         "config": run.get("config"),
     }
     values = {name: value for name, value in values.items() if value is not None}
-    overrides = {"report.compare_with": (), "report.control": None}  # the sweep prints a table
+    # The runs compare no stages, because the sweep prints a table of all runs.
+    overrides = {"report.compare_with": (), "report.control": None}
     overrides |= run.get("overrides", {})
     values |= {f"config.{name}": value for name, value in overrides.items()}
     flags = [f"--{name}={_format(value)}" for name, value in values.items()]
@@ -151,7 +152,7 @@ def column_values(sweep, recalls):
 
 
 def write_table(out_dir, sweep, recalls):
-    """Prints the table of the runs so far, and writes table.md and sweep.json.
+    """Prints the table of the finished runs, and writes table.md and sweep.json.
 
     Args:
         out_dir: folder to write to.

@@ -38,13 +38,14 @@ def make_trainer(config, description, languages, strategy, initialized=True):
             variables have only shapes, and take no memory.
     """
     with strategy.scope():
-        # Not made inside of `shapes_only`, because the step counter of the optimizer needs a value.
+        # The optimizer is made outside of `shapes_only`, because its step counter needs a value.
         optimizer = make_optimizer(config)
         with contextlib.nullcontext() if initialized else shapes_only():
             trainer = _make_trainer(config, description, languages, strategy)
             paths = [v.path for v in trainer.encoder.trainable_variables]
             optimizer.lr_multipliers = _lr_multipliers(paths, config.optimizer.layer_decay)
-            # Slots are placed on the devices of their variables, which requires the scope.
+            # The optimizer is built inside of the scope of the strategy. Therefore the slots are
+            # placed on the devices of the variables.
             optimizer.build(trainer.encoder.trainable_variables)
             trainer.compile(optimizer=optimizer, jit_compile=config.jit_compile)
     return trainer

@@ -90,7 +90,7 @@ def _draw_dots(figure, series, panels, chance, control):
     gains = {code: _gain(code, series, control) for codes in panels.values() for code in codes}
     rows = []  # a string is the heading of a group, (language,) is a row of dots
     for group, codes in panels.items():
-        # A language has no gain if one of the two models was not scored. Such languages are last.
+        # Languages without a gain, because one of the two models has no value, are last.
         codes = sorted(codes, key=lambda code: (math.isnan(gains[code]), -gains[code]))
         rows += [group, *((code,) for code in codes)]
     num_columns = math.ceil(len(rows) / _MAX_ROWS)
@@ -201,6 +201,10 @@ def _series_colors(series):
 
 
 def _axis_limit(series):
-    """Returns the upper end of the axis: a multiple of ten above the highest value, or 102."""
+    """Returns the upper end of the axis in percent.
+
+    The end is a multiple of ten above the highest value, but at most 102, a little above the
+    largest possible value 100.
+    """
     highest = max((v for s in series.values() for v in s.values() if not math.isnan(v)), default=0)
     return min(102, max(10, 10 * math.ceil((highest + 3) / 10)))

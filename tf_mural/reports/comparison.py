@@ -7,7 +7,7 @@ from tf_mural.errors import UserError
 from tf_mural.reports.result_tables import format_interval
 from tf_mural.reports.tables import table
 
-DOUBTFUL_MARK = "†"  # printed after a published number that contradicts another one
+DOUBTFUL_MARK = "†"  # printed after a published number that contradicts another number
 
 
 @dataclasses.dataclass
@@ -33,7 +33,7 @@ class Column:
     source: str = ""
 
     def reliable(self, key):
-        """Returns the value of a key, or None if it is missing or doubtful."""
+        """Returns the value of a key, or None if the value is missing or in `doubtful`."""
         return None if key in self.doubtful else self.values.get(key)
 
 
@@ -76,8 +76,8 @@ def _describe_data(column):
 def add_aggregates(column, means, sums):
     """Adds means and sums over languages to the values of a column.
 
-    A mean or sum is added only if the column has a reliable value for each of its languages, and
-    no value with its name.
+    A mean or sum is added only if `Column.reliable` returns a value for each language of the mean
+    or sum. An existing value with the same name is kept.
 
     Args:
         column: A `Column`.
@@ -91,7 +91,7 @@ def add_aggregates(column, means, sums):
 
 
 def difference(subject, baseline, key):
-    """Returns the value of `subject` for a key minus that of `baseline`.
+    """Returns the value of `subject` for a key minus the value of `baseline`.
 
     The interval of the difference is derived from the intervals of the two values as if the values
     were independent; a value without an interval counts as exact. If both models are evaluated on
@@ -99,7 +99,7 @@ def difference(subject, baseline, key):
 
     Returns:
         Tuple (difference, (low, high)). The interval is None if neither value has an interval.
-        Difference and interval are None if one of the columns has no reliable value.
+        Difference and interval are None if `Column.reliable` returns None for one of the columns.
     """
     value, base = subject.reliable(key), baseline.reliable(key)
     if value is None or base is None:
@@ -127,7 +127,8 @@ def group_keys(keys, trained, aggregates=()):
     Args:
         keys: Languages, groups ("groups/all") and pairs of languages ("en-de"). A pair counts as
             trained if both its languages are trained.
-        trained: Codes of the trained languages, in all forms that the keys use.
+        trained: Codes of the trained languages, in all forms that the keys use, such as "de" and
+            "deu".
         aggregates: Further keys that are not languages.
     """
     means = [key for key in keys if "/" in key or key in (*aggregates, "mean")]
@@ -144,7 +145,8 @@ def group_keys(keys, trained, aggregates=()):
 def value_table(columns, groups, markdown=False):
     """Returns a table of values with their intervals, by groups of keys, with a mean per group.
 
-    The mean of a group is computed over the keys for which every column has a reliable value.
+    The mean of a group is computed over the keys for which `Column.reliable` returns a value in
+    every column.
 
     Args:
         columns: List of `Column`.
@@ -164,7 +166,7 @@ def value_table(columns, groups, markdown=False):
 
 
 def difference_table(subject, baselines, groups, markdown=False):
-    """Returns a table of `subject` minus each baseline, with intervals; "" without differences."""
+    """Returns a table of `subject` minus each baseline, with intervals; "" if there are none."""
     rows = []
     for keys in groups.values():
         for key in keys:
@@ -179,7 +181,7 @@ def difference_table(subject, baselines, groups, markdown=False):
 
 
 def footnotes(columns, keys):
-    """Returns the lines below a table: the reasons of doubtful numbers, and all sources."""
+    """Returns the lines below a table: why numbers are doubtful, and the sources of the columns."""
     lines = []
     keys_by_reason = {}  # one line for all cells with the same reason
     for column in columns:

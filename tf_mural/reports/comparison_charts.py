@@ -17,8 +17,8 @@ def value_chart(path, columns, groups, axis, title):
 
     Args:
         path: Path of the PNG.
-        columns: List of `comparison.Column`; the last column is highlighted. Doubtful values are
-            left out.
+        columns: List of `comparison.Column`; the last column is highlighted. Values in
+            `Column.doubtful` are left out.
         groups: {group: languages}.
         axis: Label of the axis: the metric with its unit.
         title: Title of the chart.
@@ -67,7 +67,7 @@ def gain_chart(path, subject, control, groups, axis, title, lower_is_better=Fals
         lower_is_better: Whether a lower value is better.
 
     Raises:
-        UserError: No language has reliable values in both columns.
+        UserError: There is no language for which `Column.reliable` returns a value in both columns.
     """
     gains = {key: difference(subject, control, key) for keys in groups.values() for key in keys}
     ordered = {
@@ -110,7 +110,7 @@ def _rows(path, groups, has_value):
 
 
 def _draw_figure(rows, draw, axis, title, legend_rows):
-    """Returns a figure of rows, broken into columns if there are many."""
+    """Returns a figure of rows, in several columns if there are many rows."""
     from matplotlib.figure import Figure
 
     num_columns = math.ceil(len(rows) / _MAX_ROWS)

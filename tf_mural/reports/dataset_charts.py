@@ -16,7 +16,7 @@ def write_stats_charts(folder, name, summary):
     No chart is written for data that the set does not have.
 
     Args:
-        folder: Existing folder of the files.
+        folder: Existing folder to which the files are written.
         name: Name of the set, the prefix of the file names.
         summary: Result of `dataset_stats.DatasetStats.summary`.
 
@@ -57,7 +57,7 @@ def _quantiles_by_language(languages, kind):
 
 
 def count_chart(path, counts, title):
-    """Writes a PNG of bars with their numbers.
+    """Writes a PNG with a bar per language, labelled with its number.
 
     Args:
         path: Path of the PNG.
@@ -66,7 +66,8 @@ def count_chart(path, counts, title):
     """
     figure, axes = _columns(list(counts), title)
     largest, lower = max(counts.values()), min(counts.values()) / 2
-    use_log = largest > 20 * np.median(list(counts.values()))  # if most bars would be too short
+    # A logarithmic scale is used if most bars would be too short on a linear scale.
+    use_log = largest > 20 * np.median(list(counts.values()))
     for axis, codes in axes:
         numbers = [counts[code] for code in codes]
         axis.barh(range(len(codes)), numbers, 0.7, color=ACCENT, zorder=2)
@@ -104,7 +105,8 @@ def quantile_chart(path, quantiles, title, limit=None, notes=None, notes_title="
     figure, axes = _columns(list(quantiles), title)
     notes = notes or {code: f"{values['median']:,}" for code, values in quantiles.items()}
     ends = [values[q] for values in quantiles.values() for q in ("q05", "q95")]
-    # A logarithmic axis cannot show 0, and is used only if it spans more than a power of ten.
+    # The lower end is at least 1, because a logarithmic axis cannot show 0. The axis is logarithmic
+    # only if its upper end is more than 20 times the lower end.
     low = max(1, min(ends))
     scale = "log" if max(ends) > 20 * low else "linear"
     for axis, codes in axes:
@@ -137,7 +139,7 @@ def image_chart(path, sizes, title):
 
     Args:
         path: Path of the PNG.
-        sizes: "image_sizes" of a summary, with "histograms".
+        sizes: The value "image_sizes" of `DatasetStats.summary`.
         title: Title of the chart.
     """
     figure = _figure(9, 2.9, title)

@@ -17,7 +17,7 @@ from tf_mural.reports.statistics import (
     quantiles,
 )
 
-# Maximum number of records of a batch, and approximate maximum of their bytes.
+# Maximum number of records of a batch, and approximate maximum size of a batch in bytes.
 _MAX_BATCH, _MAX_BATCH_BYTES = 4096, 32 << 20
 _SCORE_BINS = 20
 
@@ -31,7 +31,8 @@ class DatasetStats:
 
     Attributes:
         num_read: Number of records read so far.
-        num_requested: Number of records to read; less than the whole set for a sample.
+        num_requested: Number of records to read; smaller than the size of the set if a sample is
+            read.
         is_random: Whether the records are drawn at random; otherwise they are read in order.
         images: `ImageStats`.
         texts: {language: `TextStats`}.
@@ -50,8 +51,9 @@ class DatasetStats:
     def collect(self, limit=0, seed=0):
         """Reads the records, or a sample without repetition. Yields `num_read` after each batch.
 
-        If the iteration is stopped early, only whole batches have been counted. Each batch of a
-        sample is spread over the whole set, so that an incomplete sample is a random sample too.
+        If the iteration is stopped early, only whole batches are counted. Each batch of a sample is
+        spread over the whole set. Therefore the records of an interrupted sample are a random
+        sample of the set.
 
         Args:
             limit: Maximum number of records; 0 for all.
@@ -194,13 +196,13 @@ def language_counts(record_set):
 
 
 def batch_size(record_set):
-    """Returns how many records to read at once: fewer if they have large images."""
+    """Returns the number of records to read at once; the number is smaller for large records."""
     total = sum(shard["bytes"] for shard in record_set.manifest["shards"])
     return int(np.clip(_MAX_BATCH_BYTES * len(record_set) // max(1, total), 1, _MAX_BATCH))
 
 
 def shared_records(all_stats):
-    """Counts, for each two record sets, the records of one set that share content with the other.
+    """Counts, for each pair of record sets, the records with content that is also in the other set.
 
     Only the records that were read are counted.
 

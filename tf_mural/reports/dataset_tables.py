@@ -2,7 +2,7 @@
 
 from tf_mural.reports.tables import table
 
-_BAR_WIDTH = 40  # characters of the longest bar of a histogram
+_BAR_WIDTH = 40  # length of the longest bar of a histogram, in characters
 
 
 def format_stats(summary):
@@ -18,7 +18,7 @@ def format_stats(summary):
 
 
 def format_shared_records(rows, names):
-    """Returns a table of the records that sets have in common.
+    """Returns a table of how many records of a set have content that is also in another set.
 
     Args:
         rows: Result of `dataset_stats.shared_records`.

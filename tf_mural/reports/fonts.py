@@ -1,7 +1,7 @@
 """Lays out texts of any script with the fonts of this machine.
 
-Pillow orders the letters of a text in one font. A line with several fonts is drawn piece by piece;
-this module orders the pieces.
+Pillow orders the letters of a text only if one font draws the whole text. A line with several fonts
+is drawn piece by piece; this module orders the pieces.
 """
 
 import collections
@@ -11,10 +11,11 @@ import os
 import re
 import unicodedata
 
-# Invisible characters with a direction.
+# Invisible characters that mark a text as left-to-right or right-to-left.
 LTR_MARK, RTL_MARK = "\u200e", "\u200f"
 
-# A font file often has different shapes of the same characters for several languages.
+# {language: last word of the family name of a font face}. A font file for Chinese, Japanese and
+# Korean often has one face per region, with different shapes of the same characters.
 _CJK_FACE = {"ja": "JP", "ko": "KR", "zh": "SC", "zh-Hant": "TC", "zh-TW": "TC", "yue": "HK"}
 
 _SCRIPTS = dict.fromkeys(("CJK", "HANGUL", "HIRAGANA", "KATAKANA", "IDEOGRAPHIC"), "CJK") | {
@@ -36,8 +37,8 @@ def font_runs(language, text, size):
         size: Font size in pixels.
 
     Returns:
-        List of (Pillow font, string), or None if this machine has no font for a character, or its
-        Pillow cannot join the letters of the script.
+        List of (Pillow font, string), or None if this machine has no font for a character, or if
+        Pillow on this machine cannot join the letters of the script.
     """
     if _needs_shaping(text) and not _can_shape():
         return None
@@ -46,8 +47,8 @@ def font_runs(language, text, size):
     for path in _paths():
         if visible <= _characters(path):
             return [(_font(path, language, size), text)]
-    # Letters of two fonts do not join. A word is therefore drawn in one font if possible, and most
-    # words in the font that has the most characters of the text.
+    # Letters of two fonts do not join. Therefore each word is drawn in one font if possible. The
+    # font with the most characters of the text is preferred.
     main = max(_paths(), key=lambda path: len(visible & _characters(path)))
     pieces = []
     for word in re.findall(r"\s+|\S+\s*", text):
@@ -143,7 +144,7 @@ def latin_font(size):
 
 
 def _split_word(word, paths):
-    """Returns [(font path, piece)] of a word, if possible in one font; None without a font."""
+    """Returns [(font path, piece)] of a word, if possible in one font; None if no font fits."""
     visible = {character for character in word if _is_visible(character)}
     for path in paths:
         if visible <= _characters(path):

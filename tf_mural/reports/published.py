@@ -1,7 +1,8 @@
 """Published numbers: the tables of the paper, and results of other models.
 
-numbers/paper.json has the paper's tables as printed; a cell that contradicts another one is marked
-with the reason. numbers/published.json has results of other models, each row with its source.
+numbers/paper.json has the paper's tables as printed; a number that contradicts another number is
+marked with the reason. numbers/published.json has results of other models, each row with its
+source.
 """
 
 import dataclasses
@@ -13,7 +14,8 @@ from tf_mural.reports.result_tables import flatten_values
 
 _FOLDER = os.path.join(os.path.dirname(__file__), "numbers")
 SETTINGS = ("zero-shot", "fine-tune")
-# The two models that the paper compares. Other rows of the paper are other sizes and ablations.
+# The two models that the paper compares. The other rows of the paper's tables are models of other
+# sizes, and ablations.
 MAIN_MODELS = ("MURAL(reprod.)", "MURAL(reprod.) + ETCL")
 
 
@@ -47,7 +49,7 @@ def paper_numbers():
 
 @functools.cache
 def other_numbers():
-    """Returns the content of numbers/published.json, other models: {"protocols", "rows"}."""
+    """Returns the content of numbers/published.json on other models: {"protocols", "rows"}."""
     return _read("published.json")
 
 
@@ -73,7 +75,8 @@ def published_results(benchmark, setting="zero-shot"):
             for cell, value in flatten_values(row["values"]).items():
                 if cell not in result.values and "/".join(cell) in doubtful:
                     result.doubtful[cell] = doubtful["/".join(cell)]
-                # Tables of ablations repeat numbers; the number of the first table is kept.
+                # Tables of ablations repeat numbers of other tables. The number of the first table
+                # is kept.
                 result.values.setdefault(cell, value)
             tables.setdefault(model, []).append(row.get("source") or f"Table {row['table']}")
     for model, result in results.items():

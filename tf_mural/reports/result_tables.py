@@ -76,10 +76,10 @@ def retrieval_table(results, groups=None, control=None, markdown=False):
 
     Args:
         results: {model: `Result` of the retrieval task}.
-        groups: {name: languages}, printed as sections with their means. Languages of no group are
-            in the section "other". Default: one section.
-        control: Model whose average recall is subtracted from that of the other models, or None
-            to print no differences.
+        groups: {name: languages}, printed as sections with their means. Languages that are in no
+            group are in the section "other". Default: one section.
+        control: Model whose average recall is subtracted from the average recall of the other
+            models; None: no differences are printed.
         markdown: Whether to return a Markdown table.
     """
     if control is not None:
@@ -131,8 +131,8 @@ def recall_table(result, groups=None, markdown=False):
 def group_languages(languages, groups):
     """Returns {group: members of the group that are in `languages`}.
 
-    Languages of no group are in the group "other". If `groups` is None, all languages are in the
-    group "". Empty groups are left out.
+    Languages that are in no group are in the group "other". If `groups` is None, all languages are
+    in the group "". Empty groups are left out.
     """
     if not groups:
         return {"": list(languages)}

@@ -1,4 +1,4 @@
-"""Draws the images and captions of a record set that a contact sheet shows."""
+"""Selects images and captions of a record set for a contact sheet."""
 
 import collections
 import io
@@ -9,7 +9,9 @@ import numpy as np
 from tf_mural.data.records import deserialize
 
 _MAX_SIDE = 256  # maximum width and height of an image on a sheet, in pixels
-_CANDIDATES_PER_IMAGE = 4  # records drawn per image, because some images cannot be decoded
+# Number of records that are drawn for each image to show. More than one is drawn, because some
+# images cannot be decoded.
+_CANDIDATES_PER_IMAGE = 4
 
 
 def sample_captioned_images(record_set, count, captions=8, languages=None, seed=0):

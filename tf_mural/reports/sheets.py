@@ -8,7 +8,8 @@ from tf_mural.reports import fonts
 
 # Sizes on a contact sheet in pixels: width of an image, and space between two images.
 _TILE, _GAP = 256, 16
-_FONT_SIZE, _LINE_HEIGHT, _MAX_LINES = 15, 20, 3  # pixels, and lines per caption
+# Font size and height of a line in pixels, and maximum number of lines per caption.
+_FONT_SIZE, _LINE_HEIGHT, _MAX_LINES = 15, 20, 3
 _INK, _FAINT = (34, 39, 46), (139, 149, 161)
 
 # Sizes in a retrieval grid in pixels: side of an image, space between two images, width of a frame,
@@ -19,7 +20,7 @@ _CORRECT, _WRONG = (26, 127, 55), (207, 34, 46)
 
 @dataclasses.dataclass
 class _Line:
-    code: str  # language code on the first line of a caption
+    code: str  # language code on the first line of a caption, "" on other lines
     runs: list
     right_to_left: bool = False
 
@@ -176,13 +177,14 @@ def _wrap(language, text, width):
             last = last[:-1]
         lines[_MAX_LINES - 1 :] = [last + "…"]
     lines = [line.rstrip() for line in lines if line.strip()]
-    if fonts.is_right_to_left(text):  # marks lines that begin with a Latin word
+    # In a right-to-left text, lines that begin with a Latin word get a right-to-left mark.
+    if fonts.is_right_to_left(text):
         lines = [line if fonts.is_right_to_left(line) else fonts.RTL_MARK + line for line in lines]
     return [fonts.font_runs(language, line, _FONT_SIZE) for line in lines]
 
 
 def _draw_lines(draw, lines, left, baseline, indent):
-    """Draws the result of `_wrap_captions`, with the first line on the baseline."""
+    """Draws the result of `_wrap_captions`, with the first line at the height `baseline`."""
     for line in lines:
         draw.text((left, baseline), line.code, _FAINT, fonts.latin_font(_FONT_SIZE), anchor="ls")
         x = left + (_TILE - fonts.runs_width(line.runs) if line.right_to_left else indent)

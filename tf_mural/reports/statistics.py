@@ -1,8 +1,8 @@
 """Counters for record sets: lengths, tokens, image sizes, labels, scores, duplicates.
 
 Integers are counted by value. The quantiles of integers are therefore exact, and the memory of the
-counts depends only on the number of unique values. The other statistics need 16 bytes per text and
-28 bytes per image, and about three times as much while duplicates are counted.
+counts depends only on the number of unique values. The other statistics need 16 bytes of memory per
+text and 28 bytes per image, and about three times as much memory while duplicates are counted.
 """
 
 import array
@@ -26,7 +26,7 @@ _UNSPACED_LETTERS = re.compile(
 
 
 class IntegerCounts:
-    """Counts of integers by value."""
+    """Counts how often each integer occurs."""
 
     def __init__(self, values=()):
         self.counts = collections.Counter(values)
@@ -46,7 +46,7 @@ class IntegerCounts:
         return sum(value * count for value, count in self.counts.items())
 
     def summary(self):
-        """Returns min, mean, max and `QUANTILES` as a dict; None without values.
+        """Returns min, mean, max and `QUANTILES` as a dict; None if there are no values.
 
         The quantile q is the smallest value x for which at least the share q of all values is at
         most x.
@@ -87,7 +87,7 @@ class TextStats:
         Args:
             lengths: (n,) number of tokens of each text.
             num_unknown: Number of [UNK] tokens in all texts together.
-            max_tokens: Number of tokens that fit; longer texts are truncated.
+            max_tokens: Maximum number of tokens of a text; longer texts are truncated.
         """
         self.tokens.add(lengths.tolist())
         self.unknown_tokens += int(num_unknown)
@@ -144,7 +144,7 @@ class ImageStats:
         self.bytes.append(len(data))
 
     def summary(self):
-        """Returns a plain dict, in which "aspect" is width / height; None without images."""
+        """Returns a plain dict, in which "aspect" is width / height; None if there are none."""
         if not self.formats and not self.unreadable:
             return None
         width, height, size = (
@@ -163,7 +163,7 @@ class ImageStats:
 
 
 class DuplicateCounter:
-    """Finds records with equal content by 64-bit hashes."""
+    """Counts records with equal content, by 64-bit hashes of the content."""
 
     def __init__(self):
         self._hashes, self._records = array.array("Q"), array.array("Q")
@@ -196,7 +196,7 @@ class DuplicateCounter:
 
 
 def quantiles(values):
-    """Returns min, mean, max and `QUANTILES` of numbers (n,) as a dict; None without values."""
+    """Returns min, mean, max and `QUANTILES` of numbers (n,) as a dict; None if n is 0."""
     if not len(values):
         return None
     quantile_values = np.quantile(values, list(QUANTILES.values()), method="inverted_cdf")
@@ -206,10 +206,10 @@ def quantiles(values):
 
 
 def histogram(values, bins=40, coverage=1.0):
-    """Counts numbers (n,) between evenly spaced edges; None without values.
+    """Counts numbers (n,) in bins of equal width; returns None if n is 0.
 
-    Integers of a small range have one bin per value. If all values are equal, there is one bin
-    around the value.
+    Integers have one bin per value if at most `bins` bins are needed. If all values are equal,
+    there is one bin around the value.
 
     Args:
         values: The numbers.
@@ -218,7 +218,7 @@ def histogram(values, bins=40, coverage=1.0):
             share would fill less than half of the bins, all larger values are left out.
 
     Returns:
-        Dict of "counts", "edges" and "beyond", the number of values left out.
+        Dict of "counts", "edges" and "beyond", the number of values above the last edge.
     """
     if not len(values):
         return None

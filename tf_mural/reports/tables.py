@@ -8,7 +8,7 @@ _NUMBER = re.compile(r"[+-]?\d[\d,.]*( ± [\d.]+)?( to [\d.]+)?%?|-|")
 
 
 def display_width(text):
-    """Returns the columns of a text in a terminal: 2 per wide, 0 per combining character."""
+    """Returns the number of terminal columns: 2 per wide and 0 per combining character."""
     width = 0
     for character in text:
         if (
@@ -25,7 +25,8 @@ def table(rows, columns, markdown=False):
 
     Args:
         rows: Lists of cells, one per column: strings, integers, floats (printed with one decimal),
-            or None (printed as "-"). A row that is None is a separator line; Markdown has none.
+            or None (printed as "-"). A row that is None is printed as a separator line, and left
+            out in Markdown.
         columns: Headings. Columns of numbers are right-aligned.
         markdown: Whether to return a Markdown table.
     """

@@ -30,7 +30,7 @@ def make_index(
     """Embeds the images of a source into an index, or resumes a build that was interrupted.
 
     Images that cannot be read, and files that the source skips, are left out. The manifest counts
-    these files by reason, and names the first files of each reason.
+    the omitted images and files by reason, and names the first of each reason.
 
     Args:
         folder: folder to write to.
@@ -41,8 +41,9 @@ def make_index(
         model: fingerprint of the model, `Embedder.fingerprint`.
         model_path: path of the model; stored in the manifest.
         width: width of the embeddings.
-        faiss_kind: "flat" or "hnsw" to also write a FAISS index, or "none".
-        images_per_part: images per part. Each finished part is kept if the build is interrupted.
+        faiss_kind: kind of the FAISS index to write: "flat" or "hnsw"; "none" for no FAISS index.
+        images_per_part: number of images per part. Each finished part is kept if the build is
+            interrupted.
         print_fn: callable that receives each line of progress.
 
     Returns:
@@ -105,7 +106,7 @@ def _resume(folder, identity):
 
 
 def _add_part(folder, manifest, source, embed, indices):
-    """Embeds some images and writes them as one part; the manifest is updated last."""
+    """Embeds images and writes their embeddings as one part; the manifest is updated last."""
     embeddings, items = [], []
     for start in range(0, len(indices), _BATCH):
         batch = []
@@ -147,8 +148,8 @@ def _embed_readable(manifest, source, embed, batch):
                 raise
             name = source.display_name(remaining[position][0])
             _count_skipped(manifest, name, error.reason)
-            # The images before the unreadable image are embedded later, only once even if more
-            # images are unreadable.
+            # The images before the unreadable image are postponed. Therefore they are embedded only
+            # once, even if more images are unreadable.
             postponed += remaining[:position]
             remaining = remaining[position + 1 :]
             continue

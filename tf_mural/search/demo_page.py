@@ -3,7 +3,8 @@
 import io
 import os
 
-# The variable must be set before Gradio is imported, so that the page sends no data to Gradio.
+# This environment variable must be set before Gradio is imported. It stops Gradio from sending
+# usage data.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 import gradio as gr  # noqa: E402
@@ -113,7 +114,7 @@ class DemoHandlers:
         return note, self._gallery_items(hits)
 
     def search_by_image(self, image, count):
-        """Returns (note, [(image, caption)]) with the nearest images; no images for None."""
+        """Returns (note, [(image, caption)]) with the nearest images; `image` may be None."""
         if image is None:
             return "", []
         try:
@@ -155,7 +156,7 @@ class DemoHandlers:
         return "\n".join(f"{code}: {texts[code]}" for code in codes if code in texts)
 
     def next_example(self, number, codes):
-        """Returns the next number and its `example_queries`."""
+        """Returns the number of the next example, and the `example_queries` of this number."""
         return number + 1, self.example_queries(number + 1, codes)
 
     def _texts(self, row):
@@ -177,7 +178,7 @@ class DemoHandlers:
 
 
 def _mean_similarity(embeddings):
-    """Returns the mean cosine similarity of different rows; 0 for fewer than two rows."""
+    """Returns the mean cosine similarity of all pairs of rows; 0 for fewer than two rows."""
     count = len(embeddings)
     if count < 2:
         return 0.0

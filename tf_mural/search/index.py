@@ -1,4 +1,4 @@
-"""Reads an index and searches it exactly, with numpy, or with FAISS if its index file exists."""
+"""Reads an index, and searches with FAISS if the FAISS file exists, otherwise with NumPy."""
 
 import dataclasses
 import hashlib
@@ -26,7 +26,7 @@ class Hit:
 
     Attributes:
         score: cosine similarity to the query.
-        row: row in the index.
+        row: number of the row in the index, from 0.
         item: dict of the image: {"path"}, or {"record", "id", "texts"}.
     """
 
@@ -36,7 +36,7 @@ class Hit:
 
 
 def read_manifest(folder):
-    """Returns the manifest of an index; raises UserError if it is damaged or no index manifest."""
+    """Returns the manifest of an index; raises UserError if the file is not an intact manifest."""
     path = os.path.join(folder, MANIFEST)
     manifest = file_io.read_json(path)
     if _has_types(manifest, {"schema": int, "model": str, "parts": list}):
@@ -116,7 +116,7 @@ class Index:
 
         Args:
             fingerprint: `Embedder.fingerprint` of the model.
-            name: name of the model, for the message.
+            name: name of the model, for the error message.
 
         Raises:
             UserError: the index was built with another model.
@@ -193,6 +193,6 @@ class Index:
         if (sha256_hex(rows), sha256_hex(lines)) != (part["sha256"], part["items_sha256"]):
             raise ValueError("its checksum does not match")
         self._parts.append(rows)
-        # File names are not always valid UTF-8.
+        # The lines may contain file names that are not valid UTF-8.
         lines = lines.decode("utf-8", "surrogateescape").split("\n")
         self._items += [json.loads(line) for line in lines if line]

@@ -65,7 +65,7 @@ class FolderSource:
 
     @property
     def spec(self):
-        """Dict of the source for the manifest; changes if files are added, removed or modified."""
+        """Dict of the source for the manifest; depends on paths, sizes and times of files."""
         listing = hashlib.sha256()
         for path in self._paths:
             try:

@@ -44,7 +44,7 @@ def bootstrap_spearman(a, b, num_bootstrap=1000, seed=0):
 
 
 def _correlations(a, b, weights):
-    """Returns correlations (r,) in which pair i has the weight `weights[r, i]`."""
+    """Returns a correlation for each row of `weights` (r, n), the weights of n pairs."""
     total = weights.sum(axis=1, keepdims=True)
     x, y = _mean_ranks(a, weights), _mean_ranks(b, weights)  # (r, n)
     x -= (weights * x).sum(axis=1, keepdims=True) / total
@@ -58,12 +58,13 @@ def _correlations(a, b, weights):
 
 
 def _mean_ranks(values, weights):
-    """Returns mean ranks (r, n) from 1, in which value i occurs `weights[r, i]` times."""
+    """Returns mean ranks (r, n), from 1; in row j, value i occurs `weights[j, i]` times."""
     _, value_index = np.unique(values, return_inverse=True)
     order = np.argsort(value_index, kind="stable")
     starts = np.flatnonzero(np.diff(value_index[order], prepend=-1))
     counts = np.add.reduceat(weights[:, order], starts, axis=1)  # (r, unique values)
-    # The ranks of equal values end at the cumulative count, and each value gets their mean.
+    # The ranks of equal values end at the cumulative count. Each of the equal values gets the mean
+    # of these ranks.
     return (np.cumsum(counts, axis=1) - (counts - 1) / 2)[:, value_index]
 
 

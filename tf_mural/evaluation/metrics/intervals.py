@@ -5,7 +5,8 @@ import numpy as np
 from tf_mural.errors import UserError
 from tf_mural.evaluation.metrics.recall import RECALL_KS, named_recalls
 
-# If there are at most this many unique values, a resample is drawn as the count of each value.
+# If there are at most this many unique values, a resample is drawn as counts, which say how often
+# each unique value occurs.
 _MAX_UNIQUE = 256
 
 
@@ -58,9 +59,9 @@ def mean_interval(values, num_bootstrap=1000, seed=0):
 def recall_intervals(image_ranks, text_ranks, text_images, num_bootstrap=1000, seed=0):
     """Returns 95 % intervals of the `recalls` by bootstrap over images.
 
-    An image is resampled together with its texts. The candidates stay the same: the intervals show
-    how much other query images would change the values, not the effect of another number of
-    candidates.
+    An image is resampled together with its texts. The candidates stay the same. Therefore the
+    intervals show how much the values would change with other query images, but not with another
+    number of candidates.
 
     Args:
         image_ranks, text_ranks: int (n,) and int (m,), the result of `image_text_ranks`.

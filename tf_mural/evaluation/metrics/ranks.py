@@ -16,8 +16,8 @@ _MAX_SCORES = 1 << 23
 def retrieval_ranks(queries, items, query_groups, item_groups):
     """Counts, for each query, the wrong items that score at least as high as its best correct item.
 
-    An item is correct for the queries of its group. A query with rank 0 is a hit at 1. Ties count
-    against the query, so an encoder that maps all inputs to one point gets the worst ranks.
+    An item is correct for the queries of its group. Ranks are counted from 0. Ties count against
+    the query, so an encoder that maps all inputs to one point gets the worst ranks.
 
     Args:
         queries: float (q, d), unit rows.
@@ -70,7 +70,8 @@ def image_text_ranks(images, texts, text_images):
         Tuple (image-to-text ranks (n,), text-to-image ranks (m,)), int64; see `retrieval_ranks`.
 
     Raises:
-        UserError: For the reasons of `retrieval_ranks`, or an index is outside of `images`.
+        UserError: Shapes do not match, values are not finite, an image has no text, or a value of
+            `text_images` is not an index of `images`.
     """
     images, texts, text_images = _check_pairs(images, texts, text_images)
     text_best = _pair_scores(texts, images, text_images)
@@ -100,11 +101,12 @@ def rank_bounds(images, texts, text_images):
 
     Returns:
         Tuple (low, high), int64 (m,), ranks from 0. `low` is the number of wrong images that score
-        higher than the text's image. `high` also counts the images that tie with the text's image,
-        as the ranks of `image_text_ranks` do.
+        higher than the text's image. `high` also counts the wrong images that tie with the text's
+        image, like `image_text_ranks`.
 
     Raises:
-        UserError: For the reasons of `image_text_ranks`.
+        UserError: Shapes do not match, values are not finite, or a value of `text_images` is not an
+            index of `images`.
     """
     images, texts, text_images = _check_pairs(images, texts, text_images)
     pair_scores = _pair_scores(texts, images, text_images)
@@ -120,10 +122,10 @@ def rank_bounds(images, texts, text_images):
 def rank_spreads(low, high):
     """Returns the mean difference of the log ranks of an image between languages.
 
-    Log ranks are log2 of ranks from 1, so a difference of 1 doubles the rank. If images tie, a log
-    rank is only known to lie between two bounds. The difference of two log ranks is then the
-    largest difference that the bounds allow. A model for which all images tie therefore has the
-    largest spread.
+    A log rank is log2 of a rank, which is counted from 1. A difference of 1 therefore means that
+    one rank is twice the other rank. If images tie, a log rank is only known to lie between two
+    bounds, and the largest difference that the bounds allow is used as the difference of two log
+    ranks. Therefore a model for which all images tie has the largest possible spread.
 
     Args:
         low, high: float (n, L), bounds of the log rank of image i in language l; NaN if no text in
@@ -131,8 +133,8 @@ def rank_spreads(low, high):
 
     Returns:
         float64 (n, L): mean difference between the log rank of image i in language l and its log
-        ranks in its other languages. NaN if image i has no text in language l, or has texts in no
-        other language. The mean of row i is the mean over the pairs of languages of image i.
+        ranks in its other languages. NaN if image i has no text in language l, or has texts only in
+        language l. The mean of row i is the mean over the pairs of languages of image i.
     """
     low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
     is_present = ~np.isnan(low)
@@ -157,7 +159,7 @@ def rank_lags(log_ranks):
     Returns:
         float64 (n, L): log rank of image i in language l minus its mean log rank in its other
         languages, in doublings of the rank. A positive number means that the rank is worse in
-        language l. NaN if image i has no text in language l, or has texts in no other language.
+        language l. NaN if image i has no text in language l, or has texts only in language l.
     """
     log_ranks = np.asarray(log_ranks, np.float64)
     is_present = ~np.isnan(log_ranks)

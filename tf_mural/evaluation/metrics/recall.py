@@ -9,7 +9,7 @@ RECALL_KS = (1, 5, 10)
 
 
 def recall_at(ranks, ks=RECALL_KS):
-    """Returns the share of the ranks below each k, in percent: float64 (len(ks),).
+    """Returns the percentage of the ranks that are below each k: float64 (len(ks),).
 
     Raises:
         UserError: There are no ranks.

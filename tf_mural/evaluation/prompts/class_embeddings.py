@@ -8,7 +8,7 @@ import numpy as np
 
 from tf_mural.errors import UserError
 
-_FORMAT = "class embeddings 1"  # Must change if equal prompts would give other embeddings.
+_FORMAT = "class embeddings 1"  # Change this id if equal prompts give other embeddings.
 _LENGTH_TOLERANCE = 2e-3  # The tolerance is the rounding error of half precision.
 _CHUNK_SIZE = 8192  # The approximate number of prompts that are embedded per call.
 
@@ -19,9 +19,10 @@ def class_embeddings(embedder, prompts, cache_dir=None, model_id=None):
     Args:
         embedder: Object with `embed_texts(iterable of str)`, which returns unit rows in order,
             float32 (n, d).
-        prompts: Sequence, by label, of sequences of strings. Classes without prompts are left out.
-        cache_dir: Folder in which embeddings are cached, by a hash of `model_id` and all strings,
-            or None.
+        prompts: Sequence with the prompts of each class, in the order of the labels. The prompts of
+            a class are a sequence of strings. Classes without prompts are left out.
+        cache_dir: Folder in which embeddings are cached, in files named by a hash of `model_id` and
+            all prompts; None: no cache.
         model_id: String that identifies the weights of `embedder`; required with `cache_dir`.
 
     Returns:
@@ -52,7 +53,7 @@ def class_embeddings(embedder, prompts, cache_dir=None, model_id=None):
 
 
 def _chunk_labels(prompts, labels):
-    """Yields lists of labels with about `_CHUNK_SIZE` prompts in total."""
+    """Yields lists of labels; the classes of a list have about `_CHUNK_SIZE` prompts in total."""
     chunk, num_prompts = [], 0
     for label in labels:
         chunk.append(label)
@@ -76,7 +77,7 @@ def _embed_classes(embedder, prompts, labels):
     if rows.ndim != 2 or len(rows) != len(row_of_text):
         raise ValueError(f"embed_texts returned shape {rows.shape} for {len(row_of_text)} texts")
     lengths = np.linalg.norm(rows, axis=1)
-    bad = np.flatnonzero(~(np.abs(lengths - 1) <= _LENGTH_TOLERANCE))  # NaN compares as bad
+    bad = np.flatnonzero(~(np.abs(lengths - 1) <= _LENGTH_TOLERANCE))  # also true for NaN
     if bad.size:
         raise UserError(
             f"the embedding of {list(row_of_text)[bad[0]]!r} has length {lengths[bad[0]]}: "

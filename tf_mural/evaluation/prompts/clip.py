@@ -3,7 +3,7 @@
 The templates are those of openai/CLIP (MIT licence), generated from a few patterns.
 """
 
-_PHOTOS = (  # "a ... photo of"
+_PHOTOS = (  # adjectives of the templates "a ... photo of"
     "bad",
     "low resolution",
     "cropped",
@@ -41,7 +41,7 @@ def _templates():
             yield f"a {artwork} of {article} {{}}."
         for appearance in _APPEARANCES:
             yield f"a photo of {article} {appearance} {{}}."
-        for material in _MATERIALS:  # CLIP has "a origami" too
+        for material in _MATERIALS:  # CLIP writes "a origami", not "an origami"
             yield f"{article} {material} {{}}."
         for prefix in ("art of", "graffiti of", "itap of", "a photo of"):
             yield f"{prefix} {article} {{}}."
@@ -56,7 +56,7 @@ TEMPLATES = tuple(_templates())
 def humanize_class(name):
     """Returns a class name of a data set as words, for example "bar indoor" for "bar/indoor".
 
-    Underscores and slashes become spaces. Of synonyms that are separated by commas, the first is
-    used: "tench, Tinca tinca" becomes "tench".
+    Underscores and slashes become spaces. If a name lists synonyms, separated by commas, only the
+    first is used: "tench, Tinca tinca" becomes "tench".
     """
     return " ".join(name.split(",")[0].replace("_", " ").replace("/", " ").split())

@@ -25,17 +25,17 @@ def read(path, classes=None, dataset="imagenet", suffixes=None):
     """Reads prompts.
 
     Args:
-        path: A folder as described above, or a published file or folder: the JSON file of names
-            and templates of openai/CLIP, the folder of JSON files of CLIP_benchmark, or the
-            file `babel_imagenet.json` of CLIP_benchmark.
+        path: A folder as described in the docstring of this module, or a published file or folder:
+            the JSON file of names and templates of openai/CLIP, the folder of JSON files of
+            CLIP_benchmark, or the file `babel_imagenet.json` of CLIP_benchmark.
         classes: Class names of the record set's manifest, or None. The number and the order of
             the names in the files are checked against `classes`.
         dataset: Name of the data set, for files that contain several data sets.
         suffixes: {language: suffix}, if the data set needs suffixes and the files have none.
 
     Returns:
-        `Prompts`. Languages without templates, names or a required suffix are in its attribute
-        `lacking`.
+        `Prompts`. The attribute `lacking` of the result has the languages without templates, names
+        or a required suffix.
 
     Raises:
         UserError: The path does not exist or contains no prompts, a file is damaged, a label does
@@ -89,7 +89,7 @@ def _read_lines(path, folder):
         lines.pop()
     if folder == "classes":
         return [line.split("\t") for line in lines]
-    # Empty lines have a meaning only in "classes".
+    # Empty lines are removed, because they have a meaning only in files of "classes".
     return [line for line in lines if line.strip()]
 
 
@@ -148,8 +148,8 @@ def _check_names(names, classes, path, language):
         balance += (other == label) - (other not in (None, label))
         if other not in (None, label):
             mismatch = mismatch or (label, first, other)
-    # A few names may equal the name of another class, such as "crane". The names are in another
-    # order only if more names match another class than match their own class.
+    # A few names may equal the name of another class, such as "crane". Therefore the order is
+    # refused only if more names match another class than match their own class.
     if mismatch and balance < 0:
         label, name, other = mismatch
         raise UserError(

@@ -23,7 +23,7 @@ _IMAGENET_CLASSES = 1000
 
 
 def read(path, dataset, num_classes=None):
-    """Reads names and templates.
+    """Reads class names and templates.
 
     Args:
         path: File or folder of one of the formats above.

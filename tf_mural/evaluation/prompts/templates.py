@@ -44,7 +44,7 @@ class FilledTemplates(collections.abc.Sequence):
 
 
 class Prompts(collections.abc.Mapping):
-    """The prompts of each language: {language: sequence, by label, of prompts}.
+    """The prompts of each language: {language: sequence of the prompts of each class}.
 
     Attributes:
         lacking: {language: missing part} of the languages that are left out because they lack
@@ -74,8 +74,8 @@ def combine(names, templates, suffixes=None):
         suffixes: {language: suffix} if the data set needs one, for example ", a type of food".
 
     Returns:
-        `Prompts`. Languages without names, without templates or, if suffixes are given, without a
-        suffix are in its `lacking`.
+        `Prompts`. The attribute `lacking` of the result has the languages without names or
+        templates. If suffixes are given, `lacking` also has the languages without a suffix.
 
     Raises:
         UserError: `FilledTemplates` rejects the templates of a language. The message names the
@@ -123,16 +123,17 @@ def count_prompts(prompts):
     """Counts the prompts of a language.
 
     Args:
-        prompts: Sequence, by label, of sequences of strings.
+        prompts: Sequence with the prompts of each class, in the order of the labels. The prompts of
+            a class are a sequence of strings.
 
     Returns:
         Dict of counts:
-            "classes": classes with prompts;
-            "missing_classes": classes without prompts;
-            "prompts": all prompts;
-            "repeated_prompts": prompts that repeat another prompt of their class;
-            "identical_classes": classes with the same prompts as another class. No encoder can
-            distinguish such classes, so their images are misses.
+            "classes": number of classes with prompts;
+            "missing_classes": number of classes without prompts;
+            "prompts": number of prompts of all classes;
+            "repeated_prompts": number of prompts that repeat another prompt of their class;
+            "identical_classes": number of classes with the same prompts as another class. No
+            encoder can distinguish such classes, so their images are misses.
     """
     present = [class_prompts for class_prompts in prompts if class_prompts]
     num_equal = {}
