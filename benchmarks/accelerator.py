@@ -6,8 +6,8 @@
 The batch is doubled until it does not fit into memory. The step is also timed with micro-batches at
 four times the largest batch, and in PyTorch (`torch.compile`, bfloat16 with autocast) at the
 largest batch that fits in PyTorch. The results are milliseconds per step, triples per second, model
-FLOPs per second, and the ratio of the model FLOPs to the rate of a bfloat16 matrix product on the
-same device. With --model=tiny the benchmark can be tried on a CPU.
+FLOPs per second, and their ratio to the FLOPs per second of a bfloat16 matrix product on the same
+device. With --model=tiny the benchmark can be tried on a CPU.
 """
 
 import argparse
@@ -99,10 +99,10 @@ SIDES = {
 
 
 def add_shares(runs):
-    """Adds model FLOPs per second, and their share of the peak, to the results of `measure`.
+    """Adds model FLOPs per second, and their ratio to the peak rate, to results of `measure`.
 
-    Model FLOPs are counted for the step without micro-batches. With micro-batches, activations are
-    computed twice, but count only once.
+    Model FLOPs are the FLOPs of the step without micro-batches. With micro-batches, the forward
+    pass runs twice, but its FLOPs are counted only once.
     """
     plain = next(r for r in runs if r["side"] == "tf_mural" and not r["microbatch"])
     flops_per_triple = plain["flops"] / plain["batch"]

@@ -21,7 +21,7 @@ class Case:
         batch: triples per step.
         tokens: tokens per text, without padding.
         vocabulary: number of token embeddings.
-        matmul: rows of the square matrices whose product defines the peak performance.
+        matmul: number of rows of the square matrices whose product is timed as the peak rate.
     """
 
     name: str
@@ -37,8 +37,8 @@ class Case:
 CASES = {
     "b7": Case("b7", "b7", "base", image_size=289, batch=8),
     "b0": Case("b0", "b0", "base", image_size=224, batch=16),
-    # The case "tiny" takes seconds and shows only that a benchmark works. Its results say nothing
-    # about the speed of larger models.
+    # The case "tiny" takes seconds and shows only that a benchmark works. The speed of larger
+    # models cannot be derived from the results of the case "tiny".
     "tiny": Case(
         "tiny", "tiny", "nano", image_size=64, batch=4, tokens=8, vocabulary=500, matmul=512
     ),

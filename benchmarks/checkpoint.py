@@ -76,8 +76,13 @@ def measure_manager(folder, trainer, step_seconds, rounds):
     """Measures saves by `CheckpointManager` while steps run, and a restore.
 
     Returns:
-        {"step", "blocked", "step_while_writing", "on_disk", "restore", "peak_gib"}; all times are
-        in seconds.
+        Dict with these keys:
+            "step": median seconds of a step without a save;
+            "blocked": list of the seconds for which each save blocked training;
+            "step_while_writing": list of the seconds of the steps during the saves;
+            "on_disk": list of the seconds from the start of each save to its end;
+            "restore": seconds of the restore;
+            "peak_gib": peak memory of the process in GiB.
     """
     from tf_mural.training import checkpoints
 
@@ -111,7 +116,12 @@ def measure_manager(folder, trainer, step_seconds, rounds):
 
 
 def measure_tensorflow(folder, trainer):
-    """Returns {"blocked", "on_disk"} of `tf.train.Checkpoint`, in seconds."""
+    """Measures a save by `tf.train.Checkpoint`.
+
+    Returns:
+        {"blocked": seconds for which the save blocked training, "on_disk": seconds until the files
+        were on the disk}.
+    """
     import tensorflow as tf
 
     variables = [v.value for v in (*trainer.encoder.variables, *trainer.optimizer.variables)]

@@ -5,7 +5,8 @@ import json
 import os
 import platform
 
-# TensorFlow in this process and its children prints few messages, and uses oneDNN as the tools do.
+# In this process and its children, TensorFlow prints few messages, and uses oneDNN as in the
+# commands of the folder tools.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
@@ -14,7 +15,7 @@ _DEFAULT_INSTALL_COMMAND = "pip install -r benchmarks/requirements.txt"
 
 
 def log(text):
-    """Prints a line without delay."""
+    """Prints a line and flushes stdout."""
     print(text, flush=True)
 
 
@@ -51,7 +52,7 @@ def peak_flops(time_matmul, size, repeats=5):
 
 
 def parse_names(parser, flag, text, valid_names):
-    """Returns the names in a comma-separated flag; unknown names are an error of `parser`."""
+    """Returns the names in a comma-separated flag; `parser.error` reports unknown names."""
     names = [name for name in text.split(",") if name]
     if unknown := set(names) - set(valid_names):
         parser.error(
@@ -70,7 +71,7 @@ def missing_packages(packages):
 
 
 def require_packages(parser, packages):
-    """Makes missing packages an error of `parser`."""
+    """Calls `parser.error` if packages are missing."""
     if message := missing_packages(packages):
         parser.error(f"{message}, or pass --no-peer")
 

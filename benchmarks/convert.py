@@ -7,7 +7,7 @@ Both packages read the same files, resize them to 346 x 346 pixels, encode them 
 quality, and write records (this package) or webdataset tars (img2dataset), with the same number of
 processes. A loop that decodes, resizes and encodes the files in the same number of processes, but
 writes nothing, gives the upper limit of both rates. The two packages and the loop take turns. The
-rates of reading records are measured as well.
+benchmark also measures how many records per second can be read.
 """
 
 import argparse
@@ -30,7 +30,7 @@ if ROOT not in sys.path:
 from benchmarks.common import append_load, log, machine_info, report  # noqa: E402
 
 SIDE, QUALITY = 346, 95
-RECORDS_PER_UNIT = 2000  # same number as in the data set `table`
+RECORDS_PER_UNIT = 2000  # as `_RECORDS_PER_UNIT` of the data set `table`
 
 
 def measure_images(folder, out_dir, limit, processes, rounds, peer=None):
@@ -149,7 +149,7 @@ def _run_img2dataset(python, files, work_dir, processes):
 
 
 def measure_bitext(out_dir, pairs, processes, rounds):
-    """Measures translation pairs per second from an OPUS zip to records, and the rates of reading.
+    """Measures the conversion of an OPUS zip in translation pairs per second, and reading rates.
 
     The sentences are random words, 12 per sentence on average. The time to start the processes is
     included.

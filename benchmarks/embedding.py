@@ -9,7 +9,7 @@ import numpy as np
 
 _WIDTH = 640
 _VOCABULARY = 30_000
-_RESIZE, _CROP = 346, 289  # sizes of the paper in pixels; other sizes have the same ratio
+_RESIZE, _CROP = 346, 289  # in pixels, as in the paper; other sizes have this ratio
 
 
 class Embedding:

@@ -46,11 +46,12 @@ def measure_recalls(images, texts_per_image, width, rounds, peer=True):
 
     Returns:
         {"implementations": {name: {"seconds" of each run, "peak_mib", "values"}},
-        "largest_difference": between a recall by `tf_mural` and by another implementation}.
+        "largest_difference": largest difference between a recall by `tf_mural` and the same recall
+        by another implementation}.
 
     Raises:
-        RuntimeError: the recalls of an implementation differ by more than one query per direction,
-            which rounding does not explain.
+        RuntimeError: the recalls of an implementation differ from those of `tf_mural` by more than
+            one query per direction. Rounding errors cannot cause such a difference.
     """
     names = ["tf_mural", "numpy"] + ["clip_benchmark"] * peer
     results = {}
@@ -82,7 +83,9 @@ def measure_recalls(images, texts_per_image, width, rounds, peer=True):
 
 
 def measure_embedding(worker, items, rounds):
-    """Times the embedder and the bare tower alternately; texts also with padding to 64 tokens.
+    """Times the embedder and the bare tower alternately.
+
+    Texts are timed twice: with padding to the bucket of their length, and to 64 tokens.
 
     Args:
         worker: `Worker` of an `embedding.Embedding`.
@@ -93,12 +96,13 @@ def measure_embedding(worker, items, rounds):
         Dict with these keys:
             "items": number of items;
             "batches": {number of tokens or image size: number of batches};
-            "seconds", "processor_seconds": {side: [seconds of each turn]};
+            "seconds", "processor_seconds": {side: list of the seconds of each turn};
             "share_of_tower": rate of the embedder over the rate of the bare tower, by the medians;
             "share_of_tower_fastest": the same ratio by the fastest turns.
         For texts also:
             "speedup", "speedup_fastest": rate with buckets over the rate with padding;
-            "largest_difference": between the embeddings with buckets and with padding.
+            "largest_difference": largest difference between an embedding with buckets and the same
+                embedding with padding.
     """
     import numpy as np
 

@@ -99,7 +99,7 @@ def _kernel_shape_of_gradient(operation):
     import tensorflow as tf
 
     sizes = operation.inputs[1]
-    if sizes.op.type == "ShapeN":  # `get_static_value` does not support this type
+    if sizes.op.type == "ShapeN":  # `get_static_value` does not support ShapeN
         source = sizes.op.inputs[sizes.value_index]
         _size(source)
         return source.shape.as_list()

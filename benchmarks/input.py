@@ -70,7 +70,11 @@ def measure(factories, batches, rounds, label):
 
 
 def measure_images(folder, batch_size, batches, rounds, peer):
-    """Returns {key of `RESIZES`: {name of the loader, or "decoding": [images per second]}}."""
+    """Times the loaders of images and the bare decoding.
+
+    Returns:
+        {key of `RESIZES`: {name of the loader, or "decoding": list of images per second}}.
+    """
     records, tars = os.path.join(folder, "records"), os.path.join(folder, "tars")
     results = {}
     for name, resize in RESIZES.items():
@@ -106,8 +110,8 @@ def measure_tokens(folder, rounds, batch_size=1024, vocabulary=30_000, max_token
     """Times the tokenizers of this package and of Hugging Face on sentences of Tatoeba.
 
     Returns:
-        {"sentences": number, "different": number of sentences with different tokens,
-        "rates": {side: [sentences per second]}}.
+        {"sentences": number of sentences, "different": number of sentences with different tokens,
+        "rates": {side: list of sentences per second}}.
     """
     from benchmarks.embedding import read_sentences
 

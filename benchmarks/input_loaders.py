@@ -7,8 +7,8 @@ import time
 
 import numpy as np
 
-SIDE, QUALITY = 346, 95  # The values are those of benchmarks/convert.py.
-_PREFETCHED = 8  # These batches are prepared while a loader is idle, so they are not timed.
+SIDE, QUALITY = 346, 95  # Side in pixels and JPEG quality are the same as in convert.py.
+_PREFETCHED = 8  # This number of batches, which an idle loader prepares, is not timed.
 
 
 def prepare(photos, folder, count, shards=4):
@@ -197,7 +197,7 @@ class Tokens:
         self._reference.enable_padding(length=max_tokens)
 
     def tf_mural(self):
-        """Tokenizes all sentences with this package; returns sentences per second and tokens."""
+        """Tokenizes all sentences with this package; returns (sentences per second, tokens)."""
         return self._time(lambda: [batch.numpy() for batch in self._dataset])
 
     def tokenizers(self):

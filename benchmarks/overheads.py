@@ -31,10 +31,11 @@ from benchmarks.common import (  # noqa: E402
 from benchmarks.tf_mural_step import TensorFlowStep  # noqa: E402
 from benchmarks.worker import Worker  # noqa: E402
 
-# The sizes of configs/etcl.py at size tiny, with a batch that is large enough for micro-batches.
+# The model and inputs of the size tiny of configs/etcl.py, with a batch that is large enough for
+# micro-batches.
 _TINY = Case("tiny", "tiny", "nano", image_size=64, batch=512, tokens=32, vocabulary=3116)
-# {name: (case, micro-batch, turns per round)}. The case "tiny" has more turns, because its steps
-# take only about a second.
+# {name: tuple (case, micro-batch, turns per round)}. The case "tiny" has more turns than the other
+# cases, because a step of this case takes only about a second.
 SETUPS = {"tiny": (_TINY, 128, 5), "b0": (CASES["b0"], 4, 1), "b7": (CASES["b7"], 2, 1)}
 
 
@@ -72,9 +73,9 @@ def measure_microbatches(case, microbatch, rounds, warmup=1):
         warmup: steps of each kind before the timed steps.
 
     Returns:
-        {"case", "microbatch", "seconds": {"plain" or "microbatches": [seconds of each step]},
-        "overhead": median with micro-batches over the median of plain steps, "overhead_fastest":
-        the same ratio for the fastest steps}.
+        {"case", "microbatch", "seconds": {"plain" or "microbatches": list of the seconds of
+        each step}, "overhead": median with micro-batches over the median of plain steps,
+        "overhead_fastest": the same ratio for the fastest steps}.
     """
     seconds = {"plain": [], "microbatches": []}
     worker = Worker("benchmarks.overheads", "MicrobatchStep", case=case)
@@ -112,7 +113,7 @@ def measure_start(data_dir, workdirs, rounds):
     command = [sys.executable, os.path.join(ROOT, "tools", "train.py"), "--stage=mural"]
     command += [f"--data_dir={data_dir}", "--config.steps=2", "--config.optimizer.warmup_steps=1"]
     seconds = []
-    for turn in range(-1, rounds):  # run -1 may convert data and fill the file cache
+    for turn in range(-1, rounds):  # run -1 is not counted: it may convert data
         workdir = os.path.join(workdirs, f"start{turn}")
         began = time.perf_counter()
         with subprocess.Popen(

@@ -37,7 +37,11 @@ _PREFIX, _SUFFIX = re.compile("^_(Mkl)?(Native)?(Fused)?"), re.compile("WithBias
 
 
 def _display_type(name, op_type):
-    """Returns "LAMB" for the optimizer, else the type, without fusion if its FLOPs are counted."""
+    """Returns the name of an operation in the table.
+
+    The name is "LAMB" for operations of the optimizer, and the type for all other operations. If
+    the FLOPs of the type are counted, the name omits the prefixes and suffixes of fused kernels.
+    """
     plain = _SUFFIX.sub("", _PREFIX.sub("", op_type))
     return "LAMB" if name.startswith("lamb/") else plain if plain in COUNTS else op_type
 
@@ -69,7 +73,7 @@ def measure(case, steps, warmup):
     """Profiles `steps` steps of a case after `warmup` other steps.
 
     Returns:
-        {"case", "step": elapsed seconds per step, "flops": FLOPs per step,
+        {"case", "step": elapsed seconds per step, "flops": number of FLOPs per step,
         "peak_flops_per_second", "types": {type of operation: {"seconds", "flops",
         "share_of_peak"}} per step, in descending order of seconds}.
     """

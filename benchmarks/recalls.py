@@ -1,4 +1,4 @@
-"""Recalls of a test set such as COCO 5K by several implementations."""
+"""Computes the recalls of a test set such as COCO 5K with several implementations."""
 
 import importlib
 import resource

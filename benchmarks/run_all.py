@@ -126,7 +126,10 @@ def _case_parts(case, full):
 
 
 def _make_part(name, command, *flags, **attributes):
-    """Returns the `Part` of a command line; further flags are lists, or strings to split."""
+    """Returns the `Part` of a command line.
+
+    *flags: further flags of the command, as lists, or as strings with spaces between the flags.
+    """
     script, *arguments = command.split()
     for group in flags:
         arguments += group.split() if isinstance(group, str) else group
@@ -146,9 +149,9 @@ def run(part, options, scripts=None):
         scripts: folder of the scripts. Defaults to the folder of this file.
 
     Returns:
-        {"status": "ok", "skipped" or "failed", "note": the reason, or the omitted peer}. If the
-        part ran, also "seconds" and "command"; if it succeeded, also "results", the content of its
-        JSON file.
+        {"status": one of "ok", "skipped" and "failed", "note": the reason, or the omitted peer}.
+        If the part ran, the dict also has the keys "seconds" and "command". If the part succeeded,
+        the dict also has the key "results", the content of the JSON file of the part.
     """
     folder = part.required_folder
     if folder and not getattr(options, folder):

@@ -36,7 +36,11 @@ class LAMB:
 
     @staticmethod
     def _group(name):
-        """Returns 0 for weight decay and layer adaptation, 1 for layer adaptation only, else 2."""
+        """Returns the group of a parameter.
+
+        Group 0 has weight decay and layer adaptation, group 1 has only layer adaptation, and group
+        2 has neither.
+        """
         if any(part in name for part in ("batchnorm", "_bn", "depthwise_norm")):
             return 2
         return 1 if name.endswith(".bias") or "LayerNorm" in name or name == "temperature" else 0

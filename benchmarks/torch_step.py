@@ -62,7 +62,7 @@ def _efficientnet(case):
 
 
 def _strided_blocks(config):
-    """Returns the numbers of the blocks of stride 2, which our tower pads symmetrically."""
+    """Returns the indices of the blocks of stride 2, whose input our tower pads symmetrically."""
     first, blocks = 0, []
     for stride, repeats in zip(config.strides, config.num_block_repeats, strict=True):
         if stride == 2:
@@ -142,9 +142,9 @@ class TorchStep:
     Args:
         case: `cases.Case`.
         threads: threads of PyTorch. Defaults to all cores.
-        variants: "eager" (NCHW), "channels_last" (NHWC) or "compiled" (torch.compile).
+        variants: list of "eager" (NCHW), "channels_last" (NHWC) and "compiled" (torch.compile).
         device: device of PyTorch; "auto" is a GPU if there is one.
-        precision: "float32", or "bfloat16" with autocast.
+        precision: one of "float32" and "bfloat16" (autocast).
     """
 
     def __init__(

@@ -79,7 +79,7 @@ def _make_worker(side, variant, case, threads):
 
 
 def _time_steps(worker, case, side, variant, steps, warmup):
-    """Returns [(elapsed seconds, processor seconds)] of the timed steps."""
+    """Returns a list of tuples (elapsed seconds, processor seconds) of the timed steps."""
     timings = []
     for number in range(-warmup, steps):
         loss, wall, processor = worker.call("step", variant)
@@ -95,13 +95,13 @@ def summarize(case, timings, facts, peaks):
 
     Args:
         case: `cases.Case`.
-        timings: {(framework, variant): [(elapsed seconds, processor seconds)]}.
+        timings: {(framework, variant): list of tuples (elapsed seconds, processor seconds)}.
         facts: {framework: result of the method `describe` of its step}.
         peaks: {framework: floating-point operations per second of a matrix product}.
 
     Returns:
         Dict with these keys:
-            "case", "facts": the arguments;
+            "case", "facts": the arguments of the same names;
             "parameters": number of trainable parameters;
             "flops": floating-point operations of a step;
             "peak_flops_per_second": {framework: peak rate};

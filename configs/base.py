@@ -102,8 +102,8 @@ def _optimizer():
             global_clipnorm=_optional(float),
             # Learning rate of a layer divided by the learning rate of the layer above it.
             layer_decay=1.0,
-            # Momentum of a moving average of the weights. None: no average. Otherwise, the final
-            # weights are the moving average.
+            # Momentum of the moving average of the weights, which replaces the final weights. None:
+            # no moving average.
             ema_momentum=_optional(float),
             # Regular expressions; a variable is excluded if one of them matches a part of its path.
             exclude_from_weight_decay=("_bn/", "/bias$", "layer_norm/", "temperature"),

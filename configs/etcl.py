@@ -2,8 +2,8 @@
 
 from configs import base
 
-# {size: (batch size, steps, learning rate)}. The learning rate falls linearly to 0, and there is no
-# warm-up. The control and the ablations have the same recipes.
+# {size: tuple (batch size, steps, learning rate)}. The learning rate falls linearly to 0, and there
+# is no warm-up. The control and the ablations have the same recipes.
 RECIPES = {
     "tiny": (128, 180, 4e-3),
     "b3_mini": (16_384, 3_000, 5e-4),

@@ -119,7 +119,7 @@ def run_steps(trainer, stage, strategy, steps=STEPS):
 
 
 def cases():
-    """Returns {name: (stage, options)} of the trainers.
+    """Returns {name of a trainer: tuple (stage, options)}.
 
     Options are arguments of `trainers.make_trainer`, except "steps" (number of steps to run, by
     default 0) and "devices" (whether to use all devices).

@@ -13,12 +13,12 @@ for path in (ROOT, os.path.join(ROOT, "tools")):
     if path not in sys.path:
         sys.path.insert(0, path)
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# The commands in tools/ set this variable. If the tests did not set it, their results would differ
-# slightly from those of the commands.
+# The commands in tools/ set this variable. If the tests did not set this variable, the results of
+# the tests would differ slightly from the results of the commands.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
-# The slowest test files run first. Otherwise, one process might start a slow file when all other
-# processes are finished.
+# The slowest test files run first. Otherwise, one test process might start a slow test file when
+# all other processes are finished.
 _LONG = "train grad_cache presets train_pretrained input_pipeline skipped_records".split()
 
 
@@ -114,7 +114,7 @@ def finished(tools, data_dir, make_once):
 
 @pytest.fixture
 def train(tools, data_dir, tmp_path):
-    """A function that runs tools/train.py on the small scenes in `tmp_path`, and returns `Done`."""
+    """A function that runs tools/train.py on the small scenes in `tmp_path`; returns a `Done`."""
 
     def run(*arguments, **options):
         # If a flag is given twice, the last value applies.

@@ -69,7 +69,8 @@ MUTATIONS = {
 
 
 def mean_in_forward_pass_only(tensors):
-    # Batch norm averages one tensor in the forward pass and two tensors in the backward pass.
+    # Batch norm averages one tensor over replicas in the forward pass, and two tensors in the
+    # backward pass.
     return collectives.all_reduce_mean(tensors) if len(tensors) == 1 else list(tensors)
 
 

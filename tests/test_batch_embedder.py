@@ -15,7 +15,7 @@ def decode(encoded):
 
 
 def encode_value(value):
-    """Encodes each value as a direction of length 3, which the embedder must normalize."""
+    """Encodes each value as a vector of length 3, which the embedder must normalize to length 1."""
     angle = tf.cast(value, tf.float32) / 300.0
     return 3.0 * tf.stack([tf.cos(angle), tf.sin(angle)], axis=1)
 
@@ -30,7 +30,7 @@ def length_tokenizer(strings):
 
 
 class RecordingEncoder:
-    """Encodes a value of each item, and records the shapes of its batches."""
+    """Encodes one value of each item of a batch, and records the shape of each batch."""
 
     def __init__(self, value_fn):
         self.shapes = []
@@ -71,7 +71,11 @@ def test_texts_are_embedded_in_order_in_batches_of_one_size(count):
 
 
 class CharacterTokenizer:
-    """Makes one token per character, pads rows to `width` with 0, and records numbers of texts."""
+    """Makes one token per character, and pads rows of tokens to the length `width` with 0.
+
+    Attributes:
+        num_texts: list with the number of texts of each call.
+    """
 
     pad_id = 0
 
@@ -192,7 +196,7 @@ def test_texts_are_read_one_window_at_a_time(monkeypatch):
     )
     assert embedder.embed_texts(source()).shape == (1000, 2)
     assert tokenizer.num_texts == [40] * 25
-    assert max(ahead) <= 40 + 30  # 40 texts of a window, and three pending batches of 10 texts
+    assert max(ahead) <= 40 + 30  # a window of 40 texts, and three unfinished batches of 10
 
 
 def test_a_bad_embedding_is_named_by_the_position_of_its_text():

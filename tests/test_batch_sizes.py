@@ -93,7 +93,11 @@ def test_the_proposed_sizes_are_valid():
 
 
 def proposals(sizes, replicas):
-    """Returns [(sizes with a proposed value, message)] for the message that refuses `sizes`."""
+    """Returns the proposals of the message with which `check_config` refuses `sizes`.
+
+    Returns:
+        List of tuples (`sizes` with one value replaced by a proposal, message), one per proposal.
+    """
     message = refusal(sizes, replicas)
     flags = re.findall(r"--config\.(\w+)=(\d+)(?: or (\d+))?", message)
     return [

@@ -79,9 +79,9 @@ def test_flops_equal_the_sum_over_the_layers(outputs):
     assert result["facts"]["tf_mural"]["forward_flops"] == text + case.batch * image
     # The backward pass of a layer needs twice the FLOPs of its forward pass. The backward pass of
     # the stem needs only the FLOPs of its forward pass, because pixels need no gradient. Each of
-    # the three terms computes matrix products in two directions. The loss of each language is a
-    # product of the losses of the examples with one-hot vectors of languages. There are four such
-    # products, because each of the two texts occurs in two terms.
+    # the three terms computes matrix products in two directions. The losses of all languages are
+    # the product of the vector of the losses of the examples with a one-hot matrix of languages.
+    # There are four such products, because each of the two texts occurs in two terms.
     loss = 3 * 3 * 2 * 2 * case.batch**2 * 640
     stem = case.batch * 2 * 32**2 * 27 * 16
     languages = 4 * 2 * case.batch * 6

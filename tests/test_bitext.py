@@ -156,7 +156,7 @@ def test_the_groups_are_those_of_the_paper():
     assert {k: sorted(v) for k, v in bitext.GROUPS.items()} == {
         k: sorted(v) for k, v in paper_groups.items()
     }
-    # The means of Tables 15 and 16 over these groups equal the means stored with the tables.
+    # The means over these groups, computed from Tables 15 and 16, equal the means in results.json.
     rows = paper["table15"]["languages"] | paper["table16"]["languages"]
     recomputed = paper["consistency"]["tatoeba_group_means_recomputed_from_tables_15_16"]
     for model, means in recomputed.items():

@@ -20,7 +20,7 @@ GROUPS = {"trained": ["en", "de", "fr"], "unseen": ["ko"]}
 
 @pytest.fixture
 def figures(monkeypatch):
-    """Collects the figures that are drawn."""
+    """List of the figures that the test draws."""
     from matplotlib.figure import Figure
 
     drawn = []

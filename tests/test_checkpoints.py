@@ -1,4 +1,4 @@
-"""Checkpoints: integrity, removal of old ones, writing in the background, and the best step."""
+"""Checkpoints: integrity, removal of old files, writing in the background, and the best step."""
 
 import errno
 import json
@@ -265,7 +265,7 @@ def test_checkpoint_has_the_state_at_the_call_of_save(run, tmp_path, monkeypatch
     monkeypatch.setattr(bundle, "write", lambda *args: may_write.wait() and write(*args))
     run.set_state(30)
     run.manager.save(30)
-    for variable in run.variables:  # changes in place must not reach the snapshot
+    for variable in run.variables:  # the snapshot must not change with the variables
         variable.value.assign_add(tf.ones_like(variable.value))
     run.set_state(31)
     assert saved_steps(tmp_path) == [10, 20]

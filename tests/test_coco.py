@@ -26,7 +26,7 @@ COLORS = {
     391895: "green",
     5: "black",
     6: "white",
-}  # There are no images 3 and 7.
+}  # The images 3 and 7 are missing.
 
 
 def stem(number):
@@ -66,7 +66,10 @@ def captions(*pairs):
 
 @pytest.fixture
 def raw(tmp_path):
-    """Writes official files; captions of an image are scattered, STAIR and AI Hub lack images."""
+    """Writes official files. The captions of an image are not in adjacent rows.
+
+    STAIR and AI Hub have no captions for some images.
+    """
     folder = tmp_path / "raw"
     put(folder, "dataset_coco.json", {"images": [listed(n) for n in SPLITS], "dataset": "coco"})
     put(
@@ -528,7 +531,7 @@ def test_files_that_unpack_to_too_many_bytes_are_refused(raw, monkeypatch):
 
 
 def test_the_tokens_of_the_list_occupy_no_memory(raw):
-    """Tokens take up most of the official list and are dropped while it is parsed."""
+    """Tokens take up most of the official list, and are dropped while the list is parsed."""
     images = [listed(n) for n in SPLITS]
     for image in images:
         image["sentences"][0]["tokens"] = [f"w{i}" for i in range(20_000)]
@@ -538,7 +541,7 @@ def test_the_tokens_of_the_list_occupy_no_memory(raw):
         assert [image.sentences for image in karpathy.load_images(str(raw))] == [
             (f"listed {n}.",) for n in SPLITS
         ]
-        # With the tokens, parsing takes 8 times the size of the file.
+        # If the tokens were kept, parsing would need 8 times the size of the file in memory.
         assert tracemalloc.get_traced_memory()[1] < 4 * size
     finally:
         tracemalloc.stop()

@@ -38,7 +38,7 @@ class RankEmbedder:
 
 
 def text_at_rank(image, rank, count=8):
-    """Returns a text for which the image has this rank, from 1."""
+    """Returns a text for which the image has this rank; the best image has rank 1."""
     others = [number for number in range(count) if number != image]
     return ",".join(map(str, [*others[: rank - 1], image]))
 

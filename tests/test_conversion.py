@@ -61,7 +61,7 @@ def read(unit):
 
 @pytest.fixture
 def numbers(tmp_path, monkeypatch):
-    """The module of the data set of numbers."""
+    """The module `numbers_data_set`, which contains `MODULE`."""
     (tmp_path / "numbers_data_set.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
     import numbers_data_set

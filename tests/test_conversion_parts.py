@@ -97,7 +97,7 @@ def test_a_finished_part_is_not_converted_again(corpus):
     assert corpus.units_read == [1, 4]
     corpus.convert(make_units(), part=(1, 3))
     assert corpus.units_read == [] and "2 of 2 units were done before" in corpus.lines[0]
-    # A finished unit is reused even if the number of parts is another one.
+    # A finished unit is reused even if the number of parts has changed.
     corpus.convert(make_units(), part=(0, 2))
     assert corpus.units_read == [0, 2]
 
@@ -159,7 +159,7 @@ def test_an_interrupted_run_continues(corpus, tmp_path, filters):
 def test_a_run_that_dies_at_any_file_operation_continues(
     corpus, tmp_path, expected_files, function, monkeypatch
 ):
-    """The run dies at the first call of the function, the next run at the second, and so on."""
+    """The first run dies at the first call, the second run at the second call, and so on."""
 
     class Died(BaseException):
         pass

@@ -1,9 +1,9 @@
 """Damaged raw files of every data set.
 
-Each test damages one file in a small raw folder of a data set. Damage to a file that the data set
-needs must give one error message with its name, and nothing may be written. Damaged images and
-damaged rows of a crawl must be skipped and counted. Damage that only one data set can have
-is tested in the test file of the data set.
+Each test damages one file in a small raw folder of a data set. If the data set needs the damaged
+file, the conversion must raise one error that names the file, and must write nothing. Damaged
+images and damaged rows of a crawl must be skipped and counted. Damage that only one data set can
+have is tested in the test file of the data set.
 """
 
 import gzip
@@ -358,7 +358,7 @@ WITH_PHOTOGRAPHS = [key for key in FOLDERS if not re.match("opus|ccm|tatoeba|sts
 
 
 def replace_first_photograph(monkeypatch, image):
-    """Makes `raw_folders` write `image` as the first photograph; the others stay as usual."""
+    """Makes `raw_folders` write `image` as the first photograph; all others are red images."""
     images = itertools.chain([image], itertools.repeat(raw_folders.photograph("red")))
     monkeypatch.setattr(raw_folders, "photograph", lambda color: next(images))
 

@@ -121,7 +121,10 @@ def test_scripts_without_spaces_are_recognized(text, has_spaces):
 
 
 class LetterTokenizer:
-    """Makes one token per letter; "z" is unknown. At most 4 of 6 tokens are tokens of the text."""
+    """Makes one token per letter; the token of "z" is unknown.
+
+    Two of the maximum of 6 tokens are special tokens, and at most 4 are letters of the text.
+    """
 
     vocabulary, max_tokens, size, hash = ("[PAD]", "[UNK]", "x"), 6, 3, "abc"
 

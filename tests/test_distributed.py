@@ -100,7 +100,7 @@ def test_slurm_gives_addresses_and_rank():
     assert hosts == ("node9", "node9", "node10")
     first = int(ports[0])
     assert [int(port) for port in ports] == [first, first + 1, first]
-    assert 1024 < first < 32768  # Linux uses higher ports for outgoing connections
+    assert 1024 < first < 32768  # from 32768, Linux uses ports for outgoing connections
     other = resolve_cluster(slurm(0, 0, 0, SLURM_JOB_ID="4712"))
     assert other.addresses != clusters[0].addresses
     even = resolve_cluster(slurm(3, 1, 1, SLURM_STEP_TASKS_PER_NODE="2(x2)"))

@@ -273,7 +273,7 @@ def test_knn_and_zero_shot_find_labels_prompts_and_neighbours(evaluate, data_dir
 
 
 class LetterEmbedder:
-    """Embeds texts by the counts of their letters, and images by those of their bytes."""
+    """Embeds texts by the counts of their letters, and images by the counts of their bytes."""
 
     def embed_texts(self, texts):
         rows = [np.bincount([ord(c) % 64 for c in text], minlength=64) for text in texts]

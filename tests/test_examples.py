@@ -151,7 +151,10 @@ def get_config(stage):
 
 
 def write_raw_data(folder):
-    """Writes raw data like the emoji: 10 training images, 4 for evaluation, and quoted names."""
+    """Writes raw data in the format of the emoji.
+
+    There are 10 images for training and 4 for evaluation. Their names contain quotation marks.
+    """
     (folder / "images").mkdir(parents=True)
     lines = ["\t".join(["image_id", "kind", "group", "split", *TRIPLE_LANGUAGES, *UNSEEN])]
     for i in range(14):

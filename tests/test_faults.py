@@ -31,7 +31,7 @@ TRAIN = os.path.join(ROOT, "tools", "train.py")
 CONFIG = os.path.join(ROOT, "tests", "faults_config.py")
 STEPS, EPOCH, SEED = faults_config.STEPS, 12, 0
 NUM_KILLS, NUM_FLIPS = 20, 10
-SUMMARY = {}  # {fault: (number of trials, number of survived trials, outcome)}
+SUMMARY = {}  # {fault: tuple (number of trials, number of survived trials, outcome)}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -65,7 +65,11 @@ def use_two_fonts(monkeypatch, first, second):
 
 
 def named_runs(text):
-    """Returns [(name of the font file, string)] of a text, or None without a font."""
+    """Divides a text by the fonts that draw it.
+
+    Returns:
+        List of tuples (name of the font file, string); None if no font has the characters.
+    """
     runs = fonts.font_runs("en", text, 15)
     return runs and [(os.path.basename(font.path), piece) for font, piece in runs]
 

@@ -151,8 +151,8 @@ def test_corrupt_archives_are_refused(tmp_path):
         if mode == "w:gz":
             sizes.append(len(archive) - 4)  # cuts the checksum
         else:
-            # These sizes truncate the tar inside a header and between two files. The module tarfile
-            # reports no error for such tars.
+            # With these two sizes, the tar ends inside a header or between two files. The module
+            # `tarfile` reports no error for such a tar.
             last = archive.rindex(b"food-101/")
             sizes += [last + 100, last]
         for size in sizes:

@@ -256,7 +256,7 @@ def test_activations_and_logits_have_the_size_of_a_micro_batch_and_a_chunk(micro
     encoded = max(shape[0] for shape in shapes if shape.rank == 4)
     assert encoded == 2 * (microbatch or n)
     logits = [shape[0] for shape in shapes if shape.rank == 2 and shape[1] == n]
-    # Transposed embeddings have n columns, too, but are not logits.
+    # Transposed embeddings also have n columns, and are therefore excluded by their number of rows.
     logits = max(rows for rows in logits if rows != trainers.EMBEDDING_DIM)
     assert logits == (loss_chunk or n)
 

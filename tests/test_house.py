@@ -77,7 +77,7 @@ def imports(path):
 
 
 def entry_of(path):
-    """Returns the entry of a path: "data" for tf_mural/data/sampling.py; "" for __init__.py."""
+    """Returns the entry of a path ("data" for tf_mural/data/sampling.py, "" for __init__.py)."""
     entry = path.split(os.sep)[1].removesuffix(".py")
     return "" if entry == "__init__" else entry
 
@@ -235,7 +235,7 @@ def test_files_and_functions_stay_short(path):
 
 # --- names ----------------------------------------------------------------------------------------
 
-# Names that earlier versions used, with the standard term that replaced each of them.
+# {name in earlier versions of this package: standard term that replaced the name}.
 REPLACED_NAMES = {
     "GroupedBatchNormalization": "GhostBatchNormalization",
     "batch_norm_of": "ghost_batch_norm_scope",
@@ -341,7 +341,7 @@ REPLACED_NAMES = {
     "told": "a name that says what the value is",
     "theirs": "a name that says what the value is",
 }
-# Names of files and folders of earlier versions that must not be used again.
+# Names of files and folders in earlier versions of this package. They must not be used again.
 REPLACED_FILES = """
 build cluster tasks pretrained searching planning exporting step handover sealed meeting
 books questions places recipe outcomes passes building pictures whole machinery meaning

@@ -1,8 +1,8 @@
 """The image tower at its published sizes, compared with `keras.applications`.
 
 Weights are copied layer by layer, and the outputs of the last MBConv block are compared. In
-`keras.applications` the output of this block is the input of `top_conv`. Initial batch norm
-statistics would hide every difference, and random statistics would amplify rounding errors.
+`keras.applications`, the output of the last MBConv block is the input of `top_conv`. Initial batch
+norm statistics would hide every difference, and random statistics would amplify rounding errors.
 Therefore the batch norm statistics are computed from the input image.
 """
 

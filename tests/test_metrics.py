@@ -282,7 +282,8 @@ def test_each_recall_has_its_own_interval():
     half_width = 100 * 1.96 * math.sqrt(0.25 / 400)
     assert intervals["i2t_r10"] == (100.0, 100.0) and intervals["t2i_r10"] == (0.0, 0.0)
     assert intervals["i2t_r5"] == pytest.approx((50 - half_width, 50 + half_width), abs=0.6)
-    # The average recall is (50 + 50 + 100 + 0 + 0 + 0) / 6; the two values of 50 vary together.
+    # The average recall is (50 + 50 + 100 + 0 + 0 + 0) / 6. The two recalls of 50 % have the same
+    # hits, and are therefore equal in each resampling.
     assert intervals["average_recall"] == pytest.approx(
         (100 - half_width) / 3 + np.array([0, 2 * half_width / 3]), abs=0.4
     )

@@ -372,7 +372,7 @@ def test_a_gzip_archive_is_decompressed_once_per_split(raw, monkeypatch):
     path = str(pack(raw))
     ids = [record.id for record in kept(raw, "train")]
     assert ids == ["12", "11"]  # the order in the archive
-    assert opened.count(path) == 2  # opened to list the files and to read the images
+    assert opened.count(path) == 2  # once for the list of files, once for the images
     assert [record.id for record in kept(raw, "val")] == ["21"]
     assert opened.count(path) == 3
     assert len(multi30k.plan(str(raw), "bitext")) == 3
@@ -596,7 +596,7 @@ def test_the_command_converts_all_splits(raw):
         3,
         1,
         1,
-    ]  # Numbers of records in train, bitext, val and test.
+    ]  # Numbers of records of the splits `train`, `bitext`, `val` and `test`.
     assert next(iter(sets["val"])).texts == (("cs", "val cs 0"), ("en", "val en 0"))
     # Flipping is off by default, because captions may say left or right.
     assert sets["train"].manifest["augmentations"] == ["crop"]

@@ -42,7 +42,7 @@ def wait_for_success(job):
 
 @pytest.fixture(scope="module")
 def script_results(launcher, tmp_path_factory):
-    """Returns {(world size, stage): [results of multiworker_script.py by rank]}."""
+    """Returns {(world size, stage): list of the results of multiworker_script.py by rank}."""
     return ScriptResults(launcher, tmp_path_factory)
 
 
@@ -155,7 +155,7 @@ def test_workers_together_read_each_epoch_once(tmp_path, num_workers, monkeypatc
             ("en",),
             8,
             workers=(worker, num_workers),
-            start_step=10**9,  # the dataset does not read the earlier steps
+            start_step=10**9,  # the dataset does not read the steps before start_step
         )
         # An epoch of the 16 records takes two steps of 8 rows.
         for step, batch in enumerate(dataset.take(6)):

@@ -20,7 +20,7 @@ def read(path):
 
 
 def python(cell):
-    """Returns the source of a cell with `pass` instead of shell commands, for `ast`."""
+    """Returns the source of a cell, with shell commands replaced by `pass`, for `ast.parse`."""
     lines = cell.source.splitlines()
     return "\n".join(re.sub(r"^(\s*)(\w+ = )?[!%].*", r"\1pass", line) for line in lines)
 
@@ -71,7 +71,7 @@ def test_a_notebook_runs_from_top_to_bottom(path, data_dir, tmp_path, monkeypatc
         os.symlink(os.path.join(ROOT, name), tmp_path / name)
     shutil.copytree(data_dir, tmp_path / "data")
     monkeypatch.setenv("NOTEBOOK_FLAGS", "--config=tests/notebook_config.py")
-    # The commands of the notebook must be those of this environment.
+    # The shell commands of the notebook must find the programs of this Python environment.
     monkeypatch.setenv("PATH", os.path.dirname(sys.executable), prepend=os.pathsep)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     notebook = read(path)

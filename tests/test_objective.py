@@ -10,9 +10,10 @@ from tf_mural.objective import Term, objective
 
 
 def random_fields(n, names, seed=0, languages=2):
-    """Creates random unit embeddings {field: (n, 6)} and a batch of n examples without inputs.
+    """Creates random embeddings of norm 1, and a batch of n examples without inputs.
 
-    All fields except "image" are text fields.
+    The embeddings are a dict from the name of the field to an array (n, 6). All fields except
+    "image" are text fields.
     """
     rng = np.random.default_rng(seed)
     embeddings, batch = {}, {}

@@ -145,7 +145,7 @@ def test_repeated_rows_of_a_sparse_gradient_are_summed_before_they_are_squared()
 
 # --- exclusions from weight decay and layer adaptation --------------------------------------------
 
-# {role of a variable: (whether it has weight decay, whether it has layer adaptation)}.
+# {role of a variable: tuple (whether it has weight decay, whether it has layer adaptation)}.
 EXPECTED = {
     "convolution": (True, True),
     "dense": (True, True),
@@ -198,9 +198,9 @@ def test_the_recipes_exclude_biases_norms_and_temperatures(name, blocks):
     optimizer.build(variables)
     roles = [variable_roles(encoder)[id(v)] for v in variables]
     assert Counter(roles) == {
-        "convolution": 1 + (3 * blocks - 1) + 2 * blocks,  # 1 in the stem, all others in blocks
+        "convolution": 1 + (3 * blocks - 1) + 2 * blocks,  # one convolution is in the stem
         "batch norm": 2 * (1 + 3 * blocks - 1),
-        "dense": 2 * 6 + 2,  # 6 per transformer layer, and two projections
+        "dense": 2 * 6 + 2,  # 6 kernels per transformer layer, and two projections
         "bias": 2 * blocks + 2 * 6 + 2,
         "layer norm": 2 * (2 * 2 + 1),
         "embedding": 3,  # tokens, positions, segments

@@ -49,7 +49,7 @@ IRREGULAR_KEPT = [
 
 
 def test_irregular_lines_are_stripped_or_skipped(tmp_path):
-    """The lines have a byte order mark, CRLF, spaces, no text, invalid UTF-8, or no line end."""
+    """Some lines have a byte order mark, CRLF, spaces, no text, invalid UTF-8, or no line end."""
     items = read(write_moses_zip(tmp_path, first=IRREGULAR[0], second=IRREGULAR[1]))
     assert [item for item in items if isinstance(item, Record)] == IRREGULAR_KEPT
     assert [item for item in items if isinstance(item, Skipped)] == [
@@ -190,7 +190,7 @@ def test_sides_with_different_numbers_of_lines_are_refused(
     path = write_moses_zip(tmp_path, first=first, second=second)
     with pytest.raises(UserError, match=f"{path}: expected as many lines .* found {counts}; downl"):
         read(tmp_path)
-    # The last part detects the error without the other parts.
+    # The last part detects the error even if no other part is read.
     for unit in opus.plan(str(tmp_path), "train")[-1:]:
         with pytest.raises(UserError, match=counts):
             list(opus.read(unit))

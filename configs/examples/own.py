@@ -56,7 +56,7 @@ def get_config(stage, folder="own", first=("en",), triples=None, bitext=None):
         elif bitext:
             source.records = (bitext,)
     for term in config.terms.values():
-        # Several images may have the same text, which must not be a negative.
+        # Several images may have the same text. This text must not be a negative of these images.
         term.mask_duplicates = True
     config.evaluation.retrieval.update(records=f"{folder}/val", trained=triples or ())
     return config

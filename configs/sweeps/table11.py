@@ -1,4 +1,4 @@
-"""The paper's Table 11: MURAL with several numbers of steps, and ETCL after each of these runs."""
+"""MURAL with several numbers of steps, and ETCL after each of these runs (the paper's Table 11)."""
 
 from configs.sweeps import table7
 

@@ -1,4 +1,4 @@
-"""The paper's Tables 5, 6 and 13: MURAL continued on image-text pairs of one language."""
+"""MURAL continued on image-text pairs of one language, as in the paper's Tables 5, 6 and 13."""
 
 TITLE = "Average recall after continued training on image-text pairs of one language"
 SEEDS = (0, 1, 2)

@@ -1,13 +1,13 @@
-"""Records a preset of an earlier version, and its embeddings, in old_preset.zip.
+"""Records a preset of an earlier version of this package, and embeddings, in old_preset.zip.
 
 Run this script with the earlier version and this folder on the path:
 
     git worktree add ../old 4a1f53c
     PYTHONPATH=../old:tests/golden python tests/golden/record_old_preset.py
 
-The earlier version wrote `batch_norm_group` to config.json. The earlier version also named the
-batch norm layers `grouped_batch_normalization` in model.weights.h5. The archive also contains
-embeddings.npz, which has the arrays "image" and "text", (n, d).
+In config.json, the earlier version wrote `batch_norm_group` for `virtual_batch_size`. In
+model.weights.h5, the earlier version named the batch norm layers `grouped_batch_normalization`. The
+archive also contains embeddings.npz, which has the arrays "image" and "text", (n, d).
 """
 
 import os

@@ -9,7 +9,7 @@ from helpers.archives import tar_bytes
 
 CLASSES = ["apple", "aquarium_fish", "baby"]
 LABELS = {"train": [2, 0, 1, 2], "test": [1, 0]}
-COARSE_LABELS = [14, 4, 1, 14]  # first label of each row; differs from the fine label
+COARSE_LABELS = [14, 4, 1, 14]  # The coarse and the fine label of a row differ.
 
 
 @functools.cache
@@ -26,7 +26,7 @@ def binary_batch(split):
 
 
 def _python2_opcodes(value):
-    """Returns the opcodes of protocol 2 that Python 2 writes for a value."""
+    """Returns the pickle opcodes (protocol 2) that Python 2 writes for a value."""
     if isinstance(value, dict):
         items = (_python2_opcodes(key) + _python2_opcodes(item) for key, item in value.items())
         return b"}(" + b"".join(items) + b"u"
@@ -54,7 +54,7 @@ def python2_pickle(value):
 
 
 def python_batch(split):
-    """Returns the dict that is pickled as train or test."""
+    """Returns the dict that the pickle file of a split ("train" or "test") contains."""
     rows = pixels(split).reshape(-1, 3072)
     names = [f"picture_s_{number}.png" for number in range(len(rows))]
     labels = {"coarse_labels": COARSE_LABELS[: len(rows)], "fine_labels": LABELS[split]}

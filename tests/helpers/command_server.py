@@ -32,14 +32,14 @@ class Done:
     err: str
 
     def error(self):
-        """Returns the message of a user error, which must be a single line with exit code 2."""
+        """Asserts that the command printed a one-line error with exit code 2; returns the text."""
         is_refused = self.code == 2 and self.err.startswith("error: ") and self.err.count("\n") == 1
         assert is_refused, (self.code, self.out, self.err)
         return self.err.removeprefix("error: ").strip()
 
 
 class CommandServer:
-    """Runs commands in folders: `CommandServer().run(cwd, "train.py", "--stage=align")`."""
+    """Runs commands of tools/ (`CommandServer().run(cwd, "train.py", "--stage=align")`)."""
 
     def __init__(self):
         self._server = subprocess.Popen(
@@ -53,7 +53,7 @@ class CommandServer:
         """Runs a command to its end.
 
         Args:
-            cwd: working directory of the command, in which files with its output are written.
+            cwd: working directory of the command; stdout and stderr are written to files in it.
             tool: name of a file in tools/, such as "train.py".
             *arguments: flags of the command.
             interrupt_at: text; after the command has printed this text, it receives SIGINT, the

@@ -24,7 +24,7 @@ def row(key, image=None, caption=None, name=None, status="success", error=None):
 
     Args:
         key: name of the sample.
-        image: encoded bytes, or None.
+        image: content of the image file, or None.
         caption: str, or None.
         name: name of the image in its URL; by default the key.
         status, error: img2dataset's status and error message.
@@ -72,7 +72,7 @@ def write_parquet(path, rows, kind=None):
 
     Args:
         path: `pathlib.Path`.
-        rows: list of `row`.
+        rows: list of results of `row`.
         kind: extension of the images, which adds columns of images and captions; None: no images.
     """
     pa = pytest.importorskip("pyarrow", reason="Parquet is written with pyarrow")
@@ -120,7 +120,7 @@ def write_shard(folder, format, rows, stem="00000", kind="jpg", sidecar=True):
     Args:
         folder: `pathlib.Path`.
         format: one of `FORMATS`.
-        rows: list of `row`.
+        rows: list of results of `row`.
         stem: name of the shard.
         kind: extension of the images.
         sidecar: whether to write the Parquet file with the status of each link.

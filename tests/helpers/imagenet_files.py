@@ -7,7 +7,7 @@ from helpers.images import plain_image
 
 TRAIN, VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 KIT = "ILSVRC2012_devkit_t12"
-TENCH, SETTER, FOX = "n01440764", "n02100735", "n02119789"  # classes 3, 2 and 1 in the kit
+TENCH, SETTER, FOX = "n01440764", "n02100735", "n02119789"  # numbers 3, 2, 1 in the kit
 CLASSES = ["tench, Tinca tinca", "English setter", "kit fox, Vulpes macrotis"]
 
 # The output of scipy.io.savemat(..., {"synsets": s}, do_compression=True) of SciPy 1.17.1; the text

@@ -1,4 +1,4 @@
-"""Small images for tests, as arrays and as encoded bytes."""
+"""Small images for tests, as arrays and as bytes of image files."""
 
 import io
 

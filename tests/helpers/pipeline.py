@@ -27,7 +27,7 @@ def brightness(number):
 
 
 def image(number, size=12):
-    """Returns the encoded image of a record, whose right half is darker."""
+    """Returns the PNG bytes of the image of a record; the right half of the image is darker."""
     pixels = np.full((size, size, 3), brightness(number), np.uint8)
     pixels[:, size // 2 :] //= 2
     return images.encode(pixels)

@@ -146,7 +146,7 @@ def write_imagenet(folder, packed=True):
     write_files(folder, files)
 
 
-# {name of a raw folder: (data set, split, function that writes the folder)}
+# {name of a raw folder: tuple (data set, split, function that writes the folder)}
 FOLDERS = {
     "table": ("table", "train", write_table),
     "multi30k": ("multi30k", "train", write_multi30k),

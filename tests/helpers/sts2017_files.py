@@ -1,4 +1,4 @@
-"""Small tracks of STS 2017: {file name: text}."""
+"""Small tracks of STS 2017 for tests, as a dict from the file name to the text of the file."""
 
 TRACKS = {
     "STS.en-ar.txt": "two men\tرجلان\t1.4\r\na dog\tكلب\t5",
