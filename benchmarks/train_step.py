@@ -101,7 +101,8 @@ def summarize(case, timings, facts, peaks):
 
     Returns:
         Dict with these keys:
-            "case", "facts": the arguments of the same names;
+            "case": dict of the attributes of `case`;
+            "facts": the argument `facts`;
             "parameters": number of trainable parameters;
             "flops": floating-point operations of a step;
             "peak_flops_per_second": {framework: peak rate};

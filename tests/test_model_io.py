@@ -55,8 +55,8 @@ def test_initial_weights_are_loaded_and_slots_are_zero(finished, run):
         for variable in trainer.encoder.variables:
             if "seed" not in variable.path:
                 np.testing.assert_array_equal(variable.numpy(), weights[variable.path])
-        # The temperature is also loaded from the file. The temperature was 0.07 at the start and has
-        # been changed by training.
+        # The temperature is also loaded from the file. The temperature was 0.07 at the start, and
+        # training has changed it.
         sigma = float(weights["dual_encoder/temperature_shared"])
     assert sigma != pytest.approx(0.07)
     assert float(trainer.encoder.temperatures["shared"].numpy()) == pytest.approx(sigma)
