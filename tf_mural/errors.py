@@ -11,7 +11,7 @@ class UserError(Exception):
 
 
 def suggest(name, known):
-    """Returns "; did you mean 'x'?" with the most similar name in `known`, or "" without one."""
+    """Returns "; did you mean 'x'?" for the most similar name x, or "" if no name is similar."""
     matches = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.6)
     return f"; did you mean {matches[0]!r}?" if matches else ""
 

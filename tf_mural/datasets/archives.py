@@ -1,7 +1,8 @@
 """Reads files from a tar archive, which may be gzip-compressed, or from its unpacked folder.
 
-A tar archive is scanned once for the offsets of its files; each file is then a byte range. A gzip
-stream can only be read from its start, so the bytes before a file are decompressed and skipped.
+A tar archive is scanned once for the offsets of its files; each file is then read as a byte range.
+A gzip stream can only be read from its start, so the bytes before a file are decompressed and
+skipped.
 """
 
 import contextlib
@@ -216,7 +217,7 @@ def read_range(stream, file):
 
 
 def iter_images(files):
-    """Yields for each `FileRange` (encoded image, None), or (None, reason) if it is unreadable.
+    """Yields for each `FileRange` (bytes of the file, None), or (None, reason) if it is unreadable.
 
     The files of one archive must be consecutive and in the order of the archive.
     """
@@ -230,7 +231,7 @@ def iter_images(files):
 
 
 def read_image(stream, file):
-    """Returns the pair that `iter_images` yields for `file`; `stream`: open archive or None."""
+    """Returns the pair that `iter_images` yields for `file`; `stream`: the open archive or None."""
     if file.size > image_files.MAX_BYTES:
         return None, "image too large"
     if file.offset is not None:

@@ -1,7 +1,7 @@
-"""Reads whole files with a size limit: plain, gzip, or a member of a zip; as bytes or as lines.
+"""Reads whole files (plain, gzip, or members of a zip) as bytes or as lines, with a size limit.
 
-There is a limit because a few kilobytes may unpack to many gigabytes. All failures are raised as
-`UserError` with the name of the file.
+The limit is needed because a file of a few kilobytes may unpack to many gigabytes. All failures are
+raised as `UserError` with the name of the file.
 """
 
 import contextlib
@@ -13,7 +13,8 @@ import zlib
 
 from tf_mural.errors import UserError
 
-MAX_BYTES = 1 << 30  # bytes of an unpacked file, at most; six times the largest official file
+# Maximum size of an unpacked file: six times the size of the largest official file.
+MAX_BYTES = 1 << 30
 _CHUNK_BYTES = 1 << 20
 UNPACK_ERRORS = (
     zipfile.BadZipFile,
@@ -50,7 +51,7 @@ def read_stream(file, where):
         where: name of the file for messages.
 
     Raises:
-        UserError: there are more than `MAX_BYTES`.
+        UserError: more than `MAX_BYTES` bytes remain.
     """
     chunks, size = [], 0
     while chunk := file.read(_CHUNK_BYTES):
@@ -71,11 +72,12 @@ def check_size(size, where):
 
 @contextlib.contextmanager
 def file_errors(where):
-    """Context manager that turns errors of a file or an archive into a UserError that names it."""
+    """Context manager that turns errors of reading into a UserError with the name `where`."""
     try:
         yield
     except UNPACK_ERRORS as error:
-        reason = str(error).partition(":\n")[0]  # tarfile adds a line for each compression method.
+        # The message of tarfile has one more line for each compression method.
+        reason = str(error).partition(":\n")[0]
         raise UserError(f"{where} does not unpack ({reason}); download it again") from error
     except FileNotFoundError:
         raise UserError(f"{where} is missing; download it again") from None

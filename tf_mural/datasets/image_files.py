@@ -1,4 +1,4 @@
-"""Validates encoded images: they must decode, and TensorFlow must decode them to the right pixels.
+"""Validates image files, and converts files to PNG if TensorFlow decodes them wrongly.
 
 All converters check images with `load_image` or `validate_image`, and therefore accept the same
 images.
@@ -14,7 +14,7 @@ from tf_mural.errors import UserError
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WebP")
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError)  # Raised by Pillow.
-MAX_BYTES = 256 << 20  # Maximum size of an encoded image.
+MAX_BYTES = 256 << 20  # Maximum size of an image file.
 # MPO is Pillow's name for a file of several JPEGs, which some cameras write.
 _PILLOW_FORMATS = {"JPEG", "MPO", "PNG", "GIF", "BMP", "WEBP"}
 
@@ -56,14 +56,14 @@ def load_image(folder, name, where):
 
 
 def validate_image(data):
-    """Returns an image that the input pipeline decodes to the right pixels.
+    """Returns the bytes of an image file that the input pipeline decodes to the right pixels.
 
     Images that TensorFlow cannot decode or decodes wrongly are encoded again as PNG: every WebP
     (because of transparency and animation), BMP with a palette, compression or 16 bits per pixel,
     and GIF without its last byte.
 
     Args:
-        data: encoded bytes.
+        data: bytes of the image file.
 
     Returns:
         (bytes, None): the same bytes, or a PNG of the same pixels. Or (None, reason) if the image

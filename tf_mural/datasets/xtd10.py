@@ -1,8 +1,8 @@
 """`xtd10`: 1,000 photographs of MS-COCO with one caption in each of 11 languages, a test set.
 
 The split `test` has photographs and captions; the split `texts` has only captions and does not need
-the photographs. 800 of the photographs are in train2014 and 200 in val2014 of MS-COCO, so
-they must be excluded when a model is trained on MS-COCO.
+the photographs. 800 of the photographs are in train2014 of MS-COCO and 200 are in val2014. A model
+that is evaluated on this set must therefore not be trained on these photographs.
 """
 
 import dataclasses

@@ -29,7 +29,7 @@ class ProcessGroup:
         world_size: number of processes.
 
     Attributes:
-        rank, world_size: the arguments.
+        rank, world_size: the values of the arguments.
         is_primary: whether this process has rank 0 and therefore writes the outputs of the run.
     """
 
@@ -99,7 +99,7 @@ class ProcessGroup:
             received = [values.get(name) for values in values_by_rank]
             if any(value != received[0] for value in received):
                 listed = ", ".join(f"{value} in process {i}" for i, value in enumerate(received))
-                # This process waits, because the others need time to raise this error as well.
+                # This process waits, because the other processes need time to raise the same error.
                 time.sleep(_GRACE_SECONDS * (self.world_size > 1))
                 raise UserError(f"the processes do not agree on {name}: {listed}; {advice}")
 
@@ -176,7 +176,7 @@ class DistributedEmbedder:
         return gathered.transpose(1, 0, 2).reshape(-1, rows.shape[1])[:total]
 
     def _raise_any(self, error):
-        """Raises the error of this process or, if it has none, that of another process."""
+        """Raises the error of this process or, if it has none, the error of another process."""
         rank, world_size = self._processes.rank, self._processes.world_size
         position = getattr(error, "position", None)
         if position is not None:

@@ -1,4 +1,4 @@
-"""Embeds any number of encoded images and strings, in order, in batches of few static shapes."""
+"""Embeds any number of image files and strings, in order, in batches of few static shapes."""
 
 import collections
 import itertools
@@ -54,8 +54,8 @@ class BatchEmbedder:
             end of a row must not change the embedding of the row.
         tokenizer: Function from strings (n,) to int32 (n, t). Token rows are cut only if the
             tokenizer has an attribute `pad_id`, the token that pads the end of rows.
-        preprocess: Function from encoded bytes, a scalar string tensor, to uint8 (H, W, 3). The
-            function runs in a graph of tf.data.
+        preprocess: Function from the bytes of an image file (JPEG, PNG and so on), a scalar string
+            tensor, to uint8 (H, W, 3). The function runs in a graph of tf.data.
         width: Width of the embeddings.
         batch_size: Number of items per batch. The last batch is padded to `batch_size`.
         text_lengths: Ascending widths to which rows of tokens are cut; () disables cutting.
@@ -84,10 +84,10 @@ class BatchEmbedder:
         self.progress = progress
 
     def embed_images(self, encoded):
-        """Embeds encoded images, in order.
+        """Embeds images, in order.
 
         Args:
-            encoded: Iterable of bytes, consumed once and not stored.
+            encoded: Iterable of bytes, the contents of image files; consumed once and not stored.
 
         Returns:
             float32 (n, width), unit rows.
@@ -118,7 +118,7 @@ class BatchEmbedder:
             first += len(batch)
 
     def _text_batches(self, strings):
-        """Yields (positions, int32 (batch_size, t)) of each batch; each window is sorted."""
+        """Yields (positions, int32 (batch_size, t)) of batches of texts with similar lengths."""
         import tensorflow as tf
 
         first = 0
@@ -141,7 +141,7 @@ class BatchEmbedder:
         return tokens.shape[1] - np.argmax(tokens[:, ::-1] != pad, axis=1)
 
     def _pad_batch(self, batch):
-        """Repeats the last item of a batch up to the batch size, so that shapes are static."""
+        """Repeats the last item of a batch up to the batch size, which keeps shapes static."""
         num_missing = self._batch_size - len(batch)
         if isinstance(batch, list):
             return batch + batch[-1:] * num_missing
@@ -206,8 +206,8 @@ class BatchEmbedder:
             try:
                 image = next(images, None)
             except tf.errors.OpError as error:
-                # The source is read ahead. Therefore this may be the error of an image, even if the
-                # source has failed at a later position.
+                # tf.data reads `encoded` ahead of decoding. If `encoded` has failed at a later
+                # position, `error` is the error of the image at `position`.
                 if failures and position >= num_read:
                     raise failures[0] from None
                 raise BadImage(position, _reason(error)) from error

@@ -24,7 +24,8 @@ class Benchmark:
         metric: Headline metric: the metric that other publications report, and the default metric
             of comparisons.
         tables: Tables of the paper that report the benchmark.
-        means, sums: {name: languages} of the means and sums that the paper reports.
+        means, sums: The means and the sums over languages that the paper reports, as {name of the
+            mean or sum: languages}.
         index: Path of the record set that is searched for neighbors, or "".
         prompts: Path of a folder of prompts, or "". If this folder is missing, English prompts are
             made from the class names of the records.

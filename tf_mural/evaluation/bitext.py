@@ -62,8 +62,9 @@ def run(embedder, records, groups=None, languages=None, num_bootstrap=1000, seed
         embedder: Object with `embed_texts(iterable of str)`, which returns unit rows in order,
             float32 (n, d).
         records: Iterable of Record, consumed once.
-        groups: Names in `GROUPS`, or {name: languages}; the records must have pairs of all these
-            languages. Default: the groups of `GROUPS` whose languages are all scored.
+        groups: Names in `GROUPS`, or {name of a group: languages}. The records must have pairs of
+            all languages of the groups. Default: the groups of `GROUPS` whose languages are all
+            scored.
         languages: Names of the pairs to score, for example "deu" or "de-fr". Default: all pairs.
         num_bootstrap, seed: Number and seed of the bootstrap resamples of the pairs.
 

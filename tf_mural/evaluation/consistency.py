@@ -42,7 +42,7 @@ def run(embedder, records, languages=None, num_bootstrap=1000, seed=0):
     """Evaluates records that have one image and texts in several languages.
 
     Args:
-        embedder: Object with `embed_images(iterable of encoded bytes)` and
+        embedder: Object with `embed_images(iterable of bytes)`, for the bytes of image files, and
             `embed_texts(iterable of str)`; both return unit rows in order, float32 (n, d).
         records: Iterable of Record, consumed once. Records without an image are ignored.
         languages: Codes of the languages to compare. Default: all languages, sorted.

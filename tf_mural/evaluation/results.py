@@ -34,7 +34,7 @@ def average_groups(values, resampled, groups):
         values: {language: {metric: number}}.
         resampled: {language: {metric: (num_bootstrap,)}}, bootstrap values of the numbers in
             `values`, independent between languages.
-        groups: {name: languages}.
+        groups: {name of a group: languages}.
 
     Returns:
         Tuple ({group: {metric: mean}}, {group: {metric: (num_bootstrap,) means}}, {group: missing
@@ -56,7 +56,7 @@ def average_groups(values, resampled, groups):
 
 
 def confidence_intervals(resampled):
-    """Returns the 95 % intervals of bootstrap values, {name: {metric: (low, high)}}."""
+    """Returns {language or group: {metric: (low, high)}}, the 95 % intervals of `resampled`."""
     return {
         name: {metric: metrics.percentile_interval(values) for metric, values in columns.items()}
         for name, columns in resampled.items()

@@ -40,7 +40,7 @@ def run(embedder, records, prompts, languages=None, groups=None, cache_dir=None,
             The prompts of a class are a sequence of strings, which is empty for a class without
             prompts. `tf_mural.evaluation.prompts` reads and creates such prompts.
         languages: Codes of the languages to score. Default: all languages of the prompts.
-        groups: {name: languages} to average over. Default: `GROUPS`.
+        groups: {name of a group: its languages}, over which scores are averaged. Default: `GROUPS`.
         cache_dir: Folder in which class embeddings are cached by content, or None.
         model_id: String that identifies the weights of `embedder`; required with `cache_dir`.
 
@@ -152,7 +152,7 @@ class _GroupAverages:
         }
 
     def add(self, language, ranks, is_complete):
-        """Adds the ranks of a language; `is_complete` is whether all classes have prompts in it."""
+        """Adds the ranks of a language; `is_complete`: whether no class lacks prompts."""
         (self._complete if is_complete else self._partial).add(language)
         for name, languages in self.groups.items():
             if is_complete and language in languages:

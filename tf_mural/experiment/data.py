@@ -104,7 +104,7 @@ def training_sheet(sources, sizes, count=12):
             record = deserialize(sampler.sets[set_index].read([number], verify=True)[0])
             image = image_ops.resize(image_ops.decode(record.images[0]), sizes.resize)
         except (UserError, ValueError, IndexError, tf.errors.OpError):
-            continue  # skipped, because training reports damaged records
+            continue  # Training reports damaged records; this function only omits them.
         images.append(image_ops.random_crop(image, sizes.crop, seed, flip=source.flip).numpy())
         texts = [pair for pair in record.texts if pair[0] in sampler.languages]
         captions.append(texts[:_MAX_CAPTIONS])

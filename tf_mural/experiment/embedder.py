@@ -90,12 +90,12 @@ class Embedder:
     def embed_images(self, images, progress=None):
         """Embeds images of any size.
 
-        Images may be arrays of pixels, or encoded as PNG, JPEG, BMP, GIF or WebP. Only the first
-        frame of an animated image is embedded.
+        Image files may be PNG, JPEG, BMP, GIF or WebP. Only the first frame of an animated image is
+        embedded.
 
         Args:
-            images: iterable of images. Each image is encoded bytes, a path, a Pillow image, or a
-                uint8 array (h, w) or (h, w, c) with c = 1, 3 or 4.
+            images: iterable of images. Each image is the path or the bytes of an image file, a
+                Pillow image, or a uint8 array (h, w) or (h, w, c) with c = 1, 3 or 4.
             progress: see `embed_texts`.
 
         Returns:
@@ -163,7 +163,7 @@ def _check_strings(texts):
 
 
 def _encode(images, paths):
-    """Yields the encoded bytes of each image; adds {position: path} to `paths` for each path."""
+    """Yields the bytes of a file for each image; stores each given path in `paths[position]`."""
     for position, image in enumerate(images):
         if isinstance(image, str | os.PathLike):
             paths[position] = os.fspath(image)
@@ -175,7 +175,7 @@ def _encode(images, paths):
         elif not isinstance(image, bytes):
             image = _encode_png(image, position)
         if image[:4] == b"RIFF" and image[8:12] == b"WEBP":
-            # The converters use the same function for WebP images.
+            # The converters treat WebP images in the same way.
             image, reason = image_files.validate_image(image)
             if reason:
                 raise BadImage(position, reason)

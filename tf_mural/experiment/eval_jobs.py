@@ -80,7 +80,7 @@ def requested_jobs(folder, names, records, out, options):
         names: names of tasks and benchmarks.
         records: folders of record sets; empty: the record sets of the benchmarks.
         out: file of the result, if there is only one job; None: a file in `folder`.
-        options: {name: value} of the options of the tasks.
+        options: options of the tasks, {name of an option: value}.
 
     Raises:
         UserError: a task needs records, or two results would have the same file.
@@ -113,8 +113,7 @@ def requested_jobs(folder, names, records, out, options):
 
 def result_path(folder, name, records=None, options=None):
     """Returns the file of a result, such as evals/retrieval-scenes-test.json."""
-    # The last two folders of its path name a record set, such as "scenes/test" in any parent
-    # folder.
+    # A record set is named by the last two folders of its path, such as "scenes/test".
     parts = [name] if records is None else [name, *os.path.abspath(records).split(os.sep)[-2:]]
     for option, value in (options or {}).items():
         value = value if isinstance(value, list) else [str(value)]
@@ -128,7 +127,8 @@ def is_up_to_date(path, evaluation, model_hashes):
     Args:
         path: file of a result.
         evaluation: `experiment.evaluation.Evaluation`.
-        model_hashes: {key in the file: hash} of the weights and of the vocabulary.
+        model_hashes: hashes of the weights and of the vocabulary, as {key of the hash in the
+            result: hash}.
     """
     try:
         result = json.loads(file_io.read_bytes(path))

@@ -30,8 +30,9 @@ class Evaluation:
         benchmark: the `Benchmark` of this name; None for a task.
         records: `RecordSet` to evaluate on.
         options: {argument of the task: value} for values that are plain data.
-        objects: {argument of the task: value} for values that are objects: an index, and prompts.
-        data: {folder: digest} of all data that the result depends on.
+        objects: {argument of the task: value} for the arguments `index` and `prompts`, whose values
+            are objects.
+        data: {path: digest} of the record sets and the prompts that the result depends on.
     """
 
     name: str
@@ -53,7 +54,7 @@ class Evaluation:
             `Result`.
 
         Raises:
-            UserError: the records do not fit the task, see the function of the task.
+            UserError: the records do not fit the task; the docstring of the task lists the reasons.
         """
         arguments = {**self.options, **self.objects}
         if "prompts" in arguments:
@@ -75,7 +76,7 @@ class ProgressEmbedder:
         self._embed, self._name, self._print, self._every = embed, name, print_fn, every
 
     def embed_images(self, encoded):
-        """Embeds encoded images."""
+        """Embeds images, given as the bytes of image files."""
         return self._embed.embed_images(self._count(encoded, "images"))
 
     def embed_texts(self, texts):
@@ -101,8 +102,8 @@ def prepare_evaluation(name, data_dir, records=None, **options):
         records: path of a record set, which may be relative to `data_dir`; None: the record set of
             the benchmark.
         **options: arguments of the task. `index` is the path of a record set, and `prompts` is a
-            path for `prompts.read`. These paths may be relative to `data_dir`. Default: the paths
-            of the benchmark.
+            path for `prompts.read`. Both paths may be relative to `data_dir`, and default to the
+            paths of the benchmark.
 
     Returns:
         `Evaluation`.
@@ -149,7 +150,7 @@ def make_evaluate(config, data_dir, embed):
         embed: object with `embed_texts` and `embed_images`.
 
     Returns:
-        A callable without arguments that returns {name: Result}.
+        A callable without arguments that returns {name of a task or benchmark: Result}.
 
     Raises:
         UserError: the data or an option is invalid, see `prepare_evaluation`.

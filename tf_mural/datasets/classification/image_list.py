@@ -71,7 +71,7 @@ def make_record(id, content, label):
 
     Args:
         id: id of the record.
-        content: (encoded image, None) or (None, reason), as `archives.iter_images` yields them.
+        content: (bytes of the image file, None) or (None, reason); see `archives.iter_images`.
         label: int.
     """
     data, reason = content

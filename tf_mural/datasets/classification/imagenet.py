@@ -51,13 +51,14 @@ def plan(raw_dir: str, split: str):
     """Locates the classes; reads no photograph.
 
     Args:
-        raw_dir: a folder. For train, it contains ILSVRC2012_img_train.tar, or a folder train with
-            the inner tars or their unpacked folders. For val, it contains ILSVRC2012_img_val.tar or
-            a folder val; it also contains ILSVRC2012_devkit_t12.tar.gz or its unpacked folder.
+        raw_dir: a folder. For the split `train`, raw_dir contains ILSVRC2012_img_train.tar, or a
+            folder train with the inner tars or their unpacked folders. For the split `val`, raw_dir
+            contains ILSVRC2012_img_val.tar or a folder val, and the development kit as
+            ILSVRC2012_devkit_t12.tar.gz or unpacked.
         split: "train" or "val".
 
     Returns:
-        List of `ClassesUnit` for train, of `image_list.Unit` for val.
+        List of `ClassesUnit` for the split `train`, or of `image_list.Unit` for the split `val`.
 
     Raises:
         UserError: files are missing or corrupt, or there are not 1,000 classes.
@@ -102,7 +103,7 @@ def splits(raw_dir):
 def classes(raw_dir):
     """Returns the class names, such as "tench, Tinca tinca", in the order of the labels.
 
-    Without the development kit, these are the WordNet ids.
+    Without the development kit, the WordNet ids are returned as class names.
     """
     if kit := devkit.locate(raw_dir):
         return [synset.words for synset in devkit.synsets(kit)]
@@ -203,7 +204,7 @@ def _class_sources(raw_dir):
 
 
 def _sorted_wnids(raw_dir, wnids):
-    """Returns the sorted WordNet ids. Raises UserError if the development kit has others."""
+    """Returns the sorted WordNet ids; raises UserError if the development kit has other ids."""
     wnids = sorted(wnids)
     if kit := devkit.locate(raw_dir):
         expected = [synset.wnid for synset in devkit.synsets(kit)]

@@ -52,9 +52,9 @@ def plan(
 
     Args:
         raw_dir: folder of dataset_coco.json and the other files that `--list` shows.
-        split: "train", "val", "test", "restval", or "texts" for the captions of train without
-            photographs.
-        restval: whether to add the images of the split restval to the splits train and texts.
+        split: "train", "val", "test", "restval", or "texts" for the captions of the split `train`
+            without photographs.
+        restval: whether to add the images of the split `restval` to `train` and `texts`.
         texts: additional captions as language:file, such as it:translations_it.tsv. The file,
             relative to raw_dir, has image ids and texts as TSV, JSON or JSONL. A language may have
             several files. These captions replace other captions of the same language.
@@ -124,7 +124,7 @@ def read(unit):
 def splits(raw_dir, restval=False, images=(), **_):
     """Returns the splits of which some photographs exist, and the split `texts`.
 
-    The photographs of restval are in one split only: in restval, or in train if `restval` is set.
+    With the option `restval`, the split `restval` is omitted, because `train` then includes it.
     If the option `images` is given, all splits are returned; `plan` then reports a wrong folder.
     """
     candidates = tuple(split for split in SPLITS if split != "restval" or not restval)

@@ -8,7 +8,7 @@ from tf_mural.datasets.coco.karpathy import FOLDERS
 from tf_mural.errors import UserError, lookup
 
 _KOREAN = "MSCOCO_train_val_Korean.json"
-_FILES = {  # language: (one file for each of FOLDERS, archives that contain both files)
+_FILES = {  # language: (a file name for each of FOLDERS, archives that contain these files)
     "en": (
         ("captions_train2014.json", "captions_val2014.json"),
         ("annotations_trainval2014.zip",),

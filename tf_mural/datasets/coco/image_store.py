@@ -83,7 +83,7 @@ class ImageStore:
         return os.path.getsize(os.path.join(location, name))
 
     def load(self, name):
-        """Returns (encoded image, None), or (None, reason) if the image cannot be used."""
+        """Returns (bytes of the file, None), or (None, reason) if the image cannot be used."""
         location = self._locate(name)
         if location is None:
             return None, "image missing"

@@ -35,7 +35,7 @@ def plan(raw_dir: str, split: str, language: str = "en", images: tuple[str, ...]
 
     Args:
         raw_dir: folder that contains the output of img2dataset at any depth.
-        split: train, val or test. Files whose path names no split belong to train.
+        split: "train", "val" or "test". Files whose path names no split belong to "train".
         language: language code of the captions.
         images: folders to search, relative to raw_dir. Default: raw_dir.
 
@@ -59,7 +59,7 @@ def read(unit):
 
 
 def splits(raw_dir, images=(), **_):
-    """Returns the splits in the names of the files; only train if the names contain none."""
+    """Returns the splits that file names contain; files without a split belong to `train`."""
     image_shards = shards.find_shards(raw_dir, images)
     names = {shards.split_of(shard.name) or _DEFAULT_SPLIT for shard in image_shards}
     return tuple(split for split in SPLITS if split in names)

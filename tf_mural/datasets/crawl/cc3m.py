@@ -60,7 +60,7 @@ def splits(raw_dir, images=(), captions=None, **_):
 
 
 def fingerprint(raw_dir, split, images=(), captions=None, by_number=False):
-    """Returns a hash of the size and ends of the list, and of the names of the image files."""
+    """Returns a hash of the list (size, start and end) and of the names of the image files."""
     return conceptual.fingerprint(
         *conceptual.find_sources(raw_dir, split, _LISTS, _FORMAT, images, captions, by_number)
     )

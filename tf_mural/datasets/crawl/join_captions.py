@@ -109,7 +109,8 @@ def _missing_rows(unit, index):
     for offset in index.invalid.tolist():
         line = index.read_line(offset)[:80].decode(errors="replace")
         yield Skipped("row is not of the list's form", f"byte {offset}: {line!r}")
-    num_images = np.zeros(len(index.hashes), np.uint32)  # per name, stored at its first row
+    # The number of images of each name, at the index of the first row with this name.
+    num_images = np.zeros(len(index.hashes), np.uint32)
     for shard in unit.shards:
         for url, key in shard.names():
             for name in _image_names(url, key, unit.captions):

@@ -28,7 +28,7 @@ class Sample(NamedTuple):
 
     Attributes:
         key: name of the sample in its file.
-        image: encoded bytes, or None without an image. With images=False, b"" stands for an image.
+        image: bytes of the image file; b"" if the reader has images=False; None without an image.
         text: the caption next to the image, or None.
         url: URL of the image, or None.
         status: img2dataset's status ("success", "failed_to_download"), or None.

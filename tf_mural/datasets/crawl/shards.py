@@ -45,10 +45,10 @@ class Shard:
             try:
                 yield from sample_readers.read_parquet_rows(self.sidecar, False)
             except sample_readers.BrokenParquetError:
-                return  # The shard is also truncated in this case, and its reader counts that.
+                return  # The shard is then truncated as well; the reader of the shard reports this.
 
     def names(self):
-        """Yields (url or None, key) of each sample that exists or that img2dataset tried."""
+        """Yields (url or None, key) of each sample, including images that were not downloaded."""
         has_sidecar = False
         for sample in self.sidecar_samples():
             has_sidecar = True

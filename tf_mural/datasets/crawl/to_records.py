@@ -32,7 +32,7 @@ def shard_to_records(shard, captions):
 
     Args:
         shard: `shards.Shard`.
-        captions: an object with the method and the attribute of `AdjacentCaptions`.
+        captions: an object with the interface of `AdjacentCaptions`.
     """
     keys = set()
     for sample in shard.samples():

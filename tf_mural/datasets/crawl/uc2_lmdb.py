@@ -47,7 +47,7 @@ class Databases:
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """A unit: shards to read or, if `missing`, all shards, to find texts without an image."""
+    """A unit that reads some shards or, if `missing`, finds texts whose image is in no shard."""
 
     shards: tuple[shards.Shard, ...]
     databases: Databases

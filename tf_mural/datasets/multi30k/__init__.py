@@ -53,14 +53,15 @@ def plan(
         raw_dir: folder to which relative paths refer.
         split: name of the split.
         task: the texts of Multi30K to use: "1", "2", "both" or "auto". "auto" means "both" for
-            train and "1" for bitext. For test sets, "auto" follows the evaluation protocol: the
-            five captions of task 2 in English and German, one caption of task 1 in French and
-            Czech.
+            the split `train` and "1" for the split `bitext`. For test sets, "auto" follows the
+            evaluation protocol: the five captions of task 2 in English and German, and one caption
+            of task 1 in French and Czech.
         texts: folders that contain task1 and task2. Default: the first existing folder of data,
             multi30k/data and dataset/data.
-        images: folders of the photographs, or .tar.gz, .tgz or .tar archives of them. Default:
-            flickr30k-images, flickr30k/flickr30k-images and flickr30k_images/flickr30k_images or,
-            if none of these folders exists, an archive of the same name.
+        images: folders of the photographs, or .tar.gz, .tgz or .tar archives of them. Default: all
+            that exist of the folders flickr30k-images, flickr30k/flickr30k-images and
+            flickr30k_images/flickr30k_images. If none of the three folders exists, the first
+            archive with one of these paths plus an extension is used (flickr30k-images.tar.gz).
         captions: file of Flickr30K's English captions, which replace those of Multi30K:
             results_20130124.token, results.csv or dataset_flickr30k.json.
         languages: language codes to keep. Default: all languages that have files.

@@ -22,8 +22,9 @@ def find_locations(raw_dir, images):
 
     Args:
         raw_dir: folder to which relative paths refer.
-        images: folders and archives from the option `images`; () for the default folders or, if
-            none of them exists, the first default archive.
+        images: folders and archives from the option `images`. () means the default: all
+            existing folders of `_FOLDERS` or, if no such folder exists, the first existing archive
+            whose path is one of `_FOLDERS` plus one of `_SUFFIXES`.
 
     Raises:
         UserError: raw_dir is not a folder, a location of the option does not exist, or no default
@@ -78,7 +79,7 @@ def any_gzip(locations):
 
 
 def iter_images(locations, files):
-    """Yields for each image (encoded image, None), or (None, reason) if it is unusable.
+    """Yields for each image (bytes of the file, None), or (None, reason) if it is unusable.
 
     Args:
         locations: result of `find_locations`.

@@ -21,7 +21,9 @@ LOW, HIGH = SIZE - CROP_SIZE + 0.5, CROP_SIZE - 0.5
 SUPERSAMPLING = 4  # Shapes are drawn at this scale and averaged, which gives soft edges.
 RADII = {"big": (11.5, 13.0), "small": (5.8, 7.0)}
 MIN_GAP = 2.0
-MAX_SLANT = 0.35  # maximum distance across the relation's axis, divided by that along it
+# Maximum distance of two shapes perpendicular to the axis of their relation, as a fraction of their
+# distance along the axis.
+MAX_SLANT = 0.35
 COLORS = {
     "red": (215, 35, 40), "blue": (35, 75, 215), "green": (35, 150, 55), "yellow": (250, 220, 40),
     "orange": (250, 130, 20), "purple": (135, 45, 175), "black": (22, 22, 22),

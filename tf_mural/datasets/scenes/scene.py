@@ -37,7 +37,7 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Phrase:
-    """One object, or two objects and one of `LINKS`, such as "left of", from first to second."""
+    """One object, or two objects and the link from the first to the second ("left of")."""
 
     first: SceneObject
     link: str | None = None

@@ -153,7 +153,7 @@ def read(unit):
 
 
 def splits(raw_dir, file=None, split_column=None, **options):
-    """Returns the splits from the file names or from the split column; train if there are none."""
+    """Returns the splits in the file names or the split column; only `train` if there are none."""
     if file is not None and "{split}" in file:
         names = rows.splits_of_files(raw_dir, file)
         if not names:

@@ -8,7 +8,9 @@ import numpy as np
 
 from tf_mural.errors import UserError
 
-_FORMAT = "class embeddings 1"  # Change this id if equal prompts give other embeddings.
+# The digest in the names of cached files includes this string. Change the string whenever the code
+# computes other embeddings from the same prompts.
+_FORMAT = "class embeddings 1"
 _LENGTH_TOLERANCE = 2e-3  # The tolerance is the rounding error of half precision.
 _CHUNK_SIZE = 8192  # The approximate number of prompts that are embedded per call.
 
@@ -77,7 +79,8 @@ def _embed_classes(embedder, prompts, labels):
     if rows.ndim != 2 or len(rows) != len(row_of_text):
         raise ValueError(f"embed_texts returned shape {rows.shape} for {len(row_of_text)} texts")
     lengths = np.linalg.norm(rows, axis=1)
-    bad = np.flatnonzero(~(np.abs(lengths - 1) <= _LENGTH_TOLERANCE))  # also true for NaN
+    # The condition is negated, because it must also find NaN.
+    bad = np.flatnonzero(~(np.abs(lengths - 1) <= _LENGTH_TOLERANCE))
     if bad.size:
         raise UserError(
             f"the embedding of {list(row_of_text)[bad[0]]!r} has length {lengths[bad[0]]}: "

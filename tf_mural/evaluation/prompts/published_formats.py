@@ -26,7 +26,7 @@ def read(path, dataset, num_classes=None):
     """Reads class names and templates.
 
     Args:
-        path: File or folder of one of the formats above.
+        path: File or folder in one of the formats that the docstring of the module lists.
         dataset: Name of the data set, in upper or lower case; "imagenet" also finds "imagenet1k".
         num_classes: Number of classes of the records, or None.
 

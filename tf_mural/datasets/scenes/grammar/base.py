@@ -2,7 +2,7 @@
 
 A language is a table of words and one function that forms the noun phrase of an object in a
 grammatical case. Two objects are linked by a template and by the cases that the template requires.
-The word order is therefore data; the Turkish template puts the second object first.
+The template determines the word order: the Turkish template puts the second object first.
 """
 
 from collections.abc import Callable

@@ -26,7 +26,7 @@ def noun_phrase(obj, case):
 
 
 def _and_after(word):
-    # Unicode has 28 syllables per vowel, one for each final consonant; the first has none.
+    # Unicode has groups of 28 syllables: the first has no final consonant, the others have one.
     has_final_consonant = (ord(word[-1]) - ord("가")) % 28 > 0
     return "과" if has_final_consonant else "와"
 

@@ -1,4 +1,4 @@
-"""Ukrainian: like Czech, but the adjective for blue is soft (синій, not as білий)."""
+"""Ukrainian: like Czech, but the adjective for blue (синій) has soft endings, unlike білий."""
 
 from tf_mural.datasets.scenes.grammar.base import Grammar, LinkTemplate, join_words
 
