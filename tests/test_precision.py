@@ -55,9 +55,9 @@ def test_gradients_and_averages_are_close_to_those_of_float32(float32, half):
     actual, logs = compute_gradients(trainer, batch)
     vectors = [np.concatenate([x[k].ravel() for k in expected]) for x in (expected, actual)]
     assert np.linalg.norm(vectors[1]) == pytest.approx(np.linalg.norm(vectors[0]), rel=1e-2)
-    # The measured cosine of the gradient and the float32 gradient is 0.99974 (bfloat16) or 0.999998
-    # (float16). The moving averages differ from those of float32 by 0.3 % (bfloat16) or 0.05 %
-    # (float16).
+    # The measured cosine between the gradient and the float32 gradient is 0.99974 (bfloat16) or
+    # 0.999998 (float16). The moving averages differ from those of float32 by 0.3 % (bfloat16) or
+    # 0.05 % (float16).
     assert cosine(*vectors) > {"mixed_bfloat16": 0.999, "mixed_float16": 0.99999}[precision]
     floor = np.sqrt(sum((x**2).sum() for x in expected.values()) / len(expected))
     limit = {"mixed_bfloat16": 0.98, "mixed_float16": 0.999}[precision]
@@ -75,7 +75,7 @@ def test_a_temperature_that_no_term_uses_gets_a_finite_gradient():
     trainer, batch = trainer_and_batch("mixed_float16", **options)
     logs = trainer.train_step(batch)
     assert np.isfinite(logs["loss"]) and float(logs["skipped_steps"]) == 0
-    # The unused temperature has no gradient. Weight decay reduces it by 1 %.
+    # The unused temperature has no gradient. Weight decay reduces the temperature by 1 %.
     assert float(trainer.encoder.temperatures["other"]) == pytest.approx(0.1, rel=0.02)
 
 

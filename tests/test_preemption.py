@@ -61,8 +61,8 @@ def test_sighup_stays_ignored_under_nohup():
 
 
 def test_signal_during_a_print_is_recorded():
-    # The print of 1 MB waits for the reader of the pipe. A signal interrupts this print, and Python
-    # does not allow the handler to print at that time.
+    # The process prints 1 MB and waits for the reader of the pipe. A signal interrupts the print,
+    # and Python does not allow the handler to print at that time.
     code = (
         f"import sys; sys.path.insert(0, {ROOT!r})\n"
         "from tf_mural.training.preemption import Preempted, SignalHandler\n"
@@ -103,7 +103,7 @@ def test_second_signal_kills_the_process():
 
 
 class ThreadGroup:
-    """Process groups for threads, one thread per rank; counts the calls of `all_gather`."""
+    """A group of threads, one per rank, instead of processes; counts the calls of `all_gather`."""
 
     def __init__(self, world_size):
         self.world_size, self.num_gathers = world_size, 0
@@ -134,13 +134,14 @@ def run_threads(target, count):
 
 
 def poll_steps(world_size, minutes=0.0, signal_at=(None, 0), seconds=0.001, steps=200):
-    """Polls in all ranks after every second step, until a signal or the last step.
+    """Polls in all ranks after the steps 2, 4, 6, ..., until a signal or the last step.
 
     Args:
         world_size: number of ranks.
         minutes: minutes between two checkpoints by the clock of rank 0.
         signal_at: (rank that receives SIGTERM, number of the step at which SIGTERM arrives).
-        seconds: duration of two steps in rank 0; in rank r, two steps take r + 1 times as long.
+        seconds: duration of two steps in rank 0, in seconds; in rank r, two steps take r + 1 times
+        as long.
         steps: number of the last step.
 
     Returns:
@@ -153,7 +154,7 @@ def poll_steps(world_size, minutes=0.0, signal_at=(None, 0), seconds=0.001, step
     def run(rank):
         signals = SignalHandler()
         stop_poll = StopPoll(group.process_group(rank), signals, minutes if rank == 0 else 0)
-        for step in range(2, steps + 1, 2):  # the ranks poll after every second step
+        for step in range(2, steps + 1, 2):  # the ranks poll at even step numbers
             time.sleep(seconds * (1 + rank))
             if rank == signalled_rank and step >= signal_step:
                 signals.received = signal.SIGTERM
@@ -189,7 +190,8 @@ def test_signal_is_detected_where_processes_synchronize():
             received[rank].append(stop_poll.poll(1, sync=step % 4 == 0)[0])
 
     run_threads(run, 2)
-    # These steps take less than 5 s, so the processes exchange signals only at steps with `sync`.
+    # All ten steps together take less than the exchange interval of 5 s. The processes therefore
+    # exchange signals only at steps with `sync`.
     assert received[0] == received[1] == [0] * 7 + [signal.SIGTERM] + [0] * 2
 
 

@@ -1,4 +1,4 @@
-"""Saves models as KerasHub presets, and loads presets of this and of an earlier version."""
+"""Saves models as KerasHub presets, and loads presets of this and of an older tf_mural version."""
 
 import json
 import os
@@ -70,7 +70,7 @@ def test_saving_a_loaded_preset_changes_nothing(preset, tmp_path):
 def test_a_preset_of_an_earlier_version_gives_the_recorded_embeddings(
     backbone_class, tmp_path, monkeypatch
 ):
-    """Loads a preset of a version in which arguments and layers had other names.
+    """Loads a preset of an older tf_mural version, whose arguments and layers had other names.
 
     golden/record_old_preset.py recorded the preset and its embeddings.
     """

@@ -196,7 +196,7 @@ def test_a_folder_can_have_complete_prompts(tmp_path):
     loaded = prompts.read(tmp_path, ["pie", "bus", "cat", "dog"])
     assert list(loaded["ja"]) == [["パイの写真", "悪い写真 パイ"], [], ["猫の写真"], []]
     assert count_prompts(loaded["ja"])["missing_classes"] == 2
-    assert len(prompts.read(tmp_path)["ja"]) == 3  # one class per label up to the largest
+    assert len(prompts.read(tmp_path)["ja"]) == 3  # one class for each of the labels 0 to 2
 
 
 def test_complete_prompts_replace_missing_templates(tmp_path):
@@ -236,7 +236,7 @@ def test_names_in_another_order_are_rejected(tmp_path):
     )
     with pytest.raises(UserError, match="another order .*: name 0 is 'bus', which is label 1"):
         prompts.read(tmp_path, classes)
-    # Single names that equal the name of another class are accepted.
+    # Names are accepted if only a single one of them equals the name of another class.
     write_prompts(tmp_path, classes__en="Apple pie\nbus\ncrane bird\ncrane\ndog\n")
     assert len(prompts.read(tmp_path, classes)["en"]) == 5
 

@@ -78,7 +78,7 @@ def test_unmarked_groups_are_the_means_of_their_members():
                 if cell in row.values and cell not in row.doubtful and None not in members:
                     assert abs(row.values[cell] - math.fsum(members) / len(members)) < 0.11, cell
                     num_checked += 1
-    assert num_checked == 11  # means: 3 in Table 2, 4 in Table 12, 4 in Tables 3 and 4 together
+    assert num_checked == 11  # 3 means of Table 2, 4 of Table 12, 4 of Tables 3 and 4 together
 
 
 def test_rows_belong_to_existing_benchmarks_and_tables():

@@ -84,7 +84,7 @@ def test_pages_of_the_site_link_only_to_pages_of_the_site(path):
 
 
 def test_documented_api_exists():
-    """Names are searched in the source, because the reference is built without imports."""
+    """Searches the names in the source files, because mkdocs reads these without importing them."""
     names = [name for path in DOCS for name in re.findall(r"^::: ([\w.]+)$", read(path), re.M)]
     assert len(names) > 20
     assert not [name for name in names if not _is_defined(name)]

@@ -106,7 +106,7 @@ _StatelessScope = keras.StatelessScope
 
 
 class _LeakingScope(_StatelessScope):
-    """A faulty scope, in which the second pass updates the moving averages once more."""
+    """A faulty scope, in which the recomputation updates the moving averages a second time."""
 
     def __init__(self, mapping):
         super().__init__((v, v._value if "/moving_" in v.path else x) for v, x in mapping)

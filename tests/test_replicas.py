@@ -11,7 +11,10 @@ from tf_mural.errors import UserError
 
 
 class Runs(dict):
-    """{number of replicas: {name: array}}; runs replica_script.py at the first use of a key."""
+    """Maps a number of replicas to {name of an array: array}, the output of replica_script.py.
+
+    The script runs when a number of replicas is used for the first time.
+    """
 
     def __init__(self, folder):
         self._folder = folder
@@ -45,8 +48,8 @@ def test_gradients_equal_those_of_one_replica_in_float32(runs):
         for k, dtype in ((1, "float64"), (1, "float32"), (2, "float32"))
     )
     # Gradients whose exact value is zero are not compared, because they consist only of rounding
-    # errors in float32. Examples are the gradients of the key biases of attention, and of batch
-    # norm shifts that the next batch norm removes.
+    # errors in float32. Examples are the gradients of the key biases of attention, and of the shift
+    # of a batch norm that is followed by another batch norm.
     norms = {name: np.linalg.norm(value) for name, value in exact.items()}
     vanishing = {name for name in norms if norms[name] < 1e-9 * max(norms.values())}
     assert all(name.endswith(("key/bias", "_bn/beta")) for name in vanishing), vanishing
@@ -73,7 +76,7 @@ def test_the_comparison_detects_a_faulty_step(runs, mutation):
     wrong = select_prefix(runs[2], f"{mutation}/")
     error, name = largest_error(*(select_prefix(run, "gradient/") for run in (right, wrong)))
     assert error > 0.1, (error, name)
-    # The losses of the terms do not reveal the fault.
+    # The losses of the terms are correct despite the fault.
     for term in ("image_text_a", "text_a_text_b", "text_b_image"):
         assert wrong[f"log/loss/{term}"] == pytest.approx(right[f"log/loss/{term}"], rel=1e-5)
 
@@ -123,7 +126,9 @@ def test_training_over_records_ends_in_the_same_weights(runs):
 @pytest.mark.slow
 @pytest.mark.parametrize("replicas", COUNTS)
 def test_replicas_and_steps_draw_different_masks_and_a_replay_draws_the_same(runs, replicas):
-    masks = runs[replicas]["masks"]  # array (3, replicas, draws) of steps 3, 4 and again 3
+    # The array (3, replicas, size of a mask) contains masks of step 3, of step 4, and of step 3
+    # drawn again.
+    masks = runs[replicas]["masks"]
     assert masks.shape[1] == replicas
     assert 0.2 < (masks == 0).mean() < 0.8
     np.testing.assert_array_equal(masks[0], masks[2])

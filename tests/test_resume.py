@@ -40,11 +40,11 @@ def build_run(data_dir, seed_offset=0):
 
 
 class RecordedRun(metric_writer.NullWriter):
-    """Trains a run, records its logs and batches, and is the writer of the training loop.
+    """Trains a run; as the metric writer of the training loop, records its logs and batches.
 
     Attributes:
         logs: {step: logs}.
-        batches: {step: list of arrays}.
+        batches: {number of a step: list of the arrays of its batch}.
         evaluated_at: list of the evaluated steps.
     """
 
@@ -105,7 +105,7 @@ def workdir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def uninterrupted(data_dir, workdir):
-    """Returns a run over all steps that saves only step `STOP`, and the run's initial state."""
+    """Returns an uninterrupted run, which saves only step `STOP`, and its initial state."""
     recorded = RecordedRun(build_run(data_dir), workdir, save_only_at=STOP)
     assert not recorded.manager.restore(recorded.run.description)
     initial_state = recorded.state()
@@ -115,7 +115,7 @@ def uninterrupted(data_dir, workdir):
 
 @pytest.fixture(scope="module")
 def resumed(uninterrupted, data_dir, workdir):
-    """Returns a run from the checkpoint to the last step, and its state before the restore."""
+    """Returns a run that resumes at step `STOP`, and the state of the run before the restore."""
     recorded = RecordedRun(build_run(data_dir, seed_offset=7), workdir)
     initial_state = recorded.state()
     assert recorded.manager.restore(recorded.run.description)
@@ -160,7 +160,7 @@ def test_resumed_run_ends_with_the_same_weights_and_slots(uninterrupted, resumed
 
 
 def test_interrupted_evaluation_is_repeated(uninterrupted, resumed):
-    # The loop does not evaluate the last step, because its caller does.
+    # The training loop does not evaluate after the last step, because the caller of the loop does.
     assert uninterrupted[0].evaluated_at == resumed[0].evaluated_at == [STOP]
 
 

@@ -24,7 +24,8 @@ def test_correct_texts_score_100_and_wrong_texts_score_0():
     assert list(result.values) == ["de", "en"]
     assert list(result.values["en"]) == NAMES
     assert [result.values["en"][name] for name in NAMES[:7]] == [100.0] * 7
-    # One wrong candidate scores higher than the correct candidate, and all others tie with it.
+    # One wrong candidate scores higher than the correct candidate, and all other candidates tie
+    # with the correct one.
     assert [result.values["de"][name] for name in NAMES[:7]] == [0.0] * 7
     assert set(result.intervals["en"]) == set(result.values["en"]) - {"chance"}
     assert set(result.intervals["en"].values()) == {(100.0, 100.0)}

@@ -68,7 +68,7 @@ def test_seed_and_name_determine_the_order(sets):
 
 def test_epoch_of_combinations_visits_every_pair_of_every_record_once(sets):
     sampler = IndexSampler(sets[:1], 2, ["en", "de", "fr", "ja"], epoch_unit="combinations")
-    assert sampler.units_per_epoch == [4 * 6]  # four records with four languages, six pairs each
+    assert sampler.units_per_epoch == [4 * 6]  # six pairs of languages in each of four records
     epoch = draw(sampler, 0, 24)
     pairs = {(record, frozenset(languages)) for _, record, languages in epoch}
     assert len(pairs) == 24

@@ -89,8 +89,8 @@ def _all_phrases(language):
                     yield grammar.phrase(Phrase(other, link, obj))
 
 
-# A legacy encoding contains only the characters of one country. It can therefore distinguish
-# simplified Chinese from Japanese; Unicode blocks cannot.
+# A legacy encoding contains only the characters of one country. Legacy encodings can therefore
+# distinguish simplified Chinese from Japanese, which share Unicode blocks.
 ENCODINGS = {"zh": "gb2312", "ja": "euc_jp", "ko": "euc_kr"}
 LETTERS = {
     "en": "a-z",
@@ -273,7 +273,7 @@ def test_relations_hold_and_shapes_neither_overlap_nor_leave_a_crop():
         }[scene.link]
         assert along > first.radius + second.radius and along > 2 * abs(across)
         for placement, obj in ((first, scene.first), (second, scene.second)):
-            # A crop of 64 pixels starts at pixel 0 to 8.
+            # A random crop of 64 pixels starts at one of the pixels 0 to 8.
             for center in (placement.x, placement.y):
                 assert 8 <= center - placement.radius and center + placement.radius <= 64
             assert (placement.radius > 11) if obj.size == "big" else (placement.radius < 7.5)

@@ -28,7 +28,7 @@ class Unreadable(UserError):
 
 
 def embed(images):
-    """Returns unit-norm rows that depend on the bytes; b"bad..." is unreadable."""
+    """Returns a unit-norm embedding per image, derived from its bytes; b"bad..." is unreadable."""
     rows = []
     for position, data in enumerate(images):
         if data.startswith(b"bad"):
@@ -41,7 +41,7 @@ def embed(images):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Creates folders with seven "images", one of them unreadable, and with another file."""
+    """Creates a folder with seven "images", one of which is unreadable, and with a text file."""
     images = tmp_path / "photos"
     (images / "sub ü").mkdir(parents=True)
     for i in range(6):
@@ -289,7 +289,7 @@ def test_an_invalid_manifest_is_refused(folder, tmp_path, change, message):
 
 
 def test_a_record_set_is_not_taken_for_an_index(data_dir, folder):
-    records = str(data_dir / "scenes" / "test")  # a record set, which has another manifest.json
+    records = str(data_dir / "scenes" / "test")  # a record set also has a manifest.json
     for function in (search.Index, lambda out: make(folder, out)):
         with pytest.raises(UserError, match="not of an index.*choose another folder"):
             function(records)

@@ -18,8 +18,8 @@ def test_images_are_laid_out_in_rows(tmp_path):
     captions = [[("en", "one")]] * 5
     assert reports.contact_sheet(tmp_path / "sheet.png", tiles(5), captions, columns=2) == []
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
-    # Images are 256 pixels wide with gaps of 16 pixels, and 128 pixels high with a line of text of
-    # 20 pixels and gaps of 32 pixels.
+    # Images are 256 pixels wide and 128 pixels high. Gaps of 16 pixels separate the columns. Below
+    # each image, there is a line of text of 20 pixels and a gap of 32 pixels.
     assert sheet.shape == (3 * (128 + 20 + 32) + 16, 2 * 272 + 16, 3)
     for i in range(5):
         top, left = 16 + (i // 2) * 180, 16 + (i % 2) * 272

@@ -292,7 +292,7 @@ def test_limit_applies_to_the_draws_of_all_processes():
     def all_gather_object(state):
         return [state, *peer_states]
 
-    with pytest.raises(UserError) as caught:  # error after 1,100 drawn examples
+    with pytest.raises(UserError) as caught:  # 12 of 1,100 records cannot be used
         own.check(all_gather_object)
     message = "12 of the 1100 records drawn so far cannot be used, above the limit of 1.00%"
     assert message in str(caught.value)

@@ -44,7 +44,7 @@ def pair(number, first, second, score, languages=("en", "en")):
 
 
 def pairs(*cases, languages=("en", "en")):
-    """Returns records of two texts; a case is (degrees between their embeddings, score)."""
+    """Returns records of two texts; a case is (angle of the embeddings in degrees, score)."""
     return [pair(i, "0", str(d), score, languages) for i, (d, score) in enumerate(cases)]
 
 
@@ -53,11 +53,12 @@ def test_scores_equal_values_computed_by_hand():
     values = {
         "the same order": ([(0, 5), (10, 4), (20, 3), (30, 0)], 100.0),
         "the opposite": ([(0, 0), (10, 3), (20, 4), (30, 5)], -100.0),
-        # The ranks are 4, 3, 2, 1 and 4, 1, 2, 3. The correlation is 1 - 6 * (0 + 4 + 0 + 4) /
-        # (4 * 15).
+        # The ranks of the cosines are 4, 3, 2, 1; those of the scores are 4, 1, 2, 3. The
+        # correlation is 1 - 6 * (0 + 4 + 0 + 4) / (4 * 15).
         "two large differences": ([(0, 5), (10, 0), (20, 1), (30, 2)], 20.0),
-        # The ranks are 4, 3, 2, 1 and 3.5, 3.5, 1.5, 1.5. The sum of products of their deviations
-        # is 4; the sums of squared deviations are 5 and 4.
+        # The ranks of the cosines are 4, 3, 2, 1; those of the scores are 3.5, 3.5, 1.5, 1.5. The
+        # sum of the products of the deviations from the mean rank is 4; the sums of the squared
+        # deviations are 5 and 4.
         "ties": ([(0, 5), (10, 5), (20, 1), (30, 1)], 100 * 4 / np.sqrt(20)),
     }
     for name, (cases, expected) in values.items():
@@ -105,8 +106,8 @@ def all_tracks(score_fn):
 
 
 def test_groups_are_means_and_the_meta_average_is_the_mean_of_both():
-    # es-es and the seven cross-lingual tracks have the correct order; the order of en-en and ar-ar
-    # is reversed.
+    # The pairs of es-es and of the seven cross-lingual tracks have the correct order; the order of
+    # the pairs of en-en and of ar-ar is reversed.
     records = all_tracks(lambda name, i: i if name in ("en-en", "ar-ar") else 5 - i)
     result = sts.run(AngleEmbedder(), records)
     groups = {name: value["spearman"] for name, value in result.values["groups"].items()}
@@ -116,7 +117,7 @@ def test_groups_are_means_and_the_meta_average_is_the_mean_of_both():
     incomplete = sts.run(AngleEmbedder(), [r for r in records if r.texts[1][0] != "tr"])
     assert list(incomplete.values["groups"]) == ["monolingual"]
     assert incomplete.counts["missing"] == {"cross_lingual": ["en-tr"]}
-    # A group of tracks is not reported as missing if the records have none of its tracks.
+    # A group of tracks is not reported as missing if the records contain none of its tracks.
     no_groups = sts.run(AngleEmbedder(), pairs((0, 3), (9, 1), languages=("de", "cs")))
     assert no_groups.values["groups"] == no_groups.counts["missing"] == {}
 
@@ -215,9 +216,10 @@ def test_character_counts_on_the_published_tracks_equal_scipy(official_records):
         expected.setdefault(name, []).append((round(cosine, 6), record.score))
     for name, scored in expected.items():
         correlation = 100 * stats.spearmanr(*zip(*scored, strict=True)).statistic
-        # Float32 and float64 cosines may be rounded differently, which changes a few ties.
+        # Float32 and float64 round cosines differently: a few pairs tie in only one of the two
+        # dtypes.
         assert result.values[name]["spearman"] == pytest.approx(correlation, abs=0.02), name
-    # Characters are informative within a language, but not across scripts.
+    # Counts of characters are useful embeddings within a language, but not across scripts.
     assert result.values["groups"]["monolingual"]["spearman"] > 50
     assert abs(result.values["en-ar"]["spearman"]) < 20
 

@@ -27,7 +27,7 @@ COLUMNS = {"both": ("de", "fr")}
 
 @pytest.mark.parametrize("path", SWEEPS)
 def test_every_run_of_a_sweep_has_a_valid_config(path, monkeypatch):
-    """The flags of each command are parsed like in tools/train.py."""
+    """Parses the flags of each command in the same way as tools/train.py."""
     commands, done = [], types.SimpleNamespace(returncode=0)
     sweep = sweeps.load_sweep(path)
     with monkeypatch.context() as patch:
@@ -115,7 +115,10 @@ def test_sweep_may_be_given_without_its_flag(arguments, message):
 
 
 def test_command_trains_each_row_and_writes_the_table(tmp_path, monkeypatch, capsys):
-    """The processes are replaced. At the end, the real training command is called with --help."""
+    """Replaces the training processes by a function that records their commands.
+
+    At the end, the test runs the real training command with --help.
+    """
     path = tmp_path / "mine.py"
     path.write_text(VALID)
     commands, done = [], types.SimpleNamespace(returncode=0)

@@ -100,7 +100,8 @@ def load_reference_weights(tower):
     for variable in tower.trainable_variables:
         names.append(reference_name(variable.path))
         value = weights[names[-1]]
-        # The reference stores kernels as (out, in), Keras as (in, out), with an axis for the heads.
+        # The reference stores kernels as (out, in), Keras as (in, out). Kernels of attention have
+        # an additional axis for the heads in Keras.
         value = value.T if variable.path.endswith("kernel") else value
         variable.assign(value.reshape(variable.shape))
     return names

@@ -1,4 +1,4 @@
-"""All differences from Hugging Face's tokenizer, intended or due to versions of Unicode."""
+"""All differences from Hugging Face's tokenizer, intended or due to other Unicode versions."""
 
 import os
 import unicodedata
@@ -12,7 +12,7 @@ from tf_mural.data.tokenizers import SPECIAL_TOKENS, Tokenizer
 PIECES = [*SPECIAL_TOKENS, "a", "b", "##a", "##b", "ab"]
 CLS, SEP = (SPECIAL_TOKENS.index(piece) for piece in ("[CLS]", "[SEP]"))
 UNKNOWN, A, B, INNER_A = (PIECES.index(piece) for piece in ("[UNK]", "a", "b", "##a"))
-# Part of a block of ideographs that the reference tokenizer does not treat as ideographs.
+# Code points of ideographs that the reference tokenizer does not treat as ideographs.
 IDEOGRAPHS = range(0x2B820, 0x2B920)
 
 
@@ -62,7 +62,7 @@ def test_only_418_rare_code_points_differ(tokenizer, reference):
     ]
     others = [code for code in differing if code not in IDEOGRAPHS]
     assert len(differing) == 418 and len(others) == 162
-    # Versions of Unicode give these code points different categories.
+    # Different versions of Unicode assign different categories to these code points.
     assert {unicodedata.category(chr(code))[0] for code in others} <= set("PCSM")
     assert not any(chr(code).isalnum() for code in others)
 

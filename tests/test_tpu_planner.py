@@ -16,8 +16,8 @@ from tf_mural.experiment import config_loading
 
 TOOL = os.path.join(ROOT, "tools", "plan_tpu.py")
 
-# A step with a loop. In its body, arrays of 4 x 8 floats (128 bytes) are results: %part and %ar are
-# in HBM, and %inner is in the memory of the core.
+# A step with a loop. The instructions in the body of the loop return arrays of 4 x 8 floats (128
+# bytes): %part and %ar are stored in HBM, and %inner in the memory of the core.
 HLO = """HloModule jit_step, is_scheduled=true
 
 %fused (param_0: f32[16,8], param_1: s32[]) -> f32[4,8] {
@@ -87,7 +87,8 @@ def test_collectives_count_as_often_as_they_run_and_chains_count_once():
 
 def test_hbm_bytes_count_loops_as_often_as_they_run():
     program, row = tpu_planner.Program(HLO, 8), 4 * 8 * 4
-    # %part reads a row and a position (4 bytes) and writes a row; %inner reads, and %ar writes.
+    # %part reads a row and a position (4 bytes) and writes a row. %inner only reads a row from HBM,
+    # and %ar only writes a row to HBM.
     body = (row + 4 + row) + row + row
     entry = 2 * (2 * 8 * 2 + 16 * 8 * 2)
     assert program.hbm_bytes() == entry + 5 * body

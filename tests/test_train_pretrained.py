@@ -83,7 +83,7 @@ def test_model_of_the_run_embeds_like_the_deleted_checkpoint(public):
     assert fits.sum() == 4
     embedded = embed.embed_texts(case.TEXTS)
     np.testing.assert_allclose(embedded[fits], rows["text"][fits], atol=1e-5)
-    # Evaluation resizes images to 40 px and crops the central 33 px, without the padding.
+    # Evaluation resizes images to 40 px and crops the central 33 px, which removes the padding.
     edge = (case.RESIZE - case.CROP) // 2
     end = case.RESIZE - case.CROP - edge
     padded = np.pad(case.images(case.CROP), ((0, 0), (edge, end), (edge, end), (0, 0)))

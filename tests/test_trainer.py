@@ -1,4 +1,4 @@
-"""Tests the training step on TensorFlow: gradients, clipping, and the pass of the text tower."""
+"""Tests the training step on TensorFlow: gradients, clipping, a single text tower pass."""
 
 import numpy as np
 import pytest
@@ -43,7 +43,8 @@ def relative_errors(expected, actual):
     """Returns ||expected - actual|| / max(||expected||, floor) per gradient.
 
     Without the floor, gradients that are zero up to rounding errors would have large relative
-    errors. An example is the gradient of a batch norm's shift that the next batch norm removes.
+    errors. An example is the gradient of the shift of a batch norm that is followed by another
+    batch norm.
     """
     expected, actual = (
         [tf.convert_to_tensor(g).numpy().astype(np.float64) for g in gradients]

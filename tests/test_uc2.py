@@ -176,8 +176,9 @@ def write_database(raw, name, entries, txt2img=None):
     Args:
         raw: raw folder.
         name: name of the folder.
-        entries: {key: entry}.
-        txt2img: contents of txt2img.json, {key: image}; by default the images in the entries.
+        entries: {key in the database: content of the entry as a dict}.
+        txt2img: contents of txt2img.json, {key of an entry: image file}. None: the image file that
+            each entry names.
     """
     import lmdb
     import lz4.frame
@@ -201,7 +202,7 @@ def entry_with_text(image, text):
 
 
 def test_databases_of_several_languages_are_joined(tmp_path, packages):
-    """German lacks images; Chinese has other keys in another order and a misspelled folder."""
+    """German lacks two images; Chinese has other keys, another order and a misspelled folder."""
     texts = {n: entry_with_text(n, f"en {n}") for n in ("0", "1", "2")}
     write_database(tmp_path, "conceptual_caption_en_train.db", texts)
     write_database(
@@ -259,7 +260,8 @@ def sentencepiece(tmp_path):
     path = tmp_path / "sentencepiece.bpe.model"
     path.write_bytes(stream.getvalue())
     model = package.SentencePieceProcessor(model_proto=stream.getvalue())
-    # In fairseq, 0 to 3 are <s>, <pad>, </s> and <unk>; SentencePiece's ids from 3 on grow by 1.
+    # The ids 0 to 3 of fairseq are <s>, <pad>, </s> and <unk>. The ids of other pieces are larger
+    # by 1 in fairseq than in SentencePiece.
     return path, lambda text: [i + 1 if i else 3 for i in model.encode(text)], len(model)
 
 

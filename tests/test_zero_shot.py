@@ -58,7 +58,8 @@ def test_correct_names_score_100_and_wrong_names_score_0():
     result = zero_shot.run(embedder, records([0, 3, 3, 9]), prompts)
     assert (result.task, result.protocol) == ("zero_shot", "zero_shot/v1")
     assert result.values == {
-        "de": {"top1": 0.0, "top5": 0.0, "chance": 10.0},  # no wrong class has a lower score
+        # Every wrong class scores at least as high as the correct class.
+        "de": {"top1": 0.0, "top5": 0.0, "chance": 10.0},
         "en": {"top1": 100.0, "top5": 100.0, "chance": 10.0},
         "groups": {},
     }
@@ -206,8 +207,8 @@ def test_the_groups_are_those_of_the_paper():
             return _circle(int(image) for image in encoded)
 
         def embed_texts(self, texts):
-            # The boundary between the two classes separates the images that must be correct from
-            # the images that must be wrong.
+            # The boundary between the two classes separates the images that must be classified
+            # correctly from those that must be misclassified.
             pairs = [text.split() for text in texts]
             return _circle(
                 num_correct[code] - 0.5 + (500 if name == "0" else -500) for code, name in pairs

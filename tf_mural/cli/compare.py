@@ -7,9 +7,9 @@
 
 Each argument is a file that tools/evaluate.py wrote, or NAME=FILE to name the column. The word
 "paper" as an argument adds the results of the paper and of other publications. A second table shows
-the differences between the last file and each other column. The command prints the tables, and
-writes them to comparison.md, with the charts values.png and gains.png. The command refuses to
-compare results of different protocols or records.
+the differences between the column of the last file and each other column. The command prints the
+tables, and writes them to comparison.md, with the charts values.png and gains.png. The command
+refuses to compare results of different protocols or records.
 """
 
 import json
@@ -251,7 +251,7 @@ def _chart_names(columns):
 
 
 def _draw_charts(title, metric, columns, control, groups, folder):
-    """Draws a chart of all values, and a chart of the last column minus the control."""
+    """Draws a chart of all values, and a chart of the gains of the last column over the control."""
     from tf_mural.reports.comparison_charts import gain_chart, value_chart
 
     languages = {group: keys for group, keys in groups.items() if group != "means"} or groups

@@ -6,13 +6,14 @@
         --records=emoji/val,scenes/test --languages=en,de --captions_per_image=1
 
 A benchmark uses record sets in --data_dir, with the names that tools/convert.py gives them by
-default. --task=all runs every benchmark whose records exist, and prints the names of the other
-benchmarks. --task=all skips a benchmark if a result of the same model and data exists.
+default. --task=all runs every benchmark whose records exist, and prints the names of the benchmarks
+whose records are missing. --task=all skips a benchmark if a result of the same model and data
+exists.
 
 Each result is printed, and written to <model>/evals/<task>.json with its protocol, confidence
 intervals, and the hashes of model, data and vocabulary. Results of a model on a hub are written to
 runs/hub/<name of the model>/evals. With --records, the file of a result is named <task>-<set>.json.
-Options of the task are appended to the name of the file.
+Options of the task are appended to the name of the result file.
 """
 
 import dataclasses

@@ -2,8 +2,8 @@
 --out=exported
 
 Formats:
-  saved_model  a SavedModel with the signatures embed_images (encoded images of any size) and
-               embed_texts (strings); the SavedModel includes the preprocessing and the tokenizer
+  saved_model  a SavedModel with the signatures embed_images (JPEG or PNG bytes, images of any size)
+               and embed_texts (strings); the model includes the preprocessing and the tokenizer
   onnx         the files image.onnx, text.onnx, vocab.txt and preprocessing.json; this format needs
                the packages of requirements-export.txt
   preset       a folder with a model card, which KerasHub's from_preset, tf_mural.Embedder.load, and

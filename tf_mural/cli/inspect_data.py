@@ -120,7 +120,8 @@ def main(argv=None):
 def _open_sets():
     """Returns {name: RecordSet} of --records.
 
-    A name consists of the last folders of a path, at least two, joined by "-".
+    The name of a record set consists of the last two folders of its path, joined by "-". If two
+    names are equal, all names consist of more folders.
     """
     from tf_mural.data import records
 

@@ -15,8 +15,9 @@ Exit codes:
   75   a temporary failure; the same command continues the run. Causes: SIGTERM (the state is saved
        at the end of the step), the failure of another process of the run, or a workdir that
        another process may still use
-  129  SIGHUP; the state is saved at the end of the step 130  SIGINT (Ctrl-C); the state is saved at
-  the end of the step 137  a process of the run did not connect to the other processes in time
+  129  SIGHUP; the state is saved at the end of the step
+  130  SIGINT (Ctrl-C); the state is saved at the end of the step
+  137  a process of the run did not connect to the other processes in time
 
 A second signal ends the process immediately. If stdout cannot be written, the run continues without
 output.

@@ -7,7 +7,7 @@ filter_config     `FilterConfig`: filters, duplicates, excluded sets, resizing
 record_filters    filters that need one record; language identification
 corpus_filters    filters that need corpus-wide counts
 decontamination   removes records that excluded record sets contain
-image_probe       size, gray version and resizing of encoded images
+image_probe       size, grayscale version and resizing of image files (JPEG, PNG, ...)
 hashes            64-bit hashes of records, texts and images
 ledger            counts of the records read, kept and dropped
 provenance        the recipe of a record set, which identifies an existing record set

@@ -1,8 +1,8 @@
 """Runs the jobs of a conversion as an Apache Beam pipeline, on any runner that Beam supports.
 
 The pipeline is one map over the jobs. Each job writes its result to a small file in a folder that
-the workers share with this process, because this works with every runner. The shards of the record
-set are written to a shared folder, too.
+the workers share with this process, because this works with every runner. The workers also write
+the shards of the record set to a shared folder.
 """
 
 import contextlib
@@ -82,7 +82,7 @@ def _call(element):
 
 @functools.cache
 def _exit_with_owner(owner, results):
-    """Exits this worker when the run that it serves stops or the process `owner` dies."""
+    """Ends this worker process when its run stops or the process `owner` dies."""
 
     def watch():
         while os.path.isdir(results) and not os.path.exists(os.path.join(results, _STOP)):
@@ -99,7 +99,7 @@ def _exit_with_owner(owner, results):
 def _to_picklable(error):
     """Returns the exception with its traceback as a note.
 
-    If the exception cannot be pickled, returns a similar one that can be.
+    If the exception cannot be pickled, returns a picklable exception with the same message.
     """
     if not isinstance(error, UserError):
         error.add_note(f"In a Beam worker:\n{traceback.format_exc()}")
@@ -203,8 +203,8 @@ def _collect(pipeline, results, count):
     try:
         pipeline.start()
         while len(seen) < count:
-            # This line precedes the reading of files: a pipeline that has ended has written all
-            # results.
+            # The state of the pipeline is read before the result files, because a pipeline that has
+            # ended has written all results.
             ended = not pipeline.is_alive()
             for number, (succeeded, value) in _read_results(results):
                 if not succeeded:
@@ -233,7 +233,7 @@ def _record_thread_error(pipeline, hook, args):
 
 
 def _read_results(results):
-    """Yields (job number, outcome) of each result file, and removes it to keep the folder small."""
+    """Yields (job number, outcome) of each result file, and removes the file."""
     for name in os.listdir(results):
         number, _, extension = name.partition(".")
         if extension == "result":

@@ -59,7 +59,7 @@ def _select_repeated(keys, values, positions, filters):
 def _phash_bands(record, filters):
     """Yields (key, pHash) for each image and each of the `near_distance` + 1 bands of its pHash.
 
-    The key identifies the band and the bits in it.
+    A band is a range of adjacent bits. The key identifies the band and the values of its bits.
 
     By the pigeonhole principle, two hashes that differ in at most `near_distance` bits agree in at
     least one band.

@@ -117,7 +117,7 @@ def convert(
 def ensure(name, out_dir, progress=print):
     """Converts the missing splits of a data set that needs no raw data, with its default options.
 
-    A complete record set that exists is kept, even if it has another recipe.
+    An existing complete record set is kept, even if it has another recipe.
 
     Args:
         name: a key of `datasets.DATASETS`.

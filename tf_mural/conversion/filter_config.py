@@ -6,7 +6,7 @@ import os
 from tf_mural.data import records
 from tf_mural.errors import UserError, lookup
 
-# The filters of MURAL's image-text data: those of ALIGN with other thresholds.
+# The filters of MURAL's image-text data: the filters of ALIGN with other thresholds.
 PAPER = {
     "short_side_above": 200,
     "aspect_below": 3.0,
@@ -50,8 +50,8 @@ class FilterConfig:
         near_distance: maximum number of bits in which the perceptual hashes of similar images
             differ.
         exclude: folders of record sets. A record is dropped if one of its images occurs in these
-            sets, even in another encoding. A record is also dropped if two of its texts occur
-            together in a record of these sets that has no images.
+            sets, even with another format or JPEG quality. A record is also dropped if two of its
+            texts occur together in an excluded record without images.
         resize: convert images to square JPEGs whose sides have this many pixels.
         resize_quality: quality of the resized JPEGs, from 1 to 100.
         shard_records: maximum number of records in a shard. Each unit has at least one shard; small

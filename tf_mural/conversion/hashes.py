@@ -11,7 +11,7 @@ import unicodedata
 from tf_mural.conversion import image_probe
 from tf_mural.errors import UserError
 
-INDEX_BITS = 40  # low bits of a position, which hold the record index; the others hold the unit
+INDEX_BITS = 40  # low bits of a position hold the record index, the other bits hold the unit
 
 
 def position(unit, index):
@@ -52,12 +52,12 @@ def hash_text_pairs(record):
 
 
 def perceptual_hash(data):
-    """Returns the pHash of an image: the signs of the lowest frequencies of its brightness.
+    """Returns the pHash of an image: 64 bits from the low DCT frequencies of its brightness.
 
     The hashes of similar images differ in few bits.
 
     Args:
-        data: encoded bytes of an image.
+        data: bytes of an image file (JPEG, PNG, ...).
 
     Returns:
         An int in [0, 2^64), or a string with the reason if the image does not decode.

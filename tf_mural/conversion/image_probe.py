@@ -1,4 +1,4 @@
-"""Size, gray version and resizing of encoded images.
+"""Size, grayscale version and resizing of image files (JPEG, PNG, ...).
 
 Only resizing imports TensorFlow; the other functions need only Pillow.
 """
@@ -17,7 +17,7 @@ _GRAY_SIDE = 256  # pixels; enough for a perceptual hash
 
 
 def image_size(data):
-    """Returns (width, height) of an encoded image, or the reason why it is unusable."""
+    """Returns (width, height) of JPEG or PNG bytes, or the reason why the image is unusable."""
     image_module = import_pillow()
     try:
         with image_module.open(io.BytesIO(data)) as image:
@@ -29,7 +29,7 @@ def image_size(data):
 
 
 def to_grayscale(data):
-    """Decodes an image to a gray Pillow image, or returns the reason why the image is unusable.
+    """Decodes an image to a grayscale Pillow image; returns the reason if the image is unusable.
 
     Large JPEGs are decoded at a reduced size, which is faster. Transparent pixels become white.
     """

@@ -27,7 +27,7 @@ class Ledger:
     examples: dict = dataclasses.field(default_factory=dict)
 
     def skip(self, skipped):
-        """Counts a `Skipped`; stores its example if there are fewer than `MAX_EXAMPLES`."""
+        """Counts a `Skipped`; stores its example if the reason has fewer than `MAX_EXAMPLES`."""
         counter = self.dropped_texts if skipped.text_only else self.dropped
         counter[skipped.reason] += 1
         examples = self.examples.setdefault(skipped.reason, [])

@@ -46,7 +46,7 @@ def plan_conversion(dataset, name, raw_dir, split, options, augmentations, filte
         recipe["dataset_version"] = dataset.VERSION
     recipe["augmentations"] = list(allowed)
     if filter_options:
-        recipe["steps"] = filter_options  # Existing record sets use the key "steps".
+        recipe["steps"] = filter_options  # Existing manifests use the key "steps".
     return recipe, units
 
 

@@ -79,7 +79,7 @@ class BuildPaths:
     def resolved(self):
         """The file that is written when all corpus filters are resolved.
 
-        It contains the number of ranges of keys of each filter.
+        The file contains, for each filter, the number of ranges of keys.
         """
         return os.path.join(self.work, "resolved.json")
 
@@ -105,7 +105,7 @@ class BuildPaths:
         return os.path.join(self.work, name)
 
     def work_lock(self, name):
-        """A lock file within the conversion, for a part or for a job that must run once."""
+        """A lock file of this conversion, for a part or for a job that must run only once."""
         return os.path.join(self.work, f"{name}.lock")
 
 
@@ -124,7 +124,7 @@ def exclusive(paths, shared=False):
             fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if shared else 0))
             _remove_stale(paths)
         except BlockingIOError:
-            pass  # Another part is running; it has removed the stale files.
+            pass  # The other part that is running has removed the stale files.
         if shared:
             fcntl.flock(file, fcntl.LOCK_SH)
         yield
@@ -139,7 +139,7 @@ def lock(path):
 
 
 def cleanup_failed(paths, progress):
-    """Keeps the finished units of a failed conversion; removes the build folder if there are none.
+    """Keeps the finished units of a failed conversion; without any, removes the build folder.
 
     Args:
         paths: `BuildPaths`.

@@ -227,7 +227,7 @@ class ShardSequence:
         self._total = sum(len(result.files) for result in results)
 
     def names(self):
-        """Yields (current name, final name, size in bytes) of each shard."""
+        """Yields (name in the build folder, final name, size in bytes) of each shard."""
         number = 0
         for result in self._results:
             for file, size in zip(result.files, result.sizes, strict=True):

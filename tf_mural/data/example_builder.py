@@ -82,7 +82,7 @@ class ExampleBuilder:
         return data, language, uniform
 
     def parse(self, fetched):
-        """Parses the records of `fetch` into fields; texts are tokenized, images stay encoded.
+        """Parses the records of `fetch` into fields; texts are tokenized, images remain bytes.
 
         Returns:
             {text field: {"text": string (b,), "known": bool (b,), whether the text contains a token
@@ -167,7 +167,7 @@ def _pick(ragged, allowed, uniform):
 
 
 def _fingerprint(strings):
-    """Returns int64 ids by content: an image or text has the same id in every record."""
+    """Returns int64 hashes as ids: an image or text has the same id in every record."""
     rows = strings.shape[0]
     ids = tf.bitcast(tf.fingerprint(tf.reshape(strings, (rows, 1)), method="farmhash64"), tf.int64)
     return tf.reshape(ids, (rows,))

@@ -10,8 +10,9 @@ from tf_mural.data import image_ops
 from tf_mural.data.records import DamagedRecord
 from tf_mural.data.skipped_records import BadRecord
 
-# Distance from a draw to its replacement. The distance is a prime, because the shuffle uses 32 bits
-# of the epoch number: epochs whose distance is a large power of two have the same order of records.
+# Difference between the numbers of a draw and of its replacement. The difference is a prime,
+# because the shuffle uses 32 bits of the epoch number: epochs whose numbers differ by a large power
+# of two have the same order of records.
 DISTANCE = (1 << 40) + 15
 ATTEMPTS = 8  # maximum number of draws that are tried per row
 
@@ -19,10 +20,10 @@ ATTEMPTS = 8  # maximum number of draws that are tried per row
 def with_fallback(builder, skipped_records):
     """Returns a function that replaces draws, int64 (b,), by draws whose records can be used.
 
-    For each row, the function tries the original draw and then the draws that are `DISTANCE`, twice
-    `DISTANCE` and so on later. The function returns the first draw whose record can be used, and
-    counts the records of the previous draws as skipped. The function runs eagerly, and only for
-    batches with a bad record.
+    For each row, the function tries the original draw, and then the draws whose numbers are larger
+    by `DISTANCE`, by twice `DISTANCE`, and so on. The function returns the first draw whose record
+    can be used, and counts the records of the previous draws as skipped. The function runs eagerly,
+    and only for batches with a bad record.
 
     Args:
         builder: `ExampleBuilder`.
@@ -56,7 +57,8 @@ def _diagnose(builder, draws, skipped_records):
     Args:
         builder: `ExampleBuilder`.
         draws: int64 (b,), numbers of draws.
-        skipped_records: `SkippedRecords` that counts the draws; None if they are already counted.
+        skipped_records: `SkippedRecords` that counts the draws; None if the draws are already
+            counted.
     """
     with tf.device("CPU"):
         draws = tf.constant(draws)
@@ -83,8 +85,8 @@ def _diagnose(builder, draws, skipped_records):
         return list(threads.map(diagnose, range(len(set_index))))
 
 
-# Each of the following functions returns the last arguments of `BadRecord`, or None if there is no
-# problem.
+# Each of the following functions returns the arguments of `BadRecord` after `shard`, or None if
+# there is no problem.
 
 
 def _record_problem(record_set, number):

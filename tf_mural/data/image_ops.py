@@ -4,13 +4,13 @@ import struct
 
 import tensorflow as tf
 
-# Maximum number of pixels of an image; about 268 MB when decoded. Larger images could exhaust the
-# memory.
+# Maximum number of pixels of an image. An image of this size takes about 268 MB when decoded.
+# Larger images could exhaust the memory.
 MAX_PIXELS = 89_478_485
 
 
 def header_size(data):
-    """Reads the size of an encoded image from its header.
+    """Reads the size of an image from the header of its file.
 
     Args:
         data: bytes of a PNG, JPEG, GIF or BMP.
@@ -109,5 +109,5 @@ def center_crop(image, size):
 
 
 def preprocess_for_evaluation(data, resize_to, size):
-    """Decodes, resizes and center-crops an encoded image to uint8 (size, size, 3)."""
+    """Decodes JPEG or PNG bytes, resizes and center-crops to uint8 (size, size, 3)."""
     return center_crop(resize(decode(data), resize_to), size)

@@ -41,7 +41,8 @@ def disable_autotune(dataset):
 
     Without tuning, maps with `AUTOTUNE` use one thread per core from the first element on. With
     tuning, an iterator that ends waits for the tuning thread. The tuning thread sleeps for
-    intervals that double each time; an embedding run of 12 seconds therefore took up to 20 seconds.
+    intervals that double each time; because of this wait, an embedding run of 12 seconds took up to
+    20 seconds.
     """
     options = tf.data.Options()
     options.autotune.enabled = False

@@ -12,8 +12,8 @@ import tensorflow as tf
 from tf_mural.errors import UserError, lookup
 
 # With "records", an epoch visits each record once, with a random combination. With "combinations",
-# an epoch visits each combination of each record once. The values say whether the units are
-# combinations.
+# an epoch visits each combination of each record once. The values of the dict say whether the units
+# are combinations.
 EPOCH_UNITS = {"records": False, "combinations": True}
 
 
@@ -208,7 +208,8 @@ def _shuffled(draws, size, key, set_index=None):
         draws: int64 (b,).
         size: int64 (1,) or (b,), number of draws per epoch.
         key: int64 (2,), seed of the permutations.
-        set_index: int64 (b,), which gives each set its own permutations; or None.
+        set_index: int64 (b,), the set of each draw; each set has its own permutations. None: all
+            draws have the same permutations.
     """
     epoch, position = draws // size, draws % size
     folded = epoch if set_index is None else epoch * 1_000_003 + set_index

@@ -13,7 +13,7 @@ CHANGED = "a record was changed while it was read"
 UNPARSED = "a record has another format, though its checksum matches"
 _MAX_LOCATIONS = 1000  # maximum number of records that are counted individually, not per shard
 _MAX_LISTED = 5  # maximum number of records that a message lists
-_MIN_UNKNOWN = 8  # minimum number of texts without a known token in an unknown language
+_MIN_UNKNOWN = 8  # minimum number of texts without a known token for a language error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,8 +109,8 @@ class SkippedRecords:
             records.
 
         Raises:
-            UserError: too many records were skipped (the message lists the first ones), or reading
-                ended with an error in any process. All processes raise the same error.
+            UserError: too many records were skipped (the message lists the first of them), or
+                reading ended with an error in any process. All processes raise the same error.
         """
         state = {
             "error": str(self.error) if self.error else None,

@@ -77,7 +77,7 @@ def encode_cached(encode, batch, variables, specs):
 
 
 def _as_pure_function(encode, variables):
-    """Returns the values of the weights, and `encode` as a pure function of such values.
+    """Returns the values of the weights, and `encode` as a pure function of these values.
 
     Returns:
         List of the values of `variables.weights`, and a callable (values, batch, index) ->

@@ -79,7 +79,7 @@ class Runner:
         return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
     def _global_batch(self, batch):
-        """Returns global arrays with the rows of all processes, which are divided among devices.
+        """Returns global arrays: the rows of all processes, divided among the devices.
 
         Args:
             batch: nested structure of tensors, the batch of this process.
@@ -103,7 +103,7 @@ def split_int64(array):
 
 
 def encoder_functions(encoder, modalities=("image", "text"), strategy=None):
-    """Returns compiled encoding functions, which always use the current weights.
+    """Returns compiled functions that encode with the weights of the encoder at call time.
 
     The rows of a batch are divided among the devices of this process if the number of rows is a
     multiple of the number of devices. Processes need not call the functions at the same time.
@@ -138,7 +138,7 @@ def encoder_functions(encoder, modalities=("image", "text"), strategy=None):
 class _WeightCache:
     """A copy of a model's weights on the devices of this process.
 
-    The copy is made again when the weights have changed.
+    The copy is renewed when the weights of the model have changed.
     """
 
     def __init__(self, encoder, sharding):
@@ -157,7 +157,7 @@ class _WeightCache:
 
 
 def snapshot(variables):
-    """Returns the current values of {name: Keras variable} as {name: numpy array}.
+    """Returns the values of variables, {name: Keras variable}, as {name: numpy array}.
 
     If variables are divided among processes, all processes must call this function.
     """

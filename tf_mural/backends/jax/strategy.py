@@ -83,7 +83,7 @@ class ProcessGroup(distributed.ProcessGroup):
 
     def _is_peer_failure(self, error):
         # JAX raises the same class for all errors that occur while a program runs. An error with
-        # one of these two status codes was caused by this process.
+        # the status code RESOURCE_EXHAUSTED or INVALID_ARGUMENT was caused by this process.
         return not str(error).startswith(("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT"))
 
     def _all_gather(self, part):
@@ -109,9 +109,9 @@ def _all_devices():
 
 def _multiworker(_, seconds):
     cluster = resolve_cluster()
-    # The first process must stop listening, because JAX's coordinator listens at its address. All
-    # other processes continue to listen, because no server is started at their addresses, and peers
-    # may still be waiting for an answer.
+    # The first process must stop listening, because JAX's coordinator listens at the address of
+    # this process. All other processes continue to listen, because no server is started at their
+    # addresses, and peers may still be waiting for an answer.
     with rendezvous(cluster, seconds, keep_listening=cluster.rank > 0):
         _connect(
             seconds,

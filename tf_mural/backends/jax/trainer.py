@@ -138,7 +138,7 @@ class Trainer:
         """List of the variables of the model, the optimizer, the counters and the loss scale.
 
         The states of random generators are not among these variables, because every step computes
-        the states from its number.
+        the states from the number of the step.
         """
         weights = [v for v in self.encoder.variables if "seed_generator" not in v.path]
         scale = self.loss_scale.variables if self.loss_scale else ()

@@ -103,11 +103,11 @@ def apply_gradients(optimizer, gradients, variables, apply_update=None):
         optimizer: `keras.optimizers.Optimizer`.
         gradients: list of dense tensors, one per variable.
         variables: list of Keras variables.
-        apply_update: bool scalar, identical on all replicas. If it is false, the variables, the
-            slots and the optimizer's counter keep their values, even if gradients are not finite.
-            None: the update is always applied.
+        apply_update: bool scalar, identical on all replicas. If `apply_update` is false, the
+            variables, the slots and the optimizer's counter keep their values, even if gradients
+            are not finite. None: the update is always applied.
     """
-    # Without this override, Keras would sum the gradients over replicas a second time.
+    # This override prevents Keras from summing the gradients over replicas a second time.
     optimizer._all_reduce_sum_gradients = list
     if apply_update is None:
         optimizer.apply(gradients, variables)
@@ -138,9 +138,9 @@ def set_seeds(generators, seed, step, microbatch=0):
     """Derives the random state of every generator from the step, the replica and the micro-batch.
 
     By default, Keras' generators draw the same dropout masks on every replica, and checkpoints do
-    not contain their states. If this function is called before each forward pass, replicas and
-    micro-batches draw different masks, and a second pass over a micro-batch draws the same masks as
-    the first pass.
+    not contain the states of the generators. If this function is called before each forward pass,
+    replicas and micro-batches draw different masks, and a second pass over a micro-batch draws the
+    same masks as the first pass.
 
     Args:
         generators: list of `keras.random.SeedGenerator`; each gets a different state.
@@ -154,6 +154,6 @@ def set_seeds(generators, seed, step, microbatch=0):
     state = fold_in(fold_in(state, tf.cast(replica, tf.int64)), tf.cast(microbatch, tf.int64))
     for index, generator in enumerate(generators):
         value = fold_in(state, tf.constant(index, tf.int64))
-        # A generator increments its state, whose dtype is unsigned. The shift makes the initial
-        # state so small that the increments cannot overflow.
+        # A generator increments its state, whose dtype is unsigned. The right shift makes the
+        # initial state so small that the increments cannot overflow.
         generator.state.assign(tf.cast(tf.bitwise.right_shift(value, 34), generator.state.dtype))

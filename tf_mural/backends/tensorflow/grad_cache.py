@@ -12,8 +12,8 @@ def encode_full(encode, batch, variables):
     """Encodes the whole local batch; activations are kept for the backward pass.
 
     Args:
-        encode: callable (batch, index of the micro-batch) -> {field: (n, d)}. It draws the same
-            dropout masks in every call with the same index.
+        encode: callable (batch, index of the micro-batch) -> {field: (n, d)}. Calls of `encode`
+            with the same index draw the same dropout masks.
         batch: nested structure of tensors (n, ...).
         variables: `train_step.EncoderVariables`.
 
@@ -51,10 +51,11 @@ def encode_cached(encode, batch, variables, specs):
     Args:
         encode, batch, variables: see `encode_full`.
         specs: {field: spec of the embeddings of a micro-batch, with shape (rows, d) and a dtype}.
-            The number of rows must divide n.
+            The number of rows per micro-batch must divide n.
 
     Returns:
-        See `encode_full`. Gradients are dense, and 0 if the embeddings do not depend on the weight.
+        See `encode_full`. All gradients are dense. A gradient is 0 if the embeddings do not depend
+        on the weight.
     """
     rows = next(iter(specs.values())).shape[0]
     averages = variables.moving_averages
@@ -142,6 +143,7 @@ def _add(total, gradient):
     if gradient is None:
         return total
     if isinstance(gradient, tf.IndexedSlices):
-        # The gradient is not made dense, because it would be as large as the token embeddings.
+        # The gradient stays sparse, because a dense gradient would be as large as the token
+        # embeddings.
         return tf.tensor_scatter_nd_add(total, gradient.indices[:, tf.newaxis], gradient.values)
     return total + gradient

@@ -21,7 +21,8 @@ def remat(block):
         if not training:
             return plain_call(inputs, *args, training=training, **kwargs)
         weights, states = block.trainable_variables, block.non_trainable_variables
-        # In half precision, `v.value` would be cast to the layer's compute dtype here.
+        # `v._value` is read, because `v.value` would be cast to the compute dtype in half
+        # precision.
         values = [tf.convert_to_tensor(v._value) for v in (*weights, *states)]
         changed = []
 

@@ -65,7 +65,7 @@ def _first_local(strategy, values):
 
 
 def _step_functions(trainer, strategy, names):
-    """Returns two tf.functions: (batch) runs one step, (iterator, count) runs several steps.
+    """Returns the tf.functions `run_one(batch)` and `run_several(iterator, number of steps)`.
 
     The functions must not hold a reference to the runner. With such a cyclic reference, only
     garbage collection would destroy the iterator of the runner, and garbage collection may run in a
@@ -94,7 +94,7 @@ def _step_functions(trainer, strategy, names):
 
 
 def encoder_functions(encoder, modalities=("image", "text"), strategy=None):
-    """Returns compiled encoding functions, which always use the current weights.
+    """Returns compiled functions that encode with the weights of the encoder at call time.
 
     Args:
         encoder: `models.DualEncoder`.
@@ -127,7 +127,7 @@ def encoder_functions(encoder, modalities=("image", "text"), strategy=None):
 
 
 def snapshot(variables):
-    """Returns the current values of {name: Keras variable} as {name: tensor} on the CPU.
+    """Returns the values of variables, {name: Keras variable}, as {name: tensor on the CPU}.
 
     Variables on the CPU are not copied here: TensorFlow copies the value of a variable when the
     variable is assigned while the value is in use. Variables on other devices are copied to the

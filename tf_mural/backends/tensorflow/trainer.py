@@ -19,7 +19,8 @@ class Trainer(keras.Model):
     """Trains a dual encoder with the loss terms of a stage.
 
     `train_step` can be called as `strategy.run(trainer.train_step, args=(batch,))` with any
-    `tf.distribute.Strategy`. On a single host, Keras' `fit` can call `train_step`, too.
+    `tf.distribute.Strategy`. On a single host, training with Keras' `fit`, which calls
+    `train_step`, is also possible.
 
     Args:
         encoder, terms, modalities, languages, seed, microbatch, loss_chunk, loss_scale,

@@ -98,7 +98,7 @@ class RecordSet:
 
         Args:
             indices: integers (n,) in [0, len(self)), in any order, with repetitions allowed.
-            verify: whether to verify the checksum of each record (1 us for 20 kB).
+            verify: whether to verify the checksum of each record, which takes 1 us for 20 kB.
 
         Returns:
             Object array (n,) of bytes.
@@ -170,7 +170,7 @@ class RecordSet:
 
 
 def _raise_open_files_limit(num_files):
-    """Raises the limit of open files of this process, often 1,024, if `num_files` more need it."""
+    """Raises the limit of open files, often 1,024, if `num_files` more files would exceed it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = len(os.listdir("/dev/fd")) + num_files + _OTHER_FILES
     if soft != resource.RLIM_INFINITY and needed > soft:

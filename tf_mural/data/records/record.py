@@ -18,7 +18,7 @@ class Record:
 
     Attributes:
         id: unique name in the corpus.
-        images: encoded images (PNG, JPEG, ...).
+        images: contents of image files (PNG, JPEG, ...), as bytes.
         texts: pairs (language code, text); a language may occur several times.
         label: class number from 0, or None.
         score: a finite number such as a similarity, or None.

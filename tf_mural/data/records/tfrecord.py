@@ -112,9 +112,9 @@ def _crc32c_by_blocks(data):
 def _crc32c_of_many(payloads):
     """Returns the CRC of each of a list of payloads.
 
-    Payloads of 4 bytes to one block are processed together: they become the rows of a table, padded
-    with leading zeros, and each row is processed as in `_crc32c_by_blocks`. The payloads are sorted
-    by length, which keeps the padding short.
+    Payloads of at least 4 bytes and at most one block are processed together: they become the rows
+    of a table, padded with leading zeros, and each row is processed as in `_crc32c_by_blocks`. The
+    payloads are sorted by length, which keeps the padding short.
     """
     out, small = [0] * len(payloads), []
     for number, payload in enumerate(payloads):
