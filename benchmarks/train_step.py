@@ -106,7 +106,7 @@ def summarize(case, timings, facts, peaks):
             "parameters": number of trainable parameters;
             "flops": floating-point operations of a step;
             "peak_flops_per_second": {framework: peak rate};
-            "runs": {"<framework> <variant>": timings}.
+            "runs": {"<framework> <variant>": result of `_timing`}.
         With PyTorch also:
             "best_peer": fastest variant of PyTorch;
             "ratio": triples per second of tf_mural over those of the best peer;
