@@ -1,9 +1,9 @@
 """Access to the files of a run, on this machine or on a remote file system such as gs://.
 
 Local files are opened by Python, remote files by `tf.io.gfile`. Files are written atomically: a
-local file is renamed after it has been flushed to the disk. On a remote file system, a file is
-renamed by copying it and deleting the original. An object on gs:// becomes visible only when it is
-complete, so a reader sees either the old or the new object.
+local file is first written under a temporary name, flushed to the disk, and then renamed. On a
+remote file system, a file is renamed by copying it and deleting the original. An object on gs://
+becomes visible only when it is complete, so a reader sees either the old or the new object.
 """
 
 import contextlib
@@ -106,7 +106,7 @@ def fsync(path):
 
 @contextlib.contextmanager
 def atomic_write(path):
-    """Context manager: yields a temporary path; its file is renamed to `path` after the body."""
+    """Context manager: yields the path of a temporary file, which becomes `path` at the end."""
     temporary = f"{path}.{uuid.uuid4().hex}.tmp"
     try:
         yield temporary
@@ -123,7 +123,7 @@ def atomic_write(path):
 
 @contextlib.contextmanager
 def local_copy(path):
-    """Context manager: yields a local path; its file is copied to `path` if `path` is remote."""
+    """Context manager: yields a local path; at the end, the file is copied to a remote `path`."""
     if not is_remote(path):
         yield path
         return

@@ -1,4 +1,4 @@
-"""Steps with non-finite values: the policy that stops or skips, and the loss scale of float16."""
+"""The policy for training steps with non-finite values, and the loss scale of float16."""
 
 import dataclasses
 import math
@@ -20,11 +20,11 @@ _ADVICE = "a smaller --config.optimizer.learning_rate or --config.optimizer.glob
 
 @dataclasses.dataclass(frozen=True)
 class BadStepPolicy:
-    """Policy for steps with a non-finite loss or gradient norm, or too large a gradient norm.
+    """Policy for bad steps: the loss or gradient norm is not finite, or the norm is too large.
 
     Attributes:
-        skip: whether such a step is skipped; otherwise the run stops.
-        max_gradient_norm: largest gradient norm before clipping that is accepted; None: no limit.
+        skip: True: a bad step is skipped; False: a bad step stops the run.
+        max_gradient_norm: largest accepted gradient norm, measured before clipping; None: no limit.
         max_consecutive_skips: number of consecutive skipped steps at which the run stops.
     """
 
@@ -49,8 +49,8 @@ class BadStepPolicy:
                 f"step {step}: {skips} consecutive steps were skipped, this one because {problem}; "
                 f"stopped. Weights and checkpoints do not contain these steps. Try {_ADVICE}"
             )
-        # With a loss scale, gradients overflow from time to time. The scale is then halved, and
-        # training continues.
+        # With a loss scale, gradients overflow from time to time. After an overflow, the loss scale
+        # is halved, and training continues.
         overflow = problem.startswith(_NORM_MESSAGE) and "loss_scale" in values
         if problem and not self.skip and not overflow:
             raise UserError(

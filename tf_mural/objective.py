@@ -40,7 +40,7 @@ class Term:
 
     @property
     def duplicate_fields(self):
-        """Sorted names of the fields whose ids identify duplicates; () without masking."""
+        """Sorted names of the fields whose ids identify duplicates; () if duplicates are kept."""
         fields = {self.x, self.y, *self.sibling_fields}
         return tuple(sorted(fields)) if self.mask_duplicates else ()
 
@@ -48,14 +48,15 @@ class Term:
 def objective(embeddings, batch, terms, temperatures, gather, offset, num_languages):
     """Computes the loss of the local batch against the candidates of all replicas.
 
-    The total of a replica is the sum over terms of weight * (sum of the local losses) / N, in which
-    N is the size of the **global** batch. The totals of the replicas and their gradients must
+    The total loss of a replica is the sum over terms of weight * (sum of the local losses) / N, in
+    which N is the size of the **global** batch. The totals of the replicas and their gradients must
     therefore be summed, not averaged: the sum is the mean over the global batch.
 
     Args:
-        embeddings: {field: (n, d)}, unit vectors.
-        batch: {field: {"id": (n,) int64, or (n, k) if each id is split into k smaller integers,
-            "language": (n,) int32 (only in text fields), ...}}.
+        embeddings: dict from field to unit vectors, (n, d).
+        batch: dict from field to the arrays of the field, a dict. "id" is int64 (n,), or (n, k) if
+            each id is split into k smaller integers. "language" is int32 (n,), and exists only in
+            text fields.
         terms: sequence of `Term`.
         temperatures: {name: scalar}.
         gather: callable that concatenates the arrays (n, ...) of all replicas to (N, ...).
@@ -83,8 +84,9 @@ def gather_candidates(embeddings, batch, terms, gather):
         embeddings, batch, terms, gather: see `objective`.
 
     Returns:
-        {"embeddings": {field: (N, d)}, "ids": {field: (N,) int64, or (N, k), see `objective`}}.
-        "ids" contains only the fields in the `duplicate_fields` of a term.
+        A dict: "embeddings" is a dict from field to embeddings (N, d). "ids" is a dict from field
+        to ids (N,) or (N, k), see `objective`, and contains only the fields in the
+        `duplicate_fields` of a term.
     """
     fields = sorted({field for term in terms for field in (term.x, term.y)})
     id_fields = sorted({field for term in terms for field in term.duplicate_fields})
@@ -103,7 +105,7 @@ def objective_for_rows(embeddings, batch, candidates, terms, temperatures, offse
         embeddings, batch: embeddings and batch of n examples, see `objective`.
         candidates: result of `gather_candidates`.
         terms, temperatures, num_languages: see `objective`.
-        offset: scalar int, the position of the first of these examples among the candidates.
+        offset: scalar int, the position of the first of the n examples among the candidates.
 
     Returns:
         See `objective`.
@@ -138,7 +140,10 @@ def objective_for_rows(embeddings, batch, candidates, terms, temperatures, offse
 
 
 def _duplicate_mask(batch, candidate_ids, fields):
-    """Returns a mask (n, N), true if candidate j duplicates example i (see `Term`)."""
+    """Returns a mask (n, N): mask[i, j] is true if candidate j duplicates example i.
+
+    The class `Term` defines duplicates.
+    """
 
     def same_id(field, other):
         local, others = batch[field]["id"], candidate_ids[other]

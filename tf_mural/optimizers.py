@@ -61,7 +61,8 @@ class LAMB(keras.optimizers.Optimizer):
         super().__init__(learning_rate=learning_rate, name=name, **kwargs)
         self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
         self.lr_multipliers = tuple((pattern, factor) for pattern, factor in lr_multipliers)
-        # These attributes are private, because `apply` of the base class reads public ones.
+        # These attributes are private, because `apply` of the base class uses its public attributes
+        # of the same names.
         self._weight_decay, self._ema_momentum = weight_decay, ema_momentum
         self._global_clipnorm = global_clipnorm
         self._exclude_from_weight_decay = tuple(exclude_from_weight_decay)

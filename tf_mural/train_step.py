@@ -84,7 +84,7 @@ class TrainStep:
             statistics per micro-batch, or per virtual batch inside a micro-batch.
         loss_chunk: number of local examples whose logits are computed at a time; None: all.
         loss_scale: initial loss scale, see `nonfinite.LossScale`; None: no scaling.
-        bad_step_policy: `nonfinite.BadStepPolicy`; None: a policy with its default values.
+        bad_step_policy: `nonfinite.BadStepPolicy`; None: `BadStepPolicy()`.
 
     Attributes:
         step: variable (int32), the number of steps so far, including skipped ones.
@@ -126,14 +126,15 @@ class TrainStep:
         """Runs one step.
 
         A skipped step changes neither the weights nor the optimizer's slots nor the moving
-        averages. `step` counts skipped steps, the optimizer's counter does not.
+        averages. The variable `step` includes skipped steps, but the optimizer's counter does not
+        include them.
 
         Args:
             batch: {field: {"pixels" | "tokens", "id", "language"}}, see `data.input_pipeline`. On
                 TensorFlow, `batch` is the local batch of this replica, on JAX the global batch.
             optimizer: built `keras.optimizers.Optimizer`. If the optimizer has an attribute
-                `clip_after_reduction`, gradients whose global norm exceeds its value are scaled
-                down to this value, see `optimizers.LAMB`.
+                `clip_after_reduction`, gradients with a larger global norm are scaled down to the
+                norm in this attribute, see `optimizers.LAMB`.
 
         Returns:
             Logs, {name: scalar} (float32, identical on all replicas). The names are loss,
@@ -230,8 +231,8 @@ class TrainStep:
         """Encodes the local batch.
 
         Returns:
-            Embeddings {field: (n, d)}, and the function that propagates the gradients at the
-            embeddings back to the weights.
+            A dict from field to embeddings (n, d), and the function that propagates the gradients
+            at the embeddings back to the weights.
         """
         # The step is read here and not in `encode`, because the backends call `encode` inside
         # other scopes.
@@ -252,7 +253,10 @@ class TrainStep:
         return self.backend.encode_cached(encode, batch, variables, specs)
 
     def encode(self, batch, training=True):
-        """Encodes a batch to {field: (n, d)}; each tower encodes all its fields in one pass."""
+        """Encodes a batch; returns a dict from field to embeddings (n, d).
+
+        Each tower encodes all its fields in one pass.
+        """
         embeddings = {}
         for modality, key in INPUT_KEYS.items():
             fields = [field for field, value in self.modalities.items() if value == modality]
@@ -299,7 +303,7 @@ def local_batch_size(batch):
 
 
 def _clip(gradients, norm, limit):
-    """Scales gradients whose global norm exceeds `limit` down to that norm; None: no clipping."""
+    """Scales gradients with a global norm above `limit` down to `limit`; None: no clipping."""
     if limit is None:
         return gradients
     # `norm - norm` is nan if the norm is not finite. Without this summand, an infinite norm would

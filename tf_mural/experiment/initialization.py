@@ -34,7 +34,7 @@ _INHERITED = (
     "model.text.activation",
 )
 # Settings that must equal the settings of the initial weights. The shapes of the weights do not
-# depend on these settings, and therefore cannot show a difference.
+# depend on these settings; therefore a comparison of the shapes would not detect different values.
 _WITHOUT_SHAPE = ("model.text.activation", "model.image.padding")
 
 

@@ -64,7 +64,7 @@ def describe(config, tokenizer):
 
 
 def read_description(folder):
-    """Returns the content of model.json of a run, converted to the current version.
+    """Returns the content of model.json of a run, in the form that `describe` returns.
 
     Raises:
         UserError: the folder has no finished model.
@@ -73,7 +73,10 @@ def read_description(folder):
 
 
 def upgrade_description(description):
-    """Converts the content of model.json of any version to the form of `describe`."""
+    """Converts the content of model.json to the form that `describe` returns.
+
+    An earlier version of `tf_mural` may have written the file.
+    """
     model = models.upgrade_arguments(description["model"])
     for modality, defaults in _MODEL_DEFAULTS.items():
         model[modality] = {**defaults, **model[modality]}

@@ -13,8 +13,8 @@ def profiled(runner, steps, folder, profiler):
         runner: step runner of the backend.
         steps: (first profiled step, step after the last profiled step); None: no step is profiled.
         folder: folder of TensorBoard's event files.
-        profiler: (start, stop), the backend's functions that start and stop the profiler; start
-            takes the folder.
+        profiler: pair of functions of the backend: the first function takes `folder` and starts the
+            profiler, the second function stops the profiler.
     """
     if steps is None:
         yield runner
@@ -48,7 +48,10 @@ class ProfiledRunner:
         self._runner.start(step)
 
     def run(self, count):
-        """Runs `count` steps. If at least one is in the profiled range, all are profiled."""
+        """Runs `count` steps.
+
+        If at least one of these steps is in the profiled range, all `count` steps are profiled.
+        """
         if self._first < self._step + count and self._step < self._end and not self._is_profiling:
             self._start_profiler(self._folder)
             self._is_profiling = True

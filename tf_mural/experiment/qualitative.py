@@ -13,7 +13,7 @@ _MAX_QUERIES, _NUM_RETRIEVED, _MAX_LANGUAGES = 6, 5, 12
 
 
 def write_retrieval_examples(workdir, record_set, log, step, count=128):
-    """Writes an image of queries with results per language, and data for TensorBoard's projector.
+    """Writes one retrieval grid per language, and data for TensorBoard's embedding projector.
 
     Args:
         workdir: folder of a finished run. The embeddings for TensorBoard's projector are written to
@@ -47,8 +47,8 @@ class _Examples:
         sizes = model.sizes["resize"], model.sizes["crop"]
         preprocess = image_ops.preprocess_for_evaluation
         self.images = [np.asarray(preprocess(data, *sizes)) for data in encoded]
-        # The texts are reversed, because a dict keeps the last value of a key. Therefore the first
-        # text of each language is kept.
+        # The first text of each language is kept: a dict keeps the last value of a key, and the
+        # texts are therefore reversed.
         self.texts = [{code: text for code, text in record.texts[::-1]} for record in records]
         self.languages = sorted({code for texts in self.texts for code in texts})
         self._model, self._image_embeddings = model, model.embed.embed_images(encoded)

@@ -24,7 +24,8 @@ class Run:
         trainer: compiled `Trainer` of the backend.
         dataset: callable that takes the number of the first step, and returns the batches of this
             process.
-        evaluate: callable without arguments that returns {task: Result}.
+        evaluate: callable without arguments that returns a dict from the name of a task or
+            benchmark to its `Result`.
         description: dict, the content of model.json.
         vocabulary_path: file of the vocabulary.
         data: {folder of a record set: digest} of the training data.

@@ -51,7 +51,9 @@ def hparams(config):
 
 
 def print_override_scope(config, init, overrides):
-    """Prints the overrides that do not apply to the initial stage and to compared stages.
+    """Prints which stages are trained without the overrides.
+
+    These stages are the initial stage and the stages in `config.report.compare_with`.
 
     Args:
         config: ConfigDict of the stage.
@@ -179,7 +181,12 @@ def print_regressions(results):
 
 
 def average_recalls(tables, key="average_recall"):
-    """Returns {model: {language: the value `key` in percent}} for {model: Result}."""
+    """Returns {model: {language: value of the metric `key`, in percent}}.
+
+    Args:
+        tables: dict from model to `Result` of the retrieval task.
+        key: name of the metric.
+    """
     return {
         model: {code: values[key] for code, values in result.values.items()}
         for model, result in tables.items()
@@ -187,7 +194,7 @@ def average_recalls(tables, key="average_recall"):
 
 
 def run_lineage(workdir):
-    """Returns the workdirs of a finished run, of the run that it started from, and so on.
+    """Returns the workdirs of a finished run, of the run with its initial weights, and so on.
 
     Args:
         workdir: folder of a run, or the subfolder `best` of this folder.

@@ -60,13 +60,13 @@ def run_stage(config, workdir, session, init=None):
     All processes of a run must call this function.
 
     Args:
-        config: ConfigDict of a stage. The settings that belong to the initial weights are set in
-            place.
+        config: ConfigDict of a stage. The function changes this object: it sets the settings that
+            belong to the initial weights.
         workdir: folder of the run.
         session: `Session`.
         init: workdir of a finished run, or public weights ("hf:..."). None: the weights of the
-            stage `config.init_stage`, or random weights if there is no such stage. That stage is
-            trained first if `config.train_dependencies` is True.
+            stage `config.init_stage`, or random weights if there is no such stage. The stage
+            `config.init_stage` is trained first if `config.train_dependencies` is True.
 
     Returns:
         A dict, the content of results.json.
@@ -91,8 +91,8 @@ def run_stage(config, workdir, session, init=None):
     with checkpoints.Lock(workdir) if processes.is_primary else contextlib.nullcontext():
         if processes.is_primary:
             data.make_records(config, session.data_dir)
-        # After this barrier, all processes have checked which files exist. Therefore the first
-        # process may write files.
+        # After this barrier, all processes have checked which files exist, and the primary process
+        # may write files.
         processes.barrier()
         print(f"{config.stage}: training in {workdir}" + (f", from {init}" if init else ""))
         if init and not resumes_run:
@@ -128,7 +128,7 @@ def _train_init_stage(config, session):
 
 
 def _train(config, run, workdir, session, init):
-    """Trains and evaluates; the first process writes model, results and images."""
+    """Trains and evaluates; the primary process writes the model, the results and the images."""
     backend = backend_module()
     runner = backend.Runner(run.trainer, session.strategy, run.dataset)
     processes = runner.processes

@@ -132,7 +132,7 @@ def column_values(sweep, recalls):
         recalls: {row: {seed: {language: average recall}}}.
 
     Returns:
-        {row: {column: [mean recall of each seed]}}.
+        Nested dict `values`: `values[row][column]` is the list of the mean recalls, one per seed.
 
     Raises:
         UserError: a column names a language that was not evaluated.

@@ -22,7 +22,7 @@ def export_onnx(folder, model, quantize=""):
         folder: output folder.
         model: `experiment.Model`.
         quantize: "int8" quantizes the matrix products of the text tower to 8-bit integers; the
-            weights of these products then take a quarter of the space. "" keeps float32.
+            weights of these products then take a quarter of their float32 size. "" keeps float32.
 
     Returns:
         {"image" or "text": maximum absolute difference between the embeddings of the ONNX model and

@@ -15,7 +15,7 @@ def sample_texts():
 
 
 def sample_images(seed=0):
-    """Returns encoded images of different sizes: two JPEGs, a gray PNG and a PNG with alpha."""
+    """Returns image files as bytes: two JPEGs, a gray PNG and a PNG with an alpha channel."""
     import tensorflow as tf
 
     rng = np.random.default_rng(seed)
@@ -48,7 +48,8 @@ def embedding_differences(model, other):
         other: `experiment.Model`.
 
     Returns:
-        {"images" or "texts": maximum absolute difference between the embeddings}.
+        {"images" or "texts": maximum absolute difference between the embeddings of `model` and
+        those of `other`}.
     """
     images, texts = sample_images(), sample_texts()
     return {
@@ -69,7 +70,8 @@ def assert_close(path, differences, tolerance):
 
     Args:
         path: path of the export, for the error message.
-        differences: {name: maximum difference of embeddings}.
+        differences: {name for the error message: maximum absolute difference between the
+            embeddings}.
         tolerance: maximum allowed difference.
 
     Raises:

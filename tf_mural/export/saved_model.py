@@ -1,4 +1,4 @@
-"""Exports both towers to a SavedModel that takes encoded images and strings."""
+"""Exports both towers to a SavedModel that takes image files (PNG, JPEG, GIF, BMP) and texts."""
 
 import functools
 
@@ -11,11 +11,12 @@ SAVED_MODEL_TOLERANCE = 1e-4
 def export_saved_model(folder, model):
     """Writes a SavedModel, loads it again, and compares its embeddings with those of the model.
 
-    The signature `embed_images` takes "images", string (n,), which are encoded PNG, JPEG, GIF or
-    BMP images of any size. The signatures `embed_texts` and `serving_default` take "texts", string
-    (n,). All signatures return {"embeddings": float32 (n, d)}; the embeddings are normalized. The
-    tokenizer uses operations of tensorflow-text. TensorFlow Serving contains these operations; a
-    Python program must import `tensorflow_text` before it loads the SavedModel.
+    The signature `embed_images` takes "images", string (n,): the bytes of PNG, JPEG, GIF or BMP
+    files with images of any size. The signatures `embed_texts` and `serving_default` take "texts",
+    string (n,). All signatures return {"embeddings": float32 (n, d)}; the embeddings are
+    normalized. The tokenizer uses operations of tensorflow-text. TensorFlow Serving contains the
+    operations of tensorflow-text; a Python program must import `tensorflow_text` before it loads
+    the SavedModel.
 
     Args:
         folder: output folder.

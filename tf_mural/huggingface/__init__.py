@@ -113,8 +113,8 @@ def read_weights(checkpoint, shapes):
 
     Returns:
         A tuple: {variable path: float32 array} of the variables that the checkpoint contains, and
-        the list of the names of unused tensors. The list omits poolers, pre-training heads and
-        counters.
+        the list of the names of unused tensors. The list of unused tensors omits the tensors of
+        poolers, pre-training heads and counters.
 
     Raises:
         UserError: tensors are missing, have another shape, or belong to layers that the towers do

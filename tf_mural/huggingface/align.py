@@ -72,8 +72,8 @@ def parse_config(config, where):
         where: path of config.json, for messages.
 
     Returns:
-        {"name": key of `models.EFFICIENTNETS`, "padding": "end", "width": number of output
-        features}.
+        A dict with three entries: "name" is a key of `models.EFFICIENTNETS`, "padding" is always
+        "end", and "width" is the number of output features.
 
     Raises:
         UserError: the image tower does not support this EfficientNet.
@@ -93,7 +93,7 @@ def parse_config(config, where):
     shapes = list(models.block_shapes(stages).values())
     for name, table in models.EFFICIENTNETS.items():
         if list(models.block_shapes(table).values()) == shapes:
-            # The published models pad at the end, both for even and for odd image sizes.
+            # The published ALIGN models use the padding "end" for even and for odd image sizes.
             return {"name": name, "padding": "end", "width": shapes[-1][2]}
     raise UserError(
         f"{where}: vision_config is none of the EfficientNets {', '.join(models.EFFICIENTNETS)} "

@@ -56,9 +56,9 @@ def parse_config(config, where):
         where: path of config.json, for messages.
 
     Returns:
-        {"sizes": (layers, width, heads, feed-forward width), "activation": name of the feed-forward
-        activation, "positions": number of position embeddings, "vocabulary_size": number of token
-        embeddings}.
+        A dict with four entries: "sizes" is (layers, width, heads, feed-forward width),
+        "activation" is the name of the feed-forward activation, "positions" is the number of
+        position embeddings, and "vocabulary_size" is the number of token embeddings.
 
     Raises:
         UserError: the text tower does not support this BERT.

@@ -94,7 +94,8 @@ def convert(specs, shapes, tensors, source):
         {variable path: float32 array}.
 
     Raises:
-        UserError: tensors are missing or have other shapes; the message names the first ones.
+        UserError: tensors are missing or have other shapes; the message names the first of these
+            tensors.
     """
     errors = []
     for spec in specs.values():

@@ -1,4 +1,4 @@
-"""The dual encoder and its two towers: EfficientNet for images, BERT for texts."""
+"""The dual encoder and its two towers, an EfficientNet for images and a BERT for texts."""
 
 from tf_mural.models.dual_encoder import (
     MAX_TEMPERATURE,

@@ -62,7 +62,7 @@ class DualEncoder(keras.Model):
         return {modality: self.encode(modality, x, training) for modality, x in inputs.items()}
 
     def clamp_temperatures(self):
-        """Clips the temperatures to [0.005, 2]; returns how many were changed (int32)."""
+        """Clips the temperatures to [0.005, 2]; returns the number of changed ones (int32)."""
         count = 0
         for variable in self.temperatures.values():
             clipped = ops.clip(variable, MIN_TEMPERATURE, MAX_TEMPERATURE)
@@ -88,9 +88,9 @@ def dual_encoder(
         embedding_dim: width of the shared embedding space.
         temperatures: see `DualEncoder`.
         freeze: see `DualEncoder`.
-        precision: dtype policy of the towers: "float32", "mixed_bfloat16" or "mixed_float16". The
-            mixed policies compute in half precision and keep float32 weights. Defaults to the
-            global dtype policy of Keras.
+        precision: dtype policy of the towers, one of "float32", "mixed_bfloat16" and
+            "mixed_float16". The mixed policies compute in half precision and keep float32 weights.
+            Defaults to the global dtype policy of Keras.
         all_reduce_mean: see `GhostBatchNormalization`. model.json does not store this argument.
     """
     with dtype_policy_scope(precision):

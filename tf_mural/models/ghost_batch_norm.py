@@ -14,8 +14,8 @@ class GhostBatchNormalization(keras.layers.BatchNormalization):
     A virtual batch is a group of consecutive images of the batch. The output equals that of Keras'
     layer applied to each virtual batch separately (https://arxiv.org/abs/1705.08741). The gradient
     is implemented explicitly, with the equations in section 3 of https://arxiv.org/abs/1502.03167.
-    Therefore only the input of the layer is stored for the backward pass. The explicit gradient
-    takes less memory and time than differentiating mean, variance and scaling one by one.
+    With this gradient, the layer stores only its input for the backward pass. Automatic
+    differentiation of mean, variance and scaling would take more memory and time.
 
     Args:
         virtual_batch_size: number of images per virtual batch, a divisor of the local batch size.
@@ -25,12 +25,13 @@ class GhostBatchNormalization(keras.layers.BatchNormalization):
             averages are updated with the averages of their statistics.
         all_reduce_mean: callable that takes a list of tensors and returns the list of the means of
             these tensors over all replicas. The layer calls this function in the forward and in the
-            backward pass, but only if `virtual_batch_size` is `ALL_REPLICAS`. The default is
-            correct for a single replica.
+            backward pass, but only if `virtual_batch_size` is `ALL_REPLICAS`. The default returns
+            the list unchanged, which is correct for a single replica.
         fuse_squeeze: if True, the layer also computes the swish activation and the squeeze (mean
-            over positions) that follow it in a block. The layer then returns a tuple: activations,
-            (n, h, w, c), and their means over positions, (n, c). The gradient of the fused layer
-            makes fewer passes over tensors of the size of the input.
+            over positions) that follow the layer in an MBConv block. The layer then returns a
+            tuple: activations, (n, h, w, c), and their means over positions, (n, c). The gradient
+            of the fused layer makes fewer passes over tensors of the size of the input than the
+            gradients of three separate layers.
         **kwargs: see `keras.layers.BatchNormalization`.
     """
 
@@ -72,9 +73,9 @@ class GhostBatchNormalization(keras.layers.BatchNormalization):
     def _group_means(self, image_means):
         """Averages the means of images, (n, c), over each virtual batch; returns (groups, c).
 
-        `groups` is the number of virtual batches. `image_means` contains means over positions,
-        because reshaping (n, h, w, c) into groups would change the memory layout of the tensor,
-        which takes as long as a convolution on a TPU.
+        `groups` is the number of virtual batches. The argument contains means over positions,
+        because reshaping (n, h, w, c) into groups would change the memory layout of the tensor. On
+        a TPU, such a change takes as long as a convolution.
         """
         size = self.virtual_batch_size
         size = -1 if size in (None, ALL_REPLICAS) else size
@@ -82,7 +83,7 @@ class GhostBatchNormalization(keras.layers.BatchNormalization):
         return ops.mean(ops.reshape(image_means, (groups, size, image_means.shape[-1])), axis=1)
 
     def _broadcast_to_images(self, x):
-        """Expands values of virtual batches, (groups, c), to be broadcast with (n, h, w, c)."""
+        """Expands values per virtual batch, (groups, c), to values per image, (n or 1, 1, 1, c)."""
         if self.virtual_batch_size not in (None, ALL_REPLICAS):
             x = ops.repeat(x, self.virtual_batch_size, axis=0)
         return x[:, None, None, :]
@@ -115,7 +116,8 @@ class GhostBatchNormalization(keras.layers.BatchNormalization):
                 squeezed = ops.cast(_squeeze(y), self.compute_dtype)
 
             def gradient(*upstreams):
-                # x is cast here again, because x should be stored in its original dtype.
+                # The cast is repeated here, because x is stored for the backward pass in its
+                # original dtype.
                 wide = ops.cast(x, scale.dtype)
                 # TensorFlow passes one argument per output of the layer, JAX always one argument.
                 upstream = upstreams if len(upstreams) > 1 else upstreams[0]

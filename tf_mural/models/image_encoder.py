@@ -41,8 +41,8 @@ def image_tower(
         virtual_batch_size: see `GhostBatchNormalization`.
         batch_norm_momentum: momentum of the moving averages of batch normalization.
         padding: padding before stride-2 convolutions, "symmetric" or "end". KerasHub pads
-            symmetrically. "end" omits one row at the top and one column at the left, as in the
-            published ALIGN models at every image size.
+            symmetrically. "end" omits one row of padding at the top and one column of padding at
+            the left, as in the published ALIGN models at every image size.
         preset: KerasHub preset of an EfficientNet (name, `hf://` or `kaggle://` handle, or folder),
             which replaces `name` and provides weights. None: the weights are random.
         all_reduce_mean: see `GhostBatchNormalization`.
@@ -65,15 +65,15 @@ def image_tower(
         padding_scope,
     ):
         config["input_shape"] = (image_size, image_size, 3)
-        # KerasHub computes drop rates with the number of blocks before depth scaling. Without this
-        # correction the last block of a B7 would have the drop rate 0.675.
+        # KerasHub computes drop rates with the number of blocks before depth scaling. Without the
+        # factor `repeats / blocks`, the last block of a B7 would have the drop rate 0.675.
         config["dropout"] = stochastic_depth * repeats / blocks
         backbone, inputs = fuse_squeeze_excite(backbone_class.from_config(config), all_reduce_mean)
     if preset:
         backbone.set_weights(pretrained.get_weights())
     pixels = keras.Input((image_size, image_size, 3), name="pixels")
-    # Rescaling and the average over positions use the dtype of the weights. In half precision, the
-    # constant 1 / 127.5 has an error of 0.1 %, and every pixel would have the same error.
+    # Rescaling and the average over positions use the dtype of the weights. In bfloat16, the
+    # constant 1 / 127.5 has a relative error of 0.4 %, which would change every pixel.
     dtype = keras.config.dtype_policy().variable_dtype
     x = keras.layers.Rescaling(1 / 127.5, offset=-1.0, dtype=dtype, name="rescale")(pixels)
     for stage in _split_stages(backbone, inputs, len(config["stackwise_num_repeats"])):

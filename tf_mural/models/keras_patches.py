@@ -54,9 +54,9 @@ def ghost_batch_norm_scope(virtual_batch_size, momentum, all_reduce_mean=list):
 
 @contextlib.contextmanager
 def end_padding_scope(config):
-    """Context manager: KerasHub pads stride-2 convolutions less at the top and at the left.
+    """Context manager: changes the padding that KerasHub adds before stride-2 convolutions.
 
-    The padding omits one row at the top and one column at the left.
+    One row of padding at the top and one column of padding at the left are omitted.
 
     Args:
         config: arguments of KerasHub's `EfficientNetBackbone`.

@@ -5,8 +5,8 @@ import math
 from tf_mural.errors import UserError, lookup
 
 # The seven stages of EfficientNet-B0 are those of table 1 of Tan and Le 2019
-# (https://arxiv.org/abs/1905.11946). `_SCALING` contains the factors by which the other sizes
-# multiply widths and depths.
+# (https://arxiv.org/abs/1905.11946). `_SCALING` contains the factors by which the sizes B0 to B7
+# multiply the widths and depths of B0.
 _B0 = {
     "stackwise_kernel_sizes": [3, 3, 5, 3, 5, 5, 3],
     "stackwise_num_repeats": [1, 2, 2, 3, 3, 4, 1],
@@ -54,7 +54,7 @@ EFFICIENTNETS = {
     "tiny": _scale(_TINY, 1.0, 1.0),
     **{name: _scale(_B0, width, depth) for name, (width, depth) in _SCALING.items()},
 }
-BERTS = {  # name: (layers, width, heads); the feed-forward layers are four times as wide
+BERTS = {  # name: (layers, width, heads); the feed-forward width is 4 * width
     "nano": (2, 96, 2),
     "tiny": (2, 128, 2),
     "mini": (4, 256, 4),
@@ -63,18 +63,18 @@ BERTS = {  # name: (layers, width, heads); the feed-forward layers are four time
     "base": (12, 768, 12),
     "large": (24, 1024, 16),
 }
-# Earlier versions of `tf_mural` stored some arguments of `dual_encoder` under the names in
-# `_RENAMED_ARGUMENTS`, {old name: current name}, and stored the values in `_STORED_NONE` in the
-# place of None.
+# `_RENAMED_ARGUMENTS`, {modality: {old name: new name}}, lists the arguments of `dual_encoder` that
+# earlier versions of `tf_mural` stored under other names. `_STORED_NONE`, {argument: value}, lists
+# the values that earlier versions of `tf_mural` stored in the place of None.
 _RENAMED_ARGUMENTS = {"image": {"batch_norm_group": "virtual_batch_size"}, "text": {}}
 _STORED_NONE = {"virtual_batch_size": 0, "preset": "", "sizes": []}
 
 
 def upgrade_arguments(arguments):
-    """Returns stored keyword arguments of `dual_encoder` with current names and values.
+    """Converts stored keyword arguments of `dual_encoder` to the names and values of this version.
 
     Only this function reads the names and values that earlier versions of `tf_mural` wrote to
-    model.json and to presets. Current names and values are kept.
+    model.json and to presets. Names and values of this version are kept.
 
     Args:
         arguments: keyword arguments of `dual_encoder`, of which "image" and "text" are required.
@@ -144,7 +144,7 @@ def block_shapes(config):
 
     Returns:
         Ordered dict from block name to (kernel size, input filters, output filters, stride,
-        expansion ratio). The names are prefixes of KerasHub's layer names ("block3b").
+        expansion ratio). The block names are prefixes of KerasHub's layer names ("block3b").
     """
     columns = ("depth_coefficients", "num_repeats", "width_coefficients", "input_filters")
     columns += ("output_filters", "kernel_sizes", "strides", "expansion_ratios")

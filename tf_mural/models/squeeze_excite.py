@@ -3,9 +3,9 @@
 Squeeze and excite multiplies each channel of an image by a factor; these factors are the gate. The
 gradient of the gate and the gradient of the preceding batch norm are sums over the same two
 tensors: the gradient of the gated activations, and the input of the batch norm. With KerasHub's
-layers each sum depends on the previous one. These tensors are therefore read several times. With
-the layers of this module no sum depends on another one, and a compiler can compute all sums in one
-pass over the two tensors. The gradients equal those of KerasHub's layers.
+layers, each sum depends on the previous sum, and the two tensors are therefore read several times.
+With the layers of this module, no sum depends on another sum, and a compiler can compute all sums
+in one pass over the two tensors. The gradients equal those of KerasHub's layers.
 """
 
 import keras
@@ -43,7 +43,7 @@ def fuse_squeeze_excite(backbone, all_reduce_mean):
     """Clones an EfficientNet of KerasHub and fuses each squeeze with the batch norm before it.
 
     A batch norm that precedes a squeeze is replaced by a new layer with new weights. The clone
-    shares all other layers with the original.
+    shares all layers except these batch norms with `backbone`.
 
     Args:
         backbone: `keras_hub.models.EfficientNetBackbone`, built inside `ghost_batch_norm_scope`.

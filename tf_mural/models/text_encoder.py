@@ -27,7 +27,7 @@ def text_tower(
         embedding_dim: width of the embeddings.
         dropout: dropout rate of embeddings, attention and feed-forward outputs.
         sizes: (layers, width, heads, feed-forward width) of a BERT that is not in `BERTS`. None:
-            the sizes of `name`.
+            the sizes of the BERT `name`.
         activation: feed-forward activation: "gelu_approximate" (tanh approximation, KerasHub's
             default) or "gelu" (exact, as in most published checkpoints).
         preset: KerasHub preset of a BERT, which replaces `name`, `max_tokens` and `sizes`, and

@@ -28,7 +28,7 @@ def recall_chart(path, series, groups=None, chance=None, control=None, title="Ze
     Args:
         path: Path of the PNG.
         series: {model: {language: average recall in percent}}; missing values are gaps.
-        groups: {name: languages}, one panel each. Default: one panel.
+        groups: {name of a group: its languages}, drawn as one panel per group. Default: one panel.
         chance: Average recall of candidates in random order, a number or {language: number}; drawn
             as a line.
         control: Name of the series that is subtracted to compute gains. Default: the first series.
@@ -90,7 +90,7 @@ def _draw_dots(figure, series, panels, chance, control):
     gains = {code: _gain(code, series, control) for codes in panels.values() for code in codes}
     rows = []  # a string is the heading of a group, (language,) is a row of dots
     for group, codes in panels.items():
-        # Languages without a gain, because one of the two models has no value, are last.
+        # A language has no gain if one of the two models has no value. Such languages are last.
         codes = sorted(codes, key=lambda code: (math.isnan(gains[code]), -gains[code]))
         rows += [group, *((code,) for code in codes)]
     num_columns = math.ceil(len(rows) / _MAX_ROWS)
@@ -203,8 +203,8 @@ def _series_colors(series):
 def _axis_limit(series):
     """Returns the upper end of the axis in percent.
 
-    The end is a multiple of ten above the highest value, but at most 102, a little above the
-    largest possible value 100.
+    The end is a multiple of ten above the highest value, but at most 102: the axis ends a little
+    above 100, the largest possible value.
     """
     highest = max((v for s in series.values() for v in s.values() if not math.isnan(v)), default=0)
     return min(102, max(10, 10 * math.ceil((highest + 3) / 10)))

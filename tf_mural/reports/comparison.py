@@ -20,7 +20,7 @@ class Column:
         values: {key: number} of one metric; a key is a language or a group.
         intervals: {key: (low, high)} of the values that have an interval.
         doubtful: {key: reason} of published values that contradict other published values.
-        data: {record set: digest}; empty for published values.
+        data: {folder of a record set: digest of the record set}; empty for published values.
         source: File or publication of the values.
     """
 
@@ -77,11 +77,11 @@ def add_aggregates(column, means, sums):
     """Adds means and sums over languages to the values of a column.
 
     A mean or sum is added only if `Column.reliable` returns a value for each language of the mean
-    or sum. An existing value with the same name is kept.
+    or sum. If the column already has a value with the name of a mean or sum, this value is kept.
 
     Args:
         column: A `Column`.
-        means, sums: {name: languages}.
+        means, sums: {name of a mean or sum: languages over which it is computed}.
     """
     for name, languages in {**means, **sums}.items():
         values = [column.reliable(language) for language in languages]
@@ -116,7 +116,7 @@ def difference(subject, baseline, key):
 
 
 def ordered_keys(columns):
-    """Returns the keys of the measured columns in order, or of all columns if none is measured."""
+    """Returns the keys of the measured columns, or of all columns if no column is measured."""
     measured = [column for column in columns if column.data] or columns
     return list(dict.fromkeys(key for column in measured for key in column.values))
 
@@ -129,7 +129,7 @@ def group_keys(keys, trained, aggregates=()):
             trained if both its languages are trained.
         trained: Codes of the trained languages, in all forms that the keys use, such as "de" and
             "deu".
-        aggregates: Further keys that are not languages.
+        aggregates: Further keys that belong to "means", because they are not languages.
     """
     means = [key for key in keys if "/" in key or key in (*aggregates, "mean")]
     languages = [key for key in keys if key not in means]
@@ -166,7 +166,10 @@ def value_table(columns, groups, markdown=False):
 
 
 def difference_table(subject, baselines, groups, markdown=False):
-    """Returns a table of `subject` minus each baseline, with intervals; "" if there are none."""
+    """Returns a table of `subject` minus each baseline, with intervals.
+
+    The result is "" if no key has a difference.
+    """
     rows = []
     for keys in groups.values():
         for key in keys:

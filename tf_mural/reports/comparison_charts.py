@@ -19,7 +19,7 @@ def value_chart(path, columns, groups, axis, title):
         path: Path of the PNG.
         columns: List of `comparison.Column`; the last column is highlighted. Values in
             `Column.doubtful` are left out.
-        groups: {group: languages}.
+        groups: {name of a group: its languages}.
         axis: Label of the axis: the metric with its unit.
         title: Title of the chart.
 
@@ -99,7 +99,7 @@ def gain_chart(path, subject, control, groups, axis, title, lower_is_better=Fals
 
 
 def _rows(path, groups, has_value):
-    """Returns the rows of a chart: a string per heading of a group, (key,) per key with a value."""
+    """Returns the rows of a chart: strings are headings of groups, (key,) is a key with a value."""
     rows = []
     for group, keys in groups.items():
         keys = [key for key in keys if has_value(key)]

@@ -38,7 +38,7 @@ def write_stats_charts(folder, name, summary):
         write("lengths", quantile_chart, lengths, f"{title}characters per text")
     tokens = _quantiles_by_language(languages, "tokens")
     if tokens:
-        max_tokens = summary["tokenizer"]["max_tokens"] - 2  # without [CLS] and [SEP]
+        max_tokens = summary["tokenizer"]["max_tokens"] - 2  # [CLS] and [SEP] are not counted
         cut = {code: f"{languages[code]['cut_percent']:.1f} %" for code in tokens}
         options = {"limit": max_tokens, "notes": cut, "notes_title": "cut"}
         write("tokens", quantile_chart, tokens, f"{title}tokens per text", **options)
@@ -57,7 +57,7 @@ def _quantiles_by_language(languages, kind):
 
 
 def count_chart(path, counts, title):
-    """Writes a PNG with a bar per language, labelled with its number.
+    """Writes a PNG with a bar per language; each bar is labelled with the number it shows.
 
     Args:
         path: Path of the PNG.
@@ -188,7 +188,7 @@ def label_chart(path, counts, title):
 
 
 def score_chart(path, scores, title):
-    """Writes a PNG of the histogram of scores, a dict with "counts" and "edges"."""
+    """Writes a PNG of a histogram; `scores` is a dict with "counts" and "edges"."""
     figure = _figure(9, 3.2, title)
     axis = figure.subplots()
     axis.stairs(scores["counts"], scores["edges"], fill=True, color=ACCENT, zorder=2)
@@ -234,7 +234,7 @@ def _style_histogram(axis):
 
 
 def _use_plain_numbers(axis):
-    """Labels 10 and 100 instead of powers, and removes minor labels, which would overlap."""
+    """Labels an axis with numbers instead of powers of 10, and removes the minor labels."""
     from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
     axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))

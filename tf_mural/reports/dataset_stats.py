@@ -118,7 +118,7 @@ class DatasetStats:
             rows = slice(first, first + len(language_texts))
             end = ends[rows.stop - 1]
             start = ends[first - 1] if first else 0
-            max_pieces = self.tokenizer.max_tokens - 2  # without [CLS] and [SEP]
+            max_pieces = self.tokenizer.max_tokens - 2  # [CLS] and [SEP] are not counted
             unknown = num_unknown[end] - num_unknown[start]
             self.texts[language].add_tokens(lengths[rows], unknown, max_pieces)
             first = rows.stop
@@ -181,10 +181,10 @@ class DatasetStats:
 
 
 def language_counts(record_set):
-    """Returns {code: {"records", "images", "texts"}} of a whole set, from its index.
+    """Returns {language: {"records", "images", "texts": number}} of a record set.
 
-    The records themselves are not read. "images" is the number of images of the records that have
-    a text in the language.
+    The numbers are read from the index of the set; the records themselves are not read. "images" is
+    the number of images of the records that have a text in the language.
     """
     counts = {}
     for column, (code, num_texts) in enumerate(record_set.language_counts.items()):
@@ -202,7 +202,7 @@ def batch_size(record_set):
 
 
 def shared_records(all_stats):
-    """Counts, for each pair of record sets, the records with content that is also in the other set.
+    """Counts, for each pair of record sets, the records that share an image or text with the other.
 
     Only the records that were read are counted.
 

@@ -18,7 +18,7 @@ def format_stats(summary):
 
 
 def format_shared_records(rows, names):
-    """Returns a table of how many records of a set have content that is also in another set.
+    """Returns a table of the numbers of records that share an image or a text with another set.
 
     Args:
         rows: Result of `dataset_stats.shared_records`.

@@ -72,8 +72,8 @@ def is_right_to_left(text):
 def visual_order(pieces, text):
     """Orders the pieces of a line from left to right.
 
-    Consecutive pieces whose direction is opposite to the direction of the text keep their own
-    order. Within a piece, Pillow orders the letters by the direction of the first letter.
+    Consecutive pieces whose direction is opposite to the direction of the text are ordered in their
+    own direction. Within a piece, Pillow orders the letters by the direction of the first letter.
 
     Args:
         pieces: List of (font path, string) in reading order.
@@ -144,7 +144,11 @@ def latin_font(size):
 
 
 def _split_word(word, paths):
-    """Returns [(font path, piece)] of a word, if possible in one font; None if no font fits."""
+    """Splits a word into pieces of one font each; returns [(font path, piece)].
+
+    The word is one piece if one font has all characters. The result is None if no font has a
+    character.
+    """
     visible = {character for character in word if _is_visible(character)}
     for path in paths:
         if visible <= _characters(path):

@@ -61,7 +61,8 @@ def published_results(benchmark, setting="zero-shot"):
         setting: "zero-shot" or "fine-tune".
 
     Returns:
-        {model: Published}: first the models of the paper, then other models; {} if there are none.
+        A dict from model to `Published`: first the models of the paper, then other models. The dict
+        is empty if the benchmark has no published numbers.
     """
     results, tables = {}, {}
     for numbers in (paper_numbers(), other_numbers()):
@@ -75,8 +76,8 @@ def published_results(benchmark, setting="zero-shot"):
             for cell, value in flatten_values(row["values"]).items():
                 if cell not in result.values and "/".join(cell) in doubtful:
                     result.doubtful[cell] = doubtful["/".join(cell)]
-                # Tables of ablations repeat numbers of other tables. The number of the first table
-                # is kept.
+                # Tables of ablations repeat numbers of other tables. A repeated number is taken
+                # from the first table.
                 result.values.setdefault(cell, value)
             tables.setdefault(model, []).append(row.get("source") or f"Table {row['table']}")
     for model, result in results.items():

@@ -71,13 +71,13 @@ def result_table(result, markdown=False):
 def retrieval_table(results, groups=None, control=None, markdown=False):
     """Returns a table of average recall per language, one column per model.
 
-    The mean of a group is computed over the languages that all models were scored in. A missing
+    The mean of a group is computed over the languages for which every model has a value. A missing
     value is printed as "-".
 
     Args:
-        results: {model: `Result` of the retrieval task}.
-        groups: {name: languages}, printed as sections with their means. Languages that are in no
-            group are in the section "other". Default: one section.
+        results: dict from model to its `Result` of the retrieval task.
+        groups: {name of a group: its languages}. Each group is printed as a section with a mean.
+            Languages that are in no group are in the section "other". Default: one section.
         control: Model whose average recall is subtracted from the average recall of the other
             models; None: no differences are printed.
         markdown: Whether to return a Markdown table.
@@ -111,7 +111,7 @@ def recall_table(result, groups=None, markdown=False):
 
     Args:
         result: `Result` of the retrieval task.
-        groups: {name: languages}, the order of the rows.
+        groups: {name of a group: its languages}, in the order of the rows.
         markdown: Whether to return a Markdown table.
     """
     names = [f"{direction}_r{k}" for direction in ("i2t", "t2i") for k in metrics.RECALL_KS]

@@ -9,13 +9,14 @@ import numpy as np
 from tf_mural.data.records import deserialize
 
 _MAX_SIDE = 256  # maximum width and height of an image on a sheet, in pixels
-# Number of records that are drawn for each image to show. More than one is drawn, because some
-# images cannot be decoded.
+
+# Number of records that are drawn for each image to show. More than one record is drawn, because
+# some images cannot be decoded.
 _CANDIDATES_PER_IMAGE = 4
 
 
 def sample_captioned_images(record_set, count, captions=8, languages=None, seed=0):
-    """Draws images at random, with captions that are balanced over the languages.
+    """Selects images at random, with captions that are balanced over the languages.
 
     Args:
         record_set: `data.records.RecordSet`.

@@ -1,8 +1,9 @@
 """Counters for record sets: lengths, tokens, image sizes, labels, scores, duplicates.
 
-Integers are counted by value. The quantiles of integers are therefore exact, and the memory of the
-counts depends only on the number of unique values. The other statistics need 16 bytes of memory per
-text and 28 bytes per image, and about three times as much memory while duplicates are counted.
+For integers, the number of occurrences of each value is stored. The quantiles of integers are
+therefore exact, and the memory of the counts depends only on the number of unique values. The other
+statistics need 16 bytes of memory per text and 28 bytes per image, and about three times as much
+memory while duplicates are counted.
 """
 
 import array
@@ -120,7 +121,7 @@ class TextStats:
 
 
 class ImageStats:
-    """Statistics of the headers of encoded images; pixels are not decoded."""
+    """Statistics from the headers of image files (JPEG, PNG); pixels are not decoded."""
 
     def __init__(self):
         self.widths, self.heights, self.bytes = (array.array("I") for _ in range(3))
@@ -134,7 +135,7 @@ class ImageStats:
             with warnings.catch_warnings(), Image.open(io.BytesIO(data)) as image:
                 width, height = image.size
                 image_format = f"{image.format} {image.mode}"
-        # Damaged headers raise many types of errors: SyntaxError, struct.error, ValueError, ...
+        # Damaged headers raise errors of many types, such as SyntaxError and struct.error.
         except Exception as error:
             self.unreadable[type(error).__name__] += 1
             return
@@ -144,7 +145,7 @@ class ImageStats:
         self.bytes.append(len(data))
 
     def summary(self):
-        """Returns a plain dict, in which "aspect" is width / height; None if there are none."""
+        """Returns a plain dict; "aspect" is width / height. Returns None if there are no images."""
         if not self.formats and not self.unreadable:
             return None
         width, height, size = (
@@ -214,11 +215,12 @@ def histogram(values, bins=40, coverage=1.0):
     Args:
         values: The numbers.
         bins: Maximum number of bins.
-        coverage: Minimum share of the values to show. If the smallest values that make up this
-            share would fill less than half of the bins, all larger values are left out.
+        coverage: Minimum share of the values to show. If the smallest values that make up the share
+            `coverage` would fill less than half of the bins, all larger values are left out.
 
     Returns:
-        Dict of "counts", "edges" and "beyond", the number of values above the last edge.
+        Dict with the "counts" and "edges" of the bins, and "beyond", the number of values above the
+        last edge.
     """
     if not len(values):
         return None

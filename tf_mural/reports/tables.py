@@ -8,7 +8,7 @@ _NUMBER = re.compile(r"[+-]?\d[\d,.]*( ± [\d.]+)?( to [\d.]+)?%?|-|")
 
 
 def display_width(text):
-    """Returns the number of terminal columns: 2 per wide and 0 per combining character."""
+    """Returns the width in terminal columns: 2 per wide character, 0 per combining character."""
     width = 0
     for character in text:
         if (

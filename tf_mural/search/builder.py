@@ -11,7 +11,7 @@ from tf_mural.errors import UserError
 from tf_mural.search.index import FAISS, MANIFEST, SCHEMA, read_manifest, sha256_hex
 
 IMAGES_PER_PART = 2048
-_BATCH = 512  # images that are embedded in one call
+_BATCH = 512  # number of images that are embedded in one call
 _EXAMPLES_PER_REASON, _MAX_EXAMPLES = 5, 100
 FAISS_KINDS = ("none", "flat", "hnsw")
 
@@ -30,14 +30,14 @@ def make_index(
     """Embeds the images of a source into an index, or resumes a build that was interrupted.
 
     Images that cannot be read, and files that the source skips, are left out. The manifest counts
-    the omitted images and files by reason, and names the first of each reason.
+    the omitted images and files per reason, and names a few of them per reason.
 
     Args:
         folder: folder to write to.
         source: `FolderSource` or `RecordsSource`.
-        embed: callable from a list of n encoded images to float32 (n, width), unit-norm rows. For
-            an image that cannot be read, `embed` raises a UserError with the attributes `position`
-            and `reason`.
+        embed: callable from a list of n image files (JPEG or PNG bytes, for example) to float32 (n,
+            width), unit-norm rows. For an image that cannot be read, `embed` raises a UserError
+            with the attributes `position` and `reason`.
         model: fingerprint of the model, `Embedder.fingerprint`.
         model_path: path of the model; stored in the manifest.
         width: width of the embeddings.
@@ -86,7 +86,11 @@ def make_index(
 
 
 def _resume(folder, identity):
-    """Returns the manifest of an existing index, or None; raises UserError for another index."""
+    """Returns the manifest of the index in a folder, or None if the folder is empty or missing.
+
+    Raises:
+        UserError: the folder contains an index of another model or source, or other files.
+    """
     path = os.path.join(folder, MANIFEST)
     if not os.path.exists(path):
         if os.path.isdir(folder) and os.listdir(folder):
@@ -148,7 +152,7 @@ def _embed_readable(manifest, source, embed, batch):
                 raise
             name = source.display_name(remaining[position][0])
             _count_skipped(manifest, name, error.reason)
-            # The images before the unreadable image are postponed. Therefore they are embedded only
+            # The images before the unreadable image are postponed, and are therefore embedded only
             # once, even if more images are unreadable.
             postponed += remaining[:position]
             remaining = remaining[position + 1 :]

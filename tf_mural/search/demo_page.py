@@ -3,8 +3,8 @@
 import io
 import os
 
-# This environment variable must be set before Gradio is imported. It stops Gradio from sending
-# usage data.
+# This environment variable stops Gradio from sending usage data, and must be set before Gradio is
+# imported.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 import gradio as gr  # noqa: E402
@@ -31,7 +31,7 @@ def make_page(embedder, index):
 
     Args:
         embedder: `tf_mural.Embedder`.
-        index: `search.Index` of embeddings by `embedder`.
+        index: `search.Index`, whose embeddings the model of `embedder` computed.
     """
     handlers = DemoHandlers(embedder, index)
     with gr.Blocks(title="tf_mural", analytics_enabled=False) as page:

@@ -112,7 +112,7 @@ class Index:
         return self._items[row]
 
     def check_model(self, fingerprint, name):
-        """Checks that a model is the one that the index was built with.
+        """Checks that the index was built with a given model.
 
         Args:
             fingerprint: `Embedder.fingerprint` of the model.
@@ -168,7 +168,7 @@ class Index:
         return best
 
     def _search_faiss(self, queries, k):
-        """Returns the same as `_search_numpy`, or None if the index file or faiss is missing."""
+        """Returns the same as `_search_numpy`, or None without index.faiss or the package faiss."""
         path = os.path.join(self.folder, FAISS)
         if not os.path.exists(path):
             return None

@@ -65,7 +65,7 @@ class FolderSource:
 
     @property
     def spec(self):
-        """Dict of the source for the manifest; depends on paths, sizes and times of files."""
+        """Dict for the manifest, with a hash of the paths, sizes and times of the files."""
         listing = hashlib.sha256()
         for path in self._paths:
             try:
@@ -81,7 +81,7 @@ class FolderSource:
         return {"path": self._paths[index]}
 
     def read(self, item):
-        """Returns the encoded bytes of an item. Raises OSError if the file does not exist."""
+        """Returns the bytes of the image file. Raises OSError if the file does not exist."""
         return file_io.read_bytes(os.path.join(self.folder, item["path"]))
 
     def display_name(self, item):
@@ -132,7 +132,7 @@ class RecordsSource:
         return {"record": index, "id": record.id, "texts": [list(text) for text in record.texts]}
 
     def read(self, item):
-        """Returns the encoded bytes of an item.
+        """Returns the image of an item as bytes (JPEG or PNG, for example).
 
         Raises:
             OSError: the record is damaged, or has no image.

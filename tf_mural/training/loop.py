@@ -53,7 +53,7 @@ def train(
         evaluate: callable that takes the number of a step and evaluates the model, or None.
         evaluate_every: interval between evaluations in steps; None for no evaluations.
         last_evaluated: number of the last step that was evaluated. If an evaluation is due at the
-            current step and was not made, the loop starts with it.
+            current step and was not made, the loop starts with this evaluation.
         skipped_records: `data.skipped_records.SkippedRecords`, whose counts are logged, or None.
         steps_per_loop: maximum number of steps per call of the runner. A call of the runner takes
             fewer steps if a log, checkpoint or evaluation is due earlier.
@@ -233,7 +233,7 @@ def _fetch_logs(pending, policy):
     return _means([logs for _, logs in logs_by_step]), messages
 
 
-# Prefixes of the logs whose last value is reported instead of the mean.
+# Prefixes of the names of logs whose last value is reported instead of the mean.
 _STATES = ("temperature/", "learning_rate", "loss_scale", "skipped_")
 
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 
 class TensorBoardWriter:
-    """Writes scalars and images. Write errors do not end the run; only the first one is reported.
+    """Writes scalars and images. Write errors do not end the run; only the first error is reported.
 
     Args:
         log_dir: folder of the event files.
@@ -53,7 +53,10 @@ class TensorBoardWriter:
 
 
 def _skipped_note(values):
-    """Returns "  3 records skipped (scenes/train/records-00001-of-00004 2, ...)"; "" for none."""
+    """Returns, for example, "  3 records skipped (scenes/train/records-00001-of-00004 2, ...)".
+
+    The result is "" if no record was skipped.
+    """
     total = values.get("skipped_records")
     if not total:
         return ""
@@ -111,7 +114,7 @@ class MetricWriter:
         self._print, self._format_eta = print_fn, format_eta
 
     def start(self, step, steps):
-        """Starts to measure time; `step` is the current step and `steps` the last one."""
+        """Starts to measure time; `step` is the current step, and `steps` is the last step."""
         self._steps, self._first_log = steps, None
         self._last_log = (step, time.perf_counter())
 

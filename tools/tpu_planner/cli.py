@@ -7,8 +7,8 @@ the memory of a chip, and the FLOPs, memory traffic and collectives of the step.
 of the chip give lower bounds on the time of a step and of the stage. --config.name=value overrides
 the config as in train.py; the precision is mixed_bfloat16 unless it is overridden.
 
-Compiling large steps is slow: a step of size paper takes 21 to 42 minutes on two busy CPU cores,
-and 8 to 17 GiB of memory. The counts of a compiled step are cached.
+Compiling large steps is slow: a step of the size `paper` takes 21 to 42 minutes on two busy CPU
+cores, and 8 to 17 GiB of memory. The counts of a compiled step are cached.
 """
 
 import functools

@@ -53,7 +53,8 @@ def compile_and_count(traced, num_devices, topology, cache_dir=None):
     Returns:
         A dict for JSON with these values:
           fits: whether the program fits into the memory of a chip.
-          memory: {use: bytes per chip}; {"used", "capacity": bytes} if the program does not fit.
+          memory: {kind of use: bytes per chip}; {"used", "capacity": bytes} if the program does not
+          fit.
           flops: FLOPs per chip and step, see `count_flops`.
           seconds: duration of the compilation.
           cached: whether the counts come from the cache.

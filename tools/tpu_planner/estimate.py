@@ -22,10 +22,10 @@ def estimate(counts, chip, num_chips, batch_size, steps):
           used: bytes of HBM that the step uses per chip.
           roofline: see `roofline_seconds`.
           bound: key of the largest time in `roofline`.
-          step_seconds, rows_per_second: time of a step, and rows that all chips process.
-          hours, chip_hours: time of the stage.
-        The times are lower bounds. They assume that the chip works at its published rates, and that
-        computation, memory traffic and communication overlap completely.
+          step_seconds, rows_per_second: time of a step, and rows of all chips per second.
+          hours, chip_hours: time of the stage, and this time multiplied by `num_chips`.
+        The times are lower bounds, which assume that the chip works at its published rates, and
+        that computation, memory traffic and communication overlap completely.
     """
     plan = {
         "chips": num_chips,

@@ -63,7 +63,7 @@ class Program:
 
     @functools.cached_property
     def run_counts(self):
-        """{computation: number of times that it runs}, without the computations inside of fusions.
+        """{computation: number of runs of the computation}, without computations inside fusions.
 
         All branches of a conditional are counted.
         """
@@ -113,7 +113,8 @@ class Program:
         """Returns the bytes that are read from and written to the main memory of the device.
 
         Args:
-            with_trip_counts: whether the body of a loop counts as often as it runs; False: once.
+            with_trip_counts: True: the body of a loop counts as often as it runs; False: it counts
+                once.
         """
         return sum(
             (run_count if with_trip_counts else 1) * self._instruction_bytes(name, instruction)
@@ -177,7 +178,10 @@ class Program:
 
 
 def _called_computations(instruction):
-    """Returns [(computation, number of runs)] that an instruction calls, except for fusions."""
+    """Returns [(computation, number of runs)] for the computations that an instruction calls.
+
+    The result is [] for a fusion.
+    """
     if instruction.opcode == "while":
         trip_count = _TRIP_COUNT.search(instruction.attributes)
         body = _BODY.search(instruction.attributes)[1]

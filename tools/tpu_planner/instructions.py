@@ -21,7 +21,7 @@ class Instruction:
         shape: type of the result, as text.
         operands: names of the operands.
         attributes: text after the operands.
-        is_root: whether the result is the result of the computation.
+        is_root: whether the result of the instruction is the result of the computation.
     """
 
     name: str
@@ -33,7 +33,10 @@ class Instruction:
 
 
 def parse(text):
-    """Returns ({computation: {instruction name: Instruction}}, name of the entry computation)."""
+    """Returns the instructions of all computations, and the name of the entry computation.
+
+    The instructions are a dict from computation to a dict from name to `Instruction`.
+    """
     computations, entry, current = {}, None, None
     for line in text.splitlines():
         header = _COMPUTATION.match(line)
@@ -81,7 +84,7 @@ def num_bytes(shape, in_any_memory=False):
 
     Args:
         shape: type, as text.
-        in_any_memory: whether arrays in the memories of the core count, too; otherwise only arrays
+        in_any_memory: True: arrays in HBM and in the memories of the core count; False: only arrays
             in HBM count.
     """
     arrays = ARRAY.findall(shape)

@@ -21,17 +21,17 @@ class MuralBackbone(keras_hub.models.Backbone):
     are normalized embeddings, float32 (n, embedding_dim).
 
     Args:
-        image: see `models.dual_encoder`. The argument names of earlier versions of `tf_mural` are
-            also accepted.
-        text: see `models.dual_encoder`. The argument names of earlier versions of `tf_mural` are
-            also accepted.
+        image: see `models.dual_encoder`. The dict may contain argument names of earlier versions of
+            `tf_mural`.
+        text: see `models.dual_encoder`. The dict may contain argument names of earlier versions of
+            `tf_mural`.
         embedding_dim: see `models.dual_encoder`.
         temperatures: see `models.dual_encoder`.
         freeze: see `models.dual_encoder`.
         precision: dtype policy of the towers. Defaults to `dtype`, or to "float32" if `dtype` is
             None.
-        dtype: the dtype policy under KerasHub's name for the argument `precision`. `dtype` has no
-            effect if `precision` is given.
+        dtype: KerasHub's name of the argument `precision`. `dtype` has no effect if `precision` is
+            given.
         **kwargs: see `keras_hub.models.Backbone`.
 
     Attributes:
@@ -72,19 +72,19 @@ class MuralBackbone(keras_hub.models.Backbone):
     def get_config(self):
         """Returns the constructor arguments."""
         config = super().get_config()
-        # `precision` already contains the dtype policy; the weights are always float32.
+        # `dtype` is omitted, because `precision` already contains the dtype policy.
         config.pop("dtype", None)
         return {**config, **self._arguments}
 
     def load_weights(self, filepath, **kwargs):
-        """Loads a weights file of the current or of an earlier version of `tf_mural`."""
+        """Loads a weights file that this or an earlier version of `tf_mural` wrote."""
         with _upgraded_weights(os.fspath(filepath)) as path:
             super().load_weights(path, **kwargs)
 
 
 @contextlib.contextmanager
 def _upgraded_weights(path):
-    """Context manager: yields the path of a weights file with the current names of all layers.
+    """Context manager: yields a weights file with the layer names of this version of `tf_mural`.
 
     Keras names the groups of a weights file after the classes of the layers. In earlier versions of
     `tf_mural`, `GhostBatchNormalization` was called `GroupedBatchNormalization`.

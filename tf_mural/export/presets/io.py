@@ -32,7 +32,8 @@ def save_preset(folder, arguments, encoder, tokenizer, sizes, card=""):
         arguments: arguments of `models.dual_encoder` from which `encoder` was built, a dict.
         encoder: `models.DualEncoder`, whose weights are saved.
         tokenizer: `tokenizers.Tokenizer`.
-        sizes: {"resize": pixels, "crop": pixels} of images.
+        sizes: {"resize": pixels, "crop": pixels}, the side lengths to which images are resized and
+            cropped.
         card: content of README.md. "": no README.md is written.
 
     Raises:
@@ -40,8 +41,8 @@ def save_preset(folder, arguments, encoder, tokenizer, sizes, card=""):
     """
     if os.path.isdir(folder) and os.listdir(folder):
         raise UserError(f"{folder} is not empty: choose another folder")
-    # The arguments must not name the presets of the backbones, because the new preset contains all
-    # weights.
+    # The saved arguments do not name the presets of the backbones, because the new preset contains
+    # all weights.
     image, text = ({**arguments[modality], "preset": None} for modality in ("image", "text"))
     backbone = MuralBackbone(**{**arguments, "image": image, "text": text})
     for target, source in zip(_weights(backbone.encoder), _weights(encoder), strict=True):

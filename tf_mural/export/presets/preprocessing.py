@@ -84,7 +84,7 @@ class MuralTokenizer(keras_hub.tokenizers.Tokenizer):
 
 @keras.saving.register_keras_serializable(package="tf_mural")
 class MuralImageConverter(keras_hub.layers.ImageConverter):
-    """Resizes and crops images like the evaluation of this package.
+    """Resizes and crops images as the evaluations of this package do.
 
     Args:
         resize: height and width in pixels after resizing; the aspect ratio is not kept.

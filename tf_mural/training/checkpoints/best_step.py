@@ -65,7 +65,8 @@ class BestStepTracker:
             numbers: {name: number} of the evaluation.
             is_better: whether this evaluation is better than all previous ones.
         """
-        # A run that stopped before its first checkpoint restarts and repeats its evaluations.
+        # A run that stopped before its first checkpoint starts from the beginning, and repeats its
+        # evaluations.
         is_repeated = step <= self.last_step
         self.last_step = max(step, self.last_step)
         self.since_best = 0 if is_better else self.since_best + (not is_repeated)

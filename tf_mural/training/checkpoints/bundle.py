@@ -70,7 +70,10 @@ def prefix(folder, step):
 
 
 def list_files(folder):
-    """Returns {step: [file names]} of all checkpoints, also incomplete ones, by ascending step."""
+    """Returns a dict from step to file names, for complete and incomplete checkpoints.
+
+    The steps are in ascending order.
+    """
     names_by_step = {}
     for name in file_io.listdir(folder):
         if match := re.match(r"step-(\d+)\.", name):
@@ -144,7 +147,7 @@ def restore(folder, step, variables):
     Args:
         folder: folder of the checkpoint.
         step: number of the step.
-        variables: {name: Keras variable}, with the names and shapes of the checkpoint.
+        variables: dict from name to Keras variable, with the names and shapes of the checkpoint.
 
     Raises:
         CorruptFileError: a tensor cannot be read; other variables may already be assigned.
@@ -176,7 +179,8 @@ def remove_files(folder, names):
 
 
 def _stored_dtype(dtype):
-    # The backends of Keras use integer types of different width, so all are stored as int64.
+    # The backends of Keras use integer types of different width, so all integers are stored as
+    # int64.
     dtype = tf.as_dtype(dtype)
     return tf.int64 if dtype.is_integer else dtype
 

@@ -35,7 +35,7 @@ _MAY_CHANGE = {
     "init",  # see `resolve_init`
     "max_bad_records",
 }
-# Values that earlier versions of `tf_mural`, which did not have these settings, always used.
+# {setting: the value that earlier versions of `tf_mural`, without this setting, always used}.
 _FORMERLY_FIXED = {
     "precision": "float32",
     "wise_ft_alpha": 1.0,
@@ -67,7 +67,8 @@ def check_same_config(workdir, config, on_change=None):
     saved = flatten_config(file_io.read_json(path))
     current = flatten_config(json.loads(json.dumps(config)))
     names = [n for n in {**saved, **current} if n.split(".")[0] not in _MAY_CHANGE]
-    # A setting that the config of an older run lacks was either off (0, "", () or False) or fixed.
+    # A setting that the config of an older run lacks was either off (0, "", () or False) or fixed
+    # (see `_FORMERLY_FIXED`).
     saved |= {
         name: _FORMERLY_FIXED.get(name, None if value else value)
         for name, value in current.items()

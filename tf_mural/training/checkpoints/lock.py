@@ -17,7 +17,7 @@ from tf_mural.errors import UserError
 
 NAME = "lock.json"
 _HEARTBEAT_SECONDS = 20.0
-_EXPIRY_SECONDS = 120.0  # time without a heartbeat after which another machine's lock expires
+_EXPIRY_SECONDS = 120.0  # time without a heartbeat after which a lock expires
 
 
 def _terminate(reason):

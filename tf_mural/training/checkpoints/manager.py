@@ -12,6 +12,7 @@ from tf_mural.training.checkpoints.model_files import MODEL, variables_by_path
 
 FOLDER = "checkpoints"
 BEST = "best"  # subfolder of the workdir with the best model
+
 # Errors of a remote file system that is temporarily unavailable.
 _TRANSIENT = (tf.errors.UnavailableError, tf.errors.DeadlineExceededError, tf.errors.AbortedError)
 
@@ -28,8 +29,7 @@ class CheckpointManager:
     state, because the order of the data and the dropout depend only on the step.
 
     A background thread writes each checkpoint from a snapshot of the variables, made by the
-    trainer's `snapshot`. A manager that is used as a context manager waits for the thread at the
-    end.
+    trainer's `snapshot`. At the end of a `with` block, the manager waits for the thread.
 
     Args:
         workdir: folder of the run; checkpoints are written to its subfolder `checkpoints`.
@@ -86,8 +86,8 @@ class CheckpointManager:
         digests = sorted((record_digests or {}).values())
         self._metadata = {"vocabulary_hash": description["vocabulary_hash"], "data": digests}
         complete, corrupt = bundle.complete_steps(self._folder), {}
-        # Earlier versions of `tf_mural` used `tf.train.CheckpointManager`, which writes a file of
-        # this name.
+        # Earlier versions of `tf_mural` used `tf.train.CheckpointManager`, which writes a file
+        # named "checkpoint".
         if not complete and file_io.exists(os.path.join(self._folder, "checkpoint")):
             raise UserError(
                 f"{self._folder} holds checkpoints of an earlier version, which this version "
@@ -118,7 +118,7 @@ class CheckpointManager:
         return False
 
     def save(self, step):
-        """Starts to write the checkpoint of a step after the previous checkpoint is written.
+        """Waits for the previous checkpoint, then starts to write the checkpoint of a step.
 
         Raises:
             UserError: the previous checkpoint could not be written, or the new checkpoint could not
@@ -197,7 +197,7 @@ class CheckpointManager:
                 bundle.remove_files(self._folder, names)
 
     def _remove_incomplete(self, complete):
-        """Removes incomplete checkpoints with a message, and temporary files."""
+        """Removes temporary files and incomplete checkpoints; prints each incomplete checkpoint."""
         for step, names in bundle.list_files(self._folder).items():
             # A complete checkpoint has temporary files if rewriting it was interrupted.
             obsolete = [n for n in names if n.endswith(".tmp") or ".tempstate" in n]
