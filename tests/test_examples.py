@@ -151,7 +151,7 @@ def get_config(stage):
 
 
 def write_raw_data(folder):
-    """Writes raw data in the format of the emoji.
+    """Writes raw data in the format of the emoji example.
 
     There are 10 images for training and 4 for evaluation. Their names contain quotation marks.
     """

@@ -66,8 +66,8 @@ def test_run_prints_the_settings_of_the_weights(public):
         "vocabulary=first/vocab.txt",
     ):
         assert part in line
-    # The line lists only values that differ from the config. For example, it does not list the
-    # EfficientNet, because the config also has the EfficientNet "tiny".
+    # The line lists only values that differ from the config. The EfficientNet is not listed,
+    # because the config of this run selects the same one ("tiny").
     assert line.count("=") == 11
     assert "hf:checkpoint: 135 of 135 variables loaded\n" in done.out
 

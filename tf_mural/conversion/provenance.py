@@ -11,7 +11,7 @@ from tf_mural.errors import UserError, suggest
 
 
 def plan_conversion(dataset, name, raw_dir, split, options, augmentations, filters):
-    """Returns the recipe of a conversion and its units.
+    """Returns the recipe of a conversion, which determines its output, and its units of work.
 
     Args:
         dataset: module of the data set.

@@ -18,8 +18,8 @@ class Source:
 
     Attributes:
         sampler: `sampling.IndexSampler`.
-        fields: {field: modality}, with at most one image field. The text fields receive the
-            languages of a draw in order.
+        fields: {field: modality}, with at most one image field. The languages that are drawn for
+            an example are assigned to its text fields in order.
         flip: whether training images may be mirrored.
     """
 

@@ -127,8 +127,8 @@ class StopPoll:
             sync: whether all processes synchronize after this step anyway.
 
         Returns:
-            (number of the received signal or 0, whether a checkpoint is due). Several processes get
-            (0, False) between two exchanges.
+            (number of the received signal or 0, whether a checkpoint is due). In a run of several
+            processes, the result is (0, False) between two exchanges.
         """
         self._remaining -= steps
         now = time.monotonic()

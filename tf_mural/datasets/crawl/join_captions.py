@@ -97,7 +97,7 @@ class _ListedCaptions:
 
 
 def _image_names(url, key, captions):
-    """Returns the possible names of an image in a list, as bytes, best first."""
+    """Returns the names that an image may have: a list of bytes, the most likely name first."""
     id = caption_formats.image_id(key)
     if captions.by_number:
         return (b"%d" % int(id),) if id.isdecimal() else ()
