@@ -16,6 +16,8 @@ TPU := $(VENV)-tpu
 SEED ?= 0
 # Number of test processes; each needs up to 4 GiB of memory.
 WORKERS ?= 2
+# The tests of a file run in one process, because they share fixtures.
+PARALLEL := --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder
 TEST_FILES := $(addprefix requirements,.txt -test.txt -jax.txt -plan.txt -export.txt -demo.txt \
   -notebooks.txt -convert.txt)
 
@@ -30,10 +32,10 @@ demo: $(VENV)/.demo
 	$(BIN)/python tools/demo.py --records=data/scenes/test --model=runs/tiny/etcl-s$(SEED)
 
 test: $(VENV)/.test lint
-	$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-slow: $(VENV)/.slow
-	$(BIN)/python -m pytest -m slow -rP
+	$(BIN)/python -m pytest -m slow -rP $(PARALLEL)
 
 # Set FAULTS_JSON=faults.json to write the table to a file as well.
 faults: $(VENV)/.test
