@@ -3,7 +3,7 @@
 More steps help in any case; the gain of ETCL is its difference to this control.
 """
 
-from configs import etcl, mural
+from . import etcl, mural
 
 
 def get_config(size="tiny"):

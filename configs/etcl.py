@@ -1,6 +1,6 @@
 """ETCL: triples (image, text A, text B) in a few languages, after MURAL."""
 
-from configs import base
+from . import base
 
 # Batch size, steps and learning rate, which falls linearly to 0 without warm-up. The control and
 # the ablations use the same ones.

@@ -1,6 +1,6 @@
 """MURAL: (image, English caption) pairs and translation pairs, each with its own negatives."""
 
-from configs import base
+from . import base
 
 
 def get_config(size="tiny"):

@@ -1,6 +1,6 @@
 """Ablation of the paper's Table 7: six languages of image-text pairs, no triples."""
 
-from configs import base, etcl
+from . import base, etcl
 
 
 def get_config(size="tiny"):

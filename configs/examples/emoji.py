@@ -10,8 +10,8 @@ the names of an image in any two languages as translations. ETCL trains on all i
 six languages. The other 89 languages have no image-text pairs.
 """
 
-from configs import base
-from configs.examples import own
+from .. import base
+from . import own
 
 _FOLLOW_UP = (400, 0, 4e-3)
 RECIPES = {  # steps, warm-up steps, peak learning rate

@@ -6,7 +6,7 @@
 
 A file of your own contains the differences, and is given to --config instead of this one:
 
-    from configs.examples import own
+    from tf_mural.configs.examples import own
 
     def get_config(stage):
         config = own.get_config(stage, "flowers", first=("de",), triples=("de", "fr", "it"))
@@ -14,7 +14,7 @@ A file of your own contains the differences, and is given to --config instead of
         return config
 """
 
-from configs import align, control, etcl, finetune, mural, one_language, sixlang
+from .. import align, control, etcl, finetune, mural, one_language, sixlang
 
 STAGES = {
     "align": align,

@@ -14,7 +14,7 @@ github.com/FrameNetBrasil/framed-multi30k is cloned into photos_raw too and give
     --multi30k.texts=multi30k/data,framed-multi30k/data/multi30k
 """
 
-from configs.examples import own
+from . import own
 
 LANGUAGES = ("en", "de", "fr")
 _FOLLOW_UP = (600, 0, 4e-3)

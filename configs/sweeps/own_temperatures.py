@@ -1,6 +1,6 @@
 """MURAL and ETCL with a separate temperature for the losses between texts."""
 
-from configs import control, etcl, mural
+from .. import control, etcl, mural
 
 STAGES = {"mural": mural, "control": control, "etcl": etcl}
 

@@ -1,6 +1,6 @@
 """The paper's Table 11: MURAL with several numbers of steps, without and with ETCL."""
 
-from configs.sweeps import table7
+from . import table7
 
 TITLE = "Average recall over the steps of MURAL, without and with ETCL after them"
 SEEDS = (0, 1, 2)
