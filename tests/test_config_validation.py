@@ -78,6 +78,13 @@ def test_all_configs_are_valid(stage, size):
         (["microbatch=0"], 1, "microbatch is 0, expected a number from 1 or none"),
         (["loss_chunk=-1"], 1, "loss_chunk is -1, expected a number from 1 or none"),
         (["optimizer.global_clipnorm=0"], 1, "global_clipnorm is 0.0, expected a number above 0"),
+        (["optimizer.name=adam"], 1, None),
+        (["optimizer.name=adam", "optimizer.exclude_from_layer_adaptation="], 1, None),
+        (
+            ["optimizer.name=adam", "optimizer.exclude_from_layer_adaptation=_bn/,bias"],
+            1,
+            r"layer_adaptation is \('_bn/', 'bias'\), but adam has no layer .*name=lamb",
+        ),
         (["keep_best=retrieval"], 1, "keep_best is 'retrieval', but evaluate_every is none"),
         (["sources.captions.languages="], 1, "captions.languages is empty: expected codes, or no"),
         (["images.resize=60"], 1, "images.crop is 64, larger than images.resize = 60"),

@@ -58,9 +58,7 @@ def test_adam_equals_adamw_of_keras():
     rng = np.random.default_rng(0)
     initial = rng.normal(size=(4, 3)).astype("float32")
     variable, reference = (keras.Variable(initial, name="kernel") for _ in range(2))
-    adam = OPTIMIZERS["adam"](
-        1e-2, weight_decay=0.1, epsilon=1e-12, exclude_from_layer_adaptation=("_bn/",)
-    )
+    adam = OPTIMIZERS["adam"](1e-2, weight_decay=0.1, epsilon=1e-12)
     keras_adam = keras.optimizers.AdamW(1e-2, weight_decay=0.1, epsilon=1e-12)
     adam.build([variable])
     keras_adam.build([reference])
@@ -70,6 +68,13 @@ def test_adam_equals_adamw_of_keras():
         keras_adam.apply([gradient])
     assert np.abs(variable.numpy() - initial).max() > 0.05
     np.testing.assert_allclose(variable.numpy(), reference.numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_adam_refuses_exclusions_from_the_layer_adaptation_that_it_does_not_have():
+    adam = OPTIMIZERS["adam"](1e-2, exclude_from_layer_adaptation=())
+    assert "exclude_from_layer_adaptation" not in adam.get_config()
+    with pytest.raises(ValueError, match=r"AdamW has no layer adaptation.*Received: \('_bn/',\)"):
+        OPTIMIZERS["adam"](1e-2, exclude_from_layer_adaptation=("_bn/",))
 
 
 def test_the_base_class_does_not_see_clipnorm_weight_decay_and_ema_momentum():

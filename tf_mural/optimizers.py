@@ -162,13 +162,27 @@ class AdamW(LAMB):
 
     Args:
         learning_rate: see `LAMB`.
-        exclude_from_layer_adaptation: ignored, because all variables are excluded.
         name: name of the optimizer.
-        **kwargs: see `LAMB`.
+        **kwargs: see `LAMB`. `exclude_from_layer_adaptation` is refused, because AdamW has no layer
+            adaptation that a variable could be excluded from.
+
+    Raises:
+        ValueError: `exclude_from_layer_adaptation` is not empty.
     """
 
-    def __init__(self, learning_rate=1e-3, exclude_from_layer_adaptation=(), name="adam", **kwargs):
+    def __init__(self, learning_rate=1e-3, name="adam", **kwargs):
+        if patterns := tuple(kwargs.pop("exclude_from_layer_adaptation", None) or ()):
+            raise ValueError(
+                "AdamW has no layer adaptation. Expected no exclude_from_layer_adaptation. "
+                f"Received: {patterns}."
+            )
         super().__init__(learning_rate, exclude_from_layer_adaptation=("",), name=name, **kwargs)
+
+    def get_config(self):
+        """Returns the constructor arguments."""
+        config = super().get_config()
+        del config["exclude_from_layer_adaptation"]
+        return config
 
 
 class LinearWarmupDecay(keras.optimizers.schedules.LearningRateSchedule):

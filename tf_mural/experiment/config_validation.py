@@ -8,11 +8,15 @@ from tf_mural.errors import UserError, lookup
 from tf_mural.experiment.config_loading import may_be_none
 from tf_mural.losses import LOSSES
 from tf_mural.nonfinite import LOSS_SCALES, ON_BAD_STEP
+from tf_mural.optimizers import OPTIMIZERS
 
 SCENES_VOCABULARY = os.path.join(
     os.path.dirname(os.path.dirname(__file__)), "datasets", "scenes", "vocab.txt"
 )
 MODALITIES = ("image", "text")
+# The exclusions of all stages, which a config keeps when it selects an optimizer without layer
+# adaptation.
+_DEFAULT_EXCLUDED = ("_bn/",)
 
 
 def check_config(config, replicas):
@@ -30,6 +34,7 @@ def check_config(config, replicas):
     _check_sources(config)
     _check_batch(config, replicas)
     _check_schedule(config)
+    _check_optimizer(config.optimizer)
     _check_images(config)
     _check_step(config)
 
@@ -219,6 +224,16 @@ def _check_schedule(config):
         raise UserError(
             f"keep_best is {config.keep_best!r}, but evaluate_every is none, so that only the last "
             "step is evaluated; set --config.evaluate_every to a number of steps"
+        )
+
+
+def _check_optimizer(options):
+    lookup(OPTIMIZERS, options.name, "optimizer")
+    excluded = tuple(options.exclude_from_layer_adaptation)
+    if options.name == "adam" and excluded not in ((), _DEFAULT_EXCLUDED):
+        raise UserError(
+            f"optimizer.exclude_from_layer_adaptation is {excluded}, but adam has no layer "
+            "adaptation: set --config.optimizer.name=lamb, or leave that value as it is"
         )
 
 

@@ -89,6 +89,8 @@ def make_optimizer(config):
         options.pop("learning_rate"), config.steps, options.pop("warmup_steps")
     )
     make = lookup(optimizers.OPTIMIZERS, options.pop("name"), "optimizer")
+    if make is optimizers.AdamW:  # `check_config` accepts only the default value
+        del options["exclude_from_layer_adaptation"]
     return make(schedule, **{key: value for key, value in options.items() if value is not None})
 
 
