@@ -79,8 +79,9 @@ def _model(size):
                 activation="gelu_approximate",
                 preset=_optional(str),
             ),
-            # Initial temperatures. Terms with a `temperature` of another name have their own.
-            temperatures=dict(shared=model["temperature"]),
+            # Learned scalars of the losses: initial values by kind and name. A term names a scalar
+            # of each kind that its loss takes; terms that name the same scalar share it.
+            scalars=dict(temperature=dict(shared=model["temperature"])),
             freeze=(),  # modalities whose encoders are not trained
         )
     )
@@ -249,15 +250,18 @@ def source(size, corpus, fields, languages=None, **options):
     )
 
 
-def term(x, y, weight):
-    """Returns a contrastive loss between two fields, with the margin and smoothing of the paper."""
-    return dict(
-        x=x,
-        y=y,
-        weight=weight,
-        loss="contrastive",
-        margin=0.3,
-        label_smoothing=0.1,
-        temperature="shared",
-        mask_duplicates=False,
-    )
+def term(x, y, weight, loss=None, **options):
+    """Returns a loss between two fields.
+
+    Args:
+        x, y: names of the fields.
+        weight: factor of the loss in the total.
+        loss: name in `tf_mural.losses.LOSSES`; None: the contrastive loss with the margin and the
+            label smoothing of the paper.
+        **options: options of the loss, and for each kind of learned scalar that the loss takes, the
+            name of the scalar in `config.model.scalars`, such as temperature="shared".
+    """
+    if loss is None:
+        paper = dict(margin=0.3, label_smoothing=0.1, temperature="shared")
+        loss, options = "contrastive", {**paper, **options}
+    return dict(x=x, y=y, weight=weight, loss=loss, mask_duplicates=False, **options)

@@ -53,12 +53,8 @@ def test_all_configs_are_valid(stage, size):
             1,
             "the term 'image_caption' compares image and target, but no source has both",
         ),
-        (
-            ["terms.image_caption.label_smoothing=1.0"],
-            1,
-            "label_smoothing is 1.0, expected a",
-        ),
-        (["model.temperatures.shared=0.0"], 1, "shared is 0.0, expected a number from 0.005 to 2"),
+        (["terms.image_caption.label_smoothing=1.0"], 1, "caption: label_smoothing is 1.0, expec"),
+        (["model.scalars.temperature.shared=0.0"], 1, "shared is 0.0, expected .* from 0.005 to 2"),
         (["sources.bitext.temperature=0.0"], 1, "bitext.temperature is 0.0, expected .* above 0"),
         (["optimizer.learning_rate=-1.0"], 1, "learning_rate is -1.0, expected 0 or more"),
         (["seed=-1"], 1, "seed is -1, expected a number from 0"),
@@ -122,6 +118,20 @@ def test_fields_of_sources_are_checked():
     with pytest.raises(
         UserError, match="'triples' has the fields .* at most one image and two texts"
     ):
+        experiment.check_config(config, 1)
+
+
+def test_unknown_options_and_scalars_of_a_term_are_refused():
+    config = config_with()
+    with config.terms.image_caption.unlocked():
+        config.terms.image_caption.margn = 0.1
+    message = "terms.image_caption: unknown option .* 'margn'; known: margin, label_smoothing; did"
+    with pytest.raises(UserError, match=message):
+        experiment.check_config(config, 1)
+    config = config_with()
+    with config.model.scalars.unlocked():
+        config.model.scalars.sigma = {"shared": 1.0}
+    with pytest.raises(UserError, match="unknown kind of learned scalar .* 'sigma'; known: temp"):
         experiment.check_config(config, 1)
 
 

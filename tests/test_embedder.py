@@ -195,7 +195,7 @@ def test_the_fingerprint_depends_on_weights_and_image_sizes(embedder, finished):
     assert same.fingerprint == embedder.fingerprint and len(same.fingerprint) == 32
     model = experiment.load(str(finished[0]))
     other_sizes = experiment.fingerprint(model.encoder, model.tokenizer, {"resize": 80, "crop": 64})
-    model.encoder.temperatures["shared"].assign(0.5)
+    model.encoder.scalars["temperature"]["shared"].assign(0.5)
     other_weights = experiment.fingerprint(model.encoder, model.tokenizer, model.sizes)
     assert len({other_sizes, other_weights, embedder.fingerprint}) == 3
 

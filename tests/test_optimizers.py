@@ -192,7 +192,7 @@ def test_the_recipes_exclude_biases_norms_and_temperatures(name, blocks):
         dict(name=name, image_size=33),
         dict(name="nano", vocabulary_size=20, max_tokens=8),
         embedding_dim=16,
-        temperatures={"shared": 1.0, "bitext": 0.1},
+        scalars={"temperature": {"shared": 1.0, "bitext": 0.1}},
     )
     options = base.base_config("mural", "paper").optimizer
     optimizer = LAMB(
@@ -214,6 +214,24 @@ def test_the_recipes_exclude_biases_norms_and_temperatures(name, blocks):
     flags = zip(optimizer.uses_weight_decay, optimizer.uses_layer_adaptation, strict=True)
     for variable, role, actual in zip(variables, roles, flags, strict=True):
         assert actual == EXPECTED[role], f"{variable.path}, {role}"
+
+
+@pytest.mark.parametrize("make", [LAMB, keras.optimizers.AdamW])
+def test_variables_are_excluded_from_weight_decay_by_the_method_of_keras(make):
+    variables = [keras.Variable(np.ones(2, "float32"), name=name) for name in ("ab", "a", "c_x")]
+    optimizer = make(learning_rate=0.1, weight_decay=0.5)
+    optimizer.exclude_from_weight_decay(var_list=variables[1:2], var_names=["_x"])
+    optimizer.build(variables)
+    # Without gradients, only weight decay changes a variable.
+    optimizer.apply([np.zeros(2, "float32")] * 3)
+    assert [bool((v.numpy() == 1).all()) for v in variables] == [False, True, True]
+
+
+def test_variables_cannot_be_excluded_from_weight_decay_later():
+    optimizer = LAMB()
+    optimizer.build([keras.Variable(np.ones(2, "float32"), name="a")])
+    with pytest.raises(ValueError, match="must be called before `build`"):
+        optimizer.exclude_from_weight_decay(var_names=["a"])
 
 
 @pytest.mark.parametrize("size", base.SIZES)

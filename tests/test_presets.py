@@ -93,7 +93,7 @@ def test_a_preset_of_an_earlier_version_gives_the_recorded_embeddings(
         for modality, expected in recorded.items():
             actual = backbone.encoder.encode(modality, np.asarray(inputs[modality]))
             np.testing.assert_allclose(actual, expected, atol=1e-5)
-    assert float(backbone.encoder.temperatures["shared"]) == 0.5
+    assert float(backbone.encoder.scalars["temperature"]["shared"]) == 0.5
 
 
 @pytest.mark.slow

@@ -142,8 +142,10 @@ def test_the_loss_is_that_of_the_equation(stage, size):
             batch[field]["language"] = np.zeros(5, np.int32)
     sigma = 0.2
     # One temperature is shared by all terms.
-    total, logs = objective(embeddings, batch, terms, {"shared": sigma}, lambda x: x, 0, 1)
-    assert list(config.model.temperatures) == ["shared"]
+    scalars = {"temperature": {"shared": sigma}}
+    total, logs = objective(embeddings, batch, terms, scalars, lambda x: x, 0, 1)
+    assert config.model.scalars.to_dict().keys() == {"temperature"}
+    assert list(config.model.scalars.temperature) == ["shared"]
 
     def loss(x, y):
         return pair_loss(embeddings[x], embeddings[y], sigma)

@@ -72,6 +72,21 @@ class LAMB(keras.optimizers.Optimizer):
         """Global norm to which the training step clips the summed gradients; None: no clipping."""
         return self._global_clipnorm or None
 
+    def exclude_from_weight_decay(self, var_list=None, var_names=None):
+        """Excludes variables from weight decay, see `keras.optimizers.Optimizer`.
+
+        Args:
+            var_list: list of variables.
+            var_names: list of regular expressions that are searched in variable paths.
+
+        Raises:
+            ValueError: the optimizer is already built.
+        """
+        if self.built:
+            raise ValueError("`exclude_from_weight_decay` must be called before `build`.")
+        paths = [f"^{re.escape(variable.path)}$" for variable in var_list or ()]
+        self._exclude_from_weight_decay += (*paths, *(var_names or ()))
+
     def build(self, variables):
         """Creates the slots, and matches the regular expressions with the variable paths.
 

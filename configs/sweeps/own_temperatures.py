@@ -8,7 +8,8 @@ STAGES = {"mural": mural, "control": control, "etcl": etcl}
 def get_config(stage):
     """Returns a stage at size tiny; terms between texts have the temperature `texts`."""
     config = STAGES[stage].get_config()
-    config.model.temperatures.texts = config.model.temperatures.shared
+    temperatures = config.model.scalars.temperature
+    temperatures.texts = temperatures.shared
     for term in ("source_target", "text_a_text_b"):
         if term in config.terms:
             config.terms[term].temperature = "texts"

@@ -8,7 +8,7 @@ import keras
 from tf_mural import models, optimizers
 from tf_mural.backends import backend_module
 from tf_mural.errors import lookup
-from tf_mural.experiment.config_validation import field_modalities
+from tf_mural.experiment.config_validation import field_modalities, split_term
 from tf_mural.experiment.model_io import model_arguments
 from tf_mural.nonfinite import LOSS_SCALES, ON_BAD_STEP, BadStepPolicy
 from tf_mural.objective import Term
@@ -21,8 +21,21 @@ def make_terms(config):
     for name, term in config.terms.items():
         common = [fields for fields in sources if term.x in fields and term.y in fields]
         siblings = [f for fields in common for f in fields if f not in (term.x, term.y)]
-        options = {**term, "mask_duplicates": term.mask_duplicates or config.mask_duplicates}
-        terms.append(Term(name=name, sibling_fields=tuple(siblings), **options))
+        mask = term.mask_duplicates or config.mask_duplicates
+        options, scalars = split_term(term)
+        terms.append(
+            Term(
+                name,
+                term.x,
+                term.y,
+                term.weight,
+                term.loss,
+                options,
+                scalars,
+                mask_duplicates=mask,
+                sibling_fields=tuple(siblings),
+            )
+        )
     return terms
 
 
@@ -43,6 +56,7 @@ def make_trainer(config, description, languages, strategy, initialized=True):
         with contextlib.nullcontext() if initialized else shapes_only():
             trainer = _make_trainer(config, description, languages, strategy)
             paths = [v.path for v in trainer.encoder.trainable_variables]
+            optimizer.exclude_from_weight_decay(trainer.encoder.scalar_variables)
             optimizer.lr_multipliers = _lr_multipliers(paths, config.optimizer.layer_decay)
             # Slots are placed with their variables, which is possible only in the scope.
             optimizer.build(trainer.encoder.trainable_variables)

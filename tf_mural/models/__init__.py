@@ -1,12 +1,6 @@
 """The dual encoder and its two towers: EfficientNet for images, BERT for texts."""
 
-from tf_mural.models.dual_encoder import (
-    MAX_TEMPERATURE,
-    MIN_TEMPERATURE,
-    DualEncoder,
-    dual_encoder,
-    remat_blocks,
-)
+from tf_mural.models.dual_encoder import DualEncoder, dual_encoder, remat_blocks
 from tf_mural.models.ghost_batch_norm import (
     ALL_REPLICAS,
     GhostBatchNormalization,
@@ -29,8 +23,6 @@ __all__ = [
     "ALL_REPLICAS",
     "BERTS",
     "EFFICIENTNETS",
-    "MAX_TEMPERATURE",
-    "MIN_TEMPERATURE",
     "DualEncoder",
     "GhostBatchNormalization",
     "at_least_float32",

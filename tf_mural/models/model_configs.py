@@ -64,7 +64,8 @@ BERTS = {  # name: (layers, width, heads); the feed-forward layers are four time
     "large": (24, 1024, 16),
 }
 # Earlier versions stored some arguments of `dual_encoder` under the names in `_RENAMED_ARGUMENTS`,
-# {old name: current name}, and stored the values in `_STORED_NONE` in the place of None.
+# {old name: current name}, and stored the values in `_STORED_NONE` in the place of None. The
+# argument `scalars` was called `temperatures`, {name: value}.
 _RENAMED_ARGUMENTS = {"image": {"batch_norm_group": "virtual_batch_size"}, "text": {}}
 _STORED_NONE = {"virtual_batch_size": 0, "preset": "", "sizes": []}
 
@@ -85,6 +86,9 @@ def upgrade_arguments(arguments):
             key: None if key in _STORED_NONE and value == _STORED_NONE[key] else value
             for key, value in stored.items()
         }
+    if "temperatures" in arguments:
+        upgraded["scalars"] = {"temperature": arguments["temperatures"]}
+        arguments = {key: value for key, value in arguments.items() if key != "temperatures"}
     return {**arguments, **upgraded}
 
 

@@ -3,6 +3,7 @@
 from tf_mural import file_io
 from tf_mural.data import records
 from tf_mural.errors import UserError
+from tf_mural.losses import LOSSES
 
 _LIMITS = """\
 - The model was trained with texts of at most {tokens} tokens; longer texts are truncated.
@@ -103,9 +104,13 @@ def _recipe(config):
         ("precision", config.get("precision", "float32")),
     ]
     for name, term in config["terms"].items():
-        value = f"{term['loss']}, {term['x']} with {term['y']}, weight {term['weight']:.3g}, "
-        value += f"margin {term['margin']:g}, smoothing {term['label_smoothing']:g}"
-        rows.append((f"term {name}", value))
+        value = f"{term['loss']}, {term['x']} with {term['y']}, weight {term['weight']:.3g}"
+        options = LOSSES[term["loss"]].options if term["loss"] in LOSSES else {}
+        values = [
+            f"{key.replace('_', ' ')} {term.get(key, option.default)}"
+            for key, option in options.items()
+        ]
+        rows.append((f"term {name}", ", ".join([value, *values])))
     return "## Recipe\n\n" + _table(("", ""), rows)
 
 
