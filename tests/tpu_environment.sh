@@ -28,7 +28,7 @@ import keras_hub
 import tensorflow as tf
 import tensorflow_text
 
-import tf_mural.build
+import tf_mural.experiment
 
 assert set(importlib.metadata.packages_distributions()["tensorflow"]) == {"tensorflow_tpu"}
 for module in (tf, tensorflow_text, keras, keras_hub, tf_mural):
@@ -41,11 +41,11 @@ train() {
 small="--config.steps=2 --config.batch_size=16 --config.optimizer.warmup_steps=0"
 train --stage=mural --strategy=one --workdir="$work/mural" $small
 train --stage=etcl --strategy=one --workdir="$work/etcl" --init="$work/mural" $small \
-  --config.report.beside= --config.report.control=
+  --config.report.compare_with= --config.report.control=none
 
 code=0
 train --stage=mural --strategy=tpu --workdir="$work/tpu" >"$work/tpu.out" 2>&1 || code=$?
 cat "$work/tpu.out"
-grep -q "^error: no TPU 'local' is to be had" "$work/tpu.out"
+grep -q "^error: TPU 'local' is not available" "$work/tpu.out"
 test $code = 2
 echo "everything imports, the tiny steps run on the CPU, and a TPU that is not there is told"
