@@ -69,6 +69,17 @@ def test_gradients_logs_and_averages_equal_those_of_the_plain_step(
         assert np.abs(plain[2][path] - before[path]).max() > 1e-6
 
 
+def test_micro_batches_and_chunks_of_the_sigmoid_loss_equal_the_plain_step():
+    (expected, logs), (actual, cached_logs) = (
+        compute_gradients(*trainer_and_batch(loss="sigmoid", **options))
+        for options in ({}, {"microbatch": MICROBATCH, "loss_chunk": 4})
+    )
+    assert {"dual_encoder/temperature_shared", "dual_encoder/bias_shared"} <= expected.keys()
+    assert np.abs(expected["dual_encoder/bias_shared"]) > 1e-3
+    assert largest_error(expected, actual)[0] < 1e-10
+    assert cached_logs == pytest.approx(logs, rel=1e-12)
+
+
 def test_batch_norm_without_groups_sees_micro_batches(plain):
     trainer, batch = trainer_and_batch(microbatch=MICROBATCH)
     for layer in trainer.encoder._flatten_layers():

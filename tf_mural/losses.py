@@ -47,10 +47,7 @@ def contrastive(
 
 
 def _one_direction(local, candidates, offset, temperature, margin, label_smoothing, ignore):
-    n, total = ops.shape(local)[0], ops.shape(candidates)[0]
-    positions = ops.arange(n, dtype="int32") + ops.cast(offset, "int32")
-    match = ops.equal(ops.expand_dims(positions, 1), ops.arange(total, dtype="int32"))  # (n, N)
-    match = ops.cast(match, local.dtype)
+    match = _matches(ops.shape(local)[0], ops.shape(candidates)[0], offset, local.dtype)  # (n, N)
     similarity = ops.matmul(local, ops.transpose(candidates))  # (n, N)
     # The margin makes the task harder: the similarity of the matching pair must exceed the
     # similarities of all other pairs by m.
@@ -64,6 +61,42 @@ def _one_direction(local, candidates, offset, temperature, margin, label_smoothi
         log_normalizer = ops.logsumexp(ops.where(valid > 0, logits, _MASKED_LOGIT), axis=1)
         mean_logit = ops.sum(logits * valid, axis=1) / ops.sum(valid, axis=1)
     return log_normalizer - (1.0 - label_smoothing) * positive - label_smoothing * mean_logit
+
+
+def sigmoid(local, candidates, offset, temperature, bias, ignore=None):
+    """Computes the sigmoid loss of SigLIP (Zhai et al. 2023), per example.
+
+    Each pair (i, j) of the N x N pairs is a binary decision: whether x_i and y_j match.
+
+        logits[i, j] = x_i . y_j / sigma + b
+        loss[i]      = - sum_j log sigmoid(z[i, j] logits[i, j]),  z[i, j] = 1 if i == j, else -1
+
+    The mean of the result over the N examples of the global batch is the loss of the paper, whose
+    factor of the similarities is 1 / sigma.
+
+    Args:
+        local, candidates, offset, temperature: see `contrastive`.
+        bias: scalar b.
+        ignore: optional boolean (n, N). If `ignore[i, j]` is true, pair (i, j) has no decision. The
+            matching pair is never excluded.
+
+    Returns:
+        Losses (n,) in the dtype of the embeddings.
+    """
+    x, all_y = local[0], candidates[1]
+    match = _matches(ops.shape(x)[0], ops.shape(all_y)[0], offset, x.dtype)  # (n, N)
+    logits = ops.matmul(x, ops.transpose(all_y)) / temperature + bias
+    decisions = ops.softplus((1.0 - 2.0 * match) * logits)  # -log sigmoid(a) = softplus(-a)
+    if ignore is not None:
+        decisions = decisions * ops.maximum(1.0 - ops.cast(ignore, x.dtype), match)
+    return ops.sum(decisions, axis=1)
+
+
+def _matches(n, total, offset, dtype):
+    """Returns (n, N) with 1 where example i of the local batch matches candidate j, else 0."""
+    positions = ops.arange(n, dtype="int32") + ops.cast(offset, "int32")
+    match = ops.equal(ops.expand_dims(positions, 1), ops.arange(total, dtype="int32"))
+    return ops.cast(match, dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +152,10 @@ class Loss:
     inputs: str = "rows"
 
 
-SCALARS = {"temperature": Scalar(initial=1.0, minimum=0.005, maximum=2.0)}
+SCALARS = {
+    "temperature": Scalar(initial=1.0, minimum=0.005, maximum=2.0),
+    "bias": Scalar(initial=-10.0),
+}
 LOSSES = {
     "contrastive": Loss(
         contrastive,
@@ -128,7 +164,8 @@ LOSSES = {
             "label_smoothing": Option(float, 0.0, minimum=0.0, below=1.0),
         },
         scalars=("temperature",),
-    )
+    ),
+    "sigmoid": Loss(sigmoid, scalars=("temperature", "bias")),
 }
 
 

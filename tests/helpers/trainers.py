@@ -31,7 +31,12 @@ MODALITIES = {
     "etcl": {"image": "image", "text_a": "text", "text_b": "text"},
 }
 # {loss: options of the terms}.
-OPTIONS = {"contrastive": {"margin": 0.3, "label_smoothing": 0.1}}
+OPTIONS = {"contrastive": {"margin": 0.3, "label_smoothing": 0.1}, "sigmoid": {}}
+# {loss: initial values of the learned scalars that it takes}.
+SCALARS = {
+    "contrastive": {"temperature": {"shared": 0.2}},
+    "sigmoid": {"temperature": {"shared": 0.2}, "bias": {"shared": -3.0}},
+}
 _TERMS = {
     "mural": [("image", "caption", 1 / 2), ("source", "target", 1 / 2)],
     "etcl": [("image", "text_a", 1 / 3), ("text_a", "text_b", 1 / 3), ("text_b", "image", 1 / 3)],
@@ -58,7 +63,7 @@ def make_trainer(
         virtual_batch_size: number of images per virtual batch of batch norm.
         all_reduce_mean: see `models.dual_encoder`; None: `all_reduce_mean` of the backend.
         precision: see `models.dual_encoder`.
-        scalars: see `models.dual_encoder`; None: {"temperature": {"shared": 0.2}}.
+        scalars: see `models.dual_encoder`; None: those of the loss in `SCALARS`.
         loss: key of `losses.LOSSES`, the loss of all terms.
         vocabulary_size: vocabulary size of the text tower.
         optimizer: a Keras optimizer; None: `optimizers.LAMB` with a learning rate of 1e-2.
@@ -80,7 +85,7 @@ def make_trainer(
             "dropout": dropout,
         },
         embedding_dim=EMBEDDING_DIM,
-        scalars=scalars or {"temperature": {"shared": 0.2}},
+        scalars=scalars or SCALARS[loss],
         all_reduce_mean=all_reduce_mean or backend.all_reduce_mean,
         precision=precision,
     )
