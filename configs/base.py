@@ -103,7 +103,8 @@ def _optimizer():
             layer_decay=1.0,
             # Momentum of a moving average of the weights, with which the run ends.
             ema_momentum=_optional(float),
-            # Regular expressions that are searched in variable paths.
+            # Regular expressions that are searched in variable paths. "layer_norm/" also stands for
+            # all other normalization layers, and "_bn/" of the second value for all batch norms.
             exclude_from_weight_decay=("_bn/", "/bias$", "layer_norm/", "temperature"),
             exclude_from_layer_adaptation=("_bn/",),
         )

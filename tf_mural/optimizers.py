@@ -87,6 +87,20 @@ class LAMB(keras.optimizers.Optimizer):
         paths = [f"^{re.escape(variable.path)}$" for variable in var_list or ()]
         self._exclude_from_weight_decay += (*paths, *(var_names or ()))
 
+    def exclude_from_layer_adaptation(self, var_list):
+        """Excludes variables from layer adaptation: their trust ratio is 1.
+
+        Args:
+            var_list: list of variables.
+
+        Raises:
+            ValueError: the optimizer is already built.
+        """
+        if self.built:
+            raise ValueError("`exclude_from_layer_adaptation` must be called before `build`.")
+        paths = [f"^{re.escape(variable.path)}$" for variable in var_list]
+        self._exclude_from_layer_adaptation += tuple(paths)
+
     def build(self, variables):
         """Creates the slots, and matches the regular expressions with the variable paths.
 

@@ -13,6 +13,9 @@ from tf_mural.experiment.model_io import model_arguments
 from tf_mural.nonfinite import LOSS_SCALES, ON_BAD_STEP, BadStepPolicy
 from tf_mural.objective import Term
 
+# Layers of an EfficientNet or a BERT, whose names have their position.
+_NUMBERED_LAYER = re.compile(r"transformer_layer_\d+/|block\d+[a-z]_")
+
 
 def make_terms(config):
     """Returns the list of loss `Term`s; each knows the other fields of its examples."""
@@ -55,9 +58,11 @@ def make_trainer(config, description, languages, strategy, initialized=True):
         optimizer = make_optimizer(config)
         with contextlib.nullcontext() if initialized else shapes_only():
             trainer = _make_trainer(config, description, languages, strategy)
-            paths = [v.path for v in trainer.encoder.trainable_variables]
             optimizer.exclude_from_weight_decay(trainer.encoder.scalar_variables)
-            optimizer.lr_multipliers = _lr_multipliers(paths, config.optimizer.layer_decay)
+            _exclude_norms(optimizer, config.optimizer, trainer.encoder)
+            optimizer.lr_multipliers = _tower_multipliers(
+                trainer.encoder.towers, config.optimizer.layer_decay
+            )
             # Slots are placed with their variables, which is possible only in the scope.
             optimizer.build(trainer.encoder.trainable_variables)
             trainer.compile(optimizer=optimizer, jit_compile=config.jit_compile)
@@ -106,6 +111,35 @@ def make_optimizer(config):
     if make is optimizers.AdamW:  # `check_config` accepts only the default value
         del options["exclude_from_layer_adaptation"]
     return make(schedule, **{key: value for key, value in options.items() if value is not None})
+
+
+def _exclude_norms(optimizer, options, encoder):
+    """Extends the patterns of the recipes to normalization layers that have other names."""
+    models.exclude_norms(
+        optimizer,
+        encoder,
+        weight_decay="layer_norm/" in options.exclude_from_weight_decay,
+        layer_adaptation="_bn/" in options.exclude_from_layer_adaptation,
+    )
+
+
+def _tower_multipliers(towers, layer_decay):
+    """Returns `LAMB.lr_multipliers` of all towers.
+
+    Raises:
+        UserError: the order of the layers of a tower is unknown.
+    """
+    if layer_decay == 1.0:
+        return ()
+    paths, by_block = [], []
+    for name, tower in towers.items():
+        tower_paths = [v.path for v in tower.trainable_variables]
+        if any(_NUMBERED_LAYER.search(path) for path in tower_paths):
+            paths += tower_paths
+        else:
+            by_block += models.lr_multipliers_by_block(name, tower, layer_decay)
+    # The first match applies, and these expressions match one path each.
+    return (*by_block, *_lr_multipliers(paths, layer_decay))
 
 
 def _lr_multipliers(paths, layer_decay):

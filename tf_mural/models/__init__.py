@@ -1,6 +1,13 @@
 """The dual encoder and its two towers: EfficientNet for images, BERT for texts."""
 
-from tf_mural.models.dual_encoder import DualEncoder, dual_encoder, remat_blocks
+from tf_mural.models.blocks import (
+    call_in_training,
+    exclude_norms,
+    is_training,
+    lr_multipliers_by_block,
+    remat_blocks,
+)
+from tf_mural.models.dual_encoder import DualEncoder, dual_encoder
 from tf_mural.models.ghost_batch_norm import (
     ALL_REPLICAS,
     GhostBatchNormalization,
@@ -28,11 +35,15 @@ __all__ = [
     "at_least_float32",
     "bert_sizes",
     "block_shapes",
+    "call_in_training",
     "count_blocks",
     "dual_encoder",
+    "exclude_norms",
     "ghost_batch_norm_scope",
     "image_tower",
+    "is_training",
     "lr_multipliers",
+    "lr_multipliers_by_block",
     "remat_blocks",
     "text_tower",
     "upgrade_arguments",

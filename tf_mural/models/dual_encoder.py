@@ -1,13 +1,13 @@
 """The dual encoder: towers with one embedding space, and the learned scalars of the losses."""
 
 import math
-import re
 
 import keras
 from keras import ops
 
 from tf_mural.errors import lookup
 from tf_mural.losses import SCALARS
+from tf_mural.models.blocks import require_remat_blocks
 from tf_mural.models.ghost_batch_norm import at_least_float32
 from tf_mural.models.image_encoder import image_tower
 from tf_mural.models.keras_patches import dtype_policy_scope
@@ -60,8 +60,8 @@ class DualEncoder(keras.Model):
 
     @property
     def remat_blocks(self):
-        """The blocks of both towers that support gradient checkpointing."""
-        return [block for tower in self.towers.values() for block in remat_blocks(tower)]
+        """The blocks of all towers that support gradient checkpointing; see `models.blocks`."""
+        return [b for name, tower in self.towers.items() for b in require_remat_blocks(name, tower)]
 
     def encode(self, modality, inputs, training=False):
         """Returns L2-normalized embeddings, (n, embedding_dim).
@@ -132,13 +132,3 @@ def dual_encoder(
             "text": text_tower(embedding_dim=embedding_dim, **text),
         }
     return DualEncoder(towers, scalars, freeze)
-
-
-def remat_blocks(tower):
-    """Returns the blocks of a tower that hold most of its activations.
-
-    These blocks are the stages of an EfficientNet or the transformer layers of a BERT. Each block
-    has one differentiable input and one output, as gradient checkpointing requires.
-    """
-    pattern = re.compile(r"stage_\d+|transformer_layer_\d+")
-    return [layer for layer in tower._flatten_layers() if pattern.fullmatch(layer.name)]
