@@ -181,18 +181,15 @@ class BatchEmbedder:
         """Yields the decoded images, uint8 (H, W, 3), in order; decodes ahead and in parallel."""
         import tensorflow as tf
 
-        num_read, failures = 0, []
+        failures = []
 
         def source():
-            nonlocal num_read
             try:
-                for data in encoded:
-                    yield data
-                    num_read += 1
+                yield from encoded
             except Exception as error:
-                # The error is raised again below, because tf.data would hide it in a traceback.
+                # The error is raised below, after the images before it. If it were raised here,
+                # TensorFlow would print a traceback for each of its threads.
                 failures.append(error)
-                raise
 
         data = tf.data.Dataset.from_generator(source, output_signature=tf.TensorSpec((), tf.string))
         # The images are not batched here, so that an error belongs to the next image in order.
@@ -203,11 +200,10 @@ class BatchEmbedder:
             try:
                 image = next(images, None)
             except tf.errors.OpError as error:
-                # The source is read ahead, so an earlier image may be the one that failed.
-                if failures and position >= num_read:
-                    raise failures[0] from None
                 raise BadImage(position, _reason(error)) from error
             if image is None:
+                if failures:
+                    raise failures[0]
                 return
             yield image
 

@@ -18,7 +18,12 @@ from tf_mural.evaluation.batch_embedder import BatchEmbedder
 from tf_mural.training import checkpoints
 
 # Values that earlier versions did not store, because nothing else was possible.
-_STORED_DEFAULTS = {"lower_case": False, "pretrained": None, "precision": "float32"}
+_STORED_DEFAULTS = {
+    "lower_case": False,
+    "pretrained": None,
+    "precision": "float32",
+    "languages": None,
+}
 _MODEL_DEFAULTS = {
     "image": {"padding": "symmetric", "preset": None},
     "text": {"activation": "gelu_approximate", "preset": None, "sizes": None},
@@ -34,20 +39,23 @@ class Model:
         tokenizer: `tokenizers.Tokenizer`.
         embed: `BatchEmbedder` of both.
         sizes: {"resize": pixels, "crop": pixels} of images.
+        languages: codes of the training languages; None if the model does not say.
     """
 
     encoder: models.DualEncoder
     tokenizer: Tokenizer
     embed: BatchEmbedder
     sizes: dict
+    languages: tuple | None = None
 
 
-def describe(config, tokenizer):
+def describe(config, tokenizer, languages=None):
     """Returns the content of model.json, from which the model is rebuilt without its config.
 
     Args:
         config: ConfigDict of a stage.
         tokenizer: has `size`, `hash` and `max_tokens`.
+        languages: codes of the languages of the training texts; None: unknown.
     """
     return {
         "model": config.model.to_dict(),
@@ -59,7 +67,21 @@ def describe(config, tokenizer):
         "pretrained": config.pretrained,
         # The weights are always float32. An evaluation computes as the run did.
         "precision": config.precision,
+        # Also the languages of the runs that the weights come from, see `add_languages`.
+        "languages": languages and sorted(languages),
     }
+
+
+def add_languages(description, init):
+    """Adds the languages that the initial weights were trained on to a description.
+
+    Args:
+        description: see `describe`, changed in place.
+        init: description of the run that provides the initial weights; None: they are public
+            weights, whose languages are unknown.
+    """
+    known = description["languages"], init and init["languages"]
+    description["languages"] = sorted({*known[0], *known[1]}) if all(known) else None
 
 
 def read_description(folder):
@@ -109,9 +131,9 @@ def load(path, strategy=None, batch_size=128):
         UserError: there is no model, or its vocabulary is not that of its training.
     """
     with strategy.scope() if strategy else contextlib.nullcontext():
-        encoder, tokenizer, sizes = _load_encoder(path)
+        encoder, tokenizer, sizes, languages = _load_encoder(path)
     embed = batch_embedder(encoder, tokenizer, sizes, batch_size, strategy)
-    return Model(encoder, tokenizer, embed, sizes)
+    return Model(encoder, tokenizer, embed, sizes, languages and tuple(languages))
 
 
 def _load_encoder(path):
@@ -131,7 +153,7 @@ def _load_encoder(path):
         )
     encoder = models.dual_encoder(**model_arguments(description))
     checkpoints.load_weights(path, encoder)
-    return encoder, tokenizer, description["images"]
+    return encoder, tokenizer, description["images"], description["languages"]
 
 
 def batch_embedder(encoder, tokenizer, sizes, batch_size=128, strategy=None):

@@ -34,11 +34,12 @@ def model_card(name, description, runs=(), config=None):
     results, config = runs[0] if runs else {}, config or {}
     digests = {folder: digest for run in runs for folder, digest in run["data"].items()}
     manifests = {folder: _read_manifest(folder) for folder in digests}
-    languages = sorted(
-        {code for manifest in manifests.values() for code in (manifest or {}).get("languages", {})}
-    )
+    # The records of earlier stages may be on another machine, but the description of a model names
+    # the languages of all stages.
+    languages = set(description.get("languages") or ())
+    languages.update(*((manifest or {}).get("languages", {}) for manifest in manifests.values()))
     sections = [
-        _front_matter(languages),
+        _front_matter(sorted(languages)),
         f"# {name}\n\n{_summary(description, runs)}",
         _usage(name),
         _recipe(config),
