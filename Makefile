@@ -4,9 +4,11 @@
 # make test-slow   runs the tests that take minutes, including the tests of Apache Beam
 # make faults      kills, stops and damages runs, and prints how many resumed correctly
 # make docs        builds the documentation into build/site
+# make wheel       builds build/wheel/tf_mural-*.whl, which pip installs on other machines
+# make notebooks   writes the repository of pyproject.toml into the first cells of the notebooks
 # make test-beam   runs only the tests of Apache Beam
 # make tpu-env     checks on a CPU that requirements-tpu.txt installs, imports and trains
-# All these targets except tpu-env create .venv first. PYTHON selects the interpreter:
+# All these targets except notebooks and tpu-env create .venv first. PYTHON selects the interpreter:
 # make test PYTHON=python3.12
 
 PYTHON ?= python3
@@ -21,7 +23,7 @@ PARALLEL := --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder
 TEST_FILES := $(addprefix requirements,.txt -test.txt -jax.txt -plan.txt -export.txt -demo.txt \
   -notebooks.txt -convert.txt)
 
-.PHONY: etcl demo test test-slow faults docs test-beam tpu-env lint clean
+.PHONY: etcl demo test test-slow faults docs wheel notebooks test-beam tpu-env lint clean
 
 etcl: $(VENV)/.base
 	$(BIN)/python tools/train.py --stage=etcl --seed=$(SEED)
@@ -47,6 +49,16 @@ test-beam: $(VENV)/.slow
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
+# Files of an earlier build would become part of the wheel.
+wheel:
+	$(create_venv)
+	rm -rf build/lib build/bdist.* build/wheel
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheel .
+	@echo "written: $$(ls build/wheel/*.whl)"
+
+notebooks:
+	$(PYTHON) notebooks/first_cells.py
+
 tpu-env:
 	PYTHON=$(PYTHON) tests/tpu_environment.sh $(TPU)
 
@@ -54,12 +66,17 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# Each stamp file (.base, .test, ...) is written after its installation, so that make repeats an
-# interrupted installation. A .venv whose pip does not run is created again.
-$(VENV)/.base: requirements.txt
+# A .venv whose pip does not run is created again.
+define create_venv
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) \
 	  else "Python 3.11 to 3.13 is needed, this is %d.%d: make PYTHON=python3.12" % v)'
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+endef
+
+# Each stamp file (.base, .test, ...) is written after its installation, so that make repeats an
+# interrupted installation.
+$(VENV)/.base: requirements.txt
+	$(create_venv)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 

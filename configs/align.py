@@ -1,6 +1,6 @@
 """ALIGN: images and English captions."""
 
-from configs import base
+from . import base
 
 
 def get_config(size="tiny"):

@@ -81,8 +81,9 @@ def _model(size):
                 activation="gelu_approximate",
                 preset=_optional(str),
             ),
-            # {name: initial value}. The value `temperature` of a term is one of these names.
-            temperatures=dict(shared=model["temperature"]),
+            # {kind: {name: initial value}} of the learned scalars of the losses. A term names one
+            # scalar of each kind that its loss takes. Terms that name the same scalar share it.
+            scalars=dict(temperature=dict(shared=model["temperature"])),
             freeze=(),  # modalities whose encoders are not trained
         )
     )
@@ -106,6 +107,8 @@ def _optimizer():
             # no moving average.
             ema_momentum=_optional(float),
             # Regular expressions; a variable is excluded if one of them matches a part of its path.
+            # "layer_norm/" in the first value also excludes all other normalization layers, and
+            # "_bn/" in the second value also excludes all other batch norms.
             exclude_from_weight_decay=("_bn/", "/bias$", "layer_norm/", "temperature"),
             exclude_from_layer_adaptation=("_bn/",),
         )
@@ -262,15 +265,18 @@ def source(size, corpus, fields, languages=None, **options):
     )
 
 
-def term(x, y, weight):
-    """Returns the config of a contrastive loss between two fields, as in the paper."""
-    return dict(
-        x=x,
-        y=y,
-        weight=weight,
-        loss="contrastive",
-        margin=0.3,
-        label_smoothing=0.1,
-        temperature="shared",
-        mask_duplicates=False,
-    )
+def term(x, y, weight, loss=None, **options):
+    """Returns the config of a loss between two fields.
+
+    Args:
+        x, y: names of the fields.
+        weight: factor of this loss in the total loss.
+        loss: name of the loss in `tf_mural.losses.LOSSES`. None: the contrastive loss with the
+            margin and the label smoothing of the paper.
+        **options: options of the loss, and one name of a scalar in `config.model.scalars` for each
+            kind of learned scalar that the loss takes, for example temperature="shared".
+    """
+    if loss is None:
+        paper = dict(margin=0.3, label_smoothing=0.1, temperature="shared")
+        loss, options = "contrastive", {**paper, **options}
+    return dict(x=x, y=y, weight=weight, loss=loss, mask_duplicates=False, **options)

@@ -4,7 +4,7 @@ The additional steps of ETCL would also improve MURAL. Therefore the gain of ETC
 between ETCL and this control, which has the same number of steps.
 """
 
-from configs import etcl, mural
+from . import etcl, mural
 
 
 def get_config(size="tiny"):

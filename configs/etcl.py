@@ -1,6 +1,6 @@
 """ETCL: training on triples (image, text A, text B) in a few languages, after MURAL."""
 
-from configs import base
+from . import base
 
 # {size: tuple (batch size, steps, learning rate)}. The learning rate falls linearly to 0, and there
 # is no warm-up. The control and the ablations have the same recipes.

@@ -1,6 +1,6 @@
 """Fine-tuning on the captions of one data set in one language."""
 
-from configs import base
+from . import base
 
 
 def get_config(size="tiny"):

@@ -1,6 +1,6 @@
 """MURAL: training on pairs (image, English caption) and on pairs of translations."""
 
-from configs import base
+from . import base
 
 
 def get_config(size="tiny"):

@@ -1,6 +1,6 @@
 """Ablation of the paper's Tables 5, 6 and 13: image-text pairs of one language, after MURAL."""
 
-from configs import base, etcl
+from . import base, etcl
 
 
 def get_config(size="tiny"):

@@ -1,6 +1,6 @@
 """Ablation of the paper's Table 7: image-text pairs in six languages, without triples."""
 
-from configs import base, etcl
+from . import base, etcl
 
 
 def get_config(size="tiny"):

@@ -128,6 +128,7 @@ def cases():
         "mural": ("mural", {"steps": STEPS}),
         "etcl": ("etcl", {"steps": STEPS}),
         "bfloat16": ("etcl", {"precision": "mixed_bfloat16"}),
+        "sigmoid": ("etcl", {"loss": "sigmoid"}),
     }
     if keras.backend.backend() == "tensorflow":
         return common
@@ -140,6 +141,8 @@ def cases():
         "sharded": ("etcl", all_devices | sharded),
         "microbatch": ("etcl", {"microbatch": 4}),
         "chunk": ("etcl", {"loss_chunk": 4}),
+        "sigmoid devices": ("etcl", {"devices": True, "loss": "sigmoid"}),
+        "sigmoid chunk": ("etcl", {"microbatch": 4, "loss_chunk": 4, "loss": "sigmoid"}),
         "dropout": ("etcl", {"dropout": 0.3}),
         "remat": ("etcl", {"dropout": 0.3, "remat": True}),
     }

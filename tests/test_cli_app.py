@@ -1,5 +1,6 @@
 """Commands: exit codes, messages and flags; a command ends without waiting for its threads."""
 
+import glob
 import importlib
 import os
 import re
@@ -282,5 +283,71 @@ def test_package_runs_commands_as_a_module(tmp_path):
     options = dict(capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=60)
     done = subprocess.run([*command, "convert", "--list"], **options)
     assert done.returncode == 0 and done.stdout.startswith("scenes: ")
+    done = subprocess.run([*command, "build-vocab", "--help"], **options)
+    assert done.returncode == 0 and done.stdout.startswith("Trains a cased WordPiece vocabulary")
     done = subprocess.run([*command, "converts"], **options)
-    assert done.returncode == 1 and "COMMAND is one of build_vocab, compare, convert" in done.stderr
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr.startswith("error: unknown command 'converts'; did you mean 'convert'?\n")
+
+
+def test_list_of_commands_says_what_each_does(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["tf-mural", "--help"])
+    cli.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "usage: tf-mural COMMAND [flags]"
+    described = dict(line.split(maxsplit=1) for line in lines[3:])
+    assert list(described) == [command.replace("_", "-") for command in cli.COMMANDS]
+    assert described["train"] == "Trains a stage"
+
+
+# --- messages and packages of an installation -----------------------------------------------------
+
+REQUIREMENTS = ["numpy==2.4.6", 'apache-beam[dask]==2.77.0; extra == "beam"']
+
+
+def test_messages_of_a_clone_name_its_files():
+    text = "python tools/doctor.py; pip install -r requirements-beam.txt"
+    assert app.localize(text) == text
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("python tools/doctor.py checks", "tf-mural doctor checks"),
+        ("tools/build_vocab.py trains one", "tf-mural build-vocab trains one"),
+        ("pip install -r requirements.txt", "pip install numpy==2.4.6"),
+        ("pip install -r requirements-beam.txt", "pip install 'apache-beam[dask]==2.77.0'"),
+        # What only a clone has keeps its name.
+        ("tools/plan_tpu.py", "tools/plan_tpu.py"),
+        ("requirements-tpu.txt", "requirements-tpu.txt"),
+    ],
+)
+def test_messages_of_an_installed_package_name_its_commands(text, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr(app, "_TOOLS", str(tmp_path))
+    monkeypatch.setattr(app.importlib.metadata, "requires", lambda name: REQUIREMENTS)
+    assert app.localize(text) == expected
+
+
+LIBTPU = """
+import sys
+sys.path.insert(0, {root!r})
+from tf_mural.cli import app
+app.set_backend("jax")
+import jax
+print(jax.devices()[0].platform)
+"""
+
+
+def test_libtpu_is_silent_on_a_machine_without_a_tpu():
+    pytest.importorskip("jax", reason="pip install -r requirements-jax.txt")
+    pytest.importorskip("libtpu", reason="pip install -r requirements-plan.txt")
+    if glob.glob("/dev/accel*") or glob.glob("/dev/vfio/*"):
+        pytest.skip("this machine has a TPU")
+    environment = {k: v for k, v in os.environ.items() if k != "JAX_PLATFORMS"}
+    command = [sys.executable, "-c", LIBTPU.format(root=ROOT)]
+    options = dict(capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=environment, **options)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    # Who asks for a TPU by name sees why there is none.
+    done = subprocess.run(command, env=environment | {"JAX_PLATFORMS": "tpu"}, **options)
+    assert done.returncode == 1 and "Unable to initialize backend 'tpu'" in done.stderr

@@ -70,7 +70,7 @@ def test_unknown_stages_and_sizes_are_named():
 def test_get_config_of_a_file_receives_the_stage(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(
-        "from configs import align, mural\n"
+        "from tf_mural.configs import align, mural\n"
         "def get_config(stage):\n"
         "    config = {'align': align, 'mural': mural}[stage].get_config('tiny')\n"
         "    config.steps = 7\n"
@@ -96,6 +96,36 @@ def test_error_of_an_invalid_file_names_the_problem(tmp_path, text, message):
     path = tmp_path / "mine.py"
     path.write_text(text)
     with pytest.raises(UserError, match=message):
+        config_loading.load_config("etcl", "tiny", str(path))
+
+
+@pytest.mark.parametrize("name", ["tf_mural.configs.examples", "configs.examples"])
+def test_a_file_may_import_the_examples_of_a_clone_by_both_names(tmp_path, name):
+    path = tmp_path / "shapes.py"
+    path.write_text(
+        f"from {name} import own\ndef get_config(stage): return own.get_config(stage)\n"
+    )
+    config = config_loading.load_config("etcl", "tiny", str(path))
+    assert (config.stage, config.size) == ("etcl", "own")
+
+
+def test_files_of_the_package_are_known_in_every_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = "configs/examples/emoji.py"
+    assert config_loading.load_config("etcl", "tiny", name).size == "emoji"
+    (tmp_path / "configs/examples").mkdir(parents=True)
+    (tmp_path / name).write_text("x = 1\n")  # a file of the user comes first
+    with pytest.raises(UserError, match="has no get_config"):
+        config_loading.load_config("etcl", "tiny", name)
+    with pytest.raises(UserError, match="no config file 'configs/nothing.py'"):
+        config_loading.load_config("etcl", "tiny", "configs/nothing.py")
+
+
+@pytest.mark.parametrize("line", ["from . import base", "from .. import etcl"])
+def test_a_copy_of_a_config_of_the_package_learns_the_import(tmp_path, line):
+    path = tmp_path / "copy.py"
+    path.write_text(f"{line}\n")
+    with pytest.raises(UserError, match="relative import.*: from tf_mural.configs import base$"):
         config_loading.load_config("etcl", "tiny", str(path))
 
 

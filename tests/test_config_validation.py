@@ -53,12 +53,8 @@ def test_all_configs_are_valid(stage, size):
             1,
             "the term 'image_caption' compares image and target, but no source has both",
         ),
-        (
-            ["terms.image_caption.label_smoothing=1.0"],
-            1,
-            "label_smoothing is 1.0, expected a",
-        ),
-        (["model.temperatures.shared=0.0"], 1, "shared is 0.0, expected a number from 0.005 to 2"),
+        (["terms.image_caption.label_smoothing=1.0"], 1, "caption: label_smoothing is 1.0, expec"),
+        (["model.scalars.temperature.shared=0.0"], 1, "shared is 0.0, expected .* from 0.005 to 2"),
         (["sources.bitext.temperature=0.0"], 1, "bitext.temperature is 0.0, expected .* above 0"),
         (["optimizer.learning_rate=-1.0"], 1, "learning_rate is -1.0, expected 0 or more"),
         (["seed=-1"], 1, "seed is -1, expected a number from 0"),
@@ -79,6 +75,13 @@ def test_all_configs_are_valid(stage, size):
         (["microbatch=0"], 1, "microbatch is 0, expected a number from 1 or none"),
         (["loss_chunk=-1"], 1, "loss_chunk is -1, expected a number from 1 or none"),
         (["optimizer.global_clipnorm=0"], 1, "global_clipnorm is 0.0, expected a number above 0"),
+        (["optimizer.name=adam"], 1, None),
+        (["optimizer.name=adam", "optimizer.exclude_from_layer_adaptation="], 1, None),
+        (
+            ["optimizer.name=adam", "optimizer.exclude_from_layer_adaptation=_bn/,bias"],
+            1,
+            r"layer_adaptation is \('_bn/', 'bias'\), but adam has no layer .*name=lamb",
+        ),
         (["keep_best=retrieval"], 1, "keep_best is 'retrieval', but evaluate_every is none"),
         (["sources.captions.languages="], 1, "captions.languages is empty: expected codes, or no"),
         (["images.resize=60"], 1, "images.crop is 64, larger than images.resize = 60"),
@@ -116,6 +119,20 @@ def test_fields_of_sources_are_checked():
     with pytest.raises(
         UserError, match="'triples' has the fields .* at most one image and two texts"
     ):
+        experiment.check_config(config, 1)
+
+
+def test_unknown_options_and_scalars_of_a_term_are_refused():
+    config = config_with()
+    with config.terms.image_caption.unlocked():
+        config.terms.image_caption.margn = 0.1
+    message = "terms.image_caption: unknown option .* 'margn'; known: margin, label_smoothing; did"
+    with pytest.raises(UserError, match=message):
+        experiment.check_config(config, 1)
+    config = config_with()
+    with config.model.scalars.unlocked():
+        config.model.scalars.sigma = {"shared": 1.0}
+    with pytest.raises(UserError, match="unknown kind of learned scalar .* 'sigma'; known: temp"):
         experiment.check_config(config, 1)
 
 

@@ -43,23 +43,24 @@ def test_embeddings_are_normalized_and_float32_at_any_precision(set_policy, name
         raw = np.asarray(keras.ops.cast(tower(inputs), "float32"))
         expected = raw / np.linalg.norm(raw, axis=1, keepdims=True)
         np.testing.assert_allclose(embeddings, expected, atol=1e-5)
-    assert encoder.temperatures["shared"].dtype == "float32"
+    assert encoder.scalars["temperature"]["shared"].dtype == "float32"
     embeddings = encoder({"image": random_images(3), "text": TOKENS})
     np.testing.assert_array_equal(embeddings["text"], encoder.encode("text", TOKENS))
 
 
 def test_temperatures_are_clipped_and_counted():
-    encoder = small_encoder(temperatures={"hot": 3.0, "cold": 0.001, "fine": 0.5})
-    assert int(encoder.clamp_temperatures()) == 2
-    values = {name: float(v.numpy()) for name, v in encoder.temperatures.items()}
+    encoder = small_encoder(scalars={"temperature": {"hot": 3.0, "cold": 0.001, "fine": 0.5}})
+    assert int(encoder.clamp_scalars()["temperature"]) == 2
+    values = {name: float(v.numpy()) for name, v in encoder.scalars["temperature"].items()}
     assert values == pytest.approx({"hot": 2.0, "cold": 0.005, "fine": 0.5})
-    assert int(encoder.clamp_temperatures()) == 0
-    assert all(v in encoder.trainable_variables for v in encoder.temperatures.values())
+    assert int(encoder.clamp_scalars()["temperature"]) == 0
+    assert len(encoder.scalar_variables) == 3
+    assert all(v in encoder.trainable_variables for v in encoder.scalar_variables)
 
 
 def test_the_default_is_a_single_temperature_of_1():
-    encoder = small_encoder()
-    assert {name: float(v.numpy()) for name, v in encoder.temperatures.items()} == {"shared": 1.0}
+    values = small_encoder().scalar_values()
+    assert keras.tree.map_structure(float, values) == {"temperature": {"shared": 1.0}}
 
 
 @pytest.mark.parametrize("frozen, trained", [("image", "text"), ("text", "image")])
@@ -89,11 +90,13 @@ def test_arguments_of_earlier_versions_are_upgraded():
     image = {"name": "tiny", "batch_norm_group": 16, "padding": "end", "preset": ""}
     text = {"max_tokens": 8, "sizes": [], "preset": "hf://user/name"}
     arguments = {"image": image, "text": text, "embedding_dim": 16}
+    arguments["temperatures"] = {"shared": 0.5}
     upgraded = models.upgrade_arguments(arguments)
     assert upgraded == {
         "image": {"name": "tiny", "virtual_batch_size": 16, "padding": "end", "preset": None},
         "text": {"max_tokens": 8, "sizes": None, "preset": "hf://user/name"},
         "embedding_dim": 16,
+        "scalars": {"temperature": {"shared": 0.5}},
     }
     assert models.upgrade_arguments(upgraded) == upgraded
     assert image["batch_norm_group"] == 16  # upgrade_arguments does not change its input

@@ -1,6 +1,7 @@
 """`tf_mural.Embedder`, the public interface of a trained model."""
 
 import io
+import os
 import struct
 import subprocess
 import sys
@@ -141,6 +142,26 @@ def test_a_bad_image_is_named_by_its_position(embedder, item, message):
     assert caught.value.position == 1
 
 
+def test_an_error_of_an_item_prints_no_traceback():
+    """Reads what TensorFlow prints from a process whose log level is not set."""
+    code = (
+        "import numpy as np\n"
+        "from tf_mural.evaluation.batch_embedder import BatchEmbedder\n"
+        "from tf_mural.experiment.embedder import _encode\n"
+        "embed = BatchEmbedder(None, None, None, lambda x: x, width=2)\n"
+        "images = [np.zeros((4, 4, 3), 'uint8'), np.zeros((4, 4, 3), 'float32')]\n"
+        "try:\n    list(embed._decode(_encode(images, {})))\n"
+        "except Exception as error:\n    print(error)\n"
+    )
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "0"}
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment
+    )
+    assert "image at position 1 cannot be read (an array (4, 4, 3) of float32" in process.stdout
+    assert "expected uint8 (h, w, 3) with values from 0 to 255" in process.stdout
+    assert "Traceback" not in process.stderr and "BadImage" not in process.stderr
+
+
 def test_a_damaged_file_is_named(embedder, tmp_path):
     path = tmp_path / "damaged.png"
     path.write_bytes(tf.io.encode_png(random_pixels()).numpy()[:60])
@@ -195,7 +216,7 @@ def test_the_fingerprint_depends_on_weights_and_image_sizes(embedder, finished):
     assert same.fingerprint == embedder.fingerprint and len(same.fingerprint) == 32
     model = experiment.load(str(finished[0]))
     other_sizes = experiment.fingerprint(model.encoder, model.tokenizer, {"resize": 80, "crop": 64})
-    model.encoder.temperatures["shared"].assign(0.5)
+    model.encoder.scalars["temperature"]["shared"].assign(0.5)
     other_weights = experiment.fingerprint(model.encoder, model.tokenizer, model.sizes)
     assert len({other_sizes, other_weights, embedder.fingerprint}) == 3
 

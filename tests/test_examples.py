@@ -105,7 +105,7 @@ def test_control_and_etcl_have_the_same_schedule(name):
 
 
 def test_own_example_takes_languages_and_bitext():
-    own = importlib.import_module("configs.examples.own")
+    own = importlib.import_module("tf_mural.configs.examples.own")
     mural = own.get_config("mural", "flowers", first=("de",), bitext="news/train")
     assert list(mural.sources.captions.records) == ["flowers/train"]
     assert list(mural.sources.captions.languages) == ["de"]
@@ -130,7 +130,7 @@ def test_unknown_stage_of_an_example_is_named():
 )
 def test_error_names_what_get_config_returned(tmp_path, body, message):
     path = tmp_path / "mine.py"
-    path.write_text(f"from configs import mural\ndef get_config(stage):\n    {body}\n")
+    path.write_text(f"from tf_mural.configs import mural\ndef get_config(stage):\n    {body}\n")
     with pytest.raises(UserError, match=message):
         config_loading.load_config("etcl", "tiny", str(path))
 
@@ -140,7 +140,7 @@ def test_error_names_what_get_config_returned(tmp_path, body, message):
 UNSEEN = ["sw", "zh-Hant"]
 # A config file of a user, which changes values of the example.
 QUICK = """
-from configs.examples import emoji
+from tf_mural.configs.examples import emoji
 
 def get_config(stage):
     config = emoji.get_config(stage)

@@ -69,6 +69,17 @@ def test_gradients_logs_and_averages_equal_those_of_the_plain_step(
         assert np.abs(plain[2][path] - before[path]).max() > 1e-6
 
 
+def test_micro_batches_and_chunks_of_the_sigmoid_loss_equal_the_plain_step():
+    (expected, logs), (actual, cached_logs) = (
+        compute_gradients(*trainer_and_batch(loss="sigmoid", **options))
+        for options in ({}, {"microbatch": MICROBATCH, "loss_chunk": 4})
+    )
+    assert {"dual_encoder/temperature_shared", "dual_encoder/bias_shared"} <= expected.keys()
+    assert np.abs(expected["dual_encoder/bias_shared"]) > 1e-3
+    assert largest_error(expected, actual)[0] < 1e-10
+    assert cached_logs == pytest.approx(logs, rel=1e-12)
+
+
 def test_batch_norm_without_groups_sees_micro_batches(plain):
     trainer, batch = trainer_and_batch(microbatch=MICROBATCH)
     for layer in trainer.encoder._flatten_layers():
@@ -163,8 +174,8 @@ def accumulated_gradients(trainer, batch):
             part = core.encode(grad_cache.slice_part(parts, i))
             all_parts = [*first_pass[:i], part, *first_pass[i + 1 :]]
             embeddings = {f: tf.concat([x[f] for x in all_parts], axis=0) for f in part}
-            temperatures = {name: v.value for name, v in trainer.encoder.temperatures.items()}
-            loss, _ = objective(embeddings, batch, core.terms, temperatures, lambda x: x, 0, 2)
+            scalars = trainer.encoder.scalar_values()
+            loss, _ = objective(embeddings, batch, core.terms, scalars, lambda x: x, 0, 2)
         gradients = tape.gradient(loss, trainer.encoder.trainable_variables)
         gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
         totals = [a + b for a, b in zip(totals, gradients, strict=True)] if totals else gradients
@@ -212,13 +223,15 @@ def test_chunks_of_the_loss_equal_the_equations(chunk, mask):
     x, y = rng.normal(size=(2, 24, 6))
     ids = rng.integers(0, 12, (2, 24))
     ignore = mask & ((ids[0][:, None] == ids[0]) | (ids[1][:, None] == ids[1]))
-    term = Term("t", "image", "text", 0.5, margin=0.3, label_smoothing=0.1, mask_duplicates=mask)
+    term = Term(
+        "t", "image", "text", 0.5, options=trainers.OPTIONS["contrastive"], mask_duplicates=mask
+    )
     batch = {f: {"id": tf.constant(i)} for f, i in zip(("image", "text"), ids, strict=True)}
-    logs, embedding_gradients, temperature_gradients = objective_and_gradients(
+    logs, embedding_gradients, scalar_gradients = objective_and_gradients(
         {"image": tf.constant(x), "text": tf.constant(y)},
         batch,
         [term],
-        {"shared": tf.constant(0.2, tf.float64)},
+        {"temperature": {"shared": tf.constant(0.2, tf.float64)}},
         gather=lambda rows: rows,
         offset=0,
         num_languages=0,
@@ -229,7 +242,7 @@ def test_chunks_of_the_loss_equal_the_equations(chunk, mask):
     np.testing.assert_allclose([logs["loss/t"], logs["loss"]], [loss, loss / 2], **close)
     np.testing.assert_allclose(2 * embedding_gradients["image"], by_x, **close)
     np.testing.assert_allclose(2 * embedding_gradients["text"], by_y, **close)
-    np.testing.assert_allclose(2 * temperature_gradients["shared"], by_sigma, **close)
+    np.testing.assert_allclose(2 * scalar_gradients["temperature"]["shared"], by_sigma, **close)
 
 
 # --- memory ---------------------------------------------------------------------------------------

@@ -108,7 +108,7 @@ def test_embeddings_equal_those_of_align(name, loaded, recorded):
         assert relative_error(raw, expected[f"{modality}_embeds"]) < 1e-5
         embeddings[modality] = np.asarray(encoder.encode(modality, inputs))
         assert relative_error(embeddings[modality], expected[f"{modality}_rows"]) < 1e-5
-    temperature = float(encoder.temperatures["shared"])
+    temperature = float(encoder.scalars["temperature"]["shared"])
     assert temperature == 0.0625  # the value in the weights; config.json has 1.0
     logits = embeddings["text"] @ embeddings["image"].T / temperature
     assert relative_error(logits, expected["logits"]) < 1e-5

@@ -60,7 +60,7 @@ def errors(expected, actual):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("stage", "case"),
+    ("expected_case", "case"),
     [
         ("mural", "mural"),
         ("etcl", "etcl"),
@@ -68,10 +68,13 @@ def errors(expected, actual):
         ("etcl", "sharded"),
         ("etcl", "microbatch"),
         ("etcl", "chunk"),
+        ("sigmoid", "sigmoid"),
+        ("sigmoid", "sigmoid devices"),
+        ("sigmoid", "sigmoid chunk"),
     ],
 )
-def test_gradients_equal_those_of_tensorflow(steps, stage, case):
-    expected = select_prefix(steps["tensorflow"], f"{stage}/gradient/")
+def test_gradients_equal_those_of_tensorflow(steps, expected_case, case):
+    expected = select_prefix(steps["tensorflow"], f"{expected_case}/gradient/")
     actual = select_prefix(steps["jax"], f"{case}/gradient/")
     assert any("temperature" in name for name in actual) and len(actual) > 30
     assert any("_bn/" in name for name in actual)

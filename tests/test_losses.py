@@ -1,4 +1,4 @@
-"""Compares the contrastive loss with hand-computed values, slow float64 code and open_clip."""
+"""Compares the losses with hand-computed values, slow float64 code and open_clip."""
 
 import os
 
@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from golden import clip_loss_case
+from golden import clip_loss_case, siglip_loss_case
 
 from tf_mural import losses
 
@@ -170,11 +170,20 @@ def test_the_minimum_of_the_smoothed_loss(total, floor):
 # --- open_clip ------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def recorded():
-    path = os.path.join(os.path.dirname(clip_loss_case.__file__), "clip_loss.npz")
+def recorded_arrays(name):
+    path = os.path.join(os.path.dirname(clip_loss_case.__file__), f"{name}.npz")
     with np.load(path) as arrays:
         return dict(arrays)
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    return recorded_arrays("clip_loss")
+
+
+@pytest.fixture(scope="module")
+def recorded_siglip():
+    return recorded_arrays("siglip_loss")
 
 
 @pytest.mark.parametrize("parts", [1, 2, 4])
@@ -210,6 +219,100 @@ def test_the_recorded_values_of_open_clip_are_not_trivial(recorded):
         for name in ("images", "texts"):
             assert np.abs(recorded[f"{case}/{name}"]).max() > 1e-2
         assert abs(recorded[f"{case}/scale"]) > 1e-4
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+@pytest.mark.parametrize("case", siglip_loss_case.CASES)
+def test_sigmoid_equals_open_clip(recorded_siglip, case, parts):
+    """Compares loss and gradients, with the batch divided into parts as among replicas."""
+    settings = dict(siglip_loss_case.CASES[case])
+    scale, bias = settings.pop("scale"), settings.pop("bias")
+    x, y = (tf.constant(v) for v in clip_loss_case.features(**settings))
+    inputs = (x, y, tf.constant(1 / scale, tf.float64), tf.constant(bias, tf.float64))
+    bounds = np.linspace(0, len(x), parts + 1).astype(int)
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        example_losses = [
+            losses.sigmoid((x[a:b], y[a:b]), (x, y), a, *inputs[2:])
+            for a, b in zip(bounds, bounds[1:], strict=False)
+        ]
+        total = tf.reduce_mean(tf.concat(example_losses, 0))
+    by_x, by_y, by_sigma, by_bias = tape.gradient(total, inputs)
+    # The derivative of the scale 1 / sigma at sigma is -scale^2.
+    actual = dict(loss=total, images=by_x, texts=by_y, scale=-by_sigma / scale**2, bias=by_bias)
+    for name, value in actual.items():
+        np.testing.assert_allclose(
+            value, recorded_siglip[f"{case}/{name}"], rtol=1e-9, atol=1e-12, err_msg=name
+        )
+
+
+def test_the_recorded_values_of_siglip_are_not_trivial(recorded_siglip):
+    for case in siglip_loss_case.CASES:
+        assert recorded_siglip[f"{case}/loss"] > 0.01
+        for name in ("images", "texts", "scale", "bias"):
+            assert np.abs(recorded_siglip[f"{case}/{name}"]).max() > 1e-4, (case, name)
+
+
+# --- sigmoid --------------------------------------------------------------------------------------
+
+
+def slow_sigmoid(x, y, sigma, bias, ignore=None):
+    """Computes the losses (N,) of the sigmoid loss pair by pair in float64."""
+    losses_of_examples = np.zeros(len(x))
+    for i in range(len(x)):
+        for j in range(len(x)):
+            logit = x[i] @ y[j] / sigma + bias
+            probability = 1 / (1 + np.exp(-logit))
+            if i == j:
+                losses_of_examples[i] -= np.log(probability)
+            elif ignore is None or not ignore[i, j]:
+                losses_of_examples[i] -= np.log(1 - probability)
+    return losses_of_examples
+
+
+def sigmoid_loss(x, y, sigma=0.1, bias=-10.0, **options):
+    return losses.sigmoid((x, y), (x, y), 0, sigma, bias, **options)
+
+
+@pytest.mark.parametrize("sigma, bias", [(0.1, -10.0), (1.0, 0.0), (0.3, 2.0)])
+def test_sigmoid_equals_the_slow_code(sigma, bias):
+    x, y = unit_vectors((7, 5), 0), unit_vectors((7, 5), 1)
+    ignore = np.random.default_rng(2).random((7, 7)) < 0.4
+    np.fill_diagonal(ignore, True)  # the matching pair is never excluded
+    expected = slow_sigmoid(x, y, sigma, bias)
+    np.testing.assert_allclose(sigmoid_loss(x, y, sigma, bias), expected, rtol=1e-11)
+    expected = slow_sigmoid(x, y, sigma, bias, ignore)
+    actual = sigmoid_loss(x, y, sigma, bias, ignore=ignore)
+    np.testing.assert_allclose(actual, expected, rtol=1e-11)
+
+
+def test_sigmoid_by_hand():
+    # At the start, a match of cosine 1 has the logit 1 / 0.1 - 10 = 0, and an orthogonal pair the
+    # logit -10.
+    x = np.eye(3)
+    expected = np.log(2) + 2 * np.log1p(np.exp(-10.0))
+    np.testing.assert_allclose(sigmoid_loss(x, x), expected * np.ones(3), rtol=1e-12)
+    # A collapsed encoder: every pair has the logit 0, and is decided by chance.
+    x = np.ones((5, 4)) / 2
+    np.testing.assert_allclose(sigmoid_loss(x, x), 5 * np.log(2) * np.ones(5), rtol=1e-12)
+    # Zero vectors: every pair has the logit of the bias.
+    zeros = np.zeros((4, 3))
+    expected = np.log1p(np.exp(10.0)) + 3 * np.log1p(np.exp(-10.0))
+    np.testing.assert_allclose(sigmoid_loss(zeros, zeros), expected * np.ones(4), rtol=1e-12)
+
+
+def test_sigmoid_is_finite_at_the_bounds_of_the_temperature_in_float32():
+    x, y = (unit_vectors((12, 6), seed).astype("float32") for seed in (0, 1))
+    tensors = [tf.constant(v) for v in (x, y, np.float32(0.005), np.float32(-10))]
+    with tf.GradientTape() as tape:
+        tape.watch(tensors)
+        example_losses = sigmoid_loss(*tensors)
+    assert example_losses.dtype == tf.float32
+    pairs = np.arange(12)
+    logits = x.astype("float64") @ y.T.astype("float64") / 0.005 - 10
+    logits[pairs, pairs] *= -1
+    np.testing.assert_allclose(example_losses, np.logaddexp(0, logits).sum(axis=1), rtol=1e-5)
+    assert all(np.isfinite(g).all() for g in tape.gradient(example_losses, tensors))
 
 
 # --- gradients ------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ def test_initial_weights_are_loaded_and_slots_are_zero(finished, run):
         # training has changed it.
         sigma = float(weights["dual_encoder/temperature_shared"])
     assert sigma != pytest.approx(0.07)
-    assert float(trainer.encoder.temperatures["shared"].numpy()) == pytest.approx(sigma)
+    assert float(trainer.encoder.scalars["temperature"]["shared"].numpy()) == pytest.approx(sigma)
     trainer.optimizer.build(trainer.encoder.trainable_variables)
     slots = [v for v in trainer.optimizer.variables if "second" in v.path]
     assert slots and not any(np.any(v.numpy()) for v in slots)

@@ -308,7 +308,7 @@ def test_a_step_with_too_large_a_norm_is_skipped_without_a_trace():
 def test_a_temperature_is_clipped_at_its_bounds_and_counted(start, bound, skip):
     trainer = trainers.make_trainer("mural", bad_step_policy=BadStepPolicy(skip=skip))
     batch = trainers.to_tensors(trainers.make_batch("mural"))
-    (temperature,) = trainer.encoder.temperatures.values()
+    (temperature,) = trainer.encoder.scalar_variables
     results = []
     for rate in (1e4, -1e4):  # one of these learning rates moves the temperature beyond its bound
         temperature.assign(start)

@@ -1,11 +1,13 @@
-"""The notebooks run from top to bottom, define no functions, and link to the repository."""
+"""The notebooks run from top to bottom, define no functions, and install the package on Colab."""
 
 import ast
 import glob
 import os
 import re
 import shutil
+import subprocess
 import sys
+import tomllib
 
 import pytest
 from conftest import ROOT
@@ -37,17 +39,114 @@ def test_a_notebook_calls_and_defines_nothing(path):
             ]
 
 
-@pytest.mark.parametrize("path", NAMES, ids=IDS)
-def test_badge_and_first_cell_lead_to_the_repository(path):
-    import tomllib
+# --- badge and first cell -------------------------------------------------------------------------
 
+
+def write_first_cells(folder, repository):
+    """Runs notebooks/first_cells.py on a copy of the notebooks; returns the folder of the copy."""
+    copy = shutil.copytree(os.path.join(ROOT, "notebooks"), folder / "notebooks")
+    urls = f'[project.urls]\nRepository = "{repository}"\n' if repository else ""
+    (folder / "pyproject.toml").write_text(f'[project]\nname = "tf_mural"\n{urls}')
+    subprocess.run([sys.executable, copy / "first_cells.py"], check=True, timeout=60)
+    return copy
+
+
+@pytest.mark.parametrize("path", NAMES, ids=IDS)
+def test_badge_and_first_cell_are_those_of_pyproject(path, tmp_path):
     with open(os.path.join(ROOT, "pyproject.toml"), "rb") as file:
-        url = tomllib.load(file)["project"]["urls"]["Repository"]
-    first, setup = read(path).cells[:2]
-    repository = url.removeprefix("https://github.com/")
-    name = f"notebooks/{os.path.basename(path)}"
-    assert f"https://colab.research.google.com/github/{repository}/blob/main/{name}" in first.source
-    assert f"!git clone --depth 1 {url}" in setup.source
+        repository = tomllib.load(file)["project"].get("urls", {}).get("Repository", "")
+    copy = write_first_cells(tmp_path, repository)
+    with open(path, encoding="utf-8") as file:
+        content = file.read()
+    assert (copy / os.path.basename(path)).read_text(encoding="utf-8") == content, "make notebooks"
+    assert ("colab-badge" in content) == bool(repository)
+
+
+@pytest.mark.parametrize("path", NAMES, ids=IDS)
+def test_an_owner_sets_the_repository_in_one_place(path, tmp_path):
+    name, owner = os.path.basename(path), "some-owner/some_name"
+    copy = write_first_cells(tmp_path / "set", f"https://github.com/{owner}")
+    title, setup = read(copy / name).cells[:2]
+    colab = f"https://colab.research.google.com/github/{owner}/blob/main/notebooks/{name}"
+    assert title.source.splitlines()[2].endswith(f"({colab})")
+    assert f'REPOSITORY = "https://github.com/{owner}"' in setup.source
+    # Written again without an address, the notebook is the one of this folder.
+    (tmp_path / "set/pyproject.toml").write_text('[project]\nname = "tf_mural"\n')
+    subprocess.run([sys.executable, copy / "first_cells.py"], check=True, timeout=60)
+    original = write_first_cells(tmp_path / "unset", "")
+    assert (copy / name).read_bytes() == (original / name).read_bytes()
+
+
+# Runs a cell as Colab does: google.colab is imported, and tf_mural is not installed.
+COLAB = """
+import sys, types
+sys.modules["google.colab"] = types.ModuleType("google.colab")
+sys.path = [path for path in sys.path if path != {root!r}]
+from IPython.core.interactiveshell import InteractiveShell
+result = InteractiveShell.instance().run_cell({source!r})
+print("raised", repr(result.error_in_exec))
+"""
+
+
+@pytest.fixture
+def colab(tmp_path):
+    """Function that runs the first cell of a notebook and returns its output.
+
+    The programs `pip` and `git` print their arguments.
+    """
+    pytest.importorskip("IPython", reason="pip install -r requirements-notebooks.txt")
+    for program in ("pip", "git"):
+        script = tmp_path / "bin" / program
+        script.parent.mkdir(exist_ok=True)
+        script.write_text(f'#!/bin/sh\necho ran {program} "$@"\n')
+        script.chmod(0o755)
+    paths = os.pathsep.join([str(tmp_path / "bin"), os.environ["PATH"]])
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"PATH": paths}
+
+    def run(source, *files):
+        folder = tmp_path / "content"
+        for file in files:
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            (folder / file).touch()
+        folder.mkdir(exist_ok=True)
+        code = COLAB.format(root=ROOT, source=source)
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=folder,
+            env=environment | {"IPYTHONDIR": str(tmp_path / "ipython")},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+@pytest.mark.parametrize("path", NAMES, ids=IDS)
+def test_first_cell_installs_a_wheel_on_colab(path, colab):
+    source = read(path).cells[1].source
+    extra = "[jax]" if "tpu" in path else ""
+    output = colab(source, "tf_mural-0.1.0-py3-none-any.whl")
+    assert f"ran pip install -q tf_mural-0.1.0-py3-none-any.whl{extra}\n" in output
+    assert "raised None" in output and "git" not in output
+
+
+def test_first_cell_finds_a_wheel_on_drive_and_a_repository(colab, tmp_path):
+    setup = read(NAMES[0]).cells[1].source
+    assert 'REPOSITORY = ""' in setup and "/content" not in setup
+    output = colab(setup)
+    assert "raised RuntimeError" in output and "Run `make wheel`" in output and "ran" not in output
+    own = setup.replace('REPOSITORY = ""', 'REPOSITORY = "https://example.org/own.git"')
+    output = colab(own)
+    assert "ran git clone -q --depth 1 https://example.org/own.git clone\n" in output
+    assert "ran pip install -q ./clone" in output and "raised None" in output
+    output = colab(own, "drive/MyDrive/tf_mural-0.2.0-py3-none-any.whl")
+    assert "ran pip install -q drive/MyDrive/tf_mural-0.2.0-py3" in output and "git" not in output
+
+
+# --- the notebooks as a whole ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", NAMES, ids=IDS)
@@ -67,7 +166,7 @@ RUNS = [pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
 def test_a_notebook_runs_from_top_to_bottom(path, data_dir, tmp_path, monkeypatch):
     nbclient = pytest.importorskip("nbclient", reason="pip install -r requirements-notebooks.txt")
     pytest.importorskip("ipykernel", reason="pip install -r requirements-notebooks.txt")
-    for name in ("tools", "tf_mural", "configs", "tests", "docs"):
+    for name in ("tf_mural", "configs", "tests"):
         os.symlink(os.path.join(ROOT, name), tmp_path / name)
     shutil.copytree(data_dir, tmp_path / "data")
     monkeypatch.setenv("NOTEBOOK_FLAGS", "--config=tests/notebook_config.py")

@@ -2,10 +2,14 @@
 
 import dataclasses
 
+import keras
 import numpy as np
 import pytest
+from keras import ops
 
 from tf_mural import losses
+from tf_mural.backends.tensorflow.chunked_loss import objective_and_gradients
+from tf_mural.errors import UserError
 from tf_mural.objective import Term, objective
 
 
@@ -27,14 +31,15 @@ def random_fields(n, names, seed=0, languages=2):
 
 
 def evaluate(embeddings, batch, terms, temperatures=None, gather=lambda x: x, offset=0):
-    temperatures = temperatures or {"shared": 0.2}
-    return objective(embeddings, batch, terms, temperatures, gather, offset, num_languages=2)
+    scalars = {"temperature": temperatures or {"shared": 0.2}}
+    return objective(embeddings, batch, terms, scalars, gather, offset, num_languages=2)
 
 
+PAPER = {"margin": 0.3, "label_smoothing": 0.1}
 ETCL = [
-    Term("image_text_a", "image", "text_a", 1 / 3, margin=0.3, label_smoothing=0.1),
-    Term("text_a_text_b", "text_a", "text_b", 1 / 3, margin=0.3, label_smoothing=0.1),
-    Term("text_b_image", "text_b", "image", 1 / 3, margin=0.3, label_smoothing=0.1),
+    Term("image_text_a", "image", "text_a", 1 / 3, options=PAPER),
+    Term("text_a_text_b", "text_a", "text_b", 1 / 3, options=PAPER),
+    Term("text_b_image", "text_b", "image", 1 / 3, options=PAPER),
 ]
 
 
@@ -75,9 +80,7 @@ def test_losses_by_language_count_each_text_of_an_example():
     embeddings, batch = random_fields(4, ["source", "target"])
     batch["source"]["language"] = np.array([0, 0, 0, 0], np.int32)
     batch["target"]["language"] = np.array([1, 1, 0, 0], np.int32)
-    _, logs = evaluate(
-        embeddings, batch, [Term("t", "source", "target", 1.0, margin=0.3, label_smoothing=0.1)]
-    )
+    _, logs = evaluate(embeddings, batch, [Term("t", "source", "target", 1.0, options=PAPER)])
     example_losses = pair_losses(embeddings, "source", "target")
     np.testing.assert_allclose(logs["language_count"], [6, 2])
     np.testing.assert_allclose(
@@ -89,9 +92,7 @@ def test_losses_by_language_count_each_text_of_an_example():
 
 def test_a_term_can_have_its_own_temperature():
     embeddings, batch = random_fields(4, ["source", "target"])
-    terms = [
-        Term("t", "source", "target", 1.0, margin=0.3, label_smoothing=0.1, temperature="text")
-    ]
+    terms = [Term("t", "source", "target", 1.0, options=PAPER, scalars={"temperature": "text"})]
     total, _ = evaluate(embeddings, batch, terms, {"shared": 0.2, "text": 0.7})
     expected = pair_losses(embeddings, "source", "target", 0.7).mean()
     assert float(total) == pytest.approx(expected, rel=1e-6)
@@ -101,7 +102,7 @@ def test_duplicates_are_masked_by_the_id_of_either_field():
     embeddings, batch = random_fields(4, ["image", "caption"])
     batch["image"]["id"] = np.array([7, 7, 2, 3])
     batch["caption"]["id"] = np.array([1, 2, 3, 1])
-    term = Term("t", "image", "caption", 1.0, margin=0.3, label_smoothing=0.1, mask_duplicates=True)
+    term = Term("t", "image", "caption", 1.0, options=PAPER, mask_duplicates=True)
     total, _ = evaluate(embeddings, batch, [term])
     ignore = np.eye(4, dtype=bool)
     ignore[0, 1] = ignore[1, 0] = True  # examples 0 and 1 have the same image
@@ -125,7 +126,7 @@ def masked_loss(names, ids, x, y, sibling_fields=()):
     embeddings, batch = random_fields(len(ids[0]), names)
     for name, values in zip(names, ids, strict=True):
         batch[name]["id"] = np.array(values)
-    options = dict(margin=0.3, label_smoothing=0.1)
+    options = dict(options=PAPER)
     term = Term("t", x, y, 1.0, mask_duplicates=True, sibling_fields=sibling_fields, **options)
     total, _ = evaluate(embeddings, batch, [term])
 
@@ -166,3 +167,91 @@ def test_terms_that_do_not_mask_gather_no_ids():
     terms = [dataclasses.replace(term, sibling_fields=("text_a",)) for term in ETCL]
     evaluate(embeddings, batch, terms, gather=gather)
     assert len(gathered) == 3  # one call per field, for the embeddings
+
+
+# --- options, scalars and candidates of other losses ----------------------------------------------
+
+
+def test_terms_complete_and_check_the_options_of_their_loss():
+    term = Term("t", "image", "caption", 1.0, options={"margin": 1})
+    assert term.options == {"margin": 1, "label_smoothing": 0.0}
+    assert term.scalars == {"temperature": "shared"}
+    for options, message in (
+        (
+            {"margn": 0.3},
+            "unknown option of the loss 'contrastive': 'margn'; known: margin, ",
+        ),
+        ({"margin": "0.3"}, "margin is '0.3', but this option .* is of type float"),
+        ({"margin": True}, "margin is True, but this option .* is of type float"),
+        ({"label_smoothing": 1.0}, "label_smoothing is 1.0, expected a number from 0 to below 1"),
+        ({"label_smoothing": -0.1}, "label_smoothing is -0.1, expected a number from 0 to below 1"),
+    ):
+        with pytest.raises(UserError, match=message):
+            Term("t", "image", "caption", 1.0, options=options)
+    with pytest.raises(UserError, match="unknown scalar of the loss 'contrastive': 'bias'; known"):
+        Term("t", "image", "caption", 1.0, scalars={"bias": "shared"})
+    with pytest.raises(UserError, match="unknown loss .of the term 't'. 'contrast'; known: contr"):
+        Term("t", "image", "caption", 1.0, loss="contrast")
+
+
+def scaled_distance(local, candidates, offset, power=2, ignore=None):
+    """Returns |x - y|^power of each pair; a loss that needs no negatives and no scalar."""
+    assert candidates is None
+    return ops.sum(ops.abs(local[0] - local[1]) ** power, axis=1)
+
+
+@pytest.fixture
+def distance(monkeypatch):
+    """Registers the loss "distance", which takes an option and no candidates."""
+    loss = losses.Loss(
+        scaled_distance, options={"power": losses.Option(int, 2)}, needs_candidates=False
+    )
+    monkeypatch.setitem(losses.LOSSES, "distance", loss)
+
+
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_a_loss_without_candidates_gathers_no_embeddings(distance, chunk):
+    """Computes half of a global batch; all replicas have the same rows."""
+    embeddings, batch = random_fields(4, ["image", "caption"])
+    embeddings, batch = keras.tree.map_structure(ops.convert_to_tensor, (embeddings, batch))
+    gathered = []
+
+    def gather(x):
+        gathered.append(x)
+        return ops.concatenate([x, x], axis=0)
+
+    term = Term("t", "image", "caption", 0.5, "distance", {"power": 4})
+    logs, gradients, scalar_gradients = objective_and_gradients(
+        embeddings,
+        batch,
+        [term],
+        {"temperature": {"shared": ops.convert_to_tensor(0.2)}},
+        gather,
+        offset=4,
+        num_languages=2,
+        chunk=chunk,
+    )
+    # Only the ids of one field are gathered, whose number is the size of the global batch.
+    assert [x.dtype for x in gathered] == ["int64"]
+    difference = np.asarray(embeddings["image"] - embeddings["caption"])
+    assert float(logs["loss/t"]) == pytest.approx((difference**4).sum() / 8, rel=1e-6)
+    np.testing.assert_allclose(gradients["image"], 0.5 * 4 * difference**3 / 8, rtol=1e-6)
+    np.testing.assert_allclose(gradients["caption"], -gradients["image"], rtol=1e-6)
+    assert float(scalar_gradients["temperature"]["shared"]) == 0.0
+
+
+def test_losses_with_and_without_candidates_in_one_objective(distance):
+    embeddings, batch = random_fields(5, ["image", "text_a", "text_b"])
+    terms = [ETCL[0], Term("d", "text_a", "text_b", 2.0, "distance")]
+    total, logs = evaluate(embeddings, batch, terms)
+    expected = ((embeddings["text_a"] - embeddings["text_b"]) ** 2).sum(axis=1).mean()
+    assert float(logs["loss/d"]) == pytest.approx(expected, rel=1e-6)
+    mean = pair_losses(embeddings, "image", "text_a").mean()
+    assert float(total) == pytest.approx(mean / 3 + 2 * expected, rel=1e-6)
+
+
+def test_a_loss_of_tokens_is_refused(monkeypatch):
+    loss = losses.Loss(scaled_distance, inputs="tokens")
+    monkeypatch.setitem(losses.LOSSES, "tokens", loss)
+    with pytest.raises(UserError, match="takes tokens, but the towers return one row per example"):
+        Term("t", "image", "caption", 1.0, "tokens")

@@ -58,9 +58,7 @@ def test_adam_equals_adamw_of_keras():
     rng = np.random.default_rng(0)
     initial = rng.normal(size=(4, 3)).astype("float32")
     variable, reference = (keras.Variable(initial, name="kernel") for _ in range(2))
-    adam = OPTIMIZERS["adam"](
-        1e-2, weight_decay=0.1, epsilon=1e-12, exclude_from_layer_adaptation=("_bn/",)
-    )
+    adam = OPTIMIZERS["adam"](1e-2, weight_decay=0.1, epsilon=1e-12)
     keras_adam = keras.optimizers.AdamW(1e-2, weight_decay=0.1, epsilon=1e-12)
     adam.build([variable])
     keras_adam.build([reference])
@@ -70,6 +68,13 @@ def test_adam_equals_adamw_of_keras():
         keras_adam.apply([gradient])
     assert np.abs(variable.numpy() - initial).max() > 0.05
     np.testing.assert_allclose(variable.numpy(), reference.numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_adam_refuses_exclusions_from_the_layer_adaptation_that_it_does_not_have():
+    adam = OPTIMIZERS["adam"](1e-2, exclude_from_layer_adaptation=())
+    assert "exclude_from_layer_adaptation" not in adam.get_config()
+    with pytest.raises(ValueError, match=r"AdamW has no layer adaptation.*Received: \('_bn/',\)"):
+        OPTIMIZERS["adam"](1e-2, exclude_from_layer_adaptation=("_bn/",))
 
 
 def test_the_base_class_does_not_see_clipnorm_weight_decay_and_ema_momentum():
@@ -187,7 +192,7 @@ def test_the_recipes_exclude_biases_norms_and_temperatures(name, blocks):
         dict(name=name, image_size=33),
         dict(name="nano", vocabulary_size=20, max_tokens=8),
         embedding_dim=16,
-        temperatures={"shared": 1.0, "bitext": 0.1},
+        scalars={"temperature": {"shared": 1.0, "bitext": 0.1}},
     )
     options = base.base_config("mural", "paper").optimizer
     optimizer = LAMB(
@@ -209,6 +214,24 @@ def test_the_recipes_exclude_biases_norms_and_temperatures(name, blocks):
     flags = zip(optimizer.uses_weight_decay, optimizer.uses_layer_adaptation, strict=True)
     for variable, role, actual in zip(variables, roles, flags, strict=True):
         assert actual == EXPECTED[role], f"{variable.path}, {role}"
+
+
+@pytest.mark.parametrize("make", [LAMB, keras.optimizers.AdamW])
+def test_variables_are_excluded_from_weight_decay_by_the_method_of_keras(make):
+    variables = [keras.Variable(np.ones(2, "float32"), name=name) for name in ("ab", "a", "c_x")]
+    optimizer = make(learning_rate=0.1, weight_decay=0.5)
+    optimizer.exclude_from_weight_decay(var_list=variables[1:2], var_names=["_x"])
+    optimizer.build(variables)
+    # Without gradients, only weight decay changes a variable.
+    optimizer.apply([np.zeros(2, "float32")] * 3)
+    assert [bool((v.numpy() == 1).all()) for v in variables] == [False, True, True]
+
+
+def test_variables_cannot_be_excluded_from_weight_decay_later():
+    optimizer = LAMB()
+    optimizer.build([keras.Variable(np.ones(2, "float32"), name="a")])
+    with pytest.raises(ValueError, match="must be called before `build`"):
+        optimizer.exclude_from_weight_decay(var_names=["a"])
 
 
 @pytest.mark.parametrize("size", base.SIZES)

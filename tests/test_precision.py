@@ -71,12 +71,12 @@ def test_gradients_and_averages_are_close_to_those_of_float32(float32, half):
 
 
 def test_a_temperature_that_no_term_uses_gets_a_finite_gradient():
-    options = {"loss_scale": 2.0**10, "unused_temperatures": ("other",)}
+    options = {"loss_scale": 2.0**10, "scalars": {"temperature": {"shared": 0.2, "other": 0.1}}}
     trainer, batch = trainer_and_batch("mixed_float16", **options)
     logs = trainer.train_step(batch)
     assert np.isfinite(logs["loss"]) and float(logs["skipped_steps"]) == 0
     # The unused temperature has no gradient. Weight decay reduces the temperature by 1 %.
-    assert float(trainer.encoder.temperatures["other"]) == pytest.approx(0.1, rel=0.02)
+    assert float(trainer.encoder.scalars["temperature"]["other"]) == pytest.approx(0.1, rel=0.02)
 
 
 def test_towers_compute_in_half_precision_and_everything_else_is_float32(half):

@@ -93,7 +93,7 @@ def test_a_preset_of_an_earlier_version_gives_the_recorded_embeddings(
         for modality, expected in recorded.items():
             actual = backbone.encoder.encode(modality, np.asarray(inputs[modality]))
             np.testing.assert_allclose(actual, expected, atol=1e-5)
-    assert float(backbone.encoder.temperatures["shared"]) == 0.5
+    assert float(backbone.encoder.scalars["temperature"]["shared"]) == 0.5
 
 
 @pytest.mark.slow
@@ -130,6 +130,21 @@ def test_the_model_card_describes_the_run(preset, data_dir):
         assert line in card, line
     config = json.loads((preset[0].parent / "mural-scenes" / "config.json").read_text())
     assert config["registered_name"] == "tf_mural>MuralBackbone"
+
+
+def test_the_card_names_the_languages_of_all_stages(finished):
+    """The records of the first stage may be on another machine."""
+    description = json.loads((finished[0] / "model.json").read_text())
+    card = presets.model_card("bare", description)
+    front_matter = card.split("---")[1]
+    codes = [line.removeprefix("- ") for line in front_matter.splitlines() if len(line) == 4]
+    assert codes == "cs de en es fr it ja ko sw tr uk zh".split()
+
+
+def test_a_preset_knows_the_languages_of_its_model(preset):
+    embedder = tf_mural.Embedder.load(preset[0])
+    (note,) = embedder.text_notes(["красный круг"])
+    assert "lacks letters" in note
 
 
 def test_a_model_card_without_a_run_describes_only_the_model(finished):

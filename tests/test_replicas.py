@@ -29,14 +29,16 @@ def runs(tmp_path_factory):
     return Runs(tmp_path_factory.mktemp("replicas"))
 
 
+# Two stages with the contrastive loss, and ETCL with the sigmoid loss.
+CASES = ["mural", "etcl", "sigmoid"]
 COUNTS = [2, pytest.param(4, marks=pytest.mark.slow)]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["mural", "etcl"])
+@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("replicas", COUNTS)
-def test_gradients_equal_those_of_one_replica(runs, replicas, stage):
-    expected, actual = (select_prefix(runs[k], f"float64/{stage}/gradient/") for k in (1, replicas))
+def test_gradients_equal_those_of_one_replica(runs, replicas, case):
+    expected, actual = (select_prefix(runs[k], f"float64/{case}/gradient/") for k in (1, replicas))
     assert any("temperature" in name for name in expected) and len(expected) > 50
     assert largest_error(expected, actual)[0] < 1e-10
 
@@ -105,10 +107,10 @@ def test_synchronized_batch_norm_reduces_in_the_backward_pass_too(runs):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["mural", "etcl"])
+@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("replicas", COUNTS)
-def test_logs_are_those_of_the_global_batch(runs, replicas, stage):
-    expected, actual = (select_prefix(runs[k], f"float64/{stage}/log/") for k in (1, replicas))
+def test_logs_are_those_of_the_global_batch(runs, replicas, case):
+    expected, actual = (select_prefix(runs[k], f"float64/{case}/log/") for k in (1, replicas))
     assert expected.keys() == actual.keys() and "loss" in expected
     for name in expected:
         np.testing.assert_allclose(actual[name], expected[name], rtol=1e-5, err_msg=name)

@@ -347,6 +347,15 @@ def test_a_query_of_unknown_tokens_is_reported(tools, index, tmp_path):
     assert done.out.startswith("the vocabulary has no part of '☃☃☃'")
 
 
+def test_a_query_in_another_language_and_a_cut_query_are_reported(tools, index, tmp_path):
+    for query, note in (
+        ("красный круг", "note: the vocabulary lacks letters of 'красный'"),
+        ("a red circle " * 20, "note: 'a red circle a red circle a red circl...' has 60 tokens"),
+    ):
+        done = tools.run(tmp_path, "search.py", query, f"--index={index}", "--k=1")
+        assert done.out.startswith(note) and "UserWarning" not in done.err
+
+
 @pytest.mark.parametrize(
     ("command", "flags", "message"),
     [
@@ -420,6 +429,14 @@ def test_the_page_compares_languages(handlers):
     number, other = handlers.next_example(0, ["de"])
     assert number == 1 and other.startswith("de: ") and other not in lines
     assert handlers.compare_languages("")[1] == []
+
+
+def test_the_page_notes_a_cut_query_and_another_language(handlers):
+    note, items = handlers.search_by_text("красный круг", 2)
+    assert "lacks letters of" in note and len(items) == 2
+    assert handlers.search_by_text("a red circle", 2)[0] == ""
+    note, _ = handlers.compare_languages("en: a red circle\nru: красный круг")
+    assert note.startswith("Mean cosine") and "lacks letters of" in note
 
 
 def test_a_missing_image_is_shown_with_the_reason(handlers, monkeypatch):

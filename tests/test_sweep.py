@@ -17,7 +17,8 @@ from tf_mural.experiment import config_loading
 from tf_mural.experiment import sweep as sweeps
 
 SWEEPS = sorted(set(glob.glob(os.path.join(ROOT, "configs/sweeps/*.py"))))
-SWEEPS = [path for path in SWEEPS if "__init__" not in path and "own_" not in path]
+CONFIGS = ("__init__.py", "own_temperatures.py", "sigmoid.py")  # configs of runs, not sweeps
+SWEEPS = [path for path in SWEEPS if os.path.basename(path) not in CONFIGS]
 VALID = """
 TITLE, SEEDS, BASELINE = "title", (0,), "a"
 RUNS = {"a": {"stage": "mural"}, "b": {"stage": "etcl", "init": "a"}}

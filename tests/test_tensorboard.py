@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from tf_mural import experiment, reports
+from tf_mural.data.records import deserialize
 from tf_mural.errors import UserError
 from tf_mural.evaluation import results
 from tf_mural.experiment import config_loading, run_report
@@ -132,6 +133,16 @@ def test_each_language_has_a_grid_of_retrieved_images(workdir):
     grids = sorted(name for name in os.listdir(workdir) if name.startswith("retrieval_"))
     assert len(grids) == 12 and "retrieval_ko.png" in grids
     assert Image.open(workdir / "retrieval_en.png").size[0] > 600
+
+
+def test_points_of_images_are_labelled_with_the_first_text_of_their_record(workdir, data_dir):
+    path = workdir / "tensorboard" / "embeddings" / "metadata.tsv"
+    labels = [line.split("\t") for line in path.read_text().splitlines()[1:]]
+    images = [text for kind, _, text in labels if kind == "image"]
+    record_set = experiment.open_records("scenes/test", str(data_dir))
+    texts = [deserialize(data).texts for data in record_set.read(range(8))]
+    assert images == [record[0][1] for record in texts]
+    assert all(code == "en" and len(record) == 12 for record in texts for code, _ in record[:1])
 
 
 def test_tensorboard_serves_scalars_images_projector_and_hparams(workdir):

@@ -79,7 +79,7 @@ def test_model_of_the_run_embeds_like_the_deleted_checkpoint(public):
         rows = {part: recorded[f"align/{part}_rows"] for part in ("image", "text")}
         # The recorded run cut texts after twelve tokens. `fits` marks the texts that were not cut.
         fits = recorded["align/tokens"][:, -1] == 0
-    assert tokenizer.max_tokens == 20 and float(encoder.temperatures["shared"]) == 0.0625
+    assert tokenizer.max_tokens == 20 and float(encoder.scalars["temperature"]["shared"]) == 0.0625
     assert fits.sum() == 4
     embedded = embed.embed_texts(case.TEXTS)
     np.testing.assert_allclose(embedded[fits], rows["text"][fits], atol=1e-5)

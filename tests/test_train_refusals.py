@@ -109,6 +109,14 @@ def test_missing_initial_weights_are_named(refusal):
     assert message.startswith("nowhere holds no trained model: model.json, weights.npz, vocab.txt")
 
 
+@pytest.mark.parametrize("init", ["nowhere", "hf:./nowhere"])
+def test_wrong_initial_weights_are_refused_before_records_are_made(refusal, tmp_path, init):
+    arguments = ("--stage=etcl", "--strategy=one", "--config.batch_size=8")
+    message = refusal(*arguments, f"--init={init}", f"--data_dir={tmp_path / 'data'}")
+    assert "nowhere" in message
+    assert not (tmp_path / "data").exists()
+
+
 def test_help_is_quick_and_needs_no_tensorflow():
     command = [sys.executable, "-X", "importtime", f"{ROOT}/tools/train.py", "--help"]
     start_time = time.monotonic()

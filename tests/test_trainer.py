@@ -31,7 +31,7 @@ def gradients_of_one_tape(core, batch):
                 same += [ids[0][:, None] == ids[1][None], ids[1][:, None] == ids[0][None]]
             ignore = tf.reduce_any(same, axis=0)
             pair = (embeddings[term.x], embeddings[term.y])
-            sigma = encoder.temperatures["shared"].value
+            sigma = encoder.scalars["temperature"]["shared"].value
             example_losses = losses.contrastive(pair, pair, 0, sigma, 0.3, 0.1, ignore)
             total += term.weight * tf.reduce_mean(example_losses)
     for variable, value in zip(core.moving_averages, averages, strict=True):

@@ -1,6 +1,11 @@
-"""Contrastive losses: pure functions of arrays that use only `keras.ops`."""
+"""Losses between two fields: pure functions of arrays, and the table of what each of them takes."""
+
+import dataclasses
+from collections.abc import Callable
 
 from keras import ops
+
+from tf_mural.errors import UserError, lookup
 
 _MASKED_LOGIT = -1e30
 
@@ -42,10 +47,7 @@ def contrastive(
 
 
 def _one_direction(local, candidates, offset, temperature, margin, label_smoothing, ignore):
-    n, total = ops.shape(local)[0], ops.shape(candidates)[0]
-    positions = ops.arange(n, dtype="int32") + ops.cast(offset, "int32")
-    match = ops.equal(ops.expand_dims(positions, 1), ops.arange(total, dtype="int32"))  # (n, N)
-    match = ops.cast(match, local.dtype)
+    match = _matches(ops.shape(local)[0], ops.shape(candidates)[0], offset, local.dtype)  # (n, N)
     similarity = ops.matmul(local, ops.transpose(candidates))  # (n, N)
     # The margin makes the task harder: the similarity of the matching pair must exceed the
     # similarities of all other pairs by m.
@@ -61,4 +63,134 @@ def _one_direction(local, candidates, offset, temperature, margin, label_smoothi
     return log_normalizer - (1.0 - label_smoothing) * positive - label_smoothing * mean_logit
 
 
-LOSSES = {"contrastive": contrastive}
+def sigmoid(local, candidates, offset, temperature, bias, ignore=None):
+    """Computes the sigmoid loss of SigLIP (Zhai et al. 2023), per example.
+
+    Each pair (i, j) of the N x N pairs is a binary decision: whether x_i and y_j match.
+
+        logits[i, j] = x_i . y_j / sigma + b
+        loss[i]      = - sum_j log sigmoid(z[i, j] logits[i, j]),  z[i, j] = 1 if i == j, else -1
+
+    The mean of the result over the N examples of the global batch is the loss of the paper, whose
+    factor of the similarities is 1 / sigma.
+
+    Args:
+        local, candidates, offset, temperature: see `contrastive`.
+        bias: scalar b.
+        ignore: optional boolean (n, N). If `ignore[i, j]` is true, pair (i, j) has no decision. The
+            matching pair is never excluded.
+
+    Returns:
+        Losses (n,) in the dtype of the embeddings.
+    """
+    x, all_y = local[0], candidates[1]
+    match = _matches(ops.shape(x)[0], ops.shape(all_y)[0], offset, x.dtype)  # (n, N)
+    logits = ops.matmul(x, ops.transpose(all_y)) / temperature + bias
+    decisions = ops.softplus((1.0 - 2.0 * match) * logits)  # -log sigmoid(a) = softplus(-a)
+    if ignore is not None:
+        decisions = decisions * ops.maximum(1.0 - ops.cast(ignore, x.dtype), match)
+    return ops.sum(decisions, axis=1)
+
+
+def _matches(n, total, offset, dtype):
+    """Returns (n, N) with 1 where example i of the local batch matches candidate j, else 0."""
+    positions = ops.arange(n, dtype="int32") + ops.cast(offset, "int32")
+    match = ops.equal(ops.expand_dims(positions, 1), ops.arange(total, dtype="int32"))
+    return ops.cast(match, dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """An option of a loss: a number or another plain value that a term sets.
+
+    Attributes:
+        type: type of the value; an int is accepted as a float.
+        default: value of a term that does not set the option.
+        minimum: smallest accepted value; None: no limit.
+        below: the value must be smaller than this number; None: no limit.
+    """
+
+    type: type
+    default: object
+    minimum: float | None = None
+    below: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Scalar:
+    """A kind of learned scalar, such as a temperature. Weight decay does not apply to scalars.
+
+    Attributes:
+        initial: initial value, unless the model sets another one.
+        minimum, maximum: bounds to which every step clips the value; None: no bound.
+    """
+
+    initial: float
+    minimum: float | None = None
+    maximum: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """What a loss function takes.
+
+    Attributes:
+        function: callable (local, candidates, offset, **scalars, **options, ignore) that returns a
+            loss (n,) per local example, see `contrastive`.
+        options: {name: `Option`}.
+        scalars: kinds of `SCALARS`; the function takes a scalar of each of these kinds.
+        needs_candidates: whether the function needs the embeddings of all replicas. Otherwise
+            `candidates` is None, and nothing is gathered.
+        inputs: "rows" if an embedding is one vector per example, "tokens" if it is a sequence of
+            vectors per example.
+    """
+
+    function: Callable
+    options: dict = dataclasses.field(default_factory=dict)
+    scalars: tuple = ()
+    needs_candidates: bool = True
+    inputs: str = "rows"
+
+
+SCALARS = {
+    "temperature": Scalar(initial=1.0, minimum=0.005, maximum=2.0),
+    "bias": Scalar(initial=-10.0),
+}
+LOSSES = {
+    "contrastive": Loss(
+        contrastive,
+        options={
+            "margin": Option(float, 0.0),
+            "label_smoothing": Option(float, 0.0, minimum=0.0, below=1.0),
+        },
+        scalars=("temperature",),
+    ),
+    "sigmoid": Loss(sigmoid, scalars=("temperature", "bias")),
+}
+
+
+def complete_options(loss, options):
+    """Returns the values of all options of a loss, with defaults for those that are not given.
+
+    Args:
+        loss: a key of `LOSSES`.
+        options: {name: value}.
+
+    Raises:
+        UserError: the loss or an option is unknown, or a value has another type or is out of range.
+    """
+    known = lookup(LOSSES, loss, "loss").options
+    for name, value in options.items():
+        option = lookup(known, name, f"option of the loss {loss!r}:")
+        accepted = (int, float) if option.type is float else option.type
+        if not isinstance(value, accepted) or isinstance(value, bool) and option.type is not bool:
+            raise UserError(
+                f"{name} is {value!r}, but this option of the loss {loss!r} is of type "
+                f"{option.type.__name__}"
+            )
+        too_small = option.minimum is not None and not value >= option.minimum
+        if too_small or option.below is not None and not value < option.below:
+            bounds = [] if option.minimum is None else [f"from {option.minimum:g}"]
+            bounds += [] if option.below is None else [f"to below {option.below:g}"]
+            raise UserError(f"{name} is {value}, expected a number {' '.join(bounds)}")
+    return {name: options.get(name, option.default) for name, option in known.items()}

@@ -1,10 +1,12 @@
 """The objective of a stage: a weighted sum of loss terms on the embeddings of a batch."""
 
 import dataclasses
+from collections.abc import Mapping
 
 from keras import ops
 
 from tf_mural import losses
+from tf_mural.errors import UserError, lookup
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,8 +18,9 @@ class Term:
         x, y: names of the two fields.
         weight: factor of the term in the total loss.
         loss: a key of `losses.LOSSES`.
-        margin, label_smoothing: see `losses.contrastive`.
-        temperature: name of the model's temperature that divides the logits of this term.
+        options: {name: value} of the options of the loss; omitted options get their defaults.
+        scalars: {kind: name}. For each kind of learned scalar that the loss takes, the name of the
+            model's scalar; omitted kinds get the name "shared".
         mask_duplicates: whether candidates that duplicate the example are excluded from the
             negatives. A candidate is a duplicate if its id in one of `duplicate_fields` equals the
             example's id in that field. A candidate is also a duplicate if a text of the candidate
@@ -32,11 +35,29 @@ class Term:
     y: str
     weight: float
     loss: str = "contrastive"
-    margin: float = 0.0
-    label_smoothing: float = 0.0
-    temperature: str = "shared"
+    options: Mapping = dataclasses.field(default_factory=dict)
+    scalars: Mapping = dataclasses.field(default_factory=dict)
     mask_duplicates: bool = False
     sibling_fields: tuple = ()
+
+    def __post_init__(self):
+        """Checks the options and the scalars, and adds the omitted ones.
+
+        Raises:
+            UserError: the loss, an option or a kind of scalar is unknown, or an option has a wrong
+                value.
+        """
+        loss = lookup(losses.LOSSES, self.loss, f"loss (of the term {self.name!r})")
+        if loss.inputs != "rows":
+            raise UserError(
+                f"the loss {self.loss!r} of the term {self.name!r} takes {loss.inputs}, but the "
+                "towers return one row per example"
+            )
+        for kind in self.scalars:
+            lookup(dict.fromkeys(loss.scalars), kind, f"scalar of the loss {self.loss!r}:")
+        scalars = {kind: self.scalars.get(kind, "shared") for kind in loss.scalars}
+        object.__setattr__(self, "options", losses.complete_options(self.loss, self.options))
+        object.__setattr__(self, "scalars", scalars)
 
     @property
     def duplicate_fields(self):
@@ -45,7 +66,7 @@ class Term:
         return tuple(sorted(fields)) if self.mask_duplicates else ()
 
 
-def objective(embeddings, batch, terms, temperatures, gather, offset, num_languages):
+def objective(embeddings, batch, terms, scalars, gather, offset, num_languages):
     """Computes the loss of the local batch against the candidates of all replicas.
 
     The total loss of a replica is the sum over terms of weight * (sum of the local losses) / N, in
@@ -58,7 +79,7 @@ def objective(embeddings, batch, terms, temperatures, gather, offset, num_langua
             each id is split into k smaller integers. "language" is int32 (n,), and exists only in
             text fields.
         terms: sequence of `Term`.
-        temperatures: {name: scalar}.
+        scalars: {kind: {name: scalar}}, the learned scalars of the model.
         gather: callable that concatenates the arrays (n, ...) of all replicas to (N, ...).
             Gradients flow back through `gather`.
         offset: scalar int, the position of the first local example in the global batch.
@@ -72,9 +93,7 @@ def objective(embeddings, batch, terms, temperatures, gather, offset, num_langua
         examples to which these texts belong.
     """
     candidates = gather_candidates(embeddings, batch, terms, gather)
-    return objective_for_rows(
-        embeddings, batch, candidates, terms, temperatures, offset, num_languages
-    )
+    return objective_for_rows(embeddings, batch, candidates, terms, scalars, offset, num_languages)
 
 
 def gather_candidates(embeddings, batch, terms, gather):
@@ -84,19 +103,23 @@ def gather_candidates(embeddings, batch, terms, gather):
         embeddings, batch, terms, gather: see `objective`.
 
     Returns:
-        A dict: "embeddings" is a dict from field to embeddings (N, d). "ids" is a dict from field
-        to ids (N,) or (N, k), see `objective`, and contains only the fields in the
-        `duplicate_fields` of a term.
+        A dict: "embeddings" is a dict from field to embeddings (N, d), and contains only the fields
+        of losses that need candidates. "ids" is a dict from field to ids (N,) or (N, k), see
+        `objective`, and contains only the fields in the `duplicate_fields` of a term. If
+        "embeddings" is empty, "ids" contains at least one field, which gives the size of the global
+        batch.
     """
-    fields = sorted({field for term in terms for field in (term.x, term.y)})
-    id_fields = sorted({field for term in terms for field in term.duplicate_fields})
+    gathered = [term for term in terms if losses.LOSSES[term.loss].needs_candidates]
+    fields = sorted({field for term in gathered for field in (term.x, term.y)})
+    id_fields = {field for term in terms for field in term.duplicate_fields}
+    id_fields = sorted(id_fields if fields else id_fields | {terms[0].x})
     return {
         "embeddings": {field: gather(embeddings[field]) for field in fields},
         "ids": {field: gather(batch[field]["id"]) for field in id_fields},
     }
 
 
-def objective_for_rows(embeddings, batch, candidates, terms, temperatures, offset, num_languages):
+def objective_for_rows(embeddings, batch, candidates, terms, scalars, offset, num_languages):
     """Computes the loss and the logs of a part of the local batch.
 
     The losses and logs of all parts of the local batch sum to those of `objective`.
@@ -104,29 +127,32 @@ def objective_for_rows(embeddings, batch, candidates, terms, temperatures, offse
     Args:
         embeddings, batch: embeddings and batch of n examples, see `objective`.
         candidates: result of `gather_candidates`.
-        terms, temperatures, num_languages: see `objective`.
+        terms, scalars, num_languages: see `objective`.
         offset: scalar int, the position of the first of the n examples among the candidates.
 
     Returns:
         See `objective`.
     """
     total, logs, masks = 0.0, {}, {(): None}
+    gathered = [*candidates["embeddings"].values(), *candidates["ids"].values()]
+    global_size = ops.shape(gathered[0])[0]
     dtype = embeddings[terms[0].x].dtype
     language_loss = language_count = ops.zeros((num_languages,), dtype)
     for term in terms:
         fields = term.duplicate_fields
         if fields not in masks:
             masks[fields] = _duplicate_mask(batch, candidates["ids"], fields)
-        example_losses = losses.LOSSES[term.loss](
-            (embeddings[term.x], embeddings[term.y]),
-            (candidates["embeddings"][term.x], candidates["embeddings"][term.y]),
+        loss, pair = losses.LOSSES[term.loss], (term.x, term.y)
+        example_losses = loss.function(
+            tuple(embeddings[field] for field in pair),
+            tuple(candidates["embeddings"][field] for field in pair)
+            if loss.needs_candidates
+            else None,
             offset,
-            temperatures[term.temperature],
-            margin=term.margin,
-            label_smoothing=term.label_smoothing,
+            **{kind: scalars[kind][name] for kind, name in term.scalars.items()},
+            **term.options,
             ignore=masks[fields],
         )  # (n,)
-        global_size = ops.shape(candidates["embeddings"][term.x])[0]
         term_loss = ops.sum(example_losses) / ops.cast(global_size, example_losses.dtype)
         total = total + term.weight * term_loss
         logs[f"loss/{term.name}"] = term_loss

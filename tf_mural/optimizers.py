@@ -73,6 +73,35 @@ class LAMB(keras.optimizers.Optimizer):
         """Global norm to which the training step clips the summed gradients; None: no clipping."""
         return self._global_clipnorm or None
 
+    def exclude_from_weight_decay(self, var_list=None, var_names=None):
+        """Excludes variables from weight decay, see `keras.optimizers.Optimizer`.
+
+        Args:
+            var_list: list of variables.
+            var_names: list of regular expressions that are searched in variable paths.
+
+        Raises:
+            ValueError: the optimizer is already built.
+        """
+        if self.built:
+            raise ValueError("`exclude_from_weight_decay` must be called before `build`.")
+        paths = [f"^{re.escape(variable.path)}$" for variable in var_list or ()]
+        self._exclude_from_weight_decay += (*paths, *(var_names or ()))
+
+    def exclude_from_layer_adaptation(self, var_list):
+        """Excludes variables from layer adaptation: their trust ratio is 1.
+
+        Args:
+            var_list: list of variables.
+
+        Raises:
+            ValueError: the optimizer is already built.
+        """
+        if self.built:
+            raise ValueError("`exclude_from_layer_adaptation` must be called before `build`.")
+        paths = [f"^{re.escape(variable.path)}$" for variable in var_list]
+        self._exclude_from_layer_adaptation += tuple(paths)
+
     def build(self, variables):
         """Creates the slots, and matches the regular expressions with the variable paths.
 
@@ -163,13 +192,27 @@ class AdamW(LAMB):
 
     Args:
         learning_rate: see `LAMB`.
-        exclude_from_layer_adaptation: ignored, because all variables are excluded.
         name: name of the optimizer.
-        **kwargs: see `LAMB`.
+        **kwargs: see `LAMB`. `exclude_from_layer_adaptation` is refused, because AdamW has no layer
+            adaptation that a variable could be excluded from.
+
+    Raises:
+        ValueError: `exclude_from_layer_adaptation` is not empty.
     """
 
-    def __init__(self, learning_rate=1e-3, exclude_from_layer_adaptation=(), name="adam", **kwargs):
+    def __init__(self, learning_rate=1e-3, name="adam", **kwargs):
+        if patterns := tuple(kwargs.pop("exclude_from_layer_adaptation", None) or ()):
+            raise ValueError(
+                "AdamW has no layer adaptation. Expected no exclude_from_layer_adaptation. "
+                f"Received: {patterns}."
+            )
         super().__init__(learning_rate, exclude_from_layer_adaptation=("",), name=name, **kwargs)
+
+    def get_config(self):
+        """Returns the constructor arguments."""
+        config = super().get_config()
+        del config["exclude_from_layer_adaptation"]
+        return config
 
 
 class LinearWarmupDecay(keras.optimizers.schedules.LearningRateSchedule):

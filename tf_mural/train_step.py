@@ -58,7 +58,7 @@ class EncoderVariables(NamedTuple):
     """The variables of an encoder by their role in a step.
 
     Attributes:
-        weights: list of the trainable variables, without the temperatures.
+        weights: list of the trainable variables, without the learned scalars of the losses.
         moving_averages: list of batch norm's running statistics, which a forward pass updates.
         frozen: list of all other variables, without the states of random generators.
     """
@@ -139,10 +139,11 @@ class TrainStep:
         Returns:
             Logs, {name: scalar} (float32, identical on all replicas). The names are loss,
             loss/<term>, loss_language/<code> (nan if the batch contains no text in the language),
-            gradient_norm (before clipping), temperature/<name>, temperature_clamped and
-            learning_rate. If steps can be skipped, the logs also contain skipped_steps (number of
-            skipped steps in the whole run) and skipped_in_a_row. With loss scaling, the logs also
-            contain loss_scale, the factor in this step.
+            gradient_norm (before clipping), learning_rate, <kind>/<name> of each learned scalar
+            ("temperature/shared"), and <kind>_clamped, the number of scalars of a kind that were
+            clipped to its bounds. If steps can be skipped, the logs also contain skipped_steps
+            (number of skipped steps in the whole run) and skipped_in_a_row. With loss scaling, the
+            logs also contain loss_scale, the factor in this step.
         """
         # The schedule reads the optimizer's counter, which the update increments.
         learning_rate = ops.convert_to_tensor(optimizer.learning_rate)
@@ -167,9 +168,11 @@ class TrainStep:
 
         if apply_update is not None:
             logs |= self._count_skips(optimizer, norm, apply_update)
-        logs["temperature_clamped"] = ops.cast(self.encoder.clamp_temperatures(), "float32")
-        for name, variable in self.encoder.temperatures.items():
-            logs[f"temperature/{name}"] = ops.copy(variable.value)
+        for kind, count in self.encoder.clamp_scalars().items():
+            logs[f"{kind}_clamped"] = ops.cast(count, "float32")
+        for kind, variables in self.encoder.scalars.items():
+            for name, variable in variables.items():
+                logs[f"{kind}/{name}"] = ops.copy(variable.value)
         return logs
 
     def compute_gradients(self, batch):
@@ -198,12 +201,12 @@ class TrainStep:
 
         # 1. Encode the local batch.
         embeddings, backward = self._encode_for_backward(batch, variables)
-        # 2. Compute the loss, and its gradients at the embeddings and at the temperatures.
-        logs, embedding_gradients, temperature_gradients = backend.objective_and_gradients(
+        # 2. Compute the loss, and its gradients at the embeddings and at the scalars.
+        logs, embedding_gradients, scalar_gradients = backend.objective_and_gradients(
             embeddings,
             batch,
             self.terms,
-            {name: variable.value for name, variable in encoder.temperatures.items()},
+            encoder.scalar_values(),
             backend.gather,
             backend.replica_offset(num_examples),
             len(self.languages),
@@ -211,14 +214,15 @@ class TrainStep:
         )
         # 3. Propagate the gradients at the embeddings back through the towers.
         if self.loss_scale:
-            embedding_gradients, temperature_gradients = self.loss_scale.scale(
-                (embedding_gradients, temperature_gradients)
+            embedding_gradients, scalar_gradients = self.loss_scale.scale(
+                (embedding_gradients, scalar_gradients)
             )
         gradients = dict(
             zip(map(id, variables.weights), backward(embedding_gradients), strict=True)
         )
-        for name, variable in encoder.temperatures.items():
-            gradients[id(variable)] = temperature_gradients[name]
+        for kind, scalars in encoder.scalars.items():
+            for name, variable in scalars.items():
+                gradients[id(variable)] = scalar_gradients[kind][name]
         # 4. Sum over replicas. A mean would be wrong, because each replica has already divided its
         # losses by the size of the global batch.
         trainable = encoder.trainable_variables
@@ -269,8 +273,8 @@ class TrainStep:
         return embeddings
 
     def _encoder_variables(self):
-        temperatures = {id(v) for v in self.encoder.temperatures.values()}
-        weights = [v for v in self.encoder.trainable_variables if id(v) not in temperatures]
+        scalars = {id(v) for v in self.encoder.scalar_variables}
+        weights = [v for v in self.encoder.trainable_variables if id(v) not in scalars]
         averages = self.moving_averages
         states = [generator.state for generator in self.generators]
         others = {id(v) for v in (*weights, *averages, *states)}

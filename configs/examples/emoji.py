@@ -10,8 +10,8 @@ names, and on translations: names of the same image in any two languages. ETCL t
 with names in six languages. For the other 89 languages there are no image-text pairs.
 """
 
-from configs import base
-from configs.examples import own
+from .. import base
+from . import own
 
 _FOLLOW_UP = (400, 0, 4e-3)
 RECIPES = {  # steps, warm-up steps, peak learning rate

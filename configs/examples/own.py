@@ -6,7 +6,7 @@
 
 To change settings, write a file such as the following, and give that file to --config:
 
-    from configs.examples import own
+    from tf_mural.configs.examples import own
 
     def get_config(stage):
         config = own.get_config(stage, "flowers", first=("de",), triples=("de", "fr", "it"))
@@ -14,7 +14,7 @@ To change settings, write a file such as the following, and give that file to --
         return config
 """
 
-from configs import align, control, etcl, finetune, mural, one_language, sixlang
+from .. import align, control, etcl, finetune, mural, one_language, sixlang
 
 STAGES = {
     "align": align,

@@ -14,7 +14,7 @@ clone github.com/FrameNetBrasil/framed-multi30k into photos_raw, and add a flag 
     --multi30k.texts=multi30k/data,framed-multi30k/data/multi30k
 """
 
-from configs.examples import own
+from . import own
 
 LANGUAGES = ("en", "de", "fr")
 _FOLLOW_UP = (600, 0, 4e-3)

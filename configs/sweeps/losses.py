@@ -1,6 +1,6 @@
 """Ablations of the loss of ETCL: margin, terms, and separate temperatures."""
 
-from configs.sweeps import table7
+from . import table7
 
 OWN = "configs/sweeps/own_temperatures.py"
 TERMS = ("image_text_a", "text_a_text_b", "text_b_image")

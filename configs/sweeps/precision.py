@@ -1,6 +1,6 @@
 """Half precision: MURAL and ETCL with encoders in float32, bfloat16 and float16."""
 
-from configs.sweeps import table7
+from . import table7
 
 HALVES = {"bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 

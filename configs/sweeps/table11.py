@@ -1,6 +1,6 @@
 """MURAL with several numbers of steps, and ETCL after each of these runs (the paper's Table 11)."""
 
-from configs.sweeps import table7
+from . import table7
 
 TITLE = "Average recall by the number of steps of MURAL, without ETCL and after ETCL"
 SEEDS = (0, 1, 2)

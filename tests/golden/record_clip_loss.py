@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 
-def open_clip_loss():
-    """Returns a `ClipLoss` of open_clip.
+def open_clip_loss(name):
+    """Returns a loss of open_clip, such as "ClipLoss".
 
     Only loss.py is imported, because the package needs a torchvision that matches PyTorch.
     """
@@ -28,14 +28,14 @@ def open_clip_loss():
     spec = importlib.util.spec_from_file_location("loss", os.path.join(folder, "loss.py"))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.ClipLoss()
+    return getattr(module, name)()
 
 
 def record(scale, **features):
     """Returns the recorded arrays of one case, {name: array}."""
     images, texts = clip_loss_case.features(**features)
     tensors = [torch.tensor(x, requires_grad=True) for x in (images, texts, np.float64(scale))]
-    loss = open_clip_loss()(*tensors)
+    loss = open_clip_loss("ClipLoss")(*tensors)
     loss.backward()
     gradients = zip(("images", "texts", "scale"), tensors, strict=True)
     return {"loss": loss.item(), **{name: x.grad.numpy() for name, x in gradients}}

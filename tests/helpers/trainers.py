@@ -30,6 +30,13 @@ MODALITIES = {
     "mural": {"image": "image", "caption": "text", "source": "text", "target": "text"},
     "etcl": {"image": "image", "text_a": "text", "text_b": "text"},
 }
+# {loss: options of the terms}.
+OPTIONS = {"contrastive": {"margin": 0.3, "label_smoothing": 0.1}, "sigmoid": {}}
+# {loss: initial values of the learned scalars that it takes}.
+SCALARS = {
+    "contrastive": {"temperature": {"shared": 0.2}},
+    "sigmoid": {"temperature": {"shared": 0.2}, "bias": {"shared": -3.0}},
+}
 _TERMS = {
     "mural": [("image", "caption", 1 / 2), ("source", "target", 1 / 2)],
     "etcl": [("image", "text_a", 1 / 3), ("text_a", "text_b", 1 / 3), ("text_b", "image", 1 / 3)],
@@ -42,7 +49,8 @@ def make_trainer(
     virtual_batch_size=2,
     all_reduce_mean=None,
     precision=None,
-    unused_temperatures=(),
+    scalars=None,
+    loss="contrastive",
     vocabulary_size=VOCABULARY_SIZE,
     optimizer=None,
     **options,
@@ -55,7 +63,8 @@ def make_trainer(
         virtual_batch_size: number of images per virtual batch of batch norm.
         all_reduce_mean: see `models.dual_encoder`; None: `all_reduce_mean` of the backend.
         precision: see `models.dual_encoder`.
-        unused_temperatures: names of temperatures that no term uses.
+        scalars: see `models.dual_encoder`; None: those of the loss in `SCALARS`.
+        loss: key of `losses.LOSSES`, the loss of all terms.
         vocabulary_size: vocabulary size of the text tower.
         optimizer: a Keras optimizer; None: `optimizers.LAMB` with a learning rate of 1e-2.
         **options: further arguments of the backend's `Trainer`.
@@ -76,12 +85,12 @@ def make_trainer(
             "dropout": dropout,
         },
         embedding_dim=EMBEDDING_DIM,
-        temperatures={"shared": 0.2, **dict.fromkeys(unused_temperatures, 0.1)},
+        scalars=scalars or SCALARS[loss],
         all_reduce_mean=all_reduce_mean or backend.all_reduce_mean,
         precision=precision,
     )
     terms = [
-        Term(f"{x}_{y}", x, y, weight, margin=0.3, label_smoothing=0.1, mask_duplicates=True)
+        Term(f"{x}_{y}", x, y, weight, loss, OPTIONS[loss], mask_duplicates=True)
         for x, y, weight in _TERMS[stage]
     ]
     trainer = backend.Trainer(encoder, terms, MODALITIES[stage], LANGUAGES, seed=5, **options)

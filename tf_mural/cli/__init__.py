@@ -1,7 +1,8 @@
 """Commands of tf_mural. Each command is a module with its flags and a function `main(argv)`.
 
     python tools/train.py --stage=etcl
-    python -m tf_mural.cli train --stage=etcl
+    tf-mural train --stage=etcl                    of an installed package
+    python -m tf_mural.cli train --stage=etcl      both
 
 Only this subpackage reads flags. Each command has its own set of flags. Therefore several commands
 can be imported in one process, and each command can be called several times:
@@ -11,7 +12,9 @@ can be imported in one process, and each command can be called several times:
     train.main(["--stage=etcl", "--seed=1"])
 """
 
+import ast
 import importlib
+import os
 import sys
 
 COMMANDS = (
@@ -46,8 +49,35 @@ def run(module):
 
 
 def main():
-    """Runs the command that the first argument of the command line names."""
-    if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
-        commands = ", ".join(COMMANDS)
-        sys.exit(f"usage: python -m tf_mural.cli COMMAND [flags]; COMMAND is one of {commands}")
-    run(f"tf_mural.cli.{sys.argv.pop(1)}")
+    """Runs the command that the first argument of the command line names.
+
+    The name of a command can have dashes or underscores: build-vocab or build_vocab.
+    """
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name in ("-h", "-help", "--help"):
+        print(_usage())
+        return
+    if name == "--version":
+        print(importlib.import_module("tf_mural").__version__)
+        return
+    command = name.replace("-", "_")
+    if command not in COMMANDS:
+        errors = importlib.import_module("tf_mural.errors")
+        names = [known.replace("_", "-") for known in COMMANDS]
+        message = f"unknown command {name!r}{errors.suggest(name, names)}" if name else "no command"
+        print(f"error: {message}\n\n{_usage()}", file=sys.stderr)
+        sys.exit(2)
+    del sys.argv[1]
+    run(f"tf_mural.cli.{command}")
+
+
+def _usage():
+    """Returns the list of the commands, each with the beginning of its docstring."""
+    lines = ["usage: tf-mural COMMAND [flags]", "", "commands (COMMAND --help describes one):"]
+    for command in COMMANDS:
+        path = os.path.join(os.path.dirname(__file__), f"{command}.py")
+        with open(path, encoding="utf-8") as file:
+            summary = ast.get_docstring(ast.parse(file.read())).splitlines()[0]
+        summary = summary.partition(":")[0].rstrip(".")
+        lines.append(f"  {command.replace('_', '-'):<14}{summary}")
+    return "\n".join(lines)

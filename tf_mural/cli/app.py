@@ -3,9 +3,12 @@
 import contextlib
 import faulthandler
 import glob
+import importlib.metadata
 import importlib.util
 import os
+import re
 import select
+import shlex
 import sys
 import tempfile
 import traceback
@@ -20,6 +23,7 @@ flags.disclaim_key_flags()  # absl assigns --backend to the module that calls `d
 
 _DOCTOR = "python tools/doctor.py checks this machine"
 _BACKENDS = dict.fromkeys(("tensorflow", "jax"))
+_TOOLS = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(__file__))), "tools")
 _SIGPIPE_EXIT_CODE = 141  # exit code that a shell reports for a process that SIGPIPE ended
 
 
@@ -55,7 +59,7 @@ def parse(flag_values, argv, usage, argument=None, allow_arguments=False):
     argv = arguments(argv)
     if {"-h", "-help", "--help"} & set(argv):
         with contextlib.suppress(BrokenPipeError):
-            print(f"{usage}\n{flag_values.get_help(include_special_flags=False)}")
+            print(localize(f"{usage}\n{flag_values.get_help(include_special_flags=False)}"))
         raise SystemExit(0)
     for name in flag_values:
         flag_values[name].unparse()
@@ -82,6 +86,34 @@ def define_backend(flag_values):
         "KERAS_BACKEND, or tensorflow if it is not set.",
         flag_values=flag_values,
     )
+
+
+def localize(text):
+    """Returns a message with the commands of this installation.
+
+    Messages are written for a clone: `python tools/train.py`, `pip install -r requirements.txt`. An
+    installed package has the command `tf-mural`, and its metadata name the packages.
+    """
+    if os.path.isfile(os.path.join(_TOOLS, "train.py")):
+        return text
+    text = re.sub(r"(?:python )?\btools/(\w+)\.py\b", _command_name, text)
+    return re.sub(r"(?:-r )?requirements(?:-(\w+))?\.txt", _package_names, text)
+
+
+def _command_name(match):
+    from tf_mural.cli import COMMANDS
+
+    return f"tf-mural {match[1].replace('_', '-')}" if match[1] in COMMANDS else match[0]
+
+
+def _package_names(match):
+    try:
+        requirements = importlib.metadata.requires("tf_mural") or ()
+    except importlib.metadata.PackageNotFoundError:
+        return match[0]
+    marker = f'extra == "{match[1]}"' if match[1] else ""
+    parts = [[part.strip() for part in line.partition(";")] for line in requirements]
+    return " ".join(shlex.quote(name) for name, _, when in parts if when == marker) or match[0]
 
 
 # --- packages and backends ------------------------------------------------------------------------
@@ -130,9 +162,21 @@ def set_backend(name=None):
             raise UserError(
                 f"--backend=jax needs JAX: pip install -r requirements-jax.txt ({_DOCTOR})"
             )
-        # Outside of Google Cloud, libtpu would try for minutes to reach Google's metadata server.
-        if not glob.glob("/dev/accel*") and not glob.glob("/dev/vfio/*"):
-            os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+        _hide_libtpu()
+
+
+def _hide_libtpu():
+    """Hides libtpu from JAX on a machine without a TPU, unless JAX_PLATFORMS names platforms.
+
+    Otherwise libtpu would search for a TPU and print a stack trace. Outside of Google Cloud, libtpu
+    would also try for minutes to reach Google's metadata server. With libtpu hidden, JAX continues
+    without a TPU, as if libtpu were not installed.
+    """
+    if glob.glob("/dev/accel*") or glob.glob("/dev/vfio/*"):
+        return
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    if not os.environ.get("JAX_PLATFORMS"):
+        sys.modules.setdefault("libtpu", None)
 
 
 def import_tensorflow(backend=None):
@@ -242,7 +286,7 @@ def _exit(message, code):
     elif write_error and not code:
         message, code = f"error: the printed output is lost: {write_error.strerror}", 2
     with contextlib.suppress(OSError):
-        print(message, file=sys.stderr, end="\n" if message else "")
+        print(localize(message), file=sys.stderr, end="\n" if message else "")
     _flush(sys.stderr)
     os._exit(code)
 

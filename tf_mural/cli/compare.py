@@ -17,8 +17,8 @@ import os
 
 from absl import flags
 
-from configs.base import TRIPLE_LANGUAGES
 from tf_mural.cli import app
+from tf_mural.configs.base import TRIPLE_LANGUAGES
 from tf_mural.errors import UserError, lookup
 from tf_mural.evaluation.benchmarks import BENCHMARKS, metric_for
 from tf_mural.reports import comparison, published

@@ -80,12 +80,12 @@ def _check_packages(problems):
         except importlib.metadata.PackageNotFoundError:
             if name in _REQUIRED:
                 version = "missing"
-                problems.append(f"{name} is missing: pip install -r requirements.txt")
+                problems.append(app.localize(f"{name} is missing: pip install -r requirements.txt"))
             else:
-                version = f"not installed; pip install -r {_OPTIONAL[name]}"
+                version = app.localize(f"not installed; pip install -r {_OPTIONAL[name]}")
         print(f"  {name:<16} {version}")
     if not (3, 11) <= sys.version_info[:2] <= (3, 13):
-        problems.append("requirements.txt needs Python 3.11 to 3.13")
+        problems.append("Python 3.11 to 3.13 is needed")
 
 
 def _print_devices():

@@ -63,7 +63,9 @@ def main(argv=None):
     else:
         if not embedder.has_known_tokens([_QUERY.value])[0]:
             print(search.UNKNOWN_QUERY.format(_QUERY.value))
-        queries = embedder.embed_texts([_QUERY.value])
+        elif note := embedder.text_notes([_QUERY.value])[0]:
+            print(f"note: {note}")
+        queries = embedder.embed_texts([_QUERY.value], warn=False)
     (hits,) = index.search(queries, _K.value)
     source = search.open_source(index.manifest["source"])
     rows = [

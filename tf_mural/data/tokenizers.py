@@ -73,6 +73,11 @@ class Tokenizer:
         return self._max_tokens
 
     @property
+    def lower_case(self) -> bool:
+        """Whether case and accents are removed first."""
+        return self._lower_case
+
+    @property
     def pad_id(self) -> int:
         """Id of [PAD]."""
         return self._pad

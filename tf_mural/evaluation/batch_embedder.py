@@ -183,18 +183,15 @@ class BatchEmbedder:
         """Yields the decoded images, uint8 (H, W, 3), in order; decodes ahead and in parallel."""
         import tensorflow as tf
 
-        num_read, failures = 0, []
+        failures = []
 
         def source():
-            nonlocal num_read
             try:
-                for data in encoded:
-                    yield data
-                    num_read += 1
+                yield from encoded
             except Exception as error:
-                # The error is raised again below, because tf.data would hide it in a traceback.
+                # The error is raised below, after the images before it. If it were raised here,
+                # TensorFlow would print a traceback for each of its threads.
                 failures.append(error)
-                raise
 
         data = tf.data.Dataset.from_generator(source, output_signature=tf.TensorSpec((), tf.string))
         # The images are not batched here. Therefore an error is always the error of the next image
@@ -206,12 +203,10 @@ class BatchEmbedder:
             try:
                 image = next(images, None)
             except tf.errors.OpError as error:
-                # tf.data reads `encoded` ahead of decoding. If `encoded` has failed at a later
-                # position, `error` is the error of the image at `position`.
-                if failures and position >= num_read:
-                    raise failures[0] from None
                 raise BadImage(position, _reason(error)) from error
             if image is None:
+                if failures:
+                    raise failures[0]
                 return
             yield image
 

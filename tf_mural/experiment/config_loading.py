@@ -4,15 +4,18 @@ import ast
 import importlib
 import importlib.util
 import os
+import re
 
 from ml_collections import ConfigDict, config_dict
 
+from tf_mural import configs
 from tf_mural.errors import UserError, lookup, suggest
 
 STAGES = ("align", "mural", "etcl", "control", "sixlang", "one_language", "finetune")
 SIZES = ("tiny", "b3_mini", "paper")
 
 _PREFIX = "--config."
+_FOLDER = "configs/"
 
 
 def load_config(stage, size, path=None):
@@ -20,8 +23,8 @@ def load_config(stage, size, path=None):
 
     Args:
         stage: one of `STAGES`.
-        size: one of `SIZES`; it has no effect on a file of the user.
-        path: Python file of the user with `get_config(stage)`; None: `configs/<stage>.py`.
+        size: one of `SIZES`; it has no effect if `path` is given.
+        path: Python file with `get_config(stage)`, see `find_file`; None: `configs/<stage>.py`.
 
     Returns:
         `ml_collections.ConfigDict`.
@@ -33,17 +36,10 @@ def load_config(stage, size, path=None):
     lookup(dict.fromkeys(STAGES), stage, "stage")
     lookup(dict.fromkeys(SIZES), size, "size")
     if path is None:
-        return importlib.import_module(f"configs.{stage}").get_config(size)
-    if not os.path.isfile(path):
+        return importlib.import_module(f"{configs.__name__}.{stage}").get_config(size)
+    if not os.path.isfile(path := find_file(path)):
         raise UserError(f"no config file {path!r}")
-    spec = importlib.util.spec_from_file_location("user_config", path)
-    if spec is None:
-        raise UserError(f"{path} is not a Python file; expected a file with get_config(stage)")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise UserError(f"{path} cannot be read as a config: {error}") from error
+    module = import_file(path, "config", "a file with get_config(stage)")
     if not hasattr(module, "get_config"):
         raise UserError(f"{path} has no get_config(stage) that returns a ConfigDict")
     try:
@@ -60,6 +56,48 @@ def load_config(stage, size, path=None):
             f"{received}"
         )
     return config
+
+
+def find_file(path):
+    """Returns the path of a config or a sweep.
+
+    Args:
+        path: a file. If it does not exist and begins with `configs/`, it is a file of the package:
+            an installed package has configs/examples/own.py in every folder.
+    """
+    if not os.path.isfile(path) and path.startswith(_FOLDER):
+        packaged = os.path.join(configs.__path__[0], path.removeprefix(_FOLDER))
+        return packaged if os.path.isfile(packaged) else path
+    return path
+
+
+def import_file(path, kind, expected):
+    """Returns a Python file as a module.
+
+    Args:
+        path: an existing file.
+        kind: what the file is, for error messages: "config" or "sweep".
+        expected: description of a correct file, for error messages.
+
+    Raises:
+        UserError: the file is not a Python file, or cannot be imported.
+    """
+    name = f"user_{kind}"
+    folder, real_path = os.path.realpath(configs.__path__[0]), os.path.realpath(path)
+    if real_path.startswith(folder + os.sep):  # files of the package import each other relatively
+        module_path = os.path.splitext(os.path.relpath(real_path, folder))[0]
+        name = f"{configs.__name__}.{module_path.replace(os.sep, '.')}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None:
+        raise UserError(f"{path} is not a Python file; expected {expected}")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        hint = "; to use a config of the package: from tf_mural.configs import base"
+        hint = hint if re.search("relative import|named 'configs'", str(error)) else ""
+        raise UserError(f"{path} cannot be read as a {kind}: {error}{hint}") from error
+    return module
 
 
 def split_overrides(argv):

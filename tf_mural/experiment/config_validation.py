@@ -6,13 +6,17 @@ import os
 from tf_mural import file_io, models
 from tf_mural.errors import UserError, lookup
 from tf_mural.experiment.config_loading import may_be_none
-from tf_mural.losses import LOSSES
+from tf_mural.losses import LOSSES, SCALARS, complete_options
 from tf_mural.nonfinite import LOSS_SCALES, ON_BAD_STEP
+from tf_mural.optimizers import OPTIMIZERS
 
 SCENES_VOCABULARY = os.path.join(
     os.path.dirname(os.path.dirname(__file__)), "datasets", "scenes", "vocab.txt"
 )
 MODALITIES = ("image", "text")
+# The exclusions of all stages, which a config keeps when it selects an optimizer without layer
+# adaptation.
+_DEFAULT_EXCLUDED = ("_bn/",)
 
 
 def check_config(config, replicas):
@@ -30,6 +34,7 @@ def check_config(config, replicas):
     _check_sources(config)
     _check_batch(config, replicas)
     _check_schedule(config)
+    _check_optimizer(config.optimizer)
     _check_images(config)
     _check_step(config)
 
@@ -39,13 +44,15 @@ def _check_terms(config):
     for name, term in config.terms.items():
         for field in (term.x, term.y):
             lookup(modalities, field, f"field (of the term {name!r})")
-        lookup(config.model.temperatures, term.temperature, f"temperature (of the term {name!r})")
         lookup(LOSSES, term.loss, f"loss (of the term {name!r})")
-        if not 0 <= term.label_smoothing < 1:
-            raise UserError(
-                f"terms.{name}.label_smoothing is {term.label_smoothing}, expected a number from 0 "
-                "to below 1"
-            )
+        options, scalars = split_term(term)
+        try:
+            complete_options(term.loss, options)
+        except UserError as error:
+            raise UserError(f"terms.{name}: {error}") from None
+        for kind, scalar in scalars.items():
+            known = config.model.scalars.get(kind, {})
+            lookup(known, scalar, f"{kind} (of the term {name!r})")
     if not len(config.terms):
         raise UserError("the config has no terms, so there is no loss")
     unused = sorted(set(modalities) - {f for t in config.terms.values() for f in (t.x, t.y)})
@@ -66,13 +73,17 @@ def _check_numbers(config):
         raise UserError(
             f"optimizer.learning_rate is {config.optimizer.learning_rate}, expected 0 or more"
         )
-    for name, value in config.model.temperatures.items():
-        if not models.MIN_TEMPERATURE <= value <= models.MAX_TEMPERATURE:
-            raise UserError(
-                f"model.temperatures.{name} is {value}, expected a number from "
-                f"{models.MIN_TEMPERATURE} to {models.MAX_TEMPERATURE}, to which training clips "
-                "temperatures"
-            )
+    for kind, values in config.model.scalars.items():
+        bounds = lookup(SCALARS, kind, "kind of learned scalar in model.scalars:")
+        for name, value in values.items():
+            minimum, maximum = bounds.minimum, bounds.maximum
+            if minimum is not None and value < minimum or maximum is not None and value > maximum:
+                limits = [] if minimum is None else [f"from {minimum}"]
+                limits += [] if maximum is None else [f"to {maximum}"]
+                raise UserError(
+                    f"model.scalars.{kind}.{name} is {value}, expected a number "
+                    f"{' '.join(limits)}, to which training clips it"
+                )
     share = config.max_bad_records
     if not 0 <= share <= 1:
         raise UserError(f"max_bad_records is {share}, expected a share from 0 to 1")
@@ -223,6 +234,16 @@ def _check_schedule(config):
         )
 
 
+def _check_optimizer(options):
+    lookup(OPTIMIZERS, options.name, "optimizer")
+    excluded = tuple(options.exclude_from_layer_adaptation)
+    if options.name == "adam" and excluded not in ((), _DEFAULT_EXCLUDED):
+        raise UserError(
+            f"optimizer.exclude_from_layer_adaptation is {excluded}, but adam has no layer "
+            "adaptation: set --config.optimizer.name=lamb, or leave that value as it is"
+        )
+
+
 def _check_images(config):
     if config.images.crop > config.images.resize:
         raise UserError(
@@ -242,6 +263,22 @@ def _check_step(config):
     _check_positive("max_gradient_norm", config.max_gradient_norm)
     _check_positive("optimizer.global_clipnorm", config.optimizer.global_clipnorm)
     _check_at_least(config, max_consecutive_skips=1)
+
+
+def split_term(term):
+    """Separates the options of a loss and the names of its learned scalars in a term of a config.
+
+    Args:
+        term: ConfigDict of a term. The options and the scalars of its loss are entries of the term,
+            beside `x`, `y`, `weight`, `loss` and `mask_duplicates`.
+
+    Returns:
+        (options, scalars), {name: value} and {kind: name}.
+    """
+    kinds = LOSSES[term.loss].scalars
+    common = ("x", "y", "weight", "loss", "mask_duplicates", *kinds)
+    options = {key: value for key, value in term.items() if key not in common}
+    return options, {kind: term.get(kind, "shared") for kind in kinds}
 
 
 def field_modalities(config):

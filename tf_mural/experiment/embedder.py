@@ -2,19 +2,23 @@
 
 import contextlib
 import functools
+import itertools
 import os
 import sys
 import time
+import warnings
 
 import numpy as np
 
 from tf_mural import experiment, file_io, reports
 from tf_mural.backends import backend_module
 from tf_mural.data import image_ops
+from tf_mural.data.text_notes import TextNotes
 from tf_mural.datasets import image_files
 from tf_mural.errors import UserError
 from tf_mural.evaluation.batch_embedder import BadImage
 
+_TEXTS_PER_CHECK = 1_024  # number of texts that are checked for notes at a time
 _PROGRESS_SECONDS = 5.0  # seconds before the first line of progress, and between two lines
 
 
@@ -29,14 +33,16 @@ class Embedder:
         encoder: `models.DualEncoder`.
         tokenizer: `tokenizers.Tokenizer`.
         sizes: {"resize": pixels, "crop": pixels}, the side lengths of resized and cropped images.
+        languages: codes of the training languages; None: unknown.
 
     Attributes:
         width: number of dimensions of an embedding.
     """
 
-    def __init__(self, embed, encoder, tokenizer, sizes):
+    def __init__(self, embed, encoder, tokenizer, sizes, languages=None):
         self._embed, self._encoder, self._tokenizer = embed, encoder, tokenizer
         self._sizes = dict(sizes)
+        self._notes = TextNotes(tokenizer, languages)
         self.width = encoder.towers["text"].output.shape[-1]
 
     @classmethod
@@ -59,20 +65,21 @@ class Embedder:
         if isinstance(strategy, str):
             strategy = backend_module().make_strategy(strategy)
         model = experiment.load(path, strategy, batch_size)
-        return cls(model.embed, model.encoder, model.tokenizer, model.sizes)
+        return cls(model.embed, model.encoder, model.tokenizer, model.sizes, model.languages)
 
     @functools.cached_property
     def fingerprint(self):
         """32 hexadecimal digits that identify weights, vocabulary and image sizes."""
         return experiment.fingerprint(self._encoder, self._tokenizer, self._sizes)
 
-    def embed_texts(self, texts, progress=None):
+    def embed_texts(self, texts, progress=None, warn=True):
         """Embeds strings.
 
         Args:
             texts: iterable of str. A single str is refused, because each letter would be a text.
             progress: whether to print rate and remaining time on stderr; None: only if stderr is a
                 terminal.
+            warn: whether a `UserWarning` counts the texts that have a note, see `text_notes`.
 
         Returns:
             float32 (n, width), one row of norm 1 per text, in the order of the texts.
@@ -85,7 +92,15 @@ class Embedder:
                 f"texts is {texts[:40]!r}, expected a list of strings: [{texts[:40]!r}]"
             )
         with self._progress(texts, progress):
-            return self._embed.embed_texts(_check_strings(texts))
+            if not warn:
+                return self._embed.embed_texts(_check_strings(texts))
+            notes = []
+            embeddings = self._embed.embed_texts(self._collect_notes(_check_strings(texts), notes))
+        if notes:
+            warnings.warn(
+                f"{len(notes):,} of {len(embeddings):,} texts, such as: {notes[0]}", stacklevel=2
+            )
+        return embeddings
 
     def embed_images(self, images, progress=None):
         """Embeds images of any size.
@@ -117,6 +132,28 @@ class Embedder:
                     error.position, f"{paths[error.position]}: {error.reason}"
                 ) from error
             raise
+
+    def text_notes(self, texts):
+        """Returns a note for each text that the model reads only in part, or may not understand.
+
+        A text is noted if it has more tokens than the model reads, if most of its letters belong to
+        a script of none of the training languages, or if the vocabulary lacks letters of one of its
+        words. Languages with the same alphabet are not told apart. A model that does not say its
+        training languages has no notes about languages.
+
+        Args:
+            texts: iterable of str.
+
+        Returns:
+            List of str, "" for a text without a note.
+        """
+        return self._notes(_check_strings(texts))
+
+    def _collect_notes(self, texts, notes):
+        """Yields the texts and appends their notes to `notes`."""
+        while window := list(itertools.islice(texts, _TEXTS_PER_CHECK)):
+            notes += filter(None, self._notes(window))
+            yield from window
 
     def has_known_tokens(self, texts):
         """Returns a bool array (n,): for each text, whether it has a token other than [UNK]."""
@@ -196,10 +233,10 @@ def _encode_png(image, position):
     array = np.asarray(image)
     array = array[..., np.newaxis] if array.ndim == 2 else array
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] not in (1, 3, 4):
-        raise BadImage(
-            position,
-            f"an array {array.shape} of {array.dtype}, expected uint8 (h, w, 3)",
-        )
+        message = f"an array {array.shape} of {array.dtype}, expected uint8 (h, w, 3)"
+        if np.issubdtype(array.dtype, np.floating):
+            message += " with values from 0 to 255; multiply values from 0 to 1 by 255, and convert"
+        raise BadImage(position, message)
     return tf.io.encode_png(array).numpy()
 
 

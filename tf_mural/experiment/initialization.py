@@ -38,6 +38,21 @@ _INHERITED = (
 _WITHOUT_SHAPE = ("model.text.activation", "model.image.padding")
 
 
+def check_init(init):
+    """Checks that initial weights exist, without changing anything.
+
+    Args:
+        init: "hf:" and a folder or a name of huggingface.co, or the workdir of a run.
+
+    Raises:
+        UserError: there is no such run or checkpoint, or it is incomplete.
+    """
+    if init.startswith(PUBLIC_PREFIX):
+        huggingface.open_checkpoint(init.removeprefix(PUBLIC_PREFIX))
+    else:
+        read_description(init)
+
+
 # --- settings -------------------------------------------------------------------------------------
 
 

@@ -19,7 +19,12 @@ from tf_mural.training import checkpoints
 
 # Defaults of settings that are missing in model.json if an earlier version of this package wrote
 # the file.
-_STORED_DEFAULTS = {"lower_case": False, "pretrained": None, "precision": "float32"}
+_STORED_DEFAULTS = {
+    "lower_case": False,
+    "pretrained": None,
+    "precision": "float32",
+    "languages": None,
+}
 _MODEL_DEFAULTS = {
     "image": {"padding": "symmetric", "preset": None},
     "text": {"activation": "gelu_approximate", "preset": None, "sizes": None},
@@ -35,20 +40,23 @@ class Model:
         tokenizer: `tokenizers.Tokenizer`.
         embed: `BatchEmbedder` that uses the encoder and the tokenizer.
         sizes: {"resize": pixels, "crop": pixels}, the side lengths of resized and cropped images.
+        languages: codes of the training languages; None if the model does not say.
     """
 
     encoder: models.DualEncoder
     tokenizer: Tokenizer
     embed: BatchEmbedder
     sizes: dict
+    languages: tuple | None = None
 
 
-def describe(config, tokenizer):
+def describe(config, tokenizer, languages=None):
     """Returns the content of model.json, from which the model is rebuilt without its config.
 
     Args:
         config: ConfigDict of a stage.
         tokenizer: object with the attributes `size`, `hash` and `max_tokens`.
+        languages: codes of the languages of the training texts; None: unknown.
     """
     return {
         "model": config.model.to_dict(),
@@ -60,7 +68,21 @@ def describe(config, tokenizer):
         "pretrained": config.pretrained,
         # Precision of computations in training and in evaluation; weights are always float32.
         "precision": config.precision,
+        # Also the languages of the runs that the weights come from, see `add_languages`.
+        "languages": languages and sorted(languages),
     }
+
+
+def add_languages(description, init):
+    """Adds the languages that the initial weights were trained on to a description.
+
+    Args:
+        description: see `describe`, changed in place.
+        init: description of the run that provides the initial weights; None: they are public
+            weights, whose languages are unknown.
+    """
+    known = description["languages"], init and init["languages"]
+    description["languages"] = sorted({*known[0], *known[1]}) if all(known) else None
 
 
 def read_description(folder):
@@ -113,9 +135,9 @@ def load(path, strategy=None, batch_size=128):
         UserError: there is no model, or the vocabulary has changed since training.
     """
     with strategy.scope() if strategy else contextlib.nullcontext():
-        encoder, tokenizer, sizes = _load_encoder(path)
+        encoder, tokenizer, sizes, languages = _load_encoder(path)
     embed = batch_embedder(encoder, tokenizer, sizes, batch_size, strategy)
-    return Model(encoder, tokenizer, embed, sizes)
+    return Model(encoder, tokenizer, embed, sizes, languages and tuple(languages))
 
 
 def _load_encoder(path):
@@ -135,7 +157,7 @@ def _load_encoder(path):
         )
     encoder = models.dual_encoder(**model_arguments(description))
     checkpoints.load_weights(path, encoder)
-    return encoder, tokenizer, description["images"]
+    return encoder, tokenizer, description["images"], description["languages"]
 
 
 def batch_embedder(encoder, tokenizer, sizes, batch_size=128, strategy=None):

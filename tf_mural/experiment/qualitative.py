@@ -36,6 +36,14 @@ def write_retrieval_examples(workdir, record_set, log, step, count=128):
         reports.write_projector(folder, *examples.projector_points())
 
 
+def _first_texts(record):
+    """Returns {language: text} of the first text of each language, in the order of the record."""
+    texts = {}
+    for code, text in record.texts:
+        texts.setdefault(code, text)
+    return texts
+
+
 class _Examples:
     """Images and texts of the first records of a record set, with their embeddings."""
 
@@ -47,9 +55,7 @@ class _Examples:
         sizes = model.sizes["resize"], model.sizes["crop"]
         preprocess = image_ops.preprocess_for_evaluation
         self.images = [np.asarray(preprocess(data, *sizes)) for data in encoded]
-        # The first text of each language is kept: a dict keeps the last value of a key, and the
-        # texts are therefore reversed.
-        self.texts = [{code: text for code, text in record.texts[::-1]} for record in records]
+        self.texts = [_first_texts(record) for record in records]
         self.languages = sorted({code for texts in self.texts for code in texts})
         self._model, self._image_embeddings = model, model.embed.embed_images(encoded)
         self._embedded_texts = {}

@@ -74,7 +74,7 @@ def build(config, data_dir, strategy, resumes=False):
         for name, source in config.sources.items()
     }
     languages = tuple(sorted({code for s in samplers.values() for code in s.languages}))
-    description = describe(config, tokenizer)
+    description = describe(config, tokenizer, languages)
 
     keras.utils.set_random_seed(config.seed)
     trainer = make_trainer(config, description, languages, strategy)

@@ -6,6 +6,7 @@ from tf_mural import file_io, reports
 from tf_mural.evaluation.results import Result
 from tf_mural.experiment.data import open_records
 from tf_mural.experiment.qualitative import write_retrieval_examples
+from tf_mural.losses import LOSSES
 from tf_mural.reports.result_tables import headline_values
 from tf_mural.training import metric_writer
 
@@ -46,7 +47,8 @@ def hparams(config):
         if isinstance(value, str | float)
     }
     for name, term in config.terms.items():
-        values |= {f"{name}/{key}": term[key] for key in ("weight", "margin", "label_smoothing")}
+        options = LOSSES[term.loss].options
+        values |= {f"{name}/{key}": term[key] for key in ("weight", *options) if key in term}
     return values
 
 

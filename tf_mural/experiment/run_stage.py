@@ -10,12 +10,15 @@ from tf_mural.backends import backend_module
 from tf_mural.errors import UserError
 from tf_mural.experiment import data, run_report
 from tf_mural.experiment.initialization import (
+    PUBLIC_PREFIX,
     apply_init_settings,
+    check_init,
     check_wise_ft_alpha,
     finalize_weights,
     load_initial_weights,
     restore_init_settings,
 )
+from tf_mural.experiment.model_io import add_languages, read_description
 from tf_mural.experiment.profiling import profiled
 from tf_mural.experiment.run import build
 from tf_mural.reports.result_tables import headline_values
@@ -88,6 +91,8 @@ def run_stage(config, workdir, session, init=None):
     if config.init_stage and not init:
         init = _train_init_stage(config, session)
     check_wise_ft_alpha(config.wise_ft_alpha, init)
+    if init and not resumes_run:  # before any record is made, which may take long
+        check_init(init)
     with checkpoints.Lock(workdir) if processes.is_primary else contextlib.nullcontext():
         if processes.is_primary:
             data.make_records(config, session.data_dir)
@@ -99,9 +104,21 @@ def run_stage(config, workdir, session, init=None):
             _print_note(apply_init_settings(config, init, workdir))
         resumes = checkpoints.has_checkpoint(workdir)
         run = build(config, session.data_dir, session.strategy, resumes=resumes)
+        if init:
+            add_languages(run.description, _init_description(init))
         if init and not resumes:
             _print_note(load_initial_weights(init, run))
         return _train(config, run, workdir, session, init)
+
+
+def _init_description(init):
+    """Returns the description of initial weights; None for public weights or a removed run."""
+    if init.startswith(PUBLIC_PREFIX):
+        return None
+    try:
+        return read_description(init)
+    except UserError:  # a resumed run does not need the run that it started from
+        return None
 
 
 def _print_note(note):

@@ -1,12 +1,12 @@
 """Sweeps: lists of runs that are trained one after another and compared in one table."""
 
-import importlib.util
 import os
 import re
 import subprocess
 
 from tf_mural import file_io
 from tf_mural.errors import UserError, lookup
+from tf_mural.experiment.config_loading import find_file, import_file
 
 REQUIRED = ("TITLE", "RUNS", "SEEDS", "COLUMNS", "BASELINE")
 RUN_KEYS = ("stage", "init", "overrides", "config")
@@ -18,16 +18,9 @@ def load_sweep(path):
     Raises:
         UserError: the file is missing or is not a sweep.
     """
-    if not os.path.isfile(path):
+    if not os.path.isfile(path := find_file(path)):
         raise UserError(f"no sweep {path!r}; configs/sweeps/ contains examples")
-    spec = importlib.util.spec_from_file_location("sweep_file", path)
-    if spec is None:
-        raise UserError(f"{path} is not a Python file")
-    sweep = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(sweep)
-    except Exception as error:
-        raise UserError(f"{path} cannot be read as a sweep: {error}") from error
+    sweep = import_file(path, "sweep", "a file as configs/sweeps/__init__.py describes it")
     missing = [name for name in REQUIRED if not hasattr(sweep, name)]
     if missing:
         raise UserError(

@@ -8,10 +8,13 @@ import keras
 from tf_mural import models, optimizers
 from tf_mural.backends import backend_module
 from tf_mural.errors import lookup
-from tf_mural.experiment.config_validation import field_modalities
+from tf_mural.experiment.config_validation import field_modalities, split_term
 from tf_mural.experiment.model_io import model_arguments
 from tf_mural.nonfinite import LOSS_SCALES, ON_BAD_STEP, BadStepPolicy
 from tf_mural.objective import Term
+
+# Layers of an EfficientNet or a BERT, whose names have their position.
+_NUMBERED_LAYER = re.compile(r"transformer_layer_\d+/|block\d+[a-z]_")
 
 
 def make_terms(config):
@@ -21,8 +24,21 @@ def make_terms(config):
     for name, term in config.terms.items():
         common = [fields for fields in sources if term.x in fields and term.y in fields]
         siblings = [f for fields in common for f in fields if f not in (term.x, term.y)]
-        options = {**term, "mask_duplicates": term.mask_duplicates or config.mask_duplicates}
-        terms.append(Term(name=name, sibling_fields=tuple(siblings), **options))
+        mask = term.mask_duplicates or config.mask_duplicates
+        options, scalars = split_term(term)
+        terms.append(
+            Term(
+                name,
+                term.x,
+                term.y,
+                term.weight,
+                term.loss,
+                options,
+                scalars,
+                mask_duplicates=mask,
+                sibling_fields=tuple(siblings),
+            )
+        )
     return terms
 
 
@@ -42,8 +58,11 @@ def make_trainer(config, description, languages, strategy, initialized=True):
         optimizer = make_optimizer(config)
         with contextlib.nullcontext() if initialized else shapes_only():
             trainer = _make_trainer(config, description, languages, strategy)
-            paths = [v.path for v in trainer.encoder.trainable_variables]
-            optimizer.lr_multipliers = _lr_multipliers(paths, config.optimizer.layer_decay)
+            optimizer.exclude_from_weight_decay(trainer.encoder.scalar_variables)
+            _exclude_norms(optimizer, config.optimizer, trainer.encoder)
+            optimizer.lr_multipliers = _tower_multipliers(
+                trainer.encoder.towers, config.optimizer.layer_decay
+            )
             # The optimizer is built inside of the scope of the strategy. Therefore the slots are
             # placed on the devices of the variables.
             optimizer.build(trainer.encoder.trainable_variables)
@@ -90,7 +109,38 @@ def make_optimizer(config):
         options.pop("learning_rate"), config.steps, options.pop("warmup_steps")
     )
     make = lookup(optimizers.OPTIMIZERS, options.pop("name"), "optimizer")
+    if make is optimizers.AdamW:  # `check_config` accepts only the default value
+        del options["exclude_from_layer_adaptation"]
     return make(schedule, **{key: value for key, value in options.items() if value is not None})
+
+
+def _exclude_norms(optimizer, options, encoder):
+    """Extends the patterns of the recipes to normalization layers that have other names."""
+    models.exclude_norms(
+        optimizer,
+        encoder,
+        weight_decay="layer_norm/" in options.exclude_from_weight_decay,
+        layer_adaptation="_bn/" in options.exclude_from_layer_adaptation,
+    )
+
+
+def _tower_multipliers(towers, layer_decay):
+    """Returns `LAMB.lr_multipliers` of all towers.
+
+    Raises:
+        UserError: the order of the layers of a tower is unknown.
+    """
+    if layer_decay == 1.0:
+        return ()
+    paths, by_block = [], []
+    for name, tower in towers.items():
+        tower_paths = [v.path for v in tower.trainable_variables]
+        if any(_NUMBERED_LAYER.search(path) for path in tower_paths):
+            paths += tower_paths
+        else:
+            by_block += models.lr_multipliers_by_block(name, tower, layer_decay)
+    # The first match applies, and these expressions match one path each.
+    return (*by_block, *_lr_multipliers(paths, layer_decay))
 
 
 def _lr_multipliers(paths, layer_decay):

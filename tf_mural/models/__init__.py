@@ -1,12 +1,13 @@
 """The dual encoder and its two towers, an EfficientNet for images and a BERT for texts."""
 
-from tf_mural.models.dual_encoder import (
-    MAX_TEMPERATURE,
-    MIN_TEMPERATURE,
-    DualEncoder,
-    dual_encoder,
+from tf_mural.models.blocks import (
+    call_in_training,
+    exclude_norms,
+    is_training,
+    lr_multipliers_by_block,
     remat_blocks,
 )
+from tf_mural.models.dual_encoder import DualEncoder, dual_encoder
 from tf_mural.models.ghost_batch_norm import (
     ALL_REPLICAS,
     GhostBatchNormalization,
@@ -29,18 +30,20 @@ __all__ = [
     "ALL_REPLICAS",
     "BERTS",
     "EFFICIENTNETS",
-    "MAX_TEMPERATURE",
-    "MIN_TEMPERATURE",
     "DualEncoder",
     "GhostBatchNormalization",
     "at_least_float32",
     "bert_sizes",
     "block_shapes",
+    "call_in_training",
     "count_blocks",
     "dual_encoder",
+    "exclude_norms",
     "ghost_batch_norm_scope",
     "image_tower",
+    "is_training",
     "lr_multipliers",
+    "lr_multipliers_by_block",
     "remat_blocks",
     "text_tower",
     "upgrade_arguments",

@@ -1,50 +1,67 @@
-"""The dual encoder: two towers that share one embedding space, and the temperatures of the loss."""
+"""The dual encoder: towers with one embedding space, and the learned scalars of the losses."""
 
-import re
+import math
 
 import keras
 from keras import ops
 
 from tf_mural.errors import lookup
+from tf_mural.losses import SCALARS
+from tf_mural.models.blocks import require_remat_blocks
 from tf_mural.models.ghost_batch_norm import at_least_float32
 from tf_mural.models.image_encoder import image_tower
 from tf_mural.models.keras_patches import dtype_policy_scope
 from tf_mural.models.text_encoder import text_tower
 
-MAX_TEMPERATURE, MIN_TEMPERATURE = 2.0, 0.005
-
 
 class DualEncoder(keras.Model):
-    """Two towers that share one embedding space, and the temperatures of the loss.
+    """Two towers that share one embedding space, and the learned scalars of the losses.
 
     Args:
         towers: dict from modality ("image", "text") to `keras.Model`.
-        temperatures: dict from the name of a temperature to its initial value. Defaults to
-            {"shared": 1.0}. The paper uses a single temperature.
+        scalars: {kind: {name: initial value}}, the learned scalars by their kind in
+            `losses.SCALARS`, which also has the bounds of each kind. Defaults to
+            {"temperature": {"shared": 1.0}}. The paper uses a single temperature.
         freeze: modalities whose towers are not trained.
     """
 
-    def __init__(self, towers, temperatures=None, freeze=(), name="dual_encoder"):
+    def __init__(self, towers, scalars=None, freeze=(), name="dual_encoder"):
         super().__init__(name=name)
         self.towers = dict(towers)
         for modality in freeze:
             lookup(self.towers, modality, "tower").trainable = False
-        self.temperatures = {
-            key: self.add_weight(
-                shape=(),
-                name=f"temperature_{key}",
-                initializer=keras.initializers.Constant(value),
-                dtype=at_least_float32(keras.config.floatx()),
-                autocast=False,
-            )
-            for key, value in (temperatures or {"shared": 1.0}).items()
+        self.scalars = {
+            kind: {name: self._add_scalar(kind, name, value) for name, value in values.items()}
+            for kind, values in (scalars or {"temperature": {"shared": 1.0}}).items()
         }
         self.built = True
 
+    def _add_scalar(self, kind, name, value):
+        lookup(SCALARS, kind, "kind of learned scalar")
+        return self.add_weight(
+            shape=(),
+            name=f"{kind}_{name}",
+            initializer=keras.initializers.Constant(value),
+            dtype=at_least_float32(keras.config.floatx()),
+            autocast=False,
+        )
+
+    @property
+    def scalar_variables(self):
+        """List of the variables of all learned scalars."""
+        return [variable for named in self.scalars.values() for variable in named.values()]
+
+    def scalar_values(self):
+        """Returns {kind: {name: value}} of the learned scalars."""
+        return {
+            kind: {name: variable.value for name, variable in named.items()}
+            for kind, named in self.scalars.items()
+        }
+
     @property
     def remat_blocks(self):
-        """The blocks of both towers that support gradient checkpointing."""
-        return [block for tower in self.towers.values() for block in remat_blocks(tower)]
+        """The blocks of all towers that support gradient checkpointing; see `models.blocks`."""
+        return [b for name, tower in self.towers.items() for b in require_remat_blocks(name, tower)]
 
     def encode(self, modality, inputs, training=False):
         """Returns L2-normalized embeddings, (n, embedding_dim).
@@ -61,21 +78,35 @@ class DualEncoder(keras.Model):
         """Encodes a dict from modality to inputs; returns a dict from modality to embeddings."""
         return {modality: self.encode(modality, x, training) for modality, x in inputs.items()}
 
-    def clamp_temperatures(self):
-        """Clips the temperatures to [0.005, 2]; returns the number of changed ones (int32)."""
-        count = 0
-        for variable in self.temperatures.values():
-            clipped = ops.clip(variable, MIN_TEMPERATURE, MAX_TEMPERATURE)
-            count = count + ops.cast(ops.not_equal(clipped, variable), "int32")
-            variable.assign(clipped)
-        return count
+    def clamp_scalars(self):
+        """Clips the scalars to the bounds of their kind in `losses.SCALARS`.
+
+        Returns:
+            {kind: number (int32) of changed scalars} of the kinds that have bounds.
+        """
+        counts = {}
+        for kind, named in self.scalars.items():
+            minimum, maximum = SCALARS[kind].minimum, SCALARS[kind].maximum
+            if minimum is None and maximum is None:
+                continue
+            counts[kind] = 0
+            for variable in named.values():
+                clipped = ops.clip(
+                    variable,
+                    -math.inf if minimum is None else minimum,
+                    math.inf if maximum is None else maximum,
+                )
+                changed = ops.cast(ops.not_equal(clipped, variable), "int32")
+                counts[kind] = counts[kind] + changed
+                variable.assign(clipped)
+        return counts
 
 
 def dual_encoder(
     image,
     text,
     embedding_dim,
-    temperatures=None,
+    scalars=None,
     freeze=(),
     precision=None,
     all_reduce_mean=list,
@@ -86,7 +117,7 @@ def dual_encoder(
         image: keyword arguments of `image_tower`.
         text: keyword arguments of `text_tower`.
         embedding_dim: width of the shared embedding space.
-        temperatures: see `DualEncoder`.
+        scalars: see `DualEncoder`.
         freeze: see `DualEncoder`.
         precision: dtype policy of the towers, one of "float32", "mixed_bfloat16" and
             "mixed_float16". The mixed policies compute in half precision and keep float32 weights.
@@ -100,14 +131,4 @@ def dual_encoder(
             ),
             "text": text_tower(embedding_dim=embedding_dim, **text),
         }
-    return DualEncoder(towers, temperatures, freeze)
-
-
-def remat_blocks(tower):
-    """Returns the blocks of a tower that hold most of its activations.
-
-    These blocks are the stages of an EfficientNet or the transformer layers of a BERT. Each block
-    has one differentiable input and one output, as gradient checkpointing requires.
-    """
-    pattern = re.compile(r"stage_\d+|transformer_layer_\d+")
-    return [layer for layer in tower._flatten_layers() if pattern.fullmatch(layer.name)]
+    return DualEncoder(towers, scalars, freeze)

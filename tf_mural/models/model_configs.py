@@ -65,7 +65,8 @@ BERTS = {  # name: (layers, width, heads); the feed-forward width is 4 * width
 }
 # `_RENAMED_ARGUMENTS`, {modality: {old name: new name}}, lists the arguments of `dual_encoder` that
 # earlier versions of `tf_mural` stored under other names. `_STORED_NONE`, {argument: value}, lists
-# the values that earlier versions of `tf_mural` stored in the place of None.
+# the values that earlier versions of `tf_mural` stored in the place of None. Earlier versions of
+# `tf_mural` also stored the argument `scalars` as `temperatures`, {name: value}.
 _RENAMED_ARGUMENTS = {"image": {"batch_norm_group": "virtual_batch_size"}, "text": {}}
 _STORED_NONE = {"virtual_batch_size": 0, "preset": "", "sizes": []}
 
@@ -86,6 +87,9 @@ def upgrade_arguments(arguments):
             key: None if key in _STORED_NONE and value == _STORED_NONE[key] else value
             for key, value in stored.items()
         }
+    if "temperatures" in arguments:
+        upgraded["scalars"] = {"temperature": arguments["temperatures"]}
+        arguments = {key: value for key, value in arguments.items() if key != "temperatures"}
     return {**arguments, **upgraded}
 
 

@@ -109,9 +109,12 @@ class DemoHandlers:
         if not text:
             return "Enter a text.", []
         is_known = self._embedder.has_known_tokens([text])[0]
-        note = "" if is_known else _escape_markdown(search.UNKNOWN_QUERY.format(text))
-        (hits,) = self._index.search(self._embedder.embed_texts([text]), int(count))
-        return note, self._gallery_items(hits)
+        note = search.UNKNOWN_QUERY.format(text)
+        if is_known:
+            (note,) = self._embedder.text_notes([text])
+        embeddings = self._embedder.embed_texts([text], warn=False)
+        (hits,) = self._index.search(embeddings, int(count))
+        return _escape_markdown(note), self._gallery_items(hits)
 
     def search_by_image(self, image, count):
         """Returns (note, [(image, caption)]) with the nearest images; `image` may be None."""
@@ -136,7 +139,8 @@ class DemoHandlers:
         if not queries:
             return "Enter one query per line, such as `de: ein Hund`.", []
         shown, items = queries[:_MAX_QUERIES], []
-        embeddings = self._embedder.embed_texts([text for _, text in shown])
+        texts = [text for _, text in shown]
+        embeddings = self._embedder.embed_texts(texts, warn=False)
         for (code, _), hits in zip(shown, self._index.search(embeddings, 5), strict=True):
             items += self._gallery_items(hits, code)
         similarity = _mean_similarity(embeddings)
@@ -145,6 +149,8 @@ class DemoHandlers:
             note = f"Mean cosine similarity of the {len(shown)} queries: {similarity:.2f}"
         if len(queries) > len(shown):
             note += f" (the first {len(shown)} of {len(queries)} lines are shown)"
+        for text_note in filter(None, self._embedder.text_notes(texts)):
+            note += f"\n\n{_escape_markdown(text_note)}"
         return note, items
 
     def example_queries(self, number, codes=None):

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_mural.errors import UserError
+from tf_mural.losses import SCALARS
 from tf_mural.training.preemption import Preempted, SignalHandler, StopPoll
 
 
@@ -233,18 +234,19 @@ def _fetch_logs(pending, policy):
     return _means([logs for _, logs in logs_by_step]), messages
 
 
-# Prefixes of the names of logs whose last value is reported instead of the mean.
-_STATES = ("temperature/", "learning_rate", "loss_scale", "skipped_")
+# Prefixes of the names of logs whose last value is reported instead of the mean. The last value is
+# also reported for learned scalars, such as "temperature/shared".
+_STATES = ("learning_rate", "loss_scale", "skipped_")
 
 
 def _means(logs):
     """Combines the logs of several steps, [{name: value}], into one {name: value}."""
-    means = {}
+    means, states = {}, (*_STATES, *(f"{kind}/" for kind in SCALARS))
     for key in logs[0]:
         values = [step[key] for step in logs if math.isfinite(step[key])]
-        if key.startswith(_STATES) and values:
+        if key.startswith(states) and values:
             means[key] = values[-1]
-        elif key == "temperature_clamped":
+        elif key.endswith("_clamped"):
             means[key] = sum(values)
         elif values:
             means[key] = sum(values) / len(values)

@@ -5,6 +5,8 @@ import time
 
 import tensorflow as tf
 
+from tf_mural.losses import SCALARS
+
 
 class TensorBoardWriter:
     """Writes scalars and images. Write errors do not end the run; only the first error is reported.
@@ -50,6 +52,12 @@ class TensorBoardWriter:
                     f"TensorBoard events cannot be written ({reason}): continuing without them"
                 )
             self._reported = True
+
+
+def _scalars_note(kind, values):
+    """Returns "  <kind> <values>" of the learned scalars of a kind, or "" if there are none."""
+    numbers = [f"{v:.4f}" for k, v in values.items() if k.startswith(f"{kind}/")]
+    return f"  {kind} {' '.join(numbers)}" if numbers else ""
 
 
 def _skipped_note(values):
@@ -138,11 +146,11 @@ class MetricWriter:
             eta = f"  {self._format_eta(seconds)} left" if step < self._steps else ""
         self.scalars(step, {**values, "examples_per_second": rate})
         terms = "  ".join(f"{k[5:]} {v:.3f}" for k, v in values.items() if k.startswith("loss/"))
-        sigma = " ".join(f"{v:.4f}" for k, v in values.items() if k.startswith("temperature/"))
+        scalars = "".join(_scalars_note(kind, values) for kind in SCALARS)
         skipped = _skipped_note(values)
         self._print(
             f"step {step:>{len(str(self._steps))}}/{self._steps}  loss {values['loss']:.3f}  "
-            f"{terms}  temperature {sigma}  {rate:.0f} examples/s{skipped}{eta}"
+            f"{terms}{scalars}  {rate:.0f} examples/s{skipped}{eta}"
         )
 
     def info(self, line):

@@ -12,18 +12,18 @@ from tf_mural.objective import gather_candidates, objective_for_rows
 
 
 def objective_and_gradients(
-    embeddings, batch, terms, temperatures, gather, offset, num_languages, chunk=None
+    embeddings, batch, terms, scalars, gather, offset, num_languages, chunk=None
 ):
     """Computes the loss and the logs of `objective.objective`, and the gradients of the loss.
 
     Args:
-        embeddings, batch, terms, temperatures, gather, offset, num_languages: see
+        embeddings, batch, terms, scalars, gather, offset, num_languages: see
             `objective.objective`.
         chunk: number of local examples whose logits are computed at a time; must divide n. None:
             all examples.
 
     Returns:
-        The logs, and the gradients of the loss at `embeddings` and at `temperatures`.
+        The logs, and the gradients of the loss at `embeddings` and at `scalars`.
     """
     labels = {
         field: {key: value[key] for key in ("id", "language") if key in value}
@@ -34,32 +34,30 @@ def objective_and_gradients(
     # The logits need float32 precision, but by default TPUs multiply float32 matrices in bfloat16,
     # and GPUs in TF32.
     @jax.default_matmul_precision("float32")
-    def loss_and_logs(embeddings, temperatures):
+    def loss_and_logs(embeddings, scalars):
         candidates = gather_candidates(embeddings, batch, terms, gather)
 
-        def evaluate_part(candidates, temperatures, part, offset):
+        def evaluate_part(candidates, scalars, part, offset):
             local, labels = part
             return objective_for_rows(
-                local, labels, candidates, terms, temperatures, offset, num_languages
+                local, labels, candidates, terms, scalars, offset, num_languages
             )
 
         if chunk in (None, total):
-            return evaluate_part(candidates, temperatures, (embeddings, labels), offset)
+            return evaluate_part(candidates, scalars, (embeddings, labels), offset)
         # Only the inputs of a chunk are kept for the backward pass, which recomputes the logits.
         evaluate_chunk = jax.checkpoint(evaluate_part)
 
         def add_chunk(totals, indexed):
             index, part = indexed
-            results = evaluate_chunk(candidates, temperatures, part, offset + index * chunk)
+            results = evaluate_chunk(candidates, scalars, part, offset + index * chunk)
             return jax.tree.map(jnp.add, totals, results), None
 
         parts, count = split_rows((embeddings, labels), chunk)
         first_part = jax.tree.map(lambda x: x[0], parts)
-        shapes = jax.eval_shape(evaluate_part, candidates, temperatures, first_part, offset)
+        shapes = jax.eval_shape(evaluate_part, candidates, scalars, first_part, offset)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         return jax.lax.scan(add_chunk, zeros, (jnp.arange(count), parts))[0]
 
-    gradients, logs = jax.grad(loss_and_logs, argnums=(0, 1), has_aux=True)(
-        embeddings, temperatures
-    )
+    gradients, logs = jax.grad(loss_and_logs, argnums=(0, 1), has_aux=True)(embeddings, scalars)
     return logs, *gradients

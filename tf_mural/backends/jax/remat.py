@@ -5,6 +5,8 @@ import keras
 from keras import ops
 from keras.src.backend import AutocastScope
 
+from tf_mural.models import call_in_training, is_training
+
 
 def remat(block):
     """Makes a layer discard its activations in training and recompute them for the gradient.
@@ -17,15 +19,17 @@ def remat(block):
     """
     plain_call = block.call
 
-    def call(inputs, *args, training=False, **kwargs):
-        if not training:
-            return plain_call(inputs, *args, training=training, **kwargs)
+    def call(inputs, *args, training=None, **kwargs):
+        if not is_training(block, training):
+            if training is not None:
+                kwargs["training"] = training
+            return plain_call(inputs, *args, **kwargs)
         weights, states = block.trainable_variables, block.non_trainable_variables
 
         @jax.checkpoint
         def run(inputs, values):
             with keras.StatelessScope(zip((*weights, *states), values, strict=True)) as scope:
-                output = plain_call(inputs, *args, training=True, **kwargs)
+                output = call_in_training(block, plain_call, inputs, *args, **kwargs)
                 return output, [scope.get_current_value(v) for v in states]
 
         # The values are read without autocast, because the layers inside the block must get the

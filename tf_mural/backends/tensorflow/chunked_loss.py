@@ -16,33 +16,33 @@ from tf_mural.objective import gather_candidates, objective, objective_for_rows
 
 
 def objective_and_gradients(
-    embeddings, batch, terms, temperatures, gather, offset, num_languages, chunk=None
+    embeddings, batch, terms, scalars, gather, offset, num_languages, chunk=None
 ):
     """Computes the loss and the logs of `objective.objective`, and the gradients of the loss.
 
     Args:
-        embeddings, batch, terms, temperatures, gather, offset, num_languages: see
+        embeddings, batch, terms, scalars, gather, offset, num_languages: see
             `objective.objective`.
         chunk: number of local examples whose logits are computed at a time; must divide n. None:
             all examples.
 
     Returns:
-        The logs, and the gradients of the loss at `embeddings` and at `temperatures`.
+        The logs, and the gradients of the loss at `embeddings` and at `scalars`.
     """
     # The state of a loop may contain tensors, but no variables.
-    temperatures = {name: tf.convert_to_tensor(value) for name, value in temperatures.items()}
-    arguments = (embeddings, batch, terms, temperatures, gather, offset, num_languages)
+    scalars = tf.nest.map_structure(tf.convert_to_tensor, scalars)
+    arguments = (embeddings, batch, terms, scalars, gather, offset, num_languages)
     if chunk not in (None, next(iter(batch.values()))["id"].shape[0]):
         return _in_chunks(*arguments, chunk)
     with tf.GradientTape() as tape:
-        tape.watch((embeddings, temperatures))
+        tape.watch((embeddings, scalars))
         loss, logs = objective(*arguments)
-    # Unused temperatures get zero gradients, as in `_in_chunks`.
+    # Unused scalars get zero gradients, as in `_in_chunks`.
     zero = tf.UnconnectedGradients.ZERO
-    return logs, *tape.gradient(loss, (embeddings, temperatures), unconnected_gradients=zero)
+    return logs, *tape.gradient(loss, (embeddings, scalars), unconnected_gradients=zero)
 
 
-def _in_chunks(embeddings, batch, terms, temperatures, gather, offset, num_languages, chunk):
+def _in_chunks(embeddings, batch, terms, scalars, gather, offset, num_languages, chunk):
     fields = sorted({f for term in terms for f in (term.x, term.y)})
     with tf.GradientTape() as gather_tape:
         gather_tape.watch(embeddings)
@@ -52,17 +52,17 @@ def _in_chunks(embeddings, batch, terms, temperatures, gather, offset, num_langu
     parts, count = split_rows((local, labels), chunk)
 
     def add_chunk(i, state):
-        arrays, candidate_gradients, temperature_gradients, log_sums = state
+        arrays, candidate_gradients, scalar_gradients, log_sums = state
         local, labels = slice_part(parts, i)
         with tf.GradientTape() as tape:
-            watched = (local, candidates["embeddings"], temperatures)
+            watched = (local, candidates["embeddings"], scalars)
             tape.watch(watched)
             loss, logs = objective_for_rows(
-                local, labels, candidates, terms, temperatures, offset + i * chunk, num_languages
+                local, labels, candidates, terms, scalars, offset + i * chunk, num_languages
             )
         local_gradients, *gradients = tape.gradient(loss, watched, unconnected_gradients="zero")
         arrays = {field: array.write(i, local_gradients[field]) for field, array in arrays.items()}
-        totals = (candidate_gradients, temperature_gradients, log_sums)
+        totals = (candidate_gradients, scalar_gradients, log_sums)
         return (arrays, *tf.nest.map_structure(tf.add, totals, (*gradients, logs)))
 
     dtype = local[fields[0]].dtype
@@ -70,21 +70,24 @@ def _in_chunks(embeddings, batch, terms, temperatures, gather, offset, num_langu
         field: tf.TensorArray(dtype, size=count, element_shape=(chunk, *local[field].shape[1:]))
         for field in fields
     }
-    zeros = tf.nest.map_structure(tf.zeros_like, (candidates["embeddings"], temperatures))
+    zeros = tf.nest.map_structure(tf.zeros_like, (candidates["embeddings"], scalars))
     logs = {f"loss/{term.name}": tf.zeros((), dtype) for term in terms}
     logs |= {"loss": tf.zeros((), dtype)}
     logs |= {f"language_{key}": tf.zeros((num_languages,), dtype) for key in ("loss", "count")}
-    arrays, candidate_gradients, temperature_gradients, logs = sequential_loop(
+    arrays, candidate_gradients, scalar_gradients, logs = sequential_loop(
         count, add_chunk, (arrays, *zeros, logs)
     )
     # The gradients at the candidates are sent back to the replicas that encoded the candidates.
     embedding_gradients = gather_tape.gradient(
-        candidates["embeddings"], local, output_gradients=candidate_gradients
+        candidates["embeddings"],
+        local,
+        output_gradients=candidate_gradients,
+        unconnected_gradients="zero",
     )
     embedding_gradients = {
         field: embedding_gradients[field] + concat_parts(arrays[field], count) for field in fields
     }
-    return logs, embedding_gradients, temperature_gradients
+    return logs, embedding_gradients, scalar_gradients
 
 
 def _without_inputs(field):

@@ -3,6 +3,8 @@
 import keras
 import tensorflow as tf
 
+from tf_mural.models import call_in_training, is_training
+
 
 def remat(block):
     """Makes a layer discard its activations in training and recompute them for the gradient.
@@ -17,9 +19,11 @@ def remat(block):
     """
     plain_call = block.call
 
-    def call(inputs, *args, training=False, **kwargs):
-        if not training:
-            return plain_call(inputs, *args, training=training, **kwargs)
+    def call(inputs, *args, training=None, **kwargs):
+        if not is_training(block, training):
+            if training is not None:
+                kwargs["training"] = training
+            return plain_call(inputs, *args, **kwargs)
         weights, states = block.trainable_variables, block.non_trainable_variables
         # `v._value` is read, because `v.value` would be cast to the compute dtype in half
         # precision.
@@ -29,7 +33,7 @@ def remat(block):
         def run(inputs, values):
             with keras.StatelessScope(zip((*weights, *states), values, strict=True)) as scope:
                 before = [scope.get_current_value(v) for v in states]
-                output = plain_call(inputs, *args, training=True, **kwargs)
+                output = call_in_training(block, plain_call, inputs, *args, **kwargs)
                 after = [scope.get_current_value(v) for v in states]
             triples = zip(states, before, after, strict=True)
             updates = [(v, value) for v, old, value in triples if value is not old]

@@ -1,6 +1,6 @@
 """Saves a trained model as a KerasHub preset: a folder with weights, tokenizer and preprocessing.
 
-    MuralBackbone.from_preset("hf://user/name")       towers, temperatures and weights
+    MuralBackbone.from_preset("hf://user/name")       towers, scalars and weights
     MuralPreprocessor.from_preset("hf://user/name")   maps {"images", "texts"} to the inputs
 
 Importing this package registers its classes with Keras. After the import, `Backbone.from_preset`

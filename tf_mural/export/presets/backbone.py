@@ -14,7 +14,7 @@ from tf_mural.models import dual_encoder, upgrade_arguments
 
 @keras.saving.register_keras_serializable(package="tf_mural")
 class MuralBackbone(keras_hub.models.Backbone):
-    """Both towers and the temperatures, built from the arguments of `models.dual_encoder`.
+    """Both towers and the learned scalars, built from the arguments of `models.dual_encoder`.
 
     The inputs are a dict: "pixels" are values in [0, 255], (n, size, size, 3), and "tokens" are
     int32, (n, t), padded with 0. The outputs are a dict: "image_embeddings" and "text_embeddings"
@@ -26,10 +26,12 @@ class MuralBackbone(keras_hub.models.Backbone):
         text: see `models.dual_encoder`. The dict may contain argument names of earlier versions of
             `tf_mural`.
         embedding_dim: see `models.dual_encoder`.
-        temperatures: see `models.dual_encoder`.
+        scalars: see `models.dual_encoder`.
         freeze: see `models.dual_encoder`.
         precision: dtype policy of the towers. Defaults to `dtype`, or to "float32" if `dtype` is
             None.
+        temperatures: {name: value}, the temperatures in a preset that an earlier version of
+            `tf_mural` wrote.
         dtype: KerasHub's name of the argument `precision`. `dtype` has no effect if `precision` is
             given.
         **kwargs: see `keras_hub.models.Backbone`.
@@ -43,16 +45,19 @@ class MuralBackbone(keras_hub.models.Backbone):
         image,
         text,
         embedding_dim,
-        temperatures=None,
+        scalars=None,
         freeze=(),
         precision=None,
+        temperatures=None,
         dtype=None,
         **kwargs,
     ):
+        stored = {"image": image, "text": text, "scalars": scalars}
+        if temperatures:
+            stored["temperatures"] = temperatures
         self._arguments = {
-            **upgrade_arguments({"image": image, "text": text}),
+            **upgrade_arguments(stored),
             "embedding_dim": embedding_dim,
-            "temperatures": dict(temperatures or {"shared": 1.0}),
             "freeze": list(freeze),
             "precision": precision or (dtype and keras.dtype_policies.get(dtype).name) or "float32",
         }

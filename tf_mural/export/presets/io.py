@@ -24,7 +24,7 @@ def is_preset(path):
         return False
 
 
-def save_preset(folder, arguments, encoder, tokenizer, sizes, card=""):
+def save_preset(folder, arguments, encoder, tokenizer, sizes, card="", languages=None):
     """Writes a model as a preset.
 
     Args:
@@ -35,6 +35,7 @@ def save_preset(folder, arguments, encoder, tokenizer, sizes, card=""):
         sizes: {"resize": pixels, "crop": pixels}, the side lengths to which images are resized and
             cropped.
         card: content of README.md. "": no README.md is written.
+        languages: codes of the training languages. None: unknown.
 
     Raises:
         UserError: the folder is not empty.
@@ -49,7 +50,7 @@ def save_preset(folder, arguments, encoder, tokenizer, sizes, card=""):
         target.assign(source)
     lower_case = tokenizer.hash.endswith("-lower")
     preprocessor = MuralPreprocessor(
-        MuralTokenizer(tokenizer.vocabulary, tokenizer.max_tokens, lower_case),
+        MuralTokenizer(tokenizer.vocabulary, tokenizer.max_tokens, lower_case, languages),
         MuralImageConverter(sizes["resize"], sizes["crop"]),
     )
     os.makedirs(folder, exist_ok=True)
@@ -67,7 +68,8 @@ def load_preset(path):
         path: folder, or handle of a hub.
 
     Returns:
-        (`models.DualEncoder`, `tokenizers.Tokenizer`, {"resize": pixels, "crop": pixels}).
+        (`models.DualEncoder`, `tokenizers.Tokenizer`, {"resize": pixels, "crop": pixels}, codes of
+        the training languages or None).
 
     Raises:
         UserError: the preset does not exist, cannot be downloaded, or contains a model of another
@@ -84,7 +86,8 @@ def load_preset(path):
         ) from error
     converter = preprocessor.image_converter
     sizes = {"resize": converter.resize, "crop": converter.crop}
-    return backbone.encoder, preprocessor.tokenizer.tokenizer, sizes
+    tokenizer = preprocessor.tokenizer
+    return backbone.encoder, tokenizer.tokenizer, sizes, tokenizer.languages
 
 
 def _weights(encoder):

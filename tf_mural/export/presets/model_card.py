@@ -3,6 +3,7 @@
 from tf_mural import file_io
 from tf_mural.data import records
 from tf_mural.errors import UserError
+from tf_mural.losses import LOSSES
 
 _LIMITS = """\
 - The model was trained with texts of at most {tokens} tokens; longer texts are truncated.
@@ -33,11 +34,12 @@ def model_card(name, description, runs=(), config=None):
     results, config = runs[0] if runs else {}, config or {}
     digests = {folder: digest for run in runs for folder, digest in run["data"].items()}
     manifests = {folder: _read_manifest(folder) for folder in digests}
-    languages = sorted(
-        {code for manifest in manifests.values() for code in (manifest or {}).get("languages", {})}
-    )
+    # The records of earlier stages may be on another machine, but the description of a model names
+    # the languages of all stages.
+    languages = set(description.get("languages") or ())
+    languages.update(*((manifest or {}).get("languages", {}) for manifest in manifests.values()))
     sections = [
-        _front_matter(languages),
+        _front_matter(sorted(languages)),
         f"# {name}\n\n{_summary(description, runs)}",
         _usage(name),
         _recipe(config),
@@ -103,9 +105,13 @@ def _recipe(config):
         ("precision", config.get("precision", "float32")),
     ]
     for name, term in config["terms"].items():
-        value = f"{term['loss']}, {term['x']} with {term['y']}, weight {term['weight']:.3g}, "
-        value += f"margin {term['margin']:g}, smoothing {term['label_smoothing']:g}"
-        rows.append((f"term {name}", value))
+        value = f"{term['loss']}, {term['x']} with {term['y']}, weight {term['weight']:.3g}"
+        options = LOSSES[term["loss"]].options if term["loss"] in LOSSES else {}
+        values = [
+            f"{key.replace('_', ' ')} {term.get(key, option.default)}"
+            for key, option in options.items()
+        ]
+        rows.append((f"term {name}", ", ".join([value, *values])))
     return "## Recipe\n\n" + _table(("", ""), rows)
 
 

@@ -20,6 +20,7 @@ class MuralTokenizer(keras_hub.tokenizers.Tokenizer):
             vocabulary is loaded later, from a preset.
         max_tokens: see `tokenizers.Tokenizer`.
         lower_case: see `tokenizers.Tokenizer`.
+        languages: codes of the training languages of the model. None: unknown.
         **kwargs: see `keras_hub.tokenizers.Tokenizer`.
 
     Attributes:
@@ -28,9 +29,10 @@ class MuralTokenizer(keras_hub.tokenizers.Tokenizer):
 
     backbone_cls = MuralBackbone
 
-    def __init__(self, vocabulary=None, max_tokens=64, lower_case=False, **kwargs):
+    def __init__(self, vocabulary=None, max_tokens=64, lower_case=False, languages=None, **kwargs):
         super().__init__(**{"dtype": "int32", **kwargs})
         self.max_tokens, self.lower_case = max_tokens, lower_case
+        self.languages = languages and list(languages)
         self.file_assets = [_VOCABULARY]
         self.tokenizer = None
         if vocabulary is not None:
@@ -79,7 +81,7 @@ class MuralTokenizer(keras_hub.tokenizers.Tokenizer):
     def get_config(self):
         """Returns the constructor arguments without the vocabulary, which is an asset."""
         options = {"max_tokens": self.max_tokens, "lower_case": self.lower_case}
-        return {**super().get_config(), **options}
+        return {**super().get_config(), **options, "languages": self.languages}
 
 
 @keras.saving.register_keras_serializable(package="tf_mural")

@@ -1,0 +1,173 @@
+"""The wheel: its files, its requirements, and its command in an environment of its own."""
+
+import csv
+import email
+import glob
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import venv
+import zipfile
+
+import pytest
+from conftest import ROOT
+
+import tf_mural
+
+pytest.importorskip("setuptools", "77", reason="pip install -r requirements-test.txt")
+
+SOURCES = ("tf_mural", "configs", "pyproject.toml", "README.md", "LICENSE")
+
+
+def files_of(folder, *suffixes):
+    """Paths of the files of a folder, relative to it, in the order of their names."""
+    paths = glob.glob(os.path.join(ROOT, folder, "**", "*"), recursive=True)
+    paths = [os.path.relpath(p, os.path.join(ROOT, folder)) for p in paths if os.path.isfile(p)]
+    return sorted(p for p in paths if p.endswith(suffixes) and "__pycache__" not in p)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """Path of a wheel, built from a copy of the sources, which the build writes files to."""
+    folder = tmp_path_factory.mktemp("wheel")
+    for name in (*SOURCES, *map(os.path.basename, glob.glob(f"{ROOT}/requirements*.txt"))):
+        path, copy = os.path.join(ROOT, name), folder / "source" / name
+        copy.parent.mkdir(exist_ok=True)
+        (shutil.copytree if os.path.isdir(path) else shutil.copy)(path, copy)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    done = subprocess.run(
+        [*command, "--no-index", "--wheel-dir", str(folder), str(folder / "source")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return next(str(path) for path in folder.glob("*.whl"))
+
+
+def read(wheel, pattern):
+    with zipfile.ZipFile(wheel) as archive:
+        name = next(name for name in archive.namelist() if re.search(pattern, name))
+        return archive.read(name).decode()
+
+
+def test_wheel_contains_package_and_configs_and_nothing_else(wheel):
+    names = [row[0] for row in csv.reader(io.StringIO(read(wheel, "RECORD$")))]
+    package = [name.removeprefix("tf_mural/") for name in names if name.startswith("tf_mural/")]
+    assert all(
+        name.startswith(("tf_mural/", f"tf_mural-{tf_mural.__version__}.dist-info/"))
+        for name in names
+    )
+    own = [path for path in files_of("tf_mural", "") if not path.startswith("configs/")]
+    assert sorted(package) == sorted(own + [f"configs/{path}" for path in files_of("configs", "")])
+    assert {"datasets/scenes/vocab.txt", "reports/numbers/paper.json"} <= set(package)
+    assert read(wheel, "top_level.txt$").split() == ["tf_mural"]
+    # In the wheel, tf_mural.configs is the folder itself, not the file that finds it in a clone.
+    with open(os.path.join(ROOT, "configs", "__init__.py"), encoding="utf-8") as file:
+        assert read(wheel, "^tf_mural/configs/__init__.py$") == file.read()
+
+
+def test_extras_are_the_requirements_files(wheel):
+    expected = {}
+    with open(os.path.join(ROOT, "pyproject.toml"), "rb") as file:
+        extras = tomllib.load(file)["tool"]["setuptools"]["dynamic"]["optional-dependencies"]
+    assert set(extras) == {"beam", "convert", "demo", "export", "jax", "notebooks"}
+    for extra in (None, *extras):
+        with open(os.path.join(ROOT, f"requirements{f'-{extra}' * bool(extra)}.txt")) as file:
+            lines = [line.strip() for line in file if not line.startswith("#")]
+        expected[extra] = lines
+    given = {}
+    for line in email.message_from_string(read(wheel, "METADATA$")).get_all("Requires-Dist"):
+        name, _, extra = line.partition('; extra == "')
+        given.setdefault(extra.rstrip('"') or None, []).append(name)
+    assert given == expected
+
+
+# --- the command of an installed package ----------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """Function that runs a command of an environment with the wheel, in an empty folder.
+
+    The environment has the packages of this one, but not the clone.
+    """
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder / "venv", with_pip=False)
+    python = folder / "venv" / "bin" / "python"
+    own = next((folder / "venv" / "lib").glob("*/site-packages"))
+    packages = [path for path in sys.path if path.endswith("site-packages")]
+    (own / "tests.pth").write_text("\n".join(packages) + "\n")
+    command = [sys.executable, "-m", "pip", "--quiet", "--python", str(python), "install"]
+    done = subprocess.run(
+        [*command, "--no-deps", "--no-index", wheel], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    (folder / "work").mkdir()
+
+    def run(program, *arguments):
+        done = subprocess.run(
+            [folder / "venv" / "bin" / program, *arguments],
+            cwd=folder / "work",
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=900,
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    run.folder = folder / "work"
+    return run
+
+
+SHAPES = """
+from tf_mural.configs.examples import own
+
+def get_config(stage):
+    return own.get_config(stage, "scenes")
+"""
+
+
+@pytest.mark.slow
+def test_installed_command_finds_package_and_configs(installed):
+    code = "import tf_mural.configs.examples.own as own; print(own.__file__)"
+    _, out, err = installed("python", "-c", code)
+    assert f"{os.sep}venv{os.sep}" in out, err
+    code, out, err = installed("tf-mural", "convert", "--list")
+    assert (code, err) == (0, "") and out.startswith("scenes: ")
+    code, out, err = installed("tf-mural", "build-vocab", "--help")
+    assert code == 0 and "    tf-mural build-vocab --records=" in out and "tools/" not in out
+    code, out, err = installed("tf-mural", "search", "a")
+    assert (code, err) == (2, "error: --index is missing: the folder that tf-mural index wrote\n")
+    code, out, err = installed("python", "-c", "import configs")
+    assert code == 1 and "No module named 'configs'" in err
+
+
+@pytest.mark.slow
+def test_installed_command_trains_from_an_empty_folder(installed):
+    """Both stages draw their scenes, train, and evaluate; then a config of the user continues."""
+    short = ("--config.steps=2", "--config.batch_size=8", "--config.optimizer.warmup_steps=0")
+    code, out, err = installed("tf-mural", "train", "--stage=mural", *short)
+    assert code == 0, err
+    alone = ("--config.report.compare_with=", "--config.report.control=none")
+    etcl = ("--stage=etcl", "--init=runs/tiny/mural-s0")
+    code, out, err = installed("tf-mural", "train", *etcl, *short, *alone)
+    assert code == 0, err
+    results = installed.folder / "runs/tiny/etcl-s0/results.json"
+    assert json.loads(results.read_text())["steps"] == 2
+    (installed.folder / "shapes.py").write_text(SHAPES)
+    shutil.copy(installed.folder / "runs/tiny/mural-s0/vocab.txt", installed.folder / "data/scenes")
+    own = (
+        "--config=shapes.py",
+        "--stage=mural",
+        "--config.evaluation.retrieval.records=scenes/test",
+    )
+    code, out, err = installed("tf-mural", "train", *own)
+    assert code == 0, err
+    assert (installed.folder / "runs/scenes/mural-s0/results.json").is_file()

@@ -1,0 +1,137 @@
+"""Notes about texts that a model reads only in part, or whose language it was not trained on."""
+
+import functools
+import unicodedata
+
+# Scripts of languages, as in the names of Unicode characters. Languages that are not listed here
+# are written in unknown scripts.
+_LATIN = """
+af az bs ca ceb co cs cy da de en eo es et eu fi fil fr fy ga gd gl ha haw hmn hr ht hu id ig is it
+jv la lb lt lv mg mi ms mt nb nl nn no ny pl pt ro rw sk sl sm sn so sq st su sv sw tk tl tr uz vi
+wo xh yo zu
+""".split()
+SCRIPTS = {
+    **dict.fromkeys(_LATIN, {"LATIN"}),
+    **dict.fromkeys(("be", "bg", "kk", "ky", "mk", "mn", "ru", "tg", "tt", "uk"), {"CYRILLIC"}),
+    "sr": {"CYRILLIC", "LATIN"},
+    **dict.fromkeys(("ar", "ckb", "fa", "ps", "sd", "ug", "ur"), {"ARABIC"}),
+    "ku": {"ARABIC", "LATIN"},
+    **dict.fromkeys(("he", "iw", "yi"), {"HEBREW"}),
+    **dict.fromkeys(("hi", "mr", "ne", "sa"), {"DEVANAGARI"}),
+    **dict.fromkeys(("as", "bn"), {"BENGALI"}),
+    **dict.fromkeys(("zh", "zh-cn", "zh-tw", "yue"), {"CJK", "BOPOMOFO"}),
+    "ja": {"CJK", "HIRAGANA", "KATAKANA"},
+    "ko": {"HANGUL", "CJK"},
+    "el": {"GREEK"},
+    "hy": {"ARMENIAN"},
+    "ka": {"GEORGIAN"},
+    "gu": {"GUJARATI"},
+    "pa": {"GURMUKHI"},
+    "ta": {"TAMIL"},
+    "te": {"TELUGU"},
+    "kn": {"KANNADA"},
+    "ml": {"MALAYALAM"},
+    "si": {"SINHALA"},
+    "or": {"ORIYA"},
+    "th": {"THAI"},
+    "lo": {"LAO"},
+    "km": {"KHMER"},
+    "my": {"MYANMAR"},
+    "bo": {"TIBETAN"},
+    "am": {"ETHIOPIC"},
+}
+# Scripts of so many characters that a vocabulary may lack some of a trained language, and None.
+_UNBOUNDED = (None, "CJK", "HANGUL", "ETHIOPIC")
+_KNOWN_SCRIPTS = frozenset().union(*SCRIPTS.values())
+
+
+class TextNotes:
+    """Finds texts that a model does not read to their end, or in a language it does not know.
+
+    The language of a text is judged by its letters only: a text is reported if most of its letters
+    belong to scripts in which no training language is written, or if the vocabulary lacks letters
+    of one of its words. Languages that share an alphabet are therefore not told apart: a model of
+    English and German gets no note for a Dutch query. Texts that mix scripts are reported by the
+    majority.
+
+    Args:
+        tokenizer: `tokenizers.Tokenizer`.
+        languages: codes of the training languages. None: unknown, there are no notes about
+            languages.
+    """
+
+    def __init__(self, tokenizer, languages=None):
+        self._tokenizer = tokenizer
+        self._languages = tuple(languages or ())
+        scripts = [SCRIPTS.get(code.lower()) for code in self._languages]
+        # A language whose scripts are unknown may be written in any script.
+        self._scripts = None if None in scripts else frozenset().union(*scripts)
+
+    def __call__(self, texts):
+        """Returns the note of each text, a list of str; "" if there is nothing to report."""
+        texts = list(texts)
+        notes = zip(self.length_notes(texts), map(self.language_note, texts), strict=True)
+        return ["; ".join(note for note in pair if note) for pair in notes]
+
+    def length_notes(self, texts):
+        """Returns a note for each text that has more pieces than the model reads, else ""."""
+        import tensorflow as tf
+
+        if not texts:
+            return []
+        limit = self._tokenizer.max_tokens - 2  # without [CLS] and [SEP]
+        lengths = self._tokenizer.pieces(tf.constant(texts, tf.string)).row_lengths().numpy()
+        return [
+            f"{_shorten(text)} has {length} tokens, of which the model reads the first {limit}"
+            if length > limit
+            else ""
+            for text, length in zip(texts, lengths, strict=True)
+        ]
+
+    def language_note(self, text):
+        """Returns a note if the text seems to be in a language that was not trained, else ""."""
+        if not self._languages:
+            return ""
+        known = ", ".join(self._languages)
+        letters = [script for script in map(script_of, text) if script]
+        if letters and self._scripts is not None:
+            foreign = [script for script in letters if script not in self._scripts]
+            if 2 * len(foreign) > len(letters):
+                script = max(foreign, key=foreign.count).replace("CJK", "Chinese").capitalize()
+                return (
+                    f"{_shorten(text)} is written in {script} letters, but none of the languages "
+                    f"of the training ({known}) is: expect poor results"
+                )
+        if word := next((word for word in text.split() if self._lacks_letters(word)), None):
+            return (
+                f"the vocabulary lacks letters of {_shorten(word)}: its language may not be one of "
+                f"the training ({known}), expect poor results"
+            )
+        return ""
+
+    def _lacks_letters(self, word):
+        if self._tokenizer.lower_case:
+            word = unicodedata.normalize("NFD", word).lower()
+        letters = [c for c in word if script_of(c) not in _UNBOUNDED]
+        # A vocabulary may lack some capital letters of a language that it was trained on.
+        return any(not {c, c.lower()} & self._characters for c in letters)
+
+    @functools.cached_property
+    def _characters(self):
+        """The set of the characters in all pieces of the vocabulary."""
+        return frozenset().union(*self._tokenizer.vocabulary)
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def script_of(character):
+    """Returns the script of a letter as in `SCRIPTS`; None for other characters and scripts."""
+    if not unicodedata.category(character).startswith("L"):
+        return None
+    words = unicodedata.name(character, "").split()
+    if words and words[0] in ("FULLWIDTH", "HALFWIDTH"):
+        words = words[1:]
+    return words[0] if words and words[0] in _KNOWN_SCRIPTS else None
+
+
+def _shorten(text):
+    return repr(text if len(text) <= 40 else text[:37] + "...")
