@@ -6,8 +6,8 @@ Formats:
                embed_texts (strings); it includes preprocessing and tokenizer
   onnx         image.onnx and text.onnx, with vocab.txt and preprocessing.json
                (pip install -r requirements-export.txt)
-  preset       a folder for tf_mural.Embedder.load, for the tools that take a trained model and, after
-               "import tf_mural.export.presets", for KerasHub's from_preset; it has a model card, and
+  preset       a folder with a model card for tf_mural.Embedder.load, the tools that take a trained
+               model and, after "import tf_mural.export.presets", KerasHub's from_preset;
                keras_hub.upload_preset uploads it to a hub
 
 The export is loaded again, and its embeddings are compared with those of the model.
