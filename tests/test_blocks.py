@@ -8,9 +8,11 @@ import tensorflow as tf
 from helpers import trainers
 from helpers.comparison import largest_error
 
-from tf_mural import models, optimizers
+from tf_mural import experiment, models, optimizers
 from tf_mural.backends import backend_module
+from tf_mural.backends.tensorflow import make_strategy
 from tf_mural.errors import UserError
+from tf_mural.experiment import config_loading
 from tf_mural.experiment.trainer import _tower_multipliers
 from tf_mural.models import blocks
 from tf_mural.objective import Term
@@ -73,7 +75,7 @@ def make_batch():
 # --- gradient checkpointing -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize("graph", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_remat_of_a_vit_recomputes_its_blocks_with_the_same_masks(graph):
     """Compares gradients with dropout, which recomputing must repeat."""
     results, softmaxes = [], []
@@ -190,6 +192,27 @@ def test_the_patterns_of_the_recipes_already_exclude_the_norms_of_the_named_enco
         v.path for v in encoder.trainable_variables if "_bn/" in v.path or "layer_norm/" in v.path
     }
     assert norms == by_name and len(norms) > 10
+
+
+def test_the_optimizer_of_a_config_excludes_the_norms_of_any_encoder(monkeypatch):
+    encoder = make_encoder(vit_tower())
+    monkeypatch.setattr(models, "dual_encoder", lambda **_: encoder)
+    config = config_loading.load_config("align", "tiny")
+    tokenizer = type("T", (), {"size": 20, "hash": "x", "max_tokens": 6})
+    trainer = experiment.make_trainer(
+        config, experiment.describe(config, tokenizer), ("en",), make_strategy("one")
+    )
+    norms = {id(v) for v in blocks.norm_variables(encoder)}
+    pairs = zip(encoder.trainable_variables, trainer.optimizer.uses_weight_decay, strict=True)
+    decays = [decays for variable, decays in pairs if id(variable) in norms]
+    assert len(decays) > 10 and not any(decays)
+    # A config that lets norms decay still does.
+    config.optimizer.exclude_from_weight_decay = ("/bias$",)
+    trainer = experiment.make_trainer(
+        config, experiment.describe(config, tokenizer), ("en",), make_strategy("one")
+    )
+    pairs = zip(encoder.trainable_variables, trainer.optimizer.uses_weight_decay, strict=True)
+    assert all(decays for variable, decays in pairs if id(variable) in norms)
 
 
 def test_variables_cannot_be_excluded_after_the_slots_are_built():

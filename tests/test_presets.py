@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from golden import old_preset_case
+from helpers.images import encode, random_pixels
 
 import tf_mural
 from tf_mural import experiment, models
@@ -145,6 +147,26 @@ def test_a_preset_knows_the_languages_of_its_model(preset):
     embedder = tf_mural.Embedder.load(preset[0])
     (note,) = embedder.text_notes(["красный круг"])
     assert "lacks letters" in note
+
+
+def test_the_code_in_the_card_runs_in_a_new_process(preset, tmp_path):
+    """KerasHub finds the classes of a preset only after the import that the card contains."""
+    blocks = re.findall(r"```python\n(.*?)```", (preset[0] / "README.md").read_text(), re.S)
+    assert len(blocks) == 2
+    shutil.copytree(preset[0], tmp_path / "mural-scenes")
+    (tmp_path / "dog.jpg").write_bytes(encode(random_pixels(), "JPEG"))
+
+    without_import = (
+        "import keras_hub, tf_mural\n"
+        "try:\n    keras_hub.models.Backbone.from_preset('mural-scenes')\n"
+        "except Exception as error:\n    print('MuralBackbone' in str(error))\n"
+    )
+    code = [f"import sys; sys.path.append({ROOT!r})", without_import, blocks[1], blocks[0]]
+    code.append("print(type(backbone).__name__, scores.shape)")
+    command = [sys.executable, "-c", "\n".join(code)]
+    process = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    expected = ["True", "MuralBackbone (1, 1)"]
+    assert process.stdout.splitlines() == expected, process.stderr[-2000:]
 
 
 def test_a_model_card_without_a_run_describes_only_the_model(finished):

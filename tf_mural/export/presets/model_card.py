@@ -88,7 +88,11 @@ def _usage(name):
     return (
         "## Usage\n\n```python\nimport tf_mural\n\n"
         f'embedder = tf_mural.Embedder.load("{name}")  # this folder, or hf://user/{name}\n'
-        'scores = embedder.embed_texts(["a dog"]) @ embedder.embed_images(["dog.jpg"]).T\n```'
+        'scores = embedder.embed_texts(["a dog"]) @ embedder.embed_images(["dog.jpg"]).T\n```\n\n'
+        "KerasHub loads the same folder after the classes of the preset are imported:\n\n"
+        "```python\nimport keras_hub\nimport tf_mural.export.presets  # registers the classes\n\n"
+        f'backbone = keras_hub.models.Backbone.from_preset("{name}")\n'
+        f'tokenizer = keras_hub.tokenizers.Tokenizer.from_preset("{name}")\n```'
     )
 
 
