@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from helpers.replicas import run_script
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def arrays(tmp_path_factory):
