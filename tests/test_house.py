@@ -246,7 +246,6 @@ REPLACED_NAMES = {
     "squeezing": "fuse_squeeze_excite",
     "blocks_of": "remat_blocks",
     "rematerialise": "remat",
-    "rematerialised": "remat",
     "Lamb": "LAMB",
     "LinearSchedule": "LinearWarmupDecay",
     "rate_factors": "lr_multipliers",
@@ -347,7 +346,7 @@ REPLACED_NAMES = {
 }
 # Names of files and folders in earlier versions of this package. They must not be used again.
 REPLACED_FILES = """
-build cluster tasks pretrained searching planning exporting step handover sealed meeting
+build cluster tasks pretrained searching planning step handover sealed meeting
 books questions places recipe outcomes passes building pictures whole machinery meaning
 rematerialisation chunks running stopping nearest gathering replacement excitation towers
 """.split()

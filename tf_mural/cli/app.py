@@ -250,7 +250,8 @@ def run(main, resilient_stdout=False):
     """
     _prepare_environment()
     logging.use_absl_handler()
-    with contextlib.suppress(Exception):  # raises if stderr has no file descriptor
+    # Fails if stderr is closed, or has no file descriptor as in a notebook.
+    with contextlib.suppress(OSError, ValueError, RuntimeError, AttributeError):
         faulthandler.enable()
     if resilient_stdout:
         sys.stdout = ResilientStdout(sys.stdout)

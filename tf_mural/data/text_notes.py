@@ -50,9 +50,8 @@ class TextNotes:
 
     The language of a text is judged by its letters only: a text is reported if most of its letters
     belong to scripts in which no training language is written, or if the vocabulary lacks letters
-    of one of its words. Languages that share an alphabet are therefore not told apart: a model of
-    English and German gets no note for a Dutch query. Texts that mix scripts are reported by the
-    majority.
+    of one of its words. Languages with the same alphabet are therefore not distinguished: a model
+    of English and German gets no note for a Dutch query.
 
     Args:
         tokenizer: `tokenizers.Tokenizer`.

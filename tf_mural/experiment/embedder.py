@@ -138,7 +138,7 @@ class Embedder:
 
         A text is noted if it has more tokens than the model reads, if most of its letters belong to
         a script of none of the training languages, or if the vocabulary lacks letters of one of its
-        words. Languages with the same alphabet are not told apart. A model that does not say its
+        words. Languages with the same alphabet are not distinguished. A model that does not say its
         training languages has no notes about languages.
 
         Args:
