@@ -343,7 +343,9 @@ def test_libtpu_is_silent_on_a_machine_without_a_tpu():
     pytest.importorskip("libtpu", reason="pip install -r requirements-plan.txt")
     if glob.glob("/dev/accel*") or glob.glob("/dev/vfio/*"):
         pytest.skip("this machine has a TPU")
-    environment = {k: v for k, v in os.environ.items() if k != "JAX_PLATFORMS"}
+    # An import of JAX in this process has set variables such as TPU_LIBRARY_PATH.
+    prefixes = ("JAX_PLATFORMS", "TPU_")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(prefixes)}
     command = [sys.executable, "-c", LIBTPU.format(root=ROOT)]
     options = dict(capture_output=True, text=True, timeout=120)
     done = subprocess.run(command, env=environment, **options)
