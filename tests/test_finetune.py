@@ -98,7 +98,6 @@ def test_multipliers_depend_on_the_layers_of_the_encoder():
     paths = ["text/transformer_layer_0/a", "text/transformer_layer_2/a", "image/stem_conv/a"]
     assert _lr_multipliers(paths, 0.5) == models.lr_multipliers(0.5, 3, 0)
     assert _lr_multipliers(["temperature"], 0.5) == models.lr_multipliers(0.5, 0, 0)
-    assert _lr_multipliers(paths, 1.0) == ()
 
 
 # --- runs -----------------------------------------------------------------------------------------

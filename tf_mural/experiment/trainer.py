@@ -104,7 +104,7 @@ def _make_trainer(config, description, languages, strategy):
 def make_optimizer(config):
     """Returns the optimizer of a config with its schedule, without learning rate multipliers."""
     options = config.optimizer.to_dict()
-    del options["layer_decay"]  # see `_lr_multipliers`
+    del options["layer_decay"]  # see `_tower_multipliers`
     schedule = optimizers.LinearWarmupDecay(
         options.pop("learning_rate"), config.steps, options.pop("warmup_steps")
     )
@@ -139,13 +139,12 @@ def _tower_multipliers(towers, layer_decay):
             paths += tower_paths
         else:
             by_block += models.lr_multipliers_by_block(name, tower, layer_decay)
-    # The first match applies, and these expressions match one path each.
+    # The first match applies, and each expression of `by_block` matches a single path.
     return (*by_block, *_lr_multipliers(paths, layer_decay))
 
 
 def _lr_multipliers(paths, layer_decay):
-    if layer_decay == 1.0:
-        return ()
+    """Returns the multipliers of layers whose names have their position."""
     # The layers of the encoders are counted, because a preset may have any number of layers.
     layers = [int(n) for path in paths for n in re.findall(r"transformer_layer_(\d+)/", path)]
     stages = [int(n) for path in paths for n in re.findall(r"block(\d+)[a-z]_", path)]
