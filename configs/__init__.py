@@ -1,5 +1,6 @@
-"""Configs of the stages, one file each; `base` has the default values.
+"""Configs of the stages, one file per stage; `base` contains the default values.
 
-A wheel contains this folder as `tf_mural.configs`, and in a clone `tf_mural.configs` reads it. The
-files import each other relatively, so that they work under both names.
+In a wheel, this folder is the package `tf_mural.configs`. In a clone, this folder is the package
+`configs`, and `tf_mural.configs` loads its files from this folder. Relative imports between the
+files work under both names of the package.
 """

@@ -82,7 +82,7 @@ def _model(size):
                 preset=_optional(str),
             ),
             # {kind: {name: initial value}} of the learned scalars of the losses. A term names one
-            # scalar of each kind that its loss takes. Terms that name the same scalar share it.
+            # scalar of each kind that its loss takes. Several terms can name the same scalar.
             scalars=dict(temperature=dict(shared=model["temperature"])),
             freeze=(),  # modalities whose encoders are not trained
         )
@@ -107,8 +107,9 @@ def _optimizer():
             # no moving average.
             ema_momentum=_optional(float),
             # Regular expressions; a variable is excluded if one of them matches a part of its path.
-            # "layer_norm/" in the first value also excludes all other normalization layers, and
-            # "_bn/" in the second value also excludes all other batch norms.
+            # "layer_norm/" in `exclude_from_weight_decay` also excludes normalization layers with
+            # other names. "_bn/" in `exclude_from_layer_adaptation` also excludes batch norms with
+            # other names.
             exclude_from_weight_decay=("_bn/", "/bias$", "layer_norm/", "temperature"),
             exclude_from_layer_adaptation=("_bn/",),
         )
@@ -266,15 +267,15 @@ def source(size, corpus, fields, languages=None, **options):
 
 
 def term(x, y, weight, loss=None, **options):
-    """Returns the config of a loss between two fields.
+    """Returns the config of a term, which is a loss between two fields.
 
     Args:
         x, y: names of the fields.
         weight: factor of this loss in the total loss.
         loss: name of the loss in `tf_mural.losses.LOSSES`. None: the contrastive loss with the
             margin and the label smoothing of the paper.
-        **options: options of the loss, and one name of a scalar in `config.model.scalars` for each
-            kind of learned scalar that the loss takes, for example temperature="shared".
+        **options: options of the loss, and the names of its learned scalars, for example
+            temperature="shared". `config.model.scalars` defines the names.
     """
     if loss is None:
         paper = dict(margin=0.3, label_smoothing=0.1, temperature="shared")

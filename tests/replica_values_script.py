@@ -1,7 +1,8 @@
-"""Runs steps on two replicas that get the same examples: python replica_values_script.py OUT
+"""Runs steps on two replicas: python replica_values_script.py OUT
 
-Writes what test_replica_values compares with values computed by hand: the embeddings of each
-replica with and without dropout, and the moving averages of the first batch norm.
+Writes arrays for test_replica_values to the file OUT. If both replicas get the same examples, the
+arrays are the embeddings of each replica with and without dropout. If the replicas get different
+images, the arrays are the moving averages of the first batch norm.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ ROWS = 16
 
 
 def step(strategy, dropout, batch):
-    """Runs `compute_gradients`; returns the trainer and {"replica/size": text embeddings}."""
+    """Runs `compute_gradients`; returns the trainer and {replica: embeddings (fields, n, d)}."""
     with strategy.scope():
         trainer = trainers.make_trainer("etcl", dropout=dropout)
     functions, seen = trainer.core.backend, {}
@@ -43,7 +44,7 @@ def main(path):
     for dropout in (0.0, 0.5):
         _, seen = step(strategy, dropout, same)
         arrays |= {f"dropout {dropout}/{i}": fields for i, fields in seen.items()}
-    # Dark images on the first replica and bright images on the second one.
+    # The first replica gets dark images, and the second replica gets bright images.
     different = trainers.make_batch("etcl", 2 * ROWS)
     different["image"]["pixels"][:ROWS] //= 4
     trainer, _ = step(strategy, 0.0, different)

@@ -1,7 +1,8 @@
-"""Addresses of repositories: only real ones of others, and the owner's from pyproject.toml.
+"""Files contain only addresses of existing repositories.
 
-An invented address could be registered by anybody, whose code would then run in the notebooks of
-our users.
+These are the repositories in `THIRD_PARTY`, and the repository of this project that pyproject.toml
+names. Anybody could register an invented address, and the code at this address would run in the
+notebooks of users.
 """
 
 import glob
@@ -12,7 +13,7 @@ import tomllib
 import pytest
 from conftest import ROOT
 
-# Repositories that exist and that others own: data sets, tools, and sources of published numbers.
+# Existing repositories of other owners: data sets, tools, and sources of published numbers.
 THIRD_PARTY = {
     "FrameNetBrasil/framed-multi30k",
     "FreddeFrallan/Multilingual-CLIP",

@@ -39,7 +39,7 @@ def vit_tower(dropout=0.0):
 
 
 def plain_tower():
-    """Creates an image tower of plain Keras layers with a batch norm that Keras named."""
+    """Creates an image tower of plain Keras layers, whose batch norm has Keras' default name."""
     pixels = keras.Input((SIZE, SIZE, 3), name="pixels")
     x = keras.layers.Conv2D(4, 3, strides=2)(pixels)
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.BatchNormalization()(x))
@@ -77,7 +77,7 @@ def make_batch():
 
 @pytest.mark.parametrize("graph", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_remat_of_a_vit_recomputes_its_blocks_with_the_same_masks(graph):
-    """Compares gradients with dropout, which recomputing must repeat."""
+    """Uses dropout, because the recomputed blocks must apply the same dropout masks again."""
     results, softmaxes = [], []
     for remat in (False, True):
         trainer = make_trainer(make_encoder(vit_tower(dropout=0.3)), remat=remat)
@@ -87,7 +87,7 @@ def test_remat_of_a_vit_recomputes_its_blocks_with_the_same_masks(graph):
         softmaxes.append(types.count("Softmax"))
         gradients = (step if graph else trainer.core.compute_gradients)(batch)[0]
         results.append(trainers.gradients_by_path(trainer, gradients))
-    # Two blocks of the ViT and one layer of the BERT, each with one softmax, run twice.
+    # Two blocks of the ViT and one layer of the BERT run twice. Each of them has one softmax.
     assert softmaxes[1] == softmaxes[0] + 3
     assert largest_error(*results)[0] < 1e-4
     without_dropout = make_trainer(make_encoder(vit_tower()))
@@ -101,7 +101,7 @@ def test_remat_of_a_tower_without_blocks_is_refused():
         UserError, match="remat: the tower 'image' .*'plain'. has no blocks .*micro"
     ):
         make_trainer(make_encoder(plain_tower()), remat=True)
-    # A tower that is not trained stores no activations.
+    # A tower that is not trained stores no activations, and needs no blocks.
     trainer = make_trainer(make_encoder(plain_tower(), freeze=("image",)), remat=True)
     assert [block.name for block in trainer.encoder.remat_blocks] == ["transformer_layer_0"]
 
@@ -139,7 +139,7 @@ def test_layer_decay_of_a_vit_follows_its_blocks():
     assert multiplier("transformer_block_2/") == 0.5 and multiplier("transformer_block_1/") == 0.25
     assert multiplier("vit_patching_and_embedding") == 0.125
     assert multiplier("vit_encoder/ln/") == multiplier("image_projection") == 1.0
-    # The text tower has one layer, whose multipliers depend on its names as before.
+    # The multipliers of the text tower, a BERT with one layer, depend on the names of its layers.
     assert multiplier("transformer_layer_0/") == 0.5 and multiplier("token_embedding") == 0.25
 
 
@@ -158,7 +158,7 @@ def test_layer_decay_of_a_tower_without_blocks_is_refused():
 
 
 def excluded_paths(model):
-    """Returns the paths without weight decay, and those without layer adaptation."""
+    """Returns two sets of variable paths: without weight decay, and without layer adaptation."""
     optimizer = optimizers.LAMB(exclude_from_weight_decay=("/bias$",))
     models.exclude_norms(optimizer, model)
     optimizer.build(model.trainable_variables)
@@ -170,7 +170,8 @@ def excluded_paths(model):
 def test_norms_of_a_vit_have_no_weight_decay():
     no_decay, no_adaptation = excluded_paths(vit_tower())
     norms = {path for path in no_decay if not path.endswith("/bias")}
-    # Two norms in each of two blocks, and the last one, each with a scale and a shift.
+    # There are five norms: two in each of two blocks, and the last norm. Each norm has a scale and
+    # a shift.
     assert len(norms) == 10 and all("/ln" in path for path in norms)
     assert no_adaptation == set()
 
@@ -206,7 +207,7 @@ def test_the_optimizer_of_a_config_excludes_the_norms_of_any_encoder(monkeypatch
     pairs = zip(encoder.trainable_variables, trainer.optimizer.uses_weight_decay, strict=True)
     decays = [decays for variable, decays in pairs if id(variable) in norms]
     assert len(decays) > 10 and not any(decays)
-    # A config that lets norms decay still does.
+    # Without the pattern "layer_norm/", weight decay applies to the norms.
     config.optimizer.exclude_from_weight_decay = ("/bias$",)
     trainer = experiment.make_trainer(
         config, experiment.describe(config, tokenizer), ("en",), make_strategy("one")

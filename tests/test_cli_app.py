@@ -317,7 +317,7 @@ def test_messages_of_a_clone_name_its_files():
         ("tools/build_vocab.py trains one", "tf-mural build-vocab trains one"),
         ("pip install -r requirements.txt", "pip install numpy==2.4.6"),
         ("pip install -r requirements-beam.txt", "pip install 'apache-beam[dask]==2.77.0'"),
-        # What only a clone has keeps its name.
+        # Names of files that only a clone contains are not replaced.
         ("tools/plan_tpu.py", "tools/plan_tpu.py"),
         ("requirements-tpu.txt", "requirements-tpu.txt"),
     ],
@@ -343,13 +343,14 @@ def test_libtpu_is_silent_on_a_machine_without_a_tpu():
     pytest.importorskip("libtpu", reason="pip install -r requirements-plan.txt")
     if glob.glob("/dev/accel*") or glob.glob("/dev/vfio/*"):
         pytest.skip("this machine has a TPU")
-    # An import of JAX in this process has set variables such as TPU_LIBRARY_PATH.
+    # The subprocess must not inherit variables that an import of JAX in this process has set, such
+    # as TPU_LIBRARY_PATH.
     prefixes = ("JAX_PLATFORMS", "TPU_")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(prefixes)}
     command = [sys.executable, "-c", LIBTPU.format(root=ROOT)]
     options = dict(capture_output=True, text=True, timeout=120)
     done = subprocess.run(command, env=environment, **options)
     assert done.returncode == 0 and not done.stderr, done.stderr
-    # Who asks for a TPU by name sees why there is none.
+    # With JAX_PLATFORMS=tpu, JAX reports why no TPU is available.
     done = subprocess.run(command, env=environment | {"JAX_PLATFORMS": "tpu"}, **options)
     assert done.returncode == 1 and "Unable to initialize backend 'tpu'" in done.stderr

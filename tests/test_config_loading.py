@@ -114,7 +114,7 @@ def test_files_of_the_package_are_known_in_every_folder(tmp_path, monkeypatch):
     name = "configs/examples/emoji.py"
     assert config_loading.load_config("etcl", "tiny", name).size == "emoji"
     (tmp_path / "configs/examples").mkdir(parents=True)
-    (tmp_path / name).write_text("x = 1\n")  # a file of the user comes first
+    (tmp_path / name).write_text("x = 1\n")  # replaces the file of the package
     with pytest.raises(UserError, match="has no get_config"):
         config_loading.load_config("etcl", "tiny", name)
     with pytest.raises(UserError, match="no config file 'configs/nothing.py'"):

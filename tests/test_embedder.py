@@ -143,7 +143,7 @@ def test_a_bad_image_is_named_by_its_position(embedder, item, message):
 
 
 def test_an_error_of_an_item_prints_no_traceback():
-    """Reads what TensorFlow prints from a process whose log level is not set."""
+    """Runs the code in a process in which TensorFlow prints all of its log messages."""
     code = (
         "import numpy as np\n"
         "from tf_mural.evaluation.batch_embedder import BatchEmbedder\n"

@@ -72,7 +72,8 @@ def imports(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            # Only configs import relatively, because they have two names: see configs/__init__.py.
+            # Only the files in configs/ use relative imports, because their package has two names
+            # (see configs/__init__.py).
             assert node.level == 0 or path.startswith("configs/"), f"{path}: a relative import"
             module = ".".join(["configs"] * bool(node.level) + [node.module] * bool(node.module))
             yield from (f"{module}.{alias.name}" for alias in node.names)

@@ -238,7 +238,7 @@ def test_sigmoid_equals_open_clip(recorded_siglip, case, parts):
         ]
         total = tf.reduce_mean(tf.concat(example_losses, 0))
     by_x, by_y, by_sigma, by_bias = tape.gradient(total, inputs)
-    # The derivative of the scale 1 / sigma at sigma is -scale^2.
+    # The derivative of scale = 1 / sigma with respect to sigma is -scale^2.
     actual = dict(loss=total, images=by_x, texts=by_y, scale=-by_sigma / scale**2, bias=by_bias)
     for name, value in actual.items():
         np.testing.assert_allclose(
@@ -257,7 +257,7 @@ def test_the_recorded_values_of_siglip_are_not_trivial(recorded_siglip):
 
 
 def slow_sigmoid(x, y, sigma, bias, ignore=None):
-    """Computes the losses (N,) of the sigmoid loss pair by pair in float64."""
+    """Computes the sigmoid losses (N,) pair by pair in float64."""
     losses_of_examples = np.zeros(len(x))
     for i in range(len(x)):
         for j in range(len(x)):
@@ -287,15 +287,15 @@ def test_sigmoid_equals_the_slow_code(sigma, bias):
 
 
 def test_sigmoid_by_hand():
-    # At the start, a match of cosine 1 has the logit 1 / 0.1 - 10 = 0, and an orthogonal pair the
-    # logit -10.
+    # With sigma = 0.1 and bias = -10, a matching pair of cosine similarity 1 has the logit
+    # 1 / 0.1 - 10 = 0, and an orthogonal pair has the logit -10.
     x = np.eye(3)
     expected = np.log(2) + 2 * np.log1p(np.exp(-10.0))
     np.testing.assert_allclose(sigmoid_loss(x, x), expected * np.ones(3), rtol=1e-12)
-    # A collapsed encoder: every pair has the logit 0, and is decided by chance.
+    # With a collapsed encoder, every pair has the logit 0, which is the probability 1/2.
     x = np.ones((5, 4)) / 2
     np.testing.assert_allclose(sigmoid_loss(x, x), 5 * np.log(2) * np.ones(5), rtol=1e-12)
-    # Zero vectors: every pair has the logit of the bias.
+    # With zero vectors, the logit of every pair equals the bias.
     zeros = np.zeros((4, 3))
     expected = np.log1p(np.exp(10.0)) + 3 * np.log1p(np.exp(-10.0))
     np.testing.assert_allclose(sigmoid_loss(zeros, zeros), expected * np.ones(4), rtol=1e-12)

@@ -70,14 +70,14 @@ def test_an_owner_sets_the_repository_in_one_place(path, tmp_path):
     colab = f"https://colab.research.google.com/github/{owner}/blob/main/notebooks/{name}"
     assert title.source.splitlines()[2].endswith(f"({colab})")
     assert f'REPOSITORY = "https://github.com/{owner}"' in setup.source
-    # Written again without an address, the notebook is the one of this folder.
+    # After the address is removed, the notebook equals a notebook that never had an address.
     (tmp_path / "set/pyproject.toml").write_text('[project]\nname = "tf_mural"\n')
     subprocess.run([sys.executable, copy / "first_cells.py"], check=True, timeout=60)
     original = write_first_cells(tmp_path / "unset", "")
     assert (copy / name).read_bytes() == (original / name).read_bytes()
 
 
-# Runs a cell as Colab does: google.colab is imported, and tf_mural is not installed.
+# Program that runs a cell as on Colab: google.colab is imported, and tf_mural is not installed.
 COLAB = """
 import sys, types
 sys.modules["google.colab"] = types.ModuleType("google.colab")
@@ -92,7 +92,7 @@ print("raised", repr(result.error_in_exec))
 def colab(tmp_path):
     """Function that runs the first cell of a notebook and returns its output.
 
-    The programs `pip` and `git` print their arguments.
+    In place of `pip` and `git`, the cell runs programs that only print their arguments.
     """
     pytest.importorskip("IPython", reason="pip install -r requirements-notebooks.txt")
     for program in ("pip", "git"):

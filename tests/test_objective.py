@@ -195,7 +195,7 @@ def test_terms_complete_and_check_the_options_of_their_loss():
 
 
 def scaled_distance(local, candidates, offset, power=2, ignore=None):
-    """Returns |x - y|^power of each pair; a loss that needs no negatives and no scalar."""
+    """Computes |x - y|^power of each pair, a loss that needs neither negatives nor scalars."""
     assert candidates is None
     return ops.sum(ops.abs(local[0] - local[1]) ** power, axis=1)
 
@@ -211,7 +211,7 @@ def distance(monkeypatch):
 
 @pytest.mark.parametrize("chunk", [None, 2])
 def test_a_loss_without_candidates_gathers_no_embeddings(distance, chunk):
-    """Computes half of a global batch; all replicas have the same rows."""
+    """Computes the loss on one of two replicas, which have the same examples."""
     embeddings, batch = random_fields(4, ["image", "caption"])
     embeddings, batch = keras.tree.map_structure(ops.convert_to_tensor, (embeddings, batch))
     gathered = []
@@ -231,7 +231,7 @@ def test_a_loss_without_candidates_gathers_no_embeddings(distance, chunk):
         num_languages=2,
         chunk=chunk,
     )
-    # Only the ids of one field are gathered, whose number is the size of the global batch.
+    # Only the ids of one field are gathered. The number of ids is the size of the global batch.
     assert [x.dtype for x in gathered] == ["int64"]
     difference = np.asarray(embeddings["image"] - embeddings["caption"])
     assert float(logs["loss/t"]) == pytest.approx((difference**4).sum() / 8, rel=1e-6)

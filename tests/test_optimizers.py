@@ -222,7 +222,7 @@ def test_variables_are_excluded_from_weight_decay_by_the_method_of_keras(make):
     optimizer = make(learning_rate=0.1, weight_decay=0.5)
     optimizer.exclude_from_weight_decay(var_list=variables[1:2], var_names=["_x"])
     optimizer.build(variables)
-    # Without gradients, only weight decay changes a variable.
+    # If the gradients are 0, only weight decay changes a variable.
     optimizer.apply([np.zeros(2, "float32")] * 3)
     assert [bool((v.numpy() == 1).all()) for v in variables] == [False, True, True]
 

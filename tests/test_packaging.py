@@ -1,4 +1,4 @@
-"""The wheel: its files, its requirements, and its command in an environment of its own."""
+"""The wheel: its files, its requirements, and the command `tf-mural` in a new environment."""
 
 import csv
 import email
@@ -25,7 +25,7 @@ SOURCES = ("tf_mural", "configs", "pyproject.toml", "README.md", "LICENSE")
 
 
 def files_of(folder, *suffixes):
-    """Paths of the files of a folder, relative to it, in the order of their names."""
+    """Returns the sorted paths of the files in a folder, relative to the folder."""
     paths = glob.glob(os.path.join(ROOT, folder, "**", "*"), recursive=True)
     paths = [os.path.relpath(p, os.path.join(ROOT, folder)) for p in paths if os.path.isfile(p)]
     return sorted(p for p in paths if p.endswith(suffixes) and "__pycache__" not in p)
@@ -33,7 +33,10 @@ def files_of(folder, *suffixes):
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """Path of a wheel, built from a copy of the sources, which the build writes files to."""
+    """Path of a wheel.
+
+    The wheel is built from a copy of the sources, because the build writes files to their folder.
+    """
     folder = tmp_path_factory.mktemp("wheel")
     for name in (*SOURCES, *map(os.path.basename, glob.glob(f"{ROOT}/requirements*.txt"))):
         path, copy = os.path.join(ROOT, name), folder / "source" / name
@@ -67,7 +70,7 @@ def test_wheel_contains_package_and_configs_and_nothing_else(wheel):
     assert sorted(package) == sorted(own + [f"configs/{path}" for path in files_of("configs", "")])
     assert {"datasets/scenes/vocab.txt", "reports/numbers/paper.json"} <= set(package)
     assert read(wheel, "top_level.txt$").split() == ["tf_mural"]
-    # In the wheel, tf_mural.configs is the folder itself, not the file that finds it in a clone.
+    # The wheel contains configs/__init__.py, and not the tf_mural/configs/__init__.py of a clone.
     with open(os.path.join(ROOT, "configs", "__init__.py"), encoding="utf-8") as file:
         assert read(wheel, "^tf_mural/configs/__init__.py$") == file.read()
 
@@ -93,9 +96,10 @@ def test_extras_are_the_requirements_files(wheel):
 
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory):
-    """Function that runs a command of an environment with the wheel, in an empty folder.
+    """Function that runs a program of a new environment in an empty folder.
 
-    The environment has the packages of this one, but not the clone.
+    The new environment contains the wheel, and the packages of the environment that runs the tests,
+    but not the clone.
     """
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder / "venv", with_pip=False)
@@ -151,7 +155,7 @@ def test_installed_command_finds_package_and_configs(installed):
 
 @pytest.mark.slow
 def test_installed_command_trains_from_an_empty_folder(installed):
-    """Both stages draw their scenes, train, and evaluate; then a config of the user continues."""
+    """Trains MURAL and ETCL on generated scenes, then MURAL with a config file of the user."""
     short = ("--config.steps=2", "--config.batch_size=8", "--config.optimizer.warmup_steps=0")
     code, out, err = installed("tf-mural", "train", "--stage=mural", *short)
     assert code == 0, err

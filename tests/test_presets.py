@@ -135,7 +135,7 @@ def test_the_model_card_describes_the_run(preset, data_dir):
 
 
 def test_the_card_names_the_languages_of_all_stages(finished):
-    """The records of the first stage may be on another machine."""
+    """Creates a card without records, which may be on another machine."""
     description = json.loads((finished[0] / "model.json").read_text())
     card = presets.model_card("bare", description)
     front_matter = card.split("---")[1]

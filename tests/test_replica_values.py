@@ -1,4 +1,4 @@
-"""Compares a step on two replicas with values that are known without a second run."""
+"""Checks values of steps on two replicas without a comparison with steps on one replica."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def test_replicas_with_the_same_examples_drop_different_units(arrays):
     first, second = (arrays[f"dropout 0.5/{i}"] for i in (0, 1))  # (fields, rows, width)
     for field, name in enumerate(("image", "text_a", "text_b")):
         difference = np.abs(first[field] - second[field]).max(axis=1)
-        # Stochastic depth drops the residual of some of the images only.
+        # Stochastic depth drops the residuals of only some images.
         assert difference.max() > 1e-2 if name == "image" else (difference > 1e-2).all(), name
     np.testing.assert_allclose(arrays["dropout 0.0/0"], arrays["dropout 0.0/1"], atol=1e-6)
 
@@ -34,5 +34,5 @@ def test_moving_means_are_those_of_the_images_of_all_replicas(arrays):
     expected = (1.0 - arrays["momentum"]) * mean
     for replica in (0, 1):
         np.testing.assert_allclose(arrays[f"moving mean/{replica}"], expected, rtol=1e-4, atol=1e-7)
-    # The mean over the images of one replica is another one.
+    # The expected values differ from the initial value 0.
     assert np.abs(expected).max() > 1e-4

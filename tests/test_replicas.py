@@ -29,7 +29,7 @@ def runs(tmp_path_factory):
     return Runs(tmp_path_factory.mktemp("replicas"))
 
 
-# Two stages with the contrastive loss, and ETCL with the sigmoid loss.
+# MURAL and ETCL with the contrastive loss, and ETCL with the sigmoid loss.
 CASES = ["mural", "etcl", "sigmoid"]
 COUNTS = [2, pytest.param(4, marks=pytest.mark.slow)]
 

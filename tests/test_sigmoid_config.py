@@ -40,7 +40,7 @@ def test_the_terms_of_the_stage_have_the_sigmoid_loss(stage):
         pair = (embeddings[term.x], embeddings[term.y])
         expected = np.mean(losses.sigmoid(pair, pair, 0, 0.1, -10.0))
         assert float(logs[f"loss/{name}"]) == pytest.approx(expected, rel=1e-12)
-    # Options of the contrastive loss do not apply to this loss.
+    # The sigmoid loss does not accept the options of the contrastive loss.
     name = next(iter(config.terms))
     with config.terms[name].unlocked():
         config.terms[name].margin = 0.3
@@ -51,7 +51,7 @@ def test_the_terms_of_the_stage_have_the_sigmoid_loss(stage):
 
 def test_weight_decay_never_applies_to_the_scalars():
     config = config_loading.load_config("etcl", "tiny", CONFIG)
-    # A config need not name the scalars.
+    # Weight decay excludes the scalars even if the config excludes no variables.
     config.optimizer.exclude_from_weight_decay = ()
     config.model.image.name = config.model.text.name = "test"
     tokenizer = types.SimpleNamespace(size=50, hash="", max_tokens=config.model.text.max_tokens)

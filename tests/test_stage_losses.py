@@ -1,7 +1,7 @@
 """Compares the sources, fields and losses of every stage with the equations of the papers.
 
 The tables and equations of this file are written by hand from the papers (ALIGN, MURAL, ETCL) and
-do not use the configs, so that a change of a config fails here.
+do not use the configs. Therefore these tests fail if a config deviates from the papers.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ RECORDS = {
         "photos": ("multi30k/train",),
     },
 }
-# {stage: {source: (corpus, fields, languages, unit of an epoch, languages that an image needs)}}.
+# {stage: {source: (corpus, fields, languages, unit of an epoch, minimum languages per image)}}.
 MURAL_SOURCES = {
     "captions": ("captions", IMAGE_TEXT, ("en",), "records", 0),
     "bitext": ("bitext", TRANSLATION, None, "records", 0),
@@ -73,7 +73,7 @@ TERMS = {
     "one_language": IMAGE_CAPTION,
     "finetune": IMAGE_CAPTION,
 }
-# The total loss; `loss(x, y)` is the loss of the pairs of two fields, `pair_loss` below.
+# {stage: total loss}. `loss(x, y)` is `pair_loss` of the embeddings of the fields x and y.
 EQUATIONS = {
     "align": lambda loss: loss("image", "caption"),
     "mural": lambda loss: (loss("image", "caption") + loss("source", "target")) / 2,
@@ -88,9 +88,9 @@ EQUATIONS = {
 
 
 def pair_loss(x, y, sigma):
-    """Computes L(x -> y) + L(y -> x) as in the paper, each a mean over the batch.
+    """Computes L(x -> y) + L(y -> x) as in the paper. Both losses are means over the batch.
 
-    The logits are (x_i . y_j - m [i = j]) / sigma, the targets (1 - eps) [i = j] + eps / N.
+    The logits are (x_i . y_j - m [i = j]) / sigma. The targets are (1 - eps) [i = j] + eps / N.
     """
     count, total = len(x), 0.0
     for a, b in ((x, y), (y, x)):
@@ -136,12 +136,12 @@ def test_the_loss_is_that_of_the_equation(stage, size):
     for field, modality in field_modalities(config).items():
         x = rng.normal(size=(5, 4))
         embeddings[field] = x / np.linalg.norm(x, axis=1, keepdims=True)
-        # Equal ids would be masked if a term masked duplicates, which the paper does not do.
+        # Some ids are equal. If a term masked duplicates, unlike the paper, its loss would differ.
         batch[field] = {"id": np.array([1, 1, 2, 2, 3])}
         if modality == "text":
             batch[field]["language"] = np.zeros(5, np.int32)
     sigma = 0.2
-    # One temperature is shared by all terms.
+    # All terms share one temperature.
     scalars = {"temperature": {"shared": sigma}}
     total, logs = objective(embeddings, batch, terms, scalars, lambda x: x, 0, 1)
     assert config.model.scalars.to_dict().keys() == {"temperature"}
@@ -159,7 +159,7 @@ def test_the_loss_is_that_of_the_equation(stage, size):
 
 
 def gradients_with_weights(weights):
-    """Computes {path: gradient} and logs of a step of ETCL whose terms have other weights."""
+    """Returns {variable path: gradient} and the logs of an ETCL step with these term weights."""
     trainer = trainers.make_trainer("etcl")
     trainer.core.terms = tuple(
         dataclasses.replace(term, weight=weight)

@@ -17,7 +17,7 @@ from tf_mural.experiment import config_loading
 from tf_mural.experiment import sweep as sweeps
 
 SWEEPS = sorted(set(glob.glob(os.path.join(ROOT, "configs/sweeps/*.py"))))
-CONFIGS = ("__init__.py", "own_temperatures.py", "sigmoid.py")  # configs of runs, not sweeps
+CONFIGS = ("__init__.py", "own_temperatures.py", "sigmoid.py")  # these files define no sweep
 SWEEPS = [path for path in SWEEPS if os.path.basename(path) not in CONFIGS]
 VALID = """
 TITLE, SEEDS, BASELINE = "title", (0,), "a"

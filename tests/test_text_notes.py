@@ -1,4 +1,4 @@
-"""Notes about texts that are cut, or in a language that the model was not trained on."""
+"""Notes about texts that a model truncates, or whose language the model was not trained on."""
 
 import json
 import shutil
@@ -66,7 +66,7 @@ def test_a_text_is_noted_from_the_first_token_that_is_cut():
     message = "'a b a b a' has 5 tokens, of which the model reads the first 4"
     assert notes([fitting, cut, ""]) == ["", message, ""]
     assert notes([]) == []
-    # A cut text in another language has both notes.
+    # A text that is too long and is not in a training language has both notes.
     (both,) = text_notes.TextNotes(Tokenizer(pieces, 6), ["en"])([cut + " круг"])
     assert "has 6 tokens" in both and "lacks letters of 'круг'" in both
 
@@ -87,7 +87,7 @@ def test_a_run_adds_the_languages_of_its_initial_weights():
     description = {"languages": ["de", "en"]}
     model_io.add_languages(description, {"languages": ["en", "uk"]})
     assert description["languages"] == ["de", "en", "uk"]
-    for init in (None, {"languages": None}):  # of public weights, and of a run of an older version
+    for init in (None, {"languages": None}):  # public weights; a run of an earlier version
         description = {"languages": ["de", "en"]}
         model_io.add_languages(description, init)
         assert description["languages"] is None

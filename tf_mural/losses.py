@@ -1,4 +1,4 @@
-"""Losses between two fields: pure functions of arrays, and the table of what each of them takes."""
+"""Losses between two fields: functions of arrays, and a table of their options and scalars."""
 
 import dataclasses
 from collections.abc import Callable
@@ -66,19 +66,20 @@ def _one_direction(local, candidates, offset, temperature, margin, label_smoothi
 def sigmoid(local, candidates, offset, temperature, bias, ignore=None):
     """Computes the sigmoid loss of SigLIP (Zhai et al. 2023), per example.
 
-    Each pair (i, j) of the N x N pairs is a binary decision: whether x_i and y_j match.
+    The loss treats each of the N x N pairs (i, j) as a binary classification: x_i and y_j match, or
+    they do not match.
 
         logits[i, j] = x_i . y_j / sigma + b
         loss[i]      = - sum_j log sigmoid(z[i, j] logits[i, j]),  z[i, j] = 1 if i == j, else -1
 
-    The mean of the result over the N examples of the global batch is the loss of the paper, whose
-    factor of the similarities is 1 / sigma.
+    The mean of the result over the N examples of the global batch is the loss of the paper. The
+    paper writes the factor 1 / sigma of the similarities as t.
 
     Args:
         local, candidates, offset, temperature: see `contrastive`.
         bias: scalar b.
-        ignore: optional boolean (n, N). If `ignore[i, j]` is true, pair (i, j) has no decision. The
-            matching pair is never excluded.
+        ignore: optional boolean (n, N). If `ignore[i, j]` is true, pair (i, j) does not contribute
+            to the loss. The matching pair is never excluded.
 
     Returns:
         Losses (n,) in the dtype of the embeddings.
@@ -93,7 +94,7 @@ def sigmoid(local, candidates, offset, temperature, bias, ignore=None):
 
 
 def _matches(n, total, offset, dtype):
-    """Returns (n, N) with 1 where example i of the local batch matches candidate j, else 0."""
+    """Returns an array (n, N): 1 at [i, j] if local example i matches candidate j, else 0."""
     positions = ops.arange(n, dtype="int32") + ops.cast(offset, "int32")
     match = ops.equal(ops.expand_dims(positions, 1), ops.arange(total, dtype="int32"))
     return ops.cast(match, dtype)
@@ -101,11 +102,11 @@ def _matches(n, total, offset, dtype):
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """An option of a loss: a number or another plain value that a term sets.
+    """An option of a loss, such as a margin. A term of a config can set the option.
 
     Attributes:
         type: type of the value; an int is accepted as a float.
-        default: value of a term that does not set the option.
+        default: value of the option in a term that does not set the option.
         minimum: smallest accepted value; None: no limit.
         below: the value must be smaller than this number; None: no limit.
     """
@@ -121,7 +122,7 @@ class Scalar:
     """A kind of learned scalar, such as a temperature. Weight decay does not apply to scalars.
 
     Attributes:
-        initial: initial value, unless the model sets another one.
+        initial: usual initial value; `config.model.scalars` sets the initial value in a model.
         minimum, maximum: bounds to which every step clips the value; None: no bound.
     """
 
@@ -132,17 +133,17 @@ class Scalar:
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
-    """What a loss function takes.
+    """A loss function, and a description of its arguments.
 
     Attributes:
         function: callable (local, candidates, offset, **scalars, **options, ignore) that returns a
             loss (n,) per local example, see `contrastive`.
         options: {name: `Option`}.
-        scalars: kinds of `SCALARS`; the function takes a scalar of each of these kinds.
-        needs_candidates: whether the function needs the embeddings of all replicas. Otherwise
-            `candidates` is None, and nothing is gathered.
-        inputs: "rows" if an embedding is one vector per example, "tokens" if it is a sequence of
-            vectors per example.
+        scalars: keys of `SCALARS`; the function takes one learned scalar of each of these kinds.
+        needs_candidates: whether the function needs the embeddings of all replicas. If False,
+            `candidates` is None, and no embeddings are gathered.
+        inputs: "rows" if the embedding of an example is one vector, "tokens" if the embedding of an
+            example is a sequence of vectors.
     """
 
     function: Callable
@@ -170,14 +171,15 @@ LOSSES = {
 
 
 def complete_options(loss, options):
-    """Returns the values of all options of a loss, with defaults for those that are not given.
+    """Returns {name: value} of all options of a loss; omitted options get their defaults.
 
     Args:
         loss: a key of `LOSSES`.
         options: {name: value}.
 
     Raises:
-        UserError: the loss or an option is unknown, or a value has another type or is out of range.
+        UserError: the loss or an option is unknown, or a value has the wrong type or is out of
+            range.
     """
     known = lookup(LOSSES, loss, "loss").options
     for name, value in options.items():

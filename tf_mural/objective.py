@@ -19,8 +19,8 @@ class Term:
         weight: factor of the term in the total loss.
         loss: a key of `losses.LOSSES`.
         options: {name: value} of the options of the loss; omitted options get their defaults.
-        scalars: {kind: name}. For each kind of learned scalar that the loss takes, the name of the
-            model's scalar; omitted kinds get the name "shared".
+        scalars: {kind: name}, the name of one scalar of the model for each kind of learned scalar
+            that the loss takes; the name for an omitted kind is "shared".
         mask_duplicates: whether candidates that duplicate the example are excluded from the
             negatives. A candidate is a duplicate if its id in one of `duplicate_fields` equals the
             example's id in that field. A candidate is also a duplicate if a text of the candidate
@@ -41,7 +41,7 @@ class Term:
     sibling_fields: tuple = ()
 
     def __post_init__(self):
-        """Checks the options and the scalars, and adds the omitted ones.
+        """Checks the options and the scalars, and adds omitted options and scalars.
 
         Raises:
             UserError: the loss, an option or a kind of scalar is unknown, or an option has a wrong
@@ -104,10 +104,10 @@ def gather_candidates(embeddings, batch, terms, gather):
 
     Returns:
         A dict: "embeddings" is a dict from field to embeddings (N, d), and contains only the fields
-        of losses that need candidates. "ids" is a dict from field to ids (N,) or (N, k), see
+        of terms whose losses need candidates. "ids" is a dict from field to ids (N,) or (N, k), see
         `objective`, and contains only the fields in the `duplicate_fields` of a term. If
-        "embeddings" is empty, "ids" contains at least one field, which gives the size of the global
-        batch.
+        "embeddings" is empty, "ids" contains at least one field, because the length N of its ids is
+        the size of the global batch.
     """
     gathered = [term for term in terms if losses.LOSSES[term.loss].needs_candidates]
     fields = sorted({field for term in gathered for field in (term.x, term.y)})

@@ -77,8 +77,9 @@ class LAMB(keras.optimizers.Optimizer):
         """Excludes variables from weight decay, see `keras.optimizers.Optimizer`.
 
         Args:
-            var_list: list of variables.
-            var_names: list of regular expressions that are searched in variable paths.
+            var_list: list of the variables to exclude.
+            var_names: list of regular expressions. A variable is excluded if one of them matches a
+                part of its path.
 
         Raises:
             ValueError: the optimizer is already built.
@@ -92,7 +93,7 @@ class LAMB(keras.optimizers.Optimizer):
         """Excludes variables from layer adaptation: their trust ratio is 1.
 
         Args:
-            var_list: list of variables.
+            var_list: list of the variables to exclude.
 
         Raises:
             ValueError: the optimizer is already built.
@@ -193,8 +194,8 @@ class AdamW(LAMB):
     Args:
         learning_rate: see `LAMB`.
         name: name of the optimizer.
-        **kwargs: see `LAMB`. `exclude_from_layer_adaptation` is refused, because AdamW has no layer
-            adaptation that a variable could be excluded from.
+        **kwargs: see `LAMB`. `exclude_from_layer_adaptation` must be empty or omitted, because
+            AdamW has no layer adaptation.
 
     Raises:
         ValueError: `exclude_from_layer_adaptation` is not empty.

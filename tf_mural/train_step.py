@@ -139,11 +139,12 @@ class TrainStep:
         Returns:
             Logs, {name: scalar} (float32, identical on all replicas). The names are loss,
             loss/<term>, loss_language/<code> (nan if the batch contains no text in the language),
-            gradient_norm (before clipping), learning_rate, <kind>/<name> of each learned scalar
-            ("temperature/shared"), and <kind>_clamped, the number of scalars of a kind that were
-            clipped to its bounds. If steps can be skipped, the logs also contain skipped_steps
-            (number of skipped steps in the whole run) and skipped_in_a_row. With loss scaling, the
-            logs also contain loss_scale, the factor in this step.
+            gradient_norm (before clipping), and learning_rate. The logs also contain the value
+            <kind>/<name> of each learned scalar ("temperature/shared"), and for each kind of scalar
+            that has bounds the number <kind>_clamped of clipped scalars. If steps can be skipped,
+            the logs also contain skipped_steps (number of skipped steps in the whole run) and
+            skipped_in_a_row. With loss scaling, the logs also contain loss_scale, the factor in
+            this step.
         """
         # The schedule reads the optimizer's counter, which the update increments.
         learning_rate = ops.convert_to_tensor(optimizer.learning_rate)
@@ -201,7 +202,7 @@ class TrainStep:
 
         # 1. Encode the local batch.
         embeddings, backward = self._encode_for_backward(batch, variables)
-        # 2. Compute the loss, and its gradients at the embeddings and at the scalars.
+        # 2. Compute the loss, and its gradients with respect to the embeddings and the scalars.
         logs, embedding_gradients, scalar_gradients = backend.objective_and_gradients(
             embeddings,
             batch,

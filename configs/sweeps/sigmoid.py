@@ -2,7 +2,8 @@
 
     python tools/train.py --config=configs/sweeps/sigmoid.py --stage=etcl
 
-Each pair of the batch is one binary decision. The model learns a temperature and a bias.
+The sigmoid loss classifies each pair of two examples of a batch as matching or not. The model
+learns a temperature and a bias.
 """
 
 from .. import base, control, etcl, mural
@@ -11,7 +12,7 @@ STAGES = {"mural": mural, "control": control, "etcl": etcl}
 
 
 def get_config(stage):
-    """Returns a stage at size tiny; the scalars start at the values of SigLIP.
+    """Returns the config of a stage at size tiny; the scalars start at SigLIP's initial values.
 
     Raises:
         ValueError: the stage is unknown.

@@ -20,7 +20,7 @@ import torch
 
 
 def open_clip_loss(name):
-    """Returns a loss of open_clip, such as "ClipLoss".
+    """Creates a loss of open_clip by the name of its class, such as "ClipLoss".
 
     Only loss.py is imported, because the package needs a torchvision that matches PyTorch.
     """

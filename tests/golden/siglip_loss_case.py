@@ -1,7 +1,7 @@
 """Settings of the recorded SigLIP losses, for the recorder and the test.
 
-The features are those of `clip_loss_case`. The scale multiplies the similarities, and the bias is
-added to the logits.
+`clip_loss_case.features` creates the features. A logit is the scale times the similarity, plus the
+bias.
 """
 
 CASES = {

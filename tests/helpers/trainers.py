@@ -30,9 +30,9 @@ MODALITIES = {
     "mural": {"image": "image", "caption": "text", "source": "text", "target": "text"},
     "etcl": {"image": "image", "text_a": "text", "text_b": "text"},
 }
-# {loss: options of the terms}.
+# {loss: options of this loss in all terms}.
 OPTIONS = {"contrastive": {"margin": 0.3, "label_smoothing": 0.1}, "sigmoid": {}}
-# {loss: initial values of the learned scalars that it takes}.
+# {loss: {kind: {name: initial value}}}, the learned scalars that the loss takes.
 SCALARS = {
     "contrastive": {"temperature": {"shared": 0.2}},
     "sigmoid": {"temperature": {"shared": 0.2}, "bias": {"shared": -3.0}},
@@ -63,7 +63,7 @@ def make_trainer(
         virtual_batch_size: number of images per virtual batch of batch norm.
         all_reduce_mean: see `models.dual_encoder`; None: `all_reduce_mean` of the backend.
         precision: see `models.dual_encoder`.
-        scalars: see `models.dual_encoder`; None: those of the loss in `SCALARS`.
+        scalars: see `models.dual_encoder`; None: `SCALARS[loss]`.
         loss: key of `losses.LOSSES`, the loss of all terms.
         vocabulary_size: vocabulary size of the text tower.
         optimizer: a Keras optimizer; None: `optimizers.LAMB` with a learning rate of 1e-2.

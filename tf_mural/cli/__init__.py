@@ -51,7 +51,7 @@ def run(module):
 def main():
     """Runs the command that the first argument of the command line names.
 
-    The name of a command can have dashes or underscores: build-vocab or build_vocab.
+    The name of a command may be written with dashes or underscores: build-vocab or build_vocab.
     """
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name in ("-h", "-help", "--help"):
@@ -72,7 +72,7 @@ def main():
 
 
 def _usage():
-    """Returns the list of the commands, each with the beginning of its docstring."""
+    """Returns the help text: all commands, each with a summary from its docstring."""
     lines = ["usage: tf-mural COMMAND [flags]", "", "commands (COMMAND --help describes one):"]
     for command in COMMANDS:
         path = os.path.join(os.path.dirname(__file__), f"{command}.py")

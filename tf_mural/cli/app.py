@@ -89,10 +89,11 @@ def define_backend(flag_values):
 
 
 def localize(text):
-    """Returns a message with the commands of this installation.
+    """Converts the commands in a message to the commands that work in this installation.
 
-    Messages are written for a clone: `python tools/train.py`, `pip install -r requirements.txt`. An
-    installed package has the command `tf-mural`, and its metadata name the packages.
+    Messages contain the commands of a clone, such as `python tools/train.py` and `pip install -r
+    requirements.txt`. In an installed package, `tf-mural train` replaces the first of these
+    commands. In the second command, the names of the packages replace the requirements file.
     """
     if os.path.isfile(os.path.join(_TOOLS, "train.py")):
         return text
@@ -166,11 +167,11 @@ def set_backend(name=None):
 
 
 def _hide_libtpu():
-    """Hides libtpu from JAX on a machine without a TPU, unless JAX_PLATFORMS names platforms.
+    """Hides libtpu from JAX on a machine without a TPU, unless JAX_PLATFORMS is set.
 
-    Otherwise libtpu would search for a TPU and print a stack trace. Outside of Google Cloud, libtpu
-    would also try for minutes to reach Google's metadata server. With libtpu hidden, JAX continues
-    without a TPU, as if libtpu were not installed.
+    If JAX found libtpu on such a machine, libtpu would search for a TPU and print a stack trace.
+    Outside of Google Cloud, libtpu would also try for minutes to reach Google's metadata server.
+    With libtpu hidden, JAX continues without a TPU, as if libtpu were not installed.
     """
     if glob.glob("/dev/accel*") or glob.glob("/dev/vfio/*"):
         return
@@ -250,7 +251,7 @@ def run(main, resilient_stdout=False):
     """
     _prepare_environment()
     logging.use_absl_handler()
-    # Fails if stderr is closed, or has no file descriptor as in a notebook.
+    # `enable` fails if stderr is closed, or if stderr has no file descriptor (in a notebook).
     with contextlib.suppress(OSError, ValueError, RuntimeError, AttributeError):
         faulthandler.enable()
     if resilient_stdout:

@@ -6,8 +6,8 @@ Formats:
                and embed_texts (strings); the model includes the preprocessing and the tokenizer
   onnx         the files image.onnx, text.onnx, vocab.txt and preprocessing.json; this format needs
                the packages of requirements-export.txt
-  preset       a folder with a model card, which tf_mural.Embedder.load and the flag --model of
-               other tools accept, and KerasHub's from_preset after "import
+  preset       a folder with a model card; tf_mural.Embedder.load and the flag --model of other
+               tools accept the folder; KerasHub's from_preset accepts the folder after "import
                tf_mural.export.presets"; keras_hub.upload_preset uploads the folder to a hub
 
 After the export, the command loads the exported model, and compares its embeddings with those of

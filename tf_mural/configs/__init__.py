@@ -1,7 +1,7 @@
 """Configs of the stages: `from tf_mural.configs import etcl`.
 
-In a clone, the files of this package are in the folder `configs/` of the repository. A wheel
-contains that folder in the place of this file (`package-dir` in pyproject.toml).
+In a clone, this file adds the folder `configs/` of the repository to the package. In a wheel, the
+folder `configs/` is the package and replaces this file (`package-dir` in pyproject.toml).
 """
 
 import os

@@ -1,10 +1,11 @@
-"""Notes about texts that a model reads only in part, or whose language it was not trained on."""
+"""Notes about texts that a model truncates, or whose language the model was not trained on."""
 
 import functools
 import unicodedata
 
-# Scripts of languages, as in the names of Unicode characters. Languages that are not listed here
-# are written in unknown scripts.
+# `SCRIPTS` is {language code: names of the scripts of the language}. The name of a script is the
+# first word of the names of its Unicode characters, such as "LATIN SMALL LETTER A". The scripts of
+# languages that are not listed are unknown.
 _LATIN = """
 af az bs ca ceb co cs cy da de en eo es et eu fi fil fr fy ga gd gl ha haw hmn hr ht hu id ig is it
 jv la lb lt lv mg mi ms mt nb nl nn no ny pl pt ro rw sk sl sm sn so sq st su sv sw tk tl tr uz vi
@@ -40,23 +41,24 @@ SCRIPTS = {
     "bo": {"TIBETAN"},
     "am": {"ETHIOPIC"},
 }
-# Scripts of so many characters that a vocabulary may lack some of a trained language, and None.
+# Scripts with so many characters that the vocabulary may lack some characters of a training
+# language. None stands for all characters without a script in `SCRIPTS`.
 _UNBOUNDED = (None, "CJK", "HANGUL", "ETHIOPIC")
 _KNOWN_SCRIPTS = frozenset().union(*SCRIPTS.values())
 
 
 class TextNotes:
-    """Finds texts that a model does not read to their end, or in a language it does not know.
+    """Finds texts that a model truncates, or whose language the model was not trained on.
 
-    The language of a text is judged by its letters only: a text is reported if most of its letters
-    belong to scripts in which no training language is written, or if the vocabulary lacks letters
-    of one of its words. Languages with the same alphabet are therefore not distinguished: a model
-    of English and German gets no note for a Dutch query.
+    The language of a text is judged only by the letters of the text. A text gets a note if most of
+    its letters belong to scripts in which no training language is written, or if the vocabulary
+    lacks letters of one of its words. Languages with the same alphabet are therefore not
+    distinguished: with a model of English and German, a Dutch text gets no note.
 
     Args:
         tokenizer: `tokenizers.Tokenizer`.
-        languages: codes of the training languages. None: unknown, there are no notes about
-            languages.
+        languages: codes of the training languages. None: the training languages are unknown, and
+            no text gets a note about its language.
     """
 
     def __init__(self, tokenizer, languages=None):
@@ -67,18 +69,18 @@ class TextNotes:
         self._scripts = None if None in scripts else frozenset().union(*scripts)
 
     def __call__(self, texts):
-        """Returns the note of each text, a list of str; "" if there is nothing to report."""
+        """Returns a list of str with one note per text; "" means that a text has no note."""
         texts = list(texts)
         notes = zip(self.length_notes(texts), map(self.language_note, texts), strict=True)
         return ["; ".join(note for note in pair if note) for pair in notes]
 
     def length_notes(self, texts):
-        """Returns a note for each text that has more pieces than the model reads, else ""."""
+        """Returns a list of str: for each text, a note if the text has too many tokens, else ""."""
         import tensorflow as tf
 
         if not texts:
             return []
-        limit = self._tokenizer.max_tokens - 2  # without [CLS] and [SEP]
+        limit = self._tokenizer.max_tokens - 2  # the other two tokens are [CLS] and [SEP]
         lengths = self._tokenizer.pieces(tf.constant(texts, tf.string)).row_lengths().numpy()
         return [
             f"{_shorten(text)} has {length} tokens, of which the model reads the first {limit}"
@@ -88,7 +90,7 @@ class TextNotes:
         ]
 
     def language_note(self, text):
-        """Returns a note if the text seems to be in a language that was not trained, else ""."""
+        """Returns a note if the text seems to be in none of the training languages, else ""."""
         if not self._languages:
             return ""
         known = ", ".join(self._languages)
@@ -123,7 +125,10 @@ class TextNotes:
 
 @functools.lru_cache(maxsize=1 << 16)
 def script_of(character):
-    """Returns the script of a letter as in `SCRIPTS`; None for other characters and scripts."""
+    """Returns the script of a letter, such as "LATIN".
+
+    The result is None if the character is not a letter, or if its script is not in `SCRIPTS`.
+    """
     if not unicodedata.category(character).startswith("L"):
         return None
     words = unicodedata.name(character, "").split()

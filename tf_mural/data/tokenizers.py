@@ -74,7 +74,7 @@ class Tokenizer:
 
     @property
     def lower_case(self) -> bool:
-        """Whether case and accents are removed first."""
+        """Whether case and accents are removed before a text is split into pieces."""
         return self._lower_case
 
     @property

@@ -189,8 +189,9 @@ class BatchEmbedder:
             try:
                 yield from encoded
             except Exception as error:
-                # The error is raised below, after the images before it. If it were raised here,
-                # TensorFlow would print a traceback for each of its threads.
+                # `_decode` raises the error below, after it has yielded the preceding images. If
+                # `source` raised the error, TensorFlow would print a traceback for each of its
+                # threads.
                 failures.append(error)
 
         data = tf.data.Dataset.from_generator(source, output_signature=tf.TensorSpec((), tf.string))

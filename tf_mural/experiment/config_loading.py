@@ -24,7 +24,8 @@ def load_config(stage, size, path=None):
     Args:
         stage: one of `STAGES`.
         size: one of `SIZES`; it has no effect if `path` is given.
-        path: Python file with `get_config(stage)`, see `find_file`; None: `configs/<stage>.py`.
+        path: Python file that defines `get_config(stage)`, see `find_file`. None:
+            `configs/<stage>.py`.
 
     Returns:
         `ml_collections.ConfigDict`.
@@ -59,11 +60,11 @@ def load_config(stage, size, path=None):
 
 
 def find_file(path):
-    """Returns the path of a config or a sweep.
+    """Finds the file of a config or a sweep, and returns its path.
 
     Args:
-        path: a file. If it does not exist and begins with `configs/`, it is a file of the package:
-            an installed package has configs/examples/own.py in every folder.
+        path: path of a file. A path that begins with `configs/` and does not exist in the current
+            folder is searched in the package: configs/examples/own.py is found from every folder.
     """
     if not os.path.isfile(path) and path.startswith(_FOLDER):
         packaged = os.path.join(configs.__path__[0], path.removeprefix(_FOLDER))
@@ -72,11 +73,11 @@ def find_file(path):
 
 
 def import_file(path, kind, expected):
-    """Returns a Python file as a module.
+    """Imports a Python file, and returns the module.
 
     Args:
-        path: an existing file.
-        kind: what the file is, for error messages: "config" or "sweep".
+        path: path of an existing file.
+        kind: "config" or "sweep", the word for the file in error messages.
         expected: description of a correct file, for error messages.
 
     Raises:
@@ -84,7 +85,7 @@ def import_file(path, kind, expected):
     """
     name = f"user_{kind}"
     folder, real_path = os.path.realpath(configs.__path__[0]), os.path.realpath(path)
-    if real_path.startswith(folder + os.sep):  # files of the package import each other relatively
+    if real_path.startswith(folder + os.sep):  # its relative imports need this name
         module_path = os.path.splitext(os.path.relpath(real_path, folder))[0]
         name = f"{configs.__name__}.{module_path.replace(os.sep, '.')}"
     spec = importlib.util.spec_from_file_location(name, path)

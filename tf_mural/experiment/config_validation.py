@@ -14,8 +14,8 @@ SCENES_VOCABULARY = os.path.join(
     os.path.dirname(os.path.dirname(__file__)), "datasets", "scenes", "vocab.txt"
 )
 MODALITIES = ("image", "text")
-# The exclusions of all stages, which a config keeps when it selects an optimizer without layer
-# adaptation.
+# Default value of `optimizer.exclude_from_layer_adaptation`. This value is also accepted with
+# AdamW, which has no layer adaptation.
 _DEFAULT_EXCLUDED = ("_bn/",)
 
 
@@ -266,14 +266,14 @@ def _check_step(config):
 
 
 def split_term(term):
-    """Separates the options of a loss and the names of its learned scalars in a term of a config.
+    """Returns the options of the loss of a term, and the names of its learned scalars.
 
     Args:
-        term: ConfigDict of a term. The options and the scalars of its loss are entries of the term,
-            beside `x`, `y`, `weight`, `loss` and `mask_duplicates`.
+        term: ConfigDict of a term. Its entries are `x`, `y`, `weight`, `loss`, `mask_duplicates`,
+            the options of the loss, and the names of the learned scalars.
 
     Returns:
-        (options, scalars), {name: value} and {kind: name}.
+        (options, scalars): {option: value}, and {kind of scalar: name of the scalar}.
     """
     kinds = LOSSES[term.loss].scalars
     common = ("x", "y", "weight", "loss", "mask_duplicates", *kinds)

@@ -18,7 +18,7 @@ from tf_mural.datasets import image_files
 from tf_mural.errors import UserError
 from tf_mural.evaluation.batch_embedder import BadImage
 
-_TEXTS_PER_CHECK = 1_024  # number of texts that are checked for notes at a time
+_TEXTS_PER_CHECK = 1_024  # number of texts whose notes are computed at a time
 _PROGRESS_SECONDS = 5.0  # seconds before the first line of progress, and between two lines
 
 
@@ -79,7 +79,8 @@ class Embedder:
             texts: iterable of str. A single str is refused, because each letter would be a text.
             progress: whether to print rate and remaining time on stderr; None: only if stderr is a
                 terminal.
-            warn: whether a `UserWarning` counts the texts that have a note, see `text_notes`.
+            warn: whether to issue a `UserWarning` with the number of texts that have a note, see
+                `text_notes`.
 
         Returns:
             float32 (n, width), one row of norm 1 per text, in the order of the texts.
@@ -134,23 +135,23 @@ class Embedder:
             raise
 
     def text_notes(self, texts):
-        """Returns a note for each text that the model reads only in part, or may not understand.
+        """Returns a note for each text that the model truncates, or may not understand.
 
-        A text is noted if it has more tokens than the model reads, if most of its letters belong to
-        a script of none of the training languages, or if the vocabulary lacks letters of one of its
-        words. Languages with the same alphabet are not distinguished. A model that does not say its
-        training languages has no notes about languages.
+        A text gets a note if it has more tokens than the model reads, if most of its letters belong
+        to scripts in which no training language is written, or if the vocabulary lacks letters of
+        one of its words. Languages with the same alphabet are not distinguished. If the training
+        languages of the model are unknown, no text gets a note about its language.
 
         Args:
             texts: iterable of str.
 
         Returns:
-            List of str, "" for a text without a note.
+            List of str with one note per text; "" means that a text has no note.
         """
         return self._notes(_check_strings(texts))
 
     def _collect_notes(self, texts, notes):
-        """Yields the texts and appends their notes to `notes`."""
+        """Yields the texts, and appends the notes of texts that have one to the list `notes`."""
         while window := list(itertools.islice(texts, _TEXTS_PER_CHECK)):
             notes += filter(None, self._notes(window))
             yield from window

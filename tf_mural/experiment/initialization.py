@@ -39,13 +39,14 @@ _WITHOUT_SHAPE = ("model.text.activation", "model.image.padding")
 
 
 def check_init(init):
-    """Checks that initial weights exist, without changing anything.
+    """Checks that initial weights exist and are complete.
 
     Args:
-        init: "hf:" and a folder or a name of huggingface.co, or the workdir of a run.
+        init: "hf:" followed by a folder or by the name of a model on huggingface.co; or the workdir
+            of a run.
 
     Raises:
-        UserError: there is no such run or checkpoint, or it is incomplete.
+        UserError: the run or the checkpoint does not exist or is incomplete.
     """
     if init.startswith(PUBLIC_PREFIX):
         huggingface.open_checkpoint(init.removeprefix(PUBLIC_PREFIX))

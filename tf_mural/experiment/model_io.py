@@ -40,7 +40,7 @@ class Model:
         tokenizer: `tokenizers.Tokenizer`.
         embed: `BatchEmbedder` that uses the encoder and the tokenizer.
         sizes: {"resize": pixels, "crop": pixels}, the side lengths of resized and cropped images.
-        languages: codes of the training languages; None if the model does not say.
+        languages: codes of the training languages; None: unknown.
     """
 
     encoder: models.DualEncoder
@@ -68,18 +68,18 @@ def describe(config, tokenizer, languages=None):
         "pretrained": config.pretrained,
         # Precision of computations in training and in evaluation; weights are always float32.
         "precision": config.precision,
-        # Also the languages of the runs that the weights come from, see `add_languages`.
+        # `add_languages` adds the training languages of the initial weights.
         "languages": languages and sorted(languages),
     }
 
 
 def add_languages(description, init):
-    """Adds the languages that the initial weights were trained on to a description.
+    """Adds the training languages of the initial weights to the description of a model.
 
     Args:
-        description: see `describe`, changed in place.
-        init: description of the run that provides the initial weights; None: they are public
-            weights, whose languages are unknown.
+        description: result of `describe`, changed in place.
+        init: description of the run that provides the initial weights. None: the training languages
+            of the initial weights are unknown, for example those of public weights.
     """
     known = description["languages"], init and init["languages"]
     description["languages"] = sorted({*known[0], *known[1]}) if all(known) else None

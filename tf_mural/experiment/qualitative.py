@@ -37,7 +37,7 @@ def write_retrieval_examples(workdir, record_set, log, step, count=128):
 
 
 def _first_texts(record):
-    """Returns {language: text} of the first text of each language, in the order of the record."""
+    """Returns {language: first text in this language}, in the order of the texts of the record."""
     texts = {}
     for code, text in record.texts:
         texts.setdefault(code, text)

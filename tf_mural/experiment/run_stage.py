@@ -91,7 +91,7 @@ def run_stage(config, workdir, session, init=None):
     if config.init_stage and not init:
         init = _train_init_stage(config, session)
     check_wise_ft_alpha(config.wise_ft_alpha, init)
-    if init and not resumes_run:  # before any record is made, which may take long
+    if init and not resumes_run:  # checked before the records are made, which may take long
         check_init(init)
     with checkpoints.Lock(workdir) if processes.is_primary else contextlib.nullcontext():
         if processes.is_primary:
@@ -112,12 +112,15 @@ def run_stage(config, workdir, session, init=None):
 
 
 def _init_description(init):
-    """Returns the description of initial weights; None for public weights or a removed run."""
+    """Returns the description of the run that provides the initial weights.
+
+    The result is None for public weights, and for a run that was removed.
+    """
     if init.startswith(PUBLIC_PREFIX):
         return None
     try:
         return read_description(init)
-    except UserError:  # a resumed run does not need the run that it started from
+    except UserError:  # a resumed run does not need the run of its initial weights
         return None
 
 

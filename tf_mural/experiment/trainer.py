@@ -13,7 +13,8 @@ from tf_mural.experiment.model_io import model_arguments
 from tf_mural.nonfinite import LOSS_SCALES, ON_BAD_STEP, BadStepPolicy
 from tf_mural.objective import Term
 
-# Layers of an EfficientNet or a BERT, whose names have their position.
+# Matches the variable paths of an EfficientNet or a BERT. The names of the layers in these paths
+# contain the positions of the layers.
 _NUMBERED_LAYER = re.compile(r"transformer_layer_\d+/|block\d+[a-z]_")
 
 
@@ -109,13 +110,13 @@ def make_optimizer(config):
         options.pop("learning_rate"), config.steps, options.pop("warmup_steps")
     )
     make = lookup(optimizers.OPTIMIZERS, options.pop("name"), "optimizer")
-    if make is optimizers.AdamW:  # `check_config` accepts only the default value
+    if make is optimizers.AdamW:  # AdamW has no layer adaptation, see `check_config`
         del options["exclude_from_layer_adaptation"]
     return make(schedule, **{key: value for key, value in options.items() if value is not None})
 
 
 def _exclude_norms(optimizer, options, encoder):
-    """Extends the patterns of the recipes to normalization layers that have other names."""
+    """Extends the exclusions of a config to normalization layers that its patterns do not match."""
     models.exclude_norms(
         optimizer,
         encoder,
@@ -125,7 +126,7 @@ def _exclude_norms(optimizer, options, encoder):
 
 
 def _tower_multipliers(towers, layer_decay):
-    """Returns `LAMB.lr_multipliers` of all towers.
+    """Returns the argument `lr_multipliers` of `LAMB` for the variables of all towers.
 
     Raises:
         UserError: the order of the layers of a tower is unknown.
@@ -139,12 +140,12 @@ def _tower_multipliers(towers, layer_decay):
             paths += tower_paths
         else:
             by_block += models.lr_multipliers_by_block(name, tower, layer_decay)
-    # The first match applies, and each expression of `by_block` matches a single path.
+    # The first matching expression applies. An expression in `by_block` matches only one path.
     return (*by_block, *_lr_multipliers(paths, layer_decay))
 
 
 def _lr_multipliers(paths, layer_decay):
-    """Returns the multipliers of layers whose names have their position."""
+    """Returns the multipliers of layers whose names contain their positions."""
     # The layers of the encoders are counted, because a preset may have any number of layers.
     layers = [int(n) for path in paths for n in re.findall(r"transformer_layer_(\d+)/", path)]
     stages = [int(n) for path in paths for n in re.findall(r"block(\d+)[a-z]_", path)]

@@ -7,7 +7,7 @@ import keras
 
 from tf_mural.errors import UserError
 
-# The stages into which `image_tower` splits an EfficientNet.
+# Matches the names of the stages into which `image_tower` splits an EfficientNet.
 _STAGE = re.compile(r"stage_\d+")
 _BATCH_NORMS = (keras.layers.BatchNormalization,)
 
@@ -26,14 +26,15 @@ def remat_blocks(tower):
 
 
 def require_remat_blocks(name, tower):
-    """Returns `remat_blocks`, or raises an error if the tower has none.
+    """Returns `remat_blocks(tower)`, or raises an error if the tower has no blocks.
 
     Args:
         name: name of the tower, for the message.
-        tower: `keras.Model`. Nothing is required of a tower that is not trained.
+        tower: `keras.Model`. A tower that is not trained needs no blocks.
 
     Raises:
-        UserError: gradient checkpointing cannot save memory, because there are no blocks.
+        UserError: the tower is trained and has no blocks; gradient checkpointing cannot save its
+            memory.
     """
     blocks = remat_blocks(tower)
     if not blocks and tower.trainable_variables:
@@ -46,7 +47,7 @@ def require_remat_blocks(name, tower):
 
 
 def is_block(layer):
-    """Returns whether a layer is a transformer layer, which directly contains attention.
+    """Returns whether a layer is a transformer layer: one of its direct sublayers is attention.
 
     Keras and KerasHub have many classes of transformer layers without a common base class.
     """
@@ -64,11 +65,12 @@ def _is_stage(layer):
 
 
 def lr_multipliers_by_block(name, tower, decay):
-    """Returns learning-rate multipliers that decrease with the distance of a block to the output.
+    """Returns learning-rate multipliers that decrease from the output of a tower to its input.
 
-    The last transformer layer has the multiplier `decay`, the one before it `decay**2`, and so on.
-    What precedes the first one, such as patch and position embeddings, is one level below it. What
-    follows the last one keeps the full learning rate.
+    The last of the n transformer layers has the multiplier `decay`, the layer before it has
+    `decay**2`, and so on. Variables before the first transformer layer, such as patch and position
+    embeddings, have the multiplier `decay**(n + 1)`. Variables after the last transformer layer
+    have the multiplier 1.
 
     Args:
         name: name of the tower, for messages.
@@ -79,7 +81,7 @@ def lr_multipliers_by_block(name, tower, decay):
         Tuple of pairs (regular expression that matches one variable path, multiplier).
 
     Raises:
-        UserError: the tower has no transformer layers, so that the order of its layers is unknown.
+        UserError: the tower has no transformer layers, and the order of its layers is unknown.
     """
     variables = tower.trainable_variables
     block_of = {
@@ -88,7 +90,8 @@ def lr_multipliers_by_block(name, tower, decay):
         if is_block(layer)
         for variable in layer.trainable_variables
     }
-    # Layers are not always listed in the order in which they run, but variables are.
+    # Keras lists variables in the order in which their layers run. Keras does not always list the
+    # layers in this order.
     order = list(dict.fromkeys(block_of[id(v)] for v in variables if id(v) in block_of))
     if variables and not order:
         raise UserError(
@@ -112,7 +115,7 @@ def norm_variables(model, batch_norm_only=False):
 
     Args:
         model: `keras.Model`.
-        batch_norm_only: whether only batch normalization counts.
+        batch_norm_only: whether to return only the variables of batch normalization layers.
     """
     return [
         variable
@@ -128,8 +131,8 @@ def exclude_norms(optimizer, model, weight_decay=True, layer_adaptation=True):
     Args:
         optimizer: `optimizers.LAMB` that is not built yet.
         model: `keras.Model`.
-        weight_decay: whether to exclude the variables of all normalization layers.
-        layer_adaptation: whether to exclude the variables of batch normalization.
+        weight_decay: whether to exclude all normalization layers from weight decay.
+        layer_adaptation: whether to exclude batch normalization layers from layer adaptation.
     """
     if weight_decay:
         optimizer.exclude_from_weight_decay(norm_variables(model))
@@ -140,8 +143,8 @@ def exclude_norms(optimizer, model, weight_decay=True, layer_adaptation=True):
 def _is_norm(layer, batch_norm_only):
     if isinstance(layer, _BATCH_NORMS) or batch_norm_only:
         return isinstance(layer, _BATCH_NORMS)
-    # The layers of Keras and KerasHub have no common base class. `Normalization` standardizes
-    # inputs and has no trainable variables.
+    # The normalization layers of Keras and KerasHub have no common base class. The name of
+    # `keras.layers.Normalization` also matches, but that layer has no trainable variables.
     return "Norm" in type(layer).__name__
 
 
@@ -149,12 +152,12 @@ def _is_norm(layer, batch_norm_only):
 
 
 def is_training(block, training):
-    """Returns whether a call of a block belongs to training.
+    """Returns whether a block is called in training mode.
 
     Args:
         block: `keras.layers.Layer`.
-        training: the argument `training` of the call. None: the value of the surrounding call,
-            which Keras passes on to layers without such an argument.
+        training: the argument `training` of the call. None: the block has no such argument, or the
+            call omits it. The value is then that of the surrounding call of the model.
     """
     if training is None:
         training = block._get_call_context().get_value("training")
@@ -162,7 +165,7 @@ def is_training(block, training):
 
 
 def call_in_training(block, call, inputs, *args, **kwargs):
-    """Calls a block in training mode, also outside of the call of its model.
+    """Calls a block in training mode, even if its model is not being called.
 
     Args:
         block: `keras.layers.Layer`.
@@ -186,7 +189,7 @@ def call_in_training(block, call, inputs, *args, **kwargs):
 
 @contextlib.contextmanager
 def _training_context(block):
-    """Context manager: Keras passes `training=True` to the layers that are called inside."""
+    """Context manager in which Keras calls all layers with `training=True`."""
     context = block._get_call_context()
     before = context.get_value("training")
     context.set_value("training", True)

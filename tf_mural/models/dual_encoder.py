@@ -19,8 +19,8 @@ class DualEncoder(keras.Model):
 
     Args:
         towers: dict from modality ("image", "text") to `keras.Model`.
-        scalars: {kind: {name: initial value}}, the learned scalars by their kind in
-            `losses.SCALARS`, which also has the bounds of each kind. Defaults to
+        scalars: {kind: {name: initial value}} of the learned scalars. A kind is a key of
+            `losses.SCALARS`, which also contains the bounds of the kind. Defaults to
             {"temperature": {"shared": 1.0}}. The paper uses a single temperature.
         freeze: modalities whose towers are not trained.
     """
@@ -60,7 +60,7 @@ class DualEncoder(keras.Model):
 
     @property
     def remat_blocks(self):
-        """The blocks of all towers that support gradient checkpointing; see `models.blocks`."""
+        """List of the blocks for gradient checkpointing in all towers; see `models.blocks`."""
         return [b for name, tower in self.towers.items() for b in require_remat_blocks(name, tower)]
 
     def encode(self, modality, inputs, training=False):
@@ -82,7 +82,7 @@ class DualEncoder(keras.Model):
         """Clips the scalars to the bounds of their kind in `losses.SCALARS`.
 
         Returns:
-            {kind: number (int32) of changed scalars} of the kinds that have bounds.
+            {kind: number (int32) of clipped scalars}, only for the kinds that have bounds.
         """
         counts = {}
         for kind, named in self.scalars.items():

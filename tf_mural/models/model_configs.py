@@ -65,8 +65,8 @@ BERTS = {  # name: (layers, width, heads); the feed-forward width is 4 * width
 }
 # `_RENAMED_ARGUMENTS`, {modality: {old name: new name}}, lists the arguments of `dual_encoder` that
 # earlier versions of `tf_mural` stored under other names. `_STORED_NONE`, {argument: value}, lists
-# the values that earlier versions of `tf_mural` stored in the place of None. Earlier versions of
-# `tf_mural` also stored the argument `scalars` as `temperatures`, {name: value}.
+# the values that earlier versions of `tf_mural` stored in the place of None. In the place of the
+# argument `scalars`, earlier versions of `tf_mural` stored `temperatures`, {name: initial value}.
 _RENAMED_ARGUMENTS = {"image": {"batch_norm_group": "virtual_batch_size"}, "text": {}}
 _STORED_NONE = {"virtual_batch_size": 0, "preset": "", "sizes": []}
 

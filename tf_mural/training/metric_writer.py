@@ -55,7 +55,7 @@ class TensorBoardWriter:
 
 
 def _scalars_note(kind, values):
-    """Returns "  <kind> <values>" of the learned scalars of a kind, or "" if there are none."""
+    """Returns "  <kind> <values>" for a kind of learned scalar, or "" if there are no values."""
     numbers = [f"{v:.4f}" for k, v in values.items() if k.startswith(f"{kind}/")]
     return f"  {kind} {' '.join(numbers)}" if numbers else ""
 

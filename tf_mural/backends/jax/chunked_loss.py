@@ -23,7 +23,7 @@ def objective_and_gradients(
             all examples.
 
     Returns:
-        The logs, and the gradients of the loss at `embeddings` and at `scalars`.
+        The logs, and the gradients of the loss with respect to `embeddings` and `scalars`.
     """
     labels = {
         field: {key: value[key] for key in ("id", "language") if key in value}

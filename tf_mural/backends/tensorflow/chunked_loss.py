@@ -27,7 +27,7 @@ def objective_and_gradients(
             all examples.
 
     Returns:
-        The logs, and the gradients of the loss at `embeddings` and at `scalars`.
+        The logs, and the gradients of the loss with respect to `embeddings` and `scalars`.
     """
     # The state of a loop may contain tensors, but no variables.
     scalars = tf.nest.map_structure(tf.convert_to_tensor, scalars)
@@ -37,7 +37,7 @@ def objective_and_gradients(
     with tf.GradientTape() as tape:
         tape.watch((embeddings, scalars))
         loss, logs = objective(*arguments)
-    # Unused scalars get zero gradients, as in `_in_chunks`.
+    # Scalars that no term uses get zero gradients, as in `_in_chunks`.
     zero = tf.UnconnectedGradients.ZERO
     return logs, *tape.gradient(loss, (embeddings, scalars), unconnected_gradients=zero)
 

@@ -14,7 +14,7 @@ from tf_mural.models import dual_encoder, upgrade_arguments
 
 @keras.saving.register_keras_serializable(package="tf_mural")
 class MuralBackbone(keras_hub.models.Backbone):
-    """Both towers and the learned scalars, built from the arguments of `models.dual_encoder`.
+    """A KerasHub backbone that contains the `DualEncoder` of `models.dual_encoder`.
 
     The inputs are a dict: "pixels" are values in [0, 255], (n, size, size, 3), and "tokens" are
     int32, (n, t), padded with 0. The outputs are a dict: "image_embeddings" and "text_embeddings"
@@ -30,8 +30,8 @@ class MuralBackbone(keras_hub.models.Backbone):
         freeze: see `models.dual_encoder`.
         precision: dtype policy of the towers. Defaults to `dtype`, or to "float32" if `dtype` is
             None.
-        temperatures: {name: value}, the temperatures in a preset that an earlier version of
-            `tf_mural` wrote.
+        temperatures: {name: initial value} of the learned temperatures. Only presets that an
+            earlier version of `tf_mural` wrote contain this argument.
         dtype: KerasHub's name of the argument `precision`. `dtype` has no effect if `precision` is
             given.
         **kwargs: see `keras_hub.models.Backbone`.

@@ -68,8 +68,8 @@ def load_preset(path):
         path: folder, or handle of a hub.
 
     Returns:
-        (`models.DualEncoder`, `tokenizers.Tokenizer`, {"resize": pixels, "crop": pixels}, codes of
-        the training languages or None).
+        Tuple of a `models.DualEncoder`, a `tokenizers.Tokenizer`, the image sizes
+        {"resize": pixels, "crop": pixels}, and the codes of the training languages (None: unknown).
 
     Raises:
         UserError: the preset does not exist, cannot be downloaded, or contains a model of another

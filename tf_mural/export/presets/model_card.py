@@ -34,8 +34,8 @@ def model_card(name, description, runs=(), config=None):
     results, config = runs[0] if runs else {}, config or {}
     digests = {folder: digest for run in runs for folder, digest in run["data"].items()}
     manifests = {folder: _read_manifest(folder) for folder in digests}
-    # The records of earlier stages may be on another machine, but the description of a model names
-    # the languages of all stages.
+    # The manifests of earlier stages may be missing, because their records may be on another
+    # machine. The description of the model names the languages of all stages.
     languages = set(description.get("languages") or ())
     languages.update(*((manifest or {}).get("languages", {}) for manifest in manifests.values()))
     sections = [
