@@ -122,11 +122,9 @@ class Scalar:
     """A kind of learned scalar, such as a temperature. Weight decay does not apply to scalars.
 
     Attributes:
-        initial: usual initial value; `config.model.scalars` sets the initial value in a model.
         minimum, maximum: bounds to which every step clips the value; None: no bound.
     """
 
-    initial: float
     minimum: float | None = None
     maximum: float | None = None
 
@@ -154,8 +152,8 @@ class Loss:
 
 
 SCALARS = {
-    "temperature": Scalar(initial=1.0, minimum=0.005, maximum=2.0),
-    "bias": Scalar(initial=-10.0),
+    "temperature": Scalar(minimum=0.005, maximum=2.0),
+    "bias": Scalar(),
 }
 LOSSES = {
     "contrastive": Loss(
