@@ -82,7 +82,10 @@ def _model(size):
             # Learned scalars of the losses: initial values by kind and name. A term names a scalar
             # of each kind that its loss takes; terms that name the same scalar share it.
             scalars=dict(temperature=dict(shared=model["temperature"])),
-            freeze=(),  # modalities whose encoders are not trained
+            freeze=(),  # names of the encoders that are not trained
+            # Further encoders, which a field of a source may name: {name: dict(modality="image" or
+            # "text", and the values of `image` or `text`)}.
+            towers=dict(),
         )
     )
 
@@ -227,7 +230,8 @@ def source(size, corpus, fields, languages=None, **options):
     Args:
         size: one of `SIZES`.
         corpus: "captions", "bitext" or "triples".
-        fields: {field: "image" or "text"}.
+        fields: {field: name of the encoder that encodes it}: "image", "text", or a name in
+            `config.model.towers`.
         languages: codes of the languages of its texts; None: all.
         **options: `epoch_unit` ("records" or "combinations" of images and languages),
             `min_languages` (of a record), `weights` (one per record set; None: in proportion to

@@ -16,7 +16,7 @@ from tf_mural import cli
 # A module imports only from floors below its own. A folder is one entry.
 FLOORS = [
     {"errors", "configs"},
-    {"file_io", "losses"},
+    {"file_io", "losses", "modalities"},
     {"models", "objective", "optimizers", "distributed", "nonfinite"},
     {"train_step"},
     {"data"},
@@ -47,6 +47,7 @@ EVALUATION_MAY_IMPORT = {"evaluation", "errors", "data", "file_io"}
 # backends have the same files, and a corpus is one file.
 SMALL_FILES = (
     "tf_mural/errors.py",
+    "tf_mural/modalities.py",
     "tf_mural/backends/jax/remat.py",
     "tf_mural/datasets/crawl/cc12m.py",
 )

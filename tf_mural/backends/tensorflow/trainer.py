@@ -22,7 +22,7 @@ class Trainer(keras.Model):
     `tf.distribute.Strategy`. On a single host, Keras' `fit` can call `train_step`, too.
 
     Args:
-        encoder, terms, modalities, languages, seed, microbatch, loss_chunk, loss_scale,
+        encoder, terms, fields, languages, seed, microbatch, loss_chunk, loss_scale,
             bad_step_policy: see `train_step.TrainStep`.
         remat: whether the blocks of the towers store only their inputs, and recompute their
             activations in the backward pass.
@@ -45,7 +45,7 @@ class Trainer(keras.Model):
         self,
         encoder,
         terms,
-        modalities,
+        fields,
         languages=(),
         seed=0,
         microbatch=None,
@@ -68,7 +68,7 @@ class Trainer(keras.Model):
             self._backend_functions(),
             encoder,
             terms,
-            modalities,
+            fields,
             languages,
             seed,
             microbatch,

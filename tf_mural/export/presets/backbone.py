@@ -9,6 +9,7 @@ import tempfile
 import keras
 import keras_hub
 
+from tf_mural.modalities import MODALITIES
 from tf_mural.models import dual_encoder, upgrade_arguments
 
 
@@ -17,8 +18,9 @@ class MuralBackbone(keras_hub.models.Backbone):
     """Both towers and the learned scalars, built from the arguments of `models.dual_encoder`.
 
     The inputs are a dict: "pixels" are values in [0, 255], (n, size, size, 3), and "tokens" are
-    int32, (n, t), padded with 0. The outputs are a dict: "image_embeddings" and "text_embeddings"
-    are normalized embeddings, float32 (n, embedding_dim).
+    int32, (n, t), padded with 0. The outputs are a dict: "image_embeddings", "text_embeddings" and
+    "<tower>_embeddings" of each further tower are normalized embeddings, float32
+    (n, embedding_dim).
 
     Args:
         image: see `models.dual_encoder`. Argument names of earlier versions are accepted.
@@ -28,6 +30,7 @@ class MuralBackbone(keras_hub.models.Backbone):
         freeze: see `models.dual_encoder`.
         precision: dtype policy of the towers. Defaults to `dtype`, or to "float32" if `dtype` is
             None.
+        towers: see `models.dual_encoder`.
         temperatures: {name: value}, the temperatures in a preset of an earlier version.
         dtype: dtype policy of the towers under the name that KerasHub uses. `dtype` has no effect
             if `precision` is given.
@@ -45,11 +48,12 @@ class MuralBackbone(keras_hub.models.Backbone):
         scalars=None,
         freeze=(),
         precision=None,
+        towers=None,
         temperatures=None,
         dtype=None,
         **kwargs,
     ):
-        stored = {"image": image, "text": text, "scalars": scalars}
+        stored = {"image": image, "text": text, "scalars": scalars, "towers": towers}
         if temperatures:
             stored["temperatures"] = temperatures
         self._arguments = {
@@ -65,8 +69,8 @@ class MuralBackbone(keras_hub.models.Backbone):
             "tokens": keras.Input((None,), dtype="int32", name="tokens"),
         }
         outputs = {
-            "image_embeddings": encoder.encode("image", inputs["pixels"]),
-            "text_embeddings": encoder.encode("text", inputs["tokens"]),
+            f"{tower}_embeddings": encoder.encode(tower, inputs[MODALITIES[modality].input_key])
+            for tower, modality in encoder.modalities.items()
         }
         super().__init__(inputs=inputs, outputs=outputs, **kwargs)
         self.encoder = encoder
