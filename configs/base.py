@@ -84,7 +84,10 @@ def _model(size):
             # {kind: {name: initial value}} of the learned scalars of the losses. A term names one
             # scalar of each kind that its loss takes. Several terms can name the same scalar.
             scalars=dict(temperature=dict(shared=model["temperature"])),
-            freeze=(),  # modalities whose encoders are not trained
+            freeze=(),  # names of the encoders that are not trained
+            # Further encoders, which a field of a source may name: {name: dict(modality="image" or
+            # "text", and the values of `image` or `text`)}.
+            towers=dict(),
         )
     )
 
@@ -241,7 +244,8 @@ def source(size, corpus, fields, languages=None, **options):
     Args:
         size: one of `SIZES`.
         corpus: "captions", "bitext" or "triples".
-        fields: {field: "image" or "text"}.
+        fields: {field: name of its encoder}. The name is "image", "text", or a key of
+            `config.model.towers`.
         languages: codes of the languages of the texts that are read; None: all languages.
         **options: `epoch_unit` ("records", or "combinations" of images and languages),
             `min_languages` (minimum number of languages of a record), `weights` (sampling weight of

@@ -45,7 +45,7 @@ def test_all_configs_are_valid(stage, size):
         (
             ["sources.bitext.fields.source=txt"],
             1,
-            "unknown modality .*'source'. 'txt'; .*mean 'text'",
+            "unknown tower .*'source'. 'txt'; .*mean 'text'",
         ),
         (["terms.source_target.x=caption"], 1, "no term uses the field 'source'; remove it from"),
         (
@@ -117,7 +117,7 @@ def test_fields_of_sources_are_checked():
     with config.sources.triples.fields.unlocked():
         config.sources.triples.fields.text_c = "text"
     with pytest.raises(
-        UserError, match="'triples' has the fields .* at most one image and two texts"
+        UserError, match="'triples' has the fields .* at most 1 of image and 2 of text"
     ):
         experiment.check_config(config, 1)
 

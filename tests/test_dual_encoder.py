@@ -97,6 +97,7 @@ def test_arguments_of_earlier_versions_are_upgraded():
         "text": {"max_tokens": 8, "sizes": None, "preset": "hf://user/name"},
         "embedding_dim": 16,
         "scalars": {"temperature": {"shared": 0.5}},
+        "towers": {},
     }
     assert models.upgrade_arguments(upgraded) == upgraded
     assert image["batch_norm_group"] == 16  # upgrade_arguments does not change its input

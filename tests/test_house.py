@@ -16,7 +16,7 @@ from tf_mural import cli
 # Layers, lowest first. A module imports only from lower layers. A subpackage is one entry.
 LAYERS = [
     {"errors", "configs"},
-    {"file_io", "losses"},
+    {"file_io", "losses", "modalities"},
     {"models", "objective", "optimizers", "distributed", "nonfinite"},
     {"train_step"},
     {"data"},
@@ -47,6 +47,7 @@ EVALUATION_MAY_IMPORT = {"evaluation", "errors", "data", "file_io"}
 # layer, both backends have the same file names, and each corpus has one file.
 SMALL_FILES = (
     "tf_mural/errors.py",
+    "tf_mural/modalities.py",
     "tf_mural/backends/jax/remat.py",
     "tf_mural/datasets/crawl/cc12m.py",
 )

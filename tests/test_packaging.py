@@ -148,7 +148,10 @@ def test_installed_command_finds_package_and_configs(installed):
     code, out, err = installed("tf-mural", "build-vocab", "--help")
     assert code == 0 and "    tf-mural build-vocab --records=" in out and "tools/" not in out
     code, out, err = installed("tf-mural", "search", "a")
-    assert (code, err) == (2, "error: --index is missing: name the folder that tf-mural index wrote\n")
+    assert (code, err) == (
+        2,
+        "error: --index is missing: name the folder that tf-mural index wrote\n",
+    )
     code, out, err = installed("python", "-c", "import configs")
     assert code == 1 and "No module named 'configs'" in err
 

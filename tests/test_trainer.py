@@ -21,7 +21,7 @@ def gradients_of_one_tape(core, batch):
     averages = [v.numpy() for v in core.moving_averages]
     with tf.GradientTape() as tape:
         embeddings = {}
-        for field, modality in core.modalities.items():
+        for field, modality in core.fields.items():
             inputs = batch[field]["pixels" if modality == "image" else "tokens"]
             embeddings[field] = encoder.encode(modality, inputs, training=True)
         for term in core.terms:
@@ -75,7 +75,7 @@ def test_all_text_fields_share_one_pass_of_the_tower(case):
     encoder.towers["text"] = recording_tower
     embeddings = trainer.core.encode(batch, training=False)
     encoder.towers["text"] = tower
-    fields = [field for field, modality in trainer.core.modalities.items() if modality == "text"]
+    fields = [field for field, modality in trainer.core.fields.items() if modality == "text"]
     assert shapes == [(trainers.BATCH_SIZE * len(fields), trainers.MAX_TOKENS)]
     for field in fields:
         separately = encoder.encode("text", batch[field]["tokens"])
@@ -121,7 +121,7 @@ def test_a_subclass_can_override_the_step():
 
     plain = trainers.make_trainer("etcl")
     core = plain.core
-    trainer = DoublingTrainer(plain.encoder, core.terms, core.modalities, core.languages)
+    trainer = DoublingTrainer(plain.encoder, core.terms, core.fields, core.languages)
     trainer.compile(optimizer=plain.optimizer)
     logs = trainer.train_step(trainers.to_tensors(trainers.make_batch("etcl")))
     assert float(logs["twice"]) == 2 * float(logs["loss"])

@@ -13,11 +13,9 @@ from typing import NamedTuple
 import keras
 from keras import ops
 
+from tf_mural.modalities import MODALITIES
 from tf_mural.models import at_least_float32
 from tf_mural.nonfinite import BadStepPolicy, LossScale, scalar_variable
-
-# {modality: key of the tower's input in a field of the batch}. The towers run in this order.
-INPUT_KEYS = {"image": "pixels", "text": "tokens"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +73,7 @@ class TrainStep:
         backend: `BackendFunctions`.
         encoder: `models.DualEncoder`.
         terms: sequence of `objective.Term`.
-        modalities: {field: modality} of the fields that the terms use.
+        fields: {field: tower} of the fields that the terms use.
         languages: sequence of language codes. The language ids in a batch are positions in this
             sequence.
         seed: seed of dropout.
@@ -100,7 +98,7 @@ class TrainStep:
         backend,
         encoder,
         terms,
-        modalities,
+        fields,
         languages=(),
         seed=0,
         microbatch=None,
@@ -109,7 +107,7 @@ class TrainStep:
         bad_step_policy=None,
     ):
         self.backend, self.encoder, self.terms = backend, encoder, tuple(terms)
-        self.modalities, self.languages, self.seed = dict(modalities), tuple(languages), seed
+        self.fields, self.languages, self.seed = dict(fields), tuple(languages), seed
         self.microbatch, self.loss_chunk = microbatch, loss_chunk
         self.bad_step_policy = bad_step_policy or BadStepPolicy()
         self.loss_scale = LossScale(loss_scale) if loss_scale else None
@@ -251,8 +249,8 @@ class TrainStep:
         if rows in (None, local_batch_size(batch)):
             return self.backend.encode_full(encode, batch, variables)
         specs = {}
-        for field, modality in self.modalities.items():
-            output = self.encoder.towers[modality].output
+        for field, tower in self.fields.items():
+            output = self.encoder.towers[tower].output
             dtype = at_least_float32(output.dtype)
             specs[field] = keras.KerasTensor((rows, output.shape[-1]), dtype)
         return self.backend.encode_cached(encode, batch, variables, specs)
@@ -263,13 +261,14 @@ class TrainStep:
         Each tower encodes all its fields in one pass.
         """
         embeddings = {}
-        for modality, key in INPUT_KEYS.items():
-            fields = [field for field, value in self.modalities.items() if value == modality]
+        for tower, modality in self.encoder.modalities.items():
+            key = MODALITIES[modality].input_key
+            fields = [field for field, name in self.fields.items() if name == tower]
             if not fields:
                 continue
             inputs = [batch[field][key] for field in fields]
             inputs = ops.concatenate(inputs, axis=0) if len(inputs) > 1 else inputs[0]
-            output = self.encoder.encode(modality, inputs, training=training)
+            output = self.encoder.encode(tower, inputs, training=training)
             embeddings.update(zip(fields, ops.split(output, len(fields)), strict=True))
         return embeddings
 

@@ -1,11 +1,14 @@
 """Builds examples from draws: reads and parses records, tokenizes texts and decodes images."""
 
 import contextlib
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from tf_mural.data import image_ops, records
+from tf_mural.modalities import MODALITIES
 
 _EMPTY = records.serialize(records.Record(""))
 
@@ -25,9 +28,10 @@ class ExampleBuilder:
 
     def __init__(self, source, tokenizer, sizes, languages):
         self.sampler = source.sampler
-        fields = source.fields.items()
-        self.text_fields = [field for field, modality in fields if modality == "text"]
-        self.image_fields = [field for field, modality in fields if modality == "image"]
+        self.fields = {
+            modality: [field for field, value in source.fields.items() if value == modality]
+            for modality in MODALITIES
+        }
         self.language_codes = self.sampler.languages or ("",)
         self._source, self._tokenizer, self._sizes = source, tokenizer, sizes
         self._language_ids = [languages.index(code) for code in self.sampler.languages] or [0]
@@ -62,7 +66,7 @@ class ExampleBuilder:
         return {
             "draw": draws,
             "data": tf.ensure_shape(data, (count,)),
-            "language": tf.ensure_shape(language, (count, len(self.text_fields))),
+            "language": tf.ensure_shape(language, (count, len(self.fields["text"]))),
             "uniform": tf.ensure_shape(uniform, (count, 3)),
         }
 
@@ -84,25 +88,35 @@ class ExampleBuilder:
     def parse(self, fetched):
         """Parses the records of `fetch` into fields; texts are tokenized, images remain bytes.
 
+        `READERS` has one entry per modality, which states how a field is read.
+
         Returns:
             {text field: {"text": string (b,), "known": bool (b,), whether the text contains a token
             of the vocabulary, "tokens": (b, t), "id": (b,), "language": (b,)}, image field:
             {"data": string (b,), "seed": (b, 2), "id": (b,)}}.
         """
-        draws, uniform = fetched["draw"], fetched["uniform"]
-        parsed = records.parse(fetched["data"])
-        batch = self._texts(parsed, fetched["language"], uniform) if self.text_fields else {}
-        for field in self.image_fields:
+        parsed, batch = records.parse(fetched["data"]), {}
+        for modality, reader in READERS.items():
+            if self.fields[modality]:
+                batch |= reader.parse(self, parsed, fetched)
+        return batch
+
+    def parse_images(self, parsed, fetched):
+        """Picks an image of each record; the images stay encoded."""
+        batch = {}
+        for field in self.fields["image"]:
             allowed = tf.ones_like(parsed["images"].values, tf.bool)
-            data = _pick(parsed["images"], allowed, uniform[:, 2])
-            batch[field] = {"data": data, "seed": self.sampler.seeds(draws)}
+            data = _pick(parsed["images"], allowed, fetched["uniform"][:, 2])
+            batch[field] = {"data": data, "seed": self.sampler.seeds(fetched["draw"])}
             batch[field]["id"] = _fingerprint(data)
         return batch
 
-    def _texts(self, parsed, language, uniform):
+    def parse_texts(self, parsed, fetched):
+        """Picks a text of each record and text field, in the drawn language, and tokenizes it."""
+        language, uniform = fetched["language"], fetched["uniform"]
         row_of = parsed["languages"].value_rowids()
         texts = []
-        for i in range(len(self.text_fields)):
+        for i in range(len(self.fields["text"])):
             codes = tf.gather(tf.constant(self.language_codes), language[:, i])
             allowed = parsed["languages"].values == tf.gather(codes, row_of)
             texts.append(_pick(parsed["texts"], allowed, uniform[:, i]))
@@ -123,23 +137,52 @@ class ExampleBuilder:
         parts = {key: tf.split(value, len(texts)) for key, value in columns.items()}
         return {
             field: {key: part[i] for key, part in parts.items()}
-            for i, field in enumerate(self.text_fields)
+            for i, field in enumerate(self.fields["text"])
         }
 
     def all_known(self, batch):
         """Returns whether all texts of a batch of `parse` contain a known token (scalar)."""
-        known = [batch[field]["known"] for field in self.text_fields]
+        known = [values["known"] for values in batch.values() if "known" in values]
         return tf.reduce_all(known) if known else tf.constant(True)
 
+    @property
+    def needs_decoding(self):
+        """Whether `decode` changes a row."""
+        return any(reader.decode and self.fields[modality] for modality, reader in READERS.items())
+
     def decode(self, example):
-        """Decodes, resizes, crops and mirrors the images of one row of a batch of `parse`."""
+        """Decodes one row of a batch of `parse`, see `READERS`."""
         example = dict(example)
-        for field in self.image_fields:
-            value, sizes = example[field], self._sizes
-            image = image_ops.resize(image_ops.decode(value["data"]), sizes.resize)
-            pixels = image_ops.random_crop(image, sizes.crop, value["seed"], flip=self._source.flip)
-            example[field] = {"pixels": pixels, "id": value["id"]}
+        for modality, reader in READERS.items():
+            for field in self.fields[modality] if reader.decode else ():
+                example[field] = reader.decode(self, example[field])
         return example
+
+    def decode_image(self, value):
+        """Decodes, resizes, crops and mirrors one image."""
+        sizes = self._sizes
+        image = image_ops.resize(image_ops.decode(value["data"]), sizes.resize)
+        pixels = image_ops.random_crop(image, sizes.crop, value["seed"], flip=self._source.flip)
+        return {"pixels": pixels, "id": value["id"]}
+
+
+class Reader(NamedTuple):
+    """How `ExampleBuilder` reads the fields of a modality.
+
+    Attributes:
+        parse: method (parsed records, result of `fetch`) -> {field: {key: (b, ...)}}.
+        decode: method {key: value of one row} -> the same with the input of the tower; None: the
+            input is complete after `parse`.
+    """
+
+    parse: Callable
+    decode: Callable | None = None
+
+
+READERS = {
+    "text": Reader(ExampleBuilder.parse_texts),
+    "image": Reader(ExampleBuilder.parse_images, ExampleBuilder.decode_image),
+}
 
 
 def _pick(ragged, allowed, uniform):

@@ -72,10 +72,10 @@ def _diagnose(builder, draws, skipped_records):
     def diagnose(row):
         record_set, number = builder.sampler.sets[set_index[row]], int(record[row])
         problem = _record_problem(record_set, number)
-        for position, field in enumerate(builder.text_fields):
+        for position, field in enumerate(builder.fields["text"]):
             code, columns = builder.language_codes[language[row, position]], batch[field]
             problem = problem or _text_problem(code, columns["text"][row], columns["known"][row])
-        for field in builder.image_fields:
+        for field in builder.fields["image"]:
             problem = problem or _image_problem(batch[field]["data"][row])
         if not problem:
             return None

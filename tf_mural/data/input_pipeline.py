@@ -146,7 +146,7 @@ def _source_dataset(draws, builder, rows, skipped_records):
         )
 
     dataset = draws.map(read, num_parallel_calls=tf.data.AUTOTUNE)
-    if not builder.image_fields:
+    if not builder.needs_decoding:
         return dataset.map(lambda _, batch: batch)
 
     # `decode` is a `tf.function`, so that its two uses are traced only once.

@@ -16,6 +16,7 @@ _EXPORTS = {
     "check_wise_ft_alpha": "initialization",
     "describe": "model_io",
     "field_modalities": "config_validation",
+    "field_towers": "config_validation",
     "finalize_weights": "initialization",
     "find_vocabulary": "config_validation",
     "fingerprint": "model_io",

@@ -7,13 +7,13 @@ from tf_mural import file_io, models
 from tf_mural.errors import UserError, lookup
 from tf_mural.experiment.config_loading import may_be_none
 from tf_mural.losses import LOSSES, SCALARS, complete_options
+from tf_mural.modalities import MODALITIES
 from tf_mural.nonfinite import LOSS_SCALES, ON_BAD_STEP
 from tf_mural.optimizers import OPTIMIZERS
 
 SCENES_VOCABULARY = os.path.join(
     os.path.dirname(os.path.dirname(__file__)), "datasets", "scenes", "vocab.txt"
 )
-MODALITIES = ("image", "text")
 # Default value of `optimizer.exclude_from_layer_adaptation`. This value is also accepted with
 # AdamW, which has no layer adaptation.
 _DEFAULT_EXCLUDED = ("_bn/",)
@@ -41,6 +41,7 @@ def check_config(config, replicas):
 
 def _check_terms(config):
     modalities = field_modalities(config)
+    _check_towers(config, set(field_towers(config).values()))
     for name, term in config.terms.items():
         for field in (term.x, term.y):
             lookup(modalities, field, f"field (of the term {name!r})")
@@ -281,25 +282,61 @@ def split_term(term):
     return options, {kind: term.get(kind, "shared") for kind in kinds}
 
 
+def _check_towers(config, used):
+    """Checks the further towers of a model; `used` are the names of the towers of all fields."""
+    shared = {"image": "image_size", "text": "max_tokens"}
+    for name, tower in config.model.towers.items():
+        if name in ("image", "text"):
+            raise UserError(f"model.towers.{name}: set model.{name}, or choose another name")
+        lookup(MODALITIES, tower.modality, f"modality (of model.towers.{name})")
+        key = shared[tower.modality]
+        expected = config.model[tower.modality][key]
+        if tower[key] != expected:
+            raise UserError(
+                f"model.towers.{name}.{key} is {tower[key]}, but model.{tower.modality}.{key} "
+                f"is {expected}: towers of one modality get the same inputs"
+            )
+        if name not in used:
+            raise UserError(f"no field names the tower {name!r}; remove model.towers.{name}")
+
+
+def tower_modalities(config):
+    """Returns {tower: modality} of the model."""
+    towers = {name: tower.modality for name, tower in config.model.towers.items()}
+    return {"image": "image", "text": "text", **towers}
+
+
+def field_towers(config):
+    """Returns {field: tower} of all sources.
+
+    Raises:
+        UserError: two sources have the same field, or a field names an unknown tower.
+    """
+    known, towers = tower_modalities(config), {}
+    for name, source in config.sources.items():
+        for field, tower in source.fields.items():
+            if field in towers:
+                raise UserError(f"two sources have a field {field!r}; rename that of {name!r}")
+            lookup(known, tower, f"tower (of the field {field!r})")
+            towers[field] = tower
+    return towers
+
+
 def field_modalities(config):
     """Returns {field: modality} for the fields of all sources.
 
     Raises:
-        UserError: two sources have the same field, a modality is unknown, or a source has too many
-            fields.
+        UserError: see `field_towers`; or a source has too many fields of a modality.
     """
-    modalities = {}
+    known = tower_modalities(config)
+    modalities = {field: known[tower] for field, tower in field_towers(config).items()}
     for name, source in config.sources.items():
-        for field, modality in source.fields.items():
-            if field in modalities:
-                raise UserError(f"two sources have a field {field!r}; rename that of {name!r}")
-            lookup(dict.fromkeys(MODALITIES), modality, f"modality (of the field {field!r})")
-            modalities[field] = modality
-        values = list(source.fields.values())
-        if values.count("image") > 1 or values.count("text") > 2:
+        values = [modalities[field] for field in source.fields]
+        if any(values.count(key) > modality.max_fields for key, modality in MODALITIES.items()):
+            limits = [f"{modality.max_fields} of {key}" for key, modality in MODALITIES.items()]
             raise UserError(
                 f"the source {name!r} has the fields {', '.join(source.fields)}: expected at most "
-                "one image and two texts; move the others to another source"
+                f"{' and '.join(limits)}; move the others to another source"
             )
     return modalities
 

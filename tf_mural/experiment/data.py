@@ -10,6 +10,7 @@ from tf_mural.data import image_ops, input_pipeline
 from tf_mural.data.records import RecordSet, deserialize
 from tf_mural.data.sampling import IndexSampler
 from tf_mural.errors import UserError, lookup
+from tf_mural.modalities import MODALITIES
 
 _MAX_CAPTIONS = 6
 
@@ -33,12 +34,13 @@ def open_records(folder, data_dir, strict=True):
     return RecordSet.open(in_data_dir if use_data_dir else folder, strict)
 
 
-def make_sampler(name, source, data_dir, seed, strict=True):
+def make_sampler(name, source, modalities, data_dir, seed, strict=True):
     """Returns the `IndexSampler` of a source of the config.
 
     Args:
         name: name of the source.
         source: ConfigDict of the source, see `source` in configs/base.py.
+        modalities: {field: modality} of the source.
         data_dir: folder of the record sets.
         seed: seed of the run.
         strict: see `RecordSet.open`.
@@ -50,17 +52,17 @@ def make_sampler(name, source, data_dir, seed, strict=True):
     languages = {code for record_set in sets for code in record_set.languages}
     for code in source.languages or ():
         lookup(dict.fromkeys(sorted(languages)), code, f"language (of the source {name!r})")
-    with_image = "image" in source.fields.values()
+    parts = [MODALITIES[modality].part for modality in modalities.values()]
+    with_image = "images" in parts
     for record_set in sets:
         if with_image and not record_set.manifest["images"]:
             raise UserError(
                 f"{record_set.folder} has no images, but the source {name!r} has an image field: "
                 "use other records"
             )
-    text_fields = sum(modality == "text" for modality in source.fields.values())
     return IndexSampler(
         sets,
-        text_fields,
+        parts.count("texts"),
         source.languages,
         epoch_unit=source.epoch_unit,
         min_languages=source.min_languages,
@@ -72,12 +74,12 @@ def make_sampler(name, source, data_dir, seed, strict=True):
     )
 
 
-def make_source(sampler, source):
-    """Returns the `input_pipeline.Source` of a sampler, with the settings of `source`."""
+def make_source(sampler, source, modalities):
+    """Returns the `input_pipeline.Source` of a sampler, with the settings of a source."""
     # Images must not be mirrored if their captions mention left or right. The manifest of such
     # records does not list the augmentation "flip".
     may_flip = all("flip" in s.manifest["augmentations"] for s in sampler.sets)
-    return input_pipeline.Source(sampler, source.fields.to_dict(), flip=source.flip and may_flip)
+    return input_pipeline.Source(sampler, modalities, flip=source.flip and may_flip)
 
 
 def training_sheet(sources, sizes, count=12):

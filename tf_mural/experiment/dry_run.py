@@ -11,6 +11,7 @@ from tf_mural.data.tokenizers import Tokenizer
 from tf_mural.experiment.config_validation import check_config, field_modalities, find_vocabulary
 from tf_mural.experiment.model_io import describe
 from tf_mural.experiment.trainer import make_trainer, shapes_only
+from tf_mural.modalities import MODALITIES
 
 # Number of pieces in the vocabulary of LaBSE, which the sizes b3_mini and paper use.
 LABSE_VOCABULARY_SIZE = 501_153
@@ -44,15 +45,12 @@ def trace_step(config, strategy, vocabulary_size=LABSE_VOCABULARY_SIZE):
 def _batch_shapes(config):
     """Returns {field: {key: (shape, dtype)}} of a global batch of `training_dataset`."""
     rows, side = config.batch_size, config.images.crop
-    inputs = {
-        "image": {"pixels": ((rows, side, side, 3), "uint8")},
-        "text": {
-            "tokens": ((rows, config.model.text.max_tokens), "int32"),
-            "language": ((rows,), "int32"),
-        },
-    }
+    shapes = {"image": (side, side, 3), "text": (config.model.text.max_tokens,)}
     return {
-        field: {"id": ((rows, 2), "int32"), **inputs[modality]}
+        field: {
+            "id": ((rows, 2), "int32"),
+            **MODALITIES[modality].batch_spec(rows, shapes[modality]),
+        }
         for field, modality in field_modalities(config).items()
     }
 
@@ -96,13 +94,18 @@ def trial_step(config):
 
 def _random_batch(config, tokenizer):
     rng, rows, side = np.random.default_rng(config.seed), config.batch_size, config.images.crop
-    batch = {}
-    for field, modality in field_modalities(config).items():
-        batch[field] = {"id": np.arange(rows, dtype=np.int64)}
-        if modality == "image":
-            batch[field]["pixels"] = rng.integers(0, 256, (rows, side, side, 3), np.uint8)
-        else:
-            words = rng.choice([str(piece) for piece in tokenizer.vocabulary], (rows, 4))
-            batch[field]["tokens"] = np.asarray(tokenizer([" ".join(row) for row in words]))
+
+    def random_images():
+        return rng.integers(0, 256, (rows, side, side, 3), np.uint8)
+
+    def random_texts():
+        words = rng.choice([str(piece) for piece in tokenizer.vocabulary], (rows, 4))
+        return np.asarray(tokenizer([" ".join(row) for row in words]))
+
+    make, batch = {"image": random_images, "text": random_texts}, {}
+    for field, name in field_modalities(config).items():
+        modality = MODALITIES[name]
+        batch[field] = {"id": np.arange(rows, dtype=np.int64), modality.input_key: make[name]()}
+        if modality.has_language:
             batch[field]["language"] = np.zeros(rows, np.int32)
     return batch

@@ -196,8 +196,38 @@ def load_initial_weights(init, run):
                 f"{init} was trained with {name}={init_value}, this run has {value}: set "
                 f"--config.{name}={init_value}"
             )
-    checkpoints.load_weights(init, run.trainer.encoder)
-    return ""
+    arrays, copied = initial_arrays(init, run.trainer.encoder)
+    checkpoints.load_weights(init, run.trainer.encoder, arrays)
+    return "; ".join(
+        f"the tower {tower!r}, which {init} does not have, starts with the weights of {source!r}"
+        for tower, source in copied.items()
+    )
+
+
+def initial_arrays(init, encoder):
+    """Reads the initial weights of an encoder from a run, whose model may have fewer towers.
+
+    A further tower that the run does not have starts with the weights of the first tower of its
+    modality: a frozen copy of it is the teacher of that tower.
+
+    Args:
+        init: workdir of the run.
+        encoder: `models.DualEncoder`.
+
+    Returns:
+        ({variable path: array}, {tower: tower that its weights are copied from}).
+    """
+    arrays, copied = checkpoints.read_weights(init), {}
+    for tower, modality in encoder.modalities.items():
+        source = encoder.default_tower(modality)
+        if tower == source or any(path.startswith(f"{tower}/") for path in arrays):
+            continue
+        copied[tower] = source
+        for path in checkpoints.variables_by_path(encoder.towers[tower]):
+            array = arrays.get(path.removeprefix(f"{tower}/"))
+            if array is not None:
+                arrays[path] = array
+    return arrays, copied
 
 
 def _load_public_weights(init, run):
@@ -239,7 +269,7 @@ def finalize_weights(trainer, ema_momentum=None, wise_ft_alpha=1.0, init=None):
             variables[path].assign(ops.convert_to_tensor(np.asarray(array)))
     if wise_ft_alpha < 1:
         check_wise_ft_alpha(wise_ft_alpha, init)
-        initial = checkpoints.read_weights(init)
+        initial, _ = initial_arrays(init, trainer.encoder)
         for path, array in trainer.snapshot(variables).items():
             mixed = wise_ft_alpha * np.asarray(array) + (1 - wise_ft_alpha) * initial[path]
             variables[path].assign(ops.convert_to_tensor(mixed.astype(initial[path].dtype)))

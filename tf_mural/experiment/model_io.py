@@ -15,6 +15,7 @@ from tf_mural.data import image_ops
 from tf_mural.data.tokenizers import Tokenizer
 from tf_mural.errors import UserError
 from tf_mural.evaluation.batch_embedder import BatchEmbedder
+from tf_mural.modalities import MODALITIES
 from tf_mural.training import checkpoints
 
 # Defaults of settings that are missing in model.json if an earlier version of this package wrote
@@ -113,10 +114,21 @@ def model_arguments(description):
         description: see `describe`.
     """
     model = description["model"]
-    text = {**model["text"], "vocabulary_size": description["vocabulary_size"]}
-    if text["sizes"] is not None:
-        text["sizes"] = tuple(text["sizes"])
-    return {**model, "text": text, "precision": description["precision"]}
+
+    def text_arguments(text):
+        sizes = None if text.get("sizes") is None else tuple(text["sizes"])
+        return {**text, "sizes": sizes, "vocabulary_size": description["vocabulary_size"]}
+
+    towers = {
+        name: text_arguments(tower) if tower["modality"] == "text" else tower
+        for name, tower in (model.get("towers") or {}).items()
+    }
+    return {
+        **model,
+        "text": text_arguments(model["text"]),
+        "towers": towers,
+        "precision": description["precision"],
+    }
 
 
 def load(path, strategy=None, batch_size=128):
@@ -160,7 +172,7 @@ def _load_encoder(path):
     return encoder, tokenizer, description["images"], description["languages"]
 
 
-def batch_embedder(encoder, tokenizer, sizes, batch_size=128, strategy=None):
+def batch_embedder(encoder, tokenizer, sizes, batch_size=128, strategy=None, towers=None):
     """Returns a `BatchEmbedder` that uses the towers of a dual encoder.
 
     Args:
@@ -168,19 +180,22 @@ def batch_embedder(encoder, tokenizer, sizes, batch_size=128, strategy=None):
         tokenizer: `tokenizers.Tokenizer`.
         sizes: {"resize": pixels, "crop": pixels}, the side lengths of resized and cropped images.
         batch_size, strategy: see `load`.
+        towers: {modality: name of the tower that embeds it}. Defaults to the first tower of each
+            modality.
     """
     backend = backend_module()
-    towers = backend.encoder_functions(encoder, strategy=strategy)
+    towers = {modality: encoder.default_tower(modality) for modality in MODALITIES} | (towers or {})
+    functions = backend.encoder_functions(encoder, tuple(towers.values()), strategy)
     replicas = strategy.num_replicas_in_sync if strategy else 1
     preprocess = functools.partial(
         image_ops.preprocess_for_evaluation, resize_to=sizes["resize"], size=sizes["crop"]
     )
     return BatchEmbedder(
-        towers["image"],
-        towers["text"],
+        functions[towers["image"]],
+        functions[towers["text"]],
         tokenizer,
         preprocess,
-        width=encoder.towers["text"].output.shape[-1],
+        width=encoder.towers[towers["text"]].output.shape[-1],
         batch_size=-(-batch_size // replicas) * replicas,
     )
 

@@ -11,7 +11,7 @@ from tf_mural.data.tokenizers import Tokenizer
 from tf_mural.distributed import DistributedEmbedder
 from tf_mural.errors import UserError
 from tf_mural.experiment import data, evaluation
-from tf_mural.experiment.config_validation import check_config, find_vocabulary
+from tf_mural.experiment.config_validation import check_config, field_modalities, find_vocabulary
 from tf_mural.experiment.model_io import batch_embedder, describe
 from tf_mural.experiment.trainer import make_trainer
 
@@ -69,8 +69,15 @@ def build(config, data_dir, strategy, resumes=False):
         raise UserError(
             f"{vocabulary_path}: expected [PAD] in the first line, because [PAD] must have id 0"
         )
+    modalities = field_modalities(config)
+    fields = {
+        name: {field: modalities[field] for field in source.fields}
+        for name, source in config.sources.items()
+    }
     samplers = {
-        name: data.make_sampler(name, source, data_dir, config.seed, strict=not resumes)
+        name: data.make_sampler(
+            name, source, fields[name], data_dir, config.seed, strict=not resumes
+        )
         for name, source in config.sources.items()
     }
     languages = tuple(sorted({code for s in samplers.values() for code in s.languages}))
@@ -79,7 +86,10 @@ def build(config, data_dir, strategy, resumes=False):
     keras.utils.set_random_seed(config.seed)
     trainer = make_trainer(config, description, languages, strategy)
 
-    sources = [data.make_source(samplers[name], source) for name, source in config.sources.items()]
+    sources = [
+        data.make_source(samplers[name], source, fields[name])
+        for name, source in config.sources.items()
+    ]
     sizes = input_pipeline.ImageSizes(config.images.resize, config.images.crop)
     digests = {s.folder: s.digest for sampler in samplers.values() for s in sampler.sets}
     skipped_records = input_pipeline.SkippedRecords(

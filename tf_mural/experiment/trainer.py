@@ -8,7 +8,7 @@ import keras
 from tf_mural import models, optimizers
 from tf_mural.backends import backend_module
 from tf_mural.errors import lookup
-from tf_mural.experiment.config_validation import field_modalities, split_term
+from tf_mural.experiment.config_validation import field_towers, split_term
 from tf_mural.experiment.model_io import model_arguments
 from tf_mural.nonfinite import LOSS_SCALES, ON_BAD_STEP, BadStepPolicy
 from tf_mural.objective import Term
@@ -84,7 +84,7 @@ def _make_trainer(config, description, languages, strategy):
     return backend.Trainer(
         encoder,
         make_terms(config),
-        field_modalities(config),
+        field_towers(config),
         languages,
         seed=config.seed,
         microbatch=config.microbatch,

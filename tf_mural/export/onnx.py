@@ -5,9 +5,9 @@ import os
 from tf_mural import file_io
 from tf_mural.errors import UserError
 from tf_mural.export.parity import assert_close, max_difference, sample_tower_inputs
+from tf_mural.modalities import MODALITIES
 
 ONNX_TOLERANCES = {"": 1e-4, "int8": 1e-2}
-_INPUT_NAMES = {"image": "pixels", "text": "tokens"}
 _INSTALL = "pip install -r requirements-export.txt"
 
 
@@ -16,7 +16,8 @@ def export_onnx(folder, model, quantize=""):
 
     The input of image.onnx is "pixels", float32 (n, size, size, 3) in [0, 255], resized and cropped
     as described in preprocessing.json. The input of text.onnx is "tokens", int32 (n, t), padded
-    with 0. Both ONNX models return normalized embeddings, float32 (n, d).
+    with 0. A further tower "teacher" is written to teacher.onnx. All ONNX models return normalized
+    embeddings, float32 (n, d).
 
     Args:
         folder: output folder.
@@ -25,7 +26,7 @@ def export_onnx(folder, model, quantize=""):
             weights of these products then take a quarter of their float32 size. "" keeps float32.
 
     Returns:
-        {"image" or "text": maximum absolute difference between the embeddings of the ONNX model and
+        {tower: maximum absolute difference between the embeddings of the ONNX model and
         those of `model`}.
 
     Raises:
@@ -40,34 +41,33 @@ def export_onnx(folder, model, quantize=""):
 
     file_io.makedirs(folder)
     inputs, differences = sample_tower_inputs(model), {}
-    for modality, name in _INPUT_NAMES.items():
-        path = os.path.join(folder, f"{modality}.onnx")
-        tower = _normalized_tower(model.encoder, modality)
+    for name, modality in model.encoder.modalities.items():
+        path = os.path.join(folder, f"{name}.onnx")
+        tower, key = _normalized_tower(model.encoder, name), MODALITIES[modality].input_key
         shape = (None, *tower.input.shape[1:])
-        spec = keras.InputSpec(shape=shape, dtype=inputs[modality].dtype.name, name=name)
+        spec = keras.InputSpec(shape=shape, dtype=inputs[modality].dtype.name, name=key)
         tower.export(path, format="onnx", input_signature=[spec], verbose=False)
         if quantize and modality == "text":
             _quantize(path)
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         (actual,) = session.run(None, {session.get_inputs()[0].name: inputs[modality]})
-        expected = model.encoder.encode(modality, inputs[modality], training=False)
-        differences[modality] = max_difference(actual, expected)
+        expected = model.encoder.encode(name, inputs[modality], training=False)
+        differences[name] = max_difference(actual, expected)
         tolerance = ONNX_TOLERANCES[quantize if modality == "text" else ""]
-        assert_close(path, {modality: differences[modality]}, tolerance)
+        assert_close(path, {name: differences[name]}, tolerance)
     with open(os.path.join(folder, "vocab.txt"), "w", encoding="utf-8", newline="\n") as file:
         file.writelines(f"{piece}\n" for piece in model.tokenizer.vocabulary)
     file_io.write_json(os.path.join(folder, "preprocessing.json"), _preprocessing(model))
     return differences
 
 
-def _normalized_tower(encoder, modality):
+def _normalized_tower(encoder, name):
     """Returns a model that consists of a tower and the normalization of `DualEncoder.encode`."""
     import keras
 
-    tower = encoder.towers[modality]
-    name = _INPUT_NAMES[modality]
-    inputs = keras.Input(tower.input.shape[1:], dtype=tower.input.dtype, name=name)
-    return keras.Model(inputs, encoder.encode(modality, inputs), name=f"{modality}_encoder")
+    tower, key = encoder.towers[name], MODALITIES[encoder.modalities[name]].input_key
+    inputs = keras.Input(tower.input.shape[1:], dtype=tower.input.dtype, name=key)
+    return keras.Model(inputs, encoder.encode(name, inputs), name=f"{name}_encoder")
 
 
 def _quantize(path):

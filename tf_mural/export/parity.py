@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from tf_mural.data import image_ops
 from tf_mural.errors import UserError
 
 # The sample contains short and long texts, several scripts, right-to-left text, an emoji, an empty
@@ -26,7 +27,7 @@ def sample_images(seed=0):
 
 
 def sample_tower_inputs(model):
-    """Returns sample inputs of both towers.
+    """Returns sample inputs of the towers of each modality.
 
     Args:
         model: `experiment.Model`.
@@ -38,6 +39,31 @@ def sample_tower_inputs(model):
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (3, size, size, 3)).astype(np.float32)
     return {"image": pixels, "text": np.asarray(model.tokenizer(sample_texts()))}
+
+
+def expected_embeddings(model, tower):
+    """Returns the embeddings that a tower of a model computes for the sample images or texts.
+
+    Args:
+        model: `experiment.Model`.
+        tower: name of a tower of `model.encoder`.
+    """
+    encoder = model.encoder
+    modality = encoder.modalities[tower]
+    if tower == encoder.default_tower(modality):
+        embed = {"image": model.embed.embed_images, "text": model.embed.embed_texts}[modality]
+        return embed({"image": sample_images, "text": sample_texts}[modality]())
+    sizes = model.sizes
+
+    def pixels():
+        images = [
+            image_ops.preprocess_for_evaluation(data, sizes["resize"], sizes["crop"])
+            for data in sample_images()
+        ]
+        return np.stack(images)
+
+    make = {"image": pixels, "text": lambda: model.tokenizer(sample_texts())}
+    return encoder.encode(tower, make[modality](), training=False)
 
 
 def embedding_differences(model, other):

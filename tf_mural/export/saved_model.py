@@ -3,7 +3,14 @@
 import functools
 
 from tf_mural.data import image_ops
-from tf_mural.export.parity import assert_close, max_difference, sample_images, sample_texts
+from tf_mural.export.parity import (
+    assert_close,
+    expected_embeddings,
+    max_difference,
+    sample_images,
+    sample_texts,
+)
+from tf_mural.modalities import MODALITIES
 
 SAVED_MODEL_TOLERANCE = 1e-4
 
@@ -13,17 +20,17 @@ def export_saved_model(folder, model):
 
     The signature `embed_images` takes "images", string (n,): the bytes of PNG, JPEG, GIF or BMP
     files with images of any size. The signatures `embed_texts` and `serving_default` take "texts",
-    string (n,). All signatures return {"embeddings": float32 (n, d)}; the embeddings are
-    normalized. The tokenizer uses operations of tensorflow-text. TensorFlow Serving contains the
-    operations of tensorflow-text; a Python program must import `tensorflow_text` before it loads
-    the SavedModel.
+    string (n,). A further text tower "teacher" has the signature `embed_texts_teacher`. All
+    signatures return {"embeddings": float32 (n, d)}; the embeddings are normalized. The tokenizer
+    uses operations of tensorflow-text. TensorFlow Serving contains the operations of
+    tensorflow-text; a Python program must import `tensorflow_text` before it loads the SavedModel.
 
     Args:
         folder: output folder.
         model: `experiment.Model` on the TensorFlow backend.
 
     Returns:
-        {"embed_images" or "embed_texts": maximum absolute difference between the embeddings of the
+        {signature: maximum absolute difference between the embeddings of the
         signature and those of `model`}.
 
     Raises:
@@ -37,24 +44,34 @@ def export_saved_model(folder, model):
         image_ops.preprocess_for_evaluation, resize_to=sizes["resize"], size=sizes["crop"]
     )
 
-    def embed_images(encoded):
+    def decode_images(encoded):
         pixels = tf.map_fn(preprocess, encoded, fn_output_signature=tf.uint8)
-        pixels = tf.ensure_shape(pixels, (None, sizes["crop"], sizes["crop"], 3))
-        return {"embeddings": encoder.encode("image", pixels, training=False)}
+        return tf.ensure_shape(pixels, (None, sizes["crop"], sizes["crop"], 3))
 
-    def embed_texts(texts):
-        return {"embeddings": encoder.encode("text", model.tokenizer(texts), training=False)}
+    inputs = {"text": model.tokenizer, "image": decode_images}
 
-    def string_spec(name):
-        return [tf.TensorSpec((None,), tf.string, name=name)]
+    def add_endpoint(archive, tower, modality):
+        def embed(strings):
+            return {"embeddings": encoder.encode(tower, inputs[modality](strings), training=False)}
+
+        part = MODALITIES[modality].part
+        spec = [tf.TensorSpec((None,), tf.string, name=part)]
+        archive.add_endpoint(_signature(encoder, tower), embed, spec)
 
     archive = keras.export.ExportArchive()
     archive.track(encoder)
     # Keras also exports the first endpoint as "serving_default".
-    archive.add_endpoint("embed_texts", embed_texts, string_spec("texts"))
-    archive.add_endpoint("embed_images", embed_images, string_spec("images"))
+    for tower in sorted(encoder.towers, key=lambda name: name != encoder.default_tower("text")):
+        add_endpoint(archive, tower, encoder.modalities[tower])
     archive.write_out(folder, verbose=False)
     return _compare(folder, model)
+
+
+def _signature(encoder, tower):
+    """Returns the name of the signature of a tower, such as "embed_texts"."""
+    modality = encoder.modalities[tower]
+    name = f"embed_{MODALITIES[modality].part}"
+    return name if tower == encoder.default_tower(modality) else f"{name}_{tower}"
 
 
 def _compare(folder, model):
@@ -62,11 +79,10 @@ def _compare(folder, model):
 
     signatures = tf.saved_model.load(folder).signatures
     images, texts = tf.constant(sample_images()), tf.constant(sample_texts())
-    actual_images = signatures["embed_images"](images=images)["embeddings"]
-    actual_texts = signatures["embed_texts"](texts=texts)["embeddings"]
-    differences = {
-        "embed_images": max_difference(actual_images, model.embed.embed_images(sample_images())),
-        "embed_texts": max_difference(actual_texts, model.embed.embed_texts(sample_texts())),
-    }
+    encoder, differences = model.encoder, {}
+    for tower, modality in encoder.modalities.items():
+        name, part = _signature(encoder, tower), MODALITIES[modality].part
+        actual = signatures[name](**{part: {"images": images, "texts": texts}[part]})["embeddings"]
+        differences[name] = max_difference(actual, expected_embeddings(model, tower))
     assert_close(folder, differences, SAVED_MODEL_TOLERANCE)
     return differences

@@ -1,5 +1,6 @@
 """The dual encoder: towers with one embedding space, and the learned scalars of the losses."""
 
+import functools
 import math
 
 import keras
@@ -7,6 +8,7 @@ from keras import ops
 
 from tf_mural.errors import lookup
 from tf_mural.losses import SCALARS
+from tf_mural.modalities import MODALITIES
 from tf_mural.models.blocks import require_remat_blocks
 from tf_mural.models.ghost_batch_norm import at_least_float32
 from tf_mural.models.image_encoder import image_tower
@@ -18,18 +20,23 @@ class DualEncoder(keras.Model):
     """Two towers that share one embedding space, and the learned scalars of the losses.
 
     Args:
-        towers: dict from modality ("image", "text") to `keras.Model`.
+        towers: {name: `keras.Model`}.
         scalars: {kind: {name: initial value}} of the learned scalars. A kind is a key of
             `losses.SCALARS`, which also contains the bounds of the kind. Defaults to
             {"temperature": {"shared": 1.0}}. The paper uses a single temperature.
-        freeze: modalities whose towers are not trained.
+        freeze: names of the towers that are not trained.
+        modalities: {name of a tower: modality}, see `modalities.MODALITIES`. Defaults to the name
+            of each tower.
     """
 
-    def __init__(self, towers, scalars=None, freeze=(), name="dual_encoder"):
+    def __init__(self, towers, scalars=None, freeze=(), modalities=None, name="dual_encoder"):
         super().__init__(name=name)
         self.towers = dict(towers)
-        for modality in freeze:
-            lookup(self.towers, modality, "tower").trainable = False
+        self.modalities = dict(modalities or {tower: tower for tower in towers})
+        for modality in self.modalities.values():
+            lookup(MODALITIES, modality, "modality")
+        for tower in freeze:
+            lookup(self.towers, tower, "tower").trainable = False
         self.scalars = {
             kind: {name: self._add_scalar(kind, name, value) for name, value in values.items()}
             for kind, values in (scalars or {"temperature": {"shared": 1.0}}).items()
@@ -63,20 +70,25 @@ class DualEncoder(keras.Model):
         """List of the blocks for gradient checkpointing in all towers; see `models.blocks`."""
         return [b for name, tower in self.towers.items() for b in require_remat_blocks(name, tower)]
 
-    def encode(self, modality, inputs, training=False):
-        """Returns L2-normalized embeddings, (n, embedding_dim).
+    def encode(self, tower, inputs, training=False):
+        """Returns the L2-normalized embeddings of a tower, (n, embedding_dim).
 
         The embeddings are float32 or float64, even if the towers compute in half precision.
         """
-        tower = lookup(self.towers, modality, "tower")
+        tower = lookup(self.towers, tower, "tower")
         # A frozen tower runs in inference mode, without dropout and stochastic depth.
         x = tower(inputs, training=training and tower.trainable)
         x = ops.cast(x, at_least_float32(x.dtype))
         return ops.normalize(x, axis=-1, order=2, epsilon=1e-12)
 
     def call(self, inputs, training=False):
-        """Encodes a dict from modality to inputs; returns a dict from modality to embeddings."""
-        return {modality: self.encode(modality, x, training) for modality, x in inputs.items()}
+        """Encodes a dict from tower to inputs; returns a dict from tower to embeddings."""
+        return {tower: self.encode(tower, x, training) for tower, x in inputs.items()}
+
+    def default_tower(self, modality):
+        """Returns the name of the first tower of a modality."""
+        towers = {value: tower for tower, value in reversed(self.modalities.items())}
+        return lookup(towers, modality, "modality")
 
     def clamp_scalars(self):
         """Clips the scalars to the bounds of their kind in `losses.SCALARS`.
@@ -109,6 +121,7 @@ def dual_encoder(
     scalars=None,
     freeze=(),
     precision=None,
+    towers=None,
     all_reduce_mean=list,
 ):
     """Builds a `DualEncoder` from plain data, which the model.json of a run stores.
@@ -122,13 +135,25 @@ def dual_encoder(
         precision: dtype policy of the towers, one of "float32", "mixed_bfloat16" and
             "mixed_float16". The mixed policies compute in half precision and keep float32 weights.
             Defaults to the global dtype policy of Keras.
+        towers: {name: keyword arguments} of further towers. "modality" is "image" or "text", and
+            the other arguments are those of `image_tower` or `text_tower`. The paths of the
+            variables of a further tower start with its name.
         all_reduce_mean: see `GhostBatchNormalization`. model.json does not store this argument.
     """
+    make = {
+        "image": functools.partial(
+            image_tower, embedding_dim=embedding_dim, all_reduce_mean=all_reduce_mean
+        ),
+        "text": functools.partial(text_tower, embedding_dim=embedding_dim),
+    }
+    modalities = {"image": "image", "text": "text"}
     with dtype_policy_scope(precision):
-        towers = {
-            "image": image_tower(
-                embedding_dim=embedding_dim, all_reduce_mean=all_reduce_mean, **image
-            ),
-            "text": text_tower(embedding_dim=embedding_dim, **text),
-        }
-    return DualEncoder(towers, scalars, freeze)
+        models = {"image": make["image"](**image), "text": make["text"](**text)}
+        for name, arguments in (towers or {}).items():
+            arguments = dict(arguments)
+            modalities[name] = arguments.pop("modality")
+            with keras.name_scope(name):
+                models[name] = lookup(make, modalities[name], "modality")(**arguments)
+            # A functional model that contains the towers needs distinct names.
+            models[name].name = f"{name}_tower"
+    return DualEncoder(models, scalars, freeze, modalities)

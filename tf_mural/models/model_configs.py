@@ -80,7 +80,7 @@ def upgrade_arguments(arguments):
     Args:
         arguments: keyword arguments of `dual_encoder`, of which "image" and "text" are required.
     """
-    upgraded = {}
+    upgraded = {"towers": arguments.get("towers") or {}}
     for modality, renamed in _RENAMED_ARGUMENTS.items():
         stored = {renamed.get(key, key): value for key, value in arguments[modality].items()}
         upgraded[modality] = {

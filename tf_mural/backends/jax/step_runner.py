@@ -102,7 +102,7 @@ def split_int64(array):
     return array.view(np.int32).reshape(*array.shape, 2) if array.dtype == np.int64 else array
 
 
-def encoder_functions(encoder, modalities=("image", "text"), strategy=None):
+def encoder_functions(encoder, towers=("image", "text"), strategy=None):
     """Returns compiled functions that encode with the weights of the encoder at call time.
 
     The rows of a batch are divided among the devices of this process if the number of rows is a
@@ -110,20 +110,20 @@ def encoder_functions(encoder, modalities=("image", "text"), strategy=None):
 
     Args:
         encoder: `models.DualEncoder`.
-        modalities: modalities of the towers to compile.
+        towers: names of the towers to compile.
         strategy: `Devices` of this process. None: all devices of this process.
 
     Returns:
-        {modality: callable from a numpy batch (n, ...) to embeddings (n, d)}.
+        {tower: callable from a numpy batch (n, ...) to embeddings (n, d)}.
     """
     mesh = strategy.mesh if strategy else Mesh(np.array(jax.local_devices()), (AXIS,))
     weights = _WeightCache(encoder, NamedSharding(mesh, P()))
 
-    def make_function(modality):
+    def make_function(tower):
         @jax.jit
         def encode(values, batch):
             with keras.StatelessScope(zip(weights.variables, values, strict=True)):
-                return encoder.encode(modality, batch, training=False)
+                return encoder.encode(tower, batch, training=False)
 
         def call(batch):
             batch = np.asarray(batch)
@@ -132,7 +132,7 @@ def encoder_functions(encoder, modalities=("image", "text"), strategy=None):
 
         return call
 
-    return {modality: make_function(modality) for modality in modalities}
+    return {tower: make_function(tower) for tower in towers}
 
 
 class _WeightCache:

@@ -21,7 +21,7 @@ class Trainer:
     norm, the check for non-finite values and the optimizer operate on global arrays.
 
     Args:
-        encoder, terms, modalities, languages, seed, microbatch, loss_chunk, loss_scale,
+        encoder, terms, fields, languages, seed, microbatch, loss_chunk, loss_scale,
             bad_step_policy: see `train_step.TrainStep`.
         remat: whether the blocks of the towers store only their inputs, and recompute their
             activations in the backward pass.
@@ -46,7 +46,7 @@ class Trainer:
         self,
         encoder,
         terms,
-        modalities,
+        fields,
         languages=(),
         seed=0,
         microbatch=None,
@@ -70,7 +70,7 @@ class Trainer:
             self._backend_functions(),
             encoder,
             terms,
-            modalities,
+            fields,
             languages,
             seed,
             microbatch,

@@ -93,23 +93,23 @@ def _step_functions(trainer, strategy, names):
     return run_one, run_several
 
 
-def encoder_functions(encoder, modalities=("image", "text"), strategy=None):
+def encoder_functions(encoder, towers=("image", "text"), strategy=None):
     """Returns compiled functions that encode with the weights of the encoder at call time.
 
     Args:
         encoder: `models.DualEncoder`.
-        modalities: modalities of the towers to compile.
+        towers: names of the towers to compile.
         strategy: a `tf.distribute.Strategy` of this process. Each replica encodes an equal part of
             the rows of a batch. None: one device encodes all rows.
 
     Returns:
-        {modality: callable from a batch (n, ...) to embeddings (n, d)}.
+        {tower: callable from a batch (n, ...) to embeddings (n, d)}.
     """
     replicas = strategy.num_replicas_in_sync if strategy else 1
 
-    def make_function(modality):
+    def make_function(tower):
         def encode(batch):
-            return encoder.encode(modality, batch, training=False)
+            return encoder.encode(tower, batch, training=False)
 
         def encode_on_replicas(batch):
             rows = tf.shape(batch)[0] // replicas
@@ -123,7 +123,7 @@ def encoder_functions(encoder, modalities=("image", "text"), strategy=None):
 
         return tf.function(encode if replicas == 1 else encode_on_replicas, autograph=False)
 
-    return {modality: make_function(modality) for modality in modalities}
+    return {tower: make_function(tower) for tower in towers}
 
 
 def snapshot(variables):

@@ -23,7 +23,7 @@ class Trainer(keras.Model):
     `train_step`, is also possible.
 
     Args:
-        encoder, terms, modalities, languages, seed, microbatch, loss_chunk, loss_scale,
+        encoder, terms, fields, languages, seed, microbatch, loss_chunk, loss_scale,
             bad_step_policy: see `train_step.TrainStep`.
         remat: whether the blocks of the towers store only their inputs, and recompute their
             activations in the backward pass.
@@ -46,7 +46,7 @@ class Trainer(keras.Model):
         self,
         encoder,
         terms,
-        modalities,
+        fields,
         languages=(),
         seed=0,
         microbatch=None,
@@ -69,7 +69,7 @@ class Trainer(keras.Model):
             self._backend_functions(),
             encoder,
             terms,
-            modalities,
+            fields,
             languages,
             seed,
             microbatch,

@@ -9,6 +9,7 @@ import tempfile
 import keras
 import keras_hub
 
+from tf_mural.modalities import MODALITIES
 from tf_mural.models import dual_encoder, upgrade_arguments
 
 
@@ -17,8 +18,9 @@ class MuralBackbone(keras_hub.models.Backbone):
     """A KerasHub backbone that contains the `DualEncoder` of `models.dual_encoder`.
 
     The inputs are a dict: "pixels" are values in [0, 255], (n, size, size, 3), and "tokens" are
-    int32, (n, t), padded with 0. The outputs are a dict: "image_embeddings" and "text_embeddings"
-    are normalized embeddings, float32 (n, embedding_dim).
+    int32, (n, t), padded with 0. The outputs are a dict: "image_embeddings", "text_embeddings" and
+    "<tower>_embeddings" of each further tower are normalized embeddings, float32
+    (n, embedding_dim).
 
     Args:
         image: see `models.dual_encoder`. The dict may contain argument names of earlier versions of
@@ -30,6 +32,7 @@ class MuralBackbone(keras_hub.models.Backbone):
         freeze: see `models.dual_encoder`.
         precision: dtype policy of the towers. Defaults to `dtype`, or to "float32" if `dtype` is
             None.
+        towers: see `models.dual_encoder`.
         temperatures: {name: initial value} of the learned temperatures. Only presets that an
             earlier version of `tf_mural` wrote contain this argument.
         dtype: KerasHub's name of the argument `precision`. `dtype` has no effect if `precision` is
@@ -48,11 +51,12 @@ class MuralBackbone(keras_hub.models.Backbone):
         scalars=None,
         freeze=(),
         precision=None,
+        towers=None,
         temperatures=None,
         dtype=None,
         **kwargs,
     ):
-        stored = {"image": image, "text": text, "scalars": scalars}
+        stored = {"image": image, "text": text, "scalars": scalars, "towers": towers}
         if temperatures:
             stored["temperatures"] = temperatures
         self._arguments = {
@@ -68,8 +72,8 @@ class MuralBackbone(keras_hub.models.Backbone):
             "tokens": keras.Input((None,), dtype="int32", name="tokens"),
         }
         outputs = {
-            "image_embeddings": encoder.encode("image", inputs["pixels"]),
-            "text_embeddings": encoder.encode("text", inputs["tokens"]),
+            f"{tower}_embeddings": encoder.encode(tower, inputs[MODALITIES[modality].input_key])
+            for tower, modality in encoder.modalities.items()
         }
         super().__init__(inputs=inputs, outputs=outputs, **kwargs)
         self.encoder = encoder

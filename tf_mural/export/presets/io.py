@@ -45,7 +45,10 @@ def save_preset(folder, arguments, encoder, tokenizer, sizes, card="", languages
     # The saved arguments do not name the presets of the backbones, because the new preset contains
     # all weights.
     image, text = ({**arguments[modality], "preset": None} for modality in ("image", "text"))
-    backbone = MuralBackbone(**{**arguments, "image": image, "text": text})
+    towers = {
+        name: {**tower, "preset": None} for name, tower in (arguments.get("towers") or {}).items()
+    }
+    backbone = MuralBackbone(**{**arguments, "image": image, "text": text, "towers": towers})
     for target, source in zip(_weights(backbone.encoder), _weights(encoder), strict=True):
         target.assign(source)
     lower_case = tokenizer.hash.endswith("-lower")

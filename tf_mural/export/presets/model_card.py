@@ -72,6 +72,8 @@ def _summary(description, runs):
         f"{model['embedding_dim']} dimensions. The hash of the vocabulary is "
         f"{description['vocabulary_hash']}."
     )
+    if model.get("towers"):
+        summary += f" Its further towers are: {', '.join(model['towers'])}."
     if description.get("pretrained"):
         summary += f" The initial weights were those of {description['pretrained']}."
     if runs:

@@ -70,14 +70,19 @@ def read_weights(folder):
         ) from error
 
 
-def load_weights(folder, encoder):
+def load_weights(folder, encoder, arrays=None):
     """Assigns the weights written by `save_model` to an encoder, by variable path.
+
+    Args:
+        folder: folder of the weights.
+        encoder: `models.DualEncoder`.
+        arrays: {variable path: array} in the place of the weights in `folder`.
 
     Raises:
         UserError: the file is damaged, or the names or shapes of variables differ; the message
             lists the first differences.
     """
-    variables, arrays = variables_by_path(encoder), read_weights(folder)
+    variables, arrays = variables_by_path(encoder), arrays or read_weights(folder)
     source = os.path.join(folder, WEIGHTS)
     problems = [f"{p} is missing" for p in variables if p not in arrays]
     problems += [f"{p} does not belong to this model" for p in arrays if p not in variables]
