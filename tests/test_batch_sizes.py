@@ -22,29 +22,35 @@ def make_config(virtual_batch_size=None, **changes):
     "changes, replicas, message",
     [
         (dict(batch_size=32_768, microbatch=256, loss_chunk=64), 4, None),
-        (dict(batch_size=1000), 3, r"batch_size is 1000, but 3 .*--config.batch_size=999 or 1002$"),
-        (dict(batch_size=1), 4, r"--config.batch_size=4$"),
-        (dict(batch_size=1), 1, r"batch_size is 1, but each row needs a negative: .*=2$"),
+        (
+            dict(batch_size=1000),
+            3,
+            r"batch_size is 1000, but 3 .*`config.batch_size=999` or `config.batch_size=1002`$",
+        ),
+        (dict(batch_size=1), 4, r"`config.batch_size=4`$"),
+        (dict(batch_size=1), 1, r"batch_size is 1, but each row needs a negative: .*=2`$"),
         (
             dict(batch_size=1000, microbatch=64),
             2,
             r"1000, but 2 replicas share it evenly and it is divided into micro-batches of 64 "
-            r"rows: set --config.batch_size=896 or 1024, or --config.microbatch=50 or 100$",
+            r"rows: set `config.batch_size=896` or `config.batch_size=1024`, or "
+            r"`config.microbatch=50` or `config.microbatch=100`$",
         ),
         (
             dict(batch_size=64, microbatch=128),
             1,
-            r"is 64, but it is divided .* of 128 rows: .*=128, or --config.microbatch=64$",
+            r"is 64, but it is divided .* of 128 rows: .*=128`, or `config.microbatch=64`$",
         ),
         (
             dict(batch_size=128, microbatch=8, virtual_batch_size=16),
             1,
-            r"is 16, which does not divide the 8 rows of a micro-batch: .*--config.microbatch=16$",
+            r"is 16, which does not divide the 8 rows of a micro-batch: .*`config.microbatch=16`$",
         ),
         (
             dict(batch_size=128, loss_chunk=48),
             2,
-            r"loss_chunk is 48, .* the 64 rows of a replica: set --config.loss_chunk=32 or 64$",
+            r"loss_chunk is 48, .* the 64 rows of a replica: "
+            r"set `config.loss_chunk=32` or `config.loss_chunk=64`$",
         ),
         (dict(microbatch=-1), 1, "microbatch is -1, expected a number from 1 or none"),
         (dict(loss_chunk=-2), 1, "loss_chunk is -2, expected a number from 1 or none"),
@@ -53,7 +59,7 @@ def make_config(virtual_batch_size=None, **changes):
         (
             dict(microbatch=16, virtual_batch_size=-1),
             2,
-            r"batch_size is -1, but replicas cannot share .* set --config.microbatch=none, or",
+            r"batch_size is -1, but replicas cannot share .* set `config.microbatch=none`, or",
         ),
         (
             dict(virtual_batch_size=-2),
@@ -99,13 +105,8 @@ def proposals(sizes, replicas):
         List of tuples (`sizes` with one value replaced by a proposal, message), one per proposal.
     """
     message = refusal(sizes, replicas)
-    flags = re.findall(r"--config\.(\w+)=(\d+)(?: or (\d+))?", message)
-    return [
-        ({**sizes, name: int(value)}, message)
-        for name, *values in flags
-        for value in values
-        if value
-    ]
+    values = re.findall(r"`config\.(\w+)=(\d+)`", message)
+    return [({**sizes, name: int(value)}, message) for name, value in values]
 
 
 def refusal(sizes, replicas):

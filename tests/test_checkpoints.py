@@ -375,7 +375,7 @@ def test_checkpoints_of_an_earlier_version_are_refused_and_kept(tmp_path):
     )
     manager.save(checkpoint_number=3)
     before = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
-    with pytest.raises(UserError, match="of an earlier version.*choose another --workdir"):
+    with pytest.raises(UserError, match="of an earlier version.*choose another `workdir`"):
         run.manager.restore({"vocabulary_hash": "x"})
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == before
 

@@ -354,3 +354,27 @@ def test_libtpu_is_silent_on_a_machine_without_a_tpu():
     # With JAX_PLATFORMS=tpu, JAX reports why no TPU is available.
     done = subprocess.run(command, env=environment | {"JAX_PLATFORMS": "tpu"}, **options)
     assert done.returncode == 1 and "Unable to initialize backend 'tpu'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "message, printed",
+    [
+        ("choose another `workdir`, or stop", "choose another --workdir, or stop"),
+        ("(`allow_config_changes=True` continues)", "(--allow_config_changes continues)"),
+        (
+            "set `config.model.image.virtual_batch_size=none` or `config.microbatch=64`",
+            "set --config.model.image.virtual_batch_size=none or --config.microbatch=64",
+        ),
+        (
+            "set `config.vocabulary=runs/a-1/vocab.txt`",
+            "set --config.vocabulary=runs/a-1/vocab.txt",
+        ),
+        (
+            "such as `config.keep_best='retrieval/*/x'`",
+            "such as --config.keep_best='retrieval/*/x'",
+        ),
+        ("(`tools/convert.py --list` shows them)", "(`tools/convert.py --list` shows them)"),
+    ],
+)
+def test_arguments_in_an_error_are_printed_as_flags(message, printed):
+    assert app.arguments_to_flags(message) == printed

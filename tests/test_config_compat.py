@@ -48,7 +48,7 @@ def test_the_initial_weights_of_a_run_are_stored_and_others_refused(tmp_path, mo
             checkpoints.resolve_init(folder, "x")
         assert checkpoints.resolve_init(folder, "x", messages.append) == "x"
         assert checkpoints.check_same_config(folder, {"steps": 3})
-    assert messages[0] == "--init changes from 'runs/a' to 'x'"
+    assert messages[0] == "init changes from 'runs/a' to 'x'"
     checkpoints.write_json("config.json", {"init": "runs/a"})
     assert checkpoints.resolve_init(folder, str(tmp_path / "runs" / "a")) == "runs/a"
 

@@ -58,8 +58,12 @@ def test_all_configs_are_valid(stage, size):
         (["sources.bitext.temperature=0.0"], 1, "bitext.temperature is 0.0, expected .* above 0"),
         (["optimizer.learning_rate=-1.0"], 1, "learning_rate is -1.0, expected 0 or more"),
         (["seed=-1"], 1, "seed is -1, expected a number from 0"),
-        (["batch_size=1"], 1, r"batch_size is 1, but .* set --config.batch_size=2$"),
-        (["batch_size=10"], 4, r"10, but 4 replicas share it .* set --config.batch_size=8 or 12$"),
+        (["batch_size=1"], 1, r"batch_size is 1, but .* set `config.batch_size=2`$"),
+        (
+            ["batch_size=10"],
+            4,
+            r"10, but 4 replicas share it .* set `config.batch_size=8` or `config.batch_size=12`$",
+        ),
         # Each replica has one row, whose negatives are on the other replicas.
         (["batch_size=4"], 4, None),
         (["optimizer.warmup_steps=600"], 1, "warmup_steps is 600, but the run has 600 steps"),
@@ -91,7 +95,8 @@ def test_all_configs_are_valid(stage, size):
         (
             ["model.image.virtual_batch_size=48"],
             2,
-            r"size is 48, .* the 64 rows of a replica: .*, or --config.batch_size=96 or 192$",
+            r"size is 48, .* the 64 rows of a replica: .*, "
+            r"or `config.batch_size=96` or `config.batch_size=192`$",
         ),
     ],
 )

@@ -226,7 +226,7 @@ def test_unreachable_remote_tpu_is_refused():
 def test_missing_cluster_and_unknown_strategy_are_refused(monkeypatch):
     for name in ("TF_CONFIG", "SLURM_PROCID"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(UserError, match="--strategy=multiworker: expected TF_CONFIG"):
+    with pytest.raises(UserError, match="`strategy=multiworker`: expected TF_CONFIG"):
         tf_backend.make_strategy("multiworker")
     with pytest.raises(UserError, match="unknown strategy 'miror'"):
         tf_backend.make_strategy("miror")

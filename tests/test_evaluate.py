@@ -13,6 +13,7 @@ from conftest import ROOT
 
 from tf_mural import experiment
 from tf_mural.cli import evaluate as evaluate_command
+from tf_mural.cli.app import arguments_to_flags
 from tf_mural.data.records import Record, RecordSet, write
 from tf_mural.errors import UserError
 from tf_mural.evaluation import TASKS, benchmarks
@@ -37,7 +38,7 @@ def evaluate(tools, data_dir, finished, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         with pytest.raises(UserError) as error:
             evaluate_command.main([*defaults, *arguments])
-        message = str(error.value)
+        message = arguments_to_flags(str(error.value))
         assert "\n" not in message and getattr(error.value, "exit_code", 2) == 2
         return message
 
@@ -99,7 +100,7 @@ def test_out_is_the_file_of_the_result(evaluate, tmp_path):
     "arguments, message",
     [
         (["--model="], "name the model: --model=<workdir of a finished run>"),
-        (["--model=nowhere"], "no folder 'nowhere'; --model is the workdir of a finished run"),
+        (["--model=nowhere"], "no folder 'nowhere'; expected the workdir of a finished run"),
         (["--records="], "name the records to evaluate on: --records="),
         (["--task=retrival"], "unknown task 'retrival'; known: all, retrieval, zero.*mean 'retrie"),
         (["--task=retrieval/cocoa"], "unknown task 'retrieval/cocoa'; .* did you mean 'retrieval/"),
@@ -107,7 +108,7 @@ def test_out_is_the_file_of_the_result(evaluate, tmp_path):
         (["--task=sts"], "none of the 12 records has a score: sts needs"),
         (["--task=bitext"], "record 'scenes/test/000000' has 12 texts: bitext"),
         (["--task="], "--task is empty: expected all, a benchmark or a task"),
-        (["--task=knn"], "knn: name the record set of the neighbors with the option `index`"),
+        (["--task=knn"], "knn: name the record set of the neighbors with the option --index"),
         (
             ["--task=knn", "--index=scenes/train"],
             "has no label: knn needs records with an image and",
@@ -212,7 +213,7 @@ def test_all_runs_the_available_benchmarks_also_if_some_fail(evaluate, collectio
 def test_all_without_any_records_is_refused(evaluate, tmp_path):
     message = evaluate.refuse("--task=all", f"--data_dir={tmp_path / 'empty'}")
     assert "has the records of no benchmark" in message
-    assert "the flag --list shows the data sets" in message
+    assert "tools/convert.py --list" in message
 
 
 def test_interruption_keeps_the_results_so_far(tools, evaluate, collection):

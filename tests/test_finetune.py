@@ -198,7 +198,7 @@ def test_invalid_options_are_refused(name, value, message):
 def test_interpolation_without_initial_weights_is_refused_before_training(train):
     for init in (None, "hf:kakaobrain/align-base"):
         with pytest.raises(
-            UserError, match="^wise_ft_alpha interpolates with the weights of --init"
+            UserError, match="^wise_ft_alpha interpolates with the weights of `init`"
         ):
             experiment.check_wise_ft_alpha(0.5, init)
         experiment.check_wise_ft_alpha(1.0, init)

@@ -258,7 +258,7 @@ def test_language_that_the_vocabulary_does_not_cover_stops_the_run(tokenizer, tm
     with pytest.raises(UserError) as caught:
         skipped_records.check()
     assert "texts in 'fr' drawn so far have no token that my/vocab.txt knows" in str(caught.value)
-    assert "--config.vocabulary" in str(caught.value)
+    assert "`config.vocabulary`" in str(caught.value)
     # A source with only French texts gives no batch at all.
     skipped_records = SkippedRecords(limit=1.0, vocabulary="my/vocab.txt")
     source = make_source(record_set, {"caption": "text"}, ["fr"])

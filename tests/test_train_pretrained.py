@@ -188,7 +188,7 @@ def test_bert_of_a_known_size_is_selected_by_name(tmp_path):
 def test_preset_and_public_weights_exclude_each_other(modality, tmp_path):
     config = config_with(f"model.{modality}.preset=efficientnet_b0")
     with pytest.raises(
-        UserError, match=f"model.{modality}.preset is 'efficientnet_b0', but .* set --"
+        UserError, match=f"model.{modality}.preset is 'efficientnet_b0', but .* set `config.model"
     ):
         experiment.apply_init_settings(config, f"hf:{ALIGN}", str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()

@@ -10,6 +10,7 @@ import pytest
 from conftest import ROOT
 
 from tf_mural.cli import train as train_command
+from tf_mural.cli.app import arguments_to_flags
 from tf_mural.errors import UserError
 from tf_mural.experiment import config_loading
 
@@ -22,7 +23,7 @@ def refusal(data_dir, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         with pytest.raises(UserError) as error:
             train_command.main([f"--data_dir={data_dir}", *arguments])
-        message = str(error.value)
+        message = arguments_to_flags(str(error.value))
         assert "\n" not in message and getattr(error.value, "exit_code", 2) == 2
         return message
 
@@ -56,7 +57,7 @@ def test_user_error_of_the_command_is_one_line(train):
 
 def test_etcl_at_other_sizes_requires_initial_weights(refusal):
     message = refusal("--stage=etcl", "--size=b3_mini", "--strategy=one")
-    assert "stage etcl starts from the weights of mural: give --init=<workdir of a" in message
+    assert "stage etcl starts from the weights of mural: give --init, the workdir of a" in message
     assert "runs/b3_mini/mural-s0" in message
 
 

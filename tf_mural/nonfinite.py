@@ -15,7 +15,7 @@ LOSS_SCALES = {"float32": None, "mixed_bfloat16": None, "mixed_float16": 2.0**15
 ON_BAD_STEP = {"stop": False, "skip": True}
 
 _NORM_MESSAGE = "gradient_norm is not finite"
-_ADVICE = "a smaller --config.optimizer.learning_rate or --config.optimizer.global_clipnorm=1.0"
+_ADVICE = "a smaller `config.optimizer.learning_rate` or `config.optimizer.global_clipnorm=1.0`"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +55,8 @@ class BadStepPolicy:
         if problem and not self.skip and not overflow:
             raise UserError(
                 f"step {step}: {problem}; stopped. The last checkpoint is from an earlier step. "
-                f"Try {_ADVICE}, with --allow_config_changes to continue from that checkpoint, or "
-                "skip such steps with --config.on_bad_step=skip"
+                f"Try {_ADVICE}, with `allow_config_changes=True` to continue from that "
+                "checkpoint, or skip such steps with `config.on_bad_step=skip`"
             )
         return f"step {step}: skipped, because {problem}" if problem else ""
 

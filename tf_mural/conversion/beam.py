@@ -139,7 +139,7 @@ def runner_and_options(flags):
             given = options.get_all_options(retain_unknown_options=True)
     except SystemExit as error:
         reason = stderr.getvalue().strip().splitlines()[-1].partition("error: ")[2]
-        raise UserError(f"Beam refuses --beam={','.join(flags)}: {reason}") from error
+        raise UserError(f"Beam refuses the flags {','.join(flags)}: {reason}") from error
     except (ImportError, ValueError) as error:
         raise UserError(f"Beam has no runner {name!r} here: {error}") from error
     if name in _RUNNERS.values():  # The job servers of other runners define more flags.

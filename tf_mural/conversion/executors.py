@@ -70,7 +70,7 @@ def run_in_processes(function, jobs, processes=None):
     except concurrent.futures.process.BrokenProcessPool as error:
         raise WorkerDiedError(
             "a worker process ended early, perhaps for lack of memory; run the same command again "
-            "to continue, perhaps with fewer --processes"
+            "to continue, perhaps with fewer `processes`"
         ) from error
     finally:
         if not finished:
@@ -125,8 +125,8 @@ def run_on_beam(function, jobs, processes=None, flags=(), folder=None):
     """
     if processes is not None:
         raise UserError(
-            "--processes is for the process pool; use the flags of the runner instead, such as "
-            "--beam=--direct_running_mode=multi_processing,--direct_num_workers=2"
+            "`processes` is for the process pool; use the flags of the runner instead, such as "
+            "`beam=--direct_running_mode=multi_processing,--direct_num_workers=2`"
         )
     jobs = list(jobs)
     if not jobs:
@@ -140,7 +140,7 @@ def _import_beam():
         from tf_mural.conversion import beam
     except ImportError as error:
         raise UserError(
-            f"--executor=beam needs Apache Beam ({error}): pip install -r requirements-beam.txt"
+            f"`executor=beam` needs Apache Beam ({error}): pip install -r requirements-beam.txt"
         ) from error
     return beam
 

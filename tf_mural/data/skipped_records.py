@@ -138,7 +138,7 @@ class SkippedRecords:
             raise UserError(
                 f"{total} of the {drawn} records drawn so far cannot be used, above the limit of "
                 f"{self.limit:.2%}: {'; '.join(first)}{f' and {others} more' if others else ''}. "
-                "Convert the data set again, or raise --config.max_bad_records"
+                "Convert the data set again, or raise `config.max_bad_records`"
             )
         by_shard = {f"skipped_records/{shard}": shards[shard] for shard in sorted(shards)}
         return {"skipped_records": total, **by_shard}
@@ -194,8 +194,8 @@ def _unknown_language_error(languages, vocabulary):
             return UserError(
                 f"{unknown} of the {drawn} texts in {code!r} drawn so far have no token that "
                 f"{vocabulary} knows, maybe because the vocabulary lacks the script. Use a "
-                "vocabulary that covers the language (--config.vocabulary; tools/build_vocab.py "
+                "vocabulary that covers the language (`config.vocabulary`; tools/build_vocab.py "
                 "trains one), or remove the language from the sources "
-                "(--config.sources.NAME.languages)"
+                "(`config.sources.NAME.languages`)"
             )
     return None

@@ -46,7 +46,7 @@ def resolve_cluster(environment=None):
     if "SLURM_PROCID" in environment:
         return _from_slurm(environment)
     raise UserError(
-        "--strategy=multiworker: expected TF_CONFIG in the environment of each process, such as "
+        "`strategy=multiworker`: expected TF_CONFIG in the environment of each process, such as "
         '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", '
         '"index": 0}}, or a start by srun'
     )

@@ -73,7 +73,7 @@ def rendezvous(cluster, seconds, keep_listening=True):
                 f"process {rank} of {len(cluster.addresses)} waited {seconds / 60:g} minutes for "
                 f"processes that did not answer: {listed}. Start the same command there, each with "
                 "its own index, and open their ports, or increase "
-                "--connect_timeout_minutes"
+                "`connect_timeout_minutes`"
             )
         if not keep_listening:
             listener.close()
@@ -94,7 +94,7 @@ def kill_after(cluster, seconds):
     message = (
         f"error: process {cluster.rank} of {len(cluster.addresses)} reached all others, but one of "
         f"them did not connect within {seconds / 60:g} minutes: see the output of that process. "
-        "Start all processes again, by the same command, or increase --connect_timeout_minutes"
+        "Start all processes again, by the same command, or increase connect_timeout_minutes"
     )
     command = [sys.executable, "-c", _WATCHDOG, str(os.getpid()), str(seconds), message]
     watchdog = subprocess.Popen(command)

@@ -161,7 +161,7 @@ def _check_synchronized(group, in_a_loop):
         # graph"), and micro-batches run in a loop.
         raise UserError(
             f"{name} is -1, but replicas cannot share statistics in micro-batches: set "
-            f"--config.microbatch=none, or --config.{name} to none or a number of images"
+            f"`config.microbatch=none`, or `config.{name}` to none or a number of images"
         )
 
 
@@ -179,7 +179,7 @@ def _divisors(name, value, total, unit=1):
 
 
 def _flag(name, values):
-    return f"--config.{name}={' or '.join(map(str, sorted(values)))}"
+    return " or ".join(f"`config.{name}={value}`" for value in sorted(values))
 
 
 def _check_at_least(config, **minima):
@@ -209,7 +209,7 @@ def _check_schedule(config):
     if config.stop_early is not None and config.keep_best is None:
         raise UserError(
             "stop_early is set, but keep_best is not: name the metric to improve, such as "
-            "--config.keep_best='retrieval/*/average_recall'"
+            "`config.keep_best='retrieval/*/average_recall'`"
         )
     if not 0 < config.wise_ft_alpha <= 1:
         raise UserError(
@@ -226,12 +226,12 @@ def _check_schedule(config):
     if steps is not None and not (len(steps) == 2 and 0 <= steps[0] < steps[1] <= config.steps):
         raise UserError(
             f"profile_steps is {tuple(steps)}, expected the first step and the step after the last "
-            f"one, between 0 and {config.steps}: --config.profile_steps=10,20"
+            f"one, between 0 and {config.steps}: `config.profile_steps=10,20`"
         )
     if config.keep_best is not None and config.evaluate_every is None:
         raise UserError(
             f"keep_best is {config.keep_best!r}, but evaluate_every is none, and only the last "
-            "step is evaluated: set --config.evaluate_every to a number of steps"
+            "step is evaluated: set `config.evaluate_every` to a number of steps"
         )
 
 
@@ -241,7 +241,7 @@ def _check_optimizer(options):
     if options.name == "adam" and excluded not in ((), _DEFAULT_EXCLUDED):
         raise UserError(
             f"optimizer.exclude_from_layer_adaptation is {excluded}, but adam has no layer "
-            "adaptation: set --config.optimizer.name=lamb, or leave that value as it is"
+            "adaptation: set `config.optimizer.name=lamb`, or leave that value as it is"
         )
 
 
@@ -357,7 +357,7 @@ def find_vocabulary(name, data_dir):
         if file_io.exists(path):
             return path
     raise UserError(
-        f"no vocabulary {name!r}, nor {os.path.join(data_dir, name)}: train one with --vocab_size "
-        "of tools/convert.py or with tools/build_vocab.py, or set --config.vocabulary to the "
+        f"no vocabulary {name!r}, nor {os.path.join(data_dir, name)}: train one with "
+        "tools/build_vocab.py, or set `config.vocabulary` to the "
         "vocab.txt of the model"
     )

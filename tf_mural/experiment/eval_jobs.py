@@ -41,7 +41,7 @@ def results_folder(model):
         return os.path.join("runs", "hub", model.split("://", 1)[1].replace("/", "-"), "evals")
     if not file_io.isdir(model):
         raise UserError(
-            f"no folder {model!r}; --model is the workdir of a finished run, the folder of a "
+            f"no folder {model!r}; expected the workdir of a finished run, the folder of a "
             "preset, or a preset on a hub (hf://user/name)"
         )
     return os.path.join(model, "evals")
@@ -66,14 +66,14 @@ def available_jobs(folder, data_dir):
     if not jobs:
         raise UserError(
             f"{data_dir} has the records of no benchmark: convert a data set with "
-            "tools/convert.py; the flag --list shows the data sets"
+            "tools/convert.py (`tools/convert.py --list` shows the data sets)"
         )
     print()
     return jobs
 
 
 def requested_jobs(folder, names, records, out, options):
-    """Returns the jobs that --task, --records and --out request.
+    """Returns the jobs of the requested tasks or benchmarks.
 
     Args:
         folder: folder of the results.
@@ -91,22 +91,22 @@ def requested_jobs(folder, names, records, out, options):
         if not records and name not in BENCHMARKS:
             examples = [benchmark for benchmark in BENCHMARKS if BENCHMARKS[benchmark].task == name]
             raise UserError(
-                "name the records to evaluate on: --records=<folder>[,<folder>], or "
-                f"--task={examples[0]}"
+                "name the records to evaluate on: `records=<folder>[,<folder>]`, or "
+                f"`task={examples[0]}`"
             )
         for record_set in records or [None]:
             jobs.append(Job(name, record_set, result_path(folder, name, record_set, options)))
     if out:
         if len(jobs) > 1:
             raise UserError(
-                f"--out names one file, but there are {len(jobs)} results: omit --out, or "
+                f"`out` names one file, but there are {len(jobs)} results: omit it, or "
                 "evaluate one at a time"
             )
         jobs[0].out = out
     paths = [job.out for job in jobs]
     if duplicate := next((path for path in paths if paths.count(path) > 1), None):
         raise UserError(
-            f"two results would be written to {duplicate}: evaluate one at a time, with --out"
+            f"two results would be written to {duplicate}: evaluate one at a time, with `out`"
         )
     return jobs
 

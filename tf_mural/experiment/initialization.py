@@ -109,7 +109,7 @@ def restore_init_settings(config, init, workdir):
     if init and init.startswith(PUBLIC_PREFIX) and pretrained != init:
         raise UserError(
             f"{workdir} has a run that did not start from {init} but from "
-            f"{pretrained or 'other weights'}: choose another --workdir, or remove that folder"
+            f"{pretrained or 'other weights'}: choose another `workdir`, or remove that folder"
         )
     if pretrained:
         _set(config, {name: _get(stored, name) for name in (*_INHERITED, "vocabulary")})
@@ -135,7 +135,7 @@ def _settings_of(checkpoint, config):
         if preset is not None:
             raise UserError(
                 f"model.{modality}.preset is {preset!r}, but {checkpoint.name} also has weights "
-                f"of the {modality} encoder: set --config.model.{modality}.preset=none"
+                f"of the {modality} encoder: set `config.model.{modality}.preset=none`"
             )
     return values
 
@@ -186,15 +186,15 @@ def load_initial_weights(init, run):
     if description["vocabulary_hash"] != vocabulary_hash:
         raise UserError(
             f"{init} was trained with vocabulary {description['vocabulary_hash']}, this run has "
-            f"{vocabulary_hash} ({run.vocabulary_path}): set --config.vocabulary="
-            f"{os.path.join(init, checkpoints.VOCABULARY)}"
+            f"{vocabulary_hash} ({run.vocabulary_path}): set `config.vocabulary="
+            f"{os.path.join(init, checkpoints.VOCABULARY)}`"
         )
     for name in _WITHOUT_SHAPE:
         init_value, value = _get(description, name), _get(run.description, name)
         if init_value != value:
             raise UserError(
                 f"{init} was trained with {name}={init_value}, this run has {value}: set "
-                f"--config.{name}={init_value}"
+                f"`config.{name}={init_value}`"
             )
     arrays, copied = initial_arrays(init, run.trainer.encoder)
     checkpoints.load_weights(init, run.trainer.encoder, arrays)
@@ -281,7 +281,7 @@ def check_wise_ft_alpha(wise_ft_alpha, init):
         return
     if not init or init.startswith(PUBLIC_PREFIX):
         raise UserError(
-            f"wise_ft_alpha interpolates with the weights of --init, which is "
+            f"wise_ft_alpha interpolates with the weights of `init`, which is "
             f"{init or 'not given'}: expected the workdir of a finished run"
         )
     checkpoints.read_model(init)

@@ -80,7 +80,7 @@ def run_stage(config, workdir, session, init=None):
     """
     processes = backend_module().ProcessGroup(session.strategy)
     restore_init_settings(config, init, workdir)
-    settings = checkpoints.flatten_config(config.to_dict()) | {"--init": init}
+    settings = checkpoints.flatten_config(config.to_dict()) | {"init": init}
     processes.check_consistent(settings, "start all of them with the same command")
     accept = print if session.allow_config_changes and not is_finished(workdir) else None
     resumes_run = checkpoints.check_same_config(workdir, config.to_dict(), accept)
@@ -136,7 +136,7 @@ def _train_init_stage(config, session):
     if not config.train_dependencies:
         raise UserError(
             f"stage {config.stage} starts from the weights of {init_config.stage}: give "
-            f"--init=<workdir of a finished {init_config.stage} run> (such as {workdir})"
+            f"`init`, the workdir of a finished {init_config.stage} run (such as {workdir})"
         )
     if not is_finished(workdir):
         print(
@@ -203,7 +203,7 @@ def _restore(config, run, workdir, processes):
     if manager.restore(run.description, run.data):
         print(f"resuming at step {int(run.trainer.step.numpy())}")
     start = {"the step to resume from": int(run.trainer.step.numpy())}
-    processes.check_consistent(start, "--workdir must be a folder that all of them see")
+    processes.check_consistent(start, "workdir must be a folder that all of them see")
     digests = {"the records": sorted(run.data.values())}
     processes.check_consistent(digests, "give all of them the same data")
     return manager

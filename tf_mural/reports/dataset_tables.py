@@ -67,7 +67,7 @@ def _language_tables(summary):
     text += "\nwords: separated by spaces; - if the script has no spaces between words"
     tokenizer = summary["tokenizer"]
     if not tokenizer:
-        return f"{text}\ntokens: not counted without a vocabulary (--vocab)"
+        return f"{text}\ntokens: not counted without a vocabulary"
     rows = [values and _token_row(code, values) for code, values in lines.items()]
     columns = ["language", "tokens 5 %", "50 %", "95 %", "max", "per word", "per character"]
     text += f"\n\n{table(rows, [*columns, 'unknown %', 'cut %'])}"

@@ -182,7 +182,7 @@ def _write_faiss(folder, manifest, kind):
         import faiss
     except ImportError as error:
         raise UserError(
-            "a FAISS index needs faiss: pip install -r requirements-demo.txt, or --faiss=none"
+            "a FAISS index needs faiss: pip install -r requirements-demo.txt, or `faiss=none`"
         ) from error
     width = manifest["width"]
     if kind == "flat":

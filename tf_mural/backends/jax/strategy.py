@@ -125,8 +125,8 @@ def _multiworker(_, seconds):
 def _tpu(name, seconds):
     if name != "local":
         raise UserError(
-            f"--tpu={name}: the JAX backend runs on the TPU's own hosts; run the same command on "
-            "each of these hosts, with --tpu=local"
+            f"`tpu={name}`: the JAX backend runs on the TPU's own hosts; run the same command on "
+            "each of these hosts, with `tpu=local`"
         )
     if os.environ.get("TPU_WORKER_HOSTNAMES", "").count(",") or os.environ.get(
         "MEGASCALE_SLICE_ID"
@@ -138,7 +138,7 @@ def _tpu(name, seconds):
     if platform != "tpu":
         raise UserError(
             f"no TPU is available: JAX has only {platform} devices. Run on a TPU VM with the "
-            "packages of requirements-jax.txt, or choose another --strategy "
+            "packages of requirements-jax.txt, or choose another `strategy` "
             "(python tools/doctor.py shows which ones work)"
         )
     return _all_devices()

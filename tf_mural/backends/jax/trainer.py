@@ -62,7 +62,7 @@ class Trainer:
         if loss_scale and self._devices.mesh.devices.flat[0].platform == "cpu":
             raise UserError(
                 "mixed_float16 on JAX needs a GPU or a TPU, because XLA has no float16 matrix "
-                "products on CPUs: --config.precision=mixed_bfloat16"
+                "products on CPUs: `config.precision=mixed_bfloat16`"
             )
         self._shard_optimizer, self._shard_embeddings = shard_optimizer, shard_embeddings
         self.encoder = encoder

@@ -89,7 +89,7 @@ def _tpu(name, seconds):
     except (ValueError, RuntimeError, OSError, ImportError, tf.errors.OpError) as error:
         raise UserError(
             f"TPU {name!r} is not available ({_reason(error)}): run on a TPU VM with the packages "
-            "of requirements-tpu.txt, or choose another --strategy "
+            "of requirements-tpu.txt, or choose another `strategy` "
             "(python tools/doctor.py shows which ones work)"
         ) from None
     if strategy.extended.num_hosts > 1:

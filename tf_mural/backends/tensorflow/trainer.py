@@ -61,7 +61,7 @@ class Trainer(keras.Model):
         if shard_optimizer or shard_embeddings:
             raise UserError(
                 "shard_optimizer and shard_embeddings, which divide the state among devices, exist "
-                "only on JAX: set --backend=jax, or leave them out"
+                "only on JAX: set `backend=jax`, or leave them out"
             )
         super().__init__(name="trainer")
         self.encoder = encoder

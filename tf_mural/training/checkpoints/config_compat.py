@@ -83,8 +83,8 @@ def check_same_config(workdir, config, on_change=None):
         more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
         raise UserError(
             f"{workdir} holds a run of another config: {first} is {saved.get(first)!r} there and "
-            f"{current.get(first)!r} now{more}; choose another --workdir, or remove that folder "
-            "(train.py --allow_config_changes continues with the new settings)"
+            f"{current.get(first)!r} now{more}; choose another `workdir`, or remove that folder "
+            "(`allow_config_changes=True` continues with the new settings)"
         )
     return True
 
@@ -107,9 +107,9 @@ def resolve_init(workdir, init, on_change=None):
     if not on_change:
         raise UserError(
             f"{workdir} holds a run that was started from {saved or 'nothing'}, not from {init}; "
-            "choose another --workdir, or remove that folder"
+            "choose another `workdir`, or remove that folder"
         )
-    on_change(f"--init changes from {saved!r} to {init!r}")
+    on_change(f"init changes from {saved!r} to {init!r}")
     return init
 
 

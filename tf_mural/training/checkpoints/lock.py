@@ -150,7 +150,7 @@ class Lock:
         )
         return UserError(
             f"{description}: one process at a time trains there; wait until that process ends, or "
-            "stop it, or choose another --workdir"
+            "stop it, or choose another `workdir`"
         )
 
     def _describe(self, holder):

@@ -91,7 +91,7 @@ class CheckpointManager:
         if not complete and file_io.exists(os.path.join(self._folder, "checkpoint")):
             raise UserError(
                 f"{self._folder} holds checkpoints of an earlier version, which this version "
-                "cannot read: choose another --workdir, or remove that folder to start from the "
+                "cannot read: choose another `workdir`, or remove that folder to start from the "
                 "beginning"
             )
         self._remove_incomplete(complete)
@@ -219,7 +219,7 @@ class CheckpointManager:
             if saved != current and saved and current:
                 raise UserError(
                     f"{path} has the {label} {_listed(saved)}, this run has {_listed(current)}: "
-                    f"restore the {label} of the start of the run, or choose another --workdir"
+                    f"restore the {label} of the start of the run, or choose another `workdir`"
                 )
         current = {name: list(v.shape) for name, v in self._variables.items()}
         saved = manifest["tensors"]
@@ -229,7 +229,7 @@ class CheckpointManager:
             raise UserError(
                 f"{path} belongs to another model: {name} has shape {saved.get(name)} in the "
                 f"checkpoint and {current.get(name)} in this run (None: no such variable), "
-                f"{len(different) - 1} more variables differ; choose another --workdir"
+                f"{len(different) - 1} more variables differ; choose another `workdir`"
             )
 
 

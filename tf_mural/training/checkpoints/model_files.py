@@ -42,7 +42,7 @@ def read_model(folder):
     if missing:
         raise UserError(
             f"{folder} holds no trained model: {', '.join(missing)} missing; expected the workdir "
-            "of a finished run (see --workdir of tools/train.py)"
+            "of a finished run"
         )
     path = os.path.join(folder, MODEL)
     description = file_io.read_json(path)
@@ -95,7 +95,7 @@ def load_weights(folder, encoder, arrays=None):
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         raise UserError(
             f"{source} does not fit this model: {'; '.join(problems[:3])}"
-            f"{more}; use a run of the same model, or the same --size"
+            f"{more}; use a run of the same model, or the same `size`"
         )
     for path, variable in variables.items():
         variable.assign(arrays[path])
