@@ -244,7 +244,7 @@ def test_files_and_functions_stay_short(path):
 # {name in earlier versions of this package: standard term that replaced the name}.
 REPLACED_NAMES = {
     "GroupedBatchNormalization": "GhostBatchNormalization",
-    "batch_norm_of": "ghost_batch_norm_scope",
+    "batch_norm_of": "GhostBatchNormalization",
     "squeezing": "fuse_squeeze_excite",
     "blocks_of": "remat_blocks",
     "rematerialise": "remat",

@@ -14,7 +14,6 @@ from tf_mural.models.ghost_batch_norm import (
     at_least_float32,
 )
 from tf_mural.models.image_encoder import image_tower
-from tf_mural.models.keras_patches import ghost_batch_norm_scope
 from tf_mural.models.model_configs import (
     BERTS,
     EFFICIENTNETS,
@@ -39,7 +38,6 @@ __all__ = [
     "count_blocks",
     "dual_encoder",
     "exclude_norms",
-    "ghost_batch_norm_scope",
     "image_tower",
     "is_training",
     "lr_multipliers",

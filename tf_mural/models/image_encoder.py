@@ -1,19 +1,19 @@
 """The image tower: KerasHub's EfficientNet up to its last MBConv block."""
 
-import contextlib
+import functools
 
 import keras
 
-from tf_mural.errors import lookup
-from tf_mural.models.keras_patches import end_padding_scope, ghost_batch_norm_scope
+from tf_mural.errors import UserError, lookup
+from tf_mural.models.ghost_batch_norm import GhostBatchNormalization
+from tf_mural.models.keras_patches import replace_inner_layers
 from tf_mural.models.model_configs import (
+    block_shapes,
     count_blocks,
     efficientnet_config,
     load_backbone,
 )
 from tf_mural.models.squeeze_excite import fuse_squeeze_excite
-
-PADDINGS = {"symmetric": contextlib.nullcontext, "end": end_padding_scope}
 
 
 def image_tower(
@@ -59,16 +59,17 @@ def image_tower(
     pretrained = load_backbone(backbone_class, preset) if preset else None
     config = pretrained.get_config() if preset else efficientnet_config(name)
     repeats, blocks = sum(config["stackwise_num_repeats"]), count_blocks(config)
-    padding_scope = lookup(PADDINGS, padding, "padding")(config)
-    with (
-        ghost_batch_norm_scope(virtual_batch_size, batch_norm_momentum, all_reduce_mean),
-        padding_scope,
-    ):
-        config["input_shape"] = (image_size, image_size, 3)
-        # KerasHub computes drop rates with the number of blocks before depth scaling. Without the
-        # factor `repeats / blocks`, the last block of a B7 would have the drop rate 0.675.
-        config["dropout"] = stochastic_depth * repeats / blocks
-        backbone, inputs = fuse_squeeze_excite(backbone_class.from_config(config), all_reduce_mean)
+    config["input_shape"] = (image_size, image_size, 3)
+    # KerasHub computes drop rates with the number of blocks before depth scaling. Without the
+    # factor `repeats / blocks`, the last block of a B7 would have the drop rate 0.675.
+    config["dropout"] = stochastic_depth * repeats / blocks
+    replace = functools.partial(
+        _replace_layer,
+        lookup(PADDINGS, padding, "padding")(config),
+        functools.partial(GhostBatchNormalization, virtual_batch_size, all_reduce_mean),
+        batch_norm_momentum,
+    )
+    backbone, inputs = fuse_squeeze_excite(backbone_class.from_config(config), replace)
     if preset:
         backbone.set_weights(pretrained.get_weights())
     pixels = keras.Input((image_size, image_size, 3), name="pixels")
@@ -82,6 +83,51 @@ def image_tower(
     if x.shape[-1] != embedding_dim:
         x = keras.layers.Dense(embedding_dim, name="image_projection")(x)
     return keras.Model(pixels, x, name="image_tower")
+
+
+def _replace_layer(end_padded, make_norm, momentum, layer):
+    """Returns the layer of the image tower that takes the place of a layer of KerasHub.
+
+    Args:
+        end_padded: names of the padding layers that omit one row at the top and one column at the
+            left.
+        make_norm: callable that takes the arguments of `keras.layers.BatchNormalization`.
+        momentum: momentum of the moving averages. KerasHub's EfficientNet v1 blocks have no
+            argument for the momentum.
+        layer: layer of KerasHub.
+    """
+    if isinstance(layer, keras.layers.BatchNormalization):
+        return make_norm(**{**layer.get_config(), "momentum": momentum})
+    if layer.name in end_padded:
+        sizes = tuple((before - 1, after) for before, after in layer.padding)
+        return type(layer).from_config({**layer.get_config(), "padding": sizes})
+    replace = functools.partial(_replace_layer, end_padded, make_norm, momentum)
+    replace_inner_layers(layer, replace)
+    return layer
+
+
+def _strided_paddings(config):
+    """Returns the names of the padding layers before stride-2 convolutions.
+
+    Args:
+        config: arguments of KerasHub's `EfficientNetBackbone`.
+
+    Raises:
+        UserError: the backbone has blocks of EfficientNetV2, some of which have no padding layer.
+    """
+    types = sorted(set(config["stackwise_block_types"]) - {"v1"})
+    if types:
+        raise UserError(
+            'padding="end" requires an EfficientNet whose blocks are all of the type "v1", but the '
+            f'backbone has blocks of the types {", ".join(types)}; use padding="symmetric"'
+        )
+    strided = [name for name, (*_, stride, _) in block_shapes(config).items() if stride == 2]
+    return {"stem_conv_pad", *(f"{name}_dwconv_pad" for name in strided)}
+
+
+# A padding maps the arguments of a backbone to the names of the padding layers that omit one row at
+# the top and one column at the left.
+PADDINGS = {"symmetric": lambda config: frozenset(), "end": _strided_paddings}
 
 
 def _split_stages(backbone, inputs, num_stages):
