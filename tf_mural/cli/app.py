@@ -15,7 +15,7 @@ import traceback
 
 from absl import flags, logging
 
-from tf_mural.cli.error_lines import error_line
+from tf_mural.cli.error_lines import error_line, with_flags
 from tf_mural.errors import UserError, lookup, suggest
 from tf_mural.training.preemption import Preempted
 
@@ -262,7 +262,7 @@ def run(main, resilient_stdout=False):
         code = error.code or 0
         _exit(*("", code) if isinstance(code, int) else (code, 1))
     except UserError as error:
-        _exit(f"error: {error}", getattr(error, "exit_code", 2))
+        _exit(f"error: {with_flags(str(error))}", getattr(error, "exit_code", 2))
     except Preempted as error:
         _exit(str(error), error.exit_code)
     except KeyboardInterrupt:

@@ -11,7 +11,26 @@ _FREE_SPACE = "free some space, and give the same command again"
 # exhausted memory.
 _NOT_MEMORY = re.compile("space left|quota|open files")
 _MEMORY = re.compile(r"OOM|memory|allocat|reserve", re.IGNORECASE)
+# {advice in the errors of the library, which names arguments: the same advice with flags}.
+_FLAGS = {
+    "choose the backend jax": "set --backend=jax",
+    "choose precision=mixed_bfloat16": "set --config.precision=mixed_bfloat16",
+    "a smaller learning rate of the optimizer or global_clipnorm=1.0": (
+        "a smaller --config.optimizer.learning_rate or --config.optimizer.global_clipnorm=1.0"
+    ),
+    " to continue from that checkpoint": (
+        ", with --allow_config_changes to continue from that checkpoint"
+    ),
+    "BadStepPolicy(skip=True)": "--config.on_bad_step=skip",
+}
 _GFILE = "tensorflow/python/lib/io/file_io.py"
+
+
+def with_flags(message):
+    """Replaces the arguments in an error message of the library by the flags of the commands."""
+    for advice, flags in _FLAGS.items():
+        message = message.replace(advice, flags)
+    return message
 
 
 def error_line(error):
