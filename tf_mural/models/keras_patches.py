@@ -76,3 +76,18 @@ def _use_tensordot(dense):
         return ops.tensordot(inputs, dense.kernel, axes=len(inputs.shape) - 2) + dense.bias
 
     dense.call = call
+
+
+def prefix_paths(variables, prefix):
+    """Makes the paths of variables start with a prefix, as if they were built in its name scope.
+
+    A backbone that the user has built has fixed variable paths. Two backbones of one class
+    therefore have the same paths, by which weights are stored.
+
+    Args:
+        variables: list of `keras.Variable`.
+        prefix: the prefix, without "/". Paths that already start with it are kept.
+    """
+    for variable in variables:
+        if not variable.path.startswith(f"{prefix}/"):
+            variable._path = f"{prefix}/{variable.path}"

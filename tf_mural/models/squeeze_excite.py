@@ -14,6 +14,7 @@ from keras import ops
 from tf_mural.models.ghost_batch_norm import at_least_float32
 
 
+@keras.saving.register_keras_serializable(package="tf_mural")
 class Excitation(keras.layers.Layer):
     """Multiplies activations, (n, h, w, c), by a gate, (n, 1, 1, c).
 
