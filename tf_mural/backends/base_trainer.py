@@ -1,6 +1,8 @@
 """The part of the trainers that both backends share: a Keras model around a training step."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 
@@ -50,21 +52,21 @@ class BaseTrainer(keras.Model):
 
     def __init__(
         self,
-        model,
-        terms,
-        fields,
-        languages=(),
-        seed=0,
-        microbatch=None,
-        loss_chunk=None,
-        loss_scale=AUTO,
-        bad_step_policy=None,
-        remat=False,
-        strategy=None,
-        shard_optimizer=False,
-        shard_embeddings=False,
-        sources=None,
-        name="trainer",
+        model: keras.Model,
+        terms: Sequence[Term],
+        fields: Mapping[str, str],
+        languages: Sequence[str] = (),
+        seed: int = 0,
+        microbatch: int | None = None,
+        loss_chunk: int | None = None,
+        loss_scale: float | str | None = AUTO,
+        bad_step_policy: BadStepPolicy | None = None,
+        remat: bool = False,
+        strategy: Any = None,
+        shard_optimizer: bool = False,
+        shard_embeddings: bool = False,
+        sources: Mapping[str, Sequence[str]] | None = None,
+        name: str = "trainer",
     ):
         super().__init__(name=name)
         self._set_devices(strategy, shard_optimizer, shard_embeddings)
@@ -129,16 +131,16 @@ class BaseTrainer(keras.Model):
         return self.core.encode(batch, training=training)
 
     @property
-    def bad_step_policy(self):
+    def bad_step_policy(self) -> BadStepPolicy:
         """The `nonfinite.BadStepPolicy` of `core`."""
         return self.core.bad_step_policy
 
     @property
-    def skipped_steps(self):
+    def skipped_steps(self) -> int:
         """Number of steps that were skipped so far; cannot be read inside a compiled step."""
         return int(self.step.numpy()) - int(self.optimizer.iterations.numpy())
 
-    def next_step(self):
+    def next_step(self) -> int:
         """Returns the number of the next step as an int, also while `fit` runs."""
         # On JAX, `fit` takes the values away from the variables during an epoch. Keras' `value` is
         # then the initial value.
@@ -149,8 +151,13 @@ class BaseTrainer(keras.Model):
     # --- compile, fit, evaluate -----------------------------------------------------------------
 
     def compile(
-        self, optimizer, jit_compile=AUTO, run_eagerly=False, steps_per_execution=1, **kwargs
-    ):
+        self,
+        optimizer: str | keras.optimizers.Optimizer,
+        jit_compile: bool | str = AUTO,
+        run_eagerly: bool = False,
+        steps_per_execution: int = 1,
+        **kwargs: Any,
+    ) -> None:
         """Sets the optimizer, and creates its slots.
 
         Unless the optimizer is built already, the learned scalars and all normalization layers are
@@ -159,7 +166,8 @@ class BaseTrainer(keras.Model):
 
         Args:
             optimizer: a Keras optimizer or its name.
-            jit_compile: whether XLA compiles the step; "auto": not on CPUs. JAX always uses XLA.
+            jit_compile: whether XLA compiles the step; "auto": not on TensorFlow. JAX always uses
+                XLA, unless `run_eagerly` is true.
             run_eagerly, steps_per_execution: see `keras.Model.compile`.
             **kwargs: further arguments of `keras.Model.compile`, which must be None.
 
@@ -203,7 +211,14 @@ class BaseTrainer(keras.Model):
         """Compiles the trainer with the result of `get_compile_config`."""
         self.compile(**keras.saving.deserialize_keras_object(config))
 
-    def fit(self, x=None, *, callbacks=None, validation_data=None, **kwargs):
+    def fit(
+        self,
+        x: Any = None,
+        *,
+        callbacks: Sequence[keras.callbacks.Callback] | None = None,
+        validation_data: Any = None,
+        **kwargs: Any,
+    ) -> keras.callbacks.History:
         """Trains with `keras.Model.fit`, on one host.
 
         The logs of an epoch are the means over its steps, except for states such as the learning
@@ -242,7 +257,14 @@ class BaseTrainer(keras.Model):
             lambda: super(BaseTrainer, self).fit(**data, callbacks=callbacks, **kwargs),
         )
 
-    def evaluate(self, x=None, *, callbacks=None, return_dict=False, **kwargs):
+    def evaluate(
+        self,
+        x: Any = None,
+        *,
+        callbacks: Sequence[keras.callbacks.Callback] | None = None,
+        return_dict: bool = False,
+        **kwargs: Any,
+    ) -> float | list[float] | dict[str, float]:
         """Computes the loss in inference mode with `keras.Model.evaluate`; updates no variables.
 
         Args:
