@@ -28,14 +28,6 @@ class Source:
     flip: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
-class ImageSizes:
-    """Sizes in pixels: images are resized to `resize`, then cropped to `crop`."""
-
-    resize: int
-    crop: int
-
-
 def disable_autotune(dataset):
     """Disables the thread of `tf.data` that tunes parallelism and buffer sizes at run time.
 
@@ -52,7 +44,7 @@ def disable_autotune(dataset):
 def training_dataset(
     sources,
     tokenizer,
-    sizes,
+    preprocessing,
     languages,
     global_batch,
     replicas=1,
@@ -71,7 +63,7 @@ def training_dataset(
     Args:
         sources: list of `Source`; their fields are merged into one batch.
         tokenizer: `tokenizers.Tokenizer`.
-        sizes: `ImageSizes`.
+        preprocessing: `preprocessing.Preprocessing`.
         languages: tuple of all language codes of the stage. The language ids of a batch are
             positions in this tuple.
         global_batch: number of rows per step over all replicas.
@@ -98,7 +90,7 @@ def training_dataset(
     parts = [
         _source_dataset(
             _map_with_start_step(elements, draws_of, start_step),
-            ExampleBuilder(source, tokenizer, sizes, languages),
+            ExampleBuilder(source, tokenizer, preprocessing, languages),
             rows,
             skipped_records,
         )

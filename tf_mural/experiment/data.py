@@ -64,12 +64,12 @@ def make_source(sampler, source, modalities):
     return training_data.make_source(sampler, modalities, source.flip)
 
 
-def training_sheet(sources, sizes, count=12):
+def training_sheet(sources, preprocessing, count=12):
     """Returns the augmented images of the first training examples, and the texts of their records.
 
     Args:
         sources: list of `input_pipeline.Source`; the first source with images is used.
-        sizes: `input_pipeline.ImageSizes`.
+        preprocessing: `preprocessing.Preprocessing`.
         count: number of training examples.
 
     Returns:
@@ -77,8 +77,9 @@ def training_sheet(sources, sizes, count=12):
         n is less than `count` if images are damaged, and 0 if no source has images.
     """
     source = next((s for s in sources if "image" in s.fields.values()), None)
+    size = preprocessing.crop
     if source is None:
-        return np.zeros((0, sizes.crop, sizes.crop, 3), np.uint8), []
+        return np.zeros((0, size, size, 3), np.uint8), []
     sampler, draws = source.sampler, tf.range(count, dtype=tf.int64)
     set_indices, units = (x.numpy() for x in sampler.sample(draws))
     numbers, _, _ = sampler.resolve(draws.numpy(), set_indices, units)
@@ -86,10 +87,10 @@ def training_sheet(sources, sizes, count=12):
     for seed, set_index, number in zip(sampler.seeds(draws), set_indices, numbers, strict=True):
         try:
             record = deserialize(sampler.sets[set_index].read([number], verify=True)[0])
-            image = image_ops.resize(image_ops.decode(record.images[0]), sizes.resize)
+            image = image_ops.resize_for(image_ops.decode(record.images[0]), preprocessing)
         except (UserError, ValueError, IndexError, tf.errors.OpError):
             continue  # Training reports damaged records; this function only omits them.
-        images.append(image_ops.random_crop(image, sizes.crop, seed, flip=source.flip).numpy())
+        images.append(image_ops.random_crop(image, size, seed, flip=source.flip).numpy())
         texts = [pair for pair in record.texts if pair[0] in sampler.languages]
         captions.append(texts[:_MAX_CAPTIONS])
-    return np.array(images, np.uint8).reshape(-1, sizes.crop, sizes.crop, 3), captions
+    return np.array(images, np.uint8).reshape(-1, size, size, 3), captions
