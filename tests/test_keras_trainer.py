@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 from conftest import ROOT
 from helpers import keras_trainers, trainers
+from helpers.comparison import largest_error
 
 import tf_mural
 from tf_mural.backends import backend_module
@@ -21,6 +22,12 @@ from tf_mural.nonfinite import BadStepPolicy
 
 ON_JAX = keras.backend.backend() == "jax"
 STEPS = 4
+# Environment of a process on JAX; the flags make compilation faster.
+JAX = {
+    "KERAS_BACKEND": "jax",
+    "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+}
 
 
 @pytest.fixture(scope="module")
@@ -419,14 +426,46 @@ def test_a_saved_trainer_goes_on_after_loading(records, tmp_path):
     )
 
 
+_CONTINUE = """
+import sys
+import keras
+import numpy as np
+from helpers import keras_trainers, trainers
+path, records, out = sys.argv[1:]
+trainer = keras.saving.load_model(path)
+assert keras.backend.backend() == "jax" and trainer.next_step() == 2
+trainer.fit(keras_trainers.make_dataset(records, trainer), steps_per_epoch=2, verbose=0)
+np.savez(out, **trainers.weights_of(trainer))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(ON_JAX, reason="saves a trainer on TensorFlow")
+def test_a_trainer_that_was_saved_on_tensorflow_goes_on_on_jax(records, tmp_path):
+    pytest.importorskip("jax", reason="JAX is not installed: pip install -r requirements-jax.txt")
+    optimizer = keras.optimizers.SGD(0.05, momentum=0.9)
+    trainer = keras_trainers.make_trainer(optimizer)
+    dataset = keras_trainers.make_dataset(records, trainer)
+    trainer.fit(dataset, steps_per_epoch=2, verbose=0)
+    trainer.save(tmp_path / "trainer.keras")
+    trainer.fit(dataset, steps_per_epoch=2, verbose=0)
+    paths = os.pathsep.join([ROOT, os.path.join(ROOT, "tests")])
+    command = [sys.executable, "-c", _CONTINUE, tmp_path / "trainer.keras", records, tmp_path / "w"]
+    done = subprocess.run(
+        command, env={**os.environ, **JAX, "PYTHONPATH": paths}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    with np.load(tmp_path / "w.npz") as file:
+        actual = {name: file[name] for name in file.files}
+    assert largest_error(trainers.weights_of(trainer), actual)[0] < 1e-4
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(ON_JAX, reason="runs this file on JAX")
 def test_the_tests_of_this_file_pass_on_jax():
     pytest.importorskip("jax", reason="JAX is not installed: pip install -r requirements-jax.txt")
-    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    environment = {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     command = [sys.executable, "-m", "pytest", "-q", "-n0", "-m", "slow or not slow", __file__]
     done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True
+        command, cwd=ROOT, env={**os.environ, **JAX}, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
