@@ -88,13 +88,13 @@ def _run_loop(files, work_dir, processes):
 
 
 def _resize_files(files):
-    from tf_mural.conversion.image_probe import resize_to_jpeg
+    from tf_mural.conversion.image_probe import resize_image
 
     contents = [open(file, "rb").read() for file in files]
-    resize_to_jpeg(contents[0], SIDE, QUALITY)  # the first call imports TensorFlow
+    resize_image(contents[0], SIDE, QUALITY)  # the first call imports TensorFlow
     began = time.perf_counter()
     for content in contents:
-        resize_to_jpeg(content, SIDE, QUALITY)
+        resize_image(content, SIDE, QUALITY)
     return time.perf_counter() - began
 
 

@@ -33,6 +33,7 @@ class Embedding:
 
         from tf_mural import models
         from tf_mural.data.image_ops import preprocess_for_evaluation
+        from tf_mural.data.preprocessing import Preprocessing
         from tf_mural.data.tokenizers import Tokenizer, train_vocabulary
 
         texts = read_sentences(tatoeba) if tatoeba else random_sentences(sentences)
@@ -53,7 +54,8 @@ class Embedding:
         self._items = {"texts": [texts[i] for i in sample], "images": jpegs(images, image_size)}
         self._towers = {"texts": make_tower("text"), "images": make_tower("image")}
         self._preprocess = functools.partial(
-            preprocess_for_evaluation, resize_to=image_size * _RESIZE // _CROP, size=image_size
+            preprocess_for_evaluation,
+            preprocessing=Preprocessing(image_size * _RESIZE // _CROP, image_size),
         )
         self._batch_sizes = {"texts": text_batch, "images": image_batch}
         self._batches = {}

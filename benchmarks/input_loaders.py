@@ -88,6 +88,7 @@ class Pipeline(_Loader):
     def __init__(self, folder, resize, crop, batch_size, texts=1):
         from tf_mural import experiment
         from tf_mural.data import input_pipeline, records, sampling
+        from tf_mural.data.preprocessing import Preprocessing
         from tf_mural.data.tokenizers import Tokenizer
 
         record_set = records.RecordSet.open(folder)
@@ -96,7 +97,7 @@ class Pipeline(_Loader):
         dataset = input_pipeline.training_dataset(
             [input_pipeline.Source(sampler, fields, flip=True)],
             Tokenizer(experiment.find_vocabulary("scenes", None), 64),
-            input_pipeline.ImageSizes(resize, crop),
+            Preprocessing(resize, crop),
             sampler.languages,
             batch_size,
         )

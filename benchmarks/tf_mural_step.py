@@ -117,7 +117,7 @@ class JaxStep:
         self._batch = jax.device_put(batch, strategy.sharding(jax.sharding.PartitionSpec("data")))
         self._values = [
             jax.device_put(np.array(v.value), strategy.sharding(spec))
-            for v, spec in zip(self._trainer.variables, self._trainer.specs, strict=True)
+            for v, spec in zip(self._trainer.state_variables, self._trainer.specs, strict=True)
         ]
         traced = self._trainer.compiled_step().trace(self._values, self._batch)
         self._flops = tpu_planner.count_flops(traced.jaxpr)

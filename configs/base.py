@@ -70,7 +70,14 @@ def _model(size):
                 # Number of images that share the statistics of batch norm (ghost batch norm).
                 # None: all images of a replica or micro-batch. -1: all images of all replicas.
                 virtual_batch_size=_optional(int, _VIRTUAL_BATCH_SIZES[size]),
-                padding="symmetric",
+                # Padding before stride-2 convolutions, "symmetric" or "end" (TensorFlow's own
+                # EfficientNets and ALIGN). None: "symmetric", with a warning for a preset.
+                padding=_optional(str),
+                # The input of the encoder is (scale * x - mean) / std for each pixel x in
+                # [0, 255]. `mean` and `std` have one value, or one value per channel.
+                scale=1 / 127.5,
+                mean=(1.0,),
+                std=(1.0,),
                 preset=_optional(str),  # preset of KerasHub, which replaces the encoder `name`
             ),
             text=dict(
@@ -216,7 +223,11 @@ def base_config(stage, size):
     config.pretrained = _optional(str)
 
     config.model = _model(size)
-    config.images = ConfigDict(_IMAGES[size])  # side lengths in pixels
+    # Side lengths in pixels (`resize` and `crop`), the method of resizing (a method of
+    # `tf.image.resize`, with or without antialiasing), and the color of transparent pixels.
+    config.images = ConfigDict(
+        dict(**_IMAGES[size], method="bilinear", antialias=False, background="white")
+    )
     config.sources = ConfigDict()
     config.terms = ConfigDict()
 

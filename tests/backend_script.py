@@ -82,14 +82,14 @@ def compute_gradients(trainer, batch):
         from tf_mural.backends.jax.step_runner import split_int64
 
         def stateless_gradients(values, batch):
-            with keras.StatelessScope(zip(trainer.variables, values, strict=True)):
+            with keras.StatelessScope(zip(trainer.state_variables, values, strict=True)):
                 return trainer.core.compute_gradients(batch)[0]
 
         batch = {
             field: {key: split_int64(value) for key, value in features.items()}
             for field, features in batch.items()
         }
-        gradients = jax.jit(stateless_gradients)([v.value for v in trainer.variables], batch)
+        gradients = jax.jit(stateless_gradients)([v.value for v in trainer.state_variables], batch)
     return trainers.gradients_by_path(trainer, gradients)
 
 

@@ -25,16 +25,17 @@ from tf_mural.backends import jax as jax_backend  # noqa: E402
 _ONLY_JAX = {
     "__init__": {"Devices"},
     "collectives": {"AXIS", "unshard"},
-    "step_runner": {"split_int64"},
+    "step_runner": {"split_ids", "split_int64"},
     "strategy": {"Devices", "current_devices"},
 }
 _ONLY_TENSORFLOW = {"grad_cache": {"sequential_loop", "slice_part"}}
 # Functions whose signatures differ between the backends. On JAX, `reduce_gradients` gets partition
 # specs instead of variables, and `concat_parts` gets an array instead of a TensorArray.
 _OTHER_SIGNATURES = {("collectives", "reduce_gradients"), ("grad_cache", "concat_parts")}
-# Public names that only the trainer of JAX defines, most of them for its stateless step. The
-# trainer of TensorFlow inherits `variables` and `compile` from `keras.Model`.
-_STATELESS = {"variables", "specs", "stateless_step", "compiled_step", "traced_step", "compile"}
+# Public names that only the trainer of JAX defines, for its stateless step. Keras' signatures of
+# the steps also differ: on JAX, a step takes and returns the state.
+_STATELESS = {"state_variables", "specs", "stateless_step", "compiled_step", "traced_step"}
+_STATELESS |= {"train_step", "test_step"}
 
 
 def modules(package):
@@ -147,7 +148,7 @@ def test_options_that_a_backend_does_not_have_are_refused():
     if jax_backend.make_strategy("one").mesh.devices.flat[0].platform != "cpu":
         pytest.skip("JAX has an accelerator")
     for options in ({"shard_optimizer": True}, {"shard_embeddings": True}):
-        with pytest.raises(UserError, match="exist only on JAX: set --backend=jax"):
+        with pytest.raises(UserError, match="exist only on JAX: choose the backend jax"):
             tf_backend.Trainer(None, (), {}, **options)
     cpu = jax_backend.make_strategy("one")
     with pytest.raises(UserError, match="mixed_float16 on JAX needs a GPU or a TPU"):

@@ -239,6 +239,7 @@ def test_batches_are_dispatched_before_earlier_results_are_awaited():
 
 def test_a_text_tower_gives_the_same_rows_for_cut_tokens():
     from tf_mural import experiment, models
+    from tf_mural.data.preprocessing import Preprocessing
     from tf_mural.data.tokenizers import SPECIAL_TOKENS, Tokenizer
 
     tokenizer = Tokenizer([*SPECIAL_TOKENS, *"abcdefghijklmnopqrstuvwxyz"], max_tokens=64)
@@ -247,9 +248,7 @@ def test_a_text_tower_gives_the_same_rows_for_cut_tokens():
         {"name": "nano", "vocabulary_size": tokenizer.size},
         16,
     )
-    embedder = experiment.batch_embedder(
-        encoder, tokenizer, {"resize": 32, "crop": 32}, batch_size=8
-    )
+    embedder = experiment.batch_embedder(encoder, tokenizer, Preprocessing(32, 32), batch_size=8)
     texts = [" ".join(text) for text in random_texts(np.random.default_rng(1).integers(1, 90, 100))]
     tokens = tokenizer(tf.constant(texts)).numpy()
     assert (tokens[:, -1] != 0).any() and (tokens[:, 12] == 0).any()

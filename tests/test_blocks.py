@@ -51,7 +51,7 @@ def text_tower():
 
 
 def make_encoder(image, freeze=()):
-    return models.DualEncoder({"image": image, "text": text_tower()}, freeze=freeze)
+    return models.DualEncoder(image, text_tower(), freeze=freeze)
 
 
 def make_trainer(encoder, **options):

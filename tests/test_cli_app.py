@@ -15,7 +15,7 @@ from conftest import ROOT
 
 from tf_mural import cli
 from tf_mural.cli import app
-from tf_mural.cli.error_lines import error_line
+from tf_mural.cli.error_lines import error_line, with_flags
 from tf_mural.errors import UserError
 
 # The thread that never ends represents a thread of tf.data, which may block the process's end.
@@ -377,4 +377,4 @@ def test_libtpu_is_silent_on_a_machine_without_a_tpu():
     ],
 )
 def test_arguments_in_an_error_are_printed_as_flags(message, printed):
-    assert app.arguments_to_flags(message) == printed
+    assert with_flags(message) == printed

@@ -6,6 +6,7 @@ import pytest
 
 from configs import etcl, finetune
 from tf_mural.errors import UserError
+from tf_mural.experiment.config_validation import set_padding
 from tf_mural.training import checkpoints
 
 
@@ -19,12 +20,15 @@ def test_an_older_run_was_float32_and_its_bad_step_policy_may_change(tmp_path):
 
 
 def test_an_older_run_equals_one_with_the_defaults_of_later_settings(tmp_path):
-    folder, config = str(tmp_path), finetune.get_config("tiny").to_dict()
+    folder, config = str(tmp_path), finetune.get_config("tiny")
+    set_padding(config)  # as at the start of each run
+    config = config.to_dict()
     older = copy.deepcopy(config)
     for part, *names in (
         (older, "precision", "wise_ft_alpha", "stop_early", "remat", "on_bad_step"),
         (older["optimizer"], "layer_decay", "ema_momentum"),
-        (older["model"]["image"], "padding"),
+        (older["model"]["image"], "padding", "scale", "mean", "std"),
+        (older["images"], "method", "antialias", "background"),
         (older["model"]["text"], "activation"),
     ):
         for name in names:

@@ -14,7 +14,8 @@ from helpers.images import encode, random_pixels
 
 import tf_mural
 from tf_mural import experiment
-from tf_mural.data import image_ops
+from tf_mural.data import image_headers, image_ops
+from tf_mural.data.preprocessing import Preprocessing
 from tf_mural.errors import UserError
 from tf_mural.evaluation.batch_embedder import BadImage
 
@@ -103,7 +104,7 @@ def test_integer_gray_values_must_be_below_256(embedder):
 
 
 def test_a_webp_image_with_too_many_pixels_is_rejected(embedder, monkeypatch):
-    monkeypatch.setattr(image_ops, "MAX_PIXELS", 1_000)
+    monkeypatch.setattr(image_headers, "MAX_PIXELS", 1_000)
     with pytest.raises(BadImage, match="30 x 40 pixels, above 1,000"):
         embedder.embed_images([encode(random_pixels(), "WEBP")])
 
@@ -176,12 +177,18 @@ def test_an_image_with_too_many_pixels_is_rejected_before_it_is_decoded(embedder
         embedder.embed_images([bytes(encoded)])
 
 
-@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "GIF", "BMP"])
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "GIF", "BMP", "WEBP"])
 def test_the_size_is_read_from_the_header(image_format):
     encoded = encode(random_pixels(height=37, width=91), image_format)
-    assert image_ops.header_size(encoded) == (91, 37)
-    assert image_ops.header_size(encoded[:9]) is None
-    assert image_ops.header_size(b"") is None
+    assert image_headers.header_size(encoded) == (91, 37)
+    if image_format == "WEBP":
+        pixels = random_pixels(height=37, width=91, channels=4)
+        for options in ({"lossless": True}, {"quality": 50}):
+            for array in (pixels, pixels[..., :3]):  # the chunks VP8X, VP8L and "VP8 "
+                webp = encode(np.ascontiguousarray(array), "WEBP", **options)
+                assert image_headers.header_size(webp) == (91, 37)
+    assert image_headers.header_size(encoded[:9]) is None
+    assert image_headers.header_size(b"") is None
 
 
 @pytest.mark.parametrize("method", ["embed_texts", "embed_images"])
@@ -215,9 +222,9 @@ def test_the_fingerprint_depends_on_weights_and_image_sizes(embedder, finished):
     same = tf_mural.Embedder.load(finished[0])
     assert same.fingerprint == embedder.fingerprint and len(same.fingerprint) == 32
     model = experiment.load(str(finished[0]))
-    other_sizes = experiment.fingerprint(model.encoder, model.tokenizer, {"resize": 80, "crop": 64})
+    other_sizes = experiment.fingerprint(model.encoder, model.tokenizer, Preprocessing(80, 64))
     model.encoder.scalars["temperature"]["shared"].assign(0.5)
-    other_weights = experiment.fingerprint(model.encoder, model.tokenizer, model.sizes)
+    other_weights = experiment.fingerprint(model.encoder, model.tokenizer, model.preprocessing)
     assert len({other_sizes, other_weights, embedder.fingerprint}) == 3
 
 

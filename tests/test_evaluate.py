@@ -13,7 +13,7 @@ from conftest import ROOT
 
 from tf_mural import experiment
 from tf_mural.cli import evaluate as evaluate_command
-from tf_mural.cli.app import arguments_to_flags
+from tf_mural.cli.error_lines import with_flags
 from tf_mural.data.records import Record, RecordSet, write
 from tf_mural.errors import UserError
 from tf_mural.evaluation import TASKS, benchmarks
@@ -38,7 +38,7 @@ def evaluate(tools, data_dir, finished, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         with pytest.raises(UserError) as error:
             evaluate_command.main([*defaults, *arguments])
-        message = arguments_to_flags(str(error.value))
+        message = with_flags(str(error.value))
         assert "\n" not in message and getattr(error.value, "exit_code", 2) == 2
         return message
 

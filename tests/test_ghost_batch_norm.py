@@ -171,14 +171,3 @@ def test_a_batch_that_is_not_a_multiple_of_the_virtual_batch_is_refused():
     layer, _, x = norm_layers(virtual_batch_size=4)
     with pytest.raises(ValueError, match="multiple of virtual_batch_size=4. Received: 6"):
         layer(x, training=True)
-
-
-def test_the_scope_restores_the_layer_of_keras():
-    original = keras.layers.BatchNormalization
-    with models.ghost_batch_norm_scope(4, 0.9):
-        layer = keras.layers.BatchNormalization(epsilon=1e-2, momentum=0.5)
-        assert (layer.virtual_batch_size, layer.momentum, layer.epsilon) == (4, 0.9, 1e-2)
-    assert keras.layers.BatchNormalization is original
-    with pytest.raises(RuntimeError), models.ghost_batch_norm_scope(4, 0.9):
-        raise RuntimeError
-    assert keras.layers.BatchNormalization is original

@@ -15,7 +15,7 @@ from helpers.microbatches import MICROBATCH, with_one_tape
 from tf_mural import models
 from tf_mural.backends.tensorflow import grad_cache
 from tf_mural.backends.tensorflow.chunked_loss import objective_and_gradients
-from tf_mural.objective import Term, objective
+from tf_mural.objective import Term, objective, objective_for_rows
 
 COUNT = trainers.BATCH_SIZE // MICROBATCH
 
@@ -216,6 +216,15 @@ def loss_and_gradients_by_numpy(x, y, sigma, margin, eps, ignore):
     return loss, gradients["x"], gradients["y"], gradients["sigma"]
 
 
+def compute_objective(terms):
+    """Returns a callable with the signature of `TrainStep.compute_objective`."""
+
+    def compute(embeddings, batch, candidates, scalars, offset):
+        return objective_for_rows(embeddings, batch, candidates, terms, scalars, offset, 0)
+
+    return compute
+
+
 @pytest.mark.parametrize("chunk", [1, 4, 12])
 @pytest.mark.parametrize("mask", [False, True])
 def test_chunks_of_the_loss_equal_the_equations(chunk, mask):
@@ -234,7 +243,7 @@ def test_chunks_of_the_loss_equal_the_equations(chunk, mask):
         {"temperature": {"shared": tf.constant(0.2, tf.float64)}},
         gather=lambda rows: rows,
         offset=0,
-        num_languages=0,
+        compute_objective=compute_objective([term]),
         chunk=chunk,
     )
     loss, by_x, by_y, by_sigma = loss_and_gradients_by_numpy(x, y, 0.2, 0.3, 0.1, ignore)

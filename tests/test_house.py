@@ -15,14 +15,14 @@ from tf_mural import cli
 
 # Layers, lowest first. A module imports only from lower layers. A subpackage is one entry.
 LAYERS = [
-    {"errors", "configs"},
+    {"errors", "configs", "registration"},
     {"file_io", "losses", "modalities"},
     {"models", "objective", "optimizers", "distributed", "nonfinite"},
     {"train_step"},
     {"data"},
     {"datasets"},
     {"backends"},
-    {"training", "evaluation", "conversion", "huggingface"},
+    {"training", "evaluation", "conversion", "huggingface", "trainers"},
     {"reports"},
     {"export", "search"},
     {"experiment"},
@@ -50,6 +50,11 @@ SMALL_FILES = (
     "tf_mural/modalities.py",
     "tf_mural/backends/jax/remat.py",
     "tf_mural/datasets/crawl/cc12m.py",
+)
+# Files of lower layers that call upper layers through the table of contents in __init__.py.
+CALL_THE_PUBLIC_API = tuple(
+    f"tf_mural/models/{name}.py"
+    for name in ("dual_encoder", "encoders", "image_encoder", "text_encoder")
 )
 TOOLS = """
 train evaluate convert build_vocab inspect_data compare sweep
@@ -97,7 +102,7 @@ PORTABLE = [p for p in PACKAGE if p.removeprefix("tf_mural/").startswith(WITHOUT
 
 def test_every_entry_has_a_layer():
     assert {entry_of(path) for path in PACKAGE} == set(LAYER)
-    assert entries_imported("tf_mural/__init__.py") == set()
+    assert entries_imported("tf_mural/__init__.py") == {"registration"}
 
 
 @pytest.mark.parametrize("path", PACKAGE)
@@ -105,6 +110,11 @@ def test_file_imports_only_from_lower_layers(path):
     entry = entry_of(path)
     for other in entries_imported(path) - {entry, "__version__"}:
         assert LAYER[other] < LAYER[entry], f"{path} imports {other}"
+
+
+def test_only_encoders_call_upper_layers_through_the_public_api():
+    paths = {p for p in PACKAGE if entry_of(p) != "cli" and "tf_mural" in set(imports(p))}
+    assert paths == set(CALL_THE_PUBLIC_API)
 
 
 @pytest.mark.parametrize("path", PORTABLE)
@@ -244,7 +254,7 @@ def test_files_and_functions_stay_short(path):
 # {name in earlier versions of this package: standard term that replaced the name}.
 REPLACED_NAMES = {
     "GroupedBatchNormalization": "GhostBatchNormalization",
-    "batch_norm_of": "ghost_batch_norm_scope",
+    "batch_norm_of": "GhostBatchNormalization",
     "squeezing": "fuse_squeeze_excite",
     "blocks_of": "remat_blocks",
     "rematerialise": "remat",

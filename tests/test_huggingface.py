@@ -20,6 +20,7 @@ from helpers.small_models import cls_states
 
 from tf_mural import huggingface, models
 from tf_mural.data import image_ops, tokenizers
+from tf_mural.data.preprocessing import Preprocessing
 from tf_mural.errors import UserError
 from tf_mural.huggingface import align, bert, checkpoint_files
 
@@ -214,7 +215,7 @@ def test_pixels_equal_those_of_the_image_processor_of_the_checkpoint(name, recor
     sizes = huggingface.open_checkpoint(folder_of(name)).image_sizes
     images = case.images(sizes["resize"] // 2)
     actual = [
-        image_ops.preprocess_for_evaluation(tf.io.encode_png(image), sizes["resize"], sizes["crop"])
+        image_ops.preprocess_for_evaluation(tf.io.encode_png(image), Preprocessing(**sizes))
         for image in images
     ]
     levels = (recorded(name)["pixels"] + 1) * 127.5

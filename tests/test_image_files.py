@@ -1,4 +1,4 @@
-"""Validation of images: TensorFlow decodes every accepted image to the right pixels."""
+"""Validation of images: TensorFlow decodes every accepted and normalized image correctly."""
 
 import io
 import struct
@@ -10,6 +10,7 @@ import pytest
 from helpers.images import encode
 from PIL import Image
 
+from tf_mural.data.image_normalization import normalize
 from tf_mural.datasets import image_files
 from tf_mural.errors import UserError
 
@@ -81,18 +82,26 @@ CONVERTED = {  # images that must be converted to PNG
 
 def pixels(data):
     with Image.open(io.BytesIO(data)) as image:
-        return np.asarray(image.convert("RGB")).astype(int)
+        white = Image.new("RGBA", image.size, "white")
+        flat = Image.alpha_composite(white, image.convert("RGBA"))
+        return np.asarray(flat.convert("RGB")).astype(int)
+
+
+@pytest.mark.parametrize("name", [*UNCHANGED, *CONVERTED])
+def test_validation_does_not_change_images(name):
+    data = {**UNCHANGED, **CONVERTED}[name]
+    assert image_files.validate_image(data) == (data, None)
 
 
 @pytest.mark.parametrize("name", UNCHANGED)
 def test_images_that_tensorflow_decodes_stay_unchanged(name):
-    assert image_files.validate_image(UNCHANGED[name]) == (UNCHANGED[name], None)
+    assert normalize(UNCHANGED[name]) == (UNCHANGED[name], ())
 
 
 @pytest.mark.parametrize("name", CONVERTED)
 def test_other_images_become_pngs_with_the_same_pixels(name):
-    data, reason = image_files.validate_image(CONVERTED[name])
-    assert reason is None and Image.open(io.BytesIO(data)).format == "PNG"
+    data, changes = normalize(CONVERTED[name])
+    assert len(changes) == 1 and Image.open(io.BytesIO(data)).format == "PNG"
     np.testing.assert_array_equal(pixels(data), pixels(CONVERTED[name]))
     assert len(np.unique(pixels(data))) > 1
 
@@ -103,7 +112,7 @@ def test_tensorflow_decodes_every_accepted_image_to_its_pixels():
     from tf_mural.data import image_ops
 
     for name, data in {**UNCHANGED, **CONVERTED}.items():
-        validated, _ = image_files.validate_image(data)
+        validated, _ = normalize(data)
         difference = np.abs(image_ops.decode(validated).numpy().astype(int) - pixels(data)).max()
         assert difference <= (4 if validated[:2] == b"\xff\xd8" else 0), name
         if name in CONVERTED:
@@ -124,7 +133,7 @@ def test_truncated_images_are_refused(name):
     # A GIF decodes without its last one or two bytes. The last byte of the WebP is padding.
     assert accepted <= {"gif": {1, 2}, "webp": {1}}.get(name, set())
     for n in accepted:
-        validated, _ = image_files.validate_image(data[:-n])
+        validated, _ = normalize(data[:-n])
         np.testing.assert_array_equal(pixels(validated), pixels(data))
 
 

@@ -21,13 +21,14 @@ from helpers.pipeline import (
 
 from tf_mural.data import image_ops, input_pipeline, records
 from tf_mural.data.input_pipeline import disable_autotune
+from tf_mural.data.preprocessing import Preprocessing
 from tf_mural.data.records import Record, RecordSet
 from tf_mural.data.sampling import IndexSampler
 from tf_mural.data.skipped_records import SkippedRecords
 from tf_mural.errors import UserError
 from tf_mural.evaluation.batch_embedder import BatchEmbedder
 
-SIZES = input_pipeline.ImageSizes(12, 8)
+SIZES = Preprocessing(12, 8)
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from helpers.multiworker import Launcher
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tf_mural.data import input_pipeline, sampling, tokenizers
+from tf_mural.data.preprocessing import Preprocessing
 
 STEPS = {"mural": 4, "etcl": 6}
 TRAIN = os.path.join(ROOT, "tools", "train.py")
@@ -151,7 +152,7 @@ def test_workers_together_read_each_epoch_once(tmp_path, num_workers, monkeypatc
         dataset = input_pipeline.training_dataset(
             [source],
             tokenizers.Tokenizer(words, 6),
-            input_pipeline.ImageSizes(36, 32),
+            Preprocessing(36, 32),
             ("en",),
             8,
             workers=(worker, num_workers),

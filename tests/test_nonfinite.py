@@ -81,7 +81,7 @@ NAN, INF = math.nan, math.inf
             BadStepPolicy(max_gradient_norm=4.0),
             step_logs(),
             None,
-            "step 7: gradient_norm is 5, above max_gradient_norm=4; .*`config.on_bad_step=skip`$",
+            "gradient_norm is 5, above max_gradient_norm=4; .*with BadStepPolicy.skip=True.$",
         ),
         (BadStepPolicy(max_gradient_norm=5.0), step_logs(), "", None),
         (

@@ -10,7 +10,7 @@ from keras import ops
 from tf_mural import losses
 from tf_mural.backends.tensorflow.chunked_loss import objective_and_gradients
 from tf_mural.errors import UserError
-from tf_mural.objective import Term, objective
+from tf_mural.objective import Term, objective, objective_for_rows
 
 
 def random_fields(n, names, seed=0, languages=2):
@@ -227,8 +227,8 @@ def test_a_loss_without_candidates_gathers_no_embeddings(distance, chunk):
         [term],
         {"temperature": {"shared": ops.convert_to_tensor(0.2)}},
         gather,
-        offset=4,
-        num_languages=2,
+        4,
+        lambda *arguments: objective_for_rows(*arguments[:3], [term], *arguments[3:], 2),
         chunk=chunk,
     )
     # Only the ids of one field are gathered. The number of ids is the size of the global batch.

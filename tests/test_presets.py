@@ -213,4 +213,4 @@ def test_a_preset_of_another_model_is_refused(tmp_path):
 def test_a_folder_that_is_not_empty_is_not_overwritten(finished, preset):
     model = experiment.load(str(finished[0]))
     with pytest.raises(UserError, match="is not empty: choose another folder"):
-        presets.save_preset(str(preset[0]), {}, model.encoder, model.tokenizer, model.sizes)
+        presets.save_preset(str(preset[0]), {}, model.encoder, model.tokenizer, model.preprocessing)

@@ -21,13 +21,14 @@ from helpers.pipeline import (
 from tf_mural.data import input_pipeline, records
 from tf_mural.data.example_builder import ExampleBuilder
 from tf_mural.data.fallback_draws import DISTANCE
+from tf_mural.data.preprocessing import Preprocessing
 from tf_mural.data.records import Record, RecordSet, tfrecord
 from tf_mural.data.sampling import IndexSampler
 from tf_mural.data.skipped_records import BadRecord, SkippedRecords
 from tf_mural.errors import UserError
 
 BATCH = 8
-SIZES = input_pipeline.ImageSizes(12, 8)
+SIZES = Preprocessing(12, 8)
 WITH_IMAGE = {"image": "image", "caption": "text"}
 
 

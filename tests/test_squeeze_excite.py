@@ -10,7 +10,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import ROOT
-from helpers.small_models import TINY_IMAGE, layers_by_name, random_images
+from helpers.small_models import (
+    TINY_IMAGE,
+    clone_without_fusing,
+    layers_by_name,
+    random_images,
+)
 
 from tf_mural import models
 
@@ -32,14 +37,12 @@ def test_the_gradient_of_the_tower_equals_that_of_the_blocks_of_kerashub(monkeyp
         moving = [np.array(w) for w in tower.non_trainable_weights if "moving" in w.path]
         return sum(x.fuse_squeeze for x in norms), [w.path for w in weights], values, moving
 
-    def keep_backbone(backbone, all_reduce_mean):
-        inputs = {x.name: x.input for x in backbone.layers if x.name.endswith("expand_conv")}
-        return backbone, {**inputs, "top_conv": backbone.get_layer("top_conv").input}
-
     keras.config.set_dtype_policy("float64")
     try:
         fused, paths, actual, moving = gradients()
-        monkeypatch.setattr("tf_mural.models.image_encoder.fuse_squeeze_excite", keep_backbone)
+        monkeypatch.setattr(
+            "tf_mural.models.image_encoder.fuse_squeeze_excite", clone_without_fusing
+        )
         plain, plain_paths, expected, expected_moving = gradients()
     finally:
         keras.config.set_dtype_policy("float32")
@@ -54,13 +57,12 @@ import json, sys
 import jax, keras
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
+from helpers.small_models import clone_without_fusing
 from tf_mural import models
 from tf_mural.models import image_encoder
 
 if sys.argv[1] == "plain":
-    def keep_backbone(backbone, all_reduce_mean):
-        return backbone, {x.name: x.input for x in backbone.layers[1:]}
-    image_encoder.fuse_squeeze_excite = keep_backbone
+    image_encoder.fuse_squeeze_excite = clone_without_fusing
 keras.config.set_dtype_policy("mixed_bfloat16")
 tower = models.image_tower("b0", 145, 320, stochastic_depth=0.0, virtual_batch_size=16)
 stage = models.remat_blocks(tower)[1]
@@ -88,7 +90,7 @@ def bytes_accessed(variant):
     process = subprocess.run(
         [sys.executable, "-c", SCRIPT, variant],
         cwd=ROOT,
-        env=environment | {"PYTHONPATH": ROOT},
+        env=environment | {"PYTHONPATH": os.pathsep.join([ROOT, os.path.join(ROOT, "tests")])},
         capture_output=True,
         text=True,
     )

@@ -9,6 +9,7 @@ from helpers.files import write_files
 from helpers.images import encode, plain_image
 from PIL import Image
 
+from tf_mural.data.image_normalization import normalize
 from tf_mural.data.records import Record, RecordSet, Skipped
 from tf_mural.datasets.classification import sun397
 from tf_mural.errors import UserError
@@ -104,7 +105,7 @@ def test_a_bitmap_with_a_palette_keeps_its_pixels(tmp_path, mode):
     image = Image.fromarray(np.stack([colors, 255 - colors, colors // 2], -1)).convert(mode)
     raw = write_folders(tmp_path, {**IMAGES, "a/abbey/sun_1.jpg": encode(image, "BMP")})
     (record,) = [item for item in items(raw) if getattr(item, "id", "") == "a/abbey/sun_1.jpg"]
-    converted = Image.open(io.BytesIO(record.images[0]))
+    converted = Image.open(io.BytesIO(normalize(record.images[0]).data))
     assert (converted.format, converted.mode) == ("PNG", "RGB")
     np.testing.assert_array_equal(np.asarray(converted), np.asarray(image.convert("RGB")))
 

@@ -164,7 +164,7 @@ def test_a_run_with_a_teacher_trains_loads_exports_and_hands_over(tools, data_di
             model.embed.embed_texts(texts), model.encoder.encode("text", tokens), atol=1e-6
         )
         embed = experiment.batch_embedder(
-            model.encoder, model.tokenizer, model.sizes, towers={"text": "teacher"}
+            model.encoder, model.tokenizer, model.preprocessing, towers={"text": "teacher"}
         )
         np.testing.assert_allclose(embed.embed_texts(texts), expected, atol=1e-6)
     check_exports(tmp_path / "taught", taught, texts, expected, tmp_path)
@@ -182,7 +182,7 @@ def check_exports(workdir, model, texts, expected, folder):
     np.testing.assert_allclose(default, model.encoder.encode("text", tokens), atol=1e-5)
 
     arguments = experiment.model_arguments(experiment.read_description(str(workdir)))
-    parts = (model.encoder, model.tokenizer, model.sizes)
+    parts = (model.encoder, model.tokenizer, model.preprocessing)
     presets.save_preset(str(folder / "preset"), arguments, *parts)
     preset = experiment.load(str(folder / "preset"))
     np.testing.assert_allclose(preset.encoder.encode("teacher", tokens), expected, atol=1e-6)

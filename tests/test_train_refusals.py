@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 from tf_mural.cli import train as train_command
-from tf_mural.cli.app import arguments_to_flags
+from tf_mural.cli.error_lines import with_flags
 from tf_mural.errors import UserError
 from tf_mural.experiment import config_loading
 
@@ -23,7 +23,7 @@ def refusal(data_dir, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         with pytest.raises(UserError) as error:
             train_command.main([f"--data_dir={data_dir}", *arguments])
-        message = arguments_to_flags(str(error.value))
+        message = with_flags(str(error.value))
         assert "\n" not in message and getattr(error.value, "exit_code", 2) == 2
         return message
 

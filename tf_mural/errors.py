@@ -3,7 +3,7 @@
 import difflib
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """An error that the user can correct. Commands print only the message and exit with code 2.
 
     The message names the file or record, the expected and the received value, and a remedy.

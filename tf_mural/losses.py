@@ -168,6 +168,36 @@ LOSSES = {
 }
 
 
+def register(name: str, loss: Loss) -> Loss:
+    """Adds a loss to `LOSSES`. Terms and configs can then name the loss.
+
+    Args:
+        name: name of the loss. A name can be registered again for a function of the same name in
+            the same module, for example when a cell of a notebook runs again.
+        loss: function and description of the loss.
+
+    Returns:
+        `loss`.
+
+    Raises:
+        UserError: the name belongs to another loss, or the loss takes an unknown kind of scalar.
+    """
+    known = LOSSES.get(name)
+    if known and _origin(known.function) != _origin(loss.function):
+        raise UserError(
+            f"the name {name!r} belongs to the loss {'.'.join(_origin(known.function))}: choose "
+            "another name"
+        )
+    for kind in loss.scalars:
+        lookup(SCALARS, kind, f"kind of learned scalar (of the loss {name!r})")
+    LOSSES[name] = loss
+    return loss
+
+
+def _origin(function):
+    return function.__module__, function.__qualname__
+
+
 def complete_options(loss, options):
     """Returns {name: value} of all options of a loss; omitted options get their defaults.
 

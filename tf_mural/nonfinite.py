@@ -15,7 +15,8 @@ LOSS_SCALES = {"float32": None, "mixed_bfloat16": None, "mixed_float16": 2.0**15
 ON_BAD_STEP = {"stop": False, "skip": True}
 
 _NORM_MESSAGE = "gradient_norm is not finite"
-_ADVICE = "a smaller `config.optimizer.learning_rate` or `config.optimizer.global_clipnorm=1.0`"
+# `cli.error_lines.with_flags` replaces the arguments in the messages by flags.
+_ADVICE = "a smaller learning rate of the optimizer or global_clipnorm=1.0"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +56,8 @@ class BadStepPolicy:
         if problem and not self.skip and not overflow:
             raise UserError(
                 f"step {step}: {problem}; stopped. The last checkpoint is from an earlier step. "
-                f"Try {_ADVICE}, with `allow_config_changes=True` to continue from that "
-                "checkpoint, or skip such steps with `config.on_bad_step=skip`"
+                f"Try {_ADVICE} to continue from that checkpoint, or skip such steps with "
+                "BadStepPolicy(skip=True)"
             )
         return f"step {step}: skipped, because {problem}" if problem else ""
 
@@ -107,12 +108,13 @@ class LossScale:
         patience: number of consecutive steps with finite gradients after which the factor doubles.
 
     Attributes:
+        initial: the argument `initial`.
         value: variable (float32), the factor.
         finite_steps: variable (int32), number of consecutive steps with finite gradients.
     """
 
     def __init__(self, initial, patience=2000):
-        self._patience = patience
+        self.initial, self._patience = initial, patience
         self.value = scalar_variable("loss_scale", "float32", initial)
         self.finite_steps = scalar_variable("finite_steps", "int32")
 

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 
+@keras.saving.register_keras_serializable(package="tf_mural")
 class LAMB(keras.optimizers.Optimizer):
     """LAMB (You et al. 2020, algorithm 2): the trust ratio contains the weight decay.
 
@@ -188,6 +189,7 @@ def _trust_ratio(variable, update):
     return ops.where(nonzero, weight_norm / ops.where(nonzero, update_norm, 1.0), 1.0)
 
 
+@keras.saving.register_keras_serializable(package="tf_mural")
 class AdamW(LAMB):
     """AdamW (Loshchilov and Hutter 2019): `LAMB` with a trust ratio of 1 for all variables.
 
@@ -216,6 +218,7 @@ class AdamW(LAMB):
         return config
 
 
+@keras.saving.register_keras_serializable(package="tf_mural")
 class LinearWarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
     """Learning rate that increases linearly from 0 to `peak`, then decreases linearly to 0.
 

@@ -7,15 +7,22 @@ checks them, and updates the variables. `TrainStep` depends on the backend only 
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import keras
 from keras import ops
 
+from tf_mural.losses import SCALARS
 from tf_mural.modalities import MODALITIES
 from tf_mural.models import at_least_float32
 from tf_mural.nonfinite import BadStepPolicy, LossScale, scalar_variable
+from tf_mural.objective import gather_candidates, objective_for_rows
+
+# Prefixes of the names of logs that describe a state and have no mean: `combine_logs` returns their
+# last value. The values of learned scalars, such as "temperature/shared", are such states, too.
+_STATES = ("learning_rate", "loss_scale", "skipped_", *(f"{kind}/" for kind in SCALARS))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +37,8 @@ class BackendFunctions:
         run_on_replicas: (function, batch) -> (gradients, logs). Calls `function` on every replica
             with the local batch of the replica. The results of `function`, and the moving averages
             that `function` assigns, are identical on all replicas.
+        evaluate_on_replicas: (function, batch) -> logs. Calls `function`, which assigns no
+            variables, on every replica with the local batch of the replica.
         encode_full, encode_cached: see the module `grad_cache` of a backend.
         objective_and_gradients: see the module `chunked_loss` of a backend.
         gather, replica_offset, reduce_sum, sync_moving_averages, set_seeds: see the module
@@ -39,6 +48,7 @@ class BackendFunctions:
     """
 
     run_on_replicas: Callable
+    evaluate_on_replicas: Callable
     encode_full: Callable
     encode_cached: Callable
     objective_and_gradients: Callable
@@ -83,6 +93,8 @@ class TrainStep:
         loss_chunk: number of local examples whose logits are computed at a time; None: all.
         loss_scale: initial loss scale, see `nonfinite.LossScale`; None: no scaling.
         bad_step_policy: `nonfinite.BadStepPolicy`; None: `BadStepPolicy()`.
+        compute_objective: callable with the arguments and results of the method
+            `compute_objective`; None: that method.
 
     Attributes:
         step: variable (int32), the number of steps so far, including skipped ones.
@@ -105,7 +117,9 @@ class TrainStep:
         loss_chunk=None,
         loss_scale=None,
         bad_step_policy=None,
+        compute_objective=None,
     ):
+        self._objective = compute_objective or self.compute_objective
         self.backend, self.encoder, self.terms = backend, encoder, tuple(terms)
         self.fields, self.languages, self.seed = dict(fields), tuple(languages), seed
         self.microbatch, self.loss_chunk = microbatch, loss_chunk
@@ -189,6 +203,39 @@ class TrainStep:
             gradients = self.loss_scale.unscale(gradients)
         return gradients, self._named_logs(logs)
 
+    def evaluate(self, batch):
+        """Computes the logs of the objective in inference mode; assigns no variables.
+
+        Args:
+            batch: see `__call__`.
+
+        Returns:
+            {name: scalar}: loss, loss/<term> and loss_language/<code>, see `__call__`.
+        """
+        return self._named_logs(self.backend.evaluate_on_replicas(self._local_logs, batch))
+
+    def compute_objective(self, embeddings, batch, candidates, scalars, offset):
+        """Computes the loss and the logs of a part of the local batch, see `objective_for_rows`.
+
+        Args:
+            embeddings, batch, candidates, scalars, offset: see `objective.objective_for_rows`.
+
+        Returns:
+            The loss and the logs of the terms of the stage.
+        """
+        return objective_for_rows(
+            embeddings, batch, candidates, self.terms, scalars, offset, len(self.languages)
+        )
+
+    def _local_logs(self, batch):
+        backend = self.backend
+        embeddings = self.encode(batch, training=False)
+        candidates = gather_candidates(embeddings, batch, self.terms, backend.gather)
+        scalars = self.encoder.scalar_values()
+        offset = backend.replica_offset(local_batch_size(batch))
+        _, logs = self._objective(embeddings, batch, candidates, scalars, offset)
+        return backend.reduce_sum(logs)
+
     def _local_gradients(self, batch):
         """Computes the gradients and logs of one replica from its local batch.
 
@@ -208,7 +255,7 @@ class TrainStep:
             encoder.scalar_values(),
             backend.gather,
             backend.replica_offset(num_examples),
-            len(self.languages),
+            self._objective,
             self.loss_chunk,
         )
         # 3. Propagate the gradients at the embeddings back through the towers.
@@ -256,14 +303,16 @@ class TrainStep:
         return self.backend.encode_cached(encode, batch, variables, specs)
 
     def encode(self, batch, training=True):
-        """Encodes a batch; returns a dict from field to embeddings (n, d).
+        """Encodes the fields of a batch; returns a dict from field to embeddings (n, d).
 
         Each tower encodes all its fields in one pass.
         """
         embeddings = {}
         for tower, modality in self.encoder.modalities.items():
             key = MODALITIES[modality].input_key
-            fields = [field for field, name in self.fields.items() if name == tower]
+            fields = [
+                field for field, name in self.fields.items() if name == tower and field in batch
+            ]
             if not fields:
                 continue
             inputs = [batch[field][key] for field in fields]
@@ -304,6 +353,28 @@ class TrainStep:
 def local_batch_size(batch):
     """Returns the number of examples of a batch as a Python int."""
     return next(iter(batch.values()))["id"].shape[0]
+
+
+def combine_logs(logs):
+    """Combines the logs of several steps, [{name: float}], into one {name: float}.
+
+    The result contains the mean of the finite values of each log, the last value of a log that
+    describes a state (learning rate, loss scale, skipped steps, learned scalars), and the sum of
+    the numbers of clipped scalars. The loss of a language is omitted if no batch contained the
+    language. Any other log without a finite value is nan.
+    """
+    combined = {}
+    for key in logs[0]:
+        values = [step[key] for step in logs if math.isfinite(step[key])]
+        if key.startswith(_STATES) and values:
+            combined[key] = values[-1]
+        elif key.endswith("_clamped"):
+            combined[key] = sum(values)
+        elif values:
+            combined[key] = sum(values) / len(values)
+        elif not key.startswith("loss_language/"):
+            combined[key] = math.nan
+    return combined
 
 
 def _clip(gradients, norm, limit):

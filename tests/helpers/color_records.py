@@ -6,6 +6,7 @@ import os
 from helpers.images import gray_image
 from helpers.trainers import BATCH_SIZE, IMAGE_SIZE, LANGUAGES, MAX_TOKENS, MODALITIES
 from tf_mural.data import input_pipeline, records, sampling, tokenizers
+from tf_mural.data.preprocessing import Preprocessing
 
 _COUNT, _RESIZE = 16, 36
 
@@ -35,7 +36,7 @@ def color_dataset(folder, replicas=1, workers=(0, 1)):
         input_pipeline.training_dataset,
         [input_pipeline.Source(sampler, MODALITIES["etcl"])],
         tokenizers.Tokenizer([*tokenizers.SPECIAL_TOKENS, *words], MAX_TOKENS),
-        input_pipeline.ImageSizes(_RESIZE, IMAGE_SIZE),
+        Preprocessing(_RESIZE, IMAGE_SIZE),
         LANGUAGES,
         BATCH_SIZE,
         replicas,

@@ -20,6 +20,18 @@ def drop_rates(tower):
     return sorted(layer.rate for layer in dropouts if layer.noise_shape)
 
 
+def clone_without_fusing(backbone, replace):
+    """Takes the place of `fuse_squeeze_excite` in comparisons; fuses no layers."""
+    inputs = {}
+
+    def call(layer, *args, **kwargs):
+        inputs[layer.name] = args[0]
+        return layer(*args, **kwargs)
+
+    clone = keras.models.clone_model(backbone, clone_function=replace, call_function=call)
+    return clone, inputs
+
+
 def random_images(count, size=32, seed=0):
     """Returns random float32 pixels in [0, 255], an array (count, size, size, 3)."""
     shape = (count, size, size, 3)

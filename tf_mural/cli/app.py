@@ -15,7 +15,7 @@ import traceback
 
 from absl import flags, logging
 
-from tf_mural.cli.error_lines import error_line
+from tf_mural.cli.error_lines import error_line, with_flags
 from tf_mural.errors import UserError, lookup, suggest
 from tf_mural.training.preemption import Preempted
 
@@ -99,17 +99,6 @@ def localize(text):
         return text
     text = re.sub(r"(?:python )?\btools/(\w+)\.py\b", _command_name, text)
     return re.sub(r"(?:-r )?requirements(?:-(\w+))?\.txt", _package_names, text)
-
-
-def arguments_to_flags(text):
-    """Converts the arguments in the message of a library error to the flags of a command.
-
-    Library errors name arguments and config values in backquotes, as Python code: `workdir`,
-    `allow_config_changes=True` or `config.microbatch=none`. The flags are --workdir,
-    --allow_config_changes and --config.microbatch=none.
-    """
-    text = re.sub(r"`(\w+)=True`", r"--\1", text)
-    return re.sub(r"`([a-z]\w*(?:\.\w+)*)(=[^`\s]*)?`", r"--\1\2", text)
 
 
 def _command_name(match):
@@ -273,7 +262,7 @@ def run(main, resilient_stdout=False):
         code = error.code or 0
         _exit(*("", code) if isinstance(code, int) else (code, 1))
     except UserError as error:
-        _exit(f"error: {arguments_to_flags(str(error))}", getattr(error, "exit_code", 2))
+        _exit(f"error: {with_flags(str(error))}", getattr(error, "exit_code", 2))
     except Preempted as error:
         _exit(str(error), error.exit_code)
     except KeyboardInterrupt:

@@ -11,7 +11,32 @@ _FREE_SPACE = "free some space, and give the same command again"
 # exhausted memory.
 _NOT_MEMORY = re.compile("space left|quota|open files")
 _MEMORY = re.compile(r"OOM|memory|allocat|reserve", re.IGNORECASE)
+# {advice in the errors of the library, which names arguments: the same advice with flags}.
+_FLAGS = {
+    "choose the backend jax": "set --backend=jax",
+    "choose precision=mixed_bfloat16": "set --config.precision=mixed_bfloat16",
+    "a smaller learning rate of the optimizer or global_clipnorm=1.0": (
+        "a smaller --config.optimizer.learning_rate or --config.optimizer.global_clipnorm=1.0"
+    ),
+    " to continue from that checkpoint": (
+        ", with --allow_config_changes to continue from that checkpoint"
+    ),
+    "BadStepPolicy(skip=True)": "--config.on_bad_step=skip",
+}
 _GFILE = "tensorflow/python/lib/io/file_io.py"
+
+
+def with_flags(message):
+    """Replaces the arguments in an error message of the library by the flags of the commands.
+
+    Library errors name arguments and config values in backquotes, as Python code: `workdir`,
+    `allow_config_changes=True` or `config.microbatch=none`. The flags are --workdir,
+    --allow_config_changes and --config.microbatch=none.
+    """
+    for advice, flags in _FLAGS.items():
+        message = message.replace(advice, flags)
+    message = re.sub(r"`(\w+)=True`", r"--\1", message)
+    return re.sub(r"`([a-z]\w*(?:\.\w+)*)(=[^`\s]*)?`", r"--\1\2", message)
 
 
 def error_line(error):

@@ -16,7 +16,6 @@ runs/hub/<name of the model>/evals. With --records, the file of a result is name
 Options of the task are appended to the name of the result file.
 """
 
-import dataclasses
 import os
 import time
 import traceback
@@ -119,6 +118,7 @@ def main(argv=None):
 
     app.import_tensorflow(_BACKEND.value)
     from tf_mural import experiment
+    from tf_mural.experiment.evaluate import model_hashes
     from tf_mural.experiment.evaluation import prepare_evaluation
 
     def prepare(job):
@@ -127,20 +127,16 @@ def main(argv=None):
     if not run_all:  # reports the errors of all jobs before the first job runs
         prepared = {job.out: prepare(job) for job in jobs}
     model = experiment.load(_MODEL.value)
-    model_hashes = {
-        "vocabulary_hash": model.tokenizer.hash,
-        "weights_hash": eval_jobs.weights_hash(_MODEL.value)
-        or experiment.fingerprint(model.encoder, model.tokenizer, model.sizes)[:12],
-    }
+    hashes = model_hashes(_MODEL.value, model)
 
     def run(job):
         evaluation = prepare(job) if run_all else prepared[job.out]
-        if run_all and eval_jobs.is_up_to_date(job.out, evaluation, model_hashes):
+        if run_all and eval_jobs.is_up_to_date(job.out, evaluation, hashes):
             _print_now(
                 f"{job.name}: up to date, because the model and the data are the same: {job.out}\n"
             )
         else:
-            _evaluate(job, evaluation, model.embed, model_hashes)
+            _evaluate(job, evaluation, model.embed, hashes)
 
     if len(jobs) == 1:
         run(jobs[0])
@@ -197,8 +193,10 @@ def _run_each(jobs, run):
         raise error
 
 
-def _evaluate(job, evaluation, embed, model_hashes):
+def _evaluate(job, evaluation, embed, hashes):
     """Runs one evaluation, and prints and writes its result."""
+    from tf_mural.data.image_normalization import stored_images_note
+    from tf_mural.experiment.evaluate import result_content
     from tf_mural.experiment.evaluation import ProgressEmbedder
     from tf_mural.reports.result_tables import result_table, task_unit
 
@@ -206,25 +204,19 @@ def _evaluate(job, evaluation, embed, model_hashes):
     cache_dir = None if file_io.is_remote(folder) else os.path.join(folder, "classes")
     start_time = time.perf_counter()
     embed = ProgressEmbedder(embed, job.name, _print_now)
-    result = evaluation.run(embed, cache_dir, model_hashes["weights_hash"])
+    result = evaluation.run(embed, cache_dir, hashes["weights_hash"])
     records, benchmark = evaluation.records, None if job.records else evaluation.benchmark
     unit = task_unit(result.task)
     print(f"{result.protocol} on {records.folder}, {len(records):,} records, {unit}:")
+    if note := stored_images_note(records.folder, records.manifest):
+        print(f"({note})")
     if benchmark and len(records) != benchmark.size:
         print(
             f"(the benchmark has {benchmark.size:,} records: this result is not comparable with "
             "published results)"
         )
     print(result_table(result))
-    content = {
-        "model": _MODEL.value,
-        **model_hashes,
-        "benchmark": job.name if benchmark else None,
-        "records": len(records),
-        "data": evaluation.data,
-        "options": evaluation.options,
-        **dataclasses.asdict(result),
-    }
+    content = result_content(_MODEL.value, hashes, job, evaluation, result)
     file_io.makedirs(os.path.dirname(job.out) or ".")
     file_io.write_json(job.out, content)
     _print_now(f"written to {job.out}, after {time.perf_counter() - start_time:.0f} s\n")

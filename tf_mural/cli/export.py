@@ -110,7 +110,7 @@ def _export_preset(folder, model):
         file_io.read_json(os.path.join(workdirs[0], checkpoints.CONFIG)) if workdirs else None,
     )
     arguments = experiment.model_arguments(description)
-    parts = model.encoder, model.tokenizer, model.sizes
+    parts = model.encoder, model.tokenizer, model.preprocessing
     presets.save_preset(folder, arguments, *parts, card, model.languages)
     return export.embedding_differences(model, experiment.load(folder))
 

@@ -57,6 +57,8 @@ def main(argv=None):
 
     folder = _IMAGES.value or _RECORDS.value
     source = search.FolderSource(folder) if _IMAGES.value else search.RecordsSource(folder)
+    if source.note:
+        print(source.note)
     app.import_tensorflow(_BACKEND.value)
     import tf_mural
 

@@ -23,9 +23,7 @@ A second signal ends the process immediately. If stdout cannot be written, the r
 output.
 """
 
-import contextlib
 import functools
-import os
 
 from absl import flags
 
@@ -97,10 +95,6 @@ _ALLOW_CONFIG_CHANGES = flags.DEFINE_bool(
 _BACKEND = app.define_backend(FLAGS)
 _DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder of the record sets.", flag_values=FLAGS)
 
-# Prefixes of the overrides that apply to all stages of a command, not only to the stage that
-# --stage names.
-_SHARED_OVERRIDES = ("--config.model.", "--config.images.", "--config.vocabulary")
-
 
 def main(argv=None):
     """Trains a stage.
@@ -126,56 +120,23 @@ def run(signals, argv=None):
     app.parse(FLAGS, argv, __doc__)
     app.import_tensorflow(_BACKEND.value)
     from tf_mural.backends import backend_module
+    from tf_mural.experiment.train import stage_loader, train_stages
 
-    config = _load_config(overrides, _STAGE.value)
-    backend = backend_module()
-    strategy = backend.make_strategy(_STRATEGY.value, _TPU.value, _CONNECT_TIMEOUT_MINUTES.value)
+    stage = _STAGE.value
+    load_config = stage_loader(stage, _SIZE.value, _CONFIG.value, overrides, _SEED.value)
+    load_config(stage)  # reports an invalid config before devices are used
+    strategy = backend_module().make_strategy(
+        _STRATEGY.value, _TPU.value, _CONNECT_TIMEOUT_MINUTES.value
+    )
     signals.install()
-    processes = backend.ProcessGroup(strategy)
-    with contextlib.ExitStack() as stack:
-        if not processes.is_primary:  # only the first process prints to stdout
-            devnull = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
-            stack.enter_context(contextlib.redirect_stdout(devnull))
-        return _train(config, overrides, strategy, processes, signals)
-
-
-def _train(config, overrides, strategy, processes, signals):
-    from tf_mural.experiment import run_report, run_stage
-
-    session = run_stage.Session(
+    return train_stages(
+        load_config,
+        stage,
+        workdir=_WORKDIR.value,
+        init=_INIT.value,
         data_dir=_DATA_DIR.value,
         strategy=strategy,
         signals=signals,
-        load_config=functools.partial(_load_config, overrides),
+        overrides=overrides,
         allow_config_changes=_ALLOW_CONFIG_CHANGES.value,
     )
-    workdir = _WORKDIR.value or run_stage.default_workdir(config)
-    own = [override for override in overrides if not override.startswith(_SHARED_OVERRIDES)]
-    run_report.print_override_scope(config, _INIT.value, own)
-    with processes.detect_peer_failure():
-        results = run_stage.run_stage(config, workdir, session, _INIT.value)
-        compare_with = {}
-        for stage in config.report.compare_with:
-            other = _load_config(overrides, stage)
-            compare_with[stage] = run_stage.run_stage(
-                other, run_stage.default_workdir(other), session
-            )
-        if processes.is_primary:
-            run_report.write_report(config, workdir, results, compare_with)
-        processes.shutdown()
-    return results
-
-
-def _load_config(overrides, stage):
-    """Returns the config of a stage, with the values that the flags override.
-
-    All overrides apply to the stage that --stage names. Only overrides with a prefix of
-    _SHARED_OVERRIDES also apply to other stages, because all stages of a command must have the same
-    model.
-    """
-    config = config_loading.load_config(stage, _SIZE.value, _CONFIG.value)
-    applied = [o for o in overrides if stage == _STAGE.value or o.startswith(_SHARED_OVERRIDES)]
-    config_loading.apply_overrides(config, applied)
-    if _SEED.value is not None:
-        config.seed = _SEED.value
-    return config

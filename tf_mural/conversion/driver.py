@@ -26,6 +26,7 @@ from tf_mural.conversion.executors import EXECUTORS
 from tf_mural.conversion.filter_config import FilterConfig
 from tf_mural.conversion.provenance import existing_manifest, plan_conversion, recipe_digest
 from tf_mural.data import records
+from tf_mural.data.image_normalization import stored_images_note
 from tf_mural.errors import UserError, lookup
 
 SECONDS_BETWEEN_LINES = 2.0
@@ -103,6 +104,8 @@ def convert(
             if existing is not None:
                 count = f"{existing['records']:,} records in {paths.record_set}"
                 progress(f"{label}: already there, {count}")
+                if note := stored_images_note(paths.record_set, existing):
+                    progress(note)
                 return existing
             try:
                 return _build(passes, recipe, classes)

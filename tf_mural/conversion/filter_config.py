@@ -4,6 +4,8 @@ import dataclasses
 import os
 
 from tf_mural.data import records
+from tf_mural.data.image_normalization import parse_color
+from tf_mural.data.preprocessing import METHODS
 from tf_mural.errors import UserError, lookup
 
 # The filters of MURAL's image-text data: the filters of ALIGN with other thresholds.
@@ -52,8 +54,14 @@ class FilterConfig:
         exclude: folders of record sets. A record is dropped if one of its images occurs in these
             sets, even with another format or JPEG quality. A record is also dropped if two of its
             texts occur together in an excluded record without images.
-        resize: convert images to square JPEGs whose sides have this many pixels.
+        resize: convert images to squares whose sides have this many pixels; see
+            `image_probe.resize_image`.
         resize_quality: quality of the resized JPEGs, from 1 to 100.
+        resize_method: method of resizing, such as bilinear or bicubic, see
+            `preprocessing.Preprocessing`.
+        resize_antialias: whether a filter prevents aliasing when images are made smaller, as in
+            Pillow.
+        background: color of transparent pixels of the images, such as black or #ffcc00.
         shard_records: maximum number of records in a shard. Each unit has at least one shard; small
             units are not joined. None: one shard per unit.
     """
@@ -71,16 +79,23 @@ class FilterConfig:
     exclude: tuple[str, ...] = ()
     resize: int | None = None
     resize_quality: int = 95
+    resize_method: str = "bilinear"
+    resize_antialias: bool = False
+    background: str = "white"
     shard_records: int | None = None
 
     def __post_init__(self):
         for kind in self.deduplicate:
             lookup(_DUPLICATES, kind, "kind of duplicates")
+        lookup(dict.fromkeys(METHODS), self.resize_method, "method of resizing")
+        parse_color(self.background)
+        if self.resize is None and (self.resize_method != "bilinear" or self.resize_antialias):
+            raise UserError("resize_method and resize_antialias need resize, the size in pixels")
         bounds = {"near_distance": (0, 15), "resize_quality": (1, 100)}
         minimum = {"aspect_below": 1, "short_side_above": 0, "max_characters": 0}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, int | float):
+            if isinstance(value, int | float) and not isinstance(value, bool):
                 low, high = bounds.get(field.name, (minimum.get(field.name, 1), float("inf")))
                 if not low <= value <= high:
                     to = f" to {high}" if field.name in bounds else " or more"

@@ -17,6 +17,7 @@ class Ledger:
         read, kept: numbers of records.
         dropped: Counter of dropped records, by reason.
         dropped_texts: Counter of texts that were dropped from a record, by reason.
+        changed_images: Counter of the changes of images that were encoded again.
         examples: dict from reason to a list of examples.
     """
 
@@ -24,15 +25,24 @@ class Ledger:
     kept: int = 0
     dropped: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     dropped_texts: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    changed_images: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     examples: dict = dataclasses.field(default_factory=dict)
 
     def skip(self, skipped):
         """Counts a `Skipped`; stores its example if the reason has fewer than `MAX_EXAMPLES`."""
         counter = self.dropped_texts if skipped.text_only else self.dropped
         counter[skipped.reason] += 1
-        examples = self.examples.setdefault(skipped.reason, [])
+        self._add_example(skipped.reason, skipped.example)
+
+    def change_image(self, change, example):
+        """Counts an image that was encoded again; `change` states why."""
+        self.changed_images[change] += 1
+        self._add_example(change, example)
+
+    def _add_example(self, reason, example):
+        examples = self.examples.setdefault(reason, [])
         if len(examples) < MAX_EXAMPLES:
-            examples.append(skipped.example)
+            examples.append(example)
 
     def filter(self, items):
         """Yields the valid records of a data set, and counts all records read and dropped.
@@ -82,6 +92,7 @@ class Ledger:
         self.kept += other.kept
         self.dropped.update(other.dropped)
         self.dropped_texts.update(other.dropped_texts)
+        self.changed_images.update(other.changed_images)
         for reason, examples in other.examples.items():
             self.examples[reason] = (self.examples.get(reason, []) + examples)[:MAX_EXAMPLES]
 
@@ -108,6 +119,7 @@ class Ledger:
             "kept": self.kept,
             "dropped": dict(sorted(self.dropped.items())),
             "dropped_texts": dict(sorted(self.dropped_texts.items())),
+            "changed_images": dict(sorted(self.changed_images.items())),
             "examples": dict(sorted(self.examples.items())),
         }
 
@@ -156,6 +168,9 @@ def format_summary(manifests):
             for reason, count in ledger[key].items():
                 example = ledger["examples"][reason][0]
                 notes.append(f"{manifest['split']}: {count:,} {noun} dropped: {reason} ({example})")
+        for change, count in ledger.get("changed_images", {}).items():
+            example = ledger["examples"][change][0]
+            notes.append(f"{manifest['split']}: {count:,} images changed: {change} ({example})")
     header = ["split", "records", "images", "texts", "languages", "dropped"]
     return "\n".join([_format_table([header, *rows]), *([""] if notes else []), *notes])
 

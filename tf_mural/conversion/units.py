@@ -16,6 +16,7 @@ from tf_mural.conversion import corpus_filters, record_filters
 from tf_mural.conversion.corpus_filters import CORPUS_FILTERS
 from tf_mural.conversion.decontamination import ExcludedRecordFilter
 from tf_mural.conversion.hashes import INDEX_BITS, position
+from tf_mural.conversion.image_probe import ImageNormalizer, ImageResizer
 from tf_mural.conversion.ledger import Ledger
 from tf_mural.data import records
 
@@ -49,11 +50,12 @@ def scan_unit(task, number, unit):
         The number of records read.
     """
     ledger = Ledger()
+    filters = _build_filters(task, ledger)
     spills = {
         name: corpus_filters.SpillWriter(task.paths.spill_stem(number, name))
         for name in task.filters.corpus_filters
     }
-    for record in _read_unit(task, unit, ledger, _build_filters(task)):
+    for record in _read_unit(task, unit, ledger, filters):
         record_position = position(number, ledger.read - 1)
         for name, spill in spills.items():
             for key, value in CORPUS_FILTERS[name].keys(record, task.filters):
@@ -106,10 +108,8 @@ def write_unit(task, number, unit, read=None, ranges=None):
         UserError: a record is invalid, or the input differs from that of pass 1.
     """
     ledger, shards = Ledger(), []
-    filters = _build_filters(task) + _load_drop_lists(task, number, ranges or {})
+    filters = _build_filters(task, ledger) + _load_drop_lists(task, number, ranges or {})
     if task.filters.resize is not None:
-        from tf_mural.conversion.image_probe import ImageResizer
-
         filters.append(ImageResizer(task.filters))
     kept = _read_unit(task, unit, ledger, filters)
     for chunk in _split(kept, task.filters.shard_records):
@@ -123,7 +123,7 @@ def _read_unit(task, unit, ledger, filters):
     """Yields the records of a unit that pass all filters, and counts the dropped ones."""
     dataset = importlib.import_module(task.module)
     valid = ledger.filter(dataset.read(unit))
-    return _apply(filters, valid, ledger) if filters else valid
+    return _apply(filters, valid, ledger)
 
 
 def _apply(filters, valid, ledger):
@@ -137,8 +137,9 @@ def _apply(filters, valid, ledger):
             yield record
 
 
-def _build_filters(task):
-    filters = record_filters.build_record_filters(task.filters)
+def _build_filters(task, ledger):
+    filters = [ImageNormalizer(task.filters, ledger.change_image)]
+    filters += record_filters.build_record_filters(task.filters)
     if task.filters.exclude:
         path, distance = task.paths.excluded_hashes, task.filters.near_distance
         filters.append(ExcludedRecordFilter(path, distance))

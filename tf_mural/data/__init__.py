@@ -1,1 +1,24 @@
 """Record sets, and the input pipeline that turns them into batches."""
+
+import importlib
+
+# Maps each public name to the module that defines it. The module is imported when the name is first
+# used.
+_EXPORTS = {
+    "KerasHubTokenizer": "encoder_inputs",
+    "Preprocessing": "preprocessing",
+    "Tokenizer": "tokenizers",
+    "as_preprocessing": "encoder_inputs",
+    "as_tokenizer": "encoder_inputs",
+    "load_tokenizer": "encoder_inputs",
+    "save_tokenizer": "encoder_inputs",
+    "training_dataset": "training_data",
+}
+
+__all__ = sorted(_EXPORTS)
+
+
+def __getattr__(name):
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)

@@ -22,18 +22,19 @@ class ExampleBuilder:
     Args:
         source: `Source`.
         tokenizer: `tokenizers.Tokenizer`.
-        sizes: `ImageSizes`.
+        preprocessing: `preprocessing.Preprocessing`.
         languages: tuple of all language codes of the stage.
     """
 
-    def __init__(self, source, tokenizer, sizes, languages):
+    def __init__(self, source, tokenizer, preprocessing, languages):
         self.sampler = source.sampler
         self.fields = {
             modality: [field for field, value in source.fields.items() if value == modality]
             for modality in MODALITIES
         }
         self.language_codes = self.sampler.languages or ("",)
-        self._source, self._tokenizer, self._sizes = source, tokenizer, sizes
+        self._source, self._tokenizer = source, tokenizer
+        self._preprocessing = preprocessing
         self._language_ids = [languages.index(code) for code in self.sampler.languages] or [0]
 
     def fetch(self, draws, on_languages=None):
@@ -160,9 +161,9 @@ class ExampleBuilder:
 
     def decode_image(self, value):
         """Decodes, resizes, crops and mirrors one image."""
-        sizes = self._sizes
-        image = image_ops.resize(image_ops.decode(value["data"]), sizes.resize)
-        pixels = image_ops.random_crop(image, sizes.crop, value["seed"], flip=self._source.flip)
+        image = image_ops.resize_for(image_ops.decode(value["data"]), self._preprocessing)
+        size, flip = self._preprocessing.crop, self._source.flip
+        pixels = image_ops.random_crop(image, size, value["seed"], flip=flip)
         return {"pixels": pixels, "id": value["id"]}
 
 

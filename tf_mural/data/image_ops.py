@@ -1,46 +1,6 @@
 """Image operations that are shared by converters, input pipeline, embedder and export."""
 
-import struct
-
 import tensorflow as tf
-
-# Maximum number of pixels of an image. An image of this size takes about 268 MB when decoded.
-# Larger images could exhaust the memory.
-MAX_PIXELS = 89_478_485
-
-
-def header_size(data):
-    """Reads the size of an image from the header of its file.
-
-    Args:
-        data: bytes of a PNG, JPEG, GIF or BMP.
-
-    Returns:
-        (width, height), or None if the header is not valid.
-    """
-    if data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) >= 24:
-        return struct.unpack(">II", data[16:24])
-    if data[:6] in (b"GIF87a", b"GIF89a") and len(data) >= 10:
-        return struct.unpack("<HH", data[6:10])
-    if data[:2] == b"BM" and len(data) >= 26:
-        width, height = struct.unpack("<ii", data[18:26])
-        return width, abs(height)
-    return _jpeg_size(data) if data[:2] == b"\xff\xd8" else None
-
-
-def _jpeg_size(data):
-    """Reads (width, height) from the frame header of a JPEG, which follows other segments."""
-    position = 2
-    while position + 9 <= len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
-        length = int.from_bytes(data[position + 2 : position + 4], "big")
-        # A marker SOF0 to SOF15 starts the frame header. The range of these markers also contains
-        # the markers DHT, JPG and DAC.
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack(">HH", data[position + 5 : position + 9])
-            return width, height
-        position += 1 if marker == 0xFF else 2 + length
-    return None
 
 
 def decode(data):
@@ -55,24 +15,28 @@ def decode(data):
     return tf.io.decode_image(data, channels=3, expand_animations=False)
 
 
-def resize(image, size):
+def resize(image, size, method="bilinear", antialias=False):
     """Resizes an image to a square, which may change its aspect ratio.
 
-    The interpolation is bilinear without antialiasing, as in the paper and as by default in
-    `tf.image.resize`. The values are rounded, so that resizing at conversion and in training gives
-    the same pixels. An image that already has the size is returned unchanged, because resizing
-    would not change its pixels.
+    By default, the interpolation is bilinear without antialiasing, as in the paper and as by
+    default in `tf.image.resize`. The values are rounded, so that resizing at conversion and in
+    training gives the same pixels. An image that already has the size is returned unchanged,
+    because resizing would not change its pixels.
 
     Args:
         image: uint8 (h, w, 3).
         size: height and width in pixels.
+        method: see `preprocessing.Preprocessing`.
+        antialias: see `preprocessing.Preprocessing`.
 
     Returns:
         uint8 (size, size, 3).
     """
 
     def resized():
-        pixels = tf.image.resize(image, (size, size), method="bilinear", antialias=False)
+        pixels = tf.image.resize(image, (size, size), method=method, antialias=antialias)
+        if method != "bilinear":  # Other methods overshoot at edges.
+            pixels = tf.clip_by_value(tf.cast(pixels, tf.float32), 0.0, 255.0)
         return tf.cast(tf.round(pixels), tf.uint8)
 
     image = tf.convert_to_tensor(image)
@@ -108,6 +72,24 @@ def center_crop(image, size):
     return tf.image.crop_to_bounding_box(image, top, left, size, size)
 
 
-def preprocess_for_evaluation(data, resize_to, size):
-    """Decodes JPEG or PNG bytes, resizes and center-crops to uint8 (size, size, 3)."""
-    return center_crop(resize(decode(data), resize_to), size)
+def resize_for(image, preprocessing):
+    """Resizes an image, uint8 (h, w, 3), as a `preprocessing.Preprocessing` describes."""
+    return resize(image, preprocessing.resize, preprocessing.method, preprocessing.antialias)
+
+
+def preprocess_pixels(image, preprocessing):
+    """Resizes and center-crops an image for evaluation.
+
+    Args:
+        image: uint8 (h, w, 3).
+        preprocessing: `preprocessing.Preprocessing`.
+
+    Returns:
+        uint8 (crop, crop, 3).
+    """
+    return center_crop(resize_for(image, preprocessing), preprocessing.crop)
+
+
+def preprocess_for_evaluation(data, preprocessing):
+    """Decodes the bytes of a normalized image file, and calls `preprocess_pixels`."""
+    return preprocess_pixels(decode(data), preprocessing)

@@ -28,14 +28,6 @@ class Source:
     flip: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
-class ImageSizes:
-    """Sizes in pixels: images are resized to `resize`, then cropped to `crop`."""
-
-    resize: int
-    crop: int
-
-
 def disable_autotune(dataset):
     """Disables the thread of `tf.data` that tunes parallelism and buffer sizes at run time.
 
@@ -52,7 +44,7 @@ def disable_autotune(dataset):
 def training_dataset(
     sources,
     tokenizer,
-    sizes,
+    preprocessing,
     languages,
     global_batch,
     replicas=1,
@@ -71,13 +63,14 @@ def training_dataset(
     Args:
         sources: list of `Source`; their fields are merged into one batch.
         tokenizer: `tokenizers.Tokenizer`.
-        sizes: `ImageSizes`.
+        preprocessing: `preprocessing.Preprocessing`.
         languages: tuple of all language codes of the stage. The language ids of a batch are
             positions in this tuple.
         global_batch: number of rows per step over all replicas.
         replicas: number of replicas of this worker.
         workers: (index of this worker, number of workers).
-        start_step: number of the first step.
+        start_step: number of the first step, or a callable without arguments that returns it. An
+            iterator of the dataset calls the callable when it starts.
         skipped_records: `SkippedRecords` that counts the records that cannot be used.
 
     Returns:
@@ -88,7 +81,7 @@ def training_dataset(
     worker, num_workers = workers
     rows = global_batch // (num_workers * replicas)
 
-    def draws_of(element):
+    def draws_of(element, start_step):
         step = start_step + element // replicas
         slot = worker * replicas + element % replicas
         return step * global_batch + slot * rows + tf.range(rows, dtype=tf.int64)
@@ -96,8 +89,8 @@ def training_dataset(
     elements = tf.data.Dataset.range(np.iinfo(np.int64).max // (4 * max(global_batch, 1)))
     parts = [
         _source_dataset(
-            elements.map(draws_of),
-            ExampleBuilder(source, tokenizer, sizes, languages),
+            _map_with_start_step(elements, draws_of, start_step),
+            ExampleBuilder(source, tokenizer, preprocessing, languages),
             rows,
             skipped_records,
         )
@@ -111,6 +104,19 @@ def training_dataset(
     # The dataset is declared infinite, because with several processes the batches of a finite
     # dataset lose their static shapes in a loop.
     return disable_autotune(batches.apply(tf.data.experimental.assert_cardinality(_INFINITE)))
+
+
+def _map_with_start_step(elements, function, start_step):
+    """Maps (element, start step) with a function; see `training_dataset` for `start_step`."""
+    if not callable(start_step):
+        return elements.map(lambda element: function(element, start_step))
+
+    def read_start_step(_):
+        step = tf.numpy_function(lambda: np.int64(start_step()), [], tf.int64)
+        return tf.ensure_shape(step, ())
+
+    start = tf.data.Dataset.from_tensors(0).map(read_start_step)
+    return start.flat_map(lambda step: elements.map(lambda element: function(element, step)))
 
 
 def _source_dataset(draws, builder, rows, skipped_records):

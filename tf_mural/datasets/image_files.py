@@ -1,22 +1,23 @@
-"""Validates image files, and converts files to PNG if TensorFlow decodes them wrongly.
+"""Validates image files.
 
 All converters check images with `load_image` or `validate_image`, and therefore accept the same
-images.
+images. The conversion then normalizes the images of every data set; see `image_normalization`.
 """
 
-import functools
 import io
 import os
 import stat
 import zlib
 
+from tf_mural.data.image_normalization import (
+    DECODE_ERRORS,
+    FORMATS,
+    PILLOW_FORMATS,
+    import_pillow,
+)
 from tf_mural.errors import UserError
 
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WebP")
-DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError)  # Raised by Pillow.
 MAX_BYTES = 256 << 20  # Maximum size of an image file.
-# MPO is Pillow's name for a file of several JPEGs, which some cameras write.
-_PILLOW_FORMATS = {"JPEG", "MPO", "PNG", "GIF", "BMP", "WEBP"}
 
 
 def load_image(folder, name, where):
@@ -56,52 +57,30 @@ def load_image(folder, name, where):
 
 
 def validate_image(data):
-    """Returns the bytes of an image file that the input pipeline decodes to the right pixels.
-
-    Images that TensorFlow cannot decode or decodes wrongly are encoded again as PNG: every WebP
-    (because of transparency and animation), BMP with a palette, compression or 16 bits per pixel,
-    and GIF without its last byte.
+    """Checks that an image file is complete and has one of the formats `FORMATS`.
 
     Args:
         data: bytes of the image file.
 
     Returns:
-        (bytes, None): the same bytes, or a PNG of the same pixels. Or (None, reason) if the image
-        cannot be used, with the reason in a few words.
+        (data, None), or (None, reason) if the image cannot be used, with the reason in a few words.
     """
     if len(data) > MAX_BYTES:
         return None, "image too large"
     image_module = import_pillow()
     try:
         with image_module.open(io.BytesIO(data)) as image:
-            if image.format not in _PILLOW_FORMATS:
+            if image.format not in PILLOW_FORMATS:
                 return None, f"image format is none of {', '.join(FORMATS)}"
             image.draft("RGB", (1, 1))  # A JPEG is read completely, but decoded at 1/8 size.
             image.load()
             if image.format == "PNG" and not _is_complete_png(data):
                 return None, "image does not decode"
-            if _decodes_alike(data, image):
-                return data, None
-            buffer = io.BytesIO()
-            image.convert("RGB").save(buffer, "PNG")
     except image_module.DecompressionBombError:
         return None, "image too large"
     except DECODE_ERRORS:
         return None, "image does not decode"
-    return buffer.getvalue(), None
-
-
-def _decodes_alike(data, image):
-    """Returns whether TensorFlow decodes the bytes to the pixels of the Pillow image."""
-    if image.format == "GIF":
-        return data.endswith(b";")
-    if image.format != "BMP":
-        return image.format != "WEBP"
-    # TensorFlow interprets the indices of a palette as shades of gray.
-    fields = data[14:18], data[28:30], data[30:34]
-    header, bits, compression = (int.from_bytes(field, "little") for field in fields)
-    plain = header >= 40 and compression == 0
-    return plain and (bits in (24, 32) or (bits == 8 and image.mode == "L"))
+    return data, None
 
 
 def _is_complete_png(png):
@@ -121,20 +100,3 @@ def _is_complete_png(png):
             return False
         start = end + 4
     return True
-
-
-@functools.cache
-def import_pillow():
-    """Returns the module `PIL.Image` without warnings for large images.
-
-    Raises:
-        UserError: Pillow is not installed.
-    """
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise UserError("reading images needs Pillow: pip install pillow") from error
-    import warnings
-
-    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-    return Image

@@ -4,6 +4,7 @@ import math
 import os
 
 from tf_mural import file_io, models
+from tf_mural.data.preprocessing import Preprocessing
 from tf_mural.errors import UserError, lookup
 from tf_mural.experiment.config_loading import may_be_none
 from tf_mural.losses import LOSSES, SCALARS, complete_options
@@ -245,6 +246,15 @@ def _check_optimizer(options):
         )
 
 
+def set_padding(config):
+    """Replaces the unknown padding of image towers by the default, see `models.image_tower`."""
+    image = config.model.image
+    image.padding = models.resolve_padding(image.padding, image.preset)
+    for tower in config.model.towers.values():
+        if tower.modality == "image" and tower.get("preset"):
+            tower.padding = models.resolve_padding(tower.get("padding"), tower.preset)
+
+
 def _check_images(config):
     if config.images.crop > config.images.resize:
         raise UserError(
@@ -256,6 +266,7 @@ def _check_images(config):
             f"images.crop is {config.images.crop}, but model.image.image_size is "
             f"{config.model.image.image_size}: set both to the same value"
         )
+    Preprocessing.from_config(config.images, config.model.image)
 
 
 def _check_step(config):

@@ -6,11 +6,9 @@ import numpy as np
 import tensorflow as tf
 
 from tf_mural import conversion
-from tf_mural.data import image_ops, input_pipeline
+from tf_mural.data import image_ops, training_data
 from tf_mural.data.records import RecordSet, deserialize
-from tf_mural.data.sampling import IndexSampler
-from tf_mural.errors import UserError, lookup
-from tf_mural.modalities import MODALITIES
+from tf_mural.errors import UserError
 
 _MAX_CAPTIONS = 6
 
@@ -48,46 +46,30 @@ def make_sampler(name, source, modalities, data_dir, seed, strict=True):
     Raises:
         UserError: the record sets lack a language or the images that the source needs.
     """
-    sets = [open_records(folder, data_dir, strict) for folder in source.records]
-    languages = {code for record_set in sets for code in record_set.languages}
-    for code in source.languages or ():
-        lookup(dict.fromkeys(sorted(languages)), code, f"language (of the source {name!r})")
-    parts = [MODALITIES[modality].part for modality in modalities.values()]
-    with_image = "images" in parts
-    for record_set in sets:
-        if with_image and not record_set.manifest["images"]:
-            raise UserError(
-                f"{record_set.folder} has no images, but the source {name!r} has an image field: "
-                "use other records"
-            )
-    return IndexSampler(
-        sets,
-        parts.count("texts"),
+    return training_data.make_sampler(
+        name,
+        [open_records(folder, data_dir, strict) for folder in source.records],
+        modalities,
         source.languages,
         epoch_unit=source.epoch_unit,
         min_languages=source.min_languages,
         weights=source.weights,
         temperature=source.temperature,
         seed=seed,
-        name=name,
-        with_image=with_image,
     )
 
 
 def make_source(sampler, source, modalities):
     """Returns the `input_pipeline.Source` of a sampler, with the settings of a source."""
-    # Images must not be mirrored if their captions mention left or right. The manifest of such
-    # records does not list the augmentation "flip".
-    may_flip = all("flip" in s.manifest["augmentations"] for s in sampler.sets)
-    return input_pipeline.Source(sampler, modalities, flip=source.flip and may_flip)
+    return training_data.make_source(sampler, modalities, source.flip)
 
 
-def training_sheet(sources, sizes, count=12):
+def training_sheet(sources, preprocessing, count=12):
     """Returns the augmented images of the first training examples, and the texts of their records.
 
     Args:
         sources: list of `input_pipeline.Source`; the first source with images is used.
-        sizes: `input_pipeline.ImageSizes`.
+        preprocessing: `preprocessing.Preprocessing`.
         count: number of training examples.
 
     Returns:
@@ -95,8 +77,9 @@ def training_sheet(sources, sizes, count=12):
         n is less than `count` if images are damaged, and 0 if no source has images.
     """
     source = next((s for s in sources if "image" in s.fields.values()), None)
+    size = preprocessing.crop
     if source is None:
-        return np.zeros((0, sizes.crop, sizes.crop, 3), np.uint8), []
+        return np.zeros((0, size, size, 3), np.uint8), []
     sampler, draws = source.sampler, tf.range(count, dtype=tf.int64)
     set_indices, units = (x.numpy() for x in sampler.sample(draws))
     numbers, _, _ = sampler.resolve(draws.numpy(), set_indices, units)
@@ -104,10 +87,10 @@ def training_sheet(sources, sizes, count=12):
     for seed, set_index, number in zip(sampler.seeds(draws), set_indices, numbers, strict=True):
         try:
             record = deserialize(sampler.sets[set_index].read([number], verify=True)[0])
-            image = image_ops.resize(image_ops.decode(record.images[0]), sizes.resize)
+            image = image_ops.resize_for(image_ops.decode(record.images[0]), preprocessing)
         except (UserError, ValueError, IndexError, tf.errors.OpError):
             continue  # Training reports damaged records; this function only omits them.
-        images.append(image_ops.random_crop(image, sizes.crop, seed, flip=source.flip).numpy())
+        images.append(image_ops.random_crop(image, size, seed, flip=source.flip).numpy())
         texts = [pair for pair in record.texts if pair[0] in sampler.languages]
         captions.append(texts[:_MAX_CAPTIONS])
-    return np.array(images, np.uint8).reshape(-1, sizes.crop, sizes.crop, 3), captions
+    return np.array(images, np.uint8).reshape(-1, size, size, 3), captions

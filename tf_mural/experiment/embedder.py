@@ -12,9 +12,8 @@ import numpy as np
 
 from tf_mural import experiment, file_io, reports
 from tf_mural.backends import backend_module
-from tf_mural.data import image_ops
+from tf_mural.data import image_headers, image_normalization
 from tf_mural.data.text_notes import TextNotes
-from tf_mural.datasets import image_files
 from tf_mural.errors import UserError
 from tf_mural.evaluation.batch_embedder import BadImage
 
@@ -32,18 +31,19 @@ class Embedder:
         embed: `BatchEmbedder`.
         encoder: `models.DualEncoder`.
         tokenizer: `tokenizers.Tokenizer`.
-        sizes: {"resize": pixels, "crop": pixels}, the side lengths of resized and cropped images.
+        preprocessing: `preprocessing.Preprocessing`, the preprocessing of images.
         languages: codes of the training languages; None: unknown.
 
     Attributes:
         width: number of dimensions of an embedding.
+        preprocessing: the argument.
     """
 
-    def __init__(self, embed, encoder, tokenizer, sizes, languages=None):
+    def __init__(self, embed, encoder, tokenizer, preprocessing, languages=None):
         self._embed, self._encoder, self._tokenizer = embed, encoder, tokenizer
-        self._sizes = dict(sizes)
+        self.preprocessing = preprocessing
         self._notes = TextNotes(tokenizer, languages)
-        self.width = encoder.towers["text"].output.shape[-1]
+        self.width = next(iter(encoder.towers.values())).output.shape[-1]
 
     @classmethod
     def load(cls, path, strategy=None, batch_size=64):
@@ -65,12 +65,43 @@ class Embedder:
         if isinstance(strategy, str):
             strategy = backend_module().make_strategy(strategy)
         model = experiment.load(path, strategy, batch_size)
-        return cls(model.embed, model.encoder, model.tokenizer, model.sizes, model.languages)
+        parts = model.encoder, model.tokenizer, model.preprocessing, model.languages
+        return cls(model.embed, *parts)
+
+    @classmethod
+    def from_model(cls, model, batch_size=64):
+        """Returns an embedder that computes with the current weights of a model.
+
+        Args:
+            model: `models.DualEncoder`.
+            batch_size: number of texts or images per batch.
+
+        Raises:
+            UserError: a tower of the model has no tokenizer or no preprocessing.
+        """
+        missing = {
+            "text": ("tokenizer", "TextEncoder(backbone, tokenizer=...)"),
+            "image": ("preprocessing", "ImageEncoder(backbone)"),
+        }
+        for modality, (name, advice) in missing.items():
+            if modality in model.modalities.values() and getattr(model, name) is None:
+                raise UserError(
+                    f"the first {modality} tower of the model has no {name}: build it as "
+                    f"tf_mural.{advice}, or set model.{name}"
+                )
+        parts = model.tokenizer, model.preprocessing
+        embed = experiment.batch_embedder(model, *parts, batch_size)
+        return cls(embed, model, *parts, model.languages)
+
+    @property
+    def model(self):
+        """The `DualEncoder`."""
+        return self._encoder
 
     @functools.cached_property
     def fingerprint(self):
-        """32 hexadecimal digits that identify weights, vocabulary and image sizes."""
-        return experiment.fingerprint(self._encoder, self._tokenizer, self._sizes)
+        """32 hexadecimal digits that identify weights, vocabulary and preprocessing."""
+        return experiment.fingerprint(self._encoder, self._tokenizer, self.preprocessing)
 
     def embed_texts(self, texts, progress=None, warn=True):
         """Embeds strings.
@@ -103,16 +134,19 @@ class Embedder:
             )
         return embeddings
 
-    def embed_images(self, images, progress=None):
+    def embed_images(self, images, progress=None, background=None):
         """Embeds images of any size.
 
         Image files may be PNG, JPEG, BMP, GIF or WebP. Only the first frame of an animated image is
-        embedded.
+        embedded. The EXIF orientation of files and of Pillow images is applied. Transparent pixels,
+        also in arrays with four channels, get the color `preprocessing.background`.
 
         Args:
             images: iterable of images. Each image is the path or the bytes of an image file, a
                 Pillow image, or a uint8 array (h, w) or (h, w, c) with c = 1, 3 or 4.
             progress: see `embed_texts`.
+            background: color of transparent pixels, such as "black" or "#ffcc00". Defaults to
+                `preprocessing.background`.
 
         Returns:
             float32 (n, width), one row of norm 1 per image, in the order of the images.
@@ -123,10 +157,11 @@ class Embedder:
         """
         if isinstance(images, str | bytes | os.PathLike):
             raise UserError("images is a single image, expected a list of images: [image]")
-        paths = {}
+        paths, background = {}, background or self.preprocessing.background
+        image_normalization.parse_color(background)
         try:
             with self._progress(images, progress):
-                return self._embed.embed_images(_encode(images, paths))
+                return self._embed.embed_images(_encode(images, paths, background))
         except BadImage as error:
             if error.position in paths and paths[error.position] not in str(error):
                 raise BadImage(
@@ -200,8 +235,14 @@ def _check_strings(texts):
         yield text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _encode(images, paths):
-    """Yields the bytes of a file for each image; stores each given path in `paths[position]`."""
+def _encode(images, paths, background="white"):
+    """Yields the bytes of a normalized file for each image.
+
+    Args:
+        images: see `Embedder.embed_images`.
+        paths: dict to which {position: path} of each given path is added.
+        background: color of transparent pixels.
+    """
     for position, image in enumerate(images):
         if isinstance(image, str | os.PathLike):
             paths[position] = os.fspath(image)
@@ -211,26 +252,27 @@ def _encode(images, paths):
                 reason = error.strerror or str(error)
                 raise BadImage(position, f"{paths[position]}: {reason}") from error
         elif not isinstance(image, bytes):
-            image = _encode_png(image, position)
-        if image[:4] == b"RIFF" and image[8:12] == b"WEBP":
-            # The converters treat WebP images in the same way.
-            image, reason = image_files.validate_image(image)
-            if reason:
-                raise BadImage(position, reason)
-        size = image_ops.header_size(image)
-        if size and size[0] * size[1] > image_ops.MAX_PIXELS:
+            image = _encode_png(image, position, background)
+        size = image_headers.header_size(image)
+        if size and size[0] * size[1] > image_headers.MAX_PIXELS:
             raise BadImage(
                 position,
-                f"{size[0]} x {size[1]} pixels, above {image_ops.MAX_PIXELS:,}: shrink it first",
+                f"{size[0]} x {size[1]} pixels, above {image_headers.MAX_PIXELS:,}: "
+                "shrink it first",
             )
-        yield image
+        try:
+            # Rotated JPEGs are encoded without loss, so that a path gives the same pixels as the
+            # Pillow image of the file.
+            yield image_normalization.normalize(image, background, lossless=True).data
+        except image_normalization.UnreadableImage as error:
+            raise BadImage(position, str(error)) from error
 
 
-def _encode_png(image, position):
+def _encode_png(image, position, background):
     import tensorflow as tf
 
     if hasattr(image, "convert"):
-        image = _pillow_pixels(image, position)
+        image = _pillow_pixels(image, position, background)
     array = np.asarray(image)
     array = array[..., np.newaxis] if array.ndim == 2 else array
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] not in (1, 3, 4):
@@ -238,18 +280,14 @@ def _encode_png(image, position):
         if np.issubdtype(array.dtype, np.floating):
             message += " with values from 0 to 255; multiply values from 0 to 1 by 255, and convert"
         raise BadImage(position, message)
-    return tf.io.encode_png(array).numpy()
+    # `normalize` composites the pixels of arrays with an alpha channel.
+    return tf.io.encode_png(array, compression=1).numpy()
 
 
-def _pillow_pixels(image, position):
+def _pillow_pixels(image, position, background):
     """Returns the pixels of a Pillow image as uint8, as if the file of the image were decoded."""
     try:
-        if image.mode.startswith("I;16"):  # Pillow would clip values above 255
-            return (np.asarray(image) >> 8).astype(np.uint8)
-        low, high = image.getextrema() if image.mode in ("I", "F") else (0, 255)
-        if low < 0 or high > 255:
-            raise BadImage(position, f"gray values from {low} to {high}, expected 0 to 255")
-        return np.asarray(image.convert("RGB"))
-    # Pillow reads the file lazily; therefore, errors of the file occur here.
-    except (*image_files.DECODE_ERRORS, AssertionError) as error:
+        image.load()  # Pillow reads the file lazily; therefore, errors of the file occur here.
+        return np.asarray(image_normalization.to_rgb(image, background)[0])
+    except (*image_normalization.DECODE_ERRORS, AssertionError) as error:
         raise BadImage(position, str(error) or "the image is closed") from error

@@ -18,16 +18,23 @@ from tf_mural.experiment.model_io import read_description
 from tf_mural.training import checkpoints
 
 PUBLIC_PREFIX = "hf:"
+_MISSING = object()
 
 _INHERITED = (
     "pretrained",
     "lower_case",
     "images.resize",
     "images.crop",
+    "images.method",
+    "images.antialias",
+    "images.background",
     "model.embedding_dim",
     "model.image.name",
     "model.image.image_size",
     "model.image.padding",
+    "model.image.scale",
+    "model.image.mean",
+    "model.image.std",
     "model.text.name",
     "model.text.sizes",
     "model.text.max_tokens",
@@ -35,7 +42,13 @@ _INHERITED = (
 )
 # Settings that must equal the settings of the initial weights. The shapes of the weights do not
 # depend on these settings; therefore a comparison of the shapes would not detect different values.
-_WITHOUT_SHAPE = ("model.text.activation", "model.image.padding")
+_WITHOUT_SHAPE = (
+    "model.text.activation",
+    "model.image.padding",
+    "model.image.scale",
+    "model.image.mean",
+    "model.image.std",
+)
 
 
 def check_init(init):
@@ -112,7 +125,9 @@ def restore_init_settings(config, init, workdir):
             f"{pretrained or 'other weights'}: choose another `workdir`, or remove that folder"
         )
     if pretrained:
-        _set(config, {name: _get(stored, name) for name in (*_INHERITED, "vocabulary")})
+        values = {name: _get(stored, name) for name in (*_INHERITED, "vocabulary")}
+        # The config of a run of an earlier version lacks some settings.
+        _set(config, {name: value for name, value in values.items() if value is not _MISSING})
 
 
 def _settings_of(checkpoint, config):
@@ -141,9 +156,12 @@ def _settings_of(checkpoint, config):
 
 
 def _get(data, name):
+    """Returns a value of nested dicts by its dotted name, with lists in the place of tuples."""
     for key in name.split("."):
+        if key not in data:
+            return _MISSING
         data = data[key]
-    return data
+    return list(data) if isinstance(data, tuple) else data
 
 
 def _set(config, values):

@@ -12,9 +12,10 @@ from keras import ops
 from tf_mural import file_io, models
 from tf_mural.backends import backend_module
 from tf_mural.data import image_ops
+from tf_mural.data.preprocessing import Preprocessing
 from tf_mural.data.tokenizers import Tokenizer
 from tf_mural.errors import UserError
-from tf_mural.evaluation.batch_embedder import BatchEmbedder
+from tf_mural.evaluation.batch_embedder import TEXT_LENGTHS, BatchEmbedder
 from tf_mural.modalities import MODALITIES
 from tf_mural.training import checkpoints
 
@@ -26,8 +27,15 @@ _STORED_DEFAULTS = {
     "precision": "float32",
     "languages": None,
 }
+_IMAGE_DEFAULTS = {"method": "bilinear", "antialias": False, "background": "white"}
 _MODEL_DEFAULTS = {
-    "image": {"padding": "symmetric", "preset": None},
+    "image": {
+        "padding": "symmetric",
+        "preset": None,
+        "scale": 1 / 127.5,
+        "mean": [1.0],
+        "std": [1.0],
+    },
     "text": {"activation": "gelu_approximate", "preset": None, "sizes": None},
 }
 
@@ -40,14 +48,14 @@ class Model:
         encoder: `models.DualEncoder`.
         tokenizer: `tokenizers.Tokenizer`.
         embed: `BatchEmbedder` that uses the encoder and the tokenizer.
-        sizes: {"resize": pixels, "crop": pixels}, the side lengths of resized and cropped images.
+        preprocessing: `preprocessing.Preprocessing`, the preprocessing of images.
         languages: codes of the training languages; None: unknown.
     """
 
     encoder: models.DualEncoder
     tokenizer: Tokenizer
     embed: BatchEmbedder
-    sizes: dict
+    preprocessing: Preprocessing
     languages: tuple | None = None
 
 
@@ -59,8 +67,10 @@ def describe(config, tokenizer, languages=None):
         tokenizer: object with the attributes `size`, `hash` and `max_tokens`.
         languages: codes of the languages of the training texts; None: unknown.
     """
+    model = config.model.to_dict()
+    model["image"]["padding"] = model["image"]["padding"] or "symmetric"
     return {
-        "model": config.model.to_dict(),
+        "model": model,
         "images": config.images.to_dict(),
         "vocabulary_size": tokenizer.size,
         "vocabulary_hash": tokenizer.hash,
@@ -103,7 +113,8 @@ def upgrade_description(description):
     model = models.upgrade_arguments(description["model"])
     for modality, defaults in _MODEL_DEFAULTS.items():
         model[modality] = {**defaults, **model[modality]}
-    upgraded = {**_STORED_DEFAULTS, **description, "model": model}
+    images = {**_IMAGE_DEFAULTS, **description["images"]}
+    upgraded = {**_STORED_DEFAULTS, **description, "model": model, "images": images}
     return {**upgraded, "pretrained": upgraded["pretrained"] or None}
 
 
@@ -147,9 +158,11 @@ def load(path, strategy=None, batch_size=128):
         UserError: there is no model, or the vocabulary has changed since training.
     """
     with strategy.scope() if strategy else contextlib.nullcontext():
-        encoder, tokenizer, sizes, languages = _load_encoder(path)
-    embed = batch_embedder(encoder, tokenizer, sizes, batch_size, strategy)
-    return Model(encoder, tokenizer, embed, sizes, languages and tuple(languages))
+        encoder, tokenizer, preprocessing, languages = _load_encoder(path)
+    encoder.tokenizer, encoder.preprocessing = tokenizer, preprocessing
+    encoder.languages = languages and tuple(languages)
+    embed = batch_embedder(encoder, tokenizer, preprocessing, batch_size, strategy)
+    return Model(encoder, tokenizer, embed, preprocessing, languages and tuple(languages))
 
 
 def _load_encoder(path):
@@ -169,48 +182,56 @@ def _load_encoder(path):
         )
     encoder = models.dual_encoder(**model_arguments(description))
     checkpoints.load_weights(path, encoder)
-    return encoder, tokenizer, description["images"], description["languages"]
+    preprocessing = Preprocessing.from_config(description["images"], description["model"]["image"])
+    return encoder, tokenizer, preprocessing, description["languages"]
 
 
-def batch_embedder(encoder, tokenizer, sizes, batch_size=128, strategy=None, towers=None):
+def batch_embedder(encoder, tokenizer, preprocessing, batch_size=128, strategy=None, towers=None):
     """Returns a `BatchEmbedder` that uses the towers of a dual encoder.
 
     Args:
         encoder: `models.DualEncoder`.
         tokenizer: `tokenizers.Tokenizer`.
-        sizes: {"resize": pixels, "crop": pixels}, the side lengths of resized and cropped images.
+        preprocessing: `preprocessing.Preprocessing`.
         batch_size, strategy: see `load`.
         towers: {modality: name of the tower that embeds it}. Defaults to the first tower of each
             modality.
     """
     backend = backend_module()
-    towers = {modality: encoder.default_tower(modality) for modality in MODALITIES} | (towers or {})
+    modalities = [name for name in MODALITIES if name in encoder.modalities.values()]
+    towers = {name: encoder.default_tower(name) for name in modalities} | (towers or {})
     functions = backend.encoder_functions(encoder, tuple(towers.values()), strategy)
     replicas = strategy.num_replicas_in_sync if strategy else 1
-    preprocess = functools.partial(
-        image_ops.preprocess_for_evaluation, resize_to=sizes["resize"], size=sizes["crop"]
-    )
+    preprocess = functools.partial(image_ops.preprocess_for_evaluation, preprocessing=preprocessing)
     return BatchEmbedder(
-        functions[towers["image"]],
-        functions[towers["text"]],
+        functions.get(towers.get("image")),
+        functions.get(towers.get("text")),
         tokenizer,
         preprocess,
-        width=encoder.towers[towers["text"]].output.shape[-1],
+        width=encoder.towers[next(iter(towers.values()))].output.shape[-1],
         batch_size=-(-batch_size // replicas) * replicas,
+        text_lengths=_text_lengths(encoder.towers.get(towers.get("text"))),
     )
 
 
-def fingerprint(encoder, tokenizer, sizes):
-    """Returns a hash of all that embeddings depend on: weights, vocabulary, image sizes.
+def _text_lengths(tower):
+    """Returns the widths to which rows of tokens are cut; () if padding changes the embeddings."""
+    return TEXT_LENGTHS if getattr(tower, "ignores_padding", True) else ()
+
+
+def fingerprint(encoder, tokenizer, preprocessing):
+    """Returns a hash of all that embeddings depend on: weights, vocabulary, preprocessing.
 
     Args:
-        encoder, tokenizer, sizes: see `batch_embedder`.
+        encoder, tokenizer, preprocessing: see `batch_embedder`.
 
     Returns:
         32 hexadecimal digits, which do not depend on the folder of the model.
     """
+    # With the default preprocessing, the hash equals that of earlier versions of `tf_mural`.
+    images = {"resize": preprocessing.resize, "crop": preprocessing.crop, **preprocessing.changes()}
     digest = hashlib.sha256(
-        f"{tokenizer.hash} {tokenizer.max_tokens} {sorted(sizes.items())}".encode()
+        f"{tokenizer.hash} {tokenizer.max_tokens} {sorted(images.items())}".encode()
     )
     for variable in checkpoints.variables_by_path(encoder).values():
         digest.update(np.ascontiguousarray(ops.convert_to_numpy(variable.value)))

@@ -1,5 +1,6 @@
 """Retrieval examples and embeddings of a finished model, for visual inspection."""
 
+import functools
 import os
 
 import numpy as np
@@ -52,9 +53,10 @@ class _Examples:
         records = [deserialize(data) for data in record_set.read(numbers)]
         records = [record for record in records if record.images and record.texts]
         encoded = [record.images[0] for record in records]
-        sizes = model.sizes["resize"], model.sizes["crop"]
-        preprocess = image_ops.preprocess_for_evaluation
-        self.images = [np.asarray(preprocess(data, *sizes)) for data in encoded]
+        preprocess = functools.partial(
+            image_ops.preprocess_for_evaluation, preprocessing=model.preprocessing
+        )
+        self.images = [np.asarray(preprocess(data)) for data in encoded]
         self.texts = [_first_texts(record) for record in records]
         self.languages = sorted({code for texts in self.texts for code in texts})
         self._model, self._image_embeddings = model, model.embed.embed_images(encoded)

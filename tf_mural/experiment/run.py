@@ -7,6 +7,7 @@ import keras
 
 from tf_mural.backends import backend_module
 from tf_mural.data import input_pipeline
+from tf_mural.data.preprocessing import Preprocessing
 from tf_mural.data.tokenizers import Tokenizer
 from tf_mural.distributed import DistributedEmbedder
 from tf_mural.errors import UserError
@@ -90,7 +91,7 @@ def build(config, data_dir, strategy, resumes=False):
         data.make_source(samplers[name], source, fields[name])
         for name, source in config.sources.items()
     ]
-    sizes = input_pipeline.ImageSizes(config.images.resize, config.images.crop)
+    preprocessing = Preprocessing.from_config(config.images, config.model.image)
     digests = {s.folder: s.digest for sampler in samplers.values() for s in sampler.sets}
     skipped_records = input_pipeline.SkippedRecords(
         config.max_bad_records, tuple(digests), vocabulary_path
@@ -99,14 +100,14 @@ def build(config, data_dir, strategy, resumes=False):
         input_pipeline.training_dataset,
         sources,
         tokenizer,
-        sizes,
+        preprocessing,
         languages,
         config.batch_size,
         backend.Runner.batches_per_step(replicas // processes.world_size),
         (processes.rank, processes.world_size),
         skipped_records=skipped_records,
     )
-    embed = batch_embedder(trainer.encoder, tokenizer, config.images)
+    embed = batch_embedder(trainer.encoder, tokenizer, preprocessing)
     if processes.world_size > 1:
         embed = DistributedEmbedder(embed, processes)
     return Run(
@@ -117,5 +118,5 @@ def build(config, data_dir, strategy, resumes=False):
         vocabulary_path=vocabulary_path,
         data=digests,
         skipped_records=skipped_records,
-        contact_sheet=functools.partial(data.training_sheet, sources, sizes),
+        contact_sheet=functools.partial(data.training_sheet, sources, preprocessing),
     )

@@ -7,8 +7,11 @@ import time
 
 from tf_mural import file_io
 from tf_mural.backends import backend_module
+from tf_mural.data.image_normalization import stored_images_note
+from tf_mural.data.records import read_manifest
 from tf_mural.errors import UserError
 from tf_mural.experiment import data, run_report
+from tf_mural.experiment.config_validation import set_padding
 from tf_mural.experiment.initialization import (
     PUBLIC_PREFIX,
     apply_init_settings,
@@ -80,6 +83,7 @@ def run_stage(config, workdir, session, init=None):
     """
     processes = backend_module().ProcessGroup(session.strategy)
     restore_init_settings(config, init, workdir)
+    set_padding(config)
     settings = checkpoints.flatten_config(config.to_dict()) | {"init": init}
     processes.check_consistent(settings, "start all of them with the same command")
     accept = print if session.allow_config_changes and not is_finished(workdir) else None
@@ -104,6 +108,8 @@ def run_stage(config, workdir, session, init=None):
             _print_note(apply_init_settings(config, init, workdir))
         resumes = checkpoints.has_checkpoint(workdir)
         run = build(config, session.data_dir, session.strategy, resumes=resumes)
+        for folder in run.data:
+            _print_note(stored_images_note(folder, read_manifest(folder)))
         if init:
             add_languages(run.description, _init_description(init))
         if init and not resumes:

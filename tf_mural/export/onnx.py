@@ -79,10 +79,15 @@ def _quantize(path):
 
 
 def _preprocessing(model):
+    preprocessing, method = model.preprocessing, model.preprocessing.method
+    antialias = "antialiased" if preprocessing.antialias else "no antialiasing"
     return {
         "images": {
-            **model.sizes,
-            "resize_method": "bilinear, both sides to `resize`, no antialiasing, rounded",
+            "resize": preprocessing.resize,
+            "crop": preprocessing.crop,
+            "resize_method": f"{method}, both sides to `resize`, {antialias}, rounded",
+            "orientation": "upright, as EXIF states",
+            "background": preprocessing.background,
             "crop_place": "centre",
             "range": [0, 255],
         },

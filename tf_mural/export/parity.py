@@ -3,6 +3,7 @@
 import numpy as np
 
 from tf_mural.data import image_ops
+from tf_mural.data.image_normalization import normalize
 from tf_mural.errors import UserError
 
 # The sample contains short and long texts, several scripts, right-to-left text, an emoji, an empty
@@ -35,7 +36,7 @@ def sample_tower_inputs(model):
     Returns:
         {"image": float32 pixels (n, size, size, 3), "text": int32 tokens (n, t)}.
     """
-    size = model.sizes["crop"]
+    size = model.preprocessing.crop
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (3, size, size, 3)).astype(np.float32)
     return {"image": pixels, "text": np.asarray(model.tokenizer(sample_texts()))}
@@ -50,17 +51,19 @@ def expected_embeddings(model, tower):
     """
     encoder = model.encoder
     modality = encoder.modalities[tower]
+
+    def images():
+        background = model.preprocessing.background
+        return [normalize(data, background, lossless=True).data for data in sample_images()]
+
     if tower == encoder.default_tower(modality):
         embed = {"image": model.embed.embed_images, "text": model.embed.embed_texts}[modality]
-        return embed({"image": sample_images, "text": sample_texts}[modality]())
-    sizes = model.sizes
+        return embed({"image": images, "text": sample_texts}[modality]())
 
     def pixels():
-        images = [
-            image_ops.preprocess_for_evaluation(data, sizes["resize"], sizes["crop"])
-            for data in sample_images()
-        ]
-        return np.stack(images)
+        return np.stack(
+            [image_ops.preprocess_for_evaluation(data, model.preprocessing) for data in images()]
+        )
 
     make = {"image": pixels, "text": lambda: model.tokenizer(sample_texts())}
     return encoder.encode(tower, make[modality](), training=False)

@@ -1,8 +1,10 @@
-"""Exports both towers to a SavedModel that takes image files (PNG, JPEG, GIF, BMP) and texts."""
+"""Exports both towers to a SavedModel that takes image files, pixels and texts."""
 
-import functools
+import os
 
 from tf_mural.data import image_ops
+from tf_mural.data.image_normalization import parse_color
+from tf_mural.export.image_decoding import LIMITS, decode_upright
 from tf_mural.export.parity import (
     assert_close,
     expected_embeddings,
@@ -13,17 +15,43 @@ from tf_mural.export.parity import (
 from tf_mural.modalities import MODALITIES
 
 SAVED_MODEL_TOLERANCE = 1e-4
+_CARD = """\
+# SavedModel with image and text encoders
+
+| signature | input | |
+|---|---|---|
+| `embed_images` | "images", string (n,) | the bytes of JPEG, PNG, GIF or BMP files of any size |
+| `embed_pixels` | "pixels", uint8 (n, h, w, 3) | upright RGB images of one size |
+| `embed_texts`, `serving_default` | "texts", string (n,) | UTF-8 |
+
+Each signature returns "embeddings", float32 (n, d), rows of norm 1. Further encoders have
+signatures such as `embed_texts_<name>`. In Python, import `tensorflow_text` before the SavedModel
+is loaded.
+
+{preprocessing} The orientation in the EXIF data of JPEG and PNG files is applied. PNG files may
+have 16 bits per channel.
+
+## What `embed_images` cannot read
+
+{limits}
+
+With `embed_pixels`, any image can be embedded: decode it to upright RGB pixels first.
+"""
 
 
 def export_saved_model(folder, model):
     """Writes a SavedModel, loads it again, and compares its embeddings with those of the model.
 
     The signature `embed_images` takes "images", string (n,): the bytes of PNG, JPEG, GIF or BMP
-    files with images of any size. The signatures `embed_texts` and `serving_default` take "texts",
-    string (n,). A further text tower "teacher" has the signature `embed_texts_teacher`. All
-    signatures return {"embeddings": float32 (n, d)}; the embeddings are normalized. The tokenizer
-    uses operations of tensorflow-text. TensorFlow Serving contains the operations of
-    tensorflow-text; a Python program must import `tensorflow_text` before it loads the SavedModel.
+    files with images of any size. The graph applies the EXIF orientation, composites transparent
+    pixels of PNG files, and reads PNG files of 16 bits; `image_decoding.LIMITS` names what it
+    cannot read. The signature `embed_pixels` takes "pixels", uint8 (n, h, w, 3): upright images of
+    any size. The signatures `embed_texts` and `serving_default` take "texts", string (n,). A
+    further text tower "teacher" has the signature `embed_texts_teacher`. All signatures return
+    {"embeddings": float32 (n, d)}; the embeddings are normalized. The tokenizer uses operations of
+    tensorflow-text. TensorFlow Serving contains the operations of tensorflow-text; a Python program
+    must import `tensorflow_text` before it loads the SavedModel. The model card README.md describes
+    the signatures.
 
     Args:
         folder: output folder.
@@ -39,39 +67,57 @@ def export_saved_model(folder, model):
     import keras
     import tensorflow as tf
 
-    encoder, sizes = model.encoder, model.sizes
-    preprocess = functools.partial(
-        image_ops.preprocess_for_evaluation, resize_to=sizes["resize"], size=sizes["crop"]
-    )
+    encoder, preprocessing = model.encoder, model.preprocessing
+    background = parse_color(preprocessing.background)
+
+    def resize_each(images, decode):
+        def preprocess(image):
+            return image_ops.preprocess_pixels(decode(image), preprocessing)
+
+        pixels = tf.map_fn(preprocess, images, fn_output_signature=tf.uint8)
+        return tf.ensure_shape(pixels, (None, preprocessing.crop, preprocessing.crop, 3))
 
     def decode_images(encoded):
-        pixels = tf.map_fn(preprocess, encoded, fn_output_signature=tf.uint8)
-        return tf.ensure_shape(pixels, (None, sizes["crop"], sizes["crop"], 3))
+        return resize_each(encoded, lambda data: decode_upright(data, background))
 
-    inputs = {"text": model.tokenizer, "image": decode_images}
+    def add_endpoint(tower, part, spec, prepare):
+        def embed(values):
+            return {"embeddings": encoder.encode(tower, prepare(values), training=False)}
 
-    def add_endpoint(archive, tower, modality):
-        def embed(strings):
-            return {"embeddings": encoder.encode(tower, inputs[modality](strings), training=False)}
-
-        part = MODALITIES[modality].part
-        spec = [tf.TensorSpec((None,), tf.string, name=part)]
-        archive.add_endpoint(_signature(encoder, tower), embed, spec)
+        signature = [tf.TensorSpec(*spec, name=part)]
+        archive.add_endpoint(_signature(encoder, tower, part), embed, signature)
 
     archive = keras.export.ExportArchive()
     archive.track(encoder)
     # Keras also exports the first endpoint as "serving_default".
     for tower in sorted(encoder.towers, key=lambda name: name != encoder.default_tower("text")):
-        add_endpoint(archive, tower, encoder.modalities[tower])
+        if encoder.modalities[tower] == "text":
+            add_endpoint(tower, "texts", ((None,), tf.string), model.tokenizer)
+        else:
+            add_endpoint(tower, "images", ((None,), tf.string), decode_images)
+            shape = (None, None, None, 3)
+            add_endpoint(tower, "pixels", (shape, tf.uint8), lambda x: resize_each(x, tf.identity))
     archive.write_out(folder, verbose=False)
-    return _compare(folder, model)
+    differences = _compare(folder, model)
+    with open(os.path.join(folder, "README.md"), "w", encoding="utf-8") as file:
+        file.write(_CARD.format(limits=LIMITS, preprocessing=_describe(preprocessing)))
+    return differences
 
 
-def _signature(encoder, tower):
-    """Returns the name of the signature of a tower, such as "embed_texts"."""
-    modality = encoder.modalities[tower]
-    name = f"embed_{MODALITIES[modality].part}"
-    return name if tower == encoder.default_tower(modality) else f"{name}_{tower}"
+def _describe(preprocessing):
+    antialias = "with" if preprocessing.antialias else "without"
+    return (
+        f"Images are resized to {preprocessing.resize} x {preprocessing.resize} pixels "
+        f"({preprocessing.method}, {antialias} antialiasing), and the central "
+        f"{preprocessing.crop} x {preprocessing.crop} pixels are used. Transparent pixels of PNG "
+        f"files get the color {preprocessing.background}."
+    )
+
+
+def _signature(encoder, tower, part):
+    """Returns the name of the signature of a tower for an input, such as "embed_texts"."""
+    is_default = tower == encoder.default_tower(encoder.modalities[tower])
+    return f"embed_{part}" if is_default else f"embed_{part}_{tower}"
 
 
 def _compare(folder, model):
@@ -81,7 +127,8 @@ def _compare(folder, model):
     images, texts = tf.constant(sample_images()), tf.constant(sample_texts())
     encoder, differences = model.encoder, {}
     for tower, modality in encoder.modalities.items():
-        name, part = _signature(encoder, tower), MODALITIES[modality].part
+        part = MODALITIES[modality].part
+        name = _signature(encoder, tower, part)
         actual = signatures[name](**{part: {"images": images, "texts": texts}[part]})["embeddings"]
         differences[name] = max_difference(actual, expected_embeddings(model, tower))
     assert_close(folder, differences, SAVED_MODEL_TOLERANCE)

@@ -8,13 +8,13 @@ from tf_mural.models.blocks import (
     remat_blocks,
 )
 from tf_mural.models.dual_encoder import DualEncoder, dual_encoder
+from tf_mural.models.encoders import ImageEncoder, TextEncoder
 from tf_mural.models.ghost_batch_norm import (
     ALL_REPLICAS,
     GhostBatchNormalization,
     at_least_float32,
 )
-from tf_mural.models.image_encoder import image_tower
-from tf_mural.models.keras_patches import ghost_batch_norm_scope
+from tf_mural.models.image_encoder import EfficientNetEncoder, image_tower, resolve_padding
 from tf_mural.models.model_configs import (
     BERTS,
     EFFICIENTNETS,
@@ -24,14 +24,20 @@ from tf_mural.models.model_configs import (
     lr_multipliers,
     upgrade_arguments,
 )
-from tf_mural.models.text_encoder import text_tower
+from tf_mural.models.squeeze_excite import Excitation
+from tf_mural.models.text_encoder import BertEncoder, text_tower
 
 __all__ = [
     "ALL_REPLICAS",
     "BERTS",
     "EFFICIENTNETS",
+    "BertEncoder",
     "DualEncoder",
+    "EfficientNetEncoder",
+    "Excitation",
     "GhostBatchNormalization",
+    "ImageEncoder",
+    "TextEncoder",
     "at_least_float32",
     "bert_sizes",
     "block_shapes",
@@ -39,12 +45,12 @@ __all__ = [
     "count_blocks",
     "dual_encoder",
     "exclude_norms",
-    "ghost_batch_norm_scope",
     "image_tower",
     "is_training",
     "lr_multipliers",
     "lr_multipliers_by_block",
     "remat_blocks",
+    "resolve_padding",
     "text_tower",
     "upgrade_arguments",
 ]

@@ -2,45 +2,101 @@
 
 import functools
 import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
-from tf_mural.errors import lookup
+import tf_mural
+from tf_mural.errors import UserError, lookup
 from tf_mural.losses import SCALARS
 from tf_mural.modalities import MODALITIES
 from tf_mural.models.blocks import require_remat_blocks
 from tf_mural.models.ghost_batch_norm import at_least_float32
 from tf_mural.models.image_encoder import image_tower
-from tf_mural.models.keras_patches import dtype_policy_scope
+from tf_mural.models.keras_patches import dtype_policy_scope, prefix_paths
 from tf_mural.models.text_encoder import text_tower
 
 
+@keras.saving.register_keras_serializable(package="tf_mural")
 class DualEncoder(keras.Model):
     """Two towers that share one embedding space, and the learned scalars of the losses.
 
+    A model can have further towers: a frozen second text tower, for example, is the teacher of a
+    distillation. A tower is an `ImageEncoder`, a `TextEncoder` or another `keras.Model` that maps
+    the inputs of its modality, (n, ...), to vectors, (n, dim). Only the towers of this package have
+    a tokenizer and a preprocessing, which `embed_texts` and `embed_images` need.
+
+        model = tf_mural.DualEncoder(
+            image_encoder=tf_mural.ImageEncoder(image_backbone),
+            text_encoder=tf_mural.TextEncoder(text_backbone, tokenizer="vocabulary.txt"),
+        )
+        embeddings = model.predict({"image": pixels, "text": tokens})
+        scores = model.embed_texts(["ein Hund"]) @ model.embed_images(["dog.jpg"]).T
+
     Args:
-        towers: {name: `keras.Model`}.
+        image_encoder: the tower "image". None: there is none, or `towers` contains it.
+        text_encoder: the tower "text". None: there is none, or `towers` contains it.
+        towers: {name: `keras.Model`} of further towers.
         scalars: {kind: {name: initial value}} of the learned scalars. A kind is a key of
             `losses.SCALARS`, which also contains the bounds of the kind. Defaults to
             {"temperature": {"shared": 1.0}}. The paper uses a single temperature.
         freeze: names of the towers that are not trained.
-        modalities: {name of a tower: modality}, see `modalities.MODALITIES`. Defaults to the name
-            of each tower.
+        modalities: {name of a tower: modality}, see `modalities.MODALITIES`. Defaults to the
+            attribute `modality` of each tower, or to its name.
+        languages: codes of the languages that the model is trained on. `embed_texts` warns of texts
+            in other scripts. None: unknown.
+        name: name of the model.
+
+    Attributes:
+        towers: {name: `keras.Model`} of all towers.
+        modalities: {name of a tower: modality} of all towers.
+        scalars: {kind: {name: variable}} of the learned scalars.
+        languages: tuple of the codes of the training languages, or None.
+
+    Raises:
+        UserError: a modality, a kind of scalar or the name of a frozen tower is unknown, or the
+            towers have different widths.
     """
 
-    def __init__(self, towers, scalars=None, freeze=(), modalities=None, name="dual_encoder"):
+    def __init__(
+        self,
+        image_encoder: keras.Model | None = None,
+        text_encoder: keras.Model | None = None,
+        *,
+        towers: Mapping[str, keras.Model] | None = None,
+        scalars: Mapping[str, Mapping[str, float]] | None = None,
+        freeze: Sequence[str] = (),
+        modalities: Mapping[str, str] | None = None,
+        languages: Sequence[str] | None = None,
+        name: str = "dual_encoder",
+    ):
         super().__init__(name=name)
-        self.towers = dict(towers)
-        self.modalities = dict(modalities or {tower: tower for tower in towers})
+        named = {"image": image_encoder, "text": text_encoder}
+        towers = {key: tower for key, tower in named.items() if tower is not None} | dict(
+            towers or {}
+        )
+        self.towers = towers
+        self.modalities = {
+            tower: (modalities or {}).get(tower) or getattr(model, "modality", tower)
+            for tower, model in towers.items()
+        }
         for modality in self.modalities.values():
             lookup(MODALITIES, modality, "modality")
+        _check_widths(towers)
         for tower in freeze:
-            lookup(self.towers, tower, "tower").trainable = False
+            lookup(towers, tower, "tower").trainable = False
+        scalars = scalars or {"temperature": {"shared": 1.0}}
+        self._initial_scalars = {kind: dict(values) for kind, values in scalars.items()}
         self.scalars = {
             kind: {name: self._add_scalar(kind, name, value) for name, value in values.items()}
-            for kind, values in (scalars or {"temperature": {"shared": 1.0}}).items()
+            for kind, values in scalars.items()
         }
+        self._make_paths_unique()
+        self.languages = languages and tuple(languages)
+        self._embedder = None
         self.built = True
 
     def _add_scalar(self, kind, name, value):
@@ -52,6 +108,20 @@ class DualEncoder(keras.Model):
             dtype=at_least_float32(keras.config.floatx()),
             autocast=False,
         )
+
+    def _make_paths_unique(self):
+        """Prefixes the paths of variables that two towers would otherwise have in common.
+
+        The variables of the first tower of a modality keep their paths. The paths of a further
+        tower start with its name.
+        """
+        known = {}
+        for name, tower in self.towers.items():
+            variables = [v for v in tower.variables if known.get(v.path) is not v]
+            is_first = name == self.default_tower(self.modalities[name])
+            if not is_first or any(v.path in known for v in variables):
+                prefix_paths(variables, name)
+            known.update((v.path, v) for v in variables)
 
     @property
     def scalar_variables(self):
@@ -89,6 +159,124 @@ class DualEncoder(keras.Model):
         """Returns the name of the first tower of a modality."""
         towers = {value: tower for tower, value in reversed(self.modalities.items())}
         return lookup(towers, modality, "modality")
+
+    # --- strings and images -----------------------------------------------------------------------
+
+    @property
+    def tokenizer(self) -> Any:
+        """Tokenizer of the first text tower, or None; an assignment replaces it."""
+        return getattr(self._first_tower("text"), "tokenizer", None)
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: Any):
+        """Replaces the tokenizer of the first text tower."""
+        self._first_tower("text").tokenizer = tokenizer
+
+    @property
+    def preprocessing(self) -> Any:
+        """`data.Preprocessing` of the first image tower, or None; an assignment replaces it."""
+        return getattr(self._first_tower("image"), "preprocessing", None)
+
+    @preprocessing.setter
+    def preprocessing(self, preprocessing: Any):
+        """Replaces the preprocessing of the first image tower."""
+        self._first_tower("image").preprocessing = preprocessing
+
+    def _first_tower(self, modality):
+        towers = (tower for tower, value in self.modalities.items() if value == modality)
+        return self.towers.get(next(towers, None))
+
+    def embed_texts(self, texts: Iterable[str], batch_size: int = 64) -> np.ndarray:
+        """Embeds strings, see `Embedder.embed_texts`.
+
+        Args:
+            texts: iterable of str.
+            batch_size: number of texts per batch.
+
+        Returns:
+            float32 (n, dim), one row of norm 1 per text.
+
+        Raises:
+            UserError: an item is not a string, or the text tower has no tokenizer.
+        """
+        return self.embedder(batch_size).embed_texts(texts)
+
+    def embed_images(self, images: Iterable[Any], batch_size: int = 64) -> np.ndarray:
+        """Embeds images of any size, see `Embedder.embed_images`.
+
+        Args:
+            images: iterable of images: paths or bytes of image files, Pillow images or uint8
+                arrays (h, w, c).
+            batch_size: number of images per batch.
+
+        Returns:
+            float32 (n, dim), one row of norm 1 per image.
+
+        Raises:
+            UserError: an image cannot be read, or the image tower has no preprocessing.
+        """
+        return self.embedder(batch_size).embed_images(images)
+
+    def embedder(self, batch_size: int = 64) -> Any:
+        """Returns the `Embedder` of this model, which computes with its current weights.
+
+        Args:
+            batch_size: number of texts or images per batch.
+        """
+        parts = (batch_size, self.tokenizer, self.preprocessing, self.languages)
+        if self._embedder is None or self._embedder.parts != parts:
+            self._embedder = tf_mural.Embedder.from_model(self, batch_size)
+            self._embedder.parts = parts
+        return self._embedder
+
+    # --- saving -----------------------------------------------------------------------------------
+
+    @classmethod
+    def from_preset(cls, path: str) -> "DualEncoder":
+        """Loads a model from a preset, or from the workdir of a finished run.
+
+        Args:
+            path: folder that `save_to_preset` or tools/export.py wrote, handle of such a folder on
+                a hub ("hf://user/name", "kaggle://user/name/keras/variant"), or workdir of a run.
+
+        Raises:
+            UserError: the model does not exist or is incomplete.
+        """
+        return tf_mural.Embedder.load(path).model
+
+    def save_to_preset(self, folder: str) -> None:
+        """Writes the model with tokenizer and preprocessing as a preset of KerasHub.
+
+        Args:
+            folder: output folder; if it already exists, it must be empty.
+
+        Raises:
+            UserError: the folder is not empty, or the model has no tokenizer or preprocessing.
+        """
+        tf_mural.presets.save_model(folder, self)
+
+    def get_config(self):
+        """Returns the constructor arguments, with the initial values of the learned scalars."""
+        return {
+            "towers": {
+                name: keras.saving.serialize_keras_object(tower)
+                for name, tower in self.towers.items()
+            },
+            "scalars": {kind: dict(values) for kind, values in self._initial_scalars.items()},
+            "freeze": [name for name, tower in self.towers.items() if not tower.trainable],
+            "modalities": dict(self.modalities),
+            "languages": self.languages and list(self.languages),
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """Builds a model with new weights from the result of `get_config`."""
+        towers = {
+            name: keras.saving.deserialize_keras_object(tower, custom_objects)
+            for name, tower in config["towers"].items()
+        }
+        return cls(**{**config, "towers": towers})
 
     def clamp_scalars(self):
         """Clips the scalars to the bounds of their kind in `losses.SCALARS`.
@@ -156,4 +344,20 @@ def dual_encoder(
                 models[name] = lookup(make, modalities[name], "modality")(**arguments)
             # A functional model that contains the towers needs distinct names.
             models[name].name = f"{name}_tower"
-    return DualEncoder(models, scalars, freeze, modalities)
+    return DualEncoder(towers=models, scalars=scalars, freeze=freeze, modalities=modalities)
+
+
+def _check_widths(towers):
+    widths = {}
+    for name, tower in towers.items():
+        try:
+            widths[name] = tower.output.shape[-1]
+        except (AttributeError, ValueError) as error:
+            raise UserError(
+                f"the output of the tower {name!r} ({type(tower).__name__}) is unknown: expected "
+                "an ImageEncoder, a TextEncoder or a functional model"
+            ) from error
+    if len(set(widths.values())) > 1:
+        raise UserError(
+            f"the towers have embeddings of different widths, {widths}: set the same dim for all"
+        )

@@ -8,6 +8,7 @@ from keras import ops
 ALL_REPLICAS = -1
 
 
+@keras.saving.register_keras_serializable(package="tf_mural")
 class GhostBatchNormalization(keras.layers.BatchNormalization):
     """Batch normalization whose training statistics are computed over virtual batches.
 

@@ -6,8 +6,6 @@ import keras
 from keras import ops
 
 from tf_mural.errors import lookup
-from tf_mural.models.ghost_batch_norm import GhostBatchNormalization
-from tf_mural.models.model_configs import block_shapes
 
 ACTIVATIONS = {
     "gelu_approximate": lambda x: keras.activations.gelu(x, approximate=True),
@@ -27,53 +25,21 @@ def dtype_policy_scope(policy):
         keras.config.set_dtype_policy(original)
 
 
-@contextlib.contextmanager
-def ghost_batch_norm_scope(virtual_batch_size, momentum, all_reduce_mean=list):
-    """Context manager: `keras.layers.BatchNormalization` builds `GhostBatchNormalization`.
+def replace_inner_layers(block, replace):
+    """Replaces layers that are attributes of another layer, in place.
 
-    KerasHub has no argument for the class of batch norm layers, and its EfficientNet v1 blocks have
-    no argument for the momentum.
-
-    Args:
-        virtual_batch_size: see `GhostBatchNormalization`.
-        momentum: momentum of the moving averages.
-        all_reduce_mean: see `GhostBatchNormalization`.
-    """
-    original = keras.layers.BatchNormalization
-
-    def build(**kwargs):
-        kwargs = {**kwargs, "momentum": momentum}
-        return GhostBatchNormalization(virtual_batch_size, all_reduce_mean, **kwargs)
-
-    keras.layers.BatchNormalization = build
-    try:
-        yield
-    finally:
-        keras.layers.BatchNormalization = original
-
-
-@contextlib.contextmanager
-def end_padding_scope(config):
-    """Context manager: changes the padding that KerasHub adds before stride-2 convolutions.
-
-    One row of padding at the top and one column of padding at the left are omitted.
+    KerasHub's blocks of EfficientNetV2 have no argument for the class of their batch norms, and
+    Keras has no public method that replaces a layer of a layer that is built.
 
     Args:
-        config: arguments of KerasHub's `EfficientNetBackbone`.
+        block: `keras.layers.Layer`.
+        replace: callable that maps a layer of `block` to the layer that takes its place.
     """
-    original = keras.layers.ZeroPadding2D
-    strided = [name for name, (*_, stride, _) in block_shapes(config).items() if stride == 2]
-    names = {"stem_conv_pad", *(f"{name}_dwconv_pad" for name in strided)}
-
-    def build(padding, name):
-        end_padding = tuple((size - 1, size) for size in padding)
-        return original(padding=end_padding if name in names else padding, name=name)
-
-    keras.layers.ZeroPadding2D = build
-    try:
-        yield
-    finally:
-        keras.layers.ZeroPadding2D = original
+    for name, layer in list(vars(block).items()):
+        if isinstance(layer, keras.layers.Layer) and (new_layer := replace(layer)) is not layer:
+            # The list of tracked layers determines the order of the weights.
+            block._tracker.replace_tracked_value("layers", layer, new_layer)
+            setattr(block, name, new_layer)
 
 
 def patch_bert(backbone, activation):
@@ -110,3 +76,18 @@ def _use_tensordot(dense):
         return ops.tensordot(inputs, dense.kernel, axes=len(inputs.shape) - 2) + dense.bias
 
     dense.call = call
+
+
+def prefix_paths(variables, prefix):
+    """Makes the paths of variables start with a prefix, as if they were built in its name scope.
+
+    A backbone that the user has built has fixed variable paths. Two backbones of one class
+    therefore have the same paths, by which weights are stored.
+
+    Args:
+        variables: list of `keras.Variable`.
+        prefix: the prefix, without "/". Paths that already start with it are kept.
+    """
+    for variable in variables:
+        if not variable.path.startswith(f"{prefix}/"):
+            variable._path = f"{prefix}/{variable.path}"

@@ -1,6 +1,7 @@
 """Named sizes of the towers, and the block shapes and learning rates that follow from the sizes."""
 
 import math
+from collections.abc import Mapping
 
 from tf_mural.errors import UserError, lookup
 
@@ -63,6 +64,8 @@ BERTS = {  # name: (layers, width, heads); the feed-forward width is 4 * width
     "base": (12, 768, 12),
     "large": (24, 1024, 16),
 }
+# Arguments of a KerasHub backbone that `image_tower` sets.
+_INSTANCE_ARGUMENTS = ("name", "trainable", "dtype", "input_shape", "dropout", "include_rescaling")
 # `_RENAMED_ARGUMENTS`, {modality: {old name: new name}}, lists the arguments of `dual_encoder` that
 # earlier versions of `tf_mural` stored under other names. `_STORED_NONE`, {argument: value}, lists
 # the values that earlier versions of `tf_mural` stored in the place of None. In the place of the
@@ -100,7 +103,13 @@ def bert_sizes(name):
 
 
 def efficientnet_config(name):
-    """Returns the arguments of KerasHub's `EfficientNetBackbone` for a key of `EFFICIENTNETS`."""
+    """Returns the arguments of KerasHub's `EfficientNetBackbone`, except those of an instance.
+
+    Args:
+        name: a key of `EFFICIENTNETS`, or a dict that contains the arguments.
+    """
+    if isinstance(name, Mapping):
+        return {key: value for key, value in name.items() if key not in _INSTANCE_ARGUMENTS}
     config = lookup(EFFICIENTNETS, name, "EfficientNet")
     count = len(config["stackwise_num_repeats"])
     return {

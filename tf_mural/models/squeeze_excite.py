@@ -14,6 +14,7 @@ from keras import ops
 from tf_mural.models.ghost_batch_norm import at_least_float32
 
 
+@keras.saving.register_keras_serializable(package="tf_mural")
 class Excitation(keras.layers.Layer):
     """Multiplies activations, (n, h, w, c), by a gate, (n, 1, 1, c).
 
@@ -39,15 +40,15 @@ class Excitation(keras.layers.Layer):
         return excite(x, gate)
 
 
-def fuse_squeeze_excite(backbone, all_reduce_mean):
+def fuse_squeeze_excite(backbone, replace):
     """Clones an EfficientNet of KerasHub and fuses each squeeze with the batch norm before it.
 
-    A batch norm that precedes a squeeze is replaced by a new layer with new weights. The clone
-    shares all layers except these batch norms with `backbone`.
+    The clone shares all layers with `backbone` that `replace` returns unchanged.
 
     Args:
-        backbone: `keras_hub.models.EfficientNetBackbone`, built inside `ghost_batch_norm_scope`.
-        all_reduce_mean: the same callable as in `ghost_batch_norm_scope`.
+        backbone: `keras_hub.models.EfficientNetBackbone`.
+        replace: callable that maps a layer of `backbone` to the layer that takes its place. A batch
+            norm that precedes a squeeze must become a new `GhostBatchNormalization`.
 
     Returns:
         The clone, and a dict from the name of a layer to the input tensor of the layer.
@@ -58,11 +59,11 @@ def fuse_squeeze_excite(backbone, all_reduce_mean):
     inputs, means = {}, {}
 
     def clone(layer):
+        layer = replace(layer)
         block, _, role = layer.name.partition("_")
-        if block not in blocks or role != "dwconv_bn":
-            return layer
-        config = {**layer.get_config(), "fuse_squeeze": True}
-        return type(layer)(all_reduce_mean=all_reduce_mean, **config)
+        if block in blocks and role == "dwconv_bn":
+            layer.fuse_squeeze = True
+        return layer
 
     def call(layer, *args, **kwargs):
         inputs[layer.name] = args[0]

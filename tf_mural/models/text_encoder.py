@@ -3,9 +3,73 @@
 import keras
 from keras import ops
 
+import tf_mural
 from tf_mural.errors import UserError
-from tf_mural.models.keras_patches import patch_bert
+from tf_mural.models.keras_patches import dtype_policy_scope, patch_bert
 from tf_mural.models.model_configs import bert_sizes, load_backbone
+
+
+class TextTower(keras.Model):
+    """Base class of text towers. A saved model contains the tokenizer as files.
+
+    Attributes:
+        tokenizer: an object with the interface of `data.tokenizers.Tokenizer`, or None.
+    """
+
+    modality = "text"
+    tokenizer = None
+
+    def save_assets(self, dir_path):
+        """Writes the tokenizer to a folder. Keras calls this method when it saves a model."""
+        if self.tokenizer is not None:
+            tf_mural.data.save_tokenizer(self.tokenizer, dir_path)
+
+    def load_assets(self, dir_path):
+        """Reads the tokenizer from a folder. Keras calls this method when it loads a model."""
+        self.tokenizer = tf_mural.data.load_tokenizer(dir_path)
+
+
+@keras.saving.register_keras_serializable(package="tf_mural")
+class BertEncoder(TextTower):
+    """The text tower of the paper, which `text_tower` builds.
+
+    KerasHub's layers are changed in this model. It is therefore saved as the arguments of
+    `text_tower`, and built again when it is loaded.
+
+    Args:
+        tokens: input of the model.
+        embeddings: output of the model.
+        arguments: {name: value} of the arguments of `text_tower`.
+        name: name of the model.
+
+    Attributes:
+        max_tokens: number of position embeddings.
+        pad_id: token that pads texts.
+    """
+
+    pad_id = 0
+
+    def __init__(self, tokens, embeddings, arguments, name="text_tower"):
+        super().__init__(tokens, embeddings, name=name)
+        self._get_arguments = lambda: arguments
+        self._precision = keras.config.dtype_policy().name
+        self.max_tokens = arguments["max_tokens"]
+
+    def get_config(self):
+        """Returns the arguments of `text_tower`."""
+        return {
+            "arguments": self._get_arguments(),
+            "precision": self._precision,
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """Builds a tower with new weights from the result of `get_config`."""
+        with dtype_policy_scope(config["precision"]):
+            tower = text_tower(**config["arguments"])
+        tower.name = config["name"]
+        return tower
 
 
 def text_tower(
@@ -35,7 +99,7 @@ def text_tower(
             weights are random.
 
     Returns:
-        `keras.Model` that maps int32 tokens, (n, t), padded with 0, to embeddings,
+        `BertEncoder` that maps int32 tokens, (n, t), padded with 0, to embeddings,
         (n, embedding_dim), which are not normalized.
     """
     backbone = _bert_backbone(vocabulary_size, name, max_tokens, dropout, sizes, preset)
@@ -48,7 +112,21 @@ def text_tower(
         {"token_ids": tokens, "padding_mask": mask, "segment_ids": ops.zeros_like(tokens)}
     )  # (n, t, width)
     x = keras.layers.Dense(embedding_dim, name="text_projection")(hidden[:, 0])
-    return keras.Model(tokens, x, name="text_tower")
+    arguments = {
+        "vocabulary_size": vocabulary_size,
+        "max_tokens": backbone.max_sequence_length,
+        "embedding_dim": embedding_dim,
+        "dropout": dropout,
+        # The sizes replace the name and the preset.
+        "sizes": [
+            backbone.num_layers,
+            backbone.hidden_dim,
+            backbone.num_heads,
+            backbone.intermediate_dim,
+        ],
+        "activation": activation,
+    }
+    return BertEncoder(tokens, x, arguments)
 
 
 def _bert_backbone(vocabulary_size, name, max_tokens, dropout, sizes, preset):

@@ -12,6 +12,7 @@ import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from tf_mural import search  # noqa: E402
+from tf_mural.data.image_normalization import to_rgb  # noqa: E402
 from tf_mural.errors import UserError  # noqa: E402
 
 _MAX_SIDE = 320  # Maximum width and height of an image on the page, in pixels.
@@ -50,7 +51,10 @@ def _add_search_tab(handlers):
         )
         count = gr.Slider(1, 50, value=10, step=1, label="Images")
     with gr.Accordion("Or search by an image", open=False):
-        image = gr.Image(label="Image", type="pil", sources=["upload", "clipboard"])
+        # With `image_mode=None`, the file is not changed, and the embedder normalizes it.
+        image = gr.Image(
+            label="Image", type="filepath", image_mode=None, sources=["upload", "clipboard"]
+        )
     button = gr.Button("Search", variant="primary")
     note = gr.Markdown(elem_id="note")
     gallery = gr.Gallery(label="Results", columns=5, object_fit="contain", height="max-content")
@@ -117,7 +121,12 @@ class DemoHandlers:
         return _escape_markdown(note), self._gallery_items(hits)
 
     def search_by_image(self, image, count):
-        """Returns (note, [(image, caption)]) with the nearest images; `image` may be None."""
+        """Returns (note, [(image, caption)]) with the images that are nearest to an image.
+
+        Args:
+            image: path of an image file, or None.
+            count: number of images.
+        """
         if image is None:
             return "", []
         try:
@@ -174,9 +183,10 @@ class DemoHandlers:
         for rank, hit in enumerate(hits, start=1):
             caption = f"{label} {rank}. {hit.score:.3f}".strip()
             try:
-                image = Image.open(io.BytesIO(self._source.read(hit.item))).convert("RGB")
+                image, _ = to_rgb(Image.open(io.BytesIO(self._source.read(hit.item))))
+                image = image.convert("RGB")
                 image.thumbnail((_MAX_SIDE, _MAX_SIDE))
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, UserError) as error:
                 caption = f"{caption} (missing: {error})"
                 image = Image.new("RGB", (_MAX_SIDE, _MAX_SIDE), "gray")
             items.append((image, caption))

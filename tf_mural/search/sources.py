@@ -4,6 +4,7 @@ import hashlib
 import os
 
 from tf_mural import file_io
+from tf_mural.data.image_normalization import stored_images_note
 from tf_mural.data.records import DamagedRecord, RecordSet, deserialize
 from tf_mural.errors import UserError
 
@@ -30,10 +31,13 @@ class FolderSource:
     Attributes:
         skipped: (path, reason) pairs of folders that cannot be read or are links, and of images of
             unsupported formats.
+        note: always ""; see `RecordsSource`.
 
     Raises:
         UserError: the folder does not exist or contains no image.
     """
+
+    note = ""
 
     def __init__(self, folder):
         if not os.path.isdir(folder):
@@ -103,6 +107,7 @@ class RecordsSource:
 
     Attributes:
         skipped: always empty; see `FolderSource`.
+        note: a sentence about the images of the record set, or "".
 
     Raises:
         UserError: the folder is not a record set, or none of its records has an image.
@@ -114,6 +119,7 @@ class RecordsSource:
         self.folder, self._set = folder, RecordSet.open(folder)
         if not self._set.manifest["images"]:
             raise UserError(f"{folder} contains no image")
+        self.note = stored_images_note(folder, self._set.manifest)
 
     def __len__(self):
         return len(self._set)

@@ -2,13 +2,12 @@
 
 import dataclasses
 import functools
-import math
 
 import numpy as np
 import tensorflow as tf
 
 from tf_mural.errors import UserError
-from tf_mural.losses import SCALARS
+from tf_mural.train_step import combine_logs
 from tf_mural.training.preemption import Preempted, SignalHandler, StopPoll
 
 
@@ -220,7 +219,7 @@ def _fetch_logs(pending, policy):
         policy: `BadStepPolicy`.
 
     Returns:
-        ({name: value combined by `_means`}, list of messages about skipped steps).
+        ({name: value combined by `train_step.combine_logs`}, list of messages about skipped steps).
     """
     logs_by_step, messages = [], []
     for first, values in pending:
@@ -231,26 +230,4 @@ def _fetch_logs(pending, policy):
         message = policy.check_logs(step + 1, logs)
         if message:
             messages.append(message)
-    return _means([logs for _, logs in logs_by_step]), messages
-
-
-# Prefixes of the names of logs whose last value is reported instead of the mean. The last value is
-# also reported for learned scalars, such as "temperature/shared".
-_STATES = ("learning_rate", "loss_scale", "skipped_")
-
-
-def _means(logs):
-    """Combines the logs of several steps, [{name: value}], into one {name: value}."""
-    means, states = {}, (*_STATES, *(f"{kind}/" for kind in SCALARS))
-    for key in logs[0]:
-        values = [step[key] for step in logs if math.isfinite(step[key])]
-        if key.startswith(states) and values:
-            means[key] = values[-1]
-        elif key.endswith("_clamped"):
-            means[key] = sum(values)
-        elif values:
-            means[key] = sum(values) / len(values)
-        # The loss of a language is omitted if no batch contained the language.
-        elif not key.startswith("loss_language/"):
-            means[key] = math.nan
-    return means
+    return combine_logs([logs for _, logs in logs_by_step]), messages

@@ -8,17 +8,18 @@ import jax
 import jax.numpy as jnp
 
 from tf_mural.backends.jax.grad_cache import split_rows
-from tf_mural.objective import gather_candidates, objective_for_rows
+from tf_mural.objective import gather_candidates
 
 
 def objective_and_gradients(
-    embeddings, batch, terms, scalars, gather, offset, num_languages, chunk=None
+    embeddings, batch, terms, scalars, gather, offset, compute_objective, chunk=None
 ):
-    """Computes the loss and the logs of `objective.objective`, and the gradients of the loss.
+    """Computes the logs of the local batch, and the gradients of its loss.
 
     Args:
-        embeddings, batch, terms, scalars, gather, offset, num_languages: see
-            `objective.objective`.
+        embeddings, batch, terms, scalars, gather, offset: see `objective.objective`.
+        compute_objective: callable (embeddings, batch, candidates, scalars, offset) that returns
+            the loss and the logs of a part of the local batch, see `objective.objective_for_rows`.
         chunk: number of local examples whose logits are computed at a time; must divide n. None:
             all examples.
 
@@ -39,9 +40,7 @@ def objective_and_gradients(
 
         def evaluate_part(candidates, scalars, part, offset):
             local, labels = part
-            return objective_for_rows(
-                local, labels, candidates, terms, scalars, offset, num_languages
-            )
+            return compute_objective(local, labels, candidates, scalars, offset)
 
         if chunk in (None, total):
             return evaluate_part(candidates, scalars, (embeddings, labels), offset)

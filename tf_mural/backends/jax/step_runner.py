@@ -47,8 +47,8 @@ class Runner:
     def start(self, step):
         """Places all variables on the devices; starts to read batches at `step`."""
         trainer = self._trainer
-        # The list is stored, because `trainer.variables` visits all layers at each access.
-        self._variables = trainer.variables
+        # The list is stored, because `trainer.state_variables` visits all layers at each access.
+        self._variables = trainer.state_variables
         for variable, spec in zip(self._variables, trainer.specs, strict=True):
             variable._direct_assign(self._place(variable.value, spec))
         self._batches = iter(self._make_dataset(start_step=step))
@@ -100,6 +100,27 @@ def split_int64(array):
     Arrays of other dtypes are returned unchanged.
     """
     return array.view(np.int32).reshape(*array.shape, 2) if array.dtype == np.int64 else array
+
+
+def split_ids(data):
+    """Splits the int64 ids in the batches of a dataset, see `split_int64`.
+
+    Args:
+        data: `tf.data.Dataset` or nested structure of numpy arrays; other objects are returned
+            unchanged.
+    """
+    if hasattr(data, "element_spec"):  # a `tf.data.Dataset`
+        import tensorflow as tf
+
+        def split(batch):
+            return tf.nest.map_structure(
+                lambda x: tf.bitcast(x, tf.int32) if x.dtype == tf.int64 else x, batch
+            )
+
+        return data.map(split)
+    if isinstance(data, dict):
+        return keras.tree.map_structure(lambda x: split_int64(np.asarray(x)), data)
+    return data
 
 
 def encoder_functions(encoder, towers=("image", "text"), strategy=None):

@@ -12,17 +12,18 @@ from tf_mural.backends.tensorflow.grad_cache import (
     slice_part,
     split_rows,
 )
-from tf_mural.objective import gather_candidates, objective, objective_for_rows
+from tf_mural.objective import gather_candidates
 
 
 def objective_and_gradients(
-    embeddings, batch, terms, scalars, gather, offset, num_languages, chunk=None
+    embeddings, batch, terms, scalars, gather, offset, compute_objective, chunk=None
 ):
-    """Computes the loss and the logs of `objective.objective`, and the gradients of the loss.
+    """Computes the logs of the local batch, and the gradients of its loss.
 
     Args:
-        embeddings, batch, terms, scalars, gather, offset, num_languages: see
-            `objective.objective`.
+        embeddings, batch, terms, scalars, gather, offset: see `objective.objective`.
+        compute_objective: callable (embeddings, batch, candidates, scalars, offset) that returns
+            the loss and the logs of a part of the local batch, see `objective.objective_for_rows`.
         chunk: number of local examples whose logits are computed at a time; must divide n. None:
             all examples.
 
@@ -31,18 +32,20 @@ def objective_and_gradients(
     """
     # The state of a loop may contain tensors, but no variables.
     scalars = tf.nest.map_structure(tf.convert_to_tensor, scalars)
-    arguments = (embeddings, batch, terms, scalars, gather, offset, num_languages)
     if chunk not in (None, next(iter(batch.values()))["id"].shape[0]):
-        return _in_chunks(*arguments, chunk)
+        return _in_chunks(
+            embeddings, batch, terms, scalars, gather, offset, compute_objective, chunk
+        )
     with tf.GradientTape() as tape:
         tape.watch((embeddings, scalars))
-        loss, logs = objective(*arguments)
+        candidates = gather_candidates(embeddings, batch, terms, gather)
+        loss, logs = compute_objective(embeddings, batch, candidates, scalars, offset)
     # Scalars that no term uses get zero gradients, as in `_in_chunks`.
     zero = tf.UnconnectedGradients.ZERO
     return logs, *tape.gradient(loss, (embeddings, scalars), unconnected_gradients=zero)
 
 
-def _in_chunks(embeddings, batch, terms, scalars, gather, offset, num_languages, chunk):
+def _in_chunks(embeddings, batch, terms, scalars, gather, offset, compute_objective, chunk):
     fields = sorted({f for term in terms for f in (term.x, term.y)})
     with tf.GradientTape() as gather_tape:
         gather_tape.watch(embeddings)
@@ -57,9 +60,7 @@ def _in_chunks(embeddings, batch, terms, scalars, gather, offset, num_languages,
         with tf.GradientTape() as tape:
             watched = (local, candidates["embeddings"], scalars)
             tape.watch(watched)
-            loss, logs = objective_for_rows(
-                local, labels, candidates, terms, scalars, offset + i * chunk, num_languages
-            )
+            loss, logs = compute_objective(local, labels, candidates, scalars, offset + i * chunk)
         local_gradients, *gradients = tape.gradient(loss, watched, unconnected_gradients="zero")
         arrays = {field: array.write(i, local_gradients[field]) for field, array in arrays.items()}
         totals = (candidate_gradients, scalar_gradients, log_sums)
@@ -71,9 +72,7 @@ def _in_chunks(embeddings, batch, terms, scalars, gather, offset, num_languages,
         for field in fields
     }
     zeros = tf.nest.map_structure(tf.zeros_like, (candidates["embeddings"], scalars))
-    logs = {f"loss/{term.name}": tf.zeros((), dtype) for term in terms}
-    logs |= {"loss": tf.zeros((), dtype)}
-    logs |= {f"language_{key}": tf.zeros((num_languages,), dtype) for key in ("loss", "count")}
+    logs = _zero_logs(compute_objective, parts, candidates, scalars, offset)
     arrays, candidate_gradients, scalar_gradients, logs = sequential_loop(
         count, add_chunk, (arrays, *zeros, logs)
     )
@@ -88,6 +87,19 @@ def _in_chunks(embeddings, batch, terms, scalars, gather, offset, num_languages,
         field: embedding_gradients[field] + concat_parts(arrays[field], count) for field in fields
     }
     return logs, embedding_gradients, scalar_gradients
+
+
+def _zero_logs(compute_objective, parts, candidates, scalars, offset):
+    """Returns zeros with the names, shapes and dtypes of the logs of a chunk."""
+
+    def logs_of_a_chunk():
+        local, labels = slice_part(parts, 0)
+        return compute_objective(local, labels, candidates, scalars, offset)[1]
+
+    specs = tf.function(logs_of_a_chunk, autograph=False).get_concrete_function()
+    return tf.nest.map_structure(
+        lambda spec: tf.zeros(spec.shape, spec.dtype), specs.structured_outputs
+    )
 
 
 def _without_inputs(field):

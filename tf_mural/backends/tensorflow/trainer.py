@@ -2,11 +2,12 @@
 
 import keras
 
+from tf_mural.backends.base_trainer import AUTO, BaseTrainer
 from tf_mural.backends.tensorflow import chunked_loss, collectives, grad_cache
 from tf_mural.backends.tensorflow.remat import remat as remat_block
 from tf_mural.backends.tensorflow.step_runner import snapshot
 from tf_mural.errors import UserError
-from tf_mural.train_step import BackendFunctions, TrainStep
+from tf_mural.train_step import BackendFunctions
 
 
 def _call_in_replica_context(function, batch):
@@ -15,77 +16,49 @@ def _call_in_replica_context(function, batch):
     return function(batch)
 
 
-class Trainer(keras.Model):
-    """Trains a dual encoder with the loss terms of a stage.
+class Trainer(BaseTrainer):
+    """Trains a dual encoder with loss terms, under any `tf.distribute.Strategy`.
 
-    `train_step` can be called as `strategy.run(trainer.train_step, args=(batch,))` with any
-    `tf.distribute.Strategy`. On a single host, training with Keras' `fit`, which calls
-    `train_step`, is also possible.
+    `train_step` can be called as `strategy.run(trainer.train_step, args=(batch,))`. On a single
+    host, Keras' `fit` does this with the strategy in whose scope the trainer was created.
 
-    Args:
-        encoder, terms, fields, languages, seed, microbatch, loss_chunk, loss_scale,
-            bad_step_policy: see `train_step.TrainStep`.
-        remat: whether the blocks of the towers store only their inputs, and recompute their
-            activations in the backward pass.
-        strategy: not used; a step runs under the strategy whose `run` calls `train_step`.
-        shard_optimizer, shard_embeddings: must be false on this backend.
-
-    Attributes:
-        core: the `train_step.TrainStep` that computes the step.
-        step: variable `step` of `core`.
-        loss_scale: `nonfinite.LossScale` of `core`, or None.
+    See `base_trainer.BaseTrainer` for the arguments and attributes. `strategy` is not used, because
+    a step runs under the strategy whose `run` calls `train_step`. `shard_optimizer` and
+    `shard_embeddings` must be false on this backend.
 
     Raises:
-        UserError: `shard_optimizer` or `shard_embeddings` is true.
+        UserError: `shard_optimizer` or `shard_embeddings` is true; see also `BaseTrainer`.
     """
 
     # Whether all processes must take part in a `snapshot`.
     snapshot_is_collective = False
+    _remat_block = staticmethod(remat_block)
 
-    def __init__(
-        self,
-        encoder,
-        terms,
-        fields,
-        languages=(),
-        seed=0,
-        microbatch=None,
-        loss_chunk=None,
-        loss_scale=None,
-        bad_step_policy=None,
-        remat=False,
-        strategy=None,
-        shard_optimizer=False,
-        shard_embeddings=False,
-    ):
+    def _set_devices(self, strategy, shard_optimizer, shard_embeddings):
         if shard_optimizer or shard_embeddings:
             raise UserError(
                 "shard_optimizer and shard_embeddings, which divide the state among devices, exist "
-                "only on JAX: set `backend=jax`, or leave them out"
+                "only on JAX: choose the backend jax, or leave them out"
             )
-        super().__init__(name="trainer")
-        self.encoder = encoder
-        self.core = TrainStep(
-            self._backend_functions(),
-            encoder,
-            terms,
-            fields,
-            languages,
-            seed,
-            microbatch,
-            loss_chunk,
-            loss_scale,
-            bad_step_policy,
-        )
-        self.step, self.loss_scale = self.core.step, self.core.loss_scale
-        if remat:
-            for block in encoder.remat_blocks:
-                remat_block(block)
-        self.built = True
+
+    def _check_loss_scale(self, loss_scale):
+        """Accepts any loss scale."""
+
+    def _scope(self):
+        return self.distribute_strategy.scope()
+
+    @staticmethod
+    def _jit_compile_option(jit_compile, run_eagerly):
+        return False if jit_compile == AUTO else jit_compile
+
+    @staticmethod
+    def _prepare_data(data):
+        return data
 
     def _backend_functions(self):
         return BackendFunctions(
             run_on_replicas=_call_in_replica_context,
+            evaluate_on_replicas=_call_in_replica_context,
             encode_full=grad_cache.encode_full,
             encode_cached=grad_cache.encode_cached,
             objective_and_gradients=chunked_loss.objective_and_gradients,
@@ -99,26 +72,29 @@ class Trainer(keras.Model):
             apply_gradients=collectives.apply_gradients,
         )
 
-    @property
-    def bad_step_policy(self):
-        """The `nonfinite.BadStepPolicy` of `core`."""
-        return self.core.bad_step_policy
-
-    @property
-    def skipped_steps(self):
-        """Number of steps that were skipped so far; cannot be read inside a compiled step."""
-        return int(self.step.numpy()) - int(self.optimizer.iterations.numpy())
-
-    def train_step(self, batch):
+    def train_step(self, data):
         """Runs one step with this replica's part of the global batch.
 
         Args:
-            batch: see `train_step.TrainStep`.
+            data: the batch, see `train_step.TrainStep`.
 
         Returns:
             Logs, {name: scalar}, see `train_step.TrainStep`.
         """
+        batch, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         return self.core(batch, self.optimizer)
+
+    def test_step(self, data):
+        """Computes the loss of this replica's part of the global batch in inference mode.
+
+        Args:
+            data: the batch, see `train_step.TrainStep`.
+
+        Returns:
+            Logs, see `train_step.TrainStep.evaluate`.
+        """
+        batch, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        return self.core.evaluate(batch)
 
     def snapshot(self, variables):
         """Returns the values of {name: variable}, see `step_runner.snapshot`."""

@@ -51,9 +51,9 @@ def synsets(kit):
     Raises:
         UserError: meta.mat is corrupt, or its classes are not numbered from 1 without gaps.
     """
-    path = kit.display_path(_META)
+    path, data = kit.display_path(_META), kit.read(_META)
     try:
-        table = _struct_array(_strip_header(kit.read(_META)), "synsets")
+        table = _struct_array(_strip_header(data), "synsets")
         leaves = [
             Synset(int(row["ILSVRC2012_ID"]), str(row["WNID"]), str(row["words"]))
             for row in table

@@ -158,9 +158,9 @@ class _DatabaseCaptions:
         packed = transaction.get(key)
         if packed is None:
             return None
+        frame, msgpack = _import_package("lz4.frame"), _import_package("msgpack")
         try:
-            data = _import_package("lz4.frame").decompress(packed)
-            entry = _import_package("msgpack").unpackb(data, raw=False)
+            entry = msgpack.unpackb(frame.decompress(packed), raw=False)
             image, values = entry.get("img_fname"), [entry.get(name) for name in _TEXT_KEYS]
             tokens = [int(token) for token in entry.get("input_ids", ())]
         except (RuntimeError, ValueError, TypeError, AttributeError) as error:

@@ -51,8 +51,9 @@ def _iter_lines(path):
 
 
 def _iter_json(path):
+    text = "\n".join(bounded_read.read_lines(path))
     try:
-        images = json.loads("\n".join(bounded_read.read_lines(path)))["images"]
+        images = json.loads(text)["images"]
         for image in images:
             for number, sentence in enumerate(image["sentences"]):
                 yield image["filename"], number, sentence["raw"].strip()

@@ -161,8 +161,9 @@ class Table:
         if not data.strip():
             return "blank row"
         if self.json:
+            text = self._decode(data, line)
             try:
-                value = json.loads(self._decode(data, line))
+                value = json.loads(text)
             except ValueError:
                 return "not JSON"
             return value if isinstance(value, dict) else "not a JSON object"

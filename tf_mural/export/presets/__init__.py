@@ -8,7 +8,7 @@ and `Tokenizer.from_preset` of KerasHub also load these presets.
 """
 
 from tf_mural.export.presets.backbone import MuralBackbone
-from tf_mural.export.presets.io import is_preset, load_preset, save_preset
+from tf_mural.export.presets.io import is_preset, load_preset, save_model, save_preset
 from tf_mural.export.presets.model_card import model_card
 from tf_mural.export.presets.preprocessing import (
     MuralImageConverter,
@@ -24,5 +24,6 @@ __all__ = [
     "is_preset",
     "load_preset",
     "model_card",
+    "save_model",
     "save_preset",
 ]

@@ -15,10 +15,13 @@ from tf_mural.models import dual_encoder, upgrade_arguments
 
 @keras.saving.register_keras_serializable(package="tf_mural")
 class MuralBackbone(keras_hub.models.Backbone):
-    """A KerasHub backbone that contains the `DualEncoder` of `models.dual_encoder`.
+    """A KerasHub backbone that contains a `DualEncoder`.
+
+    The backbone has either the argument `encoder`, or the arguments of `models.dual_encoder`, from
+    which it builds the `DualEncoder` of the paper.
 
     The inputs are a dict: "pixels" are values in [0, 255], (n, size, size, 3), and "tokens" are
-    int32, (n, t), padded with 0. The outputs are a dict: "image_embeddings", "text_embeddings" and
+    int32, (n, t). The outputs are a dict: "image_embeddings", "text_embeddings" and
     "<tower>_embeddings" of each further tower are normalized embeddings, float32
     (n, embedding_dim).
 
@@ -35,8 +38,9 @@ class MuralBackbone(keras_hub.models.Backbone):
         towers: see `models.dual_encoder`.
         temperatures: {name: initial value} of the learned temperatures. Only presets that an
             earlier version of `tf_mural` wrote contain this argument.
-        dtype: KerasHub's name of the argument `precision`. `dtype` has no effect if `precision` is
-            given.
+        encoder: `models.DualEncoder`, or its serialized form; the arguments above are then omitted.
+        dtype: KerasHub's name of the argument `precision`. `dtype` has no effect if `precision` or
+            `encoder` is given.
         **kwargs: see `keras_hub.models.Backbone`.
 
     Attributes:
@@ -45,17 +49,24 @@ class MuralBackbone(keras_hub.models.Backbone):
 
     def __init__(
         self,
-        image,
-        text,
-        embedding_dim,
+        image=None,
+        text=None,
+        embedding_dim=None,
         scalars=None,
         freeze=(),
         precision=None,
         towers=None,
         temperatures=None,
+        encoder=None,
         dtype=None,
         **kwargs,
     ):
+        if encoder is not None:
+            if isinstance(encoder, dict):
+                encoder = keras.saving.deserialize_keras_object(encoder)
+            self._arguments = {"encoder": keras.saving.serialize_keras_object(encoder)}
+            self._build(encoder, kwargs)
+            return
         stored = {"image": image, "text": text, "scalars": scalars, "towers": towers}
         if temperatures:
             stored["temperatures"] = temperatures
@@ -65,12 +76,15 @@ class MuralBackbone(keras_hub.models.Backbone):
             "freeze": list(freeze),
             "precision": precision or (dtype and keras.dtype_policies.get(dtype).name) or "float32",
         }
-        encoder = dual_encoder(**self._arguments)
-        size = encoder.towers["image"].input.shape[1]
-        inputs = {
-            "pixels": keras.Input((size, size, 3), name="pixels"),
-            "tokens": keras.Input((None,), dtype="int32", name="tokens"),
-        }
+        self._build(dual_encoder(**self._arguments), kwargs)
+
+    def _build(self, encoder, kwargs):
+        """Builds the functional model around an encoder."""
+        inputs = {}
+        for tower, modality in encoder.modalities.items():
+            key, tensor = MODALITIES[modality].input_key, encoder.towers[tower].input
+            if key not in inputs:
+                inputs[key] = keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=key)
         outputs = {
             f"{tower}_embeddings": encoder.encode(tower, inputs[MODALITIES[modality].input_key])
             for tower, modality in encoder.modalities.items()

@@ -4,6 +4,8 @@ import json
 import os
 
 from tf_mural import file_io
+from tf_mural.data.encoder_inputs import KerasHubTokenizer, as_tokenizer
+from tf_mural.data.preprocessing import Preprocessing
 from tf_mural.errors import UserError
 from tf_mural.export.presets.backbone import MuralBackbone
 from tf_mural.export.presets.preprocessing import (
@@ -24,7 +26,7 @@ def is_preset(path):
         return False
 
 
-def save_preset(folder, arguments, encoder, tokenizer, sizes, card="", languages=None):
+def save_preset(folder, arguments, encoder, tokenizer, preprocessing, card="", languages=None):
     """Writes a model as a preset.
 
     Args:
@@ -32,16 +34,14 @@ def save_preset(folder, arguments, encoder, tokenizer, sizes, card="", languages
         arguments: arguments of `models.dual_encoder` from which `encoder` was built, a dict.
         encoder: `models.DualEncoder`, whose weights are saved.
         tokenizer: `tokenizers.Tokenizer`.
-        sizes: {"resize": pixels, "crop": pixels}, the side lengths to which images are resized and
-            cropped.
+        preprocessing: `preprocessing.Preprocessing`, the preprocessing of images.
         card: content of README.md. "": no README.md is written.
         languages: codes of the training languages. None: unknown.
 
     Raises:
         UserError: the folder is not empty.
     """
-    if os.path.isdir(folder) and os.listdir(folder):
-        raise UserError(f"{folder} is not empty: choose another folder")
+    _check_empty(folder)
     # The saved arguments do not name the presets of the backbones, because the new preset contains
     # all weights.
     image, text = ({**arguments[modality], "preset": None} for modality in ("image", "text"))
@@ -52,9 +52,31 @@ def save_preset(folder, arguments, encoder, tokenizer, sizes, card="", languages
     for target, source in zip(_weights(backbone.encoder), _weights(encoder), strict=True):
         target.assign(source)
     lower_case = tokenizer.hash.endswith("-lower")
+    tokenizer = MuralTokenizer(tokenizer.vocabulary, tokenizer.max_tokens, lower_case, languages)
+    _write(folder, backbone, tokenizer, preprocessing, card)
+
+
+def _write(folder, backbone, tokenizer, preprocessing, card, **options):
+    """Writes the files of a preset.
+
+    Args:
+        folder: output folder.
+        backbone: `MuralBackbone`.
+        tokenizer: `keras_hub.tokenizers.Tokenizer`.
+        preprocessing: `preprocessing.Preprocessing`.
+        card: content of README.md, or "".
+        **options: further arguments of `MuralPreprocessor`.
+    """
     preprocessor = MuralPreprocessor(
-        MuralTokenizer(tokenizer.vocabulary, tokenizer.max_tokens, lower_case, languages),
-        MuralImageConverter(sizes["resize"], sizes["crop"]),
+        tokenizer,
+        MuralImageConverter(
+            preprocessing.resize,
+            preprocessing.crop,
+            preprocessing.background,
+            interpolation=preprocessing.method,
+            antialias=preprocessing.antialias,
+        ),
+        **options,
     )
     os.makedirs(folder, exist_ok=True)
     backbone.save_to_preset(folder)
@@ -64,15 +86,49 @@ def save_preset(folder, arguments, encoder, tokenizer, sizes, card="", languages
             file.write(card)
 
 
+def save_model(folder, model, card=""):
+    """Writes a dual encoder with its tokenizer and preprocessing as a preset.
+
+    Args:
+        folder: output folder; if it already exists, it must be empty.
+        model: `models.DualEncoder` with any towers that can be serialized.
+        card: content of README.md. "": no README.md is written.
+
+    Raises:
+        UserError: the folder is not empty, or the first text tower has no tokenizer, or the first
+            image tower has no preprocessing.
+    """
+    for modality, name in (("text", "tokenizer"), ("image", "preprocessing")):
+        if getattr(model, name) is None:
+            raise UserError(
+                f"the first {modality} tower has no {name}, which a preset contains: set "
+                f"model.{name}"
+            )
+    _check_empty(folder)
+    tokenizer, options = model.tokenizer, {}
+    if isinstance(tokenizer, KerasHubTokenizer):
+        layer = tokenizer.tokenizer
+        options = {"max_tokens": tokenizer.max_tokens, "pad_id": tokenizer.pad_id}
+    else:
+        pieces, lower_case = tokenizer.vocabulary, tokenizer.lower_case
+        layer = MuralTokenizer(pieces, tokenizer.max_tokens, lower_case, model.languages)
+    _write(folder, MuralBackbone(encoder=model), layer, model.preprocessing, card, **options)
+
+
+def _check_empty(folder):
+    if os.path.isdir(folder) and os.listdir(folder):
+        raise UserError(f"{folder} is not empty: choose another folder")
+
+
 def load_preset(path):
-    """Loads a preset that `save_preset` wrote.
+    """Loads a preset that `save_preset` or `save_model` wrote.
 
     Args:
         path: folder, or handle of a hub.
 
     Returns:
-        Tuple of a `models.DualEncoder`, a `tokenizers.Tokenizer`, the image sizes
-        {"resize": pixels, "crop": pixels}, and the codes of the training languages (None: unknown).
+        Tuple of a `models.DualEncoder`, a `tokenizers.Tokenizer`, a `preprocessing.Preprocessing`,
+        and the codes of the training languages (None: unknown).
 
     Raises:
         UserError: the preset does not exist, cannot be downloaded, or contains a model of another
@@ -87,10 +143,14 @@ def load_preset(path):
             f"{path} cannot be loaded as a preset of this package ({reason}): expected a folder "
             "that tools/export.py wrote, or the hf:// or kaggle:// handle of such a folder"
         ) from error
-    converter = preprocessor.image_converter
-    sizes = {"resize": converter.resize, "crop": converter.crop}
-    tokenizer = preprocessor.tokenizer
-    return backbone.encoder, tokenizer.tokenizer, sizes, tokenizer.languages
+    encoder, tokenizer = backbone.encoder, preprocessor.tokenizer
+    if "encoder" in backbone.get_config():
+        tower = encoder.towers[encoder.default_tower("text")]
+        inner = as_tokenizer(tokenizer, tower.max_tokens, tower.pad_id)
+        return encoder, inner, encoder.preprocessing, encoder.languages
+    tower = backbone.get_config()["image"]
+    preprocessing = Preprocessing.from_config(preprocessor.image_converter.settings, tower)
+    return encoder, tokenizer.tokenizer, preprocessing, tokenizer.languages
 
 
 def _weights(encoder):

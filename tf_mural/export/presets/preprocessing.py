@@ -6,6 +6,8 @@ import keras
 import keras_hub
 
 from tf_mural.data import image_ops, tokenizers
+from tf_mural.data.encoder_inputs import as_tokenizer
+from tf_mural.data.preprocessing import Preprocessing
 from tf_mural.export.presets.backbone import MuralBackbone
 
 _VOCABULARY = "vocabulary.txt"
@@ -91,14 +93,28 @@ class MuralImageConverter(keras_hub.layers.ImageConverter):
     Args:
         resize: height and width in pixels after resizing; the aspect ratio is not kept.
         crop: height and width in pixels of the center crop.
-        **kwargs: see `keras_hub.layers.ImageConverter`.
+        background: color of transparent pixels of image files. This layer takes only pixels; see
+            `preprocessing.Preprocessing`.
+        **kwargs: see `keras_hub.layers.ImageConverter`. The arguments `interpolation` and
+            `antialias` apply to the resizing.
     """
 
     backbone_cls = MuralBackbone
 
-    def __init__(self, resize=346, crop=289, **kwargs):
+    def __init__(self, resize=346, crop=289, background="white", **kwargs):
         super().__init__(**{**kwargs, "image_size": (crop, crop)})
-        self.resize, self.crop = resize, crop
+        self.resize, self.crop, self.background = resize, crop, background
+
+    @property
+    def settings(self):
+        """Dict of arguments of `preprocessing.Preprocessing`."""
+        return {
+            "resize": self.resize,
+            "crop": self.crop,
+            "method": self.interpolation,
+            "antialias": self.antialias,
+            "background": self.background,
+        }
 
     def call(self, inputs):
         """Maps uint8 (h, w, 3) or (n, h, w, 3) to uint8 (..., crop, crop, 3)."""
@@ -106,8 +122,10 @@ class MuralImageConverter(keras_hub.layers.ImageConverter):
 
         inputs = tf.convert_to_tensor(inputs)
 
+        preprocessing = Preprocessing(**self.settings)
+
         def convert(image):
-            return image_ops.center_crop(image_ops.resize(image, self.resize), self.crop)
+            return image_ops.preprocess_pixels(image, preprocessing)
 
         if len(inputs.shape) == 3:
             return convert(inputs)
@@ -117,7 +135,8 @@ class MuralImageConverter(keras_hub.layers.ImageConverter):
         """Returns the constructor arguments."""
         config = super().get_config()
         config.pop("image_size", None)
-        return {**config, "resize": self.resize, "crop": self.crop}
+        sizes = {"resize": self.resize, "crop": self.crop, "background": self.background}
+        return {**config, **sizes}
 
 
 @keras.saving.register_keras_serializable(package="tf_mural")
@@ -125,8 +144,10 @@ class MuralPreprocessor(keras_hub.models.Preprocessor):
     """Maps a dict with "images", "texts" or both to a dict with "pixels", "tokens" or both.
 
     Args:
-        tokenizer: `MuralTokenizer`.
+        tokenizer: `MuralTokenizer`, or another tokenizer of KerasHub.
         image_converter: `MuralImageConverter`.
+        max_tokens: number of tokens per text. None: that of `MuralTokenizer`.
+        pad_id: token that pads texts. None: that of the tokenizer.
         **kwargs: see `keras_hub.models.Preprocessor`.
     """
 
@@ -134,11 +155,17 @@ class MuralPreprocessor(keras_hub.models.Preprocessor):
     tokenizer_cls = MuralTokenizer
     image_converter_cls = MuralImageConverter
 
-    def __init__(self, tokenizer, image_converter, **kwargs):
+    def __init__(self, tokenizer, image_converter, max_tokens=None, pad_id=None, **kwargs):
         super().__init__(**kwargs)
         self.tokenizer, self.image_converter = tokenizer, image_converter
+        self.max_tokens, self.pad_id = max_tokens, pad_id
+
+    def get_config(self):
+        """Returns the constructor arguments."""
+        return {**super().get_config(), "max_tokens": self.max_tokens, "pad_id": self.pad_id}
 
     def call(self, x):
         """Preprocesses a dict of "images", uint8 (n, h, w, 3), and "texts", strings (n,)."""
-        parts = {"images": ("pixels", self.image_converter), "texts": ("tokens", self.tokenizer)}
+        tokenize = as_tokenizer(self.tokenizer, self.max_tokens, self.pad_id)
+        parts = {"images": ("pixels", self.image_converter), "texts": ("tokens", tokenize)}
         return {parts[key][0]: parts[key][1](value) for key, value in x.items()}

@@ -40,7 +40,12 @@ _FORMERLY_FIXED = {
     "precision": "float32",
     "wise_ft_alpha": 1.0,
     "optimizer.layer_decay": 1.0,
+    "images.method": "bilinear",
+    "images.background": "white",
     "model.image.padding": "symmetric",
+    "model.image.scale": 1 / 127.5,
+    "model.image.mean": [1.0],
+    "model.image.std": [1.0],
     "model.text.activation": "gelu_approximate",
 }
 

@@ -1,0 +1,62 @@
+"""Compiled trainers of small towers, and datasets of color records, for tests of the Keras API."""
+
+import os
+
+import keras
+
+import tf_mural
+from helpers import trainers
+from helpers.color_records import write_color_records
+from tf_mural.data import Preprocessing, tokenizers
+
+LANGUAGES = trainers.LANGUAGES
+PREPROCESSING = Preprocessing(36, trainers.IMAGE_SIZE)
+
+
+def make_tokenizer():
+    """Returns the tokenizer of the color records."""
+    words = ["x", *(f"w{i}" for i in range(16))]
+    return tokenizers.Tokenizer([*tokenizers.SPECIAL_TOKENS, *words], trainers.MAX_TOKENS)
+
+
+def make_model(dropout=0.0, precision=None, seed=0):
+    """Returns a dual encoder of small towers with reproducible weights."""
+    model = trainers.make_trainer("etcl", dropout=dropout, precision=precision).encoder
+    if seed:  # other weights
+        for variable in model.trainable_variables:
+            noise = keras.random.normal(variable.shape, stddev=0.05, seed=seed)
+            variable.assign_add(keras.ops.cast(noise, variable.dtype))
+    return model
+
+
+def make_trainer(optimizer=None, dropout=0.0, precision=None, model_seed=0, eager=False, **options):
+    """Returns a compiled `tf_mural.ETCL` of small towers."""
+    model = make_model(dropout, precision, model_seed)
+    trainer = tf_mural.ETCL(model, **{"languages": LANGUAGES, "seed": 3, **options})
+    optimizer = optimizer or tf_mural.optimizers.LAMB(1e-2, weight_decay=1e-2)
+    trainer.compile(optimizer=optimizer, run_eagerly=eager)
+    return trainer
+
+
+def make_records(folder):
+    """Writes color records, and returns the path of the record set."""
+    write_color_records(os.path.join(folder, "colors"))
+    return os.path.join(folder, "colors")
+
+
+def make_dataset(records, trainer, batch_size=trainers.BATCH_SIZE, **options):
+    """Returns the training dataset of color records for a trainer."""
+    defaults = {
+        "languages": LANGUAGES,
+        "tokenizer": make_tokenizer(),
+        "preprocessing": PREPROCESSING,
+    }
+    return tf_mural.data.training_dataset(records, trainer, batch_size, **{**defaults, **options})
+
+
+def state_of(trainer):
+    """Returns {name: array} of the weights, the optimizer's variables and the step."""
+    state = trainers.weights_of(trainer)
+    for i, variable in enumerate(trainer.optimizer.variables):
+        state[f"optimizer/{i}"] = keras.ops.convert_to_numpy(variable.value)
+    return state | {"step": int(trainer.step.numpy())}

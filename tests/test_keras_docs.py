@@ -1,0 +1,28 @@
+"""Runs the examples of docs/keras.md on training, on both backends."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+SCRIPT = os.path.join(ROOT, "tests", "keras_docs_script.py")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_the_examples_on_training_run(backend, data_dir, tmp_path):
+    pytest.importorskip(backend, reason="JAX is not installed: pip install -r requirements-jax.txt")
+    os.symlink(data_dir, tmp_path / "data")
+    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    environment = {"KERAS_BACKEND": backend, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    done = subprocess.run(
+        [sys.executable, SCRIPT],
+        cwd=tmp_path,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-5000:]
+    assert done.stdout.endswith("all examples ran\n")

@@ -1,0 +1,267 @@
+"""Tokenizer and preprocessing of an encoder: KerasHub's objects, and files in saved models."""
+
+import functools
+import json
+import os
+
+from tf_mural import file_io
+from tf_mural.data.preprocessing import Preprocessing
+from tf_mural.data.tokenizers import Tokenizer, save_vocabulary, vocabulary_hash
+from tf_mural.errors import UserError
+
+_DESCRIPTION, _VOCABULARY = "tokenizer.json", "vocabulary.txt"
+_DEFAULT_MAX_TOKENS = 64
+
+
+class KerasHubTokenizer:
+    """A tokenizer of KerasHub with the interface of `tokenizers.Tokenizer`.
+
+    A row consists of the start token, the tokens of the text, the end token and padding. Start and
+    end token are left out if the tokenizer has none.
+
+    Args:
+        tokenizer: `keras_hub.tokenizers.Tokenizer` that returns rows of different lengths.
+        max_tokens: number of tokens per row, including start and end token.
+        pad_id: token that pads rows. None: `pad_token_id` of the tokenizer.
+
+    Attributes:
+        tokenizer: the argument `tokenizer`.
+        max_tokens: number of tokens per row.
+        pad_id: token that pads rows.
+
+    Raises:
+        UserError: the tokenizer has no padding token, or a fixed number of tokens.
+    """
+
+    def __init__(self, tokenizer, max_tokens: int = 64, pad_id: int | None = None):
+        name = type(tokenizer).__name__
+        if getattr(tokenizer, "sequence_length", None) is not None:
+            raise UserError(
+                f"the {name} has sequence_length={tokenizer.sequence_length}: build it without "
+                "sequence_length, and set max_tokens of the encoder"
+            )
+        pad_id = getattr(tokenizer, "pad_token_id", None) if pad_id is None else pad_id
+        if pad_id is None:
+            raise UserError(f"the {name} has no pad_token_id: set pad_id of the encoder")
+        self.tokenizer, self.max_tokens, self.pad_id = tokenizer, max_tokens, pad_id
+        self._start, self._end = (
+            [] if token is None else [token]
+            for token in (
+                getattr(tokenizer, "start_token_id", None),
+                getattr(tokenizer, "end_token_id", None),
+            )
+        )
+        if max_tokens <= len(self._start) + len(self._end):
+            raise UserError(
+                f"max_tokens is {max_tokens}, but the start token, one piece and the end token "
+                "need 3: set 3 or more"
+            )
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """Pieces in the order of their ids."""
+        return tuple(self.tokenizer.get_vocabulary())
+
+    @property
+    def size(self) -> int:
+        """Number of pieces."""
+        return self.tokenizer.vocabulary_size()
+
+    @property
+    def lower_case(self) -> bool:
+        """Whether texts are converted to lower case."""
+        return bool(getattr(self.tokenizer, "lowercase", False))
+
+    @property
+    def hash(self) -> str:
+        """Hash of the vocabulary and of the class of the tokenizer."""
+        suffix = "-lower" if self.lower_case else ""
+        return f"{vocabulary_hash(self.vocabulary)}-{type(self.tokenizer).__name__}{suffix}"
+
+    def pieces(self, strings):
+        """Tokenizes strings (n,) without start and end token; returns RaggedTensor int32 (n, None).
+
+        Bytes that are not UTF-8 are dropped.
+        """
+        import tensorflow as tf
+
+        strings = tf.strings.unicode_transcode(strings, "UTF-8", "UTF-8", errors="replace")
+        return self._tokenize(strings)
+
+    @functools.cached_property
+    def _tokenize(self):
+        import tensorflow as tf
+
+        # KerasHub returns lists instead of tensors if its tokenizers are called outside of a graph.
+        @tf.function(input_signature=[tf.TensorSpec((None,), tf.string)], autograph=False)
+        def tokenize(strings):
+            return tf.cast(self.tokenizer(strings), tf.int32)
+
+        return tokenize
+
+    def __call__(self, strings):
+        """Tokenizes strings (n,); the last pieces of long texts are dropped.
+
+        Returns:
+            int32 (n, max_tokens).
+        """
+        import tensorflow as tf
+
+        strings = tf.convert_to_tensor(strings, tf.string)
+        pieces = self.pieces(strings)
+        pieces = pieces[:, : self.max_tokens - len(self._start) - len(self._end)]
+        start, end = (
+            tf.tile(tf.constant([token], tf.int32), [tf.shape(strings)[0], 1])
+            for token in (self._start, self._end)
+        )
+        rows = tf.concat([start, pieces, end], axis=1)
+        tokens = rows.to_tensor(self.pad_id, shape=(None, self.max_tokens))
+        return tf.ensure_shape(tokens, (strings.shape[0], self.max_tokens))
+
+    def has_known_tokens(self, tokens):
+        """Returns for each row of int32 (n, t) whether it has a piece of a text, bool (n,)."""
+        import tensorflow as tf
+
+        special = {self.pad_id, *self._start, *self._end}
+        unknown = getattr(self.tokenizer, "unk_token_id", None)
+        if unknown is None and hasattr(self.tokenizer, "oov_token"):
+            unknown = self.tokenizer.token_to_id(self.tokenizer.oov_token)
+        special = sorted(special | ({unknown} - {None}))
+        special = tf.constant(special, tokens.dtype)
+        is_special = tf.reduce_any(tf.equal(tokens[..., None], special), axis=-1)
+        return tf.reduce_any(tf.logical_not(is_special), axis=-1)
+
+
+def as_tokenizer(tokenizer, max_tokens: int | None = None, pad_id: int | None = None):
+    """Returns a tokenizer with the interface of `tokenizers.Tokenizer`.
+
+    Args:
+        tokenizer: `Tokenizer`, `KerasHubTokenizer`, the path of a vocabulary file, or a tokenizer
+            of KerasHub.
+        max_tokens: number of tokens per text. None: that of the tokenizer, or 64.
+        pad_id: token that pads rows. None: that of the tokenizer.
+
+    Raises:
+        UserError: the tokenizer is of another type, or has another `max_tokens` or `pad_id`.
+    """
+    # The tokenizer of a preset (`export.presets.MuralTokenizer`) contains a `Tokenizer`.
+    inner = getattr(tokenizer, "tokenizer", None)
+    if isinstance(inner, Tokenizer) and not isinstance(tokenizer, KerasHubTokenizer):
+        tokenizer = inner
+    if isinstance(tokenizer, str | os.PathLike):
+        tokenizer = Tokenizer(tokenizer, max_tokens or _DEFAULT_MAX_TOKENS)
+    elif hasattr(tokenizer, "get_vocabulary") and hasattr(tokenizer, "tokenize"):
+        tokenizer = KerasHubTokenizer(tokenizer, max_tokens or _DEFAULT_MAX_TOKENS, pad_id)
+    elif not isinstance(tokenizer, Tokenizer | KerasHubTokenizer):
+        raise UserError(
+            f"tokenizer is a {type(tokenizer).__name__}, expected a tf_mural Tokenizer, the path "
+            "of a vocabulary, or a tokenizer of KerasHub"
+        )
+    for name, value in (("max_tokens", max_tokens), ("pad_id", pad_id)):
+        if value not in (None, getattr(tokenizer, name)):
+            raise UserError(
+                f"{name} is {value}, but the tokenizer has {name}={getattr(tokenizer, name)}: "
+                "set the same value"
+            )
+    return tokenizer
+
+
+def save_tokenizer(tokenizer, folder: str) -> None:
+    """Writes a tokenizer to a folder.
+
+    Args:
+        tokenizer: `Tokenizer` or `KerasHubTokenizer`.
+        folder: output folder, which is created if it does not exist.
+    """
+    os.makedirs(folder, exist_ok=True)
+    description = {"max_tokens": tokenizer.max_tokens}
+    if isinstance(tokenizer, KerasHubTokenizer):
+        import keras
+
+        inner = keras.saving.serialize_keras_object(tokenizer.tokenizer)
+        description |= {"pad_id": tokenizer.pad_id, "keras_hub": inner}
+        tokenizer.tokenizer.save_assets(folder)
+    else:
+        description["lower_case"] = tokenizer.lower_case
+        save_vocabulary(os.path.join(folder, _VOCABULARY), tokenizer.vocabulary)
+    with open(os.path.join(folder, _DESCRIPTION), "w", encoding="utf-8") as file:
+        json.dump(description, file, indent=1)
+
+
+def load_tokenizer(folder: str):
+    """Reads a tokenizer that `save_tokenizer` wrote.
+
+    Args:
+        folder: folder; if it does not exist or is empty, the result is None.
+    """
+    path = os.path.join(folder, _DESCRIPTION)
+    if not os.path.exists(path):
+        return None
+    description = file_io.read_json(path)
+    if "keras_hub" in description:
+        import keras
+        import keras_hub  # noqa: F401  registers the classes of its tokenizers
+
+        tokenizer = keras.saving.deserialize_keras_object(description["keras_hub"])
+        tokenizer.load_assets(folder)
+        return KerasHubTokenizer(tokenizer, description["max_tokens"], description["pad_id"])
+    vocabulary = os.path.join(folder, _VOCABULARY)
+    return Tokenizer(vocabulary, description["max_tokens"], description["lower_case"])
+
+
+def as_preprocessing(preprocessing, size: int, **defaults) -> Preprocessing:
+    """Returns the preprocessing of an image tower.
+
+    Args:
+        preprocessing: `Preprocessing`, the result of its method `to_json`, a
+            `keras_hub.layers.ImageConverter`, or None. Of an image converter, the interpolation,
+            `antialias`, `scale` and `offset` are used. Images are resized to a square in any case,
+            without the cropping or padding of the image converter.
+        size: height and width of the images in pixels.
+        **defaults: attributes that replace the defaults of `Preprocessing` if `preprocessing` is
+            None.
+
+    Raises:
+        UserError: the argument is of another type, or its size is not `size`.
+    """
+    if preprocessing is None:
+        return Preprocessing(size, size, **defaults)
+    if isinstance(preprocessing, dict):
+        preprocessing = Preprocessing(**preprocessing)
+    elif hasattr(preprocessing, "interpolation") and hasattr(preprocessing, "image_size"):
+        preprocessing = _from_image_converter(preprocessing, size)
+    if not isinstance(preprocessing, Preprocessing):
+        raise UserError(
+            f"preprocessing is a {type(preprocessing).__name__}, expected a "
+            "tf_mural.data.Preprocessing or an ImageConverter of KerasHub"
+        )
+    if preprocessing.crop != size:
+        raise UserError(
+            f"the images have {size} pixels, but preprocessing has crop={preprocessing.crop}: set "
+            "the same size"
+        )
+    return preprocessing
+
+
+def _from_image_converter(converter, size):
+    """KerasHub scales to `scale x + offset`; this package to `(x - mean) / std`."""
+    height, width = converter.image_size or (size, size)
+    if height != width:
+        raise UserError(f"the image converter has the size {height} x {width}, expected a square")
+    scale, offset = (
+        default if value is None else value
+        for value, default in ((converter.scale, 1.0), (converter.offset, 0.0))
+    )
+    scales, offsets = (
+        [float(x)] * 3 if isinstance(x, int | float) else [float(v) for v in x]
+        for x in (scale, offset)
+    )
+    return Preprocessing(
+        height or size,
+        height or size,
+        method=converter.interpolation,
+        antialias=bool(converter.antialias),
+        scale=1.0,
+        mean=[-o / s for s, o in zip(scales, offsets, strict=True)],
+        std=[1 / s for s in scales],
+    )

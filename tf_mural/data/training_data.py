@@ -1,0 +1,276 @@
+"""Datasets for trainers: samplers of record sets, and batches with the fields of a trainer."""
+
+import dataclasses
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tf_mural.data import input_pipeline
+from tf_mural.data.encoder_inputs import as_preprocessing
+from tf_mural.data.records import RecordSet
+from tf_mural.data.sampling import IndexSampler
+from tf_mural.data.skipped_records import SkippedRecords
+from tf_mural.errors import UserError, lookup
+from tf_mural.modalities import MODALITIES
+
+Records = str | os.PathLike | RecordSet | Sequence[str | os.PathLike | RecordSet]
+
+
+def training_dataset(
+    records: Records | Mapping[str, Records],
+    trainer: Any,
+    batch_size: int,
+    *,
+    languages: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+    start_step: int | None = None,
+    tokenizer: Any = None,
+    preprocessing: Any = None,
+    epoch_unit: str | Mapping[str, str] | None = None,
+    min_languages: int | Mapping[str, int] | None = None,
+    weights: Sequence[float] | Mapping[str, Sequence[float]] | None = None,
+    temperature: float | Mapping[str, float] = 1.0,
+    flip: bool | Mapping[str, bool] = True,
+    seed: int | None = None,
+    max_bad_records: float = 0.01,
+) -> tf.data.Dataset:
+    """Returns an infinite dataset of training batches for `trainer.fit`.
+
+        tf_mural.data.training_dataset("data/scenes/train", trainer, batch_size=128)
+
+    The order of the examples is a function of the seed and the number of the step. With the same
+    seed and the same sources, tools/train.py reads the same examples in the same order.
+
+    Args:
+        records: path of a record set, `RecordSet`, or a sequence of them; for a trainer with
+            several sources, {name of a source: records}. A sequence is mixed, see `weights`.
+        trainer: a trainer, such as `tf_mural.ETCL(model)`, whose fields are read.
+        batch_size: number of examples per step and source, over all replicas.
+        languages: codes of the languages that are drawn. None: the languages of the paper for
+            `ALIGN`, `MURAL` and `ETCL`, else all languages of the records. As every option
+            below whose type is a mapping, this option may be {name of a source: value}.
+        start_step: number of the first step. None: an iterator of the dataset starts at
+            `trainer.step`. A `fit` that `BackupAndRestore` restored, and a second call of `fit`,
+            therefore continue with the next examples.
+        tokenizer: a `Tokenizer`, a tokenizer of KerasHub, or the path of a vocabulary. None: the
+            tokenizer of the text encoders.
+        preprocessing: a `Preprocessing`. None: that of the image encoders. If it does not resize
+            images to more than the crop, images are resized to 9/8 of the crop for random crops.
+        epoch_unit, min_languages, weights, temperature: see `sampling.IndexSampler`. None: the
+            value of the paper for `ETCL`, else the default of `IndexSampler`.
+        flip: whether images may be mirrored. Images of records whose captions mention left or right
+            are never mirrored.
+        seed: seed of the order, the crops and the language pairs. None: the seed of the trainer.
+        max_bad_records: maximum share of records that cannot be used.
+
+    Returns:
+        `tf.data.Dataset` of {field: {"pixels" uint8 (n, crop, crop, 3) or "tokens" int32 (n, t),
+        "id" int64 (n,), "language" int32 (n,) for texts}}. In the scope of a strategy with several
+        replicas, the dataset is distributed, with n = batch_size / replicas examples per replica.
+
+    Raises:
+        UserError: there is no record set, or the records, sources, languages or the batch size do
+            not fit the trainer.
+    """
+    core, model = trainer.core, trainer.encoder
+    modalities = {field: model.modalities[tower] for field, tower in core.fields.items()}
+    options = {
+        "languages": languages,
+        "epoch_unit": epoch_unit,
+        "min_languages": min_languages,
+        "weights": weights,
+        "temperature": temperature,
+    }
+    sources, folders = [], []
+    for name, sets in _records_of_sources(records, trainer.sources).items():
+        fields = {field: modalities[field] for field in trainer.sources[name]}
+        defaults = trainer.source_options.get(name, {})
+        values = {k: _option(v, name, trainer.sources) for k, v in options.items()}
+        values = {k: defaults.get(k) if v is None else v for k, v in values.items()}
+        values = {k: v for k, v in values.items() if v is not None}
+        seed_of_source = core.seed if seed is None else seed
+        sampler = make_sampler(name, sets, fields, seed=seed_of_source, **values)
+        may_flip = _option(flip, name, trainer.sources)
+        sources.append(make_source(sampler, fields, True if may_flip is None else may_flip))
+        folders += [record_set.folder for record_set in sets]
+    strategy = getattr(trainer, "distribute_strategy", None)
+    replicas = strategy.num_replicas_in_sync if strategy else 1
+    _check_batch_size(batch_size, replicas, core)
+    text_towers, image_towers = (_towers(model, core.fields, name) for name in ("text", "image"))
+    skipped_records = SkippedRecords(max_bad_records, tuple(folders), "the tokenizer")
+    arguments = (
+        sources,
+        _tokenizer(tokenizer, text_towers),
+        _preprocessing(preprocessing, image_towers),
+        _languages(sources, core.languages),
+        batch_size,
+        replicas,
+    )
+    start = trainer.next_step if start_step is None else start_step
+
+    def make_dataset(_=None):
+        return input_pipeline.training_dataset(
+            *arguments, start_step=start, skipped_records=skipped_records
+        )
+
+    if replicas > 1:
+        dataset = strategy.distribute_datasets_from_function(make_dataset)
+    else:
+        dataset = make_dataset()
+    # `fit` enforces the limit, and explains errors of the dataset.
+    dataset.skipped_records = skipped_records
+    return dataset
+
+
+def make_sampler(
+    name: str,
+    sets: Sequence[RecordSet],
+    modalities: Mapping[str, str],
+    languages: Sequence[str] | None = None,
+    **options: Any,
+) -> IndexSampler:
+    """Returns the sampler of a source.
+
+    Args:
+        name: name of the source.
+        sets: the record sets.
+        modalities: {field: modality} of the source.
+        languages: codes of the languages that are drawn; None: all languages.
+        **options: further arguments of `IndexSampler`.
+
+    Raises:
+        UserError: the record sets lack a language or the images that the source needs.
+    """
+    known = dict.fromkeys(sorted({code for record_set in sets for code in record_set.languages}))
+    for code in languages or ():
+        lookup(known, code, f"language (of the source {name!r})")
+    parts = [MODALITIES[modality].part for modality in modalities.values()]
+    with_image = "images" in parts
+    for record_set in sets:
+        if with_image and not record_set.manifest["images"]:
+            raise UserError(
+                f"{record_set.folder} has no images, but the source {name!r} has an image field: "
+                "use other records"
+            )
+    count = parts.count("texts")
+    return IndexSampler(sets, count, languages, name=name, with_image=with_image, **options)
+
+
+def make_source(
+    sampler: IndexSampler, modalities: Mapping[str, str], flip: bool
+) -> input_pipeline.Source:
+    """Returns the source of a sampler.
+
+    Args:
+        sampler: result of `make_sampler`.
+        modalities: {field: modality} of the source.
+        flip: whether images may be mirrored. Images must not be mirrored if their captions mention
+            left or right; the manifest of such records does not list the augmentation "flip".
+    """
+    may_flip = all("flip" in s.manifest["augmentations"] for s in sampler.sets)
+    return input_pipeline.Source(sampler, dict(modalities), flip=flip and may_flip)
+
+
+def _records_of_sources(records, sources):
+    """Returns {source: list of `RecordSet`} in the order of the sources."""
+    if not isinstance(records, Mapping):
+        if len(sources) > 1:
+            raise UserError(
+                f"the trainer has the sources {', '.join(sources)}: expected records as "
+                "{name of a source: path of a record set}"
+            )
+        records = {next(iter(sources)): records}
+    for name in records:
+        lookup(sources, name, "source of the trainer:")
+    missing = [name for name in sources if name not in records]
+    if missing:
+        raise UserError(f"records has no record set for the source {missing[0]!r} of the trainer")
+    opened = {}
+    for name in sources:
+        paths = records[name]
+        if isinstance(paths, str | os.PathLike | RecordSet) or not isinstance(paths, Iterable):
+            paths = [paths]
+        opened[name] = [p if isinstance(p, RecordSet) else RecordSet.open(p) for p in paths]
+        if not opened[name]:
+            raise UserError(f"records: the source {name!r} has no record sets")
+    return opened
+
+
+def _option(value, source, sources):
+    """Returns the value of an option for a source; None: the default value."""
+    if not isinstance(value, Mapping):
+        return value
+    for name in value:
+        lookup(sources, name, "source of the trainer:")
+    return value.get(source)
+
+
+def _towers(model, fields, modality):
+    names = dict.fromkeys(t for t in fields.values() if model.modalities[t] == modality)
+    return {name: model.towers[name] for name in names}
+
+
+def _tokenizer(tokenizer, towers):
+    if not towers:
+        return None
+    if tokenizer is not None:
+        from tf_mural.data.encoder_inputs import as_tokenizer
+
+        return as_tokenizer(tokenizer)
+    tokenizers = {name: getattr(tower, "tokenizer", None) for name, tower in towers.items()}
+    for name, value in tokenizers.items():
+        if value is None:
+            raise UserError(f"the text encoder {name!r} has no tokenizer: give tokenizer=...")
+    first, *others = tokenizers.values()
+    key = (first.hash, first.max_tokens)
+    if any((other.hash, other.max_tokens) != key for other in others):
+        raise UserError(
+            f"the text encoders {', '.join(tokenizers)} have different tokenizers, but the texts "
+            "of a batch have the tokens of one tokenizer: use encoders with the same vocabulary"
+        )
+    return first
+
+
+def _preprocessing(preprocessing, towers):
+    sizes = {name: tower.input.shape[1] for name, tower in towers.items()}
+    if len(set(sizes.values())) > 1:
+        raise UserError(f"the image encoders have different image sizes: {sizes}")
+    if not towers:
+        return None
+    size = next(iter(sizes.values()))
+    if preprocessing is None:
+        preprocessing = getattr(next(iter(towers.values())), "preprocessing", None)
+    preprocessing = as_preprocessing(preprocessing, size)
+    if preprocessing.resize > preprocessing.crop:
+        return preprocessing
+    return dataclasses.replace(preprocessing, resize=preprocessing.crop * 9 // 8)
+
+
+def _languages(sources, languages):
+    """Returns the codes whose positions are the language ids."""
+    drawn = sorted({code for source in sources for code in source.sampler.languages})
+    if not languages:
+        return tuple(drawn)
+    missing = [code for code in drawn if code not in languages]
+    if missing:
+        raise UserError(
+            f"the records have texts in {', '.join(missing)}, but the trainer has the languages "
+            f"{', '.join(languages)}: give the dataset languages=..., or the trainer all languages"
+        )
+    return tuple(languages)
+
+
+def _check_batch_size(batch_size, replicas, core):
+    if batch_size < 2 or batch_size % replicas:
+        raise UserError(
+            f"batch_size is {batch_size}, expected a number from 2 that {replicas} replicas share "
+            "evenly, because each example needs a negative"
+        )
+    rows = batch_size // replicas
+    for name in ("microbatch", "loss_chunk"):
+        if getattr(core, name) and rows % getattr(core, name):
+            raise UserError(
+                f"batch_size is {batch_size}, and {name} of the trainer is {getattr(core, name)}, "
+                f"which does not divide the {rows} rows of a replica"
+            )

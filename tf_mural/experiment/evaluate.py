@@ -1,0 +1,136 @@
+"""Evaluates a model from Python: `tf_mural.evaluate`, which does what tools/evaluate.py does."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from tf_mural import experiment, file_io
+from tf_mural.errors import UserError, lookup
+from tf_mural.evaluation import TASKS
+from tf_mural.evaluation.benchmarks import BENCHMARKS
+from tf_mural.evaluation.results import Result
+from tf_mural.experiment import eval_jobs
+from tf_mural.experiment.embedder import Embedder
+from tf_mural.experiment.evaluation import prepare_evaluation
+from tf_mural.experiment.train import as_arguments
+from tf_mural.models import DualEncoder
+
+
+def evaluate(
+    model: str | os.PathLike | DualEncoder | Embedder,
+    task: str | Sequence[str] = "retrieval",
+    *,
+    records: str | os.PathLike | Sequence[str | os.PathLike] = (),
+    data_dir: str | os.PathLike = "data",
+    out: str | os.PathLike | None = None,
+    **options: Any,
+) -> Result | dict[str, Result]:
+    """Evaluates a model on benchmarks, or runs tasks on any record sets.
+
+        result = tf_mural.evaluate("runs/tiny/etcl-s0", "retrieval", records="scenes/test")
+        result.values["de"]["average_recall"]
+
+    Args:
+        model: workdir of a finished run, folder or hub handle of a preset, `Embedder`,
+            `DualEncoder` whose encoders have a tokenizer, or a trainer with such a model.
+        task: name of a benchmark ("retrieval/coco") or of a task ("retrieval"), or several names.
+        records: record sets of the tasks, which may be relative to `data_dir`. Empty: the record
+            sets of the benchmarks.
+        data_dir: folder of the record sets.
+        out: file to which the result is written as JSON, as tools/evaluate.py writes it. None: no
+            file.
+        **options: options of the task, such as `languages` and `captions_per_image`; see
+            `tools/evaluate.py --help`.
+
+    Returns:
+        `Result` of a single evaluation, with `values`, `counts` and `intervals`; for several
+        evaluations, {name of the task, and of the records if there are several: `Result`}.
+
+    Raises:
+        UserError: a name or an option is unknown, the records do not fit the task, or the model has
+            no tokenizer.
+    """
+    names = [task] if isinstance(task, str) else list(task)
+    record_sets = [records] if isinstance(records, str | os.PathLike) else list(records)
+    for name in names:
+        lookup({**TASKS, **BENCHMARKS}, name, "task")
+    folders = [os.fspath(folder) for folder in record_sets]
+    try:
+        jobs = eval_jobs.requested_jobs("", names, folders, out and os.fspath(out), options)
+        prepared = [
+            (job, prepare_evaluation(job.name, os.fspath(data_dir), job.records, **options))
+            for job in jobs
+        ]
+        embed, hashes = _open_model(model)
+        results = {}
+        for job, evaluation in prepared:
+            result = evaluation.run(embed, None, hashes["weights_hash"])
+            key = job.name if len(folders) < 2 else f"{job.name} {job.records}"
+            results[key] = result
+            if out is not None:
+                path = model if isinstance(model, str | os.PathLike) else type(model).__name__
+                content = result_content(os.fspath(path), hashes, job, evaluation, result)
+                file_io.makedirs(os.path.dirname(job.out) or ".")
+                file_io.write_json(job.out, content)
+    except UserError as error:
+        error.args = (as_arguments(str(error)), *error.args[1:])
+        raise
+    return results if len(results) > 1 else next(iter(results.values()))
+
+
+def model_hashes(path, model):
+    """Returns the hashes of the weights and the vocabulary, which identify a model in results.
+
+    Args:
+        path: path of the model, or None.
+        model: `model_io.Model`.
+    """
+    weights = eval_jobs.weights_hash(path) if path else None
+    fingerprint = experiment.fingerprint
+    return {
+        "vocabulary_hash": model.tokenizer.hash,
+        "weights_hash": weights
+        or fingerprint(model.encoder, model.tokenizer, model.preprocessing)[:12],
+    }
+
+
+def result_content(model_name, hashes, job, evaluation, result):
+    """Returns the content of the file of a result, a dict.
+
+    Args:
+        model_name: path of the model.
+        hashes: result of `model_hashes`.
+        job: `eval_jobs.Job`.
+        evaluation: `evaluation.Evaluation`.
+        result: `Result`.
+    """
+    benchmark = None if job.records else evaluation.benchmark
+    return {
+        "model": model_name,
+        **hashes,
+        "benchmark": job.name if benchmark else None,
+        "records": len(evaluation.records),
+        "data": evaluation.data,
+        "options": evaluation.options,
+        **dataclasses.asdict(result),
+    }
+
+
+def _open_model(model):
+    """Returns the embedder of a model, and its hashes."""
+    if isinstance(model, str | os.PathLike):
+        path = os.fspath(model)
+        eval_jobs.results_folder(path)  # reports a missing folder
+        loaded = experiment.load(path)
+        return loaded.embed, model_hashes(path, loaded)
+    if not isinstance(model, Embedder):
+        model = getattr(model, "encoder", model)  # a trainer has an encoder
+        if not isinstance(model, DualEncoder):
+            raise UserError(
+                f"model is a {type(model).__name__}, expected a path, an Embedder, a DualEncoder "
+                "or a trainer"
+            )
+        model = model.embedder()
+    parts = model._encoder, model._tokenizer, model._embed, model.preprocessing
+    return model._embed, model_hashes(None, experiment.Model(*parts))
