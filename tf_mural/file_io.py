@@ -1,8 +1,8 @@
 """Access to the files of a run, on this machine or on a remote file system such as gs://.
 
 Local files are opened by Python, remote files by `tf.io.gfile`. Files are written atomically: a
-local file is first written under a temporary name, flushed to the disk, and then renamed. On a
-remote file system, a file is renamed by copying it and deleting the original. An object on gs://
+file is first written under a temporary name in the same folder, and then renamed. On a remote file
+system, a file is renamed by copying it and deleting the original. An object on gs://
 becomes visible only when it is complete, so a reader sees either the old or the new object.
 """
 
@@ -105,19 +105,33 @@ def fsync(path):
 
 
 @contextlib.contextmanager
-def atomic_write(path):
-    """Context manager: yields the path of a temporary file, which becomes `path` at the end."""
+def atomic_write(path, sync=True):
+    """Context manager: yields a temporary path, which is renamed to `path` after the body.
+
+    The body creates a file at the temporary path, or, if `path` is local, a folder. The temporary
+    path is in the same folder as `path`, and ends in ".tmp". An existing file at `path` is
+    replaced. If the body raises an exception, also KeyboardInterrupt, the temporary file or folder
+    is removed, and `path` remains as it was.
+
+    Args:
+        path: destination, a local or remote path.
+        sync: whether a local file is flushed to the disk before it is renamed. A file that is not
+            flushed may be lost or empty after a power failure.
+    """
     temporary = f"{path}.{uuid.uuid4().hex}.tmp"
     try:
         yield temporary
         if is_remote(path):
             _gfile().rename(temporary, path, overwrite=True)
         else:
-            fsync(temporary)
+            if sync:
+                fsync(temporary)
             os.replace(temporary, path)
-            fsync(os.path.dirname(path) or ".")
+            if sync:
+                fsync(os.path.dirname(path) or ".")
     except BaseException:
-        remove(temporary)
+        with contextlib.suppress(Exception):  # The error of the body is the one to report.
+            shutil.rmtree(temporary) if os.path.isdir(temporary) else remove(temporary)
         raise
 
 

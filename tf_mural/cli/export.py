@@ -15,8 +15,6 @@ the original model.
 """
 
 import os
-import shutil
-import uuid
 
 from absl import flags
 
@@ -67,12 +65,8 @@ def main(argv=None):
     from tf_mural import experiment
 
     model = experiment.load(_MODEL.value)
-    temporary = f"{_OUT.value.rstrip('/')}.{uuid.uuid4().hex}.tmp"
-    try:
+    with file_io.atomic_write(_OUT.value.rstrip("/"), sync=False) as temporary:
         differences = export(temporary, model)
-        os.rename(temporary, _OUT.value)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     listed = ", ".join(f"{name} {value:.1e}" for name, value in differences.items())
     print(
         f"{_OUT.value}: {_FORMAT.value}, maximum differences from the model's embeddings: {listed}"

@@ -20,7 +20,7 @@ import os
 import time
 from collections.abc import Callable
 
-from tf_mural import __version__, datasets
+from tf_mural import __version__, datasets, file_io
 from tf_mural.conversion import corpus_filters, decontamination, publish, units
 from tf_mural.conversion.executors import EXECUTORS
 from tf_mural.conversion.filter_config import FilterConfig
@@ -248,7 +248,8 @@ class Passes:
                 return False
             jobs, num_ranges, files = self._resolve_jobs()
             list(self._run_jobs(", resolve", units.resolve_filters, jobs, "ranges", "entries"))
-            with records.open_atomic(paths.resolved) as file:
+            path = paths.resolved
+            with file_io.atomic_write(path, sync=False) as temporary, open(temporary, "wb") as file:
                 file.write(json.dumps(num_ranges).encode())
             corpus_filters.remove_files(files)
         return True

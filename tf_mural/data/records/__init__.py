@@ -16,7 +16,6 @@ from tf_mural.data.records.shard import Shard
 from tf_mural.data.records.writing import (
     AUGMENTATIONS,
     MANIFEST,
-    open_atomic,
     read_manifest,
     shard_name,
     write,
@@ -34,7 +33,6 @@ __all__ = [
     "Skipped",
     "deserialize",
     "is_language",
-    "open_atomic",
     "parse",
     "read_manifest",
     "serialize",
