@@ -45,9 +45,9 @@ def test_given_neighbors_and_ties_are_found(given, tmp_path, kind):
         queries, top50 = given[f"{name}_queries"], given[f"{name}_top50"]
         rows = hit_rows(index.search(queries, 50))
         if kind == "hnsw":
-            found = [len({*a[:10]} & {*b[:10]}) / 10 for a, b in zip(rows, top50, strict=True)]
-            assert np.mean(found) >= 0.95
-            assert search.measure_recall(index, queries) == pytest.approx(np.mean(found))
+            overlap = [len({*a[:10]} & {*b[:10]}) / 10 for a, b in zip(rows, top50, strict=True)]
+            assert np.mean(overlap) >= 0.95
+            assert search.measure_recall(index, queries) == pytest.approx(np.mean(overlap))
             assert [r[:5] for r in hit_rows(index.search(queries, 100))] == hit_rows(
                 index.search(queries, 5)
             )
@@ -219,9 +219,9 @@ def test_queries_are_read_from_a_file_or_from_the_texts_of_an_index(tmp_path):
         search.read_queries(tmp_path)
     texts = [[["en", f"text {i}"], ["de", f"Text {i}"]] for i in range(700)]
     index = make_vector_index(tmp_path / "index", unit_rows(700, 4), texts=texts)
-    found = search.texts_of_index(index)
+    texts = search.texts_of_index(index)
     assert (
-        len(found) == len(set(found)) == 1000 and found[0] == "text 0" and found[-1] == "Text 699"
+        len(texts) == len(set(texts)) == 1000 and texts[0] == "text 0" and texts[-1] == "Text 699"
     )
     assert search.texts_of_index(make_vector_index(tmp_path / "other", unit_rows(3, 4))) == []
     assert len(set(search.DEFAULT_QUERIES)) >= 75 and all(search.DEFAULT_QUERIES)

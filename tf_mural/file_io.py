@@ -7,10 +7,13 @@ becomes visible only when it is complete, so a reader sees either the old or the
 """
 
 import contextlib
+import functools
 import json
 import os
 import shutil
 import tempfile
+import time
+import unicodedata
 import uuid
 
 from tf_mural.errors import UserError
@@ -82,6 +85,81 @@ def listdir(folder):
         return []
     names = _gfile().listdir(folder) if is_remote(folder) else os.listdir(folder)
     return sorted(name.rstrip("/") for name in names)
+
+
+def find_name(folder, name):
+    """Finds a file or folder on this machine whose name is written in another way.
+
+    Unicode has several forms of the same name: macOS and some archives decompose letters with
+    accents. Programs for Windows separate folders by a backslash. A name that differs only in upper
+    and lower case may belong to another file, and is therefore only suggested.
+
+    Args:
+        folder: the folder that contains the file.
+        name: path of the file, relative to the folder; the exact name does not exist.
+
+    Returns:
+        (name, []) if exactly one file has the same name up to the Unicode form and the separator;
+        otherwise (None, names of files that differ from `name` also in case).
+    """
+    for separator in ("/", "\\"):
+        parts = name.replace(separator, "/").split("/")
+        if len(matches := _match_names(folder, parts, _unicode_form)) == 1:
+            return matches[0], []
+    return None, _match_names(folder, parts, _caseless_form)
+
+
+def describe_similar(folder, name):
+    """Returns " (did you mean ...?)" for a file that does not exist, or "" without a suggestion.
+
+    Args:
+        folder, name: see `find_name`.
+    """
+    _, names = find_name(folder, name)
+    return f" (did you mean {' or '.join(names[:3])}?)" if names else ""
+
+
+def _match_names(folder, parts, form):
+    """Returns the relative paths in a folder whose parts have the same `form` as `parts`."""
+    parts, paths = [part for part in parts if part not in ("", ".")], [""]
+    for part in parts:
+        if part == "..":
+            paths = [os.path.join(path, part) for path in paths]
+            continue
+        paths = [
+            os.path.join(path, name)
+            for path in paths
+            for name in _names_by_form(os.path.join(folder, path), form).get(form(part), ())
+        ]
+    return paths if parts else []
+
+
+def _names_by_form(folder, form):
+    """Returns {form of a name: names of the entries of a folder that have this form}."""
+    try:
+        modified = os.stat(folder).st_mtime_ns
+        # The modification time does not distinguish changes within a few milliseconds.
+        is_recent = time.time_ns() - modified < 10**9
+        list_names = _cached_names.__wrapped__ if is_recent else _cached_names
+        return list_names(folder, form, modified)
+    except (OSError, ValueError):  # ValueError: a path that contains a zero byte.
+        return {}
+
+
+@functools.lru_cache(maxsize=16)
+def _cached_names(folder, form, modified):
+    names = {}
+    for name in sorted(os.listdir(folder)):
+        names.setdefault(form(name), []).append(name)
+    return names
+
+
+def _unicode_form(name):
+    return unicodedata.normalize("NFC", name)
+
+
+def _caseless_form(name):
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
 
 
 def remove(path):
