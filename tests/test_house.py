@@ -16,7 +16,7 @@ from tf_mural import cli
 # Layers, lowest first. A module imports only from lower layers. A subpackage is one entry.
 LAYERS = [
     {"errors", "configs"},
-    {"file_io", "losses", "modalities"},
+    {"file_io", "losses", "modalities", "progress"},
     {"models", "objective", "optimizers", "distributed", "nonfinite"},
     {"train_step"},
     {"data"},
@@ -164,7 +164,7 @@ before = set(os.listdir("."))
 for name in {names!r}:
     importlib.import_module(name)
 assert set(os.listdir(".")) == before, "an import wrote a file"
-heavy = {{"tensorflow", "keras", "keras_hub", "tokenizers", "matplotlib"}} & set(sys.modules)
+heavy = {{"tensorflow", "keras", "keras_hub", "tokenizers", "matplotlib", "rich"}} & set(sys.modules)
 assert not heavy, heavy
 from absl import flags
 assert not flags.FLAGS.is_parsed(), "an import read the flags"

@@ -126,7 +126,6 @@ def main(argv=None):
             augmentations=FLAGS.augmentations,
             processes=FLAGS.processes,
             overwrite=FLAGS.overwrite,
-            progress=_print_now,
             filters=filters,
             part=part,
             executor=FLAGS.executor,

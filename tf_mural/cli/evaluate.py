@@ -205,7 +205,7 @@ def _evaluate(job, evaluation, embed, model_hashes):
     folder = eval_jobs.results_folder(_MODEL.value)
     cache_dir = None if file_io.is_remote(folder) else os.path.join(folder, "classes")
     start_time = time.perf_counter()
-    embed = ProgressEmbedder(embed, job.name, _print_now)
+    embed = ProgressEmbedder(embed, job.name)
     result = evaluation.run(embed, cache_dir, model_hashes["weights_hash"])
     records, benchmark = evaluation.records, None if job.records else evaluation.benchmark
     unit = task_unit(result.task)

@@ -17,7 +17,6 @@ import functools
 import inspect
 import json
 import os
-import time
 from collections.abc import Callable
 
 from tf_mural import __version__, datasets, file_io
@@ -27,6 +26,7 @@ from tf_mural.conversion.filter_config import FilterConfig
 from tf_mural.conversion.provenance import existing_manifest, plan_conversion, recipe_digest
 from tf_mural.data import records
 from tf_mural.errors import UserError, lookup
+from tf_mural.progress import Progress
 
 SECONDS_BETWEEN_LINES = 2.0
 
@@ -41,7 +41,7 @@ def convert(
     augmentations=None,
     processes=None,
     overwrite=False,
-    progress=print,
+    progress=None,
     filters=None,
     part=None,
     executor="processes",
@@ -66,7 +66,8 @@ def convert(
         processes: number of worker processes; by default one for each core. With one process, all
             jobs run in this process.
         overwrite: whether to replace a record set that was made by another recipe.
-        progress: callable that takes one line.
+        progress: callable that receives each line about the progress. Default: the lines are
+            printed, and a terminal shows a bar.
         filters: `FilterConfig`. Default: no filters.
         part: (i, n) converts only the units whose number modulo n is i. The last part that finishes
             completes the record set. Default: all units.
@@ -102,19 +103,19 @@ def convert(
             existing = existing_manifest(paths.record_set, recipe, overwrite)
             if existing is not None:
                 count = f"{existing['records']:,} records in {paths.record_set}"
-                progress(f"{label}: already there, {count}")
+                passes.report(f"{label}: already there, {count}")
                 return existing
             try:
                 return _build(passes, recipe, classes)
             except BaseException:
                 if part is None:
-                    publish.cleanup_failed(paths, progress)
+                    publish.cleanup_failed(paths, passes.report)
                 raise
     except OSError as error:
         raise UserError(f"converting {label} to {paths.record_set} failed: {error}") from error
 
 
-def ensure(name, out_dir, progress=print):
+def ensure(name, out_dir, progress=None):
     """Converts the missing splits of a data set that needs no raw data, with its default options.
 
     An existing complete record set is kept, even if it has another recipe.
@@ -163,7 +164,7 @@ def _build(passes, recipe, classes):
             passes.scan()
             if not passes.resolve():
                 parts = passes.unfinished_parts(paths.scan)
-                passes.progress(
+                passes.report(
                     f"{label}: part {number} of {total} has finished pass 1, but the parts {parts} "
                     "have not; run those parts, then this one again"
                 )
@@ -174,7 +175,7 @@ def _build(passes, recipe, classes):
             return records.read_manifest(paths.record_set)
         parts = passes.unfinished_parts(paths.result)
         if parts and not os.path.exists(paths.manifest):
-            passes.progress(f"{label}: part {number} of {total} is done; still to run: {parts}")
+            passes.report(f"{label}: part {number} of {total} is done; still to run: {parts}")
             return None
         write_manifest = functools.partial(_write_manifest, recipe, classes)
         return publish.finalize(paths, len(passes.units), label, write_manifest)
@@ -203,7 +204,7 @@ class Passes:
         part: (i, n): the units whose number modulo n is i; (0, 1) for all units.
         label: name of the conversion in progress lines.
         run: executor, a callable (function, jobs) that yields (job number, result).
-        progress: callable that takes one line.
+        progress: callable that receives each line, or None; see `convert`.
     """
 
     task: units.Task
@@ -211,7 +212,11 @@ class Passes:
     part: tuple[int, int]
     label: str
     run: Callable
-    progress: Callable
+    progress: Callable | None
+
+    def report(self, line):
+        """Prints a line about the progress."""
+        (self.progress or functools.partial(print, flush=True))(line)
 
     def hash_excluded(self):
         """Hashes the records of the excluded sets."""
@@ -310,37 +315,32 @@ class Passes:
         done = len(self._unit_numbers()) - len(todo)
         if done:
             counts = f"{done} of {done + len(todo)} units were done before"
-            self.progress(f"{self.label}{title}: {counts}")
+            self.report(f"{self.label}{title}: {counts}")
         jobs = [
             (self.task, number, self.units[number], *(extra[number] if extra else ()))
             for number in todo
         ]
         list(self._run_jobs(title, function, jobs, "units", "read", done))
 
-    def _run_jobs(self, title, function, jobs, noun, counted="", done=0):
+    def _run_jobs(self, title, function, jobs, noun, counted=None, done=0):
         """Yields (job number, result) of each job and reports progress.
 
         Args:
             title: text after the label in progress lines.
             function, jobs: arguments of the executor.
             noun: plural noun for the jobs in progress lines, such as "units".
-            counted: plural noun for what the results count, such as "read"; "" if the results are
-                not numbers.
+            counted: plural noun for what the results count, such as "read"; None if the results
+                are not numbers.
             done: number of jobs that earlier runs have finished.
         """
-        start = last_line = time.monotonic()
-        total = 0
-        for finished, (number, result) in enumerate(self.run(function, jobs), 1):
-            yield number, result
-            now = time.monotonic()
-            total += result if counted else 0
-            if finished == len(jobs) or now - last_line >= SECONDS_BETWEEN_LINES:
-                last_line, seconds = now, max(now - start, 1e-3)
-                remaining = (now - start) * (len(jobs) - finished) / finished
-                line = f"{done + finished} of {done + len(jobs)} {noun}, "
-                if counted:
-                    line += f"{total:,} {counted}, {total / seconds:,.0f} a second, "
-                self.progress(f"{self.label}{title}: {line}{remaining:.0f} s left")
+        label, total = f"{self.label}{title}", done + len(jobs)
+        options = {"print_fn": self.progress, "seconds": SECONDS_BETWEEN_LINES}
+        with Progress(label, total, noun, counted, done, **options) as progress:
+            count = 0
+            for finished, (number, result) in enumerate(self.run(function, jobs), 1):
+                yield number, result
+                count += result if counted else 0
+                progress.update(done + finished, count)
 
 
 def _read_json(path):

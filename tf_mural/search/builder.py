@@ -2,12 +2,12 @@
 
 import json
 import os
-import time
 
 import numpy as np
 
 from tf_mural import file_io
 from tf_mural.errors import UserError
+from tf_mural.progress import Progress
 from tf_mural.search.index import EF_SEARCH, FAISS, MANIFEST, SCHEMA, read_manifest, sha256_hex
 from tf_mural.search.neighbors import MIN_EF_SEARCH
 from tf_mural.search.recall import RECALL
@@ -27,7 +27,7 @@ def make_index(
     width,
     faiss_kind="none",
     images_per_part=IMAGES_PER_PART,
-    print_fn=print,
+    print_fn=None,
     ef_search=MIN_EF_SEARCH,
 ):
     """Embeds the images of a source into an index, or resumes a build that was interrupted.
@@ -48,7 +48,8 @@ def make_index(
             A FAISS index of the same kind that an earlier call wrote is kept.
         images_per_part: number of images per part. Each finished part is kept if the build is
             interrupted.
-        print_fn: callable that receives each line of progress.
+        print_fn: callable that receives each line of progress. Default: the lines are printed, and
+            a terminal shows a bar.
         ef_search: number of candidates of a search in an index of the kind "hnsw", at least 256. A
             larger number finds more of the nearest images, and takes longer.
 
@@ -68,17 +69,14 @@ def make_index(
         manifest |= {"skipped": {}, "examples": [], "read": 0, "count": 0, "whole": False}
         _write_manifest(folder, manifest)
     elif manifest["read"]:
-        print_fn(f"{folder}: resuming at image {manifest['read']:,} of {len(source):,}")
-    start_time, start = time.monotonic(), manifest["read"]
-    while manifest["read"] < len(source):
-        indices = range(manifest["read"], min(manifest["read"] + images_per_part, len(source)))
-        _add_part(folder, manifest, source, embed, indices)
-        rate = (manifest["read"] - start) / (time.monotonic() - start_time)
-        remaining = (len(source) - manifest["read"]) / rate
-        print_fn(
-            f"{manifest['read']:,} of {len(source):,} images, {rate:,.0f} per second, "
-            f"{remaining:,.0f} s remaining"
-        )
+        line = f"{folder}: resuming at image {manifest['read']:,} of {len(source):,}"
+        (print_fn or print)(line)
+    total, start = len(source), manifest["read"]
+    with Progress(folder, total, "images", start=start, print_fn=print_fn) as progress:
+        while manifest["read"] < total:
+            indices = range(manifest["read"], min(manifest["read"] + images_per_part, total))
+            _add_part(folder, manifest, source, embed, indices)
+            progress.update(manifest["read"])
     if not manifest["count"]:
         raise UserError(
             f"none of the {len(source):,} images could be read: {manifest['examples'][:3]}"
