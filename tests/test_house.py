@@ -16,7 +16,7 @@ from tf_mural import cli
 # Layers, lowest first. A module imports only from lower layers. A subpackage is one entry.
 LAYERS = [
     {"errors", "configs"},
-    {"file_io", "losses", "modalities", "progress"},
+    {"file_io", "losses", "modalities", "languages", "progress"},
     {"models", "objective", "optimizers", "distributed", "nonfinite"},
     {"train_step"},
     {"data"},
@@ -42,7 +42,7 @@ WITHOUT_TENSORFLOW = (
     "evaluation/prompts/",
     "evaluation/label_knn.py",
 )
-EVALUATION_MAY_IMPORT = {"evaluation", "errors", "data", "file_io"}
+EVALUATION_MAY_IMPORT = {"evaluation", "errors", "data", "file_io", "languages"}
 # Files with fewer than 60 lines that cannot be merged into another file: errors.py is the lowest
 # layer, both backends have the same file names, and each corpus has one file.
 SMALL_FILES = (

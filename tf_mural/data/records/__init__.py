@@ -11,7 +11,15 @@ requires. Only `parse` imports TensorFlow; converters write record sets without 
 """
 
 from tf_mural.data.records.reading import DamagedRecord, RecordSet
-from tf_mural.data.records.record import Record, Skipped, deserialize, is_language, parse, serialize
+from tf_mural.data.records.record import (
+    InputParts,
+    Record,
+    Skipped,
+    deserialize,
+    is_language,
+    parse,
+    serialize,
+)
 from tf_mural.data.records.shard import Shard
 from tf_mural.data.records.writing import (
     AUGMENTATIONS,
@@ -27,6 +35,7 @@ __all__ = [
     "AUGMENTATIONS",
     "MANIFEST",
     "DamagedRecord",
+    "InputParts",
     "Record",
     "RecordSet",
     "Shard",
