@@ -94,6 +94,7 @@ class TextNotes:
         if not self._languages:
             return ""
         known = ", ".join(self._languages)
+        text = unicodedata.normalize("NFC", text)
         letters = [script for script in map(script_of, text) if script]
         if letters and self._scripts is not None:
             foreign = [script for script in letters if script not in self._scripts]
