@@ -68,6 +68,26 @@ def find(name):
     return _parse(_table().get(_key(name), name))
 
 
+def by_code(values, where):
+    """Returns {code: value} of {name of a language: value}; a name that is no language is kept.
+
+    Args:
+        values: dict from codes or names of languages, such as the names of files.
+        where: name of the source, for the error message.
+
+    Raises:
+        UserError: two names mean the same language.
+    """
+    named = {}
+    for name in values:
+        language = find(name)
+        named.setdefault(language.code if language else name, []).append(name)
+    for code, names in named.items():
+        if len(names) > 1:
+            raise UserError(f"{where}: {' and '.join(names)} are both {code!r}: keep one of them")
+    return {code: values[names[0]] for code, names in named.items()}
+
+
 def canonicalize(code, option="language"):
     """Returns the BCP 47 tag of a language that a user names.
 

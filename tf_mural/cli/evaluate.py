@@ -215,6 +215,8 @@ def _evaluate(job, evaluation, embed, model_hashes):
             f"(the benchmark has {benchmark.size:,} records: this result is not comparable with "
             "published results)"
         )
+    if merged := result.counts.get("merged_records"):
+        print(f"({merged:,} records have the image of an earlier record, and are merged with it)")
     print(result_table(result))
     content = {
         "model": _MODEL.value,

@@ -4,8 +4,9 @@ import dataclasses
 import hashlib
 import os
 
+from tf_mural import languages
 from tf_mural.data.records import RecordSet
-from tf_mural.errors import UserError, lookup
+from tf_mural.errors import UserError
 from tf_mural.evaluation import TASKS, prompts
 from tf_mural.evaluation.benchmarks import (
     BENCHMARKS,
@@ -132,8 +133,11 @@ def prepare_evaluation(name, data_dir, records=None, **options):
         )
         data[path] = _prompts_digest(objects["prompts"])
     if task_for(name) in _TASKS_BY_TEXT_LANGUAGE:
-        for code in options.get("languages") or ():
-            lookup(record_set.language_counts, code, f"language (of {record_set.folder})")
+        if options.get("languages"):
+            description = f"language (of {record_set.folder})"
+            options["languages"] = languages.choose(
+                options["languages"], record_set.language_counts, description
+            )
     return Evaluation(name, benchmark, record_set, options, objects, data)
 
 
