@@ -173,7 +173,8 @@ before = set(os.listdir("."))
 for name in {names!r}:
     importlib.import_module(name)
 assert set(os.listdir(".")) == before, "an import wrote a file"
-heavy = {{"tensorflow", "keras", "keras_hub", "tokenizers", "matplotlib", "rich"}} & set(sys.modules)
+heavy = {{"tensorflow", "keras", "keras_hub", "tokenizers", "matplotlib", "rich"}}
+heavy &= set(sys.modules)
 assert not heavy, heavy
 from absl import flags
 assert not flags.FLAGS.is_parsed(), "an import read the flags"
