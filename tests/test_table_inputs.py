@@ -1,9 +1,11 @@
 """Tables as other tools write them: columns, language codes, and several rows of an image."""
 
 import collections
+import itertools
 import json
 import os
 
+import numpy as np
 import pytest
 from helpers.datasets import convert, read_items, read_parts
 from helpers.files import write_files
@@ -54,7 +56,7 @@ def test_given_columns_that_are_no_languages_are_named_once(tmp_path):
     assert columns["examples"] == {"they are not languages": ignored}
     summary = format_summary([manifest])
     line = f"7 columns ignored because they are not languages: {', '.join(ignored)}. To use one: "
-    assert line + "--table.columns=url:en" in summary
+    assert line + "--table.columns=alt:en" in summary
     assert summary.count("license") == 1
 
 
@@ -67,12 +69,23 @@ def test_options_use_columns_that_are_no_languages(folder):
     )
     (record,) = read(folder, content, languages=("alt", "en"))  # Southern Altai
     assert record.texts == (("alt", "red icon"), ("en", "red"))
+    long = "image,language,text,alt\na.png,de,rot,red icon\n"
+    assert read(folder, long, columns=("alt:en",))[0].texts == (("de", "rot"), ("en", "red icon"))
+    assert parts(folder, long)["columns"]["the table has one text in each row"] == (1, ["alt"])
     with pytest.raises(UserError, match="columns contains 'alt'; expected a column and its lang"):
         read(folder, content, columns=("alt",))
     with pytest.raises(UserError, match="the option columns: expected a language code .* 'xx'"):
         read(folder, content, columns=("alt:xx",))
     with pytest.raises(UserError, match="no column 'atl', .* columns names; .*did you mean 'alt'"):
         read(folder, content, columns=("atl:en",))
+
+
+def test_a_path_into_nested_objects_may_have_a_language(folder):
+    content = json.dumps({"image": "a.png", "meta": {"alt": ["red", "crimson"]}, "x": 1}) + "\n"
+    (record,) = read(folder, content, "t.jsonl", columns=("meta.alt:en",))
+    assert record.texts == (("en", "red"), ("en", "crimson"))
+    columns = parts(folder, content, "t.jsonl", columns=("meta.alt:en",))["columns"]
+    assert columns[None] == (2, ["image", "meta"])
 
 
 def test_a_column_of_numbers_is_no_language(folder):
@@ -108,6 +121,24 @@ def test_a_caption_column_has_the_language_of_the_option(folder):
     content = json.dumps({"file_name": "a.png", "text": ["red", "crimson"]}) + "\n"
     (record,) = read(folder, content, "metadata.jsonl", language="en")
     assert record.texts == (("en", "red"), ("en", "crimson"))
+
+
+def test_captions_without_a_language_are_counted_next_to_others(folder):
+    rows = [
+        {"image": "a.png", "captions": {"de": "rot"}},
+        {"image": "b/c.jpg", "captions": ["a cup", "a mug"]},
+        {"image": "b/c.jpg", "captions": []},
+        {"image": "b/c.jpg", "captions": "Tasse", "en": "cup"},
+    ]
+    content = "".join(json.dumps(row) + "\n" for row in rows)
+    lost = ["line 2: a cup", "line 2: a mug", "line 4: Tasse"]
+    assert read(folder, content, "t.jsonl") == [
+        Record("a.png", (PNG,), (("de", "rot"),)),
+        *(Skipped("no language named", example, text_only=True) for example in lost),
+        Record("b/c.jpg", (JPEG,), (("en", "cup"),)),
+    ]
+    _, record = read(folder, content, "t.jsonl", language="en")
+    assert record.texts == tuple(("en", text) for text in ("a cup", "a mug", "Tasse", "cup"))
 
 
 def test_keys_of_objects_are_columns_too(folder):
@@ -173,6 +204,8 @@ def test_unknown_codes_of_a_long_table_are_counted(folder):
     content = "image,lang,caption\na.png,en,red\na.png,url,http\na.png,cz,červená\na.png,xx,?\n"
     counted = parts(folder, content)["language codes"]
     assert counted[None] == (1, ["en"])
+    omitted = parts(folder, content, languages=("de",))["language codes"]
+    assert omitted["the option languages omits them"] == (1, ["en"])
     reason = "they are not languages"
     assert counted[reason] == (3, ["url", "cz; did you mean 'cs'?", "xx"])
 
@@ -298,3 +331,31 @@ def test_the_ledger_of_a_table_balances(folder, tmp_path):
     }
     for counts in ledger["parts"].values():
         assert counts["used"] + sum(counts["ignored"].values()) == counts["read"]
+
+
+def naive_groups(rows):
+    """Returns the lists of row numbers of each record, for rows (image or None, id or None)."""
+    image_of_id = {}
+    for image, id in rows:
+        if image and id:
+            image_of_id.setdefault(id, image)
+    groups = {}
+    for number, (image, id) in enumerate(rows):
+        key = image or image_of_id.get(id) or (("id", id) if id else number)
+        groups.setdefault(key, []).append(number)
+    return list(groups.values())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rows_are_grouped_as_a_naive_implementation_groups_them(tmp_path, seed):
+    random = np.random.default_rng(seed)
+    names, ids = [None, *"abcdefgh"], [None, None, *"123456"]
+    rows = [(names[i], ids[j]) for i, j in random.integers(0, 8, (200, 2))]
+    lines = [f"{id or ''},{image or ''},text {n}" for n, (image, id) in enumerate(rows)]
+    (tmp_path / "t.csv").write_text("id,image,en\n" + "\n".join(lines) + "\n")
+    units = table.plan(str(tmp_path), "train")
+    groups = units[0].groups
+    lines_of_records = [
+        (groups.lines[first:last] - 2).tolist() for first, last in itertools.pairwise(groups.cuts)
+    ]
+    assert lines_of_records == naive_groups(rows)

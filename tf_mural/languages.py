@@ -28,7 +28,7 @@ import langcodes
 
 from tf_mural.errors import UserError
 
-# Codes that langcodes would merge with another language of FLORES-200: Filipino, Akan, Persian.
+# Codes that langcodes would replace by fil, ak and fa-AF, although data sets have both languages.
 _NOT_MERGED = {"tl", "tw", "prs"}
 # "jp" is the code of the country Japan. langcodes knows the other old codes, such as "iw".
 _OLD = {"jp": "ja"}

@@ -158,7 +158,7 @@ def read(unit):
         for first, last in itertools.pairwise(unit.groups.cuts.tolist()):
             yield from _read_record(unit, files, range(first, last), codes)
     for code, count in codes.items():
-        yield InputParts.language_code(code, unit.sources[0].columns.find_language(code), count)
+        yield unit.sources[0].columns.code_parts(code, count)
 
 
 def splits(raw_dir, file=None, split_column=None, **options):

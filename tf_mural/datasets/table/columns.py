@@ -3,10 +3,14 @@
 import dataclasses
 import functools
 import re
+import string
 
 from tf_mural import languages
 from tf_mural.data.records import InputParts, Skipped
 from tf_mural.data.records.record import NOT_LANGUAGES
+from tf_mural.data.text_cleaning import is_blank
+
+NOT_CHOSEN = "the option languages omits them"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Columns:
         texts_keys: names of JSON objects with texts by language.
         reserved: {name: role} of the columns without texts.
         numeric: names of columns of numbers.
+        wordy: names of the columns, those with the most words in a cell first.
         separator: separator of several texts in a cell, or None.
     """
 
@@ -55,6 +60,7 @@ class Columns:
     texts_keys: tuple[str, ...]
     reserved: dict
     numeric: frozenset
+    wordy: tuple[str, ...]
     separator: str | None
 
     def __post_init__(self):
@@ -71,7 +77,7 @@ class Columns:
             return Role("texts", self.assigned[name])
         if name in self.reserved:
             return Role(self.reserved[name])
-        if any(name == key.partition(".")[0] for key in self.texts_keys):
+        if any(name == key.partition(".")[0] for key in (*self.texts_keys, *self.assigned)):
             return Role("captions")
         option = f"columns={name}:{_guess_language(name)}"
         if self.layout == "long":
@@ -79,6 +85,8 @@ class Columns:
                 return Role("text")
             return Role("ignored", None, "the table has one text in each row", option)
         if name == self.text and self.default is not None:
+            if self.chosen is not None and self.default.code not in self.chosen:
+                return Role("ignored", None, NOT_CHOSEN)
             return Role("texts", self.default)
         language = languages.find(name)
         if self.chosen is not None and name in self.chosen:
@@ -87,21 +95,25 @@ class Columns:
             reason = "their language is not named" if name == self.text else NOT_LANGUAGES
             return Role("ignored", None, reason, option)
         if self.chosen is not None and language.code not in self.chosen:
-            return Role("ignored", None, "the option languages omits them")
+            return Role("ignored", None, NOT_CHOSEN)
         if name in self.numeric:
             return Role("ignored", None, "their cells are numbers", option)
         return Role("texts", language)
 
     def parts(self, names):
         """Yields `InputParts` for the columns of a table, and for the languages in their names."""
-        for name in dict.fromkeys(names):
+        names = tuple(dict.fromkeys(names))
+        # The option in the ledger names the column that is most likely to have texts.
+        likely = next((name for name in self.wordy if self.role(name).option), None)
+        for name in names:
             role = self.role(name)
-            yield InputParts("columns", 1, role.ignored, name, role.option)
+            option = self.role(likely).option if likely and role.option else ""
+            yield InputParts("columns", 1, role.ignored, name, option)
             if role.kind == "texts" and name not in self.assigned and name != self.text:
                 yield InputParts.language_code(name, role.language)
 
     def texts(self, row, codes):
-        """Yields (language code, text) or `Skipped` for each text of a row; ignores blank cells.
+        """Yields (language code, text) or `Skipped` for each text of a row; ignores empty cells.
 
         Args:
             row: see `rows.Table`.
@@ -110,19 +122,33 @@ class Columns:
         for name, language, cells in self._cells(row):
             if name is not None:
                 codes[name] += 1
-            if language is None:
-                reason = "not a language code" if name else "no language named"
-                example = f"{name!r}{languages.hint(name)}" if name else str(cells[0])
-                yield Skipped(reason, example, text_only=True)
+            if language is None and name is not None:
+                example = f"{name!r}{languages.hint(name)}"
+                yield Skipped("not a language code", example, text_only=True)
                 continue
-            if self.chosen is not None and language.code not in self.chosen:
+            if language is None:
+                for cell in filter(None, cells):
+                    yield Skipped("no language named", str(cell)[:80], text_only=True)
+                continue
+            if name is not None and self.chosen is not None and language.code not in self.chosen:
                 continue
             for cell in cells:
                 if isinstance(cell, str):
                     for text in self._split_cell(cell):
-                        yield language.code, text
+                        if is_blank(text):
+                            example = f"{language.code} {text!r}"
+                            yield Skipped("blank text", example, text_only=True)
+                        else:
+                            yield language.code, text
                 elif cell is not None:
                     yield Skipped("text is not a string", repr(cell), text_only=True)
+
+    def code_parts(self, code, count):
+        """Returns the `InputParts` of a language code in `count` cells or keys."""
+        language = self.find_language(code)
+        if language and self.chosen is not None and language.code not in self.chosen:
+            return InputParts("language codes", count, NOT_CHOSEN, code)
+        return InputParts.language_code(code, language, count)
 
     def find_language(self, code):
         """Returns the `languages.Language` of a code in a cell or a key, or None."""
@@ -136,7 +162,12 @@ class Columns:
             code = first_value(row, self.language_column)
             language = self.find_language(code) if code else self.default
             yield code, language, _as_list(get_value(row, self.text))
+            for name, language in self.assigned.items():
+                yield None, language, _as_list(get_value(row, name))
             return
+        for name, language in self.assigned.items():
+            if name not in row:  # a path into nested objects
+                yield None, language, _as_list(get_value(row, name))
         captions = [value for key in self.texts_keys if (value := get_value(row, key)) is not None]
         for value in captions:
             for code, cells in value.items() if isinstance(value, dict) else ((None, value),):
@@ -154,7 +185,7 @@ class Columns:
             texts = [cell]
         else:
             texts = [text.strip() for text in cell.split(self.separator)]
-        return [text for text in texts if text.strip()]
+        return [text for text in texts if text.strip(string.whitespace)]
 
 
 def _guess_language(name):

@@ -112,7 +112,7 @@ def find_records(sources, names, split):
     Raises:
         UserError: no row is in the split.
     """
-    collected = _Rows()
+    collected = _Rows(any(source.columns.image or source.columns.id for source in sources))
     for number, source in enumerate(sources):
         collected.read(number, source, names, split)
     if not collected.in_split and collected.other_splits:
@@ -169,9 +169,14 @@ def list_splits(table, split_column):
 
 
 class _Rows:
-    """The positions and keys of all rows of a split."""
+    """The positions and keys of all rows of a split.
 
-    def __init__(self):
+    Args:
+        has_keys: whether any table has a column of images or ids.
+    """
+
+    def __init__(self, has_keys):
+        self._has_keys = has_keys
         self.in_split, self.other_splits, self.example = 0, {}, ""
         self._columns = {name: array.array("q") for name in ("starts", "ends", "lines")}
         self._sources, self._splits = array.array("H"), array.array("B")
@@ -208,15 +213,16 @@ class _Rows:
             self._columns[name].append(value)
         self._sources.append(number)
         self._splits.append(state)
-        self._images.frombytes(_hash(b"image", image))
-        self._ids.frombytes(_hash(b"id", id))
+        if self._has_keys:
+            self._images.frombytes(_hash(b"image", image))
+            self._ids.frombytes(_hash(b"id", id))
 
     def group(self):
         """Returns the `Groups` of the rows."""
         rows = {name: np.array(values, np.int64) for name, values in self._columns.items()}
         rows["sources"] = np.array(self._sources, np.uint16)
         splits = np.array(self._splits, np.uint8)
-        keys = self._keys()
+        keys = self._keys() if self._has_keys else np.arange(len(splits))[:, None]
         if (splits == _IN_SPLIT).any() and (splits == _ABSENT).any():
             # A row of a table without a column of splits belongs to the split of its image.
             labels, _ = _label(keys)
@@ -271,11 +277,13 @@ def _label(keys):
     """Numbers equal keys by their first occurrence.
 
     Args:
-        keys: uint64 (n, 2).
+        keys: integers (n, 2), or (n, 1) for different keys.
 
     Returns:
         (int64 (n,), number of different keys).
     """
+    if keys.shape[1] == 1:
+        return np.arange(len(keys)), len(keys)
     order = np.lexsort((keys[:, 1], keys[:, 0]))
     ordered = keys[order]
     is_first = np.ones(len(keys), bool)

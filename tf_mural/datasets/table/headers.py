@@ -25,7 +25,10 @@ IMAGE_NAMES = (
 )
 ID_NAMES = ("image_id", "img_id", "imageid", "image_key")
 LANGUAGE_NAMES = ("language", "lang", "language_code", "lang_code", "locale")
-TEXT_NAMES = ("text", "caption", "sentence", "texts", "captions", "sentences", "title", "raw")
+TEXT_NAMES = (
+    *("text", "caption", "sentence", "texts", "captions", "sentences"),
+    *("title", "comment", "description", "raw"),
+)
 _IMAGE_FILE = re.compile(r".+\.(jpe?g|png|webp|gif|bmp|tiff?)(#\d+)?", re.IGNORECASE)
 
 
@@ -92,6 +95,7 @@ def resolve(table, options, all_columns=None):
         texts_keys=options.texts_keys if table.json else (),
         reserved=_with_roots(reserved),
         numeric=_numeric_columns(names, samples),
+        wordy=_sort_by_words(names, samples),
         separator=options.separator,
     )
     if not table.json:  # Keys of JSON objects are optional, so only headers are checked.
@@ -190,6 +194,15 @@ def _numeric_columns(names, samples):
         if values and all(map(_is_number, values)):
             numeric.add(name)
     return frozenset(numeric)
+
+
+def _sort_by_words(names, samples):
+    """Returns the columns, sorted by their number of words in the sampled cells."""
+
+    def negative_count(name):
+        return -sum(len((first_value(row, name) or "").split()) for row in samples)
+
+    return tuple(sorted(dict.fromkeys(names), key=negative_count))
 
 
 def _is_number(value):
