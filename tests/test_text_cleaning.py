@@ -8,9 +8,12 @@ import unicodedata
 import pytest
 import tensorflow as tf
 from conftest import ROOT
+from helpers.datasets import convert
 from tokenizers import BertWordPieceTokenizer
 
+from tf_mural.conversion.ledger import Ledger, format_summary
 from tf_mural.data import text_cleaning
+from tf_mural.data.records import Record, RecordSet, Skipped
 from tf_mural.data.text_notes import TextNotes
 from tf_mural.data.tokenizers import (
     MAX_PIECE_BYTES,
@@ -20,6 +23,7 @@ from tf_mural.data.tokenizers import (
     save_vocabulary,
     train_vocabulary,
 )
+from tf_mural.datasets import tatoeba
 from tf_mural.errors import UserError
 
 GIVEN = os.path.join(ROOT, "..", "shared", "data", "inputs", "08_texts")
@@ -268,3 +272,37 @@ def test_a_text_without_characters_is_blank_and_a_mark_is_not():
     assert text_cleaning.is_blank("")
     for visible in ("\u0301", "0", "。", "☃", "\ue000", "ก"):
         assert not text_cleaning.is_blank(visible)
+
+
+def test_blank_texts_of_a_table_are_dropped_and_counted(tmp_path):
+    given("blank.jsonl")
+    manifest = convert("table", os.path.join(GIVEN, "blank.jsonl"), tmp_path / "out", "train")
+    texts = [record.texts for record in RecordSet.open(tmp_path / "out" / "train")]
+    assert texts == [(("en", "a yellow star"),), (("en", "a red circle"),)]
+    ledger = manifest["ledger"]
+    assert ledger["read"] == 7 and ledger["dropped"] == {"no text": 5}
+    assert ledger["dropped_texts"] == {"blank text": 6}
+    assert ledger["examples"]["blank text"][0] == "line 1: en '\\xa0'"
+    summary = format_summary([{**manifest, "split": "train"}])
+    assert "6 texts dropped: blank text (line 1: en '\\xa0')" in summary
+
+
+@pytest.mark.parametrize("blank", ["\u00a0", "\u200b", "\u3164\u2060", " \ufeff "])
+def test_a_pair_of_sentences_with_a_blank_side_is_dropped(tmp_path, blank):
+    (tmp_path / "tatoeba.deu-eng.deu").write_text(f"eins\n{blank}\n", encoding="utf-8")
+    (tmp_path / "tatoeba.deu-eng.eng").write_text("one\ntwo\n", encoding="utf-8")
+    (unit,) = tatoeba.plan(str(tmp_path), "test", ("deu",))
+    first, second = tatoeba.read(unit)
+    assert first.texts == (("deu", "eins"), ("eng", "one"))
+    assert second == Skipped("empty side", "tatoeba.deu-eng:2")
+
+
+def test_every_converter_drops_blank_texts():
+    blank, usual = ("de", "\u200b\u2060"), ("en", "a star")
+    ledger = Ledger()
+    kept = list(
+        ledger.filter([Record("a", (b"x",), (blank, usual)), Record("b", (b"x",), (blank,))])
+    )
+    assert [record.texts for record in kept] == [(usual,)]
+    assert ledger.dropped_texts == {"blank text": 2} and ledger.dropped == {"no text left": 1}
+    assert ledger.examples["blank text"] == ["a, de", "b, de"]

@@ -27,6 +27,8 @@ def is_blank(text: str) -> bool:
     Such characters are white space, control and format characters (for example U+200B and U+2060),
     and characters with an empty glyph (for example U+3164, the Hangul filler).
     """
+    if text[:1].isalnum() and text[0] not in _FILLERS:
+        return False  # the usual case, without a search of all categories
     return all(
         character.isspace()
         or character in _FILLERS
