@@ -253,6 +253,18 @@ def test_rows_of_an_image_may_be_far_apart(folder):
     ]
 
 
+def test_names_of_one_file_form_one_record(folder):
+    composed, decomposed = "caf\u00e9.png", "cafe\u0301.png"
+    (folder / decomposed).write_bytes(PNG)
+    rows = [(composed, "one"), ("b\\c.jpg", "two"), (decomposed, "three"), ("b/c.jpg", "four")]
+    content = "image\ten\n" + "".join(f"{name}\t{text}\n" for name, text in rows)
+    first, second = read(folder, content, "t.tsv")
+    assert (first.images, first.texts) == ((PNG,), (("en", "one"), ("en", "three")))
+    assert (second.images, second.texts) == ((JPEG,), (("en", "two"), ("en", "four")))
+    (folder / composed).write_bytes(JPEG)  # now there are two files
+    assert len(read(folder, content, "t.tsv")) == 3
+
+
 def test_numbers_of_captions_are_no_part_of_the_name_unless_the_file_is(folder):
     content = "image,caption\na.png#0,red\na.png#1,crimson\n"
     (record,) = read(folder, content, language="en")

@@ -1,9 +1,10 @@
 """Finds the rows of a split and groups them to records: rows of an image form one record.
 
 Two rows have the same image if their paths are equal after "./", "//" and a number such as "#3" are
-removed, as in `photo.jpg#3`. A row without an image belongs to the image of the rows with its id;
-thus a table of images and a table of captions are joined. In tables without images, the rows with
-the same id form a record, and a row without an id is a record of its own.
+removed, as in `photo.jpg#3`, or if the paths name one file in different Unicode forms or with a
+backslash. A row without an image belongs to the image of the rows with its id; thus a table of
+images and a table of captions are joined. In tables without images, the rows with the same id form
+a record, and a row without an id is a record of its own.
 
 The rows may be anywhere in the tables. Only their positions and a 128-bit hash of image and id are
 in memory: at most about 200 bytes per row while the rows are sorted.
@@ -18,8 +19,8 @@ import re
 
 import numpy as np
 
+from tf_mural import file_io
 from tf_mural.datasets.table.columns import Columns, first_value
-from tf_mural.datasets.table.rows import Table
 from tf_mural.errors import UserError
 
 _NUMBERED = re.compile(r"(.+)#\d+")
@@ -31,12 +32,12 @@ class Source:
     """One of the tables that are read together.
 
     Attributes:
-        table: `rows.Table`.
+        table: `rows.Table`, `parquet.ParquetTable` or `coco_json.CocoTable`.
         columns: `columns.Columns`.
         split_column: column of the splits, or None.
     """
 
-    table: Table
+    table: object
     columns: Columns
     split_column: str | None
 
@@ -59,6 +60,17 @@ class ImageNames:
         """Returns the path of a cell, relative to the folder, without the suffix."""
         match = _NUMBERED.fullmatch(cell) if self.numbered else None
         return match[1] if match else cell
+
+    def key(self, cell):
+        """Returns a path that is equal for all names of a file, also in other Unicode forms."""
+        path = posixpath.normpath(self.path(cell))
+        if path.isascii() and "\\" not in path:
+            return path
+        name = path + self.suffix
+        if not os.path.lexists(os.path.join(self.folder, name)):
+            similar, _ = file_io.find_name(self.folder, name)
+            name = similar or name
+        return name.removesuffix(self.suffix)
 
     def check(self, cell):
         """Returns these names, with `numbered` False if the folder has a file with the number."""
@@ -128,22 +140,21 @@ def find_records(sources, names, split):
 # --- splits ---------------------------------------------------------------------------------------
 
 
-def resolve_split_column(table, file, option, used):
+def resolve_split_column(table, in_name, option, used):
     """Returns the column of the splits, or None if there is none or the file name gives the split.
 
     Args:
         table: `rows.Table`.
-        file: names of the tables in the option `file`, a tuple.
+        in_name: whether the names of the tables give the split.
         option: the option `split_column`, or None.
         used: names of the columns that other options use.
     """
-    in_name = any("{split}" in name for name in file)
     is_default = option is None and not in_name and "split" not in used
     return "split" if is_default and _has_split_column(table) else option or None
 
 
 def _has_split_column(table):
-    if not table.json:
+    if table.has_header:
         return "split" in table.columns
     parsed = (table.row(data, line) for line, _, data in table.spans() if b'"split"' in data)
     return any(isinstance(row, dict) and "split" in row for row in parsed)
@@ -204,8 +215,8 @@ class _Rows:
                 self.in_split += state == _IN_SPLIT
                 if state != _NO_SPLIT:
                     image, id = first_value(row, columns.image), first_value(row, columns.id)
-                    image = image and posixpath.normpath(names.path(image))
-            self._add(number, start, start + len(data), line, state, image, id)
+                    image = image and names.key(image)
+            self._add(number, start, table.end(start, data), line, state, image, id)
         self._json_keys.append(tuple(keys))
 
     def _add(self, number, start, end, line, state, image, id):
