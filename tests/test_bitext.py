@@ -108,6 +108,9 @@ def test_candidates_are_the_pairs_of_the_language_and_languages_can_be_selected(
     result = bitext.run(AxisEmbedder(), records)
     assert [v["accuracy"] for k, v in result.values.items() if k != "groups"] == [50, 100, 100]
     embedder = AxisEmbedder()
+    for name in ("fra", "fr", "French"):
+        named = bitext.run(AxisEmbedder(), records, languages=[name])
+        assert set(named.values) - {"groups"} == {"fra"}
     selected = bitext.run(embedder, records, languages=["fra"])
     assert list(selected.values) == ["fra", "groups"]
     assert not any("deu" in text for text in embedder.texts_seen)

@@ -403,7 +403,7 @@ def test_an_archive_of_texts_must_contain_one_file(raw):
     pack_zip(raw, "two.zip", "it.tsv", "uk.tsv")
     with pytest.raises(UserError, match="expected one file in it, got it.tsv, uk.tsv; unpack it"):
         items(raw, texts=("it:two.zip",))
-    for option in ("it.tsv", "it:", "i:it.tsv"):
+    for option in ("it.tsv", "it:"):
         with pytest.raises(
             UserError, match=f"texts contains '{option}'; expected a language and a file"
         ):

@@ -1,6 +1,7 @@
 """Converts a data set in one run: records, ledger, recipes, errors, locks and progress."""
 
 import os
+import shutil
 import sys
 import threading
 import time
@@ -289,6 +290,25 @@ def test_a_second_conversion_waits_and_keeps_the_set_of_the_first(convert, tmp_p
         assert second.is_alive() and visible_names(tmp_path / "out") == []
     second.join(10)
     assert not second.is_alive() and visible_names(tmp_path / "out") == ["train"]
+
+
+def test_a_waiting_conversion_continues_when_its_lock_file_is_removed(tmp_path):
+    path = tmp_path / "work" / "part-0-of-1.lock"
+    path.parent.mkdir()
+    finished = threading.Event()
+
+    def wait():
+        with publish.lock(str(path)):
+            finished.set()
+
+    second = threading.Thread(target=wait)
+    with publish.lock(str(path)):
+        second.start()
+        second.join(0.3)
+        assert second.is_alive() and not finished.is_set()
+        shutil.rmtree(path.parent)  # The first conversion has completed the record set.
+    second.join(10)
+    assert finished.is_set()
 
 
 # --- progress, ensure, processes ------------------------------------------------------------------

@@ -113,8 +113,9 @@ def test_filters_and_parts_are_flags(tmp_path, monkeypatch, capsys):
     (tmp_path / "raw").mkdir()
     for seed in (0, 1):
         (tmp_path / f"raw/{seed}.png").write_bytes(encode(blurred_noise(seed), "PNG"))
+    (tmp_path / "raw/2.png").write_bytes((tmp_path / "raw/0.png").read_bytes())
     (tmp_path / "raw/captions.tsv").write_text(
-        "image\ten\n0.png\tone two three four\n1.png\ttoo short\n0.png\tone two three four\n"
+        "image\ten\n0.png\tone two three four\n1.png\ttoo short\n2.png\tone two three four\n"
     )
     arguments = ["--dataset=table", "--raw_dir=raw", "--paper_filters", "--language_detector="]
     arguments += ["--min_words=4", "--deduplicate=exact"]

@@ -184,7 +184,7 @@ def test_members_of_tars_may_have_any_order_and_path(tmp_path):
         Skipped("caption is not UTF-8", "x:8"),
         Skipped("json does not parse", "x:9"),
         record("x:a?", RED, "odd"),
-        Skipped("no caption", "x:b"),
+        record("x:b", RED, "caption"),
     ]
 
 

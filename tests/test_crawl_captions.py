@@ -289,8 +289,12 @@ def test_the_number_of_units_does_not_change_the_items(raw, monkeypatch):
 
 
 def test_record_set_has_all_records_and_counts_the_others(raw, tmp_path):
+    (raw / "images" / "notes.docx").write_text("x")
     manifest = convert("cc3m", raw, tmp_path / "out", "train")
     ledger = manifest["ledger"]
+    files = ledger["parts"]["files"]
+    assert (files["read"], files["used"]) == (3, 2)  # the list, the tar and the notes
+    assert files["examples"] == {"they are neither images nor captions": ["images/notes.docx"]}
     assert (ledger["read"], ledger["kept"]) == (7, 2)
     assert ledger["dropped"] == {
         NOT_LISTED: 1,

@@ -339,9 +339,9 @@ def test_progress_is_printed():
     embedder = evaluation.ProgressEmbedder(LetterEmbedder(), "mine", lines.append, every=0)
     assert len(embedder.embed_texts(["a", "b"])) == 2 and len(embedder.embed_images([b"c"])) == 1
     assert [re.sub(", .*", "", line) for line in lines] == [
-        "mine: 0 texts",
-        "mine: 1 texts",
-        "mine: 0 images",
+        "mine: 0 of 2 texts",
+        "mine: 1 of 2 texts",
+        "mine: 0 of 1 images",
     ]
 
 

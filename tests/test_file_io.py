@@ -1,5 +1,7 @@
 """Access to local files, and to files on TensorFlow's in-memory file system as remote files."""
 
+import os
+
 import pytest
 
 from tf_mural import file_io
@@ -36,6 +38,57 @@ def test_a_file_is_written_completely_or_not_at_all(folder):
     assert file_io.listdir(f"{folder}/a") == ["b"] and file_io.listdir(f"{folder}/none") == []
     with pytest.raises(FileNotFoundError):
         file_io.read_bytes(path)
+
+
+@pytest.mark.parametrize("sync", [True, False])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
+def test_an_interrupted_write_leaves_no_temporary_file(folder, sync, error):
+    path = f"{folder}/a/f"
+    for is_created in (False, True):
+        with pytest.raises(error), file_io.atomic_write(path, sync) as temporary:
+            assert os.path.dirname(temporary) == f"{folder}/a" and temporary.endswith(".tmp")
+            if is_created:
+                with file_io.open_file(temporary, "wb") as file:
+                    file.write(b"half")
+            raise error
+    assert file_io.listdir(f"{folder}/a") == ["b"]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_a_written_file_has_the_permissions_of_the_umask(tmp_path, umask):
+    previous = os.umask(umask)
+    try:
+        write(str(tmp_path / "f"), b"1")
+    finally:
+        os.umask(previous)
+    assert (tmp_path / "f").stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_only_a_write_with_sync_flushes_file_and_folder(tmp_path, monkeypatch):
+    flushed = []
+    monkeypatch.setattr(file_io, "fsync", flushed.append)
+    with file_io.atomic_write(str(tmp_path / "f"), sync=False) as temporary:
+        open(temporary, "wb").close()
+    assert flushed == []
+    with file_io.atomic_write(str(tmp_path / "f")) as temporary:
+        open(temporary, "wb").close()
+    assert flushed == [temporary, str(tmp_path)]
+
+
+def test_a_folder_appears_completely_or_not_at_all(tmp_path):
+    def write_folder(name, error=None):
+        with file_io.atomic_write(str(tmp_path / name)) as temporary:
+            os.mkdir(temporary)
+            open(os.path.join(temporary, "f"), "wb").close()
+            assert not (tmp_path / name).exists()
+            if error:
+                raise error
+
+    write_folder("whole")
+    with pytest.raises(KeyboardInterrupt):
+        write_folder("half", KeyboardInterrupt)
+    assert [path.name for path in tmp_path.iterdir()] == ["whole"]
+    assert os.listdir(tmp_path / "whole") == ["f"]
 
 
 def test_json_is_written_copied_and_read(folder, tmp_path):

@@ -1,5 +1,7 @@
 """Lock of a workdir: only one process at a time trains in a workdir."""
 
+import errno
+import fcntl
 import json
 import os
 import signal
@@ -8,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import filelock
 import pytest
 from conftest import ROOT
 
@@ -44,7 +47,7 @@ def holder(tmp_path):
 
 @pytest.fixture
 def remote_workdir(tmp_path):
-    """A workdir on a file system without flock."""
+    """A workdir on a file system without locks."""
     workdir = "ram://lock/" + tmp_path.name
     file_io.makedirs(workdir)
     return workdir
@@ -78,7 +81,7 @@ def test_second_process_is_refused_until_the_first_dies(holder, tmp_path):
     assert "one process at a time" in str(caught.value)
     assert getattr(caught.value, "exit_code", 2) == 2
     content = (tmp_path / "lock.json").read_bytes()
-    (tmp_path / "lock.json").write_bytes(b"")  # flock still refuses the lock
+    (tmp_path / "lock.json").write_bytes(b"")  # the kernel still refuses the lock
     with pytest.raises(UserError, match="is in use by another process: one"):
         Lock(str(tmp_path)).__enter__()
     (tmp_path / "lock.json").write_bytes(content)
@@ -119,7 +122,7 @@ def test_lock_of_another_machine_expires_without_heartbeat(tmp_path, remote_work
             pass
 
 
-def test_without_flock_the_file_decides(remote_workdir):
+def test_without_a_kernel_lock_the_file_decides(remote_workdir):
     with Lock(remote_workdir), pytest.raises(UserError, match=f"by process {os.getpid()} of"):
         Lock(remote_workdir).__enter__()
     parent = os.getppid()
@@ -138,6 +141,27 @@ def test_without_flock_the_file_decides(remote_workdir):
         else:
             with Lock(remote_workdir):
                 pass
+
+
+def test_the_file_also_decides_on_a_local_file_system_without_locks(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with Lock(str(tmp_path)), pytest.raises(UserError, match=f"by process {os.getpid()} of"):
+        Lock(str(tmp_path)).__enter__()
+    with Lock(str(tmp_path)):
+        pass
+
+
+def test_a_lock_file_that_may_not_be_opened_is_an_error(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "lock")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    with pytest.raises(PermissionError):
+        Lock(str(tmp_path)).__enter__()
+    assert not (tmp_path / "lock.json").exists()
 
 
 @pytest.mark.parametrize("process", [1, "own", 4_000_000])

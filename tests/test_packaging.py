@@ -91,6 +91,15 @@ def test_extras_are_the_requirements_files(wheel):
     assert given == expected
 
 
+def test_requirements_of_tpus_include_all_requirements():
+    def names(path):
+        with open(os.path.join(ROOT, path), encoding="utf-8") as file:
+            return {re.match(r"[\w-]+", line)[0] for line in file if not line.startswith("#")}
+
+    missing = names("requirements.txt") - names("requirements-tpu.txt")
+    assert missing == {"tensorflow"}  # requirements-tpu.txt lists tensorflow-tpu instead
+
+
 # --- the command of an installed package ----------------------------------------------------------
 
 

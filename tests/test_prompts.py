@@ -328,3 +328,17 @@ def test_the_published_files_are_complete():
 def test_prompts_are_a_mapping():
     filled = Prompts({"en": [["a"]]}, {"de": "suffix"})
     assert dict(filled) == {"en": [["a"]]} and len(filled) == 1 and "de" not in filled
+
+
+# --- languages of other conventions ---------------------------------------------------------------
+
+
+def test_files_of_prompts_may_be_named_by_any_convention(tmp_path):
+    text = {"classes": "cat\ndog\n", "templates": "{}\n"}
+    for folder, content in text.items():
+        names = ("deu_Latn", "zh_CN", "zh-TW", "en", "klingon2")
+        write_prompts(tmp_path, **{f"{folder}__{name}": content for name in names})
+    assert sorted(prompts.read(str(tmp_path))) == ["de", "en", "klingon2", "zh", "zh-Hant"]
+    write_prompts(tmp_path, classes__de="Katze\nHund\n")
+    with pytest.raises(UserError, match="classes: de and deu_Latn are both 'de': keep one of them"):
+        prompts.read(str(tmp_path))

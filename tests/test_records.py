@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -32,13 +33,6 @@ def shards_of(folder):
     return sorted(str(path) for path in folder.glob("*.tfrecord"))
 
 
-@pytest.fixture(params=["installed", "numpy"])
-def crc_backend(request, monkeypatch):
-    """Runs a test with google-crc32c, if that is installed, and with the NumPy code."""
-    if request.param == "numpy":
-        monkeypatch.setattr(tfrecord, "_native_crc32c", None)
-
-
 # These are the test vectors of RFC 3720, appendix B.4, and the check value of the CRC catalogue.
 @pytest.mark.parametrize(
     "data, crc",
@@ -50,12 +44,12 @@ def crc_backend(request, monkeypatch):
         (bytes(range(32)), 0x46DD794E),
     ],
 )
-def test_crc_equals_published_vectors(crc_backend, data, crc):
+def test_crc_equals_published_vectors(data, crc):
     assert tfrecord.crc32c(data) == crc
 
 
-@pytest.mark.parametrize("length", [63, 64, 65, 1023, 1024, 1025, 1027, 2048, 5000])
-def test_crc_by_blocks_equals_the_crc_bit_by_bit(crc_backend, length):
+@pytest.mark.parametrize("length", [1, 65, 5000])
+def test_crc_equals_the_crc_bit_by_bit(length):
     data = np.random.default_rng(length).bytes(length)
     crc = 0xFFFFFFFF
     for byte in data:
@@ -65,11 +59,11 @@ def test_crc_by_blocks_equals_the_crc_bit_by_bit(crc_backend, length):
     assert tfrecord.crc32c(data) == crc ^ 0xFFFFFFFF
 
 
-@pytest.mark.parametrize("longest", [3, 70, 1500])
-def test_frames_of_a_list_equal_single_frames(crc_backend, longest):
+@pytest.mark.parametrize("longest", [3, 1500])
+def test_frames_of_a_list_equal_single_frames(longest):
     random = np.random.default_rng(longest)
     payloads = [random.bytes(length) for length in random.integers(0, longest, 150)]
-    payloads += [b"", bytes(4), b"\xff" * 63, bytes(1024), bytes(1025)]
+    payloads += [b"", bytes(4)]
     assert tfrecord.frames(payloads) == b"".join(map(tfrecord.frame, payloads))
     assert tfrecord.frames([]) == b""
 
@@ -196,6 +190,50 @@ def test_set_is_read_in_order_and_at_random(tmp_path, shards):
     assert opened.read([]).shape == (0,)
 
 
+@pytest.mark.parametrize("shards", [1, 2, 9])
+def test_set_is_a_sequence_of_records(tmp_path, shards):
+    opened = write(tmp_path, shards)
+    assert [opened[index] for index in range(5)] == RECORDS
+    assert [opened[index] for index in range(-5, 0)] == RECORDS
+    assert opened[np.int64(4)] == opened[np.uint8(4)] == opened[np.int8(-1)] == RECORDS[4]
+    for index in (5, -6, np.int64(2**40)):
+        with pytest.raises(IndexError, match=f"has 5 records, got the index {index}$"):
+            opened[index]
+
+
+@pytest.mark.parametrize(
+    "index, message",
+    [
+        (slice(0, 2), r"got slice\(0, 2, None\); `read` reads several records"),
+        (1.0, "expected an integer as index of a record, got 1.0$"),
+        (np.arange(2), "expected an integer as index of a record, got array"),
+        ("plain", "expected an integer as index of a record, got 'plain'"),
+        (None, "expected an integer as index of a record, got None"),
+    ],
+)
+def test_an_index_that_is_not_an_integer_is_refused(tmp_path, index, message):
+    with pytest.raises(TypeError, match=message):
+        write(tmp_path)[index]
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_pickled_set_opens_the_same_files(tmp_path, strict):
+    write(tmp_path)
+    if not strict:
+        os.remove(shards_of(tmp_path)[1])
+    opened = RecordSet.open(tmp_path, strict)
+    before = len(os.listdir("/proc/self/fd"))
+    copy = pickle.loads(pickle.dumps(opened))
+    assert len(os.listdir("/proc/self/fd")) == before + (2 if strict else 1)
+    assert copy[1] == RECORDS[1] and (len(copy), copy.digest) == (5, opened.digest)
+    assert copy.manifest == opened.manifest and copy.languages == opened.languages
+    if strict:
+        assert list(copy) == RECORDS
+    else:
+        with pytest.raises(records.DamagedRecord, match="the file is missing"):
+            copy[4]
+
+
 def test_set_knows_its_languages(tmp_path):
     opened = write(tmp_path)
     assert opened.languages == ("chr", "de", "en", "zh-Hant")
@@ -284,6 +322,8 @@ def test_damaged_record_is_named(tmp_path):
         list(opened)
     with pytest.raises(UserError, match="the checksum does not match"):
         opened.read([0, 4], verify=True)
+    with pytest.raises(UserError, match="the checksum does not match"):
+        opened[4]
     assert len(opened.read([0, 1, 2, 3], verify=True)) == 4
 
 

@@ -107,3 +107,44 @@ def test_an_undecodable_image_is_named_by_its_record():
     records = [record(0, en=["0"]), record(1), record(2, en=["2"])]
     with pytest.raises(UserError, match="^record 'r2': image at position 1"):
         retrieval.run(RejectingEmbedder(), records)
+
+
+# --- records of the same image, and languages of other conventions --------------------------------
+
+
+def test_records_with_the_same_image_are_merged():
+    """With three separate records for each image, a perfect encoder would score 0 %."""
+    records = [
+        Record(f"r{i}-{n}", (b"%d" % i,), (("en", f"{i} {n}"), ("de", f"{i} {n}")))
+        for n in range(3)
+        for i in range(20)
+    ]
+    result = retrieval.run(AxisEmbedder(), records)
+    for language in ("en", "de"):
+        assert [result.values[language][name] for name in NAMES[:7]] == [100.0] * 7
+        chance = metrics.chance_average_recall(20, 3)
+        assert result.values[language]["chance"] == pytest.approx(chance)
+    assert result.counts["images"] == 20 and result.counts["merged_records"] == 40
+    assert result.counts["texts"] == {"de": 60, "en": 60}
+
+
+def test_a_merged_image_is_embedded_once_and_has_the_first_captions():
+    records = [record(4, en=["4 a"]), record(2, en=["2"]), record(4, en=["9 wrong"], de=["4"])]
+    embedder = AxisEmbedder()
+    result = retrieval.run(embedder, records, captions_per_image=1)
+    assert embedder.images_seen == [b"4", b"2"]
+    assert result.values["en"]["t2i_r1"] == 100.0
+    assert result.counts["texts"] == {"de": 1, "en": 2}
+    consistency = TASKS["consistency"](AxisEmbedder(), records)
+    assert consistency.counts["merged_records"] == 1 and consistency.counts["candidates"] == 2
+
+
+def test_records_of_different_images_are_not_merged():
+    result = retrieval.run(AxisEmbedder(), [record(0, en=["0"]), record(1, en=["1"])])
+    assert "merged_records" not in result.counts and result.counts["images"] == 2
+
+
+def test_languages_may_be_named_by_any_convention():
+    records = [record(i, zh=[f"{i}"], deu=[f"{i}"], en=[f"{i}"]) for i in range(3)]
+    result = retrieval.run(AxisEmbedder(), records, languages=["German", "zho_Hans", "de"])
+    assert list(result.values) == ["deu", "zh"]

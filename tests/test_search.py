@@ -362,6 +362,13 @@ def test_a_query_in_another_language_and_a_cut_query_are_reported(tools, index, 
         ("index", ["--model=x", "--out=y"], "either --images or --records"),
         ("index", ["--images=.", "--out=y"], "--model is missing"),
         ("index", ["--images=nothing", "--model=x", "--out=y"], "no folder 'nothing'"),
+        ("index", ["--export_file=x"], "--export_file requires --export=parquet"),
+        ("index", ["--export=parquet"], "--out is missing"),
+        ("index", ["--export=parquet", "--out=nothing"], "nothing contains no index"),
+        ("index", ["--export=parquet", "--model=x", "--out=y"], "either --images or --records"),
+        ("index", ["--export=parquet", "--out=x", "--export_file=."], ". already exists"),
+        ("index", ["--queries=x", "--images=."], "--queries requires --faiss=hnsw"),
+        ("index", ["--ef_search=64"], "--ef_search.*256"),
         ("search", ["--index=x"], "give a query"),
         ("search", ["a dog"], "--index is missing"),
         ("search", ["a dog", "--index=nothing"], "nothing contains no index"),
@@ -373,6 +380,48 @@ def test_invalid_flags_are_refused(command, flags, message, tmp_path, monkeypatc
     main = importlib.import_module(f"tf_mural.cli.{command}").main
     with pytest.raises(UserError, match=message):
         main(flags)
+
+
+def test_the_recall_of_text_queries_is_measured_and_a_low_recall_is_reported(
+    finished, data_dir, tmp_path, monkeypatch, capsys
+):
+    pytest.importorskip("faiss", reason="pip install -r requirements-demo.txt")
+    from tf_mural.cli import index as command
+
+    out = tmp_path / "index"
+    flags = [f"--model={finished[0]}", f"--records={data_dir}/scenes/test", f"--out={out}"]
+    flags.append("--faiss=hnsw")
+    command.main(flags)
+    record_set = "texts of the record set"
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["efSearch"] == 256 and manifest["text_recall"]["source"] == record_set
+    assert manifest["text_recall"]["recall@10"] == 1.0  # 12 images are searched exactly
+    num_queries = manifest["text_recall"]["queries"]
+    assert (
+        f"recall@10 of {num_queries} text queries ({record_set}): 1.000" in capsys.readouterr().out
+    )
+    (tmp_path / "queries.txt").write_text("a circle\nein Kreis\n")
+    monkeypatch.setattr(search.recall, "measure_recall", lambda *_: 0.93)
+    command.main([*flags, f"--queries={tmp_path / 'queries.txt'}"])
+    output = capsys.readouterr().out
+    assert "recall@10 of 2 text queries" in output and "warning: a search misses 7%" in output
+    assert "--ef_search=512" in output
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["text_recall"]["recall@10"] == 0.93 and manifest["text_recall"]["queries"] == 2
+
+
+def test_an_existing_index_is_exported_without_its_model(tools, index, tmp_path):
+    parquet = pytest.importorskip(
+        "pyarrow.parquet", reason="pip install -r requirements-convert.txt"
+    )
+    flags = [f"--out={index}", "--export=parquet", f"--export_file={tmp_path / 'x.parquet'}"]
+    assert (
+        tools.run(tmp_path, "index.py", *flags).out == f"{tmp_path / 'x.parquet'}: 12 embeddings\n"
+    )
+    table, opened = parquet.read_table(tmp_path / "x.parquet"), search.Index(str(index))
+    assert table["id"].to_pylist() == [opened.item(row)["id"] for row in range(12)]
+    assert table["model"].unique().to_pylist() == [opened.manifest["model"]]
+    assert "already exists" in tools.run(tmp_path, "index.py", *flags).error()
 
 
 def test_an_index_of_another_model_is_refused(tools, finished, index, tmp_path):

@@ -33,6 +33,10 @@ def read_texts(*args, **kwargs):
     return [item.texts for item in read(*args, **kwargs)]
 
 
+def records(unit):
+    return [item for item in table.read(unit) if isinstance(item, Record)]
+
+
 def jsonl(*objects):
     return "".join(json.dumps(row) + "\n" for row in objects)
 
@@ -85,22 +89,23 @@ def test_long_bitext_is_joined_by_id(folder):
 
 
 def test_invalid_language_codes_are_skipped(folder):
-    content = "id,language,text\n1,german,rot\n1,en,red\n1,,none\n"
+    content = "id,language,text\n1,germn,rot\n1,en,red\n1,cz,červená\n1,,none\n1,German,rot\n"
     assert read(folder, content, "t.csv") == [
-        Skipped("not a language code", "line 2: 'german'", text_only=True),
-        Skipped("not a language code", "line 2: ''", text_only=True),
-        Record("1", (), (("en", "red"),)),
+        Skipped("not a language code", "line 2: 'germn'; did you mean 'german'?", text_only=True),
+        Skipped("not a language code", "line 4: 'cz'; did you mean 'cs'?", text_only=True),
+        Skipped("no language named", "line 5: none", text_only=True),
+        Record("1", (), (("en", "red"), ("de", "rot"))),
     ]
 
 
 def test_jsonl_has_texts_by_language(folder):
     content = jsonl(
         {"image": "a.png", "captions": {"en": ["red", "crimson"], "de": "rot", "fr": None}},
-        {"image": "b/c.jpg", "captions": {"ja": "カップ", "german": "Tasse", "cs": [3]}},
+        {"image": "b/c.jpg", "captions": {"ja": "カップ", "url": "Tasse", "cs": [3]}},
     )
     first, bad_code, bad_text, second = read(folder, content, "t.jsonl")
     assert first.texts == (("en", "red"), ("en", "crimson"), ("de", "rot"))
-    assert bad_code == Skipped("not a language code", "line 2: 'german'", text_only=True)
+    assert bad_code == Skipped("not a language code", "line 2: 'url'", text_only=True)
     assert bad_text == Skipped("text is not a string", "line 2: 3", text_only=True)
     assert (second.id, second.texts) == ("b/c.jpg", (("ja", "カップ"),))
 
@@ -204,7 +209,7 @@ def test_split_is_in_the_file_name(folder):
     options = {"file": "c.{split}.tsv"}
     assert table.splits(str(folder), **options) == ("train", "val")
     (unit,) = table.plan(str(folder), "val", **options)
-    assert [record.texts for record in table.read(unit)] == [(("en", "val"),)]
+    assert [record.texts for record in records(unit)] == [(("en", "val"),)]
     with pytest.raises(UserError, match=r"c.test.tsv does not exist; .* c.train.tsv, c.val.tsv"):
         table.plan(str(folder), "test", **options)
 
@@ -229,7 +234,7 @@ def test_a_column_named_split_is_the_split_column(folder):
     (folder / "t.tsv").write_text("split\ten\ntrain\tone\nval\ttwo\n")
     (folder / "t.tsv").rename(folder / "c.val.tsv")  # The split in the file name has priority.
     (unit,) = table.plan(str(folder), "val", file="c.{split}.tsv")
-    assert len(list(table.read(unit))) == 2
+    assert len(records(unit)) == 2
 
 
 # --- quotes, line ends, encodings -----------------------------------------------------------------
@@ -361,7 +366,8 @@ def test_any_path_inside_the_folder_is_accepted(folder):
     [
         ("image\ten\n", {"image_column": "img"}, "no column 'img', which the option image_column"),
         ("image\ten\n", {"languages": ("de",)}, "columns found: image, en"),
-        ("image\ttext\n", {}, r"language codes such as 'de' .*columns found: image, text"),
+        ("image\talt\n", {}, r"language codes such as 'de' .*columns found: image, alt; .*alt:en"),
+        ("image\ttext\n", {}, "column 'text'; name it with the option language=en, or .*text:en"),
         ("image\ten\n", {"layout": "long"}, "no column 'language', which the option language_colu"),
         ("language\ttext\n", {}, "the long layout needs image_column or id_column"),
         (
@@ -409,10 +415,9 @@ def test_units_divide_the_records(folder, monkeypatch):
     content = "id,language,text\n" + "".join(f"{i % 8},en,t{i}\n" for i in range(48))
     (folder / "t.csv").write_text(content)
     units = table.plan(str(folder), "train")
-    ids = [[record.id for record in table.read(unit)] for unit in units]
+    ids = [[record.id for record in records(unit)] for unit in units]
     assert ids == [["0", "1"], ["2", "3", "4"], ["5", "6", "7"]]
-    first = next(iter(table.read(units[1])))
-    assert first.texts == tuple(("en", f"t{i}") for i in (2, 10, 18, 26, 34, 42))
+    assert records(units[1])[0].texts == tuple(("en", f"t{i}") for i in (2, 10, 18, 26, 34, 42))
     monkeypatch.setattr(table, "_MAX_UNITS", 2)
     assert len(table.plan(str(folder), "train")) == 2
 

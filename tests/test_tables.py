@@ -3,11 +3,12 @@
 import math
 
 import pytest
+from rich.cells import cell_len
 
 from tf_mural import reports
 from tf_mural.errors import UserError
 from tf_mural.evaluation.results import Result
-from tf_mural.reports import result_tables
+from tf_mural.reports import result_tables, tables
 
 
 @pytest.mark.parametrize(
@@ -24,8 +25,14 @@ from tf_mural.reports import result_tables
         ("a\u200d\ufe0fb", 2),  # Joiner and variation selector.
     ],
 )
-def test_display_width_counts_columns_of_a_terminal(text, width):
-    assert reports.display_width(text) == width
+@pytest.mark.parametrize("markdown", [False, True])
+def test_text_has_its_width_in_columns_of_a_terminal(text, width, markdown):
+    row = reports.table([[text, "x"], ["a" * 10, "y"]], ["text", "z"], markdown).split("\n")[2]
+    assert row == (
+        f"| {text}{' ' * (10 - width)} | x   |"
+        if markdown
+        else f"{text:<{12 - width + len(text)}}x"
+    )
 
 
 def test_a_table_is_aligned():
@@ -59,6 +66,37 @@ def test_a_markdown_table_is_aligned_and_escaped():
 def test_a_table_rejects_rows_of_another_width():
     with pytest.raises(ValueError, match="a row of 2 cells under 3 columns"):
         reports.table([[1, 2]], ["a", "b", "c"])
+
+
+def test_markup_and_names_of_emoji_are_text():
+    assert reports.table([["[red]x[/red]", ":smile:"]], ["[b]", ":x:"]).split("\n") == [
+        "[b]           :x:",
+        "---------------------",
+        "[red]x[/red]  :smile:",
+    ]
+
+
+WIDE_ROWS = [["the first sentence of a text", 123456.25, "日本語" * 4], ["b", 0.5, "c"]]
+
+
+def test_a_narrow_terminal_folds_text_and_no_number(monkeypatch):
+    columns = ["text", "count", "last"]
+    full = reports.table(WIDE_ROWS, columns)
+    assert full.split("\n")[2] == f"the first sentence of a text  123456.2  {'日本語' * 4}"
+    monkeypatch.setenv("COLUMNS", "40")
+    assert reports.table(WIDE_ROWS, columns) == full  # stdout is not a terminal
+    monkeypatch.setattr(tables, "is_terminal", lambda stream: True)
+    folded = reports.table(WIDE_ROWS, columns)
+    assert max(map(cell_len, folded.split("\n"))) <= 40
+    assert "123456.2" in folded and "0.5" in folded and "…" not in folded
+    assert folded.replace("\n", " ").split()[-3:] == ["b", "0.5", "c"]
+    words = " ".join(line[:14] for line in folded.split("\n")[2:-1]).split()
+    assert words == WIDE_ROWS[0][0].split()
+    monkeypatch.setenv("COLUMNS", "10")  # The numbers need more space than the terminal has.
+    lines = reports.table(WIDE_ROWS, columns).split("\n")
+    assert any("123456.2" in line for line in lines) and "…" not in "".join(lines)
+    monkeypatch.setenv("COLUMNS", "200")
+    assert reports.table(WIDE_ROWS, columns) == full
 
 
 def make_result(recalls, interval=None):
@@ -126,23 +164,3 @@ def test_group_languages_keeps_every_language_once():
         "other": ["it"],
     }
     assert result_tables.group_languages(["ko", "en"], None) == {"": ["ko", "en"]}
-
-
-@pytest.mark.parametrize(
-    "seconds, text",
-    [
-        (0, "0 s"),
-        (59.4, "59 s"),
-        (59.6, "1 min 00 s"),
-        (200, "3 min 20 s"),
-        (3599.6, "1 h 00 min"),
-        (7500, "2 h 05 min"),
-        (86399, "1 d 00 h"),
-        (270000, "3 d 03 h"),
-        (math.nan, "?"),
-        (math.inf, "?"),
-        (-1, "?"),
-    ],
-)
-def test_durations_have_two_units(seconds, text):
-    assert reports.format_duration(seconds) == text

@@ -54,10 +54,11 @@ def test_only_418_rare_code_points_differ(tokenizer, reference):
     # Most code points that this test omits are surrogates, unassigned, or for private use.
     codes = [*range(1, 0xD800), *range(0xE000, 0x32000), *range(0xE0000, 0xE0200)]
     texts = [f"a{chr(code)}b" for code in codes]
+    composed = [unicodedata.normalize("NFC", text) for text in texts]
     rows = np.asarray(Tokenizer(PIECES, max_tokens=8)(texts))
     differing = [
         code
-        for code, row, encoding in zip(codes, rows, reference.encode_batch(texts), strict=True)
+        for code, row, encoding in zip(codes, rows, reference.encode_batch(composed), strict=True)
         if [i for i in row.tolist() if i] != encoding.ids
     ]
     others = [code for code in differing if code not in IDEOGRAPHS]

@@ -83,7 +83,7 @@ def test_only_chosen_languages_are_kept_and_missing_ones_are_counted(tmp_path):
     write_images(tmp_path, A, B)
     first, second = "images/00000:000000000", "images/00000:000000001"
     assert read(tmp_path, languages=("de", "zh-cn")) == [
-        Record(first, (RED,), (("de", "ein Hund"), ("zh-cn", "狗"))),
+        Record(first, (RED,), (("de", "ein Hund"), ("zh", "狗"))),
         Skipped("no caption", f"{second}, {url('b')}"),
     ]
     assert read(tmp_path, languages=("en", "de"))[1:] == [
@@ -132,7 +132,7 @@ def test_incomplete_raw_folders_are_refused(tmp_path):
     write_jsonl(tmp_path, {"caption": "x"})
     with pytest.raises(UserError, match="expected lines of .*image_id.*, got '{.caption.: .x.}'"):
         read(tmp_path)
-    with pytest.raises(UserError, match="expected language codes such as en, got '1'"):
+    with pytest.raises(UserError, match="expected a language code such as en, got '1'"):
         read(tmp_path, languages=("1",))
 
 

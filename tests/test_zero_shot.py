@@ -233,6 +233,8 @@ def test_languages_can_be_selected():
     )
     result = zero_shot.run(AxisEmbedder(), records([1]), prompts, languages=["de"])
     assert list(result.values) == ["de", "groups"]
+    result = zero_shot.run(AxisEmbedder(), records([1]), prompts, languages=["German", "deu_Latn"])
+    assert list(result.values) == ["de", "groups"]
     with pytest.raises(UserError, match=r"no prompts in yo \(yo lacks templates\); .*: de, en$"):
         zero_shot.run(AxisEmbedder(), records([1]), prompts, languages=["de", "yo"])
     with pytest.raises(UserError, match="no prompts in any language; .*: none$"):

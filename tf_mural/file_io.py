@@ -1,16 +1,19 @@
 """Access to the files of a run, on this machine or on a remote file system such as gs://.
 
 Local files are opened by Python, remote files by `tf.io.gfile`. Files are written atomically: a
-local file is first written under a temporary name, flushed to the disk, and then renamed. On a
-remote file system, a file is renamed by copying it and deleting the original. An object on gs://
+file is first written under a temporary name in the same folder, and then renamed. On a remote file
+system, a file is renamed by copying it and deleting the original. An object on gs://
 becomes visible only when it is complete, so a reader sees either the old or the new object.
 """
 
 import contextlib
+import functools
 import json
 import os
 import shutil
 import tempfile
+import time
+import unicodedata
 import uuid
 
 from tf_mural.errors import UserError
@@ -84,6 +87,81 @@ def listdir(folder):
     return sorted(name.rstrip("/") for name in names)
 
 
+def find_name(folder, name):
+    """Finds a file or folder on this machine whose name is written in another way.
+
+    Unicode has several forms of the same name: macOS and some archives decompose letters with
+    accents. Programs for Windows separate folders by a backslash. A name that differs only in upper
+    and lower case may belong to another file, and is therefore only suggested.
+
+    Args:
+        folder: the folder that contains the file.
+        name: path of the file, relative to the folder; the exact name does not exist.
+
+    Returns:
+        (name, []) if exactly one file has the same name up to the Unicode form and the separator;
+        otherwise (None, names of files that differ from `name` also in case).
+    """
+    for separator in ("/", "\\"):
+        parts = name.replace(separator, "/").split("/")
+        if len(matches := _match_names(folder, parts, _unicode_form)) == 1:
+            return matches[0], []
+    return None, _match_names(folder, parts, _caseless_form)
+
+
+def describe_similar(folder, name):
+    """Returns " (did you mean ...?)" for a file that does not exist, or "" without a suggestion.
+
+    Args:
+        folder, name: see `find_name`.
+    """
+    _, names = find_name(folder, name)
+    return f" (did you mean {' or '.join(names[:3])}?)" if names else ""
+
+
+def _match_names(folder, parts, form):
+    """Returns the relative paths in a folder whose parts have the same `form` as `parts`."""
+    parts, paths = [part for part in parts if part not in ("", ".")], [""]
+    for part in parts:
+        if part == "..":
+            paths = [os.path.join(path, part) for path in paths]
+            continue
+        paths = [
+            os.path.join(path, name)
+            for path in paths
+            for name in _names_by_form(os.path.join(folder, path), form).get(form(part), ())
+        ]
+    return paths if parts else []
+
+
+def _names_by_form(folder, form):
+    """Returns {form of a name: names of the entries of a folder that have this form}."""
+    try:
+        modified = os.stat(folder).st_mtime_ns
+        # The modification time does not distinguish changes within a few milliseconds.
+        is_recent = time.time_ns() - modified < 10**9
+        list_names = _cached_names.__wrapped__ if is_recent else _cached_names
+        return list_names(folder, form, modified)
+    except (OSError, ValueError):  # ValueError: a path that contains a zero byte.
+        return {}
+
+
+@functools.lru_cache(maxsize=16)
+def _cached_names(folder, form, modified):
+    names = {}
+    for name in sorted(os.listdir(folder)):
+        names.setdefault(form(name), []).append(name)
+    return names
+
+
+def _unicode_form(name):
+    return unicodedata.normalize("NFC", name)
+
+
+def _caseless_form(name):
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
+
+
 def remove(path):
     """Removes a file, if it exists."""
     if is_remote(path):
@@ -105,19 +183,33 @@ def fsync(path):
 
 
 @contextlib.contextmanager
-def atomic_write(path):
-    """Context manager: yields the path of a temporary file, which becomes `path` at the end."""
+def atomic_write(path, sync=True):
+    """Context manager: yields a temporary path, which is renamed to `path` after the body.
+
+    The body creates a file at the temporary path, or, if `path` is local, a folder. The temporary
+    path is in the same folder as `path`, and ends in ".tmp". An existing file at `path` is
+    replaced. If the body raises an exception, also KeyboardInterrupt, the temporary file or folder
+    is removed, and `path` remains as it was.
+
+    Args:
+        path: destination, a local or remote path.
+        sync: whether a local file is flushed to the disk before it is renamed. A file that is not
+            flushed may be lost or empty after a power failure.
+    """
     temporary = f"{path}.{uuid.uuid4().hex}.tmp"
     try:
         yield temporary
         if is_remote(path):
             _gfile().rename(temporary, path, overwrite=True)
         else:
-            fsync(temporary)
+            if sync:
+                fsync(temporary)
             os.replace(temporary, path)
-            fsync(os.path.dirname(path) or ".")
+            if sync:
+                fsync(os.path.dirname(path) or ".")
     except BaseException:
-        remove(temporary)
+        with contextlib.suppress(Exception):  # The error of the body is the one to report.
+            shutil.rmtree(temporary) if os.path.isdir(temporary) else remove(temporary)
         raise
 
 

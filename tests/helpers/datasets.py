@@ -3,11 +3,12 @@
 import pickle
 
 from tf_mural import conversion
+from tf_mural.data.records import InputParts
 from tf_mural.datasets import DATASETS
 
 
 def read_items(dataset, raw_dir, split, **options):
-    """Returns all items of a split as a list of `Record` and `Skipped`.
+    """Returns the records of a split as a list of `Record` and `Skipped`, without `InputParts`.
 
     Units are pickled and unpickled between `plan` and `read`, as for a worker process.
 
@@ -17,6 +18,23 @@ def read_items(dataset, raw_dir, split, **options):
         split: name of the split.
         **options: options of `plan`.
     """
+    items = _read_all(dataset, raw_dir, split, options)
+    return [item for item in items if not isinstance(item, InputParts)]
+
+
+def read_parts(dataset, raw_dir, split, **options):
+    """Returns the `InputParts` of a split as {kind: {reason or None: (count, list of names)}}."""
+    parts = {}
+    for item in _read_all(dataset, raw_dir, split, options):
+        if isinstance(item, InputParts):
+            by_reason = parts.setdefault(item.kind, {})
+            count, names = by_reason.get(item.ignored, (0, []))
+            names += [item.example] if item.example else []
+            by_reason[item.ignored] = count + item.count, names
+    return parts
+
+
+def _read_all(dataset, raw_dir, split, options):
     units = dataset.plan(str(raw_dir), split, **options)
     return [item for unit in pickle.loads(pickle.dumps(units)) for item in dataset.read(unit)]
 

@@ -102,7 +102,25 @@ def main(argv=None):
         return
     if FLAGS.dataset is None:
         raise UserError("name a data set with --dataset; --list shows the data sets")
-    dataset = lookup(DATASETS, FLAGS.dataset, "data set")
+    try:
+        _convert(lookup(DATASETS, FLAGS.dataset, "data set"))
+    except UserError as error:
+        error.args = (_with_flags(str(error)),)
+        raise
+
+
+def _with_flags(message):
+    """Replaces the names of options of the data set by flags: "the option file" -> --table.file."""
+    dataset = DATASETS.get(FLAGS.dataset)
+    options = conversion.option_defaults(dataset) if dataset else ()
+
+    def flag(match):
+        return f"--{FLAGS.dataset}.{match[1]}" if match[1] in options else match[0]
+
+    return re.sub(r"\bthe option (\w+)", flag, message)
+
+
+def _convert(dataset):
     options, filters, part = _dataset_options(), _filters(), _part()
     out_dir = FLAGS.out_dir or os.path.join("data", FLAGS.dataset)
     raw_dir = FLAGS.raw_dir
@@ -126,7 +144,6 @@ def main(argv=None):
             augmentations=FLAGS.augmentations,
             processes=FLAGS.processes,
             overwrite=FLAGS.overwrite,
-            progress=_print_now,
             filters=filters,
             part=part,
             executor=FLAGS.executor,

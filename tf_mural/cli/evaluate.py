@@ -203,7 +203,7 @@ def _evaluate(job, evaluation, embed, hashes):
     folder = eval_jobs.results_folder(_MODEL.value)
     cache_dir = None if file_io.is_remote(folder) else os.path.join(folder, "classes")
     start_time = time.perf_counter()
-    embed = ProgressEmbedder(embed, job.name, _print_now)
+    embed = ProgressEmbedder(embed, job.name)
     result = evaluation.run(embed, cache_dir, hashes["weights_hash"])
     records, benchmark = evaluation.records, None if job.records else evaluation.benchmark
     unit = task_unit(result.task)
@@ -215,6 +215,8 @@ def _evaluate(job, evaluation, embed, hashes):
             f"(the benchmark has {benchmark.size:,} records: this result is not comparable with "
             "published results)"
         )
+    if merged := result.counts.get("merged_records"):
+        print(f"({merged:,} records have the image of an earlier record, and are merged with it)")
     print(result_table(result))
     content = result_content(_MODEL.value, hashes, job, evaluation, result)
     file_io.makedirs(os.path.dirname(job.out) or ".")

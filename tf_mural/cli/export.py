@@ -4,19 +4,18 @@
 Formats:
   saved_model  a SavedModel with the signatures embed_images (JPEG or PNG bytes, images of any size)
                and embed_texts (strings); the model includes the preprocessing and the tokenizer
-  onnx         the files image.onnx, text.onnx, vocab.txt and preprocessing.json; this format needs
-               the packages of requirements-export.txt
+  onnx         the files image.onnx, text.onnx, vocab.txt, preprocessing.json and README.md; this
+               format needs the packages of requirements-export.txt
   preset       a folder with a model card; tf_mural.Embedder.load and the flag --model of other
                tools accept the folder; KerasHub's from_preset accepts the folder after "import
                tf_mural.export.presets"; keras_hub.upload_preset uploads the folder to a hub
 
 After the export, the command loads the exported model, and compares its embeddings with those of
-the original model.
+the original model. With --quantize or --dimensions, the command also compares the recall of
+text-image retrieval, writes it to the model card, and refuses a loss above --max_recall_loss.
 """
 
 import os
-import shutil
-import uuid
 
 from absl import flags
 
@@ -40,8 +39,32 @@ _OUT = flags.DEFINE_string(
 _QUANTIZE = flags.DEFINE_enum(
     "quantize",
     "",
-    ["", "int8"],
-    "With --format=onnx, int8 quantizes the matrix products of the text encoder.",
+    ["", "fp16", "int8"],
+    "With --format=onnx, fp16 stores the weights as float16; int8 quantizes the matrix products of "
+    "the text encoder.",
+    flag_values=FLAGS,
+)
+_DIMENSIONS = flags.DEFINE_integer(
+    "dimensions",
+    None,
+    "With --format=onnx, reduces the embeddings to this number of dimensions, by principal "
+    "components that are fitted on every second record.",
+    lower_bound=1,
+    flag_values=FLAGS,
+)
+_RECORDS = flags.DEFINE_string(
+    "records",
+    None,
+    "Record set with images and texts, on which --quantize and --dimensions are evaluated. "
+    "Default: 512 scenes that this package draws.",
+    flag_values=FLAGS,
+)
+_MAX_RECALL_LOSS = flags.DEFINE_float(
+    "max_recall_loss",
+    1.0,
+    "Largest loss of average recall by --quantize and --dimensions, in points. With a larger loss, "
+    "the command writes nothing.",
+    lower_bound=0.0,
     flag_values=FLAGS,
 )
 _NAME = flags.DEFINE_string(
@@ -61,22 +84,28 @@ def main(argv=None):
             raise UserError(f"--{name} is missing (--help describes this flag)")
     if os.path.exists(_OUT.value):
         raise UserError(f"{_OUT.value} already exists: remove it, or choose another --out")
-    if _QUANTIZE.value and _FORMAT.value != "onnx":
-        raise UserError("--quantize requires --format=onnx")
+    _check_changes()
     app.import_tensorflow()
     from tf_mural import experiment
 
     model = experiment.load(_MODEL.value)
-    temporary = f"{_OUT.value.rstrip('/')}.{uuid.uuid4().hex}.tmp"
-    try:
+    with file_io.atomic_write(_OUT.value.rstrip("/"), sync=False) as temporary:
         differences = export(temporary, model)
-        os.rename(temporary, _OUT.value)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     listed = ", ".join(f"{name} {value:.1e}" for name, value in differences.items())
     print(
         f"{_OUT.value}: {_FORMAT.value}, maximum differences from the model's embeddings: {listed}"
     )
+
+
+def _check_changes():
+    """Checks the flags of quantization and dimensions."""
+    for flag in (_QUANTIZE, _DIMENSIONS):
+        if flag.value and _FORMAT.value != "onnx":
+            raise UserError(f"--{flag.name} requires --format=onnx")
+    is_changed = _QUANTIZE.value or _DIMENSIONS.value
+    for name in ("records", "max_recall_loss"):
+        if FLAGS[name].present and not is_changed:
+            raise UserError(f"--{name} requires --quantize or --dimensions")
 
 
 def _export_saved_model(folder, model):
@@ -89,8 +118,55 @@ def _export_saved_model(folder, model):
 def _export_onnx(folder, model):
     from tf_mural import export
 
+    is_changed = bool(_QUANTIZE.value or _DIMENSIONS.value)
+    records, languages, projection, loss = None, None, None, None
+    if is_changed:
+        records, languages = _evaluation_records(model)
+    if _DIMENSIONS.value:
+        # The records on which the projection is fitted are not those on which it is evaluated.
+        fitted, records = export.EverySecond(records, 0), export.EverySecond(records, 1)
+        projection = export.fit_projection(model.embed, fitted, _DIMENSIONS.value)
     with app.quietly():
-        return export.export_onnx(folder, model, _QUANTIZE.value)
+        differences = export.export_onnx(folder, model, _QUANTIZE.value, projection)
+    embedder = export.onnx_embedder(folder, model)
+    if is_changed:
+        source = _RECORDS.value or export.SCENES
+        loss = export.measure_recall_loss(model.embed, embedder, records, languages, source)
+        print(loss.table())
+        if loss.is_near_chance:
+            print(
+                f"warning: the recall on {source} is near that of random candidates "
+                f"({loss.chance:.2f}), and hardly measures a loss: name other records with "
+                "--records"
+            )
+        loss.check(_changes(), _MAX_RECALL_LOSS.value)
+    changes = (
+        f"Compared with the trained model, this export has {_changes()}." if is_changed else ""
+    )
+    export.write_onnx_card(folder, _model_name(), embedder.width, changes, loss)
+    return differences
+
+
+def _changes():
+    """Returns the effects of --quantize and --dimensions in words."""
+    names = {"fp16": "float16 weights", "int8": "int8 matrix products in the text encoder"}
+    parts = [names[_QUANTIZE.value]] if _QUANTIZE.value else []
+    parts += [f"{_DIMENSIONS.value} dimensions"] if _DIMENSIONS.value else []
+    return " and ".join(parts)
+
+
+def _evaluation_records(model):
+    """Returns (records, languages to score) of --records, or of the test scenes."""
+    from tf_mural import export
+    from tf_mural.data.records import RecordSet
+
+    if _RECORDS.value:
+        return RecordSet.open(_RECORDS.value), None
+    return export.scenes_records(model.languages)
+
+
+def _model_name():
+    return _NAME.value or os.path.basename(_OUT.value.rstrip("/"))
 
 
 def _export_preset(folder, model):
@@ -104,7 +180,7 @@ def _export_preset(folder, model):
     description = experiment.read_description(_MODEL.value)
     workdirs = run_lineage(_MODEL.value)
     card = presets.model_card(
-        _NAME.value or os.path.basename(_OUT.value.rstrip("/")),
+        _model_name(),
         description,
         [file_io.read_json(os.path.join(workdir, RESULTS)) for workdir in workdirs],
         file_io.read_json(os.path.join(workdirs[0], checkpoints.CONFIG)) if workdirs else None,

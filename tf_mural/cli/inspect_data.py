@@ -17,7 +17,8 @@ import time
 from absl import flags
 
 from tf_mural.cli import app
-from tf_mural.errors import UserError, lookup
+from tf_mural.errors import UserError
+from tf_mural.languages import choose
 
 FLAGS = flags.FlagValues()
 _RECORDS = flags.DEFINE_list(
@@ -142,8 +143,8 @@ def _open_sets():
     folders = list(dict.fromkeys(os.path.normpath(folder) for folder in folders))
     sets = dict(zip(_unique_names(folders), map(records.RecordSet.open, folders), strict=True))
     languages = {code: None for record_set in sets.values() for code in record_set.languages}
-    for code in _LANGUAGES.value or ():
-        lookup(languages, code, "language")
+    if _LANGUAGES.value:
+        _LANGUAGES.value = choose(_LANGUAGES.value, languages)
     return sets
 
 

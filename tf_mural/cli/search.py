@@ -4,6 +4,8 @@ The query is a text in any language, or an image (--image=FILE). The command pri
 cosine similarity and the name of each result. --json=FILE also writes the results to a file.
 """
 
+import os
+
 from absl import flags
 
 from tf_mural import file_io
@@ -48,6 +50,9 @@ def main(argv=None):
         raise UserError("give a query: either a text in quotation marks, or --image=FILE")
     if not _INDEX.value:
         raise UserError("--index is missing: name the folder that tools/index.py wrote")
+    if _IMAGE.value and not file_io.exists(_IMAGE.value):
+        similar = file_io.describe_similar(*os.path.split(os.path.abspath(_IMAGE.value)))
+        raise UserError(f"--image={_IMAGE.value}: the file does not exist{similar}")
     from tf_mural import search
 
     index = search.Index(_INDEX.value)

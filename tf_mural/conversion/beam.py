@@ -16,7 +16,6 @@ import sys
 import threading
 import time
 import traceback
-import uuid
 
 import apache_beam
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
@@ -24,6 +23,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import create_runner
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
+from tf_mural import file_io
 from tf_mural.conversion.executors import WorkerDiedError
 from tf_mural.errors import UserError, suggest
 
@@ -74,10 +74,8 @@ def _call(element):
     except Exception as error:
         outcome = False, _to_picklable(error)
     path = os.path.join(results, f"{number}.result")
-    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
-    with open(temporary, "wb") as file:
+    with file_io.atomic_write(path, sync=False) as temporary, open(temporary, "wb") as file:
         pickle.dump(outcome, file)
-    os.replace(temporary, path)
 
 
 @functools.cache

@@ -13,9 +13,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from tf_mural import file_io
 from tf_mural.conversion import hashes
 from tf_mural.conversion.record_filters import replace_texts
-from tf_mural.data import records
 from tf_mural.data.records import Skipped
 
 _HASH_BITS = 64
@@ -236,7 +236,7 @@ class SpillWriter:
 def save_sorted(path, entries):
     """Writes an (n, k) uint64 array, sorted by its first column, to a .npy file atomically."""
     entries = np.asarray(entries, np.uint64)
-    with records.open_atomic(path) as file:
+    with file_io.atomic_write(path, sync=False) as temporary, open(temporary, "wb") as file:
         np.save(file, entries[entries[:, 0].argsort(kind="stable")])
 
 

@@ -9,6 +9,7 @@ import json
 
 import numpy as np
 
+from tf_mural import file_io
 from tf_mural.conversion import hashes
 from tf_mural.conversion.filter_config import record_set_name
 from tf_mural.data import records
@@ -61,7 +62,7 @@ def hash_records(folder, start, end):
 def save_hashes(path, parts):
     """Writes the results of `hash_records` for all sets to one file."""
     merged = {kind: sum((part[kind] for part in parts), []) for kind in _KINDS}
-    with records.open_atomic(path) as file:
+    with file_io.atomic_write(path, sync=False) as temporary, open(temporary, "wb") as file:
         file.write(json.dumps(merged, ensure_ascii=False).encode())
 
 

@@ -17,10 +17,9 @@ import functools
 import inspect
 import json
 import os
-import time
 from collections.abc import Callable
 
-from tf_mural import __version__, datasets
+from tf_mural import __version__, datasets, file_io
 from tf_mural.conversion import corpus_filters, decontamination, publish, units
 from tf_mural.conversion.executors import EXECUTORS
 from tf_mural.conversion.filter_config import FilterConfig
@@ -28,6 +27,7 @@ from tf_mural.conversion.provenance import existing_manifest, plan_conversion, r
 from tf_mural.data import records
 from tf_mural.data.image_normalization import stored_images_note
 from tf_mural.errors import UserError, lookup
+from tf_mural.progress import Progress
 
 SECONDS_BETWEEN_LINES = 2.0
 
@@ -42,7 +42,7 @@ def convert(
     augmentations=None,
     processes=None,
     overwrite=False,
-    progress=print,
+    progress=None,
     filters=None,
     part=None,
     executor="processes",
@@ -67,7 +67,8 @@ def convert(
         processes: number of worker processes; by default one for each core. With one process, all
             jobs run in this process.
         overwrite: whether to replace a record set that was made by another recipe.
-        progress: callable that takes one line.
+        progress: callable that receives each line about the progress. Default: the lines are
+            printed, and a terminal shows a bar.
         filters: `FilterConfig`. Default: no filters.
         part: (i, n) converts only the units whose number modulo n is i. The last part that finishes
             completes the record set. Default: all units.
@@ -103,21 +104,21 @@ def convert(
             existing = existing_manifest(paths.record_set, recipe, overwrite)
             if existing is not None:
                 count = f"{existing['records']:,} records in {paths.record_set}"
-                progress(f"{label}: already there, {count}")
+                passes.report(f"{label}: already there, {count}")
                 if note := stored_images_note(paths.record_set, existing):
-                    progress(note)
+                    passes.report(note)
                 return existing
             try:
                 return _build(passes, recipe, classes)
             except BaseException:
                 if part is None:
-                    publish.cleanup_failed(paths, progress)
+                    publish.cleanup_failed(paths, passes.report)
                 raise
     except OSError as error:
         raise UserError(f"converting {label} to {paths.record_set} failed: {error}") from error
 
 
-def ensure(name, out_dir, progress=print):
+def ensure(name, out_dir, progress=None):
     """Converts the missing splits of a data set that needs no raw data, with its default options.
 
     An existing complete record set is kept, even if it has another recipe.
@@ -166,7 +167,7 @@ def _build(passes, recipe, classes):
             passes.scan()
             if not passes.resolve():
                 parts = passes.unfinished_parts(paths.scan)
-                passes.progress(
+                passes.report(
                     f"{label}: part {number} of {total} has finished pass 1, but the parts {parts} "
                     "have not; run those parts, then this one again"
                 )
@@ -177,7 +178,7 @@ def _build(passes, recipe, classes):
             return records.read_manifest(paths.record_set)
         parts = passes.unfinished_parts(paths.result)
         if parts and not os.path.exists(paths.manifest):
-            passes.progress(f"{label}: part {number} of {total} is done; still to run: {parts}")
+            passes.report(f"{label}: part {number} of {total} is done; still to run: {parts}")
             return None
         write_manifest = functools.partial(_write_manifest, recipe, classes)
         return publish.finalize(paths, len(passes.units), label, write_manifest)
@@ -206,7 +207,7 @@ class Passes:
         part: (i, n): the units whose number modulo n is i; (0, 1) for all units.
         label: name of the conversion in progress lines.
         run: executor, a callable (function, jobs) that yields (job number, result).
-        progress: callable that takes one line.
+        progress: callable that receives each line, or None; see `convert`.
     """
 
     task: units.Task
@@ -214,7 +215,11 @@ class Passes:
     part: tuple[int, int]
     label: str
     run: Callable
-    progress: Callable
+    progress: Callable | None
+
+    def report(self, line):
+        """Prints a line about the progress."""
+        (self.progress or functools.partial(print, flush=True))(line)
 
     def hash_excluded(self):
         """Hashes the records of the excluded sets."""
@@ -251,7 +256,8 @@ class Passes:
                 return False
             jobs, num_ranges, files = self._resolve_jobs()
             list(self._run_jobs(", resolve", units.resolve_filters, jobs, "ranges", "entries"))
-            with records.open_atomic(paths.resolved) as file:
+            path = paths.resolved
+            with file_io.atomic_write(path, sync=False) as temporary, open(temporary, "wb") as file:
                 file.write(json.dumps(num_ranges).encode())
             corpus_filters.remove_files(files)
         return True
@@ -312,37 +318,32 @@ class Passes:
         done = len(self._unit_numbers()) - len(todo)
         if done:
             counts = f"{done} of {done + len(todo)} units were done before"
-            self.progress(f"{self.label}{title}: {counts}")
+            self.report(f"{self.label}{title}: {counts}")
         jobs = [
             (self.task, number, self.units[number], *(extra[number] if extra else ()))
             for number in todo
         ]
         list(self._run_jobs(title, function, jobs, "units", "read", done))
 
-    def _run_jobs(self, title, function, jobs, noun, counted="", done=0):
+    def _run_jobs(self, title, function, jobs, noun, counted=None, done=0):
         """Yields (job number, result) of each job and reports progress.
 
         Args:
             title: text after the label in progress lines.
             function, jobs: arguments of the executor.
             noun: plural noun for the jobs in progress lines, such as "units".
-            counted: plural noun for what the results count, such as "read"; "" if the results are
-                not numbers.
+            counted: plural noun for what the results count, such as "read"; None if the results
+                are not numbers.
             done: number of jobs that earlier runs have finished.
         """
-        start = last_line = time.monotonic()
-        total = 0
-        for finished, (number, result) in enumerate(self.run(function, jobs), 1):
-            yield number, result
-            now = time.monotonic()
-            total += result if counted else 0
-            if finished == len(jobs) or now - last_line >= SECONDS_BETWEEN_LINES:
-                last_line, seconds = now, max(now - start, 1e-3)
-                remaining = (now - start) * (len(jobs) - finished) / finished
-                line = f"{done + finished} of {done + len(jobs)} {noun}, "
-                if counted:
-                    line += f"{total:,} {counted}, {total / seconds:,.0f} a second, "
-                self.progress(f"{self.label}{title}: {line}{remaining:.0f} s left")
+        label, total = f"{self.label}{title}", done + len(jobs)
+        options = {"print_fn": self.progress, "seconds": SECONDS_BETWEEN_LINES}
+        with Progress(label, total, noun, counted, done, **options) as progress:
+            count = 0
+            for finished, (number, result) in enumerate(self.run(function, jobs), 1):
+                yield number, result
+                count += result if counted else 0
+                progress.update(done + finished, count)
 
 
 def _read_json(path):

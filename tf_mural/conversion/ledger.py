@@ -1,12 +1,19 @@
-"""The ledger of a conversion: counts of the records read, kept and dropped, by reason."""
+"""The ledger of a conversion: counts of everything that was read, and why it was not used.
+
+For records, kept + dropped = read. For the other parts of the input (files, columns, rows, members
+of archives, language codes), used + ignored = read.
+"""
 
 import collections
 import dataclasses
 
-from tf_mural.data.records import Skipped
+from tf_mural.data.records import InputParts, Skipped
+from tf_mural.data.text_cleaning import is_blank
 from tf_mural.errors import UserError
 
 MAX_EXAMPLES = 5  # number of examples that the ledger stores for each reason
+# A table has few columns, and all columns that are ignored are named.
+_MAX_PART_EXAMPLES = {"columns": 40}
 
 
 @dataclasses.dataclass
@@ -19,6 +26,9 @@ class Ledger:
         dropped_texts: Counter of texts that were dropped from a record, by reason.
         changed_images: Counter of the changes of images that were encoded again.
         examples: dict from reason to a list of examples.
+        parts: {kind of parts of the input: {"read", "used": counts, "ignored": {reason: count},
+            "examples": {reason: list of names}, "options": {reason: option that uses the part}}}.
+        changes: {how a used part differs from the input: number of such parts}.
     """
 
     read: int = 0
@@ -27,6 +37,22 @@ class Ledger:
     dropped_texts: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     changed_images: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     examples: dict = dataclasses.field(default_factory=dict)
+    parts: dict = dataclasses.field(default_factory=dict)
+    changes: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+
+    def add_parts(self, parts):
+        """Counts an `InputParts`."""
+        totals = self.parts.setdefault(parts.kind, _no_parts())
+        totals["read"] += parts.count
+        if parts.change:
+            self.changes[parts.change] += parts.count
+        if parts.ignored is None:
+            totals["used"] += parts.count
+            return
+        totals["ignored"][parts.ignored] = totals["ignored"].get(parts.ignored, 0) + parts.count
+        _add_examples(totals, parts.kind, parts.ignored, [parts.example])
+        if parts.option:
+            totals["options"].setdefault(parts.ignored, parts.option)
 
     def skip(self, skipped):
         """Counts a `Skipped`; stores its example if the reason has fewer than `MAX_EXAMPLES`."""
@@ -48,9 +74,12 @@ class Ledger:
         """Yields the valid records of a data set, and counts all records read and dropped.
 
         Args:
-            items: iterable of `Record` and `Skipped`.
+            items: iterable of `Record`, `Skipped` and `InputParts`.
         """
         for item in items:
+            if isinstance(item, InputParts):
+                self.add_parts(item)
+                continue
             if isinstance(item, Skipped):
                 self.read += not item.text_only
                 self.skip(item)
@@ -85,6 +114,12 @@ class Ledger:
         dropped = sum(self.dropped.values())
         if kept + dropped != self.read:
             raise RuntimeError(f"read {self.read}, but kept {kept} and dropped {dropped} records")
+        for kind, totals in self.parts.items():
+            ignored = sum(totals["ignored"].values())
+            if totals["used"] + ignored != totals["read"]:
+                raise RuntimeError(
+                    f"read {totals['read']} {kind}, but used {totals['used']} and ignored {ignored}"
+                )
 
     def merge(self, other):
         """Adds the counts of a later unit."""
@@ -95,6 +130,15 @@ class Ledger:
         self.changed_images.update(other.changed_images)
         for reason, examples in other.examples.items():
             self.examples[reason] = (self.examples.get(reason, []) + examples)[:MAX_EXAMPLES]
+        self.changes.update(other.changes)
+        for kind, counts in other.parts.items():
+            totals = self.parts.setdefault(kind, _no_parts())
+            totals["read"] += counts["read"]
+            totals["used"] += counts["used"]
+            for reason, count in counts["ignored"].items():
+                totals["ignored"][reason] = totals["ignored"].get(reason, 0) + count
+                _add_examples(totals, kind, reason, counts["examples"][reason])
+            totals["options"] = {**counts["options"], **totals["options"]}
 
     def to_manifest(self, label):
         """Returns the ledger as a dict for the manifest.
@@ -107,14 +151,15 @@ class Ledger:
         """
         self.close(self.kept)
         if self.kept == 0:
+            counts = [*self.dropped.most_common(), *self.dropped_texts.most_common()]
             reasons = "; ".join(
                 f"{reason}: {count:,}, such as {self.examples[reason][0]}"
-                for reason, count in self.dropped.most_common()
+                for reason, count in counts
             )
             raise UserError(
                 f"{label}: nothing to write, of {self.read:,} records read ({reasons or 'none'})"
             )
-        return {
+        manifest = {
             "read": self.read,
             "kept": self.kept,
             "dropped": dict(sorted(self.dropped.items())),
@@ -122,6 +167,11 @@ class Ledger:
             "changed_images": dict(sorted(self.changed_images.items())),
             "examples": dict(sorted(self.examples.items())),
         }
+        if self.parts:
+            manifest["parts"] = dict(sorted(self.parts.items()))
+        if self.changes:
+            manifest["changes"] = dict(sorted(self.changes.items()))
+        return manifest
 
     def _without_invalid_texts(self, record):
         """Returns the record with its valid texts, or None if no text is valid."""
@@ -137,8 +187,18 @@ class Ledger:
         return None
 
 
+def _no_parts():
+    return {"read": 0, "used": 0, "ignored": {}, "examples": {}, "options": {}}
+
+
+def _add_examples(totals, kind, reason, names):
+    limit = _MAX_PART_EXAMPLES.get(kind, MAX_EXAMPLES)
+    examples = totals["examples"].setdefault(reason, [])
+    examples.extend(name for name in names[: limit - len(examples)] if name not in examples)
+
+
 def _text_problem(text):
-    if not text or text.isspace():
+    if is_blank(text):
         return "blank text"
     try:
         text.encode()
@@ -171,8 +231,29 @@ def format_summary(manifests):
         for change, count in ledger.get("changed_images", {}).items():
             example = ledger["examples"][change][0]
             notes.append(f"{manifest['split']}: {count:,} images changed: {change} ({example})")
+        notes += [f"{manifest['split']}: {note}" for note in _part_notes(manifest)]
     header = ["split", "records", "images", "texts", "languages", "dropped"]
     return "\n".join([_format_table([header, *rows]), *([""] if notes else []), *notes])
+
+
+def _part_notes(manifest):
+    """Yields a sentence for each reason why parts were ignored, and for all changes."""
+    ledger = manifest["ledger"]
+    for kind, totals in ledger.get("parts", {}).items():
+        for reason, count in totals["ignored"].items():
+            names = totals["examples"][reason]
+            listed = ", ".join(names) + (", ..." if len(names) < count else "")
+            noun, clause = kind, reason
+            if count == 1:
+                noun = kind.removesuffix("s")
+                clause = reason.replace("they are", "it is").replace("their", "its")
+            note = f"{count:,} {noun} ignored because {clause}: {listed}"
+            if option := totals["options"].get(reason):
+                note += f". To use one: --{manifest['dataset']}.{option}"
+            yield note
+    if changes := ledger.get("changes"):
+        listed = "; ".join(f"{change}: {count:,}" for change, count in changes.items())
+        yield f"language codes changed: {listed}"
 
 
 def _format_table(rows):

@@ -119,6 +119,7 @@ def exclusive(paths, shared=False):
         paths: `BuildPaths`.
         shared: whether other parts of the same conversion may run at the same time.
     """
+    # filelock has no shared lock that the kernel releases on all network file systems.
     with open(paths.lock, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if shared else 0))
@@ -132,9 +133,16 @@ def exclusive(paths, shared=False):
 
 @contextlib.contextmanager
 def lock(path):
-    """Context manager that holds a lock file exclusively; waits for other processes."""
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    """Context manager that holds a lock file exclusively; waits for other processes.
+
+    If the folder of the file does not exist, another process has finished the conversion, and
+    nothing is locked.
+    """
+    import filelock
+
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(FileNotFoundError):
+            stack.enter_context(filelock.FileLock(path, fallback_to_soft=False))
         yield
 
 

@@ -12,6 +12,7 @@ import json
 
 import numpy as np
 
+from tf_mural import file_io
 from tf_mural.conversion import corpus_filters, record_filters
 from tf_mural.conversion.corpus_filters import CORPUS_FILTERS
 from tf_mural.conversion.decontamination import ExcludedRecordFilter
@@ -67,7 +68,8 @@ def scan_unit(task, number, unit):
         "entries": {name: spill.count for name, spill in spills.items()},
         "files": {name: len(spill.files) for name, spill in spills.items()},
     }
-    with records.open_atomic(task.paths.scan(number)) as file:
+    path = task.paths.scan(number)
+    with file_io.atomic_write(path, sync=False) as temporary, open(temporary, "wb") as file:
         file.write(json.dumps(scan).encode())
     return ledger.read
 
@@ -183,7 +185,7 @@ def save_result(path, shards, ledger):
         arrays |= {f"{name}-{number}": fields.pop(name) for name in _ARRAYS}
         plain.append(fields)
     meta = json.dumps({"shards": plain, "ledger": vars(ledger)})
-    with records.open_atomic(path) as file:
+    with file_io.atomic_write(path, sync=False) as temporary, open(temporary, "wb") as file:
         np.savez(file, meta=np.array(meta), **arrays)
 
 

@@ -3,6 +3,8 @@
 import functools
 import unicodedata
 
+from tf_mural import languages
+
 # `SCRIPTS` is {language code: names of the scripts of the language}. The name of a script is the
 # first word of the names of its Unicode characters, such as "LATIN SMALL LETTER A". The scripts of
 # languages that are not listed are unknown.
@@ -17,10 +19,10 @@ SCRIPTS = {
     "sr": {"CYRILLIC", "LATIN"},
     **dict.fromkeys(("ar", "ckb", "fa", "ps", "sd", "ug", "ur"), {"ARABIC"}),
     "ku": {"ARABIC", "LATIN"},
-    **dict.fromkeys(("he", "iw", "yi"), {"HEBREW"}),
+    **dict.fromkeys(("he", "yi"), {"HEBREW"}),
     **dict.fromkeys(("hi", "mr", "ne", "sa"), {"DEVANAGARI"}),
     **dict.fromkeys(("as", "bn"), {"BENGALI"}),
-    **dict.fromkeys(("zh", "zh-cn", "zh-tw", "yue"), {"CJK", "BOPOMOFO"}),
+    **dict.fromkeys(("zh", "yue"), {"CJK", "BOPOMOFO"}),
     "ja": {"CJK", "HIRAGANA", "KATAKANA"},
     "ko": {"HANGUL", "CJK"},
     "el": {"GREEK"},
@@ -41,10 +43,25 @@ SCRIPTS = {
     "bo": {"TIBETAN"},
     "am": {"ETHIOPIC"},
 }
+# Scripts of languages that are not written in their usual script, such as sr-Latn.
+_BY_TAG = {
+    "Latn": {"LATIN"},
+    "Cyrl": {"CYRILLIC"},
+    "Arab": {"ARABIC"},
+    "Deva": {"DEVANAGARI"},
+    "Hant": SCRIPTS["zh"],
+}
 # Scripts with so many characters that the vocabulary may lack some characters of a training
 # language. None stands for all characters without a script in `SCRIPTS`.
 _UNBOUNDED = (None, "CJK", "HANGUL", "ETHIOPIC")
 _KNOWN_SCRIPTS = frozenset().union(*SCRIPTS.values())
+
+
+def _find_scripts(code):
+    """Returns the scripts of a language code of any convention, or None if they are unknown."""
+    language = languages.find(code)
+    tag, _, script = (language.code if language else code.lower()).partition("-")
+    return _BY_TAG.get(script) if script else SCRIPTS.get(tag)
 
 
 class TextNotes:
@@ -64,7 +81,7 @@ class TextNotes:
     def __init__(self, tokenizer, languages=None):
         self._tokenizer = tokenizer
         self._languages = tuple(languages or ())
-        scripts = [SCRIPTS.get(code.lower()) for code in self._languages]
+        scripts = [_find_scripts(code) for code in self._languages]
         # A language whose scripts are unknown may be written in any script.
         self._scripts = None if None in scripts else frozenset().union(*scripts)
 
@@ -94,6 +111,7 @@ class TextNotes:
         if not self._languages:
             return ""
         known = ", ".join(self._languages)
+        text = unicodedata.normalize("NFC", text)
         letters = [script for script in map(script_of, text) if script]
         if letters and self._scripts is not None:
             foreign = [script for script in letters if script not in self._scripts]

@@ -10,17 +10,14 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 
 from tf_mural import file_io
+from tf_mural.data import text_cleaning
+from tf_mural.data.wordpiece import WordPiece
 from tf_mural.errors import UserError
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
-# Control, format, private-use and replacement characters, in the syntax of RE2. The reference
-# tokenizer drops these characters before it splits words; FastBertTokenizer keeps some of them.
-_IGNORED_CHARACTERS = r"[\x00-\x08\x0B\x0C\x0E-\x1F\x7F-\x{9F}\p{Cf}\p{Co}\x{FFFD}]"
-
-# The reference tokenizer maps words of over 100 characters to [UNK]. FastBertTokenizer limits the
-# number of bytes instead, and a character of Thai, Khmer or Malayalam has three bytes.
-_MAX_BYTES_PER_WORD = 400
+# The largest number of bytes of a piece, without the prefix "##", that tensorflow-text accepts.
+MAX_PIECE_BYTES = 256
 
 
 class Tokenizer:
@@ -55,7 +52,11 @@ class Tokenizer:
         ids = {piece: i for i, piece in enumerate(self._pieces) if piece in SPECIAL_TOKENS}
         self._pad, self._cls, self._sep = ids["[PAD]"], ids["[CLS]"], ids["[SEP]"]
         self._unk = ids["[UNK]"]
-        self._fast = _fast_tokenizer(self._pieces)
+        if len(ids) == len(self._pieces):
+            raise UserError(
+                f"no tokenizer can be built from these {len(ids)} pieces: all are special tokens"
+            )
+        self._word_piece = WordPiece(self._pieces)
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
@@ -101,11 +102,8 @@ class Tokenizer:
         Returns:
             RaggedTensor int32 (n, None).
         """
-        import tensorflow as tf
-
-        strings = tf.strings.unicode_transcode(strings, "UTF-8", "UTF-8", errors="replace")
-        strings = tf.strings.regex_replace(strings, _IGNORED_CHARACTERS, "")
-        return self._fast.tokenize(_lowered(strings) if self._lower_case else strings)
+        strings = text_cleaning.clean(strings, self._lower_case, self._word_piece.has_unknown)
+        return self._word_piece(strings)
 
     def __call__(self, strings):
         """Tokenizes strings to `[CLS] pieces... [SEP] [PAD]...`.
@@ -148,47 +146,6 @@ class Tokenizer:
         return tf.reduce_any(known, axis=1)
 
 
-def _lowered(strings):
-    """Removes accents and case.
-
-    The option `lower_case_nfd_strip_accents` of FastBertTokenizer is not used, because it would
-    also replace full-width characters such as ！ and ２.
-    """
-    import tensorflow as tf
-    import tensorflow_text
-
-    strings = tensorflow_text.normalize_utf8(strings, "NFD")
-    # Σ is replaced separately, because `tf.strings.lower` would give ς at the end of a word. The
-    # reference tokenizer gives σ everywhere.
-    strings = tf.strings.regex_replace(tf.strings.regex_replace(strings, r"\p{Mn}", ""), "Σ", "σ")
-    return tf.strings.lower(strings, encoding="utf-8")
-
-
-def _fast_tokenizer(pieces: Sequence[str]):
-    try:
-        import tensorflow as tf
-        import tensorflow_text
-    except ImportError as error:
-        raise UserError(
-            f"tokenizing needs tensorflow-text, which does not import here ({error}): "
-            "pip install tensorflow-text, with the version of the installed tensorflow"
-        ) from error
-    # The tokenizer is created outside of any graph under construction, so that all functions can
-    # use it.
-    try:
-        with tf.init_scope(), tf.device("CPU"):
-            return tensorflow_text.FastBertTokenizer(
-                list(pieces),
-                max_bytes_per_word=_MAX_BYTES_PER_WORD,
-                token_out_type=tf.int32,
-                lower_case_nfd_strip_accents=False,
-            )
-    except RuntimeError as error:
-        raise UserError(
-            f"no tokenizer can be built from these {len(pieces)} pieces: {error}"
-        ) from error
-
-
 # --- vocabularies ---------------------------------------------------------------------------------
 
 
@@ -205,8 +162,9 @@ def check_vocabulary(pieces: Sequence[str], where: str = "the vocabulary") -> No
         where: name of the vocabulary in messages.
 
     Raises:
-        UserError: a special token is missing, or a piece is a duplicate, is empty, or contains a
-            control character; the message gives `where` and the line, counted from 1.
+        UserError: a special token is missing, or a piece is a duplicate, is empty, is longer than
+            `MAX_PIECE_BYTES`, or contains a control character; the message gives `where` and the
+            line, counted from 1.
     """
     missing = [token for token in SPECIAL_TOKENS if token not in pieces]
     if missing:
@@ -230,7 +188,16 @@ def check_vocabulary(pieces: Sequence[str], where: str = "the vocabulary") -> No
                 f"{where}, line {line}: piece {piece!r} contains a control character, which "
                 "tokenizers remove; is this a WordPiece vocabulary with one piece per line?"
             )
+        if (num_bytes := _num_bytes(piece)) > MAX_PIECE_BYTES:
+            raise UserError(
+                f"{where}, line {line}: piece {piece[:20]!r}... has {num_bytes} bytes, expected at "
+                f"most {MAX_PIECE_BYTES}; is this a WordPiece vocabulary with one piece per line?"
+            )
         first_line[piece] = line
+
+
+def _num_bytes(piece):
+    return len(piece.removeprefix("##").encode("utf-8"))
 
 
 def load_vocabulary(path: str | os.PathLike) -> list[str]:
@@ -271,8 +238,10 @@ def save_vocabulary(path: str | os.PathLike, pieces: Sequence[str]) -> None:
 def train_vocabulary(texts: Iterable[str], size: int, min_frequency: int = 2) -> list[str]:
     """Trains a cased WordPiece vocabulary: special tokens first, then the pieces, sorted.
 
-    Accents are kept and CJK characters are split, as in `Tokenizer`. Repeated training gives
-    slightly different pieces, so a vocabulary is stored and not trained again.
+    Texts are normalized to Unicode NFC, accents are kept, and CJK characters are split, as in
+    `Tokenizer`. Pieces of more than `MAX_PIECE_BYTES` bytes, which the tokenizer does not accept,
+    are dropped; the tokenizer then uses shorter pieces. Repeated training gives slightly different
+    pieces, so a vocabulary is stored and not trained again.
 
     Args:
         texts: iterable of texts, read once.
@@ -289,7 +258,7 @@ def train_vocabulary(texts: Iterable[str], size: int, min_frequency: int = 2) ->
         raise UserError(f"vocabulary size {size}: expected {2 * len(SPECIAL_TOKENS)} or more")
     trainer = BertWordPieceTokenizer(strip_accents=False, lowercase=False)
     trainer.train_from_iterator(
-        texts,
+        map(text_cleaning.normalize, texts),
         vocab_size=size,
         min_frequency=min_frequency,
         # A character may need two pieces: at the start of a word, and inside of a word. The rarest
@@ -299,7 +268,8 @@ def train_vocabulary(texts: Iterable[str], size: int, min_frequency: int = 2) ->
         special_tokens=list(SPECIAL_TOKENS),
         show_progress=False,
     )
-    pieces = sorted(set(trainer.get_vocab()) - set(SPECIAL_TOKENS))
+    pieces = set(trainer.get_vocab()) - set(SPECIAL_TOKENS)
+    pieces = sorted(piece for piece in pieces if _num_bytes(piece) <= MAX_PIECE_BYTES)
     if not pieces:
         raise UserError("no text to train a vocabulary from: the records or the file contain none")
     return [*SPECIAL_TOKENS, *pieces]

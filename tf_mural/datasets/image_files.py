@@ -9,6 +9,7 @@ import os
 import stat
 import zlib
 
+from tf_mural import file_io
 from tf_mural.data.image_normalization import (
     DECODE_ERRORS,
     FORMATS,
@@ -23,6 +24,9 @@ MAX_BYTES = 256 << 20  # Maximum size of an image file.
 def load_image(folder, name, where):
     """Reads and validates an image file.
 
+    If the file does not exist, the file with the same name in another Unicode form, or with "/"
+    instead of a backslash, is read; see `file_io.find_name`.
+
     Args:
         folder: the folder that must contain the image.
         name: path of the image, relative to the folder.
@@ -35,12 +39,12 @@ def load_image(folder, name, where):
         UserError: the path leaves the folder.
     """
     folder = os.path.abspath(folder)
-    path = os.path.abspath(os.path.join(folder, name))
-    if os.path.commonpath([folder, path]) != folder:
-        raise UserError(
-            f"{where}: the image {name!r} lies outside {folder}; "
-            "set image_dir to the folder that holds all images"
-        )
+    path = _path_inside(folder, name, name, where)
+    if not os.path.lexists(path):
+        # The path is checked first, because a backslash may also lead out of the folder.
+        _path_inside(folder, name.replace("\\", "/"), name, where)
+        similar, _ = file_io.find_name(folder, name)
+        path = _path_inside(folder, similar or name, name, where)
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):  # Opening a pipe would block.
@@ -54,6 +58,17 @@ def load_image(folder, name, where):
     except (OSError, ValueError):  # ValueError: a path that contains a zero byte.
         return None, "image missing"
     return validate_image(data)
+
+
+def _path_inside(folder, path, name, where):
+    """Returns the absolute path of an image; raises a UserError if the path leaves the folder."""
+    path = os.path.abspath(os.path.join(folder, path))
+    if os.path.commonpath([folder, path]) != folder:
+        raise UserError(
+            f"{where}: the image {name!r} lies outside {folder}; "
+            "set image_dir to the folder that holds all images"
+        )
+    return path
 
 
 def validate_image(data):

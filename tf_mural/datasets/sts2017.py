@@ -14,6 +14,7 @@ import re
 import zipfile
 
 from tf_mural.data.records import Record, Skipped
+from tf_mural.data.text_cleaning import is_blank
 from tf_mural.datasets import archives, bounded_read
 from tf_mural.errors import UserError, lookup
 
@@ -108,7 +109,7 @@ def _parse_line(track, number, line, location):
     *sentences, score_text = cells if len(cells) == 3 else (*cells, "")
     if not score_text:
         return Skipped("no score", id)
-    if not all(sentences):
+    if any(map(is_blank, sentences)):
         return Skipped("empty side", id)
     try:
         score = float(score_text)

@@ -11,6 +11,7 @@ import os
 import re
 
 from tf_mural.data.records import Record, Skipped
+from tf_mural.data.text_cleaning import is_blank
 from tf_mural.datasets import archives, bounded_read
 from tf_mural.errors import UserError, lookup
 
@@ -64,10 +65,10 @@ def read(unit):
             )
         for number, (text, translation) in enumerate(zip(texts, translations, strict=True), 1):
             id = f"tatoeba.{code}-eng:{number}"
-            if text and translation:
-                yield Record(id, texts=((code, text), ("eng", translation)))
-            else:
+            if is_blank(text) or is_blank(translation):
                 yield Skipped("empty side", id)
+            else:
+                yield Record(id, texts=((code, text), ("eng", translation)))
 
 
 def fingerprint(raw_dir, split, languages=None):

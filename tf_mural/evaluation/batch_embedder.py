@@ -83,6 +83,11 @@ class BatchEmbedder:
         self._text_lengths = tuple(text_lengths)
         self.progress = progress
 
+    @property
+    def width(self):
+        """Width of the embeddings."""
+        return self._width
+
     def embed_images(self, encoded):
         """Embeds images, in order.
 
@@ -109,6 +114,22 @@ class BatchEmbedder:
             BadItem: An embedding is not finite; the error has the `position` of its text.
         """
         return self._embed("texts", self._text_batches(iter(texts)))
+
+    def with_encoders(self, encode_images, encode_texts, width):
+        """Returns a `BatchEmbedder` with the same preprocessing and batches, but other encoders.
+
+        Args:
+            encode_images, encode_texts, width: See `BatchEmbedder`.
+        """
+        return BatchEmbedder(
+            encode_images,
+            encode_texts,
+            self._tokenizer,
+            self._preprocess,
+            width=width,
+            batch_size=self._batch_size,
+            text_lengths=self._text_lengths,
+        )
 
     def _image_batches(self, decoded):
         """Yields (positions, uint8 (batch_size, H, W, 3)) of each batch."""

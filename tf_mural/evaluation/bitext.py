@@ -28,6 +28,7 @@ from tf_mural.errors import UserError, lookup
 from tf_mural.evaluation import metrics
 from tf_mural.evaluation.embedding_checks import embed_unique_texts
 from tf_mural.evaluation.results import Result, average_groups, confidence_intervals
+from tf_mural.languages import choose
 
 PROTOCOL = "bitext/v1"
 
@@ -65,7 +66,8 @@ def run(embedder, records, groups=None, languages=None, num_bootstrap=1000, seed
         groups: Names in `GROUPS`, or {name of a group: languages}. The records must have pairs of
             all languages of the groups. Default: the groups of `GROUPS` whose languages are all
             scored.
-        languages: Names of the pairs to score, for example "deu" or "de-fr". Default: all pairs.
+        languages: Names of the pairs to score, for example "deu" or "de-fr"; "de" and "German" also
+            choose "deu". Default: all pairs.
         num_bootstrap, seed: Number and seed of the bootstrap resamples of the pairs.
 
     Returns:
@@ -80,8 +82,8 @@ def run(embedder, records, groups=None, languages=None, num_bootstrap=1000, seed
     pairs_by_language = _group_by_language(records)
     if languages is not None:
         pairs_by_language = {
-            language: lookup(pairs_by_language, language, "language (of these records)")
-            for language in dict.fromkeys(languages)
+            name: pairs_by_language[name]
+            for name in choose(languages, pairs_by_language, "language (of these records)")
         }
     for name, members in (requested_groups if groups is not None else {}).items():
         if missing := [language for language in members if language not in pairs_by_language]:

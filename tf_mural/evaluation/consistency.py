@@ -45,14 +45,14 @@ def run(embedder, records, languages=None, num_bootstrap=1000, seed=0):
         embedder: Object with `embed_images(iterable of bytes)`, for the bytes of image files, and
             `embed_texts(iterable of str)`; both return unit rows in order, float32 (n, d).
         records: Iterable of Record, consumed once. Records without an image are ignored.
-        languages: Codes of the languages to compare. Default: all languages, sorted.
+        languages: Codes or names of the languages to compare. Default: all languages, sorted.
         num_bootstrap, seed: Number and seed of the bootstrap resamples of the images.
 
     Returns:
         Result, see the docstring of the module. counts: "candidates" (number of images),
         "images" (number of scored images, which have texts in at least two languages),
         "languages" {language: number of scored images}, "texts" (number of texts), "worst"
-        (list of languages).
+        (list of languages), "merged_records" as for `retrieval.run`.
 
     Raises:
         UserError: There are no records or no images, a language has no texts, a record has several
@@ -79,6 +79,8 @@ def run(embedder, records, languages=None, num_bootstrap=1000, seed=0):
         "languages": dict(zip(codes, np.sum(~np.isnan(low), axis=0).tolist(), strict=True)),
         "texts": sum(len(texts) for texts, _ in inputs.texts.values()),
     }
+    if inputs.merged:
+        counts["merged_records"] = inputs.merged
     result = Result("consistency", PROTOCOL, {}, counts)
     for column, code in enumerate(codes):
         has_lag = ~np.isnan(lags[:, column])

@@ -14,6 +14,7 @@ from tf_mural.evaluation import metrics
 from tf_mural.evaluation.labelled import embed_labelled
 from tf_mural.evaluation.prompts import class_embeddings, count_prompts
 from tf_mural.evaluation.results import Result
+from tf_mural.languages import match_code
 
 PROTOCOL = "zero_shot/v1"
 
@@ -92,7 +93,11 @@ def run(embedder, records, prompts, languages=None, groups=None, cache_dir=None,
 
 def _requested_languages(prompts, languages):
     """Returns (languages to score, number of classes); checks that all languages have prompts."""
-    languages = sorted(prompts) if languages is None else list(dict.fromkeys(languages))
+    if languages is None:
+        languages = sorted(prompts)
+    else:
+        matches = (match_code(language, prompts) or language for language in languages)
+        languages = list(dict.fromkeys(matches))
     missing = [language for language in languages if language not in prompts]
     if missing or not languages:
         lacking = getattr(prompts, "lacking", {})

@@ -5,20 +5,21 @@ import functools
 import itertools
 import os
 import sys
-import time
 import warnings
 
 import numpy as np
 
-from tf_mural import experiment, file_io, reports
+from tf_mural import experiment, file_io
 from tf_mural.backends import backend_module
 from tf_mural.data import image_headers, image_normalization
 from tf_mural.data.text_notes import TextNotes
 from tf_mural.errors import UserError
 from tf_mural.evaluation.batch_embedder import BadImage
+from tf_mural.progress import Progress, is_terminal
 
 _TEXTS_PER_CHECK = 1_024  # number of texts whose notes are computed at a time
 _PROGRESS_SECONDS = 5.0  # seconds before the first line of progress, and between two lines
+_BAR_DELAY = 1.0  # seconds before a terminal shows a bar
 
 
 class Embedder:
@@ -108,8 +109,8 @@ class Embedder:
 
         Args:
             texts: iterable of str. A single str is refused, because each letter would be a text.
-            progress: whether to print rate and remaining time on stderr; None: only if stderr is a
-                terminal.
+            progress: whether to show rate and remaining time on stderr, as a bar on a terminal and
+                as lines elsewhere; None: only if stderr is a terminal.
             warn: whether to issue a `UserWarning` with the number of texts that have a note, see
                 `text_notes`.
 
@@ -123,7 +124,7 @@ class Embedder:
             raise UserError(
                 f"texts is {texts[:40]!r}, expected a list of strings: [{texts[:40]!r}]"
             )
-        with self._progress(texts, progress):
+        with self._progress(texts, "texts", progress):
             if not warn:
                 return self._embed.embed_texts(_check_strings(texts))
             notes = []
@@ -160,7 +161,7 @@ class Embedder:
         paths, background = {}, background or self.preprocessing.background
         image_normalization.parse_color(background)
         try:
-            with self._progress(images, progress):
+            with self._progress(images, "images", progress):
                 return self._embed.embed_images(_encode(images, paths, background))
         except BadImage as error:
             if error.position in paths and paths[error.position] not in str(error):
@@ -199,30 +200,21 @@ class Embedder:
         return np.asarray(self._tokenizer.has_known_tokens(self._tokenizer(texts)))
 
     @contextlib.contextmanager
-    def _progress(self, items, enabled):
-        """Context manager that prints the progress of the `BatchEmbedder` on stderr."""
+    def _progress(self, items, noun, enabled):
+        """Context manager that shows the progress of the `BatchEmbedder` on stderr."""
         if enabled is None:
-            enabled = sys.stderr.isatty()
-        total = len(items) if hasattr(items, "__len__") else None
-        start_time = time.monotonic()
-        next_time = start_time + _PROGRESS_SECONDS
-
-        def show(kind, done):
-            nonlocal next_time
-            now = time.monotonic()
-            if now < next_time:
-                return
-            next_time, rate = now + _PROGRESS_SECONDS, done / (now - start_time)
-            of_total = f" of {total:,}" if total else ""
-            remaining = f", {reports.format_duration((total - done) / rate)} left" if total else ""
-            line = f"{kind}: {done:,}{of_total}, {rate:,.0f} a second{remaining}"
-            print(line, file=sys.stderr, flush=True)
-
-        previous, self._embed.progress = self._embed.progress, show if enabled else None
-        try:
+            enabled = is_terminal(sys.stderr)
+        if not enabled:
             yield
-        finally:
-            self._embed.progress = previous
+            return
+        total = len(items) if hasattr(items, "__len__") else None
+        options = {"stream": sys.stderr, "seconds": _PROGRESS_SECONDS, "delay": _BAR_DELAY}
+        with Progress("", total, noun, **options, print_end=False) as progress:
+            self._embed.progress = lambda _, done: progress.update(done)
+            try:
+                yield
+            finally:
+                self._embed.progress = None
 
 
 def _check_strings(texts):

@@ -3,10 +3,10 @@
 import dataclasses
 import hashlib
 import os
-import time
 
+from tf_mural import languages
 from tf_mural.data.records import RecordSet
-from tf_mural.errors import UserError, lookup
+from tf_mural.errors import UserError
 from tf_mural.evaluation import TASKS, prompts
 from tf_mural.evaluation.benchmarks import (
     BENCHMARKS,
@@ -16,6 +16,7 @@ from tf_mural.evaluation.benchmarks import (
     task_for,
 )
 from tf_mural.experiment.data import open_records
+from tf_mural.progress import Progress
 
 # Tasks whose option `languages` selects texts of the records, not prompts or pairs.
 _TASKS_BY_TEXT_LANGUAGE = (TASKS["retrieval"], TASKS["consistency"])
@@ -63,17 +64,19 @@ class Evaluation:
 
 
 class ProgressEmbedder:
-    """An embedder that prints the number of texts or images that are embedded so far.
+    """An embedder that shows how many texts or images are embedded.
 
     Args:
         embed: the embedder that is called, an object with `embed_texts` and `embed_images`.
         name: name of the evaluation, with which each line begins.
-        print_fn: callable that prints a line.
+        print_fn: callable that receives each line. Default: the lines are printed, and a terminal
+            shows a bar.
         every: minimum number of seconds between two lines.
     """
 
-    def __init__(self, embed, name, print_fn, every=10):
-        self._embed, self._name, self._print, self._every = embed, name, print_fn, every
+    def __init__(self, embed, name, print_fn=None, every=10):
+        self._embed, self._name = embed, name
+        self._options = {"print_fn": print_fn, "seconds": every, "delay": 1, "print_end": False}
 
     def embed_images(self, encoded):
         """Embeds images, given as the bytes of image files."""
@@ -83,14 +86,12 @@ class ProgressEmbedder:
         """Embeds strings."""
         return self._embed.embed_texts(self._count(texts, "texts"))
 
-    def _count(self, items, kind):
-        start_time = last_time = time.perf_counter()
-        for count, item in enumerate(items):
-            now = time.perf_counter()
-            if now - last_time >= self._every:
-                last_time, rate = now, count / (now - start_time)
-                self._print(f"{self._name}: {count:,} {kind}, {rate:,.0f} a second")
-            yield item
+    def _count(self, items, noun):
+        total = len(items) if hasattr(items, "__len__") else None
+        with Progress(self._name, total, noun, **self._options) as progress:
+            for count, item in enumerate(items):
+                progress.update(count)
+                yield item
 
 
 def prepare_evaluation(name, data_dir, records=None, **options):
@@ -132,8 +133,11 @@ def prepare_evaluation(name, data_dir, records=None, **options):
         )
         data[path] = _prompts_digest(objects["prompts"])
     if task_for(name) in _TASKS_BY_TEXT_LANGUAGE:
-        for code in options.get("languages") or ():
-            lookup(record_set.language_counts, code, f"language (of {record_set.folder})")
+        if options.get("languages"):
+            description = f"language (of {record_set.folder})"
+            options["languages"] = languages.choose(
+                options["languages"], record_set.language_counts, description
+            )
     return Evaluation(name, benchmark, record_set, options, objects, data)
 
 

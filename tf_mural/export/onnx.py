@@ -2,16 +2,42 @@
 
 import os
 
+import numpy as np
+
 from tf_mural import file_io
 from tf_mural.errors import UserError
 from tf_mural.export.parity import assert_close, max_difference, sample_tower_inputs
 from tf_mural.modalities import MODALITIES
 
-ONNX_TOLERANCES = {"": 1e-4, "int8": 1e-2}
+ONNX_TOLERANCES = {"": 1e-4, "fp16": 1e-2, "int8": 1e-2}
 _INSTALL = "pip install -r requirements-export.txt"
 
 
-def export_onnx(folder, model, quantize=""):
+_MIN_FLOAT16_VALUES = 1024  # Smaller arrays, such as scales and biases, remain float32.
+_CARD = """\
+# {name}
+
+`image.onnx` and `text.onnx` embed images and texts into one space of {width} dimensions. The inputs
+are "pixels", float32 (n, size, size, 3) in [0, 255], and "tokens", int32 (n, t); preprocessing.json
+describes both. The outputs are rows of norm 1, float32 (n, {width}). The inner product of two rows
+is their similarity.
+
+{changes}"""
+_RECALL = """
+## Recall before and after
+
+Average recall of text-image retrieval in percent (protocol {loss.protocol}), with {loss.num_images}
+images of {loss.source}:
+
+{table}{note}
+"""
+_NEAR_CHANCE = """
+
+The recall before is near that of random candidates ({chance:.2f}). Therefore this table hardly
+measures a loss."""
+
+
+def export_onnx(folder, model, quantize="", projection=None):
     """Writes image.onnx, text.onnx, vocab.txt and preprocessing.json, and checks the embeddings.
 
     The input of image.onnx is "pixels", float32 (n, size, size, 3) in [0, 255], resized and cropped
@@ -23,7 +49,10 @@ def export_onnx(folder, model, quantize=""):
         folder: output folder.
         model: `experiment.Model`.
         quantize: "int8" quantizes the matrix products of the text tower to 8-bit integers; the
-            weights of these products then take a quarter of their float32 size. "" keeps float32.
+            weights of these products then take a quarter of their float32 size. "fp16" stores the
+            weights of all towers as float16, and computes in float32. "" keeps float32.
+        projection: float32 (width, d), see `fit_projection`; embeddings are multiplied by it before
+            they are normalized. None: no projection.
 
     Returns:
         {tower: maximum absolute difference between the embeddings of the ONNX model and
@@ -43,31 +72,105 @@ def export_onnx(folder, model, quantize=""):
     inputs, differences = sample_tower_inputs(model), {}
     for name, modality in model.encoder.modalities.items():
         path = os.path.join(folder, f"{name}.onnx")
-        tower, key = _normalized_tower(model.encoder, name), MODALITIES[modality].input_key
+        tower = _normalized_tower(model.encoder, name, projection)
+        key = MODALITIES[modality].input_key
         shape = (None, *tower.input.shape[1:])
         spec = keras.InputSpec(shape=shape, dtype=inputs[modality].dtype.name, name=key)
         tower.export(path, format="onnx", input_signature=[spec], verbose=False)
-        if quantize and modality == "text":
-            _quantize(path)
+        is_quantized = quantize == "fp16" or (quantize == "int8" and modality == "text")
+        if is_quantized:
+            {"fp16": _store_float16, "int8": _quantize}[quantize](path)
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         (actual,) = session.run(None, {session.get_inputs()[0].name: inputs[modality]})
-        expected = model.encoder.encode(name, inputs[modality], training=False)
+        expected = np.asarray(tower(inputs[modality], training=False))
         differences[name] = max_difference(actual, expected)
-        tolerance = ONNX_TOLERANCES[quantize if modality == "text" else ""]
-        assert_close(path, {name: differences[name]}, tolerance)
+        assert_close(path, {name: differences[name]}, ONNX_TOLERANCES[quantize * is_quantized])
     with open(os.path.join(folder, "vocab.txt"), "w", encoding="utf-8", newline="\n") as file:
         file.writelines(f"{piece}\n" for piece in model.tokenizer.vocabulary)
     file_io.write_json(os.path.join(folder, "preprocessing.json"), _preprocessing(model))
     return differences
 
 
-def _normalized_tower(encoder, name):
-    """Returns a model that consists of a tower and the normalization of `DualEncoder.encode`."""
+def onnx_embedder(folder, model):
+    """Returns a `BatchEmbedder` that computes embeddings with exported ONNX models.
+
+    Args:
+        folder: folder that `export_onnx` wrote.
+        model: the `experiment.Model` that was exported; its preprocessing and tokenizer are used.
+    """
+    import onnxruntime
+
+    def open_tower(modality):
+        path = os.path.join(folder, f"{model.encoder.default_tower(modality)}.onnx")
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        (spec,) = session.get_inputs()
+        dtype = {"tensor(float)": np.float32, "tensor(int32)": np.int32}[spec.type]
+
+        def encode(rows):
+            return session.run(None, {spec.name: np.asarray(rows).astype(dtype)})[0]
+
+        return encode, session.get_outputs()[0].shape[-1]
+
+    (encode_images, width), (encode_texts, _) = open_tower("image"), open_tower("text")
+    return model.embed.with_encoders(encode_images, encode_texts, width)
+
+
+def write_onnx_card(folder, name, width, changes="", loss=None):
+    """Writes the model card README.md of an export.
+
+    Args:
+        folder: folder that `export_onnx` wrote.
+        name: name of the model.
+        width: width of the embeddings.
+        changes: sentences about quantization and dimensions.
+        loss: `RecallLoss`. None: the card has no recall.
+    """
+    card = _CARD.format(name=name, width=width, changes=f"{changes}\n" if changes else "")
+    if loss is not None:
+        note = _NEAR_CHANCE.format(chance=loss.chance) if loss.is_near_chance else ""
+        card += _RECALL.format(loss=loss, table=loss.table(), note=note)
+    with open(os.path.join(folder, "README.md"), "w", encoding="utf-8") as file:
+        file.write(card)
+
+
+def _normalized_tower(encoder, name, projection):
+    """Returns a model of a tower, the projection, and the normalization of `DualEncoder.encode`."""
     import keras
+    from keras import ops
 
     tower, key = encoder.towers[name], MODALITIES[encoder.modalities[name]].input_key
     inputs = keras.Input(tower.input.shape[1:], dtype=tower.input.dtype, name=key)
-    return keras.Model(inputs, encoder.encode(name, inputs), name=f"{name}_encoder")
+    embeddings = encoder.encode(name, inputs)
+    if projection is not None:
+        layer = keras.layers.Dense(projection.shape[1], use_bias=False, dtype="float32")
+        embeddings = layer(embeddings)
+        layer.set_weights([projection])
+        embeddings = ops.normalize(embeddings, axis=-1)
+    return keras.Model(inputs, embeddings, name=f"{name}_encoder")
+
+
+def _store_float16(path):
+    """Stores the large weights of an ONNX model as float16, and casts them to float32 at loading.
+
+    The computation remains float32, because float16 overflows in the normalization of large values,
+    and because few CPUs compute in float16.
+    """
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    model = onnx.load(path)
+    casts = []
+    for weight in model.graph.initializer:
+        values = numpy_helper.to_array(weight)
+        if values.dtype != np.float32 or values.size < _MIN_FLOAT16_VALUES:
+            continue
+        name = weight.name
+        weight.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}_float16"))
+        casts.append(helper.make_node("Cast", [f"{name}_float16"], [name], to=TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.save(model, path)
 
 
 def _quantize(path):

@@ -1,5 +1,6 @@
 """Reports for people: tables for the terminal and Markdown, charts, contact sheets."""
 
+from tf_mural.progress import format_duration
 from tf_mural.reports import fonts
 from tf_mural.reports.charts import recall_chart
 from tf_mural.reports.dataset_charts import write_stats_charts
@@ -9,12 +10,11 @@ from tf_mural.reports.projector import write_projector
 from tf_mural.reports.result_tables import recall_table, retrieval_table
 from tf_mural.reports.sample_records import sample_captioned_images
 from tf_mural.reports.sheets import contact_sheet, retrieval_grid
-from tf_mural.reports.tables import display_width, format_duration, table
+from tf_mural.reports.tables import table
 
 __all__ = [
     "DatasetStats",
     "contact_sheet",
-    "display_width",
     "fonts",
     "format_duration",
     "format_shared_records",

@@ -1,27 +1,24 @@
 """Tables of text for the terminal and for Markdown, aligned in any script."""
 
+import io
 import math
 import re
-import unicodedata
+import shutil
+import sys
+
+from tf_mural.progress import is_terminal
 
 _NUMBER = re.compile(r"[+-]?\d[\d,.]*( ± [\d.]+)?( to [\d.]+)?%?|-|")
-
-
-def display_width(text):
-    """Returns the width in terminal columns: 2 per wide character, 0 per combining character."""
-    width = 0
-    for character in text:
-        if (
-            unicodedata.category(character) in ("Mn", "Me", "Cf")
-            or "\u1160" <= character <= "\u11ff"
-        ):
-            continue  # Hangul vowels and finals (U+1160..11FF) join the previous syllable
-        width += 2 if unicodedata.east_asian_width(character) in "WF" else 1
-    return width
+_MIN_TEXT_WIDTH = 12  # width below which a column of text is not folded
+_GAP = 2  # spaces between two columns
 
 
 def table(rows, columns, markdown=False):
     """Returns a table as text.
+
+    If stdout is a terminal that is too narrow for the table, columns of text are folded. Numbers
+    are never folded or shortened: if the terminal is narrower than the numbers, the lines are
+    longer than the terminal is wide. In a pipe or a file, nothing is folded.
 
     Args:
         rows: Lists of cells, one per column: strings, integers, floats (printed with one decimal),
@@ -35,48 +32,60 @@ def table(rows, columns, markdown=False):
     for line in cells:
         if len(line) != len(columns):
             raise ValueError(f"a row of {len(line)} cells under {len(columns)} columns: {line}")
+    is_number = [all(_NUMBER.fullmatch(line[i]) for line in cells) for i in range(len(columns))]
     if markdown:
-        columns = [heading.replace("|", "\\|") for heading in columns]
-        lines = cells = [[cell.replace("|", "\\|") for cell in line] for line in cells]
-    is_right = [all(_NUMBER.fullmatch(line[i]) for line in cells) for i in range(len(columns))]
-    widths = [max(map(display_width, column)) for column in zip(columns, *cells, strict=True)]
-    if markdown:
-        widths = [max(3, width) for width in widths]
-        rules = ["-" * (w - 1) + (":" if r else "-") for w, r in zip(widths, is_right, strict=True)]
-        lines = [columns, rules, *cells]
-        return "\n".join(f"| {' | '.join(_align(line, widths, is_right))} |" for line in lines)
-    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
-    lines = [columns, None, *lines]
-    return "\n".join(
-        rule if line is None else "  ".join(_align(line, widths, is_right)).rstrip()
-        for line in lines
-    )
+        return _markdown_table(cells, columns, is_number)
+    return _rich_table(lines, columns, is_number)
 
 
-def format_duration(seconds):
-    """Returns a duration in two units: "45 s", "3 min 20 s", "2 h 05 min", "3 d 04 h"."""
-    if not math.isfinite(seconds) or seconds < 0:
-        return "?"
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60:02} s"
-    minutes = round(seconds / 60)
-    if minutes < 24 * 60:
-        return f"{minutes // 60} h {minutes % 60:02} min"
-    hours = round(seconds / 3600)
-    return f"{hours // 24} d {hours % 24:02} h"
+def _rich_table(lines, columns, is_number):
+    """Returns the text of a table. A line is a list of strings, or None for a separator line."""
+    from rich.box import Box
+    from rich.cells import cell_len
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    # Columns are separated by spaces; lines of "-" are below the heading and between sections.
+    box = Box("    \n    \n----\n    \n----\n----\n    \n    \n", ascii=True)
+    grid = Table(box=box, show_edge=False, pad_edge=False, padding=(0, _GAP - 1, 0, 0))
+    cells = [columns, *(line for line in lines if line is not None)]
+    widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
+    min_widths = []
+    for heading, width, right in zip(columns, widths, is_number, strict=True):
+        min_widths.append(width if right else min(width, _MIN_TEXT_WIDTH))
+        alignment = "right" if right else "left"
+        options = {"min_width": min_widths[-1], "no_wrap": right, "overflow": "fold"}
+        grid.add_column(Text(heading), justify=alignment, **options)
+    for line in lines:
+        # Text prevents that rich interprets markup such as "[red]" and names of emoji.
+        grid.add_section() if line is None else grid.add_row(*map(Text, line))
+    gaps = _GAP * (len(columns) - 1)
+    width = sum(widths) + gaps
+    if is_terminal(sys.stdout):
+        width = max(min(width, shutil.get_terminal_size().columns), sum(min_widths) + gaps)
+    console = Console(file=io.StringIO(), width=width, color_system=None, _environ={})
+    console.print(grid)
+    return "\n".join(line.rstrip(" ") for line in console.file.getvalue().splitlines())
+
+
+def _markdown_table(lines, columns, is_number):
+    from rich.cells import cell_len
+
+    lines = [[cell.replace("|", "\\|") for cell in line] for line in [columns, *lines]]
+    widths = [max(3, *map(cell_len, column)) for column in zip(*lines, strict=True)]
+    rules = ["-" * (w - 1) + (":" if r else "-") for w, r in zip(widths, is_number, strict=True)]
+
+    def align(cell, width, right):
+        padding = " " * (width - cell_len(cell))
+        return padding + cell if right else cell + padding
+
+    lines = [lines[0], rules, *lines[1:]]
+    rows = [map(align, line, widths, is_number) for line in lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def _format_cell(cell):
     if cell is None or isinstance(cell, float) and math.isnan(cell):
         return "-"
     return f"{cell:.1f}" if isinstance(cell, float) else str(cell)
-
-
-def _align(cells, widths, is_right):
-    """Yields the cells of a line, padded to the widths of the columns."""
-    for cell, width, right in zip(cells, widths, is_right, strict=True):
-        padding = " " * (width - display_width(cell))
-        yield padding + cell if right else cell + padding

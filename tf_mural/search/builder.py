@@ -2,13 +2,15 @@
 
 import json
 import os
-import time
 
 import numpy as np
 
 from tf_mural import file_io
 from tf_mural.errors import UserError
-from tf_mural.search.index import FAISS, MANIFEST, SCHEMA, read_manifest, sha256_hex
+from tf_mural.progress import Progress
+from tf_mural.search.index import EF_SEARCH, FAISS, MANIFEST, SCHEMA, read_manifest, sha256_hex
+from tf_mural.search.neighbors import MIN_EF_SEARCH
+from tf_mural.search.recall import RECALL
 
 IMAGES_PER_PART = 2048
 _BATCH = 512  # number of images that are embedded in one call
@@ -25,7 +27,8 @@ def make_index(
     width,
     faiss_kind="none",
     images_per_part=IMAGES_PER_PART,
-    print_fn=print,
+    print_fn=None,
+    ef_search=MIN_EF_SEARCH,
 ):
     """Embeds the images of a source into an index, or resumes a build that was interrupted.
 
@@ -42,17 +45,23 @@ def make_index(
         model_path: path of the model; stored in the manifest.
         width: width of the embeddings.
         faiss_kind: kind of the FAISS index to write: "flat" or "hnsw"; "none" for no FAISS index.
+            A FAISS index of the same kind that an earlier call wrote is kept.
         images_per_part: number of images per part. Each finished part is kept if the build is
             interrupted.
-        print_fn: callable that receives each line of progress.
+        print_fn: callable that receives each line of progress. Default: the lines are printed, and
+            a terminal shows a bar.
+        ef_search: number of candidates of a search in an index of the kind "hnsw", at least 256. A
+            larger number finds more of the nearest images, and takes longer.
 
     Returns:
         The manifest, a dict.
 
     Raises:
-        UserError: the folder contains an index of another model or source, or no image could be
-            read.
+        UserError: the folder contains an index of another model or source, no image could be read,
+            or `ef_search` is less than 256.
     """
+    if ef_search < MIN_EF_SEARCH:
+        raise UserError(f"ef_search is {ef_search}, expected at least {MIN_EF_SEARCH}")
     identity = {"schema": SCHEMA, "model": model, "width": width, "source": source.spec}
     manifest = _resume(folder, identity)
     if manifest is None:
@@ -60,17 +69,14 @@ def make_index(
         manifest |= {"skipped": {}, "examples": [], "read": 0, "count": 0, "whole": False}
         _write_manifest(folder, manifest)
     elif manifest["read"]:
-        print_fn(f"{folder}: resuming at image {manifest['read']:,} of {len(source):,}")
-    start_time, start = time.monotonic(), manifest["read"]
-    while manifest["read"] < len(source):
-        indices = range(manifest["read"], min(manifest["read"] + images_per_part, len(source)))
-        _add_part(folder, manifest, source, embed, indices)
-        rate = (manifest["read"] - start) / (time.monotonic() - start_time)
-        remaining = (len(source) - manifest["read"]) / rate
-        print_fn(
-            f"{manifest['read']:,} of {len(source):,} images, {rate:,.0f} per second, "
-            f"{remaining:,.0f} s remaining"
-        )
+        line = f"{folder}: resuming at image {manifest['read']:,} of {len(source):,}"
+        (print_fn or print)(line)
+    total, start = len(source), manifest["read"]
+    with Progress(folder, total, "images", start=start, print_fn=print_fn) as progress:
+        while manifest["read"] < total:
+            indices = range(manifest["read"], min(manifest["read"] + images_per_part, total))
+            _add_part(folder, manifest, source, embed, indices)
+            progress.update(manifest["read"])
     if not manifest["count"]:
         raise UserError(
             f"none of the {len(source):,} images could be read: {manifest['examples'][:3]}"
@@ -79,7 +85,7 @@ def make_index(
         for name, reason in source.skipped:
             _count_skipped(manifest, name, reason)
     if faiss_kind != "none":
-        _write_faiss(folder, manifest, faiss_kind)
+        _write_faiss(folder, manifest, faiss_kind, ef_search)
     manifest["whole"] = True
     _write_manifest(folder, manifest)
     return manifest
@@ -177,7 +183,22 @@ def _write_manifest(folder, manifest):
     file_io.write_json(os.path.join(folder, MANIFEST), manifest)
 
 
-def _write_faiss(folder, manifest, kind):
+def _write_faiss(folder, manifest, kind, ef_search):
+    """Writes the FAISS index, unless it exists, and its entries of the manifest."""
+    path = os.path.join(folder, FAISS)
+    is_kept = manifest["whole"] and manifest.get("faiss") == kind and os.path.exists(path)
+    settings = {"faiss": kind, EF_SEARCH: ef_search if kind == "hnsw" else None}
+    if not is_kept or manifest.get(EF_SEARCH) != settings[EF_SEARCH]:
+        manifest.pop(RECALL, None)  # The recall of another index or number of candidates.
+    if not is_kept:
+        _build_faiss(folder, manifest, kind)
+    for key, value in settings.items():
+        manifest.pop(key, None)
+        if value is not None:
+            manifest[key] = value
+
+
+def _build_faiss(folder, manifest, kind):
     try:
         import faiss
     except ImportError as error:

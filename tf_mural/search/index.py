@@ -9,9 +9,10 @@ import numpy as np
 
 from tf_mural import file_io
 from tf_mural.errors import UserError
+from tf_mural.search import neighbors
 
 MANIFEST, FAISS, SCHEMA = "manifest.json", "index.faiss", 2
-_BLOCK = 1 << 16  # Number of rows that are scored at a time.
+EF_SEARCH = "efSearch"  # Key of the manifest of an approximate index; FAISS's name of the number.
 
 # Keys of a manifest and of its parts, with their types.
 _KEYS = {"schema": int, "model": str, "model_path": str, "width": int, "source": dict}
@@ -48,7 +49,8 @@ def read_manifest(folder):
         source = manifest.get("source")
         has_source = _has_types(source, {"folder": str}) or _has_types(source, {"records": str})
         has_parts = all(_has_types(part, _PART_KEYS) for part in manifest["parts"])
-        if _has_types(manifest, _KEYS) and has_source and has_parts:
+        has_depth = isinstance(manifest.get(EF_SEARCH, neighbors.MIN_EF_SEARCH), int)
+        if _has_types(manifest, _KEYS) and has_source and has_parts and has_depth:
             return manifest
     raise UserError(f"{path} is damaged or not of an index: choose another folder")
 
@@ -96,6 +98,7 @@ class Index:
                     f"{folder}: part-{number:05d} cannot be read ({error!r}): remove the folder "
                     "and build the index again"
                 ) from error
+        self._ends = np.cumsum([len(part) for part in self._parts])
         num_rows = sum(len(part) for part in self._parts)
         if not num_rows == len(self._items) == self.manifest["count"]:
             raise UserError(
@@ -129,64 +132,87 @@ class Index:
                 "search with that one"
             )
 
-    def search(self, queries, k):
+    @property
+    def ef_search(self):
+        """Number of candidates of an approximate search, at least 256."""
+        # Earlier versions did not write this number.
+        return max(self.manifest.get(EF_SEARCH, 0), neighbors.MIN_EF_SEARCH)
+
+    @property
+    def is_approximate(self):
+        """Whether a search may miss some of the nearest images."""
+        faiss_index = self._open_faiss()
+        return hasattr(faiss_index, "hnsw") and len(self) > self.ef_search
+
+    def search(self, queries, k, exact=False):
         """Finds the images that are nearest to each query.
+
+        A search in a FAISS index of the kind "hnsw" is approximate: FAISS selects the best of
+        `ef_search` candidates, a number that the manifest contains. The candidates do not depend
+        on k, therefore the first results of a larger k are the results of a smaller k. The search
+        is exact if k is larger than `ef_search`.
 
         Args:
             queries: float32 (q, width), unit-norm rows.
             k: number of results per query; fewer if the index has fewer images.
+            exact: whether the search is exact even in an approximate index.
 
         Returns:
             List of q lists of `Hit`, best first; equal scores are in the order of their rows.
         """
         queries, k = np.ascontiguousarray(queries, np.float32), min(k, len(self))
-        if not k:
+        if k < 1:
             return [[] for _ in queries]
-        scores, rows = self._search_faiss(queries, k) or self._search_numpy(queries, k)
+        results = [None] * len(queries) if exact else self._search_faiss(queries, k)
+        missing = [i for i, result in enumerate(results) if result is None]
+        if missing:
+            exact_results = neighbors.search_blocks(queries[missing], k, self._parts)
+            for i, result in zip(missing, exact_results, strict=True):
+                results[i] = result
         return [
-            [
-                Hit(float(score), int(row), self._items[row])
-                for score, row in zip(query_scores, query_rows, strict=True)
-                if row >= 0
-            ]
-            for query_scores, query_rows in zip(scores, rows, strict=True)
+            [Hit(float(s), int(row), self._items[row]) for s, row in zip(*result, strict=True)]
+            for result in results
         ]
 
-    def _search_numpy(self, queries, k):
-        """Returns the k best scores (q, k) and their rows (q, k) for each query."""
-        best = np.full((len(queries), 0), 0, np.float32), np.zeros((len(queries), 0), np.int64)
-        offset = 0
-        for part in self._parts:
-            for start in range(0, len(part), _BLOCK):
-                scores = queries @ np.asarray(part[start : start + _BLOCK]).T  # (q, block)
-                rows = np.arange(offset + start, offset + start + scores.shape[1])
-                scores = np.concatenate([best[0], scores], axis=1)
-                rows = np.concatenate([best[1], np.tile(rows, (len(queries), 1))], axis=1)
-                order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-                best = tuple(np.take_along_axis(x, order, axis=1) for x in (scores, rows))
-            offset += len(part)
-        return best
+    def vectors(self, rows):
+        """Returns the embeddings of some images: float32 (n, width).
+
+        Args:
+            rows: row numbers, int64 (n,).
+        """
+        parts = np.searchsorted(self._ends, rows, side="right")
+        vectors = np.empty((len(rows), self.manifest["width"]), np.float32)
+        for i, (part, row) in enumerate(zip(parts, rows, strict=True)):
+            vectors[i] = self._parts[part][row - self._ends[part]]  # Counts from the end.
+        return vectors
 
     def _search_faiss(self, queries, k):
-        """Returns the same as `_search_numpy`, or None without index.faiss or the package faiss."""
+        """Returns (scores, rows) of each query, or None for queries that need `search_blocks`."""
+        faiss_index = self._open_faiss()
+        if faiss_index is not None:
+            if not hasattr(faiss_index, "hnsw"):
+                return neighbors.search_flat(faiss_index, queries, k, self.vectors)
+            if k <= self.ef_search < len(self):
+                depth = self.ef_search
+                return neighbors.search_hnsw(faiss_index, queries, k, self.vectors, depth)
+        return [None] * len(queries)
+
+    def _open_faiss(self):
+        """Returns the FAISS index, or None without index.faiss or the package faiss."""
         path = os.path.join(self.folder, FAISS)
-        if not os.path.exists(path):
-            return None
-        if self._faiss is None:
+        if self._faiss is None and os.path.exists(path):
             try:
                 import faiss
             except ImportError:
                 return None
             try:
-                self._faiss = faiss.read_index(path)
+                faiss_index = faiss.read_index(path)
             except RuntimeError as error:
                 raise UserError(f"{path} is damaged: remove it, search works without it") from error
-            if (self._faiss.ntotal, self._faiss.d) != (len(self), self.manifest["width"]):
+            if (faiss_index.ntotal, faiss_index.d) != (len(self), self.manifest["width"]):
                 raise UserError(f"{path} is of another index: remove it, search works without it")
-        if hasattr(self._faiss, "hnsw"):
-            # A smaller search depth `efSearch` is faster, but misses more neighbors.
-            self._faiss.hnsw.efSearch = max(64, 2 * k)
-        return self._faiss.search(queries, k)
+            self._faiss = faiss_index
+        return self._faiss
 
     def _open_part(self, path, part):
         rows, lines = np.load(f"{path}.npy", mmap_mode="r"), file_io.read_bytes(f"{path}.jsonl")

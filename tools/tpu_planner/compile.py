@@ -7,6 +7,7 @@ import os
 import re
 import time
 
+from tf_mural import file_io
 from tf_mural.errors import UserError
 from tpu_planner.hlo import Program
 from tpu_planner.roofline import count_flops
@@ -77,9 +78,7 @@ def compile_and_count(traced, num_devices, topology, cache_dir=None):
     counts["seconds"] = round(time.perf_counter() - start_time, 1)
     if path:
         os.makedirs(cache_dir, exist_ok=True)
-        with open(f"{path}.{os.getpid()}", "w", encoding="utf-8") as file:
-            json.dump(counts, file, indent=1)
-        os.replace(file.name, path)
+        file_io.write_json(path, counts)
     return {**counts, "cached": False}
 
 

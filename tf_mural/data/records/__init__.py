@@ -11,12 +11,19 @@ requires. Only `parse` imports TensorFlow; converters write record sets without 
 """
 
 from tf_mural.data.records.reading import DamagedRecord, RecordSet
-from tf_mural.data.records.record import Record, Skipped, deserialize, is_language, parse, serialize
+from tf_mural.data.records.record import (
+    InputParts,
+    Record,
+    Skipped,
+    deserialize,
+    is_language,
+    parse,
+    serialize,
+)
 from tf_mural.data.records.shard import Shard
 from tf_mural.data.records.writing import (
     AUGMENTATIONS,
     MANIFEST,
-    open_atomic,
     read_manifest,
     shard_name,
     write,
@@ -28,13 +35,13 @@ __all__ = [
     "AUGMENTATIONS",
     "MANIFEST",
     "DamagedRecord",
+    "InputParts",
     "Record",
     "RecordSet",
     "Shard",
     "Skipped",
     "deserialize",
     "is_language",
-    "open_atomic",
     "parse",
     "read_manifest",
     "serialize",

@@ -1,6 +1,7 @@
 """Reads record sets, sequentially or with random access."""
 
 import hashlib
+import operator
 import os
 import resource
 import weakref
@@ -26,7 +27,11 @@ class DamagedRecord(UserError):
 
 
 class RecordSet:
-    """A record set opened for reading. Several threads may read from the same `RecordSet`.
+    """A record set opened for reading: a sequence of `Record`.
+
+    Several threads may read from the same `RecordSet`. A `RecordSet` can be pickled; the copy opens
+    the same files. A `RecordSet` is therefore also a data source for `grain` (a
+    `grain.sources.RandomAccessDataSource`).
 
     Attributes:
         folder: folder of the record set.
@@ -41,6 +46,7 @@ class RecordSet:
     def __init__(self, folder, manifest, strict=True):
         self.folder = str(folder)
         self.manifest = manifest
+        self._strict = strict
         self.language_counts = dict(manifest["languages"])
         self.languages = tuple(self.language_counts)
         sums = "".join(shard["sha256"] for shard in manifest["shards"])
@@ -82,16 +88,41 @@ class RecordSet:
     def __repr__(self):
         return f"RecordSet({self.folder!r}, {len(self)} records)"
 
+    def __reduce__(self):
+        return type(self), (self.folder, self.manifest, self._strict)
+
     def __iter__(self):
         """Yields the records in order. Raises DamagedRecord at a damaged record."""
-        for index in range(len(self)):
-            shard = int(self._shard_of(index))
-            data = self._read_one(shard, index, verify=True)
-            try:
-                record = deserialize(data)
-            except ValueError as error:
-                raise DamagedRecord(self.location(index), str(error)) from error
-            yield record
+        return map(self.__getitem__, range(len(self)))
+
+    def __getitem__(self, index):
+        """Reads one record and verifies its checksum.
+
+        Args:
+            index: integer in [-len(self), len(self)); -1 is the last record.
+
+        Returns:
+            `Record`.
+
+        Raises:
+            TypeError: the index is not an integer, for example a slice.
+            IndexError: the index is out of range.
+            DamagedRecord: the record cannot be read, or its checksum does not match.
+        """
+        try:
+            position = operator.index(index)
+        except TypeError:
+            message = f"expected an integer as index of a record, got {index!r}"
+            hint = "; `read` reads several records" if isinstance(index, slice) else ""
+            raise TypeError(message + hint) from None
+        if not -len(self) <= position < len(self):
+            raise IndexError(f"{self.folder} has {len(self):,} records, got the index {position}")
+        position %= len(self)
+        data = self._read_one(int(self._shard_of(position)), position, verify=True)
+        try:
+            return deserialize(data)
+        except ValueError as error:
+            raise DamagedRecord(self.location(position), str(error)) from error
 
     def read(self, indices, verify=False):
         """Reads serialized records for `parse` or `deserialize`.

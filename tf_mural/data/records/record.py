@@ -5,9 +5,11 @@ import functools
 import re
 import struct
 
+from tf_mural import languages
 from tf_mural.data.records import tfrecord
 from tf_mural.errors import UserError
 
+NOT_LANGUAGES = "they are not languages"  # reason why columns and codes are ignored
 _MAX_SCORE = 3.4028234e38  # largest finite value of float32
 _LANGUAGE = re.compile(r"[a-zA-Z]{2,3}(-[A-Za-z0-9]+)*")
 
@@ -45,6 +47,43 @@ class Skipped:
     reason: str
     example: str
     text_only: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class InputParts:
+    """Parts of the input, other than records and texts, that a converter saw and used or ignored.
+
+    Attributes:
+        kind: plural noun: "files", "columns", "rows", "members" (of archives) or "language codes"
+            (one for each text or column that has the code).
+        count: number of parts.
+        ignored: the reason why the parts were ignored, as the end of the sentence "3 columns are
+            ignored because ..." ("they are not languages"); None if they were used.
+        example: name of one part.
+        option: option of the data set that would use such a part ("columns=alt:en"), or "".
+        change: how a used part differs from the input ("pt_BR is stored as pt"), or "".
+    """
+
+    kind: str
+    count: int = 1
+    ignored: str | None = None
+    example: str = ""
+    option: str = ""
+    change: str = ""
+
+    @classmethod
+    def language_code(cls, name, language, count=1):
+        """Returns the parts for a language code or name as the input has it.
+
+        Args:
+            name: the code.
+            language: the `languages.Language` that it means, or None.
+            count: number of texts or columns with this code.
+        """
+        if language is None:
+            return cls("language codes", count, NOT_LANGUAGES, name + languages.hint(name))
+        change = "" if name == language.code else language.describe_change(name)
+        return cls("language codes", count, None, name, change=change)
 
 
 def is_language(code):

@@ -1,14 +1,13 @@
 """Writes record sets: shards first, then their indexes, and the manifest last."""
 
 import collections
-import contextlib
 import hashlib
 import json
 import os
-import uuid
 
 import numpy as np
 
+from tf_mural import file_io
 from tf_mural.data.records import tfrecord
 from tf_mural.data.records.record import serialize
 from tf_mural.data.records.shard import ShardIndexBuilder
@@ -17,7 +16,7 @@ from tf_mural.errors import UserError
 SCHEMA = 2
 MANIFEST = "manifest.json"
 AUGMENTATIONS = ("crop", "flip")
-_BATCH_BYTES = 1 << 18  # bytes of records whose checksums are computed together
+_BATCH_BYTES = 1 << 18  # bytes of records that are written together
 
 
 def shard_name(number, total):
@@ -44,7 +43,7 @@ def write_shard(path, records):
         UserError: `serialize` rejects a record.
     """
     index, sha256 = ShardIndexBuilder(), hashlib.sha256()
-    with open_atomic(path) as file:
+    with file_io.atomic_write(path, sync=False) as temporary, open(temporary, "wb") as file:
         for payloads in _batches(records, index):
             data = tfrecord.frames(payloads)
             file.write(data)
@@ -101,7 +100,8 @@ def write_manifest(
         bits = np.zeros((shard.records, len(columns)), bool)
         bits[:, [columns[code] for code in shard.texts]] = shard.has_language
         packed = np.packbits(bits, axis=1)
-        with open_atomic(index_path(os.path.join(folder, shard.file))) as file:
+        path = index_path(os.path.join(folder, shard.file))
+        with file_io.atomic_write(path, sync=False) as temporary, open(temporary, "wb") as file:
             np.savez(
                 file,
                 offset=shard.offset,
@@ -124,7 +124,8 @@ def write_manifest(
     }
     if classes:
         manifest["classes"] = list(classes)
-    with open_atomic(os.path.join(folder, MANIFEST)) as file:
+    path = os.path.join(folder, MANIFEST)
+    with file_io.atomic_write(path, sync=False) as temporary, open(temporary, "wb") as file:
         file.write((json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode())
     return manifest
 
@@ -181,20 +182,3 @@ def _hint(folder):
     if splits:
         return f"; it holds the splits {', '.join(splits)}: name one of them"
     return "; write one with tools/convert.py"
-
-
-@contextlib.contextmanager
-def open_atomic(path):
-    """Context manager: yields a binary file, which is renamed to `path` after the body.
-
-    During the body, the file has a temporary name in the same folder, which ends in ".tmp". If the
-    body raises an error, the file is removed. The data are not flushed to the disk.
-    """
-    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(temporary)

@@ -2,10 +2,10 @@
 
 import os
 
-from tf_mural.data.records import is_language
+from tf_mural import languages as language_codes
 from tf_mural.datasets.coco import captions_by_id, source_files
 from tf_mural.datasets.coco.karpathy import FOLDERS
-from tf_mural.errors import UserError, lookup
+from tf_mural.errors import UserError
 
 _KOREAN = "MSCOCO_train_val_Korean.json"
 _FILES = {  # language: (a file name for each of FOLDERS, archives that contain these files)
@@ -38,12 +38,14 @@ def load_captions(raw_dir, all_images, images, texts=(), languages=None):
     """
     additional = _files_of_option(raw_dir, texts)
     supported = dict.fromkeys(sorted({*_FILES, "ko", *additional}))
-    for code in languages or ():
-        lookup(supported, code, "language (the option texts adds further ones)")
+    chosen = supported
+    if languages is not None:
+        description = "language (the option texts adds further ones)"
+        chosen = sorted(language_codes.choose(languages, supported, description))
     folders = {image.folder for image in images}
     known_ids = {image.image_id for image in all_images}
     by_language, unmatched = [], []
-    for code in supported if languages is None else sorted(set(languages)):
+    for code in chosen:
         files = additional[code] if code in additional else _default_files(raw_dir, code, folders)
         captions = {}
         for file, keys in files:
@@ -61,14 +63,16 @@ def _files_of_option(raw_dir, texts):
     """Returns {language: list of (`SourceFile`, keys of its texts)} of the option `texts`."""
     files = {}
     for entry in texts:
-        code, _, path = entry.partition(":")
-        if not is_language(code) or not path:
+        name, _, path = entry.partition(":")
+        if not path:
             raise UserError(
                 f"the option texts contains {entry!r}; expected a language and a file, such as "
                 "it:translations_it.tsv"
             )
+        code = language_codes.canonicalize(name, "the option texts")
         file = source_files.from_option(os.path.normpath(os.path.join(raw_dir, path)))
-        files.setdefault(code, []).append((file, (f"caption_{code}", *captions_by_id.TEXTS)))
+        keys = (f"caption_{name}", f"caption_{code}", *captions_by_id.TEXTS)
+        files.setdefault(code, []).append((file, keys))
     return files
 
 

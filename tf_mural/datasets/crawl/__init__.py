@@ -12,11 +12,13 @@ complete samples are kept.
 
 import dataclasses
 
-from tf_mural.data.records import is_language
+from tf_mural import languages
+from tf_mural.data.records import InputParts
 from tf_mural.datasets.crawl import shards, to_records
-from tf_mural.errors import UserError, lookup
+from tf_mural.errors import lookup
 
 SPLITS = ("train", "val", "test")
+VERSION = 2
 AUGMENTATIONS = ("crop", "flip")
 USUAL_AUGMENTATIONS = ("crop",)  # Flipped images may contradict captions.
 _DEFAULT_SPLIT = "train"
@@ -24,10 +26,11 @@ _DEFAULT_SPLIT = "train"
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """A unit: shards, and the language of their captions."""
+    """A unit: shards, the language of their captions, and in the first unit the files' parts."""
 
     shards: tuple[shards.Shard, ...]
     language: str
+    parts: tuple[InputParts, ...] = ()
 
 
 def plan(raw_dir: str, split: str, language: str = "en", images: tuple[str, ...] = ()):
@@ -36,24 +39,27 @@ def plan(raw_dir: str, split: str, language: str = "en", images: tuple[str, ...]
     Args:
         raw_dir: folder that contains the output of img2dataset at any depth.
         split: "train", "val" or "test". Files whose path names no split belong to "train".
-        language: language code of the captions.
+        language: language code of the captions. A caption in a file such as a.de.txt, or under its
+            language in a JSON file, has that language instead.
         images: folders to search, relative to raw_dir. Default: raw_dir.
 
     Returns:
         A list of `Unit`.
 
     Raises:
-        UserError: there are no images, or the language code is invalid.
+        UserError: there are no images, or there is no such language.
     """
-    if not is_language(language):
-        raise UserError(f"expected a language code such as en, got {language!r}")
+    language = languages.canonicalize(language, "the option language")
     lookup(dict.fromkeys(SPLITS), split, "split of crawl")
     image_shards = shards.find_split_shards(raw_dir, images, split, _DEFAULT_SPLIT)
-    return [Unit(group, language) for group in shards.group_shards(image_shards)]
+    units = [Unit(group, language) for group in shards.group_shards(image_shards)]
+    parts = shards.file_parts(raw_dir, images, image_shards)
+    return [dataclasses.replace(units[0], parts=parts), *units[1:]]
 
 
 def read(unit):
-    """Yields a `Record` or `Skipped` for each image and each link without an image."""
+    """Yields a `Record` or `Skipped` for each image and each link, and `InputParts`."""
+    yield from unit.parts
     for shard in unit.shards:
         yield from to_records.shard_to_records(shard, to_records.AdjacentCaptions(unit.language))
 

@@ -5,7 +5,8 @@ import json
 import os
 from collections.abc import Callable
 
-from tf_mural.data.records import is_language
+from tf_mural import languages
+from tf_mural.data.records import Skipped
 
 _URL_KEYS = ("url", "image_url", "img_url")
 _ID_KEYS = ("image_id", "img_id", "id", "key", "image", "img_fname")
@@ -23,8 +24,8 @@ class ListFormat:
         description: form of a line, for messages.
         name: callable that maps a line to the name of its image as bytes, or to None if it is not a
             line of this format.
-        texts: callable that maps a line to (language, text) pairs. Raises ValueError if the
-            line is not UTF-8.
+        texts: callable that maps a line to (language, text) pairs, and to a `Skipped` for each text
+            that cannot be used. Raises ValueError if the line is not UTF-8.
     """
 
     description: str
@@ -85,11 +86,16 @@ def _object_texts(line):
     row = json.loads(line)
     captions = next(row[key] for key in _CAPTION_KEYS if isinstance(row.get(key), dict))
     texts = []
-    for code, values in captions.items():
-        code = code.replace("_", "-")
+    for name, values in captions.items():
+        language = languages.find(name)
         for text in values if isinstance(values, list) else [values]:
-            if is_language(code) and isinstance(text, str) and text.strip():
-                texts.append((code, text.strip()))
+            if language is None:
+                example = f"{name!r}{languages.hint(name)}"
+                texts.append(Skipped("not a language code", example, text_only=True))
+            elif text is not None and not isinstance(text, str):
+                texts.append(Skipped("text is not a string", repr(text)[:80], text_only=True))
+            elif text and text.strip():
+                texts.append((language.code, text.strip()))
     return tuple(texts)
 
 

@@ -40,9 +40,8 @@ def plan(
     Raises:
         UserError: there are no images or no list, or the list has another format.
     """
-    return join_captions.plan(
-        *conceptual.find_sources(raw_dir, split, _LISTS, _FORMAT, images, captions, by_number)
-    )
+    sources = conceptual.find_sources(raw_dir, split, _LISTS, _FORMAT, images, captions, by_number)
+    return join_captions.plan(raw_dir, images, *sources)
 
 
 def fingerprint(raw_dir, split, images=(), captions=None, by_number=False):

@@ -9,7 +9,7 @@ import dataclasses
 
 import numpy as np
 
-from tf_mural.data.records import Skipped
+from tf_mural.data.records import InputParts, Skipped
 from tf_mural.datasets.crawl import caption_formats, caption_index, shards, to_records
 
 
@@ -41,21 +41,28 @@ class ImagesUnit:
 
 @dataclasses.dataclass(frozen=True)
 class MissingUnit:
-    """A unit that counts the rows of a list that no shard mentions."""
+    """A unit that counts the rows of a list that no shard mentions, and the files of the input."""
 
     shards: tuple[shards.Shard, ...]
     captions: CaptionList
+    parts: tuple[InputParts, ...] = ()
 
 
-def plan(image_shards, captions):
+def plan(raw_dir, images, image_shards, captions):
     """Returns a list of units; the `MissingUnit` comes first, because it may take longest.
+
+    Args:
+        raw_dir, images: as for `shards.find_shards`.
+        image_shards: the shards of the split.
+        captions: `CaptionList`.
 
     Raises:
         UserError: the list does not exist or has another format.
     """
     caption_index.check_list(captions.path, captions.format)
     groups = shards.group_shards(image_shards)
-    return [MissingUnit(image_shards, captions), *(ImagesUnit(g, captions) for g in groups)]
+    parts = shards.file_parts(raw_dir, images, image_shards, captions.path)
+    return [MissingUnit(image_shards, captions, parts), *(ImagesUnit(g, captions) for g in groups)]
 
 
 def read(unit):
@@ -63,6 +70,7 @@ def read(unit):
     captions = unit.captions
     with caption_index.CaptionIndex(captions.path, captions.format, captions.by_number) as index:
         if isinstance(unit, MissingUnit):
+            yield from unit.parts
             yield from _missing_rows(unit, index)
             return
         for shard in unit.shards:
@@ -78,7 +86,7 @@ class _ListedCaptions:
         self._index = index
 
     def texts(self, sample):
-        """Returns ((language, text) pairs of a sample, None), or ((), reason)."""
+        """Returns the texts of a sample and a reason, see `to_records.AdjacentCaptions.texts`."""
         for name in _image_names(sample.url, sample.key, self._captions):
             if lines := self._index.lines(name):
                 break
@@ -90,10 +98,17 @@ class _ListedCaptions:
             return (), "caption is not UTF-8"
         # If several rows share a URL, the image was downloaded once for each, with its caption.
         adjacent = (sample.text or "").strip()
-        texts = next((row for row in rows if any(text == adjacent for _, text in row)), rows[0])
-        if self.expected:
-            texts = tuple(pair for pair in texts if pair[0] in self.expected)
-        return (texts, None) if any(text for _, text in texts) else ((), "no caption")
+        row = next(
+            (row for row in rows if any(text == adjacent for _, text in _pairs(row))), rows[0]
+        )
+        expected = self.expected
+        texts = [text for text in row if isinstance(text, Skipped)]
+        texts += [pair for pair in _pairs(row) if not expected or pair[0] in expected]
+        return tuple(texts), None if any(text for _, text in _pairs(texts)) else "no caption"
+
+
+def _pairs(texts):
+    return [text for text in texts if not isinstance(text, Skipped)]
 
 
 def _image_names(url, key, captions):

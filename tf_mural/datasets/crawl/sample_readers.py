@@ -1,81 +1,30 @@
 """Readers of the four formats of img2dataset: webdataset (tar), tfrecord, files and parquet.
 
-Each reader is a function (path, images=True) that yields a `Sample` for each image in order, and
-a `Skipped` if a file is damaged. With images=False the reader does not read the images themselves.
-Tars of .jpg, .txt and .json files that other programs wrote are also supported.
+Each reader is a function (path, images=True) that yields a `Sample` for each image in order, a
+`Skipped` if a file is damaged, and `InputParts` for the members of a tar or the files of a folder.
+With images=False the reader does not read the images themselves. Tars of .jpg, .txt and .json files
+that other programs wrote are also supported; see `sample_files`.
 """
 
 import contextlib
-import json
 import os
-import posixpath
 import struct
 import tarfile
-from typing import NamedTuple
 
 from tf_mural.data.records import Skipped, tfrecord
+from tf_mural.datasets.crawl.sample_files import (
+    IMAGE_EXTENSIONS,
+    FileCounts,
+    Sample,
+    SampleFiles,
+    captions_of_json,
+    parse_name,
+)
 from tf_mural.errors import UserError
 
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
-_EXTENSIONS = (*IMAGE_EXTENSIONS, "txt", "json")
 _MAX_BYTES = 256 << 20  # maximum size of a member of a tar or a record of a TFRecord
 _BATCH_ROWS, _BATCH_ROWS_WITHOUT_IMAGES = 64, 1 << 14
 _PARQUET_COLUMNS = ("key", "url", "caption", "txt", "status", "error_message")
-
-
-class Sample(NamedTuple):
-    """One image and its metadata, or the metadata of an image that was not downloaded.
-
-    Attributes:
-        key: name of the sample in its file.
-        image: bytes of the image file; b"" if the reader has images=False; None without an image.
-        text: the caption next to the image, or None.
-        url: URL of the image, or None.
-        status: img2dataset's status ("success", "failed_to_download"), or None.
-        error: img2dataset's error message, or None.
-        problem: the reason why the sample is unusable, in a few words; None for a usable sample.
-    """
-
-    key: str
-    image: bytes | None = None
-    text: str | None = None
-    url: str | None = None
-    status: str | None = None
-    error: str | None = None
-    problem: str | None = None
-
-
-def _sample_of_files(key, files):
-    """Returns the `Sample` of files that share a name.
-
-    Args:
-        key: the shared name.
-        files: dict from extension to bytes: an image, "txt" (a caption) and "json" (an object that
-            may have a caption and a url).
-    """
-    image = next((files[extension] for extension in IMAGE_EXTENSIONS if extension in files), None)
-    meta, problem = {}, None
-    if "json" in files:
-        try:
-            meta = json.loads(files["json"])
-        except (ValueError, RecursionError):  # A UnicodeDecodeError is a ValueError.
-            problem = "json does not parse"
-        meta = meta if isinstance(meta, dict) else {}
-    caption, url = (
-        value if isinstance(value := meta.get(name), str) else None for name in ("caption", "url")
-    )
-    key, url = _valid_unicode(key), None if url is None else _valid_unicode(url)
-    if "txt" in files:
-        try:
-            caption = files["txt"].decode("utf-8-sig")
-        except UnicodeDecodeError:
-            problem = "caption is not UTF-8"
-    return Sample(key, image, caption, url, problem=problem)
-
-
-def _valid_unicode(name):
-    """Replaces characters that are not valid Unicode, such as lone surrogates in JSON, by "?"."""
-    return name.encode(errors="replace").decode()
 
 
 # --- tar (webdataset) -----------------------------------------------------------------------------
@@ -84,46 +33,52 @@ def _valid_unicode(name):
 def read_tar(path, images=True):
     """Yields each `Sample` of a tar, and a `Skipped` if the tar ends early.
 
-    The tar is read as a stream, member by member, and nothing is unpacked to the disk. Complete
-    samples of a truncated tar are kept.
+    The tar is read as a stream, member by member, and nothing is unpacked to the disk. The members
+    of a sample must follow each other. Complete samples of a truncated tar are kept.
     """
-    key, files, previous = None, {}, None
+    counts, files, previous, last = FileCounts("members"), SampleFiles(), None, "nothing"
     try:
-        for name, extension, data in _tar_members(path, images):
-            if name != key:
-                if key is not None:
-                    yield _sample_of_files(key, files)
-                    previous = set(files)
-                key, files = name, {}
-            files[extension] = data
+        for name, data in _tar_members(path, images, counts):
+            if not files.accepts(name):
+                yield files.sample(counts)
+                previous, files = files.names, SampleFiles()
+            if files.add(name, data):
+                counts.ignore("a later member has their name", f"{last}.{name.extension}")
+            last = files.key
     except tarfile.TarError as error:
         # The last sample is complete if it has all files that the previous sample has.
-        if previous and previous <= set(files):
-            yield _sample_of_files(key, files)
-        yield Skipped("tar is cut short or broken", f"{path}, after {key or 'nothing'}: {error}")
-        return
-    if key is not None:
-        yield _sample_of_files(key, files)
+        if previous and previous <= files.names:
+            yield files.sample(counts)
+        elif files.names:
+            for extension, _ in files.names:
+                counts.ignore("the tar is cut short or broken", f"{last}.{extension}")
+        yield Skipped("tar is cut short or broken", f"{path}, after {last}: {error}")
+        files = SampleFiles()
+    if files.names:
+        yield files.sample(counts)
+    yield from counts.parts()
 
 
-def _tar_members(path, images):
-    """Yields (name of the sample, extension, bytes)."""
+def _tar_members(path, images, counts):
+    """Yields (`FileName`, bytes) of the members of samples, and counts the other members."""
     with (
         open(path, "rb") as file,
         tarfile.open(fileobj=file, mode="r:", tarinfo=_StrictTarInfo) as tar,
     ):
         while (info := tar.next()) is not None:
             tar.members.clear()  # Saves memory: members are not accessed by name.
-            folder, base = posixpath.split(info.name)
-            stem, _, extension = base.partition(".")
-            extension = extension.lower()
-            if not info.isreg() or not stem or extension not in _EXTENSIONS:
+            if info.isdir():
                 continue
-            if info.size > _MAX_BYTES:
-                continue
-            is_read = images or extension not in IMAGE_EXTENSIONS
-            data = tar.extractfile(info).read() if is_read else b""
-            yield posixpath.join(folder, stem), extension, data
+            name = parse_name(info.name)
+            if not info.isreg():
+                counts.ignore("they are links or devices", info.name)
+            elif name is None:
+                counts.ignore("they are neither images nor captions", info.name)
+            elif info.size > _MAX_BYTES:
+                counts.ignore(f"they have more than {_MAX_BYTES:,} bytes", info.name)
+            else:
+                is_read = images or not name.is_image
+                yield name, tar.extractfile(info).read() if is_read else b""
 
 
 class _StrictTarInfo(tarfile.TarInfo):
@@ -187,7 +142,8 @@ def _sample_of_example(example, number, images):
     image = (encoded[0] if images else b"") if encoded else None
     caption = strings["caption"] if strings["txt"] is None else strings["txt"]
     key = strings["key"] or f"{number:09d}"
-    return Sample(key, image, caption, strings["url"], problem=problem)
+    captions = () if caption is None else ((None, caption),)
+    return Sample(key, image, captions, strings["url"], problem=problem)
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -195,28 +151,37 @@ def _sample_of_example(example, number, images):
 
 def read_folder(path, images=True):
     """Yields each `Sample` of a folder (an image with its .txt and .json), sorted by name."""
-    extensions = {}
-    for name in os.listdir(path):
-        stem, dot, extension = name.rpartition(".")
-        if dot and extension.lower() in _EXTENSIONS:
-            extensions.setdefault(stem, []).append(extension)
-    for stem in sorted(extensions):
-        if not stem.startswith("."):
-            yield _sample_of_stem(path, stem, extensions[stem], images)
+    counts, names = FileCounts("files"), []
+    for base in sorted(os.listdir(path)):
+        name = parse_name(base)
+        if name is not None:
+            names.append((name, base))
+        elif not base.startswith(".") and os.path.isfile(os.path.join(path, base)):
+            counts.ignore("they are neither images nor captions", base)
+    with_image = {name.keys[0] for name, _ in names if name.is_image}
+    samples = {}
+    for name, base in names:
+        key = next((key for key in name.keys if key in with_image), name.keys[0])
+        samples.setdefault(key, []).append((name, base))
+    for key in sorted(samples):
+        yield _sample_of_key(path, key, samples[key], images, counts)
+    yield from counts.parts()
 
 
-def _sample_of_stem(path, stem, extensions, images):
-    files = {}
-    for extension in sorted(extensions):
-        if not images and extension.lower() in IMAGE_EXTENSIONS:
-            files[extension.lower()] = b""
-            continue
-        try:
-            with open(os.path.join(path, f"{stem}.{extension}"), "rb") as file:
-                files[extension.lower()] = file.read()
-        except OSError:
-            return Sample(stem, problem="file may not be read")
-    return _sample_of_files(stem, files)
+def _sample_of_key(path, key, names, images, counts):
+    files = SampleFiles()
+    for name, base in sorted(names, key=lambda item: not item[0].is_image):
+        data = b""
+        if images or not name.is_image:
+            try:
+                with open(os.path.join(path, base), "rb") as file:
+                    data = file.read()
+            except OSError:
+                counts.used += len(names)
+                return Sample(key, problem="file may not be read")
+        if files.add(name, data):
+            counts.ignore("another file has their name in other letter case", base)
+    return files.sample(counts)
 
 
 def contains_images(names):
@@ -275,7 +240,7 @@ def _sample_of_row(row, image_columns, number):
     return Sample(
         key=strings.get("key", f"{number:09d}"),
         image=next((row[name] for name in image_columns if row[name]), None),
-        text=strings.get("txt") or strings.get("caption"),
+        captions=tuple(captions_of_json(row.get("txt") or row.get("caption"))),
         url=strings.get("url"),
         status=strings.get("status"),
         error=strings.get("error_message"),

@@ -6,8 +6,9 @@ import itertools
 import os
 import re
 
-from tf_mural.data.records import MANIFEST, Skipped
+from tf_mural.data.records import MANIFEST, InputParts
 from tf_mural.datasets.crawl import sample_readers
+from tf_mural.datasets.crawl.sample_files import Sample
 from tf_mural.errors import UserError
 
 _SPLIT_WORDS = {
@@ -36,7 +37,7 @@ class Shard:
     sidecar: str = ""
 
     def samples(self):
-        """Yields each `Sample` in order, and a `Skipped` if the file is damaged."""
+        """Yields each `Sample` in order, `InputParts`, and a `Skipped` if the file is damaged."""
         return sample_readers.READERS[self.kind](self.path)
 
     def sidecar_samples(self):
@@ -55,7 +56,7 @@ class Shard:
             yield sample.url, sample.key
         if not has_sidecar:
             for sample in sample_readers.READERS[self.kind](self.path, images=False):
-                if not isinstance(sample, Skipped):
+                if isinstance(sample, Sample):
                     yield sample.url, sample.key
 
 
@@ -111,6 +112,43 @@ def find_split_shards(raw_dir, images, split, default=None):
     if not shards:
         raise UserError(f"no file of images in {raw_dir} has the split {split} in its name")
     return shards
+
+
+def file_parts(raw_dir, images, used, captions=""):
+    """Returns the `InputParts` of the files below the searched folders.
+
+    The files of a folder of images are counted by its reader, and hidden files are not counted.
+
+    Args:
+        raw_dir, images: as for `find_shards`.
+        used: the shards of the split.
+        captions: path of the list of captions, or "".
+    """
+    shards = find_shards(raw_dir, images)
+    kinds = dict.fromkeys(map(_absolute, shards), "they are in another split")
+    kinds |= dict.fromkeys(map(_absolute, used))
+    kinds |= {os.path.abspath(captions): None} if captions else {}
+    sidecars = {os.path.abspath(shard.sidecar) for shard in shards if shard.sidecar}
+    folders = {os.path.abspath(shard.path) for shard in shards if shard.kind == "folder"}
+    parts = []
+    for top in [os.path.normpath(os.path.join(raw_dir, name)) for name in images or ("",)]:
+        for folder, subfolders, names in os.walk(top):
+            subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+            if MANIFEST in names or os.path.abspath(folder) in folders:
+                continue
+            for name in sorted(names):
+                path = os.path.abspath(os.path.join(folder, name))
+                is_metadata = path in sidecars or name.endswith("_stats.json")
+                if not (name.startswith(".") or is_metadata):
+                    reason = kinds.get(path, "they are neither images nor captions")
+                    parts.append(
+                        InputParts("files", 1, reason, reason and os.path.relpath(path, top) or "")
+                    )
+    return tuple(parts)
+
+
+def _absolute(shard):
+    return os.path.abspath(shard.path)
 
 
 def split_of(name):

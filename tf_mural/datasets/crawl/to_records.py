@@ -1,16 +1,18 @@
 """Converts the samples of a shard to records."""
 
+import dataclasses
 import posixpath
 
 from tf_mural.data.records import Record, Skipped
 from tf_mural.datasets import image_files
+from tf_mural.datasets.crawl.sample_files import Sample
 
 
 class AdjacentCaptions:
     """The captions next to the images.
 
     Args:
-        language: language code of the captions.
+        language: language code of captions whose language nothing names.
 
     Attributes:
         expected: languages whose missing texts are counted; empty for this class.
@@ -22,13 +24,22 @@ class AdjacentCaptions:
         self._language = language
 
     def texts(self, sample):
-        """Returns ((language, text) pairs of a sample, None), or ((), reason) without a caption."""
-        text = (sample.text or "").strip()
-        return (((self._language, text),), None) if text else ((), "no caption")
+        """Returns the texts of a sample and the reason why it has no text, or None.
+
+        The texts are pairs (language, text), or `Skipped` for texts that cannot be used.
+        """
+        texts = []
+        for caption in sample.captions:
+            if isinstance(caption, Skipped):
+                texts.append(caption)
+            elif text := caption[1].strip():
+                texts.append((caption[0] or self._language, text))
+        has_text = any(not isinstance(text, Skipped) for text in texts)
+        return tuple(texts), None if has_text else "no caption"
 
 
 def shard_to_records(shard, captions):
-    """Yields a `Record` or `Skipped` for each sample of a shard and each link without an image.
+    """Yields a `Record` or `Skipped` for each sample and each link without an image, `InputParts`.
 
     Args:
         shard: `shards.Shard`.
@@ -36,7 +47,7 @@ def shard_to_records(shard, captions):
     """
     keys = set()
     for sample in shard.samples():
-        if isinstance(sample, Skipped):
+        if not isinstance(sample, Sample):
             yield sample
             continue
         if shard.sidecar:
@@ -48,26 +59,30 @@ def shard_to_records(shard, captions):
 
 
 def _to_items(sample, name, captions):
-    """Yields the `Record` or `Skipped` of a sample, and `Skipped` for each missing language."""
-    item = _to_item(sample, name, captions)
-    yield item
-    if isinstance(item, Record):
-        codes = {code for code, _ in item.texts}
-        for code in captions.expected:
-            if code not in codes:
-                yield Skipped("no text in the language", f"{name}, {code}", text_only=True)
-
-
-def _to_item(sample, name, captions):
+    """Yields the `Record` or `Skipped` of a sample, and `Skipped` for texts and languages."""
     if sample.image is None and sample.problem is None:
-        return _skip_without_image(sample, name)
+        yield _skip_without_image(sample, name)
+        return
     if sample.problem:
-        return Skipped(sample.problem, name)
+        yield Skipped(sample.problem, name)
+        return
     texts, reason = captions.texts(sample)
+    for text in texts:
+        if isinstance(text, Skipped):
+            yield dataclasses.replace(text, example=f"{name}: {text.example}")
     if reason:
-        return Skipped(reason, name if sample.url is None else f"{name}, {sample.url}")
+        yield Skipped(reason, name if sample.url is None else f"{name}, {sample.url}")
+        return
     image, reason = image_files.validate_image(sample.image)
-    return Skipped(reason, name) if reason else Record(name, (image,), texts)
+    if reason:
+        yield Skipped(reason, name)
+        return
+    pairs = tuple(text for text in texts if not isinstance(text, Skipped))
+    yield Record(name, (image,), pairs)
+    codes = {code for code, _ in pairs}
+    for code in captions.expected:
+        if code not in codes:
+            yield Skipped("no text in the language", f"{name}, {code}", text_only=True)
 
 
 def _skip_without_image(sample, name):

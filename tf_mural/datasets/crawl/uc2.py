@@ -15,12 +15,13 @@ import hashlib
 import os
 import re
 
-from tf_mural.data.records import is_language
+from tf_mural import languages as language_codes
 from tf_mural.datasets import archives
 from tf_mural.datasets.crawl import caption_index, join_captions, shards, uc2_lmdb
 from tf_mural.errors import UserError, lookup
 
 SPLITS = ("train", "val")
+VERSION = 2
 AUGMENTATIONS = ("crop", "flip")
 USUAL_AUGMENTATIONS = ("crop",)  # Flipped images may contradict captions.
 _DATABASE = re.compile(r"conceptual_caption_([a-z]{2,3})_(train|trian|val)\.db")
@@ -62,7 +63,7 @@ def plan(
     image_shards = shards.find_split_shards(raw_dir, images, split)
     source = _find_texts(raw_dir, split, captions, languages, sentencepiece, ids)
     if isinstance(source, join_captions.CaptionList):
-        return join_captions.plan(image_shards, source)
+        return join_captions.plan(raw_dir, images, image_shards, source)
     uc2_lmdb.check(source)
     missing = uc2_lmdb.Unit(image_shards, source, missing=True)
     groups = shards.group_shards(image_shards)
@@ -102,21 +103,20 @@ def fingerprint(raw_dir, split, images=(), **options):
 def _find_texts(raw_dir, split, captions, languages, sentencepiece, ids):
     """Returns a `join_captions.CaptionList` of a JSONL, or `uc2_lmdb.Databases`."""
     lookup(dict.fromkeys(SPLITS), split, "split of uc2")
-    for code in languages or ():
-        if not is_language(code):
-            raise UserError(f"expected language codes such as en, got {code!r}")
+    stored = [language_codes.canonicalize(code, "the option languages") for code in languages or ()]
     path = os.path.join(raw_dir, captions) if captions else _find_jsonl(raw_dir, split)
     if path:
         if not os.path.isfile(path):
             raise UserError(f"{path}, which the option captions names, is no file")
-        return join_captions.CaptionList(path, "jsonl", languages=tuple(languages or ()))
+        return join_captions.CaptionList(path, "jsonl", languages=tuple(stored))
     databases = _find_databases(raw_dir, split)
     if not databases:
         raise UserError(
             f"no texts of {split} in {raw_dir}; expected a JSONL, or folders such as "
             f"conceptual_caption_en_{split}.db"
         )
-    chosen = {code: lookup(databases, code, "language of uc2") for code in languages or databases}
+    codes = language_codes.choose(languages or databases, databases, "language of uc2")
+    chosen = {code: databases[code] for code in codes}
     model_path, ids_path = (
         os.path.join(raw_dir, name) if name else "" for name in (sentencepiece, ids)
     )
@@ -148,5 +148,7 @@ def _find_databases(raw_dir, split):
         for name in sorted(os.listdir(parent)) if os.path.isdir(parent) else ():
             match = _DATABASE.fullmatch(name)
             if match and match[2].replace("trian", "train") == split:
-                folders.setdefault(match[1], os.path.join(parent, name))
+                language = language_codes.find(match[1])
+                code = language.code if language else match[1]
+                folders.setdefault(code, os.path.join(parent, name))
     return folders

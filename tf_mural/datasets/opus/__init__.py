@@ -16,11 +16,13 @@ import hashlib
 import itertools
 
 from tf_mural.data.records import Record, Skipped
+from tf_mural.data.text_cleaning import is_blank
 from tf_mural.datasets.opus import files
 from tf_mural.datasets.opus.forward_lines import ForwardLines
 from tf_mural.errors import UserError
 
 SPLITS = ("train",)
+VERSION = 2
 AUGMENTATIONS = ()
 # Minimum and maximum size of a unit in bytes of the first language. Skipping a text takes 5 % of
 # the time of converting it, therefore many small parts would cost more time than they save.
@@ -108,7 +110,7 @@ def read(unit):
             except UnicodeDecodeError:
                 yield Skipped("not UTF-8", name)
                 continue
-            if not all(texts):
+            if any(map(is_blank, texts)):
                 yield Skipped("empty side", name)
             elif unit.drop_identical and texts[0] == texts[1]:
                 yield Skipped("both sides the same", f"{name}: {texts[0]}")

@@ -6,6 +6,7 @@ import hashlib
 import os
 import zipfile
 
+from tf_mural import languages as language_codes
 from tf_mural.data.records import is_language
 from tf_mural.datasets import bounded_read
 from tf_mural.errors import UserError, lookup
@@ -17,7 +18,8 @@ class Bitext:
 
     Attributes:
         name: corpus and languages, such as "CCMatrix.de-en".
-        languages: language codes of both texts as in records, such as zh-cn for OPUS's zh_cn.
+        languages: language codes of both texts as in records, such as zh for OPUS's zh_cn. A region
+            is kept only if both texts are in the same language, such as pt and pt-br.
         path: path of the zip, or of the folder of the two files.
         members: names of both files in the zip or folder.
         sizes: unpacked sizes of both files in bytes.
@@ -91,22 +93,16 @@ def choose_bitexts(bitexts, raw_dir, languages=None, pairs=None):
     """
     chosen = bitexts
     if languages is not None:
-        known_codes = dict.fromkeys(sorted({code for b in bitexts for code in b.languages}))
-        for code in languages:
-            lookup(known_codes, _normalize(code), f"language (of {raw_dir})")
-        allowed = {_normalize(code) for code in languages}
+        known_codes = sorted({code for bitext in bitexts for code in bitext.languages})
+        allowed = set(language_codes.choose(languages, known_codes, f"language (of {raw_dir})"))
         chosen = [bitext for bitext in chosen if allowed.issuperset(bitext.languages)]
     if pairs is not None:
         known_pairs = {"-".join(bitext.languages): None for bitext in bitexts}
-        reversed_pairs = {"-".join(bitext.languages[::-1]) for bitext in bitexts}
+        all_names = {name for bitext in bitexts for name in _pair_names(bitext)}
         allowed = {_normalize(pair) for pair in pairs}
-        for pair in sorted(allowed - reversed_pairs):
+        for pair in sorted(allowed - all_names):
             lookup(known_pairs, pair, f"pair (of {raw_dir})")
-        chosen = [
-            bitext
-            for bitext in chosen
-            if {"-".join(bitext.languages), "-".join(bitext.languages[::-1])} & allowed
-        ]
+        chosen = [bitext for bitext in chosen if _pair_names(bitext) & allowed]
     if not chosen:
         raise UserError(f"no bitext in {raw_dir} has two of the languages and is one of the pairs")
     for bitext in chosen:
@@ -152,6 +148,20 @@ def _normalize(code):
     return code.replace("_", "-")
 
 
+def _stored_codes(first, second):
+    """Returns the codes of records for the two codes of a bitext."""
+    codes = [_normalize(code) for code in (first, second)]
+    stored = [match.code if (match := language_codes.find(code)) else code for code in codes]
+    return tuple(codes if stored[0] == stored[1] else stored)
+
+
+def _pair_names(bitext):
+    """Returns the names of a pair, in both orders, with codes of records and of the files."""
+    original = [_normalize(member.rpartition(".")[2]) for member in bitext.members]
+    orders = (codes[::step] for codes in (bitext.languages, original) for step in (1, -1))
+    return {"-".join(codes) for codes in orders}
+
+
 def _bitexts_in_folder(folder, names):
     for name, codes, members in _match_names(sorted(names), folder):
         sizes = tuple(os.path.getsize(os.path.join(folder, member)) for member in members)
@@ -193,8 +203,7 @@ def _match_names(names, where):
     for stem, sides in by_stem.items():
         codes = [(a, b) for a in sides for b in sides if a != b and stem.endswith(f".{a}-{b}")]
         for a, b in codes:
-            languages = _normalize(a), _normalize(b)
-            yield os.path.basename(stem), languages, (sides[a], sides[b])
+            yield os.path.basename(stem), _stored_codes(a, b), (sides[a], sides[b])
         for code, name in sides.items() if not codes else ():
             if stem.endswith(f"-{code}") or f".{code}-" in stem:
                 raise UserError(f"{where} has {name}, but not the other language; add its file")

@@ -1,132 +1,197 @@
 """Roles of the columns of a table: maps a row to its image, its id and its texts."""
 
 import dataclasses
+import functools
+import re
+import string
 
-from tf_mural.data.records import Skipped, is_language
-from tf_mural.errors import UserError, suggest
+from tf_mural import languages
+from tf_mural.data.records import InputParts, Skipped
+from tf_mural.data.records.record import NOT_LANGUAGES
+from tf_mural.data.text_cleaning import is_blank
 
-LAYOUTS = ("auto", "wide", "long")
+NOT_CHOSEN = "the option languages omits them"
+
+
+@dataclasses.dataclass(frozen=True)
+class Role:
+    """The role of a column.
+
+    Attributes:
+        kind: see the docstring of `headers`.
+        language: `languages.Language` of the texts; None if a row or a key names it.
+        ignored: the reason why the column is ignored, or None.
+        option: option that would use the column, or "".
+    """
+
+    kind: str
+    language: languages.Language | None = None
+    ignored: str | None = None
+    option: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """Names of the columns by role. A name with dots is a path into nested JSON objects.
+    """The columns of a table by role. A name with dots is a path into nested JSON objects.
 
     Attributes:
         layout: "wide" (a row has all texts of a record) or "long" (a row has one text).
         image, id: names, or None.
-        language, text: names; only for the long layout.
-        languages: language codes to keep, or None for all.
+        language_column: name of the column of languages, or None; only for the long layout.
+        text: name of the column of texts whose name is not a language, or None.
+        default: `languages.Language` of texts whose language nothing names, or None.
+        chosen: the language codes to keep, or None for all.
+        assigned: {name: `languages.Language`} of the option `columns`.
         texts_keys: names of JSON objects with texts by language.
-        reserved: columns of the wide layout that do not contain texts, even if their names look
-            like language codes.
+        reserved: {name: role} of the columns without texts.
+        numeric: names of columns of numbers.
+        wordy: names of the columns, those with the most words in a cell first.
         separator: separator of several texts in a cell, or None.
     """
 
     layout: str
     image: str | None
     id: str | None
-    language: str
-    text: str
-    languages: tuple[str, ...] | None
+    language_column: str | None
+    text: str | None
+    default: languages.Language | None
+    chosen: frozenset | None
+    assigned: dict
     texts_keys: tuple[str, ...]
-    reserved: frozenset
+    reserved: dict
+    numeric: frozenset
+    wordy: tuple[str, ...]
     separator: str | None
 
-    def key(self, row):
-        """Returns the value that all rows of a record share in the long layout."""
-        return first_value(row, self.id or self.image)
+    def __post_init__(self):
+        # Rows repeat the names, therefore the roles are computed once.
+        object.__setattr__(self, "role", functools.cache(self._classify))
 
-    def texts(self, row):
-        """Yields (language, text) or `Skipped` for each text of a row; ignores blank cells."""
-        for code, cells in self._cells(row):
-            if self.languages is not None and code not in self.languages:
+    def __reduce__(self):
+        fields = dataclasses.fields(self)
+        return Columns, tuple(getattr(self, field.name) for field in fields)
+
+    def _classify(self, name):
+        """Returns the `Role` of the column `name`."""
+        if name in self.assigned:
+            return Role("texts", self.assigned[name])
+        if name in self.reserved:
+            return Role(self.reserved[name])
+        if any(name == key.partition(".")[0] for key in (*self.texts_keys, *self.assigned)):
+            return Role("captions")
+        option = f"columns={name}:{_guess_language(name)}"
+        if self.layout == "long":
+            if name == self.text:
+                return Role("text")
+            return Role("ignored", None, "the table has one text in each row", option)
+        if name == self.text and self.default is not None:
+            if self.chosen is not None and self.default.code not in self.chosen:
+                return Role("ignored", None, NOT_CHOSEN)
+            return Role("texts", self.default)
+        language = languages.find(name)
+        if self.chosen is not None and name in self.chosen:
+            return Role("texts", language or languages.Language(languages.canonicalize(name)))
+        if language is None:
+            reason = "their language is not named" if name == self.text else NOT_LANGUAGES
+            return Role("ignored", None, reason, option)
+        if self.chosen is not None and language.code not in self.chosen:
+            return Role("ignored", None, NOT_CHOSEN)
+        if name in self.numeric:
+            return Role("ignored", None, "their cells are numbers", option)
+        return Role("texts", language)
+
+    def parts(self, names):
+        """Yields `InputParts` for the columns of a table, and for the languages in their names."""
+        names = tuple(dict.fromkeys(names))
+        # The option in the ledger names the column that is most likely to have texts.
+        likely = next((name for name in self.wordy if self.role(name).option), None)
+        for name in names:
+            role = self.role(name)
+            option = self.role(likely).option if likely and role.option else ""
+            yield InputParts("columns", 1, role.ignored, name, option)
+            if role.kind == "texts" and name not in self.assigned and name != self.text:
+                yield InputParts.language_code(name, role.language)
+
+    def texts(self, row, codes):
+        """Yields (language code, text) or `Skipped` for each text of a row; ignores empty cells.
+
+        Args:
+            row: see `rows.Table`.
+            codes: Counter to which the codes in cells and keys of JSON objects are added.
+        """
+        for name, language, cells in self._cells(row):
+            if name is not None:
+                codes[name] += 1
+            if language is None and name is not None:
+                example = f"{name!r}{languages.hint(name)}"
+                yield Skipped("not a language code", example, text_only=True)
                 continue
-            if not is_language(code):
-                yield Skipped("not a language code", repr(code), text_only=True)
+            if language is None:
+                for cell in filter(None, cells):
+                    yield Skipped("no language named", str(cell)[:80], text_only=True)
+                continue
+            if name is not None and self.chosen is not None and language.code not in self.chosen:
                 continue
             for cell in cells:
                 if isinstance(cell, str):
                     for text in self._split_cell(cell):
-                        yield code, text
+                        if is_blank(text):
+                            example = f"{language.code} {text!r}"
+                            yield Skipped("blank text", example, text_only=True)
+                        else:
+                            yield language.code, text
                 elif cell is not None:
                     yield Skipped("text is not a string", repr(cell), text_only=True)
 
+    def code_parts(self, code, count):
+        """Returns the `InputParts` of a language code in `count` cells or keys."""
+        language = self.find_language(code)
+        if language and self.chosen is not None and language.code not in self.chosen:
+            return InputParts("language codes", count, NOT_CHOSEN, code)
+        return InputParts.language_code(code, language, count)
+
+    def find_language(self, code):
+        """Returns the `languages.Language` of a code in a cell or a key, or None."""
+        if self.chosen is not None and code in self.chosen:
+            return languages.find(code) or languages.Language(languages.canonicalize(code))
+        return languages.find(code)
+
     def _cells(self, row):
-        """Yields (language, list of cells)."""
+        """Yields (code in a cell or key or None, its language or None, list of cells)."""
         if self.layout == "long":
-            yield (first_value(row, self.language) or ""), _as_list(get_value(row, self.text))
+            code = first_value(row, self.language_column)
+            language = self.find_language(code) if code else self.default
+            yield code, language, _as_list(get_value(row, self.text))
+            for name, language in self.assigned.items():
+                yield None, language, _as_list(get_value(row, name))
             return
-        nested = [get_value(row, key) for key in self.texts_keys]
-        nested = [value for value in nested if isinstance(value, dict)]
-        for texts in nested or [row]:
-            for code, value in texts.items():
-                if nested or (code not in self.reserved and is_language(code)):
-                    yield code, _as_list(value)
+        for name, language in self.assigned.items():
+            if name not in row:  # a path into nested objects
+                yield None, language, _as_list(get_value(row, name))
+        captions = [value for key in self.texts_keys if (value := get_value(row, key)) is not None]
+        for value in captions:
+            for code, cells in value.items() if isinstance(value, dict) else ((None, value),):
+                language = self.default if code is None else self.find_language(code)
+                yield code, language, _as_list(cells)
+        if any(isinstance(value, dict) for value in captions):
+            return
+        for name, value in row.items():
+            role = self.role(name)
+            if role.kind == "texts":
+                yield None, role.language, _as_list(value)
 
     def _split_cell(self, cell):
         if self.separator is None:
             texts = [cell]
         else:
             texts = [text.strip() for text in cell.split(self.separator)]
-        return [text for text in texts if text.strip()]
+        return [text for text in texts if text.strip(string.whitespace)]
 
 
-def resolve(
-    table, layout, image, id, split, language, text, languages, texts_keys, texts_separator
-):
-    """Returns the `Columns` of a table; options that are None take their defaults.
-
-    Raises:
-        UserError: a column that an option names does not exist, or the layout is unknown.
-    """
-    if layout not in LAYOUTS:
-        raise UserError(f"unknown layout {layout!r}; known: {', '.join(LAYOUTS)}")
-    is_long = layout == "long" or (layout == "auto" and {language, text} <= set(table.columns))
-    if image is None and "image" in table.columns:
-        image = "image"
-    if id is None and table.columns[:1] == ("id",) and image != "id":
-        id = "id"  # At any other position, "id" is the language code of Indonesian.
-    named = {name for name in (image, id, split) if name is not None}
-    reserved = frozenset(named | {name.partition(".")[0] for name in named})
-    options = [("image_column", image), ("id_column", id), ("split_column", split)]
-    if is_long:
-        options += [("language_column", language), ("text_column", text)]
-    else:
-        options += [("languages", code) for code in languages or ()]
-    if not table.json:  # Keys of JSON objects are optional, so only headers are checked.
-        _check_columns(table, options)
-    listed = f"columns found: {', '.join(table.columns)}"
-    if is_long and image is None and id is None:
-        raise UserError(
-            f"{table.path}: the long layout needs image_column or id_column, to know which texts "
-            f"belong together; {listed}"
-        )
-    if not (is_long or table.json or any(is_language(c) for c in set(table.columns) - reserved)):
-        raise UserError(
-            f"{table.path}: expected columns named by language codes such as 'de' (wide layout), "
-            f"or columns {language!r} and {text!r} (long layout); {listed}"
-        )
-    return Columns(
-        layout="long" if is_long else "wide",
-        image=image,
-        id=id,
-        language=language,
-        text=text,
-        languages=languages,
-        texts_keys=texts_keys if table.json else (),
-        reserved=reserved,
-        separator=texts_separator,
-    )
-
-
-def _check_columns(table, options):
-    for option, name in options:
-        if name is not None and name not in table.columns:
-            raise UserError(
-                f"{table.path} has no column {name!r}, which the option {option} names; "
-                f"columns found: {', '.join(table.columns)}{suggest(name, table.columns)}"
-            )
+def _guess_language(name):
+    """Returns the language that a part of a name suggests ("de" for caption_de), or "en"."""
+    parts = re.split(r"[\W_]+", name)
+    return next((part for part in reversed(parts) if len(part) == 2 and languages.find(part)), "en")
 
 
 def get_value(row, name):

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import glob
 import io
+import itertools
 import json
 import os
 import re
@@ -13,37 +14,54 @@ from tf_mural.errors import UserError, lookup
 DELIMITERS = {"tsv": "\t", "csv": ",", "jsonl": None}
 QUOTING = {"minimal": csv.QUOTE_MINIMAL, "none": csv.QUOTE_NONE}
 _BOM = b"\xef\xbb\xbf"
+_SPLIT_WORDS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
+_SAMPLES = 100  # number of rows by which columns are classified
 
 
-def find_file(raw_dir, file, split):
-    """Returns the path of the table.
+def find_files(raw_dir, file, split):
+    """Returns the paths of the tables, and the names of the other tables of the folder.
 
     Args:
         raw_dir: a folder, or the table itself.
-        file: name of the table in the folder, in which "{split}" stands for the split; None for the
-            only table in the folder.
+        file: name of the table in the folder, or a sequence of names, in which "{split}" stands for
+            the split; None for all tables of the folder.
         split: name of the split.
 
     Raises:
-        UserError: the table does not exist, or `file` is needed to choose one.
+        UserError: a table does not exist, or `file` is needed to choose between the tables of
+            several splits.
     """
     if not raw_dir or not os.path.exists(raw_dir):
         raise UserError(f"expected raw_dir to be a table or its folder; {raw_dir!r} does not exist")
     if os.path.isfile(raw_dir):
         if file is not None:
             raise UserError(f"{raw_dir} is already a file; omit the option file={file!r}")
-        return raw_dir
+        return [raw_dir], []
     files = [name for name in os.listdir(raw_dir) if os.path.isfile(os.path.join(raw_dir, name))]
     tables = sorted(name for name in files if name.rpartition(".")[2].lower() in DELIMITERS)
     listed = ", ".join(tables) or "none"
     if file is None:
-        if len(tables) != 1:
+        if not tables or (len(tables) > 1 and any(map(_names_split, tables))):
             raise UserError(f"{raw_dir}: name the table with the option file; found: {listed}")
-        file = tables[0]
-    path = os.path.join(raw_dir, file.replace("{split}", split))
-    if not os.path.isfile(path):
-        raise UserError(f"{path} does not exist; tables in the folder: {listed}")
-    return path
+        names = tables
+    else:
+        names = [name.replace("{split}", split) for name in file_names(file)]
+    for name in names:
+        if not os.path.isfile(os.path.join(raw_dir, name)):
+            path = os.path.join(raw_dir, name)
+            raise UserError(f"{path} does not exist; tables in the folder: {listed}")
+    others = [name for name in tables if name not in map(os.path.normpath, names)]
+    return [os.path.join(raw_dir, name) for name in names], others
+
+
+def file_names(file):
+    """Returns the option `file` as a tuple of names; it may be one name, a sequence or None."""
+    return (file,) if isinstance(file, str) else tuple(file or ())
+
+
+def _names_split(name):
+    words = re.findall("[a-z]+", name.rpartition(".")[0].lower())
+    return not _SPLIT_WORDS.isdisjoint(words)
 
 
 def splits_of_files(raw_dir, file):
@@ -112,6 +130,13 @@ class Table:
     def json(self):
         """Whether the rows are JSON objects."""
         return self.format == "jsonl"
+
+    def samples(self):
+        """Returns the valid ones of the first rows."""
+        parsed = (
+            self.row(data, line) for line, _, data in itertools.islice(self.spans(), _SAMPLES)
+        )
+        return [row for row in parsed if not isinstance(row, str)]
 
     def spans(self):
         """Yields (line number from 1, byte offset, bytes) of each row after the header.

@@ -2,10 +2,10 @@
 
 import hashlib
 import os
-import uuid
 
 import numpy as np
 
+from tf_mural import file_io
 from tf_mural.errors import UserError
 
 # The digest in the names of cached files includes this string. Change the string whenever the code
@@ -123,7 +123,5 @@ def _load(path, count):
 
 def _save(path, embeddings):
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = f"{path}.{uuid.uuid4().hex}"
-    with open(temporary, "wb") as file:
+    with file_io.atomic_write(path, sync=False) as temporary, open(temporary, "wb") as file:
         np.save(file, embeddings)
-    os.replace(temporary, path)

@@ -1,6 +1,7 @@
 """Reads prompts from files: a folder with one file per language, or a published format.
 
-A folder of prompts contains folders of UTF-8 text files, each named by its language (`de.txt`):
+A folder of prompts contains folders of UTF-8 text files, each named by its language, such as
+`de.txt`, or in another convention (`deu_Latn.txt`; see `tf_mural.languages`):
 
     templates/de.txt   one template per line, with {} for the name
     classes/de.txt     one name per line, in the order of the labels; an empty line for a class
@@ -13,6 +14,7 @@ A folder of prompts contains folders of UTF-8 text files, each named by its lang
 
 import os
 
+from tf_mural import languages
 from tf_mural.errors import UserError
 from tf_mural.evaluation.prompts import published_formats
 from tf_mural.evaluation.prompts.clip import humanize_class
@@ -71,10 +73,9 @@ def _read_folder(path, folder, extension):
     if not os.path.isdir(folder_path):
         return {}
     names = sorted(name for name in os.listdir(folder_path) if name.endswith(extension))
-    return {
-        name.removesuffix(extension): _read_lines(os.path.join(folder_path, name), folder)
-        for name in names
-    }
+    paths = {name.removesuffix(extension): os.path.join(folder_path, name) for name in names}
+    by_code = languages.by_code(paths, folder_path)
+    return {code: _read_lines(by_code[code], folder) for code in sorted(by_code)}
 
 
 def _read_lines(path, folder):

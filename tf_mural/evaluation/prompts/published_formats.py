@@ -15,8 +15,9 @@ import os
 import re
 
 from tf_mural.errors import UserError, lookup
+from tf_mural.languages import by_code
 
-_LANGUAGES = {"cn": "zh", "jp": "ja"}  # country codes that are used as language codes
+_COUNTRIES = {"cn": "zh"}  # country codes that are used as language codes
 _NAMES, _TEMPLATES = "_classnames.json", "_zeroshot_classification_templates.json"
 _BABEL, _BABEL_TEMPLATES = "babel_imagenet.json", "nllb_dist13b_prompts.json"
 _IMAGENET_CLASSES = 1000
@@ -58,8 +59,8 @@ def _read_clip_benchmark(folder, dataset):
             table = _read_json(path)
             if _find_key(table, dataset):
                 strings = _check_list(_find_dataset(table, dataset, path), path)
-                by_language[_LANGUAGES.get(code, code)] = strings
-        names_and_templates.append(by_language)
+                by_language[_COUNTRIES.get(code, code)] = strings
+        names_and_templates.append(by_code(by_language, folder))
     if not any(names_and_templates):
         raise UserError(
             f"prompts: {folder} contains neither folders of prompts (templates, classes, filled) "
@@ -83,9 +84,11 @@ def _read_babel(path, num_classes):
                 path, f"for {code!r} labels below {num_classes} and as many names"
             ) from error
         names[code.lower()] = by_label
+    names = by_code(names, path)
     path = os.path.join(os.path.dirname(path), _BABEL_TEMPLATES)
     templates = _read_json(path)
-    return names, {code.lower(): _check_list(texts, path) for code, texts in templates.items()}
+    checked = {code.lower(): _check_list(texts, path) for code, texts in templates.items()}
+    return names, by_code(checked, path)
 
 
 def _read_json(path):

@@ -1,8 +1,6 @@
 """Lock of a workdir: only one process at a time trains in a workdir."""
 
 import contextlib
-import errno
-import fcntl
 import json
 import os
 import signal
@@ -16,6 +14,7 @@ from tf_mural import file_io
 from tf_mural.errors import UserError
 
 NAME = "lock.json"
+_KERNEL_LOCK = "lock"  # file in the workdir that the kernel locks
 _HEARTBEAT_SECONDS = 20.0
 _EXPIRY_SECONDS = 120.0  # time without a heartbeat after which a lock expires
 
@@ -35,14 +34,14 @@ class WorkdirLocked(UserError):
 class Lock:
     """Locks a workdir: `with Lock(workdir): ...`.
 
-    On one machine, the kernel holds the lock (flock) and releases it when the process ends, for
-    whatever reason. Between machines, or if flock is not available, the content of the lock file
-    decides: the host, the process and the time of its last heartbeat. The process writes a
-    heartbeat every 20 s. A lock expires after 120 s without a heartbeat. A lock expires at once if
-    its process started on this machine since the last boot and has ended.
+    On one machine, the kernel locks the file `lock` (`filelock.FileLock`) and releases it when the
+    process ends, for whatever reason. Between machines, or if the file system has no locks, the
+    content of lock.json decides: the host, the process and the time of its last heartbeat. The
+    process writes a heartbeat every 20 s. A lock expires after 120 s without a heartbeat. A lock
+    expires at once if its process started on this machine since the last boot and has ended.
 
     On a remote file system, two processes that start at the same moment may both acquire the lock.
-    At its next heartbeat, the process that is not named in the lock file stops. If the lock of a
+    At its next heartbeat, the process that is not named in lock.json stops. If the lock of a
     process has expired and another process has taken it, the first process also stops at its next
     heartbeat.
 
@@ -66,7 +65,7 @@ class Lock:
     ):
         self._workdir, self._path = workdir, os.path.join(workdir, NAME)
         self._heartbeat_seconds, self._expiry_seconds = heartbeat_seconds, expiry_seconds
-        self._file, self._closed = None, threading.Event()
+        self._kernel_lock, self._closed = None, threading.Event()
         self._on_lost, self._is_lost = on_lost, False
         self._owner = {
             "host": socket.gethostname(),
@@ -79,11 +78,11 @@ class Lock:
     def __enter__(self):
         file_io.makedirs(self._workdir)
         try:
-            has_flock = self._flock()
+            is_granted = self._acquire_kernel_lock()
             holder = self._read_holder()
-            if has_flock is False:
+            if is_granted is False:
                 raise self._refusal(holder)
-            if holder and not (has_flock and holder["host"] == self._owner["host"]):
+            if holder and not (is_granted and holder["host"] == self._owner["host"]):
                 self._check_expired(holder)
             self._write()
         except BaseException:
@@ -96,32 +95,39 @@ class Lock:
     def __exit__(self, *_):
         self._closed.set()
         self._thread.join()
-        # The file is not removed, because a process that has just opened it would lock a file that
-        # other processes cannot find. An error such as a full disk is not raised here, because
-        # other writes report it.
+        # An error such as a full disk is not raised here, because other writes report it.
         with contextlib.suppress(Exception):
             if not self._is_lost:
                 self._write({})
         self._release()
 
     def _release(self):
-        if self._file:
-            self._file.close()
-            self._file = None
+        if self._kernel_lock:
+            self._kernel_lock.release()
+            self._kernel_lock = None
 
-    def _flock(self):
-        """Returns whether the kernel granted the lock, or None if flock is not available."""
+    def _acquire_kernel_lock(self):
+        """Returns whether the kernel granted the lock, or None if the file system has no locks."""
+        import filelock
+
         if file_io.is_remote(self._path):
             return None
-        self._file = open(self._path, "a+b", buffering=0)
+        # A soft lock of filelock would remain after a killed process.
+        path = os.path.join(self._workdir, _KERNEL_LOCK)
+        lock = filelock.FileLock(path, fallback_to_soft=False, thread_local=False)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            return False if error.errno in (errno.EWOULDBLOCK, errno.EACCES) else None
+            lock.acquire(blocking=False)
+        except filelock.Timeout:
+            return False
+        except PermissionError:
+            raise
+        except OSError:
+            return None
+        self._kernel_lock = lock
         return True
 
     def _read_holder(self):
-        """Returns the contents of the lock file, or None if the file names no process."""
+        """Returns the contents of lock.json, or None if the file names no process."""
         try:
             holder = json.loads(file_io.read_bytes(self._path))
             required = {"host", "process", "acquired", "heartbeat"}
@@ -163,7 +169,7 @@ class Lock:
     def _heartbeat(self):
         while not self._closed.wait(self._heartbeat_seconds):
             with contextlib.suppress(Exception):
-                holder = None if self._file else self._read_holder()
+                holder = None if self._kernel_lock else self._read_holder()
                 if holder and any(holder.get(key) != value for key, value in self._owner.items()):
                     self._is_lost = True
                     break
@@ -174,14 +180,9 @@ class Lock:
     def _write(self, content=None):
         if content is None:
             content = {**self._owner, "heartbeat": time.time()}
-        data = json.dumps(content).encode()
-        if self._file is None:
-            with file_io.atomic_write(self._path) as path, file_io.open_file(path, "wb") as file:
-                file.write(data)
-            return
-        self._file.seek(0)
-        self._file.truncate()
-        self._file.write(data)
+        with file_io.atomic_write(self._path, sync=False) as temporary:
+            with file_io.open_file(temporary, "wb") as file:
+                file.write(json.dumps(content).encode())
 
 
 def _process_namespace():
