@@ -338,4 +338,4 @@ def test_a_record_with_a_flipped_bit_is_rejected(tmp_path):
     with pytest.raises(UserError, match="checksum"):
         collect(record_set)
     with pytest.raises(UserError, match="checksum"):
-        reports.sample_captioned_images(record_set, 1)
+        reports.sample_records(record_set, 1)

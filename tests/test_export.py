@@ -10,12 +10,15 @@ import sys
 
 import numpy as np
 import pytest
+from helpers.image_cases import png16, with_alpha, with_exif
+from helpers.images import encode
 
 import tf_mural
 from tf_mural import experiment, export
 from tf_mural.data.records import Record
 from tf_mural.errors import UserError
 from tf_mural.experiment import run_report
+from tf_mural.export import image_decoding
 from tf_mural.export.parity import assert_close
 
 TEXTS = ["a red circle", "ein roter Kreis", ""]
@@ -33,20 +36,40 @@ def test_a_saved_model_takes_encoded_images_and_strings(tools, finished, tmp_pat
         "import sys, numpy as np, tensorflow as tf, tensorflow_text\n"
         "loaded = tf.saved_model.load(sys.argv[1])\n"
         "texts = loaded.signatures['serving_default'](texts=tf.constant(['a red circle', '']))\n"
-        "png = tf.io.encode_png(np.zeros((33, 20, 3), np.uint8))\n"
-        "images = loaded.signatures['embed_images'](images=png[None])\n"
-        "np.savez(sys.argv[2], texts=texts['embeddings'], images=images['embeddings'])\n"
+        "files = tf.constant([open(path, 'rb').read() for path in sys.argv[3:]])\n"
+        "images = loaded.signatures['embed_images'](images=files)['embeddings']\n"
+        "pixels = np.load(sys.argv[1] + '.npy')\n"
+        "pixels = loaded.signatures['embed_pixels'](pixels=pixels)['embeddings']\n"
+        "np.savez(sys.argv[2], texts=texts['embeddings'], images=images, pixels=pixels)\n"
         "assert not [name for name in sys.modules if name.startswith('tf_mural')]\n"
     )
-    command = [sys.executable, "-c", code, str(folder), str(tmp_path / "out.npz")]
+    contents = [
+        encode(np.zeros((33, 20, 3), np.uint8)),
+        with_exif(6, format="PNG"),
+        with_exif(8, quality=95),
+        encode(with_alpha()),
+        png16(np.random.default_rng(0).integers(0, 1 << 16, (50, 40, 4), np.uint16)),
+    ]
+    files = [str(tmp_path / f"{number}.image") for number in range(len(contents))]
+    for path, data in zip(files, contents, strict=True):
+        (tmp_path / path).write_bytes(data)
+    pixels = np.random.default_rng(1).integers(0, 256, (3, 50, 70, 3), np.uint8)
+    np.save(f"{folder}.npy", pixels)
+    command = [sys.executable, "-c", code, str(folder), str(tmp_path / "out.npz"), *files]
     process = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert process.returncode == 0, process.stderr[-2000:]
     embedder = tf_mural.Embedder.load(finished[0])
     with np.load(tmp_path / "out.npz") as actual:
         expected = embedder.embed_texts(["a red circle", ""])
         np.testing.assert_allclose(actual["texts"], expected, atol=1e-5)
-        expected = embedder.embed_images([np.zeros((33, 20, 3), np.uint8)])
-        np.testing.assert_allclose(actual["images"], expected, atol=1e-5)
+        # The graph decodes rotated JPEGs with TensorFlow, and the embedder with Pillow.
+        expected = embedder.embed_images(files)
+        np.testing.assert_allclose(actual["images"][[0, 1]], expected[[0, 1]], atol=1e-5)
+        np.testing.assert_allclose(actual["images"], expected, atol=5e-3)
+        expected = embedder.embed_images(list(pixels))
+        np.testing.assert_allclose(actual["pixels"], expected, atol=1e-5)
+    card = (folder / "README.md").read_text()
+    assert "`embed_pixels`" in card and image_decoding.LIMITS in card
 
 
 @pytest.mark.parametrize("quantize", ["", *(pytest.param(q, marks=SLOW) for q in QUANTIZATIONS)])

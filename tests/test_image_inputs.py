@@ -1,8 +1,11 @@
 """Transparency, EXIF orientation and CMYK through every way in: files, arrays, records, index."""
 
+import functools
 import io
 import json
 import os
+import shutil
+import types
 
 import numpy as np
 import pytest
@@ -15,30 +18,57 @@ from helpers.image_cases import (
     with_exif,
     without_adobe,
 )
-from helpers.images import encode
+from helpers.images import encode, random_pixels
+from helpers.pipeline import make_tokenizer, read_batches
 from helpers.shared_inputs import ROTATIONS, TRANSPARENT
 from PIL import Image
 
-import tf_mural
 from tf_mural import conversion, search
 from tf_mural.conversion.ledger import format_summary
-from tf_mural.data import image_ops
+from tf_mural.data import image_ops, input_pipeline
 from tf_mural.data.image_normalization import (
     AMBIGUOUS_CMYK,
     FLATTENED,
     ROTATED,
     stored_images_note,
 )
-from tf_mural.data.records import RecordSet
+from tf_mural.data.preprocessing import Preprocessing
+from tf_mural.data.records import Record, RecordSet, write
+from tf_mural.data.sampling import IndexSampler
 from tf_mural.datasets import table
-from tf_mural.evaluation.batch_embedder import BadImage
+from tf_mural.evaluation.batch_embedder import BadImage, BatchEmbedder
+from tf_mural.experiment.embedder import Embedder
 
 EXAMPLES = {"05_transparency": TRANSPARENT, "06_orientation": ROTATIONS}
 
 
+SIDE, CELL = 48, 4  # pixels of an image and of a cell whose mean color is a feature
+
+
 @pytest.fixture(scope="module")
-def embedder(finished):
-    return tf_mural.Embedder.load(finished[0], batch_size=4)
+def embedder():
+    """An `Embedder` whose vectors contain the mean colors of small cells of the images.
+
+    A trained tower could map a wrong image to almost the same vector.
+    """
+    preprocessing = Preprocessing(SIDE, SIDE)
+
+    def encode_images(pixels):
+        cells = pixels.reshape(-1, SIDE // CELL, CELL, SIDE // CELL, CELL, 3).mean((2, 4)) / 255
+        return (0.1 + cells).reshape(len(pixels), -1)
+
+    width = (SIDE // CELL) ** 2 * 3
+    preprocess = functools.partial(image_ops.preprocess_for_evaluation, preprocessing=preprocessing)
+    embed = BatchEmbedder(encode_images, None, None, preprocess, width=width, batch_size=4)
+    encoder = types.SimpleNamespace(
+        towers={"text": types.SimpleNamespace(output=np.zeros((1, width)))}, variables=[]
+    )
+    return Embedder(embed, encoder, make_tokenizer(), preprocessing)
+
+
+def distance(rows, others):
+    """Returns the largest distance between rows of two arrays."""
+    return np.linalg.norm(np.asarray(rows) - others, axis=-1).max()
 
 
 def convert(raw_dir, out_dir, **filters):
@@ -60,38 +90,35 @@ def expected_pixels(folder, name):
     )
 
 
-def examples(kinds=EXAMPLES):
-    """Yields (folder, name) of the examples."""
-    for kind in kinds:
-        folder = shared_inputs.inputs(kind)
-        yield from ((folder, name) for name in EXAMPLES[kind])
-
-
 # --- embedder -------------------------------------------------------------------------------------
 
 
-def test_an_example_has_one_vector_as_path_bytes_and_pillow_image(embedder):
-    for folder, name in examples():
+@pytest.mark.parametrize("kind", EXAMPLES)
+def test_an_example_has_one_vector_as_path_bytes_and_pillow_image(kind, embedder):
+    folder = shared_inputs.inputs(kind)
+    for name in EXAMPLES[kind]:
         path = f"{folder}/{name}"
+        right = expected_pixels(folder, name).astype(np.uint8)
         with Image.open(path) as image:
-            ways = [path, shared_inputs.read(path), image]
-            rows = embedder.embed_images([*ways, expected_pixels(folder, name).astype(np.uint8)])
-        # The pixels of JPEGs differ by up to one level from those of expected.png.
-        tolerance = 2e-3 if name.endswith(".jpg") else 1e-6
-        np.testing.assert_allclose(rows[:3], np.tile(rows[3], (3, 1)), atol=tolerance)
-        assert name == "turned_1.jpg" or np.abs(rows[0] - rows[2]).max() <= 1e-6, name
+            stored = np.asarray(image.convert("RGB"))
+            rows = embedder.embed_images([path, shared_inputs.read(path), image, right, stored])
+        # TensorFlow decodes turned_1.jpg, which is upright, and Pillow decodes the others.
+        is_jpeg = name.endswith(".jpg")
+        assert distance(rows[:2], rows[2]) <= (0.01 if name == "turned_1.jpg" else 1e-6), name
+        assert distance(rows[:3], rows[3]) <= (0.01 if is_jpeg else 1e-6), name
+        if name != "turned_1.jpg":  # The stored pixels, without correction, are far away.
+            assert distance(rows[3], rows[4]) > 0.1, name
 
 
 def test_an_rgba_array_equals_its_file_and_its_composite(embedder):
     rgba = with_alpha()
     flat = np.round(composite(rgba)).astype(np.uint8)
     rows = embedder.embed_images([np.asarray(rgba), encode(rgba), rgba, flat])
-    np.testing.assert_allclose(rows[1:3], np.tile(rows[0], (2, 1)), atol=1e-6)
-    np.testing.assert_allclose(rows[3], rows[0], atol=2e-3)
+    assert distance(rows[1:3], rows[0]) <= 1e-6 and distance(rows[3], rows[0]) <= 0.005
     black = embedder.embed_images([np.asarray(rgba)], background="black")
     expected = np.round(composite(rgba, (0, 0, 0))).astype(np.uint8)
-    np.testing.assert_allclose(black, embedder.embed_images([expected]), atol=2e-3)
-    assert np.abs(black - rows[:1]).max() > 1e-3
+    assert distance(black, embedder.embed_images([expected])) <= 0.005
+    assert distance(black, rows[0]) > 0.1
 
 
 def test_rotated_files_and_pillow_images_equal_upright_pixels(embedder):
@@ -99,10 +126,11 @@ def test_rotated_files_and_pillow_images_equal_upright_pixels(embedder):
     for format, options in (("PNG", {}), ("WEBP", {"lossless": True})):
         data = with_exif(6, format=format, **options)
         rows = embedder.embed_images([data, Image.open(io.BytesIO(data)), upright])
-        np.testing.assert_allclose(rows[:2], np.tile(rows[2], (2, 1)), atol=1e-6)
-    data = with_exif(3)
-    rows = embedder.embed_images([data, Image.open(io.BytesIO(data))])
-    np.testing.assert_allclose(rows[0], rows[1], atol=1e-6)
+        assert distance(rows[:2], rows[2]) <= 1e-6
+    data = with_exif(3, quality=95)
+    rows = embedder.embed_images([data, Image.open(io.BytesIO(data)), upright, upright[::-1]])
+    assert distance(rows[0], rows[1]) <= 1e-6 and distance(rows[0], rows[2]) <= 0.02
+    assert distance(rows[3], rows[2]) > 0.1
 
 
 def test_ambiguous_cmyk_is_refused_as_path_bytes_and_pillow_image(embedder, tmp_path):
@@ -113,8 +141,8 @@ def test_ambiguous_cmyk_is_refused_as_path_bytes_and_pillow_image(embedder, tmp_
         with pytest.raises(BadImage, match="position 1 .*CMYK JPEG without Adobe's marker"):
             embedder.embed_images([PHOTO, image])
     marked = encode(PHOTO.convert("CMYK"), "JPEG", quality=95)
-    rows = embedder.embed_images([marked, Image.open(io.BytesIO(marked))])
-    np.testing.assert_allclose(rows[0], rows[1], atol=5e-3)
+    rows = embedder.embed_images([marked, Image.open(io.BytesIO(marked)), PHOTO])
+    assert distance(rows[:2], rows[2]) <= 0.02
 
 
 # --- records --------------------------------------------------------------------------------------
@@ -177,6 +205,21 @@ def test_ambiguous_cmyk_is_left_out_and_counted(tmp_path):
     assert AMBIGUOUS_CMYK in format_summary([manifest])
 
 
+def test_reading_a_record_set_of_an_earlier_version_prints_a_note(tmp_path):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "a.png").write_bytes(encode(PHOTO))
+    (tmp_path / "raw" / "table.csv").write_text("image,en\na.png,x\n")
+    convert(tmp_path / "raw", tmp_path / "out")
+    path, lines = tmp_path / "out" / "train" / "manifest.json", []
+    manifest = json.loads(path.read_text())
+    del manifest["ledger"]["changed_images"]
+    path.write_text(json.dumps(manifest))
+    arguments = (table, "table", str(tmp_path / "raw"), tmp_path / "out", "train")
+    assert conversion.convert(*arguments, processes=1, progress=lines.append) == manifest
+    assert len(lines) == 2 and "was converted by an earlier version" in lines[1]
+    assert "earlier version" in search.RecordsSource(str(tmp_path / "out" / "train")).note
+
+
 def test_a_record_set_of_an_earlier_version_gets_a_note():
     ledger = {"read": 1, "kept": 1}
     old = {"images": 1, "ledger": ledger}
@@ -217,7 +260,7 @@ def test_an_index_has_the_vectors_of_the_right_pixels(kind, embedder, tmp_path):
         right = embedder.embed_images([expected_pixels(raw, name).astype(np.uint8)])
         (hits,) = index.search(right, len(index))
         score = next(hit.score for hit in hits if hit.item["path"] == name)
-        assert score >= 1 - 1e-4, name
+        assert score >= 1 - 1e-4, name  # a distance of up to 0.014
 
 
 def test_the_search_page_shows_and_embeds_upright_images(embedder, tmp_path):
@@ -230,12 +273,63 @@ def test_the_search_page_shows_and_embeds_upright_images(embedder, tmp_path):
     (tmp_path / "photos" / "clear.png").write_bytes(encode(with_alpha(levels=(0,))))
     out = str(tmp_path / "index")
     source = search.FolderSource(str(tmp_path / "photos"))
-    search.make_index(
-        out, source, embedder.embed_images, embedder.fingerprint, "m", embedder.width, print_fn=str
-    )
+    search.make_index(out, source, embedder.embed_images, "m", "m", embedder.width, print_fn=str)
     handlers = demo_page.DemoHandlers(embedder, search.Index(out))
     note, items = handlers.search_by_image(str(path), 2)
     (best, caption), (other, _) = items
     assert note == "" and caption.startswith("1. 1.000")
     np.testing.assert_array_equal(np.asarray(best), np.asarray(PHOTO))
     assert (np.asarray(other) == 255).all()
+
+
+# --- the description of a model -------------------------------------------------------------------
+
+
+def test_training_resizes_as_the_preprocessing_describes(tmp_path):
+    rows = [Record(str(i), (encode(PHOTO),), (("en", "en1"),)) for i in range(2)]
+    write(tmp_path / "set", rows)
+    sampler = IndexSampler([RecordSet.open(tmp_path / "set")], 1, ["en"], with_image=True)
+    source = input_pipeline.Source(sampler, {"image": "image", "caption": "text"})
+    for options in ({}, {"method": "bicubic", "antialias": True}):
+        preprocessing = Preprocessing(40, 40, **options)
+        dataset = input_pipeline.training_dataset(
+            [source], make_tokenizer(), preprocessing, ("en",), 2
+        )
+        (batch,) = read_batches(dataset, 1)
+        expected = image_ops.resize_for(np.asarray(PHOTO), preprocessing)
+        np.testing.assert_array_equal(batch["image"]["pixels"], np.stack([expected] * 2))
+
+
+def test_a_model_is_loaded_and_saved_with_its_preprocessing(finished, tmp_path):
+    from tf_mural import experiment
+    from tf_mural.export import presets
+
+    run = tmp_path / "run"
+    shutil.copytree(finished[0], run, ignore=shutil.ignore_patterns("checkpoints"))
+    description = json.loads((run / "model.json").read_text())
+    description["images"] |= {"method": "bicubic", "antialias": True, "background": "black"}
+    (run / "model.json").write_text(json.dumps(description))
+    other, before = Embedder.load(run), Embedder.load(finished[0])
+    expected = Preprocessing(72, 64, "bicubic", True, "black")
+    assert other.preprocessing == expected and before.preprocessing == Preprocessing(72, 64)
+    assert other.fingerprint != before.fingerprint
+    image = random_pixels(height=300, width=200)
+    assert distance(other.embed_images([image]), before.embed_images([image])) > 1e-4
+    model = experiment.load(str(run))
+    arguments = experiment.model_arguments(experiment.read_description(str(run)))
+    parts = model.encoder, model.tokenizer, model.preprocessing
+    presets.save_preset(str(tmp_path / "preset"), arguments, *parts)
+    preset = Embedder.load(tmp_path / "preset")
+    assert preset.preprocessing == expected
+    rgba = [with_alpha()]
+    np.testing.assert_allclose(preset.embed_images(rgba), other.embed_images(rgba), atol=1e-6)
+    pixels = preset_pixels(str(tmp_path / "preset"), image)
+    right = image_ops.preprocess_pixels(image, expected)
+    np.testing.assert_array_equal(pixels, right)
+
+
+def preset_pixels(path, image):
+    """Returns the pixels that the image converter of a preset makes."""
+    from tf_mural.export.presets import MuralImageConverter
+
+    return np.asarray(MuralImageConverter.from_preset(path)(image))

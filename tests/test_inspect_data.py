@@ -1,5 +1,6 @@
-"""The command inspect_data, and the images and captions of its contact sheets."""
+"""The command inspect_data, and the records that it draws for its web pages."""
 
+import io
 import json
 import os
 import subprocess
@@ -15,7 +16,7 @@ from tf_mural.cli import inspect_data
 from tf_mural.data import records, tokenizers
 from tf_mural.data.records import Record, RecordSet
 from tf_mural.errors import UserError
-from tf_mural.reports import sample_captioned_images
+from tf_mural.reports import sample_records
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "cir", "##cle", "##s"]
 
@@ -77,12 +78,17 @@ def test_all_splits_of_a_folder_are_inspected(tools, shapes, tmp_path):
     english = content["sets"]["shapes-train"]["languages"]["en"]
     assert english["characters"]["median"] == 12 and english["cut_percent"] == 66.666667
     assert content["shared"][0]["images"] == 1
-    kinds = ("languages", "lengths", "tokens", "images", "sheet")
+    kinds = ("languages", "lengths", "tokens", "images")
     names = [f"shapes-{split}-{kind}.png" for split in ("train", "test") for kind in kinds]
-    assert sorted(os.listdir(tmp_path / "seen")) == sorted(["inspection.json", *names])
+    pages = [f"shapes-{split}-sheet.html" for split in ("train", "test")]
+    assert sorted(os.listdir(tmp_path / "seen")) == sorted(["inspection.json", *names, *pages])
     for name in names:
         with Image.open(tmp_path / "seen" / name) as chart:
             assert chart.format == "PNG" and np.asarray(chart.convert("L")).min() < 200, name
+    page = (tmp_path / "seen" / pages[0]).read_text(encoding="utf-8")
+    assert page.count("<figure>") == 2 and page.count('src="data:image/png;base64,') == 2
+    # Both records have the text "a red circle" with 4 tokens, of which --max_tokens=5 cuts one.
+    assert page.count("(cut: 4 tokens)") == 2
 
 
 def test_without_an_output_folder_nothing_is_written(inspect, shapes, tmp_path):
@@ -115,7 +121,8 @@ def test_sets_without_texts_or_images_and_with_labels_or_scores_are_inspected(in
     assert written == {
         "inspection.json",
         *(f"data-pairs-{kind}.png" for kind in ("languages", "lengths", "scores")),
-        *(f"data-photos-{kind}.png" for kind in ("images", "labels", "sheet")),
+        *(f"data-photos-{kind}.png" for kind in ("images", "labels")),
+        "data-photos-sheet.html",
     }
 
 
@@ -126,15 +133,6 @@ def test_the_size_of_a_sample_is_printed(inspect, shapes):
         "other numbers: of 1 records drawn at random"
     ) in lines
     assert any(line.startswith("en 2 3 3 ") for line in lines)
-
-
-def test_scripts_without_a_font_are_named(inspect, tmp_path):
-    texts = (("en", "a circle"), ("gez", "𞟠"), ("xx", "𐎠"))  # scripts: Ethiopic, Old Persian
-    records.write(tmp_path / "a", [Record("1", (image(),), texts)])
-    out = inspect("--records=a", "--out_dir=seen")
-    if "no font on this machine" not in out:
-        pytest.skip("this machine has fonts of all scripts")
-    assert "Old (xx)" in out and "~/.local/share/fonts" in out and "(en)" not in out
 
 
 _INTERRUPTED_COMMAND = """
@@ -193,7 +191,7 @@ def test_invalid_arguments_are_rejected(shapes, tmp_path, monkeypatch, arguments
     assert message in str(error.value)
 
 
-# --- images and captions of a contact sheet -------------------------------------------------------
+# --- records of a web page ------------------------------------------------------------------------
 
 
 def write_set(folder, *set_records):
@@ -201,17 +199,27 @@ def write_set(folder, *set_records):
     return RecordSet.open(folder)
 
 
+def captions_of(samples):
+    return [[(caption.language, caption.text) for caption in x.captions] for x in samples]
+
+
+def pixels_of(sample):
+    with Image.open(io.BytesIO(sample.image)) as decoded:
+        return np.asarray(decoded)
+
+
 def test_captions_alternate_between_the_languages(tmp_path):
     texts = tuple((code, f"{code} {n}") for code in ("cs", "de", "en", "fr") for n in (1, 2))
     record_set = write_set(tmp_path / "a", *(Record(str(i), (image(),), texts) for i in range(3)))
-    _, captions = sample_captioned_images(record_set, 3, captions=2)
-    assert captions == [
+    samples = sample_records(record_set, 3, captions=2)
+    assert captions_of(samples) == [
         [("cs", "cs 1"), ("de", "de 1")],
         [("en", "en 1"), ("fr", "fr 1")],
         [("cs", "cs 1"), ("de", "de 1")],
     ]
-    _, captions = sample_captioned_images(record_set, 1, captions=3, languages=["fr", "de"])
-    assert captions == [[("de", "de 1"), ("de", "de 2"), ("fr", "fr 1")]]
+    assert samples[0].omitted == {"cs": 1, "de": 1, "en": 2, "fr": 2}
+    samples = sample_records(record_set, 1, captions=3, languages=["fr", "de"])
+    assert captions_of(samples) == [[("de", "de 1"), ("de", "de 2"), ("fr", "fr 1")]]
 
 
 def test_each_language_of_an_image_is_shown_before_a_second_caption(tmp_path):
@@ -219,39 +227,54 @@ def test_each_language_of_an_image_is_shown_before_a_second_caption(tmp_path):
     record_set = write_set(tmp_path / "a", *(Record("", (image(),), t) for t in (english, both)))
     draws = {s: np.random.default_rng(s).choice(2, 2, replace=False)[0] for s in range(20)}
     seed = next(s for s, first in draws.items() if first == 0)  # record 0 has only English
-    _, captions = sample_captioned_images(record_set, 2, captions=2, seed=seed)
-    assert captions == [[("en", "one")], [("de", "eins"), ("en", "one")]]
+    samples = sample_records(record_set, 2, captions=2, seed=seed)
+    assert captions_of(samples) == [[("en", "one")], [("de", "eins"), ("en", "one")]]
 
 
-def test_images_are_drawn_at_random_and_decoded_small(tmp_path):
+def test_records_are_drawn_at_random_and_their_images_are_reduced(tmp_path):
     wide = image(1024, 512, "JPEG")
     set_records = [Record(str(i), (image(color=(i, 0, 0)),), label=i) for i in range(50)]
     record_set = write_set(tmp_path / "a", *set_records)
-    labels = [
-        [int(label) for [(label, _)] in sample_captioned_images(record_set, 5, seed=s)[1]]
-        for s in (1, 2)
-    ]
-    assert labels[0] != labels[1] and len(set(labels[0])) == 5
-    images, captions = sample_captioned_images(record_set, 5, seed=1)
-    assert [pixels[0, 0, 0] for pixels in images] == labels[0], "captions belong to their images"
-    assert captions[0] == [(str(labels[0][0]), "(no name)")]
-    (pixels,), _ = sample_captioned_images(write_set(tmp_path / "b", Record("1", (wide,))), 5)
-    assert pixels.shape == (128, 256, 3) and pixels.dtype == np.uint8
+    draws = [[x.index for x in sample_records(record_set, 5, seed=s)] for s in (1, 2)]
+    assert draws[0] != draws[1] and len(set(draws[0])) == 5
+    samples = sample_records(record_set, 5, seed=1)
+    assert [pixels_of(x)[0, 0, 0] for x in samples] == draws[0], "an image belongs to its record"
+    assert [x.id for x in samples] == [str(index) for index in draws[0]]
+    assert samples[0].label == f"{draws[0][0]} (no name)"
+    (sample,) = sample_records(write_set(tmp_path / "b", Record("1", (wide, wide))), 5)
+    assert pixels_of(sample).shape == (128, 256, 3) and sample.size == (1024, 512)
+    assert sample.num_images == 2
 
 
-def test_undecodable_images_are_skipped_and_transparent_parts_become_white(tmp_path):
+def test_transparent_parts_become_white_and_undecodable_images_are_kept(tmp_path):
     transparent = encode(Image.new("RGBA", (4, 4), (200, 0, 0, 0)))
+    truncated = image(64, 32, color="red")[:60]
     set_records = [
-        Record("1", (b"no image",)),
+        Record("1", (b"no image",), (("en", "a"),)),
         Record("2", (transparent,)),
         Record("3", (), (("en", "a"),)),
+        Record("4", (truncated,)),
     ]
-    images, captions = sample_captioned_images(write_set(tmp_path / "a", *set_records), 3)
-    assert len(images) == len(captions) == 1
-    assert (images[0] == 255).all()
+    samples = {x.id: x for x in sample_records(write_set(tmp_path / "a", *set_records), 4)}
+    assert samples.keys() == {"1", "2", "4"}, "record 3 has no image"
+    assert (samples["1"].image, samples["1"].size) == (None, None)
+    assert (samples["4"].image, samples["4"].size) == (None, (64, 32))
+    assert (pixels_of(samples["2"]) == 255).all()
 
 
-def test_records_without_texts_show_the_name_of_their_label(tmp_path):
+def test_records_have_the_name_of_their_label(tmp_path):
     record_set = write_set(tmp_path / "a", Record("1", (image(),), label=1))
     record_set.manifest["classes"] = ["cat", "dog"]
-    assert sample_captioned_images(record_set, 1)[1] == [[("1", "dog")]]
+    (sample,) = sample_records(record_set, 1)
+    assert (sample.label, sample.captions) == ("1 (dog)", [])
+
+
+def test_texts_with_more_tokens_than_a_model_reads_are_marked(tmp_path):
+    tokenizers.save_vocabulary(tmp_path / "vocab.txt", PIECES)
+    tokenizer = tokenizers.Tokenizer(str(tmp_path / "vocab.txt"), 5)
+    texts = (("en", "a red circle"), ("en", "a circle"))
+    record_set = write_set(tmp_path / "a", Record("1", (image(),), texts))
+    (sample,) = sample_records(record_set, 1, tokenizer=tokenizer)
+    assert [(x.num_tokens, x.is_cut) for x in sample.captions] == [(4, True), (3, False)]
+    (sample,) = sample_records(record_set, 1)
+    assert [(x.num_tokens, x.is_cut) for x in sample.captions] == [(None, False)] * 2

@@ -2,6 +2,8 @@
 
 import json
 
+import keras
+import keras_hub
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -13,6 +15,7 @@ from tf_mural import models
 from tf_mural.data import image_ops
 from tf_mural.data.preprocessing import METHODS, Preprocessing
 from tf_mural.errors import UserError
+from tf_mural.models.model_configs import efficientnet_config
 
 PILLOW = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 IMAGENET = {"scale": 1 / 255, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -129,5 +132,43 @@ def test_invalid_values_are_refused(values, message):
 def test_a_preset_with_an_unknown_padding_gets_a_warning_with_the_cure(recwarn):
     assert models.resolve_padding(None) == models.resolve_padding("symmetric", "x") == "symmetric"
     assert models.resolve_padding("end", "x") == "end" and not recwarn.list
-    with pytest.warns(UserWarning, match="the preset 'x' does not record .* need padding='end'"):
+    with pytest.warns(UserWarning, match="the backbone 'x' does not record .* need padding='end'"):
         assert models.resolve_padding(None, "x") == "symmetric"
+
+
+def small_efficientnet():
+    config = efficientnet_config("tiny")
+    return keras_hub.models.EfficientNetBackbone(**config, input_shape=(32, 32, 3))
+
+
+def test_an_encoder_applies_the_padding_of_its_preprocessing():
+    pixels = random_pixels(height=32, width=32).astype(np.float32)[None]
+
+    def encode(padding):
+        keras.utils.set_random_seed(0)
+        preprocessing = Preprocessing(32, 32, scale=1.0, mean=(0.0,), padding=padding)
+        backbone = small_efficientnet()
+        encoder = models.ImageEncoder(backbone, 8, preprocessing=preprocessing)
+        return backbone, np.asarray(encoder(pixels))
+
+    (backbone, end), (_, symmetric) = encode("end"), encode("symmetric")
+    padded = np.asarray(backbone.get_layer("stem_conv_pad")(pixels))
+    np.testing.assert_array_equal(padded, np.pad(pixels, [(0, 0), (0, 1), (0, 1), (0, 0)]))
+    paddings = {
+        layer.name: layer.padding
+        for layer in backbone._flatten_layers()
+        if isinstance(layer, keras.layers.ZeroPadding2D)
+    }
+    shapes = models.block_shapes(backbone.get_config())
+    strided = {f"{name}_dwconv_pad" for name, shape in shapes.items() if shape[3] == 2}
+    changed = {name for name, ((before, after), _) in paddings.items() if before < after}
+    assert changed == {"stem_conv_pad", *strided} and len(changed) > 1
+    assert np.abs(end - symmetric).max() > 1e-3
+
+
+def test_an_encoder_around_an_efficientnet_asks_for_its_padding():
+    with pytest.warns(UserWarning, match="does not record how its weights were padded"):
+        models.ImageEncoder(small_efficientnet(), 8)
+    other = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Conv2D(4, 3)])
+    with pytest.raises(UserError, match="the padding is 'end', but .* no EfficientNet of KerasHub"):
+        models.ImageEncoder(other, 8, preprocessing=Preprocessing(32, 32, padding="end"))

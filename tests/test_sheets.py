@@ -30,7 +30,7 @@ def test_images_are_laid_out_in_rows(tmp_path):
 
 
 def test_a_caption_without_a_font_is_replaced_by_a_note(tmp_path):
-    captions = [[("en", "one"), ("xx", NO_FONT), ("ab", "a" + NO_FONT)]]
+    captions = [[("en", "one"), ("xx", NO_FONT), ("ab", "a" + 2 * NO_FONT)]]
     assert reports.contact_sheet(tmp_path / "a.png", tiles(1), captions) == ["ab", "xx"]
     notes = [[("en", "one"), ("xx", "(no font)"), ("ab", "(no font)")]]
     assert reports.contact_sheet(tmp_path / "b.png", tiles(1), notes) == []
@@ -52,26 +52,48 @@ def test_invalid_images_and_captions_are_rejected(tmp_path):
         reports.contact_sheet(tmp_path / "a.png", tiles(2).astype(np.float32), [[], []])
 
 
+def wrap(text):
+    font, drawable = fonts.caption_font("en", text, 15)
+    lines = sheets._wrap(font, drawable, 120)
+    assert all(font.getlength(line) <= 120 for line in lines)
+    return lines
+
+
 @pytest.mark.parametrize("text", ["a house and a garden and a tree", "a" * 30])
 def test_captions_are_wrapped_to_the_width(text):
-    lines = sheets._wrap("en", text, 120)
+    lines = wrap(text)
     assert 1 < len(lines) <= 3
-    assert all(fonts.runs_width(runs) <= 120 for runs in lines)
-    pieces = [piece for runs in lines for _, piece in runs]
-    assert "".join(pieces).replace(" ", "") == text.replace(" ", "")
+    assert "".join(lines).replace(" ", "") == text.replace(" ", "")
 
 
 def test_a_combining_mark_stays_on_the_line_of_its_letter():
-    lines = sheets._wrap("en", "e\u0301" * 30, 120)
+    lines = wrap("e\u0301" * 30)
     assert len(lines) > 1
-    assert all(not runs[0][1].startswith("\u0301") for runs in lines)
+    assert all(not line.startswith("\u0301") for line in lines)
 
 
 def test_long_captions_end_in_an_ellipsis():
-    lines = sheets._wrap("en", "word " * 40, 120)
-    assert len(lines) == 3
-    assert lines[-1][-1][1].endswith("…")
-    assert fonts.runs_width(lines[-1]) <= 120
+    lines = wrap("word " * 40)
+    assert len(lines) == 3 and lines[-1].endswith("…")
+
+
+def drawn_columns(tmp_path, text):
+    """Returns the numbers of the columns of the first line of a caption that have dark pixels."""
+    reports.contact_sheet(tmp_path / "sheet.png", tiles(1), [[("he", text)]])
+    below = np.asarray(Image.open(tmp_path / "sheet.png"))[16 + 128 :, 16 : 16 + 256]
+    return np.flatnonzero((below < 100).all(axis=2).any(axis=0))
+
+
+def test_a_right_to_left_caption_ends_at_the_left_and_starts_at_the_right(tmp_path, monkeypatch):
+    if not fonts._can_shape():
+        pytest.skip("this Pillow has no Raqm")
+    monkeypatch.setattr(sheets, "_MAX_LINES", 1)
+    hebrew, latin = drawn_columns(tmp_path, "\u05d0" * 3), drawn_columns(tmp_path, "abc")
+    assert hebrew.max() > 250 and hebrew.min() > 200
+    assert latin.max() < 100
+    # The first letters of a text determine the direction, also if the line has a Latin word.
+    mixed = drawn_columns(tmp_path, "\u05d0 abc")
+    assert mixed.max() > 245 and mixed.min() < hebrew.min()
 
 
 def test_images_of_any_size_are_aligned_at_the_bottom(tmp_path):

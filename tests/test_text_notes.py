@@ -71,6 +71,40 @@ def test_a_text_is_noted_from_the_first_token_that_is_cut():
     assert "has 6 tokens" in both and "lacks letters of 'круг'" in both
 
 
+@pytest.mark.parametrize("lower_case", [False, True])
+@pytest.mark.parametrize("languages", [["en", "de"], ["ja"], ["el"], ["en", "tlh"], None])
+def test_notes_of_many_texts_are_those_of_each_text(lower_case, languages):
+    """Compares the notes of a list, which skip most texts, with `language_note`."""
+    pieces = [*SPECIAL_TOKENS, *"abcdehinorstuzσοδ", "##a", "##σ"]
+    notes = text_notes.TextNotes(Tokenizer(pieces, 6, lower_case), languages)
+    # The lower case of Σ is ς at the end of a word, and ς is not in the vocabulary.
+    words = ["ΟΔΟΣ", "Σ", "one", "DREI", "Café", "赤", "круг", "☃", "12", "", "a b a b a", "[PAD]"]
+    texts = [f"{first} {second}" for first in words for second in words]
+    expected = [notes.language_note(text) for text in texts]
+    assert notes.language_notes(texts) == expected
+    assert len(set(expected)) > 1 or languages is None
+    lengths = notes.length_notes(texts)
+    assert any(lengths) and not all(lengths)
+    tokens = notes._tokenizer(texts)
+    assert notes.length_notes(texts, tokens) == lengths
+    assert notes(texts, tokens) == notes(texts)
+
+
+def test_only_texts_without_padding_are_tokenized_again(monkeypatch):
+    tokenizer = Tokenizer([*SPECIAL_TOKENS, "a"], 6)
+    notes = text_notes.TextNotes(tokenizer, ["en"])
+    texts = ["a", "a a a", "a a a a", "a a a a a"]
+    tokens, tokenized, pieces = tokenizer(texts), [], tokenizer.pieces
+
+    def count_pieces(strings):
+        tokenized.extend(text.decode() for text in strings.numpy())
+        return pieces(strings)
+
+    monkeypatch.setattr(tokenizer, "pieces", count_pieces)
+    assert list(map(bool, notes(texts, tokens))) == [False, False, False, True]
+    assert tokenized == ["a a a a", "a a a a a"]
+
+
 # --- models ---------------------------------------------------------------------------------------
 
 
@@ -106,6 +140,17 @@ def test_the_embedder_warns_once_and_counts(embedder):
         embedder.embed_texts(["a red circle", "ein Kreis"])
         embedder.embed_texts([long_text], warn=False)
     assert [bool(note) for note in embedder.text_notes(["a circle", long_text])] == [False, True]
+
+
+def test_a_warning_tokenizes_no_text_a_second_time(embedder, monkeypatch):
+    calls, pieces = [], Tokenizer.pieces
+    monkeypatch.setattr(
+        Tokenizer, "pieces", lambda self, strings: calls.append(1) or pieces(self, strings)
+    )
+    embedder.embed_texts(["a red circle", "ein Kreis"], warn=False)
+    without_notes = len(calls)
+    embedder.embed_texts(["a red circle", "ein Kreis"])
+    assert len(calls) == 2 * without_notes
 
 
 def test_a_model_without_languages_has_no_notes_about_them(finished, tmp_path):

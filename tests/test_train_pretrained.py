@@ -96,7 +96,8 @@ def test_files_of_the_run_have_the_inherited_settings(public):
     model, config = read(workdir / "model.json"), read(workdir / "config.json")
     assert config["pretrained"] == model["pretrained"] == "hf:checkpoint"
     assert config["lower_case"] is model["lower_case"] is True
-    assert model["model"] == config["model"] and model["images"] == {"resize": 40, "crop": 33}
+    assert model["model"] == config["model"] and model["images"] == config["images"]
+    assert (model["images"]["resize"], model["images"]["crop"]) == (40, 33)
     assert model["vocabulary_hash"] == tokenizers.vocabulary_hash(case.VOCABULARY) + "-lower"
     assert tokenizers.load_vocabulary(workdir / "vocab.txt") == case.VOCABULARY
     assert read(workdir / "results.json")["init"] == "hf:checkpoint"

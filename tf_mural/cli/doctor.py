@@ -120,7 +120,7 @@ def _print_devices():
 
 def _print_fonts():
     if importlib.util.find_spec("matplotlib") is None:
-        print("\nmatplotlib is not installed: no charts and no contact sheets can be drawn")
+        print("\nmatplotlib is not installed: no charts and no pictures can be drawn")
         return
     from tf_mural.reports import fonts
 

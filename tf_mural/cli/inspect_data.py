@@ -4,9 +4,9 @@
     python tools/inspect_data.py --records=data/photos --out_dir=inspection --vocab=labse/vocab.txt
 
 --records names record sets, or folders that contain the record sets of a data set. With --out_dir,
-the command also writes inspection.json, charts, and a contact sheet of images with captions. If a
-record set is large, only a random sample is read, see --limit. Ctrl-C ends the reading; the
-statistics of the records that were read until then are printed.
+the command also writes inspection.json, charts, and a web page of images with captions for each
+record set. If a record set is large, only a random sample is read, see --limit. Ctrl-C ends the
+reading; the statistics of the records that were read until then are printed.
 """
 
 import json
@@ -30,7 +30,7 @@ _RECORDS = flags.DEFINE_list(
 )
 _DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder of the record sets.", flag_values=FLAGS)
 _OUT_DIR = flags.DEFINE_string(
-    "out_dir", None, "Folder for inspection.json, charts and contact sheets.", flag_values=FLAGS
+    "out_dir", None, "Folder for inspection.json, charts and web pages.", flag_values=FLAGS
 )
 _LIMIT = flags.DEFINE_integer(
     "limit",
@@ -64,22 +64,21 @@ _MAX_TOKENS = flags.DEFINE_integer(
 _SHEET = flags.DEFINE_integer(
     "sheet",
     12,
-    "Number of images on the contact sheet; 0 omits it.",
+    "Number of records on the web page of a record set; 0 omits the page.",
     lower_bound=0,
     flag_values=FLAGS,
 )
 _CAPTIONS = flags.DEFINE_integer(
     "captions",
     8,
-    "Maximum number of captions per image on the contact sheet.",
+    "Maximum number of captions per record on the web page.",
     lower_bound=0,
     flag_values=FLAGS,
 )
 _LANGUAGES = flags.DEFINE_list(
     "languages",
     None,
-    "Comma-separated languages of the captions on the contact sheet. Default: all languages, "
-    "in turn.",
+    "Comma-separated languages of the captions on the web page. Default: all languages, in turn.",
     flag_values=FLAGS,
 )
 
@@ -110,7 +109,8 @@ def main(argv=None):
     if _OUT_DIR.value and summaries:
         _write_json({"sets": summaries, "shared": shared, "seed": _SEED.value})
         for name, summary in summaries.items():
-            _write_images(name, sets[name], summary)
+            tokenizer = tokenizers[vocabularies[sets[name].folder]]
+            _write_images(name, sets[name], summary, tokenizer)
     if interrupted:
         raise KeyboardInterrupt
 
@@ -228,22 +228,17 @@ def _write_json(content):
     print(f"written to {path}")
 
 
-def _write_images(name, records, summary):
-    """Writes the charts and the contact sheet of a record set."""
+def _write_images(name, records, summary, tokenizer):
+    """Writes the charts and the web page of a record set."""
     from tf_mural import reports
 
     for path in reports.write_stats_charts(_OUT_DIR.value, name, summary):
         print(f"written to {path}")
     if not _SHEET.value or not records.manifest["images"]:
         return
-    images, captions = reports.sample_captioned_images(
-        records, _SHEET.value, _CAPTIONS.value, _LANGUAGES.value, _SEED.value
+    samples = reports.sample_records(
+        records, _SHEET.value, _CAPTIONS.value, _LANGUAGES.value, _SEED.value, tokenizer
     )
-    if not images:
-        print(f"{name}: no contact sheet, no sampled record has a caption and a decodable image")
-        return
-    path = os.path.join(_OUT_DIR.value, f"{name}-sheet.png")
-    without_font = reports.contact_sheet(path, images, captions)
+    path = os.path.join(_OUT_DIR.value, f"{name}-sheet.html")
+    reports.write_record_page(path, summary, samples)
     print(f"written to {path}")
-    if without_font:
-        print(reports.fonts.installation_advice(pair for pairs in captions for pair in pairs))

@@ -1,7 +1,10 @@
 """Notes about texts that a model truncates, or whose language the model was not trained on."""
 
+import collections
 import functools
 import unicodedata
+
+import numpy as np
 
 from tf_mural import languages
 
@@ -85,26 +88,52 @@ class TextNotes:
         # A language whose scripts are unknown may be written in any script.
         self._scripts = None if None in scripts else frozenset().union(*scripts)
 
-    def __call__(self, texts):
-        """Returns a list of str with one note per text; "" means that a text has no note."""
+    def __call__(self, texts, tokens=None):
+        """Returns a list of str with one note per text; "" means that a text has no note.
+
+        Args:
+            texts: iterable of str.
+            tokens: see `length_notes`.
+        """
         texts = list(texts)
-        notes = zip(self.length_notes(texts), map(self.language_note, texts), strict=True)
+        notes = zip(self.length_notes(texts, tokens), self.language_notes(texts), strict=True)
         return ["; ".join(note for note in pair if note) for pair in notes]
 
-    def length_notes(self, texts):
-        """Returns a list of str: for each text, a note if the text has too many tokens, else ""."""
+    def length_notes(self, texts, tokens=None):
+        """Returns a list of str: for each text, a note if the text has too many tokens, else "".
+
+        Args:
+            texts: list of str.
+            tokens: int32 (n, max_tokens), the tokens of the texts. With this argument, only texts
+                whose row has no padding are tokenized again.
+        """
         import tensorflow as tf
 
-        if not texts:
-            return []
+        notes = [""] * len(texts)
+        candidates = range(len(texts))
+        if tokens is not None:
+            candidates = np.flatnonzero(
+                np.asarray(tokens)[:, -1] != self._tokenizer.pad_id
+            ).tolist()
+        if not candidates:
+            return notes
         limit = self._tokenizer.max_tokens - 2  # the other two tokens are [CLS] and [SEP]
-        lengths = self._tokenizer.pieces(tf.constant(texts, tf.string)).row_lengths().numpy()
-        return [
-            f"{_shorten(text)} has {length} tokens, of which the model reads the first {limit}"
-            if length > limit
-            else ""
-            for text, length in zip(texts, lengths, strict=True)
-        ]
+        strings = tf.constant([texts[i] for i in candidates], tf.string)
+        lengths = self._tokenizer.pieces(strings).row_lengths().numpy()
+        for i, length in zip(candidates, lengths, strict=True):
+            if length > limit:
+                notes[i] = (
+                    f"{_shorten(texts[i])} has {length} tokens, of which the model reads the first "
+                    f"{limit}"
+                )
+        return notes
+
+    def language_notes(self, texts):
+        """Returns a list of str: the result of `language_note` for each text."""
+        texts = [unicodedata.normalize("NFC", text) for text in texts]
+        # Only a text with a suspicious character can have a note, and few texts have one.
+        suspicious = set(filter(self._is_suspicious, set().union(*texts)))
+        return ["" if suspicious.isdisjoint(text) else self.language_note(text) for text in texts]
 
     def language_note(self, text):
         """Returns a note if the text seems to be in none of the training languages, else ""."""
@@ -112,11 +141,14 @@ class TextNotes:
             return ""
         known = ", ".join(self._languages)
         text = unicodedata.normalize("NFC", text)
-        letters = [script for script in map(script_of, text) if script]
-        if letters and self._scripts is not None:
-            foreign = [script for script in letters if script not in self._scripts]
-            if 2 * len(foreign) > len(letters):
-                script = max(foreign, key=foreign.count).replace("CJK", "Chinese").capitalize()
+        scripts = collections.Counter()
+        for character, count in collections.Counter(text).items():
+            scripts[script_of(character)] += count
+        del scripts[None]
+        if scripts and self._scripts is not None:
+            foreign = {script: n for script, n in scripts.items() if script not in self._scripts}
+            if 2 * sum(foreign.values()) > scripts.total():
+                script = max(foreign, key=foreign.get).replace("CJK", "Chinese").capitalize()
                 return (
                     f"{_shorten(text)} is written in {script} letters, but none of the languages "
                     f"of the training ({known}) is: expect poor results"
@@ -127,6 +159,15 @@ class TextNotes:
                 f"the training ({known}), expect poor results"
             )
         return ""
+
+    def _is_suspicious(self, character):
+        """Returns whether the character alone may cause a note about the language of a text."""
+        if not self._languages:
+            return False
+        script = script_of(character)
+        is_foreign = self._scripts is not None and script and script not in self._scripts
+        # The lower case of Σ depends on its position in a word.
+        return is_foreign or character == "Σ" or self._lacks_letters(character)
 
     def _lacks_letters(self, word):
         if self._tokenizer.lower_case:

@@ -104,16 +104,18 @@ class BatchEmbedder:
         """
         return self._embed("images", self._image_batches(self._decode(encoded)))
 
-    def embed_texts(self, texts):
+    def embed_texts(self, texts, on_tokens=None):
         """Embeds strings, in order; returns float32 (n, width), unit rows.
 
         Args:
             texts: Iterable of str, consumed once, a few thousand strings at a time.
+            on_tokens: Function that is called with a list of str and their tokens, int32 (n, t),
+                for each few thousand strings, or None.
 
         Raises:
             BadItem: An embedding is not finite; the error has the `position` of its text.
         """
-        return self._embed("texts", self._text_batches(iter(texts)))
+        return self._embed("texts", self._text_batches(iter(texts), on_tokens))
 
     def with_encoders(self, encode_images, encode_texts, width):
         """Returns a `BatchEmbedder` with the same preprocessing and batches, but other encoders.
@@ -138,13 +140,15 @@ class BatchEmbedder:
             yield np.arange(first, first + len(batch)), np.stack(self._pad_batch(batch))
             first += len(batch)
 
-    def _text_batches(self, strings):
+    def _text_batches(self, strings, on_tokens=None):
         """Yields (positions, int32 (batch_size, t)) of batches of texts with similar lengths."""
         import tensorflow as tf
 
         first = 0
         while window := list(itertools.islice(strings, _WINDOW_BATCHES * self._batch_size)):
             tokens = np.asarray(self._tokenizer(tf.constant(window, tf.string)))
+            if on_tokens:
+                on_tokens(window, tokens)
             lengths = self._lengths(tokens)
             order = np.argsort(lengths, kind="stable")
             for start in range(0, len(order), self._batch_size):

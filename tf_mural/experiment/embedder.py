@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import itertools
 import os
 import sys
 import warnings
@@ -17,7 +16,6 @@ from tf_mural.errors import UserError
 from tf_mural.evaluation.batch_embedder import BadImage
 from tf_mural.progress import Progress, is_terminal
 
-_TEXTS_PER_CHECK = 1_024  # number of texts whose notes are computed at a time
 _PROGRESS_SECONDS = 5.0  # seconds before the first line of progress, and between two lines
 _BAR_DELAY = 1.0  # seconds before a terminal shows a bar
 
@@ -128,7 +126,10 @@ class Embedder:
             if not warn:
                 return self._embed.embed_texts(_check_strings(texts))
             notes = []
-            embeddings = self._embed.embed_texts(self._collect_notes(_check_strings(texts), notes))
+            embeddings = self._embed.embed_texts(
+                _check_strings(texts),
+                lambda window, tokens: notes.extend(filter(None, self._notes(window, tokens))),
+            )
         if notes:
             warnings.warn(
                 f"{len(notes):,} of {len(embeddings):,} texts, such as: {notes[0]}", stacklevel=2
@@ -185,12 +186,6 @@ class Embedder:
             List of str with one note per text; "" means that a text has no note.
         """
         return self._notes(_check_strings(texts))
-
-    def _collect_notes(self, texts, notes):
-        """Yields the texts, and appends the notes of texts that have one to the list `notes`."""
-        while window := list(itertools.islice(texts, _TEXTS_PER_CHECK)):
-            notes += filter(None, self._notes(window))
-            yield from window
 
     def has_known_tokens(self, texts):
         """Returns a bool array (n,): for each text, whether it has a token other than [UNK]."""

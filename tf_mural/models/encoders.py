@@ -8,7 +8,7 @@ from keras import ops
 
 import tf_mural
 from tf_mural.errors import UserError, lookup
-from tf_mural.models.image_encoder import rescaling
+from tf_mural.models.image_encoder import apply_padding, rescaling
 from tf_mural.models.text_encoder import TextTower
 
 # Height and width of the images of a backbone that takes any size.
@@ -41,7 +41,8 @@ class ImageEncoder(keras.Model):
             which describes how image files are resized, and how pixels are scaled. None: images are
             resized to `image_size` without cropping, and pixels are scaled to [-1, 1], or are not
             scaled if the backbone contains a `Rescaling` or `Normalization` layer, as the
-            EfficientNets of `keras.applications` do.
+            EfficientNets of `keras.applications` do. With the padding "end", the padding layers of
+            a KerasHub EfficientNet are changed accordingly.
         pooling: "average", "max", "cls" (the first token), None (the output consists of vectors),
             or "auto": "cls" if the backbone has a class token, otherwise "average".
         dtype: dtype policy of the projection. Defaults to the global policy of Keras. The layers of
@@ -72,7 +73,9 @@ class ImageEncoder(keras.Model):
         name: str = "image_tower",
     ):
         size = _image_size(backbone, image_size, preprocessing)
+        is_stated = isinstance(preprocessing, dict) or hasattr(preprocessing, "padding")
         preprocessing = _preprocessing(backbone, preprocessing, size)
+        apply_padding(backbone, preprocessing.padding if is_stated else None)
         factor, offset = rescaling(preprocessing.scale, preprocessing.mean, preprocessing.std)
         policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
         # Rescaling and pooling use the dtype of the weights. In bfloat16, the constant 1 / 127.5

@@ -170,19 +170,48 @@ def resolve_padding(padding, preset=None):
 
     Args:
         padding: see `image_tower`; None: unknown.
-        preset: see `image_tower`.
+        preset: see `image_tower`; or the name of another backbone with trained weights.
     """
     if padding is not None:
         return padding
     if preset:
         warnings.warn(
-            f"the preset {preset!r} does not record how its weights were padded; padding="
+            f"the backbone {preset!r} does not record how its weights were padded; padding="
             "'symmetric' is assumed. Weights of TensorFlow's own EfficientNets and of ALIGN need "
             "padding='end'; with the wrong padding, the features are wrong (cosine similarity "
             "about 0.8)",
             stacklevel=3,
         )
     return "symmetric"
+
+
+def apply_padding(backbone, padding=None):
+    """Changes the padding layers before the stride-2 convolutions of a KerasHub EfficientNet.
+
+    Args:
+        backbone: `keras.Model`. Only the layers of a `keras_hub.models.EfficientNetBackbone` are
+            changed.
+        padding: a key of `PADDINGS`. None: "symmetric", with a warning, because a backbone does not
+            record how its weights were padded.
+
+    Raises:
+        UserError: another backbone cannot have this padding.
+    """
+    import keras_hub
+
+    if not isinstance(backbone, keras_hub.models.EfficientNetBackbone):
+        if padding not in (None, "symmetric"):
+            raise UserError(
+                f"the padding is {padding!r}, but the backbone {backbone.name!r} is no "
+                'EfficientNet of KerasHub, whose padding can be changed: set padding="symmetric"'
+            )
+        return
+    padding = resolve_padding(padding, backbone.name)
+    end_padded = lookup(PADDINGS, padding, "padding")(backbone.get_config())
+    for layer in backbone._flatten_layers():
+        if layer.name in end_padded and isinstance(layer, keras.layers.ZeroPadding2D):
+            # A layer is changed only once: the padding (1, 1) becomes (0, 1).
+            layer.padding = tuple((after - 1, after) for _, after in layer.padding)
 
 
 def rescaling(scale, mean, std):

@@ -1,4 +1,4 @@
-"""Reports for people: tables for the terminal and Markdown, charts, contact sheets."""
+"""Reports for people: tables for the terminal and Markdown, charts, pictures, web pages."""
 
 from tf_mural.progress import format_duration
 from tf_mural.reports import fonts
@@ -7,8 +7,9 @@ from tf_mural.reports.dataset_charts import write_stats_charts
 from tf_mural.reports.dataset_stats import DatasetStats, shared_records
 from tf_mural.reports.dataset_tables import format_shared_records, format_stats
 from tf_mural.reports.projector import write_projector
+from tf_mural.reports.record_page import write_record_page
 from tf_mural.reports.result_tables import recall_table, retrieval_table
-from tf_mural.reports.sample_records import sample_captioned_images
+from tf_mural.reports.sample_records import sample_records
 from tf_mural.reports.sheets import contact_sheet, retrieval_grid
 from tf_mural.reports.tables import table
 
@@ -23,9 +24,10 @@ __all__ = [
     "recall_table",
     "retrieval_grid",
     "retrieval_table",
-    "sample_captioned_images",
+    "sample_records",
     "shared_records",
     "table",
     "write_projector",
+    "write_record_page",
     "write_stats_charts",
 ]

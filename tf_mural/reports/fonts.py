@@ -1,8 +1,4 @@
-"""Lays out texts of any script with the fonts of this machine.
-
-Pillow orders the letters of a text only if one font draws the whole text. A line with several fonts
-is drawn piece by piece; this module orders the pieces.
-"""
+"""Fonts of this machine for the captions in pictures. A caption is drawn in one font."""
 
 import collections
 import functools
@@ -10,9 +6,6 @@ import itertools
 import os
 import re
 import unicodedata
-
-# Invisible characters that mark a text as left-to-right or right-to-left.
-LTR_MARK, RTL_MARK = "\u200e", "\u200f"
 
 # {language: last word of the family name of a font face}. A font file for Chinese, Japanese and
 # Korean often has one face per region, with different shapes of the same characters.
@@ -27,40 +20,36 @@ _SCRIPTS = dict.fromkeys(("CJK", "HANGUL", "HIRAGANA", "KATAKANA", "IDEOGRAPHIC"
 _STYLE_WORDS = ("Bold", "Italic", "Oblique", "Light", "Thin", "Black", "Condensed", "Mono", "Serif")
 
 
-def font_runs(language, text, size):
-    """Splits a text into runs of one font each, in drawing order from left to right.
+def caption_font(language, text, size):
+    """Returns the font that has the most characters of a text, and the text that it can draw.
 
     Args:
         language: Language code, which selects the shapes of characters that Chinese, Japanese and
             Korean write differently.
-        text: One line.
+        text: The text.
         size: Font size in pixels.
 
     Returns:
-        List of (Pillow font, string), or None if this machine has no font for a character, or if
-        Pillow on this machine cannot join the letters of the script.
+        Tuple (Pillow font, text), in which a square stands for each symbol, such as an emoji, and
+        each letter that the font lacks. None if no font has most of the characters, or if Pillow on
+        this machine cannot join the letters of the script.
     """
     if _needs_shaping(text) and not _can_shape():
         return None
-    text = _replace_missing_symbols(text)
-    visible = {character for character in text if _is_visible(character)}
-    for path in _paths():
-        if visible <= _characters(path):
-            return [(_font(path, language, size), text)]
-    # Letters of two fonts do not join. Therefore each word is drawn in one font if possible. The
-    # font with the most characters of the text is preferred.
-    main = max(_paths(), key=lambda path: len(visible & _characters(path)))
-    pieces = []
-    for word in re.findall(r"\s+|\S+\s*", text):
-        word_pieces = _split_word(word, (main, *_paths()))
-        if word_pieces is None:
-            return None
-        for path, piece in word_pieces:
-            if pieces and pieces[-1][0] == path:
-                pieces[-1][1] += piece
-            else:
-                pieces.append([path, piece])
-    return [(_font(path, language, size), piece) for path, piece in visual_order(pieces, text)]
+    visible = collections.Counter(character for character in text if _is_visible(character))
+    if not visible:
+        return latin_font(size), text
+    # `max` returns the first of several fonts that have equally many characters of the text.
+    path = max(
+        _paths(), key=lambda path: sum(visible[c] for c in visible.keys() & _characters(path))
+    )
+    missing = visible.keys() - _characters(path)
+    letters = {c for c in missing if unicodedata.category(c) not in ("So", "Sk")}
+    if 2 * sum(visible[c] for c in letters) > visible.total():
+        return None
+    if missing:
+        text = re.sub(f"[{re.escape(''.join(sorted(missing)))}][\ufe0e\ufe0f\u200d]*", "□", text)
+    return _font(path, language, size), text
 
 
 def is_right_to_left(text):
@@ -69,41 +58,11 @@ def is_right_to_left(text):
     return next((d for d in directions if d in ("L", "R", "AL")), "L") != "L"
 
 
-def visual_order(pieces, text):
-    """Orders the pieces of a line from left to right.
-
-    Consecutive pieces whose direction is opposite to the direction of the text are ordered in their
-    own direction. Within a piece, Pillow orders the letters by the direction of the first letter.
-
-    Args:
-        pieces: List of (font path, string) in reading order.
-        text: The line.
-    """
-    is_rtl = is_right_to_left(text)
-    opposite, ordered = [], []
-    for path, piece in pieces:
-        has_ltr, has_rtl = _directions(piece)
-        if has_ltr and has_rtl and is_right_to_left(piece) != is_rtl:
-            piece = (RTL_MARK if is_rtl else LTR_MARK) + piece
-        if (has_ltr and not has_rtl) if is_rtl else (has_rtl and not has_ltr):
-            opposite.append((path, piece))
-        else:
-            ordered += [*_reverse_pieces(opposite), (path, piece)]
-            opposite = []
-    ordered += _reverse_pieces(opposite)
-    return ordered[::-1] if is_rtl else ordered
-
-
 def missing_scripts(text):
     """Returns the names of the scripts of a text, such as "Bengali", that no local font has."""
-    visible = {character for character in _replace_missing_symbols(text) if _is_visible(character)}
-    missing = (c for c in visible if not any(c in _characters(path) for path in _paths()))
+    letters = {c for c in text if _is_visible(c) and unicodedata.category(c) not in ("So", "Sk")}
+    missing = (c for c in letters if not any(c in _characters(path) for path in _paths()))
     return sorted({_script_name(character) for character in missing})
-
-
-def runs_width(runs):
-    """Returns the width in pixels of the result of `font_runs`."""
-    return sum(font.getlength(piece) for font, piece in runs)
 
 
 def installation_advice(captions):
@@ -141,55 +100,6 @@ def installation_advice(captions):
 def latin_font(size):
     """Returns a font for labels; it is part of matplotlib, so every machine has it."""
     return _font(_paths()[0], "en", size)
-
-
-def _split_word(word, paths):
-    """Splits a word into pieces of one font each; returns [(font path, piece)].
-
-    The word is one piece if one font has all characters. The result is None if no font has a
-    character.
-    """
-    visible = {character for character in word if _is_visible(character)}
-    for path in paths:
-        if visible <= _characters(path):
-            return [(path, word)]
-    pieces = []
-    for character in word:
-        path = pieces[-1][0] if pieces else paths[0]
-        if _is_visible(character) and character not in _characters(path):
-            path = next((path for path in paths if character in _characters(path)), None)
-        if path is None:
-            return None
-        if pieces and pieces[-1][0] == path:
-            pieces[-1] = (path, pieces[-1][1] + character)
-        else:
-            pieces.append((path, character))
-    return pieces
-
-
-def _reverse_pieces(pieces):
-    """Reverses the order of pieces, except that the space after the last piece stays at the end."""
-    if not pieces:
-        return []
-    path, last = pieces[-1]
-    stripped = last.rstrip()
-    space = [(path, last[len(stripped) :])] if stripped != last else []
-    return [(path, stripped), *reversed(pieces[:-1]), *space]
-
-
-def _directions(text):
-    """Returns (whether a text has left-to-right letters, whether it has right-to-left letters)."""
-    letters = {unicodedata.bidirectional(character) for character in text}
-    return "L" in letters, bool(letters & {"R", "AL"})
-
-
-def _replace_missing_symbols(text):
-    """Replaces symbols such as emoji by empty squares if no font has them."""
-    symbols = {c for c in text if unicodedata.category(c) in ("So", "Sk")}
-    missing = {c for c in symbols if not any(c in _characters(path) for path in _paths())}
-    if missing:
-        text = re.sub(f"[{re.escape(''.join(sorted(missing)))}][\ufe0e\ufe0f\u200d]*", "□", text)
-    return text
 
 
 def _script_name(character):

@@ -21,8 +21,9 @@ _CORRECT, _WRONG = (26, 127, 55), (207, 34, 46)
 @dataclasses.dataclass
 class _Line:
     code: str  # language code on the first line of a caption, "" on other lines
-    runs: list
-    right_to_left: bool = False
+    text: str
+    font: object
+    direction: str | None = None  # "rtl", or None for the direction of the letters
 
 
 def contact_sheet(path, images, captions, columns=4):
@@ -140,23 +141,27 @@ def _wrap_captions(pairs, width, missing):
     """Returns the lines of captions; adds languages without a font to `missing`."""
     lines = []
     for language, text in pairs:
-        runs_of_lines = _wrap(language, text, width)
-        if runs_of_lines is None:
+        drawable = fonts.caption_font(language, text, _FONT_SIZE)
+        if drawable is None:
             missing.add(language)
-            lines.append(_Line(language, [(fonts.latin_font(_FONT_SIZE), "(no font)")]))
+            lines.append(_Line(language, "(no font)", fonts.latin_font(_FONT_SIZE)))
             continue
-        rtl = fonts.is_right_to_left(text)
-        lines += [_Line("" if i else language, runs, rtl) for i, runs in enumerate(runs_of_lines)]
+        font, text = drawable
+        # Without a direction, a line of Hebrew that begins with a Latin word would be drawn from
+        # left to right.
+        direction = "rtl" if fonts.is_right_to_left(text) else None
+        wrapped = _wrap(font, text, width, direction)
+        lines += [
+            _Line("" if i else language, line, font, direction) for i, line in enumerate(wrapped)
+        ]
     return lines
 
 
-def _wrap(language, text, width):
-    """Returns the font runs of each line of a caption, or None if no font can draw the caption."""
-    if fonts.font_runs(language, text, _FONT_SIZE) is None:
-        return None
+def _wrap(font, text, width, direction=None):
+    """Returns the lines of a caption."""
 
     def fits(line):
-        return fonts.runs_width(fonts.font_runs(language, line.rstrip(), _FONT_SIZE)) <= width
+        return font.getlength(line.rstrip(), direction=direction) <= width
 
     lines = [""]
     for word in re.findall(r"\S+\s*", text):
@@ -176,19 +181,15 @@ def _wrap(language, text, width):
         while last and not fits(last + "…"):
             last = last[:-1]
         lines[_MAX_LINES - 1 :] = [last + "…"]
-    lines = [line.rstrip() for line in lines if line.strip()]
-    # In a right-to-left text, lines that begin with a Latin word get a right-to-left mark.
-    if fonts.is_right_to_left(text):
-        lines = [line if fonts.is_right_to_left(line) else fonts.RTL_MARK + line for line in lines]
-    return [fonts.font_runs(language, line, _FONT_SIZE) for line in lines]
+    return [line.rstrip() for line in lines if line.strip()]
 
 
 def _draw_lines(draw, lines, left, baseline, indent):
     """Draws the result of `_wrap_captions`, with the first line at the height `baseline`."""
     for line in lines:
         draw.text((left, baseline), line.code, _FAINT, fonts.latin_font(_FONT_SIZE), anchor="ls")
-        x = left + (_TILE - fonts.runs_width(line.runs) if line.right_to_left else indent)
-        for font, piece in line.runs:
-            draw.text((x, baseline), piece, _INK, font, anchor="ls")
-            x += font.getlength(piece)
+        x, anchor = (left + _TILE, "rs") if line.direction else (left + indent, "ls")
+        draw.text(
+            (x, baseline), line.text, _INK, line.font, anchor=anchor, direction=line.direction
+        )
         baseline += _LINE_HEIGHT
