@@ -65,7 +65,7 @@ def run_overview():
         code = code.replace(old, new)
     vocabulary = tf_mural.data.Tokenizer(SCENES_VOCABULARY, 16).vocabulary
     small = {
-        'keras_hub.models.Backbone.from_preset("efficientnet_b3_ra2_imagenet")': "image_backbone",
+        'keras_hub.models.Backbone.from_preset("vit_base_patch16_224_imagenet")': "image_backbone",
         'keras_hub.models.BertBackbone.from_preset("bert_base_multi")': "text_backbone",
         'keras_hub.models.BertTokenizer.from_preset("bert_base_multi")': "tokenizer",
     }

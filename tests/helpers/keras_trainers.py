@@ -1,20 +1,20 @@
-"""Compiled trainers of small towers, and datasets of color records, for tests of the Keras API."""
+"""Compiled trainers of small towers, and datasets of records, for tests of the Keras API."""
 
 import os
 
 import keras
+import numpy as np
 
 import tf_mural
-from helpers import trainers
-from helpers.color_records import write_color_records
-from tf_mural.data import Preprocessing, tokenizers
+from helpers import images, trainers
+from tf_mural.data import Preprocessing, records, tokenizers
 
 LANGUAGES = trainers.LANGUAGES
 PREPROCESSING = Preprocessing(36, trainers.IMAGE_SIZE)
 
 
 def make_tokenizer():
-    """Returns the tokenizer of the color records."""
+    """Returns the tokenizer of the records."""
     words = ["x", *(f"w{i}" for i in range(16))]
     return tokenizers.Tokenizer([*tokenizers.SPECIAL_TOKENS, *words], trainers.MAX_TOKENS)
 
@@ -39,13 +39,23 @@ def make_trainer(optimizer=None, dropout=0.0, precision=None, model_seed=0, eage
 
 
 def make_records(folder):
-    """Writes color records, and returns the path of the record set."""
-    write_color_records(os.path.join(folder, "colors"))
-    return os.path.join(folder, "colors")
+    """Writes 16 records of a random image and two texts, and returns the path of the record set.
+
+    The pixels are random, because batch norm would scale up the rounding errors of two images of
+    a single color.
+    """
+    rng, path = np.random.default_rng(0), os.path.join(folder, "noise")
+    pixels = rng.integers(0, 256, (16, 36, 36, 3), np.uint8)
+    examples = [
+        records.Record(str(i), (images.encode(image),), (("de", f"w{i} x"), ("en", f"w{i}")))
+        for i, image in enumerate(pixels)
+    ]
+    records.write(path, examples, shards=2)
+    return path
 
 
 def make_dataset(records, trainer, batch_size=trainers.BATCH_SIZE, **options):
-    """Returns the training dataset of color records for a trainer."""
+    """Returns the training dataset of `make_records` for a trainer."""
     defaults = {
         "languages": LANGUAGES,
         "tokenizer": make_tokenizer(),

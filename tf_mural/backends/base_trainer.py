@@ -93,7 +93,7 @@ class BaseTrainer(keras.Model):
         self.step, self.consecutive_skips = self.core.step, self.core.consecutive_skips
         self.loss_scale = self.core.loss_scale
         self.loss_scale_variables = self.loss_scale.variables if self.loss_scale else []
-        self._remat, self._epoch_step = remat, 0
+        self._remat, self._epoch_step = remat, None
         if remat:
             for block in model.remat_blocks:
                 self._remat_block(block)
@@ -141,12 +141,13 @@ class BaseTrainer(keras.Model):
         return int(self.step.numpy()) - int(self.optimizer.iterations.numpy())
 
     def next_step(self) -> int:
-        """Returns the number of the next step as an int, also while `fit` runs."""
-        # On JAX, `fit` takes the values away from the variables during an epoch. Keras' `value` is
-        # then the initial value.
-        if self.step._value is None:
-            return self._epoch_step
-        return int(self.step.numpy())
+        """Returns the number of the next step; during `fit`, that of the first step of the epoch.
+
+        A dataset reads this number when an iterator starts. On TensorFlow, a compiled step may
+        increment the variable `step` while the iterator starts. On JAX, `fit` takes the values away
+        from the variables during an epoch.
+        """
+        return int(self.step.numpy()) if self._epoch_step is None else self._epoch_step
 
     # --- compile, fit, evaluate -----------------------------------------------------------------
 
@@ -252,10 +253,13 @@ class BaseTrainer(keras.Model):
         if hasattr(x, "element_spec"):  # Keras would warn that it does not shuffle a dataset.
             kwargs.setdefault("shuffle", False)
         data = {"x": self._prepare_data(x), "validation_data": self._prepare_data(validation_data)}
-        return explained(
-            skipped_records,
-            lambda: super(BaseTrainer, self).fit(**data, callbacks=callbacks, **kwargs),
-        )
+        try:
+            return explained(
+                skipped_records,
+                lambda: super(BaseTrainer, self).fit(**data, callbacks=callbacks, **kwargs),
+            )
+        finally:
+            self._epoch_step = None  # see `StepMonitor`
 
     def evaluate(
         self,
@@ -298,6 +302,14 @@ class BaseTrainer(keras.Model):
         )
         logs = combine_logs(monitor.test_logs)
         return logs if return_dict else self._flatten_metrics_in_order(logs)
+
+    def train_on_batch(self, x: Any, **kwargs: Any) -> Any:
+        """Runs one step on a batch, see `keras.Model.train_on_batch`."""
+        return super().train_on_batch(self._prepare_data(x), **kwargs)
+
+    def test_on_batch(self, x: Any, **kwargs: Any) -> Any:
+        """Computes the loss of a batch in inference mode, see `keras.Model.test_on_batch`."""
+        return super().test_on_batch(self._prepare_data(x), **kwargs)
 
     # --- saving ---------------------------------------------------------------------------------
 

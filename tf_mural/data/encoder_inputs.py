@@ -10,7 +10,6 @@ from tf_mural.data.tokenizers import Tokenizer, save_vocabulary, vocabulary_hash
 from tf_mural.errors import UserError
 
 _DESCRIPTION, _VOCABULARY = "tokenizer.json", "vocabulary.txt"
-_DEFAULT_MAX_TOKENS = 64
 
 
 class KerasHubTokenizer:
@@ -132,14 +131,21 @@ class KerasHubTokenizer:
         return tf.reduce_any(tf.logical_not(is_special), axis=-1)
 
 
-def as_tokenizer(tokenizer, max_tokens: int | None = None, pad_id: int | None = None):
+def as_tokenizer(
+    tokenizer,
+    max_tokens: int | None = None,
+    pad_id: int | None = None,
+    default_max_tokens: int = 64,
+):
     """Returns a tokenizer with the interface of `tokenizers.Tokenizer`.
 
     Args:
         tokenizer: `Tokenizer`, `KerasHubTokenizer`, the path of a vocabulary file, or a tokenizer
             of KerasHub.
-        max_tokens: number of tokens per text. None: that of the tokenizer, or 64.
+        max_tokens: number of tokens per text. None: that of the tokenizer.
         pad_id: token that pads rows. None: that of the tokenizer.
+        default_max_tokens: number of tokens per text if `max_tokens` is None, and the argument
+            `tokenizer` has no such number.
 
     Raises:
         UserError: the tokenizer is of another type, or has another `max_tokens` or `pad_id`.
@@ -149,9 +155,9 @@ def as_tokenizer(tokenizer, max_tokens: int | None = None, pad_id: int | None = 
     if isinstance(inner, Tokenizer) and not isinstance(tokenizer, KerasHubTokenizer):
         tokenizer = inner
     if isinstance(tokenizer, str | os.PathLike):
-        tokenizer = Tokenizer(tokenizer, max_tokens or _DEFAULT_MAX_TOKENS)
+        tokenizer = Tokenizer(tokenizer, max_tokens or default_max_tokens)
     elif hasattr(tokenizer, "get_vocabulary") and hasattr(tokenizer, "tokenize"):
-        tokenizer = KerasHubTokenizer(tokenizer, max_tokens or _DEFAULT_MAX_TOKENS, pad_id)
+        tokenizer = KerasHubTokenizer(tokenizer, max_tokens or default_max_tokens, pad_id)
     elif not isinstance(tokenizer, Tokenizer | KerasHubTokenizer):
         raise UserError(
             f"tokenizer is a {type(tokenizer).__name__}, expected a tf_mural Tokenizer, the path "

@@ -229,7 +229,10 @@ def fingerprint(encoder, tokenizer, preprocessing):
         32 hexadecimal digits, which do not depend on the folder of the model.
     """
     # With the default preprocessing, the hash equals that of earlier versions of `tf_mural`.
-    images = {"resize": preprocessing.resize, "crop": preprocessing.crop, **preprocessing.changes()}
+    images = {}
+    if preprocessing is not None:  # None: the model has no image tower.
+        images = {"resize": preprocessing.resize, "crop": preprocessing.crop}
+        images |= preprocessing.changes()
     digest = hashlib.sha256(
         f"{tokenizer.hash} {tokenizer.max_tokens} {sorted(images.items())}".encode()
     )

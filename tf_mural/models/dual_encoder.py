@@ -94,7 +94,7 @@ class DualEncoder(keras.Model):
             kind: {name: self._add_scalar(kind, name, value) for name, value in values.items()}
             for kind, values in scalars.items()
         }
-        self._make_paths_unique()
+        self._make_names_unique()
         self.languages = languages and tuple(languages)
         self._embedder = None
         self.built = True
@@ -109,14 +109,17 @@ class DualEncoder(keras.Model):
             autocast=False,
         )
 
-    def _make_paths_unique(self):
-        """Prefixes the paths of variables that two towers would otherwise have in common.
+    def _make_names_unique(self):
+        """Changes names that two towers would otherwise have in common, and paths of variables.
 
         The variables of the first tower of a modality keep their paths. The paths of a further
         tower start with its name.
         """
-        known = {}
+        known, names = {}, set()
         for name, tower in self.towers.items():
+            if tower.name in names:  # A functional model that contains the towers needs them.
+                tower.name = f"{name}_tower"
+            names.add(tower.name)
             variables = [v for v in tower.variables if known.get(v.path) is not v]
             is_first = name == self.default_tower(self.modalities[name])
             if not is_first or any(v.path in known for v in variables):

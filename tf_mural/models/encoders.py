@@ -168,11 +168,11 @@ class TextEncoder(TextTower):
         name: str = "text_tower",
     ):
         length, positions = _text_lengths(backbone)
-        limit = max_tokens or length or (positions and min(positions, _DEFAULT_MAX_TOKENS))
+        default = length or min(positions or _DEFAULT_MAX_TOKENS, _DEFAULT_MAX_TOKENS)
         if tokenizer is not None:
-            tokenizer = tf_mural.data.as_tokenizer(tokenizer, limit, pad_id)
+            tokenizer = tf_mural.data.as_tokenizer(tokenizer, max_tokens, pad_id, default)
             _check_tokenizer(backbone, tokenizer)
-        max_tokens = tokenizer.max_tokens if tokenizer else limit or _DEFAULT_MAX_TOKENS
+        max_tokens = tokenizer.max_tokens if tokenizer else max_tokens or default
         if length not in (None, max_tokens) or (positions or max_tokens) < max_tokens:
             raise UserError(
                 f"max_tokens is {max_tokens}, but the backbone {backbone.name!r} takes "

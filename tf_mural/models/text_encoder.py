@@ -26,7 +26,8 @@ class TextTower(keras.Model):
 
     def load_assets(self, dir_path):
         """Reads the tokenizer from a folder. Keras calls this method when it loads a model."""
-        self.tokenizer = tf_mural.data.load_tokenizer(dir_path)
+        if dir_path is not None:  # None: the saved tower has no files.
+            self.tokenizer = tf_mural.data.load_tokenizer(dir_path)
 
 
 @keras.saving.register_keras_serializable(package="tf_mural")

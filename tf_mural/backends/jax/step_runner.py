@@ -112,6 +112,7 @@ def split_ids(data):
     if hasattr(data, "element_spec"):  # a `tf.data.Dataset`
         import tensorflow as tf
 
+        @tf.autograph.experimental.do_not_convert
         def split(batch):
             return tf.nest.map_structure(
                 lambda x: tf.bitcast(x, tf.int32) if x.dtype == tf.int64 else x, batch

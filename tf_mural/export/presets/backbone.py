@@ -1,5 +1,6 @@
 """The dual encoder as a backbone of KerasHub."""
 
+import collections
 import contextlib
 import os
 import re
@@ -101,35 +102,54 @@ class MuralBackbone(keras_hub.models.Backbone):
 
     def load_weights(self, filepath, **kwargs):
         """Loads a weights file that this or an earlier version of `tf_mural` wrote."""
-        with _upgraded_weights(os.fspath(filepath)) as path:
+        towers = [layer for layer in self.layers if layer in self.encoder.towers.values()]
+        with _upgraded_weights(os.fspath(filepath), towers) as path:
             super().load_weights(path, **kwargs)
 
 
 @contextlib.contextmanager
-def _upgraded_weights(path):
+def _upgraded_weights(path, towers):
     """Context manager: yields a weights file with the layer names of this version of `tf_mural`.
 
     Keras names the groups of a weights file after the classes of the layers. In earlier versions of
-    `tf_mural`, `GhostBatchNormalization` was called `GroupedBatchNormalization`.
+    `tf_mural`, `GhostBatchNormalization` was called `GroupedBatchNormalization`, and the towers
+    were of the class `keras.Model`, whose groups are called "functional".
+
+    Args:
+        path: path of the file.
+        towers: the towers of the model, in the order of its layers.
     """
     import h5py
 
     old_name, new_name = "grouped_batch_normalization", "ghost_batch_normalization"
-    groups = []
+    moves = []
 
     def collect(name):
         if re.fullmatch(rf"{old_name}(_\d+)?", name.rpartition("/")[2]):
-            groups.append(name)
+            moves.append((name, name.replace(old_name, new_name)))
 
     if path.endswith(".h5"):
         with h5py.File(path) as file:
             file.visit(collect)
-    if not groups:
+            moves += [pair for pair in _tower_groups(towers) if pair[0] in file]
+    if not moves:
         yield path
         return
     with tempfile.TemporaryDirectory() as folder:
         copy = shutil.copy(path, folder)
         with h5py.File(copy, "r+") as file:
-            for name in groups:
-                file.move(name, name.replace(old_name, new_name))
+            for source, target in moves:
+                file.move(source, target)
         yield copy
+
+
+def _tower_groups(towers):
+    """Yields (group in files of earlier versions, group in files of this version) of each tower."""
+    counts = collections.Counter()
+    for number, tower in enumerate(towers):
+        # The snake case of Keras, such as "efficient_net_encoder".
+        name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(tower).__name__).lower()
+        suffixes = [f"_{index}" if index else "" for index in (number, counts[name])]
+        counts[name] += 1
+        if name != "functional":
+            yield f"layers/functional{suffixes[0]}", f"layers/{name}{suffixes[1]}"
