@@ -6,6 +6,7 @@ import numpy as np
 
 from tf_mural import file_io
 from tf_mural.errors import UserError
+from tf_mural.export.hugging_face_tokenizer import write_tokenizer
 from tf_mural.export.parity import assert_close, max_difference, sample_tower_inputs
 from tf_mural.modalities import MODALITIES
 
@@ -38,7 +39,9 @@ measures a loss."""
 
 
 def export_onnx(folder, model, quantize="", projection=None):
-    """Writes image.onnx, text.onnx, vocab.txt and preprocessing.json, and checks the embeddings.
+    """Writes the ONNX models, the tokenizer and preprocessing.json, and checks the embeddings.
+
+    The tokenizer is written to vocab.txt and to tokenizer.json (see `hugging_face_tokenizer`).
 
     The input of image.onnx is "pixels", float32 (n, size, size, 3) in [0, 255], resized and cropped
     as described in preprocessing.json. The input of text.onnx is "tokens", int32 (n, t), padded
@@ -87,6 +90,7 @@ def export_onnx(folder, model, quantize="", projection=None):
         assert_close(path, {name: differences[name]}, ONNX_TOLERANCES[quantize * is_quantized])
     with open(os.path.join(folder, "vocab.txt"), "w", encoding="utf-8", newline="\n") as file:
         file.writelines(f"{piece}\n" for piece in model.tokenizer.vocabulary)
+    write_tokenizer(os.path.join(folder, "tokenizer.json"), model.tokenizer)
     file_io.write_json(os.path.join(folder, "preprocessing.json"), _preprocessing(model))
     return differences
 
@@ -190,10 +194,12 @@ def _preprocessing(model):
             "range": [0, 255],
         },
         "texts": {
+            "tokenizer": "tokenizer.json",
             "vocabulary": "vocab.txt",
             "vocabulary_hash": model.tokenizer.hash,
             "max_tokens": model.tokenizer.max_tokens,
             "lower_case": model.tokenizer.hash.endswith("-lower"),
+            "unicode_normalization": "NFC",
             "row": "[CLS] pieces [SEP] [PAD]...",
         },
     }
