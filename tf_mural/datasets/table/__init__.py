@@ -31,7 +31,7 @@ SPLITS = ("train",)
 AUGMENTATIONS = ("crop", "flip")
 VERSION = 3
 _RECORDS_PER_UNIT = 2000
-_OPEN_OPTIONS = ("format", "quoting", "delimiter", "encoding")
+OPEN_OPTIONS = ("format", "quoting", "delimiter", "encoding")
 _MAX_UNITS = 256  # A reader keeps every shard of a record set open.
 
 
@@ -154,7 +154,7 @@ def splits(raw_dir, file=None, split_column=None, **options):
     selection = files.find_tables(raw_dir, file, "")
     if selection.by_name:
         return selection.splits
-    open_options = {key: options[key] for key in _OPEN_OPTIONS if key in options}
+    open_options = {key: options[key] for key in OPEN_OPTIONS if key in options}
     used = [value for key, value in options.items() if key.endswith("_column")]
     names_of_splits = {}
     for table in open_tables(selection.paths, **open_options):

@@ -194,7 +194,7 @@ def _coco_files(raw_dir):
         names = glob.glob("*.json", root_dir=os.path.join(raw_dir, folder))
         for path in sorted(os.path.join(folder, name) for name in names):
             if coco_json.has_captions(os.path.join(raw_dir, path)):
-                selection.append(path)
+                tables.append(path)
             else:
                 others[path] = NO_CAPTIONS
     return tables, others
