@@ -26,7 +26,7 @@ from tf_mural.data.tokenizers import (
 )
 from tf_mural.datasets import tatoeba
 from tf_mural.errors import UserError
-from tf_mural.export.hugging_face_tokenizer import write_tokenizer
+from tf_mural.export.onnx import write_tokenizer
 
 GIVEN = os.path.join(ROOT, "..", "shared", "data", "inputs", "08_texts")
 UNK = "[UNK]"

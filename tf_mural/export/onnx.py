@@ -6,7 +6,6 @@ import numpy as np
 
 from tf_mural import file_io
 from tf_mural.errors import UserError
-from tf_mural.export.hugging_face_tokenizer import write_tokenizer
 from tf_mural.export.parity import assert_close, max_difference, sample_tower_inputs
 from tf_mural.modalities import MODALITIES
 
@@ -41,7 +40,7 @@ measures a loss."""
 def export_onnx(folder, model, quantize="", projection=None):
     """Writes the ONNX models, the tokenizer and preprocessing.json, and checks the embeddings.
 
-    The tokenizer is written to vocab.txt and to tokenizer.json (see `hugging_face_tokenizer`).
+    The tokenizer is written to vocab.txt and to tokenizer.json (see `write_tokenizer`).
 
     The input of image.onnx is "pixels", float32 (n, size, size, 3) in [0, 255], resized and cropped
     as described in preprocessing.json. The input of text.onnx is "tokens", int32 (n, t), padded
@@ -203,3 +202,40 @@ def _preprocessing(model):
             "row": "[CLS] pieces [SEP] [PAD]...",
         },
     }
+
+
+# --- tokenizer ------------------------------------------------------------------------------------
+
+
+def write_tokenizer(path, tokenizer):
+    """Writes a tokenizer to a file that `tokenizers.Tokenizer.from_file` of Hugging Face reads.
+
+    Programs without TensorFlow, in Python, Rust, Node.js and other languages, can read this file:
+
+        tokenizer = tokenizers.Tokenizer.from_file("exported/tokenizer.json")
+        tokens = np.array([e.ids for e in tokenizer.encode_batch(texts)], np.int32)
+
+    The rows equal those of `data.tokenizers.Tokenizer`, with two exceptions that the file cannot
+    express. An unknown character makes its whole word unknown, even if the word has more than 100
+    characters. Zero-width spaces are removed, and never separate words.
+
+    Args:
+        path: file to write, usually tokenizer.json.
+        tokenizer: `data.tokenizers.Tokenizer`.
+    """
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    ids = {piece: i for i, piece in enumerate(tokenizer.vocabulary)}
+    # `WordPiece` maps longer words to [UNK]. The limit exceeds the length of all texts.
+    limits = {"unk_token": "[UNK]", "max_input_chars_per_word": 2**31 - 1}
+    result = Tokenizer(models.WordPiece(ids, **limits))
+    is_lower = tokenizer.lower_case
+    bert = normalizers.BertNormalizer(strip_accents=is_lower, lowercase=is_lower)
+    result.normalizer = normalizers.Sequence([normalizers.NFC(), bert])
+    result.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    ends = [(token, ids[token]) for token in ("[SEP]", "[CLS]")]
+    result.post_processor = processors.BertProcessing(*ends)
+    result.enable_truncation(tokenizer.max_tokens)
+    length, pad_id = tokenizer.max_tokens, tokenizer.pad_id
+    result.enable_padding(length=length, pad_id=pad_id, pad_token="[PAD]")
+    result.save(str(path))
