@@ -5,6 +5,7 @@ import functools
 from tf_mural.data import image_ops
 from tf_mural.export.parity import (
     assert_close,
+    exact_tolerance,
     expected_embeddings,
     max_difference,
     sample_images,
@@ -34,7 +35,8 @@ def export_saved_model(folder, model):
         signature and those of `model`}.
 
     Raises:
-        UserError: a difference exceeds `SAVED_MODEL_TOLERANCE`.
+        UserError: a difference exceeds `SAVED_MODEL_TOLERANCE`, or `HALF_PRECISION_TOLERANCE` if
+            the model computes in half precision.
     """
     import keras
     import tensorflow as tf
@@ -84,5 +86,5 @@ def _compare(folder, model):
         name, part = _signature(encoder, tower), MODALITIES[modality].part
         actual = signatures[name](**{part: {"images": images, "texts": texts}[part]})["embeddings"]
         differences[name] = max_difference(actual, expected_embeddings(model, tower))
-    assert_close(folder, differences, SAVED_MODEL_TOLERANCE)
+    assert_close(folder, differences, exact_tolerance(encoder, SAVED_MODEL_TOLERANCE))
     return differences
