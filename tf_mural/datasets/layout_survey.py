@@ -115,7 +115,7 @@ class Survey:
             return "no table"
         counts = {}
         for _, _, names in files.walk(self.raw_dir, 2):
-            for name in names:
+            for name in (name for name in names if not name.startswith(".")):
                 extension = os.path.splitext(name)[1].lower() or "no extension"
                 counts[extension] = counts.get(extension, 0) + 1
         listed = sorted(counts.items(), key=lambda item: -item[1])[:6]

@@ -72,7 +72,7 @@ def detect(raw_dir, options=None, datasets=("table", "crawl")):
     """
     if not raw_dir or not os.path.exists(raw_dir):
         raise UserError(f"expected raw_dir to be a folder or a table; {raw_dir!r} does not exist")
-    survey = Survey(raw_dir, options or {})
+    survey = Survey(os.fspath(raw_dir), options or {})
     matches = []
     for layout in LAYOUTS.values():
         if layout.dataset in datasets and (names := layout.detect(survey)):

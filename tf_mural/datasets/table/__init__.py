@@ -222,7 +222,8 @@ def resolve_sources(tables, by_name, options):
         resolved = headers.resolve(table, chosen, all_columns if len(tables) > 1 else None)
         sources.append(grouping.Source(table, resolved, split_column))
         if getattr(table, "is_assumed", False):
-            encodings.check_assumed(table.path, _languages_of(table, resolved))
+            languages = _languages_of(table, resolved)
+            encodings.check_assumed(table.path, table.encoding, languages)
     return sources
 
 

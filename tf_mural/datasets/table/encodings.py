@@ -17,6 +17,8 @@ from tf_mural.errors import UserError
 
 DELIMITERS = {",": ",", ";": ";", "|": "|", "\t": "\t", "tab": "\t", "comma": ",", "semicolon": ";"}
 UTF8, WINDOWS = "utf-8", "cp1252"
+# Any bytes are decoded to read the header of a table that is not in Windows-1252.
+_BYTES = "latin-1"
 _BOMS = {codecs.BOM_UTF8: UTF8, codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 _SAMPLE_BYTES, _SAMPLE_ROWS = 1 << 16, 50
 _WESTERN = frozenset("af ca da de en es eu fi fo fr ga gl is it lb nb nl nn no oc pt sq sv".split())
@@ -48,8 +50,10 @@ _IMPLAUSIBLE = re.compile(
 def detect(path):
     """Returns (encoding, whether it is only assumed) of a text table.
 
+    An assumed encoding must be passed to `check_assumed` when the languages are known.
+
     Raises:
-        UserError: the table is in no known encoding.
+        UserError: the table seems to be in UTF-16 without a byte order mark.
     """
     with open(path, "rb") as file:
         start = file.read(_SAMPLE_BYTES)
@@ -72,14 +76,23 @@ def detect(path):
         else:
             return UTF8, False
         file.seek(0)
-        data = file.read()
+        return _assume(file.read())
+
+
+def _assume(data):
+    """Returns (encoding, True) of a table that is not UTF-8."""
     try:
-        text = data.decode(WINDOWS)
+        data.decode(WINDOWS)
     except UnicodeDecodeError:
-        raise_not_utf8(path, data)
-    if _has_utf8(data) or _IMPLAUSIBLE.search(text):
-        raise_not_utf8(path, data)
+        return _BYTES, True
     return WINDOWS, True
+
+
+def _is_plausible(data, encoding):
+    """Returns whether the letters of a table are those of Western Europe in Windows-1252."""
+    if encoding != WINDOWS or _has_utf8(data):
+        return False
+    return not _IMPLAUSIBLE.search(data.decode(WINDOWS))
 
 
 def _has_utf8(data):
@@ -93,7 +106,7 @@ def _has_utf8(data):
     return False
 
 
-def raise_not_utf8(path, data, line=1, languages=()):
+def raise_not_utf8(path, data, line=1, languages=(), example=WINDOWS):
     """Raises the UserError of bytes that are not UTF-8.
 
     Args:
@@ -101,6 +114,7 @@ def raise_not_utf8(path, data, line=1, languages=()):
         data: bytes from the given line on.
         line: number of the first line of `data`.
         languages: codes of the languages of the texts, by which the message suggests an encoding.
+        example: the encoding to suggest if the languages imply none.
     """
     try:
         data.decode()
@@ -108,7 +122,7 @@ def raise_not_utf8(path, data, line=1, languages=()):
         line += data.count(b"\n", 0, error.start)
         received = data[error.start : error.end]
     names = [name for name, codes in _CODE_PAGES.items() if set(codes.split()) & set(languages)]
-    example = names[0] if len(names) == 1 else WINDOWS
+    example = names[0] if len(names) == 1 else example
     used = f" (texts in {', '.join(languages)})" if languages else ""
     raise UserError(
         f"{path}, line {line}: expected UTF-8, got {received!r}{used}; save the table as UTF-8, or "
@@ -116,16 +130,20 @@ def raise_not_utf8(path, data, line=1, languages=()):
     )
 
 
-def check_assumed(path, languages):
-    """Raises UserError if texts in some of the languages cannot be in the assumed encoding.
+def check_assumed(path, encoding, languages):
+    """Raises UserError if the assumed encoding is not that of Western Europe, or may be wrong.
 
     Args:
         path: path of a table whose encoding is only assumed.
+        encoding: the encoding.
         languages: codes of the languages of its texts.
     """
-    if not languages or not _WESTERN.issuperset(languages):
-        with open(path, "rb") as file:
-            raise_not_utf8(path, file.read(), 1, sorted(languages))
+    with open(path, "rb") as file:
+        data = file.read()
+    is_plausible = _is_plausible(data, encoding)
+    if not (is_plausible and languages and _WESTERN.issuperset(languages)):
+        example = WINDOWS if is_plausible else "cp1250"
+        raise_not_utf8(path, data, 1, sorted(languages), example)
 
 
 def check_name(encoding):
