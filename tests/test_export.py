@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+import tokenizers
 from helpers.image_cases import png16, with_alpha, with_exif
 from helpers.images import encode
 
@@ -89,13 +90,16 @@ def test_onnx_runs_without_this_package(tools, finished, data_dir, tmp_path, qua
         assert ("| language | before | after | difference |" in text) == bool(quantize)
     if quantize:
         assert QUANTIZATIONS[quantize] in card and "with 12\nimages of" in card
-    files = ["README.md", "image.onnx", "preprocessing.json", "text.onnx", "vocab.txt"]
+    files = ["README.md", "image.onnx", "preprocessing.json", "text.onnx", "tokenizer.json"]
+    files.append("vocab.txt")
     assert sorted(os.listdir(folder)) == files
     preprocessing = json.loads((folder / "preprocessing.json").read_text())
     assert preprocessing["images"]["crop"] == 64 and preprocessing["texts"]["max_tokens"] == 32
     model = experiment.load(str(finished[0]))
     session = onnxruntime.InferenceSession(str(folder / "text.onnx"))
     tokens = np.asarray(model.tokenizer(TEXTS))
+    exported = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    assert [encoding.ids for encoding in exported.encode_batch(TEXTS)] == tokens.tolist()
     (actual,) = session.run(None, {"tokens": tokens})
     tolerance = 1e-2 if quantize else 1e-4
     np.testing.assert_allclose(actual, model.embed.embed_texts(TEXTS), atol=tolerance)

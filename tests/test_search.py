@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -422,6 +423,33 @@ def test_an_existing_index_is_exported_without_its_model(tools, index, tmp_path)
     assert table["id"].to_pylist() == [opened.item(row)["id"] for row in range(12)]
     assert table["model"].unique().to_pylist() == [opened.manifest["model"]]
     assert "already exists" in tools.run(tmp_path, "index.py", *flags).error()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("heading", "packages"), [("Qdrant", "qdrant_client"), ("pgvector", "pgserver")]
+)
+def test_the_examples_of_vector_databases_return_the_results_of_a_search(
+    finished, index, tmp_path, monkeypatch, heading, packages
+):
+    pytest.importorskip(packages, reason="see docs/vector_databases.md")
+    with open(os.path.join(ROOT, "docs", "vector_databases.md"), encoding="utf-8") as file:
+        section = file.read().split(f"## {heading}\n")[1].split("\n## ")[0]
+    (code,) = re.findall("```python\n(.*?)```", section, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(index, "my.index")
+    os.makedirs("runs/tiny")
+    os.symlink(finished[0], "runs/tiny/etcl-s0")
+    opened = search.Index("my.index")
+    search.export_parquet(opened)
+    names = {}
+    exec(code, names)
+    (hits,) = opened.search(names["query"][None], 5)
+    assert [row for row, _, _ in names["hits"]] == [hit.row for hit in hits]
+    scores = [score for _, score, _ in names["hits"]]
+    np.testing.assert_allclose(scores, [hit.score for hit in hits], atol=1e-5)
+    folder = opened.manifest["source"]["records"]
+    assert names["hits"][0][2] == f"{folder}#{hits[0].item['record']}"
 
 
 def test_an_index_of_another_model_is_refused(tools, finished, index, tmp_path):

@@ -10,6 +10,7 @@ import tensorflow as tf
 from conftest import ROOT
 from helpers.datasets import convert
 from tokenizers import BertWordPieceTokenizer
+from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from tf_mural.conversion.ledger import Ledger, format_summary
 from tf_mural.data import text_cleaning
@@ -25,6 +26,7 @@ from tf_mural.data.tokenizers import (
 )
 from tf_mural.datasets import tatoeba
 from tf_mural.errors import UserError
+from tf_mural.export.onnx import write_tokenizer
 
 GIVEN = os.path.join(ROOT, "..", "shared", "data", "inputs", "08_texts")
 UNK = "[UNK]"
@@ -306,3 +308,30 @@ def test_every_converter_drops_blank_texts():
     assert [record.texts for record in kept] == [(usual,)]
     assert ledger.dropped_texts == {"blank text": 2} and ledger.dropped == {"no text left": 1}
     assert ledger.examples["blank text"] == ["a, de", "b, de"]
+
+
+# --- export ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lower_case", [False, True])
+def test_the_file_for_hugging_face_gives_the_same_rows(tmp_path, lower_case):
+    texts = [
+        "Über [SEP] dem Café",
+        unicodedata.normalize("NFD", "một con mèo đen 고양이"),
+        "中文 x",
+    ]
+    texts += [
+        THAI * 40,
+        "می\u200cخواهم",
+        f"{KHMER[0]}{ZERO_WIDTH}{KHMER[1]}",
+        "☃ a" * 60,
+        "",
+        "a\u0301 ǅ",
+    ]
+    forms = [unicodedata.normalize(form, text) for form in ("NFC", "NFD") for text in texts]
+    pieces = characters_of(*forms, *(form.lower() for form in forms[:-1]))
+    tokenizer = Tokenizer([piece for piece in pieces if "☃" not in piece], 64, lower_case)
+    write_tokenizer(tmp_path / "tokenizer.json", tokenizer)
+    loaded = HuggingFaceTokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    rows = [encoding.ids for encoding in loaded.encode_batch(texts)]
+    assert rows == tokenizer(texts).numpy().tolist()

@@ -2,17 +2,20 @@
 
 import json
 import os
+import re
 
 import numpy as np
 import pytest
 from conftest import ROOT
+from helpers.datasets import convert
 from helpers.embedders import AxisEmbedder, rejecting_embed
 
-from tf_mural.data.records import Record
+from tf_mural.data.records import Record, RecordSet
 from tf_mural.errors import UserError
 from tf_mural.evaluation import zero_shot
-from tf_mural.evaluation.prompts import FilledTemplates, Prompts, combine
+from tf_mural.evaluation.prompts import FilledTemplates, Prompts, combine, files
 
+CLASSES = os.path.join(ROOT, "..", "shared", "data", "inputs", "13_classes")
 RESULTS = os.path.join(ROOT, "..", "shared", "paper", "results.json")
 
 
@@ -148,6 +151,36 @@ def test_classes_with_identical_prompts_are_misses_and_counted():
     result = zero_shot.run(AxisEmbedder(), records([0, 2, 3, 4], [0, 2, 2, 4]), prompts)
     assert result.values["en"]["top1"] == 50.0 and result.values["en"]["top5"] == 100.0
     assert result.counts["languages"]["en"]["identical_classes"] == 2
+
+
+def test_two_classes_of_one_name_stay_two_classes(tmp_path):
+    if not os.path.exists(CLASSES):
+        pytest.skip(f"no folder {os.path.normpath(CLASSES)}")
+    raw = os.path.join(CLASSES, "cifar-100-binary")
+    manifest = convert("cifar100", raw, tmp_path, "test")
+    test_set = list(RecordSet.open(tmp_path / "test"))
+    classes = ["bat, an animal", "bat, for a ball game", "owl", "kettle"]
+    assert manifest["classes"] == classes and len(test_set) == 12
+    label_of_image = {record.images[0]: record.label for record in test_set}
+    words = ["bat|Fledermaus", "bat|Schläger", "owl|Eule", "kettle|Kessel"]
+
+    class Oracle:
+        """Embeds an image as its class, and a text as the mean of all classes that it names."""
+
+        def embed_images(self, encoded):
+            return np.eye(4, dtype=np.float32)[[label_of_image[image] for image in encoded]]
+
+        def embed_texts(self, texts):
+            rows = np.array([[bool(re.search(word, t)) for word in words] for t in texts])
+            return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+    prompts = files.read(os.path.join(CLASSES, "prompts"), manifest["classes"], "cifar100")
+    result = zero_shot.run(Oracle(), test_set, prompts)
+    assert result.protocol == "zero_shot/v1"
+    assert {code: result.values[code]["top1"] for code in ("en", "de")} == {"en": 50, "de": 100}
+    counts = result.counts["languages"]
+    assert {code: counts[code]["identical_classes"] for code in counts} == {"en": 2, "de": 0}
+    assert all(counts[code]["classes"] == 4 for code in counts)
 
 
 def test_one_image_of_one_class_is_a_hit():

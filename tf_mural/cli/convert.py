@@ -2,14 +2,15 @@
 
     python tools/convert.py --list
     python tools/convert.py --dataset=scenes
-    python tools/convert.py --dataset=table --raw_dir=my_images --out_dir=data/mine
+    python tools/convert.py --raw_dir=my_images --out_dir=data/mine
     python tools/convert.py --dataset=coco --raw_dir=coco --split=train --resize=346 \\
         --deduplicate=exact,near --exclude=data/coco/test,data/xtd10/test
 
 In the third example, `my_images` is a folder with images and a table, such as captions.tsv with the
-columns image, en and de. Flags that begin with the name of a data set, such as --table.quoting, are
-options of that data set. Existing record sets are kept. The same command continues a conversion
-that was stopped.
+columns image, en and de. Without --dataset, the layout of the folder is detected and printed. If
+several layouts fit, the command ends with an error that names them and the flags that choose one.
+Flags that begin with the name of a data set, such as --table.quoting, are options of that data set.
+Existing record sets are kept. The same command continues a conversion that was stopped.
 """
 
 import dataclasses
@@ -27,11 +28,18 @@ from tf_mural.conversion.executors import EXECUTORS
 from tf_mural.conversion.ledger import format_summary
 from tf_mural.data import records
 from tf_mural.data.tokenizers import SPECIAL_TOKENS
-from tf_mural.datasets import DATASET_INFO, DATASETS
+from tf_mural.datasets import DATASET_INFO, DATASETS, layouts
 from tf_mural.errors import UserError, lookup
 
+_AUTO = "auto"
+_DETECTED = ("table", "crawl")  # the data sets whose layouts are detected
 FLAGS = flags.FlagValues()
-flags.DEFINE_string("dataset", None, f"Data set: {', '.join(DATASETS)}.", flag_values=FLAGS)
+flags.DEFINE_string(
+    "dataset",
+    _AUTO,
+    f"Data set: {', '.join(DATASETS)}; or {_AUTO}, which detects the layout of the folder.",
+    flag_values=FLAGS,
+)
 flags.DEFINE_string(
     "raw_dir",
     None,
@@ -100,10 +108,11 @@ def main(argv=None):
     if FLAGS.list:
         print("\n\n".join(_dataset_paragraphs()))
         return
-    if FLAGS.dataset is None:
-        raise UserError("name a data set with --dataset; --list shows the data sets")
+    lookup({**DATASETS, _AUTO: None}, FLAGS.dataset, "data set")
     try:
-        _convert(lookup(DATASETS, FLAGS.dataset, "data set"))
+        if FLAGS.dataset == _AUTO:
+            FLAGS["dataset"].value = _detect_dataset()
+        _convert(DATASETS[FLAGS.dataset])
     except UserError as error:
         error.args = (_with_flags(str(error)),)
         raise
@@ -111,13 +120,51 @@ def main(argv=None):
 
 def _with_flags(message):
     """Replaces the names of options of the data set by flags: "the option file" -> --table.file."""
-    dataset = DATASETS.get(FLAGS.dataset)
-    options = conversion.option_defaults(dataset) if dataset else ()
+    # Errors of the detection are about tables.
+    name = "table" if FLAGS.dataset == _AUTO else FLAGS.dataset
+    options = conversion.option_defaults(DATASETS[name])
 
     def flag(match):
-        return f"--{FLAGS.dataset}.{match[1]}" if match[1] in options else match[0]
+        return f"--{name}.{match[1]}" if match[1] in options else match[0]
 
     return re.sub(r"\bthe option (\w+)", flag, message)
+
+
+def _detect_dataset():
+    """Returns the name of the data set that reads the folder, and prints the layout."""
+    if FLAGS.raw_dir is None:
+        raise UserError(
+            "name a data set with --dataset, or the folder of your own images and texts with "
+            "--raw_dir; --list shows the data sets and the layouts of folders"
+        )
+    considered = {flag.partition(".")[0] for flag in FLAGS if "." in flag and FLAGS[flag].present}
+    if len(considered) > 1:
+        listed = " and ".join(f"--{name}.*" for name in sorted(considered))
+        raise UserError(
+            f"the flags {listed} belong to different data sets; name one with --dataset"
+        )
+    if not considered <= set(_DETECTED):
+        return considered.pop()
+    options = _options_of("table")
+    matches = layouts.detect(FLAGS.raw_dir, options, considered or _DETECTED)
+    if len(matches) > 1:
+        choices = " or ".join(f"{_choice(match)} ({_description(match)})" for match in matches)
+        raise UserError(f"{FLAGS.raw_dir}: {len(matches)} layouts fit; choose one: {choices}")
+    (match,) = matches
+    line = f"{FLAGS.raw_dir} is read as {_description(match)}, as with {_choice(match)}"
+    if match.dataset == "crawl" and not FLAGS["crawl.language"].present:
+        line += "; captions without a language are stored as en (--crawl.language changes this)"
+    _print_now(line)
+    return match.dataset
+
+
+def _choice(match):
+    chosen = (f"--{match.dataset}.{name}={value}" for name, value in match.options.items())
+    return " ".join([f"--dataset={match.dataset}", *chosen])
+
+
+def _description(match):
+    return f"{match.description}: {match.reason()}"
 
 
 def _convert(dataset):
@@ -211,15 +258,17 @@ def _argument_docs(documented, section="Args:\n"):
 
 
 def _dataset_options():
-    options = {}
     for flag in FLAGS:
         dataset, _, option = flag.partition(".")
-        if not option or not FLAGS[flag].present:
-            continue
-        if dataset != FLAGS.dataset:
+        if option and FLAGS[flag].present and dataset != FLAGS.dataset:
             raise UserError(f"--{flag} is an option of {dataset}, but --dataset is {FLAGS.dataset}")
-        options[option] = _flag_value(flag)
-    return options
+    return _options_of(FLAGS.dataset)
+
+
+def _options_of(dataset):
+    """Returns {option: value} of the flags of a data set that the user gives."""
+    names = [flag for flag in FLAGS if flag.startswith(f"{dataset}.") and FLAGS[flag].present]
+    return {flag.partition(".")[2]: _flag_value(flag) for flag in names}
 
 
 def _filters():
@@ -275,6 +324,8 @@ def _write_vocabulary(out_dir, size):
 
 def _dataset_paragraphs():
     """Yields the paragraph that --list prints for each data set."""
+    facts = (f"    {each.description} ({each.example})" for each in layouts.LAYOUTS.values())
+    yield "\n".join([f"{_AUTO}: your own data, if raw_dir is one of the following:", *facts])
     for name, dataset in DATASETS.items():
         info = DATASET_INFO[name]
         facts = {

@@ -4,8 +4,8 @@
 Formats:
   saved_model  a SavedModel with the signatures embed_images (JPEG or PNG bytes, images of any size)
                and embed_texts (strings); the model includes the preprocessing and the tokenizer
-  onnx         the files image.onnx, text.onnx, vocab.txt, preprocessing.json and README.md; this
-               format needs the packages of requirements-export.txt
+  onnx         the files image.onnx, text.onnx, tokenizer.json, vocab.txt, preprocessing.json and
+               README.md; this format needs the packages of requirements-export.txt
   preset       a folder with a model card; tf_mural.Embedder.load and the flag --model of other
                tools accept the folder; KerasHub's from_preset accepts the folder after "import
                tf_mural.export.presets"; keras_hub.upload_preset uploads the folder to a hub

@@ -14,6 +14,7 @@ from tf_mural.errors import UserError
 MAX_EXAMPLES = 5  # number of examples that the ledger stores for each reason
 # A table has few columns, and all columns that are ignored are named.
 _MAX_PART_EXAMPLES = {"columns": 40}
+_IS_READ_AS = " is read as "
 
 
 @dataclasses.dataclass
@@ -28,7 +29,8 @@ class Ledger:
         examples: dict from reason to a list of examples.
         parts: {kind of parts of the input: {"read", "used": counts, "ignored": {reason: count},
             "examples": {reason: list of names}, "options": {reason: option that uses the part}}}.
-        changes: {how a used part differs from the input: number of such parts}.
+        changes: {how a used part differs from the input, such as a language code or the encoding of
+            a file: number of such parts}.
     """
 
     read: int = 0
@@ -251,8 +253,12 @@ def _part_notes(manifest):
             if option := totals["options"].get(reason):
                 note += f". To use one: --{manifest['dataset']}.{option}"
             yield note
-    if changes := ledger.get("changes"):
-        listed = "; ".join(f"{change}: {count:,}" for change, count in changes.items())
+    # A language code is "stored as" another one, and a file is "read as" in another encoding.
+    changes = ledger.get("changes", {})
+    yield from (change for change in changes if _IS_READ_AS in change)
+    codes = {change: count for change, count in changes.items() if _IS_READ_AS not in change}
+    if codes:
+        listed = "; ".join(f"{change}: {count:,}" for change, count in codes.items())
         yield f"language codes changed: {listed}"
 
 

@@ -38,7 +38,9 @@ measures a loss."""
 
 
 def export_onnx(folder, model, quantize="", projection=None):
-    """Writes image.onnx, text.onnx, vocab.txt and preprocessing.json, and checks the embeddings.
+    """Writes the ONNX models, the tokenizer and preprocessing.json, and checks the embeddings.
+
+    The tokenizer is written to vocab.txt and to tokenizer.json (see `write_tokenizer`).
 
     The input of image.onnx is "pixels", float32 (n, size, size, 3) in [0, 255], resized and cropped
     as described in preprocessing.json. The input of text.onnx is "tokens", int32 (n, t), padded
@@ -87,6 +89,7 @@ def export_onnx(folder, model, quantize="", projection=None):
         assert_close(path, {name: differences[name]}, ONNX_TOLERANCES[quantize * is_quantized])
     with open(os.path.join(folder, "vocab.txt"), "w", encoding="utf-8", newline="\n") as file:
         file.writelines(f"{piece}\n" for piece in model.tokenizer.vocabulary)
+    write_tokenizer(os.path.join(folder, "tokenizer.json"), model.tokenizer)
     file_io.write_json(os.path.join(folder, "preprocessing.json"), _preprocessing(model))
     return differences
 
@@ -195,10 +198,49 @@ def _preprocessing(model):
             "range": [0, 255],
         },
         "texts": {
+            "tokenizer": "tokenizer.json",
             "vocabulary": "vocab.txt",
             "vocabulary_hash": model.tokenizer.hash,
             "max_tokens": model.tokenizer.max_tokens,
             "lower_case": model.tokenizer.hash.endswith("-lower"),
+            "unicode_normalization": "NFC",
             "row": "[CLS] pieces [SEP] [PAD]...",
         },
     }
+
+
+# --- tokenizer ------------------------------------------------------------------------------------
+
+
+def write_tokenizer(path, tokenizer):
+    """Writes a tokenizer to a file that `tokenizers.Tokenizer.from_file` of Hugging Face reads.
+
+    Programs without TensorFlow, in Python, Rust, Node.js and other languages, can read this file:
+
+        tokenizer = tokenizers.Tokenizer.from_file("exported/tokenizer.json")
+        tokens = np.array([e.ids for e in tokenizer.encode_batch(texts)], np.int32)
+
+    The rows equal those of `data.tokenizers.Tokenizer`, with two exceptions that the file cannot
+    express. An unknown character makes its whole word unknown, even if the word has more than 100
+    characters. Zero-width spaces are removed, and never separate words.
+
+    Args:
+        path: file to write, usually tokenizer.json.
+        tokenizer: `data.tokenizers.Tokenizer`.
+    """
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    ids = {piece: i for i, piece in enumerate(tokenizer.vocabulary)}
+    # `WordPiece` maps longer words to [UNK]. The limit exceeds the length of all texts.
+    limits = {"unk_token": "[UNK]", "max_input_chars_per_word": 2**31 - 1}
+    result = Tokenizer(models.WordPiece(ids, **limits))
+    is_lower = tokenizer.lower_case
+    bert = normalizers.BertNormalizer(strip_accents=is_lower, lowercase=is_lower)
+    result.normalizer = normalizers.Sequence([normalizers.NFC(), bert])
+    result.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    ends = [(token, ids[token]) for token in ("[SEP]", "[CLS]")]
+    result.post_processor = processors.BertProcessing(*ends)
+    result.enable_truncation(tokenizer.max_tokens)
+    length, pad_id = tokenizer.max_tokens, tokenizer.pad_id
+    result.enable_padding(length=length, pad_id=pad_id, pad_token="[PAD]")
+    result.save(str(path))

@@ -6,6 +6,7 @@ from tf_mural.data import image_ops
 from tf_mural.data.image_normalization import normalize
 from tf_mural.errors import UserError
 
+HALF_PRECISION_TOLERANCE = 1e-2
 # The sample contains short and long texts, several scripts, right-to-left text, an emoji, an empty
 # text, and special tokens.
 _TEXTS = ["a dog", "ein Hund im Gras", "一只狗", "كلب", "собака " * 90, "🐕", "", "[SEP] [CLS]"]
@@ -92,6 +93,20 @@ def embedding_differences(model, other):
 def max_difference(actual, expected):
     """Returns the maximum absolute difference between the values of two arrays, a float."""
     return float(np.abs(np.asarray(actual) - np.asarray(expected)).max())
+
+
+def exact_tolerance(encoder, tolerance):
+    """Returns the maximum allowed difference of an export that keeps the precision of a model.
+
+    A model that computes in half precision rounds differently for texts of another padded length.
+
+    Args:
+        encoder: `models.DualEncoder`.
+        tolerance: the maximum allowed difference of a model that computes in float32.
+    """
+    layers = [layer for tower in encoder.towers.values() for layer in tower.layers]
+    is_half = any(layer.compute_dtype in ("bfloat16", "float16") for layer in layers)
+    return max(tolerance, HALF_PRECISION_TOLERANCE) if is_half else tolerance
 
 
 def assert_close(path, differences, tolerance):

@@ -55,10 +55,10 @@ class RecallLoss:
         if not self.value <= maximum + 1e-9:
             worst = max(self.before, key=lambda code: self.before[code] - self.after[code])
             raise UserError(
-                f"{change} loses {self.value:.2f} points of average recall on {self.source}, "
-                f"expected at most {maximum:g}; the largest loss is that of {worst}, from "
-                f"{self.before[worst]:.1f} to {self.after[worst]:.1f}. Nothing was written; "
-                "max_recall_loss sets another limit"
+                f"the export with {change} loses {self.value:.2f} points of average recall on "
+                f"{self.source}, expected at most {maximum:g}; the largest loss is that of "
+                f"{worst}, from {self.before[worst]:.1f} to {self.after[worst]:.1f}. Nothing was "
+                "written; max_recall_loss sets another limit"
             )
 
     def table(self):

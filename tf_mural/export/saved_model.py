@@ -7,6 +7,7 @@ from tf_mural.data.image_normalization import parse_color
 from tf_mural.export.image_decoding import LIMITS, decode_upright
 from tf_mural.export.parity import (
     assert_close,
+    exact_tolerance,
     expected_embeddings,
     max_difference,
     sample_images,
@@ -62,7 +63,8 @@ def export_saved_model(folder, model):
         signature and those of `model`}.
 
     Raises:
-        UserError: a difference exceeds `SAVED_MODEL_TOLERANCE`.
+        UserError: a difference exceeds `SAVED_MODEL_TOLERANCE`, or `HALF_PRECISION_TOLERANCE` if
+            the model computes in half precision.
     """
     import keras
     import tensorflow as tf
@@ -131,5 +133,5 @@ def _compare(folder, model):
         name = _signature(encoder, tower, part)
         actual = signatures[name](**{part: {"images": images, "texts": texts}[part]})["embeddings"]
         differences[name] = max_difference(actual, expected_embeddings(model, tower))
-    assert_close(folder, differences, SAVED_MODEL_TOLERANCE)
+    assert_close(folder, differences, exact_tolerance(encoder, SAVED_MODEL_TOLERANCE))
     return differences

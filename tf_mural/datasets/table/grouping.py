@@ -21,7 +21,6 @@ import numpy as np
 
 from tf_mural import file_io
 from tf_mural.datasets.table.columns import Columns, first_value
-from tf_mural.datasets.table.rows import Table
 from tf_mural.errors import UserError
 
 _NUMBERED = re.compile(r"(.+)#\d+")
@@ -33,12 +32,12 @@ class Source:
     """One of the tables that are read together.
 
     Attributes:
-        table: `rows.Table`.
+        table: `rows.Table`, `parquet.ParquetTable` or `coco_json.CocoTable`.
         columns: `columns.Columns`.
         split_column: column of the splits, or None.
     """
 
-    table: Table
+    table: object
     columns: Columns
     split_column: str | None
 
@@ -141,22 +140,21 @@ def find_records(sources, names, split):
 # --- splits ---------------------------------------------------------------------------------------
 
 
-def resolve_split_column(table, file, option, used):
+def resolve_split_column(table, in_name, option, used):
     """Returns the column of the splits, or None if there is none or the file name gives the split.
 
     Args:
         table: `rows.Table`.
-        file: names of the tables in the option `file`, a tuple.
+        in_name: whether the names of the tables give the split.
         option: the option `split_column`, or None.
         used: names of the columns that other options use.
     """
-    in_name = any("{split}" in name for name in file)
     is_default = option is None and not in_name and "split" not in used
     return "split" if is_default and _has_split_column(table) else option or None
 
 
 def _has_split_column(table):
-    if not table.json:
+    if table.has_header:
         return "split" in table.columns
     parsed = (table.row(data, line) for line, _, data in table.spans() if b'"split"' in data)
     return any(isinstance(row, dict) and "split" in row for row in parsed)
@@ -218,7 +216,7 @@ class _Rows:
                 if state != _NO_SPLIT:
                     image, id = first_value(row, columns.image), first_value(row, columns.id)
                     image = image and names.key(image)
-            self._add(number, start, start + len(data), line, state, image, id)
+            self._add(number, start, table.end(start, data), line, state, image, id)
         self._json_keys.append(tuple(keys))
 
     def _add(self, number, start, end, line, state, image, id):

@@ -29,7 +29,7 @@ TEXT_NAMES = (
     *("text", "caption", "sentence", "texts", "captions", "sentences"),
     *("title", "comment", "description", "raw"),
 )
-_IMAGE_FILE = re.compile(r".+\.(jpe?g|png|webp|gif|bmp|tiff?)(#\d+)?", re.IGNORECASE)
+_IMAGE_FILE = re.compile(r"(?!\w+://).+\.(jpe?g|png|webp|gif|bmp|tiff?)(#\d+)?", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +71,7 @@ def resolve(table, options, all_columns=None):
     if options.language is not None:
         default = languages.Language(languages.canonicalize(options.language))
     chosen = _chosen_languages(options.languages)
-    image = options.image or _find_image(names, samples, assigned)
+    image = options.image or _find_image(table, samples, assigned)
     id = options.id or _find_id(names, image, is_single, assigned)
     language_column = options.language_column or _pick(names, LANGUAGE_NAMES, assigned)
     text = options.text or _pick(names, TEXT_NAMES, assigned)
@@ -98,7 +98,7 @@ def resolve(table, options, all_columns=None):
         wordy=_sort_by_words(names, samples),
         separator=options.separator,
     )
-    if not table.json:  # Keys of JSON objects are optional, so only headers are checked.
+    if table.has_header:  # Keys of JSON objects are optional, so only headers are checked.
         _check_columns(table, options, resolved, is_long, all_columns or names)
     return resolved
 
@@ -107,7 +107,7 @@ def has_texts(table, resolved):
     """Returns whether a table has a column of texts, or may have one (JSONL)."""
     kinds = {resolved.role(name).kind for name in table.columns}
     is_plain = resolved.text in table.columns and resolved.layout == "wide"
-    return bool(kinds & {"texts", "captions", "text"}) or (table.json and not is_plain)
+    return bool(kinds & {"texts", "captions", "text"}) or not (table.has_header or is_plain)
 
 
 def check_long(table, resolved):
@@ -165,17 +165,30 @@ def _pick(names, usual_names, assigned):
     return next((by_name[name] for name in usual_names if name in by_name), None)
 
 
-def _find_image(names, samples, assigned):
-    """Returns the column of image paths: "image", or a usual name if its cells are image files."""
-    if "image" in names and "image" not in assigned:
+def _find_image(table, samples, assigned):
+    """Returns the column of images or their paths, or None.
+
+    The column is the one that contains images, "image", a usual name if its cells are names of
+    image files, or the only column whose cells are names of image files.
+    """
+    names = [name for name in table.columns if name not in assigned]
+    if embedded := [name for name in table.image_columns if name not in assigned]:
+        if len(embedded) > 1 and "image" not in embedded:
+            raise UserError(
+                f"{table.path}: the columns {' and '.join(embedded)} contain images; choose one "
+                f"with the option image_column={embedded[0]}"
+            )
+        return "image" if "image" in embedded else embedded[0]
+    if "image" in names:
         return "image"
-    by_name = {name.lower(): name for name in names if name not in assigned}
-    for usual in IMAGE_NAMES:
-        name = by_name.get(usual)
-        values = [v for row in samples if (v := first_value(row, name))] if name else ()
-        if values and all(_IMAGE_FILE.fullmatch(value) for value in values):
-            return name
-    return None
+    of_files = [name for name in dict.fromkeys(names) if _names_images(samples, name)]
+    usual = _pick(of_files, IMAGE_NAMES, ())
+    return usual or (of_files[0] if len(of_files) == 1 else None)
+
+
+def _names_images(samples, name):
+    values = [value for row in samples if (value := first_value(row, name))]
+    return bool(values) and all(_IMAGE_FILE.fullmatch(value) for value in values)
 
 
 def _find_id(names, image, is_single, assigned):
@@ -234,7 +247,9 @@ def _check_columns(table, options, resolved, is_long, names):
             stored = languages.canonicalize(code)
             named.append(("languages", None if stored in codes else code))
     for option, name in named:
-        if name is not None and name not in names:
+        # A name with dots is a path into nested objects.
+        root = name.partition(".")[0] if name is not None and table.json else name
+        if name is not None and not {name, root} & set(names):
             raise UserError(
                 f"{table.path} has no column {name!r}, which the option {option} names; "
                 f"columns found: {', '.join(names)}{suggest(name, names)}"

@@ -1,75 +1,22 @@
 """Rows of a text table: the position of each row in the file and its contents."""
 
+import contextlib
 import csv
 import dataclasses
-import glob
 import io
 import itertools
 import json
-import os
 import re
 
+from tf_mural.datasets.table import encodings
 from tf_mural.errors import UserError, lookup
 
 DELIMITERS = {"tsv": "\t", "csv": ",", "jsonl": None}
 QUOTING = {"minimal": csv.QUOTE_MINIMAL, "none": csv.QUOTE_NONE}
 _BOM = b"\xef\xbb\xbf"
-_SPLIT_WORDS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
+_SEPARATOR = re.compile(rb"sep=(.)\r?\n", re.IGNORECASE)  # a line of Excel before the header
+_PEEK_BYTES = 1 << 16
 _SAMPLES = 100  # number of rows by which columns are classified
-
-
-def find_files(raw_dir, file, split):
-    """Returns the paths of the tables, and the names of the other tables of the folder.
-
-    Args:
-        raw_dir: a folder, or the table itself.
-        file: name of the table in the folder, or a sequence of names, in which "{split}" stands for
-            the split; None for all tables of the folder.
-        split: name of the split.
-
-    Raises:
-        UserError: a table does not exist, or `file` is needed to choose between the tables of
-            several splits.
-    """
-    if not raw_dir or not os.path.exists(raw_dir):
-        raise UserError(f"expected raw_dir to be a table or its folder; {raw_dir!r} does not exist")
-    if os.path.isfile(raw_dir):
-        if file is not None:
-            raise UserError(f"{raw_dir} is already a file; omit the option file={file!r}")
-        return [raw_dir], []
-    files = [name for name in os.listdir(raw_dir) if os.path.isfile(os.path.join(raw_dir, name))]
-    tables = sorted(name for name in files if name.rpartition(".")[2].lower() in DELIMITERS)
-    listed = ", ".join(tables) or "none"
-    if file is None:
-        if not tables or (len(tables) > 1 and any(map(_names_split, tables))):
-            raise UserError(f"{raw_dir}: name the table with the option file; found: {listed}")
-        names = tables
-    else:
-        names = [name.replace("{split}", split) for name in file_names(file)]
-    for name in names:
-        if not os.path.isfile(os.path.join(raw_dir, name)):
-            path = os.path.join(raw_dir, name)
-            raise UserError(f"{path} does not exist; tables in the folder: {listed}")
-    others = [name for name in tables if name not in map(os.path.normpath, names)]
-    return [os.path.join(raw_dir, name) for name in names], others
-
-
-def file_names(file):
-    """Returns the option `file` as a tuple of names; it may be one name, a sequence or None."""
-    return (file,) if isinstance(file, str) else tuple(file or ())
-
-
-def _names_split(name):
-    words = re.findall("[a-z]+", name.rpartition(".")[0].lower())
-    return not _SPLIT_WORDS.isdisjoint(words)
-
-
-def splits_of_files(raw_dir, file):
-    """Returns the splits for which a file with "{split}" in its name exists, sorted."""
-    before, _, after = file.partition("{split}")
-    pattern = re.compile(re.escape(before) + "(.+)" + re.escape(after))
-    names = glob.glob(glob.escape(before) + "*" + glob.escape(after), root_dir=raw_dir)
-    return tuple(sorted(pattern.fullmatch(name)[1] for name in names if pattern.fullmatch(name)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +32,10 @@ class Table:
         format: "tsv", "csv" or "jsonl".
         quoting: "minimal" or "none"; ignored for jsonl.
         columns: names in the header; for jsonl the keys of the first object.
-        start: byte at which the rows begin.
+        start: byte at which the rows begin, in UTF-8.
+        delimiter: character between the cells, or None for jsonl.
+        encoding: encoding of the file.
+        is_assumed: whether the encoding is only assumed; see `encodings.check_assumed`.
     """
 
     path: str
@@ -93,25 +43,48 @@ class Table:
     quoting: str
     columns: tuple[str, ...] = ()
     start: int = 0
+    delimiter: str | None = None
+    encoding: str = encodings.UTF8
+    is_assumed: bool = False
+    image_columns = ()  # columns that contain images; the columns of a text table have only paths
 
     @classmethod
-    def open(cls, path, format=None, quoting="minimal"):
+    def open(cls, path, format=None, quoting="minimal", delimiter=None, encoding=None):
         """Opens a table and reads its header.
 
         Args:
             path: path of the file.
             format: a key of `DELIMITERS`; by default the extension of the file.
             quoting: a key of `QUOTING`.
+            delimiter: a key of `encodings.DELIMITERS`. Default: the delimiter of the format, or
+                another one if only this divides the header.
+            encoding: name of an encoding. Default: see `encodings`.
 
         Raises:
-            UserError: the format or quoting is unknown, or the table is empty.
+            UserError: the format, quoting, delimiter or encoding is unknown, the encoding or the
+                delimiter cannot be found, or the table is empty.
         """
         format = format or path.rpartition(".")[2].lower()
-        lookup(DELIMITERS, format, f"format for {path} (the option format)")
+        usual = lookup(DELIMITERS, format, f"format for {path} (the option format)")
         lookup(QUOTING, quoting, "quoting")
-        with open(path, "rb") as file:
-            start = len(_BOM) if file.read(len(_BOM)) == _BOM else 0
-        table = cls(path, format, quoting, (), start)
+        is_assumed = False
+        if encoding is not None:
+            encodings.check_name(encoding)
+        elif format == "jsonl":
+            encoding = encodings.UTF8
+        else:
+            encoding, is_assumed = encodings.detect(path)
+        with encodings.open_utf8(path, encoding) as file:
+            text = file.read(_PEEK_BYTES)
+        start = len(_BOM) if text.startswith(_BOM) else 0
+        if usual and (match := _SEPARATOR.match(text, start)):
+            start, usual = match.end(), match[1].decode()
+        if delimiter is not None:
+            usual = lookup(encodings.DELIMITERS, delimiter, "delimiter (the option delimiter)")
+        elif usual and not match:
+            text = text[start:].decode(errors="replace")
+            usual = encodings.find_delimiter(path, text, usual, quoting != "none")
+        table = cls(path, format, quoting, (), start, usual, encoding, is_assumed)
         first = next(table.spans(), None)
         if first is None:
             raise UserError(
@@ -131,6 +104,30 @@ class Table:
         """Whether the rows are JSON objects."""
         return self.format == "jsonl"
 
+    @property
+    def has_header(self):
+        """Whether `columns` has all columns; keys of JSON objects are optional."""
+        return not self.json
+
+    def end(self, start, data):
+        """Returns the end of a row that starts at `start`."""
+        return start + len(data)
+
+    @contextlib.contextmanager
+    def opened(self):
+        """Yields a callable (start, end, line) -> row, which reads the row of a span."""
+        with encodings.open_utf8(self.path, self.encoding) as file:
+
+            def read(start, end, line):
+                file.seek(start)
+                return self.row(file.read(end - start), line)
+
+            yield read
+
+    def place(self, line):
+        """Returns the name of a row for messages."""
+        return f"line {line}"
+
     def samples(self):
         """Returns the valid ones of the first rows."""
         parsed = (
@@ -144,7 +141,7 @@ class Table:
         Raises:
             UserError: the bytes are not UTF-8, or a quote is not closed.
         """
-        with open(self.path, "rb") as file:
+        with encodings.open_utf8(self.path, self.encoding) as file:
             line = file.read(self.start).count(b"\n") + 1
             if self.json or self.quoting == "none":
                 yield from _line_spans(file, line, self.start)
@@ -163,7 +160,7 @@ class Table:
                 consumed.append(data)
                 yield self._decode(data, line + len(consumed) - 1)
 
-        reader = csv.reader(lines(), delimiter=DELIMITERS[self.format], strict=True)
+        reader = csv.reader(lines(), delimiter=self.delimiter, strict=True)
         start = self.start
         while True:
             try:
@@ -203,7 +200,7 @@ class Table:
         return row
 
     def _cells(self, data, line=1):
-        text, delimiter = self._decode(data, line), DELIMITERS[self.format]
+        text, delimiter = self._decode(data, line), self.delimiter
         if self.quoting == "none":
             return text.rstrip("\r\n").split(delimiter)
         return next(csv.reader(io.StringIO(text, newline="\n"), delimiter=delimiter), [])
@@ -211,12 +208,8 @@ class Table:
     def _decode(self, data, line):
         try:
             return data.decode()
-        except UnicodeDecodeError as error:
-            received = data[error.start : error.end]
-            raise UserError(
-                f"{self.path}, line {line}: expected UTF-8, got {received!r}; save the table as "
-                "UTF-8"
-            ) from error
+        except UnicodeDecodeError:
+            encodings.raise_not_utf8(self.path, data, line)
 
 
 def _line_spans(file, line, start):
