@@ -39,15 +39,12 @@ def embed_saved_model(folder):
 def embed_onnx(folder, model):
     import onnxruntime
 
-    sizes = model.sizes
-
     def tokens(texts):
         return np.asarray(model.tokenizer(texts))
 
     def pixels(images):
         images = [
-            image_ops.preprocess_for_evaluation(image, sizes["resize"], sizes["crop"])
-            for image in images
+            image_ops.preprocess_for_evaluation(image, model.preprocessing) for image in images
         ]
         return np.stack(images).astype(np.float32)
 
