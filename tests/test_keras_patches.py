@@ -175,3 +175,17 @@ def test_keras_hub_0_32_sums_gradients_of_position_embeddings_in_half_precision(
         assert position_gradient(backbone, 20_000) == 8192.0, "the policy is no longer needed"
         keras_patches.patch_bert(backbone, "gelu")
         assert position_gradient(backbone, 20_000) == 20_000.0
+
+
+def test_keras_3_15_gives_two_models_of_one_class_the_same_variable_paths():
+    """The reason for `prefix_paths`: weights are stored by path."""
+    first, second = (keras_hub.models.BertBackbone(**BERT) for _ in range(2))
+    paths = [variable.path for variable in second.trainable_variables]
+    assert paths == [variable.path for variable in first.trainable_variables], (
+        "prefix_paths is not needed"
+    )
+    for _ in range(2):  # A path that has the prefix is not changed.
+        keras_patches.prefix_paths(second.trainable_variables, "teacher")
+        assert [variable.path for variable in second.trainable_variables] == [
+            f"teacher/{x}" for x in paths
+        ]
