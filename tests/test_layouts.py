@@ -7,7 +7,7 @@ import shutil
 import pytest
 from helpers import crawl_files
 from helpers.corpus import visible_names
-from helpers.datasets import convert, read_items
+from helpers.datasets import convert, read_items, read_parts
 from helpers.files import write_files
 from helpers.layout_folders import BLUE, IMAGES, MINIATURES, RED, RED_TEXTS, write_wide
 from helpers.shapes import given
@@ -152,6 +152,32 @@ def test_tables_of_two_layouts_are_not_mixed(tmp_path):
     assert (wide.options, long.options) == ({"file": "captions.tsv"}, {"file": "long.csv"})
     (match,) = layouts.detect(tmp_path, {"file": ("long.csv",)})
     assert match.description == layouts.LAYOUTS["long"].description
+
+
+def test_tables_of_two_formats_are_not_mixed(tmp_path):
+    MINIATURES["parquet"](tmp_path)
+    MINIATURES["coco"](tmp_path)
+    write_wide(tmp_path)
+    wide, parquet, coco_files = layouts.detect(tmp_path)
+    assert wide.options == {"file": "captions.tsv"}
+    assert coco_files.options == {"file": "annotations/my_captions_val.json"}
+    files = parquet.options["file"].split(",")
+    (match,) = layouts.detect(tmp_path, {"file": tuple(files)})
+    assert match.description == layouts.LAYOUTS["parquet"].description
+    records = read_items(table, tmp_path, "train", file=tuple(files), language="en")
+    assert [len(record.texts) for record in records] == [2, 2]
+    (tmp_path / "data/train-00000-of-00002.parquet").rename(tmp_path / "a.parquet")
+    files = read_parts(table, tmp_path, "train")["files"]
+    assert files["tables of another format are read"] == (1, ["a.parquet"])
+
+
+def test_tables_of_several_folders_are_not_mixed(tmp_path):
+    for name, image in (("a", RED), ("b", BLUE)):
+        files = {"metadata.csv": f"file_name,en\n0.png,{name}\n", "0.png": image}
+        write_files(tmp_path / name, files)
+    with pytest.raises(UserError, match="the tables in .*/a and .*/b name their own images; conv"):
+        read_items(table, tmp_path, "train")
+    assert read_items(table, tmp_path / "b", "train")[0].images == (BLUE,)
 
 
 def test_tables_that_are_joined_are_one_layout(tmp_path):

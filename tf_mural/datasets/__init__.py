@@ -70,7 +70,7 @@ DATASET_INFO = {
         "Apache-2.0",
     ),
     "table": DatasetInfo(
-        "your own TSV, CSV or JSONL table of image paths and texts",
+        "your own table of images and texts: TSV, CSV, JSONL, Parquet, or COCO's JSON of captions",
         "",
         "your own",
         "the table, and the images that it names",

@@ -52,25 +52,21 @@ class Survey:
     @functools.cached_property
     def tables(self):
         """List of `grouping.Source` of the tables of all splits; empty if there are none."""
-        try:
-            selection = files.find_tables(self.raw_dir, self.options.get("file"), "")
-        except UserError:
-            names = os.listdir(self.raw_dir)
-            has_tables = any(map(_is_text_table, names)) and not OFFICIAL_FILES.keys() & set(names)
-            if has_tables or "file" in self.options:
-                raise
-            return []
-        paths = [
-            path
-            for path in selection.paths
-            if os.path.basename(path) not in OFFICIAL_FILES and not _is_of_crawl(path)
-        ]
-        if not self.is_folder and "format" not in self.options:
-            paths = [path for path in paths if path.lower().endswith(_TABLE_EXTENSIONS)]
+        if self.is_folder and "file" not in self.options:
+            families = files.find_families(self.raw_dir)
+        elif self.is_folder or self.raw_dir.lower().endswith(_TABLE_EXTENSIONS):
+            families = [files.find_tables(self.raw_dir, self.options.get("file"), "")]
+        else:
+            families = []
         given = {key: self.options[key] for key in table.OPEN_OPTIONS if key in self.options}
-        tables = table.open_tables(paths, **given)
         options = headers.ColumnOptions(**_column_options(self.options))
-        return table.resolve_sources(tables, selection.by_name, options) if tables else []
+        sources = []
+        for family in families:
+            paths = [path for path in family.paths if not _is_of_another_data_set(path)]
+            if paths:
+                tables = table.open_tables(paths, **given)
+                sources += table.resolve_sources(tables, family.by_name, options)
+        return sources
 
     def tables_of(self, kind):
         """Returns the names of the tables of a kind, a key of `layouts.LAYOUTS`, as a tuple."""
@@ -171,8 +167,8 @@ def _column_options(options):
     return {names[key]: value for key, value in options.items() if key in names}
 
 
-def _is_text_table(name):
-    return name.rpartition(".")[2].lower() in files.TEXT_EXTENSIONS
+def _is_of_another_data_set(path):
+    return os.path.basename(path) in OFFICIAL_FILES or _is_of_crawl(path)
 
 
 def _is_of_crawl(path):

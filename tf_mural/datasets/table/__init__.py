@@ -123,6 +123,8 @@ def plan(
     tables = open_tables(selection.paths, format, quoting, delimiter, encoding)
     sources = resolve_sources(tables, selection.by_name, options)
     _check_joined(sources, raw_dir, image_dir or image_suffix)
+    if file is None:
+        _check_folders(sources, raw_dir)
     base = os.path.dirname(os.path.abspath(selection.paths[0]))
     if not image_dir and isinstance(tables[0], coco_json.CocoTable):
         root = raw_dir if os.path.isdir(raw_dir) else base
@@ -278,6 +280,18 @@ def _check_joined(sources, raw_dir, image_options):
                 f"{raw_dir}: name the table with the option file; found: {listed}, but neither "
                 f"images nor ids join {os.path.basename(source.table.path)} with the others"
             )
+
+
+def _check_folders(sources, raw_dir):
+    """Raises UserError if equal paths in two tables may be different images."""
+    with_paths = (s for s in sources if s.columns.image not in (None, *s.table.image_columns))
+    folders = sorted({os.path.dirname(source.table.path) for source in with_paths})
+    if len(folders) > 1:
+        raise UserError(
+            f"{raw_dir}: the tables in {' and '.join(folders)} name their own images; convert each "
+            "folder as raw_dir, or name the tables with the option file if the paths are relative "
+            "to the first one"
+        )
 
 
 def _input_parts(sources, groups, others):

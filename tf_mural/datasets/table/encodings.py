@@ -149,8 +149,10 @@ def check_assumed(path, encoding, languages):
 def check_name(encoding):
     """Raises UserError if Python does not know the encoding."""
     try:
-        codecs.lookup(encoding)
-    except LookupError:
+        b"a".decode(encoding)
+    except UnicodeDecodeError:
+        pass  # UTF-16 has no single bytes.
+    except (LookupError, ValueError):  # "hex" is no encoding of text, "a\0b" no name.
         raise UserError(
             f"unknown encoding {encoding!r} in the option encoding; expected a name such as "
             "cp1252, utf-16 or shift_jis"
@@ -195,7 +197,10 @@ def find_delimiter(path, text, usual, quoted):
     fitting, regular = [], []
     for delimiter in (usual, *dict.fromkeys(DELIMITERS.values())):
         lines = io.StringIO(text, newline="")
-        rows = [row for row in csv.reader(lines, delimiter=delimiter, quoting=quoting) if row]
+        try:
+            rows = [row for row in csv.reader(lines, delimiter=delimiter, quoting=quoting) if row]
+        except csv.Error:  # The reader of the rows reports this.
+            continue
         if not rows or len(rows[0]) < 2 or delimiter in fitting:
             continue
         fitting.append(delimiter)

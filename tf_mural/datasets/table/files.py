@@ -19,6 +19,7 @@ _METADATA = re.compile(r"metadata\.(jsonl|csv|tsv)", re.IGNORECASE)
 _ANNOTATIONS = ("", "annotations")
 OTHER_SPLIT = "they are in another split"
 NO_CAPTIONS = "they contain no captions"
+ANOTHER_FORMAT = "tables of another format are read"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,12 +72,24 @@ def find_tables(raw_dir, file, split):
             raise UserError(
                 f"{raw_dir}: name the table with the option file; found: {', '.join(tables)}"
             )
-        return _of_split(raw_dir, groups or {"": tables}, split)
-    for find in (_metadata_tables, _parquet_files, _coco_files):
+        listed = sorted(os.listdir(raw_dir))
+        others = {name: ANOTHER_FORMAT for name in listed if name.lower().endswith(".parquet")}
+        return _of_split(raw_dir, groups or {"": tables}, split, others)
+    for find in _OTHER_FAMILIES:
         tables, others = find(raw_dir)
         if tables:
             return _of_split(raw_dir, _group_by_split(tables), split, others)
     raise UserError(f"{raw_dir}: name the table with the option file; found: none")
+
+
+def find_families(raw_dir):
+    """Yields the `Tables` of each kind of tables in a folder, for all splits."""
+    if tables := _text_tables(raw_dir):
+        yield Tables([os.path.join(raw_dir, name) for name in tables], {})
+    for find in _OTHER_FAMILIES:
+        tables, others = find(raw_dir)
+        if tables:
+            yield _of_split(raw_dir, _group_by_split(tables), "", others)
 
 
 def file_names(file):
@@ -198,6 +211,9 @@ def _coco_files(raw_dir):
             else:
                 others[path] = NO_CAPTIONS
     return tables, others
+
+
+_OTHER_FAMILIES = (_metadata_tables, _parquet_files, _coco_files)
 
 
 # --- splits ---------------------------------------------------------------------------------------

@@ -128,7 +128,9 @@ def _opened(path):
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             yield file
-    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        if getattr(error, "errno", None) is not None:  # an error of the file system
+            raise
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path} is cut short or no Parquet file: {reason}") from error
 
