@@ -9,16 +9,16 @@ record set. If a record set is large, only a random sample is read, see --limit.
 reading; the statistics of the records that were read until then are printed.
 """
 
-import json
 import os
 import sys
-import time
 
 from absl import flags
 
+from tf_mural import file_io
 from tf_mural.cli import app
 from tf_mural.errors import UserError
 from tf_mural.languages import choose
+from tf_mural.progress import Progress
 
 FLAGS = flags.FlagValues()
 _RECORDS = flags.DEFINE_list(
@@ -193,25 +193,14 @@ def _load_tokenizer(path):
 
 def _collect(name, stats):
     """Reads the records of a set and prints the progress. Returns False after Ctrl-C."""
-    from tf_mural import reports
-
-    start_time = last_time = time.monotonic()
-    # A terminal shows one progress line that is overwritten. A log gets a line every ten seconds.
-    every, end = (0.5, "\r") if sys.stderr.isatty() else (10, "\n")
-    try:
-        for num_read in stats.collect(_LIMIT.value, _SEED.value):
-            now = time.monotonic()
-            if now - last_time < every:
-                continue
-            last_time, rate = now, num_read / (now - start_time)
-            remaining = reports.format_duration((stats.num_requested - num_read) / rate)
-            line = f"{name}: {num_read:,} of {stats.num_requested:,} records, {rate:,.0f} a second"
-            print(f"{line}, {remaining} left".ljust(79), end=end, file=sys.stderr, flush=True)
-    except KeyboardInterrupt:
-        return False
-    finally:
-        if end == "\r" and last_time != start_time:
-            print(" " * 79, end="\r", file=sys.stderr, flush=True)
+    with Progress(
+        name, stats.num_requested, "records", stream=sys.stderr, seconds=10, print_end=False
+    ) as progress:
+        try:
+            for num_read in stats.collect(_LIMIT.value, _SEED.value):
+                progress.update(num_read)
+        except KeyboardInterrupt:
+            return False
     return True
 
 
@@ -219,12 +208,9 @@ def _collect(name, stats):
 
 
 def _write_json(content):
-    """Writes inspection.json atomically."""
+    """Writes inspection.json."""
     path = os.path.join(_OUT_DIR.value, "inspection.json")
-    with open(f"{path}.tmp", "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1, ensure_ascii=False)
-        file.write("\n")
-    os.replace(f"{path}.tmp", path)
+    file_io.write_json(path, content)
     print(f"written to {path}")
 
 
