@@ -1,7 +1,8 @@
 """Losses between two fields: functions of arrays, and a table of their options and scalars."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from keras import ops
 
@@ -11,8 +12,14 @@ _MASKED_LOGIT = -1e30
 
 
 def contrastive(
-    local, candidates, offset, temperature, margin=0.0, label_smoothing=0.0, ignore=None
-):
+    local: tuple[Any, Any],
+    candidates: tuple[Any, Any],
+    offset: Any,
+    temperature: Any,
+    margin: float = 0.0,
+    label_smoothing: float = 0.0,
+    ignore: Any = None,
+) -> Any:
     """Computes the bidirectional softmax cross-entropy of matching pairs, per example.
 
     For unit vectors x_i, y_i of N pairs, temperature sigma, margin m and smoothing eps
@@ -63,7 +70,14 @@ def _one_direction(local, candidates, offset, temperature, margin, label_smoothi
     return log_normalizer - (1.0 - label_smoothing) * positive - label_smoothing * mean_logit
 
 
-def sigmoid(local, candidates, offset, temperature, bias, ignore=None):
+def sigmoid(
+    local: tuple[Any, Any],
+    candidates: tuple[Any, Any],
+    offset: Any,
+    temperature: Any,
+    bias: Any,
+    ignore: Any = None,
+) -> Any:
     """Computes the sigmoid loss of SigLIP (Zhai et al. 2023), per example.
 
     The loss treats each of the N x N pairs (i, j) as a binary classification: x_i and y_j match, or
@@ -198,7 +212,7 @@ def _origin(function):
     return function.__module__, function.__qualname__
 
 
-def complete_options(loss, options):
+def complete_options(loss: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Returns {name: value} of all options of a loss; omitted options get their defaults.
 
     Args:

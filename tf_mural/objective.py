@@ -60,7 +60,7 @@ class Term:
         object.__setattr__(self, "scalars", scalars)
 
     @property
-    def duplicate_fields(self):
+    def duplicate_fields(self) -> tuple[str, ...]:
         """Sorted names of the fields whose ids identify duplicates; () if duplicates are kept."""
         fields = {self.x, self.y, *self.sibling_fields}
         return tuple(sorted(fields)) if self.mask_duplicates else ()

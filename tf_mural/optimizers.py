@@ -1,6 +1,8 @@
 """LAMB as published, AdamW, and a linear learning-rate schedule with warm-up."""
 
 import re
+from collections.abc import Iterable
+from typing import Any
 
 import keras
 from keras import ops
@@ -46,18 +48,18 @@ class LAMB(keras.optimizers.Optimizer):
 
     def __init__(
         self,
-        learning_rate=1e-3,
-        weight_decay=0.0,
-        beta_1=0.9,
-        beta_2=0.999,
-        epsilon=1e-6,
-        exclude_from_weight_decay=(),
-        exclude_from_layer_adaptation=(),
-        lr_multipliers=(),
-        ema_momentum=0.0,
-        global_clipnorm=None,
-        name="lamb",
-        **kwargs,
+        learning_rate: float | keras.optimizers.schedules.LearningRateSchedule = 1e-3,
+        weight_decay: float = 0.0,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-6,
+        exclude_from_weight_decay: Iterable[str] = (),
+        exclude_from_layer_adaptation: Iterable[str] = (),
+        lr_multipliers: Iterable[tuple[str, float]] = (),
+        ema_momentum: float | None = 0.0,
+        global_clipnorm: float | None = None,
+        name: str = "lamb",
+        **kwargs: Any,
     ):
         super().__init__(learning_rate=learning_rate, name=name, **kwargs)
         self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
@@ -70,11 +72,15 @@ class LAMB(keras.optimizers.Optimizer):
         self._exclude_from_layer_adaptation = tuple(exclude_from_layer_adaptation)
 
     @property
-    def clip_after_reduction(self):
+    def clip_after_reduction(self) -> float | None:
         """Global norm to which the training step clips the summed gradients; None: no clipping."""
         return self._global_clipnorm or None
 
-    def exclude_from_weight_decay(self, var_list=None, var_names=None):
+    def exclude_from_weight_decay(
+        self,
+        var_list: Iterable[keras.Variable] | None = None,
+        var_names: Iterable[str] | None = None,
+    ) -> None:
         """Excludes variables from weight decay, see `keras.optimizers.Optimizer`.
 
         Args:
@@ -90,7 +96,7 @@ class LAMB(keras.optimizers.Optimizer):
         paths = [f"^{re.escape(variable.path)}$" for variable in var_list or ()]
         self._exclude_from_weight_decay += (*paths, *(var_names or ()))
 
-    def exclude_from_layer_adaptation(self, var_list):
+    def exclude_from_layer_adaptation(self, var_list: Iterable[keras.Variable]) -> None:
         """Excludes variables from layer adaptation: their trust ratio is 1.
 
         Args:
@@ -203,7 +209,12 @@ class AdamW(LAMB):
         ValueError: `exclude_from_layer_adaptation` is not empty.
     """
 
-    def __init__(self, learning_rate=1e-3, name="adam", **kwargs):
+    def __init__(
+        self,
+        learning_rate: float | keras.optimizers.schedules.LearningRateSchedule = 1e-3,
+        name: str = "adam",
+        **kwargs: Any,
+    ):
         if patterns := tuple(kwargs.pop("exclude_from_layer_adaptation", None) or ()):
             raise ValueError(
                 "AdamW has no layer adaptation. Expected no exclude_from_layer_adaptation. "
@@ -228,7 +239,7 @@ class LinearWarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
         warmup_steps: number of steps of the increase; with 0, the learning rate starts at `peak`.
     """
 
-    def __init__(self, peak, total_steps, warmup_steps=0):
+    def __init__(self, peak: float, total_steps: int, warmup_steps: int = 0):
         if not 0 <= warmup_steps < total_steps:
             raise ValueError(
                 "Expected 0 <= warmup_steps < total_steps. "
@@ -236,7 +247,7 @@ class LinearWarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
             )
         self.peak, self.total_steps, self.warmup_steps = peak, total_steps, warmup_steps
 
-    def __call__(self, step):
+    def __call__(self, step: Any) -> Any:
         """Returns the learning rate (float32 scalar) of a step; steps are counted from 0."""
         step = ops.cast(step, "float32")
         decay = (self.total_steps - step) / (self.total_steps - self.warmup_steps)

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+from typing import Any
 
 from tf_mural import file_io
 from tf_mural.data.preprocessing import Preprocessing
@@ -32,7 +33,7 @@ class KerasHubTokenizer:
         UserError: the tokenizer has no padding token, or a fixed number of tokens.
     """
 
-    def __init__(self, tokenizer, max_tokens: int = 64, pad_id: int | None = None):
+    def __init__(self, tokenizer: Any, max_tokens: int = 64, pad_id: int | None = None):
         name = type(tokenizer).__name__
         if getattr(tokenizer, "sequence_length", None) is not None:
             raise UserError(
@@ -77,7 +78,7 @@ class KerasHubTokenizer:
         suffix = "-lower" if self.lower_case else ""
         return f"{vocabulary_hash(self.vocabulary)}-{type(self.tokenizer).__name__}{suffix}"
 
-    def pieces(self, strings):
+    def pieces(self, strings: Any) -> Any:
         """Tokenizes strings (n,) without start and end token; returns RaggedTensor int32 (n, None).
 
         Bytes that are not UTF-8 are dropped.
@@ -98,7 +99,7 @@ class KerasHubTokenizer:
 
         return tokenize
 
-    def __call__(self, strings):
+    def __call__(self, strings: Any) -> Any:
         """Tokenizes strings (n,); the last pieces of long texts are dropped.
 
         Returns:
@@ -117,7 +118,7 @@ class KerasHubTokenizer:
         tokens = rows.to_tensor(self.pad_id, shape=(None, self.max_tokens))
         return tf.ensure_shape(tokens, (strings.shape[0], self.max_tokens))
 
-    def has_known_tokens(self, tokens):
+    def has_known_tokens(self, tokens: Any) -> Any:
         """Returns for each row of int32 (n, t) whether it has a piece of a text, bool (n,)."""
         import tensorflow as tf
 
@@ -132,11 +133,11 @@ class KerasHubTokenizer:
 
 
 def as_tokenizer(
-    tokenizer,
+    tokenizer: Any,
     max_tokens: int | None = None,
     pad_id: int | None = None,
     default_max_tokens: int = 64,
-):
+) -> Tokenizer | KerasHubTokenizer:
     """Returns a tokenizer with the interface of `tokenizers.Tokenizer`.
 
     Args:
@@ -172,7 +173,7 @@ def as_tokenizer(
     return tokenizer
 
 
-def save_tokenizer(tokenizer, folder: str) -> None:
+def save_tokenizer(tokenizer: Tokenizer | KerasHubTokenizer, folder: str) -> None:
     """Writes a tokenizer to a folder.
 
     Args:
@@ -194,7 +195,7 @@ def save_tokenizer(tokenizer, folder: str) -> None:
         json.dump(description, file, indent=1)
 
 
-def load_tokenizer(folder: str):
+def load_tokenizer(folder: str) -> Tokenizer | KerasHubTokenizer | None:
     """Reads a tokenizer that `save_tokenizer` wrote.
 
     Args:
@@ -215,7 +216,7 @@ def load_tokenizer(folder: str):
     return Tokenizer(vocabulary, description["max_tokens"], description["lower_case"])
 
 
-def as_preprocessing(preprocessing, size: int, **defaults) -> Preprocessing:
+def as_preprocessing(preprocessing: Any, size: int, **defaults: Any) -> Preprocessing:
     """Returns the preprocessing of an image tower.
 
     Args:

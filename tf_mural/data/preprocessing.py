@@ -1,6 +1,8 @@
 """Description of how the image of a file becomes the input of an image tower."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from tf_mural.data.image_normalization import parse_color
 from tf_mural.errors import UserError, lookup
@@ -66,7 +68,9 @@ class Preprocessing:
             raise UserError(f"scale is {self.scale} and std is {self.std}, expected values above 0")
 
     @classmethod
-    def from_config(cls, images, tower=None):
+    def from_config(
+        cls, images: Mapping[str, Any], tower: Mapping[str, Any] | None = None
+    ) -> "Preprocessing":
         """Returns the preprocessing that two groups of settings describe.
 
         Args:
@@ -83,12 +87,12 @@ class Preprocessing:
         return cls(**{k: v for k, v in values.items() if k in names and v is not None})
 
     @property
-    def input_scale(self):
+    def input_scale(self) -> float | tuple[float, ...]:
         """Factor of each pixel in the input of the tower, a float or a tuple of 3 floats."""
         return _scalar_or_tuple([self.scale / std for std in self._per_channel("std")])
 
     @property
-    def input_offset(self):
+    def input_offset(self) -> float | tuple[float, ...]:
         """Summand of each scaled pixel in the input of the tower, see `input_scale`."""
         pairs = zip(self._per_channel("mean"), self._per_channel("std"), strict=True)
         return _scalar_or_tuple([-mean / std for mean, std in pairs])
@@ -97,12 +101,12 @@ class Preprocessing:
         values, count = getattr(self, name), max(len(self.mean), len(self.std))
         return values * count if len(values) < count else values
 
-    def to_json(self):
+    def to_json(self) -> dict[str, Any]:
         """Returns all attributes as plain data."""
         plain = dataclasses.asdict(self)
         return {**plain, "mean": list(self.mean), "std": list(self.std)}
 
-    def changes(self):
+    def changes(self) -> dict[str, Any]:
         """Returns {attribute: value} of the attributes that differ from the defaults."""
         defaults = type(self)(self.resize, self.crop).to_json()
         return {name: value for name, value in self.to_json().items() if value != defaults[name]}

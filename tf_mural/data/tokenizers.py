@@ -8,6 +8,7 @@ import hashlib
 import os
 import unicodedata
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from tf_mural import file_io
 from tf_mural.data import text_cleaning
@@ -91,7 +92,7 @@ class Tokenizer:
         """
         return vocabulary_hash(self._pieces) + ("-lower" if self._lower_case else "")
 
-    def pieces(self, strings):
+    def pieces(self, strings: Any) -> Any:
         """Tokenizes strings without adding special tokens and without truncation.
 
         Bytes that are not UTF-8 are dropped.
@@ -105,7 +106,7 @@ class Tokenizer:
         strings = text_cleaning.clean(strings, self._lower_case, self._word_piece.has_unknown)
         return self._word_piece(strings)
 
-    def __call__(self, strings):
+    def __call__(self, strings: Any) -> Any:
         """Tokenizes strings to `[CLS] pieces... [SEP] [PAD]...`.
 
         The last pieces of long texts are dropped; [SEP] is kept.
@@ -130,7 +131,7 @@ class Tokenizer:
         tokens = tf.where(at_end, self._sep, tokens)
         return tf.ensure_shape(tokens, (strings.shape[0], self._max_tokens))
 
-    def has_known_tokens(self, tokens):
+    def has_known_tokens(self, tokens: Any) -> Any:
         """Returns whether each row contains a piece other than [UNK].
 
         Args:

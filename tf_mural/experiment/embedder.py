@@ -5,15 +5,21 @@ import functools
 import os
 import sys
 import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
 from tf_mural import experiment, file_io
 from tf_mural.backends import backend_module
 from tf_mural.data import image_headers, image_normalization
+from tf_mural.data.encoder_inputs import KerasHubTokenizer
+from tf_mural.data.preprocessing import Preprocessing
 from tf_mural.data.text_notes import TextNotes
+from tf_mural.data.tokenizers import Tokenizer
 from tf_mural.errors import UserError
-from tf_mural.evaluation.batch_embedder import BadImage
+from tf_mural.evaluation.batch_embedder import BadImage, BatchEmbedder
+from tf_mural.models import DualEncoder
 from tf_mural.progress import Progress, is_terminal
 
 _PROGRESS_SECONDS = 5.0  # seconds before the first line of progress, and between two lines
@@ -38,14 +44,23 @@ class Embedder:
         preprocessing: the argument.
     """
 
-    def __init__(self, embed, encoder, tokenizer, preprocessing, languages=None):
+    def __init__(
+        self,
+        embed: BatchEmbedder,
+        encoder: DualEncoder,
+        tokenizer: Tokenizer | KerasHubTokenizer,
+        preprocessing: Preprocessing,
+        languages: Sequence[str] | None = None,
+    ):
         self._embed, self._encoder, self._tokenizer = embed, encoder, tokenizer
         self.preprocessing = preprocessing
         self._notes = TextNotes(tokenizer, languages)
         self.width = next(iter(encoder.towers.values())).output.shape[-1]
 
     @classmethod
-    def load(cls, path, strategy=None, batch_size=64):
+    def load(
+        cls, path: str | os.PathLike, strategy: Any = None, batch_size: int = 64
+    ) -> "Embedder":
         """Loads a model.
 
         Args:
@@ -68,7 +83,7 @@ class Embedder:
         return cls(model.embed, *parts)
 
     @classmethod
-    def from_model(cls, model, batch_size=64):
+    def from_model(cls, model: DualEncoder, batch_size: int = 64) -> "Embedder":
         """Returns an embedder that computes with the current weights of a model.
 
         Args:
@@ -93,16 +108,18 @@ class Embedder:
         return cls(embed, model, *parts, model.languages)
 
     @property
-    def model(self):
+    def model(self) -> DualEncoder:
         """The `DualEncoder`."""
         return self._encoder
 
     @functools.cached_property
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """32 hexadecimal digits that identify weights, vocabulary and preprocessing."""
         return experiment.fingerprint(self._encoder, self._tokenizer, self.preprocessing)
 
-    def embed_texts(self, texts, progress=None, warn=True):
+    def embed_texts(
+        self, texts: Iterable[str], progress: bool | None = None, warn: bool = True
+    ) -> np.ndarray:
         """Embeds strings.
 
         Args:
@@ -136,7 +153,9 @@ class Embedder:
             )
         return embeddings
 
-    def embed_images(self, images, progress=None, background=None):
+    def embed_images(
+        self, images: Iterable[Any], progress: bool | None = None, background: str | None = None
+    ) -> np.ndarray:
         """Embeds images of any size.
 
         Image files may be PNG, JPEG, BMP, GIF or WebP. Only the first frame of an animated image is
@@ -171,7 +190,7 @@ class Embedder:
                 ) from error
             raise
 
-    def text_notes(self, texts):
+    def text_notes(self, texts: Iterable[str]) -> list[str]:
         """Returns a note for each text that the model truncates, or may not understand.
 
         A text gets a note if it has more tokens than the model reads, if most of its letters belong
@@ -187,7 +206,7 @@ class Embedder:
         """
         return self._notes(_check_strings(texts))
 
-    def has_known_tokens(self, texts):
+    def has_known_tokens(self, texts: Iterable[str]) -> np.ndarray:
         """Returns a bool array (n,): for each text, whether it has a token other than [UNK]."""
         texts = list(_check_strings(texts))
         if not texts:

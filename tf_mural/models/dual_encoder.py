@@ -127,11 +127,11 @@ class DualEncoder(keras.Model):
             known.update((v.path, v) for v in variables)
 
     @property
-    def scalar_variables(self):
+    def scalar_variables(self) -> list[keras.Variable]:
         """List of the variables of all learned scalars."""
         return [variable for named in self.scalars.values() for variable in named.values()]
 
-    def scalar_values(self):
+    def scalar_values(self) -> dict[str, dict[str, Any]]:
         """Returns {kind: {name: value}} of the learned scalars."""
         return {
             kind: {name: variable.value for name, variable in named.items()}
@@ -139,11 +139,11 @@ class DualEncoder(keras.Model):
         }
 
     @property
-    def remat_blocks(self):
+    def remat_blocks(self) -> list[keras.Layer]:
         """List of the blocks for gradient checkpointing in all towers; see `models.blocks`."""
         return [b for name, tower in self.towers.items() for b in require_remat_blocks(name, tower)]
 
-    def encode(self, tower, inputs, training=False):
+    def encode(self, tower: str, inputs: Any, training: bool = False) -> Any:
         """Returns the L2-normalized embeddings of a tower, (n, embedding_dim).
 
         The embeddings are float32 or float64, even if the towers compute in half precision.
@@ -158,7 +158,7 @@ class DualEncoder(keras.Model):
         """Encodes a dict from tower to inputs; returns a dict from tower to embeddings."""
         return {tower: self.encode(tower, x, training) for tower, x in inputs.items()}
 
-    def default_tower(self, modality):
+    def default_tower(self, modality: str) -> str:
         """Returns the name of the first tower of a modality."""
         towers = {value: tower for tower, value in reversed(self.modalities.items())}
         return lookup(towers, modality, "modality")
@@ -281,7 +281,7 @@ class DualEncoder(keras.Model):
         }
         return cls(**{**config, "towers": towers})
 
-    def clamp_scalars(self):
+    def clamp_scalars(self) -> dict[str, Any]:
         """Clips the scalars to the bounds of their kind in `losses.SCALARS`.
 
         Returns:

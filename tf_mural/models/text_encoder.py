@@ -19,12 +19,12 @@ class TextTower(keras.Model):
     modality = "text"
     tokenizer = None
 
-    def save_assets(self, dir_path):
+    def save_assets(self, dir_path: str) -> None:
         """Writes the tokenizer to a folder. Keras calls this method when it saves a model."""
         if self.tokenizer is not None:
             tf_mural.data.save_tokenizer(self.tokenizer, dir_path)
 
-    def load_assets(self, dir_path):
+    def load_assets(self, dir_path: str | None) -> None:
         """Reads the tokenizer from a folder. Keras calls this method when it loads a model."""
         if dir_path is not None:  # None: the saved tower has no files.
             self.tokenizer = tf_mural.data.load_tokenizer(dir_path)

@@ -1,6 +1,9 @@
 """Spearman's rank correlation with ties, and its bootstrap distribution."""
 
+from collections.abc import Sequence
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tf_mural.errors import UserError
 
@@ -8,7 +11,7 @@ from tf_mural.errors import UserError
 _MAX_WEIGHTS = 1 << 22
 
 
-def spearman(a, b):
+def spearman(a: ArrayLike, b: ArrayLike) -> float:
     """Computes Spearman's correlation: Pearson's correlation of ranks; ties get their mean rank.
 
     Args:
@@ -24,7 +27,9 @@ def spearman(a, b):
     return float(_correlations(a, b, np.ones((1, len(a))))[0])
 
 
-def bootstrap_spearman(a, b, num_bootstrap=1000, seed=0):
+def bootstrap_spearman(
+    a: ArrayLike, b: ArrayLike, num_bootstrap: int = 1000, seed: int | Sequence[int] = 0
+) -> np.ndarray:
     """Computes Spearman's correlations of bootstrap resamples: float64 (num_bootstrap,).
 
     Args:

@@ -1,6 +1,9 @@
 """95 % confidence intervals by seeded bootstrap; equal arguments give equal intervals."""
 
+from collections.abc import Sequence
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tf_mural.errors import UserError
 from tf_mural.evaluation.metrics.recall import RECALL_KS, named_recalls
@@ -10,13 +13,15 @@ from tf_mural.evaluation.metrics.recall import RECALL_KS, named_recalls
 _MAX_UNIQUE = 256
 
 
-def percentile_interval(values):
+def percentile_interval(values: ArrayLike) -> tuple[float, float]:
     """Returns the central 95 % of bootstrap values: (low, high)."""
     low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)
 
 
-def bootstrap_means(values, num_bootstrap=1000, seed=0):
+def bootstrap_means(
+    values: ArrayLike, num_bootstrap: int = 1000, seed: int | Sequence[int] = 0
+) -> np.ndarray:
     """Returns the means of bootstrap resamples of `values`.
 
     A resample has as many values as `values`, drawn with replacement. For the interval of a mean
@@ -51,12 +56,20 @@ def bootstrap_means(values, num_bootstrap=1000, seed=0):
     )
 
 
-def mean_interval(values, num_bootstrap=1000, seed=0):
+def mean_interval(
+    values: ArrayLike, num_bootstrap: int = 1000, seed: int | Sequence[int] = 0
+) -> tuple[float, float]:
     """Returns the `percentile_interval` of the `bootstrap_means`: (low, high)."""
     return percentile_interval(bootstrap_means(values, num_bootstrap, seed))
 
 
-def recall_intervals(image_ranks, text_ranks, text_images, num_bootstrap=1000, seed=0):
+def recall_intervals(
+    image_ranks: Sequence[int] | np.ndarray,
+    text_ranks: ArrayLike,
+    text_images: ArrayLike,
+    num_bootstrap: int = 1000,
+    seed: int | Sequence[int] = 0,
+) -> dict[str, tuple[float, float]]:
     """Returns 95 % intervals of the `recalls` by bootstrap over images.
 
     An image is resampled together with its texts. The candidates stay the same. Therefore the

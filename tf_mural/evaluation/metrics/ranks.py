@@ -1,6 +1,7 @@
 """Ranks of correct candidates by cosine similarity, and differences of ranks between languages."""
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tf_mural.errors import UserError
 
@@ -13,7 +14,9 @@ TIE_TOLERANCE = 1e-6
 _MAX_SCORES = 1 << 23
 
 
-def retrieval_ranks(queries, items, query_groups, item_groups):
+def retrieval_ranks(
+    queries: ArrayLike, items: ArrayLike, query_groups: ArrayLike, item_groups: ArrayLike
+) -> np.ndarray:
     """Counts, for each query, the wrong items that score at least as high as its best correct item.
 
     An item is correct for the queries of its group. Ranks are counted from 0. Ties count against
@@ -57,7 +60,9 @@ def retrieval_ranks(queries, items, query_groups, item_groups):
     return ranks
 
 
-def image_text_ranks(images, texts, text_images):
+def image_text_ranks(
+    images: ArrayLike, texts: ArrayLike, text_images: ArrayLike
+) -> tuple[np.ndarray, np.ndarray]:
     """Computes the ranks of both directions of cross-modal retrieval from one score matrix.
 
     Args:
@@ -93,7 +98,9 @@ def image_text_ranks(images, texts, text_images):
     return image_ranks, text_ranks
 
 
-def rank_bounds(images, texts, text_images):
+def rank_bounds(
+    images: ArrayLike, texts: ArrayLike, text_images: ArrayLike
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns the lowest and the highest possible rank of each text's image among all images.
 
     Args:
@@ -119,7 +126,7 @@ def rank_bounds(images, texts, text_images):
     return low, high
 
 
-def rank_spreads(low, high):
+def rank_spreads(low: ArrayLike, high: ArrayLike) -> np.ndarray:
     """Returns the mean difference of the log ranks of an image between languages.
 
     A log rank is log2 of a rank, which is counted from 1. A difference of 1 therefore means that
@@ -149,7 +156,7 @@ def rank_spreads(low, high):
     return np.divide(total, num_others, out=np.full_like(low, np.nan), where=has_others)
 
 
-def rank_lags(log_ranks):
+def rank_lags(log_ranks: ArrayLike) -> np.ndarray:
     """Returns how much worse the rank of an image is in each language than in its other languages.
 
     Args:
@@ -170,7 +177,7 @@ def rank_lags(log_ranks):
     return log_ranks - mean
 
 
-def chance_spread(count):
+def chance_spread(count: int) -> float:
     """Returns the expected difference of two independent random log ranks among `count` images."""
     log_ranks = np.log2(np.arange(1, count + 1))
     # The log ranks are sorted: value i is the larger value in i pairs of different values, and the
@@ -178,7 +185,7 @@ def chance_spread(count):
     return float(2 * np.sum((2 * np.arange(count) - count + 1) * log_ranks) / count**2)
 
 
-def check_embeddings(array, name):
+def check_embeddings(array: ArrayLike, name: str) -> np.ndarray:
     """Returns `array` as finite float32 (n, d).
 
     Args:

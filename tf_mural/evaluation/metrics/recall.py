@@ -1,6 +1,9 @@
 """Recall at k, and its expected value for candidates in random order."""
 
+from collections.abc import Collection, Mapping, Sequence
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tf_mural.errors import UserError
 from tf_mural.evaluation.metrics.ranks import image_text_ranks
@@ -8,7 +11,7 @@ from tf_mural.evaluation.metrics.ranks import image_text_ranks
 RECALL_KS = (1, 5, 10)
 
 
-def recall_at(ranks, ks=RECALL_KS):
+def recall_at(ranks: ArrayLike, ks: Sequence[int] = RECALL_KS) -> np.ndarray:
     """Returns the percentage of the ranks that are below each k: float64 (len(ks),).
 
     Raises:
@@ -20,7 +23,7 @@ def recall_at(ranks, ks=RECALL_KS):
     return np.array([100.0 * np.mean(ranks < k) for k in ks])
 
 
-def recalls(image_ranks, text_ranks):
+def recalls(image_ranks: ArrayLike, text_ranks: ArrayLike) -> dict[str, float]:
     """Returns the six recalls in percent, `i2t_r1` to `t2i_r10`, and their `average_recall`."""
     values = [*recall_at(image_ranks), *recall_at(text_ranks)]
     return {name: float(value) for name, value in named_recalls(values).items()}
@@ -32,12 +35,14 @@ def named_recalls(values):
     return dict(zip(names, values, strict=True)) | {"average_recall": np.mean(values, axis=0)}
 
 
-def retrieval_recalls(images, texts, text_images):
+def retrieval_recalls(
+    images: ArrayLike, texts: ArrayLike, text_images: ArrayLike
+) -> dict[str, float]:
     """Returns the `recalls` of embeddings; see `image_text_ranks` for the arguments."""
     return recalls(*image_text_ranks(images, texts, text_images))
 
 
-def chance_average_recall(images, texts_per_image=1):
+def chance_average_recall(images: int, texts_per_image: ArrayLike = 1) -> float:
     """Returns the expected average recall, in percent, of candidates in random order.
 
     With n images and m texts, a text retrieves its image at k with probability k / n. An image
@@ -59,7 +64,9 @@ def chance_average_recall(images, texts_per_image=1):
     return float(100.0 * np.mean(values))
 
 
-def group_means(values, groups):
+def group_means(
+    values: Mapping[str, float], groups: Mapping[str, Collection[str]]
+) -> dict[str, float]:
     """Returns the mean over the languages of each group.
 
     Args:
