@@ -37,11 +37,14 @@ def test_readme_fits_on_a_few_screens():
 
 
 def test_python_example_of_readme_runs(finished, tmp_path):
-    """The example uses the workdir of `make etcl`. Code blocks of config files are not run."""
+    """The example uses the workdir of `make etcl`.
+
+    The blocks of configs are not run here. The code of docs/keras.md has tests of its own.
+    """
     blocks = re.findall(
         r"^```python\n(.*?)^```$", read(os.path.join(ROOT, "README.md")), re.MULTILINE | re.DOTALL
     )
-    code = "\n".join(block for block in blocks if "get_config" not in block)
+    code = "\n".join(block for block in blocks if not re.search("get_config|Trainer|ETCL", block))
     assert "tf_mural.Embedder.load" in code
     (tmp_path / "runs" / "tiny").mkdir(parents=True)
     os.symlink(finished[0], tmp_path / "runs" / "tiny" / "etcl-s0")
@@ -52,6 +55,14 @@ def test_python_example_of_readme_runs(finished, tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert len(re.findall(r"-?\d\.\d+", done.stdout)) == 3
+
+
+def test_the_keras_example_of_readme_is_part_of_the_keras_page():
+    example = re.search(
+        r"^(trainer = .*?)^```$", read(os.path.join(ROOT, "README.md")), re.MULTILINE | re.DOTALL
+    )[1]
+    page = read(os.path.join(ROOT, "docs", "keras.md")).splitlines()
+    assert len(example.splitlines()) == 4 and set(example.splitlines()) <= set(page)
 
 
 @pytest.mark.parametrize("path", PAGES, ids=IDS)
