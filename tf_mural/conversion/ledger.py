@@ -8,7 +8,7 @@ import collections
 import dataclasses
 
 from tf_mural.data.records import InputParts, Skipped
-from tf_mural.data.text_cleaning import is_blank
+from tf_mural.data.text_cleaning import is_blank, valid_unicode
 from tf_mural.errors import UserError
 
 MAX_EXAMPLES = 5  # number of examples that the ledger stores for each reason
@@ -47,14 +47,14 @@ class Ledger:
         totals = self.parts.setdefault(parts.kind, _no_parts())
         totals["read"] += parts.count
         if parts.change:
-            self.changes[parts.change] += parts.count
+            self.changes[valid_unicode(parts.change)] += parts.count
         if parts.ignored is None:
             totals["used"] += parts.count
             return
         totals["ignored"][parts.ignored] = totals["ignored"].get(parts.ignored, 0) + parts.count
-        _add_examples(totals, parts.kind, parts.ignored, [parts.example])
+        _add_examples(totals, parts.kind, parts.ignored, [valid_unicode(parts.example)])
         if parts.option:
-            totals["options"].setdefault(parts.ignored, parts.option)
+            totals["options"].setdefault(parts.ignored, valid_unicode(parts.option))
 
     def skip(self, skipped):
         """Counts a `Skipped`; stores its example if the reason has fewer than `MAX_EXAMPLES`."""
@@ -70,7 +70,8 @@ class Ledger:
     def _add_example(self, reason, example):
         examples = self.examples.setdefault(reason, [])
         if len(examples) < MAX_EXAMPLES:
-            examples.append(example)
+            # Names of files and values in JSON may have characters that a manifest cannot have.
+            examples.append(valid_unicode(example))
 
     def filter(self, items):
         """Yields the valid records of a data set, and counts all records read and dropped.

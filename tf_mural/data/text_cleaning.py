@@ -37,6 +37,11 @@ def is_blank(text: str) -> bool:
     )
 
 
+def valid_unicode(text: str) -> str:
+    """Replaces characters that are not valid Unicode, such as lone surrogates in JSON, by "?"."""
+    return text.encode(errors="replace").decode()
+
+
 def normalize(text: str) -> str:
     """Returns a text in Unicode NFC; zero-width spaces of long runs become spaces, as in `clean`.
 

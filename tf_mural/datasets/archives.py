@@ -18,6 +18,7 @@ from tf_mural.errors import UserError
 
 _CHUNK = 1 << 20
 _HASHED_BYTES = 1 << 16  # Bytes that `fingerprint` reads at each end of an archive.
+_MAX_MEMBER = 1 << 60  # Larger numbers of bytes are not offsets in a file.
 _MAX_PADDING = 64 << 20  # Maximum number of bytes after the end of a tar.
 
 
@@ -175,11 +176,15 @@ class _StrictInfo(tarfile.TarInfo):
     @classmethod
     def fromtarfile(cls, tar):
         try:
-            return super().fromtarfile(tar)
+            info = super().fromtarfile(tar)
         except tarfile.EOFHeaderError:
             raise
-        except tarfile.HeaderError as error:
+        except (tarfile.HeaderError, ValueError, IndexError, OverflowError) as error:
+            # Invalid numbers in pax headers raise a ValueError, and in sparse files an IndexError.
             raise tarfile.ReadError(str(error)) from error
+        if not 0 <= info.size < _MAX_MEMBER:
+            raise tarfile.ReadError(f"a member has {info.size} bytes")
+        return info
 
 
 @contextlib.contextmanager

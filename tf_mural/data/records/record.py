@@ -111,7 +111,7 @@ def serialize(record):
             f"record {record.id!r}: expected a language code such as 'de', got {error}"
         ) from None
     # The features are written in alphabetical order of their names.
-    features = _bytes_feature("id", (record.id.encode(),))
+    features = _bytes_feature("id", (record.id.encode(errors="backslashreplace"),))
     features += _bytes_feature("images", record.images)
     if record.label is not None:
         if not 0 <= record.label < 2**63:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from tf_mural import languages
 from tf_mural.data.records import InputParts, Skipped
+from tf_mural.data.text_cleaning import valid_unicode
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 _TEXT_EXTENSIONS = ("txt", "caption", "text")
@@ -248,8 +249,3 @@ def _without_replaced(json_texts, texts):
             yield item
         elif (item[0], item[1].strip()) not in known and item[1].strip():
             yield Skipped("caption in .json next to a .txt", item[1][:80], text_only=True)
-
-
-def valid_unicode(name):
-    """Replaces characters that are not valid Unicode, such as lone surrogates in JSON, by "?"."""
-    return name.encode(errors="replace").decode()

@@ -23,6 +23,7 @@ from tf_mural.datasets.crawl.sample_files import (
 from tf_mural.errors import UserError
 
 _MAX_BYTES = 256 << 20  # maximum size of a member of a tar or a record of a TFRecord
+_MAX_MEMBER = 1 << 60  # Larger numbers of bytes are not offsets in a file.
 _BATCH_ROWS, _BATCH_ROWS_WITHOUT_IMAGES = 64, 1 << 14
 _PARQUET_COLUMNS = ("key", "url", "caption", "txt", "status", "error_message")
 
@@ -78,7 +79,15 @@ def _tar_members(path, images, counts):
                 counts.ignore(f"they have more than {_MAX_BYTES:,} bytes", info.name)
             else:
                 is_read = images or not name.is_image
-                yield name, tar.extractfile(info).read() if is_read else b""
+                yield name, _read_member(tar, info) if is_read else b""
+
+
+def _read_member(tar, info):
+    """Returns the content of a member. Raises TarError if the tar is damaged."""
+    try:
+        return tar.extractfile(info).read()
+    except (ValueError, OverflowError, MemoryError) as error:  # wrong offsets in a sparse file
+        raise tarfile.ReadError(str(error)) from error
 
 
 class _StrictTarInfo(tarfile.TarInfo):
@@ -87,11 +96,15 @@ class _StrictTarInfo(tarfile.TarInfo):
     @classmethod
     def fromtarfile(cls, tar):
         try:
-            return super().fromtarfile(tar)
+            info = super().fromtarfile(tar)
         except tarfile.EOFHeaderError:
             raise
-        except tarfile.HeaderError as error:
+        except (tarfile.HeaderError, ValueError, IndexError, OverflowError) as error:
+            # Invalid numbers in pax headers raise a ValueError, and in sparse files an IndexError.
             raise tarfile.ReadError(str(error)) from error
+        if not 0 <= info.size < _MAX_MEMBER:
+            raise tarfile.ReadError(f"a member has {info.size} bytes")
+        return info
 
 
 # --- tfrecord -------------------------------------------------------------------------------------
@@ -237,13 +250,16 @@ def _sample_of_row(row, image_columns, number):
         for name, value in row.items()
         if name in _PARQUET_COLUMNS and isinstance(value, str)
     }
+    image = next((row[name] for name in image_columns if row[name]), None)
+    is_bytes = image is None or isinstance(image, bytes)
     return Sample(
         key=strings.get("key", f"{number:09d}"),
-        image=next((row[name] for name in image_columns if row[name]), None),
+        image=image if is_bytes else None,
         captions=tuple(captions_of_json(row.get("txt") or row.get("caption"))),
         url=strings.get("url"),
         status=strings.get("status"),
         error=strings.get("error_message"),
+        problem=None if is_bytes else "image is not stored as bytes",
     )
 
 
@@ -256,8 +272,8 @@ def _open_parquet(path):
         raise UserError(f"reading {path} needs pyarrow: pip install pyarrow") from error
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            yield file
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+            yield file  # Times that Python cannot represent raise a ValueError or OverflowError.
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         raise BrokenParquetError(error) from error
 
 

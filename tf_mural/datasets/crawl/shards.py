@@ -170,7 +170,8 @@ def fingerprint(shards):
     for shard in shards:
         is_folder = shard.kind == "folder"
         size = len(os.listdir(shard.path)) if is_folder else os.path.getsize(shard.path)
-        digest.update(f"{shard.name}\n{shard.kind}\n{size}\n{bool(shard.sidecar)}\n".encode())
+        facts = f"{shard.name}\n{shard.kind}\n{size}\n{bool(shard.sidecar)}\n"
+        digest.update(facts.encode(errors="surrogateescape"))  # as Python decodes names of files
     return digest.hexdigest()
 
 

@@ -306,5 +306,6 @@ def _input_parts(sources, groups, others):
         yield InputParts("files", 1, reason, name, option)
     for source, keys in zip(sources, groups.json_keys, strict=True):
         yield from source.columns.parts(keys)
+        yield from source.columns.repeated_parts(source.table.columns)
     if count := sum(groups.other_splits.values()):
         yield InputParts("rows", count, "they are in another split", groups.example)

@@ -1,8 +1,10 @@
 """Roles of the columns of a table: maps a row to its image, its id and its texts."""
 
+import collections
 import dataclasses
 import functools
 import re
+import reprlib
 import string
 
 from tf_mural import languages
@@ -112,6 +114,15 @@ class Columns:
             if role.kind == "texts" and name not in self.assigned and name != self.text:
                 yield InputParts.language_code(name, role.language)
 
+    def repeated_parts(self, names):
+        """Yields `InputParts` for the columns of a table whose name an earlier column has."""
+        for name, count in collections.Counter(names).items():
+            role = self.role(name)
+            is_used = role.kind in ("texts", "text", "captions")  # all their cells are texts
+            ignored = role.ignored or (None if is_used else "an earlier column has their name")
+            if count > 1:
+                yield InputParts("columns", count - 1, ignored, name)
+
     def texts(self, row, codes):
         """Yields (language code, text) or `Skipped` for each text of a row; ignores empty cells.
 
@@ -128,7 +139,7 @@ class Columns:
                 continue
             if language is None:
                 for cell in filter(None, cells):
-                    yield Skipped("no language named", str(cell)[:80], text_only=True)
+                    yield Skipped("no language named", _brief(cell), text_only=True)
                 continue
             if name is not None and self.chosen is not None and language.code not in self.chosen:
                 continue
@@ -141,7 +152,8 @@ class Columns:
                         else:
                             yield language.code, text
                 elif cell is not None:
-                    yield Skipped("text is not a string", repr(cell), text_only=True)
+                    yield Skipped("text is not a string", reprlib.repr(cell), text_only=True)
+        yield from self._outside_object(row)
 
     def code_parts(self, code, count):
         """Returns the `InputParts` of a language code in `count` cells or keys."""
@@ -173,12 +185,25 @@ class Columns:
             for code, cells in value.items() if isinstance(value, dict) else ((None, value),):
                 language = self.default if code is None else self.find_language(code)
                 yield code, language, _as_list(cells)
-        if any(isinstance(value, dict) for value in captions):
-            return
+        has_object = self._has_object(row)
         for name, value in row.items():
             role = self.role(name)
-            if role.kind == "texts":
+            if role.kind == "texts" and (name in self.assigned or not has_object):
                 yield None, role.language, _as_list(value)
+
+    def _has_object(self, row):
+        """Returns whether a row has an object with texts by language."""
+        return any(isinstance(get_value(row, key), dict) for key in self.texts_keys)
+
+    def _outside_object(self, row):
+        """Yields `Skipped` for the texts that are next to an object with texts by language."""
+        if self.layout == "long" or not self._has_object(row):
+            return
+        for name, value in row.items():
+            if name not in self.assigned and self.role(name).kind == "texts":
+                for text in filter(None, _as_list(value)):
+                    example = f"{name}: {_brief(text)}"
+                    yield Skipped("text next to an object of texts", example, text_only=True)
 
     def _split_cell(self, cell):
         if self.separator is None:
@@ -208,6 +233,11 @@ def first_value(row, name):
     values = _as_list(get_value(row, name))
     value = str(values[0]).strip() if values and values[0] is not None else ""
     return value or None
+
+
+def _brief(value):
+    """Returns the start of a value of JSON, which may be nested too deeply for `repr`."""
+    return value[:80] if isinstance(value, str) else reprlib.repr(value)
 
 
 def _as_list(value):

@@ -127,12 +127,14 @@ def _opened(path):
         raise UserError(f"reading {path} needs pyarrow: pip install pyarrow") from error
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            yield file
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+            yield file  # Times that Python cannot represent raise a ValueError or OverflowError.
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         if getattr(error, "errno", None) is not None:  # an error of the file system
             raise
         reason = str(error).partition("\n")[0]
-        raise UserError(f"{path} is cut short or no Parquet file: {reason}") from error
+        raise UserError(
+            f"{path} is cut short or no Parquet file that can be read: {reason}"
+        ) from error
 
 
 def _is_image(kind):

@@ -97,6 +97,10 @@ class Table:
                 raise UserError(f"{path}, line 1: expected a JSON object, got {data[:60]!r}")
             return dataclasses.replace(table, columns=tuple(row))
         columns = tuple(name.strip() for name in table._cells(data))
+        if not any(columns):
+            raise UserError(
+                f"{path}, line 1: expected a header with the names of columns, got none"
+            )
         return dataclasses.replace(table, columns=columns, start=start + len(data))
 
     @property
@@ -174,7 +178,7 @@ class Table:
             line, start = line + len(consumed), start + len(data)
             consumed.clear()
 
-    def row(self, data, line=None):
+    def row(self, data, line=1):
         """Parses the bytes of one span.
 
         Returns:
@@ -186,7 +190,7 @@ class Table:
             text = self._decode(data, line)
             try:
                 value = json.loads(text)
-            except ValueError:
+            except (ValueError, RecursionError):
                 return "not JSON"
             return value if isinstance(value, dict) else "not a JSON object"
         cells = self._cells(data, line)
