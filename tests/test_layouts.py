@@ -349,6 +349,16 @@ def test_the_delimiter_is_found_in_the_header(tmp_path, content, text):
     assert read_text(tmp_path) == text
 
 
+def test_a_blank_header_and_json_in_another_encoding_are_refused(tmp_path):
+    write_files(tmp_path, {"t.csv": "\nred.png,rot\n"})
+    with pytest.raises(UserError, match="t.csv, line 1: expected a header, got a blank line"):
+        run(tmp_path, tmp_path / "out")
+    write_files(tmp_path, {"t.jsonl": '{"image": "red.png", "de": "größe"}\n'.encode("cp1252")})
+    (tmp_path / "t.csv").unlink()
+    with pytest.raises(UserError, match="t.jsonl, line 1: expected UTF-8, got"):
+        run(tmp_path, tmp_path / "out")
+
+
 def test_an_option_names_the_delimiter(tmp_path):
     write_files(tmp_path, {"t.csv": "image,x;de\nred.png,x;rot\n", "red.png": RED})
     for delimiter in ("semicolon", ";"):

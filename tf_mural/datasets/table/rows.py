@@ -92,11 +92,13 @@ class Table:
             )
         _, start, data = first
         if table.json:
-            row = table.row(data)
+            row = table.row(data, 1)
             if isinstance(row, str):
                 raise UserError(f"{path}, line 1: expected a JSON object, got {data[:60]!r}")
             return dataclasses.replace(table, columns=tuple(row))
         columns = tuple(name.strip() for name in table._cells(data))
+        if not any(columns):
+            raise UserError(f"{path}, line 1: expected a header, got a blank line")
         return dataclasses.replace(table, columns=columns, start=start + len(data))
 
     @property
