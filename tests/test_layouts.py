@@ -223,9 +223,9 @@ def test_a_header_that_is_not_understood_is_shown_with_the_flags(tmp_path):
 def test_a_table_may_be_given_itself(tmp_path):
     write_wide(tmp_path / "raw")
     assert len(run(tmp_path / "raw/captions.tsv", tmp_path / "out")["train"]) == 2
-    write_files(tmp_path, {"notes.md": "x"})
-    with pytest.raises(UserError, match="notes.md: no layout fits"):
-        layouts.detect(tmp_path / "notes.md")
+    MINIATURES["tar txt"](tmp_path)
+    with pytest.raises(UserError, match="shapes.tar: no layout fits; .*pass their folder"):
+        layouts.detect(tmp_path / "shapes.tar")
 
 
 def test_list_names_the_layouts(capsys):

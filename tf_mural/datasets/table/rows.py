@@ -11,7 +11,7 @@ import re
 from tf_mural.datasets.table import encodings
 from tf_mural.errors import UserError, lookup
 
-DELIMITERS = {"tsv": "\t", "csv": ",", "jsonl": None}
+DELIMITERS = {"tsv": "\t", "csv": ",", "jsonl": None, "txt": "\t"}
 QUOTING = {"minimal": csv.QUOTE_MINIMAL, "none": csv.QUOTE_NONE}
 _BOM = b"\xef\xbb\xbf"
 _SEPARATOR = re.compile(rb"sep=(.)\r?\n", re.IGNORECASE)  # a line of Excel before the header
