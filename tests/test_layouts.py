@@ -283,6 +283,30 @@ def test_western_texts_may_be_in_cp1252_and_the_ledger_names_it(tmp_path, code):
 
 
 @pytest.mark.parametrize(
+    "code, text",
+    [
+        ("fr", "«\xa0L’œuvre d’été à 20\xa0°C, voilà…\xa0»"),
+        ("ca", "la col·lecció d'estiu"),
+        ("es", "¿Cómo está el 1º niño? ¡3½ m²!"),
+        ("de", "„Größe“ – 5\xa0€, 10×15"),
+        ("da", "rødgrød med fløde på ØRÅ"),
+        ("is", "Það er þjóð, ÍSLAND"),
+        ("en", "naïve café’s “£5” déjà‑vu".replace("‑", "-")),
+    ],
+)
+def test_letters_and_signs_of_western_europe_are_plausible(tmp_path, code, text):
+    assert read_text(write_table(tmp_path, text, "cp1252", code=code)) == text
+
+
+@pytest.mark.parametrize(
+    "text, encoding", [("schön", "mac_roman"), ("café", "mac_roman"), ("café", "cp850")]
+)
+def test_a_single_letter_of_another_code_page_is_not_taken_for_a_sign(tmp_path, text, encoding):
+    with pytest.raises(UserError, match="line 2: expected UTF-8"):
+        read_text(write_table(tmp_path, text, encoding, code="de"))
+
+
+@pytest.mark.parametrize(
     "text, encoding, code, suggested",
     [
         (CZECH, "cp1250", "cs", "cp1250"),
