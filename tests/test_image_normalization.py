@@ -254,6 +254,28 @@ def test_a_gif_frame_that_is_smaller_than_the_image_keeps_its_place():
     assert result.changes and tensorflow_pixels(result.data).shape == (150, 200, 3)
 
 
+def test_a_gif_whose_palette_lacks_colors_is_encoded_again():
+    data = bytearray(encode(PHOTO.quantize(8), "GIF"))
+    assert normalize(bytes(data)) == (data, ())
+    assert data[10] & 0x87 == 0x82  # a palette of 8 colors
+    data[10] -= 1
+    del data[13 + 3 * 4 : 13 + 3 * 8]
+    result = normalize(bytes(data))
+    assert result.changes == (REENCODED,)
+    expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    np.testing.assert_array_equal(tensorflow_pixels(result.data), expected)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
+def test_a_bmp_with_bytes_after_its_pixels_is_encoded_again(mode):
+    image = PHOTO.convert(mode).resize((7, 5))
+    data = encode(image, "BMP")
+    assert normalize(data) == (data, ())
+    result = normalize(data + bytes(2))
+    assert result.changes == (REENCODED,)
+    np.testing.assert_array_equal(tensorflow_pixels(result.data), tensorflow_pixels(data))
+
+
 def test_a_cmyk_jpeg_without_adobes_marker_is_refused_in_every_form():
     marked = encode(PHOTO.convert("CMYK"), "JPEG", quality=95)
     assert normalize(marked) == (marked, ())

@@ -74,19 +74,30 @@ def decodes_alike(data):
     return data[:8] == _PNG and _is_plain_png(data)
 
 
-def is_full_gif_frame(data):
-    """Returns whether the first frame of a GIF covers the whole image."""
-    width, height = struct.unpack("<HH", data[6:10])
-    position = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
+def full_gif_frame_colors(data):
+    """Returns the number of colors of the first frame of a GIF, 0 if it is a part of the image."""
+    colors = _gif_colors(data[10])
+    position = 13 + 3 * colors
     while data[position : position + 1] == b"!":  # extensions precede the frame
         position += 2
         while size := data[position]:
             position += size + 1
         position += 1
-    frame = data[position + 1 : position + 9]
-    return data[position : position + 1] == b"," and (
-        struct.unpack("<HHHH", frame) == (0, 0, width, height)
-    )
+    frame = data[position : position + 10]
+    if len(frame) < 10 or frame[:9] != b"," + bytes(4) + data[6:10]:
+        return 0
+    return _gif_colors(frame[9]) or colors
+
+
+def _gif_colors(flags):
+    return 2 << (flags & 7) if flags & 0x80 else 0
+
+
+def bmp_size(data):
+    """Returns the size in bytes of an uncompressed BMP without bytes after its pixels."""
+    start, width, height = struct.unpack("<i4xii", data[10:26])
+    bits = int.from_bytes(data[28:30], "little")
+    return start + (width * bits + 31) // 32 * 4 * abs(height)
 
 
 def jpeg_segments(data):

@@ -232,8 +232,10 @@ def _encode(image, as_jpeg, fast):
 def _tensorflow_decodes(data, image):
     """Returns whether TensorFlow decodes the bytes to the pixels of the Pillow image."""
     if image.format == "GIF":
-        # TensorFlow needs the last byte, and leaves out the area around a small first frame.
-        return data.endswith(b";") and image_headers.is_full_gif_frame(data)
+        # TensorFlow needs the last byte, leaves out the area around a small first frame, and
+        # refuses pixels whose color the palette lacks.
+        colors = image_headers.full_gif_frame_colors(data)
+        return data.endswith(b";") and image.getextrema()[1] < colors
     if image.format in ("JPEG", "MPO"):
         return image_headers.is_usual_jpeg(data)
     if image.format != "BMP":
@@ -241,7 +243,8 @@ def _tensorflow_decodes(data, image):
     # TensorFlow interprets the indices of a palette as shades of gray.
     fields = data[14:18], data[28:30], data[30:34]
     header, bits, compression = (int.from_bytes(field, "little") for field in fields)
-    plain = header >= 40 and compression == 0
+    # TensorFlow refuses a BMP with bytes after its pixels, as Photoshop writes them.
+    plain = header >= 40 and compression == 0 and len(data) == image_headers.bmp_size(data)
     return plain and (bits in (24, 32) or (bits == 8 and image.mode == "L"))
 
 
