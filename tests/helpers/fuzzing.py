@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from helpers import fuzz_inputs, fuzz_readers
+from helpers.image_cases import tensorflow_pixels
 from helpers.images import plain_image
 from tf_mural import file_io, languages
 from tf_mural.conversion import image_probe
@@ -175,6 +176,30 @@ def check_image(rng, folder):
     return 1, 0
 
 
+def check_decoded_image(rng, folder):
+    """TensorFlow decodes each normalized image to the pixels of Pillow."""
+    data, is_damaged = rng.choice(_image_files()), rng.random() < 0.7
+    # Decoders differ in how they treat damaged pixels of GIFs and JPEGs.
+    if is_damaged and data.startswith(b"\xff\xd8"):
+        start = data.find(b"\xff\xda")
+        data = fuzz_inputs.damage(rng, data[:start]) + data[start:]
+    elif is_damaged and not data.startswith(b"GIF"):
+        data = fuzz_inputs.damage(rng, data)
+    if image_files.validate_image(data)[1]:
+        return 1, 1
+    try:
+        result = image_normalization.normalize(data)
+    except UserError:
+        return 1, 1
+    pixels = tensorflow_pixels(result.data)
+    with Image.open(io.BytesIO(data)) as image:
+        expected = np.asarray(image_normalization.to_rgb(image)[0].convert("RGB")).astype(int)
+    assert pixels.shape == expected.shape
+    if not (is_damaged and data.startswith(b"\xff\xd8")):
+        assert np.abs(pixels - expected).mean() <= 2
+    return 1, 0
+
+
 CHECKS = {
     "valid tables": fuzz_readers.check_valid_table,
     "tables": fuzz_readers.check_hostile_table,
@@ -186,5 +211,6 @@ CHECKS = {
     "names": check_names,
     "languages": check_language,
     "images": check_image,
+    "decoded images": check_decoded_image,
     "conversions": fuzz_readers.check_conversion,
 }
