@@ -231,8 +231,10 @@ def get_value(row, name):
 def first_value(row, name):
     """Returns the first value under a name as a stripped string, or None if it is empty."""
     values = _as_list(get_value(row, name))
-    value = str(values[0]).strip() if values and values[0] is not None else ""
-    return value or None
+    if not values or values[0] is None:
+        return None
+    is_nested = isinstance(values[0], list | dict)  # possibly too deeply for `str`
+    return (reprlib.repr if is_nested else str)(values[0]).strip() or None
 
 
 def _brief(value):

@@ -130,7 +130,7 @@ def raise_without_texts(table, resolved):
     raise UserError(
         f"{table.path}: expected columns named by language codes such as 'de' (wide layout), "
         f"or columns 'language' and 'text' (long layout); {listed}; the option "
-        f"columns={table.columns[-1]}:en assigns a language to a column"
+        f"columns={next(reversed(table.columns), 'text')}:en assigns a language to a column"
     )
 
 

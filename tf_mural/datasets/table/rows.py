@@ -15,6 +15,8 @@ DELIMITERS = {"tsv": "\t", "csv": ",", "jsonl": None, "txt": "\t"}
 QUOTING = {"minimal": csv.QUOTE_MINIMAL, "none": csv.QUOTE_NONE}
 _BOM = b"\xef\xbb\xbf"
 _SEPARATOR = re.compile(rb"sep=(.)\r?\n", re.IGNORECASE)  # a line of Excel before the header
+_BRACKETS_AND_STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"|[][{}]')
+_MAX_DEPTH = 100  # of JSON
 _PEEK_BYTES = 1 << 16
 _SAMPLES = 100  # number of rows by which columns are classified
 
@@ -188,9 +190,11 @@ class Table:
             return "blank row"
         if self.json:
             text = self._decode(data, line)
+            if _is_deep(text):
+                return "JSON is nested too deeply"
             try:
                 value = json.loads(text)
-            except (ValueError, RecursionError):
+            except ValueError:
                 return "not JSON"
             return value if isinstance(value, dict) else "not a JSON object"
         cells = self._cells(data, line)
@@ -214,6 +218,21 @@ class Table:
             return data.decode()
         except UnicodeDecodeError:
             encodings.raise_not_utf8(self.path, data, line)
+
+
+def _is_deep(text):
+    """Returns whether JSON is nested more deeply than `_MAX_DEPTH`.
+
+    The limit of Python's parser depends on the functions that call it, and a row is parsed twice.
+    """
+    if text.count("[") + text.count("{") <= _MAX_DEPTH:
+        return False
+    depth = 0
+    for match in _BRACKETS_AND_STRINGS.finditer(text):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(match[0], 0)
+        if depth > _MAX_DEPTH:
+            return True
+    return False
 
 
 def _line_spans(file, line, start):
