@@ -48,9 +48,7 @@ def test_json_that_is_nested_too_deeply_is_an_invalid_row(folder):
 
 def test_brackets_in_strings_are_not_nested(folder):
     text = '["]' * 150
-    (record,) = read(folder, jsonl({"image": "a.jpg", "en": text, "de": ["rot"] * 2 + ["grün"]}))[
-        1:
-    ]
+    (record,) = read(folder, jsonl({"image": "a.jpg", "en": text, "de": ["rot", "grün"]}))
     assert record.texts == (("en", text), ("de", "rot"), ("de", "grün"))
 
 
@@ -149,6 +147,19 @@ def test_a_tar_with_invalid_numbers_is_cut_short(tmp_path, headers):
     assert damage.reason == "tar is cut short or broken"
     with pytest.raises(UserError, match="does not unpack"):
         archives.list_tar(str(path))
+
+
+def test_captions_under_other_keys_are_counted(tmp_path):
+    captions = {"caption": "red", "text": "crimson", "de": "rot", "id": "x", "width": 6}
+    files = [("a.jpg", RED), ("a.json", json.dumps(captions).encode())]
+    write_tar(tmp_path / "t.tar", files)
+    *texts, record = read_items(crawl, tmp_path, "train")
+    assert record == Record("t:a", (RED,), (("en", "red"),))
+    reason = "text next to a caption"
+    assert texts == [
+        Skipped(reason, f"t:a: {example}", text_only=True)
+        for example in ("text: 'crimson'", "de: 'rot'")
+    ]
 
 
 # --- Parquet --------------------------------------------------------------------------------------

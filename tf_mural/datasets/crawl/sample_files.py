@@ -12,6 +12,7 @@ before its extension: "a.de.txt" is the German caption of a.jpg, unless there is
 
 import json
 import posixpath
+import reprlib
 from typing import NamedTuple
 
 from tf_mural import languages
@@ -209,12 +210,29 @@ def captions_of_json(content, code=None, counts=None):
         if key is None:
             named = {key: value for key, value in content.items() if languages.find(key)}
             return _captions_by_language(named, counts)
-        content = content[key]
-        if isinstance(content, dict):
-            return _captions_by_language(content, counts)
+        unused = _unused_captions(content, key)
+        return [*_captions_of_value(content[key], code, counts), *unused]
+    return _captions_of_value(content, code, counts)
+
+
+def _captions_of_value(content, code, counts):
+    """Returns the captions of a string, a list, or an object with captions by language."""
+    if isinstance(content, dict):
+        return _captions_by_language(content, counts)
     if content is None:
         return []
     return [_caption(code, text) for text in (content if isinstance(content, list) else [content])]
+
+
+def _unused_captions(content, used):
+    """Yields `Skipped` for the texts of an object that are not under the key that is used."""
+    for name, value in content.items():
+        # "id" is also the language code of Indonesian.
+        is_other = name not in (used, "id") and value != content[used]
+        if is_other and value and isinstance(value, str | list | dict):
+            if name in _CAPTION_KEYS or languages.find(name):
+                example = f"{name}: {reprlib.repr(value)}"
+                yield Skipped("text next to a caption", example, text_only=True)
 
 
 def _captions_by_language(texts, counts):
