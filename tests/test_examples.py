@@ -238,5 +238,5 @@ def test_config_may_require_initial_weights(tools, tmp_path):
         QUICK.replace("    return", "    config.train_dependencies = False\n    return")
     )
     message = tools.run(tmp_path, "train.py", "--config=requires.py", "--stage=etcl").error()
-    assert message.startswith("stage etcl starts from the weights of mural: give --init=")
+    assert message.startswith("stage etcl starts from the weights of mural: give --init, ")
     assert not (tmp_path / "runs").exists()
