@@ -223,9 +223,9 @@ def test_a_header_that_is_not_understood_is_shown_with_the_flags(tmp_path):
 def test_a_table_may_be_given_itself(tmp_path):
     write_wide(tmp_path / "raw")
     assert len(run(tmp_path / "raw/captions.tsv", tmp_path / "out")["train"]) == 2
-    write_files(tmp_path, {"notes.md": "x"})
-    with pytest.raises(UserError, match="notes.md: no layout fits"):
-        layouts.detect(tmp_path / "notes.md")
+    MINIATURES["tar txt"](tmp_path)
+    with pytest.raises(UserError, match="shapes.tar: no layout fits; .*pass their folder"):
+        layouts.detect(tmp_path / "shapes.tar")
 
 
 def test_list_names_the_layouts(capsys):
@@ -280,6 +280,30 @@ def test_western_texts_may_be_in_cp1252_and_the_ledger_names_it(tmp_path, code):
     assert "train: t.csv is read as cp1252\n" in (
         format_summary([convert("table", raw, tmp_path / "out", "train")]) + "\n"
     )
+
+
+@pytest.mark.parametrize(
+    "code, text",
+    [
+        ("fr", "«\xa0L’œuvre d’été à 20\xa0°C, voilà…\xa0»"),
+        ("ca", "la col·lecció d'estiu"),
+        ("es", "¿Cómo está el 1º niño? ¡3½ m²!"),
+        ("de", "„Größe“ – 5\xa0€, 10×15"),
+        ("da", "rødgrød med fløde på ØRÅ"),
+        ("is", "Það er þjóð, ÍSLAND"),
+        ("en", "naïve café’s “£5” déjà‑vu".replace("‑", "-")),
+    ],
+)
+def test_letters_and_signs_of_western_europe_are_plausible(tmp_path, code, text):
+    assert read_text(write_table(tmp_path, text, "cp1252", code=code)) == text
+
+
+@pytest.mark.parametrize(
+    "text, encoding", [("schön", "mac_roman"), ("café", "mac_roman"), ("café", "cp850")]
+)
+def test_a_single_letter_of_another_code_page_is_not_taken_for_a_sign(tmp_path, text, encoding):
+    with pytest.raises(UserError, match="line 2: expected UTF-8"):
+        read_text(write_table(tmp_path, text, encoding, code="de"))
 
 
 @pytest.mark.parametrize(
@@ -347,6 +371,16 @@ def test_utf16_needs_a_mark_or_the_option(tmp_path):
 def test_the_delimiter_is_found_in_the_header(tmp_path, content, text):
     write_files(tmp_path, {"t.csv": content, "red.png": RED})
     assert read_text(tmp_path) == text
+
+
+def test_a_blank_header_and_json_in_another_encoding_are_refused(tmp_path):
+    write_files(tmp_path, {"t.csv": "\nred.png,rot\n"})
+    with pytest.raises(UserError, match="t.csv, line 1: expected a header, got a blank line"):
+        run(tmp_path, tmp_path / "out")
+    write_files(tmp_path, {"t.jsonl": '{"image": "red.png", "de": "größe"}\n'.encode("cp1252")})
+    (tmp_path / "t.csv").unlink()
+    with pytest.raises(UserError, match="t.jsonl, line 1: expected UTF-8, got"):
+        run(tmp_path, tmp_path / "out")
 
 
 def test_an_option_names_the_delimiter(tmp_path):

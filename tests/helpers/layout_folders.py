@@ -91,6 +91,10 @@ def write_excel_utf16(folder):
     return write_excel(folder, "utf-16", "texte.txt.csv", "\t")
 
 
+def write_excel_unicode_text(folder):
+    return write_excel(folder, "utf-16", "Texte.txt", "\t")
+
+
 def write_metadata_jsonl(folder):
     rows = [{"file_name": name, "text": text} for name, _, text in _english_rows()]
     write_files(folder, IMAGES | {"metadata.jsonl": _jsonl(rows)})
@@ -190,6 +194,7 @@ MINIATURES = {
     "excel cp1252": write_excel,
     "excel utf-8": write_excel_utf8,
     "excel utf-16": write_excel_utf16,
+    "excel unicode text": write_excel_unicode_text,
     "metadata.jsonl": write_metadata_jsonl,
     "train/metadata.csv": write_metadata_csv,
     "parquet": write_parquet,

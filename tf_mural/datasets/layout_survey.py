@@ -12,7 +12,7 @@ from tf_mural.errors import UserError
 
 _PEEKED_MEMBERS, _PEEKED_SHARDS = 200, 2000
 _IMG2DATASET_KEYS = {"url", "status", "error_message"}
-_TABLE_EXTENSIONS = (*(f".{name}" for name in files.TEXT_EXTENSIONS), ".json", ".parquet")
+_TABLE_EXTENSIONS = (*(f".{name}" for name in files.TEXT_EXTENSIONS), ".json", ".parquet", ".txt")
 # Files by which the data sets of a fixed form are recognized.
 OFFICIAL_FILES = {
     "Train_GCC-training.tsv": "cc3m",
@@ -108,7 +108,7 @@ class Survey:
     def contents(self):
         """Returns what the folder contains, for messages."""
         if not self.is_folder:
-            return "no table"
+            return "no table; for other files, pass their folder"
         counts = {}
         for _, _, names in files.walk(self.raw_dir, 2):
             for name in (name for name in names if not name.startswith(".")):

@@ -38,12 +38,20 @@ _CODE_PAGES = {
     "cp949": "ko",
     "cp950": "zh-Hant",
 }
-_LETTERS = "ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÐÑÒÓÔÕÖØÙÚÛÜÝÞßàáâãäåæçèéêëìíîïðñòóôõöøùúûüýþÿŒœŸŠšŽž"
-_SIGNS = "€‚„…‘’“”•–—™ ¡£§©«®°·´»¿²³½¼¾ªº"
-# Other code pages have letters where Windows-1252 has these signs, and capitals inside words.
+_LETTERS = "ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÐÑÒÓÔÕÖØÙÚÛÜÝÞßàáâãäåæçèéêëìíîïðñòóôõöøùúûüýþÿŒœŸ"
+_SIGNS = "€‚„…‘’“”•–—™‰‹›†‡\xa0\xad¡¢£¥§©«®°±µ¶·¸´»¿²³¹×÷½¼¾ªº"
+# Other code pages have letters where Windows-1252 has a sign or a capital letter.
 _IMPLAUSIBLE = re.compile(
-    rf"[^\x00-\x7f{_LETTERS}{_SIGNS}]|\w[^\x00-\x7f{_LETTERS}’´·ªº½–—\s…«»“”°²³]\w|"
-    r"[a-zß-ÿ][“”„«»§°²³½¼¾][a-zß-ÿ]|[a-zß-ÿ][À-ÖØ-ÞŠŽŸŒ][a-zß-ÿ]|[A-Za-z][¡-¿][a-z]"
+    "|".join(
+        (
+            rf"[^\x00-\x7f{_LETTERS}{_SIGNS}]",
+            rf"\w[^\x00-\x7f{_LETTERS}\s\xad’´·ªº°½–—…“”«»‹›²³¹×]\w",  # a sign inside a word
+            r"[a-zß-ÿ][“”„«»°²³½¼¾×‹›][a-zß-ÿ]",
+            r"[a-zß-ÿ][À-ÖØ-ÞŸŒ]",  # a capital letter inside a word
+            r"\w[„‚†‡]",  # an opening quote after a letter
+            r"[A-Za-z][¡-¶¸-¿][a-z]",
+        )
+    )
 )
 
 

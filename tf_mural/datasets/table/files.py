@@ -1,5 +1,6 @@
 """Finds the tables in a folder, and those of a split."""
 
+import codecs
 import dataclasses
 import glob
 import os
@@ -178,8 +179,22 @@ def splits_of_files(raw_dir, file):
 
 
 def _text_tables(raw_dir):
+    """Returns the names of the TSV, CSV and JSONL files, or of Excel's "Unicode text"."""
     files = [name for name in os.listdir(raw_dir) if os.path.isfile(os.path.join(raw_dir, name))]
-    return sorted(name for name in files if name.rpartition(".")[2].lower() in TEXT_EXTENSIONS)
+    tables = [name for name in files if name.rpartition(".")[2].lower() in TEXT_EXTENSIONS]
+    if not tables:
+        names = (name for name in files if name.lower().endswith(".txt"))
+        tables = [name for name in names if _is_unicode_text(os.path.join(raw_dir, name))]
+    return sorted(tables)
+
+
+def _is_unicode_text(path):
+    """Returns whether a file is in UTF-16, with a byte order mark and a tab in its first line."""
+    with open(path, "rb") as file:
+        start = file.read(1 << 12)
+    if not start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return False
+    return "\t" in start.decode("utf-16", errors="replace").partition("\n")[0]
 
 
 def _metadata_tables(raw_dir):

@@ -11,7 +11,7 @@ import re
 from tf_mural.datasets.table import encodings
 from tf_mural.errors import UserError, lookup
 
-DELIMITERS = {"tsv": "\t", "csv": ",", "jsonl": None}
+DELIMITERS = {"tsv": "\t", "csv": ",", "jsonl": None, "txt": "\t"}
 QUOTING = {"minimal": csv.QUOTE_MINIMAL, "none": csv.QUOTE_NONE}
 _BOM = b"\xef\xbb\xbf"
 _SEPARATOR = re.compile(rb"sep=(.)\r?\n", re.IGNORECASE)  # a line of Excel before the header
@@ -92,11 +92,13 @@ class Table:
             )
         _, start, data = first
         if table.json:
-            row = table.row(data)
+            row = table.row(data, 1)
             if isinstance(row, str):
                 raise UserError(f"{path}, line 1: expected a JSON object, got {data[:60]!r}")
             return dataclasses.replace(table, columns=tuple(row))
         columns = tuple(name.strip() for name in table._cells(data))
+        if not any(columns):
+            raise UserError(f"{path}, line 1: expected a header, got a blank line")
         return dataclasses.replace(table, columns=columns, start=start + len(data))
 
     @property
