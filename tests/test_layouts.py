@@ -1,4 +1,4 @@
-"""Common layouts of people's own data: their detection, and the records of each of them."""
+"""Layouts of users' own data: the detection of each layout, and the records that it gives."""
 
 import json
 import os

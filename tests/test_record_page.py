@@ -1,4 +1,4 @@
-"""The HTML page of records: one file, every text escaped, and every script left to the browser."""
+"""The HTML page of records: it is one file, escapes every text, and needs no fonts or scripts."""
 
 import base64
 import html.parser
