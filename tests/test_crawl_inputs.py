@@ -1,4 +1,4 @@
-"""Names of files in tars and folders: dots, languages, captions in JSON, and what is ignored."""
+"""Names of files in tars and folders: dots, languages, captions in JSON, and ignored files."""
 
 import json
 
@@ -28,7 +28,7 @@ def convert_given(name, tmp_path, **options):
     return manifest, list(RecordSet.open(tmp_path / "out/train"))
 
 
-# --- the given tars -------------------------------------------------------------------------------
+# --- tars of ../shared/data/inputs ----------------------------------------------------------------
 
 
 def test_given_names_with_dots_keep_their_captions(tmp_path):

@@ -69,7 +69,7 @@ def find(name):
 
 
 def by_code(values, where):
-    """Replaces names of languages, the keys of a dict, by codes; other keys are kept.
+    """Returns a copy of a dict in which codes replace names of languages; other keys are kept.
 
     Args:
         values: dict from codes or names of languages, such as the names of files.
