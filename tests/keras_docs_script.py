@@ -1,7 +1,7 @@
-"""Runs the examples of docs/keras.md on training, on the backend that KERAS_BACKEND names.
+"""Runs the training examples of docs/keras.md on the backend that KERAS_BACKEND names.
 
-The working directory has a folder "data" with few scenes. The examples get a model of small
-towers, small batches and few steps. The script then trains with each class of the examples.
+The working directory contains a folder "data" with a few scenes. The examples run with a model of
+small towers, small batches and few steps. The script then trains with each class of the examples.
 """
 
 import os
@@ -31,7 +31,7 @@ REPLACEMENTS = {
 
 
 def make_model():
-    """Returns a dual encoder for scenes, made of a small convolution and a small text model."""
+    """Returns a dual encoder for scenes: a small convolutional tower and a small text tower."""
     keras.utils.set_random_seed(1)
     pixels = keras.Input((32, 32, 3))
     x = keras.layers.Conv2D(8, 3, strides=2, activation="relu")(pixels)
@@ -45,7 +45,7 @@ def make_model():
 
 
 def examples():
-    """Yields (language of the block, code) of the examples, with small sizes."""
+    """Yields (language of the code block, code) of the examples, with small sizes."""
     with open(os.path.join(ROOT, "docs", "keras.md"), encoding="utf-8") as file:
         text = file.read().split(HEADING)[1]
     for kind, code in re.findall(r"```(python(?: jax)?)\n(.*?)```", text, re.S):
@@ -80,7 +80,7 @@ def run_overview():
         "tokenizer": keras_hub.models.BertTokenizer(vocabulary=list(vocabulary)),
     }
     Image.new("RGB", (40, 30), "red").save("dog.jpg")
-    if ON_JAX:  # the other backend runs this line
+    if ON_JAX:  # Only the process on TensorFlow runs this line, to save time.
         code = "\n".join(line for line in code.splitlines() if "tf_mural.train(" not in line)
     exec(code, namespace)
     model = namespace["model"]
@@ -100,7 +100,7 @@ def history_of(trainer, learning_rate=1e-3):
 
 
 def check_objective(cls):
-    """Checks the logs of the class that changes the objective, also in chunks."""
+    """Checks the logs of the class that changes the objective, with and without loss chunks."""
     logs = history_of(cls(make_model()))
     plain = history_of(tf_mural.ETCL(make_model()))
     assert logs["distance"] > 0.01
@@ -120,13 +120,13 @@ def check_step(cls):
 
 
 def check_loss(trainer):
-    """Checks that the registered loss decreases, starting at its value for the embeddings."""
+    """Checks that the registered loss starts at its value for the embeddings, and decreases."""
     dataset = tf_mural.data.training_dataset(
         "data/scenes/train", trainer, batch_size=8, languages=["en"], start_step=0
     )
     pairs = trainer.predict(dataset, steps=1, verbose=0)
     expected = np.mean((1 - np.sum(pairs["image"] * pairs["caption"], axis=1)) ** 2)
-    # The towers have no dropout and no batch norm: training and inference mode are the same.
+    # Training mode equals inference mode, because the towers have no dropout and no batch norm.
     losses = [history_of(trainer, learning_rate=1e-2)["loss"] for _ in range(4)]
     np.testing.assert_allclose(losses[0], expected, rtol=1e-4)
     assert losses[-1] < losses[0]

@@ -1,7 +1,7 @@
 """Trains with `fit` on one or two replicas: python keras_mirrored_script.py REPLICAS RECORDS OUT
 
-Writes the weights and the losses of two epochs. On JAX, the replicas are devices of the trainer's
-strategy. The tests compare the results of one and two replicas.
+Writes the weights and the losses after two epochs. On JAX, the replicas are the devices of the
+trainer's strategy. A test compares the results of one and of two replicas.
 """
 
 import os

@@ -310,7 +310,7 @@ def test_a_damaged_record_of_a_tfrecord_is_skipped(tmp_path):
         assert read(tmp_path)[2] == Skipped("tfrecord is cut short or broken", f"{path}, record 2")
 
 
-# --- raw folders that are no crawl ----------------------------------------------------------------
+# --- raw folders that are not a crawl -------------------------------------------------------------
 
 
 def test_folders_without_a_crawl_are_refused(tmp_path):

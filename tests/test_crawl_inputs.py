@@ -1,4 +1,4 @@
-"""Names of files in tars and folders: dots, languages, captions in JSON, and what is ignored."""
+"""Names of files in tars and folders: dots, languages, captions in JSON, and ignored files."""
 
 import json
 
@@ -28,7 +28,7 @@ def convert_given(name, tmp_path, **options):
     return manifest, list(RecordSet.open(tmp_path / "out/train"))
 
 
-# --- the given tars -------------------------------------------------------------------------------
+# --- tars of ../shared/data/inputs ----------------------------------------------------------------
 
 
 def test_given_names_with_dots_keep_their_captions(tmp_path):
@@ -39,7 +39,7 @@ def test_given_names_with_dots_keep_their_captions(tmp_path):
         ("shapes:plain", (("en", "a green triangle"),)),
         ("shapes:Track 2.0", (("en", "a yellow star"),)),
     }
-    # An image belongs to its caption: the colors of the middle are those of the captions.
+    # The four captions belong to four different images.
     oracle = {}
     for record in records:
         oracle.setdefault(record.images[0], []).append(record.texts[0][1])

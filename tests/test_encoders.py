@@ -1,4 +1,4 @@
-"""Encoders around Keras models and KerasHub backbones: pooling, scaling, tokens, refusals."""
+"""Tests encoders around Keras models and KerasHub backbones: pooling, scaling, tokens, errors."""
 
 import keras
 import keras_hub

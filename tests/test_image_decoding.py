@@ -1,4 +1,4 @@
-"""Decoding of image files in the graph of a SavedModel."""
+"""Tests the decoding of image files in the graph of a SavedModel."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ from tf_mural.export.image_decoding import LIMITS, decode_upright
 
 @pytest.fixture(scope="module")
 def decode():
-    """`decode_upright` as a graph, which takes bytes and returns an int array."""
+    """Returns `decode_upright` as a graph function that takes bytes and returns an int array."""
     function = tf.function(decode_upright, input_signature=[tf.TensorSpec((), tf.string)])
     return lambda data: function(data).numpy().astype(int)
 

@@ -1,4 +1,4 @@
-"""Validation of images: TensorFlow decodes every accepted and normalized image correctly."""
+"""Tests that TensorFlow correctly decodes every image that the validation accepts."""
 
 import io
 import struct

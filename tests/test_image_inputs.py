@@ -1,4 +1,4 @@
-"""Transparency, EXIF orientation and CMYK through every way in: files, arrays, records, index."""
+"""Tests transparency, EXIF orientation and CMYK in files, arrays, records and the index."""
 
 import functools
 import io
@@ -42,14 +42,14 @@ from tf_mural.experiment.embedder import Embedder
 EXAMPLES = {"05_transparency": TRANSPARENT, "06_orientation": ROTATIONS}
 
 
-SIDE, CELL = 48, 4  # pixels of an image and of a cell whose mean color is a feature
+SIDE, CELL = 48, 4  # side lengths, in pixels, of an image and of a cell of `embedder`
 
 
 @pytest.fixture(scope="module")
 def embedder():
-    """An `Embedder` whose vectors contain the mean colors of small cells of the images.
+    """Returns an `Embedder` whose vectors contain the mean colors of small cells of the images.
 
-    A trained tower could map a wrong image to almost the same vector.
+    A trained tower is not used, because it could map a wrong image to almost the same vector.
     """
     preprocessing = Preprocessing(SIDE, SIDE)
 
@@ -67,12 +67,12 @@ def embedder():
 
 
 def distance(rows, others):
-    """Returns the largest distance between rows of two arrays."""
+    """Returns the largest distance between corresponding rows of two arrays."""
     return np.linalg.norm(np.asarray(rows) - others, axis=-1).max()
 
 
 def convert(raw_dir, out_dir, **filters):
-    """Converts a folder with a table; returns its manifest and its records by file name."""
+    """Converts a folder with a table; returns the manifest, and the records by file name."""
     config = conversion.FilterConfig(**filters)
     manifest = conversion.convert(
         table, "table", str(raw_dir), out_dir, "train", processes=1, progress=str, filters=config
@@ -84,7 +84,7 @@ def convert(raw_dir, out_dir, **filters):
 
 
 def expected_pixels(folder, name):
-    """Returns the right pixels of an example, int (h, w, 3)."""
+    """Returns the correct pixels of an example, int (h, w, 3)."""
     return shared_inputs.pixels(
         f"{folder}/{'expected_half' if name == 'half.png' else 'expected'}.png"
     )
@@ -102,11 +102,11 @@ def test_an_example_has_one_vector_as_path_bytes_and_pillow_image(kind, embedder
         with Image.open(path) as image:
             stored = np.asarray(image.convert("RGB"))
             rows = embedder.embed_images([path, shared_inputs.read(path), image, right, stored])
-        # TensorFlow decodes turned_1.jpg, which is upright, and Pillow decodes the others.
+        # TensorFlow decodes turned_1.jpg, which is upright. Pillow decodes all other files.
         is_jpeg = name.endswith(".jpg")
         assert distance(rows[:2], rows[2]) <= (0.01 if name == "turned_1.jpg" else 1e-6), name
         assert distance(rows[:3], rows[3]) <= (0.01 if is_jpeg else 1e-6), name
-        if name != "turned_1.jpg":  # The stored pixels, without correction, are far away.
+        if name != "turned_1.jpg":  # The uncorrected pixels have another embedding.
             assert distance(rows[3], rows[4]) > 0.1, name
 
 
@@ -149,7 +149,7 @@ def test_ambiguous_cmyk_is_refused_as_path_bytes_and_pillow_image(embedder, tmp_
 
 
 def copy_examples(kind, tmp_path):
-    """Copies the examples of a kind, because the reader of tables looks at all files."""
+    """Copies the examples of a kind, because the reader of tables reads all files of a folder."""
     folder, raw = shared_inputs.inputs(kind), tmp_path / "raw"
     raw.mkdir()
     for name in os.listdir(folder):
@@ -180,7 +180,7 @@ def test_resized_records_have_the_pixels_of_the_resized_right_image(kind, tmp_pa
     for name, record in records.items():
         right = image_ops.resize(expected_pixels(raw, name).astype(np.uint8), 40, "bicubic", True)
         difference = np.abs(tensorflow_pixels(record.images[0]) - right.numpy())
-        assert difference.mean() <= 2, name  # Resized images are JPEGs.
+        assert difference.mean() <= 2, name  # JPEG compression of resized images changes pixels.
 
 
 def test_a_conversion_has_a_background(tmp_path):
@@ -260,7 +260,7 @@ def test_an_index_has_the_vectors_of_the_right_pixels(kind, embedder, tmp_path):
         right = embedder.embed_images([expected_pixels(raw, name).astype(np.uint8)])
         (hits,) = index.search(right, len(index))
         score = next(hit.score for hit in hits if hit.item["path"] == name)
-        assert score >= 1 - 1e-4, name  # a distance of up to 0.014
+        assert score >= 1 - 1e-4, name  # The distance is at most sqrt(2e-4) = 0.014.
 
 
 def test_the_search_page_shows_and_embeds_upright_images(embedder, tmp_path):

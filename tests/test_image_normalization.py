@@ -1,4 +1,4 @@
-"""Normalization of images: upright, opaque, 8-bit RGB in files that TensorFlow decodes."""
+"""Tests the normalization of images to upright, opaque 8-bit RGB in files for TensorFlow."""
 
 import io
 import struct
@@ -92,7 +92,7 @@ def test_every_orientation_of_every_format_is_followed(format, options, orientat
     data = with_exif(orientation, format=format, **options)
     with Image.open(io.BytesIO(data)) as image:
         reference = np.asarray(ImageOps.exif_transpose(image).convert("RGB")).astype(int)
-    assert np.abs(reference - np.asarray(PHOTO)).mean() < 2  # The helper stores what it promises.
+    assert np.abs(reference - np.asarray(PHOTO)).mean() < 2  # The stored pixels are correct.
     for lossless in (False, True):
         result = normalize(data, lossless=lossless)
         assert (ROTATED in result.changes) == (orientation > 1)
@@ -156,7 +156,7 @@ def test_an_upright_orientation_in_exif_or_xmp_data_is_decided_by_the_headers():
     plain, upright = encode(PHOTO, "JPEG"), with_exif(1)
     assert image_headers.decodes_alike(marked(plain, 1))
     assert not image_headers.decodes_alike(marked(plain, 8))
-    # As in Pillow, the orientation in the EXIF data takes precedence.
+    # As in Pillow, the orientation in EXIF data has priority over the orientation in XMP data.
     assert image_headers.decodes_alike(marked(upright, 8))
     assert normalize(marked(upright, 8)).changes == ()
     assert not image_headers.decodes_alike(marked(with_exif(3), 1))
@@ -309,7 +309,7 @@ def test_pillow_images_of_all_modes_become_rgb(mode):
 def test_pillow_images_with_premultiplied_alpha_are_composited():
     rgba = with_alpha()
     rgb, changes = to_rgb(rgba.convert("RGBa"))
-    # Premultiplication rounds the color of each pixel.
+    # Premultiplication by alpha rounds the color of each pixel.
     assert changes == (FLATTENED,)
     assert np.abs(np.asarray(rgb) - composite(rgba)).max() <= 2
 

@@ -1,4 +1,4 @@
-"""Runs the examples of docs/keras.md on training, on both backends."""
+"""Runs the training examples of docs/keras.md on both backends."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Dual encoders as Keras models: prediction, saving and loading, presets, optimizers."""
+"""Tests dual encoders as Keras models: prediction, saving and loading, presets, optimizers."""
 
 import inspect
 import os
@@ -38,7 +38,7 @@ def wrapped(image=encoders.vit, text=encoders.bert, **options):
 
 
 def paper(**options):
-    """Returns a dual encoder of the paper's towers with random weights."""
+    """Returns a dual encoder with the towers of the paper and random weights."""
     model = models.dual_encoder(
         {**TINY_IMAGE, "scale": 1 / 255, "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)},
         {**NANO_TEXT, "activation": "gelu"},

@@ -1,7 +1,7 @@
-"""The changes to Keras and KerasHub that the towers need.
+"""Tests that the changes of `keras_patches` to Keras and KerasHub are still necessary.
 
-Each test runs the library without the change and expects the fault of the version that the test
-names. A test that fails after an update shows that the change can be removed.
+Each test runs the library without the change, and expects the fault of the version that the name of
+the test contains. If a test fails after an update of the library, the change can be removed.
 """
 
 import ast
@@ -43,7 +43,7 @@ def efficientnet_v2():
 
 
 def test_no_module_replaces_an_attribute_of_a_library():
-    """An assignment such as `keras.layers.Dense = x` would change the models of the user."""
+    """An assignment such as `keras.layers.Dense = x` would change other models of the user."""
     libraries = {"keras", "keras_hub", "tf", "jax", "np"}
     for path in pathlib.Path(ROOT, "tf_mural").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -109,7 +109,7 @@ def test_the_batch_norms_inside_the_blocks_of_efficientnet_v2_become_ghost_batch
     for layer in norms.values():
         assert type(layer) is models.GhostBatchNormalization
         assert (layer.virtual_batch_size, layer.momentum) == (2, 0.5)
-    # The order of the weights is unchanged, otherwise the weights of the preset would be mixed up.
+    # The order of the weights is unchanged, so that each weight of the preset gets its own value.
     features = keras.Model(backbone.input, backbone.get_layer("top_conv").input)
     expected = np.asarray(features(random_images(2) / 127.5 - 1.0)).mean(axis=(1, 2))
     np.testing.assert_allclose(tower(random_images(2)), expected, rtol=1e-5)
@@ -144,14 +144,14 @@ def test_keras_hub_0_32_has_no_argument_for_the_activation_of_a_bert():
 
 
 def matmuls(backbone):
-    """Returns the types of the matrix products in the query of the first attention."""
+    """Returns the types of the matrix products of the query layer of the first attention."""
     query = backbone.transformer_layers[0]._self_attention_layer._query_dense
     function = tf.function(query.__call__).get_concrete_function(tf.TensorSpec((4, 3, 8)))
     return [op.type for op in function.graph.get_operations() if "MatMul" in op.type]
 
 
 def test_tensorflow_2_21_multiplies_in_an_einsum_one_text_at_a_time():
-    """The reason for `_use_tensordot`: a batch of small products takes longer than one product."""
+    """The reason for `_use_tensordot`: a batch of small products is slower than one product."""
     backbone = keras_hub.models.BertBackbone(**BERT)
     assert matmuls(backbone) == ["BatchMatMulV2"], "_use_tensordot is no longer needed"
     keras_patches.patch_bert(backbone, "gelu")
@@ -178,13 +178,13 @@ def test_keras_hub_0_32_sums_gradients_of_position_embeddings_in_half_precision(
 
 
 def test_keras_3_15_gives_two_models_of_one_class_the_same_variable_paths():
-    """The reason for `prefix_paths`: weights are stored by path."""
+    """The reason for `prefix_paths`: weights are stored by path, so that paths must be unique."""
     first, second = (keras_hub.models.BertBackbone(**BERT) for _ in range(2))
     paths = [variable.path for variable in second.trainable_variables]
     assert paths == [variable.path for variable in first.trainable_variables], (
         "prefix_paths is not needed"
     )
-    for _ in range(2):  # A path that has the prefix is not changed.
+    for _ in range(2):  # The second call changes nothing, because the paths have the prefix.
         keras_patches.prefix_paths(second.trainable_variables, "teacher")
         assert [variable.path for variable in second.trainable_variables] == [
             f"teacher/{x}" for x in paths

@@ -1,4 +1,4 @@
-"""Compares `fit` with one and with two replicas of one host, on both backends."""
+"""Compares `fit` on one and on two replicas of one host, on both backends."""
 
 import os
 import subprocess

@@ -22,7 +22,7 @@ from tf_mural.nonfinite import BadStepPolicy
 
 ON_JAX = keras.backend.backend() == "jax"
 STEPS = 4
-# Environment of a process on JAX; the flags make compilation faster.
+# Environment variables of a process on JAX. XLA_FLAGS make compilation faster.
 JAX = {
     "KERAS_BACKEND": "jax",
     "JAX_PLATFORMS": "cpu",
@@ -40,7 +40,7 @@ def finite_dataset(count=STEPS, change=None):
 
     Args:
         count: number of batches.
-        change: callable (list of batches) that changes the batches in place.
+        change: callable that takes the list of the batches, and changes the batches in place.
     """
     batches = [trainers.make_batch("etcl", seed=i) for i in range(count)]
     if change:
@@ -151,7 +151,7 @@ def test_an_epoch_of_fit_equals_the_steps_of_the_loop():
 
 @pytest.mark.slow
 def test_fit_reads_the_batches_of_its_own_steps(records):
-    """A compiled step may increment the number of the step before the dataset has read it."""
+    """A compiled step may increment the variable `step` before the dataset has read the value."""
     trainer = keras_trainers.make_trainer()
     read = []
 
@@ -174,7 +174,7 @@ def test_fit_reads_the_batches_of_its_own_steps(records):
 
 
 def prepare_ids(ids):
-    """Returns ids in the form that a batch has on this backend."""
+    """Returns ids in the form in which a batch contains ids on this backend."""
     if not ON_JAX:
         return ids
     from tf_mural.backends.jax.step_runner import split_int64
@@ -246,7 +246,7 @@ def test_float16_scales_the_loss_by_default():
     }
     scales = {k: t.loss_scale and t.loss_scale.initial for k, t in trainers_by_precision.items()}
     assert scales == {"float32": None, "mixed_bfloat16": None, "mixed_float16": 2.0**15}
-    # Keras saves and restores the variables of the loss scale.
+    # Keras must save and restore the variables of the loss scale.
     trainer = trainers_by_precision["mixed_float16"]
     saved = {id(v) for v in trainer.non_trainable_variables}
     assert {id(v) for v in trainer.loss_scale.variables} < saved
@@ -267,7 +267,7 @@ def test_bad_steps_are_skipped_or_end_the_training(capsys):
     save = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: saved.append(1))
     with pytest.raises(UserError, match="3 consecutive steps were skipped"):
         trainer.fit(dataset, verbose=0, callbacks=[save])
-    assert not saved  # callbacks that save weights run after the check
+    assert not saved  # The check ends `fit` before the callbacks that save weights are called.
 
 
 @pytest.mark.slow
@@ -300,7 +300,7 @@ def test_ids_that_differ_in_their_upper_half_are_different_texts():
         assert from_dataset == pytest.approx(losses[name], rel=1e-5)
         logs = trainer.train_on_batch(batch, return_dict=True)
         assert np.isfinite(logs["gradient_norm"]) and trainer.next_step() == 1
-    # If all other candidates are duplicates, the softmax has only the matching pair.
+    # If all other candidates are duplicates, the softmax has only the matching candidate.
     assert losses["equal"] == pytest.approx(0.0, abs=1e-5) and losses["different"] > 1.0
 
 
@@ -363,7 +363,7 @@ def test_predict_returns_the_embeddings_of_the_fields():
 
 
 class Killed(Exception):
-    """The end of a process."""
+    """Ends `fit`, as if the process had been killed."""
 
 
 def kill_at(step):
@@ -392,9 +392,9 @@ def test_a_restored_fit_continues_with_the_next_examples(records, tmp_path, save
         fit(keras_trainers.make_trainer(dropout=0.1), backup(), kill_at(5))
     restored = keras_trainers.make_trainer(dropout=0.1, model_seed=7)
     fit(restored, backup())
-    # Backups after the first epoch end at step 3. With a backup after every step, the last one is
-    # from step 4 or 5, because the callback that ends `fit` comes after it. Keras then repeats the
-    # whole second epoch.
+    # With a backup after every epoch, the last backup is of step 3. With a backup after every step,
+    # the last backup is of step 5, because the callback that ends `fit` is called after the backup.
+    # In both cases, Keras repeats the whole second epoch.
     steps = 6 if save_freq == "epoch" else 8
     assert restored.next_step() == steps
     whole = keras_trainers.make_trainer(dropout=0.1)
@@ -461,7 +461,7 @@ def test_a_saved_trainer_goes_on_after_loading(records, tmp_path):
     assert len(expected) == len(actual)
     for a, b in zip(expected, actual, strict=True):
         np.testing.assert_array_equal(a, b)
-    # Both go on with the next examples.
+    # Both trainers continue with the next examples.
     for t in (trainer, loaded):
         t.fit(keras_trainers.make_dataset(records, t), steps_per_epoch=2, verbose=0)
     for a, b in zip(

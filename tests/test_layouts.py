@@ -1,4 +1,4 @@
-"""Common layouts of people's own data: their detection, and the records of each of them."""
+"""Layouts of users' own data: the detection of each layout, and the records that it gives."""
 
 import json
 import os
@@ -364,7 +364,7 @@ def test_utf16_needs_a_mark_or_the_option(tmp_path):
         ("image| de\nred.png| rot\n", " rot"),
         ('image;"de"\nred.png;"rot ""rund"""\n', 'rot "rund"'),
         ("sep=|\nimage|de\nred.png|rot\n", "rot"),
-        # Both the comma and the semicolon divide the header, but only one divides all rows alike.
+        # The comma and the semicolon divide the header; only one divides all rows equally.
         ("image;Text, kurz;de\nred.png;a;rot\nb.png;a, b;rot\n", "rot"),
     ],
 )

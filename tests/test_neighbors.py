@@ -23,7 +23,7 @@ def require_faiss(kind):
 
 
 def sorted_rows(vectors, queries, k):
-    """Returns the rows of a full sort of float64 scores, rounded to float32; ties by row."""
+    """Returns the rows by a full sort of float64 scores, rounded to float32; ties by row."""
     scores = (queries.astype(np.float64) @ vectors.T.astype(np.float64)).astype(np.float32)
     return np.argsort(-scores, axis=1, kind="stable")[:, :k].tolist()
 
@@ -173,7 +173,7 @@ def test_threads_get_the_results_of_single_searches(tmp_path):
 
 
 class FixedResults:
-    """Stands for an approximate index: `missed` of the ten nearest rows are replaced by others."""
+    """A fake approximate index that replaces `missed` of the ten nearest rows by other rows."""
 
     def __init__(self, missed):
         self._missed = missed

@@ -1,4 +1,4 @@
-"""`Preprocessing`: validation, stored forms, and resizing that equals Pillow's."""
+"""Tests `Preprocessing`: validation, stored forms, and resizing that equals Pillow's."""
 
 import json
 
@@ -83,7 +83,7 @@ def test_plain_data_round_trip():
     stored = json.loads(json.dumps(preprocessing.to_json()))
     assert Preprocessing.from_config(stored) == preprocessing
     assert set(preprocessing.changes()) == set(stored) - {"resize", "crop"}
-    # Earlier versions stored only the sizes.
+    # Earlier versions of `tf_mural` stored only the sizes.
     assert Preprocessing.from_config({"resize": 72, "crop": 64}) == Preprocessing(72, 64)
     assert Preprocessing(72, 64).changes() == {}
     tower = {"name": "tiny", "padding": "end", "scale": None, "mean": [0.5]}

@@ -35,7 +35,7 @@ COLOR = re.compile(r"\x1b\[[\d;]+m")
 
 
 class Clock:
-    """A replacement of the module `time` whose clock runs only in `sleep`."""
+    """A replacement of the module `time`, whose clock advances only in `sleep`."""
 
     now = 100.0
 
@@ -76,7 +76,7 @@ def test_items_that_were_finished_before_do_not_change_the_rate(clock):
     assert (
         lines_of(clock, [(4, 12)], "", 16, "units", start=10)
         == [
-            "12 of 16 units, 0 a second, 8 s left"  # two units in four seconds
+            "12 of 16 units, 0 a second, 8 s left"  # two units in four seconds are rounded to 0
         ]
         * 2
     )

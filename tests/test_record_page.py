@@ -1,4 +1,4 @@
-"""The HTML page of records: one file, every text escaped, and every script left to the browser."""
+"""The HTML page of records: it is one file, escapes every text, and needs no fonts or scripts."""
 
 import base64
 import html.parser
@@ -14,7 +14,7 @@ from tf_mural.data.records import Record, RecordSet
 
 ATTACK = "<script>alert(1)</script> & \"quotes\" 'single'"
 VOID = {"meta", "img", "br"}
-# Attributes whose value a browser loads.
+# HTML attributes with an address that a browser loads.
 LOADING = {"src", "href", "srcset", "data", "poster", "action", "background"}
 
 
@@ -54,7 +54,7 @@ class Page(html.parser.HTMLParser):
 
 @pytest.fixture
 def write_page(tmp_path):
-    """Returns a callable that writes records and their page; returns the parsed `Page`."""
+    """Returns a callable that writes records and their page, and returns the parsed `Page`."""
 
     def write(*set_records, manifest=None, **options):
         records.write(tmp_path / "set", set_records, "shapes", "train")

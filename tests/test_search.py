@@ -219,7 +219,7 @@ def test_the_first_skipped_files_of_each_reason_are_named(folder, tmp_path):
     assert manifest["skipped"] == {"not a picture": 1, ".heic images are not supported": 25}
     assert len(manifest["examples"]) == 6
     assert manifest["examples"][0] == f"{folder}/bad.png: not a picture"
-    assert make(folder, tmp_path / "index") == manifest  # a second build adds nothing to the counts
+    assert make(folder, tmp_path / "index") == manifest  # a second build does not change the counts
 
 
 def test_unusable_folders_are_refused(folder, tmp_path):

@@ -43,7 +43,7 @@ def texts_by_language(record_set):
     return collections.Counter(code for record in record_set for code, _ in record.texts)
 
 
-# --- columns that are no languages ----------------------------------------------------------------
+# --- columns that are not languages ---------------------------------------------------------------
 
 
 def test_given_columns_that_are_no_languages_are_named_once(tmp_path):
@@ -89,7 +89,7 @@ def test_a_path_into_nested_objects_may_have_a_language(folder):
 
 
 def test_a_column_of_numbers_is_no_language(folder):
-    """`no` is Norwegian, `lat` Latin and `is` Icelandic."""
+    """`no`, `lat` and `is` are also the codes of Norwegian, Latin and Icelandic."""
     content = "image,no,lat,is,en\na.png,1,48.2,true,red\nb/c.jpg,2,-3,false,a cup\n"
     assert read(folder, content)[0].texts == (("en", "red"),)
     columns = parts(folder, content)["columns"]

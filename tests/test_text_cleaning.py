@@ -1,4 +1,4 @@
-"""Texts as people write them: Unicode forms, words without spaces, and invisible characters."""
+"""Tests Unicode forms of texts, long words without spaces, and invisible characters."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def split(tokenizer, *texts):
 
 
 def greedy(word, pieces):
-    """WordPiece as a plain loop; adjacent characters that start no piece become one [UNK]."""
+    """WordPiece as a simple loop; adjacent characters that start no piece become one [UNK]."""
     result, start = [], 0
     while start < len(word):
         prefix = "##" if start else ""
@@ -190,7 +190,7 @@ def test_pieces_equal_a_plain_loop_for_random_words():
         expected.append(sum(lists, []))
     assert sum(UNK in row for row in expected) > 50
     assert split(tokenizer, *texts) == expected
-    # A text has the same pieces in every batch.
+    # The pieces of a text do not depend on the other texts of the batch.
     assert [split(tokenizer, text)[0] for text in texts[:20]] == expected[:20]
 
 

@@ -1,4 +1,4 @@
-"""Tests `tf_mural.train` and `tf_mural.evaluate`, and errors that name arguments."""
+"""Tests `tf_mural.train` and `tf_mural.evaluate`, and errors that contain names of arguments."""
 
 import json
 
@@ -87,7 +87,7 @@ def test_configs_are_found_by_name_path_and_object():
     etcl, mural = load("etcl"), load("mural")
     assert (etcl.steps, etcl.seed, mural.seed) == (7, 5, 5) and mural.steps != 7
     assert mural.model.embedding_dim == 32 and mural.stage == "mural"
-    assert config.steps != 7 and config.seed != 5  # the argument keeps its values
+    assert config.steps != 7 and config.seed != 5  # The given config is not changed.
 
 
 def test_errors_of_train_and_evaluate_name_arguments(tmp_path):

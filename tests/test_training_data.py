@@ -1,4 +1,4 @@
-"""Tests `tf_mural.data.training_dataset`, and the stages of the named trainers."""
+"""Tests `tf_mural.data.training_dataset`, and the stages of `ALIGN`, `MURAL` and `ETCL`."""
 
 import pytest
 import tensorflow as tf

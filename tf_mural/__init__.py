@@ -7,7 +7,7 @@ from tf_mural.registration import register_with_keras
 __version__ = "0.1.0"
 
 # Maps each public name to the module that defines it. The module is imported when the name is first
-# used, therefore `import tf_mural` does not import TensorFlow.
+# used. Therefore, `import tf_mural` does not import TensorFlow.
 _MODULES = {
     "ALIGN": "tf_mural.trainers",
     "DualEncoder": "tf_mural.models",
@@ -21,7 +21,7 @@ _MODULES = {
     "evaluate": "tf_mural.experiment.evaluate",
     "train": "tf_mural.experiment.train",
 }
-# Public modules of the package, which are also imported when they are first used.
+# Public modules of the package. Each module is imported when its name is first used.
 _SUBMODULES = {
     "data": "tf_mural.data",
     "losses": "tf_mural.losses",

@@ -88,11 +88,11 @@ def listdir(folder):
 
 
 def find_name(folder, name):
-    """Finds a file or folder on this machine whose name is written in another way.
+    """Finds a local file or folder whose name is written in another form.
 
     Unicode has several forms of the same name: macOS and some archives decompose letters with
-    accents. Programs for Windows separate folders by a backslash. A name that differs only in upper
-    and lower case may belong to another file, and is therefore only suggested.
+    accents. Programs for Windows separate folders by a backslash. A file whose name also differs in
+    upper or lower case may be another file, and is therefore only suggested.
 
     Args:
         folder: the folder that contains the file.
@@ -120,7 +120,7 @@ def describe_similar(folder, name):
 
 
 def _match_names(folder, parts, form):
-    """Returns the relative paths in a folder whose parts have the same `form` as `parts`."""
+    """Returns the relative paths in a folder whose parts are equal to `parts` after `form`."""
     parts, paths = [part for part in parts if part not in ("", ".")], [""]
     for part in parts:
         if part == "..":
@@ -135,10 +135,11 @@ def _match_names(folder, parts, form):
 
 
 def _names_by_form(folder, form):
-    """Returns {form of a name: names of the entries of a folder that have this form}."""
+    """Returns {result of `form`: names of the entries of a folder with this result}."""
     try:
         modified = os.stat(folder).st_mtime_ns
-        # The modification time does not distinguish changes within a few milliseconds.
+        # The names in a folder that has just changed are not cached, because the modification time
+        # does not distinguish changes within a few milliseconds.
         is_recent = time.time_ns() - modified < 10**9
         list_names = _cached_names.__wrapped__ if is_recent else _cached_names
         return list_names(folder, form, modified)

@@ -1,20 +1,20 @@
 """Languages by their codes and names: every convention is mapped to one BCP 47 tag.
 
-The tag that records store has the language, and the script if it is not the usual script of the
-language: "de", "zh" (simplified characters), "zh-Hant", "sr-Latn". A region, such as BR in pt-BR,
-is cut, because texts of two regions are texts of one language.
+The tag that records store consists of the language and, if it is not the usual script of the
+language, the script: "de", "zh" (simplified characters), "zh-Hant", "sr-Latn". A region, such as BR
+in pt-BR, is removed, because texts from two regions count as texts in one language.
 
     convention                         examples                  stored as
     ISO 639-1, BCP 47, POSIX locale    de, EN, zh_CN, pt-br      de, en, zh, pt
-    script, or a region that implies   zh-TW, sr_Latn, pa_PK     zh-Hant, sr-Latn, pa-Arab
+    script, or region that implies one zh-TW, sr_Latn, pa_PK     zh-Hant, sr-Latn, pa-Arab
     FLORES-200                         deu_Latn, zho_Hant        de, zh-Hant
     ISO 639-2 and 639-3                eng, ger, arb             en, de, ar
     deprecated codes                   iw, in, jp                he, id, ja
-    English names                      German, Chinese (Traditional)
+    English names                      German, Slovenian         de, sl
 
-Many short words are valid three-letter codes: url, alt, src and key are languages too. Therefore
-`find`, which decides whether a column is a language, knows only the three-letter codes of one
-table, languages.tsv. `canonicalize` is for codes that a user names as such, and accepts all.
+Many short words are valid three-letter codes: url, alt, src and key are codes of languages too.
+Therefore `find`, which decides whether a column is a language, accepts only the three-letter codes
+in languages.tsv. `canonicalize`, which parses codes that a user gives, accepts all.
 """
 
 import dataclasses
@@ -28,11 +28,11 @@ import langcodes
 
 from tf_mural.errors import UserError
 
-# Codes that langcodes would replace by fil, ak and fa-AF, although data sets have both languages.
+# langcodes would replace these codes by fil, ak and fa-AF, but data sets distinguish the languages.
 _NOT_MERGED = {"tl", "tw", "prs"}
-# "jp" is the code of the country Japan. langcodes knows the other old codes, such as "iw".
+# "jp" is the code of the country Japan. langcodes converts the other old codes, such as "iw".
 _OLD = {"jp": "ja"}
-# Usual scripts where CLDR's likely subtags have none, or a combination of several scripts.
+# Usual scripts of languages for which CLDR's likely subtags have no script, or a combination.
 _USUAL_SCRIPTS = {"acm": "Arab", "acq": "Arab", "ajp": "Arab", "azb": "Arab", "prs": "Arab"}
 _PARTS = {("ko", "Hang"): "Kore", ("ja", "Hrkt"): "Jpan", ("zh", "Hani"): "Hans"}
 _NO_LANGUAGE = {None, "und", "mul", "mis", "zxx"}
@@ -69,7 +69,7 @@ def find(name):
 
 
 def by_code(values, where):
-    """Returns {code: value} of {name of a language: value}; a name that is no language is kept.
+    """Returns a copy of a dict in which codes replace names of languages; other keys are kept.
 
     Args:
         values: dict from codes or names of languages, such as the names of files.
@@ -111,7 +111,7 @@ def hint(name):
     if find(name):
         return ""
     if re.fullmatch("[A-Za-z]{2}", name):
-        # The codes of some countries differ from those of their languages: cz, dk, gr.
+        # The name may be the code of a country, such as cz, dk or gr, instead of a language.
         likely = langcodes.Language.get(f"und-{name}").maximize().language
         return f"; did you mean {likely!r}?" if likely not in (None, "und", "en") else ""
     names = [known for known in _table() if len(known) > 3]
@@ -120,7 +120,7 @@ def hint(name):
 
 
 def choose(codes, available, description="language"):
-    """Returns those of the available codes that a user names, in the order of the user.
+    """Returns the available codes that a user names, in the order in which the user names them.
 
     A name matches a code if both are equal or mean the same language: "de", "German" and "deu_Latn"
     choose the code "deu" of records that use three-letter codes.

@@ -183,7 +183,7 @@ LOSSES = {
 
 
 def register(name: str, loss: Loss) -> Loss:
-    """Adds a loss to `LOSSES`. Terms and configs can then name the loss.
+    """Adds a loss to `LOSSES`, so that terms and configs can use the loss by its name.
 
     Args:
         name: name of the loss. A name can be registered again for a function of the same name in

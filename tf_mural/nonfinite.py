@@ -99,9 +99,9 @@ class BadStepPolicy:
 class LossScale:
     """Dynamic loss scale: the factor of all gradients in the float16 backward pass.
 
-    A step with non-finite gradients halves the factor, down to 1. `patience` consecutive steps with
-    finite gradients double the factor. With a power of two as initial value, the factor is always a
-    power of two, and scaling causes no rounding errors.
+    A step with non-finite gradients halves the factor, but not below 1. `patience` consecutive
+    steps with finite gradients double the factor. If the initial value is a power of two, the
+    factor is always a power of two, and scaling causes no rounding errors.
 
     Args:
         initial: factor before the first step.

@@ -5,7 +5,7 @@ import os
 import sys
 import time
 
-_MIN_COLUMNS = 80  # columns of a terminal that has enough space for a bar besides the texts
+_MIN_COLUMNS = 80  # minimum width, in characters, of a terminal on which the bar fits
 
 
 def format_duration(seconds):
@@ -51,8 +51,8 @@ class Progress:
         label: text before the numbers; "" for no text.
         total: number of items of the loop; None if the number is unknown.
         noun: plural noun for the items.
-        counted: plural noun for a second number, which `update` receives and whose rate is shown.
-            Default: no second number; the rate of the items is shown.
+        counted: plural noun for a second number, which `update` receives and whose rate is shown;
+            None: no second number, and the rate of the items is shown.
         start: number of items that were finished before the loop.
         print_fn: callable that receives each line. Default: the lines are printed on `stream`. With
             a `print_fn`, no bar is shown.
@@ -118,7 +118,7 @@ class Progress:
         from rich.table import Column
 
         console = Console(file=self._stream)
-        # Columns of texts wrap on a narrow terminal.
+        # A `Column` wraps its text if the terminal is narrow.
         label, counts = (
             progress.TextColumn(text, markup=False, table_column=Column())
             for text in ("{task.description}", "{task.fields[counts]}")

@@ -1,10 +1,9 @@
 """Registers the classes of this package with Keras, without importing Keras or the classes.
 
-`keras.saving.load_model` creates the objects of a file from the names of their classes. Keras finds
-only classes that are registered, and a class is registered when its module is imported. Importing
-all modules would make `import tf_mural` slow. Therefore `import tf_mural` registers a `LazyClass`
-in the place of each class: at once if Keras is imported already, otherwise as soon as Keras is
-imported.
+`keras.saving.load_model` looks up the classes of a saved model by their names. Keras finds only
+registered classes, and a class is registered when its module is imported. Importing all modules
+would make `import tf_mural` slow. Therefore, `import tf_mural` registers a `LazyClass` in the place
+of each class: immediately if Keras is already imported, otherwise as soon as Keras is imported.
 """
 
 import importlib.abc
@@ -29,7 +28,7 @@ CLASSES = {
 
 
 class LazyClass:
-    """Takes the place of a class in the registry of Keras until the class is imported.
+    """Placeholder of a class in the registry of Keras until the class is imported.
 
     Args:
         module: dotted name of the module that defines the class.

@@ -20,8 +20,8 @@ from tf_mural.models import at_least_float32
 from tf_mural.nonfinite import BadStepPolicy, LossScale, scalar_variable
 from tf_mural.objective import gather_candidates, objective_for_rows
 
-# Prefixes of the names of logs that describe a state and have no mean: `combine_logs` returns their
-# last value. The values of learned scalars, such as "temperature/shared", are such states, too.
+# Prefixes of the names of logs that describe a state. `combine_logs` returns the last value of such
+# a log instead of a mean. The learned scalars, such as "temperature/shared", are also states.
 _STATES = ("learning_rate", "loss_scale", "skipped_", *(f"{kind}/" for kind in SCALARS))
 
 
@@ -93,8 +93,8 @@ class TrainStep:
         loss_chunk: number of local examples whose logits are computed at a time; None: all.
         loss_scale: initial loss scale, see `nonfinite.LossScale`; None: no scaling.
         bad_step_policy: `nonfinite.BadStepPolicy`; None: `BadStepPolicy()`.
-        compute_objective: callable with the arguments and results of the method
-            `compute_objective`; None: that method.
+        compute_objective: callable that replaces the method `compute_objective`, with the same
+            arguments and results; None: the method is used.
 
     Attributes:
         step: variable (int32), the number of steps so far, including skipped ones.
@@ -221,7 +221,7 @@ class TrainStep:
             embeddings, batch, candidates, scalars, offset: see `objective.objective_for_rows`.
 
         Returns:
-            The loss and the logs of the terms of the stage.
+            The scalar loss, and {name: value} of the logs of the terms.
         """
         return objective_for_rows(
             embeddings, batch, candidates, self.terms, scalars, offset, len(self.languages)

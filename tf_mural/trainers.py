@@ -1,4 +1,4 @@
-"""Trainers as Keras models: `Trainer` with any loss terms, and the stages of the papers."""
+"""Trainers as Keras models: `Trainer` for any loss terms, and one trainer per paper."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -22,8 +22,8 @@ class Stage:
     Attributes:
         sources: {name of a source: {field: modality}}.
         terms: {name of a term: (field, field, weight)}.
-        source_options: {name of a source: options of `data.training_dataset`}, the default values
-            of this stage.
+        source_options: {name of a source: {name: value}}, the default values of options of
+            `data.training_dataset` in this stage.
     """
 
     sources: Mapping
@@ -31,8 +31,8 @@ class Stage:
     source_options: Mapping
 
 
-# The names are in alphabetical order, as in a config. Their order is the order of the rows that a
-# tower encodes, on which rounding errors and dropout masks depend.
+# The names of the fields are in alphabetical order, as in a config. A tower encodes the rows of its
+# fields in this order, and rounding errors and dropout masks depend on the order of the rows.
 _IMAGE_CAPTION = {"caption": "text", "image": "image"}
 _TRANSLATIONS = {"source": "text", "target": "text"}
 STAGES = {
@@ -73,26 +73,25 @@ class Trainer(backend_module().Trainer):
         trainer.compile(optimizer=tf_mural.optimizers.LAMB(1e-3))
         trainer.fit(tf_mural.data.training_dataset("data/scenes/train", trainer, 128), ...)
 
-    `ALIGN`, `MURAL` and `ETCL` are trainers with the terms of a paper. A trainer extends the
-    trainer of the backend of Keras, see `backends.base_trainer.BaseTrainer` for its arguments and
-    methods. `keras.saving.load_model` loads a saved trainer on any backend.
+    `ALIGN`, `MURAL` and `ETCL` are trainers with the terms of a paper. This class extends the
+    trainer of the active backend of Keras; see `backends.base_trainer.BaseTrainer` for the
+    arguments and methods. `keras.saving.load_model` loads a saved trainer on any backend.
     """
 
-    # {name of a source: options of `data.training_dataset`}: the default values of this trainer.
+    # {name of a source: {name: value}}, default values of options of `data.training_dataset`.
     source_options: Mapping[str, Mapping[str, Any]] = {}
 
 
 class StageTrainer(Trainer):
-    """A trainer with the terms, fields and sources of the stage in the attribute `stage`.
+    """Base class of the trainers of the papers; the attribute `stage` defines terms and sources.
 
     Args:
         model: `DualEncoder` with an image tower and a text tower.
-        weights: {name of a term: weight} of weights that replace those of the paper.
+        weights: {name of a term: weight}, weights that replace the weights of the paper.
         loss: name of the loss of all terms, a key of `losses.LOSSES`.
-        options: {name: value} of the options of the loss. Defaults to margin 0.3 and label
-            smoothing 0.1 for the contrastive loss, as in the paper, and to the defaults of another
-            loss.
-        scalars: {kind: name} of the learned scalars of the model that the loss takes, for example
+        options: {name: value}, options of the loss. By default, the contrastive loss has margin 0.3
+            and label smoothing 0.1, as in the paper, and any other loss has its own defaults.
+        scalars: {kind: name}, the learned scalars of the model that the loss takes, for example
             {"temperature": "shared"}. Defaults to "shared" for each kind.
         mask_duplicates: see `objective.Term`.
         towers: {field: name of a tower}. Defaults to the first tower of the field's modality.
@@ -127,12 +126,13 @@ class StageTrainer(Trainer):
             sources={name: tuple(fields) for name, fields in self.stage.sources.items()},
             **{"name": type(self).__name__.lower(), **kwargs},
         )
-        # A function keeps the arguments, because Keras would wrap a dict.
+        # The arguments are stored in a function, because Keras would replace an attribute that is a
+        # dict by its own type of dict.
         self._get_stage_arguments = lambda: {**arguments, "towers": dict(towers or {})}
 
     @property
     def source_options(self) -> Mapping[str, Mapping[str, Any]]:
-        """{name of a source: options of `data.training_dataset`} of the stage."""
+        """{name of a source: {name: value}}, default options of `data.training_dataset`."""
         return self.stage.source_options
 
     def get_config(self) -> dict:
@@ -145,9 +145,9 @@ class StageTrainer(Trainer):
 
 @keras.saving.register_keras_serializable(package="tf_mural")
 class ALIGN(StageTrainer):
-    """Trains with L_image-caption (ALIGN, Jia et al. 2021).
+    """Trains with the loss of ALIGN (Jia et al. 2021): L_image-caption.
 
-    The source "captions" consists of images with captions. See `StageTrainer` for the arguments.
+    The source "captions" contains images with captions. See `StageTrainer` for the arguments.
     """
 
     stage = STAGES["align"]
@@ -155,10 +155,10 @@ class ALIGN(StageTrainer):
 
 @keras.saving.register_keras_serializable(package="tf_mural")
 class MURAL(StageTrainer):
-    """Trains with 1/2 (L_image-caption + L_source-target) (MURAL, Jain et al. 2021).
+    """Trains with the loss of MURAL (Jain et al. 2021): 1/2 (L_image-caption + L_source-target).
 
-    The source "captions" consists of images with captions, and the source "bitext" of translations.
-    See `StageTrainer` for the arguments.
+    The source "captions" contains images with captions, and the source "bitext" contains pairs of
+    translated texts. See `StageTrainer` for the arguments.
     """
 
     stage = STAGES["mural"]
@@ -166,10 +166,10 @@ class MURAL(StageTrainer):
 
 @keras.saving.register_keras_serializable(package="tf_mural")
 class ETCL(StageTrainer):
-    """Trains with 1/3 (L_image-textA + L_textA-textB + L_textB-image) (ETCL).
+    """Trains with the loss of ETCL: 1/3 (L_image-textA + L_textA-textB + L_textB-image).
 
-    The source "triples" consists of images with captions in several languages. An example has an
-    image and two captions in different languages. See `StageTrainer` for the arguments.
+    The source "triples" contains images with captions in several languages. Each example consists
+    of an image and two captions in different languages. See `StageTrainer` for the arguments.
     """
 
     stage = STAGES["etcl"]
@@ -183,7 +183,7 @@ def stage_terms(
     scalars: Mapping[str, str],
     mask_duplicates: bool,
 ) -> Sequence[Term]:
-    """Returns the terms of a stage; see `ALIGN` for the arguments."""
+    """Returns the terms of a stage; see `StageTrainer` for the arguments."""
     unknown = sorted(set(weights) - set(stage.terms))
     if unknown:
         raise UserError(

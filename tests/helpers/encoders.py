@@ -11,7 +11,7 @@ SIZE = 32
 
 @keras.saving.register_keras_serializable(package="tests")
 class SubclassedBackbone(keras.Model):
-    """A subclassed model whose output is known from its call."""
+    """A subclassed model, whose output shape is known only after a call."""
 
     def __init__(self, filters=6, **kwargs):
         super().__init__(**kwargs)
@@ -55,7 +55,7 @@ def efficientnet_of_keras_hub():
 
 
 def sequential():
-    """Returns a `Sequential` that is not built."""
+    """Returns an unbuilt `Sequential` model."""
     return keras.Sequential(
         [
             keras.layers.Conv2D(8, 3, strides=4, activation="relu"),
@@ -102,7 +102,7 @@ def bert_tokenizer():
 
 
 def randomize(model, seed=0):
-    """Adds random numbers to all variables that are not random states, in place."""
+    """Adds positive random numbers to all variables except seeds, in place."""
     rng = np.random.default_rng(seed)
     for variable in model.variables:
         if "seed_generator" not in variable.path:

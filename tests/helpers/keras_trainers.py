@@ -1,4 +1,4 @@
-"""Compiled trainers of small towers, and datasets of records, for tests of the Keras API."""
+"""Compiled trainers with small towers, and datasets of records, for tests of the Keras API."""
 
 import os
 
@@ -20,9 +20,9 @@ def make_tokenizer():
 
 
 def make_model(dropout=0.0, precision=None, seed=0):
-    """Returns a dual encoder of small towers with reproducible weights."""
+    """Returns a dual encoder with small towers and reproducible weights."""
     model = trainers.make_trainer("etcl", dropout=dropout, precision=precision).encoder
-    if seed:  # other weights
+    if seed:  # The towers have the same weights for each seed; noise makes them differ.
         for variable in model.trainable_variables:
             noise = keras.random.normal(variable.shape, stddev=0.05, seed=seed)
             variable.assign_add(keras.ops.cast(noise, variable.dtype))
@@ -30,7 +30,7 @@ def make_model(dropout=0.0, precision=None, seed=0):
 
 
 def make_trainer(optimizer=None, dropout=0.0, precision=None, model_seed=0, eager=False, **options):
-    """Returns a compiled `tf_mural.ETCL` of small towers."""
+    """Returns a compiled `tf_mural.ETCL` with small towers."""
     model = make_model(dropout, precision, model_seed)
     trainer = tf_mural.ETCL(model, **{"languages": LANGUAGES, "seed": 3, **options})
     optimizer = optimizer or tf_mural.optimizers.LAMB(1e-2, weight_decay=1e-2)
@@ -41,8 +41,8 @@ def make_trainer(optimizer=None, dropout=0.0, precision=None, model_seed=0, eage
 def make_records(folder):
     """Writes 16 records of a random image and two texts, and returns the path of the record set.
 
-    The pixels are random, because batch norm would scale up the rounding errors of two images of
-    a single color.
+    The pixels are random, because batch norm would amplify the rounding errors of images of a
+    single color.
     """
     rng, path = np.random.default_rng(0), os.path.join(folder, "noise")
     pixels = rng.integers(0, 256, (16, 36, 36, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""A small folder in each layout of people's own data: a red and a blue image, in two languages.
+"""Writes a small folder in each layout: a red and a blue image with texts in two languages.
 
 MINIATURES maps the name of a miniature to a function that writes it to a folder and returns a
 `Miniature`.
@@ -30,7 +30,7 @@ class Miniature:
 
     Attributes:
         layout: key of `layouts.LAYOUTS`.
-        dataset: data set that reads it.
+        dataset: name of the data set that reads the folder.
         texts: the texts of the red and of the blue image.
         options: options that the conversion needs.
         split: the split of the records.
@@ -110,7 +110,7 @@ def write_metadata_csv(folder):
 
 
 def write_parquet(folder):
-    """Writes Hugging Face's Parquet: two files, an image in both, one caption or a list."""
+    """Writes two Parquet files as Hugging Face does; both contain the red image."""
     pa = pytest.importorskip("pyarrow", reason="Parquet is written with pyarrow")
     import pyarrow.parquet
 
@@ -150,7 +150,7 @@ def write_tar_languages(folder):
 
 
 def write_tar_json(folder):
-    """Writes captions as an object by language, and as a list in this object."""
+    """Writes captions as JSON objects by language, whose values are strings or lists."""
     contents = {"red": dict(RED_TEXTS), "blue": {code: [text] for code, text in BLUE_TEXTS}}
     files = []
     for name, image in (("red", RED), ("blue", BLUE)):

@@ -24,7 +24,7 @@ def given(name):
 
 
 class ShapeOracle:
-    """A perfect encoder: embeds an image file, and each text that names its shape, as one axis.
+    """A perfect encoder: an image and each text that names its shape get the same unit vector.
 
     Args:
         folder: folder of circle.jpg, square.jpg, ...

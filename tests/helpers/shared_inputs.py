@@ -1,4 +1,4 @@
-"""Small input files with a known right result, in the folder `shared` beside the repository."""
+"""Small input files with known correct results, in the folder `shared` next to the repository."""
 
 import os
 

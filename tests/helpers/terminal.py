@@ -1,4 +1,4 @@
-"""Runs a command in a pseudo terminal."""
+"""Runs a command in a pseudoterminal."""
 
 import fcntl
 import os

@@ -1,4 +1,4 @@
-"""The part of the trainers that both backends share: a Keras model around a training step."""
+"""Base class of the trainers of both backends: a Keras model around a training step."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from tf_mural.nonfinite import LOSS_SCALES, BadStepPolicy
 from tf_mural.objective import Term
 from tf_mural.train_step import TrainStep, combine_logs
 
-# Value of `loss_scale` that selects the loss scale by the precision of the model.
+# Value of `loss_scale` and `jit_compile` that selects a value by the precision or the backend.
 AUTO = "auto"
 
 
@@ -23,7 +23,7 @@ class BaseTrainer(keras.Model):
     Args:
         model: `models.DualEncoder`.
         terms: sequence of `objective.Term`.
-        fields: {field: name of a tower} of the fields that the terms use.
+        fields: {field: name of a tower}, the fields that the terms use.
         languages: codes of the languages of the training texts. The language ids in a batch are
             positions in this sequence. If the sequence is empty, the logs contain no losses of
             languages.
@@ -40,14 +40,14 @@ class BaseTrainer(keras.Model):
 
     Attributes:
         encoder: the model.
-        core: the `train_step.TrainStep` that computes the step.
-        step: variable `step` of `core`.
+        core: the `train_step.TrainStep` that computes a training step.
+        step: variable `step` of `core`, the number of steps so far.
         loss_scale: `nonfinite.LossScale` of `core`, or None.
         sources: {name of a source: tuple of fields}.
 
     Raises:
-        UserError: a term uses an unknown field or an unknown learned scalar, a field names an
-            unknown tower, or the sources do not contain each field once.
+        UserError: a term uses an unknown field or learned scalar, a field has an unknown tower, or
+            a field does not belong to exactly one source.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class BaseTrainer(keras.Model):
 
         Returns:
             The scalar loss, and {name: value} of the logs, which are summed over chunks and
-            replicas. The logs must contain those of this method. "loss" is the loss in the logs.
+            replicas. An override must return all logs of this method; "loss" is the scalar loss.
         """
         return self.core.compute_objective(embeddings, batch, candidates, scalars, offset)
 
@@ -137,15 +137,15 @@ class BaseTrainer(keras.Model):
 
     @property
     def skipped_steps(self) -> int:
-        """Number of steps that were skipped so far; cannot be read inside a compiled step."""
+        """Number of steps skipped so far. A compiled step cannot read this property."""
         return int(self.step.numpy()) - int(self.optimizer.iterations.numpy())
 
     def next_step(self) -> int:
         """Returns the number of the next step; during `fit`, that of the first step of the epoch.
 
-        A dataset reads this number when an iterator starts. On TensorFlow, a compiled step may
-        increment the variable `step` while the iterator starts. On JAX, `fit` takes the values away
-        from the variables during an epoch.
+        A dataset reads this number when an iterator starts. At this time, the variable `step` is
+        not reliable: on TensorFlow, a compiled step may already increment it, and on JAX, the
+        variables have no values during an epoch of `fit`.
         """
         return int(self.step.numpy()) if self._epoch_step is None else self._epoch_step
 
@@ -159,7 +159,7 @@ class BaseTrainer(keras.Model):
         steps_per_execution: int = 1,
         **kwargs: Any,
     ) -> None:
-        """Sets the optimizer, and creates its slots.
+        """Sets the optimizer, and creates its slot variables.
 
         Unless the optimizer is built already, the learned scalars and all normalization layers are
         excluded from its weight decay, and batch norms from the layer adaptation of
@@ -167,7 +167,7 @@ class BaseTrainer(keras.Model):
 
         Args:
             optimizer: a Keras optimizer or its name.
-            jit_compile: whether XLA compiles the step; "auto": not on TensorFlow. JAX always uses
+            jit_compile: whether XLA compiles the step on TensorFlow; "auto": False. JAX always uses
                 XLA, unless `run_eagerly` is true.
             run_eagerly, steps_per_execution: see `keras.Model.compile`.
             **kwargs: further arguments of `keras.Model.compile`, which must be None.
@@ -229,14 +229,14 @@ class BaseTrainer(keras.Model):
             x: `tf.data.Dataset` of batches, see `data.training_dataset`.
             callbacks: list of Keras callbacks.
             validation_data: dataset of batches for `evaluate`.
-            **kwargs: see `keras.Model.fit`. Targets, sample weights and class weights do not exist
-                here. `steps_per_epoch` is required if the dataset is infinite.
+            **kwargs: see `keras.Model.fit`. Targets, sample weights and class weights are not
+                supported. `steps_per_epoch` is required if the dataset is infinite.
 
         Returns:
             `keras.callbacks.History`.
 
         Raises:
-            UserError: an argument has no effect here, `steps_per_epoch` is missing, a loss or
+            UserError: an argument is not supported, `steps_per_epoch` is missing, a loss or
                 gradient is not finite, or too many records cannot be used.
         """
         unused = ("y", "sample_weight", "class_weight", "validation_split")
@@ -248,7 +248,7 @@ class BaseTrainer(keras.Model):
                 raise UserError("fit: validation_data is infinite: give validation_steps")
         skipped_records = getattr(x, "skipped_records", None)
         callbacks = with_monitor(callbacks, StepMonitor(skipped_records))
-        # Keras keeps the epoch that `BackupAndRestore` restored in an earlier call.
+        # Otherwise, Keras would start at the epoch that `BackupAndRestore` set in an earlier call.
         self._initial_epoch = None
         if hasattr(x, "element_spec"):  # Keras would warn that it does not shuffle a dataset.
             kwargs.setdefault("shuffle", False)
@@ -281,10 +281,10 @@ class BaseTrainer(keras.Model):
             The means of loss, loss/<term> and loss_language/<code> over the batches.
 
         Raises:
-            UserError: an argument has no effect here, or `steps` is missing.
+            UserError: an argument is not supported, or `steps` is missing.
         """
-        # Keras calls this method inside of `fit` with a prepared dataset and arguments that are
-        # None, and with the callbacks of `fit`.
+        # `fit` of Keras calls this method with a prepared dataset, the callbacks of `fit`, and
+        # further arguments that are None.
         _refuse("evaluate", {k: kwargs[k] for k in ("y", "sample_weight") if k in kwargs})
         in_fit = kwargs.get("_use_cached_eval_dataset")
         if not in_fit and kwargs.get("steps") is None and _is_infinite(x):
@@ -391,7 +391,7 @@ def _exclude_from_weight_decay(optimizer, model):
         optimizer.exclude_from_weight_decay(model.scalar_variables)
         exclude_norms(optimizer, model)
         return
-    # The method of Keras' optimizers forgets the variables of earlier calls.
+    # `exclude_from_weight_decay` of Keras discards the variables of earlier calls.
     variables = getattr(optimizer, "_exclude_from_weight_decay", set())
     pattern = getattr(optimizer, "_exclude_from_weight_decay_pattern", None)
     optimizer.exclude_from_weight_decay([*model.scalar_variables, *norm_variables(model)])

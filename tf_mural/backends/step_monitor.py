@@ -9,8 +9,8 @@ from tf_mural.train_step import combine_logs
 class StepMonitor(keras.callbacks.Callback):
     """Checks the logs of each step of `fit`, and replaces them by their means over the epoch.
 
-    The callback stands before all other callbacks, which therefore see the means, and save no
-    weights of a bad step.
+    The callback must be the first in the list of callbacks. All other callbacks then get the means,
+    and cannot save the weights of a bad step, because the error of the check ends `fit` before.
 
     Args:
         skipped_records: `data.skipped_records.SkippedRecords` of the dataset, or None.
@@ -49,7 +49,7 @@ class StepMonitor(keras.callbacks.Callback):
             logs |= self._skipped_records.check()
 
     def on_test_begin(self, logs=None):
-        """Forgets the logs of the last `evaluate`."""
+        """Clears the logs of the last `evaluate`."""
         self.test_logs = []
 
     def on_test_batch_end(self, batch, logs=None):
@@ -68,7 +68,7 @@ def _replace(logs, values):
 
 
 def with_monitor(callbacks, monitor):
-    """Returns a list of callbacks that begins with a `StepMonitor`.
+    """Returns the list of the given callbacks with a `StepMonitor` as the first.
 
     Raises:
         UserError: `callbacks` is a `CallbackList`.
@@ -85,7 +85,7 @@ def monitor_of(callbacks):
 
 
 def explained(skipped_records, call):
-    """Calls a function; raises the UserError that caused an error of the dataset, if there is one.
+    """Calls a function, and replaces an error of the dataset by the `UserError` that caused it.
 
     Args:
         skipped_records: `data.skipped_records.SkippedRecords` of the dataset, or None.

@@ -8,7 +8,7 @@
 
 In the third example, `my_images` is a folder with images and a table, such as captions.tsv with the
 columns image, en and de. Without --dataset, the layout of the folder is detected and printed. If
-several layouts fit, the command ends with an error that names them and the flags that choose one.
+several layouts fit, the command ends with an error that names them and the flags to choose one.
 Flags that begin with the name of a data set, such as --table.quoting, are options of that data set.
 Existing record sets are kept. The same command continues a conversion that was stopped.
 """
@@ -120,7 +120,7 @@ def main(argv=None):
 
 def _with_flags(message):
     """Replaces the names of options of the data set by flags: "the option file" -> --table.file."""
-    # Errors of the detection are about tables.
+    # Messages of the detection name options of the data set `table`.
     name = "table" if FLAGS.dataset == _AUTO else FLAGS.dataset
     options = conversion.option_defaults(DATASETS[name])
 

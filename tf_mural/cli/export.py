@@ -123,7 +123,7 @@ def _export_onnx(folder, model):
     if is_changed:
         records, languages = _evaluation_records(model)
     if _DIMENSIONS.value:
-        # The records on which the projection is fitted are not those on which it is evaluated.
+        # The projection is fitted and evaluated on different records.
         fitted, records = export.EverySecond(records, 0), export.EverySecond(records, 1)
         projection = export.fit_projection(model.embed, fitted, _DIMENSIONS.value)
     with app.quietly():
@@ -148,7 +148,7 @@ def _export_onnx(folder, model):
 
 
 def _changes():
-    """Returns the effects of --quantize and --dimensions in words."""
+    """Returns a description of the changes by --quantize and --dimensions, for messages."""
     names = {"fp16": "float16 weights", "int8": "int8 matrix products in the text encoder"}
     parts = [names[_QUANTIZE.value]] if _QUANTIZE.value else []
     parts += [f"{_DIMENSIONS.value} dimensions"] if _DIMENSIONS.value else []

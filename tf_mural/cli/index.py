@@ -93,7 +93,7 @@ def main(argv=None):
 
 
 def _is_existing_index():
-    """Returns whether the flags name only an index, which is exported as it is."""
+    """Returns whether the flags name an existing index and no images, so that it is exported."""
     return not (_MODEL.value or _IMAGES.value or _RECORDS.value)
 
 

@@ -5,8 +5,8 @@
 
 --records names record sets, or folders that contain the record sets of a data set. With --out_dir,
 the command also writes inspection.json, charts, and a web page of images with captions for each
-record set. If a record set is large, only a random sample is read, see --limit. Ctrl-C ends the
-reading; the statistics of the records that were read until then are printed.
+record set. If a record set is large, only a random sample is read; see --limit. Ctrl-C ends the
+reading, and the statistics of the records that were read before are printed.
 """
 
 import os

@@ -9,7 +9,7 @@ corpus_filters    filters that need corpus-wide counts
 decontamination   removes records that excluded record sets contain
 image_probe       size, grayscale version and resizing of image files (JPEG, PNG, ...)
 hashes            64-bit hashes of records, texts and images
-ledger            counts of the records and other parts of the input, used and left out
+ledger            counts of the used and the unused records and other parts of the input
 provenance        the recipe of a record set, which identifies an existing record set
 publish           paths, locks and the final rename of a conversion
 """

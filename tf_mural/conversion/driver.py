@@ -332,8 +332,8 @@ class Passes:
             title: text after the label in progress lines.
             function, jobs: arguments of the executor.
             noun: plural noun for the jobs in progress lines, such as "units".
-            counted: plural noun for what the results count, such as "read"; None if the results
-                are not numbers.
+            counted: text after the sum of the results in progress lines, such as "read"; None if
+                the results are not numbers.
             done: number of jobs that earlier runs have finished.
         """
         label, total = f"{self.label}{title}", done + len(jobs)

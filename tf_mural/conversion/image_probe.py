@@ -78,7 +78,7 @@ class ImageNormalizer:
         """Returns the record with normalized images, or None if an image cannot be used."""
         images = []
         for data in record.images:
-            if not has_known_format(data):  # Each data set decides which files it accepts.
+            if not has_known_format(data):  # Each data set decides which other formats it accepts.
                 images.append(Normalized(data, ()))
                 continue
             try:
@@ -128,8 +128,8 @@ def resize_image(data, side, quality, method="bilinear", antialias=False):
     """Returns an image file of side x side pixels, or the reason why the image is unusable.
 
     The result is a JPEG without chroma subsampling, or a PNG if the PNG is smaller, as for
-    drawings. From a JPEG, a PNG is made only for sides of at most 128 pixels, because the second
-    encoding takes time.
+    drawings. A JPEG becomes a PNG only if `side` is at most 128, because encoding an image in both
+    formats takes time.
 
     Args:
         data: bytes of a normalized image file.

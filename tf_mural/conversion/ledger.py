@@ -1,4 +1,4 @@
-"""The ledger of a conversion: counts of everything that was read, and why it was not used.
+"""The ledger of a conversion: counts of the used and the unused input, with the reasons.
 
 For records, kept + dropped = read. For the other parts of the input (files, columns, rows, members
 of archives, language codes), used + ignored = read.
@@ -12,7 +12,7 @@ from tf_mural.data.text_cleaning import is_blank, valid_unicode
 from tf_mural.errors import UserError
 
 MAX_EXAMPLES = 5  # number of examples that the ledger stores for each reason
-# A table has few columns, and all columns that are ignored are named.
+# All ignored columns are named, because a table has few columns.
 _MAX_PART_EXAMPLES = {"columns": 40}
 _IS_READ_AS = " is read as "
 
@@ -25,12 +25,12 @@ class Ledger:
         read, kept: numbers of records.
         dropped: Counter of dropped records, by reason.
         dropped_texts: Counter of texts that were dropped from a record, by reason.
-        changed_images: Counter of the changes of images that were encoded again.
-        examples: dict from reason to a list of examples.
+        changed_images: Counter of the images that were encoded again, by the change.
+        examples: {reason or change: list of examples}.
         parts: {kind of parts of the input: {"read", "used": counts, "ignored": {reason: count},
             "examples": {reason: list of names}, "options": {reason: option that uses the part}}}.
-        changes: {how a used part differs from the input, such as a language code or the encoding of
-            a file: number of such parts}.
+        changes: {change of a used part, such as "pt_BR is stored as pt" for a language code, or the
+            encoding of a file that is not in UTF-8: number of such parts}.
     """
 
     read: int = 0
@@ -63,7 +63,7 @@ class Ledger:
         self._add_example(skipped.reason, skipped.example)
 
     def change_image(self, change, example):
-        """Counts an image that was encoded again; `change` states why."""
+        """Counts an image that was encoded again; `change` is the reason."""
         self.changed_images[change] += 1
         self._add_example(change, example)
 
@@ -240,7 +240,7 @@ def format_summary(manifests):
 
 
 def _part_notes(manifest):
-    """Yields a sentence for each reason why parts were ignored, and for all changes."""
+    """Yields a sentence for each reason why parts were ignored, and sentences for the changes."""
     ledger = manifest["ledger"]
     for kind, totals in ledger.get("parts", {}).items():
         for reason, count in totals["ignored"].items():
@@ -254,7 +254,7 @@ def _part_notes(manifest):
             if option := totals["options"].get(reason):
                 note += f". To use one: --{manifest['dataset']}.{option}"
             yield note
-    # A language code is "stored as" another one, and a file is "read as" in another encoding.
+    # A change contains "is stored as" for a language code, and "is read as" for an encoding.
     changes = ledger.get("changes", {})
     yield from (change for change in changes if _IS_READ_AS in change)
     codes = {change: count for change, count in changes.items() if _IS_READ_AS not in change}

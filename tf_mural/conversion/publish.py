@@ -147,7 +147,7 @@ def lock(path):
 
 
 def cleanup_failed(paths, progress):
-    """Keeps the finished units of a failed conversion; without any, removes the build folder.
+    """Removes the build folder of a failed conversion, unless it contains finished units.
 
     Args:
         paths: `BuildPaths`.

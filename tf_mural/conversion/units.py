@@ -40,7 +40,7 @@ class Task:
 
 
 def scan_unit(task, number, unit):
-    """Pass 1 of a unit: spills the entries of the corpus filters.
+    """Runs pass 1 of a unit: spills the entries of the corpus filters.
 
     Args:
         task: `Task`.
@@ -75,7 +75,7 @@ def scan_unit(task, number, unit):
 
 
 def resolve_filters(task, name, number, start, end, files):
-    """Between the passes: writes the drop list of a corpus filter for one range of keys.
+    """Resolves a corpus filter for one range of keys: writes the drop list.
 
     Args:
         task: `Task`.
@@ -94,7 +94,7 @@ def resolve_filters(task, name, number, start, end, files):
 
 
 def write_unit(task, number, unit, read=None, ranges=None):
-    """Pass 2 of a unit: writes its shards, then its result file.
+    """Runs pass 2 of a unit: writes the shards, then the result file.
 
     Args:
         task: `Task`.

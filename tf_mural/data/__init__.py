@@ -3,7 +3,7 @@
 import importlib
 
 # Maps each public name to the module that defines it. The module is imported when the name is first
-# used.
+# used, because `import tf_mural.data` must not import TensorFlow.
 _EXPORTS = {
     "KerasHubTokenizer": "encoder_inputs",
     "Preprocessing": "preprocessing",

@@ -1,4 +1,4 @@
-"""Tokenizer and preprocessing of an encoder: KerasHub's objects, and files in saved models."""
+"""Adapts tokenizers and image converters of KerasHub, and stores tokenizers in saved models."""
 
 import functools
 import json
@@ -16,8 +16,8 @@ _DESCRIPTION, _VOCABULARY = "tokenizer.json", "vocabulary.txt"
 class KerasHubTokenizer:
     """A tokenizer of KerasHub with the interface of `tokenizers.Tokenizer`.
 
-    A row consists of the start token, the tokens of the text, the end token and padding. Start and
-    end token are left out if the tokenizer has none.
+    A row consists of the start token, the tokens of the text, the end token and padding. The start
+    token or the end token is omitted if the tokenizer does not define it.
 
     Args:
         tokenizer: `keras_hub.tokenizers.Tokenizer` that returns rows of different lengths.
@@ -30,7 +30,7 @@ class KerasHubTokenizer:
         pad_id: token that pads rows.
 
     Raises:
-        UserError: the tokenizer has no padding token, or a fixed number of tokens.
+        UserError: the tokenizer has no padding token, or returns rows of a fixed length.
     """
 
     def __init__(self, tokenizer: Any, max_tokens: int = 64, pad_id: int | None = None):
@@ -100,7 +100,7 @@ class KerasHubTokenizer:
         return tokenize
 
     def __call__(self, strings: Any) -> Any:
-        """Tokenizes strings (n,); the last pieces of long texts are dropped.
+        """Tokenizes strings (n,). Texts with too many pieces are truncated at the end.
 
         Returns:
             int32 (n, max_tokens).
@@ -119,7 +119,10 @@ class KerasHubTokenizer:
         return tf.ensure_shape(tokens, (strings.shape[0], self.max_tokens))
 
     def has_known_tokens(self, tokens: Any) -> Any:
-        """Returns for each row of int32 (n, t) whether it has a piece of a text, bool (n,)."""
+        """Returns whether each row of `tokens`, int32 (n, t), has a known piece, bool (n,).
+
+        Special tokens are not known pieces.
+        """
         import tensorflow as tf
 
         special = {self.pad_id, *self._start, *self._end}
@@ -143,10 +146,10 @@ def as_tokenizer(
     Args:
         tokenizer: `Tokenizer`, `KerasHubTokenizer`, the path of a vocabulary file, or a tokenizer
             of KerasHub.
-        max_tokens: number of tokens per text. None: that of the tokenizer.
-        pad_id: token that pads rows. None: that of the tokenizer.
+        max_tokens: number of tokens per text. None: `max_tokens` of the tokenizer.
+        pad_id: token that pads rows. None: the padding token of the tokenizer.
         default_max_tokens: number of tokens per text if `max_tokens` is None, and the argument
-            `tokenizer` has no such number.
+            `tokenizer` has no attribute `max_tokens`.
 
     Raises:
         UserError: the tokenizer is of another type, or has another `max_tokens` or `pad_id`.
@@ -199,7 +202,7 @@ def load_tokenizer(folder: str) -> Tokenizer | KerasHubTokenizer | None:
     """Reads a tokenizer that `save_tokenizer` wrote.
 
     Args:
-        folder: folder; if it does not exist or is empty, the result is None.
+        folder: folder of the tokenizer. If it does not exist or is empty, the result is None.
     """
     path = os.path.join(folder, _DESCRIPTION)
     if not os.path.exists(path):
@@ -221,12 +224,12 @@ def as_preprocessing(preprocessing: Any, size: int, **defaults: Any) -> Preproce
 
     Args:
         preprocessing: `Preprocessing`, the result of its method `to_json`, a
-            `keras_hub.layers.ImageConverter`, or None. Of an image converter, the interpolation,
-            `antialias`, `scale` and `offset` are used. Images are resized to a square in any case,
-            without the cropping or padding of the image converter.
+            `keras_hub.layers.ImageConverter`, or None. Only the attributes `interpolation`,
+            `antialias`, `scale`, `offset` and `image_size` of an image converter are used. Images
+            are always resized to a square, without the cropping or padding of the image converter.
         size: height and width of the images in pixels.
-        **defaults: attributes that replace the defaults of `Preprocessing` if `preprocessing` is
-            None.
+        **defaults: values of attributes that are used instead of the defaults of `Preprocessing` if
+            `preprocessing` is None.
 
     Raises:
         UserError: the argument is of another type, or its size is not `size`.
@@ -251,7 +254,7 @@ def as_preprocessing(preprocessing: Any, size: int, **defaults: Any) -> Preproce
 
 
 def _from_image_converter(converter, size):
-    """KerasHub scales to `scale x + offset`; this package to `(x - mean) / std`."""
+    """Converts an image converter, which computes scale * x + offset = (x - mean) / std."""
     height, width = converter.image_size or (size, size)
     if height != width:
         raise UserError(f"the image converter has the size {height} x {width}, expected a square")

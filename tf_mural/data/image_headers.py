@@ -1,9 +1,9 @@
-"""Reads the headers of image files: sizes, and whether TensorFlow decodes a file correctly."""
+"""Reads from the header of an image file its size, and whether TensorFlow decodes it correctly."""
 
 import re
 import struct
 
-# Maximum number of pixels of an image. An image of this size takes about 268 MB when decoded.
+# Maximum number of pixels of an image. The pixels of such an image need about 268 MB of memory.
 # Larger images could exhaust the memory.
 MAX_PIXELS = 89_478_485
 
@@ -54,7 +54,7 @@ def _webp_size(data):
 
 
 def has_known_format(data):
-    """Returns whether data begin like a JPEG, PNG, GIF, BMP or WebP file."""
+    """Returns whether the bytes start like those of a JPEG, PNG, GIF, BMP or WebP file."""
     if data[:4] == b"RIFF":
         return data[8:12] == b"WEBP"
     return data.startswith((b"\xff\xd8", _PNG[:4], b"GIF8", b"BM"))
@@ -63,8 +63,9 @@ def has_known_format(data):
 def decodes_alike(data):
     """Returns whether the headers show that TensorFlow decodes a file to upright RGB pixels.
 
-    The check takes some microseconds. It reads only JPEG and PNG files. In doubt, the result is
-    False, for example for a PNG with an alpha channel, whose pixels may still be opaque.
+    The check takes a few microseconds. The result is False if the headers do not decide this, for
+    example for a PNG with an alpha channel, whose pixels may still be opaque, and for any file that
+    is neither a JPEG nor a PNG.
 
     Args:
         data: bytes of an image file.
@@ -125,7 +126,7 @@ def _is_frame_header(marker):
 
 
 def is_usual_jpeg(data):
-    """Returns whether TensorFlow decodes the colors of a JPEG, apart from its orientation.
+    """Returns whether TensorFlow decodes the colors of a JPEG correctly, in any orientation.
 
     The JPEG must have 8 bits per component, Huffman coding, and one or three components, or four
     components and Adobe's marker.
@@ -137,7 +138,7 @@ def is_usual_jpeg(data):
 
 
 def _checked_segments(data):
-    """Yields the segments of a JPEG until one shows that TensorFlow decodes other colors."""
+    """Yields the segments of a JPEG up to the first that TensorFlow does not decode correctly."""
     components, adobe = 0, False
     for marker, start, end in jpeg_segments(data):
         if end > len(data):
@@ -155,7 +156,7 @@ def _checked_segments(data):
 
 
 def _is_plain_jpeg(data):
-    """Whether `is_usual_jpeg`, and neither EXIF nor XMP data state another orientation."""
+    """Returns whether a JPEG is upright, and TensorFlow decodes its colors correctly."""
     marker, orientation, xmp_upright = None, None, True
     for marker, start, end in _checked_segments(data):
         if marker == 0xE1:
@@ -164,15 +165,15 @@ def _is_plain_jpeg(data):
                 orientation = orientation or _exif_orientation(content[6:])
             else:
                 xmp_upright = xmp_upright and _is_xmp_upright(content)
-    # As in Pillow, XMP data count only if the EXIF data state no orientation.
+    # As in Pillow, the orientation in XMP data is used only if the EXIF data contain none.
     is_upright = xmp_upright if orientation is None else orientation == 1
     return marker == 0xDA and is_upright
 
 
 def _is_plain_png(data):
-    """Whether a PNG has neither transparency nor EXIF data.
+    """Returns whether a PNG has no transparency, no EXIF data, and no orientation in XMP data.
 
-    TensorFlow uses the high byte of samples with 16 bits.
+    PNG files of 16 bits are included, because TensorFlow then uses the high byte, as Pillow does.
     """
     if len(data) < 33 or data[25] & 4:  # bit 2 of the color type: an alpha channel
         return False
@@ -194,15 +195,15 @@ def _is_plain_png(data):
 
 
 def _is_xmp_upright(content):
-    """Whether a text contains no orientation in XMP data, or orientation 1."""
+    """Returns whether XMP data contain no orientation, or orientation 1."""
     match = _XMP_ORIENTATION.search(content)
     return match is None or match[2] == b"1"
 
 
 def _exif_orientation(tiff):
-    """Returns the orientation of EXIF data, which have the format of TIFF.
+    """Returns the orientation in EXIF data, which have the format of TIFF.
 
-    The result is None if the data state no orientation, and -1 if the data need a closer look.
+    The result is None if the data contain no orientation, and -1 if the data are not valid.
     """
     order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
     if order is None or len(tiff) < 8:

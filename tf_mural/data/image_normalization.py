@@ -1,9 +1,10 @@
 """Converts image files and Pillow images to upright 8-bit RGB images without transparency.
 
-TensorFlow ignores the orientation in EXIF data and drops transparency: a phone photograph lies on
-its side, and the transparent background of a logo becomes black. Every way in therefore uses
-`normalize`: the conversion to records, the `Embedder`, the index, and the search page. Image files
-that TensorFlow decodes correctly keep their bytes. This module needs only Pillow.
+TensorFlow ignores the orientation in EXIF data and drops transparency. A photograph from a phone
+would be rotated by 90 degrees, and the transparent background of a logo would become black. All
+code that reads images of users therefore calls `normalize`: the conversion to records, the
+`Embedder`, the index, and the search page. Image files that TensorFlow decodes correctly keep their
+bytes. This module needs Pillow, but not TensorFlow.
 """
 
 import functools
@@ -30,12 +31,13 @@ _TRANSPOSITIONS = {
     7: "TRANSVERSE",
     8: "ROTATE_90",
 }
-# Rotated JPEGs with more pixels are stored as JPEGs, because PNG files would be several times as
-# large. For small JPEGs, the second compression would change the pixels by more than 2 levels.
+# Rotated JPEGs with more pixels than this are stored as JPEGs, because PNG files would be several
+# times as large. In smaller JPEGs, a second compression would change the pixels by more than 2
+# levels.
 _MAX_PNG_PIXELS = 512 * 512
 _JPEG_QUALITY = 95
 
-# Names of the changes that `normalize` makes, for the ledger of a conversion.
+# Names of the changes that `normalize` makes. The ledger of a conversion contains these names.
 ROTATED = "turned upright, as the EXIF orientation states"
 FLATTENED = "transparency replaced by the background color"
 REENCODED = "encoded again, because TensorFlow decodes this kind of file differently"
@@ -51,7 +53,8 @@ class Normalized(NamedTuple):
 
     Attributes:
         data: bytes of an image file that TensorFlow decodes correctly.
-        changes: tuple of `ROTATED`, `FLATTENED` and `REENCODED`; () if `data` is unchanged.
+        changes: tuple of the changes, some of `ROTATED`, `FLATTENED` and `REENCODED`; () if `data`
+            is unchanged.
     """
 
     data: bytes
@@ -62,12 +65,12 @@ def normalize(data, background="white", lossless=False):
     """Returns an image file that TensorFlow decodes to upright 8-bit RGB pixels.
 
     The EXIF orientation is applied, also in PNG and WebP files. Transparent pixels are composited
-    on a background color. Of an animation, the first frame is used. The bytes are returned
-    unchanged if TensorFlow decodes them to these pixels; the mean absolute difference of JPEGs is
-    then at most 2 levels, because TensorFlow and Pillow use different JPEG decoders. For JPEG and
-    PNG files, this is in most cases decided by the headers. Other files are encoded again: rotated
-    JPEGs with more than 512 x 512 pixels as JPEG of quality 95 without chroma subsampling, all
-    others as PNG.
+    on a background color. Only the first frame of an animation is used. The bytes are returned
+    unchanged if TensorFlow decodes them to these pixels; for most JPEG and PNG files, the headers
+    decide this. In this comparison, the mean absolute difference of a JPEG may be up to 2 levels of
+    256, because TensorFlow and Pillow use different JPEG decoders. All other files are encoded
+    again: rotated JPEGs with more than 512 x 512 pixels as JPEG of quality 95 without chroma
+    subsampling, all others as PNG.
 
     Args:
         data: bytes of a JPEG, PNG, GIF, BMP or WebP file.
@@ -109,15 +112,14 @@ def to_rgb(image, background="white"):
     """Converts a Pillow image to upright pixels of mode "RGB" or "L".
 
     Args:
-        image: Pillow image of any mode. EXIF data of the image are followed.
+        image: Pillow image of any mode. The orientation in its EXIF data is applied.
         background: see `normalize`.
 
     Returns:
         (Pillow image, tuple of the changes `ROTATED` and `FLATTENED`).
 
     Raises:
-        UnreadableImage: the colors are ambiguous, or integer or float values are outside of
-            [0, 255].
+        UnreadableImage: the colors are ambiguous, or integer or float pixels are not in [0, 255].
     """
     if image.mode == "CMYK" and image.format in ("JPEG", "MPO") and "adobe" not in image.info:
         raise UnreadableImage(AMBIGUOUS_CMYK)
@@ -136,7 +138,7 @@ def upright(image):
     """Applies the EXIF orientation of a Pillow image.
 
     Args:
-        image: Pillow image. Orientations in XMP data count if EXIF data state none.
+        image: Pillow image. The orientation in XMP data is used only if EXIF data contain none.
 
     Returns:
         (Pillow image, (`ROTATED`,) or ()).
@@ -232,8 +234,8 @@ def _encode(image, as_jpeg, fast):
 def _tensorflow_decodes(data, image):
     """Returns whether TensorFlow decodes the bytes to the pixels of the Pillow image."""
     if image.format == "GIF":
-        # TensorFlow needs the last byte, leaves out the area around a small first frame, and
-        # refuses pixels whose color the palette lacks.
+        # TensorFlow fails without the last byte, omits the area around a small first frame, and
+        # refuses pixels whose color is not in the palette.
         colors = image_headers.full_gif_frame_colors(data)
         return data.endswith(b";") and image.getextrema()[1] < colors
     if image.format in ("JPEG", "MPO"):

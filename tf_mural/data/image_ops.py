@@ -18,10 +18,10 @@ def decode(data):
 def resize(image, size, method="bilinear", antialias=False):
     """Resizes an image to a square, which may change its aspect ratio.
 
-    By default, the interpolation is bilinear without antialiasing, as in the paper and as by
-    default in `tf.image.resize`. The values are rounded, so that resizing at conversion and in
-    training gives the same pixels. An image that already has the size is returned unchanged,
-    because resizing would not change its pixels.
+    By default, the interpolation is bilinear without antialiasing, as in the paper and as in
+    `tf.image.resize` by default. The values are rounded to integers, so that resizing during a
+    conversion and resizing in training give the same pixels. An image that already has the size is
+    returned unchanged, because resizing would not change its pixels.
 
     Args:
         image: uint8 (h, w, 3).
@@ -35,7 +35,7 @@ def resize(image, size, method="bilinear", antialias=False):
 
     def resized():
         pixels = tf.image.resize(image, (size, size), method=method, antialias=antialias)
-        if method != "bilinear":  # Other methods overshoot at edges.
+        if method != "bilinear":  # Other methods may give values outside of [0, 255] at edges.
             pixels = tf.clip_by_value(tf.cast(pixels, tf.float32), 0.0, 255.0)
         return tf.cast(tf.round(pixels), tf.uint8)
 
@@ -91,5 +91,5 @@ def preprocess_pixels(image, preprocessing):
 
 
 def preprocess_for_evaluation(data, preprocessing):
-    """Decodes the bytes of a normalized image file, and calls `preprocess_pixels`."""
+    """Decodes a normalized image file, bytes, and calls `preprocess_pixels`."""
     return preprocess_pixels(decode(data), preprocessing)

@@ -55,10 +55,9 @@ def training_dataset(
     """Returns an infinite dataset of the local batches of a stage, one per replica and step.
 
     Element e belongs to step `start_step + e // replicas` and to local replica `e % replicas`. The
-    rows of an element are the draws of this replica's slice of the global batch, so the global
-    batch does not depend on the numbers of workers and replicas. A record that cannot be used (see
-    `ExampleBuilder`) is replaced by the record of a distant draw; no other row of any source
-    changes.
+    rows of an element are the draws of this replica's slice of the global batch. The global batch
+    therefore does not depend on the numbers of workers and replicas. If a record cannot be used
+    (see `ExampleBuilder`), the record of a distant draw replaces it, and no other row changes.
 
     Args:
         sources: list of `Source`; their fields are merged into one batch.

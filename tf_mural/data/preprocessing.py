@@ -1,4 +1,4 @@
-"""Description of how the image of a file becomes the input of an image tower."""
+"""Describes how the pixels of an image file become the input of an image tower."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ PADDINGS = ("symmetric", "end")
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """The preprocessing of images, which belongs to the weights of an image tower as plain data.
+    """The preprocessing of images. It is stored as plain data with the weights of an image tower.
 
     An image is made upright and opaque (see `image_normalization`), resized to a square of `resize`
     pixels without keeping its aspect ratio, and rounded to 8 bits. Training crops a random square
@@ -76,8 +76,8 @@ class Preprocessing:
         Args:
             images: mapping from names of attributes to values. Attributes that are missing, as in
                 the files of earlier versions of `tf_mural`, get their default values.
-            tower: further such mapping, for example the arguments of `models.image_tower`. Keys
-                that are not attributes of this class, and values of None, are ignored.
+            tower: a second mapping, for example the arguments of `models.image_tower`. Keys that
+                are not attributes of this class, and values of None, are ignored.
 
         Raises:
             UserError: a value is invalid.
@@ -88,12 +88,12 @@ class Preprocessing:
 
     @property
     def input_scale(self) -> float | tuple[float, ...]:
-        """Factor of each pixel in the input of the tower, a float or a tuple of 3 floats."""
+        """Factor by which each pixel is multiplied, a float or a tuple of 3 floats."""
         return _scalar_or_tuple([self.scale / std for std in self._per_channel("std")])
 
     @property
     def input_offset(self) -> float | tuple[float, ...]:
-        """Summand of each scaled pixel in the input of the tower, see `input_scale`."""
+        """Offset that is added to each scaled pixel, a float or a tuple of 3 floats."""
         pairs = zip(self._per_channel("mean"), self._per_channel("std"), strict=True)
         return _scalar_or_tuple([-mean / std for mean, std in pairs])
 

@@ -1,4 +1,4 @@
-"""Unicode normalization of texts before they are tokenized, and texts without visible characters.
+"""Normalizes the Unicode characters of texts, and detects texts without visible characters.
 
 The operations of `clean` are TensorFlow operations. Therefore, training, evaluation and exported
 models clean texts in the same way, and record sets store the texts as they were read.
@@ -22,13 +22,13 @@ _FILLERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0").union(
 
 
 def is_blank(text: str) -> bool:
-    """Returns whether a text has only spaces, zero-width characters and filler characters.
+    """Returns whether a text has no visible characters.
 
-    Such characters are white space, control and format characters (for example U+200B and U+2060),
-    and characters with an empty glyph (for example U+3164, the Hangul filler).
+    Invisible characters are white space, control and format characters (for example U+200B and
+    U+2060), and characters with an empty glyph (for example U+3164, the Hangul filler).
     """
     if text[:1].isalnum() and text[0] not in _FILLERS:
-        return False  # the usual case, without a search of all categories
+        return False  # This check is fast, and decides for most texts.
     return all(
         character.isspace()
         or character in _FILLERS
@@ -43,7 +43,7 @@ def valid_unicode(text: str) -> str:
 
 
 def normalize(text: str) -> str:
-    """Returns a text in Unicode NFC; zero-width spaces of long runs become spaces, as in `clean`.
+    """Returns a text in Unicode NFC; zero-width spaces in long runs become spaces, as in `clean`.
 
     A vocabulary is trained on texts in this form.
     """
@@ -78,13 +78,13 @@ def clean(strings, lower_case, has_unknown):
     import tensorflow as tf
     import tensorflow_text
 
-    # Checking whether texts are valid takes a third of the time of replacing invalid bytes.
+    # Few texts have invalid bytes. The check takes a third of the time of the replacement.
     strings = tf.cond(
         tf.reduce_all(tf.strings.regex_full_match(strings, _VALID)),
         lambda: tf.identity(strings),
         lambda: tf.strings.unicode_transcode(strings, "UTF-8", "UTF-8", errors="replace"),
     )
-    if not lower_case:  # a previous NFC does not change the result of NFD
+    if not lower_case:  # `_lowered` applies NFD, whose result does not depend on a previous NFC.
         strings = tensorflow_text.normalize_utf8(strings, "NFC")
     finish = _lowered if lower_case else tf.identity
     cleaned = _remove_ignored(strings)

@@ -46,7 +46,7 @@ SCRIPTS = {
     "bo": {"TIBETAN"},
     "am": {"ETHIOPIC"},
 }
-# Scripts of languages that are not written in their usual script, such as sr-Latn.
+# {script subtag of a language code, as in sr-Latn: scripts of the texts}
 _BY_TAG = {
     "Latn": {"LATIN"},
     "Cyrl": {"CYRILLIC"},
@@ -61,7 +61,7 @@ _KNOWN_SCRIPTS = frozenset().union(*SCRIPTS.values())
 
 
 def _find_scripts(code):
-    """Returns the scripts of a language code of any convention, or None if they are unknown."""
+    """Returns the scripts of a language code in any convention; None: unknown."""
     language = languages.find(code)
     tag, _, script = (language.code if language else code.lower()).partition("-")
     return _BY_TAG.get(script) if script else SCRIPTS.get(tag)
@@ -161,7 +161,7 @@ class TextNotes:
         return ""
 
     def _is_suspicious(self, character):
-        """Returns whether the character alone may cause a note about the language of a text."""
+        """Returns whether a text may have a language note because of this character."""
         if not self._languages:
             return False
         script = script_of(character)

@@ -1,4 +1,4 @@
-"""Datasets for trainers: samplers of record sets, and batches with the fields of a trainer."""
+"""Builds training datasets for trainers: the samplers of record sets, and the batches."""
 
 import dataclasses
 import os
@@ -39,7 +39,7 @@ def training_dataset(
 
         tf_mural.data.training_dataset("data/scenes/train", trainer, batch_size=128)
 
-    The order of the examples is a function of the seed and the number of the step. With the same
+    The order of the examples depends only on the seed and the number of the step. With the same
     seed and the same sources, tools/train.py reads the same examples in the same order.
 
     Args:
@@ -47,22 +47,23 @@ def training_dataset(
             several sources, {name of a source: records}. A sequence is mixed, see `weights`.
         trainer: a trainer, such as `tf_mural.ETCL(model)`, whose fields are read.
         batch_size: number of examples per step and source, over all replicas.
-        languages: codes of the languages that are drawn. None: the languages of the paper for
-            `ALIGN`, `MURAL` and `ETCL`, else all languages of the records. As every option
-            below whose type is a mapping, this option may be {name of a source: value}.
-        start_step: number of the first step. None: an iterator of the dataset starts at
-            `trainer.step`. A `fit` that `BackupAndRestore` restored, and a second call of `fit`,
-            therefore continue with the next examples.
+        languages: codes of the languages whose texts are drawn. None: the languages of the paper
+            for `ALIGN`, `MURAL` and `ETCL`, otherwise all languages of the records. This option,
+            like each option below whose type includes a mapping, may be {name of a source: value}.
+        start_step: number of the first step. None: each iterator of the dataset starts at
+            `trainer.step`. A second call of `fit`, and a `fit` after `BackupAndRestore` has
+            restored the trainer, therefore continue with the next examples.
         tokenizer: a `Tokenizer`, a tokenizer of KerasHub, or the path of a vocabulary. None: the
             tokenizer of the text encoders.
-        preprocessing: a `Preprocessing`. None: that of the image encoders. If it does not resize
-            images to more than the crop, images are resized to 9/8 of the crop for random crops.
+        preprocessing: a `Preprocessing`. None: the preprocessing of the image encoders. If its
+            `resize` is not larger than its `crop`, images are resized to 9/8 of `crop`, so that
+            random crops differ.
         epoch_unit, min_languages, weights, temperature: see `sampling.IndexSampler`. None: the
-            value of the paper for `ETCL`, else the default of `IndexSampler`.
+            value of the paper for `ETCL`, otherwise the default of `IndexSampler`.
         flip: whether images may be mirrored. Images of records whose captions mention left or right
             are never mirrored.
         seed: seed of the order, the crops and the language pairs. None: the seed of the trainer.
-        max_bad_records: maximum share of records that cannot be used.
+        max_bad_records: maximum share, from 0 to 1, of records that cannot be used.
 
     Returns:
         `tf.data.Dataset` of {field: {"pixels" uint8 (n, crop, crop, 3) or "tokens" int32 (n, t),
@@ -118,7 +119,7 @@ def training_dataset(
         dataset = strategy.distribute_datasets_from_function(make_dataset)
     else:
         dataset = make_dataset()
-    # `fit` enforces the limit, and explains errors of the dataset.
+    # `fit` reads this attribute to enforce the limit, and to explain errors of the dataset.
     dataset.skipped_records = skipped_records
     return dataset
 
@@ -136,7 +137,7 @@ def make_sampler(
         name: name of the source.
         sets: the record sets.
         modalities: {field: modality} of the source.
-        languages: codes of the languages that are drawn; None: all languages.
+        languages: codes of the languages whose texts are drawn; None: all languages.
         **options: further arguments of `IndexSampler`.
 
     Raises:
@@ -165,8 +166,8 @@ def make_source(
     Args:
         sampler: result of `make_sampler`.
         modalities: {field: modality} of the source.
-        flip: whether images may be mirrored. Images must not be mirrored if their captions mention
-            left or right; the manifest of such records does not list the augmentation "flip".
+        flip: whether images may be mirrored. Images are never mirrored if the manifest of their
+            records does not list the augmentation "flip", because captions mention left or right.
     """
     may_flip = all("flip" in s.manifest["augmentations"] for s in sampler.sets)
     return input_pipeline.Source(sampler, dict(modalities), flip=flip and may_flip)
@@ -248,7 +249,7 @@ def _preprocessing(preprocessing, towers):
 
 
 def _languages(sources, languages):
-    """Returns the codes whose positions are the language ids."""
+    """Returns the language codes; the language ids of a batch are positions in this sequence."""
     drawn = sorted({code for source in sources for code in source.sampler.languages})
     if not languages:
         return tuple(drawn)

@@ -1,10 +1,10 @@
 """The WordPiece algorithm in TensorFlow, for words of any length.
 
 Like the reference tokenizer, `WordPiece` maps a word of at most 100 characters to [UNK] if some
-part of the word is not in the vocabulary. The reference tokenizer maps all longer words to [UNK].
-This would lose whole captions in Thai, Khmer, Lao or Burmese, which are written without spaces.
-`WordPiece` splits longer words in the same way as short words, except that only the unknown
-characters become [UNK].
+part of the word is not in the vocabulary. The reference tokenizer maps all longer words to [UNK],
+which would discard whole captions in Thai, Khmer, Lao and Burmese, because these languages are
+written without spaces. `WordPiece` splits longer words in the same way as short words, except that
+only their unknown characters become [UNK].
 """
 
 from collections.abc import Sequence
@@ -21,9 +21,9 @@ _PRIVATE_USE = range(0xE000, 0xF900)
 class WordPiece:
     """Splits texts into words, and words into the longest pieces of a vocabulary.
 
-    The tokenizer of tensorflow-text has additional pieces: for each character of the vocabulary,
-    the character as a piece that starts a word, and as a piece that continues a word. They match
-    only where no piece of the vocabulary matches, and are then mapped to [UNK].
+    The tokenizer of tensorflow-text is built with additional pieces: each character of the
+    vocabulary as a piece that starts a word, and as a piece that continues a word. An additional
+    piece matches only where no piece of the vocabulary matches, and is then mapped to [UNK].
 
     Args:
         pieces: pieces in the order of their ids, a vocabulary that `check_vocabulary` accepts.
@@ -93,7 +93,7 @@ class WordPiece:
         Args:
             strings: string (n,).
             pieces: RaggedTensor int32 (n, None), which may contain additional pieces.
-            starts, ends: RaggedTensors int64 (n, None), the bytes of `strings` of each piece.
+            starts, ends: RaggedTensors int64 (n, None), start and end of each piece in bytes.
 
         Returns:
             RaggedTensor int32 (n, None).

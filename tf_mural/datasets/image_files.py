@@ -41,7 +41,7 @@ def load_image(folder, name, where):
     folder = os.path.abspath(folder)
     path = _path_inside(folder, name, name, where)
     if not os.path.lexists(path):
-        # The path is checked first, because a backslash may also lead out of the folder.
+        # This path is checked too, because a path with backslashes may also leave the folder.
         _path_inside(folder, name.replace("\\", "/"), name, where)
         similar, _ = file_io.find_name(folder, name)
         path = _path_inside(folder, similar or name, name, where)
@@ -78,7 +78,7 @@ def validate_image(data):
         data: bytes of the image file.
 
     Returns:
-        (data, None), or (None, reason) if the image cannot be used, with the reason in a few words.
+        (data, None), or (None, reason) if the image cannot be used; the reason is a short text.
     """
     if len(data) > MAX_BYTES:
         return None, "image too large"

@@ -1,4 +1,4 @@
-"""The contents of a folder, by which `layouts` finds its layout."""
+"""Examines the contents of a folder, from which `layouts` detects the layout."""
 
 import functools
 import itertools
@@ -13,7 +13,7 @@ from tf_mural.errors import UserError
 _PEEKED_MEMBERS, _PEEKED_SHARDS = 200, 2000
 _IMG2DATASET_KEYS = {"url", "status", "error_message"}
 _TABLE_EXTENSIONS = (*(f".{name}" for name in files.TEXT_EXTENSIONS), ".json", ".parquet", ".txt")
-# Files by which the data sets of a fixed form are recognized.
+# {name of a file: the public data set that contains a file with this name}.
 OFFICIAL_FILES = {
     "Train_GCC-training.tsv": "cc3m",
     "Validation_GCC-1.1.0-Validation.tsv": "cc3m",
@@ -69,7 +69,7 @@ class Survey:
         return sources
 
     def tables_of(self, kind):
-        """Returns the names of the tables of a kind, a key of `layouts.LAYOUTS`, as a tuple."""
+        """Returns the names of the tables of a layout, a key of `layouts.LAYOUTS`, as a tuple."""
         return tuple(name for name, table_kind in self._kinds.items() if table_kind == kind)
 
     def describe(self, name):
@@ -106,7 +106,7 @@ class Survey:
         )
 
     def contents(self):
-        """Returns what the folder contains, for messages."""
+        """Returns a description of the contents of the folder, for messages."""
         if not self.is_folder:
             return "no table; for other files, pass their folder"
         counts = {}
@@ -119,7 +119,7 @@ class Survey:
 
     @functools.cached_property
     def _with_texts(self):
-        """List of those of `tables` that have texts, possibly without a language."""
+        """List of the `tables` that have texts, possibly in a language that is not named."""
         return [
             source
             for source in self.tables
@@ -177,7 +177,7 @@ def _is_of_crawl(path):
         return False
     try:
         columns = parquet.ParquetTable.open(path).columns
-    except UserError:  # `crawl` counts truncated files.
+    except UserError:  # The name shows the origin of a truncated file.
         return os.path.basename(path).removesuffix(".parquet").isdigit()
     return set(columns) >= _IMG2DATASET_KEYS
 
@@ -207,14 +207,14 @@ def _kind_of(source):
 
 
 def _has_captions(names):
-    """Returns whether a file of captions has the name of an image, among the names of a folder."""
+    """Returns whether, among the names in a folder, a caption file has the name of an image."""
     parsed = [name for name in map(sample_files.parse_name, names) if name is not None]
     images = {name.keys[0] for name in parsed if name.is_image}
     return any(not name.is_image and not images.isdisjoint(name.keys) for name in parsed)
 
 
 def _layout_of_tar(path):
-    """Returns the key of the layout of a tar, by its first members."""
+    """Returns the key of the layout of a tar, judged by its first members, or None."""
     names = []
     try:
         with tarfile.open(path, mode="r:") as tar:
@@ -222,7 +222,7 @@ def _layout_of_tar(path):
                 name = sample_files.parse_name(info.name) if info.isreg() else None
                 names += [name] if name is not None else []
     except (tarfile.TarError, OSError):
-        pass  # The reader reports this.
+        pass  # The reader of the tar reports this error.
     images = {name.keys[0] for name in names if name.is_image}
     texts = [name for name in names if not name.is_image]
     if not images or not texts:

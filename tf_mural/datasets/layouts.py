@@ -1,7 +1,8 @@
-"""The layouts of people's own data, and the detection of the layout of a folder.
+"""The layouts of users' own data, and the detection of the layout of a folder.
 
-LAYOUTS has a row for each layout. All layouts are read by `table` (tables of any form) or `crawl`
-(images with the captions next to them), so a new layout is a row with a detector, not a new reader.
+LAYOUTS has an entry for each layout. All layouts are read by `table` (tables of any form) or by
+`crawl` (images with the captions next to them), so a new layout needs an entry with a detector, but
+no new reader.
 """
 
 import dataclasses
@@ -15,12 +16,12 @@ from tf_mural.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """A layout of people's own data.
+    """A layout of users' own data.
 
     Attributes:
         description: noun phrase with article.
         dataset: key of `datasets.DATASETS` that reads the layout.
-        example: names of files.
+        example: names of files and of their columns, for messages.
         detect: callable that maps a `layout_survey.Survey` to the files of the layout, a tuple.
     """
 
@@ -36,11 +37,11 @@ class Match:
 
     Attributes:
         dataset: key of `datasets.DATASETS`.
-        description: what the folder was taken for.
+        description: noun phrase for the layout, or for the public data set.
         names: the files by which the layout was detected.
         details: further facts about the files, such as their columns.
         options: {option: value} that chooses this layout if several layouts of the same data set
-            fit; {} if this is not necessary.
+            fit; {} if the choice of the data set is sufficient.
     """
 
     dataset: str
@@ -68,7 +69,7 @@ def detect(raw_dir, options=None, datasets=("table", "crawl")):
 
     Raises:
         UserError: raw_dir does not exist, a table cannot be opened, or no layout fits; the message
-            then has what the folder contains.
+            then lists the contents of the folder.
     """
     if not raw_dir or not os.path.exists(raw_dir):
         raise UserError(f"expected raw_dir to be a folder or a table; {raw_dir!r} does not exist")
@@ -81,7 +82,7 @@ def detect(raw_dir, options=None, datasets=("table", "crawl")):
     matches = [*_official_matches(survey), *_merge(survey, matches)]
     if not matches:
         if "table" in datasets and survey.tables:
-            # The header of a table is not understood; the error of `table` shows it.
+            # No column of texts was recognized; this call raises an error that shows the header.
             table.plan(raw_dir, table.splits(raw_dir, **survey.options)[0], **survey.options)
         raise UserError(
             f"{raw_dir}: no layout fits; it contains {survey.contents()}. Expected "
@@ -91,7 +92,7 @@ def detect(raw_dir, options=None, datasets=("table", "crawl")):
 
 
 def _official_matches(survey):
-    """Returns a `Match` for each data set of a fixed form whose files the folder contains."""
+    """Returns a `Match` for each public data set whose files the folder contains."""
     by_dataset = {}
     for name, dataset in OFFICIAL_FILES.items():
         if survey.is_folder and os.path.exists(os.path.join(survey.raw_dir, name)):
@@ -103,7 +104,7 @@ def _official_matches(survey):
 
 
 def _merge(survey, matches):
-    """Merges the matches of `crawl`, and gives those of `table` the option that separates them."""
+    """Merges the matches of `crawl`, and adds the option that chooses one to those of `table`."""
     crawls = [match for match in matches if match.dataset == "crawl"]
     if len(crawls) > 1:
         names = tuple(name for match in crawls for name in match.names)

@@ -105,12 +105,12 @@ class BatchEmbedder:
         return self._embed("images", self._image_batches(self._decode(encoded)))
 
     def embed_texts(self, texts, on_tokens=None):
-        """Embeds strings, in order; returns float32 (n, width), unit rows.
+        """Embeds strings; returns float32 (n, width), one row of norm 1 per string, in order.
 
         Args:
             texts: Iterable of str, consumed once, a few thousand strings at a time.
-            on_tokens: Function that is called with a list of str and their tokens, int32 (n, t),
-                for each few thousand strings, or None.
+            on_tokens: Function that is called for every few thousand strings, with a list of str
+                and their tokens, int32 (n, t); or None.
 
         Raises:
             BadItem: An embedding is not finite; the error has the `position` of its text.
@@ -118,7 +118,7 @@ class BatchEmbedder:
         return self._embed("texts", self._text_batches(iter(texts), on_tokens))
 
     def with_encoders(self, encode_images, encode_texts, width):
-        """Returns a `BatchEmbedder` with the same preprocessing and batches, but other encoders.
+        """Returns a `BatchEmbedder` with other encoders, but the same batches and preprocessing.
 
         Args:
             encode_images, encode_texts, width: See `BatchEmbedder`.

@@ -3,7 +3,7 @@
 Protocol retrieval/v1. For each language, the texts in that language and the images with such a
 text are both queries and candidates. The metrics are recall at 1, 5 and 10 in both directions.
 Every text of an image is a correct candidate for the image. Records whose images have the same
-bytes are merged to one candidate with all their texts. Ties count as misses. `average_recall` is
+bytes are merged into one candidate with all their texts. Ties count as misses. `average_recall` is
 the mean of the six recalls, in percent.
 """
 
@@ -26,15 +26,15 @@ def run(embedder, records, languages=None, captions_per_image=None):
         records: Iterable of Record, consumed once. Records without an image are ignored.
         languages: Codes or names of the languages to score. Default: all languages, sorted.
         captions_per_image: Number of texts per image and language; the first texts are used.
-            Default: all texts. A number other than the default becomes part of the protocol id.
+            Default: all texts. If a number is given, it becomes part of the protocol id.
 
     Returns:
         Result. values: {language: {"i2t_r1" .. "t2i_r10", "average_recall", "chance"}} in percent;
         "chance" is the expected average recall of candidates in random order. counts: "images"
         (number of embedded images), "candidates" {language: number of images}, "texts" {language:
-        number of texts}, "merged_records" (number of records whose image is that of an earlier
-        record; only if there are some). intervals: {language: {metric: (low, high)}}, 95 %, for all
-        metrics except "chance"; see `metrics.recall_intervals`.
+        number of texts}, "merged_records" (number of records with the same image as an earlier
+        record; omitted if it is 0). intervals: {language: {metric: (low, high)}}, 95 % intervals of
+        all metrics except "chance"; see `metrics.recall_intervals`.
 
     Raises:
         UserError: There are no records or no images, a language has no texts, a record has several

@@ -1,7 +1,8 @@
 """Collects the images of records and their texts by language in a single pass.
 
-Records with the same bytes of an image are one candidate with the texts of all of them: they are no
-errors of each other, and a perfect encoder scores 100 on records with one text each.
+Records whose images have the same bytes are merged into one candidate with the texts of all these
+records. A copy of the correct image therefore never counts as an error, and a perfect encoder
+reaches a recall of 100 % on records with one text each.
 """
 
 import dataclasses
@@ -24,7 +25,7 @@ class RetrievalInputs:
         ids: Ids of the records whose image was yielded.
         merged: Number of records whose image was yielded for an earlier record.
         texts: {language: (texts, indices of the yielded images that the texts describe)}.
-        seen_languages: All languages of the records, also languages that are not kept.
+        seen_languages: All languages of the records, including languages that are not kept.
     """
 
     task: str
@@ -39,7 +40,7 @@ class RetrievalInputs:
     _counts: dict = dataclasses.field(default_factory=dict)
 
     def stream_images(self, records):
-        """Yields each image that has a text to keep once, and collects the texts.
+        """Yields each image that has a text in `languages` once, and collects the texts.
 
         Raises:
             UserError: There are no records, no record has an image, or a record has several

@@ -247,7 +247,7 @@ def _check_optimizer(options):
 
 
 def set_padding(config):
-    """Replaces the unknown padding of image towers by the default, see `models.image_tower`."""
+    """Sets the padding of image towers that have none to the default of `models.image_tower`."""
     image = config.model.image
     image.padding = models.resolve_padding(image.padding, image.preset)
     for tower in config.model.towers.values():

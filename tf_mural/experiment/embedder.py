@@ -22,12 +22,12 @@ from tf_mural.evaluation.batch_embedder import BadImage, BatchEmbedder
 from tf_mural.models import DualEncoder
 from tf_mural.progress import Progress, is_terminal
 
-_PROGRESS_SECONDS = 5.0  # seconds before the first line of progress, and between two lines
-_BAR_DELAY = 1.0  # seconds before a terminal shows a bar
+_PROGRESS_SECONDS = 5.0  # seconds until the first line of progress, and between two lines
+_BAR_DELAY = 1.0  # seconds until a terminal shows a progress bar
 
 
 class Embedder:
-    """Embeds texts of any language and images into one common space.
+    """Embeds images, and texts in any language, into one common vector space.
 
         embedder = tf_mural.Embedder.load("runs/tiny/etcl-s0")
         scores = embedder.embed_texts(["ein Hund"]) @ embedder.embed_images(["dog.jpg"]).T
@@ -41,7 +41,7 @@ class Embedder:
 
     Attributes:
         width: number of dimensions of an embedding.
-        preprocessing: the argument.
+        preprocessing: the argument `preprocessing`.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Embedder:
 
     @classmethod
     def from_model(cls, model: DualEncoder, batch_size: int = 64) -> "Embedder":
-        """Returns an embedder that computes with the current weights of a model.
+        """Returns an embedder that uses the current weights of a model.
 
         Args:
             model: `models.DualEncoder`.
@@ -114,7 +114,7 @@ class Embedder:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """32 hexadecimal digits that identify weights, vocabulary and preprocessing."""
+        """Hash of weights, vocabulary and preprocessing, 32 hexadecimal digits."""
         return experiment.fingerprint(self._encoder, self._tokenizer, self.preprocessing)
 
     def embed_texts(
@@ -123,11 +123,11 @@ class Embedder:
         """Embeds strings.
 
         Args:
-            texts: iterable of str. A single str is refused, because each letter would be a text.
-            progress: whether to show rate and remaining time on stderr, as a bar on a terminal and
-                as lines elsewhere; None: only if stderr is a terminal.
-            warn: whether to issue a `UserWarning` with the number of texts that have a note, see
-                `text_notes`.
+            texts: iterable of str. A single str is an error, because each letter would be a text.
+            progress: whether to show the rate and the remaining time on stderr, as a bar if stderr
+                is a terminal, and otherwise as lines. None: only if stderr is a terminal.
+            warn: whether to issue a `UserWarning` with the number of texts that may be embedded
+                badly, for example because they are too long, see `text_notes`.
 
         Returns:
             float32 (n, width), one row of norm 1 per text, in the order of the texts.
@@ -215,7 +215,7 @@ class Embedder:
 
     @contextlib.contextmanager
     def _progress(self, items, noun, enabled):
-        """Context manager that shows the progress of the `BatchEmbedder` on stderr."""
+        """Context manager that shows the progress of the embedding on stderr."""
         if enabled is None:
             enabled = is_terminal(sys.stderr)
         if not enabled:
@@ -246,7 +246,7 @@ def _encode(images, paths, background="white"):
 
     Args:
         images: see `Embedder.embed_images`.
-        paths: dict to which {position: path} of each given path is added.
+        paths: dict, to which the position and the path of each image that is a path are added.
         background: color of transparent pixels.
     """
     for position, image in enumerate(images):
@@ -293,7 +293,7 @@ def _encode_png(image, position, background):
 def _pillow_pixels(image, position, background):
     """Returns the pixels of a Pillow image as uint8, as if the file of the image were decoded."""
     try:
-        image.load()  # Pillow reads the file lazily; therefore, errors of the file occur here.
+        image.load()  # Pillow reads the file here, and raises an error if the file is damaged.
         return np.asarray(image_normalization.to_rgb(image, background)[0])
     except (*image_normalization.DECODE_ERRORS, AssertionError) as error:
         raise BadImage(position, str(error) or "the image is closed") from error

@@ -1,4 +1,4 @@
-"""Evaluates a model from Python: `tf_mural.evaluate`, which does what tools/evaluate.py does."""
+"""Evaluates a model from Python: `tf_mural.evaluate`, the equivalent of tools/evaluate.py."""
 
 import dataclasses
 import os
@@ -33,19 +33,20 @@ def evaluate(
 
     Args:
         model: workdir of a finished run, folder or hub handle of a preset, `Embedder`,
-            `DualEncoder` whose encoders have a tokenizer, or a trainer with such a model.
-        task: name of a benchmark ("retrieval/coco") or of a task ("retrieval"), or several names.
-        records: record sets of the tasks, which may be relative to `data_dir`. Empty: the record
+            `DualEncoder` with a tokenizer, or a trainer of such a model.
+        task: name of a benchmark ("retrieval/coco") or of a task ("retrieval"), or a list of names.
+        records: paths of the record sets, absolute or relative to `data_dir`. Empty: the record
             sets of the benchmarks.
         data_dir: folder of the record sets.
-        out: file to which the result is written as JSON, as tools/evaluate.py writes it. None: no
-            file.
+        out: file to which the result is written, in the JSON format of tools/evaluate.py. None: no
+            file is written.
         **options: options of the task, such as `languages` and `captions_per_image`; see
             `tools/evaluate.py --help`.
 
     Returns:
-        `Result` of a single evaluation, with `values`, `counts` and `intervals`; for several
-        evaluations, {name of the task, and of the records if there are several: `Result`}.
+        `Result` of a single evaluation, with `values`, `counts` and `intervals`. For several
+        evaluations, {name: `Result`}, where a name consists of the name of the task and, if there
+        are several record sets, the name of the record set.
 
     Raises:
         UserError: a name or an option is unknown, the records do not fit the task, or the model has
@@ -121,11 +122,11 @@ def _open_model(model):
     """Returns the embedder of a model, and its hashes."""
     if isinstance(model, str | os.PathLike):
         path = os.fspath(model)
-        eval_jobs.results_folder(path)  # reports a missing folder
+        eval_jobs.results_folder(path)  # raises an error if the folder is missing
         loaded = experiment.load(path)
         return loaded.embed, model_hashes(path, loaded)
     if not isinstance(model, Embedder):
-        model = getattr(model, "encoder", model)  # a trainer has an encoder
+        model = getattr(model, "encoder", model)  # the `DualEncoder` of a trainer
         if not isinstance(model, DualEncoder):
             raise UserError(
                 f"model is a {type(model).__name__}, expected a path, an Embedder, a DualEncoder "

@@ -64,13 +64,13 @@ class Evaluation:
 
 
 class ProgressEmbedder:
-    """An embedder that shows how many texts or images are embedded.
+    """An embedder that shows how many texts or images it has embedded.
 
     Args:
         embed: the embedder that is called, an object with `embed_texts` and `embed_images`.
-        name: name of the evaluation, with which each line begins.
-        print_fn: callable that receives each line. Default: the lines are printed, and a terminal
-            shows a bar.
+        name: name of the evaluation, the start of each line.
+        print_fn: callable that receives each line. Default: the lines are printed; a terminal shows
+            a progress bar instead.
         every: minimum number of seconds between two lines.
     """
 

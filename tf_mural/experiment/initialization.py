@@ -126,7 +126,7 @@ def restore_init_settings(config, init, workdir):
         )
     if pretrained:
         values = {name: _get(stored, name) for name in (*_INHERITED, "vocabulary")}
-        # The config of a run of an earlier version lacks some settings.
+        # The config of a run with an earlier version of `tf_mural` lacks some settings.
         _set(config, {name: value for name, value in values.items() if value is not _MISSING})
 
 
@@ -156,7 +156,7 @@ def _settings_of(checkpoint, config):
 
 
 def _get(data, name):
-    """Returns a value of nested dicts by its dotted name, with lists in the place of tuples."""
+    """Returns the value with a dotted name from nested dicts; a tuple is returned as a list."""
     for key in name.split("."):
         if key not in data:
             return _MISSING

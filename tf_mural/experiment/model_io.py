@@ -194,8 +194,8 @@ def batch_embedder(encoder, tokenizer, preprocessing, batch_size=128, strategy=N
         tokenizer: `tokenizers.Tokenizer`.
         preprocessing: `preprocessing.Preprocessing`.
         batch_size, strategy: see `load`.
-        towers: {modality: name of the tower that embeds it}. Defaults to the first tower of each
-            modality.
+        towers: {modality: name of the tower that embeds this modality}. Defaults to the first tower
+            of each modality.
     """
     backend = backend_module()
     modalities = [name for name in MODALITIES if name in encoder.modalities.values()]
@@ -215,12 +215,12 @@ def batch_embedder(encoder, tokenizer, preprocessing, batch_size=128, strategy=N
 
 
 def _text_lengths(tower):
-    """Returns the widths to which rows of tokens are cut; () if padding changes the embeddings."""
+    """Returns the widths to which rows of tokens may be truncated; () if padding has an effect."""
     return TEXT_LENGTHS if getattr(tower, "ignores_padding", True) else ()
 
 
 def fingerprint(encoder, tokenizer, preprocessing):
-    """Returns a hash of all that embeddings depend on: weights, vocabulary, preprocessing.
+    """Returns a hash of the weights, the vocabulary and the preprocessing.
 
     Args:
         encoder, tokenizer, preprocessing: see `batch_embedder`.
@@ -228,7 +228,7 @@ def fingerprint(encoder, tokenizer, preprocessing):
     Returns:
         32 hexadecimal digits, which do not depend on the folder of the model.
     """
-    # With the default preprocessing, the hash equals that of earlier versions of `tf_mural`.
+    # With the default preprocessing, the hash is the same as in earlier versions of `tf_mural`.
     images = {}
     if preprocessing is not None:  # None: the model has no image tower.
         images = {"resize": preprocessing.resize, "crop": preprocessing.crop}

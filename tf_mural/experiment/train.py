@@ -1,4 +1,4 @@
-"""Trains a stage from Python: `tf_mural.train`, which does what tools/train.py does."""
+"""Trains a stage from Python: `tf_mural.train`, the equivalent of tools/train.py."""
 
 import contextlib
 import copy
@@ -14,8 +14,8 @@ from tf_mural.errors import UserError
 from tf_mural.experiment import config_loading, run_report, run_stage
 from tf_mural.training.preemption import SignalHandler
 
-# Prefixes of the overrides that apply to all stages, not only to the trained stage, because all
-# stages must have the same model.
+# Prefixes of the overrides that apply to all stages, because all stages must have the same model.
+# Other overrides apply only to the trained stage.
 _SHARED_OVERRIDES = ("--config.model.", "--config.images.", "--config.vocabulary")
 _SHARED_GROUPS = ("model", "images", "vocabulary", "lower_case")
 
@@ -35,36 +35,38 @@ def train(
     connect_timeout_minutes: float = 10.0,
     allow_config_changes: bool = False,
 ) -> dict:
-    """Trains a stage to its end, or returns the results of a finished run.
+    """Trains a stage to its end, or returns the results of a finished run, as tools/train.py does.
 
         results = tf_mural.train("configs/etcl.py", workdir="runs/etcl", seed=1)
 
-    tools/train.py does the same. The backend of Keras must be selected before, by the environment
-    variable KERAS_BACKEND.
+    The environment variable KERAS_BACKEND selects the backend; it must be set before Keras is
+    imported.
 
     Args:
         config: name of a stage ("etcl"), its file ("configs/etcl.py"), your own file with
             `get_config(stage)`, or the `ConfigDict` of a stage.
-        workdir: folder of the run. A run that was stopped in this folder is resumed. None:
+        workdir: folder of the run. If the folder contains a stopped run, this run is resumed. None:
             runs/<size>/<stage>-s<seed>.
-        stage: stage that your own config file returns; it has no effect for other configs.
-        size: "tiny", "b3_mini" or "paper"; it has no effect for your own file or a `ConfigDict`.
-        overrides: {name of a value of the config: value}, for example
+        stage: stage for which `get_config` of your own config file is called. This argument has no
+            effect for other configs.
+        size: "tiny", "b3_mini" or "paper". This argument has no effect for your own config file and
+            for a `ConfigDict`.
+        overrides: {name of a value in the config: new value}, for example
             {"optimizer.learning_rate": 1e-4}.
         seed: seed of all random numbers. None: the seed of the config.
-        init: initial weights, the workdir of a finished run, or hf:NAME_OR_FOLDER for public
+        init: initial weights: the workdir of a finished run, or "hf:NAME_OR_FOLDER" for public
             weights. None: see `init_stage` in configs/base.py.
         data_dir: folder of the record sets.
         strategy: "auto", "one", "mirrored", "tpu" or "multiworker", or the result of
             `make_strategy` of the backend.
-        tpu, connect_timeout_minutes: see tools/train.py --help.
+        tpu, connect_timeout_minutes: see `tools/train.py --help`.
         allow_config_changes: whether a run may resume after its settings have changed.
 
     Returns:
         The content of results.json.
 
     Raises:
-        UserError: a value is invalid, or the folder has a run of another config.
+        UserError: a value is invalid, or the folder contains a run with another config.
     """
     from tf_mural.backends import backend_module
 
@@ -75,7 +77,7 @@ def train(
         else:
             stage, path = _find_config(os.fspath(config), stage)
             load = stage_loader(stage, size, path, flags, seed)
-        load(stage)  # reports an invalid config before devices are used
+        load(stage)  # raises the error of an invalid config before devices are used
         if isinstance(strategy, str):
             backend = backend_module()
             strategy = backend.make_strategy(strategy, tpu, connect_timeout_minutes)
@@ -105,7 +107,7 @@ def train_stages(
     overrides=(),
     allow_config_changes=False,
 ):
-    """Trains a stage and the stages that its report compares it with, and writes the report.
+    """Trains a stage and the stages with which its report compares it, and writes the report.
 
     Args:
         load_config: callable that takes the name of a stage, and returns its config.
@@ -113,7 +115,7 @@ def train_stages(
         workdir: folder of the run; None: see `run_stage.default_workdir`.
         init: see `run_stage.run_stage`.
         data_dir, strategy, signals, allow_config_changes: see `run_stage.Session`.
-        overrides: list of the overrides "--config.name=value", for a message.
+        overrides: list of the overrides "--config.name=value", which a message contains.
 
     Returns:
         The content of results.json of the stage.
@@ -122,7 +124,7 @@ def train_stages(
 
     processes = backend_module().ProcessGroup(strategy)
     with contextlib.ExitStack() as stack:
-        if not processes.is_primary:  # only the first process prints to stdout
+        if not processes.is_primary:  # Only the primary process prints to stdout.
             devnull = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
             stack.enter_context(contextlib.redirect_stdout(devnull))
         session = run_stage.Session(
@@ -154,9 +156,8 @@ def stage_loader(stage, size, path=None, overrides=(), seed=None):
     """Returns a callable that takes the name of a stage, and returns its config.
 
     Args:
-        stage: name of the stage to train. All overrides apply to this stage; only overrides that
-            change the model also apply to other stages, because all stages must have the same
-            model.
+        stage: name of the stage to train. All overrides apply to this stage. Only overrides that
+            change the model apply to other stages too, because all stages must have the same model.
         size, path: see `config_loading.load_config`.
         overrides: list of overrides "--config.name=value".
         seed: seed of the config; None: the seed in the config.
@@ -179,7 +180,7 @@ def as_arguments(message):
 
 
 def _dict_loader(config, overrides, seed):
-    """Returns a loader like `stage_loader` for a config that is given as a `ConfigDict`."""
+    """Returns a callable as `stage_loader` does, for a `ConfigDict` instead of a config file."""
 
     def load(name):
         loaded = copy.deepcopy(config)
@@ -197,7 +198,7 @@ def _dict_loader(config, overrides, seed):
 
 
 def _find_config(config, stage):
-    """Returns the stage and the config file (None: the file of the package) of a name or path."""
+    """Returns the stage and the config file of a name or path; None: the file of the package."""
     if config in config_loading.STAGES:
         return config, None
     path = config_loading.find_file(config)

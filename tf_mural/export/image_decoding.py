@@ -1,6 +1,7 @@
 """Decodes image files to upright, opaque pixels in the graph of a SavedModel.
 
-`data.image_normalization` does the same with Pillow, which a graph cannot call.
+`data.image_normalization` decodes image files in the same way with Pillow, which a graph cannot
+call.
 """
 
 import tensorflow as tf
@@ -20,7 +21,7 @@ LIMITS = """\
 
 
 def decode_upright(data, background=(255, 255, 255)):
-    """Decodes an image file; applies the EXIF orientation and composites transparent pixels.
+    """Decodes an image file, applies the EXIF orientation, and composites transparent pixels.
 
     Args:
         data: scalar string, the bytes of a JPEG, PNG (8 or 16 bits), GIF or BMP.
@@ -78,7 +79,7 @@ def _turn_upright(pixels, orientation):
 
 
 class _Bytes:
-    """Random access to the bytes of a string in the graph; bytes after the end are 0.
+    """Reads bytes of a string at any position in the graph; bytes after the end are 0.
 
     Args:
         data: scalar string.
@@ -91,7 +92,7 @@ class _Bytes:
         self._little_endian = tf.convert_to_tensor(little_endian)
 
     def integer(self, position, width):
-        """Returns the integers of `width` bytes at each position, int32."""
+        """Returns the integer of `width` bytes at each position, int32."""
         offsets = tf.range(width)
         indices = tf.convert_to_tensor(position)[..., tf.newaxis] + offsets
         valid = (indices >= 0) & (indices < self.size)
@@ -141,7 +142,7 @@ def _search(content, step, start, reserve):
 
 
 def _read_orientation(data, tiff):
-    """Returns the orientation from 1 to 8 of EXIF data; 1 if it is missing or invalid.
+    """Returns the orientation, from 1 to 8, in EXIF data; 1 if the data contain no valid one.
 
     Args:
         data: scalar string, an image file.

@@ -44,8 +44,8 @@ def export_onnx(folder, model, quantize="", projection=None):
 
     The input of image.onnx is "pixels", float32 (n, size, size, 3) in [0, 255], resized and cropped
     as described in preprocessing.json. The input of text.onnx is "tokens", int32 (n, t), padded
-    with 0. A further tower "teacher" is written to teacher.onnx. All ONNX models return normalized
-    embeddings, float32 (n, d).
+    with 0. Each further tower, for example "teacher", is written to a file of its name,
+    teacher.onnx. All ONNX models return normalized embeddings, float32 (n, d).
 
     Args:
         folder: output folder.
@@ -53,8 +53,8 @@ def export_onnx(folder, model, quantize="", projection=None):
         quantize: "int8" quantizes the matrix products of the text tower to 8-bit integers; the
             weights of these products then take a quarter of their float32 size. "fp16" stores the
             weights of all towers as float16, and computes in float32. "" keeps float32.
-        projection: float32 (width, d), see `fit_projection`; embeddings are multiplied by it before
-            they are normalized. None: no projection.
+        projection: float32 (width, d), see `fit_projection`. Embeddings are multiplied by this
+            matrix before they are normalized. None: no projection.
 
     Returns:
         {tower: maximum absolute difference between the embeddings of the ONNX model and
@@ -126,7 +126,7 @@ def write_onnx_card(folder, name, width, changes="", loss=None):
         name: name of the model.
         width: width of the embeddings.
         changes: sentences about quantization and dimensions.
-        loss: `RecallLoss`. None: the card has no recall.
+        loss: `RecallLoss`. None: the model card contains no recall.
     """
     card = _CARD.format(name=name, width=width, changes=f"{changes}\n" if changes else "")
     if loss is not None:
@@ -137,7 +137,7 @@ def write_onnx_card(folder, name, width, changes="", loss=None):
 
 
 def _normalized_tower(encoder, name, projection):
-    """Returns a model of a tower, the projection, and the normalization of `DualEncoder.encode`."""
+    """Returns a model that applies a tower, the projection, and the normalization to norm 1."""
     import keras
     from keras import ops
 
@@ -155,8 +155,8 @@ def _normalized_tower(encoder, name, projection):
 def _store_float16(path):
     """Stores the large weights of an ONNX model as float16, and casts them to float32 at loading.
 
-    The computation remains float32, because float16 overflows in the normalization of large values,
-    and because few CPUs compute in float16.
+    The model still computes in float32, because large values overflow in float16 when they are
+    normalized, and because few CPUs compute in float16.
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -220,9 +220,10 @@ def write_tokenizer(path, tokenizer):
         tokenizer = tokenizers.Tokenizer.from_file("exported/tokenizer.json")
         tokens = np.array([e.ids for e in tokenizer.encode_batch(texts)], np.int32)
 
-    The rows equal those of `data.tokenizers.Tokenizer`, with two exceptions that the file cannot
-    express. An unknown character makes its whole word unknown, even if the word has more than 100
-    characters. Zero-width spaces are removed, and never separate words.
+    The tokens equal those of `data.tokenizers.Tokenizer` with two exceptions, because the file
+    cannot express the rules of `Tokenizer`. An unknown character makes its whole word unknown, even
+    if the word has more than 100 characters. Zero-width spaces are removed, and never separate
+    words.
 
     Args:
         path: file to write, usually tokenizer.json.

@@ -98,7 +98,8 @@ def max_difference(actual, expected):
 def exact_tolerance(encoder, tolerance):
     """Returns the maximum allowed difference of an export that keeps the precision of a model.
 
-    A model that computes in half precision rounds differently for texts of another padded length.
+    A model that computes in half precision gives slightly different embeddings if the texts are
+    padded to another length, because the rounding errors differ.
 
     Args:
         encoder: `models.DualEncoder`.

@@ -1,4 +1,4 @@
-"""Measures the retrieval recall that an export loses by quantization or fewer dimensions."""
+"""Measures the retrieval recall that an export loses by quantization or dimension reduction."""
 
 import dataclasses
 import itertools
@@ -33,17 +33,17 @@ class RecallLoss:
 
     @property
     def value(self):
-        """Mean over the languages of the lost points; negative if the recall increases."""
+        """Decrease of the average recall in points, mean over languages; negative: an increase."""
         return float(np.mean([self.before[code] - self.after[code] for code in self.before]))
 
     @property
     def is_near_chance(self):
-        """Whether the recall before is so low that a loss would not show."""
+        """Whether the recall before the change is too close to `chance` to show a loss."""
         limit = min(2 * self.chance, (100 + self.chance) / 2)
         return float(np.mean(list(self.before.values()))) < limit
 
     def check(self, change, maximum=MAX_RECALL_LOSS):
-        """Refuses a change that loses too much.
+        """Raises an error if the change loses too much recall.
 
         Args:
             change: name of the change, for the error message.
@@ -72,11 +72,11 @@ class RecallLoss:
 
 
 class EverySecond:
-    """Every second record of a sequence, which is not held in memory.
+    """Iterates over every second record of a sequence, without storing the records in memory.
 
     Args:
         records: iterable of `Record` that can be iterated several times.
-        first: 0 or 1, the index of the first record.
+        first: index of the first record, 0 or 1.
     """
 
     def __init__(self, records, first):
@@ -87,14 +87,14 @@ class EverySecond:
 
 
 def scenes_records(languages=None):
-    """Returns (records, languages) of the test scenes, which this package draws itself.
+    """Returns (records, languages) of the scenes of the test split, which this package generates.
 
     Args:
         languages: training languages of the model; None: unknown.
 
     Returns:
-        List of 512 `Record`, and the languages of the scenes among `languages`; all languages of
-        the scenes if there are none.
+        List of 512 `Record`, and a list of the languages of the scenes that are in `languages`;
+        None if there are none, so that all languages of the scenes are evaluated.
     """
     from tf_mural.datasets import scenes
 
@@ -144,7 +144,7 @@ def fit_projection(embedder, records, dimensions):
         float32 (width, dimensions) with orthonormal columns.
 
     Raises:
-        UserError: `dimensions` is not from 1 to width - 1, or there are no images or no texts.
+        UserError: `dimensions` is not in [1, width - 1], or there are no images or no texts.
     """
     images = embedder.embed_images(image for record in records for image in record.images[:1])
     texts = embedder.embed_texts(text for record in records for _, text in record.texts)

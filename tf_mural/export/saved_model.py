@@ -45,10 +45,10 @@ def export_saved_model(folder, model):
 
     The signature `embed_images` takes "images", string (n,): the bytes of PNG, JPEG, GIF or BMP
     files with images of any size. The graph applies the EXIF orientation, composites transparent
-    pixels of PNG files, and reads PNG files of 16 bits; `image_decoding.LIMITS` names what it
-    cannot read. The signature `embed_pixels` takes "pixels", uint8 (n, h, w, 3): upright images of
-    any size. The signatures `embed_texts` and `serving_default` take "texts", string (n,). A
-    further text tower "teacher" has the signature `embed_texts_teacher`. All signatures return
+    pixels of PNG files, and reads PNG files of 16 bits; `image_decoding.LIMITS` describes its
+    limits. The signature `embed_pixels` takes "pixels", uint8 (n, h, w, 3): upright images of any
+    size. The signatures `embed_texts` and `serving_default` take "texts", string (n,). A further
+    text tower "teacher" has the signature `embed_texts_teacher`. All signatures return
     {"embeddings": float32 (n, d)}; the embeddings are normalized. The tokenizer uses operations of
     tensorflow-text. TensorFlow Serving contains the operations of tensorflow-text; a Python program
     must import `tensorflow_text` before it loads the SavedModel. The model card README.md describes

@@ -24,10 +24,11 @@ from tf_mural.models.text_encoder import text_tower
 class DualEncoder(keras.Model):
     """Two towers that share one embedding space, and the learned scalars of the losses.
 
-    A model can have further towers: a frozen second text tower, for example, is the teacher of a
+    A model can have further towers, for example a frozen second text tower as the teacher of a
     distillation. A tower is an `ImageEncoder`, a `TextEncoder` or another `keras.Model` that maps
-    the inputs of its modality, (n, ...), to vectors, (n, dim). Only the towers of this package have
-    a tokenizer and a preprocessing, which `embed_texts` and `embed_images` need.
+    the inputs of its modality, (n, ...), to vectors, (n, dim). `embed_texts` needs a tower with a
+    tokenizer, and `embed_images` needs a tower with a preprocessing. Only the towers of this
+    package have them.
 
         model = tf_mural.DualEncoder(
             image_encoder=tf_mural.ImageEncoder(image_backbone),
@@ -37,23 +38,25 @@ class DualEncoder(keras.Model):
         scores = model.embed_texts(["ein Hund"]) @ model.embed_images(["dog.jpg"]).T
 
     Args:
-        image_encoder: the tower "image". None: there is none, or `towers` contains it.
-        text_encoder: the tower "text". None: there is none, or `towers` contains it.
-        towers: {name: `keras.Model`} of further towers.
-        scalars: {kind: {name: initial value}} of the learned scalars. A kind is a key of
-            `losses.SCALARS`, which also contains the bounds of the kind. Defaults to
-            {"temperature": {"shared": 1.0}}. The paper uses a single temperature.
+        image_encoder: the tower "image". None: the model has no tower of this name, or `towers`
+            contains it.
+        text_encoder: the tower "text". None: the model has no tower of this name, or `towers`
+            contains it.
+        towers: {name: `keras.Model`}, further towers.
+        scalars: {kind: {name: initial value}}, the learned scalars. A kind is a key of
+            `losses.SCALARS`, which also defines the bounds of the scalars. Defaults to
+            {"temperature": {"shared": 1.0}}, because the paper uses a single temperature.
         freeze: names of the towers that are not trained.
         modalities: {name of a tower: modality}, see `modalities.MODALITIES`. Defaults to the
-            attribute `modality` of each tower, or to its name.
-        languages: codes of the languages that the model is trained on. `embed_texts` warns of texts
-            in other scripts. None: unknown.
+            attribute `modality` of the tower; if the tower has no such attribute, to its name.
+        languages: codes of the languages that the model is trained on. `embed_texts` warns about
+            texts whose script none of these languages uses. None: the languages are unknown.
         name: name of the model.
 
     Attributes:
-        towers: {name: `keras.Model`} of all towers.
-        modalities: {name of a tower: modality} of all towers.
-        scalars: {kind: {name: variable}} of the learned scalars.
+        towers: {name: `keras.Model`}, all towers.
+        modalities: {name of a tower: modality}, the modalities of all towers.
+        scalars: {kind: {name: variable}}, the learned scalars.
         languages: tuple of the codes of the training languages, or None.
 
     Raises:
@@ -110,14 +113,14 @@ class DualEncoder(keras.Model):
         )
 
     def _make_names_unique(self):
-        """Changes names that two towers would otherwise have in common, and paths of variables.
+        """Gives towers with the same name different names, and their variables different paths.
 
-        The variables of the first tower of a modality keep their paths. The paths of a further
-        tower start with its name.
+        The variables of the first tower of a modality keep their paths. The variables of any other
+        tower get paths that start with the name of the tower.
         """
         known, names = {}, set()
         for name, tower in self.towers.items():
-            if tower.name in names:  # A functional model that contains the towers needs them.
+            if tower.name in names:  # The layers of a functional model need unique names.
                 tower.name = f"{name}_tower"
             names.add(tower.name)
             variables = [v for v in tower.variables if known.get(v.path) is not v]
@@ -167,7 +170,7 @@ class DualEncoder(keras.Model):
 
     @property
     def tokenizer(self) -> Any:
-        """Tokenizer of the first text tower, or None; an assignment replaces it."""
+        """Tokenizer of the first text tower, or None. The tokenizer can be assigned."""
         return getattr(self._first_tower("text"), "tokenizer", None)
 
     @tokenizer.setter
@@ -177,7 +180,7 @@ class DualEncoder(keras.Model):
 
     @property
     def preprocessing(self) -> Any:
-        """`data.Preprocessing` of the first image tower, or None; an assignment replaces it."""
+        """`data.Preprocessing` of the first image tower, or None. It can be assigned."""
         return getattr(self._first_tower("image"), "preprocessing", None)
 
     @preprocessing.setter
@@ -221,7 +224,7 @@ class DualEncoder(keras.Model):
         return self.embedder(batch_size).embed_images(images)
 
     def embedder(self, batch_size: int = 64) -> Any:
-        """Returns the `Embedder` of this model, which computes with its current weights.
+        """Returns an `Embedder` that uses the current weights of this model.
 
         Args:
             batch_size: number of texts or images per batch.
@@ -240,7 +243,8 @@ class DualEncoder(keras.Model):
 
         Args:
             path: folder that `save_to_preset` or tools/export.py wrote, handle of such a folder on
-                a hub ("hf://user/name", "kaggle://user/name/keras/variant"), or workdir of a run.
+                a hub ("hf://user/name" or "kaggle://user/name/keras/variant"), or workdir of a
+                finished run.
 
         Raises:
             UserError: the model does not exist or is incomplete.
@@ -248,7 +252,7 @@ class DualEncoder(keras.Model):
         return tf_mural.Embedder.load(path).model
 
     def save_to_preset(self, folder: str) -> None:
-        """Writes the model with tokenizer and preprocessing as a preset of KerasHub.
+        """Writes the model, its tokenizer and its preprocessing as a preset of KerasHub.
 
         Args:
             folder: output folder; if it already exists, it must be empty.

@@ -1,4 +1,4 @@
-"""Encoders around any Keras model or KerasHub backbone: its features, pooled and projected."""
+"""Encoders that pool and project the features of any Keras model or KerasHub backbone."""
 
 import warnings
 from typing import Any
@@ -11,7 +11,7 @@ from tf_mural.errors import UserError, lookup
 from tf_mural.models.image_encoder import apply_padding, rescaling
 from tf_mural.models.text_encoder import TextTower
 
-# Height and width of the images of a backbone that takes any size.
+# Default height and width, in pixels, of the images for a backbone that takes images of any size.
 _DEFAULT_IMAGE_SIZE = 224
 _DEFAULT_MAX_TOKENS = 64
 _NO_SCALING = {"scale": 1.0, "mean": (0.0,), "std": (1.0,)}
@@ -34,17 +34,19 @@ class ImageEncoder(keras.Model):
             maps (n, h, w, c), tokens (n, t, c) or vectors (n, c). The encoder shares the layers of
             the backbone.
         dim: width of the embeddings. If the features have another width, a linear layer projects
-            them. None: the width of the features.
-        image_size: height and width of the images in pixels. None: the size of `preprocessing`, or
-            the input size of the backbone, or 224 if the backbone takes images of any size.
-        preprocessing: `data.preprocessing.Preprocessing`, or a `keras_hub.layers.ImageConverter`,
-            which describes how image files are resized, and how pixels are scaled. None: images are
-            resized to `image_size` without cropping, and pixels are scaled to [-1, 1], or are not
-            scaled if the backbone contains a `Rescaling` or `Normalization` layer, as the
-            EfficientNets of `keras.applications` do. With the padding "end", the padding layers of
-            a KerasHub EfficientNet are changed accordingly.
+            the features to this width. None: the width of the features.
+        image_size: height and width of the images in pixels. None: the size of `preprocessing`;
+            without `preprocessing`, the input size of the backbone, or 224 if the backbone takes
+            images of any size.
+        preprocessing: `data.preprocessing.Preprocessing` or `keras_hub.layers.ImageConverter`, the
+            description of how image files are resized, and how pixels are scaled. None: images are
+            resized to `image_size` without cropping, and pixels are scaled to [-1, 1]. Pixels are
+            not scaled if the backbone contains a `Rescaling` or `Normalization` layer, as the
+            EfficientNets of `keras.applications` do. If the padding of the preprocessing is "end",
+            the padding layers of a KerasHub EfficientNet are changed accordingly.
         pooling: "average", "max", "cls" (the first token), None (the output consists of vectors),
-            or "auto": "cls" if the backbone has a class token, otherwise "average".
+            or "auto": None for vectors, "cls" if the backbone has a class token, otherwise
+            "average".
         dtype: dtype policy of the projection. Defaults to the global policy of Keras. The layers of
             the backbone keep their policies.
         name: name of the model.
@@ -55,8 +57,8 @@ class ImageEncoder(keras.Model):
         preprocessing: `data.preprocessing.Preprocessing`.
 
     Raises:
-        UserError: the input or the output of the backbone has another form, or an argument does not
-            fit the backbone.
+        UserError: the input or the output of the backbone is not as described above, or an argument
+            does not fit the backbone.
     """
 
     modality = "image"
@@ -88,8 +90,8 @@ class ImageEncoder(keras.Model):
         x = _project(x, dim, policy, "image_projection")
         super().__init__(pixels, x, name=name)
         self.image_size, self.preprocessing = size, preprocessing
-        # The layers of the backbone are tracked as parts of the graph. The backbone itself is not
-        # tracked, because it may have layers that the encoder does not use.
+        # The encoder tracks those layers of the backbone that belong to its graph. A function hides
+        # the backbone itself from Keras, because the backbone may have layers that are not used.
         self._get_backbone = lambda: backbone
         self._arguments = {
             "dim": dim,
@@ -123,21 +125,22 @@ class TextEncoder(TextTower):
         encoder = tf_mural.TextEncoder(backbone, tokenizer="vocabulary.txt")
 
     Args:
-        backbone: `keras.Model` whose input consists of token ids (n, t), or is the dict with
-            "token_ids", "padding_mask" and "segment_ids", or some of them, that KerasHub's
-            backbones take. Its output consists of tokens (n, t, c) or vectors (n, c), or is a dict
+        backbone: `keras.Model` whose input is either an array of token ids (n, t), or a dict with
+            some or all of the inputs of KerasHub's backbones: "token_ids", "padding_mask" and
+            "segment_ids". Its output is an array of tokens (n, t, c) or vectors (n, c), or a dict
             with the tokens as "sequence_output". The encoder shares the layers of the backbone.
-        tokenizer: a `data.tokenizers.Tokenizer`, the path of its vocabulary, a file with one piece
-            per line, or a tokenizer of KerasHub. None: the model encodes only tokens, not strings.
+        tokenizer: a `data.tokenizers.Tokenizer`, a tokenizer of KerasHub, or the path of a
+            vocabulary, a file with one piece per line. None: the model encodes only tokens, not
+            strings.
         dim: width of the embeddings. If the features have another width, a linear layer projects
-            them. None: the width of the features.
+            the features to this width. None: the width of the features.
         max_tokens: number of tokens per text, including special tokens; longer texts are truncated.
-            None: `max_tokens` of the tokenizer, or 64, or the number of positions of the backbone
-            if it is smaller.
+            None: `max_tokens` of the tokenizer; if the tokenizer has no such number, the fixed
+            number of tokens of the backbone, or 64, or its number of positions if it is smaller.
         pad_id: token that pads texts. None: `pad_id` of the tokenizer, or 0.
         pooling: "average" or "max" over the tokens that are not padding, "cls" (the first token),
-            None (the output consists of vectors), or "auto": "cls" if the backbone has a class
-            token, otherwise "average".
+            None (the output consists of vectors), or "auto": None for vectors, "cls" if the
+            backbone has a class token, otherwise "average".
         dtype: dtype policy of the projection. Defaults to the global policy of Keras. The layers of
             the backbone keep their policies.
         name: name of the model.
@@ -147,12 +150,12 @@ class TextEncoder(TextTower):
         tokenizer: an object with the interface of `data.tokenizers.Tokenizer`, or None.
         max_tokens: number of tokens per text.
         pad_id: token that pads texts.
-        ignores_padding: whether padding at the end of a text does not change its embedding, because
-            the backbone takes a "padding_mask".
+        ignores_padding: whether the backbone takes a "padding_mask". The embedding of a text then
+            does not depend on the padding at its end.
 
     Raises:
-        UserError: the inputs or the output of the backbone have another form, or the tokenizer or
-            another argument does not fit the backbone.
+        UserError: the inputs or the output of the backbone are not as described above, or the
+            tokenizer or another argument does not fit the backbone.
     """
 
     def __init__(
@@ -204,7 +207,7 @@ class TextEncoder(TextTower):
         return self._get_backbone()
 
     def get_config(self):
-        """Returns the constructor arguments without the tokenizer, which consists of assets."""
+        """Returns the constructor arguments, except the tokenizer, which is saved as assets."""
         return _get_config(self)
 
     @classmethod
@@ -224,7 +227,7 @@ def _from_config(cls, config, custom_objects):
 
 
 def _input_shape(backbone):
-    """Returns the shape of the single input of a backbone, {name: shape}, or None: unknown."""
+    """Returns the shape of the single input, or {name: shape} of a dict; None: unknown."""
     try:
         inputs = backbone.input
     except (AttributeError, ValueError):
@@ -241,7 +244,7 @@ def _input_shape(backbone):
 
 
 def _features(backbone, inputs):
-    """Returns the output of a backbone that is pooled."""
+    """Returns the output of a backbone to which pooling is applied."""
     outputs = backbone(inputs)
     if not isinstance(outputs, dict | list | tuple):
         return outputs
@@ -254,7 +257,7 @@ def _features(backbone, inputs):
         )
     if len(names) == 1 or not hasattr(backbone, "output"):
         return outputs[name]
-    # Layers of the other outputs are left out, because their variables would never get a gradient.
+    # The layers of the other outputs are omitted, because their variables would get no gradients.
     return keras.Model(backbone.input, backbone.output[name], name=backbone.name)(inputs)
 
 
@@ -301,7 +304,7 @@ def _preprocessing(backbone, preprocessing, size):
 
 
 def _text_lengths(backbone):
-    """Returns the fixed number of tokens of a backbone and its number of positions, or None."""
+    """Returns the fixed input length and the number of positions; each is None if unknown."""
     shape = _input_shape(backbone)
     shape = shape.get("token_ids") if isinstance(shape, dict) else shape
     length = shape[1] if shape and len(shape) > 1 else None
@@ -332,7 +335,7 @@ def _check_tokenizer(backbone, tokenizer):
 
 
 def _pool(backbone, x, pooling, dtype, mask=None):
-    """Pools features (n, h, w, c) or (n, t, c) to (n, c), without the tokens that `mask` omits."""
+    """Pools features (n, h, w, c) or (n, t, c) to (n, c); tokens with mask 0 are ignored."""
     rank = len(x.shape)
     if rank not in (2, 3, 4):
         raise UserError(

@@ -18,7 +18,7 @@ from tf_mural.models.model_configs import (
 )
 from tf_mural.models.squeeze_excite import fuse_squeeze_excite
 
-# The arguments of `image_tower` from which a saved tower is built again.
+# Names of the arguments of `image_tower` that a saved tower contains.
 _STORED_ARGUMENTS = (
     "name",
     "image_size",
@@ -37,8 +37,9 @@ _STORED_ARGUMENTS = (
 class EfficientNetEncoder(keras.Model):
     """The image tower of the paper, which `image_tower` builds.
 
-    KerasHub's layers are exchanged in this model. It is therefore saved as the arguments of
-    `image_tower`, and built again when it is loaded.
+    In this model, layers of KerasHub's backbone are replaced by other layers. A saved model
+    therefore contains the arguments of `image_tower`, from which it is built again when it is
+    loaded.
 
     Args:
         pixels: input of the model.
@@ -48,7 +49,7 @@ class EfficientNetEncoder(keras.Model):
 
     Attributes:
         image_size: height and width of the images in pixels.
-        preprocessing: `data.preprocessing.Preprocessing`. By default, images are resized to
+        preprocessing: `data.preprocessing.Preprocessing`. By default, image files are resized to
             `image_size` without cropping.
     """
 
@@ -166,11 +167,11 @@ def image_tower(
 
 
 def resolve_padding(padding, preset=None):
-    """Returns a padding of `PADDINGS`, and warns if a preset is used with an unknown padding.
+    """Returns a key of `PADDINGS`, and warns if a preset is used with an unknown padding.
 
     Args:
         padding: see `image_tower`; None: unknown.
-        preset: see `image_tower`; or the name of another backbone with trained weights.
+        preset: preset of `image_tower`, or name of another backbone with trained weights.
     """
     if padding is not None:
         return padding
@@ -195,7 +196,7 @@ def apply_padding(backbone, padding=None):
             record how its weights were padded.
 
     Raises:
-        UserError: another backbone cannot have this padding.
+        UserError: the padding is "end", and the backbone is no `EfficientNetBackbone`.
     """
     import keras_hub
 
@@ -210,7 +211,7 @@ def apply_padding(backbone, padding=None):
     end_padded = lookup(PADDINGS, padding, "padding")(backbone.get_config())
     for layer in backbone._flatten_layers():
         if layer.name in end_padded and isinstance(layer, keras.layers.ZeroPadding2D):
-            # A layer is changed only once: the padding (1, 1) becomes (0, 1).
+            # A second call changes nothing: the padding (1, 1) becomes (0, 1) and remains (0, 1).
             layer.padding = tuple((after - 1, after) for _, after in layer.padding)
 
 
@@ -224,7 +225,7 @@ def rescaling(scale, mean, std):
 
 
 def _replace_layer(end_padded, make_norm, momentum, layer):
-    """Returns the layer of the image tower that takes the place of a layer of KerasHub.
+    """Returns the layer of the image tower that replaces a layer of KerasHub.
 
     Args:
         end_padded: names of the padding layers that omit one row at the top and one column at the

@@ -29,11 +29,11 @@ def replace_inner_layers(block, replace):
     """Replaces layers that are attributes of another layer, in place.
 
     KerasHub's blocks of EfficientNetV2 have no argument for the class of their batch norms, and
-    Keras has no public method that replaces a layer of a layer that is built.
+    Keras has no public method that replaces an inner layer of a built layer.
 
     Args:
         block: `keras.layers.Layer`.
-        replace: callable that maps a layer of `block` to the layer that takes its place.
+        replace: callable that maps a layer of `block` to the layer that replaces it.
     """
     for name, layer in list(vars(block).items()):
         if isinstance(layer, keras.layers.Layer) and (new_layer := replace(layer)) is not layer:
@@ -81,12 +81,13 @@ def _use_tensordot(dense):
 def prefix_paths(variables, prefix):
     """Makes the paths of variables start with a prefix, as if they were built in its name scope.
 
-    A backbone that the user has built has fixed variable paths. Two backbones of one class
-    therefore have the same paths, by which weights are stored.
+    The variable paths of a built backbone are fixed, and two backbones of the same class have the
+    same paths. Weights are stored by path. The paths of the second backbone must therefore be
+    changed.
 
     Args:
         variables: list of `keras.Variable`.
-        prefix: the prefix, without "/". Paths that already start with it are kept.
+        prefix: the prefix, without "/". Paths that already start with the prefix are not changed.
     """
     for variable in variables:
         if not variable.path.startswith(f"{prefix}/"):

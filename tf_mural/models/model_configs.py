@@ -103,7 +103,7 @@ def bert_sizes(name):
 
 
 def efficientnet_config(name):
-    """Returns the arguments of KerasHub's `EfficientNetBackbone`, except those of an instance.
+    """Returns the arguments of KerasHub's `EfficientNetBackbone`, except `_INSTANCE_ARGUMENTS`.
 
     Args:
         name: a key of `EFFICIENTNETS`, or a dict that contains the arguments.

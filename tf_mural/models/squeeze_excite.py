@@ -47,8 +47,8 @@ def fuse_squeeze_excite(backbone, replace):
 
     Args:
         backbone: `keras_hub.models.EfficientNetBackbone`.
-        replace: callable that maps a layer of `backbone` to the layer that takes its place. A batch
-            norm that precedes a squeeze must become a new `GhostBatchNormalization`.
+        replace: callable that maps a layer of `backbone` to the layer that replaces it. A batch
+            norm before a squeeze must be replaced by a new `GhostBatchNormalization`.
 
     Returns:
         The clone, and a dict from the name of a layer to the input tensor of the layer.

@@ -10,7 +10,7 @@ from tf_mural.models.model_configs import bert_sizes, load_backbone
 
 
 class TextTower(keras.Model):
-    """Base class of text towers. A saved model contains the tokenizer as files.
+    """Base class of text towers. A saved model contains the files of the tokenizer.
 
     Attributes:
         tokenizer: an object with the interface of `data.tokenizers.Tokenizer`, or None.
@@ -26,7 +26,7 @@ class TextTower(keras.Model):
 
     def load_assets(self, dir_path: str | None) -> None:
         """Reads the tokenizer from a folder. Keras calls this method when it loads a model."""
-        if dir_path is not None:  # None: the saved tower has no files.
+        if dir_path is not None:  # None: the saved tower has no tokenizer.
             self.tokenizer = tf_mural.data.load_tokenizer(dir_path)
 
 
@@ -34,8 +34,8 @@ class TextTower(keras.Model):
 class BertEncoder(TextTower):
     """The text tower of the paper, which `text_tower` builds.
 
-    KerasHub's layers are changed in this model. It is therefore saved as the arguments of
-    `text_tower`, and built again when it is loaded.
+    In this model, layers of KerasHub's backbone are changed. A saved model therefore contains the
+    arguments of `text_tower`, from which it is built again when it is loaded.
 
     Args:
         tokens: input of the model.
@@ -118,7 +118,7 @@ def text_tower(
         "max_tokens": backbone.max_sequence_length,
         "embedding_dim": embedding_dim,
         "dropout": dropout,
-        # The sizes replace the name and the preset.
+        # A saved tower contains its sizes instead of the name and the preset.
         "sizes": [
             backbone.num_layers,
             backbone.hidden_dim,

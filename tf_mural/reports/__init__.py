@@ -1,4 +1,4 @@
-"""Reports for people: tables for the terminal and Markdown, charts, pictures, web pages."""
+"""Reports: tables for the terminal and for Markdown, charts, pictures and web pages."""
 
 from tf_mural.progress import format_duration
 from tf_mural.reports import fonts

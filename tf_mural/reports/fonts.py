@@ -30,7 +30,7 @@ def caption_font(language, text, size):
         size: Font size in pixels.
 
     Returns:
-        Tuple (Pillow font, text), in which a square stands for each symbol, such as an emoji, and
+        Tuple (Pillow font, text). In the text, a square replaces each symbol, such as an emoji, and
         each letter that the font lacks. None if no font has most of the characters, or if Pillow on
         this machine cannot join the letters of the script.
     """
@@ -59,7 +59,7 @@ def is_right_to_left(text):
 
 
 def missing_scripts(text):
-    """Returns the names of the scripts of a text, such as "Bengali", that no local font has."""
+    """Returns the names of the scripts of a text, such as "Bengali", that no font supports."""
     letters = {c for c in text if _is_visible(c) and unicodedata.category(c) not in ("So", "Sk")}
     missing = (c for c in letters if not any(c in _characters(path) for path in _paths()))
     return sorted({_script_name(character) for character in missing})

@@ -29,7 +29,7 @@ dt { color: var(--faint) }
 dd { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere }
 .cut { color: var(--cut); font-size: .85rem; unicode-bidi: isolate }
 """
-# The policy makes browsers refuse scripts and all files from elsewhere.
+# The content security policy makes browsers refuse scripts, and files from other sources.
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -49,7 +49,7 @@ _PAGE = """<!doctype html>
 </html>
 """
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-_ENLARGED_BELOW = 256  # narrower and lower images are enlarged without smoothing, in pixels
+_ENLARGED_BELOW = 256  # pixels; smaller images are enlarged without smoothing
 
 
 def write_record_page(path, summary, samples):

@@ -58,7 +58,7 @@ def _rich_table(lines, columns, is_number):
         options = {"min_width": min_widths[-1], "no_wrap": right, "overflow": "fold"}
         grid.add_column(Text(heading), justify=alignment, **options)
     for line in lines:
-        # Text prevents that rich interprets markup such as "[red]" and names of emoji.
+        # `Text` prevents rich from interpreting markup such as "[red]" and names of emoji.
         grid.add_section() if line is None else grid.add_row(*map(Text, line))
     gaps = _GAP * (len(columns) - 1)
     width = sum(widths) + gaps

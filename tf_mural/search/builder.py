@@ -50,8 +50,8 @@ def make_index(
             interrupted.
         print_fn: callable that receives each line of progress. Default: the lines are printed, and
             a terminal shows a bar.
-        ef_search: number of candidates of a search in an index of the kind "hnsw", at least 256. A
-            larger number finds more of the nearest images, and takes longer.
+        ef_search: number of candidates of a search in an index of the kind "hnsw", at least 256.
+            With a larger number, a search finds more of the nearest images and takes longer.
 
     Returns:
         The manifest, a dict.
@@ -189,7 +189,7 @@ def _write_faiss(folder, manifest, kind, ef_search):
     is_kept = manifest["whole"] and manifest.get("faiss") == kind and os.path.exists(path)
     settings = {"faiss": kind, EF_SEARCH: ef_search if kind == "hnsw" else None}
     if not is_kept or manifest.get(EF_SEARCH) != settings[EF_SEARCH]:
-        manifest.pop(RECALL, None)  # The recall of another index or number of candidates.
+        manifest.pop(RECALL, None)  # Measured with another index or `ef_search`.
     if not is_kept:
         _build_faiss(folder, manifest, kind)
     for key, value in settings.items():

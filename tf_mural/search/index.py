@@ -12,7 +12,7 @@ from tf_mural.errors import UserError
 from tf_mural.search import neighbors
 
 MANIFEST, FAISS, SCHEMA = "manifest.json", "index.faiss", 2
-EF_SEARCH = "efSearch"  # Key of the manifest of an approximate index; FAISS's name of the number.
+EF_SEARCH = "efSearch"  # Key in the manifest of an approximate index; named as in FAISS.
 
 # Keys of a manifest and of its parts, with their types.
 _KEYS = {"schema": int, "model": str, "model_path": str, "width": int, "source": dict}
@@ -148,9 +148,9 @@ class Index:
         """Finds the images that are nearest to each query.
 
         A search in a FAISS index of the kind "hnsw" is approximate: FAISS selects the best of
-        `ef_search` candidates, a number that the manifest contains. The candidates do not depend
-        on k, therefore the first results of a larger k are the results of a smaller k. The search
-        is exact if k is larger than `ef_search`.
+        `ef_search` candidates; the manifest contains this number. The candidates do not depend on
+        k, therefore the first results of a larger k are the results of a smaller k. The search is
+        exact if k is larger than `ef_search`.
 
         Args:
             queries: float32 (q, width), unit-norm rows.
@@ -183,7 +183,7 @@ class Index:
         parts = np.searchsorted(self._ends, rows, side="right")
         vectors = np.empty((len(rows), self.manifest["width"]), np.float32)
         for i, (part, row) in enumerate(zip(parts, rows, strict=True)):
-            vectors[i] = self._parts[part][row - self._ends[part]]  # Counts from the end.
+            vectors[i] = self._parts[part][row - self._ends[part]]  # Counts from the part's end.
         return vectors
 
     def _search_faiss(self, queries, k):

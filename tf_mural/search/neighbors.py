@@ -39,9 +39,10 @@ def search_blocks(queries, k, blocks):
 
 
 def search_flat(faiss_index, queries, k, read_rows):
-    """Returns what `search_blocks` returns, or None for queries that `search_blocks` must answer.
+    """Returns the results of `search_blocks`, but None for some of the queries.
 
-    The second case occurs if more rows than FAISS has returned may be as good as row k.
+    The result of a query is None if rows that FAISS has not returned may be as good as the k-th
+    row; `search_blocks` must answer this query.
 
     Args:
         faiss_index: `faiss.IndexFlatIP`.
@@ -63,12 +64,12 @@ def search_flat(faiss_index, queries, k, read_rows):
 
 
 def search_hnsw(faiss_index, queries, k, read_rows, ef_search):
-    """Returns approximately what `search_blocks` returns, or None for some of the queries.
+    """Returns approximate results in the form of `search_blocks`, but None for some queries.
 
     FAISS returns the `ef_search` best rows that it visits, and these rows do not depend on k.
-    Therefore the results of a smaller k are always the first results of a larger k. None
-    stands for a query that `search_blocks` must answer: FAISS finds fewer rows, or all rows that it
-    finds have the same score, and other rows with this score may precede them.
+    Therefore the results of a smaller k are always the first results of a larger k. The result of a
+    query is None if `search_blocks` must answer the query: FAISS finds fewer than `ef_search` rows,
+    or all rows that it finds have the same score, and other rows with this score may precede them.
 
     Args:
         faiss_index: `faiss.IndexHNSWFlat` with the inner product, and with more than `ef_search`
@@ -80,7 +81,7 @@ def search_hnsw(faiss_index, queries, k, read_rows, ef_search):
     """
     import faiss
 
-    # The parameters are passed with each search, because the page searches in several threads.
+    # The parameters are passed with each search, because the demo page searches in several threads.
     parameters = faiss.SearchParametersHNSW(efSearch=ef_search)
     products, rows = faiss_index.search(queries, ef_search, params=parameters)
     results = []
@@ -99,7 +100,7 @@ def _margins(queries):
 
 
 def _add_block(best, query, products, block, offset, k, margin):
-    """Returns the k best rows among those found before and those of one block."""
+    """Returns the k best rows among the best rows so far and the rows of one block."""
     if len(best[0]) == k:
         local = np.flatnonzero(products >= best[0][-1] - margin)
     else:

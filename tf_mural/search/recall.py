@@ -1,8 +1,8 @@
 """Measures how many of the nearest images an approximate index finds for text queries.
 
-The embeddings of texts lie in another cone than those of images, and a graph that links images to
-images leads to fewer of their neighbors. Therefore the recall of text queries is lower than that of
-image queries, and only the former is measured.
+The embeddings of texts and images are in different regions of the space (the modality gap), but
+the graph of the index links only images. A search for a text therefore finds fewer of its nearest
+images than a search for an image, and only the recall of text queries is measured.
 """
 
 import os

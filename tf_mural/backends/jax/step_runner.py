@@ -47,7 +47,7 @@ class Runner:
     def start(self, step):
         """Places all variables on the devices; starts to read batches at `step`."""
         trainer = self._trainer
-        # The list is stored, because `trainer.state_variables` visits all layers at each access.
+        # The list is stored, because each access to `trainer.state_variables` visits all layers.
         self._variables = trainer.state_variables
         for variable, spec in zip(self._variables, trainer.specs, strict=True):
             variable._direct_assign(self._place(variable.value, spec))

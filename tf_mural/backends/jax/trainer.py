@@ -221,7 +221,7 @@ class Trainer(BaseTrainer):
         return self._shard_map(function, batch, P())
 
     def _shard_map(self, function, batch, out_specs):
-        """Calls `function` with the local batch on every device, with its values of the state."""
+        """Calls `function` with the local batch on every device, with the full variables."""
         core = self.core
         seeds = {id(generator.state) for generator in core.generators}
         state = [v for v in self.encoder.variables if id(v) not in seeds]
@@ -249,6 +249,6 @@ class Trainer(BaseTrainer):
 
 
 def _mapping(groups, state):
-    """Yields (variable, value) from groups of variables and the groups of their values."""
+    """Yields (variable, value) from lists of variables and the lists of their values."""
     for variables, values in zip(groups, state, strict=True):
         yield from zip(variables, values, strict=True)

@@ -30,8 +30,8 @@ class RecordSet:
     """A record set opened for reading: a sequence of `Record`.
 
     Several threads may read from the same `RecordSet`. A `RecordSet` can be pickled; the copy opens
-    the same files. A `RecordSet` is therefore also a data source for `grain` (a
-    `grain.sources.RandomAccessDataSource`).
+    the same files. A `RecordSet` can therefore be used as a data source of Grain, as a
+    `grain.sources.RandomAccessDataSource`.
 
     Attributes:
         folder: folder of the record set.

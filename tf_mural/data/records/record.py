@@ -51,7 +51,7 @@ class Skipped:
 
 @dataclasses.dataclass(frozen=True)
 class InputParts:
-    """Parts of the input, other than records and texts, that a converter saw and used or ignored.
+    """Parts of the input, other than records and texts, that a converter used or ignored.
 
     Attributes:
         kind: plural noun: "files", "columns", "rows", "members" (of archives) or "language codes"
@@ -60,8 +60,8 @@ class InputParts:
         ignored: the reason why the parts were ignored, as the end of the sentence "3 columns are
             ignored because ..." ("they are not languages"); None if they were used.
         example: name of one part.
-        option: option of the data set that would use such a part ("columns=alt:en"), or "".
-        change: how a used part differs from the input ("pt_BR is stored as pt"), or "".
+        option: option of the data set with which such a part is used ("columns=alt:en"), or "".
+        change: how a used part is stored in another form ("pt_BR is stored as pt"), or "".
     """
 
     kind: str
@@ -73,11 +73,11 @@ class InputParts:
 
     @classmethod
     def language_code(cls, name, language, count=1):
-        """Returns the parts for a language code or name as the input has it.
+        """Returns the parts for a language code or name in the form of the input.
 
         Args:
             name: the code.
-            language: the `languages.Language` that it means, or None.
+            language: the `languages.Language` of the code, or None if the code is unknown.
             count: number of texts or columns with this code.
         """
         if language is None:

@@ -16,7 +16,7 @@ from tf_mural.errors import UserError
 SCHEMA = 2
 MANIFEST = "manifest.json"
 AUGMENTATIONS = ("crop", "flip")
-_BATCH_BYTES = 1 << 18  # bytes of records that are written together
+_BATCH_BYTES = 1 << 18  # number of bytes of records that are written at a time
 
 
 def shard_name(number, total):

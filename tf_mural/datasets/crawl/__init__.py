@@ -26,7 +26,7 @@ _DEFAULT_SPLIT = "train"
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """A unit: shards, the language of their captions, and in the first unit the files' parts."""
+    """A unit: shards, their language, and in the first unit the `InputParts` of the files."""
 
     shards: tuple[shards.Shard, ...]
     language: str

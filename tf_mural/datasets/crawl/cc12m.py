@@ -1,7 +1,7 @@
 """`cc12m`: Conceptual 12M, 12.4 million links with alt-texts.
 
 The captions come from the official list, whose lines are url TAB caption; `cc3m` has the opposite
-order. The module `cc3m` describes how images and list are joined. Of the links, 36 to 38 %
+order. The module `cc3m` describes how images and list are joined. 36 to 38 % of the links
 are dead; published tars of the images, such as cc12m-train-0000.tar, contain more images than can
 still be downloaded.
 """

@@ -3,7 +3,7 @@
 The captions come from the official lists, whose lines are caption TAB url. The images come from
 img2dataset, in any of its formats, or from other tars in which each .json file contains a url. The
 row of an image is found by the URL. Images without a row and rows without an image are skipped and
-counted. Without a list, use `crawl`, which takes the captions next to the images.
+counted. Without a list, use `crawl`, which reads the captions from the files next to the images.
 """
 
 from tf_mural.datasets.crawl import conceptual, join_captions

@@ -86,7 +86,7 @@ class _ListedCaptions:
         self._index = index
 
     def texts(self, sample):
-        """Returns the texts of a sample and a reason, see `to_records.AdjacentCaptions.texts`."""
+        """Returns (texts, reason) of a sample; see `to_records.AdjacentCaptions.texts`."""
         for name in _image_names(sample.url, sample.key, self._captions):
             if lines := self._index.lines(name):
                 break
@@ -96,7 +96,8 @@ class _ListedCaptions:
             rows = [self._index.format.texts(line) for line in lines]
         except UnicodeDecodeError:
             return (), "caption is not UTF-8"
-        # If several rows share a URL, the image was downloaded once for each, with its caption.
+        # If several rows share a URL, img2dataset downloaded the image once for each row, with the
+        # caption of the row.
         adjacent = (sample.text or "").strip()
         row = next(
             (row for row in rows if any(text == adjacent for _, text in _pairs(row))), rows[0]

@@ -1,13 +1,14 @@
-"""Groups files to samples by their names, in tars and folders, and reads their captions.
+"""Groups the files of a tar or a folder into samples by their names, and reads the captions.
 
 The name of a file is the key of its sample, a dot, and the extension; the key may contain dots, as
-in "img.v1.jpg" (WebDataset would end the key at the first dot). A file of texts may have a language
+in "img.v1.jpg" (WebDataset would end the key at the first dot). A caption file may have a language
 before its extension: "a.de.txt" is the German caption of a.jpg, unless there is an image a.de.jpg.
 
     .jpg .jpeg .png .webp       the image
     .txt .caption .text         a caption
     .json                       captions, as a string, a list, or an object by language: the whole
-                                file or under a key such as "caption"; an object may have a "url"
+                                file, or the value of a key such as "caption"; the file may also
+                                have a "url"
 """
 
 import json
@@ -30,8 +31,8 @@ class Sample(NamedTuple):
     Attributes:
         key: name of the sample in its file.
         image: bytes of the image file; b"" if the reader has images=False; None without an image.
-        captions: pairs (language code, text) of the captions next to the image; the code is None if
-            nothing names it. Also a `Skipped` for each text that cannot be used.
+        captions: (language code, text) of each caption next to the image, and a `Skipped` for each
+            text that cannot be used. The code is None if neither a file name nor a key names it.
         url: URL of the image, or None.
         status: img2dataset's status ("success", "failed_to_download"), or None.
         error: img2dataset's error message, or None.
@@ -58,8 +59,8 @@ class FileName(NamedTuple):
 
     Attributes:
         keys: keys of the samples to which the file may belong, the most likely first.
-        extension: in lower case.
-        code: the language in the name as it is written, or "".
+        extension: the extension in lower case, without the dot.
+        code: the language as it is written in the name, or "".
     """
 
     keys: tuple[str, ...]
@@ -73,7 +74,7 @@ class FileName(NamedTuple):
 
 
 def parse_name(path):
-    """Returns the `FileName` of a path, or None if its extension is not one of a sample."""
+    """Returns the `FileName` of a path, or None if no file of a sample has this extension."""
     folder, base = posixpath.split(path)
     stem, _, extension = base.rpartition(".")
     extension = extension.lower()
@@ -113,7 +114,7 @@ class SampleFiles:
         return self._keys is None or any(key in self._keys for key in name.keys)
 
     def add(self, name, data):
-        """Adds a file; returns whether it replaces another one."""
+        """Adds a file, and returns whether it replaces a file with the same name."""
         keys = name.keys if self._keys is None else [key for key in self._keys if key in name.keys]
         self._keys = tuple(keys)
         is_repeated = name in self._files
@@ -200,8 +201,8 @@ def captions_of_json(content, code=None, counts=None):
     """Returns the captions of a JSON value, see `Sample.captions`.
 
     Args:
-        content: the value: a string, a list, or an object with captions by language, with a key
-            such as "caption", or with other keys.
+        content: a string, a list, an object with captions by language, or an object in which a key
+            such as "caption" has one of these values. Other keys are ignored.
         code: language code of captions whose language the value does not name, or None.
         counts: `FileCounts`, or None.
     """

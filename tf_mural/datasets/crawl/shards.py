@@ -117,7 +117,8 @@ def find_split_shards(raw_dir, images, split, default=None):
 def file_parts(raw_dir, images, used, captions=""):
     """Returns the `InputParts` of the files below the searched folders.
 
-    The files of a folder of images are counted by its reader, and hidden files are not counted.
+    The files in a folder of images are not included, because the reader of the folder counts them.
+    Hidden files are not counted.
 
     Args:
         raw_dir, images: as for `find_shards`.

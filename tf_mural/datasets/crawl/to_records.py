@@ -12,7 +12,7 @@ class AdjacentCaptions:
     """The captions next to the images.
 
     Args:
-        language: language code of captions whose language nothing names.
+        language: language code of captions for which no file name and no key names the language.
 
     Attributes:
         expected: languages whose missing texts are counted; empty for this class.
@@ -39,7 +39,7 @@ class AdjacentCaptions:
 
 
 def shard_to_records(shard, captions):
-    """Yields a `Record` or `Skipped` for each sample and each link without an image, `InputParts`.
+    """Yields a `Record` or `Skipped` for each sample and each missing image, and `InputParts`.
 
     Args:
         shard: `shards.Shard`.

@@ -149,14 +149,14 @@ def _normalize(code):
 
 
 def _stored_codes(first, second):
-    """Returns the codes of records for the two codes of a bitext."""
+    """Returns the codes that records store for the two language codes of a bitext."""
     codes = [_normalize(code) for code in (first, second)]
     stored = [match.code if (match := language_codes.find(code)) else code for code in codes]
     return tuple(codes if stored[0] == stored[1] else stored)
 
 
 def _pair_names(bitext):
-    """Returns the names of a pair, in both orders, with codes of records and of the files."""
+    """Returns the names of a pair in both orders, with the codes of records and of the files."""
     original = [_normalize(member.rpartition(".")[2]) for member in bitext.members]
     orders = (codes[::step] for codes in (bitext.languages, original) for step in (1, -1))
     return {"-".join(codes) for codes in orders}

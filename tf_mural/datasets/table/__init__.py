@@ -5,13 +5,13 @@
     jsonl  one object per row:  {"image": "a.jpg", "captions": {"en": "...", "de": ["...", ...]}}
 
 The cells of a Parquet file may contain the images, as in Hugging Face's data sets; see `parquet`.
-`coco_json` reads captions in COCO's format. `files` describes which files of a folder are read, and
-`encodings` how the encoding and the delimiter of a table are selection.
+`coco_json` reads captions in COCO's format. `files` describes which files of a folder are read.
+`encodings` describes how the encoding and the delimiter of a table are chosen.
 
 All rows of an image form one record. Several texts of an image may therefore be in several rows,
 anywhere in the table, or in several tables of one folder; several texts may also be in repeated
-columns or in one cell, separated by `texts_separator`. A table without images gives records of
-texts that are translations of each other (a bitext).
+columns or in one cell, separated by `texts_separator`. From a table without images, the texts of a
+record are translations of each other (a bitext).
 """
 
 import dataclasses
@@ -67,37 +67,38 @@ def plan(
             split. Default: all tables of the folder, if images or ids join them; see `files`.
         format: tsv, csv, jsonl, parquet or json (captions in COCO's format). Default: the extension
             of the file.
-        layout: "wide", "long" or "auto"; "auto" means "long" if there are columns of the language
-            and of the text, else "wide".
+        layout: "wide", "long" or "auto"; "auto" means "long" if the table has a column of languages
+            and a column of texts, otherwise "wide".
         image_column: column of the image paths. Default: "image", or a column such as "file_name"
             or "filepath" whose cells are names of image files; a table without such a column has
             no images.
         image_dir: folder of the images, relative to the folder of the table. Default: the folder of
-            the table; for COCO's JSON the folder near it that contains the images.
+            the table; for COCO's JSON, the folder near the JSON file that contains the images.
         image_suffix: appended to each image path, such as ".jpg".
-        id_column: column that names the record, or the image of a row in another table. Default:
-            "id" if it is the first column, or "image_id" in a table without images; otherwise the
-            image path names the record.
+        id_column: column of ids, which name the records and join the rows of several tables.
+            Default: "id" if it is the first column, or "image_id" in a table without images;
+            otherwise the image path names the record.
         split_column: column that names the split of a row; "" puts all rows in each split. Default:
             "split" if this column exists, the name of the file does not contain the split, and no
             other option names the column; otherwise "".
-        columns: columns and the languages of their texts, such as alt:en; the other columns are
-            used as without this option.
+        columns: columns and the languages of their texts, such as alt:en. This option does not
+            change how the other columns are used.
         language: language of the texts in a column such as "caption", "text" or "title", if no
             column names the language.
-        languages: languages to keep; this option may also name a column with the code of a rare
-            language, such as "alt". Default: every column whose name is a language.
+        languages: languages to keep. With this option, the name of a column may also be the code of
+            a rare language, such as "alt". Default: every column whose name is a language.
         language_column: column of the language in the long layout. Default: "language" or "lang".
         text_column: column of the text in the long layout, or with the option language. Default:
             "text", "caption" or a similar name.
-        texts_keys: keys of JSON objects with texts by language; several objects are merged.
+        texts_keys: keys whose values are JSON objects with texts by language; several objects are
+            merged.
         texts_separator: separator of several texts in one cell, such as "|".
         min_texts: drop records with fewer texts than this.
         quoting: "minimal", or "none" if quotes in the file have no meaning.
         delimiter: comma, semicolon, tab or the character itself. Default: the delimiter that the
-            extension implies, or another one if only this divides the header.
-        encoding: encoding of TSV and CSV, such as cp1250. Default: UTF-8, UTF-16 with a byte order
-            mark, or cp1252 if all texts are in languages of Western Europe.
+            extension implies, or another delimiter if only that one divides the header.
+        encoding: encoding of TSV and CSV files, such as cp1250. Default: UTF-8, UTF-16 with a byte
+            order mark, or cp1252 if all texts are in languages of Western Europe.
 
     Returns:
         A list of `Unit`.
@@ -146,7 +147,7 @@ def plan(
 
 
 def splits(raw_dir, file=None, split_column=None, **options):
-    """Returns the splits in the file names or the split column; only `train` if there are none."""
+    """Returns the splits in the file names or the split column; `SPLITS` if there are none."""
     pattern = next((name for name in files.file_names(file) if "{split}" in name), None)
     if pattern is not None:
         in_names = files.splits_of_files(raw_dir, pattern)
@@ -181,7 +182,7 @@ def fingerprint(raw_dir, split, file=None, **_):
 
 
 def open_tables(paths, format=None, quoting="minimal", delimiter=None, encoding=None):
-    """Returns the tables of some files; a JSON file has two, see `coco_json`.
+    """Opens files and returns their tables. A JSON file has two tables; see `coco_json`.
 
     Args:
         paths: paths of the files.
@@ -211,7 +212,7 @@ def resolve_sources(tables, by_name, options):
         options: `headers.ColumnOptions`.
 
     Raises:
-        UserError: as for `headers.resolve`, or the encoding of a table cannot be assumed.
+        UserError: as for `headers.resolve`, or the assumed encoding of a table may be wrong.
     """
     all_columns = tuple(dict.fromkeys(name for table in tables for name in table.columns))
     used = (options.image, options.id, options.language_column, options.text)
@@ -253,7 +254,7 @@ def _sample_images(sources):
 
 
 def _check_joined(sources, raw_dir, image_options):
-    """Raises UserError if there are no texts, or if nothing joins the tables."""
+    """Raises UserError if there are no texts, or if neither images nor ids join the tables."""
     has_texts = [headers.has_texts(source.table, source.columns) for source in sources]
     if not any(has_texts):
         plain = (s for s in sources if s.columns.text in s.table.columns)
@@ -283,7 +284,7 @@ def _check_joined(sources, raw_dir, image_options):
 
 
 def _check_folders(sources, raw_dir):
-    """Raises UserError if equal paths in two tables may be different images."""
+    """Raises UserError if equal paths in two tables may name different images."""
     with_paths = (s for s in sources if s.columns.image not in (None, *s.table.image_columns))
     folders = sorted({os.path.dirname(source.table.path) for source in with_paths})
     if len(folders) > 1:
@@ -295,7 +296,7 @@ def _check_folders(sources, raw_dir):
 
 
 def _input_parts(sources, groups, others):
-    """Yields the `InputParts` of the files, the columns and the rows of other splits."""
+    """Yields the `InputParts` of the files, of the columns, and of the rows of other splits."""
     for path, table in {source.table.path: source.table for source in sources}.items():
         encoding = getattr(table, "encoding", encodings.UTF8)
         is_usual = encoding == encodings.UTF8

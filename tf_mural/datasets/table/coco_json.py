@@ -1,9 +1,9 @@
-"""JSON of captions in COCO's format, as two tables: of the images, and of their captions.
+"""Reads JSON of captions in COCO's format as two tables: the images, and their captions.
 
     {"images": [{"id": 9, "file_name": "a.jpg"}], "annotations": [{"image_id": 9, "caption": ...}]}
 
-The images and the captions are joined by the column "image_id", as other tables are. An annotation
-may have a key "language".
+Like other tables, the two tables are joined by the column "image_id". An annotation may have a key
+"language".
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import os
 from tf_mural.errors import UserError
 
 PARTS = {"images": "image", "annotations": "caption"}
-# The id of an annotation names nothing else, and "id" is also the language code of Indonesian.
+# The id of an annotation is not used, and "id" would be the language code of Indonesian.
 _RENAMED = {"images": {"id": "image_id"}, "annotations": {"id": "annotation_id"}}
 _SAMPLES = 100
 _PEEK_BYTES = 1 << 20
@@ -51,7 +51,7 @@ class CocoTable:
         return tables
 
     def samples(self):
-        """Returns the valid ones of the first rows."""
+        """Returns the valid rows among the first rows."""
         return [row for row in self._rows()[:_SAMPLES] if isinstance(row, dict)]
 
     def spans(self):
@@ -68,7 +68,7 @@ class CocoTable:
         return start + 1
 
     def opened(self):
-        """Returns a context manager that gives a callable (start, end, line) -> row."""
+        """Returns a context manager that yields a callable (start, end, line) -> row."""
         return self
 
     def __enter__(self):
@@ -87,7 +87,7 @@ class CocoTable:
 
 
 def has_captions(path):
-    """Returns whether a JSON file seems to have captions in COCO's format, by its two ends."""
+    """Returns whether the start and the end of a JSON file have the keys of COCO's captions."""
     with open(path, "rb") as file:
         start = file.read(_PEEK_BYTES)
         file.seek(max(os.path.getsize(path) - _PEEK_BYTES, 0))
@@ -102,7 +102,7 @@ def _load(path):
     return _load_version(path, status.st_size, status.st_mtime_ns)
 
 
-@functools.lru_cache(maxsize=2)  # Each unit of a table opens it again.
+@functools.lru_cache(maxsize=2)  # Each unit of a table opens the file again.
 def _load_version(path, size, modified):
     try:
         with open(path, encoding="utf-8-sig") as file:

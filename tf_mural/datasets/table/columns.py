@@ -1,4 +1,4 @@
-"""Roles of the columns of a table: maps a row to its image, its id and its texts."""
+"""Roles of the columns of a table, which determine the image, the id and the texts of a row."""
 
 import collections
 import dataclasses
@@ -20,10 +20,10 @@ class Role:
     """The role of a column.
 
     Attributes:
-        kind: see the docstring of `headers`.
-        language: `languages.Language` of the texts; None if a row or a key names it.
+        kind: one of the kinds in the docstring of `headers`.
+        language: `languages.Language` of the texts; None if another column or a JSON key names it.
         ignored: the reason why the column is ignored, or None.
-        option: option that would use the column, or "".
+        option: option with which the column would be used, or "".
     """
 
     kind: str
@@ -34,20 +34,20 @@ class Role:
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """The columns of a table by role. A name with dots is a path into nested JSON objects.
+    """The columns of a table by role. A name with dots is a path in nested JSON objects.
 
     Attributes:
-        layout: "wide" (a row has all texts of a record) or "long" (a row has one text).
-        image, id: names, or None.
+        layout: "wide" (one column per language) or "long" (one row per text).
+        image, id: names of the columns of images and of ids, or None.
         language_column: name of the column of languages, or None; only for the long layout.
-        text: name of the column of texts whose name is not a language, or None.
-        default: `languages.Language` of texts whose language nothing names, or None.
+        text: name of a column of texts whose name is not a language, such as "caption", or None.
+        default: `languages.Language` of texts for which the table names no language, or None.
         chosen: the language codes to keep, or None for all.
         assigned: {name: `languages.Language`} of the option `columns`.
         texts_keys: names of JSON objects with texts by language.
         reserved: {name: role} of the columns without texts.
         numeric: names of columns of numbers.
-        wordy: names of the columns, those with the most words in a cell first.
+        wordy: names of the columns, sorted by the number of words in their cells, most words first.
         separator: separator of several texts in a cell, or None.
     """
 
@@ -66,7 +66,7 @@ class Columns:
     separator: str | None
 
     def __post_init__(self):
-        # Rows repeat the names, therefore the roles are computed once.
+        # The roles are cached, because all rows have the same column names.
         object.__setattr__(self, "role", functools.cache(self._classify))
 
     def __reduce__(self):
@@ -128,7 +128,8 @@ class Columns:
 
         Args:
             row: see `rows.Table`.
-            codes: Counter to which the codes in cells and keys of JSON objects are added.
+            codes: Counter of the language codes in cells and in keys of JSON objects, to which the
+                codes of this row are added.
         """
         for name, language, cells in self._cells(row):
             if name is not None:
@@ -156,7 +157,7 @@ class Columns:
         yield from self._outside_object(row)
 
     def code_parts(self, code, count):
-        """Returns the `InputParts` of a language code in `count` cells or keys."""
+        """Returns the `InputParts` of a language code that occurs in `count` cells or keys."""
         language = self.find_language(code)
         if language and self.chosen is not None and language.code not in self.chosen:
             return InputParts("language codes", count, NOT_CHOSEN, code)
@@ -169,7 +170,7 @@ class Columns:
         return languages.find(code)
 
     def _cells(self, row):
-        """Yields (code in a cell or key or None, its language or None, list of cells)."""
+        """Yields (code in a cell or key, or None; `languages.Language` or None; list of texts)."""
         if self.layout == "long":
             code = first_value(row, self.language_column)
             language = self.find_language(code) if code else self.default
@@ -220,7 +221,7 @@ def _guess_language(name):
 
 
 def get_value(row, name):
-    """Returns the value of a row under a name, or None; dots lead into nested objects."""
+    """Returns the value of a column in a row, or None; `name` may be a path in nested objects."""
     if name is None or name in row:
         return row.get(name)
     for part in name.split("."):
@@ -229,7 +230,7 @@ def get_value(row, name):
 
 
 def first_value(row, name):
-    """Returns the first value under a name as a stripped string, or None if it is empty."""
+    """Returns the first value of a column as a stripped string, or None if it is empty."""
     values = _as_list(get_value(row, name))
     if not values or values[0] is None:
         return None

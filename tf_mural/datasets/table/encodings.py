@@ -1,9 +1,10 @@
-"""Encodings and delimiters of text tables, as spreadsheets write them.
+"""Finds the encodings and the delimiters of text tables, such as those of spreadsheets.
 
-The encoding is UTF-8, or UTF-16 with a byte order mark. A table in no Unicode encoding does not
-name its code page, and the same bytes are other letters in each code page. Windows-1252 is assumed
-only if the texts are in languages of Western Europe and every letter belongs to such a language;
-the ledger names the assumed code page. All other tables are refused without the option `encoding`.
+The encoding is UTF-8, or UTF-16 with a byte order mark. A table in another encoding does not name
+its code page, and the same bytes stand for different letters in each code page. Windows-1252 is
+assumed only if the texts are in languages of Western Europe and every letter belongs to such a
+language; the ledger names the assumed code page. All other tables are refused without the option
+`encoding`.
 """
 
 import codecs
@@ -17,12 +18,12 @@ from tf_mural.errors import UserError
 
 DELIMITERS = {",": ",", ";": ";", "|": "|", "\t": "\t", "tab": "\t", "comma": ",", "semicolon": ";"}
 UTF8, WINDOWS = "utf-8", "cp1252"
-# Any bytes are decoded to read the header of a table that is not in Windows-1252.
+# Decodes any bytes, so that the header of a table that is not in Windows-1252 can be read.
 _BYTES = "latin-1"
 _BOMS = {codecs.BOM_UTF8: UTF8, codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 _SAMPLE_BYTES, _SAMPLE_ROWS = 1 << 16, 50
 _WESTERN = frozenset("af ca da de en es eu fi fo fr ga gl is it lb nb nl nn no oc pt sq sv".split())
-# Code pages of Windows for languages that Windows-1252 cannot write.
+# Code pages of Windows for languages with letters that Windows-1252 lacks.
 _CODE_PAGES = {
     "cp1250": "bs cs hr hu pl ro sk sl sr-Latn",
     "cp1251": "be bg kk ky mk mn ru sr tg tt uk uz-Cyrl",
@@ -40,7 +41,8 @@ _CODE_PAGES = {
 }
 _LETTERS = "ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÐÑÒÓÔÕÖØÙÚÛÜÝÞßàáâãäåæçèéêëìíîïðñòóôõöøùúûüýþÿŒœŸ"
 _SIGNS = "€‚„…‘’“”•–—™‰‹›†‡\xa0\xad¡¢£¥§©«®°±µ¶·¸´»¿²³¹×÷½¼¾ªº"
-# Other code pages have letters where Windows-1252 has a sign or a capital letter.
+# Sequences that show that a table is in another code page: where that code page has a small letter,
+# Windows-1252 has a sign or a capital letter.
 _IMPLAUSIBLE = re.compile(
     "|".join(
         (
@@ -68,7 +70,7 @@ def detect(path):
         for mark, encoding in _BOMS.items():
             if start.startswith(mark):
                 return encoding, False
-        if start.count(b"\0") > len(start) // 8:  # In UTF-16, ASCII has a zero in every pair.
+        if start.count(b"\0") > len(start) // 8:  # UTF-16 has a zero for each letter of ASCII.
             raise UserError(
                 f"{path}: the table seems to be in UTF-16 without a byte order mark; name "
                 "its encoding with the option encoding=utf-16-le or encoding=utf-16-be"
@@ -97,14 +99,14 @@ def _assume(data):
 
 
 def _is_plausible(data, encoding):
-    """Returns whether the letters of a table are those of Western Europe in Windows-1252."""
+    """Returns whether a table, decoded as Windows-1252, has only letters of Western Europe."""
     if encoding != WINDOWS or _has_utf8(data):
         return False
     return not _IMPLAUSIBLE.search(data.decode(WINDOWS))
 
 
 def _has_utf8(data):
-    """Returns whether any sequence of several bytes is a character of UTF-8."""
+    """Returns whether any run of bytes above 127 is valid UTF-8."""
     for run in re.findall(rb"[\x80-\xff]{2,}", data):
         try:
             run.decode()
@@ -115,13 +117,13 @@ def _has_utf8(data):
 
 
 def raise_not_utf8(path, data, line=1, languages=(), example=WINDOWS):
-    """Raises the UserError of bytes that are not UTF-8.
+    """Raises a UserError for a table with bytes that are not UTF-8.
 
     Args:
         path: path of the table.
         data: bytes from the given line on.
         line: number of the first line of `data`.
-        languages: codes of the languages of the texts, by which the message suggests an encoding.
+        languages: codes of the languages of the texts, which determine the suggested encoding.
         example: the encoding to suggest if the languages imply none.
     """
     try:
@@ -139,11 +141,11 @@ def raise_not_utf8(path, data, line=1, languages=(), example=WINDOWS):
 
 
 def check_assumed(path, encoding, languages):
-    """Raises UserError if the assumed encoding is not that of Western Europe, or may be wrong.
+    """Raises UserError if the assumed encoding is not Windows-1252, or may be wrong.
 
     Args:
         path: path of a table whose encoding is only assumed.
-        encoding: the encoding.
+        encoding: the assumed encoding.
         languages: codes of the languages of its texts.
     """
     with open(path, "rb") as file:
@@ -159,8 +161,8 @@ def check_name(encoding):
     try:
         b"a".decode(encoding)
     except UnicodeDecodeError:
-        pass  # UTF-16 has no single bytes.
-    except (LookupError, ValueError):  # "hex" is no encoding of text, "a\0b" no name.
+        pass  # A single byte is not valid UTF-16.
+    except (LookupError, ValueError):  # "hex" does not encode text; "a\0b" is no name.
         raise UserError(
             f"unknown encoding {encoding!r} in the option encoding; expected a name such as "
             "cp1252, utf-16 or shift_jis"
@@ -175,7 +177,7 @@ def open_utf8(path, encoding):
     return io.BytesIO(_read_as_utf8(path, encoding, status.st_size, status.st_mtime_ns))
 
 
-@functools.lru_cache(maxsize=2)  # Each unit of a table opens it again.
+@functools.lru_cache(maxsize=2)  # Each unit of a table opens the table again.
 def _read_as_utf8(path, encoding, size, modified):
     with open(path, "rb") as file:
         data = file.read()
@@ -190,13 +192,13 @@ def _read_as_utf8(path, encoding, size, modified):
 
 
 def find_delimiter(path, text, usual, quoted):
-    """Returns the delimiter of a table: the usual one, or another one if only that fits.
+    """Returns the delimiter of a table: the usual one, or another delimiter if only that one fits.
 
     Args:
         path: path of the table, for the message.
         text: the first lines of the table.
         usual: delimiter that the extension of the file implies.
-        quoted: whether quotes have a meaning.
+        quoted: whether quotes may enclose a cell.
 
     Raises:
         UserError: several delimiters fit.
@@ -207,7 +209,7 @@ def find_delimiter(path, text, usual, quoted):
         lines = io.StringIO(text, newline="")
         try:
             rows = [row for row in csv.reader(lines, delimiter=delimiter, quoting=quoting) if row]
-        except csv.Error:  # The reader of the rows reports this.
+        except csv.Error:  # The reader of the rows reports this error.
             continue
         if not rows or len(rows[0]) < 2 or delimiter in fitting:
             continue

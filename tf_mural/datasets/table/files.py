@@ -1,4 +1,4 @@
-"""Finds the tables in a folder, and those of a split."""
+"""Finds the tables in a folder, and the tables of a split."""
 
 import codecs
 import dataclasses
@@ -43,10 +43,11 @@ class Tables:
 def find_tables(raw_dir, file, split):
     """Returns the `Tables` of a split.
 
-    Without the option `file`, these are the TSV, CSV and JSONL files of the folder; if there are
-    none, the files metadata.csv and metadata.jsonl of folders such as train/; otherwise the Parquet
-    files at any depth, and finally COCO's JSON files of captions. If there is one file or folder
-    for each split, those of the split are read.
+    Without the option `file`, the tables are the files of the first of these kinds that exists:
+    TSV, CSV and JSONL files in the folder; files metadata.csv or metadata.jsonl in subfolders such
+    as train/; Parquet files in the folder and at most three levels below it; captions in COCO's
+    JSON format. If there are separate files or folders for each split, only those of `split` are
+    read.
 
     Args:
         raw_dir: a folder, or the table itself.
@@ -84,7 +85,7 @@ def find_tables(raw_dir, file, split):
 
 
 def find_families(raw_dir):
-    """Yields the `Tables` of each kind of tables in a folder, for all splits."""
+    """Yields the `Tables` of each kind of file in a folder, for all splits."""
     if tables := _text_tables(raw_dir):
         yield Tables([os.path.join(raw_dir, name) for name in tables], {})
     for find in _OTHER_FAMILIES:
@@ -94,7 +95,7 @@ def find_families(raw_dir):
 
 
 def file_names(file):
-    """Returns the option `file` as a tuple of names; it may be one name, a sequence or None."""
+    """Returns the option `file`, which is one name, a sequence or None, as a tuple of names."""
     return (file,) if isinstance(file, str) else tuple(file or ())
 
 
@@ -109,7 +110,7 @@ def walk(top, depth):
 
     Args:
         top: folder.
-        depth: number of levels below `top`.
+        depth: maximum number of levels below `top`.
     """
     for folder, subfolders, names in os.walk(top):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
@@ -123,15 +124,15 @@ def walk(top, depth):
 
 
 def find_image_folder(root, table, names):
-    """Returns the folder that contains the images of a table of COCO.
+    """Returns the folder that contains the images of a JSON file in COCO's format.
 
     Args:
         root: folder of the data set.
-        table: path of the table.
-        names: names of some images.
+        table: path of the JSON file.
+        names: file names of some images.
 
     Raises:
-        UserError: several folders contain them.
+        UserError: several folders contain images with these names.
     """
     base = os.path.dirname(os.path.abspath(table))
     folders = [base, *(os.path.join(root, name) for name, _, _ in walk(root, 2))]
@@ -171,7 +172,7 @@ def _named_tables(raw_dir, patterns, split):
 
 
 def splits_of_files(raw_dir, file):
-    """Returns the splits for which a file with "{split}" in its name exists, sorted."""
+    """Returns the sorted splits for which a file exists; `file` is a name with "{split}"."""
     before, _, after = file.partition("{split}")
     pattern = re.compile(re.escape(before) + "(.+)" + re.escape(after))
     names = glob.glob(glob.escape(before) + "*" + glob.escape(after), root_dir=raw_dir)
@@ -179,7 +180,7 @@ def splits_of_files(raw_dir, file):
 
 
 def _text_tables(raw_dir):
-    """Returns the names of the TSV, CSV and JSONL files, or of Excel's "Unicode text"."""
+    """Returns the names of the TSV, CSV and JSONL files; without any, of Excel's Unicode text."""
     files = [name for name in os.listdir(raw_dir) if os.path.isfile(os.path.join(raw_dir, name))]
     tables = [name for name in files if name.rpartition(".")[2].lower() in TEXT_EXTENSIONS]
     if not tables:
@@ -255,7 +256,7 @@ def _of_split(raw_dir, groups, split, others=None):
     Args:
         raw_dir: folder of the files.
         groups: {split: list of files}; a single group is the input of every split.
-        split: name of the split, or "".
+        split: name of the split; "" for all splits.
         others: see `Tables`.
     """
     by_name = len(groups) > 1

@@ -1,13 +1,14 @@
-"""Finds the rows of a split and groups them to records: rows of an image form one record.
+"""Finds the rows of a split and groups them into records: all rows of an image form one record.
 
-Two rows have the same image if their paths are equal after "./", "//" and a number such as "#3" are
-removed, as in `photo.jpg#3`, or if the paths name one file in different Unicode forms or with a
-backslash. A row without an image belongs to the image of the rows with its id; thus a table of
-images and a table of captions are joined. In tables without images, the rows with the same id form
-a record, and a row without an id is a record of its own.
+Two rows have the same image if their paths are equal after "./", "//" and a number as in
+`photo.jpg#3` are removed. Paths are also equal if they name the same file in different Unicode
+forms, or with a backslash instead of "/". A row without an image belongs to the image of the rows
+with the same id; a table of images and a table of captions are joined in this way. In tables
+without images, the rows with the same id form a record, and a row without an id forms a record by
+itself.
 
-The rows may be anywhere in the tables. Only their positions and a 128-bit hash of image and id are
-in memory: at most about 200 bytes per row while the rows are sorted.
+The rows may be anywhere in the tables. Only the positions of the rows, and 128-bit hashes of their
+images and ids, are in memory: at most about 200 bytes per row while the rows are sorted.
 """
 
 import array
@@ -24,7 +25,8 @@ from tf_mural.datasets.table.columns import Columns, first_value
 from tf_mural.errors import UserError
 
 _NUMBERED = re.compile(r"(.+)#\d+")
-_ABSENT, _NO_SPLIT, _IN_SPLIT = range(3)  # whether a row has no split column, no split, or its name
+# State of a row: its table has no split column, its split is missing, or it is in the split.
+_ABSENT, _NO_SPLIT, _IN_SPLIT = range(3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +51,8 @@ class ImageNames:
     Attributes:
         folder: folder of the images.
         suffix: appended to each name.
-        numbered: whether "#" and a number at the end of a name count the texts of an image.
+        numbered: whether "#" and a number at the end of a name are the number of a text, and not a
+            part of the path.
     """
 
     folder: str
@@ -62,7 +65,7 @@ class ImageNames:
         return match[1] if match else cell
 
     def key(self, cell):
-        """Returns a path that is equal for all names of a file, also in other Unicode forms."""
+        """Returns a normalized path, which is equal for all Unicode forms of the name of a file."""
         path = posixpath.normpath(self.path(cell))
         if path.isascii() and "\\" not in path:
             return path
@@ -73,7 +76,7 @@ class ImageNames:
         return name.removesuffix(self.suffix)
 
     def check(self, cell):
-        """Returns these names, with `numbered` False if the folder has a file with the number."""
+        """Returns self, or a copy with `numbered` False if the file `cell` exists."""
         is_file = _NUMBERED.fullmatch(cell) and os.path.lexists(
             os.path.join(self.folder, cell + self.suffix)
         )
@@ -86,10 +89,12 @@ class Groups:
 
     Attributes:
         sources: uint16 (n,), number of the table of each row.
-        starts, ends, lines: int64 (n,), first byte, end and line of each row.
-        cuts: int64 (number of records + 1,).
+        starts, ends: int64 (n,), start and end of each row: bytes in a text table, otherwise row
+            numbers.
+        lines: int64 (n,), line of each row.
+        cuts: int64 (number of records + 1,), index of the first row of each record.
         other_splits: {name of another split: number of its rows}.
-        example: place of the first row of another split, or "".
+        example: the first row of another split, such as "line 3: val", or "".
         json_keys: all keys of the JSON objects of each table.
     """
 
@@ -195,13 +200,13 @@ class _Rows:
         self._json_keys = []
 
     def read(self, number, source, names, split):
-        """Adds the rows of a table that are in the split, or may be."""
+        """Adds the rows of a table that are in the split, or whose split is not known."""
         table, columns = source.table, source.columns
         keys = dict.fromkeys(table.columns)
         needs_row = table.json or bool(source.split_column or columns.image or columns.id)
         for line, start, data in table.spans():
             row = table.row(data, line) if needs_row else ""
-            # A row that is not valid, or without a split, is a record of its own, which is skipped.
+            # An invalid row and a row without a split form separate records, which are skipped.
             state, image, id = _NO_SPLIT if needs_row else _ABSENT, None, None
             if not isinstance(row, str):
                 keys |= dict.fromkeys(row) if table.json else {}
@@ -255,14 +260,14 @@ class _Rows:
         )
 
     def _keys(self):
-        """Returns the uint64 (n, 2) keys by which rows form records."""
+        """Returns uint64 (n, 2) keys; rows with equal keys form a record."""
         images = np.array(self._images, np.uint64).reshape(-1, 2)
         ids = np.array(self._ids, np.uint64).reshape(-1, 2)
         has_image, has_id = images.any(axis=1), ids.any(axis=1)
         keys = np.where(has_image[:, None], images, ids)
         neither = np.flatnonzero(~(has_image | has_id))
         keys[neither] = np.stack([np.zeros_like(neither), neither + 1], axis=1)
-        # A row with only an id gets the image of the first row with the same id and an image.
+        # A row with only an id gets the image of the first row that has the same id and an image.
         if (has_id & has_image).any() and (has_id & ~has_image).any():
             labels, count = _label(ids)
             first = np.full(count, len(ids))
@@ -288,10 +293,10 @@ def _label(keys):
     """Numbers equal keys by their first occurrence.
 
     Args:
-        keys: integers (n, 2), or (n, 1) for different keys.
+        keys: integers (n, 2), or (n, 1) if all keys are different.
 
     Returns:
-        (int64 (n,), number of different keys).
+        (int64 (n,) numbers, number of different keys).
     """
     if keys.shape[1] == 1:
         return np.arange(len(keys)), len(keys)
@@ -299,7 +304,7 @@ def _label(keys):
     ordered = keys[order]
     is_first = np.ones(len(keys), bool)
     is_first[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
-    first = order[is_first]  # lexsort is stable
+    first = order[is_first]  # the first occurrences, because lexsort is stable
     ranks = np.empty(len(first), np.int64)
     ranks[np.argsort(first)] = np.arange(len(first))
     labels = np.empty(len(keys), np.int64)

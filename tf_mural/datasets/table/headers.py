@@ -6,8 +6,8 @@
     language, text       the language and the text of a row (long layout)
     texts                texts in one language: the name of the column is a language (wide layout),
                          the option `columns` assigns the language, or the column has a usual name
-                         such as "caption" and the option `language` says in which language
-    captions             objects of a JSONL with texts by language
+                         such as "caption" and the option `language` names the language
+    captions             JSON objects with texts by language (JSONL)
     ignored              anything else, with the reason for the ledger
 """
 
@@ -34,7 +34,7 @@ _IMAGE_FILE = re.compile(r"(?!\w+://).+\.(jpe?g|png|webp|gif|bmp|tiff?)(#\d+)?",
 
 @dataclasses.dataclass(frozen=True)
 class ColumnOptions:
-    """The options of `table.plan` that describe columns; see there."""
+    """The options of `table.plan` that describe columns; see `table.plan`."""
 
     layout: str = "auto"
     image: str | None = None
@@ -111,7 +111,7 @@ def has_texts(table, resolved):
 
 
 def check_long(table, resolved):
-    """Raises UserError if nothing says which rows of the long layout belong together."""
+    """Raises UserError if a table of the long layout has no images or ids that group its rows."""
     if resolved.layout == "long" and resolved.image is None and resolved.id is None:
         raise UserError(
             f"{table.path}: the long layout needs image_column or id_column, to know which texts "
@@ -120,7 +120,7 @@ def check_long(table, resolved):
 
 
 def raise_without_texts(table, resolved):
-    """Raises the UserError of a table without texts; the message names the remedy."""
+    """Raises a UserError for a table without texts; the message names the remedy."""
     listed = f"columns found: {', '.join(table.columns)}"
     if resolved.text in table.columns:
         raise UserError(
@@ -152,7 +152,7 @@ def _parse_assignments(columns):
 
 
 def _chosen_languages(codes):
-    """Returns the codes of the option `languages`, as written and as stored, or None."""
+    """Returns the codes of the option `languages`, as given and as records store them, or None."""
     if codes is None:
         return None
     stored = (languages.canonicalize(code, "the option languages") for code in codes)
@@ -160,7 +160,7 @@ def _chosen_languages(codes):
 
 
 def _pick(names, usual_names, assigned):
-    """Returns the column with the first of some usual names, or None."""
+    """Returns the first of `usual_names` that is a column without an assigned language, or None."""
     by_name = {name.lower(): name for name in reversed(names) if name not in assigned}
     return next((by_name[name] for name in usual_names if name in by_name), None)
 
@@ -200,7 +200,7 @@ def _find_id(names, image, is_single, assigned):
 
 
 def _numeric_columns(names, samples):
-    """Returns the columns whose cells are numbers, as those of a column "no" or "lat" may be."""
+    """Returns the columns whose cells are numbers; such a column "no" or "lat" is no language."""
     numeric = set()
     for name in names:
         values = [value for row in samples if (value := first_value(row, name))]
@@ -210,7 +210,7 @@ def _numeric_columns(names, samples):
 
 
 def _sort_by_words(names, samples):
-    """Returns the columns, sorted by their number of words in the sampled cells."""
+    """Returns the columns, sorted by the number of words in their first cells, most words first."""
 
     def negative_count(name):
         return -sum(len((first_value(row, name) or "").split()) for row in samples)
@@ -227,7 +227,7 @@ def _is_number(value):
 
 
 def _with_roots(reserved):
-    """Returns {name: role}, with the first part of each name that is a path."""
+    """Returns {name: role} of the named columns; adds the first part of each name with dots."""
     by_name = {}
     for role, name in reserved.items():
         if name is not None:
@@ -247,7 +247,7 @@ def _check_columns(table, options, resolved, is_long, names):
             stored = languages.canonicalize(code)
             named.append(("languages", None if stored in codes else code))
     for option, name in named:
-        # A name with dots is a path into nested objects.
+        # A name with dots is a path in nested objects.
         root = name.partition(".")[0] if name is not None and table.json else name
         if name is not None and not {name, root} & set(names):
             raise UserError(

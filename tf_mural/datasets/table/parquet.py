@@ -45,7 +45,7 @@ class ParquetTable:
     Attributes:
         path: path of the file.
         columns: names of the columns.
-        image_columns: those that contain bytes of images.
+        image_columns: names of the columns that contain the bytes of images.
         starts: first row of each row group, and the number of all rows.
     """
 
@@ -61,7 +61,7 @@ class ParquetTable:
         """Opens a file and reads its footer.
 
         Raises:
-            UserError: pyarrow is not installed, or the file is truncated or no Parquet.
+            UserError: pyarrow is not installed, or the file is truncated or not a Parquet file.
         """
         with _opened(path) as file:
             schema = file.schema_arrow
@@ -99,7 +99,7 @@ class ParquetTable:
 
     @contextlib.contextmanager
     def opened(self):
-        """Yields a callable (start, end, line) -> row, which keeps one row group in memory."""
+        """Context manager that yields a callable (start, end, line) -> row."""
         with _opened(self.path) as file:
             group = rows = None
 
@@ -107,7 +107,7 @@ class ParquetTable:
                 nonlocal group, rows
                 number = int(np.searchsorted(self.starts, start, side="right")) - 1
                 if number != group:
-                    rows = None  # Only one group is in memory.
+                    rows = None  # At most one row group is in memory.
                     group, rows = number, file.read_row_group(number)
                 return self.row(rows.slice(start - self.starts[number], 1).to_pylist()[0])
 

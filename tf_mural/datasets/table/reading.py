@@ -34,7 +34,7 @@ class Unit:
 
 
 def read(unit):
-    """Yields `Record` or `Skipped` for each record of a unit, `Skipped` for texts, `InputParts`."""
+    """Yields a `Record` or `Skipped` for each record, `Skipped` for texts, and `InputParts`."""
     yield from unit.parts
     codes = collections.Counter()
     with contextlib.ExitStack() as stack:
@@ -46,7 +46,7 @@ def read(unit):
 
 
 def _read_rows(unit, readers, positions):
-    """Returns a list of (`grouping.Source`, place of the row, row) of a record."""
+    """Returns a list of (`grouping.Source`, name of the row for messages, row) of a record."""
     groups, record_rows = unit.groups, []
     for position in positions:
         number, line = int(groups.sources[position]), int(groups.lines[position])
@@ -106,7 +106,7 @@ def _load_image(names, image, where):
     Args:
         names: `grouping.ImageNames`.
         image: `parquet.EmbeddedImage`, or a path.
-        where: place of the row.
+        where: name of the row for messages.
     """
     if isinstance(image, EmbeddedImage):
         data, reason = image_files.validate_image(image.data)
@@ -121,7 +121,7 @@ def _load_image(names, image, where):
 
 def _read_texts(record_rows, codes):
     """Yields `Skipped` for invalid and repeated texts; returns the list of (language, text)."""
-    texts = {}  # A dict, because it is ordered and its keys are unique.
+    texts = {}  # A dict is used, because it is ordered and its keys are unique.
     for source, where, row in record_rows:
         for item in source.columns.texts(row, codes):
             if isinstance(item, Skipped):

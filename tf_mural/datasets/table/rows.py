@@ -34,7 +34,7 @@ class Table:
         format: "tsv", "csv" or "jsonl".
         quoting: "minimal" or "none"; ignored for jsonl.
         columns: names in the header; for jsonl the keys of the first object.
-        start: byte at which the rows begin, in UTF-8.
+        start: offset of the first row in bytes, after conversion of the file to UTF-8.
         delimiter: character between the cells, or None for jsonl.
         encoding: encoding of the file.
         is_assumed: whether the encoding is only assumed; see `encodings.check_assumed`.
@@ -59,7 +59,7 @@ class Table:
             format: a key of `DELIMITERS`; by default the extension of the file.
             quoting: a key of `QUOTING`.
             delimiter: a key of `encodings.DELIMITERS`. Default: the delimiter of the format, or
-                another one if only this divides the header.
+                another delimiter if only that one divides the header.
             encoding: name of an encoding. Default: see `encodings`.
 
         Raises:
@@ -112,7 +112,7 @@ class Table:
 
     @property
     def has_header(self):
-        """Whether `columns` has all columns; keys of JSON objects are optional."""
+        """Whether `columns` has all columns; not for JSON, because keys of objects are optional."""
         return not self.json
 
     def end(self, start, data):
@@ -121,7 +121,7 @@ class Table:
 
     @contextlib.contextmanager
     def opened(self):
-        """Yields a callable (start, end, line) -> row, which reads the row of a span."""
+        """Context manager that yields a callable (start, end, line) -> row."""
         with encodings.open_utf8(self.path, self.encoding) as file:
 
             def read(start, end, line):
@@ -135,7 +135,7 @@ class Table:
         return f"line {line}"
 
     def samples(self):
-        """Returns the valid ones of the first rows."""
+        """Returns the valid rows among the first rows."""
         parsed = (
             self.row(data, line) for line, _, data in itertools.islice(self.spans(), _SAMPLES)
         )

@@ -1,7 +1,7 @@
 """Reads prompts from files: a folder with one file per language, or a published format.
 
-A folder of prompts contains folders of UTF-8 text files, each named by its language, such as
-`de.txt`, or in another convention (`deu_Latn.txt`; see `tf_mural.languages`):
+A folder of prompts contains folders of UTF-8 text files. The name of each file is a language code,
+such as `de.txt`, also in another convention (`deu_Latn.txt`; see `tf_mural.languages`):
 
     templates/de.txt   one template per line, with {} for the name
     classes/de.txt     one name per line, in the order of the labels; an empty line for a class

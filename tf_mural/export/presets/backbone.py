@@ -21,10 +21,9 @@ class MuralBackbone(keras_hub.models.Backbone):
     The backbone has either the argument `encoder`, or the arguments of `models.dual_encoder`, from
     which it builds the `DualEncoder` of the paper.
 
-    The inputs are a dict: "pixels" are values in [0, 255], (n, size, size, 3), and "tokens" are
-    int32, (n, t). The outputs are a dict: "image_embeddings", "text_embeddings" and
-    "<tower>_embeddings" of each further tower are normalized embeddings, float32
-    (n, embedding_dim).
+    The input is a dict: "pixels", values in [0, 255], (n, size, size, 3), and "tokens", int32
+    (n, t). The output is a dict of normalized embeddings, float32 (n, embedding_dim):
+    "image_embeddings", "text_embeddings", and "<tower>_embeddings" of each further tower.
 
     Args:
         image: see `models.dual_encoder`. The dict may contain argument names of earlier versions of
@@ -109,7 +108,7 @@ class MuralBackbone(keras_hub.models.Backbone):
 
 @contextlib.contextmanager
 def _upgraded_weights(path, towers):
-    """Context manager: yields a weights file with the layer names of this version of `tf_mural`.
+    """Context manager that yields a weights file with the layer names of this version.
 
     Keras names the groups of a weights file after the classes of the layers. In earlier versions of
     `tf_mural`, `GhostBatchNormalization` was called `GroupedBatchNormalization`, and the towers
@@ -147,7 +146,7 @@ def _tower_groups(towers):
     """Yields (group in files of earlier versions, group in files of this version) of each tower."""
     counts = collections.Counter()
     for number, tower in enumerate(towers):
-        # The snake case of Keras, such as "efficient_net_encoder".
+        # Keras converts the name of a class to snake case, such as "efficient_net_encoder".
         name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(tower).__name__).lower()
         suffixes = [f"_{index}" if index else "" for index in (number, counts[name])]
         counts[name] += 1

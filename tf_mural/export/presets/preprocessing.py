@@ -88,13 +88,13 @@ class MuralTokenizer(keras_hub.tokenizers.Tokenizer):
 
 @keras.saving.register_keras_serializable(package="tf_mural")
 class MuralImageConverter(keras_hub.layers.ImageConverter):
-    """Resizes and crops images as the evaluations of this package do.
+    """Resizes and crops images in the same way as the evaluations of this package.
 
     Args:
         resize: height and width in pixels after resizing; the aspect ratio is not kept.
         crop: height and width in pixels of the center crop.
-        background: color of transparent pixels of image files. This layer takes only pixels; see
-            `preprocessing.Preprocessing`.
+        background: color of transparent pixels in image files, see `preprocessing.Preprocessing`.
+            This layer takes opaque pixels, and only stores the color.
         **kwargs: see `keras_hub.layers.ImageConverter`. The arguments `interpolation` and
             `antialias` apply to the resizing.
     """
@@ -146,8 +146,8 @@ class MuralPreprocessor(keras_hub.models.Preprocessor):
     Args:
         tokenizer: `MuralTokenizer`, or another tokenizer of KerasHub.
         image_converter: `MuralImageConverter`.
-        max_tokens: number of tokens per text. None: that of `MuralTokenizer`.
-        pad_id: token that pads texts. None: that of the tokenizer.
+        max_tokens: number of tokens per text. None: `max_tokens` of `MuralTokenizer`.
+        pad_id: token that pads texts. None: the padding token of the tokenizer.
         **kwargs: see `keras_hub.models.Preprocessor`.
     """
 

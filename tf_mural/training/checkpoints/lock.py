@@ -34,23 +34,22 @@ class WorkdirLocked(UserError):
 class Lock:
     """Locks a workdir: `with Lock(workdir): ...`.
 
-    On one machine, the kernel locks the file `lock` (`filelock.FileLock`) and releases it when the
-    process ends, for whatever reason. Between machines, or if the file system has no locks, the
+    On one machine, the kernel locks the file `lock` (`filelock.FileLock`), and releases this lock
+    when the process ends for any reason. Between machines, or if the file system has no locks, the
     content of lock.json decides: the host, the process and the time of its last heartbeat. The
     process writes a heartbeat every 20 s. A lock expires after 120 s without a heartbeat. A lock
-    expires at once if its process started on this machine since the last boot and has ended.
+    expires immediately if its process started on this machine since the last boot and has ended.
 
     On a remote file system, two processes that start at the same moment may both acquire the lock.
-    At its next heartbeat, the process that is not named in lock.json stops. If the lock of a
-    process has expired and another process has taken it, the first process also stops at its next
-    heartbeat.
+    At its next heartbeat, the process that is not named in lock.json stops. A process whose lock
+    has expired, and was then acquired by another process, also stops at its next heartbeat.
 
     Args:
         workdir: folder of a run, which is created if it is missing.
         heartbeat_seconds: interval between two heartbeats.
         expiry_seconds: time without a heartbeat after which the lock of another machine expires.
         on_lost: callable that takes a message. `on_lost` is called in a background thread after
-            another process has taken the lock.
+            another process has acquired the lock.
 
     Raises:
         UserError: the workdir is in use; the message gives host, process and time.
@@ -95,7 +94,7 @@ class Lock:
     def __exit__(self, *_):
         self._closed.set()
         self._thread.join()
-        # An error such as a full disk is not raised here, because other writes report it.
+        # An error such as a full disk is ignored, because other writes raise the same error.
         with contextlib.suppress(Exception):
             if not self._is_lost:
                 self._write({})
