@@ -80,7 +80,7 @@ def run_overview():
         "tokenizer": keras_hub.models.BertTokenizer(vocabulary=list(vocabulary)),
     }
     Image.new("RGB", (40, 30), "red").save("dog.jpg")
-    if ON_JAX:  # Only the process on TensorFlow runs this line, to save time.
+    if ON_JAX:  # Only the process on TensorFlow runs this line.
         code = "\n".join(line for line in code.splitlines() if "tf_mural.train(" not in line)
     exec(code, namespace)
     model = namespace["model"]

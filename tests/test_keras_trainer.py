@@ -22,7 +22,7 @@ from tf_mural.nonfinite import BadStepPolicy
 
 ON_JAX = keras.backend.backend() == "jax"
 STEPS = 4
-# Environment variables of a process on JAX. XLA_FLAGS make compilation faster.
+# Environment variables of a process on JAX. The flags of XLA make compilation faster.
 JAX = {
     "KERAS_BACKEND": "jax",
     "JAX_PLATFORMS": "cpu",

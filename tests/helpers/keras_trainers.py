@@ -22,7 +22,7 @@ def make_tokenizer():
 def make_model(dropout=0.0, precision=None, seed=0):
     """Returns a dual encoder with small towers and reproducible weights."""
     model = trainers.make_trainer("etcl", dropout=dropout, precision=precision).encoder
-    if seed:  # The towers have the same weights for each seed; noise makes them differ.
+    if seed:  # Noise makes the weights differ from those of seed 0.
         for variable in model.trainable_variables:
             noise = keras.random.normal(variable.shape, stddev=0.05, seed=seed)
             variable.assign_add(keras.ops.cast(noise, variable.dtype))

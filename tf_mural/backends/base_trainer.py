@@ -13,7 +13,7 @@ from tf_mural.nonfinite import LOSS_SCALES, BadStepPolicy
 from tf_mural.objective import Term
 from tf_mural.train_step import TrainStep, combine_logs
 
-# Value of `loss_scale` and `jit_compile` that selects a value by the precision or the backend.
+# Value of `loss_scale` (selects by the precision) and `jit_compile` (selects by the backend).
 AUTO = "auto"
 
 

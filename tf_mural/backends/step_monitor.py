@@ -10,7 +10,7 @@ class StepMonitor(keras.callbacks.Callback):
     """Checks the logs of each step of `fit`, and replaces them by their means over the epoch.
 
     The callback must be the first in the list of callbacks. All other callbacks then get the means,
-    and cannot save the weights of a bad step, because the error of the check ends `fit` before.
+    and cannot save the weights of a bad step, because the check ends `fit` before they are called.
 
     Args:
         skipped_records: `data.skipped_records.SkippedRecords` of the dataset, or None.

@@ -254,7 +254,7 @@ def as_preprocessing(preprocessing: Any, size: int, **defaults: Any) -> Preproce
 
 
 def _from_image_converter(converter, size):
-    """Converts an image converter, which computes scale * x + offset = (x - mean) / std."""
+    """Returns a `Preprocessing` whose (x - mean) / std equals scale * x + offset of a converter."""
     height, width = converter.image_size or (size, size)
     if height != width:
         raise UserError(f"the image converter has the size {height} x {width}, expected a square")

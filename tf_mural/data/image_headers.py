@@ -173,7 +173,7 @@ def _is_plain_jpeg(data):
 def _is_plain_png(data):
     """Returns whether a PNG has no transparency, no EXIF data, and no orientation in XMP data.
 
-    PNG files of 16 bits are included, because TensorFlow then uses the high byte, as Pillow does.
+    PNG files of 16 bits are included, because TensorFlow uses the high byte of each sample.
     """
     if len(data) < 33 or data[25] & 4:  # bit 2 of the color type: an alpha channel
         return False

@@ -1,6 +1,6 @@
 """Converts image files and Pillow images to upright 8-bit RGB images without transparency.
 
-TensorFlow ignores the orientation in EXIF data and drops transparency. A photograph from a phone
+TensorFlow ignores the orientation in EXIF data and drops transparency. Many photographs from phones
 would be rotated by 90 degrees, and the transparent background of a logo would become black. All
 code that reads images of users therefore calls `normalize`: the conversion to records, the
 `Embedder`, the index, and the search page. Image files that TensorFlow decodes correctly keep their
