@@ -156,6 +156,6 @@ def test_options_that_a_backend_does_not_have_are_refused():
     with pytest.raises(UserError, match="no TPU is available: JAX has only cpu devices"):
         jax_backend.make_strategy("tpu")
     with pytest.raises(
-        UserError, match="--tpu=node-1: the JAX backend runs on the TPU's own hosts"
+        UserError, match="`tpu=node-1`: the JAX backend runs on the TPU's own hosts"
     ):
         jax_backend.make_strategy("tpu", "node-1")

@@ -282,7 +282,7 @@ def test_package_runs_commands_as_a_module(tmp_path):
     environment = {**os.environ, "PYTHONPATH": ROOT}
     options = dict(capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=60)
     done = subprocess.run([*command, "convert", "--list"], **options)
-    assert done.returncode == 0 and done.stdout.startswith("scenes: ")
+    assert done.returncode == 0 and done.stdout.startswith("auto: ")
     done = subprocess.run([*command, "build-vocab", "--help"], **options)
     assert done.returncode == 0 and done.stdout.startswith("Trains a cased WordPiece vocabulary")
     done = subprocess.run([*command, "converts"], **options)

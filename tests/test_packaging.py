@@ -153,7 +153,7 @@ def test_installed_command_finds_package_and_configs(installed):
     _, out, err = installed("python", "-c", code)
     assert f"{os.sep}venv{os.sep}" in out, err
     code, out, err = installed("tf-mural", "convert", "--list")
-    assert (code, err) == (0, "") and out.startswith("scenes: ")
+    assert (code, err) == (0, "") and out.startswith("auto: ")
     code, out, err = installed("tf-mural", "build-vocab", "--help")
     assert code == 0 and "    tf-mural build-vocab --records=" in out and "tools/" not in out
     code, out, err = installed("tf-mural", "search", "a")

@@ -95,7 +95,7 @@ def test_errors_of_train_and_evaluate_name_arguments(tmp_path):
         tf_mural.train("etcl", tmp_path, overrides={"optimizer.learning_rat": 1.0})
     with pytest.raises(UserError) as error:
         tf_mural.train("etcl", tmp_path, size="b3_mini", strategy="one")
-    assert "give init=<workdir of a finished mural run>" in str(error.value)
+    assert "give `init`, the workdir of a finished mural run" in str(error.value)
     assert "--" not in str(error.value)
     with pytest.raises(UserError, match="unknown task 'retrival'; .*did you mean 'retrieval'"):
         tf_mural.evaluate(tmp_path, "retrival")

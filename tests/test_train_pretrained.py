@@ -231,7 +231,7 @@ def test_initial_weights_of_another_function_are_refused(part, name, initial, cu
     description["model"][part][name] = initial
     file_io.write_json(str(model / "model.json"), description)
     message = (
-        f"trained with model.{part}.{name}={initial}, this run has {current}: set --config.model"
+        f"trained with model.{part}.{name}={initial}, this run has {current}: set `config.model"
     )
     with pytest.raises(UserError, match=message):
         experiment.load_initial_weights(str(model), run)

@@ -4,6 +4,7 @@ Special tokens in a text are treated as plain text: "[SEP]" in a caption is five
 Therefore no text can inject a special token.
 """
 
+import functools
 import hashlib
 import os
 import unicodedata
@@ -103,8 +104,23 @@ class Tokenizer:
         Returns:
             RaggedTensor int32 (n, None).
         """
+        import tensorflow as tf
+
+        if tf.executing_eagerly():
+            return self._compute_pieces(strings)
+        return self._traced_pieces(strings)
+
+    def _compute_pieces(self, strings):
         strings = text_cleaning.clean(strings, self._lower_case, self._word_piece.has_unknown)
         return self._word_piece(strings)
+
+    @functools.cached_property
+    def _traced_pieces(self):
+        """A function that is traced once, because each trace takes more than a second."""
+        import tensorflow as tf
+
+        signature = [tf.TensorSpec((None,), tf.string)]
+        return tf.function(self._compute_pieces, input_signature=signature, autograph=False)
 
     def __call__(self, strings: Any) -> Any:
         """Tokenizes strings to `[CLS] pieces... [SEP] [PAD]...`.

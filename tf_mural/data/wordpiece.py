@@ -82,7 +82,8 @@ class WordPiece:
         """Returns whether the pieces of each text contain [UNK], a bool tensor (n,)."""
         import tensorflow as tf
 
-        return tf.reduce_any(self(strings) == self._unknown_id, axis=1)
+        pieces = self._tokenizer.tokenize(self._normalizer.normalize(strings))
+        return tf.reduce_any(pieces.with_flat_values(self._is_unknown(pieces.flat_values)), axis=1)
 
     def _is_unknown(self, ids):
         return (ids == self._unknown_id) | (ids >= self._size)
