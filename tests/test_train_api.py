@@ -100,7 +100,7 @@ def test_errors_of_train_and_evaluate_name_arguments(tmp_path):
     with pytest.raises(UserError, match="unknown task 'retrival'; .*did you mean 'retrieval'"):
         tf_mural.evaluate(tmp_path, "retrival")
     with pytest.raises(UserError, match="model is a int, expected a path"):
-        tf_mural.evaluate(3, "retrieval", records="scenes/test", data_dir=tmp_path)
+        evaluate._open_model(3)
     with pytest.raises(UserError, match="the first text tower of the model has no tokenizer"):
         evaluate._open_model(keras_trainers.make_model())
 
