@@ -122,7 +122,7 @@ def check_step(cls):
 def check_loss(trainer):
     """Checks that the registered loss starts at its value for the embeddings, and decreases."""
     dataset = tf_mural.data.training_dataset(
-        "data/scenes/train", trainer, batch_size=8, languages=["en"], start_step=0
+        "data/scenes/train", trainer, batch_size=8, languages=["en", "de"], start_step=0
     )
     pairs = trainer.predict(dataset, steps=1, verbose=0)
     expected = np.mean((1 - np.sum(pairs["image"] * pairs["caption"], axis=1)) ** 2)

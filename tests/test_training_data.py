@@ -1,5 +1,6 @@
 """Tests `tf_mural.data.training_dataset`, and the stages of `ALIGN`, `MURAL` and `ETCL`."""
 
+import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import keras_trainers, trainers
@@ -46,7 +47,9 @@ def test_named_trainers_have_the_terms_and_sources_of_the_configs(model, stage):
             "epoch_unit": "records",
             **trainer.source_options.get(name, {}),
         }
-        assert options == {"languages": source.languages, "epoch_unit": source.epoch_unit}
+        # The languages of triples are those of the records, which a config of scenes restricts.
+        languages = None if stage == "etcl" else source.languages
+        assert options == {"languages": languages, "epoch_unit": source.epoch_unit}
 
 
 def test_every_stage_has_a_trainer():
@@ -83,6 +86,7 @@ def test_the_batches_are_those_of_the_command(stage, data_dir):
         paths if stage == "mural" else paths["triples"],
         trainer,
         batch_size=8,
+        languages={name: source.languages for name, source in config.sources.items()},
         start_step=5,
         tokenizer=tf_mural.data.Tokenizer(run.vocabulary_path, run.description["max_tokens"]),
         preprocessing=Preprocessing(config.images.resize, config.images.crop),
@@ -115,6 +119,13 @@ def test_language_ids_are_positions_in_the_languages_of_the_trainer(model, color
         keras_trainers.make_dataset(colors, trainer)
 
 
+def test_the_texts_of_triples_are_in_all_languages_of_the_records_by_default(model, colors):
+    dataset = keras_trainers.make_dataset(colors, tf_mural.ETCL(model), languages=None)
+    (batch,) = read_batches(dataset, 1)
+    texts = np.stack([batch["text_a"]["language"], batch["text_b"]["language"]])
+    assert (np.sort(texts, axis=0) == [[0], [1]]).all()  # de and en in each example
+
+
 def test_a_source_may_have_several_record_sets(model, colors):
     trainer = uncompiled_trainer(model)
     single = records.RecordSet.open(colors)
@@ -131,7 +142,6 @@ def test_a_source_may_have_several_record_sets(model, colors):
         (dict(languages=("de", "fr")), "unknown language .of the source 'triples'. 'fr'; known"),
         (dict(languages={"bitext": ("de",)}), "unknown source of the trainer: 'bitext'"),
         (dict(languages=("de",)), "no record has 2 of the languages de"),
-        (dict(languages=None), "unknown language .of the source 'triples'. 'fr'"),
         (dict(batch_size=1), "batch_size is 1, expected a number from 2"),
         (dict(tokenizer=None), "the text encoder 'text' has no tokenizer: give tokenizer="),
         (dict(preprocessing=Preprocessing(72, 64)), "64"),

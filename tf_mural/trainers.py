@@ -12,7 +12,6 @@ from tf_mural.objective import Term
 
 # Options of the contrastive loss in the papers.
 _PAPER_OPTIONS = {"contrastive": {"margin": 0.3, "label_smoothing": 0.1}}
-_TRIPLE_LANGUAGES = ("en", "de", "fr", "cs", "zh", "ja")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,9 +55,7 @@ STAGES = {
             "text_a_text_b": ("text_a", "text_b", 1 / 3),
             "text_b_image": ("text_b", "image", 1 / 3),
         },
-        source_options={
-            "triples": {"languages": _TRIPLE_LANGUAGES, "epoch_unit": "combinations"},
-        },
+        source_options={"triples": {"epoch_unit": "combinations"}},
     ),
 }
 

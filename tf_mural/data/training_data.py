@@ -47,9 +47,10 @@ def training_dataset(
             several sources, {name of a source: records}. A sequence is mixed, see `weights`.
         trainer: a trainer, such as `tf_mural.ETCL(model)`, whose fields are read.
         batch_size: number of examples per step and source, over all replicas.
-        languages: codes of the languages whose texts are drawn. None: the languages of the paper
-            for `ALIGN`, `MURAL` and `ETCL`, otherwise all languages of the records. This option,
-            like each option below whose type includes a mapping, may be {name of a source: value}.
+        languages: codes of the languages whose texts are drawn. None: English for the images of
+            `ALIGN` and `MURAL`, as in the paper, otherwise all languages of the records. This
+            option, like each option below whose type includes a mapping, may be
+            {name of a source: value}.
         start_step: number of the first step. None: each iterator of the dataset starts at
             `trainer.step`. A second call of `fit`, and a `fit` after `BackupAndRestore` has
             restored the trainer, therefore continue with the next examples.
