@@ -172,7 +172,7 @@ def test_flags_that_beam_does_not_know_are_refused(flag, message, capfd):
 
 
 def test_processes_are_a_flag_of_the_process_pool():
-    with pytest.raises(UserError, match="--processes is for the process pool"):
+    with pytest.raises(UserError, match="`processes` is for the process pool"):
         list(run_on_beam(executor_jobs.square, [(1,)], processes=2))
 
 
