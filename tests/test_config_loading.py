@@ -3,6 +3,7 @@
 import ml_collections
 import pytest
 
+from tf_mural.cli.error_lines import with_flags
 from tf_mural.errors import UserError
 from tf_mural.experiment import config_loading
 
@@ -20,7 +21,7 @@ def load_with(*arguments, stage="etcl", size="tiny"):
 def refusal(*arguments, **which):
     with pytest.raises(UserError) as error:
         load_with(*arguments, **which)
-    return str(error.value)
+    return with_flags(str(error.value))
 
 
 # --- stages and sizes -----------------------------------------------------------------------------

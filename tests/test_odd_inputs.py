@@ -12,7 +12,7 @@ from helpers.files import write_files
 
 from tf_mural.conversion.ledger import format_summary
 from tf_mural.data.records import Record, RecordSet, Skipped, deserialize, serialize
-from tf_mural.datasets import archives, crawl, table
+from tf_mural.datasets import archives, bounded_read, crawl, table
 from tf_mural.errors import UserError
 
 
@@ -190,3 +190,10 @@ def test_parquet_with_times_that_python_lacks_is_refused(tmp_path):
     write_parquet(tmp_path / "table/t.parquet", image=[RED], en=["red"], time=late)
     with pytest.raises(UserError, match="t.parquet is cut short or no Parquet file"):
         read_items(table, tmp_path / "table", "train")
+
+
+def test_an_error_of_the_user_in_the_body_is_not_taken_for_a_broken_file(tmp_path):
+    write_parquet(tmp_path / "t.parquet", en=["red"])
+    with pytest.raises(UserError, match="^another error$"):
+        with bounded_read.open_parquet(tmp_path / "t.parquet"):
+            raise UserError("another error")

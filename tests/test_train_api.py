@@ -91,7 +91,7 @@ def test_configs_are_found_by_name_path_and_object():
 
 
 def test_errors_of_train_and_evaluate_name_arguments(tmp_path):
-    with pytest.raises(UserError, match="config.optimizer.learning_rat: the config has no such"):
+    with pytest.raises(UserError, match="`config.optimizer.learning_rat`: the config has no"):
         tf_mural.train("etcl", tmp_path, overrides={"optimizer.learning_rat": 1.0})
     with pytest.raises(UserError) as error:
         tf_mural.train("etcl", tmp_path, size="b3_mini", strategy="one")

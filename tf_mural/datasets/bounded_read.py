@@ -1,4 +1,4 @@
-"""Reads whole files (plain, gzip, or members of a zip) as bytes or as lines, with a size limit.
+"""Reads whole files (plain, gzip, or members of a zip) with a size limit, and Parquet files.
 
 The limit is needed because a file of a few kilobytes may unpack to many gigabytes. All failures are
 raised as `UserError` with the name of the file.
@@ -25,6 +25,18 @@ UNPACK_ERRORS = (
     EOFError,
     RuntimeError,  # raised by zipfile for encrypted members and unknown compression methods
 )
+
+
+class BrokenParquetError(UserError):
+    """A Parquet file that cannot be read, for example because it was truncated before its footer.
+
+    Attributes:
+        reason: message of pyarrow.
+    """
+
+    def __init__(self, path, reason):
+        super().__init__(f"{path} is cut short or no Parquet file that can be read: {reason}")
+        self.reason = reason
 
 
 def read_bytes(path):
@@ -131,3 +143,32 @@ def decode_utf8(data, path):
         line = data[: error.start].count(b"\n") + 1
         received = data[error.start : error.end]
         raise UserError(f"{path}, line {line}: expected UTF-8, got {received!r}") from error
+
+
+@contextlib.contextmanager
+def open_parquet(path):
+    """Context manager that opens a Parquet file, and reports errors of reading it.
+
+    Args:
+        path: path of the file.
+
+    Yields:
+        `pyarrow.parquet.ParquetFile`.
+
+    Raises:
+        UserError: pyarrow is not installed.
+        BrokenParquetError: the file is truncated or not a Parquet file, or has a value that Python
+            cannot represent. Errors of the file system are not changed.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise UserError(f"reading {path} needs pyarrow: pip install pyarrow") from error
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            yield file  # Times that Python cannot represent raise a ValueError or OverflowError.
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+        if isinstance(error, UserError) or getattr(error, "errno", None) is not None:
+            raise
+        raise BrokenParquetError(path, str(error).partition("\n")[0]) from error

@@ -139,10 +139,10 @@ def apply_overrides(config, overrides):
         if not isinstance(group, ConfigDict) or key not in group:
             names = sorted(_names(config))
             raise UserError(
-                f"--config.{name}: the config has no such value{suggest(name, names)}; "
+                f"`config.{name}`: the config has no such value{suggest(name, names)}; "
                 f"it has {', '.join(names)}"
             )
-        group[key] = _parse_value(text, group, key, f"--config.{name}")
+        group[key] = _parse_value(text, group, key, f"config.{name}")
 
 
 def _names(config, prefix=""):
@@ -153,12 +153,12 @@ def _names(config, prefix=""):
             yield prefix + key
 
 
-def _parse_value(text, group, key, flag):
+def _parse_value(text, group, key, name):
     """Returns `text` as a value of the type that `group[key]` has."""
     current, value_type = group[key], group.get_type(key)
     if isinstance(current, ConfigDict):
-        names = ", ".join(_names(current, flag[2:] + "."))
-        raise UserError(f"{flag} is a group; set one of {names}")
+        names = ", ".join(_names(current, f"{name}."))
+        raise UserError(f"`{name}` is a group; set one of {names}")
     if text.lower() == "none" and may_be_none(group, key):
         return None
     if value_type is str:
@@ -166,7 +166,7 @@ def _parse_value(text, group, key, flag):
     if value_type is bool:
         if text.lower() in ("true", "false"):
             return text.lower() == "true"
-        raise UserError(f"{flag}: expected true or false, got {text!r}")
+        raise UserError(f"`{name}`: expected true or false, got {text!r}")
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError):
@@ -181,7 +181,7 @@ def _parse_value(text, group, key, flag):
         expected = {int: "a whole number", float: "a number"}.get(value_type, value_type)
         example = "" if current is None else f" like {current!r}"
         alternative = " or none" if may_be_none(group, key) else ""
-        raise UserError(f"{flag}: expected {expected}{example}{alternative}, got {text!r}")
+        raise UserError(f"`{name}`: expected {expected}{example}{alternative}, got {text!r}")
     return value
 
 

@@ -13,7 +13,6 @@ from tf_mural.evaluation.results import Result
 from tf_mural.experiment import eval_jobs
 from tf_mural.experiment.embedder import Embedder
 from tf_mural.experiment.evaluation import prepare_evaluation
-from tf_mural.experiment.train import as_arguments
 from tf_mural.models import DualEncoder
 
 
@@ -57,26 +56,22 @@ def evaluate(
     for name in names:
         lookup({**TASKS, **BENCHMARKS}, name, "task")
     folders = [os.fspath(folder) for folder in record_sets]
-    try:
-        jobs = eval_jobs.requested_jobs("", names, folders, out and os.fspath(out), options)
-        prepared = [
-            (job, prepare_evaluation(job.name, os.fspath(data_dir), job.records, **options))
-            for job in jobs
-        ]
-        embed, hashes = _open_model(model)
-        results = {}
-        for job, evaluation in prepared:
-            result = evaluation.run(embed, None, hashes["weights_hash"])
-            key = job.name if len(folders) < 2 else f"{job.name} {job.records}"
-            results[key] = result
-            if out is not None:
-                path = model if isinstance(model, str | os.PathLike) else type(model).__name__
-                content = result_content(os.fspath(path), hashes, job, evaluation, result)
-                file_io.makedirs(os.path.dirname(job.out) or ".")
-                file_io.write_json(job.out, content)
-    except UserError as error:
-        error.args = (as_arguments(str(error)), *error.args[1:])
-        raise
+    jobs = eval_jobs.requested_jobs("", names, folders, out and os.fspath(out), options)
+    prepared = [
+        (job, prepare_evaluation(job.name, os.fspath(data_dir), job.records, **options))
+        for job in jobs
+    ]
+    embed, hashes = _open_model(model)
+    results = {}
+    for job, evaluation in prepared:
+        result = evaluation.run(embed, None, hashes["weights_hash"])
+        key = job.name if len(folders) < 2 else f"{job.name} {job.records}"
+        results[key] = result
+        if out is not None:
+            path = model if isinstance(model, str | os.PathLike) else type(model).__name__
+            content = result_content(os.fspath(path), hashes, job, evaluation, result)
+            file_io.makedirs(os.path.dirname(job.out) or ".")
+            file_io.write_json(job.out, content)
     return results if len(results) > 1 else next(iter(results.values()))
 
 

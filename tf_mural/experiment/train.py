@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import os
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -71,29 +70,25 @@ def train(
     from tf_mural.backends import backend_module
 
     flags = [f"--config.{name}={_flag_text(value)}" for name, value in (overrides or {}).items()]
-    try:
-        if isinstance(config, ConfigDict):
-            load, stage = _dict_loader(config, flags, seed), config.stage
-        else:
-            stage, path = _find_config(os.fspath(config), stage)
-            load = stage_loader(stage, size, path, flags, seed)
-        load(stage)  # raises the error of an invalid config before devices are used
-        if isinstance(strategy, str):
-            backend = backend_module()
-            strategy = backend.make_strategy(strategy, tpu, connect_timeout_minutes)
-        return train_stages(
-            load,
-            stage,
-            workdir=workdir and os.fspath(workdir),
-            init=init and os.fspath(init),
-            data_dir=os.fspath(data_dir),
-            strategy=strategy,
-            overrides=flags,
-            allow_config_changes=allow_config_changes,
-        )
-    except UserError as error:
-        error.args = (as_arguments(str(error)), *error.args[1:])
-        raise
+    if isinstance(config, ConfigDict):
+        load, stage = _dict_loader(config, flags, seed), config.stage
+    else:
+        stage, path = _find_config(os.fspath(config), stage)
+        load = stage_loader(stage, size, path, flags, seed)
+    load(stage)  # raises the error of an invalid config before devices are used
+    if isinstance(strategy, str):
+        backend = backend_module()
+        strategy = backend.make_strategy(strategy, tpu, connect_timeout_minutes)
+    return train_stages(
+        load,
+        stage,
+        workdir=workdir and os.fspath(workdir),
+        init=init and os.fspath(init),
+        data_dir=os.fspath(data_dir),
+        strategy=strategy,
+        overrides=flags,
+        allow_config_changes=allow_config_changes,
+    )
 
 
 def train_stages(
@@ -172,11 +167,6 @@ def stage_loader(stage, size, path=None, overrides=(), seed=None):
         return config
 
     return load
-
-
-def as_arguments(message):
-    """Converts the flags in a message to arguments: --seed=1 becomes seed=1."""
-    return re.sub(r"--(?=[a-z])", "", message)
 
 
 def _dict_loader(config, overrides, seed):

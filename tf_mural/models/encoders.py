@@ -21,8 +21,28 @@ _TEXT_INPUTS = ("token_ids", "padding_mask", "segment_ids")
 POOLINGS = ("average", "max", "cls")
 
 
+class _BackboneEncoder(keras.Model):
+    """The methods that encoders around a backbone share."""
+
+    @property
+    def backbone(self) -> keras.Model:
+        """The backbone, whose layers the encoder shares."""
+        return self._get_backbone()
+
+    def get_config(self):
+        """Returns the constructor arguments, except the tokenizer, which is saved as assets."""
+        backbone = keras.saving.serialize_keras_object(self.backbone)
+        return {"backbone": backbone, **self._arguments, "name": self.name}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """Builds an encoder with new weights and no tokenizer from the result of `get_config`."""
+        backbone = keras.saving.deserialize_keras_object(config["backbone"], custom_objects)
+        return cls(**{**config, "backbone": backbone})
+
+
 @keras.saving.register_keras_serializable(package="tf_mural")
-class ImageEncoder(keras.Model):
+class ImageEncoder(_BackboneEncoder):
     """Maps images to vectors with any Keras model or KerasHub backbone.
 
         pixels x in [0, 255] -> (scale * x - mean) / std -> backbone -> pooling -> linear layer
@@ -101,23 +121,9 @@ class ImageEncoder(keras.Model):
             "dtype": policy.name,
         }
 
-    @property
-    def backbone(self) -> keras.Model:
-        """The backbone, whose layers the encoder shares."""
-        return self._get_backbone()
-
-    def get_config(self):
-        """Returns the constructor arguments."""
-        return _get_config(self)
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        """Builds an encoder with new weights from the result of `get_config`."""
-        return _from_config(cls, config, custom_objects)
-
 
 @keras.saving.register_keras_serializable(package="tf_mural")
-class TextEncoder(TextTower):
+class TextEncoder(_BackboneEncoder, TextTower):
     """Maps texts to vectors with any Keras model or KerasHub backbone.
 
         tokens (n, t), padded with `pad_id` -> backbone -> pooling -> projection to `dim`
@@ -200,30 +206,6 @@ class TextEncoder(TextTower):
             "pooling": pooling,
             "dtype": policy.name,
         }
-
-    @property
-    def backbone(self) -> keras.Model:
-        """The backbone, whose layers the encoder shares."""
-        return self._get_backbone()
-
-    def get_config(self):
-        """Returns the constructor arguments, except the tokenizer, which is saved as assets."""
-        return _get_config(self)
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        """Builds an encoder with new weights and no tokenizer from the result of `get_config`."""
-        return _from_config(cls, config, custom_objects)
-
-
-def _get_config(encoder):
-    backbone = keras.saving.serialize_keras_object(encoder.backbone)
-    return {"backbone": backbone, **encoder._arguments, "name": encoder.name}
-
-
-def _from_config(cls, config, custom_objects):
-    backbone = keras.saving.deserialize_keras_object(config["backbone"], custom_objects)
-    return cls(**{**config, "backbone": backbone})
 
 
 def _input_shape(backbone):

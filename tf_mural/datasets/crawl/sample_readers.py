@@ -6,12 +6,12 @@ With images=False the reader does not read the images themselves. Tars of .jpg, 
 that other programs wrote are also supported; see `sample_files`.
 """
 
-import contextlib
 import os
 import struct
 import tarfile
 
 from tf_mural.data.records import Skipped, tfrecord
+from tf_mural.datasets.bounded_read import BrokenParquetError, open_parquet
 from tf_mural.datasets.crawl.sample_files import (
     IMAGE_EXTENSIONS,
     FileCounts,
@@ -20,7 +20,6 @@ from tf_mural.datasets.crawl.sample_files import (
     captions_of_json,
     parse_name,
 )
-from tf_mural.errors import UserError
 
 _MAX_BYTES = 256 << 20  # maximum size of a member of a tar or a record of a TFRecord
 _MAX_MEMBER = 1 << 60  # Larger numbers of bytes are not offsets in a file.
@@ -205,10 +204,6 @@ def contains_images(names):
 # --- parquet --------------------------------------------------------------------------------------
 
 
-class BrokenParquetError(Exception):
-    """The file is not valid Parquet, for example because it was truncated before its footer."""
-
-
 def read_parquet(path, images=True):
     """Yields each `Sample` of a Parquet file; `image` is None if it was not downloaded.
 
@@ -217,7 +212,7 @@ def read_parquet(path, images=True):
     try:
         yield from read_parquet_rows(path, images)
     except BrokenParquetError as error:
-        yield Skipped("parquet is cut short or broken", f"{path}: {error}")
+        yield Skipped("parquet is cut short or broken", f"{path}: {error.reason}")
 
 
 def read_parquet_rows(path, images):
@@ -226,7 +221,7 @@ def read_parquet_rows(path, images):
     The Parquet files that img2dataset writes next to its other formats have a row for each link and
     no column of images.
     """
-    with _open_parquet(path) as file:
+    with open_parquet(path) as file:
         names = set(file.schema_arrow.names)
         image_columns = [name for name in IMAGE_EXTENSIONS if name in names and images]
         columns = [name for name in (*_PARQUET_COLUMNS, *image_columns) if name in names]
@@ -240,7 +235,7 @@ def read_parquet_rows(path, images):
 
 def has_image_column(path):
     """Returns whether a Parquet file has a column of images. Raises `BrokenParquetError`."""
-    with _open_parquet(path) as file:
+    with open_parquet(path) as file:
         return not set(IMAGE_EXTENSIONS).isdisjoint(file.schema_arrow.names)
 
 
@@ -261,20 +256,6 @@ def _sample_of_row(row, image_columns, number):
         error=strings.get("error_message"),
         problem=None if is_bytes else "image is not stored as bytes",
     )
-
-
-@contextlib.contextmanager
-def _open_parquet(path):
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise UserError(f"reading {path} needs pyarrow: pip install pyarrow") from error
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            yield file  # Times that Python cannot represent raise a ValueError or OverflowError.
-    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
-        raise BrokenParquetError(error) from error
 
 
 READERS = {

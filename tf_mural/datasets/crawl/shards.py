@@ -7,6 +7,7 @@ import os
 import re
 
 from tf_mural.data.records import MANIFEST, InputParts
+from tf_mural.datasets.bounded_read import BrokenParquetError
 from tf_mural.datasets.crawl import sample_readers
 from tf_mural.datasets.crawl.sample_files import Sample
 from tf_mural.errors import UserError
@@ -45,7 +46,7 @@ class Shard:
         if self.sidecar:
             try:
                 yield from sample_readers.read_parquet_rows(self.sidecar, False)
-            except sample_readers.BrokenParquetError:
+            except BrokenParquetError:
                 return  # The shard is then truncated as well; the reader of the shard reports this.
 
     def names(self):
@@ -219,5 +220,5 @@ def _has_images(path):
     """Returns whether a Parquet file, which has no shard next to it, contains images."""
     try:
         return sample_readers.has_image_column(path)
-    except sample_readers.BrokenParquetError:
+    except BrokenParquetError:
         return os.path.basename(path).removesuffix(".parquet").isdigit()

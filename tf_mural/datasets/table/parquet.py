@@ -10,7 +10,7 @@ import hashlib
 
 import numpy as np
 
-from tf_mural.errors import UserError
+from tf_mural.datasets.bounded_read import open_parquet
 
 _BATCH_ROWS = 64
 _SAMPLES = 100
@@ -63,7 +63,7 @@ class ParquetTable:
         Raises:
             UserError: pyarrow is not installed, or the file is truncated or not a Parquet file.
         """
-        with _opened(path) as file:
+        with open_parquet(path) as file:
             schema = file.schema_arrow
             images = tuple(field.name for field in schema if _is_image(field.type))
             counts = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
@@ -73,14 +73,14 @@ class ParquetTable:
     def samples(self):
         """Returns the first rows without the columns of images."""
         names = [name for name in self.columns if name not in self.image_columns]
-        with _opened(self.path) as file:
+        with open_parquet(self.path) as file:
             batch = next(file.iter_batches(_SAMPLES, columns=names), None)
             return batch.to_pylist() if batch is not None else []
 
     def spans(self):
         """Yields (number from 1, index, row) of each row."""
         index = 0
-        with _opened(self.path) as file:
+        with open_parquet(self.path) as file:
             for batch in file.iter_batches(_BATCH_ROWS):
                 for row in batch.to_pylist():
                     yield index + 1, index, row
@@ -100,7 +100,7 @@ class ParquetTable:
     @contextlib.contextmanager
     def opened(self):
         """Context manager that yields a callable (start, end, line) -> row."""
-        with _opened(self.path) as file:
+        with open_parquet(self.path) as file:
             group = rows = None
 
             def read(start, end, line):
@@ -116,25 +116,6 @@ class ParquetTable:
     def place(self, line):
         """Returns the name of a row for messages."""
         return f"row {line}"
-
-
-@contextlib.contextmanager
-def _opened(path):
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise UserError(f"reading {path} needs pyarrow: pip install pyarrow") from error
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            yield file  # Times that Python cannot represent raise a ValueError or OverflowError.
-    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
-        if getattr(error, "errno", None) is not None:  # an error of the file system
-            raise
-        reason = str(error).partition("\n")[0]
-        raise UserError(
-            f"{path} is cut short or no Parquet file that can be read: {reason}"
-        ) from error
 
 
 def _is_image(kind):
