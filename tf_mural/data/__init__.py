@@ -5,12 +5,15 @@ import importlib
 # Maps each public name to the module that defines it. The module is imported when the name is first
 # used, because `import tf_mural.data` must not import TensorFlow.
 _EXPORTS = {
+    "BaseTokenizer": "base_tokenizer",
     "KerasHubTokenizer": "encoder_inputs",
     "Preprocessing": "preprocessing",
+    "SentencePieceTokenizer": "sentencepiece_tokenizer",
     "Tokenizer": "tokenizers",
     "as_preprocessing": "encoder_inputs",
     "as_tokenizer": "encoder_inputs",
     "load_tokenizer": "encoder_inputs",
+    "open_tokenizer": "tokenizer_files",
     "save_tokenizer": "encoder_inputs",
     "training_dataset": "training_data",
 }

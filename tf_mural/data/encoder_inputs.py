@@ -1,16 +1,14 @@
 """Adapts tokenizers and image converters of KerasHub, and stores tokenizers in saved models."""
 
 import functools
-import json
 import os
 from typing import Any
 
-from tf_mural import file_io
+from tf_mural.data import tokenizer_files
+from tf_mural.data.base_tokenizer import BaseTokenizer
 from tf_mural.data.preprocessing import Preprocessing
-from tf_mural.data.tokenizers import Tokenizer, save_vocabulary, vocabulary_hash
+from tf_mural.data.tokenizers import Tokenizer, vocabulary_hash
 from tf_mural.errors import UserError
-
-_DESCRIPTION, _VOCABULARY = "tokenizer.json", "vocabulary.txt"
 
 
 class KerasHubTokenizer:
@@ -140,12 +138,12 @@ def as_tokenizer(
     max_tokens: int | None = None,
     pad_id: int | None = None,
     default_max_tokens: int = 64,
-) -> Tokenizer | KerasHubTokenizer:
+) -> BaseTokenizer | KerasHubTokenizer:
     """Returns a tokenizer with the interface of `tokenizers.Tokenizer`.
 
     Args:
-        tokenizer: `Tokenizer`, `KerasHubTokenizer`, the path of a vocabulary file, or a tokenizer
-            of KerasHub.
+        tokenizer: `BaseTokenizer`, such as `Tokenizer`, `KerasHubTokenizer`, the path of a file or
+            folder that `open_tokenizer` opens, or a tokenizer of KerasHub.
         max_tokens: number of tokens per text. None: `max_tokens` of the tokenizer.
         pad_id: token that pads rows. None: the padding token of the tokenizer.
         default_max_tokens: number of tokens per text if `max_tokens` is None, and the argument
@@ -159,13 +157,13 @@ def as_tokenizer(
     if isinstance(inner, Tokenizer) and not isinstance(tokenizer, KerasHubTokenizer):
         tokenizer = inner
     if isinstance(tokenizer, str | os.PathLike):
-        tokenizer = Tokenizer(tokenizer, max_tokens or default_max_tokens)
+        tokenizer = tokenizer_files.open_tokenizer(tokenizer, max_tokens or default_max_tokens)
     elif hasattr(tokenizer, "get_vocabulary") and hasattr(tokenizer, "tokenize"):
         tokenizer = KerasHubTokenizer(tokenizer, max_tokens or default_max_tokens, pad_id)
-    elif not isinstance(tokenizer, Tokenizer | KerasHubTokenizer):
+    elif not isinstance(tokenizer, BaseTokenizer | KerasHubTokenizer):
         raise UserError(
-            f"tokenizer is a {type(tokenizer).__name__}, expected a tf_mural Tokenizer, the path "
-            "of a vocabulary, or a tokenizer of KerasHub"
+            f"tokenizer is a {type(tokenizer).__name__}, expected a tokenizer of tf_mural.data, "
+            "the path of a file or folder, or a tokenizer of KerasHub"
         )
     for name, value in (("max_tokens", max_tokens), ("pad_id", pad_id)):
         if value not in (None, getattr(tokenizer, name)):
@@ -176,47 +174,45 @@ def as_tokenizer(
     return tokenizer
 
 
-def save_tokenizer(tokenizer: Tokenizer | KerasHubTokenizer, folder: str) -> None:
+def save_tokenizer(tokenizer: BaseTokenizer | KerasHubTokenizer, folder: str) -> None:
     """Writes a tokenizer to a folder.
 
     Args:
-        tokenizer: `Tokenizer` or `KerasHubTokenizer`.
+        tokenizer: `BaseTokenizer`, such as `Tokenizer`, or `KerasHubTokenizer`.
         folder: output folder, which is created if it does not exist.
     """
+    if not isinstance(tokenizer, KerasHubTokenizer):
+        tokenizer_files.save(tokenizer, folder)
+        return
+    import keras
+
+    inner = keras.saving.serialize_keras_object(tokenizer.tokenizer)
     os.makedirs(folder, exist_ok=True)
-    description = {"max_tokens": tokenizer.max_tokens}
-    if isinstance(tokenizer, KerasHubTokenizer):
-        import keras
-
-        inner = keras.saving.serialize_keras_object(tokenizer.tokenizer)
-        description |= {"pad_id": tokenizer.pad_id, "keras_hub": inner}
-        tokenizer.tokenizer.save_assets(folder)
-    else:
-        description["lower_case"] = tokenizer.lower_case
-        save_vocabulary(os.path.join(folder, _VOCABULARY), tokenizer.vocabulary)
-    with open(os.path.join(folder, _DESCRIPTION), "w", encoding="utf-8") as file:
-        json.dump(description, file, indent=1)
+    tokenizer.tokenizer.save_assets(folder)
+    settings = {"max_tokens": tokenizer.max_tokens, "pad_id": tokenizer.pad_id, "keras_hub": inner}
+    tokenizer_files.write_description(folder, settings)
 
 
-def load_tokenizer(folder: str) -> Tokenizer | KerasHubTokenizer | None:
+def load_tokenizer(folder: str) -> BaseTokenizer | KerasHubTokenizer | None:
     """Reads a tokenizer that `save_tokenizer` wrote.
 
     Args:
         folder: folder of the tokenizer. If it does not exist or is empty, the result is None.
-    """
-    path = os.path.join(folder, _DESCRIPTION)
-    if not os.path.exists(path):
-        return None
-    description = file_io.read_json(path)
-    if "keras_hub" in description:
-        import keras
-        import keras_hub  # noqa: F401  registers the classes of its tokenizers
 
-        tokenizer = keras.saving.deserialize_keras_object(description["keras_hub"])
-        tokenizer.load_assets(folder)
-        return KerasHubTokenizer(tokenizer, description["max_tokens"], description["pad_id"])
-    vocabulary = os.path.join(folder, _VOCABULARY)
-    return Tokenizer(vocabulary, description["max_tokens"], description["lower_case"])
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    description = tokenizer_files.read_description(folder)
+    if description is None:
+        return None
+    if "keras_hub" not in description:
+        return tokenizer_files.load(folder, description)
+    import keras
+    import keras_hub  # noqa: F401  registers the classes of its tokenizers
+
+    tokenizer = keras.saving.deserialize_keras_object(description["keras_hub"])
+    tokenizer.load_assets(folder)
+    return KerasHubTokenizer(tokenizer, description["max_tokens"], description["pad_id"])
 
 
 def as_preprocessing(preprocessing: Any, size: int, **defaults: Any) -> Preprocessing:

@@ -4,7 +4,6 @@ Special tokens in a text are treated as plain text: "[SEP]" in a caption is five
 Therefore no text can inject a special token.
 """
 
-import functools
 import hashlib
 import os
 import unicodedata
@@ -13,6 +12,7 @@ from typing import Any
 
 from tf_mural import file_io
 from tf_mural.data import text_cleaning
+from tf_mural.data.base_tokenizer import BaseTokenizer
 from tf_mural.data.wordpiece import WordPiece
 from tf_mural.errors import UserError
 
@@ -22,14 +22,15 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MAX_PIECE_BYTES = 256
 
 
-class Tokenizer:
-    """Maps strings to padded rows of token ids, with TensorFlow operations only.
+class Tokenizer(BaseTokenizer):
+    """Maps strings to padded rows of token ids, `[CLS] pieces... [SEP] [PAD]...`.
 
     Args:
         vocabulary: pieces in the order of their ids, or the path of a file with one piece per line.
         max_tokens: number of tokens per row, including [CLS] and [SEP].
         lower_case: whether case and accents are removed first, as for an uncased BERT. LaBSE keeps
             case and accents.
+        prefix: string that is put before each text, such as "query: " of E5.
 
     Raises:
         UserError: the file is missing, or the vocabulary cannot be used (see `check_vocabulary`).
@@ -40,25 +41,31 @@ class Tokenizer:
         vocabulary: Sequence[str] | str | os.PathLike,
         max_tokens: int = 64,
         lower_case: bool = False,
+        prefix: str = "",
     ):
         if isinstance(vocabulary, str | os.PathLike):
             vocabulary = load_vocabulary(vocabulary)
         else:
             check_vocabulary(vocabulary)
-        if max_tokens < 3:
-            raise UserError(
-                f"max_tokens is {max_tokens}, but [CLS], one piece and [SEP] need 3: set 3 or more"
-            )
         self._pieces = tuple(vocabulary)
-        self._max_tokens, self._lower_case = max_tokens, lower_case
         ids = {piece: i for i, piece in enumerate(self._pieces) if piece in SPECIAL_TOKENS}
-        self._pad, self._cls, self._sep = ids["[PAD]"], ids["[CLS]"], ids["[SEP]"]
-        self._unk = ids["[UNK]"]
+        super().__init__(
+            max_tokens,
+            ids["[PAD]"],
+            ids["[UNK]"],
+            start=(ids["[CLS]"],),
+            end=(ids["[SEP]"],),
+            lower_case=lower_case,
+            prefix=prefix,
+        )
         if len(ids) == len(self._pieces):
             raise UserError(
                 f"no tokenizer can be built from these {len(ids)} pieces: all are special tokens"
             )
         self._word_piece = WordPiece(self._pieces)
+
+    def _check_max_tokens(self, content="[CLS], one piece and [SEP]"):
+        super()._check_max_tokens("[CLS], one piece and [SEP]")
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
@@ -66,37 +73,23 @@ class Tokenizer:
         return self._pieces
 
     @property
-    def size(self) -> int:
-        """Number of pieces, which is also the number of rows of an embedding table."""
-        return len(self._pieces)
-
-    @property
-    def max_tokens(self) -> int:
-        """Number of tokens per row."""
-        return self._max_tokens
-
-    @property
-    def lower_case(self) -> bool:
-        """Whether case and accents are removed before a text is split into pieces."""
-        return self._lower_case
-
-    @property
-    def pad_id(self) -> int:
-        """Id of [PAD]."""
-        return self._pad
-
-    @property
     def hash(self) -> str:
         """Hash of the vocabulary, followed by "-lower" if `lower_case` is set.
 
         The hash is stored with weights and results.
         """
-        return vocabulary_hash(self._pieces) + ("-lower" if self._lower_case else "")
+        lower = "-lower" if self._lower_case else ""
+        return vocabulary_hash(self._pieces) + lower + self._hash_suffix()
+
+    def normalize_word(self, word: str) -> str:
+        """Returns a word with the characters that pieces of the vocabulary are compared with."""
+        word = unicodedata.normalize("NFC", word)
+        return unicodedata.normalize("NFD", word).lower() if self._lower_case else word
 
     def pieces(self, strings: Any) -> Any:
         """Tokenizes strings without adding special tokens and without truncation.
 
-        Bytes that are not UTF-8 are dropped.
+        `prefix` is put before each string. Bytes that are not UTF-8 are dropped.
 
         Args:
             strings: string (n,).
@@ -106,61 +99,14 @@ class Tokenizer:
         """
         import tensorflow as tf
 
+        # Tracing the operations takes more than a second.
         if tf.executing_eagerly():
-            return self._compute_pieces(strings)
+            return self._prefixed_pieces(tf.convert_to_tensor(strings, tf.string))
         return self._traced_pieces(strings)
 
     def _compute_pieces(self, strings):
         strings = text_cleaning.clean(strings, self._lower_case, self._word_piece.has_unknown)
         return self._word_piece(strings)
-
-    @functools.cached_property
-    def _traced_pieces(self):
-        """A function that is traced once, because each trace takes more than a second."""
-        import tensorflow as tf
-
-        signature = [tf.TensorSpec((None,), tf.string)]
-        return tf.function(self._compute_pieces, input_signature=signature, autograph=False)
-
-    def __call__(self, strings: Any) -> Any:
-        """Tokenizes strings to `[CLS] pieces... [SEP] [PAD]...`.
-
-        The last pieces of long texts are dropped; [SEP] is kept.
-
-        Args:
-            strings: string (n,), a tensor or anything that can be converted to one.
-
-        Returns:
-            int32 (n, max_tokens).
-        """
-        import tensorflow as tf
-
-        strings = tf.convert_to_tensor(strings, tf.string)
-        strings.shape.assert_has_rank(1)
-        pieces = self.pieces(strings)
-        max_pieces = self._max_tokens - 2
-        body = pieces.to_tensor(self._pad, shape=(None, max_pieces))  # truncated or padded
-        tokens = tf.pad(body, [[0, 0], [1, 0]], constant_values=self._cls)
-        tokens = tf.pad(tokens, [[0, 0], [0, 1]], constant_values=self._pad)  # (n, max_tokens)
-        last = 1 + tf.minimum(pieces.row_lengths(), max_pieces)
-        at_end = tf.range(self._max_tokens, dtype=last.dtype) == last[:, None]
-        tokens = tf.where(at_end, self._sep, tokens)
-        return tf.ensure_shape(tokens, (strings.shape[0], self._max_tokens))
-
-    def has_known_tokens(self, tokens: Any) -> Any:
-        """Returns whether each row contains a piece other than [UNK].
-
-        Args:
-            tokens: int32 (n, t), from `__call__`.
-
-        Returns:
-            bool (n,).
-        """
-        import tensorflow as tf
-
-        inner = tokens[:, 1:-1]  # without [CLS] and the last column, which contains no piece
-        known = (inner != self._unk) & (inner != self._pad) & (inner != self._sep)
-        return tf.reduce_any(known, axis=1)
 
 
 # --- vocabularies ---------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ class WordPiece:
         all_pieces = [*pieces, *(form for form in forms if form not in known)]
         self._size, self._unknown_id = len(pieces), pieces.index("[UNK]")
         self._replacement = ord(replacement)
-        tf, tensorflow_text = _import_tensorflow_text()
+        tf, tensorflow_text = import_tensorflow_text()
         # The tokenizer is created outside of any graph under construction, so that all functions
         # can use it.
         try:
@@ -183,7 +183,12 @@ def _replace_at(pieces, positions, replacements):
     return tf.RaggedTensor.from_row_splits(chosen.flat_values, splits, validate=False)
 
 
-def _import_tensorflow_text():
+def import_tensorflow_text():
+    """Returns the modules tensorflow and tensorflow_text.
+
+    Raises:
+        UserError: tensorflow-text is missing, or does not fit the installed TensorFlow.
+    """
     try:
         import tensorflow
         import tensorflow_text

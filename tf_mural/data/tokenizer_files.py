@@ -1,0 +1,198 @@
+"""Opens the tokenizer in a file or a folder; the type of the file decides which tokenizer it is."""
+
+import os
+
+from tf_mural import file_io
+from tf_mural.data import sentencepiece_model, text_steps
+from tf_mural.data.base_tokenizer import BaseTokenizer
+from tf_mural.data.sentencepiece_tokenizer import SentencePieceTokenizer
+from tf_mural.data.tokenizer_settings import Settings, read_object, read_settings
+from tf_mural.data.tokenizers import Tokenizer, save_vocabulary
+from tf_mural.errors import UserError
+
+# Files that describe a tokenizer completely, the preferred file first.
+FILES = (
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+    "vocab.txt",
+)
+# Files of saved tokenizers. tokenizer.json of Hugging Face has the key "model", this one has not.
+_DESCRIPTION, _VOCABULARY, _MODEL = "tokenizer.json", "vocabulary.txt", "sentencepiece.model"
+# The texts of SigLIP lack punctuation. Those of SigLIP 2 are only converted to lower case.
+_SIGLIP_STEPS = ("lower_words", "strip_punctuation", "single_spaces", "strip")
+_SIGLIP_2_STEPS = ("lower",)
+
+
+def open_tokenizer(
+    path: str | os.PathLike,
+    max_tokens: int | None = None,
+    *,
+    lower_case: bool | None = None,
+    prefix: str = "",
+) -> BaseTokenizer:
+    """Opens a tokenizer; the file type decides which one it is.
+
+    | File | Tokenizer |
+    | --- | --- |
+    | vocab.txt, any *.txt | WordPiece |
+    | spiece.model, sentencepiece.bpe.model, tokenizer.model, any *.model | SentencePiece |
+
+    The files tokenizer_config.json, special_tokens_map.json and config.json in the same folder give
+    the special tokens, the default of `max_tokens`, and whether texts are converted to lower case.
+    Rows are always padded to `max_tokens`, as in the training of CLIP and SigLIP.
+
+    Args:
+        path: file, or a folder with one of the files.
+        max_tokens: number of tokens per row, including special tokens. None: the length with which
+            the model was trained, if the files state one of at most 128, or else 64.
+        lower_case: whether texts are converted to lower case. None: as the files say.
+        prefix: string that is put before each text, such as "query: " of E5.
+
+    Returns:
+        A tokenizer with the interface of `Tokenizer`.
+
+    Raises:
+        UserError: there is no such file, or it is damaged or of another type, or a special token is
+            missing, or `max_tokens` is too small.
+    """
+    path = os.fspath(path)
+    if file_io.isdir(path):
+        if (description := read_description(path)) is not None:
+            return load(path, description, max_tokens, lower_case, prefix)
+        path = _find(path)
+    elif not file_io.exists(path):
+        raise UserError(f"no tokenizer {path}: there is no such file or folder")
+    settings = read_settings(os.path.dirname(path))
+    max_tokens = settings.max_tokens if max_tokens is None else max_tokens
+    if path.endswith(".model"):
+        return _open_sentencepiece(path, settings, max_tokens, lower_case, prefix)
+    if path.endswith(".txt"):
+        lower_case = settings.lower_case if lower_case is None else lower_case
+        return Tokenizer(path, max_tokens, bool(lower_case), prefix)
+    raise UserError(
+        f"tokenizer {path}: unknown file type, expected *.txt with WordPiece pieces or *.model"
+    )
+
+
+def _find(folder):
+    for name in FILES:
+        if file_io.exists(path := os.path.join(folder, name)):
+            return path
+    raise UserError(f"{folder} has no tokenizer; expected one of {', '.join(FILES)}")
+
+
+def _open_sentencepiece(path, settings: Settings, max_tokens, lower_case, prefix):
+    where = f"SentencePiece model {path}"
+    proto = sentencepiece_model.read_model(path)
+    is_xlm_r = settings.is_xlm_r or os.path.basename(path) == "sentencepiece.bpe.model"
+    if is_xlm_r:
+        proto = sentencepiece_model.xlm_r_model(proto, where)
+    steps = ()
+    if settings.is_siglip:
+        is_bpe = proto.trainer_spec.model_type == sentencepiece_model.BPE
+        steps = _SIGLIP_2_STEPS if is_bpe else _SIGLIP_STEPS
+        if settings.lower_case is False and not is_bpe:
+            steps = text_steps.with_lower_case(steps, False)
+    trainer = proto.trainer_spec
+    start = _ids(proto, settings, "bos_token", trainer.bos_id, where)
+    end = _ids(proto, settings, "eos_token", trainer.eos_id, where)
+    pad = _ids(proto, settings, "pad_token", trainer.pad_id, where) or end
+    if not pad:
+        raise UserError(f"{where} has no padding token: it has neither <pad> nor </s>")
+    add_start = is_xlm_r or (settings.add_start or False)
+    add_end = is_xlm_r or settings.add_end is not False
+    return SentencePieceTokenizer(
+        proto,
+        max_tokens,
+        start=start if add_start else (),
+        end=end if add_end else (),
+        pad_id=pad[0],
+        steps=text_steps.with_lower_case(steps, lower_case),
+        prefix=prefix,
+    )
+
+
+def _ids(proto, settings, role, default, where):
+    """Returns the id of a special token as a tuple with one element, () if it has none."""
+    token = settings.special.get(role)
+    if token is None:
+        return (default,) if default >= 0 else ()
+    ids = [i for i, piece in enumerate(proto.pieces) if piece.piece == token]
+    if not ids:
+        raise UserError(
+            f"{where} has no piece {token!r}, which is the {role} of {settings.folder}; the files "
+            "belong to different tokenizers"
+        )
+    return tuple(ids)
+
+
+# --- saved tokenizers -----------------------------------------------------------------------------
+
+
+def save(tokenizer: BaseTokenizer, folder: str) -> None:
+    """Writes a tokenizer to a folder, from which `load` and `open_tokenizer` read it.
+
+    Args:
+        tokenizer: a tokenizer of this package.
+        folder: output folder, which is created if it does not exist.
+    """
+    os.makedirs(folder, exist_ok=True)
+    settings = {"max_tokens": tokenizer.max_tokens, "prefix": tokenizer.prefix}
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        settings |= {"type": "sentencepiece", "steps": list(tokenizer.steps)}
+        settings |= {"start": list(tokenizer.start), "end": list(tokenizer.end)}
+        settings["pad_id"] = tokenizer.pad_id
+        path = os.path.join(folder, _MODEL)
+        with file_io.atomic_write(path) as temporary, file_io.open_file(temporary, "wb") as file:
+            file.write(tokenizer.model)
+    else:
+        settings |= {"type": "wordpiece", "lower_case": tokenizer.lower_case}
+        save_vocabulary(os.path.join(folder, _VOCABULARY), tokenizer.vocabulary)
+    write_description(folder, settings)
+
+
+def write_description(folder: str, description: dict) -> None:
+    """Writes the description of a saved tokenizer."""
+    file_io.write_json(os.path.join(folder, _DESCRIPTION), description)
+
+
+def read_description(folder: str) -> dict | None:
+    """Returns the description of a saved tokenizer; None if the folder contains none.
+
+    Raises:
+        UserError: the file does not contain a JSON object.
+    """
+    path = os.path.join(folder, _DESCRIPTION)
+    if not file_io.exists(path):
+        return None
+    description = read_object(path)
+    return description if "max_tokens" in description and "model" not in description else None
+
+
+def load(folder, description, max_tokens=None, lower_case=None, prefix="") -> BaseTokenizer:
+    """Reads a tokenizer that `save` wrote.
+
+    Args:
+        folder: folder of the tokenizer.
+        description: result of `read_description`.
+        max_tokens, lower_case, prefix: values that replace those of the description unless they are
+            None or "".
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    max_tokens = max_tokens or description["max_tokens"]
+    prefix = prefix or description.get("prefix", "")
+    if description.get("type", "wordpiece") == "wordpiece":
+        lower_case = description["lower_case"] if lower_case is None else lower_case
+        return Tokenizer(os.path.join(folder, _VOCABULARY), max_tokens, lower_case, prefix)
+    return SentencePieceTokenizer(
+        sentencepiece_model.read_model(os.path.join(folder, _MODEL)),
+        max_tokens,
+        start=description["start"],
+        end=description["end"],
+        pad_id=description["pad_id"],
+        steps=text_steps.with_lower_case(description["steps"], lower_case),
+        prefix=prefix,
+    )
