@@ -23,6 +23,7 @@ LAYERS = [
     {"datasets"},
     {"backends"},
     {"training", "evaluation", "conversion", "huggingface", "trainers"},
+    {"public_models"},
     {"reports"},
     {"export", "search"},
     {"experiment"},
