@@ -14,6 +14,7 @@ PACKAGE = "tf_mural"
 # {module: names of its serializable classes that a saved model or trainer may contain}
 CLASSES = {
     "tf_mural.models": (
+        "AttentionPooling",
         "BertEncoder",
         "DualEncoder",
         "EfficientNetEncoder",

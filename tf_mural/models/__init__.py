@@ -24,11 +24,14 @@ from tf_mural.models.model_configs import (
     lr_multipliers,
     upgrade_arguments,
 )
+from tf_mural.models.pooling import AttentionPooling
+from tf_mural.models.positions import resize_backbone
 from tf_mural.models.squeeze_excite import Excitation
 from tf_mural.models.text_encoder import BertEncoder, text_tower
 
 __all__ = [
     "ALL_REPLICAS",
+    "AttentionPooling",
     "BERTS",
     "EFFICIENTNETS",
     "BertEncoder",
@@ -50,6 +53,7 @@ __all__ = [
     "lr_multipliers",
     "lr_multipliers_by_block",
     "remat_blocks",
+    "resize_backbone",
     "resolve_padding",
     "text_tower",
     "upgrade_arguments",

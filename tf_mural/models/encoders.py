@@ -7,22 +7,37 @@ import keras
 from keras import ops
 
 import tf_mural
-from tf_mural.errors import UserError, lookup
+from tf_mural.errors import UserError
+from tf_mural.models import backbone_inputs
 from tf_mural.models.image_encoder import apply_padding, rescaling
+from tf_mural.models.pooling import canonical_pooling, pool, token_features
+from tf_mural.models.positions import number_positions
 from tf_mural.models.text_encoder import TextTower
 
-# Default height and width, in pixels, of the images for a backbone that takes images of any size.
-_DEFAULT_IMAGE_SIZE = 224
 _DEFAULT_MAX_TOKENS = 64
+_NORM = "pooled_norm"
 _NO_SCALING = {"scale": 1.0, "mean": (0.0,), "std": (1.0,)}
 _SCALING_LAYERS = (keras.layers.Rescaling, keras.layers.Normalization)
-# KerasHub's names of the inputs of a text backbone.
-_TEXT_INPUTS = ("token_ids", "padding_mask", "segment_ids")
-POOLINGS = ("average", "max", "cls")
+# With these poolings, tokens of padding have no influence if the attention is causal.
+_UNAFFECTED = ("average", "max", "map", "cls", "last", "eos")
 
 
 class _BackboneEncoder(keras.Model):
     """The methods that encoders around a backbone share."""
+
+    def split(self) -> tuple[keras.Model, keras.Model]:
+        """Returns the encoder as two models that share its layers.
+
+        Returns:
+            A tuple: the features, a model from the input of the encoder to pooled vectors (n, c),
+            and the projection, a model from (n, c) to embeddings (n, dim). The projection is the
+            identity if the encoder has no projection.
+        """
+        features = keras.Model(self.input, self._get_features(), name=f"{self.name}_features")
+        x = keras.Input(features.output.shape[1:], name="features", dtype=features.output.dtype)
+        layers = [layer for layer in self.layers if layer.name == self._projection_name]
+        y = layers[0](x) if layers else keras.layers.Identity(dtype=x.dtype)(x)
+        return features, keras.Model(x, y, name=self._projection_name)
 
     @property
     def backbone(self) -> keras.Model:
@@ -64,9 +79,14 @@ class ImageEncoder(_BackboneEncoder):
             not scaled if the backbone contains a `Rescaling` or `Normalization` layer, as the
             EfficientNets of `keras.applications` do. If the padding of the preprocessing is "end",
             the padding layers of a KerasHub EfficientNet are changed accordingly.
-        pooling: "average", "max", "cls" (the first token), None (the output consists of vectors),
-            or "auto": None for vectors, "cls" if the backbone has a class token, otherwise
-            "average".
+        pooling: "average", "max", "cls" (the first token), "map" (attention pooling, see
+            `pooling.AttentionPooling`), None (the output consists of vectors), or "auto": None for
+            vectors, "cls" if the backbone has a class token, otherwise "average".
+        pooled_norm: epsilon of a layer normalization between the pooling and the projection, as in
+            CLIP. None: there is none.
+        projection: whether a linear layer follows. None: only if `dim` is not the width of the
+            features.
+        projection_bias: whether the linear layer has a bias.
         dtype: dtype policy of the projection. Defaults to the global policy of Keras. The layers of
             the backbone keep their policies.
         name: name of the model.
@@ -82,6 +102,7 @@ class ImageEncoder(_BackboneEncoder):
     """
 
     modality = "image"
+    _projection_name = "image_projection"
 
     def __init__(
         self,
@@ -91,10 +112,13 @@ class ImageEncoder(_BackboneEncoder):
         image_size: int | None = None,
         preprocessing: Any = None,
         pooling: str | None = "auto",
+        pooled_norm: float | None = None,
+        projection: bool | None = None,
+        projection_bias: bool = True,
         dtype: Any = None,
         name: str = "image_tower",
     ):
-        size = _image_size(backbone, image_size, preprocessing)
+        size = backbone_inputs.image_size(backbone, image_size, preprocessing)
         is_stated = isinstance(preprocessing, dict) or hasattr(preprocessing, "padding")
         preprocessing = _preprocessing(backbone, preprocessing, size)
         apply_padding(backbone, preprocessing.padding if is_stated else None)
@@ -105,11 +129,18 @@ class ImageEncoder(_BackboneEncoder):
         exact = policy.variable_dtype
         pixels = keras.Input((size, size, 3), name="pixels")
         x = keras.layers.Rescaling(factor, offset, dtype=exact, name="rescale")(pixels)
-        x = _features(backbone, x)
-        x = _pool(backbone, x, pooling, exact)
-        x = _project(x, dim, policy, "image_projection")
+        number_positions(backbone)
+        x = backbone_inputs.features(token_features(backbone, pooling), x)
+        if len(x.shape) == 2 and pooling == "map":
+            pooling = None  # The backbone contains its attention pooling.
+        x = pool(backbone, x, pooling, exact)
+        options = dict(
+            pooled_norm=pooled_norm, projection=projection, projection_bias=projection_bias
+        )
+        features, x = _embed(x, dim, policy, self._projection_name, **options)
         super().__init__(pixels, x, name=name)
         self.image_size, self.preprocessing = size, preprocessing
+        self._get_features = lambda: features
         # The encoder tracks those layers of the backbone that belong to its graph. A function hides
         # the backbone itself from Keras, because the backbone may have layers that are not used.
         self._get_backbone = lambda: backbone
@@ -118,6 +149,7 @@ class ImageEncoder(_BackboneEncoder):
             "image_size": size,
             "preprocessing": preprocessing.to_json(),
             "pooling": pooling,
+            **options,
             "dtype": policy.name,
         }
 
@@ -144,9 +176,13 @@ class TextEncoder(_BackboneEncoder, TextTower):
             None: `max_tokens` of the tokenizer; if the tokenizer has no such number, the fixed
             number of tokens of the backbone, or 64, or its number of positions if it is smaller.
         pad_id: token that pads texts. None: `pad_id` of the tokenizer, or 0.
-        pooling: "average" or "max" over the tokens that are not padding, "cls" (the first token),
+        pooling: "average" (or its synonym "mean"), "max" or "map" (attention pooling, see
+            `pooling.AttentionPooling`) over the tokens that are not padding, "cls" (the first
+            token), "last" (the last token that is not padding), "eos" (the first token `end_id`),
             None (the output consists of vectors), or "auto": None for vectors, "cls" if the
             backbone has a class token, otherwise "average".
+        end_id: token at the end of texts, for the pooling "eos". None: that of the tokenizer.
+        pooled_norm, projection, projection_bias: see `ImageEncoder`.
         dtype: dtype policy of the projection. Defaults to the global policy of Keras. The layers of
             the backbone keep their policies.
         name: name of the model.
@@ -156,13 +192,15 @@ class TextEncoder(_BackboneEncoder, TextTower):
         tokenizer: an object with the interface of `data.tokenizers.Tokenizer`, or None.
         max_tokens: number of tokens per text.
         pad_id: token that pads texts.
-        ignores_padding: whether the backbone takes a "padding_mask". The embedding of a text then
-            does not depend on the padding at its end.
+        ignores_padding: whether the embedding of a text does not depend on the padding at its end,
+            because the backbone takes a "padding_mask", or because its attention is causal.
 
     Raises:
         UserError: the inputs or the output of the backbone are not as described above, or the
             tokenizer or another argument does not fit the backbone.
     """
+
+    _projection_name = "text_projection"
 
     def __init__(
         self,
@@ -173,14 +211,18 @@ class TextEncoder(_BackboneEncoder, TextTower):
         max_tokens: int | None = None,
         pad_id: int | None = None,
         pooling: str | None = "auto",
+        end_id: int | None = None,
+        pooled_norm: float | None = None,
+        projection: bool | None = None,
+        projection_bias: bool = True,
         dtype: Any = None,
         name: str = "text_tower",
     ):
-        length, positions = _text_lengths(backbone)
+        length, positions = backbone_inputs.text_lengths(backbone)
         default = length or min(positions or _DEFAULT_MAX_TOKENS, _DEFAULT_MAX_TOKENS)
         if tokenizer is not None:
             tokenizer = tf_mural.data.as_tokenizer(tokenizer, max_tokens, pad_id, default)
-            _check_tokenizer(backbone, tokenizer)
+            backbone_inputs.check_tokenizer(backbone, tokenizer)
         max_tokens = tokenizer.max_tokens if tokenizer else max_tokens or default
         if length not in (None, max_tokens) or (positions or max_tokens) < max_tokens:
             raise UserError(
@@ -191,83 +233,30 @@ class TextEncoder(_BackboneEncoder, TextTower):
         policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
         tokens = keras.Input((length,), dtype="int32", name="tokens")
         mask = ops.cast(ops.not_equal(tokens, pad_id), "int32")
-        x = _features(backbone, _text_inputs(backbone, tokens, mask))
-        x = _pool(backbone, x, pooling, policy.variable_dtype, mask)
-        x = _project(x, dim, policy, "text_projection")
+        end_id = end_id if end_id is not None else backbone_inputs.end_id(tokenizer)
+        inputs = backbone_inputs.text_inputs(backbone, tokens, mask)
+        x = backbone_inputs.features(token_features(backbone, pooling), inputs)
+        x = pool(backbone, x, pooling, policy.variable_dtype, tokens, mask, end_id)
+        options = dict(
+            pooled_norm=pooled_norm, projection=projection, projection_bias=projection_bias
+        )
+        features, x = _embed(x, dim, policy, self._projection_name, **options)
         super().__init__(tokens, x, name=name)
+        self._get_features = lambda: features
         self.tokenizer, self.max_tokens, self.pad_id = tokenizer, max_tokens, pad_id
-        shape = _input_shape(backbone)
-        self.ignores_padding = isinstance(shape, dict) and "padding_mask" in shape
+        self.ignores_padding = backbone_inputs.takes_mask(backbone) or (
+            canonical_pooling(pooling) in _UNAFFECTED and backbone_inputs.is_causal(backbone)
+        )
         self._get_backbone = lambda: backbone
         self._arguments = {
             "dim": dim,
             "max_tokens": max_tokens,
             "pad_id": pad_id,
             "pooling": pooling,
+            "end_id": end_id,
+            **options,
             "dtype": policy.name,
         }
-
-
-def _input_shape(backbone):
-    """Returns the shape of the single input, or {name: shape} of a dict; None: unknown."""
-    try:
-        inputs = backbone.input
-    except (AttributeError, ValueError):
-        return None  # a subclassed model, or a Sequential that is not built
-    if isinstance(inputs, dict):
-        return {name: tuple(x.shape) for name, x in inputs.items()}
-    if isinstance(inputs, list | tuple):
-        if len(inputs) != 1:
-            raise UserError(
-                f"the backbone {backbone.name!r} has {len(inputs)} inputs, expected one"
-            )
-        return tuple(inputs[0].shape)
-    return tuple(inputs.shape)
-
-
-def _features(backbone, inputs):
-    """Returns the output of a backbone to which pooling is applied."""
-    outputs = backbone(inputs)
-    if not isinstance(outputs, dict | list | tuple):
-        return outputs
-    names = list(outputs) if isinstance(outputs, dict) else list(range(len(outputs)))
-    name = "sequence_output" if "sequence_output" in names else names[0]
-    if len(names) > 1 and name != "sequence_output":
-        raise UserError(
-            f"the backbone {backbone.name!r} has the outputs {names}: wrap the one to use, "
-            "keras.Model(backbone.input, backbone.output[...])"
-        )
-    if len(names) == 1 or not hasattr(backbone, "output"):
-        return outputs[name]
-    # The layers of the other outputs are omitted, because their variables would get no gradients.
-    return keras.Model(backbone.input, backbone.output[name], name=backbone.name)(inputs)
-
-
-def _image_size(backbone, image_size, preprocessing):
-    shape = _input_shape(backbone) or (None, None, None, 3)
-    if isinstance(shape, dict) or len(shape) != 4 or shape[-1] != 3:
-        raise UserError(
-            f"the backbone {backbone.name!r} has the input shape {shape}, expected images "
-            "(n, h, w, 3), with channels last"
-        )
-    height, width = shape[1:3]
-    if height != width:
-        raise UserError(
-            f"the backbone {backbone.name!r} takes images of {height} x {width} pixels, expected "
-            "the same height and width"
-        )
-    if isinstance(preprocessing, dict):
-        preset_size = preprocessing["crop"]
-    else:  # `Preprocessing` has a crop, and an image converter of KerasHub has an image size.
-        preset_size = getattr(preprocessing, "crop", None)
-        preset_size = preset_size or (getattr(preprocessing, "image_size", None) or (None,))[0]
-    size = image_size or preset_size or height or _DEFAULT_IMAGE_SIZE
-    if height and size != height:
-        raise UserError(
-            f"the image size is {size}, but the backbone {backbone.name!r} takes images of "
-            f"{height} pixels: set image_size, or build the backbone for {size} pixels"
-        )
-    return size
 
 
 def _preprocessing(backbone, preprocessing, size):
@@ -285,77 +274,24 @@ def _preprocessing(backbone, preprocessing, size):
     return preprocessing
 
 
-def _text_lengths(backbone):
-    """Returns the fixed input length and the number of positions; each is None if unknown."""
-    shape = _input_shape(backbone)
-    shape = shape.get("token_ids") if isinstance(shape, dict) else shape
-    length = shape[1] if shape and len(shape) > 1 else None
-    return length, getattr(backbone, "max_sequence_length", None)
+def _embed(x, dim, policy, name, pooled_norm, projection, projection_bias):
+    """Normalizes and projects pooled vectors (n, c).
 
-
-def _text_inputs(backbone, tokens, mask):
-    shape = _input_shape(backbone)
-    if not isinstance(shape, dict):
-        return tokens
-    known = dict(zip(_TEXT_INPUTS, (tokens, mask, ops.zeros_like(tokens)), strict=True))
-    unknown = [name for name in shape if name not in known]
-    if unknown:
+    Returns:
+        A tuple: the vectors before the projection, and the embeddings (n, dim).
+    """
+    if pooled_norm is not None:
+        norm = keras.layers.LayerNormalization(epsilon=pooled_norm, dtype=policy, name=_NORM)
+        x = norm(x)
+    features, width = x, x.shape[-1]
+    if projection is None:
+        projection = dim not in (None, width)
+    if projection:
+        dense = keras.layers.Dense(dim or width, use_bias=projection_bias, dtype=policy, name=name)
+        return features, dense(x)
+    if dim not in (None, width):
         raise UserError(
-            f"the backbone {backbone.name!r} has the inputs {list(shape)}, expected some of "
-            f"{list(known)}"
+            f"dim is {dim} and projection is False, but the features have {width} values: set "
+            f"dim={width} or projection=True"
         )
-    return {name: known[name] for name in shape}
-
-
-def _check_tokenizer(backbone, tokenizer):
-    size = getattr(backbone, "vocabulary_size", None)
-    if size is not None and tokenizer.size > size:
-        raise UserError(
-            f"the tokenizer has {tokenizer.size} tokens, but the backbone {backbone.name!r} has "
-            f"{size} token embeddings: use the tokenizer that belongs to the backbone"
-        )
-
-
-def _pool(backbone, x, pooling, dtype, mask=None):
-    """Pools features (n, h, w, c) or (n, t, c) to (n, c); tokens with mask 0 are ignored."""
-    rank = len(x.shape)
-    if rank not in (2, 3, 4):
-        raise UserError(
-            f"the backbone {backbone.name!r} has the output shape {tuple(x.shape)}, expected "
-            "(n, h, w, c), (n, t, c) or (n, c)"
-        )
-    if pooling == "auto":
-        pooling = None if rank == 2 else "cls" if rank == 3 and _has_cls(backbone) else "average"
-    if pooling is not None:
-        lookup(dict.fromkeys(POOLINGS), pooling, "pooling")
-    if (pooling is None) != (rank == 2) or (pooling == "cls" and rank == 4):
-        raise UserError(
-            f"pooling is {pooling!r}, but the output of the backbone {backbone.name!r} has the "
-            f"shape {tuple(x.shape)}"
-        )
-    if pooling is None:
-        return x
-    if pooling == "cls":
-        return x[:, 0]
-    x = ops.cast(x, dtype)
-    if mask is None:
-        axes = tuple(range(1, rank - 1))
-        return ops.mean(x, axes) if pooling == "average" else ops.max(x, axes)
-    mask = ops.expand_dims(ops.cast(mask, dtype), -1)
-    if pooling == "max":
-        return ops.max(ops.where(mask > 0, x, -ops.ones_like(x) * 1e9), axis=1)
-    return ops.sum(x * mask, axis=1) / ops.maximum(ops.sum(mask, axis=1), 1.0)
-
-
-def _has_cls(backbone):
-    """Returns whether the first token of the output of a KerasHub backbone is a class token."""
-    names = ("cls_token_index", "start_token_index")
-    return any(getattr(backbone, name, None) == 0 for name in names) or bool(
-        getattr(backbone, "use_class_token", False)
-    )
-
-
-def _project(x, dim, policy, name):
-    if dim in (None, x.shape[-1]):
-        return x
-    return keras.layers.Dense(dim, dtype=policy, name=name)(x)
+    return features, x
