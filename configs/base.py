@@ -79,6 +79,9 @@ def _model(size):
                 mean=(1.0,),
                 std=(1.0,),
                 preset=_optional(str),  # preset of KerasHub, which replaces the encoder `name`
+                # Name of the features of this encoder in the records (tools/extract.py --features).
+                # A training step then runs only the projection.
+                vectors=_optional(str),
             ),
             text=dict(
                 **model["text"],
@@ -87,13 +90,16 @@ def _model(size):
                 sizes=_optional(tuple),
                 activation="gelu_approximate",
                 preset=_optional(str),
+                vectors=_optional(str),
             ),
             # {kind: {name: initial value}} of the learned scalars of the losses. A term names one
             # scalar of each kind that its loss takes. Several terms can name the same scalar.
             scalars=dict(temperature=dict(shared=model["temperature"])),
             freeze=(),  # names of the encoders that are not trained
             # Further encoders, which a field of a source may name: {name: dict(modality="image" or
-            # "text", and the values of `image` or `text`)}.
+            # "text", and the values of `image` or `text`)}. Stored vectors of the records are the
+            # input of dict(modality="vectors", vectors="name in the records", width=..., layers=(),
+            # activation="gelu", dropout=0.0), see `models.VectorsEncoder`.
             towers=dict(),
         )
     )

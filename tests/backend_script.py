@@ -129,6 +129,7 @@ def cases():
         "etcl": ("etcl", {"steps": STEPS}),
         "bfloat16": ("etcl", {"precision": "mixed_bfloat16"}),
         "sigmoid": ("etcl", {"loss": "sigmoid"}),
+        "mixture": ("etcl", {"terms": trainers.MIXTURE}),
     }
     if keras.backend.backend() == "tensorflow":
         return common
@@ -143,6 +144,11 @@ def cases():
         "chunk": ("etcl", {"loss_chunk": 4}),
         "sigmoid devices": ("etcl", {"devices": True, "loss": "sigmoid"}),
         "sigmoid chunk": ("etcl", {"microbatch": 4, "loss_chunk": 4, "loss": "sigmoid"}),
+        "mixture devices": ("etcl", {"devices": True, "terms": trainers.MIXTURE}),
+        "mixture chunk": (
+            "etcl",
+            {"microbatch": 4, "loss_chunk": 4, "terms": trainers.MIXTURE},
+        ),
         "dropout": ("etcl", {"dropout": 0.3}),
         "remat": ("etcl", {"dropout": 0.3, "remat": True}),
     }

@@ -136,6 +136,7 @@ def main(num_replicas, path):
     for stage in trainers.MODALITIES:
         keep(f"float64/{stage}", gradients(strategy, stage, graph=stage == "etcl"))
     keep("float64/sigmoid", gradients(strategy, "etcl", loss="sigmoid"))
+    keep("float64/mixture", gradients(strategy, "etcl", terms=trainers.MIXTURE))
     keep("synchronized", gradients(strategy, "etcl", **synchronized))
     if num_replicas == 2:
         options = {**synchronized, "all_reduce_mean": mean_in_forward_pass_only}

@@ -59,7 +59,7 @@ CALL_THE_PUBLIC_API = tuple(
 )
 TOOLS = """
 train evaluate convert build_vocab inspect_data compare sweep
-plan_tpu export index search demo doctor
+plan_tpu export extract index search demo doctor
 """.split()
 
 

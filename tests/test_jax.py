@@ -71,6 +71,9 @@ def errors(expected, actual):
         ("sigmoid", "sigmoid"),
         ("sigmoid", "sigmoid devices"),
         ("sigmoid", "sigmoid chunk"),
+        ("mixture", "mixture"),
+        ("mixture", "mixture devices"),
+        ("mixture", "mixture chunk"),
     ],
 )
 def test_gradients_equal_those_of_tensorflow(steps, expected_case, case):

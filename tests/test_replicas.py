@@ -29,8 +29,8 @@ def runs(tmp_path_factory):
     return Runs(tmp_path_factory.mktemp("replicas"))
 
 
-# MURAL and ETCL with the contrastive loss, and ETCL with the sigmoid loss.
-CASES = ["mural", "etcl", "sigmoid"]
+# MURAL and ETCL with the contrastive loss, ETCL with the sigmoid loss, and terms with all options.
+CASES = ["mural", "etcl", "sigmoid", "mixture"]
 COUNTS = [2, pytest.param(4, marks=pytest.mark.slow)]
 
 

@@ -18,6 +18,7 @@ _MODULES = {
     "Term": "tf_mural.objective",
     "TextEncoder": "tf_mural.models",
     "Trainer": "tf_mural.trainers",
+    "VectorsEncoder": "tf_mural.models",
     "evaluate": "tf_mural.experiment.evaluate",
     "train": "tf_mural.experiment.train",
 }

@@ -19,6 +19,7 @@ def contrastive(
     margin: float = 0.0,
     label_smoothing: float = 0.0,
     ignore: Any = None,
+    negatives: Any = None,
 ) -> Any:
     """Computes the bidirectional softmax cross-entropy of matching pairs, per example.
 
@@ -42,15 +43,25 @@ def contrastive(
         label_smoothing: eps in [0, 1).
         ignore: optional boolean (n, N). If `ignore[i, j]` is true, candidate j is not a negative of
             example i: the softmax and the smoothed target of example i are computed without
-            candidate j. The matching candidate is never excluded.
+            candidate j. The matching candidate is never excluded. With `negatives`, the mask is
+            (n, N + M), and its last M columns belong to the negatives.
+        negatives: optional embeddings (M, d), further candidates of each `x` that match no example.
+            They are the columns N to N + M - 1 of the logits of the first direction.
 
     Returns:
         Losses (n,), the sum of both directions, in the dtype of the embeddings.
     """
     x, y = local
     all_x, all_y = candidates
-    options = (offset, temperature, margin, label_smoothing, ignore)
-    return _one_direction(x, all_y, *options) + _one_direction(y, all_x, *options)
+    options = (offset, temperature, margin, label_smoothing)
+    if negatives is None:
+        forward = backward = ignore
+    else:
+        all_y, forward = ops.concatenate([all_y, negatives], axis=0), ignore  # (N + M, d)
+        backward = None if ignore is None else ignore[:, : ops.shape(all_x)[0]]
+    return _one_direction(x, all_y, *options, forward) + _one_direction(
+        y, all_x, *options, backward
+    )
 
 
 def _one_direction(local, candidates, offset, temperature, margin, label_smoothing, ignore):
@@ -77,6 +88,7 @@ def sigmoid(
     temperature: Any,
     bias: Any,
     ignore: Any = None,
+    negatives: Any = None,
 ) -> Any:
     """Computes the sigmoid loss of SigLIP (Zhai et al. 2023), per example.
 
@@ -93,18 +105,62 @@ def sigmoid(
         local, candidates, offset, temperature: see `contrastive`.
         bias: scalar b.
         ignore: optional boolean (n, N). If `ignore[i, j]` is true, pair (i, j) does not contribute
-            to the loss. The matching pair is never excluded.
+            to the loss. The matching pair is never excluded. With `negatives`, the mask is
+            (n, N + M), as in `contrastive`.
+        negatives: optional embeddings (M, d). Each x_i forms M further pairs that do not match.
 
     Returns:
         Losses (n,) in the dtype of the embeddings.
     """
     x, all_y = local[0], candidates[1]
+    if negatives is not None:
+        all_y = ops.concatenate([all_y, negatives], axis=0)  # (N + M, d)
     match = _matches(ops.shape(x)[0], ops.shape(all_y)[0], offset, x.dtype)  # (n, N)
     logits = ops.matmul(x, ops.transpose(all_y)) / temperature + bias
     decisions = ops.softplus((1.0 - 2.0 * match) * logits)  # -log sigmoid(a) = softplus(-a)
     if ignore is not None:
         decisions = decisions * ops.maximum(1.0 - ops.cast(ignore, x.dtype), match)
     return ops.sum(decisions, axis=1)
+
+
+def distil(
+    local: tuple[Any, Any],
+    candidates: tuple[Any, Any] | None,
+    offset: Any,
+    temperature: Any,
+    form: str = "cosine",
+    ignore: Any = None,
+    negatives: Any = None,
+) -> Any:
+    """Computes the distance of a student's rows from the rows of a teacher, per example.
+
+    For a student's row x_i, the teacher's row y_i of the same example, and width d:
+
+        cosine:      loss[i] = 1 - x_i . y_i, for unit rows
+        mse:         loss[i] = |x_i - y_i|^2 / d, for rows before the normalization
+        contrastive: loss[i] = `contrastive` without margin and smoothing, for unit rows
+
+    "mse" makes a text encoder multilingual in Reimers and Gurevych 2020
+    (https://arxiv.org/abs/2004.09813) and in M-CLIP (Carlsson et al. 2022). On unit rows, "mse"
+    would equal "cosine" up to the factor 2 / d. No gradient flows to the teacher.
+
+    Args:
+        local: pair `(x, y)` of the rows of student and teacher, each (n, d).
+        candidates: pair `(X, Y)` of the rows of the global batch, each (N, d). Only "contrastive"
+            reads the candidates.
+        offset, temperature, ignore, negatives: see `contrastive`. The other forms ignore them.
+        form: "cosine", "contrastive" or "mse".
+
+    Returns:
+        Losses (n,) in the dtype of the rows.
+    """
+    x, y = local[0], ops.stop_gradient(local[1])
+    if form == "mse":
+        return ops.mean(ops.square(x - y), axis=1)
+    if form == "cosine":
+        return 1.0 - ops.sum(x * y, axis=1)
+    teacher = (candidates[0], ops.stop_gradient(candidates[1]))
+    return contrastive((x, y), teacher, offset, temperature, ignore=ignore, negatives=negatives)
 
 
 def _matches(n, total, offset, dtype):
@@ -123,12 +179,14 @@ class Option:
         default: value of the option in a term that does not set the option.
         minimum: smallest accepted value; None: no limit.
         below: the value must be smaller than this number; None: no limit.
+        choices: the accepted values; (): all values of the type.
     """
 
     type: type
     default: object
     minimum: float | None = None
     below: float | None = None
+    choices: tuple = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,22 +211,43 @@ class Loss:
         options: {name: `Option`}.
         scalars: keys of `SCALARS`; the function takes one learned scalar of each of these kinds.
         needs_candidates: whether the function needs the embeddings of all replicas. If False,
-            `candidates` is None, and no embeddings are gathered.
-        inputs: "rows" if the embedding of an example is one vector, "tokens" if the embedding of an
-            example is a sequence of vectors.
+            `candidates` is None, and no embeddings are gathered. A callable computes the value from
+            the options {name: value} of a term.
+        inputs: "rows" if the embedding of an example is one unit vector, "unnormalized rows" if it
+            is the vector before the normalization, "tokens" if the embedding of an example is a
+            sequence of vectors. A callable computes the value from the options of a term.
+        takes_negatives: whether the function has the argument `negatives`, see `contrastive`. A
+            callable computes the value from the options of a term.
     """
 
     function: Callable
     options: dict = dataclasses.field(default_factory=dict)
     scalars: tuple = ()
-    needs_candidates: bool = True
-    inputs: str = "rows"
+    needs_candidates: bool | Callable = True
+    inputs: str | Callable = "rows"
+    takes_negatives: bool | Callable = False
+
+    def property_of(self, name: str, options: Mapping[str, Any]) -> Any:
+        """Returns `needs_candidates`, `inputs` or `takes_negatives` for the options of a term.
+
+        Args:
+            name: name of the attribute.
+            options: {name: value} of all options, see `complete_options`.
+        """
+        value = getattr(self, name)
+        return value(options) if callable(value) else value
 
 
 SCALARS = {
     "temperature": Scalar(minimum=0.005, maximum=2.0),
     "bias": Scalar(),
 }
+
+
+def _is_contrastive(options):
+    return options["form"] == "contrastive"
+
+
 LOSSES = {
     "contrastive": Loss(
         contrastive,
@@ -177,8 +256,17 @@ LOSSES = {
             "label_smoothing": Option(float, 0.0, minimum=0.0, below=1.0),
         },
         scalars=("temperature",),
+        takes_negatives=True,
     ),
-    "sigmoid": Loss(sigmoid, scalars=("temperature", "bias")),
+    "sigmoid": Loss(sigmoid, scalars=("temperature", "bias"), takes_negatives=True),
+    "distil": Loss(
+        distil,
+        options={"form": Option(str, "cosine", choices=("cosine", "contrastive", "mse"))},
+        scalars=("temperature",),
+        needs_candidates=_is_contrastive,
+        inputs=lambda options: "unnormalized rows" if options["form"] == "mse" else "rows",
+        takes_negatives=_is_contrastive,
+    ),
 }
 
 
@@ -231,6 +319,11 @@ def complete_options(loss: str, options: Mapping[str, Any]) -> dict[str, Any]:
             raise UserError(
                 f"{name} is {value!r}, but this option of the loss {loss!r} is of type "
                 f"{option.type.__name__}"
+            )
+        if option.choices and value not in option.choices:
+            raise UserError(
+                f"{name} is {value!r}, but this option of the loss {loss!r} is one of "
+                f"{', '.join(option.choices)}"
             )
         too_small = option.minimum is not None and not value >= option.minimum
         if too_small or option.below is not None and not value < option.below:

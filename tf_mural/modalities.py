@@ -16,7 +16,7 @@ class Modality:
         input_key: key of the tower's input in a field of the batch, and name of that input in
             exported models.
         dtype: dtype of the input in a batch.
-        part: part of a record that the field is read from: "images" or "texts".
+        part: part of a record that the field is read from: "images", "texts" or "vectors".
         has_language: whether each example has a language, under the key "language".
         max_fields: largest number of fields that a source may have.
     """
@@ -41,4 +41,6 @@ class Modality:
 MODALITIES = {
     "image": Modality("pixels", "uint8", part="images", has_language=False, max_fields=1),
     "text": Modality("tokens", "int32", part="texts", has_language=True, max_fields=2),
+    # Stored vectors of the drawn image or text, one row per example.
+    "vectors": Modality("vectors", "float32", part="vectors", has_language=False, max_fields=8),
 }

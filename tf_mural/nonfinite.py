@@ -149,3 +149,13 @@ def scalar_variable(name, dtype, value=0):
     """Creates a scalar variable that is not trained."""
     initializer = keras.initializers.Constant(value)
     return keras.Variable(initializer, shape=(), dtype=dtype, trainable=False, name=name)
+
+
+def clip_gradients(gradients, norm, limit):
+    """Scales gradients with a global norm above `limit` down to `limit`; None: no clipping."""
+    if limit is None:
+        return gradients
+    # `norm - norm` is nan if the norm is not finite. Without this summand, an infinite norm would
+    # scale the gradients to 0 and hide that the step is bad.
+    scale = limit * ops.minimum(1.0 / norm, 1.0 / limit) + (norm - norm)
+    return [g * ops.cast(scale, g.dtype) for g in gradients]

@@ -22,6 +22,7 @@ CLASSES = {
         "GhostBatchNormalization",
         "ImageEncoder",
         "TextEncoder",
+        "VectorsEncoder",
     ),
     "tf_mural.optimizers": ("AdamW", "LAMB", "LinearWarmupDecay"),
     "tf_mural.trainers": ("ALIGN", "ETCL", "MURAL", "Trainer"),

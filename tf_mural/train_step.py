@@ -16,9 +16,9 @@ from keras import ops
 
 from tf_mural.losses import SCALARS
 from tf_mural.modalities import MODALITIES
-from tf_mural.models import at_least_float32
-from tf_mural.nonfinite import BadStepPolicy, LossScale, scalar_variable
-from tf_mural.objective import gather_candidates, objective_for_rows
+from tf_mural.models import at_least_float32, unit_rows
+from tf_mural.nonfinite import BadStepPolicy, LossScale, clip_gradients, scalar_variable
+from tf_mural.objective import embedding_keys, gather_candidates, objective_for_rows, unnormalized
 
 # Prefixes of the names of logs that describe a state. `combine_logs` returns the last value of such
 # a log instead of a mean. The learned scalars, such as "temperature/shared", are also states.
@@ -121,6 +121,8 @@ class TrainStep:
     ):
         self._objective = compute_objective or self.compute_objective
         self.backend, self.encoder, self.terms = backend, encoder, tuple(terms)
+        keys = set(embedding_keys(self.terms))
+        self.unnormalized_fields = [field for field in fields if unnormalized(field) in keys]
         self.fields, self.languages, self.seed = dict(fields), tuple(languages), seed
         self.microbatch, self.loss_chunk = microbatch, loss_chunk
         self.bad_step_policy = bad_step_policy or BadStepPolicy()
@@ -165,7 +167,8 @@ class TrainStep:
         gradients, logs = self.compute_gradients(batch)
 
         norm = self.backend.global_norm(gradients)
-        gradients = _clip(gradients, norm, getattr(optimizer, "clip_after_reduction", None))
+        limit = getattr(optimizer, "clip_after_reduction", None)
+        gradients = clip_gradients(gradients, norm, limit)
         logs |= {"gradient_norm": norm, "learning_rate": learning_rate}
 
         apply_update = None  # None: the update is always applied
@@ -300,15 +303,17 @@ class TrainStep:
             output = self.encoder.towers[tower].output
             dtype = at_least_float32(output.dtype)
             specs[field] = keras.KerasTensor((rows, output.shape[-1]), dtype)
+        specs |= {unnormalized(field): specs[field] for field in self.unnormalized_fields}
         return self.backend.encode_cached(encode, batch, variables, specs)
 
     def encode(self, batch, training=True):
         """Encodes the fields of a batch; returns a dict from field to embeddings (n, d).
 
-        Each tower encodes all its fields in one pass.
+        Each tower encodes all its fields in one pass. For the fields of a loss that takes rows
+        before the normalization, the dict also maps `unnormalized(field)` to these rows.
         """
         embeddings = {}
-        for tower, modality in self.encoder.modalities.items():
+        for tower, modality in self.encoder.stored.modalities.items():
             key = MODALITIES[modality].input_key
             fields = [
                 field for field, name in self.fields.items() if name == tower and field in batch
@@ -317,8 +322,16 @@ class TrainStep:
                 continue
             inputs = [batch[field][key] for field in fields]
             inputs = ops.concatenate(inputs, axis=0) if len(inputs) > 1 else inputs[0]
-            output = self.encoder.encode(tower, inputs, training=training)
-            embeddings.update(zip(fields, ops.split(output, len(fields)), strict=True))
+            options = {"training": training, "stored": tower in self.encoder.stored.projections}
+            if not set(fields) & set(self.unnormalized_fields):
+                output = self.encoder.encode(tower, inputs, **options)
+                embeddings.update(zip(fields, ops.split(output, len(fields)), strict=True))
+                continue
+            rows = self.encoder.encode(tower, inputs, normalize=False, **options)
+            for field, part in zip(fields, ops.split(rows, len(fields)), strict=True):
+                embeddings[field] = unit_rows(part)
+                if field in self.unnormalized_fields:
+                    embeddings[unnormalized(field)] = part
         return embeddings
 
     def _encoder_variables(self):
@@ -375,16 +388,6 @@ def combine_logs(logs):
         elif not key.startswith("loss_language/"):
             combined[key] = math.nan
     return combined
-
-
-def _clip(gradients, norm, limit):
-    """Scales gradients with a global norm above `limit` down to `limit`; None: no clipping."""
-    if limit is None:
-        return gradients
-    # `norm - norm` is nan if the norm is not finite. Without this summand, an infinite norm would
-    # scale the gradients to 0 and hide that the step is bad.
-    scale = limit * ops.minimum(1.0 / norm, 1.0 / limit) + (norm - norm)
-    return [g * ops.cast(scale, g.dtype) for g in gradients]
 
 
 def _seed_generators(model):

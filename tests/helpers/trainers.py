@@ -42,6 +42,25 @@ _TERMS = {
     "etcl": [("image", "text_a", 1 / 3), ("text_a", "text_b", 1 / 3), ("text_b", "image", 1 / 3)],
 }
 
+# Terms of the fields of "etcl" with every option of a term: a distillation of each form, prefixes
+# of the embeddings, and hard negatives.
+MIXTURE = [
+    Term("mse", "text_a", "text_b", 0.5, "distil", {"form": "mse"}, dims=(16, 4)),
+    Term("cosine", "text_b", "image", 0.3, "distil", dims=(8,)),
+    Term("ranking", "text_a", "image", 0.2, "distil", {"form": "contrastive"}),
+    Term(
+        "negatives",
+        "image",
+        "text_a",
+        0.7,
+        options=OPTIONS["contrastive"],
+        mask_duplicates=True,
+        negatives="text_b",
+        dims=(16, 8),
+        dim_weights=(1.0, 3.0),
+    ),
+]
+
 
 def make_trainer(
     stage,
@@ -53,6 +72,7 @@ def make_trainer(
     loss="contrastive",
     vocabulary_size=VOCABULARY_SIZE,
     optimizer=None,
+    terms=None,
     **options,
 ):
     """Creates a compiled trainer of small towers with reproducible weights.
@@ -67,6 +87,7 @@ def make_trainer(
         loss: key of `losses.LOSSES`, the loss of all terms.
         vocabulary_size: vocabulary size of the text tower.
         optimizer: a Keras optimizer; None: `optimizers.LAMB` with a learning rate of 1e-2.
+        terms: list of `Term`; None: the terms of the stage.
         **options: further arguments of the backend's `Trainer`.
     """
     backend = backend_module()
@@ -89,7 +110,7 @@ def make_trainer(
         all_reduce_mean=all_reduce_mean or backend.all_reduce_mean,
         precision=precision,
     )
-    terms = [
+    terms = terms or [
         Term(f"{x}_{y}", x, y, weight, loss, OPTIONS[loss], mask_duplicates=True)
         for x, y, weight in _TERMS[stage]
     ]

@@ -25,6 +25,7 @@ COMMANDS = (
     "doctor",
     "evaluate",
     "export",
+    "extract",
     "index",
     "inspect_data",
     "search",

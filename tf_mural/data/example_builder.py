@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tf_mural.data import image_ops, records
+from tf_mural.data import image_ops, records, vector_fields
 from tf_mural.modalities import MODALITIES
 
 _EMPTY = records.serialize(records.Record(""))
@@ -16,8 +16,8 @@ _EMPTY = records.serialize(records.Record(""))
 class ExampleBuilder:
     """Builds the examples of one source.
 
-    A record cannot be used if it is damaged, if its image does not decode, or if its text is
-    missing or contains no token of the vocabulary.
+    A record cannot be used if it is damaged, if its image does not decode, if its text is missing
+    or contains no token of the vocabulary, or if a row of its vectors is missing or not finite.
 
     Args:
         source: `Source`.
@@ -32,6 +32,7 @@ class ExampleBuilder:
             modality: [field for field, value in source.fields.items() if value == modality]
             for modality in MODALITIES
         }
+        self.vectors = dict(source.vectors)
         self.language_codes = self.sampler.languages or ("",)
         self._source, self._tokenizer = source, tokenizer
         self._preprocessing = preprocessing
@@ -67,7 +68,7 @@ class ExampleBuilder:
         return {
             "draw": draws,
             "data": tf.ensure_shape(data, (count,)),
-            "language": tf.ensure_shape(language, (count, len(self.fields["text"]))),
+            "language": tf.ensure_shape(language, (count, self.sampler.text_fields)),
             "uniform": tf.ensure_shape(uniform, (count, 3)),
         }
 
@@ -94,9 +95,11 @@ class ExampleBuilder:
         Returns:
             {text field: {"text": string (b,), "known": bool (b,), whether the text contains a token
             of the vocabulary, "tokens": (b, t), "id": (b,), "language": (b,)}, image field:
-            {"data": string (b,), "seed": (b, 2), "id": (b,)}}.
+            {"data": string (b,), "seed": (b, 2), "id": (b,)}, field of vectors: {"vectors": float32
+            (b, width), "known": bool (b,), whether the record has a valid row, "id": (b,)}}.
         """
-        parsed, batch = records.parse(fetched["data"]), {}
+        names = dict.fromkeys(field.name for field in self.vectors.values())
+        parsed, batch = records.parse(fetched["data"], tuple(names)), {}
         for modality, reader in READERS.items():
             if self.fields[modality]:
                 batch |= reader.parse(self, parsed, fetched)
@@ -115,11 +118,9 @@ class ExampleBuilder:
     def parse_texts(self, parsed, fetched):
         """Picks a text of each record and text field, in the drawn language, and tokenizes it."""
         language, uniform = fetched["language"], fetched["uniform"]
-        row_of = parsed["languages"].value_rowids()
         texts = []
         for i in range(len(self.fields["text"])):
-            codes = tf.gather(tf.constant(self.language_codes), language[:, i])
-            allowed = parsed["languages"].values == tf.gather(codes, row_of)
+            allowed = self._in_language(parsed, language[:, i])
             other_than = None
             if i > 0 and self.sampler.batch_size:  # both texts may be in the same language
                 other_than = uniform[:, 0], language[:, 0] == language[:, i]
@@ -144,8 +145,36 @@ class ExampleBuilder:
             for i, field in enumerate(self.fields["text"])
         }
 
+    def parse_vectors(self, parsed, fetched):
+        """Picks a row of the vectors of each record.
+
+        A row of texts is that of the text of the first text field; without a text field, a text is
+        drawn in the same way. A row of images is that of the image of the image field.
+        """
+        batch, uniform = {}, fetched["uniform"]
+        for field, vectors in self.vectors.items():
+            rows, column = parsed[records.VECTORS + vectors.name], 2
+            allowed = tf.ones_like(rows.values, tf.bool)
+            if vectors.description["of"] == "texts":
+                column = 0
+            if vectors.needs_text:
+                rows = parsed["texts"]
+                allowed = self._in_language(parsed, fetched["language"][:, 0])
+            picked = _pick_position(rows, allowed, uniform[:, column])
+            values, data, known = vector_fields.draw_rows(vectors, parsed, picked)
+            if vectors.needs_text:  # equal texts have equal ids, also with other rounding errors
+                data = _pick(rows, allowed, uniform[:, column])
+            batch[field] = {"vectors": values, "known": known, "id": _fingerprint(data)}
+        return batch
+
+    def _in_language(self, parsed, language):
+        """Returns whether each text of the parsed records is in the drawn language, (b,)."""
+        codes = tf.gather(tf.constant(self.language_codes), language)
+        row_of = parsed["languages"].value_rowids()
+        return parsed["languages"].values == tf.gather(codes, row_of)
+
     def all_known(self, batch):
-        """Returns whether all texts of a batch of `parse` contain a known token (scalar)."""
+        """Returns whether all texts and vectors of a batch of `parse` can be used (scalar)."""
         known = [values["known"] for values in batch.values() if "known" in values]
         return tf.reduce_all(known) if known else tf.constant(True)
 
@@ -186,6 +215,7 @@ class Reader(NamedTuple):
 READERS = {
     "text": Reader(ExampleBuilder.parse_texts),
     "image": Reader(ExampleBuilder.parse_images, ExampleBuilder.decode_image),
+    "vectors": Reader(ExampleBuilder.parse_vectors),
 }
 
 
@@ -202,6 +232,23 @@ def _pick(ragged, allowed, uniform, other_than=None):
     Returns:
         String (b,), which is "" for rows without an allowed value.
     """
+    is_picked, row_of = _picked(ragged, allowed, uniform, other_than)
+    indices = tf.boolean_mask(row_of, is_picked)[:, tf.newaxis]
+    empty = tf.fill(uniform.shape, "")
+    return tf.tensor_scatter_nd_update(empty, indices, tf.boolean_mask(ragged.values, is_picked))
+
+
+def _pick_position(ragged, allowed, uniform):
+    """Returns the position of the value that `_pick` picks in its row, int64 (b,); -1 for none."""
+    is_picked, row_of = _picked(ragged, allowed, uniform)
+    positions = tf.range(tf.size(allowed, tf.int64)) - tf.gather(ragged.row_starts(), row_of)
+    indices = tf.boolean_mask(row_of, is_picked)[:, tf.newaxis]
+    none = tf.fill(uniform.shape, tf.constant(-1, tf.int64))
+    return tf.tensor_scatter_nd_update(none, indices, tf.boolean_mask(positions, is_picked))
+
+
+def _picked(ragged, allowed, uniform, other_than=None):
+    """Returns whether each value is picked, and its row, both (number of values,); see `_pick`."""
     row_of = ragged.value_rowids()
     allowed_int = tf.cast(allowed, tf.int64)
     counts = tf.math.segment_sum(allowed_int, row_of)
@@ -217,10 +264,7 @@ def _pick(ragged, allowed, uniform, other_than=None):
         other_rank = tf.where(counts > 1, other_rank, counts)
         picked_rank = tf.where(applies, other_rank, picked_rank)
     rank = tf.cumsum(allowed_int) - 1 - tf.gather(before, row_of)
-    is_picked = allowed & (rank == tf.gather(picked_rank, row_of))
-    indices = tf.boolean_mask(row_of, is_picked)[:, tf.newaxis]
-    empty = tf.fill(uniform.shape, "")
-    return tf.tensor_scatter_nd_update(empty, indices, tf.boolean_mask(ragged.values, is_picked))
+    return allowed & (rank == tf.gather(picked_rank, row_of)), row_of
 
 
 def _fingerprint(strings):

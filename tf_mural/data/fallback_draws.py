@@ -67,7 +67,7 @@ def _diagnose(builder, draws, skipped_records):
 
     def diagnose(row):
         record_set, number = builder.sampler.sets[set_index[row]], int(record[row])
-        problem = _record_problem(record_set, number)
+        problem = _record_problem(record_set, number, bool(builder.vectors))
         for position, field in enumerate(builder.fields["text"]):
             code, columns = builder.language_codes[language[row, position]], batch[field]
             if len(set(language[row, : position + 1])) <= position and not columns["text"][row]:
@@ -75,6 +75,9 @@ def _diagnose(builder, draws, skipped_records):
             problem = problem or _text_problem(code, columns["text"][row], columns["known"][row])
         for field in builder.fields["image"]:
             problem = problem or _image_problem(batch[field]["data"][row])
+        for field in builder.vectors:
+            if not problem and not batch[field]["known"][row]:
+                problem = (f"a row of the vectors of the field {field!r} is missing or not finite",)
         if not problem:
             return None
         return BadRecord(record_set.location(number), record_set.shard_path(number), *problem)
@@ -87,9 +90,12 @@ def _diagnose(builder, draws, skipped_records):
 # there is no problem.
 
 
-def _record_problem(record_set, number):
+def _record_problem(record_set, number, with_vectors):
     try:
-        record_set.read([number], verify=True)
+        if with_vectors:
+            record_set[number]  # also compares the vectors with the manifest
+        else:
+            record_set.read([number], verify=True)
     except DamagedRecord as error:
         return (error.reason,)
     return None

@@ -22,11 +22,13 @@ class Source:
         fields: {field: modality}, with at most one image field. The languages that are drawn for
             an example are assigned to its text fields in order.
         flip: whether training images may be mirrored.
+        vectors: {field: `vector_fields.VectorField`} of the fields with the modality "vectors".
     """
 
     sampler: object
     fields: dict
     flip: bool = False
+    vectors: dict = dataclasses.field(default_factory=dict)
 
 
 def disable_autotune(dataset):
@@ -74,8 +76,9 @@ def training_dataset(
         skipped_records: `SkippedRecords` that counts the records that cannot be used.
 
     Returns:
-        `tf.data.Dataset` of {field: {"pixels" uint8 (n, crop, crop, 3) or "tokens" int32 (n, t),
-        "id" int64 (n,), "language" int32 (n,) for texts}} with static shapes.
+        `tf.data.Dataset` of {field: {"pixels" uint8 (n, crop, crop, 3), "tokens" int32 (n, t) or
+        "vectors" float32 (n, width), "id" int64 (n,), "language" int32 (n,) for texts}} with static
+        shapes.
     """
     skipped_records = skipped_records or SkippedRecords()
     for source in sources:

@@ -120,7 +120,8 @@ class LanguageSampler(sampling.IndexSampler):
     order of its own. `language_draws` counts the draws of each language.
 
     Args:
-        sets, text_fields, languages, min_languages, seed, name, with_image: see `IndexSampler`.
+        sets, text_fields, languages, min_languages, seed, name, with_image, with_vectors: see
+            `IndexSampler`.
         weights, temperature: see `IndexSampler`. The values determine how often the records of a
             set are drawn in comparison with those of other sets; each set then has its own passes.
         language_temperature: temperature of `language_shares`; None: 1.
@@ -159,6 +160,7 @@ class LanguageSampler(sampling.IndexSampler):
         seed=0,
         name="stream",
         with_image=False,
+        with_vectors=(),
     ):
         _check_options(name, text_fields, languages_of, alpha, batch_size)
         same_only = languages_of == "same"
@@ -173,6 +175,7 @@ class LanguageSampler(sampling.IndexSampler):
             seed,
             name,
             with_image,
+            with_vectors,
         )
         self.text_fields, self.languages_of = text_fields, languages_of
         self.batch_size = batch_size if LANGUAGES_OF[languages_of] else None

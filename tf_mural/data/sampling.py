@@ -42,6 +42,7 @@ class IndexSampler:
         seed: seed of all draws.
         name: name that is mixed into the seed, so that the samplers of a stage differ.
         with_image: whether records without an image are excluded.
+        with_vectors: names of vectors; records without a row of one of them are excluded.
 
     Attributes:
         languages: tuple of the codes that may be drawn.
@@ -68,6 +69,7 @@ class IndexSampler:
         seed=0,
         name="stream",
         with_image=False,
+        with_vectors=(),
     ):
         self.sets, self.text_fields, self.name = list(sets), text_fields, name
         if languages is None:
@@ -83,6 +85,7 @@ class IndexSampler:
                 max(min_languages, text_fields),
                 visits_combinations,
                 with_image,
+                with_vectors,
             )
             for s in self.sets
         ]
@@ -172,7 +175,14 @@ class _SetSampler:
     """Maps the units of one record set to records and languages; see `IndexSampler`."""
 
     def __init__(
-        self, record_set, text_fields, languages, min_languages, visits_combinations, with_image
+        self,
+        record_set,
+        text_fields,
+        languages,
+        min_languages,
+        visits_combinations,
+        with_image,
+        with_vectors=(),
     ):
         column = {code: i for i, code in enumerate(record_set.languages)}
         has = np.zeros((len(record_set), len(languages)), bool)
@@ -187,6 +197,13 @@ class _SetSampler:
                 raise UserError(
                     f"{record_set.folder}: no record with the languages {', '.join(languages)} has "
                     "an image; use other records, or a source without an image field"
+                )
+        for name in with_vectors:
+            usable &= record_set.vector_counts[name] > 0
+            if usable.sum() == 0 and (count >= min_languages).any():
+                raise UserError(
+                    f"{record_set.folder}: no record that can be drawn has a row of the vectors "
+                    f"{name!r}; use other records, or a source without a field of these vectors"
                 )
         self.records = np.flatnonzero(usable)
         if not len(self.records):

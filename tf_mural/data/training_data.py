@@ -12,6 +12,7 @@ from tf_mural.data.encoder_inputs import as_preprocessing
 from tf_mural.data.records import RecordSet
 from tf_mural.data.sampling import IndexSampler
 from tf_mural.data.skipped_records import SkippedRecords
+from tf_mural.data.vector_fields import open_vector_fields, required_vectors
 from tf_mural.errors import UserError, lookup
 from tf_mural.modalities import MODALITIES
 
@@ -74,16 +75,21 @@ def training_dataset(
         max_bad_records: maximum share, from 0 to 1, of records that cannot be used.
 
     Returns:
-        `tf.data.Dataset` of {field: {"pixels" uint8 (n, crop, crop, 3) or "tokens" int32 (n, t),
-        "id" int64 (n,), "language" int32 (n,) for texts}}. In the scope of a strategy with several
-        replicas, the dataset is distributed, with n = batch_size / replicas examples per replica.
+        `tf.data.Dataset` of {field: {"pixels" uint8 (n, crop, crop, 3), "tokens" int32 (n, t) or
+        "vectors" float32 (n, width), "id" int64 (n,), "language" int32 (n,) for texts}}. In the
+        scope of a strategy with several replicas, the dataset is distributed, with n = batch_size /
+        replicas examples per replica.
 
     Raises:
         UserError: there is no record set, or the records, sources, languages or the batch size do
             not fit the trainer.
     """
     core, model = trainer.core, trainer.encoder
-    modalities = {field: model.modalities[tower] for field, tower in core.fields.items()}
+    stored = model.stored
+    modalities = {field: stored.modalities[tower] for field, tower in core.fields.items()}
+    vectors = {
+        f: stored.vectors[tower] for f, tower in core.fields.items() if tower in stored.vectors
+    }
     options = {
         "languages": languages,
         "epoch_unit": epoch_unit,
@@ -102,16 +108,19 @@ def training_dataset(
         values = {k: _option(v, name, trainer.sources) for k, v in options.items()}
         values = {k: defaults.get(k) if v is None else v for k, v in values.items()}
         values = {k: v for k, v in values.items() if v is not None}
-        seed_of_source = core.seed if seed is None else seed
-        values |= {"seed": seed_of_source, "batch_size": batch_size}
-        sampler = make_sampler(name, sets, fields, **values)
+        of_source = {field: vectors[field] for field in fields if field in vectors}
+        values |= {"batch_size": batch_size, "seed": core.seed if seed is None else seed}
+        sampler = make_sampler(name, sets, fields, vectors=of_source, **values)
         may_flip = _option(flip, name, trainer.sources)
-        sources.append(make_source(sampler, fields, True if may_flip is None else may_flip))
+        may_flip = may_flip is None or may_flip
+        sources.append(make_source(sampler, fields, may_flip, of_source))
         folders += [record_set.folder for record_set in sets]
     strategy = getattr(trainer, "distribute_strategy", None)
     replicas = strategy.num_replicas_in_sync if strategy else 1
     _check_batch_size(batch_size, replicas, core)
-    text_towers, image_towers = (_towers(model, core.fields, name) for name in ("text", "image"))
+    # A tower whose features are stored needs no images or texts.
+    fields = {f: t for f, t in core.fields.items() if t not in stored.projections}
+    text_towers, image_towers = (_towers(model, fields, name) for name in ("text", "image"))
     skipped_records = SkippedRecords(max_bad_records, tuple(folders), "the tokenizer")
     arguments = (
         sources,
@@ -142,6 +151,7 @@ def make_sampler(
     sets: Sequence[RecordSet],
     modalities: Mapping[str, str],
     languages: Sequence[str] | None = None,
+    vectors: Mapping[str, tuple[str, int | None]] | None = None,
     **options: Any,
 ) -> IndexSampler:
     """Returns the sampler of a source.
@@ -151,10 +161,12 @@ def make_sampler(
         sets: the record sets.
         modalities: {field: modality} of the source.
         languages: codes of the languages whose texts are drawn; None: all languages.
+        vectors: {field: (name of its vectors, width)} of the fields with the modality "vectors"; a
+            width of None is not checked.
         **options: further arguments of `language_sampling.make_sampler`.
 
     Raises:
-        UserError: the record sets lack a language or the images that the source needs.
+        UserError: the record sets lack a language, the images or the vectors that the source needs.
     """
     known = dict.fromkeys(sorted({code for record_set in sets for code in record_set.languages}))
     for code in languages or ():
@@ -167,14 +179,25 @@ def make_sampler(
                 f"{record_set.folder} has no images, but the source {name!r} has an image field: "
                 "use other records"
             )
-    count = parts.count("texts")
+    fields = open_vector_fields(name, sets, vectors or {})
+    # Without a text field, a text is drawn for vectors of texts.
+    count = parts.count("texts") or int(any(field.needs_text for field in fields.values()))
     return language_sampling.make_sampler(
-        sets, count, languages, name=name, with_image=with_image, **options
+        sets,
+        count,
+        languages,
+        name=name,
+        with_image=with_image,
+        with_vectors=required_vectors(fields),
+        **options,
     )
 
 
 def make_source(
-    sampler: IndexSampler, modalities: Mapping[str, str], flip: bool
+    sampler: IndexSampler,
+    modalities: Mapping[str, str],
+    flip: bool,
+    vectors: Mapping[str, tuple[str, int | None]] | None = None,
 ) -> input_pipeline.Source:
     """Returns the source of a sampler.
 
@@ -183,9 +206,11 @@ def make_source(
         modalities: {field: modality} of the source.
         flip: whether images may be mirrored. Images are never mirrored if the manifest of their
             records does not list the augmentation "flip", because captions mention left or right.
+        vectors: see `make_sampler`.
     """
     may_flip = all("flip" in s.manifest["augmentations"] for s in sampler.sets)
-    return input_pipeline.Source(sampler, dict(modalities), flip=flip and may_flip)
+    fields = open_vector_fields(sampler.name, sampler.sets, vectors or {})
+    return input_pipeline.Source(sampler, dict(modalities), flip and may_flip, fields)
 
 
 def _records_of_sources(records, sources):

@@ -61,6 +61,7 @@ class BatchEmbedder:
         text_lengths: Ascending widths to which rows of tokens are cut; () disables cutting.
         progress: Function that is called with ("images" or "texts", number of embedded items)
             after each batch, or None.
+        normalize: Whether the rows of the encoders are scaled to length 1.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class BatchEmbedder:
         batch_size=64,
         text_lengths=TEXT_LENGTHS,
         progress=None,
+        normalize=True,
     ):
         self._encoders = {"images": encode_images, "texts": encode_texts}
         self._tokenizer = tokenizer
@@ -81,7 +83,7 @@ class BatchEmbedder:
         self._width = width
         self._batch_size = batch_size
         self._text_lengths = tuple(text_lengths)
-        self.progress = progress
+        self.progress, self._normalize = progress, normalize
 
     @property
     def width(self):
@@ -176,7 +178,7 @@ class BatchEmbedder:
         """Encodes batches, and returns the embeddings sorted by position."""
         num_done, parts = 0, []
         for positions, rows in self._encode(kind, batches):
-            parts.append((positions, _normalize(rows, kind, positions)))
+            parts.append((positions, self._checked(rows, kind, positions)))
             num_done += len(positions)
             if self.progress:
                 self.progress(kind, num_done)
@@ -186,6 +188,12 @@ class BatchEmbedder:
             positions, rows = parts.pop()
             embeddings[positions] = rows
         return embeddings
+
+    def _checked(self, rows, kind, positions):
+        unit_rows = _normalize(
+            rows, kind, positions
+        )  # Raises an error for rows that are not finite.
+        return unit_rows if self._normalize else rows
 
     def _encode(self, kind, batches):
         """Yields (positions, float32 rows) of each batch, after the next batches are started."""

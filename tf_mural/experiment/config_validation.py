@@ -8,6 +8,7 @@ from tf_mural.data.language_sampling import LANGUAGES_OF
 from tf_mural.data.preprocessing import Preprocessing
 from tf_mural.errors import UserError, lookup
 from tf_mural.experiment.config_loading import may_be_none
+from tf_mural.experiment.stored_vectors import check_vector_towers, stored_features
 from tf_mural.losses import LOSSES, SCALARS, complete_options
 from tf_mural.modalities import MODALITIES
 from tf_mural.nonfinite import LOSS_SCALES, ON_BAD_STEP
@@ -19,6 +20,9 @@ SCENES_VOCABULARY = os.path.join(
 # Default value of `optimizer.exclude_from_layer_adaptation`. This value is also accepted with
 # AdamW, which has no layer adaptation.
 _DEFAULT_EXCLUDED = ("_bn/",)
+
+# Entries of a term, for any loss, that are passed to `objective.Term` if they are set.
+TERM_OPTIONS = ("negatives", "dims", "dim_weights")
 
 
 def check_config(config, replicas):
@@ -45,7 +49,7 @@ def _check_terms(config):
     modalities = field_modalities(config)
     _check_towers(config, set(field_towers(config).values()))
     for name, term in config.terms.items():
-        for field in (term.x, term.y):
+        for field in term_fields(term):
             lookup(modalities, field, f"field (of the term {name!r})")
         lookup(LOSSES, term.loss, f"loss (of the term {name!r})")
         options, scalars = split_term(term)
@@ -58,14 +62,16 @@ def _check_terms(config):
             lookup(known, scalar, f"{kind} (of the term {name!r})")
     if not len(config.terms):
         raise UserError("the config has no terms, so there is no loss")
-    unused = sorted(set(modalities) - {f for t in config.terms.values() for f in (t.x, t.y)})
+    unused = sorted(set(modalities) - {f for t in config.terms.values() for f in term_fields(t)})
     if unused:
         raise UserError(f"no term uses the field {unused[0]!r}; remove it from its source")
     for name, term in config.terms.items():
-        if not any({term.x, term.y} <= set(source.fields) for source in config.sources.values()):
+        fields = term_fields(term)
+        if not any(set(fields) <= set(source.fields) for source in config.sources.values()):
             raise UserError(
-                f"the term {name!r} compares {term.x} and {term.y}, but no source has both "
-                "fields, and rows of different sources do not belong together"
+                f"the term {name!r} compares {' and '.join(fields)}, but no source has "
+                f"{'both' if len(fields) == 2 else 'all of these'} fields, and rows of different "
+                "sources do not belong together"
             )
 
 
@@ -284,18 +290,24 @@ def _check_step(config):
     _check_at_least(config, max_consecutive_skips=1)
 
 
+def term_fields(term):
+    """Returns the fields of a term: `x`, `y` and the fields of its negatives."""
+    negatives = term.get("negatives", ())
+    return (term.x, term.y, *((negatives,) if isinstance(negatives, str) else negatives))
+
+
 def split_term(term):
     """Returns the options of the loss of a term, and the names of its learned scalars.
 
     Args:
         term: ConfigDict of a term. Its entries are `x`, `y`, `weight`, `loss`, `mask_duplicates`,
-            the options of the loss, and the names of the learned scalars.
+            those in `TERM_OPTIONS`, the options of the loss, and the names of the learned scalars.
 
     Returns:
         (options, scalars): {option: value}, and {kind of scalar: name of the scalar}.
     """
     kinds = LOSSES[term.loss].scalars
-    common = ("x", "y", "weight", "loss", "mask_duplicates", *kinds)
+    common = ("x", "y", "weight", "loss", "mask_duplicates", *kinds, *TERM_OPTIONS)
     options = {key: value for key, value in term.items() if key not in common}
     return options, {kind: term.get(kind, "shared") for kind in kinds}
 
@@ -316,6 +328,7 @@ def _check_towers(config, used):
             )
         if name not in used:
             raise UserError(f"no field names the tower {name!r}; remove model.towers.{name}")
+    check_vector_towers(config)
 
 
 def tower_modalities(config):
@@ -343,10 +356,12 @@ def field_towers(config):
 def field_modalities(config):
     """Returns {field: modality} for the fields of all sources.
 
+    The fields of a tower whose features are stored in the records have the modality "vectors".
+
     Raises:
         UserError: see `field_towers`; or a source has too many fields of a modality.
     """
-    known = tower_modalities(config)
+    known = tower_modalities(config) | dict.fromkeys(stored_features(config), "vectors")
     modalities = {field: known[tower] for field, tower in field_towers(config).items()}
     for name, source in config.sources.items():
         values = [modalities[field] for field in source.fields]

@@ -32,7 +32,9 @@ def open_records(folder, data_dir, strict=True):
     return RecordSet.open(in_data_dir if use_data_dir else folder, strict)
 
 
-def make_sampler(name, source, modalities, data_dir, seed, strict=True, batch_size=None):
+def make_sampler(
+    name, source, modalities, data_dir, seed, strict=True, batch_size=None, vectors=None
+):
     """Returns the `IndexSampler` of a source of the config.
 
     Args:
@@ -43,6 +45,7 @@ def make_sampler(name, source, modalities, data_dir, seed, strict=True, batch_si
         seed: seed of the run.
         strict: see `RecordSet.open`.
         batch_size: number of draws per step, which batches of one language need.
+        vectors: result of `stored_vectors.field_vectors`.
 
     Raises:
         UserError: the record sets lack a language or the images that the source needs.
@@ -61,13 +64,18 @@ def make_sampler(name, source, modalities, data_dir, seed, strict=True, batch_si
         languages_of=source.languages_of,
         alpha=source.alpha,
         batch_size=batch_size,
+        vectors=_of_source(vectors, source),
         seed=seed,
     )
 
 
-def make_source(sampler, source, modalities):
+def make_source(sampler, source, modalities, vectors=None):
     """Returns the `input_pipeline.Source` of a sampler, with the settings of a source."""
-    return training_data.make_source(sampler, modalities, source.flip)
+    return training_data.make_source(sampler, modalities, source.flip, _of_source(vectors, source))
+
+
+def _of_source(vectors, source):
+    return {field: value for field, value in (vectors or {}).items() if field in source.fields}
 
 
 def training_sheet(sources, preprocessing, count=12):

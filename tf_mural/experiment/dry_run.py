@@ -8,7 +8,12 @@ import numpy as np
 
 from tf_mural.backends import backend_module
 from tf_mural.data.tokenizers import Tokenizer
-from tf_mural.experiment.config_validation import check_config, field_modalities, find_vocabulary
+from tf_mural.experiment.config_validation import (
+    check_config,
+    field_modalities,
+    field_towers,
+    find_vocabulary,
+)
 from tf_mural.experiment.model_io import describe
 from tf_mural.experiment.trainer import make_trainer, shapes_only
 from tf_mural.modalities import MODALITIES
@@ -37,19 +42,28 @@ def trace_step(config, strategy, vocabulary_size=LABSE_VOCABULARY_SIZE):
     languages = tuple(sorted({code for source in sources for code in source.languages or ()}))
     trainer = make_trainer(config, description, languages, strategy, initialized=False)
     with shapes_only(), strategy.scope():
-        traced = trainer.traced_step(_batch_shapes(config))
+        traced = trainer.traced_step(_batch_shapes(config, trainer.encoder.stored))
     groups = {"weights": trainer.encoder.variables, "slots": trainer.optimizer.variables}
     return traced, {name: sum(map(_num_bytes, variables)) for name, variables in groups.items()}
 
 
-def _batch_shapes(config):
-    """Returns {field: {key: (shape, dtype)}} of a global batch of `training_dataset`."""
-    rows, side = config.batch_size, config.images.crop
+def _batch_shapes(config, stored):
+    """Returns {field: {key: (shape, dtype)}} of a global batch of `training_dataset`.
+
+    Args:
+        config: ConfigDict of a stage.
+        stored: `models.StoredVectors` of the model.
+    """
+    rows, side, towers = config.batch_size, config.images.crop, field_towers(config)
     shapes = {"image": (side, side, 3), "text": (config.model.text.max_tokens,)}
+
+    def input_shape(field, modality):
+        return shapes.get(modality) or (stored.vectors[towers[field]][1],)
+
     return {
         field: {
             "id": ((rows, 2), "int32"),
-            **MODALITIES[modality].batch_spec(rows, shapes[modality]),
+            **MODALITIES[modality].batch_spec(rows, input_shape(field, modality)),
         }
         for field, modality in field_modalities(config).items()
     }
@@ -80,7 +94,7 @@ def trial_step(config):
     path = find_vocabulary(config.vocabulary, "data")
     tokenizer = Tokenizer(path, config.model.text.max_tokens, config.lower_case)
     trainer = make_trainer(config, describe(config, tokenizer), ("en",), strategy)
-    batch = _random_batch(config, tokenizer)
+    batch = _random_batch(config, tokenizer, trainer.encoder.stored)
     runner = backend.Runner(
         trainer, strategy, lambda start_step: tf.data.Dataset.from_tensors(batch).repeat()
     )
@@ -92,20 +106,26 @@ def trial_step(config):
     return seconds, loss
 
 
-def _random_batch(config, tokenizer):
+def _random_batch(config, tokenizer, stored):
+    towers = field_towers(config)
     rng, rows, side = np.random.default_rng(config.seed), config.batch_size, config.images.crop
 
-    def random_images():
+    def random_images(field):
         return rng.integers(0, 256, (rows, side, side, 3), np.uint8)
 
-    def random_texts():
+    def random_texts(field):
         words = rng.choice([str(piece) for piece in tokenizer.vocabulary], (rows, 4))
         return np.asarray(tokenizer([" ".join(row) for row in words]))
 
-    make, batch = {"image": random_images, "text": random_texts}, {}
+    def random_vectors(field):
+        return rng.normal(size=(rows, stored.vectors[towers[field]][1])).astype(np.float32)
+
+    make = {"image": random_images, "text": random_texts, "vectors": random_vectors}
+    batch = {}
     for field, name in field_modalities(config).items():
         modality = MODALITIES[name]
-        batch[field] = {"id": np.arange(rows, dtype=np.int64), modality.input_key: make[name]()}
+        ids = np.arange(rows, dtype=np.int64)
+        batch[field] = {"id": ids, modality.input_key: make[name](field)}
         if modality.has_language:
             batch[field]["language"] = np.zeros(rows, np.int32)
     return batch

@@ -126,16 +126,22 @@ def model_arguments(description):
     """
     model = description["model"]
 
+    def whole(tower):
+        # The name of stored features matters only in training: the model has whole towers.
+        keeps_name = tower.get("modality") == "vectors"
+        return {key: value for key, value in tower.items() if key != "vectors" or keeps_name}
+
     def text_arguments(text):
         sizes = None if text.get("sizes") is None else tuple(text["sizes"])
-        return {**text, "sizes": sizes, "vocabulary_size": description["vocabulary_size"]}
+        return {**whole(text), "sizes": sizes, "vocabulary_size": description["vocabulary_size"]}
 
     towers = {
-        name: text_arguments(tower) if tower["modality"] == "text" else tower
+        name: text_arguments(tower) if tower["modality"] == "text" else whole(tower)
         for name, tower in (model.get("towers") or {}).items()
     }
     return {
         **model,
+        "image": whole(model["image"]),
         "text": text_arguments(model["text"]),
         "towers": towers,
         "precision": description["precision"],

@@ -15,6 +15,7 @@ from tf_mural.errors import UserError
 from tf_mural.experiment import data, evaluation
 from tf_mural.experiment.config_validation import check_config, field_modalities, find_vocabulary
 from tf_mural.experiment.model_io import batch_embedder, describe
+from tf_mural.experiment.stored_vectors import field_vectors
 from tf_mural.experiment.trainer import make_trainer
 
 
@@ -88,7 +89,7 @@ def build(config, data_dir, strategy, resumes=False):
     trainer = make_trainer(config, description, languages, strategy)
 
     sources = [
-        data.make_source(samplers[name], source, fields[name])
+        data.make_source(samplers[name], source, fields[name], field_vectors(config))
         for name, source in config.sources.items()
     ]
     preprocessing = Preprocessing.from_config(config.images, config.model.image)
@@ -135,6 +136,7 @@ def _make_samplers(config, fields, data_dir, strict):
             config.seed,
             strict=strict,
             batch_size=config.batch_size,
+            vectors=field_vectors(config),
         )
         for name, source in config.sources.items()
     }

@@ -24,6 +24,7 @@ from tf_mural.experiment.initialization import (
 from tf_mural.experiment.model_io import add_languages, read_description
 from tf_mural.experiment.profiling import profiled
 from tf_mural.experiment.run import build
+from tf_mural.experiment.stored_vectors import check_stored_features
 from tf_mural.reports.result_tables import headline_values
 from tf_mural.training import checkpoints, loop, metric_writer
 
@@ -163,6 +164,8 @@ def _train(config, run, workdir, session, init):
         content = config.to_dict() | {"init": init}
         file_io.write_json(os.path.join(workdir, checkpoints.CONFIG), content)
     manager = _restore(config, run, workdir, processes)
+    for note in check_stored_features(config, run):
+        _print_note(note)
     log = metric_writer.NullWriter()
     if processes.is_primary:
         log = run_report.open_log(config, run, workdir)

@@ -8,8 +8,9 @@ import keras
 from tf_mural import models, optimizers
 from tf_mural.backends import backend_module
 from tf_mural.errors import lookup
-from tf_mural.experiment.config_validation import field_towers, split_term
+from tf_mural.experiment.config_validation import TERM_OPTIONS, field_towers, split_term
 from tf_mural.experiment.model_io import model_arguments
+from tf_mural.experiment.stored_vectors import stored_features
 from tf_mural.nonfinite import LOSS_SCALES, ON_BAD_STEP, BadStepPolicy
 from tf_mural.objective import Term
 
@@ -38,6 +39,7 @@ def make_terms(config):
                 scalars,
                 mask_duplicates=mask,
                 sibling_fields=tuple(siblings),
+                **{key: term[key] for key in TERM_OPTIONS if key in term},
             )
         )
     return terms
@@ -81,6 +83,7 @@ def _make_trainer(config, description, languages, strategy):
     encoder = models.dual_encoder(
         **model_arguments(description), all_reduce_mean=backend.all_reduce_mean
     )
+    encoder.use_stored_features(stored_features(config))
     return backend.Trainer(
         encoder,
         make_terms(config),

@@ -7,7 +7,7 @@ from tf_mural.models.blocks import (
     lr_multipliers_by_block,
     remat_blocks,
 )
-from tf_mural.models.dual_encoder import DualEncoder, dual_encoder
+from tf_mural.models.dual_encoder import DualEncoder, dual_encoder, unit_rows
 from tf_mural.models.encoders import ImageEncoder, TextEncoder
 from tf_mural.models.ghost_batch_norm import (
     ALL_REPLICAS,
@@ -28,6 +28,7 @@ from tf_mural.models.pooling import AttentionPooling
 from tf_mural.models.positions import resize_backbone
 from tf_mural.models.squeeze_excite import Excitation
 from tf_mural.models.text_encoder import BertEncoder, text_tower
+from tf_mural.models.vectors_encoder import StoredVectors, VectorsEncoder
 
 __all__ = [
     "ALL_REPLICAS",
@@ -40,7 +41,9 @@ __all__ = [
     "Excitation",
     "GhostBatchNormalization",
     "ImageEncoder",
+    "StoredVectors",
     "TextEncoder",
+    "VectorsEncoder",
     "at_least_float32",
     "bert_sizes",
     "block_shapes",
@@ -56,5 +59,6 @@ __all__ = [
     "resize_backbone",
     "resolve_padding",
     "text_tower",
+    "unit_rows",
     "upgrade_arguments",
 ]

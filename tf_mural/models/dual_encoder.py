@@ -18,6 +18,7 @@ from tf_mural.models.ghost_batch_norm import at_least_float32
 from tf_mural.models.image_encoder import image_tower
 from tf_mural.models.keras_patches import dtype_policy_scope, prefix_paths
 from tf_mural.models.text_encoder import text_tower
+from tf_mural.models.vectors_encoder import StoredVectors, VectorsEncoder
 
 
 @keras.saving.register_keras_serializable(package="tf_mural")
@@ -57,6 +58,7 @@ class DualEncoder(keras.Model):
         towers: {name: `keras.Model`}, all towers.
         modalities: {name of a tower: modality}, the modalities of all towers.
         scalars: {kind: {name: variable}}, the learned scalars.
+        stored: `StoredVectors`, the vectors of records that towers read in training.
         languages: tuple of the codes of the training languages, or None.
 
     Raises:
@@ -100,6 +102,7 @@ class DualEncoder(keras.Model):
         self._make_names_unique()
         self.languages = languages and tuple(languages)
         self._embedder = None
+        self.use_stored_features({})
         self.built = True
 
     def _add_scalar(self, kind, name, value):
@@ -129,6 +132,17 @@ class DualEncoder(keras.Model):
                 prefix_paths(variables, name)
             known.update((v.path, v) for v in variables)
 
+    def use_stored_features(self, vectors: Mapping[str, str]) -> None:
+        """Makes a training step read the features of towers from records, see `StoredVectors`.
+
+        Args:
+            vectors: {name of a tower: name of the vectors}, which tools/extract.py --features adds.
+
+        Raises:
+            UserError: a tower is unknown, or cannot be split.
+        """
+        self.stored = StoredVectors(self.towers, self.modalities, vectors)
+
     @property
     def scalar_variables(self) -> list[keras.Variable]:
         """List of the variables of all learned scalars."""
@@ -146,16 +160,25 @@ class DualEncoder(keras.Model):
         """List of the blocks for gradient checkpointing in all towers; see `models.blocks`."""
         return [b for name, tower in self.towers.items() for b in require_remat_blocks(name, tower)]
 
-    def encode(self, tower: str, inputs: Any, training: bool = False) -> Any:
+    def encode(
+        self,
+        tower: str,
+        inputs: Any,
+        training: bool = False,
+        normalize: bool = True,
+        stored: bool = False,
+    ) -> Any:
         """Returns the L2-normalized embeddings of a tower, (n, embedding_dim).
 
-        The embeddings are float32 or float64, even if the towers compute in half precision.
+        With `normalize=False`, the embeddings are not normalized. They are float32 or float64, even
+        if the towers compute in half precision. With `stored=True`, the inputs are the features of
+        a tower of `use_stored_features`.
         """
-        tower = lookup(self.towers, tower, "tower")
+        tower = lookup(self.stored.projections if stored else self.towers, tower, "tower")
         # A frozen tower runs in inference mode, without dropout and stochastic depth.
         x = tower(inputs, training=training and tower.trainable)
         x = ops.cast(x, at_least_float32(x.dtype))
-        return ops.normalize(x, axis=-1, order=2, epsilon=1e-12)
+        return unit_rows(x) if normalize else x
 
     def call(self, inputs, training=False):
         """Encodes a dict from tower to inputs; returns a dict from tower to embeddings."""
@@ -330,9 +353,9 @@ def dual_encoder(
         precision: dtype policy of the towers, one of "float32", "mixed_bfloat16" and
             "mixed_float16". The mixed policies compute in half precision and keep float32 weights.
             Defaults to the global dtype policy of Keras.
-        towers: {name: keyword arguments} of further towers. "modality" is "image" or "text", and
-            the other arguments are those of `image_tower` or `text_tower`. The paths of the
-            variables of a further tower start with its name.
+        towers: {name: keyword arguments} of further towers. "modality" is "image", "text" or
+            "vectors", and the other arguments are those of `image_tower`, `text_tower` or
+            `VectorsEncoder`. The paths of the variables of a further tower start with its name.
         all_reduce_mean: see `GhostBatchNormalization`. model.json does not store this argument.
     """
     make = {
@@ -340,6 +363,7 @@ def dual_encoder(
             image_tower, embedding_dim=embedding_dim, all_reduce_mean=all_reduce_mean
         ),
         "text": functools.partial(text_tower, embedding_dim=embedding_dim),
+        "vectors": VectorsEncoder,
     }
     modalities = {"image": "image", "text": "text"}
     with dtype_policy_scope(precision):
@@ -352,6 +376,11 @@ def dual_encoder(
             # A functional model that contains the towers needs distinct names.
             models[name].name = f"{name}_tower"
     return DualEncoder(towers=models, scalars=scalars, freeze=freeze, modalities=modalities)
+
+
+def unit_rows(x: Any) -> Any:
+    """Returns rows (n, d) divided by their L2 norms."""
+    return ops.normalize(x, axis=-1, order=2, epsilon=1e-12)
 
 
 def _check_widths(towers):

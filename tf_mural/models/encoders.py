@@ -13,6 +13,7 @@ from tf_mural.models.image_encoder import apply_padding, rescaling
 from tf_mural.models.pooling import canonical_pooling, pool, token_features
 from tf_mural.models.positions import number_positions
 from tf_mural.models.text_encoder import TextTower
+from tf_mural.models.vectors_encoder import split_tower
 
 _DEFAULT_MAX_TOKENS = 64
 _NORM = "pooled_norm"
@@ -33,11 +34,7 @@ class _BackboneEncoder(keras.Model):
             and the projection, a model from (n, c) to embeddings (n, dim). The projection is the
             identity if the encoder has no projection.
         """
-        features = keras.Model(self.input, self._get_features(), name=f"{self.name}_features")
-        x = keras.Input(features.output.shape[1:], name="features", dtype=features.output.dtype)
-        layers = [layer for layer in self.layers if layer.name == self._projection_name]
-        y = layers[0](x) if layers else keras.layers.Identity(dtype=x.dtype)(x)
-        return features, keras.Model(x, y, name=self._projection_name)
+        return split_tower(self, self._get_features(), self._projection_name)
 
     @property
     def backbone(self) -> keras.Model:

@@ -17,6 +17,7 @@ from tf_mural.models.model_configs import (
     load_backbone,
 )
 from tf_mural.models.squeeze_excite import fuse_squeeze_excite
+from tf_mural.models.vectors_encoder import features_of, split_tower
 
 # Names of the arguments of `image_tower` that a saved tower contains.
 _STORED_ARGUMENTS = (
@@ -54,14 +55,25 @@ class EfficientNetEncoder(keras.Model):
     """
 
     modality = "image"
+    _projection_name = "image_projection"
 
     def __init__(self, pixels, embeddings, arguments, name="image_tower"):
         super().__init__(pixels, embeddings, name=name)
+        features = features_of(self, self._projection_name)
+        self._get_features = lambda: features
         self._get_arguments = lambda: arguments
         self._precision = keras.config.dtype_policy().name
         self.image_size = arguments["image_size"]
         scaling = {key: arguments[key] for key in ("scale", "mean", "std", "padding")}
         self.preprocessing = tf_mural.data.as_preprocessing(None, self.image_size, **scaling)
+
+    def split(self) -> tuple[keras.Model, keras.Model]:
+        """Returns the tower as two models that share its layers: features, and projection.
+
+        The features map the input of the tower to pooled vectors (n, c). The projection maps these
+        vectors to embeddings (n, dim); it is the identity if the tower has no projection.
+        """
+        return split_tower(self, self._get_features(), self._projection_name)
 
     def get_config(self):
         """Returns the arguments of `image_tower`, and the preprocessing."""

@@ -7,6 +7,7 @@ import tf_mural
 from tf_mural.errors import UserError
 from tf_mural.models.keras_patches import dtype_policy_scope, patch_bert
 from tf_mural.models.model_configs import bert_sizes, load_backbone
+from tf_mural.models.vectors_encoder import features_of, split_tower
 
 
 class TextTower(keras.Model):
@@ -49,12 +50,23 @@ class BertEncoder(TextTower):
     """
 
     pad_id = 0
+    _projection_name = "text_projection"
 
     def __init__(self, tokens, embeddings, arguments, name="text_tower"):
         super().__init__(tokens, embeddings, name=name)
+        features = features_of(self, self._projection_name)
+        self._get_features = lambda: features
         self._get_arguments = lambda: arguments
         self._precision = keras.config.dtype_policy().name
         self.max_tokens = arguments["max_tokens"]
+
+    def split(self) -> tuple[keras.Model, keras.Model]:
+        """Returns the tower as two models that share its layers: features, and projection.
+
+        The features map the input of the tower to pooled vectors (n, c). The projection maps these
+        vectors to embeddings (n, dim); it is the identity if the tower has no projection.
+        """
+        return split_tower(self, self._get_features(), self._projection_name)
 
     def get_config(self):
         """Returns the arguments of `text_tower`."""

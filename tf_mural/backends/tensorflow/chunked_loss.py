@@ -12,7 +12,7 @@ from tf_mural.backends.tensorflow.grad_cache import (
     slice_part,
     split_rows,
 )
-from tf_mural.objective import gather_candidates
+from tf_mural.objective import embedding_keys, gather_candidates
 
 
 def objective_and_gradients(
@@ -46,7 +46,7 @@ def objective_and_gradients(
 
 
 def _in_chunks(embeddings, batch, terms, scalars, gather, offset, compute_objective, chunk):
-    fields = sorted({f for term in terms for f in (term.x, term.y)})
+    fields = embedding_keys(terms)
     with tf.GradientTape() as gather_tape:
         gather_tape.watch(embeddings)
         candidates = gather_candidates(embeddings, batch, terms, gather)

@@ -25,6 +25,7 @@ from tf_mural.data.records.record import (
 from tf_mural.data.records.shard import Shard
 from tf_mural.data.records.vectors import (
     DTYPES,
+    check_name,
     describe_vectors,
     keep_images,
     keep_texts,
@@ -52,6 +53,7 @@ __all__ = [
     "RecordSet",
     "Shard",
     "Skipped",
+    "check_name",
     "describe_vectors",
     "deserialize",
     "is_language",

@@ -1,0 +1,156 @@
+"""Fields that are read from stored vectors: rows of the drawn text or image, and errors."""
+
+import json
+
+import numpy as np
+import pytest
+from helpers import pipeline, vector_records
+from helpers.pipeline import CODES, assert_batches_equal, number_of, read_batches, words_of
+
+from tf_mural.data import input_pipeline, records, training_data
+from tf_mural.data.preprocessing import Preprocessing
+from tf_mural.data.records import RecordSet
+from tf_mural.data.skipped_records import SkippedRecords
+from tf_mural.errors import UserError
+
+FIELDS = {"image": "image", "caption": "text", "text": "vectors", "english": "vectors"}
+FIELDS["picture"] = "vectors"
+VECTORS = {"text": ("text", 2), "english": ("english", None), "picture": ("image", 3)}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return pipeline.make_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def record_set(tmp_path_factory):
+    return vector_records.write(tmp_path_factory.mktemp("vectors") / "set")
+
+
+def make_source(sets, fields=None, vectors=None, **options):
+    fields = FIELDS if fields is None else fields
+    vectors = VECTORS if vectors is None else vectors
+    sampler = training_data.make_sampler("source", sets, fields, vectors=vectors, **options)
+    return training_data.make_source(sampler, fields, False, vectors)
+
+
+def batches(source, tokenizer, count=3, **options):
+    sizes = Preprocessing(12, 8)
+    dataset = input_pipeline.training_dataset([source], tokenizer, sizes, CODES, 8, **options)
+    return read_batches(dataset, count)
+
+
+def test_rows_are_those_of_the_drawn_text_and_image(record_set, tokenizer):
+    for batch in batches(make_source([record_set]), tokenizer):
+        words = words_of(batch["caption"]["tokens"])
+        numbers = [number_of(word) for word in words]
+        positions = [CODES.index(word[:2]) for word in words]
+        expected = np.stack([numbers, positions], axis=1)
+        np.testing.assert_array_equal(batch["text"]["vectors"], expected)
+        np.testing.assert_array_equal(batch["english"]["vectors"], [[n, 50] for n in numbers])
+        np.testing.assert_array_equal(batch["picture"]["vectors"], [[n, 7, 8] for n in numbers])
+        np.testing.assert_array_equal(batch["text"]["id"], batch["caption"]["id"])
+        assert len(set(batch["picture"]["id"].tolist())) == len(set(numbers))
+        assert {str(batch[f]["vectors"].dtype) for f in VECTORS} == {"float32"}
+
+
+def test_other_fields_and_the_order_of_examples_do_not_change(record_set, tokenizer, tmp_path):
+    fields = {"image": "image", "caption": "text"}
+    plain = [pipeline.make_record(i) for i in range(pipeline.NUM_RECORDS)]
+    records.write(tmp_path / "plain", plain, shards=2)
+    expected = batches(make_source([RecordSet.open(tmp_path / "plain")], fields, {}), tokenizer)
+    actual = batches(make_source([record_set]), tokenizer)
+    for batch in actual:
+        for field in VECTORS:
+            del batch[field]
+    assert_batches_equal(actual, expected)
+    later = batches(make_source([record_set]), tokenizer, 1, start_step=2)
+    assert_batches_equal(later[0]["caption"], expected[2]["caption"])
+
+
+def test_a_text_is_drawn_for_vectors_without_a_text_field(record_set, tokenizer):
+    vectors = {"text": ("text", 2)}
+    source = make_source([record_set], {"text": "vectors"}, vectors, languages=("de", "fr"))
+    seen = np.concatenate([b["text"]["vectors"] for b in batches(source, None, 8)])
+    assert set(seen[:, 1]) == {CODES.index("de"), CODES.index("fr")}
+    assert source.sampler.text_fields == 1
+    picture = make_source([record_set], {"picture": "vectors"}, {"picture": ("image", 3)})
+    assert picture.sampler.text_fields == 0
+    assert batches(picture, None, 1)[0]["picture"]["vectors"][:, 1:].tolist() == [[7, 8]] * 8
+
+
+def test_the_images_may_be_missing(tmp_path, tokenizer):
+    record_set = vector_records.write(tmp_path / "set", images=())
+    vectors = {"picture": ("image", 3)}
+    source = make_source([record_set], {"picture": "vectors", "caption": "text"}, vectors)
+    for batch in batches(source, tokenizer):
+        numbers = [number_of(word) for word in words_of(batch["caption"]["tokens"])]
+        assert batch["picture"]["vectors"][:, 0].tolist() == numbers
+
+
+def test_records_without_a_row_are_not_drawn(tmp_path, tokenizer):
+    with_rows = [vector_records.make_record(i) for i in range(4)]
+    without = [vector_records.make_record(i, images=()) for i in range(4, 8)]
+    for record in without:
+        del record.vectors["image"]
+    folder = tmp_path / "set"
+    records.write(folder, with_rows + without, vectors=vector_records.DESCRIPTIONS)
+    vectors = {"picture": ("image", 3)}
+    fields = {"picture": "vectors", "caption": "text"}
+    for options in ({}, {"language_temperature": 2.0}):
+        source = make_source([RecordSet.open(folder)], fields, vectors, **options)
+        seen = np.concatenate([b["picture"]["vectors"] for b in batches(source, tokenizer, 4)])
+        assert set(seen[:, 0]) == {0, 1, 2, 3}
+    records.write(folder, without, vectors=vector_records.DESCRIPTIONS)
+    with pytest.raises(UserError, match="no record that can be drawn has a row of the vectors 'im"):
+        make_source([RecordSet.open(folder)], fields, vectors)
+
+
+def test_a_record_with_too_few_rows_is_replaced_and_named(tmp_path, tokenizer):
+    folder, bad = tmp_path / "set", vector_records.make_record(3)
+    bad.vectors["text"] = bad.vectors["text"][:2]
+    steps = {name: {**d, "of": "steps"} for name, d in vector_records.DESCRIPTIONS.items()}
+    made = [vector_records.make_record(i) for i in range(pipeline.NUM_RECORDS)]
+    made[3] = bad
+    records.write(folder, made, vectors={**vector_records.DESCRIPTIONS, "text": steps["text"]})
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["vectors"]["text"]["of"] = "texts"
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    skipped = SkippedRecords(limit=1.0)
+    source = make_source([RecordSet.open(folder)])
+    for batch in batches(source, tokenizer, 5, skipped_records=skipped):
+        words = words_of(batch["caption"]["tokens"])
+        assert 3 not in [number_of(word) for word in words]
+        assert batch["text"]["vectors"][:, 0].tolist() == [number_of(word) for word in words]
+    (reasons,) = skipped.skipped.values()
+    assert list(reasons) == [
+        "expected 3 rows of the vectors 'text', one for each of its texts, got 2"
+    ]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            {"teacher": ("teacher", 2)},
+            "no vectors 'teacher', which the field 'teacher' of the sour",
+        ),
+        ({"teacher": ("text", 5)}, "the vectors 'text' have the width 2, but .* expects 5: set"),
+    ],
+)
+def test_vectors_that_do_not_fit_are_refused(record_set, change, message):
+    with pytest.raises(UserError, match=message):
+        make_source([record_set], {"teacher": "vectors"}, change)
+
+
+def test_sets_with_vectors_of_two_models_or_with_sequences_are_refused(record_set, tmp_path):
+    other = {name: {**d, "model": {}} for name, d in vector_records.DESCRIPTIONS.items()}
+    other_set = vector_records.write(tmp_path / "other", other)
+    with pytest.raises(UserError, match="'text' of .*set and .*other differ in 'model': .*runs/a"):
+        make_source([record_set, other_set])
+    steps = {name: {**d, "of": "steps"} for name, d in vector_records.DESCRIPTIONS.items()}
+    for description in steps.values():
+        description.pop("languages", None)
+    with pytest.raises(UserError, match="the vectors 'text' are sequences, but the field 'text'"):
+        make_source([vector_records.write(tmp_path / "steps", steps)])
