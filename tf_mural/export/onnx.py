@@ -187,11 +187,12 @@ def _quantize(path):
 def _preprocessing(model):
     preprocessing, method = model.preprocessing, model.preprocessing.method
     antialias = "antialiased" if preprocessing.antialias else "no antialiasing"
+    sides = "shorter side" if preprocessing.keep_aspect_ratio else "both sides"
     return {
         "images": {
             "resize": preprocessing.resize,
             "crop": preprocessing.crop,
-            "resize_method": f"{method}, both sides to `resize`, {antialias}, rounded",
+            "resize_method": f"{method}, {sides} to `resize`, {antialias}, rounded",
             "orientation": "upright, as EXIF states",
             "background": preprocessing.background,
             "crop_place": "centre",

@@ -128,7 +128,7 @@ def pool(backbone, x, pooling, dtype, tokens=None, attended=None, end_id=None):
 def _positions(pooling, tokens, attended, end_id):
     """Returns the index of the token that represents each text, int32 (n,)."""
     if pooling == "last":
-        columns = ops.arange(1, ops.shape(tokens)[1] + 1, dtype="int32")
+        columns = ops.cumsum(ops.ones_like(tokens), axis=1)  # 1, 2, ..., t
         return ops.maximum(ops.max(attended * columns, axis=1) - 1, 0)
     if end_id is None:
         raise UserError(

@@ -24,7 +24,7 @@ KERAS_HUB = "keras_hub:"
 FAMILIES = {
     "align": "align_model",
     "clip": "clip",
-    "metaclip_2": "metaclip_2",
+    "metaclip_2": "clip",
     "siglip": "siglip",
     "siglip2": "siglip",
     "bert": "sentence_transformers",

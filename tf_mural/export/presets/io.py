@@ -75,6 +75,7 @@ def _write(folder, backbone, tokenizer, preprocessing, card, **options):
             preprocessing.background,
             interpolation=preprocessing.method,
             antialias=preprocessing.antialias,
+            keep_aspect_ratio=preprocessing.keep_aspect_ratio,
         ),
         **options,
     )

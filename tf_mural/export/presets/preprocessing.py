@@ -91,19 +91,21 @@ class MuralImageConverter(keras_hub.layers.ImageConverter):
     """Resizes and crops images in the same way as the evaluations of this package.
 
     Args:
-        resize: height and width in pixels after resizing; the aspect ratio is not kept.
+        resize: height and width in pixels after resizing.
         crop: height and width in pixels of the center crop.
         background: color of transparent pixels in image files, see `preprocessing.Preprocessing`.
             This layer takes opaque pixels, and only stores the color.
+        keep_aspect_ratio: see `preprocessing.Preprocessing`.
         **kwargs: see `keras_hub.layers.ImageConverter`. The arguments `interpolation` and
             `antialias` apply to the resizing.
     """
 
     backbone_cls = MuralBackbone
 
-    def __init__(self, resize=346, crop=289, background="white", **kwargs):
+    def __init__(self, resize=346, crop=289, background="white", keep_aspect_ratio=False, **kwargs):
         super().__init__(**{**kwargs, "image_size": (crop, crop)})
         self.resize, self.crop, self.background = resize, crop, background
+        self.keep_aspect_ratio = keep_aspect_ratio
 
     @property
     def settings(self):
@@ -114,6 +116,7 @@ class MuralImageConverter(keras_hub.layers.ImageConverter):
             "method": self.interpolation,
             "antialias": self.antialias,
             "background": self.background,
+            "keep_aspect_ratio": self.keep_aspect_ratio,
         }
 
     def call(self, inputs):
@@ -135,8 +138,8 @@ class MuralImageConverter(keras_hub.layers.ImageConverter):
         """Returns the constructor arguments."""
         config = super().get_config()
         config.pop("image_size", None)
-        sizes = {"resize": self.resize, "crop": self.crop, "background": self.background}
-        return {**config, **sizes}
+        names = ("resize", "crop", "background", "keep_aspect_ratio")
+        return {**config, **{name: getattr(self, name) for name in names}}
 
 
 @keras.saving.register_keras_serializable(package="tf_mural")
