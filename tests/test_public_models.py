@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import ROOT
+from golden import huggingface_case
 from golden import public_towers_case as case
 from helpers import public_checkpoints
 
@@ -121,6 +122,24 @@ def test_embeddings_equal_those_of_hugging_face_on_jax():
     environment = {**os.environ, "KERAS_BACKEND": "jax", "XLA_FLAGS": flags}
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert result.returncode == 0 and "4 passed" in result.stdout, result.stdout[-2000:]
+
+
+@pytest.mark.parametrize("modality", ["image", "text"])
+def test_embeddings_equal_those_of_align(modality):
+    folder = os.path.join(huggingface_case.FOLDER, "align")
+    with np.load(huggingface_case.OUTPUTS) as file:
+        expected, tokens = file[f"align/{modality}_embeds"], file["align/tokens"]
+    model = open_model(f"hf:{folder}")
+    inputs = huggingface_case.images(huggingface_case.CROP) if modality == "image" else tokens
+    options = {} if modality == "image" else {"max_tokens": huggingface_case.MAX_TOKENS}
+    encoder = model.encoder(modality, **options)
+    np.testing.assert_allclose(unit(np.asarray(encoder(inputs))), unit(expected), atol=1e-5)
+    assert dict(model.scalars) == {"temperature": 0.0625} and model.loss == "contrastive"
+    other = model.encoder(modality, dim=7, **options)
+    assert np.asarray(other(inputs)).shape[1] == 7
+    np.testing.assert_array_equal(other.get_weights()[0], encoder.get_weights()[0])
+    with pytest.raises(UserError, match="has a fixed pooling: omit pooling"):
+        model.encoder(modality, pooling="max")
 
 
 # --- sizes, pooling and projection ----------------------------------------------------------------

@@ -103,13 +103,14 @@ _PARSERS = {"align": _parse_align, "bert": _parse_bert}
 _IGNORED = ("pooler.", "position_ids", "token_type_ids", "num_batches_tracked", "cls.")
 
 
-def read_weights(checkpoint, shapes):
+def read_weights(checkpoint, shapes, towers=("image", "text")):
     """Reads the weights of a checkpoint.
 
     Args:
         checkpoint: `Checkpoint`.
         shapes: {variable path: shape} of a `models.DualEncoder` that was built with the arguments
             in `checkpoint`.
+        towers: towers whose variables `shapes` contains.
 
     Returns:
         A tuple: {variable path: float32 array} of the variables that the checkpoint contains, and
@@ -134,7 +135,8 @@ def read_weights(checkpoint, shapes):
     arrays = weight_mapping.convert(specs, shapes, tensors, checkpoint.name)
     unused = sorted(set(tensors) - {spec.name for spec in specs.values()})
     unused = [name for name in unused if not any(part in name for part in _IGNORED)]
-    encoder = re.compile(rf"{re.escape(prefix)}(embeddings|encoder)\.|vision_model\.")
+    layers = {"text": rf"{re.escape(prefix)}(embeddings|encoder)\.", "image": r"vision_model\."}
+    encoder = re.compile("|".join(layers[tower] for tower in towers))
     unknown = [name for name in unused if encoder.match(name)]
     if unknown:
         raise UserError(

@@ -27,10 +27,6 @@ FAMILIES = {
     "metaclip_2": "clip",
     "siglip": "siglip",
     "siglip2": "siglip",
-    "bert": "sentence_transformers",
-    "distilbert": "sentence_transformers",
-    "xlm-roberta": "xlm_roberta",
-    "M-CLIP": "m_clip",
 }
 
 
@@ -146,12 +142,8 @@ def open_model(name: str) -> PublicModel:
 def _open_hugging_face(name):
     source = name.removeprefix(HUGGING_FACE)
     folder = checkpoint_files.fetch(source)
-    if os.path.exists(os.path.join(folder, "modules.json")):
-        family = "sentence_transformers"
-    else:
-        config = checkpoint_files.read_json(folder, "config.json")
-        where = f"model_type (of {os.path.join(folder, 'config.json')})"
-        family = lookup(FAMILIES, config.get("model_type"), where)
+    config = checkpoint_files.read_json(folder, "config.json")
+    where = f"model_type (of {os.path.join(folder, 'config.json')})"
+    family = lookup(FAMILIES, config.get("model_type"), where)
     module = importlib.import_module(f"tf_mural.huggingface.{family}")
-    config = checkpoint_files.read_json(folder, "config.json", optional=True) or {}
     return PublicModel(name=name, **module.describe(source, folder, config))
