@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 
 import keras
 import numpy as np
@@ -20,8 +21,10 @@ import tf_mural
 from tf_mural import models
 from tf_mural.data import image_ops
 from tf_mural.errors import UserError
+from tf_mural.experiment import initialization
 from tf_mural.huggingface import checkpoint_files
 from tf_mural.public_models import is_public, open_model
+from tf_mural.training import checkpoints
 
 FAMILIES = public_checkpoints.FAMILIES
 WIDTHS = {"clip": 12, "metaclip_2": 12, "siglip": 16, "siglip_2": 16}
@@ -210,19 +213,39 @@ def test_only_causal_text_towers_ignore_padding(folders):
         assert encoder.input.shape[1] == (None if "clip" in family else encoder.max_tokens)
 
 
-def test_a_dual_encoder_of_public_towers_searches_texts_and_images(folders, tmp_path):
-    model = open_model(f"hf:{folders['siglip_2']}")
+@pytest.mark.parametrize("family", ["clip", "siglip_2"])
+def test_a_dual_encoder_of_public_towers_embeds_and_is_saved(family, folders, tmp_path):
+    model = open_model(f"hf:{folders[family]}")
     encoder = tf_mural.DualEncoder(model.encoder("image"), model.encoder("text"))
     texts = public_checkpoints.TEXTS
     rows = encoder.embed_texts(texts)
     expected = unit(np.asarray(encoder.encode("text", model.tokenizer(texts))))
     np.testing.assert_allclose(unit(rows), expected, atol=1e-5)
+    # The files of a run contain the weights by the paths of the variables, which are unique.
+    assert len(checkpoints.variables_by_path(encoder)) == len(encoder.variables)
     path = str(tmp_path / "model.keras")
     encoder.save(path)
     loaded = keras.saving.load_model(path)
     np.testing.assert_array_equal(loaded.embed_texts(texts), rows)
     images = case.images(case.SIZES[0])
     np.testing.assert_array_equal(loaded.encode("image", images), encoder.encode("image", images))
+
+
+def test_interpolated_weights_keep_the_numbers_of_the_positions(folders, monkeypatch):
+    tower = open_model(f"hf:{folders['siglip']}").encoder("image")
+    encoder = tf_mural.DualEncoder(tower)
+    variables = checkpoints.variables_by_path(encoder)
+    initial = {path: np.array(variable) for path, variable in variables.items()}
+    path = next(path for path in variables if path.endswith("position_ids"))
+    monkeypatch.setattr(initialization, "initial_arrays", lambda *_: (initial, {}))
+    monkeypatch.setattr(initialization, "check_wise_ft_alpha", lambda *_: None)
+    trainer = types.SimpleNamespace(encoder=encoder, snapshot=lambda variables: initial)
+    for alpha in (0.05, 0.15, 0.3):  # With some factors, a k + (1 - a) k is less than k.
+        assert not np.array_equal(
+            (alpha * initial[path] + (1 - alpha) * initial[path]).astype(int), initial[path]
+        )
+        initialization.finalize_weights(trainer, wise_ft_alpha=alpha)
+        np.testing.assert_array_equal(variables[path], initial[path])
 
 
 def test_resizing_a_backbone_of_keras_hub_keeps_everything_but_the_positions():

@@ -289,6 +289,8 @@ def finalize_weights(trainer, ema_momentum=None, wise_ft_alpha=1.0, init=None):
         check_wise_ft_alpha(wise_ft_alpha, init)
         initial, _ = initial_arrays(init, trainer.encoder)
         for path, array in trainer.snapshot(variables).items():
+            if np.issubdtype(initial[path].dtype, np.integer):
+                continue  # Numbers of positions are constant, and rounding could change them.
             mixed = wise_ft_alpha * np.asarray(array) + (1 - wise_ft_alpha) * initial[path]
             variables[path].assign(ops.convert_to_tensor(mixed.astype(initial[path].dtype)))
 

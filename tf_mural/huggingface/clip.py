@@ -7,7 +7,6 @@ of the positions as a variable.
 
 import os
 
-from tf_mural.data.encoder_inputs import KerasHubTokenizer
 from tf_mural.errors import lookup
 from tf_mural.huggingface import weight_mapping
 from tf_mural.huggingface.two_towers import TwoTowers, require, with_defaults
@@ -63,17 +62,6 @@ class ClipTowers(TwoTowers):
         self.end_id = self.text["eos_token_id"]
         if config.get("model_type") == "clip" and self.end_id == _WRONG_EOS:
             self.end_id = self.text["vocab_size"] - 1
-
-    def open_tokenizer(self, max_tokens):
-        """Returns the byte-pair tokenizer of CLIP, or the SentencePiece model of MetaCLIP 2."""
-        paths = [os.path.join(self.folder, name) for name in ("vocab.json", "merges.txt")]
-        if not all(map(os.path.exists, paths)):
-            return super().open_tokenizer(max_tokens)
-        import keras_hub
-
-        tokenizer = keras_hub.tokenizers.CLIPTokenizer(*paths)
-        # Rows are padded with the token at the end, the first of which is pooled.
-        return KerasHubTokenizer(tokenizer, max_tokens, tokenizer.end_token_id)
 
     def make_backbone(self, modality, size):
         """Builds a `MetaCLIP2VisionEncoder` or a `MetaCLIP2TextEncoder`."""
