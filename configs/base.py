@@ -79,6 +79,9 @@ def _model(size):
                 mean=(1.0,),
                 std=(1.0,),
                 preset=_optional(str),  # preset of KerasHub, which replaces the encoder `name`
+                # Weights that are trained: "full", "frozen" (none), "last:k" (the last k stages or
+                # transformer layers) or "lora:r" (adapters of rank r), see docs/running.md.
+                adapt="full",
             ),
             text=dict(
                 **model["text"],
@@ -87,11 +90,11 @@ def _model(size):
                 sizes=_optional(tuple),
                 activation="gelu_approximate",
                 preset=_optional(str),
+                adapt="full",
             ),
             # {kind: {name: initial value}} of the learned scalars of the losses. A term names one
             # scalar of each kind that its loss takes. Several terms can name the same scalar.
             scalars=dict(temperature=dict(shared=model["temperature"])),
-            freeze=(),  # names of the encoders that are not trained
             # Further encoders, which a field of a source may name: {name: dict(modality="image" or
             # "text", and the values of `image` or `text`)}.
             towers=dict(),

@@ -50,8 +50,8 @@ def text_tower():
     return models.text_tower(20, "test", max_tokens=6, embedding_dim=WIDTH, dropout=0.0)
 
 
-def make_encoder(image, freeze=()):
-    return models.DualEncoder(image, text_tower(), freeze=freeze)
+def make_encoder(image, adapt=None):
+    return models.DualEncoder(image, text_tower(), adapt=adapt)
 
 
 def make_trainer(encoder, **options):
@@ -102,7 +102,7 @@ def test_remat_of_a_tower_without_blocks_is_refused():
     ):
         make_trainer(make_encoder(plain_tower()), remat=True)
     # A tower that is not trained stores no activations, and needs no blocks.
-    trainer = make_trainer(make_encoder(plain_tower(), freeze=("image",)), remat=True)
+    trainer = make_trainer(make_encoder(plain_tower(), {"image": "frozen"}), remat=True)
     assert [block.name for block in trainer.encoder.remat_blocks] == ["transformer_layer_0"]
 
 

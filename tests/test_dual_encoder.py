@@ -66,7 +66,8 @@ def test_the_default_is_a_single_temperature_of_1():
 @pytest.mark.parametrize("frozen, trained", [("image", "text"), ("text", "image")])
 def test_a_frozen_tower_does_not_change_and_has_no_dropout(frozen, trained):
     image, text = {**TINY_IMAGE, "stochastic_depth": 0.5}, {**NANO_TEXT, "dropout": 0.5}
-    encoder = models.dual_encoder(image, text, embedding_dim=16, freeze=(frozen,))
+    {"image": image, "text": text}[frozen]["adapt"] = "frozen"
+    encoder = models.dual_encoder(image, text, embedding_dim=16)
     paths = [v.path for v in encoder.trainable_variables]
     assert not set(paths) & {v.path for v in encoder.towers[frozen].variables}
     expected = {v.path for v in encoder.towers[trained].trainable_variables}
@@ -83,7 +84,7 @@ def test_unknown_towers_are_refused():
     with pytest.raises(UserError, match="unknown tower 'images'; known: image, text; did you me"):
         small_encoder().encode("images", random_images(1))
     with pytest.raises(UserError, match="unknown tower 'txt'"):
-        small_encoder(freeze=("txt",))
+        models.DualEncoder(small_encoder().towers["image"], adapt={"txt": "frozen"})
 
 
 def test_arguments_of_earlier_versions_are_upgraded():
@@ -103,6 +104,12 @@ def test_arguments_of_earlier_versions_are_upgraded():
     assert image["batch_norm_group"] == 16  # upgrade_arguments does not change its input
     whole_batch = models.upgrade_arguments({"image": {"batch_norm_group": 0}, "text": {}})
     assert whole_batch["image"] == {"virtual_batch_size": None}
+    frozen = {"image": {}, "text": {}, "towers": {"teacher": {}}, "freeze": ["teacher", "image"]}
+    assert models.upgrade_arguments(frozen) == {
+        "image": {"adapt": "frozen"},
+        "text": {},
+        "towers": {"teacher": {"adapt": "frozen"}},
+    }
 
 
 # --- backbones from presets -----------------------------------------------------------------------

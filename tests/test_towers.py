@@ -62,7 +62,7 @@ def test_a_further_image_tower_has_the_variables_of_the_first():
 
 @pytest.mark.parametrize("microbatch", [None, 4])
 def test_the_student_is_trained_and_its_frozen_teacher_is_not(microbatch):
-    encoder = make_encoder(freeze=("teacher",))
+    encoder = make_encoder(towers={"teacher": {"modality": "text", "adapt": "frozen", **TEXT}})
     term = Term("t", "source", "target", 1.0)
     trainer = tf_backend.Trainer(encoder, [term], FIELDS, ("de", "en"), microbatch=microbatch)
     optimizer = keras.optimizers.SGD(0.1)

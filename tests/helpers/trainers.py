@@ -53,6 +53,7 @@ def make_trainer(
     loss="contrastive",
     vocabulary_size=VOCABULARY_SIZE,
     optimizer=None,
+    adapt=None,
     **options,
 ):
     """Creates a compiled trainer of small towers with reproducible weights.
@@ -67,6 +68,7 @@ def make_trainer(
         loss: key of `losses.LOSSES`, the loss of all terms.
         vocabulary_size: vocabulary size of the text tower.
         optimizer: a Keras optimizer; None: `optimizers.LAMB` with a learning rate of 1e-2.
+        adapt: {tower: which weights are trained}, see `models.DualEncoder`.
         **options: further arguments of the backend's `Trainer`.
     """
     backend = backend_module()
@@ -77,12 +79,14 @@ def make_trainer(
             "image_size": IMAGE_SIZE,
             "stochastic_depth": dropout,
             "virtual_batch_size": virtual_batch_size,
+            "adapt": (adapt or {}).get("image", "full"),
         },
         {
             "name": "test",
             "vocabulary_size": vocabulary_size,
             "max_tokens": MAX_TOKENS,
             "dropout": dropout,
+            "adapt": (adapt or {}).get("text", "full"),
         },
         embedding_dim=EMBEDDING_DIM,
         scalars=scalars or SCALARS[loss],

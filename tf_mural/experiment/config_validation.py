@@ -296,10 +296,13 @@ def split_term(term):
 def _check_towers(config, used):
     """Checks the further towers of a model; `used` are the names of the towers of all fields."""
     shared = {"image": "image_size", "text": "max_tokens"}
+    for name in ("image", "text"):
+        models.parse_adapt(config.model[name].adapt, f"model.{name}.adapt")
     for name, tower in config.model.towers.items():
         if name in ("image", "text"):
             raise UserError(f"model.towers.{name}: set model.{name}, or choose another name")
         lookup(MODALITIES, tower.modality, f"modality (of model.towers.{name})")
+        models.parse_adapt(tower.get("adapt", "full"), f"model.towers.{name}.adapt")
         key = shared[tower.modality]
         expected = config.model[tower.modality][key]
         if tower[key] != expected:

@@ -288,6 +288,9 @@ def finalize_weights(trainer, ema_momentum=None, wise_ft_alpha=1.0, init=None):
     if wise_ft_alpha < 1:
         check_wise_ft_alpha(wise_ft_alpha, init)
         initial, _ = initial_arrays(init, trainer.encoder)
+        models.interpolate_adapters(trainer.encoder, wise_ft_alpha)
+        for adapter in models.adapter_variables(trainer.encoder):
+            del variables[adapter.path]
         for path, array in trainer.snapshot(variables).items():
             if np.issubdtype(initial[path].dtype, np.integer):
                 continue  # Numbers of positions are constant, and rounding could change them.

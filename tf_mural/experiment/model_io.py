@@ -35,8 +35,9 @@ _MODEL_DEFAULTS = {
         "scale": 1 / 127.5,
         "mean": [1.0],
         "std": [1.0],
+        "adapt": "full",
     },
-    "text": {"activation": "gelu_approximate", "preset": None, "sizes": None},
+    "text": {"activation": "gelu_approximate", "preset": None, "sizes": None, "adapt": "full"},
 }
 
 
@@ -180,7 +181,8 @@ def _load_encoder(path):
             f"{vocabulary_path} has hash {tokenizer.hash}, but the model was trained with "
             f"{description['vocabulary_hash']}: restore the vocabulary of the training"
         )
-    encoder = models.dual_encoder(**model_arguments(description))
+    arguments = models.merged_arguments(model_arguments(description))
+    encoder = models.dual_encoder(**arguments)
     checkpoints.load_weights(path, encoder)
     preprocessing = Preprocessing.from_config(description["images"], description["model"]["image"])
     return encoder, tokenizer, preprocessing, description["languages"]

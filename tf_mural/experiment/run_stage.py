@@ -5,7 +5,7 @@ import dataclasses
 import os
 import time
 
-from tf_mural import file_io
+from tf_mural import file_io, models
 from tf_mural.backends import backend_module
 from tf_mural.data.image_normalization import stored_images_note
 from tf_mural.data.records import read_manifest
@@ -188,13 +188,20 @@ def _train(config, run, workdir, session, init):
         "best": tracker.best,
         **run_report.run_facts(run, processes),
     }
-    arrays = run.trainer.snapshot(checkpoints.variables_by_path(run.trainer.encoder))
+    arrays = _plain_weights(run.trainer)
     if processes.is_primary:
         checkpoints.save_model(workdir, arrays, run.description, run.vocabulary_path)
         file_io.write_json(os.path.join(workdir, RESULTS), results)
         run_report.write_retrieval_images(config, workdir, session.data_dir, log, last_step)
     processes.barrier()
     return results
+
+
+def _plain_weights(trainer):
+    """Returns {variable path: array} of the current weights, in which adapters are merged."""
+    encoder = trainer.encoder
+    arrays = trainer.snapshot(checkpoints.variables_by_path(encoder))
+    return models.merge_arrays(encoder, arrays)
 
 
 def _restore(config, run, workdir, processes):
@@ -229,7 +236,7 @@ def _make_evaluate(run, workdir, manager, tracker, log, processes):
         log.scalars(step, numbers)
         is_best = tracker.is_better(numbers)
         if is_best:
-            arrays = run.trainer.snapshot(checkpoints.variables_by_path(run.trainer.encoder))
+            arrays = _plain_weights(run.trainer)
             if processes.is_primary:
                 folder = os.path.join(workdir, checkpoints.BEST)
                 checkpoints.save_model(folder, arrays, run.description, run.vocabulary_path)

@@ -61,6 +61,7 @@ def make_trainer(config, description, languages, strategy, initialized=True):
             trainer = _make_trainer(config, description, languages, strategy)
             optimizer.exclude_from_weight_decay(trainer.encoder.scalar_variables)
             _exclude_norms(optimizer, config.optimizer, trainer.encoder)
+            models.exclude_adapters(optimizer, trainer.encoder)
             optimizer.lr_multipliers = _tower_multipliers(
                 trainer.encoder.towers, config.optimizer.layer_decay
             )
@@ -135,9 +136,8 @@ def _tower_multipliers(towers, layer_decay):
         return ()
     paths, by_block = [], []
     for name, tower in towers.items():
-        tower_paths = [v.path for v in tower.trainable_variables]
-        if any(_NUMBERED_LAYER.search(path) for path in tower_paths):
-            paths += tower_paths
+        if any(_NUMBERED_LAYER.search(v.path) for v in tower.weights):
+            paths += [v.path for v in tower.trainable_variables]
         else:
             by_block += models.lr_multipliers_by_block(name, tower, layer_decay)
     # The first matching expression applies. An expression in `by_block` matches only one path.

@@ -13,6 +13,7 @@ import tf_mural
 from tf_mural.errors import UserError, lookup
 from tf_mural.losses import SCALARS
 from tf_mural.modalities import MODALITIES
+from tf_mural.models.adaptation import FROZEN, FULL, adapt_tower
 from tf_mural.models.blocks import require_remat_blocks
 from tf_mural.models.ghost_batch_norm import at_least_float32
 from tf_mural.models.image_encoder import image_tower
@@ -46,7 +47,8 @@ class DualEncoder(keras.Model):
         scalars: {kind: {name: initial value}}, the learned scalars. A kind is a key of
             `losses.SCALARS`, which also defines the bounds of the scalars. Defaults to
             {"temperature": {"shared": 1.0}}, because the paper uses a single temperature.
-        freeze: names of the towers that are not trained.
+        adapt: {name of a tower: "full", "frozen", "last:k" or "lora:r"}, which weights of the tower
+            are trained, see `models.adaptation`. Defaults to "full" for each tower.
         modalities: {name of a tower: modality}, see `modalities.MODALITIES`. Defaults to the
             attribute `modality` of the tower; if the tower has no such attribute, to its name.
         languages: codes of the languages that the model is trained on. `embed_texts` warns about
@@ -58,10 +60,11 @@ class DualEncoder(keras.Model):
         modalities: {name of a tower: modality}, the modalities of all towers.
         scalars: {kind: {name: variable}}, the learned scalars.
         languages: tuple of the codes of the training languages, or None.
+        adapt: {name of a tower: which weights of the tower are trained}, for all towers.
 
     Raises:
-        UserError: a modality, a kind of scalar or the name of a frozen tower is unknown, or the
-            towers have different widths.
+        UserError: a modality, a kind of scalar or the name of a tower in `adapt` is unknown, a
+            tower does not have the layers that `adapt` names, or the towers have different widths.
     """
 
     def __init__(
@@ -71,7 +74,7 @@ class DualEncoder(keras.Model):
         *,
         towers: Mapping[str, keras.Model] | None = None,
         scalars: Mapping[str, Mapping[str, float]] | None = None,
-        freeze: Sequence[str] = (),
+        adapt: Mapping[str, str] | None = None,
         modalities: Mapping[str, str] | None = None,
         languages: Sequence[str] | None = None,
         name: str = "dual_encoder",
@@ -89,8 +92,8 @@ class DualEncoder(keras.Model):
         for modality in self.modalities.values():
             lookup(MODALITIES, modality, "modality")
         _check_widths(towers)
-        for tower in freeze:
-            lookup(towers, tower, "tower").trainable = False
+        for tower in adapt or {}:
+            lookup(towers, tower, "tower")
         scalars = scalars or {"temperature": {"shared": 1.0}}
         self._initial_scalars = {kind: dict(values) for kind, values in scalars.items()}
         self.scalars = {
@@ -98,6 +101,9 @@ class DualEncoder(keras.Model):
             for kind, values in scalars.items()
         }
         self._make_names_unique()
+        self.adapt = {tower: (adapt or {}).get(tower, FULL) for tower in towers}
+        for name, value in self.adapt.items():
+            adapt_tower(name, towers[name], value)
         self.languages = languages and tuple(languages)
         self._embedder = None
         self.built = True
@@ -270,7 +276,10 @@ class DualEncoder(keras.Model):
                 for name, tower in self.towers.items()
             },
             "scalars": {kind: dict(values) for kind, values in self._initial_scalars.items()},
-            "freeze": [name for name, tower in self.towers.items() if not tower.trainable],
+            "adapt": {
+                name: self.adapt[name] if tower.trainable else FROZEN
+                for name, tower in self.towers.items()
+            },
             "modalities": dict(self.modalities),
             "languages": self.languages and list(self.languages),
             "name": self.name,
@@ -283,7 +292,11 @@ class DualEncoder(keras.Model):
             name: keras.saving.deserialize_keras_object(tower, custom_objects)
             for name, tower in config["towers"].items()
         }
-        return cls(**{**config, "towers": towers})
+        config = {**config, "towers": towers}
+        # An earlier version of `tf_mural` stored the names of the frozen towers.
+        if frozen := config.pop("freeze", ()):
+            config["adapt"] = dict.fromkeys(frozen, FROZEN)
+        return cls(**config)
 
     def clamp_scalars(self) -> dict[str, Any]:
         """Clips the scalars to the bounds of their kind in `losses.SCALARS`.
@@ -314,7 +327,6 @@ def dual_encoder(
     text,
     embedding_dim,
     scalars=None,
-    freeze=(),
     precision=None,
     towers=None,
     all_reduce_mean=list,
@@ -322,17 +334,16 @@ def dual_encoder(
     """Builds a `DualEncoder` from plain data, which the model.json of a run stores.
 
     Args:
-        image: keyword arguments of `image_tower`.
-        text: keyword arguments of `text_tower`.
+        image: keyword arguments of `image_tower`, and "adapt", see `DualEncoder`.
+        text: keyword arguments of `text_tower`, and "adapt".
         embedding_dim: width of the shared embedding space.
         scalars: see `DualEncoder`.
-        freeze: see `DualEncoder`.
         precision: dtype policy of the towers, one of "float32", "mixed_bfloat16" and
             "mixed_float16". The mixed policies compute in half precision and keep float32 weights.
             Defaults to the global dtype policy of Keras.
         towers: {name: keyword arguments} of further towers. "modality" is "image" or "text", and
-            the other arguments are those of `image_tower` or `text_tower`. The paths of the
-            variables of a further tower start with its name.
+            the other arguments are those of `image` or `text`. The paths of the variables of a
+            further tower start with its name.
         all_reduce_mean: see `GhostBatchNormalization`. model.json does not store this argument.
     """
     make = {
@@ -342,16 +353,21 @@ def dual_encoder(
         "text": functools.partial(text_tower, embedding_dim=embedding_dim),
     }
     modalities = {"image": "image", "text": "text"}
+    described = {"image": image, "text": text, **(towers or {})}
+    adapt = {name: arguments.get("adapt", FULL) for name, arguments in described.items()}
+    described = {
+        name: {key: value for key, value in arguments.items() if key != "adapt"}
+        for name, arguments in described.items()
+    }
     with dtype_policy_scope(precision):
-        models = {"image": make["image"](**image), "text": make["text"](**text)}
-        for name, arguments in (towers or {}).items():
-            arguments = dict(arguments)
+        models = {name: make[name](**described.pop(name)) for name in ("image", "text")}
+        for name, arguments in described.items():
             modalities[name] = arguments.pop("modality")
             with keras.name_scope(name):
                 models[name] = lookup(make, modalities[name], "modality")(**arguments)
             # A functional model that contains the towers needs distinct names.
             models[name].name = f"{name}_tower"
-    return DualEncoder(towers=models, scalars=scalars, freeze=freeze, modalities=modalities)
+    return DualEncoder(towers=models, scalars=scalars, adapt=adapt, modalities=modalities)
 
 
 def _check_widths(towers):

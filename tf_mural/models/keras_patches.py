@@ -78,6 +78,49 @@ def _use_tensordot(dense):
     dense.call = call
 
 
+def patch_lora(layer):
+    """Makes a layer with LoRA adapters save and load the adapters beside its plain weights.
+
+    Keras saves the merged kernel, in the compute dtype, and sets both kernels of the adapter to 0
+    when it loads them. With two zero kernels, all later gradients of the adapter would be 0.
+
+    Args:
+        layer: `keras.layers.Dense` or `keras.layers.EinsumDense` with `lora_enabled`.
+    """
+    names = ("lora_kernel_a", "lora_kernel_b")
+    layer_class = type(layer)
+
+    def save_own_variables(store):
+        layer.lora_enabled = False
+        layer_class.save_own_variables(layer, store)
+        layer.lora_enabled = True
+        for name in names:
+            store[name] = getattr(layer, name)
+
+    def load_own_variables(store):
+        values = {name: getattr(layer, name).numpy() for name in names}
+        values |= {name: store[name] for name in names if name in store.keys()}
+        layer_class.load_own_variables(layer, store)
+        for name, value in values.items():
+            getattr(layer, name).assign(value)
+
+    layer.save_own_variables, layer.load_own_variables = save_own_variables, load_own_variables
+
+
+def remove_lora(layer):
+    """Removes the adapters that `enable_lora` added to a layer; Keras has no method for it.
+
+    Args:
+        layer: `keras.layers.Dense` or `keras.layers.EinsumDense` with `lora_enabled`, after
+            `patch_lora`.
+    """
+    for name in ("lora_kernel_a", "lora_kernel_b"):
+        layer._untrack_variable(getattr(layer, name))
+        delattr(layer, name)
+    del layer.save_own_variables, layer.load_own_variables
+    layer.lora_enabled, layer.lora_rank, layer.lora_alpha = False, None, None
+
+
 def prefix_paths(variables, prefix):
     """Makes the paths of variables start with a prefix, as if they were built in its name scope.
 

@@ -69,7 +69,8 @@ _INSTANCE_ARGUMENTS = ("name", "trainable", "dtype", "input_shape", "dropout", "
 # `_RENAMED_ARGUMENTS`, {modality: {old name: new name}}, lists the arguments of `dual_encoder` that
 # earlier versions of `tf_mural` stored under other names. `_STORED_NONE`, {argument: value}, lists
 # the values that earlier versions of `tf_mural` stored in the place of None. In the place of the
-# argument `scalars`, earlier versions of `tf_mural` stored `temperatures`, {name: initial value}.
+# argument `scalars`, earlier versions of `tf_mural` stored `temperatures`, {name: initial value},
+# and in the place of "adapt" of the towers `freeze`, the names of the frozen towers.
 _RENAMED_ARGUMENTS = {"image": {"batch_norm_group": "virtual_batch_size"}, "text": {}}
 _STORED_NONE = {"virtual_batch_size": 0, "preset": "", "sizes": []}
 
@@ -93,6 +94,13 @@ def upgrade_arguments(arguments):
     if "temperatures" in arguments:
         upgraded["scalars"] = {"temperature": arguments["temperatures"]}
         arguments = {key: value for key, value in arguments.items() if key != "temperatures"}
+    if "freeze" in arguments:
+        frozen = set(arguments["freeze"] or ())
+        arguments = {key: value for key, value in arguments.items() if key != "freeze"}
+        upgraded["towers"] = {name: dict(tower) for name, tower in upgraded["towers"].items()}
+        towers = {**upgraded["towers"], "image": upgraded["image"], "text": upgraded["text"]}
+        for name in frozen:
+            towers[name]["adapt"] = "frozen"
     return {**arguments, **upgraded}
 
 

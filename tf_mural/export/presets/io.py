@@ -13,6 +13,7 @@ from tf_mural.export.presets.preprocessing import (
     MuralPreprocessor,
     MuralTokenizer,
 )
+from tf_mural.models import adapter_variables, merge_adapters, merge_arrays, merged_arguments
 
 
 def is_preset(path):
@@ -44,6 +45,7 @@ def save_preset(folder, arguments, encoder, tokenizer, preprocessing, card="", l
     _check_empty(folder)
     # The saved arguments do not name the presets of the backbones, because the new preset contains
     # all weights.
+    arguments = merged_arguments(arguments)
     image, text = ({**arguments[modality], "preset": None} for modality in ("image", "text"))
     towers = {
         name: {**tower, "preset": None} for name, tower in (arguments.get("towers") or {}).items()
@@ -113,7 +115,22 @@ def save_model(folder, model, card=""):
     else:
         pieces, lower_case = tokenizer.vocabulary, tokenizer.lower_case
         layer = MuralTokenizer(pieces, tokenizer.max_tokens, lower_case, model.languages)
-    _write(folder, MuralBackbone(encoder=model), layer, model.preprocessing, card, **options)
+    backbone = MuralBackbone(encoder=_without_adapters(model))
+    _write(folder, backbone, layer, model.preprocessing, card, **options)
+
+
+def _without_adapters(model):
+    """Returns a model with plain weights: `model`, or a copy in which its adapters are merged."""
+    if not adapter_variables(model):
+        return model
+    # The copy keeps the tokenizer and the preprocessing, because a preset contains them.
+    copy = merge_adapters(type(model).from_config(model.get_config()))
+    variables = {v.path: v for v in _weights(copy)}
+    arrays = merge_arrays(model, {v.path: v.numpy() for v in _weights(model)})
+    for path, array in arrays.items():
+        variables[path].assign(array)
+    copy.languages = model.languages
+    return copy
 
 
 def _check_empty(folder):

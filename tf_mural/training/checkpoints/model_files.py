@@ -8,6 +8,7 @@ import numpy as np
 
 from tf_mural import file_io
 from tf_mural.errors import UserError
+from tf_mural.models import adapter_variables
 
 WEIGHTS, MODEL, VOCABULARY = "weights.npz", "model.json", "vocab.txt"
 _REQUIRED_KEYS = {"model", "images", "vocabulary_size", "vocabulary_hash", "max_tokens"}
@@ -73,6 +74,8 @@ def read_weights(folder):
 def load_weights(folder, encoder, arrays=None):
     """Assigns the weights written by `save_model` to an encoder, by variable path.
 
+    The variables of LoRA adapters do not change.
+
     Args:
         folder: folder of the weights.
         encoder: `models.DualEncoder`.
@@ -83,6 +86,9 @@ def load_weights(folder, encoder, arrays=None):
             lists the first differences.
     """
     variables, arrays = variables_by_path(encoder), arrays or read_weights(folder)
+    # The stored weights are plain weights, to which new adapters are added.
+    for adapter in adapter_variables(encoder):
+        del variables[adapter.path]
     source = os.path.join(folder, WEIGHTS)
     problems = [f"{p} is missing" for p in variables if p not in arrays]
     problems += [f"{p} does not belong to this model" for p in arrays if p not in variables]
