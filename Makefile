@@ -7,8 +7,9 @@
 # make wheel       builds build/wheel/tf_mural-*.whl, which pip installs on other machines
 # make notebooks   writes the repository of pyproject.toml into the first cells of the notebooks
 # make test-beam   runs only the tests of Apache Beam
+# make versions    runs a part of the fast tests on each installed Python from 3.11 to 3.13
 # make tpu-env     checks on a CPU that requirements-tpu.txt installs, imports and trains
-# All these targets except notebooks and tpu-env create .venv first. PYTHON selects the interpreter:
+# All these targets except notebooks, versions and tpu-env create .venv first. PYTHON selects the interpreter:
 # make test PYTHON=python3.12
 
 PYTHON ?= python3
@@ -22,8 +23,13 @@ WORKERS ?= 2
 PARALLEL := --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder
 TEST_FILES := $(addprefix requirements,.txt -test.txt -jax.txt -plan.txt -export.txt -demo.txt \
   -notebooks.txt -convert.txt)
+# Tests of the parts that depend on the versions of Python, TensorFlow, JAX and libtpu.
+VERSION_TESTS := $(patsubst %,tests/test_%.py,losses objective optimizers jax backend_parity \
+  keras_patches keras_trainer ghost_batch_norm remat tokenizers input_pipeline sampling \
+  language_sampling grain export tpu_planner nonfinite precision squeeze_excite presets resume)
 
-.PHONY: etcl demo test test-slow faults docs wheel notebooks test-beam tpu-env lint clean
+.PHONY: etcl demo test test-slow faults docs wheel notebooks test-beam versions tpu-env \
+  lint clean
 
 etcl: $(VENV)/.base
 	$(BIN)/python tools/train.py --stage=etcl --seed=$(SEED)
@@ -58,6 +64,14 @@ wheel:
 
 notebooks:
 	$(PYTHON) notebooks/first_cells.py
+
+# Each version has an environment of its own; versions that are not installed are left out.
+versions:
+	@for v in 3.11 3.12 3.13; do \
+	  command -v python$$v >/dev/null || { echo "python$$v is not installed: left out"; continue; }; \
+	  $(MAKE) PYTHON=python$$v VENV=$(VENV)-$$v $(VENV)-$$v/.test || exit 1; \
+	  $(VENV)-$$v/bin/python -m pytest $(PARALLEL) $(VERSION_TESTS) || exit 1; \
+	done
 
 tpu-env:
 	PYTHON=$(PYTHON) tests/tpu_environment.sh $(TPU)
@@ -98,4 +112,4 @@ $(VENV)/.docs: $(VENV)/.base requirements-docs.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(TPU) build
+	rm -rf $(VENV) $(VENV)-3.* $(TPU) build

@@ -263,14 +263,22 @@ def source(size, corpus, fields, languages=None, **options):
         languages: codes of the languages of the texts that are read; None: all languages.
         **options: `epoch_unit` ("records", or "combinations" of images and languages),
             `min_languages` (minimum number of languages of a record), `weights` (sampling weight of
-            each record set; None: in proportion to size ** (1 / temperature)), `temperature`, and
-            `flip` (whether images may be mirrored).
+            each record set; None: in proportion to size ** (1 / temperature)), `temperature`,
+            `flip` (whether images may be mirrored), and the shares of languages:
+            `language_temperature` (None: the records determine the languages),
+            `min_language_share`, `languages_of` ("draw"; "same", "cross" or "hybrid" for batches of
+            one language or of one pair of languages) and `alpha` (share of "same" in "hybrid"). See
+            docs/running.md.
     """
     values = dict(
         epoch_unit="records",
         min_languages=0,
         weights=_optional(tuple),
         temperature=1.0,
+        language_temperature=_optional(float),
+        min_language_share=0.0,
+        languages_of="draw",
+        alpha=0.5,
         flip=True,
     )
     unknown = sorted(set(options) - set(values))

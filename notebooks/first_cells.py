@@ -17,6 +17,7 @@ EXTRAS = {"etcl_colab_tpu": "[jax]"}
 
 SETUP = """\
 import glob
+import importlib.metadata
 import importlib.util
 import os
 import sys
@@ -37,6 +38,14 @@ if "google.colab" in sys.modules and importlib.util.find_spec("tf_mural") is Non
             "build/wheel/tf_mural-*.whl in the file browser on the left; or copy it into the top "
             "folder of your Google Drive, and mount Drive in the file browser. Then run this cell "
             "again."
+        )
+    # Colab imports numpy and Pillow at the start, and pip may have installed other versions.
+    PACKAGES = {"numpy": "numpy", "PIL": "pillow"}
+    LOADED = {name: sys.modules[name].__version__ for name in PACKAGES if name in sys.modules}
+    if any(importlib.metadata.version(PACKAGES[name]) != LOADED[name] for name in LOADED):
+        raise RuntimeError(
+            "The installation is complete, but it replaced packages that this session uses. Choose "
+            "Runtime > Restart session, and run the notebook again from this cell."
         )
 elif not os.path.exists("tf_mural") and os.path.exists("../tf_mural"):
     %cd -q ..

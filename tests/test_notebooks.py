@@ -146,6 +146,17 @@ def test_first_cell_finds_a_wheel_on_drive_and_a_repository(colab, tmp_path):
     assert "ran pip install -q drive/MyDrive/tf_mural-0.2.0-py3" in output and "git" not in output
 
 
+def test_first_cell_asks_for_a_restart_only_if_pip_replaced_an_imported_package(colab):
+    setup = read(NAMES[0]).cells[1].source
+    wheel = "tf_mural-0.1.0-py3-none-any.whl"
+    output = colab("import numpy, PIL\n" + setup, wheel)
+    assert "raised None" in output
+    for name in ("numpy", "PIL"):
+        output = colab(f"import {name}\n{name}.__version__ = '0.1'\n{setup}", wheel)
+        assert "ran pip" in output and "raised RuntimeError" in output
+        assert "Restart session" in output
+
+
 # --- the notebooks as a whole ---------------------------------------------------------------------
 
 

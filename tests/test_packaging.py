@@ -16,6 +16,7 @@ import zipfile
 
 import pytest
 from conftest import ROOT
+from packaging import requirements
 
 import tf_mural
 
@@ -86,8 +87,8 @@ def test_extras_are_the_requirements_files(wheel):
         expected[extra] = lines
     given = {}
     for line in email.message_from_string(read(wheel, "METADATA$")).get_all("Requires-Dist"):
-        name, _, extra = line.partition('; extra == "')
-        given.setdefault(extra.rstrip('"') or None, []).append(name)
+        name, extra = re.fullmatch(r"(.*?)(?:(?:;| and) extra == \"(\w+)\")?", line).groups()
+        given.setdefault(extra, []).append(name)
     assert given == expected
 
 
@@ -98,6 +99,21 @@ def test_requirements_of_tpus_include_all_requirements():
 
     missing = names("requirements.txt") - names("requirements-tpu.txt")
     assert missing == {"tensorflow"}  # requirements-tpu.txt lists tensorflow-tpu instead
+
+
+@pytest.mark.parametrize("version, jax", [("3.11", "0.10.2"), ("3.12", "0.12"), ("3.13", "0.12")])
+def test_each_version_of_python_gets_one_version_of_jax_and_libtpu(version, jax):
+    pins = {}
+    for path in ("requirements-jax.txt", "requirements-plan.txt"):
+        with open(os.path.join(ROOT, path), encoding="utf-8") as file:
+            lines = [line.strip() for line in file if line.strip() and line[0] not in "#-"]
+        for requirement in map(requirements.Requirement, lines):
+            if requirement.marker.evaluate({"python_version": version}):
+                pins.setdefault(requirement.name, []).append(str(requirement.specifier))
+    assert {name: len(versions) for name, versions in pins.items()} == dict(
+        jax=1, jaxlib=1, libtpu=1
+    )
+    assert pins["jax"] == pins["jaxlib"] and pins["jax"][0].startswith(f"=={jax}")
 
 
 # --- the command of an installed package ----------------------------------------------------------

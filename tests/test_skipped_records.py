@@ -20,7 +20,6 @@ from helpers.pipeline import (
 
 from tf_mural.data import input_pipeline, records
 from tf_mural.data.example_builder import ExampleBuilder
-from tf_mural.data.fallback_draws import DISTANCE
 from tf_mural.data.preprocessing import Preprocessing
 from tf_mural.data.records import Record, RecordSet, tfrecord
 from tf_mural.data.sampling import IndexSampler
@@ -162,10 +161,10 @@ def check_replacements(batches, field, is_bad, intact, tokenizer):
         for row in range(BATCH):
             draw, expected = step * BATCH + row, row_of(expected_batch, row)
             while is_bad(words_of([expected[field]["tokens"]])[0], expected):
-                draw += DISTANCE
+                draw += IndexSampler.fallback_distance
                 expected = build_row(intact, tokenizer, draw)
             assert_batches_equal(row_of(batch, row), expected)
-            num_replaced += draw >= DISTANCE
+            num_replaced += draw >= IndexSampler.fallback_distance
     return num_replaced
 
 

@@ -11,6 +11,7 @@ from conftest import SMALL_RUN
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tf_mural.data import tokenizers
+from tf_mural.data.records import RecordSet
 from tf_mural.experiment import config_loading
 from tf_mural.training import checkpoints
 
@@ -33,6 +34,9 @@ def test_run_prints_its_steps_and_results(finished):
     assert [int(step) for step, _ in steps] == [1, 2, 3, 4, 5, 6]
     assert all(0 < float(loss) < 30 for _, loss in steps)
     assert re.search(r"step 4/6 .* source_target [\d.]+ .* examples/s  .* left$", done.out, re.M)
+    assert re.search(r"^languages of the source bitext, after 6 steps: most passes", done.out, re.M)
+    assert re.search(r"^texts that max_tokens=32 cuts: none .* in a sample of", done.out, re.M)
+    assert re.search(r"^step 6/6 .*  passes [\d.e-]+ \(\w+\) to [\d.]+ \(\w+\)", done.out, re.M)
     assert re.search(r"^en( +[\d.]+){7} +[\d.]+ to [\d.]+ +44.4$", done.out, re.MULTILINE)
 
 
@@ -62,6 +66,21 @@ def test_folder_of_a_run_has_all_files(finished, data_dir):
     for name in ("training_images.png", "average_recall.png"):
         assert min(tf.io.decode_png((workdir / name).read_bytes()).shape[:2]) > 100
     assert not [name for name in os.listdir(workdir) if name.endswith(".tmp")]
+
+
+def test_passes_over_languages_are_in_the_results_and_in_tensorboard(finished, events, data_dir):
+    workdir, _ = finished
+    passes = read(workdir, "results.json")["passes"]
+    batch = read(workdir, "config.json")["batch_size"]
+    captions = RecordSet.open(data_dir / "scenes" / "train").language_counts["en"]
+    assert passes["captions"] == {"en": pytest.approx(STEPS * batch / captions)}
+    for source, values in passes.items():
+        for code, value in values.items():
+            assert events[1](f"passes/{source}/{code}")[STEPS] == pytest.approx(value, rel=1e-6)
+    bitext = RecordSet.open(data_dir / "scenes" / "bitext").has_language.sum(axis=0)
+    codes = RecordSet.open(data_dir / "scenes" / "bitext").languages
+    texts = sum(passes["bitext"][c] * n for c, n in zip(codes, bitext, strict=True))
+    assert texts == pytest.approx(2 * STEPS * batch)
 
 
 @pytest.fixture(scope="module")

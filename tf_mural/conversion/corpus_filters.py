@@ -166,11 +166,12 @@ class DropList:
         reason: reason for the ledger.
         indices: (m,) uint64, indices of records in the unit, in any order.
         text_hashes: (m,) uint64, hashes of the texts that are dropped; 0 for the whole record.
+        vectors: {name: description} of the vectors of the records, or None.
     """
 
-    def __init__(self, reason, indices, text_hashes):
+    def __init__(self, reason, indices, text_hashes, vectors=None):
         order = np.argsort(indices, kind="stable")
-        self._reason = reason
+        self._reason, self._vectors = reason, vectors or {}
         self._indices, self._text_hashes, self._next = indices[order], text_hashes[order], 0
 
     def __call__(self, index, record, skip):
@@ -190,13 +191,13 @@ class DropList:
         dropped = set(self._text_hashes[start:end].tolist())
         if 0 in dropped:
             return skip(Skipped(self._reason, record.id))
-        texts = []
-        for code, text in record.texts:
+        kept = []
+        for position, (code, text) in enumerate(record.texts):
             if hashes.hash_text(text) in dropped:
                 skip(Skipped(self._reason, f"{record.id}, {code}: {text}", text_only=True))
             else:
-                texts.append((code, text))
-        return replace_texts(record, texts, skip)
+                kept.append(position)
+        return replace_texts(record, kept, skip, self._vectors)
 
 
 # --- sorted files of entries ----------------------------------------------------------------------

@@ -93,7 +93,9 @@ def convert(
     )
     paths = publish.BuildPaths(str(out_dir), split, recipe_digest(recipe, planned))
     label = f"{name}/{split}"
-    task = units.Task(dataset.__name__, filters, paths)
+    get_vectors = getattr(dataset, "vectors", None)
+    vectors = get_vectors(raw_dir, **options) if get_vectors else {}
+    task = units.Task(dataset.__name__, filters, paths, vectors)
     run = _bind_executor(run, processes, flags, paths.work)
     passes = Passes(task, planned, (number, total), label, run, progress)
     get_classes = getattr(dataset, "classes", None)
@@ -180,11 +182,11 @@ def _build(passes, recipe, classes):
         if parts and not os.path.exists(paths.manifest):
             passes.report(f"{label}: part {number} of {total} is done; still to run: {parts}")
             return None
-        write_manifest = functools.partial(_write_manifest, recipe, classes)
+        write_manifest = functools.partial(_write_manifest, recipe, classes, passes.task.vectors)
         return publish.finalize(paths, len(passes.units), label, write_manifest)
 
 
-def _write_manifest(recipe, classes, folder, shards, ledger):
+def _write_manifest(recipe, classes, vectors, folder, shards, ledger):
     records.write_manifest(
         folder,
         shards,
@@ -194,6 +196,7 @@ def _write_manifest(recipe, classes, folder, shards, ledger):
         {**recipe, "version": __version__},
         ledger,
         classes(),
+        vectors,
     )
 
 

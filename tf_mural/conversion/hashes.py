@@ -33,6 +33,9 @@ def hash_record(record):
     """Returns a hash of everything in a record except its id."""
     sizes = [len(image) for image in record.images]
     content = repr((sizes, record.texts, record.label, record.score))
+    if record.roles or record.labels or record.vectors:
+        vectors = {name: rows.tobytes() for name, rows in sorted(record.vectors.items())}
+        content += repr((record.roles, record.labels, vectors))
     digest = hashlib.blake2b(content.encode(), digest_size=8)
     for image in record.images:
         digest.update(image)

@@ -7,7 +7,7 @@ of archives, language codes), used + ignored = read.
 import collections
 import dataclasses
 
-from tf_mural.data.records import InputParts, Skipped
+from tf_mural.data.records import InputParts, Skipped, keep_texts
 from tf_mural.data.text_cleaning import is_blank, valid_unicode
 from tf_mural.errors import UserError
 
@@ -73,11 +73,13 @@ class Ledger:
             # Names of files and values in JSON may have characters that a manifest cannot have.
             examples.append(valid_unicode(example))
 
-    def filter(self, items):
+    def filter(self, items, vectors=None):
         """Yields the valid records of a data set, and counts all records read and dropped.
 
         Args:
             items: iterable of `Record`, `Skipped` and `InputParts`.
+            vectors: {name: description} of the vectors of the records, see
+                `records.describe_vectors`. Rows of dropped texts are dropped too.
         """
         for item in items:
             if isinstance(item, InputParts):
@@ -90,7 +92,7 @@ class Ledger:
             self.read += 1
             for _, text in item.texts:
                 if _text_problem(text):
-                    item = self._without_invalid_texts(item)
+                    item = self._without_invalid_texts(item, vectors or {})
                     break
             if item is not None and (item.texts or item.images):
                 yield item
@@ -176,16 +178,16 @@ class Ledger:
             manifest["changes"] = dict(sorted(self.changes.items()))
         return manifest
 
-    def _without_invalid_texts(self, record):
+    def _without_invalid_texts(self, record, vectors):
         """Returns the record with its valid texts, or None if no text is valid."""
-        texts = []
-        for code, text in record.texts:
+        kept = []
+        for position, (code, text) in enumerate(record.texts):
             if reason := _text_problem(text):
                 self.skip(Skipped(reason, f"{record.id}, {code}", text_only=True))
             else:
-                texts.append((code, text))
-        if texts:
-            return dataclasses.replace(record, texts=tuple(texts))
+                kept.append(position)
+        if kept:
+            return keep_texts(record, kept, vectors)
         self.skip(Skipped("no text left", record.id))
         return None
 

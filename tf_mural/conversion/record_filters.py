@@ -5,13 +5,12 @@ A record filter is called with (index, record, skip): the index of the record in
 fewer texts, or None if the record is dropped.
 """
 
-import dataclasses
 import functools
 import importlib
 import sys
 
 from tf_mural.conversion import image_probe
-from tf_mural.data.records import Skipped
+from tf_mural.data.records import Skipped, keep_texts
 from tf_mural.errors import UserError, lookup
 
 # Languages that are written without spaces between words.
@@ -21,30 +20,41 @@ _SYNONYMS = {"iw": "he", "nb": "no", "nn": "no", "tl": "fil", "jw": "jv", "in": 
 _MAX_DETECTOR_BYTES = 1000
 
 
-def build_record_filters(filters):
-    """Returns the list of record filters that a `FilterConfig` requires, in order."""
+def build_record_filters(filters, vectors=None):
+    """Returns the list of record filters that a `FilterConfig` requires, in order.
+
+    Args:
+        filters: `FilterConfig`.
+        vectors: {name: description} of the vectors of the records, or None.
+    """
     built = []
     if filters.short_side_above is not None or filters.aspect_below is not None:
         built.append(_ImageSizeFilter(filters))
     text_options = {filters.min_words, filters.max_words, filters.max_characters}
     if {*text_options, filters.language_detector} != {None}:
-        built.append(_TextFilter(filters))
+        built.append(_TextFilter(filters, vectors or {}))
     return built
 
 
-def replace_texts(record, texts, skip):
-    """Returns the record with only `texts`, or None if there are too few texts.
+def replace_texts(record, kept, skip, vectors):
+    """Returns the record with only some of its texts, or None if there are too few texts.
 
     A record with images needs one text; a translation, which has no images, needs two texts.
+
+    Args:
+        record: `Record`.
+        kept: ascending positions of the texts that are kept.
+        skip: function that counts a `Skipped`.
+        vectors: {name: description} of the vectors of the record, whose rows go with the texts.
     """
-    if len(texts) == len(record.texts):
+    if len(kept) == len(record.texts):
         return record
-    if not texts:
+    if not kept:
         skip(Skipped("no text left", record.id))
-    elif not record.images and len(texts) < 2:
+    elif not record.images and len(kept) < 2:
         skip(Skipped("no translation left", record.id))
     else:
-        return dataclasses.replace(record, texts=tuple(texts))
+        return keep_texts(record, kept, vectors)
     return None
 
 
@@ -78,20 +88,20 @@ class _ImageSizeFilter:
 
 
 class _TextFilter:
-    def __init__(self, filters):
-        self._filters = filters
+    def __init__(self, filters, vectors):
+        self._filters, self._vectors = filters, vectors
         name = filters.language_detector
         self._detect = load_language_detector(name) if name is not None else None
 
     def __call__(self, index, record, skip):
-        texts = []
-        for code, text in record.texts:
+        kept = []
+        for position, (code, text) in enumerate(record.texts):
             if problem := self._problem(code, text):
                 reason, detail = problem
                 skip(Skipped(reason, f"{record.id}, {code}{detail}", text_only=True))
             else:
-                texts.append((code, text))
-        return replace_texts(record, texts, skip)
+                kept.append(position)
+        return replace_texts(record, kept, skip, self._vectors)
 
     def _problem(self, code, text):
         """Returns (reason, suffix of the example in the ledger), or None if the text passes."""

@@ -22,6 +22,7 @@ from tf_mural.conversion.ledger import Ledger
 from tf_mural.data import records
 
 _ARRAYS = ("offset", "length", "image_counts", "has_language")
+_VECTORS = "vectors/"  # followed by the name of vectors: the number of rows of each record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,11 +33,14 @@ class Task:
         module: name of the module of the data set.
         filters: `FilterConfig`.
         paths: `publish.BuildPaths`.
+        vectors: {name: description} of the vectors of the records, see
+            `records.describe_vectors`.
     """
 
     module: str
     filters: object
     paths: object
+    vectors: dict = dataclasses.field(default_factory=dict)
 
 
 def scan_unit(task, number, unit):
@@ -115,7 +119,9 @@ def write_unit(task, number, unit, read=None, ranges=None):
         filters.append(ImageResizer(task.filters))
     kept = _read_unit(task, unit, ledger, filters)
     for chunk in _split(kept, task.filters.shard_records):
-        shards.append(records.write_shard(task.paths.shard(number, len(shards)), chunk))
+        shards.append(
+            records.write_shard(task.paths.shard(number, len(shards)), chunk, task.vectors)
+        )
     ledger.close(sum(shard.records for shard in shards), read)
     save_result(task.paths.result(number), shards, ledger)
     return ledger.read
@@ -124,7 +130,7 @@ def write_unit(task, number, unit, read=None, ranges=None):
 def _read_unit(task, unit, ledger, filters):
     """Yields the records of a unit that pass all filters, and counts the dropped ones."""
     dataset = importlib.import_module(task.module)
-    valid = ledger.filter(dataset.read(unit))
+    valid = ledger.filter(dataset.read(unit), task.vectors)
     return _apply(filters, valid, ledger)
 
 
@@ -141,7 +147,7 @@ def _apply(filters, valid, ledger):
 
 def _build_filters(task, ledger):
     filters = [ImageNormalizer(task.filters, ledger.change_image)]
-    filters += record_filters.build_record_filters(task.filters)
+    filters += record_filters.build_record_filters(task.filters, task.vectors)
     if task.filters.exclude:
         path, distance = task.paths.excluded_hashes, task.filters.near_distance
         filters.append(ExcludedRecordFilter(path, distance))
@@ -157,7 +163,7 @@ def _load_drop_lists(task, number, ranges):
         dropped = corpus_filters.read_range(files, *ends, width=2)
         indices = dropped[:, 0] & ((1 << INDEX_BITS) - 1)
         reason = CORPUS_FILTERS[name].reason(task.filters)
-        drop_lists.append(corpus_filters.DropList(reason, indices, dropped[:, 1]))
+        drop_lists.append(corpus_filters.DropList(reason, indices, dropped[:, 1], task.vectors))
     return drop_lists
 
 
@@ -183,6 +189,8 @@ def save_result(path, shards, ledger):
     for number, shard in enumerate(shards):
         fields = {field.name: getattr(shard, field.name) for field in dataclasses.fields(shard)}
         arrays |= {f"{name}-{number}": fields.pop(name) for name in _ARRAYS}
+        counts = fields.pop("vector_counts")
+        arrays |= {f"{_VECTORS}{name}-{number}": array for name, array in counts.items()}
         plain.append(fields)
     meta = json.dumps({"shards": plain, "ledger": vars(ledger)})
     with file_io.atomic_write(path, sync=False) as temporary, open(temporary, "wb") as file:
@@ -213,7 +221,12 @@ class UnitResult:
         with np.load(self._path) as arrays:
             for number, fields in enumerate(self._shards):
                 columns = {name: arrays[f"{name}-{number}"] for name in _ARRAYS}
-                yield records.Shard(**fields, **columns)
+                counts = {
+                    key.removeprefix(_VECTORS).removesuffix(f"-{number}"): arrays[key]
+                    for key in arrays.files
+                    if key.startswith(_VECTORS) and key.endswith(f"-{number}")
+                }
+                yield records.Shard(**fields, **columns, vector_counts=counts)
 
 
 class ShardSequence:

@@ -120,7 +120,10 @@ class ExampleBuilder:
         for i in range(len(self.fields["text"])):
             codes = tf.gather(tf.constant(self.language_codes), language[:, i])
             allowed = parsed["languages"].values == tf.gather(codes, row_of)
-            texts.append(_pick(parsed["texts"], allowed, uniform[:, i]))
+            other_than = None
+            if i > 0 and self.sampler.batch_size:  # both texts may be in the same language
+                other_than = uniform[:, 0], language[:, 0] == language[:, i]
+            texts.append(_pick(parsed["texts"], allowed, uniform[:, i], other_than))
         # The texts of all fields are tokenized together, because the overhead per operation
         # dominates for short texts.
         text = tf.concat(texts, axis=0)
@@ -186,13 +189,15 @@ READERS = {
 }
 
 
-def _pick(ragged, allowed, uniform):
+def _pick(ragged, allowed, uniform, other_than=None):
     """Picks one allowed value per row at random.
 
     Args:
         ragged: ragged string (b, None), the values of each row.
         allowed: bool (number of values,), whether a value may be picked.
         uniform: (b,), random numbers in [0, 1) that select the values.
+        other_than: (numbers (b,) as `uniform`, bool (b,)): rows with True pick a value other than
+            the value that is picked with these numbers. None: no row does.
 
     Returns:
         String (b,), which is "" for rows without an allowed value.
@@ -203,6 +208,14 @@ def _pick(ragged, allowed, uniform):
     counts = tf.pad(counts, [[0, tf.shape(uniform)[0] - tf.shape(counts)[0]]])
     before = tf.cumsum(counts, exclusive=True)
     picked_rank = tf.cast(tf.floor(uniform * tf.cast(counts, tf.float64)), tf.int64)
+    if other_than is not None:
+        first, applies = other_than
+        first_rank = tf.cast(tf.floor(first * tf.cast(counts, tf.float64)), tf.int64)
+        others = tf.cast(tf.floor(uniform * tf.cast(counts - 1, tf.float64)), tf.int64)
+        other_rank = (first_rank + 1 + others) % tf.maximum(counts, 1)
+        # With a single value, no rank matches, and the row is "".
+        other_rank = tf.where(counts > 1, other_rank, counts)
+        picked_rank = tf.where(applies, other_rank, picked_rank)
     rank = tf.cumsum(allowed_int) - 1 - tf.gather(before, row_of)
     is_picked = allowed & (rank == tf.gather(picked_rank, row_of))
     indices = tf.boolean_mask(row_of, is_picked)[:, tf.newaxis]

@@ -10,10 +10,6 @@ from tf_mural.data import image_ops
 from tf_mural.data.records import DamagedRecord
 from tf_mural.data.skipped_records import BadRecord
 
-# Difference between the numbers of a draw and of its replacement. The difference is a prime,
-# because the shuffle uses 32 bits of the epoch number: epochs whose numbers differ by a large power
-# of two have the same order of records.
-DISTANCE = (1 << 40) + 15
 ATTEMPTS = 8  # maximum number of draws that are tried per row
 
 
@@ -21,9 +17,9 @@ def with_fallback(builder, skipped_records):
     """Returns a function that replaces draws, int64 (b,), by draws whose records can be used.
 
     For each row, the function tries the original draw, and then the draws whose numbers are larger
-    by `DISTANCE`, by twice `DISTANCE`, and so on. The function returns the first draw whose record
-    can be used, and counts the records of the previous draws as skipped. The function runs eagerly,
-    and only for batches with a bad record.
+    by `fallback_distance` of the sampler, by twice this distance, and so on. The function returns
+    the first draw whose record can be used, and counts the records of the previous draws as
+    skipped. The function runs eagerly, and only for batches with a bad record.
 
     Args:
         builder: `ExampleBuilder`.
@@ -34,7 +30,7 @@ def with_fallback(builder, skipped_records):
     def find(draws):
         draws, rows = draws.copy(), np.arange(len(draws))
         for attempt in range(ATTEMPTS):
-            draws[rows] += DISTANCE * (attempt > 0)
+            draws[rows] += builder.sampler.fallback_distance * (attempt > 0)
             results = _diagnose(builder, draws[rows], skipped_records if attempt else None)
             rows = rows[[bad_record is not None for bad_record in results]]
             bad_records = [bad_record for bad_record in results if bad_record]
@@ -74,6 +70,8 @@ def _diagnose(builder, draws, skipped_records):
         problem = _record_problem(record_set, number)
         for position, field in enumerate(builder.fields["text"]):
             code, columns = builder.language_codes[language[row, position]], batch[field]
+            if len(set(language[row, : position + 1])) <= position and not columns["text"][row]:
+                problem = problem or (f"the record has only one text in {code!r}, a pair needs 2",)
             problem = problem or _text_problem(code, columns["text"][row], columns["known"][row])
         for field in builder.fields["image"]:
             problem = problem or _image_problem(batch[field]["data"][row])

@@ -8,6 +8,7 @@ import tensorflow as tf
 from tf_mural.data.example_builder import ExampleBuilder
 from tf_mural.data.fallback_draws import with_fallback
 from tf_mural.data.skipped_records import CHANGED, SkippedRecords
+from tf_mural.errors import UserError
 
 _INFINITE = tf.data.experimental.INFINITE_CARDINALITY
 
@@ -77,6 +78,12 @@ def training_dataset(
         "id" int64 (n,), "language" int32 (n,) for texts}} with static shapes.
     """
     skipped_records = skipped_records or SkippedRecords()
+    for source in sources:
+        if source.sampler.batch_size not in (None, global_batch):
+            raise UserError(
+                f"the source {source.sampler.name!r} chooses languages for batches of "
+                f"{source.sampler.batch_size} draws, but the batches have {global_batch} rows"
+            )
     worker, num_workers = workers
     rows = global_batch // (num_workers * replicas)
 

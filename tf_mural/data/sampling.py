@@ -11,6 +11,9 @@ import tensorflow as tf
 
 from tf_mural.errors import UserError, lookup
 
+# Maximum number of draws whose languages `language_draws` counts one by one.
+_MAX_COUNTED = 1_000_000
+
 # With "records", an epoch visits each record once, with a random combination. With "combinations",
 # an epoch visits each combination of each record once. The values of the dict say whether the units
 # are combinations.
@@ -43,7 +46,15 @@ class IndexSampler:
     Attributes:
         languages: tuple of the codes that may be drawn.
         units_per_epoch: list with the number of units of each set.
+        batch_size: number of draws that share their languages; None: each draw has its own.
+        fallback_distance: difference between the numbers of a draw and of its replacement, which is
+            drawn if the record cannot be used.
     """
+
+    batch_size = None
+    # A prime, because the shuffle uses 32 bits of the epoch number: epochs whose numbers differ by
+    # a large power of two have the same order of records.
+    fallback_distance = (1 << 40) + 15
 
     def __init__(
         self,
@@ -84,6 +95,7 @@ class IndexSampler:
         if weights is None:
             weights = np.array(self.units_per_epoch, np.float64) ** (1.0 / temperature)
         self._shares = _shares(np.asarray(weights, np.float64), sum(self.units_per_epoch))
+        self._counted = (0, np.zeros(len(self.languages), np.int64))
 
     def sample(self, draws):
         """Returns the set and the unit of each draw, with TensorFlow operations.
@@ -96,12 +108,12 @@ class IndexSampler:
         """
         shares = tf.constant(self._shares, tf.int64)
         starts = tf.cumsum(shares, exclusive=True)
-        epoch, position = _shuffled(draws, tf.reduce_sum(shares)[tf.newaxis], self._key)
+        epoch, position = shuffled(draws, tf.reduce_sum(shares)[tf.newaxis], self._key)
         set_index = tf.searchsorted(starts, position, side="right", out_type=tf.int64) - 1
         # The draws of each set are counted separately, and the count continues in the next epoch.
         set_draws = epoch * tf.gather(shares, set_index) + position - tf.gather(starts, set_index)
         units = tf.gather(tf.constant(self.units_per_epoch, tf.int64), set_index)
-        _, unit = _shuffled(set_draws, units, self._key + 1, set_index)
+        _, unit = shuffled(set_draws, units, self._key + 1, set_index)
         return set_index, unit
 
     def resolve(self, draws, set_index, unit):
@@ -115,14 +127,41 @@ class IndexSampler:
             `self.languages`, int64 (b, text_fields); uniform random numbers in [0, 1) for further
             choices, float64 (b, 3)).
         """
-        uniform = _uniform(self._key, draws, 5)
+        numbers = uniform(self._key, draws, 5)
         record = np.empty(len(draws), np.int64)
         language = np.empty((len(draws), self.text_fields), np.int64)
         for number, set_sampler in enumerate(self._set_samplers):
             rows = np.flatnonzero(set_index == number)
             if len(rows):
-                record[rows], language[rows] = set_sampler.resolve(unit[rows], uniform[rows, 3:])
-        return record, language, uniform[:, :3]
+                record[rows], language[rows] = set_sampler.resolve(unit[rows], numbers[rows, 3:])
+        return record, language, numbers[:, :3]
+
+    @property
+    def language_records(self):
+        """{language: number of records that may be drawn for a text in this language}."""
+        counts = sum(set_sampler.has.sum(axis=0) for set_sampler in self._set_samplers)
+        return dict(zip(self.languages, counts.tolist(), strict=True))
+
+    def language_draws(self, draws):
+        """Returns {language: number of its texts in the draws 0 to `draws` - 1}.
+
+        The first 1,000,000 draws are counted exactly. Of later draws, the expected number is
+        counted, whose relative standard error is below 1 / sqrt(number of texts).
+        """
+        start, counts = self._counted
+        if start > min(draws, _MAX_COUNTED):
+            start, counts = 0, np.zeros_like(counts)
+        for first in range(start, min(draws, _MAX_COUNTED), 1 << 15):
+            numbers = np.arange(first, min(first + (1 << 15), draws, _MAX_COUNTED), dtype=np.int64)
+            set_index, unit = (x.numpy() for x in self.sample(numbers))
+            _, language, _ = self.resolve(numbers, set_index, unit)
+            counts = counts + np.bincount(language.ravel(), minlength=len(counts))
+        self._counted = (max(start, min(draws, _MAX_COUNTED)), counts)
+        if draws > _MAX_COUNTED:
+            rates = [s.expected_languages() for s in self._set_samplers]
+            rate = np.average(rates, axis=0, weights=self._shares)
+            counts = counts + np.rint(rate * (draws - _MAX_COUNTED)).astype(np.int64)
+        return dict(zip(self.languages, counts.tolist(), strict=True))
 
     def seeds(self, draws):
         """Returns int64 seeds (b, 2) of the draws for `tf.random.stateless_*`."""
@@ -149,13 +188,13 @@ class _SetSampler:
                     f"{record_set.folder}: no record with the languages {', '.join(languages)} has "
                     "an image; use other records, or a source without an image field"
                 )
-        self._records = np.flatnonzero(usable)
-        if not len(self._records):
+        self.records = np.flatnonzero(usable)
+        if not len(self.records):
             raise UserError(
                 f"{record_set.folder}: no record has {max(min_languages, 1)} of the languages "
                 f"{', '.join(languages)}; it has {', '.join(record_set.languages) or 'no texts'}"
             )
-        self._has, self._count = has[self._records], count[self._records]
+        self.has, self._count = has[self.records], count[self.records]
         self._text_fields, self._visits_combinations = text_fields, visits_combinations
         self._combinations = {
             0: np.ones_like(self._count),
@@ -178,9 +217,16 @@ class _SetSampler:
         random_combination = (uniform[:, 0] * self._combinations[row]).astype(np.int64)
         combination = unit - start if self._visits_combinations else random_combination
         ranks = self._ranks(combination, uniform[:, 1] < 0.5)
-        order = np.cumsum(self._has[row], axis=1)  # (b, languages): rank + 1 of a language
-        hits = self._has[row][:, None, :] & (order[:, None, :] == ranks[:, :, None] + 1)
-        return self._records[row], hits.argmax(axis=2)
+        order = np.cumsum(self.has[row], axis=1)  # (b, languages): rank + 1 of a language
+        hits = self.has[row][:, None, :] & (order[:, None, :] == ranks[:, :, None] + 1)
+        return self.records[row], hits.argmax(axis=2)
+
+    def expected_languages(self):
+        """Returns the expected number of texts of each language in a draw, float64 (L,)."""
+        units = self._combinations if self._visits_combinations else np.ones_like(self._count)
+        # All languages of a record are equally frequent in the combinations of the record.
+        rate = units * self._text_fields / (np.maximum(self._count, 1) * self.units)
+        return rate @ self.has
 
     def _ranks(self, combination, swap):
         """Maps combinations (b,) to ranks of languages in their records (b, text_fields)."""
@@ -201,7 +247,7 @@ def _shares(weights, total):
     return np.maximum(np.diff(ends, prepend=0), 1)
 
 
-def _shuffled(draws, size, key, set_index=None):
+def shuffled(draws, size, key, set_index=None):
     """Returns the epoch of each draw, and the draw's position in the permutation of the epoch.
 
     Args:
@@ -227,7 +273,7 @@ def _name_key(name):
     return int.from_bytes(name.encode()[:5].ljust(5, b"\0"), "big") + 31 * sum(name.encode())
 
 
-def _uniform(key, draws, columns):
+def uniform(key, draws, columns):
     """Returns numbers in [0, 1), (b, columns), from the hash splitmix64 of key, draw and column."""
     with np.errstate(over="ignore"):
         salt = np.uint64(key[0]) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(key[1])

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_mural.data import input_pipeline
+from tf_mural.data import input_pipeline, language_sampling
 from tf_mural.data.encoder_inputs import as_preprocessing
 from tf_mural.data.records import RecordSet
 from tf_mural.data.sampling import IndexSampler
@@ -31,6 +31,10 @@ def training_dataset(
     min_languages: int | Mapping[str, int] | None = None,
     weights: Sequence[float] | Mapping[str, Sequence[float]] | None = None,
     temperature: float | Mapping[str, float] = 1.0,
+    language_temperature: float | Mapping[str, float] | None = None,
+    min_language_share: float | Mapping[str, float] = 0.0,
+    languages_of: str | Mapping[str, str] = "draw",
+    alpha: float | Mapping[str, float] = 0.5,
     flip: bool | Mapping[str, bool] = True,
     seed: int | None = None,
     max_bad_records: float = 0.01,
@@ -61,6 +65,9 @@ def training_dataset(
             random crops differ.
         epoch_unit, min_languages, weights, temperature: see `sampling.IndexSampler`. None: the
             value of the paper for `ETCL`, otherwise the default of `IndexSampler`.
+        language_temperature, min_language_share, languages_of, alpha: shares of the languages, and
+            batches of one language; see `language_sampling.LanguageSampler`. Default: the records
+            determine the languages.
         flip: whether images may be mirrored. Images of records whose captions mention left or right
             are never mirrored.
         seed: seed of the order, the crops and the language pairs. None: the seed of the trainer.
@@ -83,6 +90,10 @@ def training_dataset(
         "min_languages": min_languages,
         "weights": weights,
         "temperature": temperature,
+        "language_temperature": language_temperature,
+        "min_language_share": min_language_share,
+        "languages_of": languages_of,
+        "alpha": alpha,
     }
     sources, folders = [], []
     for name, sets in _records_of_sources(records, trainer.sources).items():
@@ -92,7 +103,8 @@ def training_dataset(
         values = {k: defaults.get(k) if v is None else v for k, v in values.items()}
         values = {k: v for k, v in values.items() if v is not None}
         seed_of_source = core.seed if seed is None else seed
-        sampler = make_sampler(name, sets, fields, seed=seed_of_source, **values)
+        values |= {"seed": seed_of_source, "batch_size": batch_size}
+        sampler = make_sampler(name, sets, fields, **values)
         may_flip = _option(flip, name, trainer.sources)
         sources.append(make_source(sampler, fields, True if may_flip is None else may_flip))
         folders += [record_set.folder for record_set in sets]
@@ -139,7 +151,7 @@ def make_sampler(
         sets: the record sets.
         modalities: {field: modality} of the source.
         languages: codes of the languages whose texts are drawn; None: all languages.
-        **options: further arguments of `IndexSampler`.
+        **options: further arguments of `language_sampling.make_sampler`.
 
     Raises:
         UserError: the record sets lack a language or the images that the source needs.
@@ -156,7 +168,9 @@ def make_sampler(
                 "use other records"
             )
     count = parts.count("texts")
-    return IndexSampler(sets, count, languages, name=name, with_image=with_image, **options)
+    return language_sampling.make_sampler(
+        sets, count, languages, name=name, with_image=with_image, **options
+    )
 
 
 def make_source(

@@ -10,6 +10,8 @@ A data set is a module with
     USUAL_AUGMENTATIONS               optional: the default augmentations, if not all are
     splits(raw_dir, **options)        optional: the splits, if they depend on the raw data
     classes(raw_dir, **options)       optional: names of the labels, in order
+    vectors(raw_dir, **options)       optional: {name: description} of the vectors of its records,
+                                      see records.describe_vectors
     fingerprint(raw_dir, split, **options)  optional: hash of the input, if a user may change it
     VERSION                           optional: increased when the same input gives other records
 

@@ -4,6 +4,7 @@ import math
 import os
 
 from tf_mural import file_io, models
+from tf_mural.data.language_sampling import LANGUAGES_OF
 from tf_mural.data.preprocessing import Preprocessing
 from tf_mural.errors import UserError, lookup
 from tf_mural.experiment.config_loading import may_be_none
@@ -98,6 +99,12 @@ def _check_sources(config):
                 f"sources.{name}.temperature is {source.temperature}, expected a number above 0: "
                 "record sets are sampled in proportion to size**(1 / temperature)"
             )
+        if source.language_temperature is not None and not source.language_temperature > 0:
+            raise UserError(
+                f"sources.{name}.language_temperature is {source.language_temperature}, expected a "
+                "number above 0: languages are sampled in proportion to texts**(1 / temperature)"
+            )
+        lookup(LANGUAGES_OF, source.languages_of, f"languages_of (of sources.{name})")
         if source.languages == ():
             raise UserError(
                 f"sources.{name}.languages is empty: expected codes, or none for all languages"
@@ -303,9 +310,9 @@ def _check_towers(config, used):
             raise UserError(f"model.towers.{name}: set model.{name}, or choose another name")
         lookup(MODALITIES, tower.modality, f"modality (of model.towers.{name})")
         models.parse_adapt(tower.get("adapt", "full"), f"model.towers.{name}.adapt")
-        key = shared[tower.modality]
-        expected = config.model[tower.modality][key]
-        if tower[key] != expected:
+        key = shared.get(tower.modality)
+        expected = config.model[tower.modality][key] if key else None
+        if key and tower[key] != expected:
             raise UserError(
                 f"model.towers.{name}.{key} is {tower[key]}, but model.{tower.modality}.{key} "
                 f"is {expected}: towers of one modality get the same inputs"

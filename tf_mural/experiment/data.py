@@ -32,7 +32,7 @@ def open_records(folder, data_dir, strict=True):
     return RecordSet.open(in_data_dir if use_data_dir else folder, strict)
 
 
-def make_sampler(name, source, modalities, data_dir, seed, strict=True):
+def make_sampler(name, source, modalities, data_dir, seed, strict=True, batch_size=None):
     """Returns the `IndexSampler` of a source of the config.
 
     Args:
@@ -42,6 +42,7 @@ def make_sampler(name, source, modalities, data_dir, seed, strict=True):
         data_dir: folder of the record sets.
         seed: seed of the run.
         strict: see `RecordSet.open`.
+        batch_size: number of draws per step, which batches of one language need.
 
     Raises:
         UserError: the record sets lack a language or the images that the source needs.
@@ -55,6 +56,11 @@ def make_sampler(name, source, modalities, data_dir, seed, strict=True):
         min_languages=source.min_languages,
         weights=source.weights,
         temperature=source.temperature,
+        language_temperature=source.language_temperature,
+        min_language_share=source.min_language_share,
+        languages_of=source.languages_of,
+        alpha=source.alpha,
+        batch_size=batch_size,
         seed=seed,
     )
 

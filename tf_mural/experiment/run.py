@@ -7,6 +7,7 @@ import keras
 
 from tf_mural.backends import backend_module
 from tf_mural.data import input_pipeline
+from tf_mural.data.language_report import LanguageReport
 from tf_mural.data.preprocessing import Preprocessing
 from tf_mural.data.tokenizers import Tokenizer
 from tf_mural.distributed import DistributedEmbedder
@@ -31,6 +32,8 @@ class Run:
         vocabulary_path: file of the vocabulary.
         data: {folder of a record set: digest} of the training data.
         skipped_records: `input_pipeline.SkippedRecords`.
+        language_report: `LanguageReport` of the sources.
+        tokenizer: `Tokenizer`.
         contact_sheet: callable without arguments that returns augmented training images, uint8
             (n, h, w, 3), and their captions [[(language, text)]].
     """
@@ -42,6 +45,8 @@ class Run:
     vocabulary_path: str
     data: dict
     skipped_records: input_pipeline.SkippedRecords
+    language_report: LanguageReport
+    tokenizer: Tokenizer
     contact_sheet: object
 
 
@@ -75,12 +80,7 @@ def build(config, data_dir, strategy, resumes=False):
         name: {field: modalities[field] for field in source.fields}
         for name, source in config.sources.items()
     }
-    samplers = {
-        name: data.make_sampler(
-            name, source, fields[name], data_dir, config.seed, strict=not resumes
-        )
-        for name, source in config.sources.items()
-    }
+    samplers = _make_samplers(config, fields, data_dir, strict=not resumes)
     languages = tuple(sorted({code for s in samplers.values() for code in s.languages}))
     description = describe(config, tokenizer, languages)
 
@@ -118,5 +118,23 @@ def build(config, data_dir, strategy, resumes=False):
         vocabulary_path=vocabulary_path,
         data=digests,
         skipped_records=skipped_records,
+        language_report=LanguageReport(samplers, config.batch_size),
+        tokenizer=tokenizer,
         contact_sheet=functools.partial(data.training_sheet, sources, preprocessing),
     )
+
+
+def _make_samplers(config, fields, data_dir, strict):
+    """Returns {source: `IndexSampler`}; see `data.make_sampler` for the arguments."""
+    return {
+        name: data.make_sampler(
+            name,
+            source,
+            fields[name],
+            data_dir,
+            config.seed,
+            strict=strict,
+            batch_size=config.batch_size,
+        )
+        for name, source in config.sources.items()
+    }

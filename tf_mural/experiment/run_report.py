@@ -68,11 +68,31 @@ def print_override_scope(config, init, overrides):
         print(f"{', '.join(stages)}: trained without {' '.join(overrides)}")
 
 
-def run_facts(run, processes):
-    """Returns the entries of results.json on vocabulary, data, skipped records, skipped steps."""
+def print_languages(config, run):
+    """Prints the languages with the most passes and the fewest texts, and the texts that are cut.
+
+    Args:
+        config: ConfigDict of the stage.
+        run: `run.Run`.
+    """
+    for line in run.language_report.warnings(config.steps):
+        print(line)
+    if line := run.language_report.cut_texts_line(run.tokenizer):
+        print(line)
+
+
+def run_facts(run, processes, step):
+    """Returns the entries of results.json on vocabulary, data, languages and skipped records.
+
+    Args:
+        run: `run.Run`.
+        processes: `ProcessGroup`.
+        step: number of the last step.
+    """
     return {
         "vocabulary_hash": run.description["vocabulary_hash"],
         "data": run.data,
+        "passes": run.language_report.passes(step),
         "skipped_records": run.skipped_records.total(processes.all_gather_object),
         "skipped_steps": run.trainer.skipped_steps,
     }

@@ -166,6 +166,7 @@ def _train(config, run, workdir, session, init):
     log = metric_writer.NullWriter()
     if processes.is_primary:
         log = run_report.open_log(config, run, workdir)
+        run_report.print_languages(config, run)
     tracker = checkpoints.BestStepTracker(workdir, config.keep_best, processes.is_primary)
     evaluate = _make_evaluate(run, workdir, manager, tracker, log, processes)
     start_time = time.perf_counter()
@@ -186,7 +187,7 @@ def _train(config, run, workdir, session, init):
         "before": before,
         "evaluation": evaluate(last_step),
         "best": tracker.best,
-        **run_report.run_facts(run, processes),
+        **run_report.run_facts(run, processes, last_step),
     }
     arrays = _plain_weights(run.trainer)
     if processes.is_primary:
@@ -277,6 +278,7 @@ def _train_loop(config, run, runner, manager, log, evaluate, tracker, session):
             evaluate_every=config.evaluate_every,
             last_evaluated=tracker.last_step,
             skipped_records=run.skipped_records,
+            extra_metrics=run.language_report.metrics,
             steps_per_loop=config.steps_per_loop,
             signals=session.signals,
             should_stop=lambda: _should_stop_early(config.stop_early, tracker),

@@ -6,13 +6,14 @@ import itertools
 
 import numpy as np
 
-from tf_mural.data.records import deserialize
+from tf_mural.data.records import ROLES, deserialize, vectors_problem
 from tf_mural.errors import UserError
 from tf_mural.reports.statistics import (
     DuplicateCounter,
     ImageStats,
     IntegerCounts,
     TextStats,
+    VectorStats,
     histogram,
     quantiles,
 )
@@ -37,6 +38,8 @@ class DatasetStats:
         images: `ImageStats`.
         texts: {language: `TextStats`}.
         duplicate_images, duplicate_texts: `DuplicateCounter`.
+        roles: Counter of the roles of the texts, without captions.
+        vectors: {name of vectors: `VectorStats`}.
     """
 
     def __init__(self, record_set, tokenizer=None):
@@ -47,6 +50,8 @@ class DatasetStats:
         self.images = ImageStats()
         self.duplicate_images, self.duplicate_texts = DuplicateCounter(), DuplicateCounter()
         self.labels, self.scores = collections.Counter(), array.array("d")
+        self.num_labelled, self.roles = 0, collections.Counter()
+        self.vectors = {name: VectorStats() for name in record_set.vectors}
 
     def collect(self, limit=0, seed=0):
         """Reads the records, or a sample without repetition. Yields `num_read` after each batch.
@@ -82,21 +87,19 @@ class DatasetStats:
         texts = collections.defaultdict(list)
         serialized = self.record_set.read(indices, verify=True)
         for index, data in zip(indices.tolist(), serialized, strict=True):
-            try:
-                record = deserialize(data)
-            except ValueError as error:
-                location = self.record_set.location(index)
-                raise UserError(
-                    f"{location} is damaged: {error}; convert the data set again"
-                ) from error
+            record = self._deserialize(index, data)
             for image in record.images:
                 self.images.add(image)
                 self.duplicate_images.add(index, image)
             for language, text in record.texts:
                 texts[language].append(text)
                 self.duplicate_texts.add(index, language.encode(), b"\0", text.encode())
-            if record.label is not None:
-                self.labels[record.label] += 1
+            labels = {*record.labels, *(() if record.label is None else (record.label,))}
+            self.labels.update(labels)
+            self.num_labelled += bool(labels)
+            self.roles.update(record.roles)
+            for name, rows in record.vectors.items():
+                self.vectors[name].add(rows)
             if record.score is not None:
                 self.scores.append(record.score)
         for language, language_texts in texts.items():
@@ -104,6 +107,18 @@ class DatasetStats:
         if self.tokenizer and texts:
             self._add_tokens(texts)
         self.num_read += len(indices)
+
+    def _deserialize(self, index, data):
+        problem = None
+        try:
+            record = deserialize(data)
+            problem = vectors_problem(record, self.record_set.vectors)
+        except ValueError as error:
+            problem = str(error)
+        if problem:
+            location = self.record_set.location(index)
+            raise UserError(f"{location} is damaged: {problem}; convert the data set again")
+        return record
 
     def _add_tokens(self, texts):
         """Tokenizes all texts of a batch at once; texts: {language: list of str}."""
@@ -148,6 +163,12 @@ class DatasetStats:
             "image_sizes": self.images.summary(),
             "labels": self._label_summary(manifest.get("classes")),
             "scores": self._score_summary(),
+            "roles": {n: self.roles[i] for n, i in ROLES.items() if self.roles[i]} or None,
+            "vectors": {
+                name: description | self.vectors[name].summary()
+                for name, description in self.record_set.vectors.items()
+            }
+            or None,
             "same_images": self.duplicate_images.summary(),
             "same_texts": self.duplicate_texts.summary(),
             "tokenizer": self.tokenizer
@@ -166,7 +187,7 @@ class DatasetStats:
         # A class of the manifest without records has the count 0.
         counts = dict.fromkeys(range(len(names or ())), 0) | self.labels
         return {
-            "records": self.labels.total(),
+            "records": self.num_labelled,
             "classes": len(counts),
             "per_class": quantiles(np.array(list(counts.values()))),
             "counts": {str(label): counts[label] for label in sorted(counts)},

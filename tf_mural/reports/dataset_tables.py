@@ -13,7 +13,8 @@ def format_stats(summary):
     """
     parts = [_headline(summary)]
     parts += [_language_tables(summary), _image_table(summary), _label_table(summary)]
-    parts += [_score_table(summary), _duplicate_table(summary)]
+    parts += [_score_table(summary), _role_line(summary), _vectors_table(summary)]
+    parts.append(_duplicate_table(summary))
     return "\n\n".join(part for part in parts if part)
 
 
@@ -155,6 +156,32 @@ def _score_table(summary):
     names = ("min", "mean", "median", "max")
     averages = ", ".join(f"{name} {scores[name]:.2f}" for name in names)
     return f"{table(rows, ['score', 'records', ''])}\n{averages}"
+
+
+def _role_line(summary):
+    roles = summary["roles"]
+    if not roles:
+        return None
+    return f"roles of texts: {', '.join(f'{name} {_count(n)}' for name, n in roles.items())}"
+
+
+def _vectors_table(summary):
+    vectors = summary["vectors"]
+    if not vectors:
+        return None
+    rows = []
+    for name, values in vectors.items():
+        lengths = values["lengths"]
+        cells = [lengths and f"{lengths[key]:.3g}" for key in ("min", "mean", "max")]
+        codes = ", ".join(values.get("languages", ()))
+        owners = values["of"] + (f" in {codes}" if codes else "")
+        model = values["model"].get("name")
+        rows.append(
+            [name, owners, _count(values["rows"]), str(values["width"]), values["dtype"], *cells]
+            + [model]
+        )
+    columns = ["vectors", "of", "rows", "width", "dtype", "length min", "mean", "max", "model"]
+    return table(rows, columns)
 
 
 def _duplicate_table(summary):

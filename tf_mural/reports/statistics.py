@@ -163,6 +163,28 @@ class ImageStats:
         }
 
 
+class VectorStats:
+    """Number and lengths (L2 norms) of the rows of vectors, without the rows themselves."""
+
+    def __init__(self):
+        self._count, self._sum, self._min, self._max = 0, 0.0, np.inf, 0.0
+
+    def add(self, rows):
+        """Counts an array of rows (k, width)."""
+        lengths = np.linalg.norm(rows.astype(np.float64), axis=1)
+        self._count += len(lengths)
+        self._sum += lengths.sum()
+        self._min, self._max = min(self._min, lengths.min()), max(self._max, lengths.max())
+
+    def summary(self):
+        """Returns {"sampled_rows": number, "lengths": {"min", "mean", "max"} or None}."""
+        if not self._count:
+            return {"sampled_rows": 0, "lengths": None}
+        lengths = {"min": self._min, "mean": self._sum / self._count, "max": self._max}
+        lengths = {name: float(value) for name, value in lengths.items()}
+        return {"sampled_rows": self._count, "lengths": lengths}
+
+
 class DuplicateCounter:
     """Counts records with equal content, by 64-bit hashes of the content."""
 

@@ -24,6 +24,7 @@ def train(
     evaluate_every=None,
     last_evaluated=0,
     skipped_records=None,
+    extra_metrics=None,
     steps_per_loop=1,
     signals=None,
     should_stop=None,
@@ -55,6 +56,8 @@ def train(
         last_evaluated: number of the last step that was evaluated. If an evaluation is due at the
             current step and was not made, the loop starts with this evaluation.
         skipped_records: `data.skipped_records.SkippedRecords`, whose counts are logged, or None.
+        extra_metrics: callable that takes the number of a step and returns {name: number} to log,
+            for example the passes over each language; or None.
         steps_per_loop: maximum number of steps per call of the runner. A call of the runner takes
             fewer steps if a log, checkpoint or evaluation is due earlier.
         signals: `preemption.SignalHandler`, or None.
@@ -77,7 +80,7 @@ def train(
     stop_poll = StopPoll(processes, signals, checkpoint_minutes)
     evaluate_every = evaluate_every if evaluate else None
     schedule = _Schedule(start, steps, log_every, checkpoint_every, evaluate_every, last_evaluated)
-    logs = _PendingLogs(trainer.bad_step_policy, writer, skipped_records, processes)
+    logs = _PendingLogs(trainer.bad_step_policy, writer, skipped_records, processes, extra_metrics)
 
     def evaluate_if_due(step):
         if schedule.evaluates_at(step):
@@ -154,13 +157,14 @@ class _PendingLogs:
 
     Args:
         policy: `BadStepPolicy` of the trainer.
-        writer, skipped_records: see `train`.
+        writer, skipped_records, extra_metrics: see `train`.
         processes: `ProcessGroup`.
     """
 
-    def __init__(self, policy, writer, skipped_records, processes):
+    def __init__(self, policy, writer, skipped_records, processes, extra_metrics=None):
         self._policy, self._writer = policy, writer
         self._skipped_records, self._processes = skipped_records, processes
+        self._extra_metrics = extra_metrics
         self._pending = []  # (first step, {name: values on the device})
 
     def append(self, first_step, values):
@@ -174,6 +178,8 @@ class _PendingLogs:
             self._writer.info(message)
         if self._skipped_records:
             means |= self._skipped_records.check(self._processes.all_gather_object)
+        if self._extra_metrics:
+            means |= self._extra_metrics(step)
         self._writer.write(step, means)
         self._pending = []
 

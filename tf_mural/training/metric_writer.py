@@ -74,6 +74,17 @@ def _skipped_note(values):
     return f"  {total} records skipped ({', '.join(listed)})"
 
 
+def _passes_note(values):
+    """Returns, for example, "  passes 0.1 (en) to 2.3 (sw)" over all sources.
+
+    The result is "" if there are fewer than two languages.
+    """
+    passes = [(v, k.split("/", 2)[2]) for k, v in values.items() if k.startswith("passes/")]
+    if len(passes) < 2:
+        return ""
+    return "  passes " + " to ".join(f"{n:.2g} ({code})" for n, code in (min(passes), max(passes)))
+
+
 def _print_now(text):
     # With the flush, a line appears at once even if the output is a pipe or a file.
     print(text, flush=True)
@@ -147,10 +158,10 @@ class MetricWriter:
         self.scalars(step, {**values, "examples_per_second": rate})
         terms = "  ".join(f"{k[5:]} {v:.3f}" for k, v in values.items() if k.startswith("loss/"))
         scalars = "".join(_scalars_note(kind, values) for kind in SCALARS)
-        skipped = _skipped_note(values)
+        notes = _passes_note(values) + _skipped_note(values)
         self._print(
             f"step {step:>{len(str(self._steps))}}/{self._steps}  loss {values['loss']:.3f}  "
-            f"{terms}{scalars}  {rate:.0f} examples/s{skipped}{eta}"
+            f"{terms}{scalars}  {rate:.0f} examples/s{notes}{eta}"
         )
 
     def info(self, line):

@@ -12,6 +12,8 @@ requires. Only `parse` imports TensorFlow; converters write record sets without 
 
 from tf_mural.data.records.reading import DamagedRecord, RecordSet
 from tf_mural.data.records.record import (
+    ROLES,
+    VECTORS,
     InputParts,
     Record,
     Skipped,
@@ -21,6 +23,13 @@ from tf_mural.data.records.record import (
     serialize,
 )
 from tf_mural.data.records.shard import Shard
+from tf_mural.data.records.vectors import (
+    DTYPES,
+    describe_vectors,
+    keep_images,
+    keep_texts,
+    vectors_problem,
+)
 from tf_mural.data.records.writing import (
     AUGMENTATIONS,
     MANIFEST,
@@ -33,19 +42,26 @@ from tf_mural.data.records.writing import (
 
 __all__ = [
     "AUGMENTATIONS",
+    "DTYPES",
     "MANIFEST",
+    "ROLES",
+    "VECTORS",
     "DamagedRecord",
     "InputParts",
     "Record",
     "RecordSet",
     "Shard",
     "Skipped",
+    "describe_vectors",
     "deserialize",
     "is_language",
+    "keep_images",
+    "keep_texts",
     "parse",
     "read_manifest",
     "serialize",
     "shard_name",
+    "vectors_problem",
     "write",
     "write_manifest",
     "write_shard",

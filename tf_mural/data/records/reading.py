@@ -11,6 +11,7 @@ import numpy as np
 
 from tf_mural.data.records import tfrecord
 from tf_mural.data.records.record import deserialize
+from tf_mural.data.records.vectors import vectors_problem
 from tf_mural.data.records.writing import index_path, read_manifest
 from tf_mural.errors import UserError
 
@@ -40,6 +41,8 @@ class RecordSet:
         language_counts: {language code: number of texts}.
         image_counts: int64 (n,), number of images of each record.
         has_language: bool (n, L), whether each record has a text in each of the `languages`.
+        vectors: {name: description} of the vectors of the records, see `describe_vectors`.
+        vector_counts: {name of vectors: int64 (n,), number of rows of each record}.
         digest: short hash of the contents, by which results identify their record sets.
     """
 
@@ -49,17 +52,20 @@ class RecordSet:
         self._strict = strict
         self.language_counts = dict(manifest["languages"])
         self.languages = tuple(self.language_counts)
+        self.vectors = dict(manifest.get("vectors", {}))
         sums = "".join(shard["sha256"] for shard in manifest["shards"])
         self.digest = hashlib.sha256(sums.encode()).hexdigest()[:12]
         self._paths = [os.path.join(self.folder, shard["file"]) for shard in manifest["shards"]]
         counts = [shard["records"] for shard in manifest["shards"]]
         self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         empty = np.zeros(0, np.int64)
-        indexes = [(empty, empty, empty, np.zeros((0, len(self.languages)), bool))]
+        no_languages = np.zeros((0, len(self.languages)), bool)
+        indexes = [(empty, empty, empty, no_languages, *(empty for _ in self.vectors))]
         for path, shard in zip(self._paths, manifest["shards"], strict=True):
             indexes.append(self._read_index(path, shard, strict))
         columns = [np.concatenate(column) for column in zip(*indexes, strict=True)]
-        self._offset, self._length, self.image_counts, self.has_language = columns
+        self._offset, self._length, self.image_counts, self.has_language = columns[:4]
+        self.vector_counts = dict(zip(self.vectors, columns[4:], strict=True))
         self._files = []
         self._close = weakref.finalize(self, _close, self._files)
         _raise_open_files_limit(len(self._paths))
@@ -120,9 +126,12 @@ class RecordSet:
         position %= len(self)
         data = self._read_one(int(self._shard_of(position)), position, verify=True)
         try:
-            return deserialize(data)
+            record = deserialize(data)
         except ValueError as error:
             raise DamagedRecord(self.location(position), str(error)) from error
+        if problem := vectors_problem(record, self.vectors):
+            raise DamagedRecord(self.location(position), problem)
+        return record
 
     def read(self, indices, verify=False):
         """Reads serialized records for `parse` or `deserialize`.
@@ -187,6 +196,7 @@ class RecordSet:
             with np.load(index_path(path)) as index:
                 names = ("offset", "length", "images")
                 offset, length, images = (index[k].astype(np.int64) for k in names)
+                vectors = [index[f"vectors/{name}"].astype(np.int64) for name in self.vectors]
                 bits = np.unpackbits(index["languages"], axis=1, count=len(self.languages))
         except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
             message = f"{path} or its index cannot be read ({error}); convert the data set again"
@@ -197,7 +207,7 @@ class RecordSet:
         end = int(offset[-1] + length[-1]) + tfrecord.FOOTER if len(offset) else 0
         if len(offset) != shard["records"] or end != size or len(bits) != len(offset):
             raise UserError(f"{index_path(path)} is not the index of its shard; convert again")
-        return offset, length, images, bits.astype(bool)
+        return offset, length, images, bits.astype(bool), *vectors
 
 
 def _raise_open_files_limit(num_files):

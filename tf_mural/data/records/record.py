@@ -5,11 +5,18 @@ import functools
 import re
 import struct
 
+import numpy as np
+
 from tf_mural import languages
 from tf_mural.data.records import tfrecord
+from tf_mural.data.records.vectors import DTYPES, check_name
 from tf_mural.errors import UserError
 
+# Roles of texts. The role of a text is that of a caption unless `Record.roles` says otherwise.
+ROLES = {"caption": 0, "query": 1, "passage": 2, "negative": 3, "tag": 4, "switched": 5}
+
 NOT_LANGUAGES = "they are not languages"  # reason why columns and codes are ignored
+VECTORS, WIDTH = "vectors/", "/width"  # parts of the names of the features of vectors
 _MAX_SCORE = 3.4028234e38  # largest finite value of float32
 _LANGUAGE = re.compile(r"[a-zA-Z]{2,3}(-[A-Za-z0-9]+)*")
 
@@ -18,12 +25,19 @@ _LANGUAGE = re.compile(r"[a-zA-Z]{2,3}(-[A-Za-z0-9]+)*")
 class Record:
     """Images and texts of one example, with an optional label and score.
 
+    `roles`, `labels` and `vectors` are optional too: a record without them has the same bytes as
+    before these attributes existed.
+
     Attributes:
         id: unique name in the corpus.
         images: contents of image files (PNG, JPEG, ...), as bytes.
         texts: pairs (language code, text); a language may occur several times.
         label: class number from 0, or None.
         score: a finite number such as a similarity, or None.
+        roles: one value of `ROLES` per text, or () if all texts are captions.
+        labels: class numbers from 0 of a record with several classes.
+        vectors: {name: float16 or float32 array (k, width)}, precomputed vectors. The manifest of
+            a record set describes them, see `records.vectors`.
     """
 
     id: str
@@ -31,6 +45,24 @@ class Record:
     texts: tuple[tuple[str, str], ...] = ()
     label: int | None = None
     score: float | None = None
+    roles: tuple[int, ...] = ()
+    labels: tuple[int, ...] = ()
+    vectors: dict[str, np.ndarray] = dataclasses.field(default_factory=dict, compare=False)
+
+    def __eq__(self, other):
+        """Compares all attributes; vectors are equal if their dtypes and values are equal."""
+        if not isinstance(other, Record):
+            return NotImplemented
+        names = [field.name for field in dataclasses.fields(self) if field.compare]
+        return (
+            all(getattr(self, name) == getattr(other, name) for name in names)
+            and self.vectors.keys() == other.vectors.keys()
+            and all(
+                rows.dtype == other.vectors[name].dtype
+                and np.array_equal(rows, other.vectors[name])
+                for name, rows in self.vectors.items()
+            )
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,10 +126,12 @@ def is_language(code):
 def serialize(record):
     """Serializes a record as a tf.train.Example; equal records give equal bytes.
 
-    The bytes equal those of the protobuf runtime, which is several times slower.
+    The bytes equal those of the protobuf runtime, which is several times slower. (The runtime
+    writes "labels" before "label", and likewise other names of which one starts with the other.)
 
     Raises:
-        UserError: a language code is invalid, a text is blank, or label or score is out of range.
+        UserError: a language code is invalid, a text is blank, a label, role or score is out of
+            range, or the vectors are not finite arrays (k, width) of float16 or float32.
     """
     texts = []
     for code, text in record.texts:
@@ -117,13 +151,21 @@ def serialize(record):
         if not 0 <= record.label < 2**63:
             raise UserError(f"record {record.id!r}: expected a label from 0, got {record.label}")
         features += _int_feature("label", record.label)
+    if record.labels:
+        if min(record.labels) < 0:
+            raise UserError(f"record {record.id!r}: expected labels from 0, got {record.labels}")
+        features += _ints_feature("labels", record.labels)
     features += languages
+    if record.roles:
+        features += _roles_feature(record)
     if record.score is not None:
         if not abs(record.score) <= _MAX_SCORE:
             message = f"record {record.id!r}: expected a finite score, got {record.score}"
             raise UserError(message)
         features += _float_feature("score", record.score)
     features += _bytes_feature("texts", texts)
+    if record.vectors:
+        features += _vector_features(record)
     return b"\n" + _varint(len(features)) + features
 
 
@@ -134,6 +176,40 @@ def _languages_feature(codes):
         if not is_language(code):
             raise ValueError(repr(code))
     return _bytes_feature("languages", [code.encode() for code in codes])
+
+
+def _roles_feature(record):
+    if len(record.roles) != len(record.texts) or not {*record.roles} <= {*ROLES.values()}:
+        raise UserError(
+            f"record {record.id!r}: expected one role from 0 to {len(ROLES) - 1} for each of its "
+            f"{len(record.texts)} texts, got {record.roles}"
+        )
+    return _ints_feature("roles", record.roles)
+
+
+def _vector_features(record):
+    """Returns the features of all vectors: one bytes value per row, and the width of a row."""
+    features = {}
+    for name, rows in record.vectors.items():
+        check_name(name)
+        rows = np.asarray(rows)
+        if rows.ndim != 2 or str(rows.dtype) not in DTYPES:
+            raise UserError(
+                f"record {record.id!r}: expected vectors {name!r} as a float16 or float32 array "
+                f"(k, width), got {rows.dtype} {rows.shape}"
+            )
+        if not np.isfinite(rows).all():
+            row = int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
+            raise UserError(
+                f"record {record.id!r}: row {row} of the vectors {name!r} is not finite; expected "
+                "finite values, at most 65,504 in float16"
+            )
+        if len(rows):
+            key = VECTORS + name
+            data = rows.astype(DTYPES[str(rows.dtype)], copy=False)
+            features[key] = _bytes_feature(key, [row.tobytes() for row in data])
+            features[key + WIDTH] = _int_feature(key + WIDTH, rows.shape[1])
+    return b"".join(features[key] for key in sorted(features))
 
 
 def deserialize(data):
@@ -155,19 +231,40 @@ def deserialize(data):
         texts=tuple((code.decode(), text.decode()) for code, text in pairs),
         label=label[0] if label else None,
         score=score[0] if score else None,
+        roles=tuple(feature["roles"].int64_list.value) if "roles" in feature else (),
+        labels=tuple(feature["labels"].int64_list.value) if "labels" in feature else (),
+        vectors={
+            key.removeprefix(VECTORS): _vectors(feature, key)
+            for key in sorted(feature)
+            if key.startswith(VECTORS) and not key.endswith(WIDTH)
+        },
     )
 
 
-def parse(serialized):
+def _vectors(feature, key):
+    """Returns the array (k, width) of a feature with rows of vectors."""
+    rows = feature[key].bytes_list.value
+    widths = feature[key + WIDTH].int64_list.value if key + WIDTH in feature else (0,)
+    dtypes = {dtype.itemsize: dtype for dtype in DTYPES.values()}
+    sizes = {len(row) for row in rows}
+    itemsize = sizes.pop() / widths[0] if len(sizes) == 1 and widths[0] > 0 else 0
+    if sizes or itemsize not in dtypes:
+        raise ValueError(f"the feature {key!r} does not contain rows of {widths[0]} values")
+    return np.frombuffer(b"".join(rows), dtypes[itemsize]).reshape(len(rows), widths[0])
+
+
+def parse(serialized, vectors=()):
     """Parses serialized records in the TensorFlow graph.
 
     Args:
         serialized: string (n,), results of `serialize`.
+        vectors: names of the vectors to return.
 
     Returns:
         A dict: "id" string (n,); "images", "texts" and "languages" ragged string (n, None), with
         one language per text; "label" int64 (n,), -1 for a record without a label; "score" float32
-        (n,), nan for a record without a score.
+        (n,), nan for a record without a score; "vectors/<name>" ragged string (n, None), the bytes
+        of each row, for each name of `vectors`.
     """
     import tensorflow as tf
 
@@ -181,6 +278,7 @@ def parse(serialized):
             "languages": ragged,
             "label": tf.io.FixedLenFeature([], tf.int64, default_value=-1),
             "score": tf.io.FixedLenFeature([], tf.float32, default_value=float("nan")),
+            **{VECTORS + name: ragged for name in vectors},
         },
     )
 
@@ -201,8 +299,13 @@ def _float_feature(name, value):
 
 def _int_feature(name, value):
     """Encodes a feature with a single nonnegative integer."""
-    number = _varint(int(value))
-    return _feature(name, b"\x1a", b"\n" + _varint(len(number)) + number)
+    return _ints_feature(name, (value,))
+
+
+def _ints_feature(name, values):
+    """Encodes a feature with a list of nonnegative integers."""
+    numbers = b"".join(_varint(int(value)) for value in values)
+    return _feature(name, b"\x1a", b"\n" + _varint(len(numbers)) + numbers)
 
 
 def _feature(name, tag, encoded):

@@ -22,6 +22,7 @@ class Shard:
         image_counts: uint32 (n,), number of images of each record.
         has_language: bool (n, len(texts)), whether each record has a text in each language of
             `texts`.
+        vector_counts: {name of vectors: uint32 (n,), number of rows of each record}.
     """
 
     file: str
@@ -34,13 +35,19 @@ class Shard:
     length: np.ndarray
     image_counts: np.ndarray
     has_language: np.ndarray
+    vector_counts: dict = dataclasses.field(default_factory=dict)
 
 
 class ShardIndexBuilder:
-    """Collects the index of a shard while its records are written."""
+    """Collects the index of a shard while its records are written.
 
-    def __init__(self):
+    Args:
+        vectors: names of the vectors of the records.
+    """
+
+    def __init__(self, vectors=()):
         self._lengths, self._images = array.array("Q"), array.array("I")
+        self._vectors = {name: array.array("I") for name in vectors}
         # `_combinations` maps the language codes of a record, a tuple, to the number of the tuple.
         # `_combination_of` is the number of the tuple of each record.
         self._combinations, self._combination_of = {}, array.array("I")
@@ -49,6 +56,8 @@ class ShardIndexBuilder:
         """Adds a record with a payload of `length` bytes."""
         self._lengths.append(length)
         self._images.append(len(record.images))
+        for name, counts in self._vectors.items():
+            counts.append(len(record.vectors.get(name, ())))
         codes = tuple([code for code, _ in record.texts])
         number = self._combinations.setdefault(codes, len(self._combinations))
         self._combination_of.append(number)
@@ -78,4 +87,5 @@ class ShardIndexBuilder:
             length=length,
             image_counts=np.array(self._images, np.uint32),
             has_language=has_language[combination_of],
+            vector_counts={k: np.array(counts, np.uint32) for k, counts in self._vectors.items()},
         )

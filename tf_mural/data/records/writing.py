@@ -11,6 +11,7 @@ from tf_mural import file_io
 from tf_mural.data.records import tfrecord
 from tf_mural.data.records.record import serialize
 from tf_mural.data.records.shard import ShardIndexBuilder
+from tf_mural.data.records.vectors import check_name, vectors_problem
 from tf_mural.errors import UserError
 
 SCHEMA = 2
@@ -29,26 +30,38 @@ def index_path(shard_path):
     return shard_path.removesuffix(".tfrecord") + ".index.npz"
 
 
-def write_shard(path, records):
+def write_shard(path, records, vectors=None):
     """Writes records to one TFRecord file, atomically.
 
     Args:
         path: destination.
         records: iterable of `Record`; it may be empty.
+        vectors: {name: description} of the vectors of the records, see `describe_vectors`.
 
     Returns:
         A `Shard`, which is small enough to be sent to another process.
 
     Raises:
-        UserError: `serialize` rejects a record.
+        UserError: `serialize` rejects a record, or its vectors differ from their description.
     """
-    index, sha256 = ShardIndexBuilder(), hashlib.sha256()
+    vectors = vectors or {}
+    index, sha256 = ShardIndexBuilder(vectors), hashlib.sha256()
+    records = _check_vectors(path, records, vectors)
     with file_io.atomic_write(path, sync=False) as temporary, open(temporary, "wb") as file:
         for payloads in _batches(records, index):
             data = tfrecord.frames(payloads)
             file.write(data)
             sha256.update(data)
     return index.build(os.path.basename(path), sha256.hexdigest())
+
+
+def _check_vectors(path, records, descriptions):
+    """Yields records whose vectors agree with their descriptions; otherwise raises UserError."""
+    for record in records:
+        if record.vectors or descriptions:
+            if problem := vectors_problem(record, descriptions):
+                raise UserError(f"{path}: record {record.id!r}: {problem}")
+        yield record
 
 
 def _batches(records, index):
@@ -66,7 +79,15 @@ def _batches(records, index):
 
 
 def write_manifest(
-    folder, shards, dataset, split, augmentations=(), made_by=None, ledger=None, classes=None
+    folder,
+    shards,
+    dataset,
+    split,
+    augmentations=(),
+    made_by=None,
+    ledger=None,
+    classes=None,
+    vectors=None,
 ):
     """Writes the index of each shard, then manifest.json, which completes the record set.
 
@@ -79,13 +100,16 @@ def write_manifest(
             that the same input gives the same bytes.
         ledger: plain dict with counts of read, kept and skipped records.
         classes: names of the labels in order, if they have names.
+        vectors: {name: description} of the vectors, see `describe_vectors`.
 
     Returns:
         The manifest as a dict.
 
     Raises:
-        UserError: an augmentation is unknown.
+        UserError: an augmentation is unknown, or a name of vectors is invalid.
     """
+    for name in vectors or ():
+        check_name(name)
     if unknown := sorted(set(augmentations) - set(AUGMENTATIONS)):
         raise UserError(f"unknown augmentations {unknown}; known: {', '.join(AUGMENTATIONS)}")
     texts, summaries, images = collections.Counter(), [], 0
@@ -108,6 +132,7 @@ def write_manifest(
                 length=shard.length,
                 images=shard.image_counts,
                 languages=packed,
+                **{f"vectors/{name}": shard.vector_counts[name] for name in vectors or ()},
             )
     manifest = {
         "schema": SCHEMA,
@@ -124,13 +149,20 @@ def write_manifest(
     }
     if classes:
         manifest["classes"] = list(classes)
+    if vectors:
+        manifest["vectors"] = {
+            name: {**description, "rows": sum(int(s.vector_counts[name].sum()) for s in shards)}
+            for name, description in vectors.items()
+        }
     path = os.path.join(folder, MANIFEST)
     with file_io.atomic_write(path, sync=False) as temporary, open(temporary, "wb") as file:
         file.write((json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode())
     return manifest
 
 
-def write(folder, records, dataset="records", split="train", shards=1, augmentations=()):
+def write(
+    folder, records, dataset="records", split="train", shards=1, augmentations=(), vectors=None
+):
     """Writes a small record set in one call; converters write large sets shard by shard.
 
     The records are divided into consecutive shards, so that they are read in the given order.
@@ -146,8 +178,9 @@ def write(folder, records, dataset="records", split="train", shards=1, augmentat
     written = []
     for number in range(shards):
         path = os.path.join(folder, shard_name(number, shards))
-        written.append(write_shard(path, records[bounds[number] : bounds[number + 1]]))
-    return write_manifest(folder, written, dataset, split, augmentations)
+        part = records[bounds[number] : bounds[number + 1]]
+        written.append(write_shard(path, part, vectors))
+    return write_manifest(folder, written, dataset, split, augmentations, vectors=vectors)
 
 
 def read_manifest(folder):

@@ -47,6 +47,8 @@ _FORMERLY_FIXED = {
     "model.image.mean": [1.0],
     "model.image.std": [1.0],
     "model.text.activation": "gelu_approximate",
+    "sources.*.languages_of": "draw",
+    "sources.*.alpha": 0.5,
 }
 
 
@@ -75,7 +77,7 @@ def check_same_config(workdir, config, on_change=None):
     # A setting that the config of an older run lacks was either off (0, "", () or False) or fixed
     # (see `_FORMERLY_FIXED`).
     saved |= {
-        name: _FORMERLY_FIXED.get(name, None if value else value)
+        name: _FORMERLY_FIXED.get(_any_source(name), None if value else value)
         for name, value in current.items()
         if name not in saved
     }
@@ -92,6 +94,12 @@ def check_same_config(workdir, config, on_change=None):
             "(`allow_config_changes=True` continues with the new settings)"
         )
     return True
+
+
+def _any_source(name):
+    """Returns "sources.*.alpha" for "sources.bitext.alpha", and other names unchanged."""
+    group, _, rest = name.partition(".")
+    return ".".join(("sources", "*", *rest.split(".")[1:])) if group == "sources" else name
 
 
 def resolve_init(workdir, init, on_change=None):
