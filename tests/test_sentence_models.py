@@ -26,6 +26,11 @@ from tf_mural.public_models import open_model
 E5, BGE, LABSE = "multilingual-e5-small", "bge-m3", "LaBSE"
 M_CLIP, CLIP, MBERT = "XLM-Roberta-Large-Vit-B-32", "clip-ViT-B-32-multilingual-v1", "bert-base"
 MBERT += "-multilingual-cased"
+# `make test` tests some models, the slow tests all of them.
+MODELS = [
+    name if name in (E5, CLIP, M_CLIP) else pytest.param(name, marks=pytest.mark.slow)
+    for name in checkpoints.MODELS
+]
 WIDTHS = {E5: 16, BGE: 16, LABSE: 10, CLIP: 10, M_CLIP: 10}
 
 
@@ -65,7 +70,7 @@ def pad(tokens, encoder):
 # --- values ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", checkpoints.MODELS)
+@pytest.mark.parametrize("name", MODELS)
 def test_tokens_and_embeddings_equal_those_of_the_original_classes(name, folders, recorded):
     tokens, expected = recorded(name)
     model = open_model(f"hf:{folders[name]}")
@@ -81,7 +86,7 @@ def test_tokens_and_embeddings_equal_those_of_the_original_classes(name, folders
     np.testing.assert_array_equal(encoder.tokenizer(checkpoints.TEXTS), pad(tokens, encoder))
 
 
-@pytest.mark.parametrize("name", checkpoints.MODELS)
+@pytest.mark.parametrize("name", MODELS)
 def test_padding_does_not_change_embeddings(name, folders, recorded):
     """In XLM-R, the positions of Hugging Face depend on the number of tokens of padding."""
     tokens = recorded(name)[0]
@@ -98,13 +103,13 @@ def test_embeddings_equal_those_of_the_original_classes_on_jax():
     flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     environment = {**os.environ, "KERAS_BACKEND": "jax", "XLA_FLAGS": flags}
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0 and "7 passed" in result.stdout, result.stdout[-2000:]
+    assert result.returncode == 0 and "3 passed" in result.stdout, result.stdout[-2000:]
 
 
 # --- encoders -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", checkpoints.MODELS)
+@pytest.mark.parametrize("name", MODELS)
 def test_an_encoder_is_rebuilt_from_its_config_and_has_blocks(name, folders, recorded):
     encoder = open_model(f"hf:{folders[name]}").encoder("text")
     tokens = pad(recorded(name)[0], encoder)
@@ -122,6 +127,7 @@ def test_an_encoder_is_rebuilt_from_its_config_and_has_blocks(name, folders, rec
     assert set(factors.values()) >= {0.5, 0.25, 0.125}
 
 
+@pytest.mark.slow
 def test_all_variables_get_gradients(folders, recorded):
     if keras.backend.backend() != "tensorflow":
         pytest.skip("uses tf.GradientTape")
@@ -138,6 +144,7 @@ def test_all_variables_get_gradients(folders, recorded):
                    if "key/bias" not in v.path) > 0  # fmt: skip
 
 
+@pytest.mark.slow
 def test_another_width_or_pooling_replaces_the_linear_layer(folders, recorded):
     model = open_model(f"hf:{folders[LABSE]}")
     tokens = recorded(LABSE)[0]

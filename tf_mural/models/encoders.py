@@ -130,6 +130,7 @@ class ImageEncoder(_BackboneEncoder):
         pixels = keras.Input((size, size, 3), name="pixels")
         x = keras.layers.Rescaling(factor, offset, dtype=exact, name="rescale")(pixels)
         number_positions(backbone)
+        backbone_inputs.freeze_unused(backbone)
         x = backbone_inputs.features(token_features(backbone, pooling), x)
         if len(x.shape) == 2 and pooling == "map":
             pooling = None  # The backbone contains its attention pooling.
