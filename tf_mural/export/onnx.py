@@ -203,7 +203,7 @@ def _preprocessing(model):
             "vocabulary": "vocab.txt",
             "vocabulary_hash": model.tokenizer.hash,
             "max_tokens": model.tokenizer.max_tokens,
-            "lower_case": model.tokenizer.hash.endswith("-lower"),
+            "lower_case": model.tokenizer.lower_case,
             "unicode_normalization": "NFC",
             "row": "[CLS] pieces [SEP] [PAD]...",
         },

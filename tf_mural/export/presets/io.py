@@ -6,6 +6,7 @@ import os
 from tf_mural import file_io
 from tf_mural.data.encoder_inputs import KerasHubTokenizer, as_tokenizer
 from tf_mural.data.preprocessing import Preprocessing
+from tf_mural.data.tokenizers import Tokenizer
 from tf_mural.errors import UserError
 from tf_mural.export.presets.backbone import MuralBackbone
 from tf_mural.export.presets.preprocessing import (
@@ -53,7 +54,7 @@ def save_preset(folder, arguments, encoder, tokenizer, preprocessing, card="", l
     backbone = MuralBackbone(**{**arguments, "image": image, "text": text, "towers": towers})
     for target, source in zip(_weights(backbone.encoder), _weights(encoder), strict=True):
         target.assign(source)
-    lower_case = tokenizer.hash.endswith("-lower")
+    lower_case = tokenizer.lower_case
     tokenizer = MuralTokenizer(tokenizer.vocabulary, tokenizer.max_tokens, lower_case, languages)
     _write(folder, backbone, tokenizer, preprocessing, card)
 
@@ -112,6 +113,8 @@ def save_model(folder, model, card=""):
     if isinstance(tokenizer, KerasHubTokenizer):
         layer = tokenizer.tokenizer
         options = {"max_tokens": tokenizer.max_tokens, "pad_id": tokenizer.pad_id}
+    elif not isinstance(tokenizer, Tokenizer) or tokenizer.prefix:
+        layer = MuralTokenizer(tokenizer, languages=model.languages)
     else:
         pieces, lower_case = tokenizer.vocabulary, tokenizer.lower_case
         layer = MuralTokenizer(pieces, tokenizer.max_tokens, lower_case, model.languages)
