@@ -7,7 +7,7 @@ from typing import Any
 from tf_mural.data import tokenizer_files
 from tf_mural.data.base_tokenizer import BaseTokenizer
 from tf_mural.data.preprocessing import Preprocessing
-from tf_mural.data.tokenizers import Tokenizer, vocabulary_hash
+from tf_mural.data.tokenizers import vocabulary_hash
 from tf_mural.errors import UserError
 
 
@@ -152,9 +152,9 @@ def as_tokenizer(
     Raises:
         UserError: the tokenizer is of another type, or has another `max_tokens` or `pad_id`.
     """
-    # The tokenizer of a preset (`export.presets.MuralTokenizer`) contains a `Tokenizer`.
+    # The tokenizer of a preset (`export.presets.MuralTokenizer`) contains a `BaseTokenizer`.
     inner = getattr(tokenizer, "tokenizer", None)
-    if isinstance(inner, Tokenizer) and not isinstance(tokenizer, KerasHubTokenizer):
+    if isinstance(inner, BaseTokenizer) and not isinstance(tokenizer, KerasHubTokenizer):
         tokenizer = inner
     if isinstance(tokenizer, str | os.PathLike):
         tokenizer = tokenizer_files.open_tokenizer(tokenizer, max_tokens or default_max_tokens)

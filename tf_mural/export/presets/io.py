@@ -6,6 +6,7 @@ import os
 from tf_mural import file_io
 from tf_mural.data.encoder_inputs import KerasHubTokenizer, as_tokenizer
 from tf_mural.data.preprocessing import Preprocessing
+from tf_mural.data.tokenizers import Tokenizer
 from tf_mural.errors import UserError
 from tf_mural.export.presets.backbone import MuralBackbone
 from tf_mural.export.presets.preprocessing import (
@@ -43,17 +44,10 @@ def save_preset(folder, arguments, encoder, tokenizer, preprocessing, card="", l
         UserError: the folder is not empty.
     """
     _check_empty(folder)
-    # The saved arguments do not name the presets of the backbones, because the new preset contains
-    # all weights.
-    arguments = merged_arguments(arguments)
-    image, text = ({**arguments[modality], "preset": None} for modality in ("image", "text"))
-    towers = {
-        name: {**tower, "preset": None} for name, tower in (arguments.get("towers") or {}).items()
-    }
-    backbone = MuralBackbone(**{**arguments, "image": image, "text": text, "towers": towers})
+    backbone = MuralBackbone(**merged_arguments(arguments))
     for target, source in zip(_weights(backbone.encoder), _weights(encoder), strict=True):
         target.assign(source)
-    lower_case = tokenizer.hash.endswith("-lower")
+    lower_case = tokenizer.lower_case
     tokenizer = MuralTokenizer(tokenizer.vocabulary, tokenizer.max_tokens, lower_case, languages)
     _write(folder, backbone, tokenizer, preprocessing, card)
 
@@ -112,6 +106,8 @@ def save_model(folder, model, card=""):
     if isinstance(tokenizer, KerasHubTokenizer):
         layer = tokenizer.tokenizer
         options = {"max_tokens": tokenizer.max_tokens, "pad_id": tokenizer.pad_id}
+    elif not isinstance(tokenizer, Tokenizer) or tokenizer.prefix:
+        layer = MuralTokenizer(tokenizer, languages=model.languages)
     else:
         pieces, lower_case = tokenizer.vocabulary, tokenizer.lower_case
         layer = MuralTokenizer(pieces, tokenizer.max_tokens, lower_case, model.languages)
