@@ -184,8 +184,8 @@ def test_batch_norms_of_any_name_have_no_layer_adaptation():
 
 def test_the_patterns_of_the_recipes_already_exclude_the_norms_of_the_named_encoders():
     encoder = models.dual_encoder(
-        dict(name="test", image_size=32),
-        dict(name="test", vocabulary_size=20, max_tokens=6),
+        dict(backbone="test", image_size=32),
+        dict(backbone="test", vocabulary_size=20, max_tokens=6),
         embedding_dim=WIDTH,
     )
     norms = {v.path for v in blocks.norm_variables(encoder)}

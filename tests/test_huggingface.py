@@ -74,7 +74,7 @@ class Loaded:
 
 def load(name):
     checkpoint = huggingface.open_checkpoint(folder_of(name))
-    image = {**(checkpoint.image or {"name": "tiny"}), "stochastic_depth": 0.0}
+    image = {**(checkpoint.image or {"backbone": "tiny"}), "stochastic_depth": 0.0}
     image["image_size"] = checkpoint.image_sizes["crop"] if checkpoint.image_sizes else 32
     text = {**checkpoint.text, "vocabulary_size": len(checkpoint.vocabulary), "dropout": 0.0}
     text["max_tokens"] = case.MAX_TOKENS
@@ -130,7 +130,7 @@ def test_symmetric_padding_changes_the_embeddings(name, kernels, loaded, recorde
     model, expected = loaded(name), recorded(name)
     assert {
         shape[0]
-        for shape in models.block_shapes(models.EFFICIENTNETS[model.image["name"]]).values()
+        for shape in models.block_shapes(models.EFFICIENTNETS[model.image["backbone"]]).values()
     } == kernels
     options = {**model.image, "padding": "symmetric"}
     tower = models.image_tower(**options, embedding_dim=model.checkpoint.embedding_dim)
@@ -180,7 +180,7 @@ def test_position_embeddings_are_truncated(loaded):
 
 def test_the_description_of_a_checkpoint_is_parsed():
     checkpoint = huggingface.open_checkpoint(folder_of("align"))
-    assert checkpoint.image == {"name": "tiny", "padding": "end"}
+    assert checkpoint.image == {"backbone": "tiny", "padding": "end"}
     assert checkpoint.image_sizes == {"resize": 40, "crop": 33}
     assert checkpoint.text == {"sizes": (2, 32, 4, 48), "activation": "gelu"}
     assert (checkpoint.positions, checkpoint.embedding_dim, checkpoint.lower_case) == (20, 96, True)
@@ -202,7 +202,7 @@ def test_tokens_equal_those_of_the_tokenizer_of_the_checkpoint(name, recorded):
 
 
 def test_missing_keys_of_config_json_have_default_values():
-    assert align.parse_config({}, "here") == {"name": "b7", "padding": "end", "width": 640}
+    assert align.parse_config({}, "here") == {"backbone": "b7", "padding": "end", "width": 640}
     assert bert.parse_config({"hidden_act": None}, "here") == {
         "sizes": (12, 768, 12, 3072),
         "activation": "gelu",

@@ -146,7 +146,7 @@ def test_a_saved_model_around_any_backbone_gives_bit_equal_embeddings(image, tex
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
 def test_the_towers_of_the_paper_are_built_again_from_plain_arguments(precision, tmp_path):
-    teacher = {**NANO_TEXT, "modality": "text", "name": "tiny", "adapt": "frozen"}
+    teacher = {**NANO_TEXT, "modality": "text", "backbone": "tiny", "adapt": "frozen"}
     scalars = {"temperature": {"shared": 0.7, "text": 0.2}, "bias": {"shared": -10.0}}
     model = paper(precision=precision, towers={"teacher": teacher}, scalars=scalars)
     model.tokenizer = Tokenizer([*encoders.PIECES, *"bcdefghij"], 8)
@@ -172,7 +172,9 @@ def test_the_towers_of_the_paper_are_built_again_from_plain_arguments(precision,
 def test_towers_from_presets_load_without_the_presets(tmp_path):
     bert, folder = encoders.bert(), str(tmp_path / "bert")
     bert.save_to_preset(folder)
-    tower = models.text_tower(len(encoders.PIECES), embedding_dim=16, preset=folder)
+    tower = models.text_tower(
+        len(encoders.PIECES), embedding_dim=16, backbone=f"keras_hub:{folder}"
+    )
     model = tf_mural.DualEncoder(text_encoder=tower)
     model.save(tmp_path / "model.keras")
     for root, _, names in os.walk(folder):

@@ -108,7 +108,7 @@ def test_plain_data_round_trip():
     # Earlier versions of `tf_mural` stored only the sizes.
     assert Preprocessing.from_config({"resize": 72, "crop": 64}) == Preprocessing(72, 64)
     assert Preprocessing(72, 64).changes() == {}
-    tower = {"name": "tiny", "padding": "end", "scale": None, "mean": [0.5]}
+    tower = {"backbone": "tiny", "padding": "end", "scale": None, "mean": [0.5]}
     expected = Preprocessing(72, 64, mean=(0.5,), padding="end")
     assert Preprocessing.from_config({"resize": 72, "crop": 64}, tower) == expected
 

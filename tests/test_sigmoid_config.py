@@ -53,7 +53,7 @@ def test_weight_decay_never_applies_to_the_scalars():
     config = config_loading.load_config("etcl", "tiny", CONFIG)
     # Weight decay excludes the scalars even if the config excludes no variables.
     config.optimizer.exclude_from_weight_decay = ()
-    config.model.image.name = config.model.text.name = "test"
+    config.model.image.backbone = config.model.text.backbone = "test"
     tokenizer = types.SimpleNamespace(size=50, hash="", max_tokens=config.model.text.max_tokens)
     model = trainer.make_trainer(
         config,

@@ -20,8 +20,10 @@ from tf_mural.training import checkpoints
 
 CONFIG = os.path.join(ROOT, "tests", "teacher_config.py")
 SMALL_CONFIG = os.path.join(ROOT, "tests", "small_config.py")
-IMAGE = dict(name="test", image_size=trainers.IMAGE_SIZE)
-TEXT = dict(name="test", vocabulary_size=trainers.VOCABULARY_SIZE, max_tokens=trainers.MAX_TOKENS)
+IMAGE = dict(backbone="test", image_size=trainers.IMAGE_SIZE)
+TEXT = dict(
+    backbone="test", vocabulary_size=trainers.VOCABULARY_SIZE, max_tokens=trainers.MAX_TOKENS
+)
 FIELDS = {"source": "teacher", "target": "text"}
 
 
@@ -108,7 +110,7 @@ def test_weights_are_saved_loaded_and_copied_to_the_teacher(tmp_path):
     for tower in ("text", "teacher"):
         np.testing.assert_array_equal(other.encode(tower, tokens), saved.encode("text", tokens))
     # Another text tower does not fit.
-    larger = make_encoder(3, towers={"teacher": {"modality": "text", **TEXT, "name": "nano"}})
+    larger = make_encoder(3, towers={"teacher": {"modality": "text", **TEXT, "backbone": "nano"}})
     arrays, _ = initialization.initial_arrays(folder, larger)
     with pytest.raises(UserError, match="teacher/.*(has shape|is missing)"):
         checkpoints.load_weights(folder, larger, arrays)

@@ -75,14 +75,14 @@ def make_trainer(
     keras.utils.set_random_seed(0)
     encoder = models.dual_encoder(
         {
-            "name": "test",
+            "backbone": "test",
             "image_size": IMAGE_SIZE,
             "stochastic_depth": dropout,
             "virtual_batch_size": virtual_batch_size,
             "adapt": (adapt or {}).get("image", "full"),
         },
         {
-            "name": "test",
+            "backbone": "test",
             "vocabulary_size": vocabulary_size,
             "max_tokens": MAX_TOKENS,
             "dropout": dropout,

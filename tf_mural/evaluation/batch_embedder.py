@@ -102,6 +102,7 @@ class BatchEmbedder:
                 image.
             BadItem: An embedding is not finite; the error has the `position` of its image.
         """
+        self._check_encoder("images")
         return self._embed("images", self._image_batches(self._decode(encoded)))
 
     def embed_texts(self, texts, on_tokens=None):
@@ -115,7 +116,12 @@ class BatchEmbedder:
         Raises:
             BadItem: An embedding is not finite; the error has the `position` of its text.
         """
+        self._check_encoder("texts")
         return self._embed("texts", self._text_batches(iter(texts), on_tokens))
+
+    def _check_encoder(self, part):
+        if self._encoders[part] is None:
+            raise UserError(f"the model has no encoder of {part}: choose another model")
 
     def with_encoders(self, encode_images, encode_texts, width):
         """Returns a `BatchEmbedder` with other encoders, but the same batches and preprocessing.

@@ -3,10 +3,10 @@
 import math
 import os
 
-from tf_mural import file_io, models
+from tf_mural import file_io, models, public_models
 from tf_mural.data.language_sampling import LANGUAGES_OF
 from tf_mural.data.preprocessing import Preprocessing
-from tf_mural.errors import UserError, lookup
+from tf_mural.errors import UserError, lookup, suggest
 from tf_mural.experiment.config_loading import may_be_none
 from tf_mural.losses import LOSSES, SCALARS, complete_options
 from tf_mural.modalities import MODALITIES
@@ -253,15 +253,6 @@ def _check_optimizer(options):
         )
 
 
-def set_padding(config):
-    """Sets the padding of image towers that have none to the default of `models.image_tower`."""
-    image = config.model.image
-    image.padding = models.resolve_padding(image.padding, image.preset)
-    for tower in config.model.towers.values():
-        if tower.modality == "image" and tower.get("preset"):
-            tower.padding = models.resolve_padding(tower.get("padding"), tower.preset)
-
-
 def _check_images(config):
     if config.images.crop > config.images.resize:
         raise UserError(
@@ -304,11 +295,13 @@ def _check_towers(config, used):
     """Checks the further towers of a model; `used` are the names of the towers of all fields."""
     shared = {"image": "image_size", "text": "max_tokens"}
     for name in ("image", "text"):
+        _check_backbone(f"model.{name}", name, config.model[name])
         models.parse_adapt(config.model[name].adapt, f"model.{name}.adapt")
     for name, tower in config.model.towers.items():
         if name in ("image", "text"):
             raise UserError(f"model.towers.{name}: set model.{name}, or choose another name")
         lookup(MODALITIES, tower.modality, f"modality (of model.towers.{name})")
+        _check_backbone(f"model.towers.{name}", tower.modality, tower)
         models.parse_adapt(tower.get("adapt", "full"), f"model.towers.{name}.adapt")
         key = shared.get(tower.modality)
         expected = config.model[tower.modality][key] if key else None
@@ -319,6 +312,23 @@ def _check_towers(config, used):
             )
         if name not in used:
             raise UserError(f"no field names the tower {name!r}; remove model.towers.{name}")
+
+
+def _check_backbone(path, modality, tower):
+    """Checks that a backbone is known, and that only public models have another pooling."""
+    table = {"image": models.EFFICIENTNETS, "text": models.BERTS}[modality]
+    backbone, pooling = tower.get("backbone"), tower.get("pooling", "auto")
+    if not public_models.is_public(backbone):
+        if backbone not in table:
+            raise UserError(
+                f"{path}.backbone is {backbone!r}{suggest(str(backbone), list(table))}; expected "
+                f"{', '.join(table)}, hf:<name or folder> or keras_hub:<preset or folder>"
+            )
+        if pooling != "auto":
+            raise UserError(
+                f"{path}.pooling is {pooling!r}, but {backbone!r} has a fixed pooling: set "
+                f"`config.{path}.pooling=auto`, or choose a public model"
+            )
 
 
 def tower_modalities(config):

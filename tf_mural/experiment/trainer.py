@@ -8,6 +8,7 @@ import keras
 from tf_mural import models, optimizers
 from tf_mural.backends import backend_module
 from tf_mural.errors import lookup
+from tf_mural.experiment import public_encoders
 from tf_mural.experiment.config_validation import field_towers, split_term
 from tf_mural.experiment.model_io import model_arguments
 from tf_mural.nonfinite import LOSS_SCALES, ON_BAD_STEP, BadStepPolicy
@@ -79,9 +80,11 @@ def shapes_only():
 
 def _make_trainer(config, description, languages, strategy):
     backend = backend_module()
-    encoder = models.dual_encoder(
-        **model_arguments(description), all_reduce_mean=backend.all_reduce_mean
-    )
+    built = public_encoders.build_encoders(description)
+    arguments = model_arguments(description)
+    for tower, changes in built.items():
+        (arguments if tower in arguments else arguments["towers"])[tower] |= changes
+    encoder = models.dual_encoder(**arguments, all_reduce_mean=backend.all_reduce_mean)
     return backend.Trainer(
         encoder,
         make_terms(config),

@@ -27,7 +27,7 @@ class Checkpoint:
 
     Attributes:
         name: folder, or name on huggingface.co.
-        image: arguments "name" and "padding" of `models.image_tower`, or None for a BERT.
+        image: arguments "backbone" and "padding" of `models.image_tower`, or None for a BERT.
         image_sizes: {"resize": pixels, "crop": pixels}, or None for a BERT.
         text: arguments "sizes" and "activation" of `models.text_tower`.
         positions: number of position embeddings.
@@ -75,6 +75,23 @@ def open_checkpoint(name):
         lower_case=lower_case,
         **options,
     )
+
+
+def is_supported(name):
+    """Returns whether a checkpoint is an ALIGN, or a BERT with a WordPiece vocabulary.
+
+    Args:
+        name: folder, or name on huggingface.co.
+
+    Raises:
+        UserError: the checkpoint is not available.
+    """
+    folder = checkpoint_files.fetch(name)
+    config = checkpoint_files.read_json(folder, "config.json", optional=True) or {}
+    if config.get("model_type") != "bert" or os.path.exists(os.path.join(folder, "vocab.txt")):
+        return config.get("model_type") in _PARSERS
+    tokenizer = checkpoint_files.read_json(folder, "tokenizer.json", optional=True) or {}
+    return (tokenizer.get("model") or {}).get("type") == "WordPiece"
 
 
 def _parse_align(config, folder, path):
@@ -126,7 +143,7 @@ def read_weights(checkpoint, shapes, towers=("image", "text")):
     prefix = bert.find_prefix(tensors, checkpoint.name)
     specs = {path: bert.tensor_spec(path, shape, prefix) for path, shape in shapes.items()}
     if checkpoint.image:
-        blocks = list(models.block_shapes(models.EFFICIENTNETS[checkpoint.image["name"]]))
+        blocks = list(models.block_shapes(models.EFFICIENTNETS[checkpoint.image["backbone"]]))
         for path, shape in shapes.items():
             specs[path] = (
                 specs[path] or align.tensor_spec(path, shape, blocks) or _head_spec(path, shape)

@@ -26,13 +26,16 @@ from tf_mural.models.ghost_batch_norm import (
     at_least_float32,
 )
 from tf_mural.models.image_encoder import EfficientNetEncoder, image_tower, resolve_padding
+from tf_mural.models.keras_patches import dtype_policy_scope, renumber_paths
 from tf_mural.models.model_configs import (
     BERTS,
     EFFICIENTNETS,
     bert_sizes,
     block_shapes,
     count_blocks,
+    efficientnet_config,
     lr_multipliers,
+    preset_of,
     upgrade_arguments,
 )
 from tf_mural.models.pooling import AttentionPooling
@@ -59,7 +62,9 @@ __all__ = [
     "block_shapes",
     "call_in_training",
     "count_blocks",
+    "dtype_policy_scope",
     "dual_encoder",
+    "efficientnet_config",
     "exclude_adapters",
     "exclude_norms",
     "image_tower",
@@ -72,7 +77,9 @@ __all__ = [
     "merged_arguments",
     "norm_variables",
     "parse_adapt",
+    "preset_of",
     "remat_blocks",
+    "renumber_paths",
     "resize_backbone",
     "resolve_padding",
     "text_tower",

@@ -17,7 +17,7 @@ from tf_mural.models.adaptation import FROZEN, FULL, adapt_tower
 from tf_mural.models.blocks import require_remat_blocks
 from tf_mural.models.ghost_batch_norm import at_least_float32
 from tf_mural.models.image_encoder import image_tower
-from tf_mural.models.keras_patches import dtype_policy_scope, prefix_paths
+from tf_mural.models.keras_patches import dtype_policy_scope, prefix_paths, renumber_paths
 from tf_mural.models.text_encoder import text_tower
 
 
@@ -249,8 +249,8 @@ class DualEncoder(keras.Model):
 
         Args:
             path: folder that `save_to_preset` or tools/export.py wrote, handle of such a folder on
-                a hub ("hf://user/name" or "kaggle://user/name/keras/variant"), or workdir of a
-                finished run.
+                a hub ("hf://user/name" or "kaggle://user/name/keras/variant"), workdir of a
+                finished run, or public model ("hf:google/siglip2-base-patch16-224").
 
         Raises:
             UserError: the model does not exist or is incomplete.
@@ -334,8 +334,9 @@ def dual_encoder(
     """Builds a `DualEncoder` from plain data, which the model.json of a run stores.
 
     Args:
-        image: keyword arguments of `image_tower`, and "adapt", see `DualEncoder`.
-        text: keyword arguments of `text_tower`, and "adapt".
+        image: keyword arguments of `image_tower`, and "adapt", see `DualEncoder`. "encoder", a
+            `keras.Model` or its serialized form, may stand for the arguments of `image_tower`.
+        text: keyword arguments of `text_tower`, and "adapt"; or "encoder", as in `image`.
         embedding_dim: width of the shared embedding space.
         scalars: see `DualEncoder`.
         precision: dtype policy of the towers, one of "float32", "mixed_bfloat16" and
@@ -360,14 +361,27 @@ def dual_encoder(
         for name, arguments in described.items()
     }
     with dtype_policy_scope(precision):
-        models = {name: make[name](**described.pop(name)) for name in ("image", "text")}
+        models = {name: _tower(make[name], **described.pop(name)) for name in ("image", "text")}
         for name, arguments in described.items():
             modalities[name] = arguments.pop("modality")
             with keras.name_scope(name):
-                models[name] = lookup(make, modalities[name], "modality")(**arguments)
+                make_tower = lookup(make, modalities[name], "modality")
+                models[name] = _tower(make_tower, **arguments)
             # A functional model that contains the towers needs distinct names.
             models[name].name = f"{name}_tower"
     return DualEncoder(towers=models, scalars=scalars, adapt=adapt, modalities=modalities)
+
+
+def _tower(make, encoder=None, **arguments):
+    """Returns `make(**arguments)`, or `encoder`, which may be serialized."""
+    if encoder is None:
+        return make(**arguments)
+    if isinstance(encoder, dict):
+        import keras_hub  # noqa: F401  registers the classes of its backbones
+
+        encoder = keras.saving.deserialize_keras_object(encoder)
+    renumber_paths(encoder.variables)
+    return encoder
 
 
 def _check_widths(towers):

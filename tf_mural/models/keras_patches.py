@@ -1,12 +1,15 @@
 """All changes that the models make to the behavior of Keras and KerasHub."""
 
 import contextlib
+import re
 
 import keras
 from keras import ops
 
 from tf_mural.errors import lookup
 
+# The number at the end of the name of a layer or variable.
+_NUMBER = re.compile(r"_\d+$")
 ACTIVATIONS = {
     "gelu_approximate": lambda x: keras.activations.gelu(x, approximate=True),
     "gelu": lambda x: keras.activations.gelu(x, approximate=False),
@@ -119,6 +122,27 @@ def remove_lora(layer):
         delattr(layer, name)
     del layer.save_own_variables, layer.load_own_variables
     layer.lora_enabled, layer.lora_rank, layer.lora_alpha = False, None, None
+
+
+def renumber_paths(variables):
+    """Makes the paths of the variables of a tower independent of the models built before it.
+
+    Keras adds a number, which counts in the whole process, to the names of layers and variables
+    that have no name, such as "dense_3". Weights are stored by path. In the new paths, the number
+    of a name counts the different names at the same place of the same tower, from 0.
+
+    Args:
+        variables: list of the `keras.Variable` of a tower.
+    """
+    numbers = {}  # {(parent, name without number): {name: new name}}
+    for variable in variables:
+        path = ""
+        for name in variable.path.split("/"):
+            base = _NUMBER.sub("", name)
+            known = numbers.setdefault((path, base), {})
+            new_name = known.setdefault(name, f"{base}_{len(known)}")
+            path += ("/" if path else "") + new_name
+        variable._path = path
 
 
 def prefix_paths(variables, prefix):

@@ -11,8 +11,8 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from tf_mural import file_io
 from tf_mural.errors import UserError, lookup
-from tf_mural.huggingface import checkpoint_files
 
 __all__ = ["HUGGING_FACE", "KERAS_HUB", "PublicModel", "is_public", "open_model"]
 
@@ -119,7 +119,19 @@ class PublicModel:
 
 def is_public(name: Any) -> bool:
     """Returns whether a name is that of a public model, "hf:..." or "keras_hub:..."."""
-    return isinstance(name, str) and name.startswith((HUGGING_FACE, KERAS_HUB))
+    is_name = isinstance(name, str) and name.startswith((HUGGING_FACE, KERAS_HUB))
+    return is_name and not file_io.is_on_hub(name)  # "hf://user/name" is a preset.
+
+
+def absolute_name(name: str) -> str:
+    """Returns the name of a model, with an absolute path if it names a folder.
+
+    Args:
+        name: name of a public model, a path, or the handle of a preset on a hub.
+    """
+    prefix = name[: name.index(":") + 1] if is_public(name) else ""
+    path = name.removeprefix(prefix)
+    return prefix + os.path.abspath(path) if os.path.exists(path) else name
 
 
 def open_model(name: str) -> PublicModel:
@@ -144,6 +156,8 @@ def open_model(name: str) -> PublicModel:
 
 
 def _open_hugging_face(name):
+    from tf_mural.huggingface import checkpoint_files  # imports Keras
+
     source = name.removeprefix(HUGGING_FACE)
     folder = checkpoint_files.fetch(source)
     # In old models of sentence-transformers, config.json lies in a subfolder.

@@ -44,14 +44,7 @@ def save_preset(folder, arguments, encoder, tokenizer, preprocessing, card="", l
         UserError: the folder is not empty.
     """
     _check_empty(folder)
-    # The saved arguments do not name the presets of the backbones, because the new preset contains
-    # all weights.
-    arguments = merged_arguments(arguments)
-    image, text = ({**arguments[modality], "preset": None} for modality in ("image", "text"))
-    towers = {
-        name: {**tower, "preset": None} for name, tower in (arguments.get("towers") or {}).items()
-    }
-    backbone = MuralBackbone(**{**arguments, "image": image, "text": text, "towers": towers})
+    backbone = MuralBackbone(**merged_arguments(arguments))
     for target, source in zip(_weights(backbone.encoder), _weights(encoder), strict=True):
         target.assign(source)
     lower_case = tokenizer.lower_case
