@@ -169,8 +169,8 @@ def make_config(case):
 
     config = etcl.get_config("paper")
     image, text = config.model.image, config.model.text
-    image.name, image.image_size = case.image, case.image_size
-    text.name, text.max_tokens = case.text, case.tokens
+    image.backbone, image.image_size = case.image, case.image_size
+    text.backbone, text.max_tokens = case.text, case.tokens
     # Batch norm uses statistics of the whole batch, because PyTorch has no virtual batches.
     image.virtual_batch_size = None
     assert (image.stochastic_depth, text.dropout) == (STOCHASTIC_DEPTH, DROPOUT)

@@ -17,22 +17,22 @@ SIZES = ("tiny", "b3_mini", "paper")
 _MODELS = {
     # Small encoders for images of 64 px, which train in minutes on two CPU cores.
     "tiny": dict(
-        image=dict(name="tiny", image_size=64, stochastic_depth=0.0, batch_norm_momentum=0.9),
-        text=dict(name="nano", max_tokens=32, dropout=0.0),
+        image=dict(backbone="tiny", image_size=64, stochastic_depth=0.0, batch_norm_momentum=0.9),
+        text=dict(backbone="nano", max_tokens=32, dropout=0.0),
         embedding_dim=128,
         temperature=0.07,
     ),
     # EfficientNet-B3 and BERT-mini: the smallest model of coyo-align with published results.
     "b3_mini": dict(
-        image=dict(name="b3", image_size=289, stochastic_depth=0.2, batch_norm_momentum=0.99),
-        text=dict(name="mini", max_tokens=64, dropout=0.1),
+        image=dict(backbone="b3", image_size=289, stochastic_depth=0.2, batch_norm_momentum=0.99),
+        text=dict(backbone="mini", max_tokens=64, dropout=0.1),
         embedding_dim=640,
         temperature=1.0,
     ),
     # The model of the paper: BERT-base, and EfficientNet-B7 up to its last block (640 channels).
     "paper": dict(
-        image=dict(name="b7", image_size=289, stochastic_depth=0.2, batch_norm_momentum=0.99),
-        text=dict(name="base", max_tokens=64, dropout=0.1),
+        image=dict(backbone="b7", image_size=289, stochastic_depth=0.2, batch_norm_momentum=0.99),
+        text=dict(backbone="base", max_tokens=64, dropout=0.1),
         embedding_dim=640,
         temperature=1.0,
     ),
@@ -65,8 +65,14 @@ def _model(size):
     return ConfigDict(
         dict(
             embedding_dim=model["embedding_dim"],
+            # `backbone` of an image or text encoder is "b7", "base" or another key of the tables
+            # EFFICIENTNETS and BERTS; or a public model, "hf:<name or folder>" or
+            # "keras_hub:<preset or folder>", whose weights, tokenizer and preprocessing are used.
             image=dict(
                 **model["image"],
+                # Pooling of the features of a public model, see `tf_mural.ImageEncoder` and
+                # `tf_mural.TextEncoder`. "auto": the pooling that belongs to the model.
+                pooling="auto",
                 # Number of images that share the statistics of batch norm (ghost batch norm).
                 # None: all images of a replica or micro-batch. -1: all images of all replicas.
                 virtual_batch_size=_optional(int, _VIRTUAL_BATCH_SIZES[size]),
@@ -78,24 +84,26 @@ def _model(size):
                 scale=1 / 127.5,
                 mean=(1.0,),
                 std=(1.0,),
-                preset=_optional(str),  # preset of KerasHub, which replaces the encoder `name`
+                # Weights that are trained: "full", "frozen" (none), "last:k" (the last k stages or
+                # transformer layers) or "lora:r" (adapters of rank r), see docs/running.md.
+                adapt="full",
                 # Name of the features of this encoder in the records (tools/extract.py --features).
                 # A training step then runs only the projection.
                 vectors=_optional(str),
             ),
             text=dict(
                 **model["text"],
+                pooling="auto",
                 # (number of layers, width, number of heads, feed-forward width) of the text
-                # encoder. None: the sizes of the text encoder `name`.
+                # encoder. None: the sizes of `backbone`.
                 sizes=_optional(tuple),
                 activation="gelu_approximate",
-                preset=_optional(str),
+                adapt="full",
                 vectors=_optional(str),
             ),
             # {kind: {name: initial value}} of the learned scalars of the losses. A term names one
             # scalar of each kind that its loss takes. Several terms can name the same scalar.
             scalars=dict(temperature=dict(shared=model["temperature"])),
-            freeze=(),  # names of the encoders that are not trained
             # Further encoders, which a field of a source may name: {name: dict(modality="image" or
             # "text", and the values of `image` or `text`)}. Stored vectors of the records are the
             # input of dict(modality="vectors", vectors="name in the records", width=..., layers=(),
@@ -221,7 +229,8 @@ def base_config(stage, size):
     config.report = ConfigDict(dict(compare_with=(), control=_optional(str), show=128))
     # Data sets that training converts if their records are missing.
     config.auto_convert = ("scenes",) if size == "tiny" else ()
-    # Path of a vocabulary file, or "scenes" for the vocabulary of the package.
+    # Path of a vocabulary file, of a SentencePiece model, or of a folder with a tokenizer; "scenes"
+    # is the vocabulary of the package. A public text encoder has a tokenizer of its own.
     config.vocabulary = "scenes" if size == "tiny" else "labse/vocab.txt"
     # Whether texts are lowercased and lose accents, as the vocabulary of an uncased BERT requires.
     config.lower_case = False
@@ -230,9 +239,16 @@ def base_config(stage, size):
 
     config.model = _model(size)
     # Side lengths in pixels (`resize` and `crop`), the method of resizing (a method of
-    # `tf.image.resize`, with or without antialiasing), and the color of transparent pixels.
+    # `tf.image.resize`, with or without antialiasing), whether `resize` is the length of the
+    # shorter side, and the color of transparent pixels.
     config.images = ConfigDict(
-        dict(**_IMAGES[size], method="bilinear", antialias=False, background="white")
+        dict(
+            **_IMAGES[size],
+            method="bilinear",
+            antialias=False,
+            keep_aspect_ratio=False,
+            background="white",
+        )
     )
     config.sources = ConfigDict()
     config.terms = ConfigDict()

@@ -18,7 +18,7 @@ def get_config(stage):
     Dropout is not used.
     """
     config = {"mural": mural, "etcl": etcl}[stage].get_config("tiny")
-    config.model.image.name = config.model.text.name = "test"
+    config.model.image.backbone = config.model.text.backbone = "test"
     config.model.image.image_size = config.images.crop = 32
     config.images.resize = 36
     config.model.image.virtual_batch_size = 2

@@ -12,6 +12,6 @@ def get_config(stage):
     """Returns the config of a stage; the teacher encodes the field `source` of MURAL."""
     config = small_config.get_config(stage)
     config.model.towers.teacher = dict(modality="text", **config.model.text)
-    config.model.freeze = ("teacher",)
+    config.model.towers.teacher.adapt = "frozen"
     config.sources.bitext.fields.source = "teacher"
     return config

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from tf_mural import backends
+from tf_mural.backend_functions import BackendFunctions
 from tf_mural.backends import tensorflow as tf_backend
 from tf_mural.errors import UserError
-from tf_mural.train_step import BackendFunctions
 
 pytest.importorskip("jax", reason="JAX is not installed: pip install -r requirements-jax.txt")
 

@@ -244,8 +244,8 @@ def test_a_text_tower_gives_the_same_rows_for_cut_tokens():
 
     tokenizer = Tokenizer([*SPECIAL_TOKENS, *"abcdefghijklmnopqrstuvwxyz"], max_tokens=64)
     encoder = models.dual_encoder(
-        {"name": "tiny", "image_size": 32},
-        {"name": "nano", "vocabulary_size": tokenizer.size},
+        {"backbone": "tiny", "image_size": 32},
+        {"backbone": "nano", "vocabulary_size": tokenizer.size},
         16,
     )
     embedder = experiment.batch_embedder(encoder, tokenizer, Preprocessing(32, 32), batch_size=8)

@@ -50,8 +50,8 @@ def text_tower():
     return models.text_tower(20, "test", max_tokens=6, embedding_dim=WIDTH, dropout=0.0)
 
 
-def make_encoder(image, freeze=()):
-    return models.DualEncoder(image, text_tower(), freeze=freeze)
+def make_encoder(image, adapt=None):
+    return models.DualEncoder(image, text_tower(), adapt=adapt)
 
 
 def make_trainer(encoder, **options):
@@ -102,7 +102,7 @@ def test_remat_of_a_tower_without_blocks_is_refused():
     ):
         make_trainer(make_encoder(plain_tower()), remat=True)
     # A tower that is not trained stores no activations, and needs no blocks.
-    trainer = make_trainer(make_encoder(plain_tower(), freeze=("image",)), remat=True)
+    trainer = make_trainer(make_encoder(plain_tower(), {"image": "frozen"}), remat=True)
     assert [block.name for block in trainer.encoder.remat_blocks] == ["transformer_layer_0"]
 
 
@@ -184,8 +184,8 @@ def test_batch_norms_of_any_name_have_no_layer_adaptation():
 
 def test_the_patterns_of_the_recipes_already_exclude_the_norms_of_the_named_encoders():
     encoder = models.dual_encoder(
-        dict(name="test", image_size=32),
-        dict(name="test", vocabulary_size=20, max_tokens=6),
+        dict(backbone="test", image_size=32),
+        dict(backbone="test", vocabulary_size=20, max_tokens=6),
         embedding_dim=WIDTH,
     )
     norms = {v.path for v in blocks.norm_variables(encoder)}

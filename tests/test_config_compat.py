@@ -6,7 +6,7 @@ import pytest
 
 from configs import etcl, finetune
 from tf_mural.errors import UserError
-from tf_mural.experiment.config_validation import set_padding
+from tf_mural.experiment.initialization import set_padding
 from tf_mural.training import checkpoints
 
 

@@ -55,7 +55,7 @@ def test_recipes_are_those_of_the_publications():
         10_000,
     )
     assert align.optimizer.learning_rate == 5e-3
-    assert (align.model.image.name, align.model.text.name) == ("b3", "mini")
+    assert (align.model.image.backbone, align.model.text.backbone) == ("b3", "mini")
 
 
 def test_unknown_stages_and_sizes_are_named():

@@ -152,10 +152,15 @@ def test_config_without_terms_is_refused():
     "change, message",
     [
         ("optimizer.name=lam", "unknown optimizer 'lam'; known: lamb, adam; did you mean 'la"),
-        ("model.image.name=b9", "unknown EfficientNet 'b9'; known: tiny, b0"),
-        ("model.text.name=huge", "unknown BERT 'huge'; known: nano, tiny, mini"),
+        (
+            "model.image.backbone=b9",
+            "model.image.backbone is 'b9'.*; expected tiny, b0, .*hf:<name",
+        ),
+        ("model.text.backbone=huge", "model.text.backbone is 'huge'; expected nano, tiny, mini"),
+        ("model.text.pooling=max", "model.text.pooling is 'max', but 'nano' has a fixed pooling"),
         ("model.text.max_tokens=2", r"max_tokens is 2, but \[CLS\], one piece and \[SEP\] need 3"),
-        ("model.freeze=txt", "unknown tower 'txt'; known: image, text; did you mean 'text'"),
+        ("model.image.adapt=lora", "model.image.adapt is 'lora', expected full, frozen, last:k"),
+        ("model.text.adapt=lora:0", "model.text.adapt is 'lora:0', but the rank of LoRA must be"),
         (
             "sources.captions.epoch_unit=record",
             "unknown epoch_unit 'record'; .* did you mean 'records'",

@@ -66,7 +66,8 @@ def test_the_default_is_a_single_temperature_of_1():
 @pytest.mark.parametrize("frozen, trained", [("image", "text"), ("text", "image")])
 def test_a_frozen_tower_does_not_change_and_has_no_dropout(frozen, trained):
     image, text = {**TINY_IMAGE, "stochastic_depth": 0.5}, {**NANO_TEXT, "dropout": 0.5}
-    encoder = models.dual_encoder(image, text, embedding_dim=16, freeze=(frozen,))
+    {"image": image, "text": text}[frozen]["adapt"] = "frozen"
+    encoder = models.dual_encoder(image, text, embedding_dim=16)
     paths = [v.path for v in encoder.trainable_variables]
     assert not set(paths) & {v.path for v in encoder.towers[frozen].variables}
     expected = {v.path for v in encoder.towers[trained].trainable_variables}
@@ -83,7 +84,7 @@ def test_unknown_towers_are_refused():
     with pytest.raises(UserError, match="unknown tower 'images'; known: image, text; did you me"):
         small_encoder().encode("images", random_images(1))
     with pytest.raises(UserError, match="unknown tower 'txt'"):
-        small_encoder(freeze=("txt",))
+        models.DualEncoder(small_encoder().towers["image"], adapt={"txt": "frozen"})
 
 
 def test_arguments_of_earlier_versions_are_upgraded():
@@ -93,8 +94,8 @@ def test_arguments_of_earlier_versions_are_upgraded():
     arguments["temperatures"] = {"shared": 0.5}
     upgraded = models.upgrade_arguments(arguments)
     assert upgraded == {
-        "image": {"name": "tiny", "virtual_batch_size": 16, "padding": "end", "preset": None},
-        "text": {"max_tokens": 8, "sizes": None, "preset": "hf://user/name"},
+        "image": {"backbone": "tiny", "virtual_batch_size": 16, "padding": "end"},
+        "text": {"backbone": "keras_hub:hf://user/name", "max_tokens": 8, "sizes": None},
         "embedding_dim": 16,
         "scalars": {"temperature": {"shared": 0.5}},
         "towers": {},
@@ -103,6 +104,12 @@ def test_arguments_of_earlier_versions_are_upgraded():
     assert image["batch_norm_group"] == 16  # upgrade_arguments does not change its input
     whole_batch = models.upgrade_arguments({"image": {"batch_norm_group": 0}, "text": {}})
     assert whole_batch["image"] == {"virtual_batch_size": None}
+    frozen = {"image": {}, "text": {}, "towers": {"teacher": {}}, "freeze": ["teacher", "image"]}
+    assert models.upgrade_arguments(frozen) == {
+        "image": {"adapt": "frozen"},
+        "text": {},
+        "towers": {"teacher": {"adapt": "frozen"}},
+    }
 
 
 # --- backbones from presets -----------------------------------------------------------------------
@@ -144,7 +151,7 @@ def efficientnet_preset(tmp_path_factory):
 
 def test_a_text_tower_takes_the_backbone_of_a_preset(bert_preset):
     backbone, folder = bert_preset
-    tower = models.text_tower(20, embedding_dim=16, preset=folder)
+    tower = models.text_tower(20, embedding_dim=16, backbone=f"keras_hub:{folder}")
     mask = (TOKENS > 0).astype("int32")
     inputs = {"token_ids": TOKENS, "padding_mask": mask, "segment_ids": 0 * TOKENS}
     hidden = np.asarray(backbone(inputs)["sequence_output"])[:, 0]
@@ -154,13 +161,15 @@ def test_a_text_tower_takes_the_backbone_of_a_preset(bert_preset):
 
 def test_a_preset_with_another_vocabulary_is_refused(bert_preset):
     with pytest.raises(UserError, match="has 20 tokens, but the vocabulary file has 21; use the"):
-        models.text_tower(21, embedding_dim=16, preset=bert_preset[1])
+        models.text_tower(21, embedding_dim=16, backbone=f"keras_hub:{bert_preset[1]}")
 
 
 def test_an_image_tower_takes_the_backbone_of_a_preset(efficientnet_preset):
     backbone, folder = efficientnet_preset
     options = dict(virtual_batch_size=2, batch_norm_momentum=0.8)
-    tower = models.image_tower(image_size=32, embedding_dim=16, preset=folder, **options)
+    tower = models.image_tower(
+        image_size=32, embedding_dim=16, backbone=f"keras_hub:{folder}", **options
+    )
     features = keras.Model(backbone.input, backbone.get_layer("top_conv").input)
     pooled = np.asarray(features(random_images(2) / 127.5 - 1.0)).mean(axis=(1, 2))
     kernel, bias = tower.get_layer("image_projection").get_weights()
@@ -175,4 +184,4 @@ def test_an_image_tower_takes_the_backbone_of_a_preset(efficientnet_preset):
 def test_a_missing_preset_is_refused(tmp_path):
     for build in (models.image_tower, lambda **options: models.text_tower(20, **options)):
         with pytest.raises(UserError, match="the preset .*nowhere. cannot be loaded as"):
-            build(preset=str(tmp_path / "nowhere"))
+            build(backbone=f"keras_hub:{tmp_path / 'nowhere'}")

@@ -174,11 +174,11 @@ def test_the_command_stores_the_rows_of_the_model(extracted, finished, data_dir)
     texts = [text for i in indices for _, text in originals[i].texts]
     rows = np.concatenate([record_set[i].vectors["teacher"] for i in indices]).astype(np.float32)
     assert np.linalg.norm(rows, axis=1).max() > 2  # the rows are not normalized
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     np.testing.assert_allclose(rows, embedder.embed_texts(texts, warn=False), atol=2e-3)
     rows = np.concatenate([record_set[i].vectors["features"] for i in indices]).astype(np.float32)
     embedded = np.asarray(projection(rows))
-    embedded /= np.linalg.norm(embedded, axis=1, keepdims=True)
+    embedded = embedded / np.linalg.norm(embedded, axis=1, keepdims=True)
     images = embedder.embed_images([originals[i].images[0] for i in indices])
     np.testing.assert_allclose(embedded, images, atol=5e-3)
     assert not record_set[0].images and record_set[0].texts == originals[0].texts
@@ -197,7 +197,8 @@ SMALL += ("--config.log_every=1", "--config.checkpoint_every=2")
 def test_a_run_reads_features_in_the_place_of_images(
     tools, extracted, finished, data_dir, tmp_path
 ):
-    stored = ("--config.model.image.vectors=features", f"--init={finished[0]}", "--workdir=run")
+    stored = ("--config.model.image.vectors=features", "--config.model.image.adapt=last:0")
+    stored += (f"--init={finished[0]}", "--workdir=run")
     folder = f"--config.sources.triples.records={extracted}/features/train"
     arguments = (*SMALL, *stored, folder, f"--data_dir={data_dir}")
     done = tools.run(tmp_path, "train.py", *arguments)

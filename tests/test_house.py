@@ -17,7 +17,7 @@ from tf_mural import cli
 LAYERS = [
     {"errors", "configs", "registration"},
     {"file_io", "losses", "modalities", "languages", "progress"},
-    {"models", "objective", "optimizers", "distributed", "nonfinite"},
+    {"models", "objective", "optimizers", "distributed", "nonfinite", "backend_functions"},
     {"train_step"},
     {"data"},
     {"datasets"},
@@ -35,6 +35,7 @@ WITHOUT_TENSORFLOW = (
     "losses.py",
     "objective.py",
     "train_step.py",
+    "backend_functions.py",
     "nonfinite.py",
     "models/",
     "optimizers.py",

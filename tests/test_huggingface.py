@@ -8,6 +8,7 @@ import fnmatch
 import functools
 import json
 import os
+import re
 import shutil
 import sys
 import types
@@ -73,7 +74,7 @@ class Loaded:
 
 def load(name):
     checkpoint = huggingface.open_checkpoint(folder_of(name))
-    image = {**(checkpoint.image or {"name": "tiny"}), "stochastic_depth": 0.0}
+    image = {**(checkpoint.image or {"backbone": "tiny"}), "stochastic_depth": 0.0}
     image["image_size"] = checkpoint.image_sizes["crop"] if checkpoint.image_sizes else 32
     text = {**checkpoint.text, "vocabulary_size": len(checkpoint.vocabulary), "dropout": 0.0}
     text["max_tokens"] = case.MAX_TOKENS
@@ -129,7 +130,7 @@ def test_symmetric_padding_changes_the_embeddings(name, kernels, loaded, recorde
     model, expected = loaded(name), recorded(name)
     assert {
         shape[0]
-        for shape in models.block_shapes(models.EFFICIENTNETS[model.image["name"]]).values()
+        for shape in models.block_shapes(models.EFFICIENTNETS[model.image["backbone"]]).values()
     } == kernels
     options = {**model.image, "padding": "symmetric"}
     tower = models.image_tower(**options, embedding_dim=model.checkpoint.embedding_dim)
@@ -179,7 +180,7 @@ def test_position_embeddings_are_truncated(loaded):
 
 def test_the_description_of_a_checkpoint_is_parsed():
     checkpoint = huggingface.open_checkpoint(folder_of("align"))
-    assert checkpoint.image == {"name": "tiny", "padding": "end"}
+    assert checkpoint.image == {"backbone": "tiny", "padding": "end"}
     assert checkpoint.image_sizes == {"resize": 40, "crop": 33}
     assert checkpoint.text == {"sizes": (2, 32, 4, 48), "activation": "gelu"}
     assert (checkpoint.positions, checkpoint.embedding_dim, checkpoint.lower_case) == (20, 96, True)
@@ -201,7 +202,7 @@ def test_tokens_equal_those_of_the_tokenizer_of_the_checkpoint(name, recorded):
 
 
 def test_missing_keys_of_config_json_have_default_values():
-    assert align.parse_config({}, "here") == {"name": "b7", "padding": "end", "width": 640}
+    assert align.parse_config({}, "here") == {"backbone": "b7", "padding": "end", "width": 640}
     assert bert.parse_config({"hidden_act": None}, "here") == {
         "sizes": (12, 768, 12, 3072),
         "activation": "gelu",
@@ -464,7 +465,7 @@ def truncate(folder):
 
 QUERY = "encoder.layer.1.attention.self.query.weight"
 WEIGHTS = [
-    (remove("model.safetensors"), "bert has no weights; expected model.safetensors or pytorch_"),
+    (remove("model.safetensors"), "bert has no weights; expected model.safetensors"),
     (
         truncate,
         r"model.safetensors has \d+ bytes, expected \d+; it is truncated: download it again",
@@ -531,46 +532,60 @@ def test_heads_of_other_tasks_are_listed_as_unused(copy, loaded):
 # --- PyTorch's own format and downloads -----------------------------------------------------------
 
 
-def test_pickled_weights_need_pytorch(copy, loaded, monkeypatch):
+def test_pickled_weights_are_refused_with_the_command_that_converts_them(copy):
     folder = copy("bert")
-    os.rename(folder / "model.safetensors", folder / "pytorch_model.bin")
-    monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(UserError, match="pytorch_model.bin .*needs torch: pip install torch, or"):
-        checkpoint_files.read_tensors(folder)
+    os.rename(folder / "model.safetensors", folder / "pytorch_model-00001-of-00001.bin")
+    with pytest.raises(UserError, match="00001.bin is a pickle, which may run any code") as error:
+        checkpoint_files.read_tensors(str(folder))
+    message = str(error.value)
+    code = message.partition(': python -c "')[2].removesuffix('"')
+    saved = {}
 
     class Tensor:
-        def __init__(self, value):
-            self._value = value
-
-        def float(self):
+        def clone(self):
             return self
 
-        def numpy(self):
-            return self._value
+        def contiguous(self):
+            return "contiguous"
 
-    def unpickle(path, map_location, weights_only):
-        assert path == str(folder / "pytorch_model.bin") and weights_only
-        return {
-            name: Tensor(x) for name, x in checkpoint_files.read_tensors(folder_of("bert")).items()
-        }
+    def unpickle(path, device, weights_only):
+        assert path.endswith("00001.bin") and device == "cpu" and weights_only
+        return {"a": Tensor()}
 
-    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(load=unpickle))
-    checkpoint = huggingface.open_checkpoint(str(folder))
-    arrays, _ = huggingface.read_weights(checkpoint, loaded("bert").shapes)
-    for path, expected in loaded("bert").arrays.items():
-        np.testing.assert_array_equal(arrays[path], expected)
+    def save_file(tensors, path):
+        saved.update({path: tensors})
+
+    safetensors = types.SimpleNamespace(torch=types.SimpleNamespace(save_file=save_file))
+    fakes = {"torch": types.SimpleNamespace(load=unpickle), "safetensors": safetensors}
+    fakes["safetensors.torch"] = safetensors.torch
+    with pytest.MonkeyPatch.context() as patch:
+        for name, module in fakes.items():
+            patch.setitem(sys.modules, name, module)
+        exec(code, {})
+    assert saved == {str(folder / "model.safetensors"): {"a": "contiguous"}}
+    assert "\n" not in message
 
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
     """Replaces the hub by a fake that has only owner/bert; returns the list of requests."""
     import huggingface_hub
+    from huggingface_hub import errors as hub_errors
 
-    requests = []
+    requests, response = [], types.SimpleNamespace(headers={}, request=None)
+    errors = {
+        "owner/gated": hub_errors.GatedRepoError("403", response=response),
+        "owner/misspelt": hub_errors.RepositoryNotFoundError("404", response=response),
+        "owner/offline": hub_errors.LocalEntryNotFoundError("no connection\nat all"),
+    }
 
     def download(name, allow_patterns):
         requests.append(tuple(allow_patterns))
-        if name != "owner/bert":
+        if name in errors:
+            raise errors[name]
+        if name == "owner/pickle":
+            allow_patterns = [p for p in allow_patterns if "safetensors" not in p]
+        elif name != "owner/bert":
             raise OSError("404 Client Error\nand much more")
         (tmp_path / "snapshot").mkdir(exist_ok=True)
         for file in os.listdir(folder_of("bert")):
@@ -589,8 +604,7 @@ def test_weights_are_downloaded_when_they_are_read(hub, loaded):
     assert checkpoint.vocabulary == tuple(case.VOCABULARY) and checkpoint.name == "owner/bert"
     arrays, _ = huggingface.read_weights(checkpoint, loaded("bert").shapes)
     assert set(arrays) == set(loaded("bert").arrays)
-    # Only one format of the weights is downloaded.
-    assert len(hub) == 2 and not any("bin" in pattern for pattern in hub[1])
+    assert len(hub) == 2
 
 
 @pytest.mark.parametrize("name", ["owner/other", "gpt"])
@@ -602,6 +616,27 @@ def test_a_failed_download_gives_a_message_of_one_line(hub, name):
         f"{name} cannot be downloaded from huggingface.co (404 Client Error); "
     )
     assert f"`hf download {name} --local-dir FOLDER`" in message and "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("owner/gated", "the access is restricted: open https://huggingface.co/owner/gated, acc"),
+        ("owner/misspelt", "there is no public model of this name: check the spelling, or log in"),
+        ("owner/offline", "there is no connection, and no copy in the cache: connect this machine"),
+    ],
+)
+def test_a_gated_a_misspelt_and_an_unreachable_name_have_different_messages(hub, name, advice):
+    with pytest.raises(UserError, match=re.escape(f"; {advice}")) as error:
+        huggingface.open_checkpoint(name)
+    assert "\n" not in str(error.value)
+
+
+def test_pickles_of_the_hub_are_not_downloaded(hub):
+    checkpoint = huggingface.open_checkpoint("owner/pickle")
+    with pytest.raises(UserError, match="owner/pickle has no model.safetensors .*is a pickle, do"):
+        huggingface.read_weights(checkpoint, {})
+    assert not any("bin" in pattern for patterns in hub for pattern in patterns)
 
 
 @pytest.mark.parametrize("name", ["./bert", "/no/bert", "~/no/bert", "no/such/bert", ""])

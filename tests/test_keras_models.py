@@ -146,11 +146,9 @@ def test_a_saved_model_around_any_backbone_gives_bit_equal_embeddings(image, tex
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
 def test_the_towers_of_the_paper_are_built_again_from_plain_arguments(precision, tmp_path):
-    teacher = {**NANO_TEXT, "modality": "text", "name": "tiny"}
+    teacher = {**NANO_TEXT, "modality": "text", "backbone": "tiny", "adapt": "frozen"}
     scalars = {"temperature": {"shared": 0.7, "text": 0.2}, "bias": {"shared": -10.0}}
-    model = paper(
-        precision=precision, towers={"teacher": teacher}, freeze=["teacher"], scalars=scalars
-    )
+    model = paper(precision=precision, towers={"teacher": teacher}, scalars=scalars)
     model.tokenizer = Tokenizer([*encoders.PIECES, *"bcdefghij"], 8)
     model.preprocessing = Preprocessing(40, 32, method="bicubic", antialias=True)
     loaded = reload(model, tmp_path)
@@ -174,7 +172,9 @@ def test_the_towers_of_the_paper_are_built_again_from_plain_arguments(precision,
 def test_towers_from_presets_load_without_the_presets(tmp_path):
     bert, folder = encoders.bert(), str(tmp_path / "bert")
     bert.save_to_preset(folder)
-    tower = models.text_tower(len(encoders.PIECES), embedding_dim=16, preset=folder)
+    tower = models.text_tower(
+        len(encoders.PIECES), embedding_dim=16, backbone=f"keras_hub:{folder}"
+    )
     model = tf_mural.DualEncoder(text_encoder=tower)
     model.save(tmp_path / "model.keras")
     for root, _, names in os.walk(folder):
@@ -190,7 +190,7 @@ def test_two_backbones_of_one_class_have_different_paths(tmp_path):
         name: tf_mural.TextEncoder(encoders.bert(), tokenizer, 16, name=name)
         for name in ("student", "teacher")
     }
-    model = tf_mural.DualEncoder(towers=towers, freeze=["teacher"])
+    model = tf_mural.DualEncoder(towers=towers, adapt={"teacher": "frozen"})
     encoders.randomize(model)
     assert len(set(paths_of(model))) == len(paths_of(model))
     assert {p.split("/")[0] for p in paths_of(model)} >= {"token_embedding", "teacher"}

@@ -100,7 +100,7 @@ def test_the_batch_norms_inside_the_blocks_of_efficientnet_v2_become_ghost_batch
         virtual_batch_size=2,
         batch_norm_momentum=0.5,
         padding="symmetric",
-        preset=preset,
+        backbone=f"keras_hub:{preset}",
     )
     norms = layers_by_name(tower, keras.layers.BatchNormalization)
     assert norms.keys() == layers_by_name(backbone, keras.layers.BatchNormalization).keys() - {
@@ -117,7 +117,7 @@ def test_the_batch_norms_inside_the_blocks_of_efficientnet_v2_become_ghost_batch
 
 def test_end_padding_is_refused_for_blocks_without_padding_layers(v2_preset):
     with pytest.raises(UserError, match='type "v1", but the backbone has blocks of .* cba, fused'):
-        models.image_tower(image_size=32, padding="end", preset=v2_preset[1])
+        models.image_tower(image_size=32, padding="end", backbone=f"keras_hub:{v2_preset[1]}")
 
 
 def test_keras_hub_0_32_drops_blocks_more_often_than_its_argument_says():

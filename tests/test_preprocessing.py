@@ -78,15 +78,37 @@ def test_evaluation_resizes_and_crops_in_the_middle():
     np.testing.assert_array_equal(actual, expected)
 
 
+@pytest.mark.parametrize("shape", [(90, 61), (61, 90), (47, 47), (40, 200), (40, 40)])
+def test_the_aspect_ratio_is_kept_as_by_pillow(shape):
+    image = np.asarray(blurred_noise(3, shape[1], shape[0]))
+    preprocessing = Preprocessing(40, 32, "bicubic", True, keep_aspect_ratio=True)
+    long = int(40 * max(shape) / min(shape))
+    size = (40, long) if shape[0] >= shape[1] else (long, 40)  # (width, height)
+    expected = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+    actual = image_ops.resize_for(image, preprocessing)
+    assert actual.shape == expected.shape and share_within(actual, expected) >= 0.99
+    top, left = (expected.shape[0] - 32) // 2, (expected.shape[1] - 32) // 2
+    cropped = image_ops.preprocess_pixels(image, preprocessing)
+    assert share_within(cropped, expected[top : top + 32, left : left + 32]) >= 0.99
+    seed = tf.constant([1, 2])
+    assert image_ops.random_crop(actual, 32, seed).shape == (32, 32, 3)
+
+
+def test_another_size_keeps_the_ratio_of_resize_and_crop():
+    preprocessing = Preprocessing(256, 224, "bicubic", mean=0.5).with_size(448)
+    assert preprocessing == Preprocessing(512, 448, "bicubic", mean=0.5)
+
+
 def test_plain_data_round_trip():
-    preprocessing = Preprocessing(256, 224, "bicubic", True, "black", padding="end", **IMAGENET)
+    options = {**IMAGENET, "padding": "end", "keep_aspect_ratio": True}
+    preprocessing = Preprocessing(256, 224, "bicubic", True, "black", **options)
     stored = json.loads(json.dumps(preprocessing.to_json()))
     assert Preprocessing.from_config(stored) == preprocessing
     assert set(preprocessing.changes()) == set(stored) - {"resize", "crop"}
     # Earlier versions of `tf_mural` stored only the sizes.
     assert Preprocessing.from_config({"resize": 72, "crop": 64}) == Preprocessing(72, 64)
     assert Preprocessing(72, 64).changes() == {}
-    tower = {"name": "tiny", "padding": "end", "scale": None, "mean": [0.5]}
+    tower = {"backbone": "tiny", "padding": "end", "scale": None, "mean": [0.5]}
     expected = Preprocessing(72, 64, mean=(0.5,), padding="end")
     assert Preprocessing.from_config({"resize": 72, "crop": 64}, tower) == expected
 

@@ -13,7 +13,7 @@ from tf_mural import experiment, losses
 from tf_mural.backends import tensorflow as tf_backend
 from tf_mural.errors import UserError
 from tf_mural.experiment import config_loading, trainer
-from tf_mural.experiment.config_validation import field_modalities
+from tf_mural.experiment.fields import field_modalities
 from tf_mural.objective import objective
 
 CONFIG = os.path.join(ROOT, "configs", "sweeps", "sigmoid.py")
@@ -53,7 +53,7 @@ def test_weight_decay_never_applies_to_the_scalars():
     config = config_loading.load_config("etcl", "tiny", CONFIG)
     # Weight decay excludes the scalars even if the config excludes no variables.
     config.optimizer.exclude_from_weight_decay = ()
-    config.model.image.name = config.model.text.name = "test"
+    config.model.image.backbone = config.model.text.backbone = "test"
     tokenizer = types.SimpleNamespace(size=50, hash="", max_tokens=config.model.text.max_tokens)
     model = trainer.make_trainer(
         config,

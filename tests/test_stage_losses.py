@@ -12,7 +12,7 @@ import pytest
 from helpers import trainers
 
 from tf_mural.experiment import config_loading
-from tf_mural.experiment.config_validation import field_modalities
+from tf_mural.experiment.fields import field_modalities
 from tf_mural.experiment.trainer import make_terms
 from tf_mural.objective import objective
 

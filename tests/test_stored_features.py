@@ -88,8 +88,17 @@ def test_a_tower_of_vectors_that_does_not_fit_is_refused(data_dir, tower, messag
         experiment.build(with_teacher(**tower), str(data_dir), make_strategy("one"))
 
 
+def test_a_tower_that_reads_its_features_must_not_be_trained(data_dir):
+    config = make_config("model.image.vectors=lite0")
+    with pytest.raises(UserError, match="'image' reads its features .* but adapt is 'full': set"):
+        experiment.build(config, str(data_dir), make_strategy("one"))
+
+
 def test_records_without_the_vectors_of_a_config_are_refused(data_dir):
-    for config in (with_teacher(width=128), make_config("model.image.vectors=lite0")):
+    for config in (
+        with_teacher(width=128),
+        make_config("model.image.vectors=lite0", "model.image.adapt=last:0"),
+    ):
         with pytest.raises(
             UserError, match=r"scenes/train has no vectors '(teacher|lite0)', which"
         ):
@@ -98,6 +107,6 @@ def test_records_without_the_vectors_of_a_config_are_refused(data_dir):
 
 def test_a_step_on_random_vectors_runs():
     config = with_teacher(width=16, layers=(128,))
-    config.model.image.vectors = "lite0"
+    config.model.image.vectors, config.model.image.adapt = "lite0", "last:0"
     _, loss = dry_run.trial_step(config)
     assert 0 < loss < 20

@@ -13,15 +13,17 @@ from tf_mural import experiment, export, models
 from tf_mural.backends import tensorflow as tf_backend
 from tf_mural.errors import UserError
 from tf_mural.experiment import config_loading, initialization
-from tf_mural.experiment.config_validation import field_modalities, field_towers
+from tf_mural.experiment.fields import field_modalities, field_towers
 from tf_mural.export import presets
 from tf_mural.objective import Term
 from tf_mural.training import checkpoints
 
 CONFIG = os.path.join(ROOT, "tests", "teacher_config.py")
 SMALL_CONFIG = os.path.join(ROOT, "tests", "small_config.py")
-IMAGE = dict(name="test", image_size=trainers.IMAGE_SIZE)
-TEXT = dict(name="test", vocabulary_size=trainers.VOCABULARY_SIZE, max_tokens=trainers.MAX_TOKENS)
+IMAGE = dict(backbone="test", image_size=trainers.IMAGE_SIZE)
+TEXT = dict(
+    backbone="test", vocabulary_size=trainers.VOCABULARY_SIZE, max_tokens=trainers.MAX_TOKENS
+)
 FIELDS = {"source": "teacher", "target": "text"}
 
 
@@ -62,7 +64,7 @@ def test_a_further_image_tower_has_the_variables_of_the_first():
 
 @pytest.mark.parametrize("microbatch", [None, 4])
 def test_the_student_is_trained_and_its_frozen_teacher_is_not(microbatch):
-    encoder = make_encoder(freeze=("teacher",))
+    encoder = make_encoder(towers={"teacher": {"modality": "text", "adapt": "frozen", **TEXT}})
     term = Term("t", "source", "target", 1.0)
     trainer = tf_backend.Trainer(encoder, [term], FIELDS, ("de", "en"), microbatch=microbatch)
     optimizer = keras.optimizers.SGD(0.1)
@@ -108,7 +110,7 @@ def test_weights_are_saved_loaded_and_copied_to_the_teacher(tmp_path):
     for tower in ("text", "teacher"):
         np.testing.assert_array_equal(other.encode(tower, tokens), saved.encode("text", tokens))
     # Another text tower does not fit.
-    larger = make_encoder(3, towers={"teacher": {"modality": "text", **TEXT, "name": "nano"}})
+    larger = make_encoder(3, towers={"teacher": {"modality": "text", **TEXT, "backbone": "nano"}})
     arrays, _ = initialization.initial_arrays(folder, larger)
     with pytest.raises(UserError, match="teacher/.*(has shape|is missing)"):
         checkpoints.load_weights(folder, larger, arrays)

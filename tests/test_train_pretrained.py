@@ -179,17 +179,17 @@ def test_bert_of_a_known_size_is_selected_by_name(tmp_path):
         "max_position_embeddings": 512,
     }
     (tmp_path / "bert" / "config.json").write_text(json.dumps(bert_config))
-    config = config_with("model.text.name=nano", "model.text.sizes=1,2,1,2", size="paper")
+    config = config_with("model.text.backbone=nano", "model.text.sizes=1,2,1,2", size="paper")
     experiment.apply_init_settings(config, f"hf:{tmp_path / 'bert'}", str(tmp_path / "run"))
-    assert (config.model.text.name, config.model.text.sizes) == ("base", None)
+    assert (config.model.text.backbone, config.model.text.sizes) == ("base", None)
     assert config.model.text.max_tokens == 64
 
 
 @pytest.mark.parametrize("modality", ["image", "text"])
-def test_preset_and_public_weights_exclude_each_other(modality, tmp_path):
-    config = config_with(f"model.{modality}.preset=efficientnet_b0")
+def test_public_backbone_and_public_weights_exclude_each_other(modality, tmp_path):
+    config = config_with(f"model.{modality}.backbone=keras_hub:efficientnet_b0")
     with pytest.raises(
-        UserError, match=f"model.{modality}.preset is 'efficientnet_b0', but .* set `config.model"
+        UserError, match=f"model.{modality}.backbone is 'keras_hub:.*', but .* omit `config"
     ):
         experiment.apply_init_settings(config, f"hf:{ALIGN}", str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
@@ -241,6 +241,8 @@ def test_unused_tensors_of_public_weights_are_named(tmp_path, data_dir, monkeypa
     from tf_mural import huggingface
 
     class Run:
+        description = {}
+
         class trainer:
             class encoder:
                 variables = ()

@@ -12,7 +12,7 @@ from tf_mural.backends import backend_module
 from tf_mural.data import Preprocessing, records
 from tf_mural.errors import UserError
 from tf_mural.experiment import config_loading
-from tf_mural.experiment.config_validation import field_towers
+from tf_mural.experiment.fields import field_towers
 from tf_mural.experiment.trainer import make_terms
 from tf_mural.trainers import STAGES
 

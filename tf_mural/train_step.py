@@ -3,17 +3,15 @@
 A step encodes the batch, computes the loss and the gradients at the embeddings, and propagates
 these gradients back through the towers. The step then sums the gradients over replicas, clips them,
 checks them, and updates the variables. `TrainStep` depends on the backend only through the
-`BackendFunctions` that it is created with.
+`backend_functions.BackendFunctions` that it is created with.
 """
 
-import dataclasses
 import math
-from collections.abc import Callable
-from typing import NamedTuple
 
 import keras
 from keras import ops
 
+from tf_mural.backend_functions import EncoderVariables
 from tf_mural.losses import SCALARS
 from tf_mural.modalities import MODALITIES
 from tf_mural.models import at_least_float32, unit_rows
@@ -25,62 +23,11 @@ from tf_mural.objective import embedding_keys, gather_candidates, objective_for_
 _STATES = ("learning_rate", "loss_scale", "skipped_", *(f"{kind}/" for kind in SCALARS))
 
 
-@dataclasses.dataclass(frozen=True)
-class BackendFunctions:
-    """The functions of a backend that a training step calls.
-
-    A step first calls `run_on_replicas`, whose argument `function` calls the functions from
-    `encode_full` to `set_seeds` on every replica. The step then calls `global_norm` and
-    `apply_gradients` with the gradients, which are summed over replicas.
-
-    Attributes:
-        run_on_replicas: (function, batch) -> (gradients, logs). Calls `function` on every replica
-            with the local batch of the replica. The results of `function`, and the moving averages
-            that `function` assigns, are identical on all replicas.
-        evaluate_on_replicas: (function, batch) -> logs. Calls `function`, which assigns no
-            variables, on every replica with the local batch of the replica.
-        encode_full, encode_cached: see the module `grad_cache` of a backend.
-        objective_and_gradients: see the module `chunked_loss` of a backend.
-        gather, replica_offset, reduce_sum, sync_moving_averages, set_seeds: see the module
-            `collectives` of a backend.
-        reduce_gradients: (gradients, variables) -> dense gradients, summed over replicas.
-        global_norm, apply_gradients: see the module `collectives` of a backend.
-    """
-
-    run_on_replicas: Callable
-    evaluate_on_replicas: Callable
-    encode_full: Callable
-    encode_cached: Callable
-    objective_and_gradients: Callable
-    gather: Callable
-    replica_offset: Callable
-    reduce_gradients: Callable
-    reduce_sum: Callable
-    sync_moving_averages: Callable
-    set_seeds: Callable
-    global_norm: Callable
-    apply_gradients: Callable
-
-
-class EncoderVariables(NamedTuple):
-    """The variables of an encoder by their role in a step.
-
-    Attributes:
-        weights: list of the trainable variables, without the learned scalars of the losses.
-        moving_averages: list of batch norm's running statistics, which a forward pass updates.
-        frozen: list of all other variables, without the states of random generators.
-    """
-
-    weights: list
-    moving_averages: list
-    frozen: list
-
-
 class TrainStep:
     """A training step of a dual encoder with the loss terms of a stage.
 
     Args:
-        backend: `BackendFunctions`.
+        backend: `backend_functions.BackendFunctions`.
         encoder: `models.DualEncoder`.
         terms: sequence of `objective.Term`.
         fields: {field: tower} of the fields that the terms use.
@@ -133,8 +80,15 @@ class TrainStep:
 
     @property
     def moving_averages(self):
-        """Batch norm's running statistics."""
-        return [v for v in self.encoder.non_trainable_variables if "/moving_" in v.path]
+        """Batch norm's running statistics, without those of frozen layers, which do not change."""
+        frozen = {
+            id(variable)
+            for layer in self.encoder._flatten_layers()
+            if not layer.trainable
+            for variable in layer._non_trainable_variables
+        }
+        variables = self.encoder.non_trainable_variables
+        return [v for v in variables if "/moving_" in v.path and id(v) not in frozen]
 
     def __call__(self, batch, optimizer):
         """Runs one step.
@@ -295,16 +249,37 @@ class TrainStep:
             self.backend.set_seeds(self.generators, self.seed, step, index)
             return self.encode(part)
 
-        rows = self.microbatch
-        if rows in (None, local_batch_size(batch)):
-            return self.backend.encode_full(encode, batch, variables)
+        # Frozen towers run once, without a gradient tape.
+        trained = {tower for tower, x in self.encoder.towers.items() if x.trainable_variables}
+        parts = [
+            {f: value for f, value in batch.items() if (self.fields[f] in trained) == is_trained}
+            for is_trained in (False, True)
+        ]
+        rows = self.microbatch or local_batch_size(batch)
+        frozen, trained = ((part, self._embedding_specs(part, rows)) for part in parts)
+        constants, embeddings, backward = {}, {}, lambda gradients: []
+        if parts[0]:
+            constants = self.backend.encode_frozen(encode, frozen[0], variables, frozen[1])
+        if parts[1] and rows == local_batch_size(batch):
+            embeddings, backward = self.backend.encode_full(encode, trained[0], variables)
+        elif parts[1]:
+            embeddings, backward = self.backend.encode_cached(
+                encode, trained[0], variables, trained[1]
+            )
+        return embeddings | constants, lambda gradients: backward(
+            {name: gradients[name] for name in embeddings}
+        )
+
+    def _embedding_specs(self, fields, rows):
+        """Returns {name: spec of the embeddings of a micro-batch} of the results of `encode`."""
         specs = {}
-        for field, tower in self.fields.items():
-            output = self.encoder.towers[tower].output
+        for field in fields:
+            output = self.encoder.towers[self.fields[field]].output
             dtype = at_least_float32(output.dtype)
             specs[field] = keras.KerasTensor((rows, output.shape[-1]), dtype)
-        specs |= {unnormalized(field): specs[field] for field in self.unnormalized_fields}
-        return self.backend.encode_cached(encode, batch, variables, specs)
+            if field in self.unnormalized_fields:
+                specs[unnormalized(field)] = specs[field]
+        return specs
 
     def encode(self, batch, training=True):
         """Encodes the fields of a batch; returns a dict from field to embeddings (n, d).

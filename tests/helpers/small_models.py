@@ -3,8 +3,8 @@
 import keras
 import numpy as np
 
-TINY_IMAGE = dict(name="tiny", image_size=32, stochastic_depth=0.0)
-NANO_TEXT = dict(name="nano", vocabulary_size=20, max_tokens=8, dropout=0.0)
+TINY_IMAGE = dict(backbone="tiny", image_size=32, stochastic_depth=0.0)
+NANO_TEXT = dict(backbone="nano", vocabulary_size=20, max_tokens=8, dropout=0.0)
 TOKENS = np.array([[2, 7, 9, 3, 0, 0], [2, 8, 3, 0, 0, 0]], "int32")
 
 

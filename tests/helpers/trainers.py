@@ -73,6 +73,7 @@ def make_trainer(
     vocabulary_size=VOCABULARY_SIZE,
     optimizer=None,
     terms=None,
+    adapt=None,
     **options,
 ):
     """Creates a compiled trainer of small towers with reproducible weights.
@@ -88,22 +89,25 @@ def make_trainer(
         vocabulary_size: vocabulary size of the text tower.
         optimizer: a Keras optimizer; None: `optimizers.LAMB` with a learning rate of 1e-2.
         terms: list of `Term`; None: the terms of the stage.
+        adapt: {tower: which weights are trained}, see `models.DualEncoder`.
         **options: further arguments of the backend's `Trainer`.
     """
     backend = backend_module()
     keras.utils.set_random_seed(0)
     encoder = models.dual_encoder(
         {
-            "name": "test",
+            "backbone": "test",
             "image_size": IMAGE_SIZE,
             "stochastic_depth": dropout,
             "virtual_batch_size": virtual_batch_size,
+            "adapt": (adapt or {}).get("image", "full"),
         },
         {
-            "name": "test",
+            "backbone": "test",
             "vocabulary_size": vocabulary_size,
             "max_tokens": MAX_TOKENS,
             "dropout": dropout,
+            "adapt": (adapt or {}).get("text", "full"),
         },
         embedding_dim=EMBEDDING_DIM,
         scalars=scalars or SCALARS[loss],

@@ -8,7 +8,7 @@ import keras
 
 from tf_mural.backends.step_monitor import StepMonitor, explained, monitor_of, with_monitor
 from tf_mural.errors import UserError, lookup
-from tf_mural.models.blocks import exclude_norms, norm_variables
+from tf_mural.models import exclude_adapters, exclude_norms, norm_variables
 from tf_mural.nonfinite import LOSS_SCALES, BadStepPolicy
 from tf_mural.objective import Term
 from tf_mural.train_step import TrainStep, combine_logs
@@ -390,6 +390,7 @@ def _exclude_from_weight_decay(optimizer, model):
     if hasattr(optimizer, "exclude_from_layer_adaptation"):
         optimizer.exclude_from_weight_decay(model.scalar_variables)
         exclude_norms(optimizer, model)
+        exclude_adapters(optimizer, model)
         return
     # `exclude_from_weight_decay` of Keras discards the variables of earlier calls.
     variables = getattr(optimizer, "_exclude_from_weight_decay", set())

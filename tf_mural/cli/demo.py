@@ -37,8 +37,8 @@ _IMAGES = flags.DEFINE_string(
 _MODEL = flags.DEFINE_string(
     "model",
     None,
-    "Model for the queries: the workdir of a finished run, or a preset. Default with --index: the "
-    "model that made the index.",
+    "Model for the queries: the workdir of a finished run, a preset, or a public model "
+    "(hf:NAME_OR_FOLDER). Default with --index: the model that made the index.",
     flag_values=FLAGS,
 )
 _HOST = flags.DEFINE_string(
@@ -93,7 +93,7 @@ def main(argv=None):
 
 def _make_index(embedder, model_path):
     """Makes an index of --records or --images in the folder of the model, and returns it."""
-    from tf_mural import search
+    from tf_mural import public_models, search
 
     if _RECORDS.value:
         source = search.RecordsSource(_RECORDS.value)
@@ -108,7 +108,7 @@ def _make_index(embedder, model_path):
         source,
         lambda images: embedder.embed_images(images, progress=False),
         embedder.fingerprint,
-        os.path.abspath(model_path) if is_local else model_path,
+        public_models.absolute_name(model_path),
         embedder.width,
     )
     return search.Index(folder)

@@ -37,8 +37,9 @@ _BACKEND = app.define_backend(FLAGS)
 _MODEL = flags.DEFINE_string(
     "model",
     None,
-    "Workdir of a finished run, the folder best of a workdir, or a preset (see tools/export.py). A "
-    "preset may be a folder, or on a hub, such as hf://user/name. Required.",
+    "Workdir of a finished run, the folder best of a workdir, a preset (see tools/export.py), or a "
+    "public model (hf:NAME_OR_FOLDER). A preset may be a folder, or on a hub, such as "
+    "hf://user/name. Required.",
     flag_values=FLAGS,
 )
 _TASK = flags.DEFINE_list(

@@ -25,7 +25,10 @@ from tf_mural.errors import UserError, lookup
 
 FLAGS = flags.FlagValues()
 _MODEL = flags.DEFINE_string(
-    "model", None, "Workdir of a finished run, or a preset. Required.", flag_values=FLAGS
+    "model",
+    None,
+    "Workdir of a finished run, a preset, or a public model (hf:NAME_OR_FOLDER). Required.",
+    flag_values=FLAGS,
 )
 _FORMAT = flags.DEFINE_string(
     "format",
@@ -89,6 +92,9 @@ def main(argv=None):
     from tf_mural import experiment
 
     model = experiment.load(_MODEL.value)
+    if model.preprocessing is None or model.tokenizer is None:
+        missing = "images" if model.preprocessing is None else "texts"
+        raise UserError(f"{_MODEL.value} has no encoder of {missing}, which an export contains")
     with file_io.atomic_write(_OUT.value.rstrip("/"), sync=False) as temporary:
         differences = export(temporary, model)
     listed = ", ".join(f"{name} {value:.1e}" for name, value in differences.items())
@@ -170,11 +176,14 @@ def _model_name():
 
 
 def _export_preset(folder, model):
-    from tf_mural import experiment, export
+    from tf_mural import experiment, export, public_models
     from tf_mural.experiment.run_report import RESULTS, run_lineage
     from tf_mural.export import presets
     from tf_mural.training import checkpoints
 
+    if public_models.is_public(_MODEL.value):
+        presets.save_model(folder, model.encoder)
+        return export.embedding_differences(model, experiment.load(folder))
     if presets.is_preset(_MODEL.value):
         raise UserError(f"{_MODEL.value} is already a preset: copy its folder")
     description = experiment.read_description(_MODEL.value)
@@ -185,9 +194,12 @@ def _export_preset(folder, model):
         [file_io.read_json(os.path.join(workdir, RESULTS)) for workdir in workdirs],
         file_io.read_json(os.path.join(workdirs[0], checkpoints.CONFIG)) if workdirs else None,
     )
-    arguments = experiment.model_arguments(description)
-    parts = model.encoder, model.tokenizer, model.preprocessing
-    presets.save_preset(folder, arguments, *parts, card, model.languages)
+    if description.get("encoders"):
+        presets.save_model(folder, model.encoder, card)
+    else:
+        arguments = experiment.model_arguments(description)
+        parts = model.encoder, model.tokenizer, model.preprocessing
+        presets.save_preset(folder, arguments, *parts, card, model.languages)
     return export.embedding_differences(model, experiment.load(folder))
 
 

@@ -18,7 +18,10 @@ from tf_mural.errors import UserError
 
 FLAGS = flags.FlagValues()
 _MODEL = flags.DEFINE_string(
-    "model", None, "Workdir of a finished run, or a preset. Required.", flag_values=FLAGS
+    "model",
+    None,
+    "Workdir of a finished run, a preset, or a public model (hf:NAME_OR_FOLDER). Required.",
+    flag_values=FLAGS,
 )
 _IMAGES = flags.DEFINE_string("images", None, "Folder of the images to embed.", flag_values=FLAGS)
 _RECORDS = flags.DEFINE_string(
@@ -123,6 +126,7 @@ def _make_index(search):
     queries = search.read_queries(_QUERIES.value) if _QUERIES.value else None
     app.import_tensorflow(_BACKEND.value)
     import tf_mural
+    from tf_mural import public_models
 
     embedder = tf_mural.Embedder.load(_MODEL.value, _STRATEGY.value, _BATCH_SIZE.value)
     manifest = search.make_index(
@@ -130,7 +134,7 @@ def _make_index(search):
         source,
         lambda images: embedder.embed_images(images, progress=False),
         embedder.fingerprint,
-        os.path.abspath(_MODEL.value) if os.path.exists(_MODEL.value) else _MODEL.value,
+        public_models.absolute_name(_MODEL.value),
         embedder.width,
         _FAISS.value,
         ef_search=_EF_SEARCH.value,

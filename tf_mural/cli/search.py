@@ -34,8 +34,8 @@ _INDEX = flags.DEFINE_string(
 _MODEL = flags.DEFINE_string(
     "model",
     None,
-    "Model for the query: the workdir of a finished run, or a preset. Default: the model that made "
-    "the index.",
+    "Model for the query: the workdir of a finished run, a preset, or a public model "
+    "(hf:NAME_OR_FOLDER). Default: the model that made the index.",
     flag_values=FLAGS,
 )
 _K = flags.DEFINE_integer("k", 10, "Number of images to print.", lower_bound=1, flag_values=FLAGS)

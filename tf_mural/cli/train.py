@@ -59,8 +59,9 @@ _WORKDIR = flags.DEFINE_string(
 _INIT = flags.DEFINE_string(
     "init",
     None,
-    "Initial weights: the workdir of a finished run, or hf:NAME_OR_FOLDER for public weights of "
-    "ALIGN or of a BERT, such as hf:kakaobrain/align-base or hf:sentence-transformers/LaBSE.",
+    "Initial weights: the workdir of a finished run, or hf:NAME_OR_FOLDER for a public model of "
+    "images and texts or of texts, such as hf:google/siglip2-base-patch16-224, "
+    "hf:kakaobrain/align-base or hf:sentence-transformers/LaBSE.",
     flag_values=FLAGS,
 )
 _SEED = flags.DEFINE_integer(

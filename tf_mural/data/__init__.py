@@ -6,6 +6,7 @@ import importlib
 # used, because `import tf_mural.data` must not import TensorFlow.
 _EXPORTS = {
     "BaseTokenizer": "base_tokenizer",
+    "BytePairTokenizer": "byte_pair_tokenizer",
     "KerasHubTokenizer": "encoder_inputs",
     "Preprocessing": "preprocessing",
     "SentencePieceTokenizer": "sentencepiece_tokenizer",

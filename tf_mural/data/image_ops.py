@@ -15,8 +15,8 @@ def decode(data):
     return tf.io.decode_image(data, channels=3, expand_animations=False)
 
 
-def resize(image, size, method="bilinear", antialias=False):
-    """Resizes an image to a square, which may change its aspect ratio.
+def resize(image, size, method="bilinear", antialias=False, keep_aspect_ratio=False):
+    """Resizes an image to a square, which may change its aspect ratio, or its shorter side.
 
     By default, the interpolation is bilinear without antialiasing, as in the paper and as in
     `tf.image.resize` by default. The values are rounded to integers, so that resizing during a
@@ -25,23 +25,29 @@ def resize(image, size, method="bilinear", antialias=False):
 
     Args:
         image: uint8 (h, w, 3).
-        size: height and width in pixels.
+        size: height and width in pixels, or the length of the shorter side.
         method: see `preprocessing.Preprocessing`.
         antialias: see `preprocessing.Preprocessing`.
+        keep_aspect_ratio: see `preprocessing.Preprocessing`.
 
     Returns:
-        uint8 (size, size, 3).
+        uint8 (size, size, 3). With `keep_aspect_ratio`, uint8 (h, w, 3), whose shorter side has
+        `size` pixels.
     """
 
     def resized():
-        pixels = tf.image.resize(image, (size, size), method=method, antialias=antialias)
+        pixels = tf.image.resize(image, target, method=method, antialias=antialias)
         if method != "bilinear":  # Other methods may give values outside of [0, 255] at edges.
             pixels = tf.clip_by_value(tf.cast(pixels, tf.float32), 0.0, 255.0)
         return tf.cast(tf.round(pixels), tf.uint8)
 
     image = tf.convert_to_tensor(image)
-    has_size = tf.reduce_all(tf.shape(image)[:2] == size)
-    return tf.ensure_shape(tf.cond(has_size, lambda: image, resized), (size, size, 3))
+    shape = tf.shape(image)[:2]
+    # Integer division equals int(size * long / short) of Hugging Face.
+    target = size * shape // tf.reduce_min(shape) if keep_aspect_ratio else (size, size)
+    has_size = tf.reduce_all(shape == target)
+    static_shape = (None, None, 3) if keep_aspect_ratio else (size, size, 3)
+    return tf.ensure_shape(tf.cond(has_size, lambda: image, resized), static_shape)
 
 
 def random_crop(image, size, seed, flip=False):
@@ -74,7 +80,13 @@ def center_crop(image, size):
 
 def resize_for(image, preprocessing):
     """Resizes an image, uint8 (h, w, 3), as a `preprocessing.Preprocessing` describes."""
-    return resize(image, preprocessing.resize, preprocessing.method, preprocessing.antialias)
+    return resize(
+        image,
+        preprocessing.resize,
+        preprocessing.method,
+        preprocessing.antialias,
+        preprocessing.keep_aspect_ratio,
+    )
 
 
 def preprocess_pixels(image, preprocessing):

@@ -17,7 +17,8 @@ class Preprocessing:
     """The preprocessing of images. It is stored as plain data with the weights of an image tower.
 
     An image is made upright and opaque (see `image_normalization`), resized to a square of `resize`
-    pixels without keeping its aspect ratio, and rounded to 8 bits. Training crops a random square
+    pixels without keeping its aspect ratio, and rounded to 8 bits. With `keep_aspect_ratio`, the
+    shorter side gets `resize` pixels, and the aspect ratio is kept. Training crops a random square
     of `crop` pixels, and all other uses crop the central square. The tower itself maps each pixel x
     in [0, 255] to (scale * x - mean) / std. The defaults are those of the paper.
 
@@ -25,7 +26,7 @@ class Preprocessing:
     `images`, and the arguments of the tower under `model.image`.
 
     Attributes:
-        resize: height and width in pixels after resizing.
+        resize: height and width in pixels after resizing; see `keep_aspect_ratio`.
         crop: height and width in pixels after cropping.
         method: one of `METHODS`.
         antialias: whether a filter prevents aliasing when images are made smaller. With True,
@@ -34,6 +35,8 @@ class Preprocessing:
         scale: float, factor of the pixels.
         mean: one float, or one float per channel.
         std: one float, or one float per channel.
+        keep_aspect_ratio: whether only the shorter side has `resize` pixels after resizing, as in
+            CLIP. The longer side is rounded down.
         padding: padding of the stride-2 convolutions, one of `PADDINGS`; see `models.image_tower`.
 
     Raises:
@@ -49,6 +52,7 @@ class Preprocessing:
     mean: tuple = (1.0,)
     std: tuple = (1.0,)
     padding: str = "symmetric"
+    keep_aspect_ratio: bool = False
 
     def __post_init__(self):
         if not 1 <= self.crop <= self.resize:
@@ -85,6 +89,10 @@ class Preprocessing:
         names = {field.name for field in dataclasses.fields(cls)}
         values = {**dict(tower or {}), **dict(images)}
         return cls(**{k: v for k, v in values.items() if k in names and v is not None})
+
+    def with_size(self, size: int) -> "Preprocessing":
+        """Returns the same preprocessing for crops of `size` pixels; `resize` changes likewise."""
+        return dataclasses.replace(self, resize=round(self.resize * size / self.crop), crop=size)
 
     @property
     def input_scale(self) -> float | tuple[float, ...]:

@@ -64,7 +64,7 @@ class SentencePieceTokenizer(BaseTokenizer):
                     "pieces"
                 )
         self._content = self._proto.SerializeToString(deterministic=True)
-        self._model = _load(self._content)
+        _load(self._content)
 
     @property
     def model(self) -> bytes:
@@ -98,13 +98,10 @@ class SentencePieceTokenizer(BaseTokenizer):
         """Whether characters that are not in the vocabulary are split into bytes."""
         return self._proto.trainer_spec.byte_fallback
 
-    @property
-    def resources(self) -> list:
-        """Objects that a SavedModel with this tokenizer must track."""
-        return [self._model]
-
     def _compute_pieces(self, strings):
-        return self._model.tokenize(text_steps.apply(strings, self._steps))
+        # The model belongs to the graph of the function. `tf.random.set_seed` deletes models that
+        # were created outside of graphs, and a SavedModel would have to track them.
+        return _build(self._content).tokenize(text_steps.apply(strings, self._steps))
 
     @functools.cached_property
     def _space_ids(self):
@@ -112,12 +109,17 @@ class SentencePieceTokenizer(BaseTokenizer):
         return tuple(i for i, piece in enumerate(self._proto.pieces) if set(piece.piece) == space)
 
 
-def _load(content):
+def _build(content):
     tf, tensorflow_text = import_tensorflow_text()
+    with tf.device("CPU"):
+        return tensorflow_text.SentencepieceTokenizer(content, out_type=tf.int32)
+
+
+def _load(content):
+    """Checks that a SentencePiece model can be used."""
+    tf, _ = import_tensorflow_text()
     try:
-        # The model is loaded outside of any graph under construction, so that all functions can
-        # use it.
-        with tf.init_scope(), tf.device("CPU"):
-            return tensorflow_text.SentencepieceTokenizer(content, out_type=tf.int32)
+        with tf.init_scope():
+            _build(content)
     except tf.errors.OpError as error:
         raise UserError(f"the SentencePiece model cannot be used: {error.message}") from error

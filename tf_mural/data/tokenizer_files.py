@@ -3,8 +3,9 @@
 import os
 
 from tf_mural import file_io
-from tf_mural.data import sentencepiece_model, text_steps
+from tf_mural.data import byte_pair_files, sentencepiece_model, text_steps, tokenizer_json
 from tf_mural.data.base_tokenizer import BaseTokenizer
+from tf_mural.data.byte_pair_tokenizer import CLIP_STEPS, BytePairTokenizer
 from tf_mural.data.sentencepiece_tokenizer import SentencePieceTokenizer
 from tf_mural.data.tokenizer_settings import Settings, read_object, read_settings
 from tf_mural.data.tokenizers import Tokenizer, save_vocabulary
@@ -12,16 +13,17 @@ from tf_mural.errors import UserError
 
 # Files that describe a tokenizer completely, the preferred file first.
 FILES = (
+    "tokenizer.json",
     "spiece.model",
     "sentencepiece.bpe.model",
     "tokenizer.model",
     "vocab.txt",
+    byte_pair_files.VOCABULARY,
+    byte_pair_files.MERGES,
+    byte_pair_files.CLIP_FILE,
 )
 # Files of saved tokenizers. tokenizer.json of Hugging Face has the key "model", this one has not.
 _DESCRIPTION, _VOCABULARY, _MODEL = "tokenizer.json", "vocabulary.txt", "sentencepiece.model"
-# The texts of SigLIP lack punctuation. Those of SigLIP 2 are only converted to lower case.
-_SIGLIP_STEPS = ("lower_words", "strip_punctuation", "single_spaces", "strip")
-_SIGLIP_2_STEPS = ("lower",)
 
 
 def open_tokenizer(
@@ -35,8 +37,10 @@ def open_tokenizer(
 
     | File | Tokenizer |
     | --- | --- |
-    | vocab.txt, any *.txt | WordPiece |
+    | tokenizer.json of Hugging Face | WordPiece, Unigram, BPE, or byte-level BPE of CLIP |
     | spiece.model, sentencepiece.bpe.model, tokenizer.model, any *.model | SentencePiece |
+    | vocab.txt, any *.txt | WordPiece |
+    | vocab.json with merges.txt, bpe_simple_vocab_16e6.txt.gz | byte-level BPE of CLIP |
 
     The files tokenizer_config.json, special_tokens_map.json and config.json in the same folder give
     the special tokens, the default of `max_tokens`, and whether texts are converted to lower case.
@@ -57,26 +61,34 @@ def open_tokenizer(
             missing, or `max_tokens` is too small.
     """
     path = os.fspath(path)
+    settings = read_settings(path if file_io.isdir(path) else os.path.dirname(path))
     if file_io.isdir(path):
         if (description := read_description(path)) is not None:
             return load(path, description, max_tokens, lower_case, prefix)
-        path = _find(path)
+        path = _find(path, settings)
     elif not file_io.exists(path):
         raise UserError(f"no tokenizer {path}: there is no such file or folder")
-    settings = read_settings(os.path.dirname(path))
     max_tokens = settings.max_tokens if max_tokens is None else max_tokens
     if path.endswith(".model"):
         return _open_sentencepiece(path, settings, max_tokens, lower_case, prefix)
-    if path.endswith(".txt"):
+    name = os.path.basename(path)
+    if name in (byte_pair_files.VOCABULARY, byte_pair_files.MERGES) or name.endswith(".txt.gz"):
+        return _open_byte_pair(path, settings, max_tokens, lower_case, prefix)
+    if name.endswith(".json"):
+        return tokenizer_json.open_json(path, settings, max_tokens, lower_case, prefix)
+    if name.endswith(".txt"):
         lower_case = settings.lower_case if lower_case is None else lower_case
         return Tokenizer(path, max_tokens, bool(lower_case), prefix)
     raise UserError(
-        f"tokenizer {path}: unknown file type, expected *.txt with WordPiece pieces or *.model"
+        f"tokenizer {path}: unknown file type, expected *.txt with WordPiece pieces, *.model of "
+        f"SentencePiece, tokenizer.json, vocab.json or {byte_pair_files.CLIP_FILE}"
     )
 
 
-def _find(folder):
-    for name in FILES:
+def _find(folder, settings):
+    # Hugging Face reads SigLIP's spiece.model, even if there is a tokenizer.json.
+    first = 1 if settings.tokenizer_class == "SiglipTokenizer" else 0
+    for name in (*FILES[first:], *FILES[:first]):
         if file_io.exists(path := os.path.join(folder, name)):
             return path
     raise UserError(f"{folder} has no tokenizer; expected one of {', '.join(FILES)}")
@@ -88,12 +100,7 @@ def _open_sentencepiece(path, settings: Settings, max_tokens, lower_case, prefix
     is_xlm_r = settings.is_xlm_r or os.path.basename(path) == "sentencepiece.bpe.model"
     if is_xlm_r:
         proto = sentencepiece_model.xlm_r_model(proto, where)
-    steps = ()
-    if settings.is_siglip:
-        is_bpe = proto.trainer_spec.model_type == sentencepiece_model.BPE
-        steps = _SIGLIP_2_STEPS if is_bpe else _SIGLIP_STEPS
-        if settings.lower_case is False and not is_bpe:
-            steps = text_steps.with_lower_case(steps, False)
+    steps = settings.steps((), proto.trainer_spec.model_type == sentencepiece_model.BPE)
     trainer = proto.trainer_spec
     start = _ids(proto, settings, "bos_token", trainer.bos_id, where)
     end = _ids(proto, settings, "eos_token", trainer.eos_id, where)
@@ -109,6 +116,34 @@ def _open_sentencepiece(path, settings: Settings, max_tokens, lower_case, prefix
         end=end if add_end else (),
         pad_id=pad[0],
         steps=text_steps.with_lower_case(steps, lower_case),
+        prefix=prefix,
+    )
+
+
+def _open_byte_pair(path, settings: Settings, max_tokens, lower_case, prefix):
+    if path.endswith(".gz"):
+        pieces, merges = byte_pair_files.read_clip_file(path)
+    else:
+        pieces, merges = byte_pair_files.read_vocabulary(os.path.dirname(path))
+    start, end = byte_pair_files.CLIP_SPECIAL_TOKENS
+    special = {"bos_token": start, "eos_token": end} | settings.special
+    special.setdefault("pad_token", special["eos_token"])
+    ids = {}
+    for role in ("bos_token", "eos_token", "pad_token"):
+        if special[role] not in pieces:
+            raise UserError(
+                f"{path} has no piece {special[role]!r}, which is the {role}; state the special "
+                "tokens in tokenizer_config.json"
+            )
+        ids[role] = pieces.index(special[role])
+    return BytePairTokenizer(
+        pieces,
+        merges,
+        max_tokens,
+        start=(ids["bos_token"],),
+        end=(ids["eos_token"],),
+        pad_id=ids["pad_token"],
+        steps=text_steps.with_lower_case(CLIP_STEPS, lower_case),
         prefix=prefix,
     )
 
@@ -139,10 +174,14 @@ def save(tokenizer: BaseTokenizer, folder: str) -> None:
     """
     os.makedirs(folder, exist_ok=True)
     settings = {"max_tokens": tokenizer.max_tokens, "prefix": tokenizer.prefix}
-    if isinstance(tokenizer, SentencePieceTokenizer):
-        settings |= {"type": "sentencepiece", "steps": list(tokenizer.steps)}
+    if not isinstance(tokenizer, Tokenizer):
         settings |= {"start": list(tokenizer.start), "end": list(tokenizer.end)}
-        settings["pad_id"] = tokenizer.pad_id
+        settings |= {"pad_id": tokenizer.pad_id, "steps": list(tokenizer.steps)}
+    if isinstance(tokenizer, BytePairTokenizer):
+        settings["type"] = "bytepair"
+        byte_pair_files.write_vocabulary(folder, tokenizer.vocabulary, tokenizer.merges)
+    elif isinstance(tokenizer, SentencePieceTokenizer):
+        settings["type"] = "sentencepiece"
         path = os.path.join(folder, _MODEL)
         with file_io.atomic_write(path) as temporary, file_io.open_file(temporary, "wb") as file:
             file.write(tokenizer.model)
@@ -184,15 +223,19 @@ def load(folder, description, max_tokens=None, lower_case=None, prefix="") -> Ba
     """
     max_tokens = max_tokens or description["max_tokens"]
     prefix = prefix or description.get("prefix", "")
-    if description.get("type", "wordpiece") == "wordpiece":
+    kind = description.get("type", "wordpiece")
+    if kind == "wordpiece":
         lower_case = description["lower_case"] if lower_case is None else lower_case
         return Tokenizer(os.path.join(folder, _VOCABULARY), max_tokens, lower_case, prefix)
-    return SentencePieceTokenizer(
-        sentencepiece_model.read_model(os.path.join(folder, _MODEL)),
-        max_tokens,
-        start=description["start"],
-        end=description["end"],
-        pad_id=description["pad_id"],
-        steps=text_steps.with_lower_case(description["steps"], lower_case),
-        prefix=prefix,
-    )
+    options = {
+        "max_tokens": max_tokens,
+        "start": description["start"],
+        "end": description["end"],
+        "pad_id": description["pad_id"],
+        "steps": text_steps.with_lower_case(description["steps"], lower_case),
+        "prefix": prefix,
+    }
+    if kind == "bytepair":
+        return BytePairTokenizer(*byte_pair_files.read_vocabulary(folder), **options)
+    proto = sentencepiece_model.read_model(os.path.join(folder, _MODEL))
+    return SentencePieceTokenizer(proto, **options)

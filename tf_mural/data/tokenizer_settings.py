@@ -1,9 +1,12 @@
 """Reads the settings of a tokenizer from the JSON files of a Hugging Face repository."""
 
 import dataclasses
+import json
 import os
+from collections.abc import Sequence
 
 from tf_mural import file_io
+from tf_mural.data import text_steps
 from tf_mural.errors import UserError
 
 # A repository may state the number of positions of its model as the length of texts. Padding each
@@ -12,6 +15,8 @@ _MAX_DEFAULT, _DEFAULT_MAX_TOKENS = 128, 64
 _XLM_R_CLASSES = ("XLMRobertaTokenizer", "XLMRobertaTokenizerFast")
 _XLM_R_TYPES = ("xlm-roberta", "xlm-roberta-xl", "metaclip_2", "M-CLIP")
 _SIGLIP_TYPES = ("siglip", "siglip2")
+# The texts of SigLIP lack punctuation. Those of SigLIP 2 are only converted to lower case.
+_SIGLIP_STEPS = ("lower_words", "strip_punctuation", "single_spaces", "strip")
 # Roles of special tokens, by the names of Hugging Face.
 _ROLES = ("bos_token", "eos_token", "pad_token", "unk_token", "cls_token", "sep_token")
 
@@ -48,6 +53,19 @@ class Settings:
     def is_siglip(self) -> bool:
         """Whether the model is SigLIP or SigLIP 2."""
         return self.model_type in _SIGLIP_TYPES or self.tokenizer_class.startswith("Siglip")
+
+    def steps(self, steps: Sequence[str], is_bpe: bool) -> tuple[str, ...]:
+        """Returns the steps that normalize texts before the tokenizer does.
+
+        Args:
+            steps: names of the steps in the file of the tokenizer.
+            is_bpe: whether the vocabulary is a byte-pair encoding. That of SigLIP 2 is.
+        """
+        if not self.is_siglip:
+            return tuple(steps)  # Hugging Face's classes ignore do_lower_case, too.
+        if is_bpe:
+            return text_steps.with_lower_case(steps, True)
+        return text_steps.with_lower_case(_SIGLIP_STEPS, self.lower_case)
 
 
 def read_settings(folder: str | os.PathLike) -> Settings:
@@ -93,8 +111,6 @@ def read_object(path: str) -> dict:
     Raises:
         UserError: the file does not contain a JSON object.
     """
-    import json
-
     try:
         data = json.loads(file_io.read_bytes(path).decode("utf-8"))
     except ValueError as error:

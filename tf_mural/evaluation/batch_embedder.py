@@ -104,6 +104,7 @@ class BatchEmbedder:
                 image.
             BadItem: An embedding is not finite; the error has the `position` of its image.
         """
+        self._check_encoder("images")
         return self._embed("images", self._image_batches(self._decode(encoded)))
 
     def embed_texts(self, texts, on_tokens=None):
@@ -117,7 +118,12 @@ class BatchEmbedder:
         Raises:
             BadItem: An embedding is not finite; the error has the `position` of its text.
         """
+        self._check_encoder("texts")
         return self._embed("texts", self._text_batches(iter(texts), on_tokens))
+
+    def _check_encoder(self, part):
+        if self._encoders[part] is None:
+            raise UserError(f"the model has no encoder of {part}: choose another model")
 
     def with_encoders(self, encode_images, encode_texts, width):
         """Returns a `BatchEmbedder` with other encoders, but the same batches and preprocessing.
@@ -165,7 +171,10 @@ class BatchEmbedder:
         pad = getattr(self._tokenizer, "pad_id", None)
         if pad is None or not self._text_lengths:
             return np.full(len(tokens), tokens.shape[1])
-        return tokens.shape[1] - np.argmax(tokens[:, ::-1] != pad, axis=1)
+        lengths = tokens.shape[1] - np.argmax(tokens[:, ::-1] != pad, axis=1)
+        # CLIP pads rows with the token at the end of the text, and reads the first of these tokens.
+        num_end = int(pad in getattr(self._tokenizer, "end", ()))
+        return np.minimum(lengths + num_end, tokens.shape[1])
 
     def _pad_batch(self, batch):
         """Repeats the last item of a batch up to the batch size, which keeps shapes static."""

@@ -3,12 +3,13 @@
 import math
 import os
 
-from tf_mural import file_io, models
+from tf_mural import file_io, models, public_models
 from tf_mural.data.language_sampling import LANGUAGES_OF
 from tf_mural.data.preprocessing import Preprocessing
-from tf_mural.errors import UserError, lookup
+from tf_mural.errors import UserError, lookup, suggest
 from tf_mural.experiment.config_loading import may_be_none
-from tf_mural.experiment.stored_vectors import check_vector_towers, stored_features
+from tf_mural.experiment.fields import field_modalities, field_towers, split_term, term_fields
+from tf_mural.experiment.stored_vectors import check_vector_towers
 from tf_mural.losses import LOSSES, SCALARS, complete_options
 from tf_mural.modalities import MODALITIES
 from tf_mural.nonfinite import LOSS_SCALES, ON_BAD_STEP
@@ -20,9 +21,6 @@ SCENES_VOCABULARY = os.path.join(
 # Default value of `optimizer.exclude_from_layer_adaptation`. This value is also accepted with
 # AdamW, which has no layer adaptation.
 _DEFAULT_EXCLUDED = ("_bn/",)
-
-# Entries of a term, for any loss, that are passed to `objective.Term` if they are set.
-TERM_OPTIONS = ("negatives", "dims", "dim_weights")
 
 
 def check_config(config, replicas):
@@ -259,15 +257,6 @@ def _check_optimizer(options):
         )
 
 
-def set_padding(config):
-    """Sets the padding of image towers that have none to the default of `models.image_tower`."""
-    image = config.model.image
-    image.padding = models.resolve_padding(image.padding, image.preset)
-    for tower in config.model.towers.values():
-        if tower.modality == "image" and tower.get("preset"):
-            tower.padding = models.resolve_padding(tower.get("padding"), tower.preset)
-
-
 def _check_images(config):
     if config.images.crop > config.images.resize:
         raise UserError(
@@ -290,35 +279,18 @@ def _check_step(config):
     _check_at_least(config, max_consecutive_skips=1)
 
 
-def term_fields(term):
-    """Returns the fields of a term: `x`, `y` and the fields of its negatives."""
-    negatives = term.get("negatives", ())
-    return (term.x, term.y, *((negatives,) if isinstance(negatives, str) else negatives))
-
-
-def split_term(term):
-    """Returns the options of the loss of a term, and the names of its learned scalars.
-
-    Args:
-        term: ConfigDict of a term. Its entries are `x`, `y`, `weight`, `loss`, `mask_duplicates`,
-            those in `TERM_OPTIONS`, the options of the loss, and the names of the learned scalars.
-
-    Returns:
-        (options, scalars): {option: value}, and {kind of scalar: name of the scalar}.
-    """
-    kinds = LOSSES[term.loss].scalars
-    common = ("x", "y", "weight", "loss", "mask_duplicates", *kinds, *TERM_OPTIONS)
-    options = {key: value for key, value in term.items() if key not in common}
-    return options, {kind: term.get(kind, "shared") for kind in kinds}
-
-
 def _check_towers(config, used):
     """Checks the further towers of a model; `used` are the names of the towers of all fields."""
     shared = {"image": "image_size", "text": "max_tokens"}
+    for name in ("image", "text"):
+        _check_backbone(f"model.{name}", name, config.model[name])
+        models.parse_adapt(config.model[name].adapt, f"model.{name}.adapt")
     for name, tower in config.model.towers.items():
         if name in ("image", "text"):
             raise UserError(f"model.towers.{name}: set model.{name}, or choose another name")
         lookup(MODALITIES, tower.modality, f"modality (of model.towers.{name})")
+        _check_backbone(f"model.towers.{name}", tower.modality, tower)
+        models.parse_adapt(tower.get("adapt", "full"), f"model.towers.{name}.adapt")
         key = shared.get(tower.modality)
         expected = config.model[tower.modality][key] if key else None
         if key and tower[key] != expected:
@@ -331,47 +303,21 @@ def _check_towers(config, used):
     check_vector_towers(config)
 
 
-def tower_modalities(config):
-    """Returns {tower: modality} of the model."""
-    towers = {name: tower.modality for name, tower in config.model.towers.items()}
-    return {"image": "image", "text": "text", **towers}
-
-
-def field_towers(config):
-    """Returns {field: tower} of all sources.
-
-    Raises:
-        UserError: two sources have the same field, or a field names an unknown tower.
-    """
-    known, towers = tower_modalities(config), {}
-    for name, source in config.sources.items():
-        for field, tower in source.fields.items():
-            if field in towers:
-                raise UserError(f"two sources have a field {field!r}; rename that of {name!r}")
-            lookup(known, tower, f"tower (of the field {field!r})")
-            towers[field] = tower
-    return towers
-
-
-def field_modalities(config):
-    """Returns {field: modality} for the fields of all sources.
-
-    The fields of a tower whose features are stored in the records have the modality "vectors".
-
-    Raises:
-        UserError: see `field_towers`; or a source has too many fields of a modality.
-    """
-    known = tower_modalities(config) | dict.fromkeys(stored_features(config), "vectors")
-    modalities = {field: known[tower] for field, tower in field_towers(config).items()}
-    for name, source in config.sources.items():
-        values = [modalities[field] for field in source.fields]
-        if any(values.count(key) > modality.max_fields for key, modality in MODALITIES.items()):
-            limits = [f"{modality.max_fields} of {key}" for key, modality in MODALITIES.items()]
+def _check_backbone(path, modality, tower):
+    """Checks that a backbone is known, and that only public models have another pooling."""
+    table = {"image": models.EFFICIENTNETS, "text": models.BERTS}.get(modality)
+    backbone, pooling = tower.get("backbone"), tower.get("pooling", "auto")
+    if table is not None and not public_models.is_public(backbone):
+        if backbone not in table:
             raise UserError(
-                f"the source {name!r} has the fields {', '.join(source.fields)}: expected at most "
-                f"{' and '.join(limits)}; move the others to another source"
+                f"{path}.backbone is {backbone!r}{suggest(str(backbone), list(table))}; expected "
+                f"{', '.join(table)}, hf:<name or folder> or keras_hub:<preset or folder>"
             )
-    return modalities
+        if pooling != "auto":
+            raise UserError(
+                f"{path}.pooling is {pooling!r}, but {backbone!r} has a fixed pooling: set "
+                f"`config.{path}.pooling=auto`, or choose a public model"
+            )
 
 
 def find_vocabulary(name, data_dir):

@@ -2,18 +2,15 @@
 
 import collections
 import math
+import tempfile
 import time
 
 import numpy as np
 
 from tf_mural.backends import backend_module
-from tf_mural.data.tokenizers import Tokenizer
-from tf_mural.experiment.config_validation import (
-    check_config,
-    field_modalities,
-    field_towers,
-    find_vocabulary,
-)
+from tf_mural.experiment import public_encoders
+from tf_mural.experiment.config_validation import check_config, find_vocabulary
+from tf_mural.experiment.fields import field_modalities, field_towers
 from tf_mural.experiment.model_io import describe
 from tf_mural.experiment.trainer import make_trainer, shapes_only
 from tf_mural.modalities import MODALITIES
@@ -36,8 +33,10 @@ def trace_step(config, strategy, vocabulary_size=LABSE_VOCABULARY_SIZE):
         (traced, num_bytes): `jax.stages.Traced`, and {"weights": bytes, "slots": bytes}, the total
         sizes of the model weights and of the optimizer slots, counted once for all devices.
     """
+    public_encoders.apply_backbone_settings(config)
     tokenizer = _TokenizerShape(vocabulary_size, "", config.model.text.max_tokens)
     description = describe(config, tokenizer)
+    description["encoders"] = public_encoders.encoder_specs(config, weights=False)
     sources = config.sources.values()
     languages = tuple(sorted({code for source in sources for code in source.languages or ()}))
     trainer = make_trainer(config, description, languages, strategy, initialized=False)
@@ -90,10 +89,15 @@ def trial_step(config):
 
     backend = backend_module()
     strategy = backend.make_strategy("one")
-    check_config(config, strategy.num_replicas_in_sync)
-    path = find_vocabulary(config.vocabulary, "data")
-    tokenizer = Tokenizer(path, config.model.text.max_tokens, config.lower_case)
-    trainer = make_trainer(config, describe(config, tokenizer), ("en",), strategy)
+    with tempfile.TemporaryDirectory() as folder:
+        public_encoders.apply_backbone_settings(config, folder)
+        check_config(config, strategy.num_replicas_in_sync)
+        path = find_vocabulary(config.vocabulary, "data")
+        options = config.model.text.max_tokens, config.lower_case
+        tokenizer = public_encoders.open_tokenizer(path, *options)
+    description = describe(config, tokenizer)
+    description["encoders"] = public_encoders.encoder_specs(config, weights=False)
+    trainer = make_trainer(config, description, ("en",), strategy)
     batch = _random_batch(config, tokenizer, trainer.encoder.stored)
     runner = backend.Runner(
         trainer, strategy, lambda start_step: tf.data.Dataset.from_tensors(batch).repeat()

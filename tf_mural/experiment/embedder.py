@@ -65,7 +65,8 @@ class Embedder:
 
         Args:
             path: workdir of a finished run, the folder of a preset (see tools/export.py), or a
-                preset on a hub: "hf://user/name", "kaggle://user/name/keras/variant".
+                preset on a hub: "hf://user/name", "kaggle://user/name/keras/variant"; or a public
+                model: "hf:google/siglip2-base-patch16-224", "keras_hub:<preset or folder>".
             strategy: "one", "mirrored", "tpu" or a result of `make_strategy`: the devices that
                 share the work. None means one device.
             batch_size: number of texts or images per batch, which all devices share.
@@ -135,6 +136,7 @@ class Embedder:
         Raises:
             UserError: an item is not a string.
         """
+        self._check_modality("text")
         if isinstance(texts, str | bytes):
             raise UserError(
                 f"texts is {texts[:40]!r}, expected a list of strings: [{texts[:40]!r}]"
@@ -176,6 +178,7 @@ class Embedder:
             BadImage: an image cannot be read or has too many pixels. BadImage is a UserError with
                 the attribute `position`, the index of the image.
         """
+        self._check_modality("image")
         if isinstance(images, str | bytes | os.PathLike):
             raise UserError("images is a single image, expected a list of images: [image]")
         paths, background = {}, background or self.preprocessing.background
@@ -212,6 +215,14 @@ class Embedder:
         if not texts:
             return np.zeros(0, bool)
         return np.asarray(self._tokenizer.has_known_tokens(self._tokenizer(texts)))
+
+    def _check_modality(self, modality):
+        known = set(self._encoder.modalities.values())
+        if modality not in known:
+            raise UserError(
+                f"the model has no encoder of modality {modality!r}, only of "
+                f"{' and '.join(sorted(known))}: choose another model"
+            )
 
     @contextlib.contextmanager
     def _progress(self, items, noun, enabled):

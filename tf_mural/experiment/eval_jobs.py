@@ -6,7 +6,7 @@ import inspect
 import json
 import os
 
-from tf_mural import file_io
+from tf_mural import file_io, public_models
 from tf_mural.errors import UserError
 from tf_mural.evaluation.benchmarks import (
     BENCHMARKS,
@@ -32,17 +32,18 @@ class Job:
 
 
 def results_folder(model):
-    """Returns the folder of the results of a model; for a model on a hub, a folder in runs/hub.
+    """Returns the folder of the results of a model; for a public model, a folder in runs/hub.
 
     Raises:
         UserError: the model is neither a folder nor on a hub.
     """
-    if file_io.is_on_hub(model):
-        return os.path.join("runs", "hub", model.split("://", 1)[1].replace("/", "-"), "evals")
+    if file_io.is_on_hub(model) or public_models.is_public(model):
+        name = model.split("://" if file_io.is_on_hub(model) else ":", 1)[1]
+        return os.path.join("runs", "hub", name.strip("/").replace("/", "-"), "evals")
     if not file_io.isdir(model):
         raise UserError(
             f"no folder {model!r}; expected the workdir of a finished run, the folder of a "
-            "preset, or a preset on a hub (hf://user/name)"
+            "preset, a preset on a hub (hf://user/name), or a public model (hf:user/name)"
         )
     return os.path.join(model, "evals")
 
@@ -143,7 +144,7 @@ def is_up_to_date(path, evaluation, model_hashes):
 
 def weights_hash(path):
     """Returns a short hash of the weights file of a model; None for a model on a hub."""
-    if file_io.is_on_hub(path):
+    if file_io.is_on_hub(path) or public_models.is_public(path):
         return None
     run, preset = f"{path}/weights.npz", f"{path}/model.weights.h5"
     weights = file_io.read_bytes(run if file_io.exists(run) else preset)

@@ -85,7 +85,7 @@ def model_hashes(path, model):
     weights = eval_jobs.weights_hash(path) if path else None
     fingerprint = experiment.fingerprint
     return {
-        "vocabulary_hash": model.tokenizer.hash,
+        "vocabulary_hash": model.tokenizer and model.tokenizer.hash,
         "weights_hash": weights
         or fingerprint(model.encoder, model.tokenizer, model.preprocessing)[:12],
     }

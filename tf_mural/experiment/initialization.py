@@ -11,14 +11,13 @@ import os
 import numpy as np
 from keras import ops
 
-from tf_mural import file_io, huggingface, models
+from tf_mural import file_io, huggingface, models, public_models
 from tf_mural.data import tokenizers
 from tf_mural.errors import UserError
+from tf_mural.experiment import public_encoders
+from tf_mural.experiment.config_values import MISSING, get_value, is_default, set_values
 from tf_mural.experiment.model_io import read_description
 from tf_mural.training import checkpoints
-
-PUBLIC_PREFIX = "hf:"
-_MISSING = object()
 
 _INHERITED = (
     "pretrained",
@@ -27,19 +26,24 @@ _INHERITED = (
     "images.crop",
     "images.method",
     "images.antialias",
+    "images.keep_aspect_ratio",
     "images.background",
     "model.embedding_dim",
-    "model.image.name",
+    "model.image.backbone",
+    "model.image.pooling",
     "model.image.image_size",
     "model.image.padding",
     "model.image.scale",
     "model.image.mean",
     "model.image.std",
-    "model.text.name",
+    "model.text.backbone",
+    "model.text.pooling",
     "model.text.sizes",
     "model.text.max_tokens",
     "model.text.activation",
 )
+# Settings that keep an explicit value when a run with public encoders is resumed.
+_KEPT = ("model.embedding_dim", "model.image.image_size", "model.text.max_tokens", "images.resize")
 # Settings that must equal the settings of the initial weights. The shapes of the weights do not
 # depend on these settings; therefore a comparison of the shapes would not detect different values.
 _WITHOUT_SHAPE = (
@@ -55,16 +59,29 @@ def check_init(init):
     """Checks that initial weights exist and are complete.
 
     Args:
-        init: "hf:" followed by a folder or by the name of a model on huggingface.co; or the workdir
-            of a run.
+        init: name of a public model, such as "hf:kakaobrain/align-base"; or the workdir of a run.
 
     Raises:
         UserError: the run or the checkpoint does not exist or is incomplete.
     """
-    if init.startswith(PUBLIC_PREFIX):
-        huggingface.open_checkpoint(init.removeprefix(PUBLIC_PREFIX))
-    else:
+    if not public_models.is_public(init):
         read_description(init)
+    elif _is_converted(init):
+        huggingface.open_checkpoint(_source(init))
+    else:
+        public_models.open_model(init)
+
+
+def _source(init):
+    return init.removeprefix(public_models.HUGGING_FACE)
+
+
+def _is_converted(init):
+    """Returns whether public weights are converted to the towers of the paper.
+
+    These are the weights of ALIGN, and of a BERT with a WordPiece vocabulary.
+    """
+    return init.startswith(public_models.HUGGING_FACE) and huggingface.is_supported(_source(init))
 
 
 # --- settings -------------------------------------------------------------------------------------
@@ -86,21 +103,62 @@ def apply_init_settings(config, init, workdir):
     Raises:
         UserError: the checkpoint does not exist, or its encoders do not fit the config.
     """
-    if init.startswith(PUBLIC_PREFIX):
-        checkpoint = huggingface.open_checkpoint(init.removeprefix(PUBLIC_PREFIX))
-        values, pieces = _settings_of(checkpoint, config), checkpoint.vocabulary
-        values["pretrained"] = init
+    if not public_models.is_public(init):
+        values = _inherited_settings(init, workdir)
+    elif _is_converted(init):
+        checkpoint = huggingface.open_checkpoint(_source(init))
+        values = _settings_of(checkpoint, config) | {"pretrained": init}
+        values["vocabulary"] = os.path.join(workdir, checkpoints.VOCABULARY)
+        file_io.makedirs(workdir)
+        tokenizers.save_vocabulary(values["vocabulary"], checkpoint.vocabulary)
     else:
-        description = read_description(init)
-        if description["pretrained"] is None:
-            return ""
-        values = {name: _get(description, name) for name in _INHERITED}
-        pieces = tokenizers.load_vocabulary(os.path.join(init, checkpoints.VOCABULARY))
-    file_io.makedirs(workdir)
-    values["vocabulary"] = os.path.join(workdir, checkpoints.VOCABULARY)
-    tokenizers.save_vocabulary(values["vocabulary"], pieces)
-    changed = _set(config, values)
+        values = _backbones_of(config, public_models.open_model(init)) | {"pretrained": init}
+    changed = set_values(config, values)
     return f"set by the initial weights: {', '.join(changed)}" if changed else ""
+
+
+def _inherited_settings(init, workdir):
+    """Returns the settings of a run that started from public weights; {}: it did not."""
+    description = read_description(init)
+    encoders = description.get("encoders")
+    if description["pretrained"] is None and not encoders:
+        return {}
+    source = checkpoints.find_vocabulary(init)
+    path = os.path.join(workdir, os.path.basename(source))
+    file_io.makedirs(workdir)
+    checkpoints.copy_vocabulary(source, path)
+    if encoders:
+        file_io.write_json(os.path.join(workdir, public_encoders.ENCODERS), encoders)
+    values = {name: get_value(description, name) for name in _INHERITED} | {"vocabulary": path}
+    return {name: value for name, value in values.items() if value is not MISSING}
+
+
+def _backbones_of(config, model):
+    """Returns the settings with which the towers of a run are those of a public model."""
+    values = {f"model.{modality}.backbone": model.name for modality in model.modalities}
+    for name, other in public_encoders.public_towers(config).items():
+        if f"model.{name}.backbone" in values and other != model.name:
+            raise UserError(
+                f"model.{name}.backbone is {other!r}, but {model.name} also has an encoder of this "
+                f"modality: omit `config.model.{name}.backbone`"
+            )
+    if len(model.modalities) > 1:
+        for kind, value in model.scalars.items():
+            names = [f"model.scalars.{kind}.{name}" for name in config.model.scalars.get(kind, ())]
+            values |= {name: value for name in names if is_default(config, name)}
+    return values
+
+
+def loss_note(config, model):
+    """Returns a note if a public model was trained with the sigmoid loss, and a term is not."""
+    losses = {term.loss for term in config.terms.values()}
+    if model.loss != "sigmoid" or losses == {"sigmoid"}:
+        return ""
+    return (
+        f"{model.name} was trained with the sigmoid loss, and this stage has the loss "
+        f"{', '.join(sorted(losses))}: configs/sweeps/sigmoid.py shows a config whose terms have "
+        "the sigmoid loss, with a temperature and a bias"
+    )
 
 
 def restore_init_settings(config, init, workdir):
@@ -119,15 +177,27 @@ def restore_init_settings(config, init, workdir):
         return
     stored = file_io.read_json(path)
     pretrained = stored.get("pretrained")
-    if init and init.startswith(PUBLIC_PREFIX) and pretrained != init:
+    if init and public_models.is_public(init) and pretrained != init:
         raise UserError(
             f"{workdir} has a run that did not start from {init} but from "
             f"{pretrained or 'other weights'}: choose another `workdir`, or remove that folder"
         )
-    if pretrained:
-        values = {name: _get(stored, name) for name in (*_INHERITED, "vocabulary")}
+    backbones = [f"model.{modality}.backbone" for modality in ("image", "text")]
+    has_public = any(public_models.is_public(get_value(stored, name)) for name in backbones)
+    names = [*_INHERITED, "vocabulary"]
+    if has_public:
+        is_same = all(get_value(stored, name) == get_value(config, name) for name in backbones)
+        if not (pretrained or stored.get("init") or is_same):
+            return
+        scalars = config.model.scalars
+        kept = [f"model.scalars.{kind}.{name}" for kind in scalars for name in scalars[kind]]
+        kept += [*_KEPT, *(n for n in backbones if public_models.is_public(get_value(config, n)))]
+        names += ["model.image.virtual_batch_size", *kept]
+        names = [name for name in names if name not in kept or is_default(config, name)]
+    if pretrained or has_public:
+        values = {name: get_value(stored, name) for name in names}
         # The config of a run with an earlier version of `tf_mural` lacks some settings.
-        _set(config, {name: value for name, value in values.items() if value is not _MISSING})
+        set_values(config, {name: value for name, value in values.items() if value is not MISSING})
 
 
 def _settings_of(checkpoint, config):
@@ -135,7 +205,7 @@ def _settings_of(checkpoint, config):
     names = [name for name in models.BERTS if models.bert_sizes(name) == checkpoint.text["sizes"]]
     values = {
         "lower_case": checkpoint.lower_case,
-        "model.text.name": names[0] if names else config.model.text.name,
+        "model.text.backbone": names[0] if names else config.model.text.backbone,
         "model.text.sizes": None if names else checkpoint.text["sizes"],
         "model.text.activation": checkpoint.text["activation"],
         "model.text.max_tokens": min(config.model.text.max_tokens, checkpoint.positions),
@@ -146,37 +216,25 @@ def _settings_of(checkpoint, config):
         values["model.image.image_size"] = checkpoint.image_sizes["crop"]
         values["model.embedding_dim"] = checkpoint.embedding_dim
     for modality in ("text", "image") if checkpoint.image else ("text",):
-        preset = config.model[modality].preset
-        if preset is not None:
+        backbone = config.model[modality].backbone
+        if public_models.is_public(backbone):
             raise UserError(
-                f"model.{modality}.preset is {preset!r}, but {checkpoint.name} also has weights "
-                f"of the {modality} encoder: set `config.model.{modality}.preset=none`"
+                f"model.{modality}.backbone is {backbone!r}, but {checkpoint.name} also has "
+                f"weights of the {modality} encoder: omit `config.model.{modality}.backbone`"
             )
     return values
 
 
-def _get(data, name):
-    """Returns the value with a dotted name from nested dicts; a tuple is returned as a list."""
-    for key in name.split("."):
-        if key not in data:
-            return _MISSING
-        data = data[key]
-    return list(data) if isinstance(data, tuple) else data
-
-
-def _set(config, values):
-    """Sets values of the config by dotted name; returns "name=value" for each changed value."""
-    changed = []
-    for name, value in values.items():
-        *groups, key = name.split(".")
-        group = config
-        for part in groups:
-            group = group[part]
-        value = tuple(value) if isinstance(value, list) else value
-        if group[key] != value:
-            group[key] = value
-            changed.append(f"{name}={value}")
-    return changed
+def set_padding(config):
+    """Sets the padding of image towers that have none to the default of `models.image_tower`."""
+    image = config.model.image
+    towers = [tower for tower in config.model.towers.values() if tower.modality == "image"]
+    for tower in (image, *towers):
+        backbone = tower.get("backbone")
+        if not public_models.is_public(backbone) or public_encoders.is_efficientnet(backbone):
+            preset = models.preset_of(backbone)
+            if tower is image or preset:
+                tower.padding = models.resolve_padding(tower.get("padding"), preset)
 
 
 # --- weights --------------------------------------------------------------------------------------
@@ -197,18 +255,21 @@ def load_initial_weights(init, run):
     Raises:
         UserError: the vocabularies or the shapes of the two models differ.
     """
-    if init.startswith(PUBLIC_PREFIX):
-        return _load_public_weights(init, run)
+    if public_models.is_public(init):
+        if _is_converted(init):
+            return _load_public_weights(init, run)
+        model = public_models.open_model(init)
+        return f"{init}: weights of the encoders {' and '.join(model.modalities)}"
     description = read_description(init)
     vocabulary_hash = run.description["vocabulary_hash"]
     if description["vocabulary_hash"] != vocabulary_hash:
         raise UserError(
             f"{init} was trained with vocabulary {description['vocabulary_hash']}, this run has "
             f"{vocabulary_hash} ({run.vocabulary_path}): set `config.vocabulary="
-            f"{os.path.join(init, checkpoints.VOCABULARY)}`"
+            f"{checkpoints.find_vocabulary(init)}`"
         )
     for name in _WITHOUT_SHAPE:
-        init_value, value = _get(description, name), _get(run.description, name)
+        init_value, value = get_value(description, name), get_value(run.description, name)
         if init_value != value:
             raise UserError(
                 f"{init} was trained with {name}={init_value}, this run has {value}: set "
@@ -249,9 +310,12 @@ def initial_arrays(init, encoder):
 
 
 def _load_public_weights(init, run):
-    variables = {v.path: v for v in run.trainer.encoder.variables if "seed_generator" not in v.path}
+    checkpoint, encoder = huggingface.open_checkpoint(_source(init)), run.trainer.encoder
+    variables = encoder.variables
+    if "encoder" in (run.description.get("encoders") or {}).get("image", {}):
+        variables = encoder.towers["text"].variables  # The image tower is a public model.
+    variables = {v.path: v for v in variables if "seed_generator" not in v.path}
     shapes = {path: tuple(v.shape) for path, v in variables.items()}
-    checkpoint = huggingface.open_checkpoint(init.removeprefix(PUBLIC_PREFIX))
     arrays, unused = huggingface.read_weights(checkpoint, shapes)
     for path, array in arrays.items():
         variables[path].assign(array)
@@ -288,7 +352,12 @@ def finalize_weights(trainer, ema_momentum=None, wise_ft_alpha=1.0, init=None):
     if wise_ft_alpha < 1:
         check_wise_ft_alpha(wise_ft_alpha, init)
         initial, _ = initial_arrays(init, trainer.encoder)
+        models.interpolate_adapters(trainer.encoder, wise_ft_alpha)
+        for adapter in models.adapter_variables(trainer.encoder):
+            del variables[adapter.path]
         for path, array in trainer.snapshot(variables).items():
+            if np.issubdtype(initial[path].dtype, np.integer):
+                continue  # Numbers of positions are constant, and rounding could change them.
             mixed = wise_ft_alpha * np.asarray(array) + (1 - wise_ft_alpha) * initial[path]
             variables[path].assign(ops.convert_to_tensor(mixed.astype(initial[path].dtype)))
 
@@ -297,7 +366,7 @@ def check_wise_ft_alpha(wise_ft_alpha, init):
     """Raises a UserError if WiSE-FT is used, but `init` is not the workdir of a finished run."""
     if wise_ft_alpha == 1:
         return
-    if not init or init.startswith(PUBLIC_PREFIX):
+    if not init or public_models.is_public(init):
         raise UserError(
             f"wise_ft_alpha interpolates with the weights of `init`, which is "
             f"{init or 'not given'}: expected the workdir of a finished run"

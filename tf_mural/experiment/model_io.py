@@ -9,13 +9,14 @@ import os
 import numpy as np
 from keras import ops
 
-from tf_mural import file_io, models
+from tf_mural import file_io, models, public_models
 from tf_mural.backends import backend_module
 from tf_mural.data import image_ops
 from tf_mural.data.preprocessing import Preprocessing
 from tf_mural.data.tokenizers import Tokenizer
 from tf_mural.errors import UserError
 from tf_mural.evaluation.batch_embedder import TEXT_LENGTHS, BatchEmbedder
+from tf_mural.experiment import public_encoders
 from tf_mural.modalities import MODALITIES
 from tf_mural.training import checkpoints
 
@@ -27,16 +28,22 @@ _STORED_DEFAULTS = {
     "precision": "float32",
     "languages": None,
 }
-_IMAGE_DEFAULTS = {"method": "bilinear", "antialias": False, "background": "white"}
+_IMAGE_DEFAULTS = {
+    "method": "bilinear",
+    "antialias": False,
+    "keep_aspect_ratio": False,
+    "background": "white",
+}
 _MODEL_DEFAULTS = {
     "image": {
+        "pooling": "auto",
         "padding": "symmetric",
-        "preset": None,
         "scale": 1 / 127.5,
         "mean": [1.0],
         "std": [1.0],
+        "adapt": "full",
     },
-    "text": {"activation": "gelu_approximate", "preset": None, "sizes": None},
+    "text": {"pooling": "auto", "activation": "gelu_approximate", "sizes": None, "adapt": "full"},
 }
 
 
@@ -124,25 +131,29 @@ def model_arguments(description):
     Args:
         description: see `describe`.
     """
-    model = description["model"]
+    model, encoders = description["model"], description.get("encoders") or {}
 
-    def whole(tower):
+    def arguments(name, tower, modality):
+        stored = encoders.get(name, {})
+        if "encoder" in stored:
+            kept = {key: tower[key] for key in ("adapt", "modality") if key in tower}
+            return {**kept, **stored}
         # The name of stored features matters only in training: the model has whole towers.
-        keeps_name = tower.get("modality") == "vectors"
-        return {key: value for key, value in tower.items() if key != "vectors" or keeps_name}
-
-    def text_arguments(text):
-        sizes = None if text.get("sizes") is None else tuple(text["sizes"])
-        return {**whole(text), "sizes": sizes, "vocabulary_size": description["vocabulary_size"]}
+        omitted = () if modality == "vectors" else ("pooling", "vectors")
+        tower = {key: value for key, value in tower.items() if key not in omitted} | stored
+        if modality == "text":
+            sizes = None if tower.get("sizes") is None else tuple(tower["sizes"])
+            tower |= {"sizes": sizes, "vocabulary_size": description["vocabulary_size"]}
+        return tower
 
     towers = {
-        name: text_arguments(tower) if tower["modality"] == "text" else whole(tower)
+        name: arguments(name, tower, tower["modality"])
         for name, tower in (model.get("towers") or {}).items()
     }
     return {
         **model,
-        "image": whole(model["image"]),
-        "text": text_arguments(model["text"]),
+        "image": arguments("image", model["image"], "image"),
+        "text": arguments("text", model["text"], "text"),
         "towers": towers,
         "precision": description["precision"],
     }
@@ -152,7 +163,8 @@ def load(path, strategy=None, batch_size=128):
     """Loads a trained model.
 
     Args:
-        path: workdir of a finished run, or a preset (see `export.presets`) in a folder or on a hub.
+        path: workdir of a finished run, a preset (see `export.presets`) in a folder or on a hub, or
+            the name of a public model (see `public_models`).
         strategy: result of `make_strategy` of the backend, whose replicas share the work; None
             means one device.
         batch_size: see `BatchEmbedder`; rounded up to a multiple of the number of replicas.
@@ -165,13 +177,17 @@ def load(path, strategy=None, batch_size=128):
     """
     with strategy.scope() if strategy else contextlib.nullcontext():
         encoder, tokenizer, preprocessing, languages = _load_encoder(path)
-    encoder.tokenizer, encoder.preprocessing = tokenizer, preprocessing
+    for name, value in (("tokenizer", tokenizer), ("preprocessing", preprocessing)):
+        if value is not None:  # None: the model has no tower of this modality.
+            setattr(encoder, name, value)
     encoder.languages = languages and tuple(languages)
     embed = batch_embedder(encoder, tokenizer, preprocessing, batch_size, strategy)
     return Model(encoder, tokenizer, embed, preprocessing, languages and tuple(languages))
 
 
 def _load_encoder(path):
+    if public_models.is_public(path):
+        return public_encoders.load_public(path)
     # `presets` is imported only if it is needed, because importing it is slow.
     if file_io.is_on_hub(path) or not file_io.exists(os.path.join(path, checkpoints.MODEL)):
         from tf_mural.export import presets
@@ -179,14 +195,16 @@ def _load_encoder(path):
         if presets.is_preset(path):
             return presets.load_preset(path)
     description = read_description(path)
-    vocabulary_path = os.path.join(path, checkpoints.VOCABULARY)
-    tokenizer = Tokenizer(vocabulary_path, description["max_tokens"], description["lower_case"])
+    vocabulary_path = checkpoints.find_vocabulary(path)
+    options = description["max_tokens"], description["lower_case"]
+    tokenizer = public_encoders.open_tokenizer(vocabulary_path, *options)
     if tokenizer.hash != description["vocabulary_hash"]:
         raise UserError(
             f"{vocabulary_path} has hash {tokenizer.hash}, but the model was trained with "
             f"{description['vocabulary_hash']}: restore the vocabulary of the training"
         )
-    encoder = models.dual_encoder(**model_arguments(description))
+    arguments = models.merged_arguments(model_arguments(description))
+    encoder = models.dual_encoder(**arguments)
     checkpoints.load_weights(path, encoder)
     preprocessing = Preprocessing.from_config(description["images"], description["model"]["image"])
     return encoder, tokenizer, preprocessing, description["languages"]
@@ -239,9 +257,8 @@ def fingerprint(encoder, tokenizer, preprocessing):
     if preprocessing is not None:  # None: the model has no image tower.
         images = {"resize": preprocessing.resize, "crop": preprocessing.crop}
         images |= preprocessing.changes()
-    digest = hashlib.sha256(
-        f"{tokenizer.hash} {tokenizer.max_tokens} {sorted(images.items())}".encode()
-    )
+    texts = "" if tokenizer is None else f"{tokenizer.hash} {tokenizer.max_tokens}"
+    digest = hashlib.sha256(f"{texts} {sorted(images.items())}".encode())
     for variable in checkpoints.variables_by_path(encoder).values():
         digest.update(np.ascontiguousarray(ops.convert_to_numpy(variable.value)))
     return digest.hexdigest()[:32]

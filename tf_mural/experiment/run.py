@@ -9,11 +9,11 @@ from tf_mural.backends import backend_module
 from tf_mural.data import input_pipeline
 from tf_mural.data.language_report import LanguageReport
 from tf_mural.data.preprocessing import Preprocessing
-from tf_mural.data.tokenizers import Tokenizer
 from tf_mural.distributed import DistributedEmbedder
 from tf_mural.errors import UserError
-from tf_mural.experiment import data, evaluation
-from tf_mural.experiment.config_validation import check_config, field_modalities, find_vocabulary
+from tf_mural.experiment import data, evaluation, public_encoders
+from tf_mural.experiment.config_validation import check_config, find_vocabulary
+from tf_mural.experiment.fields import field_modalities
 from tf_mural.experiment.model_io import batch_embedder, describe
 from tf_mural.experiment.stored_vectors import field_vectors
 from tf_mural.experiment.trainer import make_trainer
@@ -30,11 +30,11 @@ class Run:
         evaluate: callable without arguments that returns a dict from the name of a task or
             benchmark to its `Result`.
         description: dict, the content of model.json.
-        vocabulary_path: file of the vocabulary.
+        vocabulary_path: vocabulary file, or folder or file of the tokenizer.
         data: {folder of a record set: digest} of the training data.
         skipped_records: `input_pipeline.SkippedRecords`.
         language_report: `LanguageReport` of the sources.
-        tokenizer: `Tokenizer`.
+        tokenizer: an object with the interface of `data.tokenizers.Tokenizer`.
         contact_sheet: callable without arguments that returns augmented training images, uint8
             (n, h, w, 3), and their captions [[(language, text)]].
     """
@@ -47,11 +47,11 @@ class Run:
     data: dict
     skipped_records: input_pipeline.SkippedRecords
     language_report: LanguageReport
-    tokenizer: Tokenizer
+    tokenizer: object
     contact_sheet: object
 
 
-def build(config, data_dir, strategy, resumes=False):
+def build(config, data_dir, strategy, resumes=False, encoders=None):
     """Builds all objects of a run.
 
     Args:
@@ -60,6 +60,8 @@ def build(config, data_dir, strategy, resumes=False):
         strategy: result of `make_strategy` of the backend.
         resumes: whether the run resumes from a checkpoint. A resumed run accepts damaged record
             sets.
+        encoders: content of "encoders" of the description of the model, see `public_encoders`.
+            None: public models of the config are read, with their weights.
 
     Returns:
         `Run`.
@@ -71,11 +73,7 @@ def build(config, data_dir, strategy, resumes=False):
     replicas, processes = strategy.num_replicas_in_sync, backend.ProcessGroup(strategy)
     check_config(config, replicas)
     vocabulary_path = find_vocabulary(config.vocabulary, data_dir)
-    tokenizer = Tokenizer(vocabulary_path, config.model.text.max_tokens, config.lower_case)
-    if tokenizer.pad_id != 0:
-        raise UserError(
-            f"{vocabulary_path}: expected [PAD] in the first line, because [PAD] must have id 0"
-        )
+    tokenizer = _open_tokenizer(config, vocabulary_path)
     modalities = field_modalities(config)
     fields = {
         name: {field: modalities[field] for field in source.fields}
@@ -84,6 +82,9 @@ def build(config, data_dir, strategy, resumes=False):
     samplers = _make_samplers(config, fields, data_dir, strict=not resumes)
     languages = tuple(sorted({code for s in samplers.values() for code in s.languages}))
     description = describe(config, tokenizer, languages)
+    encoders = public_encoders.encoder_specs(config) if encoders is None else encoders
+    if encoders:
+        description["encoders"] = encoders
 
     keras.utils.set_random_seed(config.seed)
     trainer = make_trainer(config, description, languages, strategy)
@@ -140,3 +141,17 @@ def _make_samplers(config, fields, data_dir, strict):
         )
         for name, source in config.sources.items()
     }
+
+
+def _open_tokenizer(config, path):
+    options = config.model.text.max_tokens, config.lower_case
+    tokenizer = public_encoders.open_tokenizer(path, *options)
+    is_public = "text" in public_encoders.public_towers(config)
+    if tokenizer.pad_id != 0 and not is_public:
+        raise UserError(
+            f"{path}: expected [PAD] in the first line, because [PAD] must have id 0"
+            if public_encoders.is_word_piece(tokenizer)
+            else f"{path}: the token of padding has id {tokenizer.pad_id}, but a BERT "
+            "of `model.text.backbone` pads with 0: choose a public model with this tokenizer"
+        )
+    return tokenizer

@@ -5,21 +5,21 @@ import dataclasses
 import os
 import time
 
-from tf_mural import file_io
+from tf_mural import file_io, models, public_models
 from tf_mural.backends import backend_module
 from tf_mural.data.image_normalization import stored_images_note
 from tf_mural.data.records import read_manifest
 from tf_mural.errors import UserError
-from tf_mural.experiment import data, run_report
-from tf_mural.experiment.config_validation import set_padding
+from tf_mural.experiment import data, public_encoders, run_report
 from tf_mural.experiment.initialization import (
-    PUBLIC_PREFIX,
     apply_init_settings,
     check_init,
     check_wise_ft_alpha,
     finalize_weights,
     load_initial_weights,
+    loss_note,
     restore_init_settings,
+    set_padding,
 )
 from tf_mural.experiment.model_io import add_languages, read_description
 from tf_mural.experiment.profiling import profiled
@@ -98,6 +98,8 @@ def run_stage(config, workdir, session, init=None):
     check_wise_ft_alpha(config.wise_ft_alpha, init)
     if init and not resumes_run:  # checked before the records are made, which may take long
         check_init(init)
+    if not resumes_run:
+        public_encoders.check_backbones(config)
     with checkpoints.Lock(workdir) if processes.is_primary else contextlib.nullcontext():
         if processes.is_primary:
             data.make_records(config, session.data_dir)
@@ -105,10 +107,13 @@ def run_stage(config, workdir, session, init=None):
         # may write files.
         processes.barrier()
         print(f"{config.stage}: training in {workdir}" + (f", from {init}" if init else ""))
-        if init and not resumes_run:
-            _print_note(apply_init_settings(config, init, workdir))
+        if not resumes_run:
+            _apply_settings(config, init, workdir)
         resumes = checkpoints.has_checkpoint(workdir)
-        run = build(config, session.data_dir, session.strategy, resumes=resumes)
+        encoders = None
+        if resumes or (init and not public_models.is_public(init)):
+            encoders = _read_encoders(workdir)
+        run = build(config, session.data_dir, session.strategy, resumes, encoders)
         for folder in run.data:
             _print_note(stored_images_note(folder, read_manifest(folder)))
         if init:
@@ -118,12 +123,29 @@ def run_stage(config, workdir, session, init=None):
         return _train(config, run, workdir, session, init)
 
 
+def _apply_settings(config, init, workdir):
+    """Sets and prints the settings that belong to initial weights and to public encoders."""
+    if init:
+        _print_note(apply_init_settings(config, init, workdir))
+    if init and not public_models.is_public(init) and _read_encoders(workdir):
+        return  # The settings of the encoders are those of the run `init`.
+    _print_note(public_encoders.apply_backbone_settings(config, workdir))
+    if init and init in public_encoders.public_towers(config).values():
+        _print_note(loss_note(config, public_models.open_model(init)))
+
+
+def _read_encoders(workdir):
+    """Returns the stored encoders of public models of the run in a folder; None: it has none."""
+    path = os.path.join(workdir, public_encoders.ENCODERS)
+    return file_io.read_json(path) if file_io.exists(path) else None
+
+
 def _init_description(init):
     """Returns the description of the run that provides the initial weights.
 
     The result is None for public weights, and for a run that was removed.
     """
-    if init.startswith(PUBLIC_PREFIX):
+    if public_models.is_public(init):
         return None
     try:
         return read_description(init)
@@ -161,6 +183,12 @@ def _train(config, run, workdir, session, init):
     processes = runner.processes
     file_io.makedirs(workdir)
     if processes.is_primary:
+        if run.vocabulary_path.endswith((".model", ".json")):
+            options = run.description["max_tokens"], run.description["lower_case"]
+            tokenizer = public_encoders.open_tokenizer(run.vocabulary_path, *options)
+            run.vocabulary_path = public_encoders.store_tokenizer(tokenizer, workdir)
+        if encoders := run.description.get("encoders"):
+            file_io.write_json(os.path.join(workdir, public_encoders.ENCODERS), encoders)
         content = config.to_dict() | {"init": init}
         file_io.write_json(os.path.join(workdir, checkpoints.CONFIG), content)
     manager = _restore(config, run, workdir, processes)
@@ -192,13 +220,20 @@ def _train(config, run, workdir, session, init):
         "best": tracker.best,
         **run_report.run_facts(run, processes, last_step),
     }
-    arrays = run.trainer.snapshot(checkpoints.variables_by_path(run.trainer.encoder))
+    arrays = _plain_weights(run.trainer)
     if processes.is_primary:
         checkpoints.save_model(workdir, arrays, run.description, run.vocabulary_path)
         file_io.write_json(os.path.join(workdir, RESULTS), results)
         run_report.write_retrieval_images(config, workdir, session.data_dir, log, last_step)
     processes.barrier()
     return results
+
+
+def _plain_weights(trainer):
+    """Returns {variable path: array} of the current weights, in which adapters are merged."""
+    encoder = trainer.encoder
+    arrays = trainer.snapshot(checkpoints.variables_by_path(encoder))
+    return models.merge_arrays(encoder, arrays)
 
 
 def _restore(config, run, workdir, processes):
@@ -233,7 +268,7 @@ def _make_evaluate(run, workdir, manager, tracker, log, processes):
         log.scalars(step, numbers)
         is_best = tracker.is_better(numbers)
         if is_best:
-            arrays = run.trainer.snapshot(checkpoints.variables_by_path(run.trainer.encoder))
+            arrays = _plain_weights(run.trainer)
             if processes.is_primary:
                 folder = os.path.join(workdir, checkpoints.BEST)
                 checkpoints.save_model(folder, arrays, run.description, run.vocabulary_path)

@@ -76,7 +76,7 @@ def check_vector_towers(config):
             )
     for name in stored_features(config):
         model = config.model[name] if name in ("image", "text") else config.model.towers[name]
-        adapt = model.get("adapt", "last:0")
+        adapt = model.get("adapt", "full")
         if adapt not in _ADAPT:
             raise UserError(
                 f"the tower {name!r} reads its features from records (vectors={model.vectors!r}), "

@@ -8,7 +8,8 @@ import keras
 from tf_mural import models, optimizers
 from tf_mural.backends import backend_module
 from tf_mural.errors import lookup
-from tf_mural.experiment.config_validation import TERM_OPTIONS, field_towers, split_term
+from tf_mural.experiment import public_encoders
+from tf_mural.experiment.fields import TERM_OPTIONS, field_towers, split_term
 from tf_mural.experiment.model_io import model_arguments
 from tf_mural.experiment.stored_vectors import stored_features
 from tf_mural.nonfinite import LOSS_SCALES, ON_BAD_STEP, BadStepPolicy
@@ -63,6 +64,7 @@ def make_trainer(config, description, languages, strategy, initialized=True):
             trainer = _make_trainer(config, description, languages, strategy)
             optimizer.exclude_from_weight_decay(trainer.encoder.scalar_variables)
             _exclude_norms(optimizer, config.optimizer, trainer.encoder)
+            models.exclude_adapters(optimizer, trainer.encoder)
             optimizer.lr_multipliers = _tower_multipliers(
                 trainer.encoder.towers, config.optimizer.layer_decay
             )
@@ -80,9 +82,11 @@ def shapes_only():
 
 def _make_trainer(config, description, languages, strategy):
     backend = backend_module()
-    encoder = models.dual_encoder(
-        **model_arguments(description), all_reduce_mean=backend.all_reduce_mean
-    )
+    built = public_encoders.build_encoders(description)
+    arguments = model_arguments(description)
+    for tower, changes in built.items():
+        (arguments if tower in arguments else arguments["towers"])[tower] |= changes
+    encoder = models.dual_encoder(**arguments, all_reduce_mean=backend.all_reduce_mean)
     encoder.use_stored_features(stored_features(config))
     return backend.Trainer(
         encoder,
@@ -138,9 +142,8 @@ def _tower_multipliers(towers, layer_decay):
         return ()
     paths, by_block = [], []
     for name, tower in towers.items():
-        tower_paths = [v.path for v in tower.trainable_variables]
-        if any(_NUMBERED_LAYER.search(path) for path in tower_paths):
-            paths += tower_paths
+        if any(_NUMBERED_LAYER.search(v.path) for v in tower.weights):
+            paths += [v.path for v in tower.trainable_variables]
         else:
             by_block += models.lr_multipliers_by_block(name, tower, layer_decay)
     # The first matching expression applies. An expression in `by_block` matches only one path.

@@ -5,6 +5,8 @@ import os
 import numpy as np
 
 from tf_mural import file_io
+from tf_mural.data.encoder_inputs import save_tokenizer
+from tf_mural.data.tokenizers import Tokenizer
 from tf_mural.errors import UserError
 from tf_mural.export.parity import assert_close, max_difference, sample_tower_inputs
 from tf_mural.modalities import MODALITIES
@@ -40,7 +42,8 @@ measures a loss."""
 def export_onnx(folder, model, quantize="", projection=None):
     """Writes the ONNX models, the tokenizer and preprocessing.json, and checks the embeddings.
 
-    The tokenizer is written to vocab.txt and to tokenizer.json (see `write_tokenizer`).
+    A WordPiece tokenizer is written to vocab.txt and to tokenizer.json (see `write_tokenizer`).
+    Another tokenizer is written to the folder "tokenizer", see `data.load_tokenizer`.
 
     The input of image.onnx is "pixels", float32 (n, size, size, 3) in [0, 255], resized and cropped
     as described in preprocessing.json. The input of text.onnx is "tokens", int32 (n, t), padded
@@ -87,9 +90,7 @@ def export_onnx(folder, model, quantize="", projection=None):
         expected = np.asarray(tower(inputs[modality], training=False))
         differences[name] = max_difference(actual, expected)
         assert_close(path, {name: differences[name]}, ONNX_TOLERANCES[quantize * is_quantized])
-    with open(os.path.join(folder, "vocab.txt"), "w", encoding="utf-8", newline="\n") as file:
-        file.writelines(f"{piece}\n" for piece in model.tokenizer.vocabulary)
-    write_tokenizer(os.path.join(folder, "tokenizer.json"), model.tokenizer)
+    _write_tokenizer_files(folder, model.tokenizer)
     file_io.write_json(os.path.join(folder, "preprocessing.json"), _preprocessing(model))
     return differences
 
@@ -184,28 +185,54 @@ def _quantize(path):
     )
 
 
+def _is_word_piece(tokenizer):
+    return type(tokenizer) is Tokenizer and not tokenizer.prefix
+
+
+def _write_tokenizer_files(folder, tokenizer):
+    if tokenizer is None:
+        return
+    if not _is_word_piece(tokenizer):
+        save_tokenizer(tokenizer, os.path.join(folder, "tokenizer"))
+        return
+    with open(os.path.join(folder, "vocab.txt"), "w", encoding="utf-8", newline="\n") as file:
+        file.writelines(f"{piece}\n" for piece in tokenizer.vocabulary)
+    write_tokenizer(os.path.join(folder, "tokenizer.json"), tokenizer)
+
+
 def _preprocessing(model):
-    preprocessing, method = model.preprocessing, model.preprocessing.method
+    result = {}
+    if model.preprocessing is not None:
+        result["images"] = _image_preprocessing(model.preprocessing)
+    if model.tokenizer is not None:
+        result["texts"] = _text_preprocessing(model.tokenizer)
+    return result
+
+
+def _text_preprocessing(tokenizer):
+    settings = {
+        "vocabulary_hash": tokenizer.hash,
+        "max_tokens": tokenizer.max_tokens,
+        "lower_case": tokenizer.lower_case,
+    }
+    if _is_word_piece(tokenizer):
+        files = {"tokenizer": "tokenizer.json", "vocabulary": "vocab.txt"}
+        rows = {"unicode_normalization": "NFC", "row": "[CLS] pieces [SEP] [PAD]..."}
+        return {**files, **settings, **rows}
+    return {"tokenizer": "tokenizer/", **settings, "pad_id": tokenizer.pad_id}
+
+
+def _image_preprocessing(preprocessing):
     antialias = "antialiased" if preprocessing.antialias else "no antialiasing"
+    sides = "shorter side" if preprocessing.keep_aspect_ratio else "both sides"
     return {
-        "images": {
-            "resize": preprocessing.resize,
-            "crop": preprocessing.crop,
-            "resize_method": f"{method}, both sides to `resize`, {antialias}, rounded",
-            "orientation": "upright, as EXIF states",
-            "background": preprocessing.background,
-            "crop_place": "centre",
-            "range": [0, 255],
-        },
-        "texts": {
-            "tokenizer": "tokenizer.json",
-            "vocabulary": "vocab.txt",
-            "vocabulary_hash": model.tokenizer.hash,
-            "max_tokens": model.tokenizer.max_tokens,
-            "lower_case": model.tokenizer.hash.endswith("-lower"),
-            "unicode_normalization": "NFC",
-            "row": "[CLS] pieces [SEP] [PAD]...",
-        },
+        "resize": preprocessing.resize,
+        "crop": preprocessing.crop,
+        "resize_method": f"{preprocessing.method}, {sides} to `resize`, {antialias}, rounded",
+        "orientation": "upright, as EXIF states",
+        "background": preprocessing.background,
+        "crop_place": "centre",
+        "range": [0, 255],
     }
 
 
@@ -229,12 +256,13 @@ def write_tokenizer(path, tokenizer):
         path: file to write, usually tokenizer.json.
         tokenizer: `data.tokenizers.Tokenizer`.
     """
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    import tokenizers
+    from tokenizers import models, normalizers, pre_tokenizers, processors
 
     ids = {piece: i for i, piece in enumerate(tokenizer.vocabulary)}
     # `WordPiece` maps longer words to [UNK]. The limit exceeds the length of all texts.
     limits = {"unk_token": "[UNK]", "max_input_chars_per_word": 2**31 - 1}
-    result = Tokenizer(models.WordPiece(ids, **limits))
+    result = tokenizers.Tokenizer(models.WordPiece(ids, **limits))
     is_lower = tokenizer.lower_case
     bert = normalizers.BertNormalizer(strip_accents=is_lower, lowercase=is_lower)
     result.normalizer = normalizers.Sequence([normalizers.NFC(), bert])

@@ -91,6 +91,9 @@ def export_saved_model(folder, model):
 
     archive = keras.export.ExportArchive()
     archive.track(encoder)
+    # The graph of a SentencePiece model refers to a resource.
+    for resource in getattr(model.tokenizer, "resources", ()):
+        archive.track(resource)
     # Keras also exports the first endpoint as "serving_default".
     for tower in sorted(encoder.towers, key=lambda name: name != encoder.default_tower("text")):
         if encoder.modalities[tower] == "text":
@@ -108,11 +111,13 @@ def export_saved_model(folder, model):
 
 def _describe(preprocessing):
     antialias = "with" if preprocessing.antialias else "without"
+    size = f"{preprocessing.resize} x {preprocessing.resize} pixels"
+    if preprocessing.keep_aspect_ratio:
+        size = f"{preprocessing.resize} pixels at their shorter side"
     return (
-        f"Images are resized to {preprocessing.resize} x {preprocessing.resize} pixels "
-        f"({preprocessing.method}, {antialias} antialiasing), and the central "
-        f"{preprocessing.crop} x {preprocessing.crop} pixels are used. Transparent pixels of PNG "
-        f"files get the color {preprocessing.background}."
+        f"Images are resized to {size} ({preprocessing.method}, {antialias} antialiasing), and the "
+        f"central {preprocessing.crop} x {preprocessing.crop} pixels are used. Transparent pixels "
+        f"of PNG files get the color {preprocessing.background}."
     )
 
 

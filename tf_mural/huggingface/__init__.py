@@ -27,7 +27,7 @@ class Checkpoint:
 
     Attributes:
         name: folder, or name on huggingface.co.
-        image: arguments "name" and "padding" of `models.image_tower`, or None for a BERT.
+        image: arguments "backbone" and "padding" of `models.image_tower`, or None for a BERT.
         image_sizes: {"resize": pixels, "crop": pixels}, or None for a BERT.
         text: arguments "sizes" and "activation" of `models.text_tower`.
         positions: number of position embeddings.
@@ -77,6 +77,23 @@ def open_checkpoint(name):
     )
 
 
+def is_supported(name):
+    """Returns whether a checkpoint is an ALIGN, or a BERT with a WordPiece vocabulary.
+
+    Args:
+        name: folder, or name on huggingface.co.
+
+    Raises:
+        UserError: the checkpoint is not available.
+    """
+    folder = checkpoint_files.fetch(name)
+    config = checkpoint_files.read_json(folder, "config.json", optional=True) or {}
+    if config.get("model_type") != "bert" or os.path.exists(os.path.join(folder, "vocab.txt")):
+        return config.get("model_type") in _PARSERS
+    tokenizer = checkpoint_files.read_json(folder, "tokenizer.json", optional=True) or {}
+    return (tokenizer.get("model") or {}).get("type") == "WordPiece"
+
+
 def _parse_align(config, folder, path):
     image = align.parse_config(config.get("vision_config") or {}, path)
     width, embedding_dim = image.pop("width"), config.get("projection_dim", 640)
@@ -103,13 +120,14 @@ _PARSERS = {"align": _parse_align, "bert": _parse_bert}
 _IGNORED = ("pooler.", "position_ids", "token_type_ids", "num_batches_tracked", "cls.")
 
 
-def read_weights(checkpoint, shapes):
+def read_weights(checkpoint, shapes, towers=("image", "text")):
     """Reads the weights of a checkpoint.
 
     Args:
         checkpoint: `Checkpoint`.
         shapes: {variable path: shape} of a `models.DualEncoder` that was built with the arguments
             in `checkpoint`.
+        towers: towers whose variables `shapes` contains.
 
     Returns:
         A tuple: {variable path: float32 array} of the variables that the checkpoint contains, and
@@ -121,11 +139,11 @@ def read_weights(checkpoint, shapes):
             not have.
     """
     folder = checkpoint_files.fetch(checkpoint.name, weights=True)
-    tensors = _rename_layer_norms(checkpoint_files.read_tensors(folder))
+    tensors = bert.rename_layer_norms(checkpoint_files.read_tensors(folder))
     prefix = bert.find_prefix(tensors, checkpoint.name)
     specs = {path: bert.tensor_spec(path, shape, prefix) for path, shape in shapes.items()}
     if checkpoint.image:
-        blocks = list(models.block_shapes(models.EFFICIENTNETS[checkpoint.image["name"]]))
+        blocks = list(models.block_shapes(models.EFFICIENTNETS[checkpoint.image["backbone"]]))
         for path, shape in shapes.items():
             specs[path] = (
                 specs[path] or align.tensor_spec(path, shape, blocks) or _head_spec(path, shape)
@@ -134,7 +152,8 @@ def read_weights(checkpoint, shapes):
     arrays = weight_mapping.convert(specs, shapes, tensors, checkpoint.name)
     unused = sorted(set(tensors) - {spec.name for spec in specs.values()})
     unused = [name for name in unused if not any(part in name for part in _IGNORED)]
-    encoder = re.compile(rf"{re.escape(prefix)}(embeddings|encoder)\.|vision_model\.")
+    layers = {"text": rf"{re.escape(prefix)}(embeddings|encoder)\.", "image": r"vision_model\."}
+    encoder = re.compile("|".join(layers[tower] for tower in towers))
     unknown = [name for name in unused if encoder.match(name)]
     if unknown:
         raise UserError(
@@ -142,19 +161,6 @@ def read_weights(checkpoint, shapes):
             f"in its config.json: {', '.join(unknown[:3])}"
         )
     return arrays, unused
-
-
-def _rename_layer_norms(tensors):
-    """Renames gamma and beta of layer norms to weight and bias.
-
-    Checkpoints that were converted from TensorFlow contain the names gamma and beta.
-    """
-    renamed = {"gamma": "weight", "beta": "bias"}
-    parts = {name: name.rpartition(".") for name in tensors}
-    return {
-        f"{head}.{renamed[last]}" if last in renamed else name: tensors[name]
-        for name, (head, _, last) in parts.items()
-    }
 
 
 def _head_spec(path, shape):

@@ -72,8 +72,8 @@ def parse_config(config, where):
         where: path of config.json, for messages.
 
     Returns:
-        A dict with three entries: "name" is a key of `models.EFFICIENTNETS`, "padding" is always
-        "end", and "width" is the number of output features.
+        A dict with three entries: "backbone" is a key of `models.EFFICIENTNETS`, "padding" is
+        always "end", and "width" is the number of output features.
 
     Raises:
         UserError: the image tower does not support this EfficientNet.
@@ -94,7 +94,7 @@ def parse_config(config, where):
     for name, table in models.EFFICIENTNETS.items():
         if list(models.block_shapes(table).values()) == shapes:
             # The published ALIGN models use the padding "end" for even and for odd image sizes.
-            return {"name": name, "padding": "end", "width": shapes[-1][2]}
+            return {"backbone": name, "padding": "end", "width": shapes[-1][2]}
     raise UserError(
         f"{where}: vision_config is none of the EfficientNets {', '.join(models.EFFICIENTNETS)} "
         f"(width_coefficient {config['width_coefficient']}, depth_coefficient "

@@ -1,5 +1,6 @@
 """Downloads the files of a Hugging Face checkpoint, and reads JSON files and tensors."""
 
+import glob
 import json
 import os
 
@@ -7,9 +8,21 @@ import numpy as np
 
 from tf_mural.errors import UserError, lookup
 
-_DESCRIPTIONS = ("*config.json", "vocab.txt", "tokenizer.json")
-# Names of weight files, the preferred format first. Weights of each format may be sharded.
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+# The last files belong to tokenizers and to the modules of sentence-transformers.
+_DESCRIPTIONS = (
+    "*config.json",
+    "vocab.txt",
+    "tokenizer.json",
+    "special_tokens_map.json",
+    "*.model",
+    "vocab.json",
+    "merges.txt",
+    "modules.json",
+)
+# Weights may be sharded: the index then names model-00001-of-00002.safetensors and so on.
+WEIGHTS = "model.safetensors"
+_WEIGHT_PATTERNS = (WEIGHTS, f"{WEIGHTS}.index.json", "model-*.safetensors", f"*_Dense/{WEIGHTS}")
+_PICKLES = "pytorch_model*.bin"
 _DTYPES = {
     "F64": np.float64,
     "F32": np.float32,
@@ -41,13 +54,13 @@ def fetch(name, weights=False):
             f"no folder {name!r}; expected a folder with the config.json and the weights of a "
             "checkpoint, or a name on huggingface.co such as kakaobrain/align-base"
         )
-    if not weights:
-        return _download(name, _DESCRIPTIONS)
-    for file in WEIGHTS:
-        stem, extension = os.path.splitext(file)
-        folder = _download(name, (file, f"{file}.index.json", f"{stem}-*{extension}"))
-        if _weight_files(folder):
-            break
+    folder = _download(name, _WEIGHT_PATTERNS if weights else _DESCRIPTIONS)
+    if weights and not _weight_files(folder):
+        raise UserError(
+            f"{name} has no {WEIGHTS} on huggingface.co; if it has pytorch_model.bin, which is a "
+            f"pickle, download it with `hf download {name} --local-dir FOLDER`, convert it with "
+            f"`{_conversion('FOLDER')}`, which needs torch and safetensors, and give hf:FOLDER"
+        )
     return folder
 
 
@@ -63,11 +76,35 @@ def _download(name, patterns):
         return huggingface_hub.snapshot_download(name, allow_patterns=list(patterns))
     except Exception as error:  # the hub, the network and the disk raise errors of many types
         reason = str(error).strip().split("\n")[0] or type(error).__name__
+        kinds = [kind.__name__ for kind in type(error).__mro__]
+        advice = next((text for kind, text in _ADVICE.items() if kind in kinds), _OTHER_ADVICE)
         raise UserError(
-            f"{name} cannot be downloaded from huggingface.co ({reason}); check the name and the "
-            f"connection, or download the checkpoint on another machine with `hf download {name} "
-            "--local-dir FOLDER`, copy the folder and give hf:FOLDER"
+            f"{name} cannot be downloaded from huggingface.co ({reason}); "
+            + advice.format(name=name)
         ) from error
+
+
+# Names of errors of huggingface_hub, the more special ones first.
+_ADVICE = {
+    "GatedRepoError": (
+        "the access is restricted: open https://huggingface.co/{name}, accept the terms, and log "
+        "in with `hf auth login`"
+    ),
+    "RepositoryNotFoundError": (
+        "there is no public model of this name: check the spelling, or log in with `hf auth login` "
+        "if the model is private"
+    ),
+    "HFValidationError": "expected a name such as google/siglip2-base-patch16-224, or a folder",
+    "LocalEntryNotFoundError": (
+        "there is no connection, and no copy in the cache: connect this machine, or download the "
+        "checkpoint on another machine with `hf download {name} --local-dir FOLDER`, copy the "
+        "folder and give hf:FOLDER"
+    ),
+}
+_OTHER_ADVICE = (
+    "check the name and the connection, or download the checkpoint on another machine with "
+    "`hf download {name} --local-dir FOLDER`, copy the folder and give hf:FOLDER"
+)
 
 
 def read_json(folder, name, optional=False):
@@ -92,34 +129,47 @@ def read_json(folder, name, optional=False):
 
 
 def read_tensors(folder):
-    """Returns {name: array} of all tensors. Tensors of safetensors files are memory-mapped.
+    """Returns {name: array} of all tensors, which are memory-mapped.
 
     Raises:
-        UserError: there are no weights, a file is missing or damaged, or the file format requires
-            PyTorch, which is not installed.
+        UserError: there are no weights, a file is missing or damaged, or the weights are pickles,
+            which may run any code when they are read.
     """
     paths = _weight_files(folder)
+    pickles = sorted(glob.glob(os.path.join(glob.escape(folder), _PICKLES)))
+    if not paths and pickles:
+        raise UserError(
+            f"{pickles[0]} is a pickle, which may run any code when it is read; convert it once, "
+            f"with torch and safetensors installed: {_conversion(folder)}"
+        )
     if not paths:
-        raise UserError(f"{folder} has no weights; expected {' or '.join(WEIGHTS)}")
+        raise UserError(f"{folder} has no weights; expected {WEIGHTS}")
     tensors = {}
     for path in paths:
         if not os.path.exists(path):
             raise UserError(f"{path} is missing, but the index names it; download this file again")
-        read = _read_safetensors if path.endswith(".safetensors") else _read_pickle
-        tensors |= read(path)
+        tensors |= _read_safetensors(path)
     return tensors
+
+
+def _conversion(folder):
+    """Returns a shell command that converts all pickles of a folder to one safetensors file."""
+    pickles, target = os.path.join(folder, _PICKLES), os.path.join(folder, WEIGHTS)
+    code = (
+        "import glob, torch, safetensors.torch as s; t = {}; "
+        f"[t.update(torch.load(f, 'cpu', weights_only=True)) for f in glob.glob({pickles!r})]; "
+        f"s.save_file({{k: v.clone().contiguous() for k, v in t.items()}}, {target!r})"
+    )
+    return f'python -c "{code}"'
 
 
 def _weight_files(folder):
     """Returns the paths of the weights: a single file or all shards; [] if there are no weights."""
-    for name in WEIGHTS:
-        if os.path.exists(os.path.join(folder, name)):
-            return [os.path.join(folder, name)]
-        index = read_json(folder, f"{name}.index.json", optional=True)
-        if index:
-            shards = sorted(set(index["weight_map"].values()))
-            return [os.path.join(folder, shard) for shard in shards]
-    return []
+    if os.path.exists(path := os.path.join(folder, WEIGHTS)):
+        return [path]
+    index = read_json(folder, f"{WEIGHTS}.index.json", optional=True)
+    shards = sorted(set(index["weight_map"].values())) if index else ()
+    return [os.path.join(folder, shard) for shard in shards]
 
 
 def _read_safetensors(path):
@@ -151,15 +201,3 @@ def _array(data, entry, where):
         entry = {**entry, "dtype": "F32"}
     dtype = lookup(_DTYPES, entry["dtype"], f"dtype (of {where})")
     return raw.view(dtype).reshape(entry["shape"])
-
-
-def _read_pickle(path):
-    try:
-        import torch
-    except ImportError as error:
-        raise UserError(
-            f"{path} has PyTorch's own format, which needs torch: pip install torch, or choose a "
-            f"checkpoint with {WEIGHTS[0]}"
-        ) from error
-    tensors = torch.load(path, map_location="cpu", weights_only=True)
-    return {name: value.float().numpy() for name, value in tensors.items()}

@@ -1,6 +1,7 @@
 """Maps variables of the towers to tensors of a PyTorch checkpoint, and converts their layout."""
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -81,17 +82,13 @@ def depthwise_conv2d(name, shape):
     return TensorSpec(name, (channels, 1, height, width), (2, 3, 0, 1))
 
 
-def convert(specs, shapes, tensors, source):
-    """Converts the tensors of a checkpoint to the arrays that are assigned to variables.
+def check(specs, tensors, source):
+    """Checks that a checkpoint has all tensors, with their expected shapes.
 
     Args:
         specs: {variable path: TensorSpec}.
-        shapes: {variable path: shape}.
         tensors: {name: array} of the checkpoint.
         source: name of the checkpoint, for messages.
-
-    Returns:
-        {variable path: float32 array}.
 
     Raises:
         UserError: tensors are missing or have other shapes; the message names the first of these
@@ -110,4 +107,93 @@ def convert(specs, shapes, tensors, source):
             f"the weights of {source} do not match its config.json: {'; '.join(errors[:3])}"
             f"{more}; expected a complete checkpoint of a single model"
         )
+
+
+def convert(specs, shapes, tensors, source):
+    """Converts the tensors of a checkpoint to the arrays that are assigned to variables.
+
+    Args:
+        specs: {variable path: TensorSpec}.
+        shapes: {variable path: shape}.
+        tensors: {name: array} of the checkpoint.
+        source: name of the checkpoint, for messages.
+
+    Returns:
+        {variable path: float32 array}.
+
+    Raises:
+        UserError: see `check`.
+    """
+    check(specs, tensors, source)
     return {path: spec.convert(tensors[spec.name], shapes[path]) for path, spec in specs.items()}
+
+
+class LayerMap:
+    """Maps the variables of layers to tensors, and assigns the tensors to the variables.
+
+    Each method adds the variables of one layer; `name` is the name of the module in the checkpoint.
+    """
+
+    def __init__(self):
+        self._specs, self._variables = {}, {}
+
+    @property
+    def names(self):
+        """Names of all tensors that have been added."""
+        return {spec.name for spec in self._specs.values()}
+
+    def add(self, variable, spec, name):
+        """Adds a variable; `spec` is a function of this module such as `vector`."""
+        key = f"{len(self._specs)}:{variable.path}"
+        self._specs[key], self._variables[key] = spec(name, tuple(variable.shape)), variable
+
+    def norm(self, layer, name):
+        """Adds a layer normalization."""
+        self.add(layer.gamma, vector, f"{name}.weight")
+        self.add(layer.beta, vector, f"{name}.bias")
+
+    def dense(self, layer, name, num_input_axes=1):
+        """Adds a linear layer, whose bias may be missing."""
+        kernel = functools.partial(dense, num_input_axes=num_input_axes)
+        self.add(layer.kernel, kernel, f"{name}.weight")
+        if layer.bias is not None:
+            self.add(layer.bias, vector, f"{name}.bias")
+
+    def conv2d(self, layer, name):
+        """Adds a convolution, whose bias may be missing."""
+        self.add(layer.kernel, conv2d, f"{name}.weight")
+        if layer.bias is not None:
+            self.add(layer.bias, vector, f"{name}.bias")
+
+    def attention(self, layer, name, output="out_proj"):
+        """Adds a `keras.layers.MultiHeadAttention`."""
+        self.dense(layer.query_dense, f"{name}.q_proj")
+        self.dense(layer.key_dense, f"{name}.k_proj")
+        self.dense(layer.value_dense, f"{name}.v_proj")
+        self.dense(layer.output_dense, f"{name}.{output}", num_input_axes=2)
+
+    def load(self, tensors, source):
+        """Assigns the tensors {name: array} of a checkpoint to all variables, one at a time.
+
+        Raises:
+            UserError: see `check`.
+        """
+        check(self._specs, tensors, source)
+        for key, spec in self._specs.items():
+            variable = self._variables[key]
+            variable.assign(spec.convert(tensors[spec.name], tuple(variable.shape)))
+
+
+def split_attention(tensors, name):
+    """Adds the three parts of `in_proj` of torch.nn.MultiheadAttention to the tensors, in place.
+
+    Args:
+        tensors: {name: array} of a checkpoint.
+        name: name of the module.
+    """
+    for suffix in ("weight", "bias"):
+        joined = tensors.pop(f"{name}.in_proj_{suffix}", None)
+        if joined is not None:
+            parts = np.split(joined, 3) if len(joined) % 3 == 0 else [joined] * 3
+            for part, values in zip("qkv", parts, strict=True):
+                tensors[f"{name}.{part}_proj.{suffix}"] = values

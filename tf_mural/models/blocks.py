@@ -46,12 +46,44 @@ def require_remat_blocks(name, tower):
     return blocks
 
 
+def check_widths(towers):
+    """Checks that all towers, {name: `keras.Model`}, have embeddings of the same known width.
+
+    Raises:
+        UserError: the widths differ, or the output of a tower is unknown.
+    """
+    widths = {}
+    for name, tower in towers.items():
+        try:
+            widths[name] = tower.output.shape[-1]
+        except (AttributeError, ValueError) as error:
+            raise UserError(
+                f"the output of the tower {name!r} ({type(tower).__name__}) is unknown: expected "
+                "an ImageEncoder, a TextEncoder or a functional model"
+            ) from error
+    if len(set(widths.values())) > 1:
+        raise UserError(
+            f"the towers have embeddings of different widths, {widths}: set the same dim for all"
+        )
+
+
+def attention_layers(tower):
+    """Returns the attention layers of a tower.
+
+    Args:
+        tower: `keras.Model`.
+    """
+    return [layer for layer in tower._flatten_layers() if _is_attention(layer)]
+
+
 def is_block(layer):
     """Returns whether a layer is a transformer layer: one of its direct sublayers is attention.
 
     Keras and KerasHub have many classes of transformer layers without a common base class.
     """
-    if isinstance(layer, keras.Model) or _is_attention(layer):
+    name = type(layer).__name__
+    # The attention pooling of SigLIP contains attention, but follows all transformer layers.
+    if isinstance(layer, keras.Model) or _is_attention(layer) or name.endswith("Pooling"):
         return False
     return any(_is_attention(part) for part in layer._flatten_layers(False, recursive=False))
 
@@ -83,17 +115,17 @@ def lr_multipliers_by_block(name, tower, decay):
     Raises:
         UserError: the tower has no transformer layers, and the order of its layers is unknown.
     """
-    variables = tower.trainable_variables
+    variables = tower.weights
     block_of = {
         id(variable): number
         for number, layer in enumerate(tower._flatten_layers())
         if is_block(layer)
-        for variable in layer.trainable_variables
+        for variable in layer.weights
     }
     # Keras lists variables in the order in which their layers run. Keras does not always list the
     # layers in this order.
     order = list(dict.fromkeys(block_of[id(v)] for v in variables if id(v) in block_of))
-    if variables and not order:
+    if tower.trainable_variables and not order:
         raise UserError(
             f"layer_decay is {decay}, but the order of the layers of the tower {name!r} "
             f"({type(tower).__name__} {tower.name!r}) is unknown: expected an EfficientNet, a BERT "
@@ -106,7 +138,8 @@ def lr_multipliers_by_block(name, tower, decay):
             exponent = level
         else:
             exponent = 0 if level == 1 else level
-        pairs.append((f"^{re.escape(variable.path)}$", decay**exponent))
+        if variable.trainable:
+            pairs.append((f"^{re.escape(variable.path)}$", decay**exponent))
     return tuple(pairs)
 
 

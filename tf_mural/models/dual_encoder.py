@@ -10,13 +10,14 @@ import numpy as np
 from keras import ops
 
 import tf_mural
-from tf_mural.errors import UserError, lookup
+from tf_mural.errors import lookup
 from tf_mural.losses import SCALARS
 from tf_mural.modalities import MODALITIES
-from tf_mural.models.blocks import require_remat_blocks
-from tf_mural.models.ghost_batch_norm import at_least_float32
+from tf_mural.models.adaptation import FROZEN, FULL, adapt_tower
+from tf_mural.models.blocks import check_widths, require_remat_blocks
+from tf_mural.models.ghost_batch_norm import at_least_float32, unit_rows
 from tf_mural.models.image_encoder import image_tower
-from tf_mural.models.keras_patches import dtype_policy_scope, prefix_paths
+from tf_mural.models.keras_patches import dtype_policy_scope, make_names_unique, renumber_paths
 from tf_mural.models.text_encoder import text_tower
 from tf_mural.models.vectors_encoder import StoredVectors, VectorsEncoder
 
@@ -47,7 +48,8 @@ class DualEncoder(keras.Model):
         scalars: {kind: {name: initial value}}, the learned scalars. A kind is a key of
             `losses.SCALARS`, which also defines the bounds of the scalars. Defaults to
             {"temperature": {"shared": 1.0}}, because the paper uses a single temperature.
-        freeze: names of the towers that are not trained.
+        adapt: {name of a tower: "full", "frozen", "last:k" or "lora:r"}, which weights of the tower
+            are trained, see `models.adaptation`. Defaults to "full" for each tower.
         modalities: {name of a tower: modality}, see `modalities.MODALITIES`. Defaults to the
             attribute `modality` of the tower; if the tower has no such attribute, to its name.
         languages: codes of the languages that the model is trained on. `embed_texts` warns about
@@ -60,10 +62,11 @@ class DualEncoder(keras.Model):
         scalars: {kind: {name: variable}}, the learned scalars.
         stored: `StoredVectors`, the vectors of records that towers read in training.
         languages: tuple of the codes of the training languages, or None.
+        adapt: {name of a tower: which weights of the tower are trained}, for all towers.
 
     Raises:
-        UserError: a modality, a kind of scalar or the name of a frozen tower is unknown, or the
-            towers have different widths.
+        UserError: a modality, a kind of scalar or the name of a tower in `adapt` is unknown, a
+            tower does not have the layers that `adapt` names, or the towers have different widths.
     """
 
     def __init__(
@@ -73,7 +76,7 @@ class DualEncoder(keras.Model):
         *,
         towers: Mapping[str, keras.Model] | None = None,
         scalars: Mapping[str, Mapping[str, float]] | None = None,
-        freeze: Sequence[str] = (),
+        adapt: Mapping[str, str] | None = None,
         modalities: Mapping[str, str] | None = None,
         languages: Sequence[str] | None = None,
         name: str = "dual_encoder",
@@ -90,16 +93,20 @@ class DualEncoder(keras.Model):
         }
         for modality in self.modalities.values():
             lookup(MODALITIES, modality, "modality")
-        _check_widths(towers)
-        for tower in freeze:
-            lookup(towers, tower, "tower").trainable = False
+        check_widths(towers)
+        for tower in adapt or {}:
+            lookup(towers, tower, "tower")
         scalars = scalars or {"temperature": {"shared": 1.0}}
         self._initial_scalars = {kind: dict(values) for kind, values in scalars.items()}
         self.scalars = {
             kind: {name: self._add_scalar(kind, name, value) for name, value in values.items()}
             for kind, values in scalars.items()
         }
-        self._make_names_unique()
+        defaults = {self.default_tower(modality) for modality in self.modalities.values()}
+        make_names_unique(towers, defaults)
+        self.adapt = {tower: (adapt or {}).get(tower, FULL) for tower in towers}
+        for name, value in self.adapt.items():
+            adapt_tower(name, towers[name], value)
         self.languages = languages and tuple(languages)
         self._embedder = None
         self.use_stored_features({})
@@ -114,23 +121,6 @@ class DualEncoder(keras.Model):
             dtype=at_least_float32(keras.config.floatx()),
             autocast=False,
         )
-
-    def _make_names_unique(self):
-        """Gives towers with the same name different names, and their variables different paths.
-
-        The variables of the first tower of a modality keep their paths. The variables of any other
-        tower get paths that start with the name of the tower.
-        """
-        known, names = {}, set()
-        for name, tower in self.towers.items():
-            if tower.name in names:  # The layers of a functional model need unique names.
-                tower.name = f"{name}_tower"
-            names.add(tower.name)
-            variables = [v for v in tower.variables if known.get(v.path) is not v]
-            is_first = name == self.default_tower(self.modalities[name])
-            if not is_first or any(v.path in known for v in variables):
-                prefix_paths(variables, name)
-            known.update((v.path, v) for v in variables)
 
     def use_stored_features(self, vectors: Mapping[str, str]) -> None:
         """Makes a training step read the features of towers from records, see `StoredVectors`.
@@ -266,8 +256,8 @@ class DualEncoder(keras.Model):
 
         Args:
             path: folder that `save_to_preset` or tools/export.py wrote, handle of such a folder on
-                a hub ("hf://user/name" or "kaggle://user/name/keras/variant"), or workdir of a
-                finished run.
+                a hub ("hf://user/name" or "kaggle://user/name/keras/variant"), workdir of a
+                finished run, or public model ("hf:google/siglip2-base-patch16-224").
 
         Raises:
             UserError: the model does not exist or is incomplete.
@@ -293,7 +283,10 @@ class DualEncoder(keras.Model):
                 for name, tower in self.towers.items()
             },
             "scalars": {kind: dict(values) for kind, values in self._initial_scalars.items()},
-            "freeze": [name for name, tower in self.towers.items() if not tower.trainable],
+            "adapt": {
+                name: self.adapt[name] if tower.trainable else FROZEN
+                for name, tower in self.towers.items()
+            },
             "modalities": dict(self.modalities),
             "languages": self.languages and list(self.languages),
             "name": self.name,
@@ -306,7 +299,11 @@ class DualEncoder(keras.Model):
             name: keras.saving.deserialize_keras_object(tower, custom_objects)
             for name, tower in config["towers"].items()
         }
-        return cls(**{**config, "towers": towers})
+        config = {**config, "towers": towers}
+        # An earlier version of `tf_mural` stored the names of the frozen towers.
+        if frozen := config.pop("freeze", ()):
+            config["adapt"] = dict.fromkeys(frozen, FROZEN)
+        return cls(**config)
 
     def clamp_scalars(self) -> dict[str, Any]:
         """Clips the scalars to the bounds of their kind in `losses.SCALARS`.
@@ -337,7 +334,6 @@ def dual_encoder(
     text,
     embedding_dim,
     scalars=None,
-    freeze=(),
     precision=None,
     towers=None,
     all_reduce_mean=list,
@@ -345,17 +341,17 @@ def dual_encoder(
     """Builds a `DualEncoder` from plain data, which the model.json of a run stores.
 
     Args:
-        image: keyword arguments of `image_tower`.
-        text: keyword arguments of `text_tower`.
+        image: keyword arguments of `image_tower`, and "adapt", see `DualEncoder`. "encoder", a
+            `keras.Model` or its serialized form, may stand for the arguments of `image_tower`.
+        text: keyword arguments of `text_tower`, and "adapt"; or "encoder", as in `image`.
         embedding_dim: width of the shared embedding space.
         scalars: see `DualEncoder`.
-        freeze: see `DualEncoder`.
         precision: dtype policy of the towers, one of "float32", "mixed_bfloat16" and
             "mixed_float16". The mixed policies compute in half precision and keep float32 weights.
             Defaults to the global dtype policy of Keras.
         towers: {name: keyword arguments} of further towers. "modality" is "image", "text" or
-            "vectors", and the other arguments are those of `image_tower`, `text_tower` or
-            `VectorsEncoder`. The paths of the variables of a further tower start with its name.
+            "vectors", and the other arguments are those of `image`, `text` or `VectorsEncoder`.
+            The paths of the variables of a further tower start with its name.
         all_reduce_mean: see `GhostBatchNormalization`. model.json does not store this argument.
     """
     make = {
@@ -366,34 +362,31 @@ def dual_encoder(
         "vectors": VectorsEncoder,
     }
     modalities = {"image": "image", "text": "text"}
+    described = {"image": image, "text": text, **(towers or {})}
+    adapt = {name: arguments.get("adapt", FULL) for name, arguments in described.items()}
+    described = {
+        name: {key: value for key, value in arguments.items() if key != "adapt"}
+        for name, arguments in described.items()
+    }
     with dtype_policy_scope(precision):
-        models = {"image": make["image"](**image), "text": make["text"](**text)}
-        for name, arguments in (towers or {}).items():
-            arguments = dict(arguments)
+        models = {name: _tower(make[name], **described.pop(name)) for name in ("image", "text")}
+        for name, arguments in described.items():
             modalities[name] = arguments.pop("modality")
             with keras.name_scope(name):
-                models[name] = lookup(make, modalities[name], "modality")(**arguments)
+                make_tower = lookup(make, modalities[name], "modality")
+                models[name] = _tower(make_tower, **arguments)
             # A functional model that contains the towers needs distinct names.
             models[name].name = f"{name}_tower"
-    return DualEncoder(towers=models, scalars=scalars, freeze=freeze, modalities=modalities)
+    return DualEncoder(towers=models, scalars=scalars, adapt=adapt, modalities=modalities)
 
 
-def unit_rows(x: Any) -> Any:
-    """Returns rows (n, d) divided by their L2 norms."""
-    return ops.normalize(x, axis=-1, order=2, epsilon=1e-12)
+def _tower(make, encoder=None, **arguments):
+    """Returns `make(**arguments)`, or `encoder`, which may be serialized."""
+    if encoder is None:
+        return make(**arguments)
+    if isinstance(encoder, dict):
+        import keras_hub  # noqa: F401  registers the classes of its backbones
 
-
-def _check_widths(towers):
-    widths = {}
-    for name, tower in towers.items():
-        try:
-            widths[name] = tower.output.shape[-1]
-        except (AttributeError, ValueError) as error:
-            raise UserError(
-                f"the output of the tower {name!r} ({type(tower).__name__}) is unknown: expected "
-                "an ImageEncoder, a TextEncoder or a functional model"
-            ) from error
-    if len(set(widths.values())) > 1:
-        raise UserError(
-            f"the towers have embeddings of different widths, {widths}: set the same dim for all"
-        )
+        encoder = keras.saving.deserialize_keras_object(encoder)
+    renumber_paths(encoder.variables)
+    return encoder

@@ -203,3 +203,8 @@ def at_least_float32(dtype):
     # backends.
     name = keras.backend.standardize_dtype(dtype)
     return "float32" if name in ("float16", "bfloat16") else name
+
+
+def unit_rows(x):
+    """Returns rows (n, d) divided by their L2 norms."""
+    return ops.normalize(x, axis=-1, order=2, epsilon=1e-12)

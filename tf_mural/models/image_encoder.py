@@ -15,13 +15,15 @@ from tf_mural.models.model_configs import (
     count_blocks,
     efficientnet_config,
     load_backbone,
+    preset_of,
+    upgrade_tower,
 )
 from tf_mural.models.squeeze_excite import fuse_squeeze_excite
 from tf_mural.models.vectors_encoder import features_of, split_tower
 
 # Names of the arguments of `image_tower` that a saved tower contains.
 _STORED_ARGUMENTS = (
-    "name",
+    "backbone",
     "image_size",
     "embedding_dim",
     "stochastic_depth",
@@ -88,7 +90,7 @@ class EfficientNetEncoder(keras.Model):
     def from_config(cls, config, custom_objects=None):
         """Builds a tower with new weights from the result of `get_config`."""
         with dtype_policy_scope(config["precision"]):
-            tower = image_tower(**config["arguments"])
+            tower = image_tower(**upgrade_tower("image", config["arguments"]))
         tower.name = config["name"]
         tower.preprocessing = tf_mural.data.as_preprocessing(
             config["preprocessing"], tower.image_size
@@ -97,7 +99,7 @@ class EfficientNetEncoder(keras.Model):
 
 
 def image_tower(
-    name="b7",
+    backbone="b7",
     image_size=289,
     embedding_dim=640,
     stochastic_depth=0.2,
@@ -107,7 +109,6 @@ def image_tower(
     scale=1 / 127.5,
     mean=(1.0,),
     std=(1.0,),
-    preset=None,
     all_reduce_mean=list,
 ):
     """Builds an EfficientNet whose last MBConv output is averaged over all positions.
@@ -116,8 +117,10 @@ def image_tower(
     projection is added if the number of features is not `embedding_dim`.
 
     Args:
-        name: a key of `EFFICIENTNETS`, or a dict with the arguments of an EfficientNet, see
-            `model_configs.efficientnet_config`.
+        backbone: a key of `EFFICIENTNETS`, or a dict with the arguments of an EfficientNet, see
+            `model_configs.efficientnet_config`, with random weights; or "keras_hub:" followed by a
+            KerasHub preset of an EfficientNet (name, `hf://` or `kaggle://` handle, or folder),
+            which also provides weights.
         image_size: height and width of the images in pixels.
         embedding_dim: width of the embeddings.
         stochastic_depth: upper bound of the drop rates of stochastic depth. Block i (from 0) of B
@@ -127,13 +130,11 @@ def image_tower(
         padding: padding before stride-2 convolutions, "symmetric" or "end". KerasHub pads
             symmetrically. "end" omits one row of padding at the top and one column of padding at
             the left, as in the published ALIGN models at every image size. None: "symmetric", with
-            a warning if `preset` is given, because a preset does not record its padding.
+            a warning for a preset, because a preset does not record its padding.
         scale: factor of the pixels. The input of the backbone is (scale * x - mean) / std for each
             pixel x.
         mean: one float, or one float per channel.
         std: one float, or one float per channel.
-        preset: KerasHub preset of an EfficientNet (name, `hf://` or `kaggle://` handle, or folder),
-            which replaces `name` and provides weights. None: the weights are random.
         all_reduce_mean: see `GhostBatchNormalization`.
 
     Returns:
@@ -143,13 +144,14 @@ def image_tower(
     import keras_hub
 
     arguments = {key: value for key, value in locals().items() if key in _STORED_ARGUMENTS}
+    preset = preset_of(backbone)
     padding = resolve_padding(padding, preset)
     backbone_class = keras_hub.models.EfficientNetBackbone
     # The pretrained backbone is built with Keras' batch norm layer, because KerasHub finds the
     # weights of a layer in a preset by the class name of the layer.
     pretrained = load_backbone(backbone_class, preset) if preset else None
-    config = efficientnet_config(pretrained.get_config() if preset else name)
-    arguments |= {"name": dict(config) if preset else name, "padding": padding}
+    config = efficientnet_config(pretrained.get_config() if preset else backbone)
+    arguments |= {"backbone": dict(config) if preset else backbone, "padding": padding}
     repeats, blocks = sum(config["stackwise_num_repeats"]), count_blocks(config)
     config["input_shape"] = (image_size, image_size, 3)
     # KerasHub computes drop rates with the number of blocks before depth scaling. Without the
@@ -161,16 +163,16 @@ def image_tower(
         functools.partial(GhostBatchNormalization, virtual_batch_size, all_reduce_mean),
         batch_norm_momentum,
     )
-    backbone, inputs = fuse_squeeze_excite(backbone_class.from_config(config), replace)
+    network, inputs = fuse_squeeze_excite(backbone_class.from_config(config), replace)
     if preset:
-        backbone.set_weights(pretrained.get_weights())
+        network.set_weights(pretrained.get_weights())
     pixels = keras.Input((image_size, image_size, 3), name="pixels")
     # Rescaling and the average over positions use the dtype of the weights. In bfloat16, the
     # constant 1 / 127.5 has a relative error of 0.4 %, which would change every pixel.
     dtype = keras.config.dtype_policy().variable_dtype
     factor, offset = rescaling(scale, mean, std)
     x = keras.layers.Rescaling(factor, offset=offset, dtype=dtype, name="rescale")(pixels)
-    for stage in _split_stages(backbone, inputs, len(config["stackwise_num_repeats"])):
+    for stage in _split_stages(network, inputs, len(config["stackwise_num_repeats"])):
         x = stage(x)
     x = keras.layers.GlobalAveragePooling2D(dtype=dtype, name="pool")(x)
     if x.shape[-1] != embedding_dim:

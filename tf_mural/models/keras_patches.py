@@ -1,12 +1,15 @@
 """All changes that the models make to the behavior of Keras and KerasHub."""
 
 import contextlib
+import re
 
 import keras
 from keras import ops
 
 from tf_mural.errors import lookup
 
+# The number at the end of the name of a layer or variable.
+_NUMBER = re.compile(r"_\d+$")
 ACTIVATIONS = {
     "gelu_approximate": lambda x: keras.activations.gelu(x, approximate=True),
     "gelu": lambda x: keras.activations.gelu(x, approximate=False),
@@ -78,6 +81,70 @@ def _use_tensordot(dense):
     dense.call = call
 
 
+def patch_lora(layer):
+    """Makes a layer with LoRA adapters save and load the adapters beside its plain weights.
+
+    Keras saves the merged kernel, in the compute dtype, and sets both kernels of the adapter to 0
+    when it loads them. With two zero kernels, all later gradients of the adapter would be 0.
+
+    Args:
+        layer: `keras.layers.Dense` or `keras.layers.EinsumDense` with `lora_enabled`.
+    """
+    names = ("lora_kernel_a", "lora_kernel_b")
+    layer_class = type(layer)
+
+    def save_own_variables(store):
+        layer.lora_enabled = False
+        layer_class.save_own_variables(layer, store)
+        layer.lora_enabled = True
+        for name in names:
+            store[name] = getattr(layer, name)
+
+    def load_own_variables(store):
+        values = {name: getattr(layer, name).numpy() for name in names}
+        values |= {name: store[name] for name in names if name in store.keys()}
+        layer_class.load_own_variables(layer, store)
+        for name, value in values.items():
+            getattr(layer, name).assign(value)
+
+    layer.save_own_variables, layer.load_own_variables = save_own_variables, load_own_variables
+
+
+def remove_lora(layer):
+    """Removes the adapters that `enable_lora` added to a layer; Keras has no method for it.
+
+    Args:
+        layer: `keras.layers.Dense` or `keras.layers.EinsumDense` with `lora_enabled`, after
+            `patch_lora`.
+    """
+    for name in ("lora_kernel_a", "lora_kernel_b"):
+        layer._untrack_variable(getattr(layer, name))
+        delattr(layer, name)
+    del layer.save_own_variables, layer.load_own_variables
+    layer.lora_enabled, layer.lora_rank, layer.lora_alpha = False, None, None
+
+
+def renumber_paths(variables):
+    """Makes the paths of the variables of a tower independent of the models built before it.
+
+    Keras adds a number, which counts in the whole process, to the names of layers and variables
+    that have no name, such as "dense_3". Weights are stored by path. In the new paths, the number
+    of a name counts the different names at the same place of the same tower, from 0.
+
+    Args:
+        variables: list of the `keras.Variable` of a tower.
+    """
+    numbers = {}  # {(parent, name without number): {name: new name}}
+    for variable in variables:
+        path = ""
+        for name in variable.path.split("/"):
+            base = _NUMBER.sub("", name)
+            known = numbers.setdefault((path, base), {})
+            new_name = known.setdefault(name, f"{base}_{len(known)}")
+            path += ("/" if path else "") + new_name
+        variable._path = path
+
+
 def prefix_paths(variables, prefix):
     """Makes the paths of variables start with a prefix, as if they were built in its name scope.
 
@@ -92,3 +159,24 @@ def prefix_paths(variables, prefix):
     for variable in variables:
         if not variable.path.startswith(f"{prefix}/"):
             variable._path = f"{prefix}/{variable.path}"
+
+
+def make_names_unique(towers, defaults):
+    """Gives towers with the same name different names, and their variables different paths.
+
+    The variables of the first tower of a modality keep their paths. The variables of any other
+    tower get paths that start with the name of the tower.
+
+    Args:
+        towers: {name: `keras.Model`}.
+        defaults: names of the first tower of each modality.
+    """
+    known, names = {}, set()
+    for name, tower in towers.items():
+        if tower.name in names:  # The layers of a functional model need unique names.
+            tower.name = f"{name}_tower"
+        names.add(tower.name)
+        variables = [v for v in tower.variables if known.get(v.path) is not v]
+        if name not in defaults or any(v.path in known for v in variables):
+            prefix_paths(variables, name)
+        known.update((v.path, v) for v in variables)

@@ -64,14 +64,19 @@ BERTS = {  # name: (layers, width, heads); the feed-forward width is 4 * width
     "base": (12, 768, 12),
     "large": (24, 1024, 16),
 }
+# Prefix of the names of KerasHub presets in the argument `backbone` of towers.
+KERAS_HUB = "keras_hub:"
 # Arguments of a KerasHub backbone that `image_tower` sets.
 _INSTANCE_ARGUMENTS = ("name", "trainable", "dtype", "input_shape", "dropout", "include_rescaling")
 # `_RENAMED_ARGUMENTS`, {modality: {old name: new name}}, lists the arguments of `dual_encoder` that
 # earlier versions of `tf_mural` stored under other names. `_STORED_NONE`, {argument: value}, lists
 # the values that earlier versions of `tf_mural` stored in the place of None. In the place of the
-# argument `scalars`, earlier versions of `tf_mural` stored `temperatures`, {name: initial value}.
+# argument `backbone`, earlier versions of `tf_mural` stored `name`, and `preset`, the name of a
+# preset of KerasHub. In the place of the argument `scalars`, earlier versions of `tf_mural` stored
+# `temperatures`, {name: initial value}, and in the place of "adapt" of the towers `freeze`, the
+# names of the frozen towers.
 _RENAMED_ARGUMENTS = {"image": {"batch_norm_group": "virtual_batch_size"}, "text": {}}
-_STORED_NONE = {"virtual_batch_size": 0, "preset": "", "sizes": []}
+_STORED_NONE = {"virtual_batch_size": 0, "sizes": []}
 
 
 def upgrade_arguments(arguments):
@@ -83,17 +88,51 @@ def upgrade_arguments(arguments):
     Args:
         arguments: keyword arguments of `dual_encoder`, of which "image" and "text" are required.
     """
-    upgraded = {"towers": arguments.get("towers") or {}}
-    for modality, renamed in _RENAMED_ARGUMENTS.items():
-        stored = {renamed.get(key, key): value for key, value in arguments[modality].items()}
-        upgraded[modality] = {
-            key: None if key in _STORED_NONE and value == _STORED_NONE[key] else value
-            for key, value in stored.items()
-        }
+    towers = arguments.get("towers") or {}
+    upgraded = {
+        "towers": {
+            name: upgrade_tower(tower.get("modality", "image"), tower)
+            for name, tower in towers.items()
+        },
+        "image": upgrade_tower("image", arguments["image"]),
+        "text": upgrade_tower("text", arguments["text"]),
+    }
     if "temperatures" in arguments:
         upgraded["scalars"] = {"temperature": arguments["temperatures"]}
         arguments = {key: value for key, value in arguments.items() if key != "temperatures"}
+    if "freeze" in arguments:
+        frozen = set(arguments["freeze"] or ())
+        arguments = {key: value for key, value in arguments.items() if key != "freeze"}
+        upgraded["towers"] = {name: dict(tower) for name, tower in upgraded["towers"].items()}
+        towers = {**upgraded["towers"], "image": upgraded["image"], "text": upgraded["text"]}
+        for name in frozen:
+            towers[name]["adapt"] = "frozen"
     return {**arguments, **upgraded}
+
+
+def upgrade_tower(modality, arguments):
+    """Converts stored keyword arguments of a tower to the names and values of this version.
+
+    Args:
+        modality: "image", "text" or "vectors".
+        arguments: keyword arguments of `image_tower`, `text_tower` or `VectorsEncoder`.
+    """
+    renamed = _RENAMED_ARGUMENTS.get(modality, {})
+    stored = {renamed.get(key, key): value for key, value in arguments.items()}
+    name, preset = stored.pop("name", None), stored.pop("preset", None)
+    if name is not None or preset:
+        stored = {"backbone": f"{KERAS_HUB}{preset}" if preset else name, **stored}
+    return {
+        key: None if key in _STORED_NONE and value == _STORED_NONE[key] else value
+        for key, value in stored.items()
+    }
+
+
+def preset_of(backbone):
+    """Returns the name of the KerasHub preset of an argument `backbone`, or None."""
+    if isinstance(backbone, str) and backbone.startswith(KERAS_HUB):
+        return backbone.removeprefix(KERAS_HUB)
+    return None
 
 
 def bert_sizes(name):

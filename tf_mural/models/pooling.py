@@ -8,6 +8,14 @@ from tf_mural.errors import UserError, lookup
 IMAGE_POOLINGS = ("average", "max", "cls", "map")
 TEXT_POOLINGS = (*IMAGE_POOLINGS, "last", "eos")
 _SYNONYMS = {"mean": "average"}
+# Classes of KerasHub whose first token is a class token, without an attribute that says so.
+_WITH_CLS = (
+    "CLIPVisionEncoder",
+    "DINOV2Backbone",
+    "DINOV3Backbone",
+    "DeiTBackbone",
+    "MetaCLIP2VisionEncoder",
+)
 
 
 @keras.saving.register_keras_serializable(package="tf_mural")
@@ -128,7 +136,7 @@ def pool(backbone, x, pooling, dtype, tokens=None, attended=None, end_id=None):
 def _positions(pooling, tokens, attended, end_id):
     """Returns the index of the token that represents each text, int32 (n,)."""
     if pooling == "last":
-        columns = ops.arange(1, ops.shape(tokens)[1] + 1, dtype="int32")
+        columns = ops.cumsum(ops.ones_like(tokens), axis=1)  # 1, 2, ..., t
         return ops.maximum(ops.max(attended * columns, axis=1) - 1, 0)
     if end_id is None:
         raise UserError(
@@ -155,6 +163,8 @@ def _reduce(x, pooling, dtype, attended):
 
 def has_cls(backbone):
     """Returns whether the first token of the output of a KerasHub backbone is a class token."""
+    if type(backbone).__name__ in _WITH_CLS:
+        return True
     names = ("cls_token_index", "start_token_index")
     return any(getattr(backbone, name, None) == 0 for name in names) or bool(
         getattr(backbone, "use_class_token", False)

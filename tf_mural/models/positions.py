@@ -126,13 +126,20 @@ def resize_backbone(backbone, image_size=None, max_tokens=None):
         )
     if config[key] == size or (isinstance(size, tuple) and tuple(config[key]) == size):
         return backbone
-    patch = config.get("patch_size")
-    if image_size is not None and isinstance(patch, int) and image_size < patch:
+    patch = config.get("patch_size") or 1
+    patch = patch if isinstance(patch, int) else patch[0]
+    if image_size is not None and image_size < patch:
         raise UserError(
             f"image_size is {image_size}, but the patches of the backbone {backbone.name!r} have "
             f"{patch} pixels: set image_size={patch} or more"
         )
-    resized = type(backbone).from_config({**config, key: size})
+    try:
+        resized = type(backbone).from_config({**config, key: size})
+    except ValueError as error:
+        reason = str(error).split("\n")[0]
+        raise UserError(
+            f"{name} is {value}, which the backbone {backbone.name!r} does not accept: {reason}"
+        ) from error
     pairs = list(zip(backbone.variables, resized.variables, strict=True))
     for old, new in pairs:
         if tuple(old.shape) == tuple(new.shape):

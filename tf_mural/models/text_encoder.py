@@ -6,7 +6,7 @@ from keras import ops
 import tf_mural
 from tf_mural.errors import UserError
 from tf_mural.models.keras_patches import dtype_policy_scope, patch_bert
-from tf_mural.models.model_configs import bert_sizes, load_backbone
+from tf_mural.models.model_configs import bert_sizes, load_backbone, preset_of, upgrade_tower
 from tf_mural.models.vectors_encoder import features_of, split_tower
 
 
@@ -80,45 +80,43 @@ class BertEncoder(TextTower):
     def from_config(cls, config, custom_objects=None):
         """Builds a tower with new weights from the result of `get_config`."""
         with dtype_policy_scope(config["precision"]):
-            tower = text_tower(**config["arguments"])
+            tower = text_tower(**upgrade_tower("text", config["arguments"]))
         tower.name = config["name"]
         return tower
 
 
 def text_tower(
     vocabulary_size,
-    name="base",
+    backbone="base",
     max_tokens=64,
     embedding_dim=640,
     dropout=0.1,
     sizes=None,
     activation="gelu_approximate",
-    preset=None,
 ):
     """Builds a BERT whose last hidden state of [CLS] (before the pooler) is projected linearly.
 
     Args:
         vocabulary_size: number of token embeddings.
-        name: a key of `BERTS`.
+        backbone: a key of `BERTS`, with random weights; or "keras_hub:" followed by a KerasHub
+            preset of a BERT (name, handle or folder), which replaces `max_tokens` and `sizes`, and
+            provides weights. The tokenizer must have the vocabulary of the preset.
         max_tokens: number of position embeddings.
         embedding_dim: width of the embeddings.
         dropout: dropout rate of embeddings, attention and feed-forward outputs.
         sizes: (layers, width, heads, feed-forward width) of a BERT that is not in `BERTS`. None:
-            the sizes of the BERT `name`.
+            the sizes of `backbone`.
         activation: feed-forward activation: "gelu_approximate" (tanh approximation, KerasHub's
             default) or "gelu" (exact, as in most published checkpoints).
-        preset: KerasHub preset of a BERT, which replaces `name`, `max_tokens` and `sizes`, and
-            provides weights. The tokenizer must have the vocabulary of the preset. None: the
-            weights are random.
 
     Returns:
         `BertEncoder` that maps int32 tokens, (n, t), padded with 0, to embeddings,
         (n, embedding_dim), which are not normalized.
     """
-    backbone = _bert_backbone(vocabulary_size, name, max_tokens, dropout, sizes, preset)
-    patch_bert(backbone, activation)
+    bert = _bert_backbone(vocabulary_size, backbone, max_tokens, dropout, sizes)
+    patch_bert(bert, activation)
     # The pooler is omitted because its variables would never get a gradient.
-    sequence = keras.Model(backbone.input, backbone.output["sequence_output"])
+    sequence = keras.Model(bert.input, bert.output["sequence_output"])
     tokens = keras.Input((None,), dtype="int32", name="tokens")
     mask = ops.cast(ops.not_equal(tokens, 0), "int32")
     hidden = sequence(
@@ -127,25 +125,25 @@ def text_tower(
     x = keras.layers.Dense(embedding_dim, name="text_projection")(hidden[:, 0])
     arguments = {
         "vocabulary_size": vocabulary_size,
-        "max_tokens": backbone.max_sequence_length,
+        "max_tokens": bert.max_sequence_length,
         "embedding_dim": embedding_dim,
         "dropout": dropout,
-        # A saved tower contains its sizes instead of the name and the preset.
+        # A saved tower contains its sizes instead of the name or the preset.
         "sizes": [
-            backbone.num_layers,
-            backbone.hidden_dim,
-            backbone.num_heads,
-            backbone.intermediate_dim,
+            bert.num_layers,
+            bert.hidden_dim,
+            bert.num_heads,
+            bert.intermediate_dim,
         ],
         "activation": activation,
     }
     return BertEncoder(tokens, x, arguments)
 
 
-def _bert_backbone(vocabulary_size, name, max_tokens, dropout, sizes, preset):
+def _bert_backbone(vocabulary_size, name, max_tokens, dropout, sizes):
     import keras_hub
 
-    if preset:
+    if preset := preset_of(name):
         backbone = load_backbone(keras_hub.models.BertBackbone, preset, dropout=dropout)
         if backbone.vocabulary_size != vocabulary_size:
             raise UserError(

@@ -11,8 +11,8 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from tf_mural import file_io
 from tf_mural.errors import UserError, lookup
-from tf_mural.huggingface import checkpoint_files
 
 __all__ = ["HUGGING_FACE", "KERAS_HUB", "PublicModel", "is_public", "open_model"]
 
@@ -24,12 +24,12 @@ KERAS_HUB = "keras_hub:"
 FAMILIES = {
     "align": "align_model",
     "clip": "clip",
-    "metaclip_2": "metaclip_2",
+    "metaclip_2": "clip",
     "siglip": "siglip",
     "siglip2": "siglip",
     "bert": "sentence_transformers",
     "distilbert": "sentence_transformers",
-    "xlm-roberta": "xlm_roberta",
+    "xlm-roberta": "sentence_transformers",
     "M-CLIP": "m_clip",
 }
 
@@ -119,7 +119,19 @@ class PublicModel:
 
 def is_public(name: Any) -> bool:
     """Returns whether a name is that of a public model, "hf:..." or "keras_hub:..."."""
-    return isinstance(name, str) and name.startswith((HUGGING_FACE, KERAS_HUB))
+    is_name = isinstance(name, str) and name.startswith((HUGGING_FACE, KERAS_HUB))
+    return is_name and not file_io.is_on_hub(name)  # "hf://user/name" is a preset.
+
+
+def absolute_name(name: str) -> str:
+    """Returns the name of a model, with an absolute path if it names a folder.
+
+    Args:
+        name: name of a public model, a path, or the handle of a preset on a hub.
+    """
+    prefix = name[: name.index(":") + 1] if is_public(name) else ""
+    path = name.removeprefix(prefix)
+    return prefix + os.path.abspath(path) if os.path.exists(path) else name
 
 
 def open_model(name: str) -> PublicModel:
@@ -144,14 +156,16 @@ def open_model(name: str) -> PublicModel:
 
 
 def _open_hugging_face(name):
+    from tf_mural.huggingface import checkpoint_files  # imports Keras
+
     source = name.removeprefix(HUGGING_FACE)
     folder = checkpoint_files.fetch(source)
-    if os.path.exists(os.path.join(folder, "modules.json")):
-        family = "sentence_transformers"
-    else:
-        config = checkpoint_files.read_json(folder, "config.json")
+    # In old models of sentence-transformers, config.json lies in a subfolder.
+    has_modules = os.path.exists(os.path.join(folder, "modules.json"))
+    config = checkpoint_files.read_json(folder, "config.json", optional=has_modules) or {}
+    family = "sentence_transformers"
+    if config or not has_modules:
         where = f"model_type (of {os.path.join(folder, 'config.json')})"
         family = lookup(FAMILIES, config.get("model_type"), where)
     module = importlib.import_module(f"tf_mural.huggingface.{family}")
-    config = checkpoint_files.read_json(folder, "config.json", optional=True) or {}
     return PublicModel(name=name, **module.describe(source, folder, config))

@@ -104,6 +104,7 @@ def _plan(chip, overrides):
     import tpu_planner
     from tf_mural import experiment
     from tf_mural.backends.jax import Devices
+    from tf_mural.experiment import public_encoders
 
     config = config_loading.load_config(_STAGE.value, _SIZE.value, _CONFIG.value)
     config.precision = "mixed_bfloat16"
@@ -111,6 +112,7 @@ def _plan(chip, overrides):
     if _BATCH.value is not None:
         config.batch_size = _BATCH.value
     devices = tpu_planner.find_devices(_TOPOLOGY.value, chip)
+    public_encoders.apply_backbone_settings(config)
     experiment.check_config(config, len(devices))
     traced, state_bytes = experiment.trace_step(config, Devices(devices), _vocabulary_size(config))
     counts = tpu_planner.compile_and_count(
@@ -122,7 +124,7 @@ def _plan(chip, overrides):
 
 def _vocabulary_size(config):
     from tf_mural import experiment
-    from tf_mural.data.tokenizers import Tokenizer
+    from tf_mural.experiment import public_encoders
     from tf_mural.experiment.dry_run import LABSE_VOCABULARY_SIZE
 
     if _VOCABULARY_SIZE.value is not None:
@@ -131,7 +133,8 @@ def _vocabulary_size(config):
         path = experiment.find_vocabulary(config.vocabulary, _DATA_DIR.value)
     except UserError:
         return LABSE_VOCABULARY_SIZE
-    return Tokenizer(path, config.model.text.max_tokens, config.lower_case).size
+    options = config.model.text.max_tokens, config.lower_case
+    return public_encoders.open_tokenizer(path, *options).size
 
 
 def run_in_child(function):

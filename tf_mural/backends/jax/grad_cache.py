@@ -18,7 +18,7 @@ def encode_full(encode, batch, variables):
         encode: callable (batch, index of the micro-batch) -> {field: (n, d)}. Calls of `encode`
             with the same index draw the same dropout masks.
         batch: nested structure of arrays (n, ...).
-        variables: `train_step.EncoderVariables`; `encode_full` updates their moving averages.
+        variables: `backend_functions.EncoderVariables`; `encode_full` updates the moving averages.
 
     Returns:
         Embeddings {field: (n, d)}, and a callable that maps the gradients at the embeddings
@@ -28,6 +28,26 @@ def encode_full(encode, batch, variables):
     embeddings, backward, averages = jax.vjp(lambda v: encode(v, batch, 0), values, has_aux=True)
     _assign(variables.moving_averages, averages)
     return embeddings, lambda embedding_gradients: backward(embedding_gradients)[0]
+
+
+def encode_frozen(encode, batch, variables, specs):
+    """Encodes fields whose towers are not trained; keeps no activations.
+
+    Args:
+        encode, batch, variables: see `encode_full`.
+        specs: see `encode_cached`; the local batch may be a single micro-batch.
+
+    Returns:
+        Embeddings {field: (n, d)}.
+    """
+    values, encode = _as_pure_function(encode, variables)
+    parts, count = split_rows(batch, next(iter(specs.values())).shape[0])
+    if count == 1:
+        return encode(values, batch, 0)[0]
+    embeddings = jax.lax.map(
+        lambda indexed: encode(values, *indexed)[0], (parts, jnp.arange(count))
+    )
+    return {field: concat_parts(value) for field, value in embeddings.items()}
 
 
 def encode_cached(encode, batch, variables, specs):

@@ -7,13 +7,13 @@ import keras
 from jax.sharding import PartitionSpec as P
 from keras import ops
 
+from tf_mural.backend_functions import BackendFunctions
 from tf_mural.backends.base_trainer import BaseTrainer
 from tf_mural.backends.jax import chunked_loss, collectives, grad_cache
 from tf_mural.backends.jax.remat import remat as remat_block
 from tf_mural.backends.jax.step_runner import snapshot, split_ids
 from tf_mural.backends.jax.strategy import current_devices
 from tf_mural.errors import UserError
-from tf_mural.train_step import BackendFunctions
 
 
 class Trainer(BaseTrainer):
@@ -69,6 +69,7 @@ class Trainer(BaseTrainer):
             evaluate_on_replicas=self._evaluate_on_replicas,
             encode_full=grad_cache.encode_full,
             encode_cached=grad_cache.encode_cached,
+            encode_frozen=grad_cache.encode_frozen,
             objective_and_gradients=chunked_loss.objective_and_gradients,
             gather=collectives.gather,
             replica_offset=collectives.replica_offset,

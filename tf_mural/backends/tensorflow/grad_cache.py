@@ -15,14 +15,17 @@ def encode_full(encode, batch, variables):
         encode: callable (batch, index of the micro-batch) -> {field: (n, d)}. Calls of `encode`
             with the same index draw the same dropout masks.
         batch: nested structure of tensors (n, ...).
-        variables: `train_step.EncoderVariables`.
+        variables: `backend_functions.EncoderVariables`.
 
     Returns:
         Embeddings {field: (n, d)}, and a callable that maps the gradients at the embeddings
         {field: (n, d)} to a list with a gradient per weight. A gradient is None if the embeddings
         do not depend on the weight.
     """
-    with tf.GradientTape() as tape:
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        # Layers below the first trained layer are not recorded. By default, the tape would record
+        # them, because TensorFlow does not know which variables Keras froze.
+        tape.watch([weight._value for weight in variables.weights])
         embeddings = encode(batch, 0)
 
     def backward(embedding_gradients):
@@ -34,6 +37,29 @@ def encode_full(encode, batch, variables):
         )
 
     return embeddings, backward
+
+
+def encode_frozen(encode, batch, variables, specs):
+    """Encodes fields whose towers are not trained; keeps no activations.
+
+    Args:
+        encode, batch, variables: see `encode_full`.
+        specs: see `encode_cached`; the local batch may be a single micro-batch.
+
+    Returns:
+        Embeddings {field: (n, d)}.
+    """
+    rows = next(iter(specs.values())).shape[0]
+    parts, count = split_rows(batch, rows)
+    if count == 1:
+        return encode(batch, 0)
+
+    def forward(i, arrays):
+        embeddings = encode(slice_part(parts, i), i)
+        return {field: array.write(i, embeddings[field]) for field, array in arrays.items()}
+
+    arrays = sequential_loop(count, forward, _arrays(specs, count))
+    return {field: concat_parts(array, count) for field, array in arrays.items()}
 
 
 def encode_cached(encode, batch, variables, specs):
@@ -69,12 +95,8 @@ def encode_cached(encode, batch, variables, specs):
         arrays = {field: array.write(i, embeddings[field]) for field, array in arrays.items()}
         return arrays, [total + v.value for total, v in zip(sums, averages, strict=True)]
 
-    arrays = {
-        field: tf.TensorArray(spec.dtype, size=count, element_shape=spec.shape)
-        for field, spec in specs.items()
-    }
     zeros = [tf.zeros_like(value) for value in averages_before]
-    arrays, sums = sequential_loop(count, forward, (arrays, zeros))
+    arrays, sums = sequential_loop(count, forward, (_arrays(specs, count), zeros))
     embeddings = {field: concat_parts(array, count) for field, array in arrays.items()}
 
     def backward(embedding_gradients):
@@ -92,6 +114,13 @@ def encode_cached(encode, batch, variables, specs):
         return totals
 
     return embeddings, backward
+
+
+def _arrays(specs, count):
+    return {
+        field: tf.TensorArray(spec.dtype, size=count, element_shape=spec.shape)
+        for field, spec in specs.items()
+    }
 
 
 def sequential_loop(count, body, state):

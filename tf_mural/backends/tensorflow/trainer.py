@@ -2,12 +2,12 @@
 
 import keras
 
+from tf_mural.backend_functions import BackendFunctions
 from tf_mural.backends.base_trainer import AUTO, BaseTrainer
 from tf_mural.backends.tensorflow import chunked_loss, collectives, grad_cache
 from tf_mural.backends.tensorflow.remat import remat as remat_block
 from tf_mural.backends.tensorflow.step_runner import snapshot
 from tf_mural.errors import UserError
-from tf_mural.train_step import BackendFunctions
 
 
 def _call_in_replica_context(function, batch):
@@ -61,6 +61,7 @@ class Trainer(BaseTrainer):
             evaluate_on_replicas=_call_in_replica_context,
             encode_full=grad_cache.encode_full,
             encode_cached=grad_cache.encode_cached,
+            encode_frozen=grad_cache.encode_frozen,
             objective_and_gradients=chunked_loss.objective_and_gradients,
             gather=collectives.gather,
             replica_offset=collectives.replica_offset,

@@ -32,12 +32,13 @@ class MuralBackbone(keras_hub.models.Backbone):
             `tf_mural`.
         embedding_dim: see `models.dual_encoder`.
         scalars: see `models.dual_encoder`.
-        freeze: see `models.dual_encoder`.
         precision: dtype policy of the towers. Defaults to `dtype`, or to "float32" if `dtype` is
             None.
         towers: see `models.dual_encoder`.
         temperatures: {name: initial value} of the learned temperatures. Only presets that an
             earlier version of `tf_mural` wrote contain this argument.
+        freeze: names of the frozen towers. Only presets that an earlier version of `tf_mural` wrote
+            contain this argument.
         encoder: `models.DualEncoder`, or its serialized form; the arguments above are then omitted.
         dtype: KerasHub's name of the argument `precision`. `dtype` has no effect if `precision` or
             `encoder` is given.
@@ -53,10 +54,10 @@ class MuralBackbone(keras_hub.models.Backbone):
         text=None,
         embedding_dim=None,
         scalars=None,
-        freeze=(),
         precision=None,
         towers=None,
         temperatures=None,
+        freeze=None,
         encoder=None,
         dtype=None,
         **kwargs,
@@ -70,10 +71,11 @@ class MuralBackbone(keras_hub.models.Backbone):
         stored = {"image": image, "text": text, "scalars": scalars, "towers": towers}
         if temperatures:
             stored["temperatures"] = temperatures
+        if freeze:
+            stored["freeze"] = freeze
         self._arguments = {
             **upgrade_arguments(stored),
             "embedding_dim": embedding_dim,
-            "freeze": list(freeze),
             "precision": precision or (dtype and keras.dtype_policies.get(dtype).name) or "float32",
         }
         self._build(dual_encoder(**self._arguments), kwargs)

@@ -6,6 +6,7 @@ import os
 from tf_mural import file_io
 from tf_mural.data.encoder_inputs import KerasHubTokenizer, as_tokenizer
 from tf_mural.data.preprocessing import Preprocessing
+from tf_mural.data.tokenizers import Tokenizer
 from tf_mural.errors import UserError
 from tf_mural.export.presets.backbone import MuralBackbone
 from tf_mural.export.presets.preprocessing import (
@@ -13,6 +14,7 @@ from tf_mural.export.presets.preprocessing import (
     MuralPreprocessor,
     MuralTokenizer,
 )
+from tf_mural.models import adapter_variables, merge_adapters, merge_arrays, merged_arguments
 
 
 def is_preset(path):
@@ -42,16 +44,10 @@ def save_preset(folder, arguments, encoder, tokenizer, preprocessing, card="", l
         UserError: the folder is not empty.
     """
     _check_empty(folder)
-    # The saved arguments do not name the presets of the backbones, because the new preset contains
-    # all weights.
-    image, text = ({**arguments[modality], "preset": None} for modality in ("image", "text"))
-    towers = {
-        name: {**tower, "preset": None} for name, tower in (arguments.get("towers") or {}).items()
-    }
-    backbone = MuralBackbone(**{**arguments, "image": image, "text": text, "towers": towers})
+    backbone = MuralBackbone(**merged_arguments(arguments))
     for target, source in zip(_weights(backbone.encoder), _weights(encoder), strict=True):
         target.assign(source)
-    lower_case = tokenizer.hash.endswith("-lower")
+    lower_case = tokenizer.lower_case
     tokenizer = MuralTokenizer(tokenizer.vocabulary, tokenizer.max_tokens, lower_case, languages)
     _write(folder, backbone, tokenizer, preprocessing, card)
 
@@ -75,6 +71,7 @@ def _write(folder, backbone, tokenizer, preprocessing, card, **options):
             preprocessing.background,
             interpolation=preprocessing.method,
             antialias=preprocessing.antialias,
+            keep_aspect_ratio=preprocessing.keep_aspect_ratio,
         ),
         **options,
     )
@@ -109,10 +106,27 @@ def save_model(folder, model, card=""):
     if isinstance(tokenizer, KerasHubTokenizer):
         layer = tokenizer.tokenizer
         options = {"max_tokens": tokenizer.max_tokens, "pad_id": tokenizer.pad_id}
+    elif not isinstance(tokenizer, Tokenizer) or tokenizer.prefix:
+        layer = MuralTokenizer(tokenizer, languages=model.languages)
     else:
         pieces, lower_case = tokenizer.vocabulary, tokenizer.lower_case
         layer = MuralTokenizer(pieces, tokenizer.max_tokens, lower_case, model.languages)
-    _write(folder, MuralBackbone(encoder=model), layer, model.preprocessing, card, **options)
+    backbone = MuralBackbone(encoder=_without_adapters(model))
+    _write(folder, backbone, layer, model.preprocessing, card, **options)
+
+
+def _without_adapters(model):
+    """Returns a model with plain weights: `model`, or a copy in which its adapters are merged."""
+    if not adapter_variables(model):
+        return model
+    # The copy keeps the tokenizer and the preprocessing, because a preset contains them.
+    copy = merge_adapters(type(model).from_config(model.get_config()))
+    variables = {v.path: v for v in _weights(copy)}
+    arrays = merge_arrays(model, {v.path: v.numpy() for v in _weights(model)})
+    for path, array in arrays.items():
+        variables[path].assign(array)
+    copy.languages = model.languages
+    return copy
 
 
 def _check_empty(folder):

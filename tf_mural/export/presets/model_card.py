@@ -1,6 +1,6 @@
 """The model card of a preset, which is written from the files of a run."""
 
-from tf_mural import file_io
+from tf_mural import file_io, public_models
 from tf_mural.data import records
 from tf_mural.errors import UserError
 from tf_mural.losses import LOSSES
@@ -65,9 +65,8 @@ def _front_matter(languages):
 def _summary(description, runs):
     model = description["model"]
     image, text = model["image"], model["text"]
-    sizes = f" of the sizes {tuple(text['sizes'])}" if text.get("sizes") else f"-{text['name']}"
     summary = (
-        f"An EfficientNet-{image['name'].upper()} at {image['image_size']} px and a BERT{sizes} "
+        f"{_image_encoder(image)} at {image['image_size']} px and {_text_encoder(text)} "
         f"with {description['vocabulary_size']:,} pieces, with a shared embedding space of "
         f"{model['embedding_dim']} dimensions. The hash of the vocabulary is "
         f"{description['vocabulary_hash']}."
@@ -84,6 +83,21 @@ def _summary(description, runs):
         if first := runs[-1]["init"]:
             summary += f" The first stage started from {first}."
     return summary
+
+
+def _image_encoder(image):
+    backbone = image["backbone"]
+    if public_models.is_public(backbone):
+        return f"The image encoder of {backbone}"
+    return f"An EfficientNet-{backbone.upper()}"
+
+
+def _text_encoder(text):
+    if public_models.is_public(text["backbone"]):
+        return f"the text encoder of {text['backbone']}"
+    if text.get("sizes"):
+        return f"a BERT of the sizes {tuple(text['sizes'])}"
+    return f"a BERT-{text['backbone']}"
 
 
 def _usage(name):

@@ -1,12 +1,14 @@
 """The tokenizer and the image preprocessing of a model as classes of KerasHub."""
 
 import os
+import tempfile
 
 import keras
 import keras_hub
 
 from tf_mural.data import image_ops, tokenizers
-from tf_mural.data.encoder_inputs import as_tokenizer
+from tf_mural.data.base_tokenizer import BaseTokenizer
+from tf_mural.data.encoder_inputs import as_tokenizer, load_tokenizer, save_tokenizer
 from tf_mural.data.preprocessing import Preprocessing
 from tf_mural.export.presets.backbone import MuralBackbone
 
@@ -15,29 +17,44 @@ _VOCABULARY = "vocabulary.txt"
 
 @keras.saving.register_keras_serializable(package="tf_mural")
 class MuralTokenizer(keras_hub.tokenizers.Tokenizer):
-    """`tokenizers.Tokenizer` as a layer of KerasHub.
+    """A tokenizer of this package as a layer of KerasHub.
 
     Args:
-        vocabulary: pieces in the order of their ids, or the path of a vocabulary file. None: the
-            vocabulary is loaded later, from a preset.
+        vocabulary: WordPiece pieces in the order of their ids, the path of a vocabulary file, or a
+            tokenizer of `tf_mural.data`. None: the vocabulary is loaded later, from a preset.
         max_tokens: see `tokenizers.Tokenizer`.
         lower_case: see `tokenizers.Tokenizer`.
         languages: codes of the training languages of the model. None: unknown.
+        files: names of the files of a tokenizer that is not a WordPiece tokenizer, or has a prefix.
+            None: the only file is the vocabulary of a WordPiece tokenizer.
         **kwargs: see `keras_hub.tokenizers.Tokenizer`.
 
     Attributes:
-        tokenizer: `tokenizers.Tokenizer`, or None before the vocabulary is loaded.
+        tokenizer: `data.BaseTokenizer`, or None before the vocabulary is loaded.
     """
 
     backbone_cls = MuralBackbone
 
-    def __init__(self, vocabulary=None, max_tokens=64, lower_case=False, languages=None, **kwargs):
+    def __init__(
+        self,
+        vocabulary=None,
+        max_tokens=64,
+        lower_case=False,
+        languages=None,
+        files=None,
+        **kwargs,
+    ):
         super().__init__(**{"dtype": "int32", **kwargs})
-        self.max_tokens, self.lower_case = max_tokens, lower_case
         self.languages = languages and list(languages)
-        self.file_assets = [_VOCABULARY]
         self.tokenizer = None
-        if vocabulary is not None:
+        if isinstance(vocabulary, BaseTokenizer):
+            self.tokenizer = vocabulary
+            max_tokens, lower_case = vocabulary.max_tokens, vocabulary.lower_case
+            files = _files(vocabulary)
+        self.max_tokens, self.lower_case = max_tokens, lower_case
+        self.files = files and list(files)
+        self.file_assets = self.files or [_VOCABULARY]
+        if self.tokenizer is None and vocabulary is not None:
             self._set_vocabulary(vocabulary)
 
     def _set_vocabulary(self, vocabulary):
@@ -72,18 +89,35 @@ class MuralTokenizer(keras_hub.tokenizers.Tokenizer):
         return self._loaded_tokenizer.vocabulary.index(token)
 
     def save_assets(self, dir_path):
-        """Writes the vocabulary to a folder."""
+        """Writes the files of the tokenizer to a folder."""
+        if self.files:
+            save_tokenizer(self._loaded_tokenizer, dir_path)
+            return
         path = os.path.join(dir_path, _VOCABULARY)
         tokenizers.save_vocabulary(path, self._loaded_tokenizer.vocabulary)
 
     def load_assets(self, dir_path):
-        """Reads the vocabulary from a folder."""
+        """Reads the files of the tokenizer from a folder."""
+        if self.files:
+            self.tokenizer = load_tokenizer(dir_path)
+            return
         self._set_vocabulary(os.path.join(dir_path, _VOCABULARY))
 
     def get_config(self):
         """Returns the constructor arguments without the vocabulary, which is an asset."""
         options = {"max_tokens": self.max_tokens, "lower_case": self.lower_case}
+        if self.files:
+            options["files"] = self.files
         return {**super().get_config(), **options, "languages": self.languages}
+
+
+def _files(tokenizer):
+    """Returns the names of the files of a tokenizer; None if only a vocabulary is stored."""
+    if isinstance(tokenizer, tokenizers.Tokenizer) and not tokenizer.prefix:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        save_tokenizer(tokenizer, folder)
+        return sorted(os.listdir(folder))
 
 
 @keras.saving.register_keras_serializable(package="tf_mural")
@@ -91,19 +125,21 @@ class MuralImageConverter(keras_hub.layers.ImageConverter):
     """Resizes and crops images in the same way as the evaluations of this package.
 
     Args:
-        resize: height and width in pixels after resizing; the aspect ratio is not kept.
+        resize: height and width in pixels after resizing.
         crop: height and width in pixels of the center crop.
         background: color of transparent pixels in image files, see `preprocessing.Preprocessing`.
             This layer takes opaque pixels, and only stores the color.
+        keep_aspect_ratio: see `preprocessing.Preprocessing`.
         **kwargs: see `keras_hub.layers.ImageConverter`. The arguments `interpolation` and
             `antialias` apply to the resizing.
     """
 
     backbone_cls = MuralBackbone
 
-    def __init__(self, resize=346, crop=289, background="white", **kwargs):
+    def __init__(self, resize=346, crop=289, background="white", keep_aspect_ratio=False, **kwargs):
         super().__init__(**{**kwargs, "image_size": (crop, crop)})
         self.resize, self.crop, self.background = resize, crop, background
+        self.keep_aspect_ratio = keep_aspect_ratio
 
     @property
     def settings(self):
@@ -114,6 +150,7 @@ class MuralImageConverter(keras_hub.layers.ImageConverter):
             "method": self.interpolation,
             "antialias": self.antialias,
             "background": self.background,
+            "keep_aspect_ratio": self.keep_aspect_ratio,
         }
 
     def call(self, inputs):
@@ -135,8 +172,8 @@ class MuralImageConverter(keras_hub.layers.ImageConverter):
         """Returns the constructor arguments."""
         config = super().get_config()
         config.pop("image_size", None)
-        sizes = {"resize": self.resize, "crop": self.crop, "background": self.background}
-        return {**config, **sizes}
+        names = ("resize", "crop", "background", "keep_aspect_ratio")
+        return {**config, **{name: getattr(self, name) for name in names}}
 
 
 @keras.saving.register_keras_serializable(package="tf_mural")

@@ -8,27 +8,52 @@ import numpy as np
 
 from tf_mural import file_io
 from tf_mural.errors import UserError
+from tf_mural.models import adapter_variables
 
-WEIGHTS, MODEL, VOCABULARY = "weights.npz", "model.json", "vocab.txt"
+WEIGHTS, MODEL = "weights.npz", "model.json"
+# A tokenizer is stored as the file `VOCABULARY` (WordPiece), or in the folder `TOKENIZER`.
+VOCABULARY, TOKENIZER = "vocab.txt", "tokenizer"
 _REQUIRED_KEYS = {"model", "images", "vocabulary_size", "vocabulary_hash", "max_tokens"}
 
 
 def save_model(folder, arrays, description, vocabulary_path):
-    """Writes weights.npz, model.json and vocab.txt, from which the encoder can be rebuilt.
+    """Writes weights.npz, model.json and the tokenizer, from which the encoder can be rebuilt.
 
     Args:
         folder: destination.
         arrays: {variable path: array}, for the variables of `variables_by_path`.
         description: plain data for model.json.
-        vocabulary_path: vocabulary file to copy.
+        vocabulary_path: vocabulary file or folder of a tokenizer to copy.
     """
     arrays = {path: np.asarray(array) for path, array in arrays.items()}
     file_io.makedirs(folder)
     with file_io.atomic_write(os.path.join(folder, WEIGHTS)) as temporary:
         with file_io.open_file(temporary, "wb") as file:
             np.savez(_WriteOnlyFile(file), **arrays)
-    file_io.copy(vocabulary_path, os.path.join(folder, VOCABULARY))
+    name = TOKENIZER if file_io.isdir(vocabulary_path) else VOCABULARY
+    copy_vocabulary(vocabulary_path, os.path.join(folder, name))
     file_io.write_json(os.path.join(folder, MODEL), description)
+
+
+def copy_vocabulary(source, target):
+    """Copies a vocabulary file, or the files of a folder with a tokenizer.
+
+    Args:
+        source: file or folder.
+        target: new file or folder, which may exist.
+    """
+    if not file_io.isdir(source):
+        file_io.copy(source, target)
+        return
+    file_io.makedirs(target)
+    for name in file_io.listdir(source):
+        file_io.copy(os.path.join(source, name), os.path.join(target, name))
+
+
+def find_vocabulary(folder):
+    """Returns the path of the vocabulary file or of the tokenizer of a trained model."""
+    path = os.path.join(folder, TOKENIZER)
+    return path if file_io.isdir(path) else os.path.join(folder, VOCABULARY)
 
 
 def read_model(folder):
@@ -37,8 +62,8 @@ def read_model(folder):
     Raises:
         UserError: the folder contains no complete model, or the description is incomplete.
     """
-    names = (MODEL, WEIGHTS, VOCABULARY)
-    missing = [name for name in names if not file_io.exists(os.path.join(folder, name))]
+    paths = [os.path.join(folder, name) for name in (MODEL, WEIGHTS)] + [find_vocabulary(folder)]
+    missing = [os.path.basename(path) for path in paths if not file_io.exists(path)]
     if missing:
         raise UserError(
             f"{folder} holds no trained model: {', '.join(missing)} missing; expected the workdir "
@@ -73,6 +98,8 @@ def read_weights(folder):
 def load_weights(folder, encoder, arrays=None):
     """Assigns the weights written by `save_model` to an encoder, by variable path.
 
+    The variables of LoRA adapters do not change.
+
     Args:
         folder: folder of the weights.
         encoder: `models.DualEncoder`.
@@ -83,6 +110,9 @@ def load_weights(folder, encoder, arrays=None):
             lists the first differences.
     """
     variables, arrays = variables_by_path(encoder), arrays or read_weights(folder)
+    # The stored weights are plain weights, to which new adapters are added.
+    for adapter in adapter_variables(encoder):
+        del variables[adapter.path]
     source = os.path.join(folder, WEIGHTS)
     problems = [f"{p} is missing" for p in variables if p not in arrays]
     problems += [f"{p} does not belong to this model" for p in arrays if p not in variables]
