@@ -165,6 +165,7 @@ def extracted(tools, data_dir, finished, make_once):
     return make_once("extracted", make)
 
 
+@pytest.mark.slow
 def test_the_command_stores_the_rows_of_the_model(extracted, finished, data_dir):
     embedder = tf_mural.Embedder.load(finished[0])
     features, projection = embedder.model.towers["image"].split()

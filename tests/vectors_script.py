@@ -87,12 +87,14 @@ def main(out):
     def keep(name, values):
         arrays.update({f"{name}/{path}": value for path, value in values.items()})
 
-    for name, options in cases.items():
-        keep(f"float32/{name}", gradients(make_trainer(**options)))
-    if keras.backend.backend() == "tensorflow":
+    is_tensorflow = keras.backend.backend() == "tensorflow"
+    if is_tensorflow:
         from helpers import replicas
 
-        strategy = replicas.make_strategy(2)
+        strategy = replicas.make_strategy(2)  # before the first operation
+    for name, options in cases.items():
+        keep(f"float32/{name}", gradients(make_trainer(**options)))
+    if is_tensorflow:
         trainers.set_precision("float64")
         for name, options in cases.items():
             keep(f"float64/{name}", gradients(make_trainer(**options)))
