@@ -5,9 +5,10 @@ import math
 import keras
 import numpy as np
 import pytest
-from helpers import trainers
+from helpers import pipeline, trainers
 
 import tf_mural
+from tf_mural import experiment
 from tf_mural.errors import UserError
 
 VECTORS = np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)
@@ -98,3 +99,43 @@ def test_stored_features_freeze_the_layers_before_the_projection():
     other = tf_mural.DualEncoder(text_encoder=text, towers={"image": plain})
     with pytest.raises(UserError, match=r"tower 'image' \(Functional\) cannot be stored: expected"):
         other.use_stored_features({"image": "x"})
+
+
+@pytest.fixture
+def exportable():
+    """An `experiment.Model` with an image tower, a text tower and two towers of vectors."""
+    tokenizer = pipeline.make_tokenizer()
+    encoder = tf_mural.DualEncoder(
+        tf_mural.models.image_tower("test", 32, 24, 0.0),
+        tf_mural.models.text_tower(tokenizer.size, "test", tokenizer.max_tokens, 24, 0.0),
+        towers={
+            "teacher": tf_mural.VectorsEncoder(24, vectors="teacher"),
+            "features": tf_mural.VectorsEncoder(6, (24,), vectors="lite0", name="features_tower"),
+        },
+    )
+    encoder.tokenizer = tokenizer
+    parts = tokenizer, encoder.preprocessing
+    embed = experiment.batch_embedder(encoder, *parts, 4)
+    return experiment.Model(encoder, parts[0], embed, parts[1])
+
+
+def test_a_preset_contains_towers_of_vectors(exportable, tmp_path):
+    model = exportable.encoder
+    model.save_to_preset(str(tmp_path / "preset"))
+    loaded = tf_mural.DualEncoder.from_preset(str(tmp_path / "preset"))
+    assert loaded.stored.vectors == {"teacher": ("teacher", 24), "features": ("lite0", 6)}
+    for name, width in (("teacher", 24), ("features", 6)):
+        vectors = np.random.default_rng(0).normal(size=(3, width)).astype(np.float32)
+        np.testing.assert_array_equal(loaded.encode(name, vectors), model.encode(name, vectors))
+
+
+@pytest.mark.slow
+def test_towers_of_vectors_are_exported(exportable, tmp_path):
+    from tf_mural import export
+
+    differences = export.export_saved_model(str(tmp_path / "saved"), exportable)
+    assert {"embed_vectors", "embed_vectors_features"} <= set(differences)
+    assert max(differences.values()) < 1e-5
+    pytest.importorskip("tf2onnx", reason="pip install -r requirements-export.txt")
+    differences = export.export_onnx(str(tmp_path / "onnx"), exportable)
+    assert {"teacher", "features"} <= set(differences) and max(differences.values()) < 1e-4

@@ -8,7 +8,12 @@ from tf_mural import file_io
 from tf_mural.data.encoder_inputs import save_tokenizer
 from tf_mural.data.tokenizers import Tokenizer
 from tf_mural.errors import UserError
-from tf_mural.export.parity import assert_close, max_difference, sample_tower_inputs
+from tf_mural.export.parity import (
+    assert_close,
+    max_difference,
+    sample_tower_inputs,
+    sample_vectors,
+)
 from tf_mural.modalities import MODALITIES
 
 ONNX_TOLERANCES = {"": 1e-4, "fp16": 1e-2, "int8": 1e-2}
@@ -79,6 +84,8 @@ def export_onnx(folder, model, quantize="", projection=None):
         path = os.path.join(folder, f"{name}.onnx")
         tower = _normalized_tower(model.encoder, name, projection)
         key = MODALITIES[modality].input_key
+        if modality == "vectors":  # each tower of stored vectors has its own width
+            inputs[modality] = sample_vectors(model.encoder, name)
         shape = (None, *tower.input.shape[1:])
         spec = keras.InputSpec(shape=shape, dtype=inputs[modality].dtype.name, name=key)
         tower.export(path, format="onnx", input_signature=[spec], verbose=False)

@@ -43,6 +43,12 @@ def sample_tower_inputs(model):
     return {"image": pixels, "text": np.asarray(model.tokenizer(sample_texts()))}
 
 
+def sample_vectors(encoder, tower):
+    """Returns float32 vectors (3, width) for a tower of stored vectors of a `DualEncoder`."""
+    width = encoder.towers[tower].input.shape[-1]
+    return np.random.default_rng(1).normal(size=(3, width)).astype(np.float32)
+
+
 def expected_embeddings(model, tower):
     """Returns the embeddings that a tower of a model computes for the sample images or texts.
 
@@ -52,6 +58,8 @@ def expected_embeddings(model, tower):
     """
     encoder = model.encoder
     modality = encoder.modalities[tower]
+    if modality == "vectors":
+        return encoder.encode(tower, sample_vectors(encoder, tower), training=False)
 
     def images():
         background = model.preprocessing.background

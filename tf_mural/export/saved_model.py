@@ -12,6 +12,7 @@ from tf_mural.export.parity import (
     max_difference,
     sample_images,
     sample_texts,
+    sample_vectors,
 )
 from tf_mural.modalities import MODALITIES
 
@@ -48,7 +49,8 @@ def export_saved_model(folder, model):
     pixels of PNG files, and reads PNG files of 16 bits; `image_decoding.LIMITS` describes its
     limits. The signature `embed_pixels` takes "pixels", uint8 (n, h, w, 3): upright images of any
     size. The signatures `embed_texts` and `serving_default` take "texts", string (n,). A further
-    text tower "teacher" has the signature `embed_texts_teacher`. All signatures return
+    text tower "teacher" has the signature `embed_texts_teacher`. A tower of stored vectors has the
+    signature `embed_vectors`, which takes "vectors", float32 (n, width). All signatures return
     {"embeddings": float32 (n, d)}; the embeddings are normalized. The tokenizer uses operations of
     tensorflow-text. TensorFlow Serving contains the operations of tensorflow-text; a Python program
     must import `tensorflow_text` before it loads the SavedModel. The model card README.md describes
@@ -98,6 +100,9 @@ def export_saved_model(folder, model):
     for tower in sorted(encoder.towers, key=lambda name: name != encoder.default_tower("text")):
         if encoder.modalities[tower] == "text":
             add_endpoint(tower, "texts", ((None,), tf.string), model.tokenizer)
+        elif encoder.modalities[tower] == "vectors":
+            shape = (None, encoder.towers[tower].input.shape[-1])
+            add_endpoint(tower, "vectors", (shape, tf.float32), tf.identity)
         else:
             add_endpoint(tower, "images", ((None,), tf.string), decode_images)
             shape = (None, None, None, 3)
@@ -136,7 +141,10 @@ def _compare(folder, model):
     for tower, modality in encoder.modalities.items():
         part = MODALITIES[modality].part
         name = _signature(encoder, tower, part)
-        actual = signatures[name](**{part: {"images": images, "texts": texts}[part]})["embeddings"]
+        samples = {"images": images, "texts": texts}.get(part)
+        if samples is None:
+            samples = tf.constant(sample_vectors(encoder, tower))
+        actual = signatures[name](**{part: samples})["embeddings"]
         differences[name] = max_difference(actual, expected_embeddings(model, tower))
     assert_close(folder, differences, exact_tolerance(encoder, SAVED_MODEL_TOLERANCE))
     return differences

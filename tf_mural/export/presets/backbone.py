@@ -82,15 +82,14 @@ class MuralBackbone(keras_hub.models.Backbone):
 
     def _build(self, encoder, kwargs):
         """Builds the functional model around an encoder."""
-        inputs = {}
+        inputs, outputs = {}, {}
         for tower, modality in encoder.modalities.items():
             key, tensor = MODALITIES[modality].input_key, encoder.towers[tower].input
+            if modality == "vectors":  # each tower of stored vectors has its own width
+                key = f"{tower}_{key}"
             if key not in inputs:
                 inputs[key] = keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=key)
-        outputs = {
-            f"{tower}_embeddings": encoder.encode(tower, inputs[MODALITIES[modality].input_key])
-            for tower, modality in encoder.modalities.items()
-        }
+            outputs[f"{tower}_embeddings"] = encoder.encode(tower, inputs[key])
         super().__init__(inputs=inputs, outputs=outputs, **kwargs)
         self.encoder = encoder
 
