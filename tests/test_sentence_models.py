@@ -98,7 +98,7 @@ def test_padding_does_not_change_embeddings(name, folders, recorded):
 @pytest.mark.slow
 def test_embeddings_equal_those_of_the_original_classes_on_jax():
     pytest.importorskip("jax", reason="JAX is not installed: pip install -r requirements-jax.txt")
-    command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", __file__]
+    command = [sys.executable, "-m", "pytest", "-n0", "-p", "no:cacheprovider", __file__]
     command += [__file__.replace("sentence_models", "keras_hub_presets")]
     command += ["-k", "test_tokens_and_embeddings_equal or test_both_halves_equal"]
     flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
