@@ -28,6 +28,7 @@ from tf_mural.data import (
     text_steps,
 )
 from tf_mural.errors import UserError
+from tf_mural.export.presets.preprocessing import MuralTokenizer
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SHARED = os.path.join(os.path.dirname(ROOT), "shared", "data")
@@ -267,6 +268,16 @@ def test_a_saved_tokenizer_gives_the_same_rows(kind, folders, tmp_path):
     np.testing.assert_array_equal(loaded(texts), tokenizer(texts))
 
 
+@pytest.mark.parametrize("change", [{"type": "other"}, {"steps": None}])
+def test_a_damaged_description_is_refused(change, opened, tmp_path):
+    save_tokenizer(opened["model/siglip"], str(tmp_path))
+    path = tmp_path / "tokenizer.json"
+    description = {**json.loads(path.read_text()), **change}
+    path.write_text(json.dumps({k: v for k, v in description.items() if v is not None}))
+    with pytest.raises(UserError, match="tokenizer.json describes no tokenizer that save_token"):
+        open_tokenizer(tmp_path)
+
+
 def test_the_hash_changes_with_everything_that_changes_ids(opened):
     base = opened["model/metaclip2"]
     proto = sentencepiece_model.parse_model(base.model)
@@ -286,6 +297,18 @@ def test_the_hash_changes_with_everything_that_changes_ids(opened):
     proto.normalizer_spec.add_dummy_prefix = False
     hashes.append(changed())
     assert hashes[0] == base.hash and len(set(hashes)) == len(hashes)
+
+
+@pytest.mark.parametrize("kind", ["model/metaclip2", "json/clip", "json/bert"])
+def test_a_preset_contains_the_tokenizer(kind, folders, tmp_path):
+    tokenizer = open_tokenizer(os.path.join(folders, kind), 9, prefix="a ")
+    saved = MuralTokenizer(tokenizer, languages=["en"])
+    saved.save_assets(str(tmp_path))
+    assert sorted(os.listdir(tmp_path)) == sorted(saved.file_assets)
+    layer = MuralTokenizer.from_config(saved.get_config())
+    layer.load_assets(str(tmp_path))
+    assert layer.tokenizer.hash == tokenizer.hash and layer.languages == ["en"]
+    assert as_tokenizer(layer).hash == tokenizer.hash and layer.max_tokens == 9
 
 
 # --- byte-pair encodings --------------------------------------------------------------------------
