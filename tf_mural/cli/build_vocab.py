@@ -1,9 +1,11 @@
-"""Trains a cased WordPiece vocabulary and prints how it splits the texts of each language.
+"""Trains a cased vocabulary and prints how it splits the texts of each language.
 
     python tools/build_vocab.py --records=data/mine/train --size=8000 --out=data/mine/vocab.txt
     python tools/build_vocab.py --texts=sentences.txt --size=8000 --out=vocab.txt
+    python tools/build_vocab.py --texts=sentences.txt --type=unigram --size=8000 --out=my.model
 
-Training twice on the same texts gives vocabularies that differ in a few pieces. Therefore keep the
+A vocabulary is of the type wordpiece, or a SentencePiece model of the type unigram or bpe. Training
+WordPiece twice on the same texts gives vocabularies that differ in a few pieces. Therefore keep the
 vocabulary file of each model.
 """
 
@@ -28,22 +30,31 @@ _TEXTS = flags.DEFINE_string(
 _SIZE = flags.DEFINE_integer(
     "size", 30_000, "Maximum number of pieces, including special tokens.", flag_values=FLAGS
 )
+_TYPE = flags.DEFINE_enum(
+    "type",
+    "wordpiece",
+    ["wordpiece", "unigram", "bpe"],
+    "Type of the vocabulary. unigram and bpe are SentencePiece models; bpe splits characters that "
+    "are not in the vocabulary into bytes.",
+    flag_values=FLAGS,
+)
 _OUT = flags.DEFINE_string(
     "out",
     None,
-    "Vocabulary file to write, with one piece per line. Required.",
+    "Vocabulary file to write: *.txt with one piece per line for wordpiece, *.model for the other "
+    "types. Required.",
     flag_values=FLAGS,
 )
 _MIN_FREQUENCY = flags.DEFINE_integer(
     "min_frequency",
     2,
-    "Minimum frequency of two adjacent pieces that are merged into one piece.",
+    "Minimum frequency of two adjacent pieces that are merged into one piece (only wordpiece).",
     flag_values=FLAGS,
 )
 _MAX_TOKENS = flags.DEFINE_integer(
     "max_tokens",
     64,
-    "Maximum number of tokens of a text including [CLS] and [SEP]. The printed table counts longer "
+    "Maximum number of tokens of a text including special tokens. The printed table counts longer "
     "texts as cut.",
     flag_values=FLAGS,
 )
@@ -58,29 +69,46 @@ def main(argv=None):
     """Trains a vocabulary. `argv` is a list of flags; None means the command line."""
     app.parse(FLAGS, argv, __doc__)
     from tf_mural import reports
-    from tf_mural.data import tokenizers
 
     if bool(_RECORDS.value) == bool(_TEXTS.value):
         raise UserError("name the texts: give either --records or --texts")
     if not _OUT.value:
         raise UserError("name the file of the vocabulary: --out=vocab.txt")
+    extension = ".txt" if _TYPE.value == "wordpiece" else ".model"
+    if not _OUT.value.endswith(extension):
+        raise UserError(
+            f"--out={_OUT.value}: the file of a vocabulary of --type={_TYPE.value} ends with "
+            f"{extension}"
+        )
     if os.path.exists(_OUT.value) and not _OVERWRITE.value:
         raise UserError(
             f"{_OUT.value} exists, and models may depend on it: choose another --out, or give "
             "--overwrite"
         )
     os.makedirs(os.path.dirname(os.path.abspath(_OUT.value)), exist_ok=True)
-    texts = (text for _, text in read_texts())
-    pieces = tokenizers.train_vocabulary(texts, _SIZE.value, _MIN_FREQUENCY.value)
-    tokenizer = tokenizers.Tokenizer(pieces, _MAX_TOKENS.value)
+    tokenizer, save = _train((text for _, text in read_texts()))
     rows = coverage(read_texts(), tokenizer)
-    tokenizers.save_vocabulary(_OUT.value, pieces)
+    save()
     header = ["language", "texts", "tokens per word", "tokens per character", "unknown %", "cut %"]
     print(reports.table(rows, header))
-    print(f"\n{len(pieces):,} pieces in {_OUT.value}, hash {tokenizer.hash}")
-    print(f"cut: texts of more than {_MAX_TOKENS.value} tokens, including [CLS] and [SEP]")
-    if len(pieces) < _SIZE.value:
+    print(f"\n{tokenizer.size:,} pieces in {_OUT.value}, hash {tokenizer.hash}")
+    print(f"cut: texts of more than {_MAX_TOKENS.value} tokens, including special tokens")
+    if tokenizer.size < _SIZE.value:
         print(f"the texts contain fewer than {_SIZE.value:,} pieces of the minimum frequency")
+
+
+def _train(texts):
+    """Returns a trained tokenizer, and a function that writes it to --out."""
+    from tf_mural.data import sentencepiece_training, tokenizers
+    from tf_mural.data.sentencepiece_tokenizer import SentencePieceTokenizer
+
+    if _TYPE.value == "wordpiece":
+        pieces = tokenizers.train_vocabulary(texts, _SIZE.value, _MIN_FREQUENCY.value)
+        tokenizer = tokenizers.Tokenizer(pieces, _MAX_TOKENS.value)
+        return tokenizer, lambda: tokenizers.save_vocabulary(_OUT.value, pieces)
+    content = sentencepiece_training.train_model(texts, _SIZE.value, _TYPE.value)
+    tokenizer = SentencePieceTokenizer(content, _MAX_TOKENS.value)
+    return tokenizer, lambda: sentencepiece_training.save_model(_OUT.value, content)
 
 
 def read_texts():
@@ -105,7 +133,7 @@ def coverage(pairs, tokenizer):
 
     Args:
         pairs: iterable of (language, text). The words of a text are its parts between spaces.
-        tokenizer: `tokenizers.Tokenizer`.
+        tokenizer: an object with the interface of `tokenizers.Tokenizer`.
     """
     counts = collections.defaultdict(collections.Counter)
     batches = collections.defaultdict(list)
@@ -124,14 +152,13 @@ def coverage(pairs, tokenizer):
 def _count(batch, tokenizer):
     pieces = tokenizer.pieces(batch)
     lengths = pieces.row_lengths().numpy()
-    unknown = tokenizer.vocabulary.index("[UNK]")
     return {
         "texts": len(batch),
         "tokens": int(lengths.sum()),
         "words": sum(len(text.split()) for text in batch),
         "characters": sum(len("".join(text.split())) for text in batch),
-        "unknown": int((pieces.flat_values.numpy() == unknown).sum()),
-        "cut": int((lengths + 2 > tokenizer.max_tokens).sum()),
+        "unknown": int((pieces.flat_values.numpy() == tokenizer.unknown_id).sum()),
+        "cut": int((lengths + tokenizer.num_special > tokenizer.max_tokens).sum()),
     }
 
 

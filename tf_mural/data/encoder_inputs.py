@@ -2,9 +2,10 @@
 
 import functools
 import os
+import unicodedata
 from typing import Any
 
-from tf_mural.data import tokenizer_files
+from tf_mural.data import keras_hub_conversion, tokenizer_files
 from tf_mural.data.base_tokenizer import BaseTokenizer
 from tf_mural.data.preprocessing import Preprocessing
 from tf_mural.data.tokenizers import vocabulary_hash
@@ -64,6 +65,31 @@ class KerasHubTokenizer:
     def size(self) -> int:
         """Number of pieces."""
         return self.tokenizer.vocabulary_size()
+
+    @property
+    def prefix(self) -> str:
+        """String that is put before each text: none."""
+        return ""
+
+    @property
+    def num_special(self) -> int:
+        """Number of tokens at the start and at the end of each text."""
+        return len(self._start) + len(self._end)
+
+    @property
+    def end(self) -> tuple[int, ...]:
+        """Tokens behind each text."""
+        return tuple(self._end)
+
+    @property
+    def has_bytes(self) -> bool:
+        """Whether characters that are not in the vocabulary are split into bytes."""
+        return hasattr(self.tokenizer, "merges")
+
+    def normalize_word(self, word: str) -> str:
+        """Returns a word with the characters that pieces of the vocabulary are compared with."""
+        word = unicodedata.normalize("NFC", word)
+        return unicodedata.normalize("NFD", word).lower() if self.lower_case else word
 
     @property
     def lower_case(self) -> bool:
@@ -143,7 +169,9 @@ def as_tokenizer(
 
     Args:
         tokenizer: `BaseTokenizer`, such as `Tokenizer`, `KerasHubTokenizer`, the path of a file or
-            folder that `open_tokenizer` opens, or a tokenizer of KerasHub.
+            folder that `open_tokenizer` opens, or a tokenizer of KerasHub. Those for SentencePiece
+            models and for CLIP are converted, because KerasHub converts only ASCII letters to lower
+            case.
         max_tokens: number of tokens per text. None: `max_tokens` of the tokenizer.
         pad_id: token that pads rows. None: the padding token of the tokenizer.
         default_max_tokens: number of tokens per text if `max_tokens` is None, and the argument
@@ -159,7 +187,10 @@ def as_tokenizer(
     if isinstance(tokenizer, str | os.PathLike):
         tokenizer = tokenizer_files.open_tokenizer(tokenizer, max_tokens or default_max_tokens)
     elif hasattr(tokenizer, "get_vocabulary") and hasattr(tokenizer, "tokenize"):
-        tokenizer = KerasHubTokenizer(tokenizer, max_tokens or default_max_tokens, pad_id)
+        length = max_tokens or default_max_tokens
+        tokenizer = keras_hub_conversion.convert(tokenizer, length, pad_id) or KerasHubTokenizer(
+            tokenizer, length, pad_id
+        )
     elif not isinstance(tokenizer, BaseTokenizer | KerasHubTokenizer):
         raise UserError(
             f"tokenizer is a {type(tokenizer).__name__}, expected a tokenizer of tf_mural.data, "

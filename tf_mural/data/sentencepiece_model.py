@@ -158,7 +158,7 @@ def build_model(
     return parse_model(proto.SerializeToString(), "the vocabulary")
 
 
-def xlm_r_model(proto: Any, where: str = "the SentencePiece model") -> Any:
+def xlm_r_model(proto: Any, where: str = "the SentencePiece model", has_mask: bool = True) -> Any:
     """Returns a model with the ids of XLM-R, MetaCLIP 2 and other models that fairseq trained.
 
     These ids are 0 for <s>, 1 for <pad>, 2 for </s>, 3 for <unk>. The other pieces follow with the
@@ -167,6 +167,7 @@ def xlm_r_model(proto: Any, where: str = "the SentencePiece model") -> Any:
     Args:
         proto: `ModelProto` whose first pieces are <unk>, <s> and </s>.
         where: name of the model in messages.
+        has_mask: whether <mask> is appended.
 
     Raises:
         UserError: the model has other first pieces.
@@ -183,7 +184,8 @@ def xlm_r_model(proto: Any, where: str = "the SentencePiece model") -> Any:
     for piece, kind in _XLM_R:
         result.pieces.add(piece=piece, score=0.0, type=kind)
     result.pieces.extend(proto.pieces[3:])
-    result.pieces.add(piece="<mask>", score=0.0, type=CONTROL)
+    if has_mask:
+        result.pieces.add(piece="<mask>", score=0.0, type=CONTROL)
     result.trainer_spec.pad_piece = "<pad>"
     _set_special_ids(result, 3)
     return result

@@ -76,7 +76,8 @@ class TextNotes:
     distinguished: with a model of English and German, a Dutch text gets no note.
 
     Args:
-        tokenizer: `tokenizers.Tokenizer`.
+        tokenizer: an object with the interface of `tokenizers.Tokenizer`. A tokenizer that splits
+            unknown characters into bytes lacks no letters.
         languages: codes of the training languages. None: the training languages are unknown, and
             no text gets a note about its language.
     """
@@ -112,12 +113,13 @@ class TextNotes:
         notes = [""] * len(texts)
         candidates = range(len(texts))
         if tokens is not None:
-            candidates = np.flatnonzero(
-                np.asarray(tokens)[:, -1] != self._tokenizer.pad_id
-            ).tolist()
+            pad, end = self._tokenizer.pad_id, self._tokenizer.end
+            # If the token at the end also pads rows, it is at the end of each row.
+            last = np.asarray(tokens)[:, -1 - len(end) if pad in end else -1]
+            candidates = np.flatnonzero(last != pad).tolist()
         if not candidates:
             return notes
-        limit = self._tokenizer.max_tokens - 2  # the other two tokens are [CLS] and [SEP]
+        limit = self._tokenizer.max_tokens - self._tokenizer.num_special
         strings = tf.constant([texts[i] for i in candidates], tf.string)
         lengths = self._tokenizer.pieces(strings).row_lengths().numpy()
         for i, length in zip(candidates, lengths, strict=True):
@@ -170,8 +172,9 @@ class TextNotes:
         return is_foreign or character == "Σ" or self._lacks_letters(character)
 
     def _lacks_letters(self, word):
-        if self._tokenizer.lower_case:
-            word = unicodedata.normalize("NFD", word).lower()
+        if self._tokenizer.has_bytes:
+            return False
+        word = self._tokenizer.normalize_word(word)
         letters = [c for c in word if script_of(c) not in _UNBOUNDED]
         # A vocabulary may lack some capital letters of a language that it was trained on.
         return any(not {c, c.lower()} & self._characters for c in letters)

@@ -22,7 +22,7 @@ def valid_utf8(strings):
     return tf.cond(
         tf.reduce_all(tf.strings.regex_full_match(strings, _VALID)),
         lambda: tf.identity(strings),
-        lambda: tf.strings.unicode_transcode(strings, "UTF-8", "UTF-8", errors="replace"),
+        lambda: tf.strings.unicode_transcode(strings, "UTF-8", "UTF-8", errors="ignore"),
     )
 
 

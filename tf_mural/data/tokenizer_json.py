@@ -59,6 +59,8 @@ def open_json(
         if normalization.is_byte_level:
             return _open_byte_level(path, model, pieces, options)
         proto = _build_model(path, kind, model, pieces, data, normalization)
+    except UserError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{path} is not a valid tokenizer.json ({type(error).__name__}: {error}); copy or "

@@ -169,7 +169,10 @@ class BatchEmbedder:
         pad = getattr(self._tokenizer, "pad_id", None)
         if pad is None or not self._text_lengths:
             return np.full(len(tokens), tokens.shape[1])
-        return tokens.shape[1] - np.argmax(tokens[:, ::-1] != pad, axis=1)
+        lengths = tokens.shape[1] - np.argmax(tokens[:, ::-1] != pad, axis=1)
+        # CLIP pads rows with the token at the end of the text, and reads the first of these tokens.
+        num_end = int(pad in getattr(self._tokenizer, "end", ()))
+        return np.minimum(lengths + num_end, tokens.shape[1])
 
     def _pad_batch(self, batch):
         """Repeats the last item of a batch up to the batch size, which keeps shapes static."""

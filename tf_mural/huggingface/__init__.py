@@ -139,7 +139,7 @@ def read_weights(checkpoint, shapes, towers=("image", "text")):
             not have.
     """
     folder = checkpoint_files.fetch(checkpoint.name, weights=True)
-    tensors = _rename_layer_norms(checkpoint_files.read_tensors(folder))
+    tensors = bert.rename_layer_norms(checkpoint_files.read_tensors(folder))
     prefix = bert.find_prefix(tensors, checkpoint.name)
     specs = {path: bert.tensor_spec(path, shape, prefix) for path, shape in shapes.items()}
     if checkpoint.image:
@@ -161,19 +161,6 @@ def read_weights(checkpoint, shapes, towers=("image", "text")):
             f"in its config.json: {', '.join(unknown[:3])}"
         )
     return arrays, unused
-
-
-def _rename_layer_norms(tensors):
-    """Renames gamma and beta of layer norms to weight and bias.
-
-    Checkpoints that were converted from TensorFlow contain the names gamma and beta.
-    """
-    renamed = {"gamma": "weight", "beta": "bias"}
-    parts = {name: name.rpartition(".") for name in tensors}
-    return {
-        f"{head}.{renamed[last]}" if last in renamed else name: tensors[name]
-        for name, (head, _, last) in parts.items()
-    }
 
 
 def _head_spec(path, shape):

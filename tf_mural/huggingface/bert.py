@@ -19,7 +19,7 @@ DEFAULTS = {
     "position_embedding_type": "absolute",
     "is_decoder": False,
 }
-_ACTIVATIONS = {
+ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_python": "gelu",
     "gelu_new": "gelu_approximate",
@@ -73,9 +73,28 @@ def parse_config(config, where):
     sizes = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
     return {
         "sizes": tuple(config[name] for name in sizes),
-        "activation": lookup(_ACTIVATIONS, config["hidden_act"], f"hidden_act (of {where})"),
+        "activation": lookup(ACTIVATIONS, config["hidden_act"], f"hidden_act (of {where})"),
         "positions": config["max_position_embeddings"],
         "vocabulary_size": config["vocab_size"],
+    }
+
+
+def rename_layer_norms(tensors):
+    """Renames gamma and beta of layer norms to weight and bias.
+
+    Checkpoints that were converted from TensorFlow contain the names gamma and beta.
+
+    Args:
+        tensors: {name: array} of a checkpoint.
+
+    Returns:
+        {name: array} with the same arrays.
+    """
+    renamed = {"gamma": "weight", "beta": "bias"}
+    parts = {name: name.rpartition(".") for name in tensors}
+    return {
+        f"{head}.{renamed[last]}" if last in renamed else name: tensors[name]
+        for name, (head, _, last) in parts.items()
     }
 
 

@@ -8,7 +8,7 @@ from tf_mural.errors import UserError
 # Default height and width, in pixels, of the images for a backbone that takes images of any size.
 _DEFAULT_IMAGE_SIZE = 224
 # KerasHub's names of the inputs of backbones.
-_IMAGE_INPUT = "images"
+_IMAGE_INPUTS = ("images", "pixel_values")
 _TEXT_INPUTS = ("token_ids", "padding_mask", "segment_ids")
 
 
@@ -29,6 +29,12 @@ def input_shape(backbone):
     return tuple(inputs.shape)
 
 
+def _image_input(shape):
+    """Returns the name of the only input if it has a name for images, otherwise None."""
+    names = list(shape) if isinstance(shape, dict) else []
+    return names[0] if len(names) == 1 and names[0] in _IMAGE_INPUTS else None
+
+
 def features(backbone, inputs):
     """Returns the output of a backbone to which pooling is applied.
 
@@ -40,8 +46,8 @@ def features(backbone, inputs):
         UserError: the backbone has several outputs.
     """
     shape = input_shape(backbone)
-    if isinstance(shape, dict) and set(shape) == {_IMAGE_INPUT}:
-        inputs = {_IMAGE_INPUT: inputs}
+    if name := _image_input(shape):
+        inputs = {name: inputs}
     outputs = backbone(inputs)
     if not isinstance(outputs, dict | list | tuple):
         return outputs
@@ -58,6 +64,19 @@ def features(backbone, inputs):
     return keras.Model(backbone.input, backbone.output[name], name=backbone.name)(inputs)
 
 
+def freeze_unused(backbone):
+    """Freezes the variables of an image backbone that only its pre-training used.
+
+    The mask tokens of DINOv2 and DINOv3 are such variables. They would never get a gradient.
+
+    Args:
+        backbone: `keras.Model` of images.
+    """
+    for variable in backbone.variables:
+        if variable.path.rpartition("/")[2] == "mask_token":
+            variable.trainable = False
+
+
 def image_size(backbone, size, preprocessing):
     """Returns the size of the images of an encoder in pixels.
 
@@ -70,8 +89,8 @@ def image_size(backbone, size, preprocessing):
         UserError: the backbone does not take images, or images of another size.
     """
     shape = input_shape(backbone) or (None, None, None, 3)
-    if isinstance(shape, dict) and set(shape) == {_IMAGE_INPUT}:
-        shape = shape[_IMAGE_INPUT]
+    if name := _image_input(shape):
+        shape = shape[name]
     if isinstance(shape, dict) or len(shape) != 4 or shape[-1] != 3:
         raise UserError(
             f"the backbone {backbone.name!r} has the input shape {shape}, expected images "

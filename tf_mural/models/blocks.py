@@ -60,7 +60,9 @@ def is_block(layer):
 
     Keras and KerasHub have many classes of transformer layers without a common base class.
     """
-    if isinstance(layer, keras.Model) or _is_attention(layer):
+    name = type(layer).__name__
+    # The attention pooling of SigLIP contains attention, but follows all transformer layers.
+    if isinstance(layer, keras.Model) or _is_attention(layer) or name.endswith("Pooling"):
         return False
     return any(_is_attention(part) for part in layer._flatten_layers(False, recursive=False))
 

@@ -130,6 +130,7 @@ class ImageEncoder(_BackboneEncoder):
         pixels = keras.Input((size, size, 3), name="pixels")
         x = keras.layers.Rescaling(factor, offset, dtype=exact, name="rescale")(pixels)
         number_positions(backbone)
+        backbone_inputs.freeze_unused(backbone)
         x = backbone_inputs.features(token_features(backbone, pooling), x)
         if len(x.shape) == 2 and pooling == "map":
             pooling = None  # The backbone contains its attention pooling.
@@ -183,6 +184,8 @@ class TextEncoder(_BackboneEncoder, TextTower):
             backbone has a class token, otherwise "average".
         end_id: token at the end of texts, for the pooling "eos". None: that of the tokenizer.
         pooled_norm, projection, projection_bias: see `ImageEncoder`.
+        projection_activation: activation behind the linear layer, such as "tanh" in LaBSE. None:
+            there is none.
         dtype: dtype policy of the projection. Defaults to the global policy of Keras. The layers of
             the backbone keep their policies.
         name: name of the model.
@@ -215,6 +218,7 @@ class TextEncoder(_BackboneEncoder, TextTower):
         pooled_norm: float | None = None,
         projection: bool | None = None,
         projection_bias: bool = True,
+        projection_activation: str | None = None,
         dtype: Any = None,
         name: str = "text_tower",
     ):
@@ -238,7 +242,10 @@ class TextEncoder(_BackboneEncoder, TextTower):
         x = backbone_inputs.features(token_features(backbone, pooling), inputs)
         x = pool(backbone, x, pooling, policy.variable_dtype, tokens, mask, end_id)
         options = dict(
-            pooled_norm=pooled_norm, projection=projection, projection_bias=projection_bias
+            pooled_norm=pooled_norm,
+            projection=projection,
+            projection_bias=projection_bias,
+            projection_activation=projection_activation,
         )
         features, x = _embed(x, dim, policy, self._projection_name, **options)
         super().__init__(tokens, x, name=name)
@@ -274,7 +281,9 @@ def _preprocessing(backbone, preprocessing, size):
     return preprocessing
 
 
-def _embed(x, dim, policy, name, pooled_norm, projection, projection_bias):
+def _embed(
+    x, dim, policy, name, pooled_norm, projection, projection_bias, projection_activation=None
+):
     """Normalizes and projects pooled vectors (n, c).
 
     Returns:
@@ -287,7 +296,13 @@ def _embed(x, dim, policy, name, pooled_norm, projection, projection_bias):
     if projection is None:
         projection = dim not in (None, width)
     if projection:
-        dense = keras.layers.Dense(dim or width, use_bias=projection_bias, dtype=policy, name=name)
+        dense = keras.layers.Dense(
+            dim or width,
+            activation=projection_activation,
+            use_bias=projection_bias,
+            dtype=policy,
+            name=name,
+        )
         return features, dense(x)
     if dim not in (None, width):
         raise UserError(

@@ -8,6 +8,14 @@ from tf_mural.errors import UserError, lookup
 IMAGE_POOLINGS = ("average", "max", "cls", "map")
 TEXT_POOLINGS = (*IMAGE_POOLINGS, "last", "eos")
 _SYNONYMS = {"mean": "average"}
+# Classes of KerasHub whose first token is a class token, without an attribute that says so.
+_WITH_CLS = (
+    "CLIPVisionEncoder",
+    "DINOV2Backbone",
+    "DINOV3Backbone",
+    "DeiTBackbone",
+    "MetaCLIP2VisionEncoder",
+)
 
 
 @keras.saving.register_keras_serializable(package="tf_mural")
@@ -155,6 +163,8 @@ def _reduce(x, pooling, dtype, attended):
 
 def has_cls(backbone):
     """Returns whether the first token of the output of a KerasHub backbone is a class token."""
+    if type(backbone).__name__ in _WITH_CLS:
+        return True
     names = ("cls_token_index", "start_token_index")
     return any(getattr(backbone, name, None) == 0 for name in names) or bool(
         getattr(backbone, "use_class_token", False)

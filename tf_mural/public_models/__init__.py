@@ -27,6 +27,10 @@ FAMILIES = {
     "metaclip_2": "clip",
     "siglip": "siglip",
     "siglip2": "siglip",
+    "bert": "sentence_transformers",
+    "distilbert": "sentence_transformers",
+    "xlm-roberta": "sentence_transformers",
+    "M-CLIP": "m_clip",
 }
 
 
@@ -156,8 +160,12 @@ def _open_hugging_face(name):
 
     source = name.removeprefix(HUGGING_FACE)
     folder = checkpoint_files.fetch(source)
-    config = checkpoint_files.read_json(folder, "config.json")
-    where = f"model_type (of {os.path.join(folder, 'config.json')})"
-    family = lookup(FAMILIES, config.get("model_type"), where)
+    # In old models of sentence-transformers, config.json lies in a subfolder.
+    has_modules = os.path.exists(os.path.join(folder, "modules.json"))
+    config = checkpoint_files.read_json(folder, "config.json", optional=has_modules) or {}
+    family = "sentence_transformers"
+    if config or not has_modules:
+        where = f"model_type (of {os.path.join(folder, 'config.json')})"
+        family = lookup(FAMILIES, config.get("model_type"), where)
     module = importlib.import_module(f"tf_mural.huggingface.{family}")
     return PublicModel(name=name, **module.describe(source, folder, config))
