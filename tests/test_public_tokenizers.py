@@ -198,7 +198,6 @@ def test_operations_are_traced_once_and_run_in_datasets(kind, folders):
 @pytest.mark.parametrize("kind", ["model/metaclip2", "json/clip"])
 def test_a_saved_model_contains_the_tokenizer(kind, opened, tmp_path):
     tokenizer, module = opened[kind], tf.Module()
-    module.resources = getattr(tokenizer, "resources", [])
     signature = [tf.TensorSpec((None,), tf.string)]
     module.tokenize = tf.function(lambda texts: tokenizer(texts), input_signature=signature)
     tf.saved_model.save(module, str(tmp_path))
