@@ -42,8 +42,8 @@ class PublicModel:
     Attributes:
         name: name with a prefix, such as "hf:google/siglip2-base-patch16-224".
         modalities: ("image", "text"), ("image",) or ("text",).
-        embedding_dim: width of the embedding space. None: the weights have no projection to one, and a
-            run adds the projection.
+        embedding_dim: width of the embedding space. None: the weights have no projection to an
+            embedding space, and a run adds the projection.
         loss: name of the loss that trained the model, "contrastive" or "sigmoid", or None.
         preprocessing: `data.preprocessing.Preprocessing` of images, or None.
         tokenizer: an object with the interface of `data.tokenizers.Tokenizer`, or None.
