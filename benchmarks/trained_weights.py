@@ -301,7 +301,8 @@ def nmt_nfkc():
     import io
 
     import sentencepiece
-    from sentencepiece import sentencepiece_model_pb2
+
+    from tf_mural.data import sentencepiece_model
 
     file = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
@@ -312,7 +313,7 @@ def nmt_nfkc():
         normalization_rule_name="nmt_nfkc",
         minloglevel=2,
     )
-    proto = sentencepiece_model_pb2.ModelProto.FromString(file.getvalue())
+    proto = sentencepiece_model.model_class().FromString(file.getvalue())
     return proto.normalizer_spec.precompiled_charsmap
 
 

@@ -70,6 +70,25 @@ def test_ids_of_tokenizer_json_equal_those_of_hugging_face(name, opened):
     assert public.rows(tokenizer, case.SENTENCES) == golden()["small"][name]
 
 
+def test_the_fields_of_models_are_those_of_the_package_sentencepiece():
+    try:
+        from sentencepiece import sentencepiece_model_pb2
+    except Exception as error:  # its class of errors depends on the version of protobuf
+        pytest.skip(f"the package needs another version of protobuf: {error}")
+    expected = sentencepiece_model_pb2.ModelProto.DESCRIPTOR
+    actual = sentencepiece_model.model_class().DESCRIPTOR
+    assert {f.name for f in actual.fields} == {"pieces", "trainer_spec", "normalizer_spec"}
+    for part in actual.fields:
+        other = expected.fields_by_name[part.name]
+        assert part.number == other.number
+        for field in part.message_type.fields:
+            same = other.message_type.fields_by_name[field.name]
+            values = (field.number, field.default_value, field.cpp_type)
+            # An enum and an int32 have the same bytes.
+            kind = field.CPPTYPE_INT32 if same.enum_type else same.cpp_type
+            assert values == (same.number, same.default_value, kind), field.name
+
+
 def test_vocab_json_and_merges_give_the_tokenizer_of_tokenizer_json(opened, tmp_path):
     clip = opened["json/clip"]
     byte_pair_files.write_vocabulary(str(tmp_path), clip.vocabulary, clip.merges)
