@@ -40,8 +40,8 @@ class Embedding:
         self._tokenizer = Tokenizer(train_vocabulary(texts, _VOCABULARY), max_tokens=64)
         sample = np.random.default_rng(0).permutation(len(texts))[:sentences]
         encoder = models.dual_encoder(
-            {"name": image, "image_size": image_size},
-            {"name": text, "vocabulary_size": self._tokenizer.size},
+            {"backbone": image, "image_size": image_size},
+            {"backbone": text, "vocabulary_size": self._tokenizer.size},
             _WIDTH,
         )
 

@@ -40,7 +40,7 @@ _TOWERS = {
 }
 
 
-class _MeasuredStep:
+class MeasuredStep:
     """A step on a batch, in a process whose memory is measured."""
 
     def describe(self):
@@ -62,7 +62,7 @@ class _MeasuredStep:
         return _read_status("VmHWM")
 
 
-class LargeTowerStep(_MeasuredStep, TensorFlowStep):
+class LargeTowerStep(MeasuredStep, TensorFlowStep):
     """The step with a large and a tiny tower on a random global batch.
 
     Args:
@@ -76,7 +76,7 @@ class LargeTowerStep(_MeasuredStep, TensorFlowStep):
         self._step = self._step.get_concrete_function(self._batch)
 
 
-class ScenesStep(_MeasuredStep):
+class ScenesStep(MeasuredStep):
     """The step with tiny towers on a global batch of scenes.
 
     Args:

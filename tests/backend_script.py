@@ -37,15 +37,15 @@ def make_batch(stage, step):
 
 
 def make_trainer(stage, strategy, **options):
-    # With a smaller epsilon, LAMB would amplify the rounding errors of vanishing gradients.
-    optimizer = optimizers.LAMB(
-        1e-2,
-        weight_decay=1e-2,
-        epsilon=1e-3,
-        exclude_from_weight_decay=("bias",),
-        exclude_from_layer_adaptation=("_bn/",),
-    )
     with strategy.scope():
+        # With a smaller epsilon, LAMB would amplify the rounding errors of vanishing gradients.
+        optimizer = optimizers.LAMB(
+            1e-2,
+            weight_decay=1e-2,
+            epsilon=1e-3,
+            exclude_from_weight_decay=("bias",),
+            exclude_from_layer_adaptation=("_bn/",),
+        )
         trainer = trainers.make_trainer(
             stage,
             vocabulary_size=VOCABULARY_SIZE,
@@ -93,8 +93,8 @@ def compute_gradients(trainer, batch):
     return trainers.gradients_by_path(trainer, gradients)
 
 
-def run_steps(trainer, stage, strategy, steps=STEPS):
-    """Runs training steps.
+def run_steps(trainer, stage, strategy, steps=STEPS, start=0):
+    """Runs training steps, beginning with the batch of step `start`.
 
     Returns:
         Two dicts: {path: value} of the weights and moving averages after the last step, and
@@ -111,7 +111,7 @@ def run_steps(trainer, stage, strategy, steps=STEPS):
         )
 
     runner = backend_module().Runner(trainer, strategy, make_dataset)
-    runner.start(0)
+    runner.start(start)
     logs = [runner.run(1) for _ in range(steps)]
     logs = {name: np.array([np.asarray(log[name])[0] for log in logs]) for name in logs[0]}
     paths = {v.path: v for v in trainer.encoder.variables if "seed_generator" not in v.path}

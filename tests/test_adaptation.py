@@ -8,7 +8,7 @@ import keras_hub
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import trainers
+from helpers import encoders, trainers
 from helpers.comparison import largest_error
 from helpers.small_models import NANO_TEXT, TINY_IMAGE, TOKENS, random_images
 
@@ -111,7 +111,9 @@ def test_frozen_layers_run_without_dropout_and_keep_their_statistics():
 # --- LoRA -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    "precision", ["float32", pytest.param("mixed_bfloat16", marks=pytest.mark.slow)]
+)
 def test_new_adapters_do_not_change_outputs_and_are_used(precision):
     keras.config.set_dtype_policy(precision)
     try:
@@ -213,6 +215,73 @@ def test_a_vit_whose_blocks_are_inside_of_a_layer_is_frozen_in_the_order_of_its_
     model = tf_mural.DualEncoder(tf_mural.ImageEncoder(_vit(), dim=4), adapt={"image": "last:0"})
     training = model.encode("image", image, training=True)
     np.testing.assert_array_equal(training, model.encode("image", image))
+
+
+def _dinov2():
+    return keras_hub.models.DINOV2Backbone(
+        patch_size=8,
+        num_layers=2,
+        hidden_dim=8,
+        num_heads=2,
+        intermediate_dim=16,
+        image_shape=(16, 16, 3),
+    )
+
+
+def _swin():
+    return keras_hub.models.SwinTransformerBackbone(
+        image_shape=(32, 32, 3),
+        patch_size=4,
+        embed_dim=8,
+        depths=(1, 1),
+        num_heads=(2, 2),
+        window_size=2,
+    )
+
+
+@pytest.mark.parametrize(
+    "backbone, layers",
+    [
+        (_vit, 4),
+        pytest.param(_dinov2, 4, marks=pytest.mark.slow),
+        pytest.param(_swin, 2, marks=pytest.mark.slow),
+        pytest.param(encoders.xlm_roberta, 2, marks=pytest.mark.slow),
+    ],
+)
+def test_backbones_of_keras_hub_take_adapters_and_train_their_last_layer(backbone, layers):
+    kind = "text" if backbone is encoders.xlm_roberta else "image"
+    make = {"text": tf_mural.TextEncoder, "image": tf_mural.ImageEncoder}[kind]
+    model = tf_mural.DualEncoder(towers={kind: make(backbone(), dim=4)}, adapt={kind: "lora:2"})
+    tower = model.towers[kind]
+    size = 0 if kind == "text" else tower.image_size
+    inputs = TOKENS if kind == "text" else random_images(2, size)
+    adapters = models.adapter_variables(model)
+    assert len({v.path for v in adapters}) == len(adapters) == 2 * layers
+    assert len(tower.trainable_variables) == 2 * layers + 2
+    before = np.array(model.encode(kind, inputs))
+    train_adapters(model)
+    changed = np.array(model.encode(kind, inputs))
+    assert np.abs(changed - before).max() > 1e-3
+    models.merge_adapters(model)
+    np.testing.assert_allclose(model.encode(kind, inputs), changed, atol=1e-6)
+    last = tf_mural.DualEncoder(towers={kind: make(backbone(), dim=4)}, adapt={kind: "last:1"})
+    count = len(last.towers[kind].trainable_variables)
+    assert 2 < count < len(last.towers[kind].weights)
+
+
+def test_a_preset_of_a_model_with_adapters_contains_plain_weights(tmp_path):
+    text = tf_mural.TextEncoder(encoders.bert(), encoders.bert_tokenizer(), 4)
+    image = tf_mural.ImageEncoder(encoders.vit(), dim=4)
+    model = tf_mural.DualEncoder(image, text, adapt={"image": "lora:2", "text": "lora:2"})
+    train_adapters(model)
+    images = list(random_images(2).astype("uint8"))
+    expected = model.embed_texts(encoders.TEXTS), model.embed_images(images)
+    model.save_to_preset(str(tmp_path / "preset"))
+    assert len(models.adapter_variables(model)) == 8
+    loaded = tf_mural.DualEncoder.from_preset(str(tmp_path / "preset"))
+    assert not models.adapter_variables(loaded)
+    np.testing.assert_allclose(loaded.embed_texts(encoders.TEXTS), expected[0], atol=1e-6)
+    np.testing.assert_allclose(loaded.embed_images(images), expected[1], atol=1e-6)
 
 
 # --- gradients ------------------------------------------------------------------------------------

@@ -338,3 +338,29 @@ def test_progress_does_not_count_padding():
     embedder.embed_texts(["a"] * 7)
     embedder.embed_images([gray_image(0)] * 2)
     assert calls == [("texts", 3), ("texts", 6), ("texts", 7), ("images", 2)]
+
+
+def test_rows_keep_the_token_at_the_end_that_also_pads():
+    class Tokenizer:
+        """Gives 1, a number of pieces 5, and the token 2 at the end, which also pads."""
+
+        pad_id, end = 2, (2,)
+
+        def __call__(self, strings):
+            lengths = tf.strings.to_number(strings, tf.int32)
+            columns = tf.range(8)[None]
+            rows = tf.where(columns <= lengths[:, None], 5, 2)
+            return tf.where(columns == 0, 1, rows)
+
+    batches = []
+
+    def encode(tokens):
+        batches.append(np.asarray(tokens))
+        return encode_value(tf.reduce_sum(tf.cast(tokens == 5, tf.float32), axis=1))
+
+    embedder = BatchEmbedder(
+        None, encode, Tokenizer(), None, width=2, batch_size=2, text_lengths=(2, 4, 6)
+    )
+    embedder.embed_texts(["3", "2", "5", "7"])
+    assert [batch.shape[1] for batch in batches] == [6, 8]  # of 2 and 3, and of 5 and 7 pieces
+    assert (batches[0] == 2).any(axis=1).all()

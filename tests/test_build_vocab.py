@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 
 from tf_mural.cli import app, build_vocab
-from tf_mural.data import tokenizers
+from tf_mural.data import open_tokenizer, tokenizers
 from tf_mural.data.records import Record, write
 from tf_mural.errors import UserError
 
@@ -57,9 +57,45 @@ def test_texts_of_record_sets_are_read(tmp_path):
     assert list(build_vocab.read_texts()) == [("de", "ein Kreis"), ("en", "a circle")]
 
 
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_a_sentencepiece_model_is_trained_and_opened(kind, tmp_path, capsys):
+    lines = [f"ein Kreis {i} und zwei Quadrate" for i in range(60)]
+    (tmp_path / "sentences.txt").write_text("\n".join(lines), encoding="utf-8")
+    arguments = [f"--texts={tmp_path / 'sentences.txt'}", "--size=300", f"--type={kind}"]
+    hashes = []
+    for name in ("a.model", "b.model"):
+        build_vocab.main([*arguments, f"--out={tmp_path / name}"])
+        tokenizer = open_tokenizer(tmp_path / name)
+        assert (tokenizer.pad_id, tokenizer.end, tokenizer.unknown_id) == (0, (1,), 2)
+        assert tokenizer.has_bytes == (kind == "bpe") and tokenizer.size <= 300
+        hashes.append(tokenizer.hash)
+        assert f"hash {tokenizer.hash}" in capsys.readouterr().out
+    assert hashes[0] == hashes[1]
+    (row,) = build_vocab.coverage([("en", "Ж"), ("en", "ein")], tokenizer)
+    assert (row[4] == "0.00") == (kind == "bpe")
+
+
+@pytest.mark.parametrize(
+    "lines, size, message",
+    [
+        ("a b c", 5, "no bpe vocabulary of 5 pieces can be trained .*: Vocabulary size is smaller"),
+        ("a b c", 9000, "no bpe vocabulary of 9000 pieces .*: Vocabulary size too high"),
+        ("\n \n", 300, "no text to train a vocabulary from"),
+    ],
+)
+def test_a_sentencepiece_model_that_cannot_be_trained_is_refused(lines, size, message, tmp_path):
+    (tmp_path / "a.txt").write_text(lines)
+    arguments = [f"--texts={tmp_path / 'a.txt'}", "--type=bpe", f"--size={size}"]
+    with pytest.raises(UserError, match=message) as error:
+        build_vocab.main([*arguments, f"--out={tmp_path / 'v.model'}"])
+    assert os.listdir(tmp_path) == ["a.txt"] and "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
+        (["--texts=a", "--out={}/v.txt", "--type=bpe"], "of --type=bpe ends with .model"),
+        (["--texts=a", "--out={}/v.model"], "of --type=wordpiece ends with .txt"),
         ([], "either --records or --texts"),
         (["--texts=a", "--records=b"], "either --records or --texts"),
         (["--texts=a"], "--out="),

@@ -61,7 +61,9 @@ def embedder():
     preprocess = functools.partial(image_ops.preprocess_for_evaluation, preprocessing=preprocessing)
     embed = BatchEmbedder(encode_images, None, None, preprocess, width=width, batch_size=4)
     encoder = types.SimpleNamespace(
-        towers={"text": types.SimpleNamespace(output=np.zeros((1, width)))}, variables=[]
+        towers={"text": types.SimpleNamespace(output=np.zeros((1, width)))},
+        modalities={"image": "image", "text": "text"},
+        variables=[],
     )
     return Embedder(embed, encoder, make_tokenizer(), preprocessing)
 

@@ -189,7 +189,7 @@ def variable_roles(encoder):
 @pytest.mark.parametrize("name, blocks", [("tiny", 5), ("b0", 16)])
 def test_the_recipes_exclude_biases_norms_and_temperatures(name, blocks):
     encoder = models.dual_encoder(
-        dict(name=name, image_size=33),
+        dict(backbone=name, image_size=33),
         dict(backbone="nano", vocabulary_size=20, max_tokens=8),
         embedding_dim=16,
         scalars={"temperature": {"shared": 1.0, "bitext": 0.1}},

@@ -110,7 +110,7 @@ def test_the_global_dtype_policy_is_restored(half):
     assert keras.config.dtype_policy().name == "float32"
     assert keras.layers.Dense(2).compute_dtype == "float32"
     with pytest.raises(UserError, match="unknown EfficientNet"):
-        models.dual_encoder(dict(name="b9"), {}, 16, precision="mixed_bfloat16")
+        models.dual_encoder(dict(backbone="b9"), {}, 16, precision="mixed_bfloat16")
     assert keras.config.dtype_policy().name == "float32"
 
 

@@ -169,7 +169,6 @@ def test_any_image_encoder_is_trained_with_any_text_encoder(image, text, data_di
     train(
         tmp_path / "run",
         data_dir,
-        stage="mural",
         model__image__backbone=names["image"],
         model__text__backbone=names["text"],
         optimizer__learning_rate=1e-3,

@@ -28,6 +28,7 @@ from tf_mural.data import (
     text_steps,
 )
 from tf_mural.errors import UserError
+from tf_mural.export.presets.preprocessing import MuralTokenizer
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SHARED = os.path.join(os.path.dirname(ROOT), "shared", "data")
@@ -67,6 +68,25 @@ def test_ids_of_sentencepiece_models_equal_those_of_hugging_face(name, opened):
 def test_ids_of_tokenizer_json_equal_those_of_hugging_face(name, opened):
     tokenizer = opened[f"json/{name}"]
     assert public.rows(tokenizer, case.SENTENCES) == golden()["small"][name]
+
+
+def test_the_fields_of_models_are_those_of_the_package_sentencepiece():
+    try:
+        from sentencepiece import sentencepiece_model_pb2
+    except Exception as error:  # its class of errors depends on the version of protobuf
+        pytest.skip(f"the package needs another version of protobuf: {error}")
+    expected = sentencepiece_model_pb2.ModelProto.DESCRIPTOR
+    actual = sentencepiece_model.model_class().DESCRIPTOR
+    assert {f.name for f in actual.fields} == {"pieces", "trainer_spec", "normalizer_spec"}
+    for part in actual.fields:
+        other = expected.fields_by_name[part.name]
+        assert part.number == other.number
+        for field in part.message_type.fields:
+            same = other.message_type.fields_by_name[field.name]
+            values = (field.number, field.default_value, field.cpp_type)
+            # An enum and an int32 have the same bytes.
+            kind = field.CPPTYPE_INT32 if same.enum_type else same.cpp_type
+            assert values == (same.number, same.default_value, kind), field.name
 
 
 def test_vocab_json_and_merges_give_the_tokenizer_of_tokenizer_json(opened, tmp_path):
@@ -197,7 +217,6 @@ def test_operations_are_traced_once_and_run_in_datasets(kind, folders):
 @pytest.mark.parametrize("kind", ["model/metaclip2", "json/clip"])
 def test_a_saved_model_contains_the_tokenizer(kind, opened, tmp_path):
     tokenizer, module = opened[kind], tf.Module()
-    module.resources = getattr(tokenizer, "resources", [])
     signature = [tf.TensorSpec((None,), tf.string)]
     module.tokenize = tf.function(lambda texts: tokenizer(texts), input_signature=signature)
     tf.saved_model.save(module, str(tmp_path))
@@ -267,6 +286,16 @@ def test_a_saved_tokenizer_gives_the_same_rows(kind, folders, tmp_path):
     np.testing.assert_array_equal(loaded(texts), tokenizer(texts))
 
 
+@pytest.mark.parametrize("change", [{"type": "other"}, {"steps": None}])
+def test_a_damaged_description_is_refused(change, opened, tmp_path):
+    save_tokenizer(opened["model/siglip"], str(tmp_path))
+    path = tmp_path / "tokenizer.json"
+    description = {**json.loads(path.read_text()), **change}
+    path.write_text(json.dumps({k: v for k, v in description.items() if v is not None}))
+    with pytest.raises(UserError, match="tokenizer.json describes no tokenizer that save_token"):
+        open_tokenizer(tmp_path)
+
+
 def test_the_hash_changes_with_everything_that_changes_ids(opened):
     base = opened["model/metaclip2"]
     proto = sentencepiece_model.parse_model(base.model)
@@ -286,6 +315,18 @@ def test_the_hash_changes_with_everything_that_changes_ids(opened):
     proto.normalizer_spec.add_dummy_prefix = False
     hashes.append(changed())
     assert hashes[0] == base.hash and len(set(hashes)) == len(hashes)
+
+
+@pytest.mark.parametrize("kind", ["model/metaclip2", "json/clip", "json/bert"])
+def test_a_preset_contains_the_tokenizer(kind, folders, tmp_path):
+    tokenizer = open_tokenizer(os.path.join(folders, kind), 9, prefix="a ")
+    saved = MuralTokenizer(tokenizer, languages=["en"])
+    saved.save_assets(str(tmp_path))
+    assert sorted(os.listdir(tmp_path)) == sorted(saved.file_assets)
+    layer = MuralTokenizer.from_config(saved.get_config())
+    layer.load_assets(str(tmp_path))
+    assert layer.tokenizer.hash == tokenizer.hash and layer.languages == ["en"]
+    assert as_tokenizer(layer).hash == tokenizer.hash and layer.max_tokens == 9
 
 
 # --- byte-pair encodings --------------------------------------------------------------------------

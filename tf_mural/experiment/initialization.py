@@ -231,10 +231,12 @@ def set_padding(config):
     towers = [tower for tower in config.model.towers.values() if tower.modality == "image"]
     for tower in (image, *towers):
         backbone = tower.get("backbone")
-        if not public_models.is_public(backbone) or public_encoders.is_efficientnet(backbone):
-            preset = models.preset_of(backbone)
-            if tower is image or preset:
-                tower.padding = models.resolve_padding(tower.get("padding"), preset)
+        preset = models.preset_of(backbone)
+        if public_encoders.is_efficientnet(backbone):
+            padding = tower.get("padding") or public_encoders.stated_padding(backbone)
+            tower.padding = models.resolve_padding(padding, preset)
+        elif tower is image and not public_models.is_public(backbone):
+            tower.padding = models.resolve_padding(tower.padding)
 
 
 # --- weights --------------------------------------------------------------------------------------

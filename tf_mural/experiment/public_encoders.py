@@ -221,6 +221,15 @@ def is_efficientnet(name):
     return models.preset_of(name) is not None and _efficientnet_architecture(name) is not None
 
 
+def stated_padding(name):
+    """Returns the padding of an EfficientNet that its preset states, or None.
+
+    KerasHub pads symmetrically, and a preset of KerasHub does not state another padding.
+    """
+    preprocessing = public_models.open_model(name).preprocessing
+    return None if preprocessing.padding == "symmetric" else preprocessing.padding
+
+
 def encoder_specs(config, weights=True):
     """Returns the content of "encoders" of a description before the encoders are built.
 

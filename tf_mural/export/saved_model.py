@@ -93,9 +93,6 @@ def export_saved_model(folder, model):
 
     archive = keras.export.ExportArchive()
     archive.track(encoder)
-    # The graph of a SentencePiece model refers to a resource.
-    for resource in getattr(model.tokenizer, "resources", ()):
-        archive.track(resource)
     # Keras also exports the first endpoint as "serving_default".
     for tower in sorted(encoder.towers, key=lambda name: name != encoder.default_tower("text")):
         if encoder.modalities[tower] == "text":

@@ -15,16 +15,30 @@ class AlignModel:
 
     Args:
         name: folder, or name on huggingface.co.
+        folder: folder that contains the description of the checkpoint; unused.
+        config: content of config.json; unused.
 
     Attributes:
         checkpoint: `huggingface.Checkpoint`.
     """
 
-    def __init__(self, name):
+    def __init__(self, name, folder, config):
         self.checkpoint = huggingface.open_checkpoint(name)
         # The image processor resizes with Pillow, that is, with antialiasing.
         scaling = {"antialias": True, "padding": self.checkpoint.image["padding"]}
         self.preprocessing = Preprocessing(**self.checkpoint.image_sizes, **scaling)
+
+    def describe(self):
+        """Returns the attributes of a `public_models.PublicModel`, except its name."""
+        return {
+            "modalities": ("image", "text"),
+            "embedding_dim": self.checkpoint.embedding_dim,
+            "loss": "contrastive",
+            "preprocessing": self.preprocessing,
+            "tokenizer": self.open_tokenizer(),
+            "build": self.build,
+            "read_scalars": self.read_scalars,
+        }
 
     def open_tokenizer(self, max_tokens=None):
         """Returns the WordPiece tokenizer."""
@@ -78,26 +92,3 @@ class AlignModel:
             for path, array in arrays.items():
                 variables[path].assign(array)
         return encoder
-
-
-def describe(name, folder, config):
-    """Returns the attributes of a `public_models.PublicModel`, except its name.
-
-    Args:
-        name: folder, or name on huggingface.co.
-        folder: folder that contains the description of the checkpoint; unused.
-        config: content of config.json; unused.
-
-    Raises:
-        UserError: see `huggingface.open_checkpoint`.
-    """
-    model = AlignModel(name)
-    return {
-        "modalities": ("image", "text"),
-        "embedding_dim": model.checkpoint.embedding_dim,
-        "loss": "contrastive",
-        "preprocessing": model.preprocessing,
-        "tokenizer": model.open_tokenizer(),
-        "build": model.build,
-        "read_scalars": model.read_scalars,
-    }

@@ -7,9 +7,13 @@ of the positions as a variable.
 
 import os
 
-from tf_mural.errors import lookup
 from tf_mural.huggingface import weight_mapping
-from tf_mural.huggingface.two_towers import TwoTowers, require, with_defaults
+from tf_mural.huggingface.two_towers import (
+    TwoTowers,
+    require,
+    transformer_sizes,
+    with_defaults,
+)
 
 _VISION = {
     "hidden_size": 768,
@@ -68,14 +72,7 @@ class ClipTowers(TwoTowers):
         import keras_hub
 
         settings = self.vision if modality == "image" else self.text
-        where = f"hidden_act (of {self.where})"
-        sizes = {
-            "hidden_dim": settings["hidden_size"],
-            "num_layers": settings["num_hidden_layers"],
-            "num_heads": settings["num_attention_heads"],
-            "intermediate_dim": settings["intermediate_size"],
-            "intermediate_activation": lookup(_ACTIVATIONS, settings["hidden_act"], where),
-        }
+        sizes = transformer_sizes(settings, _ACTIVATIONS, self.where)
         if modality == "image":
             return keras_hub.models.MetaCLIP2VisionEncoder(
                 patch_size=settings["patch_size"], image_shape=(size, size, 3), **sizes
@@ -121,17 +118,3 @@ class ClipTowers(TwoTowers):
         else:
             layers.dense(encoder.get_layer("text_projection"), "text_projection")
         return layers
-
-
-def describe(name, folder, config):
-    """Returns the attributes of a `public_models.PublicModel`, except its name.
-
-    Args:
-        name: folder, or name on huggingface.co.
-        folder: folder that contains the description of the checkpoint.
-        config: content of config.json.
-
-    Raises:
-        UserError: the architecture is not supported, or a file is missing.
-    """
-    return ClipTowers(name, folder, config).describe()

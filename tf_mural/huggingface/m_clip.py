@@ -92,17 +92,3 @@ def _base_folder(folder, base):
     """Returns the folder of a transformer: a path, a path in `folder`, or a download."""
     inner = os.path.join(folder, base)
     return inner if os.path.isdir(inner) else checkpoint_files.fetch(base)
-
-
-def describe(name, folder, config):
-    """Returns the attributes of a `public_models.PublicModel`, except its name.
-
-    Args:
-        name: folder, or name on huggingface.co.
-        folder: folder that contains the description of the checkpoint.
-        config: content of config.json.
-
-    Raises:
-        UserError: see `MClip`.
-    """
-    return MClip(name, folder, config).describe()

@@ -203,17 +203,3 @@ def _read_prefix(name, folder):
         return lookup(config.get("prompts") or {}, default, where)
     is_e5 = _E5.fullmatch(os.path.basename(os.path.normpath(name)))
     return _E5_PREFIX if is_e5 else ""
-
-
-def describe(name, folder, config):
-    """Returns the attributes of a `public_models.PublicModel`, except its name.
-
-    Args:
-        name: folder, or name on huggingface.co.
-        folder: folder that contains the description of the checkpoint.
-        config: content of config.json.
-
-    Raises:
-        UserError: the architecture is not supported, or a file is missing.
-    """
-    return SentenceModel(name, folder, config).describe()

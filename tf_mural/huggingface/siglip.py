@@ -2,9 +2,14 @@
 
 import os
 
-from tf_mural.errors import UserError, lookup
+from tf_mural.errors import UserError
 from tf_mural.huggingface import weight_mapping
-from tf_mural.huggingface.two_towers import TwoTowers, require, with_defaults
+from tf_mural.huggingface.two_towers import (
+    TwoTowers,
+    require,
+    transformer_sizes,
+    with_defaults,
+)
 
 _COMMON = {
     "hidden_size": 768,
@@ -59,15 +64,8 @@ class SiglipTowers(TwoTowers):
         import keras_hub
 
         settings = self.vision if modality == "image" else self.text
-        where = f"hidden_act (of {self.where})"
-        sizes = {
-            "hidden_dim": settings["hidden_size"],
-            "num_layers": settings["num_hidden_layers"],
-            "num_heads": settings["num_attention_heads"],
-            "intermediate_dim": settings["intermediate_size"],
-            "intermediate_activation": lookup(_ACTIVATIONS, settings["hidden_act"], where),
-            "layer_norm_epsilon": settings["layer_norm_eps"],
-        }
+        sizes = transformer_sizes(settings, _ACTIVATIONS, self.where)
+        sizes["layer_norm_epsilon"] = settings["layer_norm_eps"]
         if modality == "image":
             return keras_hub.models.SigLIPVisionEncoder(
                 patch_size=settings["patch_size"], image_shape=(size, size, 3), **sizes
@@ -121,17 +119,3 @@ class SiglipTowers(TwoTowers):
 
 def _probe(name, shape):
     return weight_mapping.TensorSpec(name, tuple(shape), (0, 1, 2))
-
-
-def describe(name, folder, config):
-    """Returns the attributes of a `public_models.PublicModel`, except its name.
-
-    Args:
-        name: folder, or name on huggingface.co.
-        folder: folder that contains the description of the checkpoint.
-        config: content of config.json.
-
-    Raises:
-        UserError: the architecture is not supported, or a file is missing.
-    """
-    return SiglipTowers(name, folder, config).describe()

@@ -7,7 +7,7 @@ import numpy as np
 
 from tf_mural import models
 from tf_mural.data import tokenizer_files
-from tf_mural.errors import UserError
+from tf_mural.errors import UserError, lookup
 from tf_mural.huggingface import checkpoint_files, image_processor
 
 
@@ -173,6 +173,24 @@ def with_defaults(config, key, defaults):
     for part in parts:
         merged |= {name: value for name, value in part.items() if value is not None}
     return merged
+
+
+def transformer_sizes(settings, activations, where):
+    """Returns the arguments that the transformers of KerasHub's towers have in common.
+
+    Args:
+        settings: result of `with_defaults`.
+        activations: {value of "hidden_act": activation of KerasHub}.
+        where: path of config.json, for messages.
+    """
+    activation = lookup(activations, settings["hidden_act"], f"hidden_act (of {where})")
+    return {
+        "hidden_dim": settings["hidden_size"],
+        "num_layers": settings["num_hidden_layers"],
+        "num_heads": settings["num_attention_heads"],
+        "intermediate_dim": settings["intermediate_size"],
+        "intermediate_activation": activation,
+    }
 
 
 def require(settings, expected, where):

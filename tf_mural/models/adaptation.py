@@ -12,6 +12,7 @@ import functools
 import re
 from typing import NamedTuple
 
+import keras
 import numpy as np
 from keras.src.backend import compute_output_spec
 
@@ -22,9 +23,11 @@ from tf_mural.models.keras_patches import patch_lora, remove_lora
 FULL, FROZEN, LAST, LORA = "full", "frozen", "last", "lora"
 _FORMS = "full, frozen, last:k (k >= 0) or lora:r (r >= 1)"
 _PROJECTIONS = ("image_projection", "text_projection")
-# Names of the query and value projections in the attention layers of Keras and KerasHub. "qkv" is
-# the joint projection of a Swin transformer.
-_ADAPTED = ("query", "value", "query_dense", "value_dense", "q_proj", "v_proj", "qkv")
+# Names of the query and value projections in the attention layers of Keras and KerasHub. The layer
+# "attention_qkv" is the joint projection of a Swin transformer.
+_ADAPTED = ("query", "value", "query_dense", "value_dense", "q_proj", "v_proj", "attention_qkv")
+# Number of tokens of a symbolic input if a tower takes any number of tokens.
+_ANY_LENGTH = 8
 _KERNELS = ("lora_kernel_a", "lora_kernel_b")
 
 
@@ -150,6 +153,12 @@ def _calls(tower):
         this list at the end of the last call of the layer}.
     """
     starts, ends, replaced = [], {}, []
+    # On JAX, layers cannot compare symbolic sizes, and need numbers.
+    length = getattr(tower, "max_tokens", None) or _ANY_LENGTH
+    inputs = keras.tree.map_structure(
+        lambda x: keras.KerasTensor((1, *(size or length for size in x.shape[1:])), x.dtype),
+        tower.input,
+    )
 
     def record(layer, call, *args, **kwargs):
         if not any(layer is other for other in starts):
@@ -162,7 +171,7 @@ def _calls(tower):
         replaced.append((layer, vars(layer).get("call")))
         layer.call = functools.partial(record, layer, layer.call)
     try:
-        compute_output_spec(functools.partial(tower.call, training=False), tower.input)
+        compute_output_spec(functools.partial(tower.call, training=False), inputs)
     finally:
         for layer, call in replaced:
             if call is None:

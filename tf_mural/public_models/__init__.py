@@ -18,19 +18,20 @@ __all__ = ["HUGGING_FACE", "KERAS_HUB", "PublicModel", "is_public", "open_model"
 
 HUGGING_FACE = "hf:"
 KERAS_HUB = "keras_hub:"
-# The value of "model_type" in config.json, and the module of `tf_mural.huggingface` that reads such
-# a checkpoint. Its function `describe(name, folder, config)` returns the attributes of a
-# `PublicModel`, except the name, as a dict.
+_SENTENCE_MODEL = ("sentence_transformers", "SentenceModel")
+# The value of "model_type" in config.json, and the module of `tf_mural.huggingface` and its class
+# that read such a checkpoint. The class is called with the name, the folder and the content of
+# config.json. Its method `describe` returns the attributes of a `PublicModel`, except the name.
 FAMILIES = {
-    "align": "align_model",
-    "clip": "clip",
-    "metaclip_2": "clip",
-    "siglip": "siglip",
-    "siglip2": "siglip",
-    "bert": "sentence_transformers",
-    "distilbert": "sentence_transformers",
-    "xlm-roberta": "sentence_transformers",
-    "M-CLIP": "m_clip",
+    "align": ("align_model", "AlignModel"),
+    "clip": ("clip", "ClipTowers"),
+    "metaclip_2": ("clip", "ClipTowers"),
+    "siglip": ("siglip", "SiglipTowers"),
+    "siglip2": ("siglip", "SiglipTowers"),
+    "bert": _SENTENCE_MODEL,
+    "distilbert": _SENTENCE_MODEL,
+    "xlm-roberta": _SENTENCE_MODEL,
+    "M-CLIP": ("m_clip", "MClip"),
 }
 
 
@@ -41,7 +42,8 @@ class PublicModel:
     Attributes:
         name: name with a prefix, such as "hf:google/siglip2-base-patch16-224".
         modalities: ("image", "text"), ("image",) or ("text",).
-        embedding_dim: width of the embedding space, or None if the model has none of its own.
+        embedding_dim: width of the embedding space. None: the weights have no projection to an
+            embedding space, and a run adds the projection.
         loss: name of the loss that trained the model, "contrastive" or "sigmoid", or None.
         preprocessing: `data.preprocessing.Preprocessing` of images, or None.
         tokenizer: an object with the interface of `data.tokenizers.Tokenizer`, or None.
@@ -163,9 +165,10 @@ def _open_hugging_face(name):
     # In old models of sentence-transformers, config.json lies in a subfolder.
     has_modules = os.path.exists(os.path.join(folder, "modules.json"))
     config = checkpoint_files.read_json(folder, "config.json", optional=has_modules) or {}
-    family = "sentence_transformers"
+    family = _SENTENCE_MODEL
     if config or not has_modules:
         where = f"model_type (of {os.path.join(folder, 'config.json')})"
         family = lookup(FAMILIES, config.get("model_type"), where)
-    module = importlib.import_module(f"tf_mural.huggingface.{family}")
-    return PublicModel(name=name, **module.describe(source, folder, config))
+    module = importlib.import_module(f"tf_mural.huggingface.{family[0]}")
+    checkpoint = getattr(module, family[1])(source, folder, config)
+    return PublicModel(name=name, **checkpoint.describe())
