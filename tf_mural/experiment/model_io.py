@@ -37,13 +37,20 @@ _IMAGE_DEFAULTS = {
 _MODEL_DEFAULTS = {
     "image": {
         "pooling": "auto",
+        "vectors": None,
         "padding": "symmetric",
         "scale": 1 / 127.5,
         "mean": [1.0],
         "std": [1.0],
         "adapt": "full",
     },
-    "text": {"pooling": "auto", "activation": "gelu_approximate", "sizes": None, "adapt": "full"},
+    "text": {
+        "pooling": "auto",
+        "activation": "gelu_approximate",
+        "sizes": None,
+        "adapt": "full",
+        "vectors": None,
+    },
 }
 
 
