@@ -27,9 +27,14 @@ def open_records(folder, data_dir, strict=True):
         data_dir: folder of the record sets.
         strict: see `RecordSet.open`.
     """
+    return RecordSet.open(find_records(folder, data_dir), strict)
+
+
+def find_records(folder, data_dir):
+    """Returns the path of a record set, which may be relative to `data_dir`."""
     in_data_dir = os.path.join(data_dir, folder)
     use_data_dir = os.path.isdir(in_data_dir) or not os.path.isdir(folder)
-    return RecordSet.open(in_data_dir if use_data_dir else folder, strict)
+    return in_data_dir if use_data_dir else folder
 
 
 def make_sampler(

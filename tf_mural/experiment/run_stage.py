@@ -11,6 +11,7 @@ from tf_mural.data.image_normalization import stored_images_note
 from tf_mural.data.records import read_manifest
 from tf_mural.errors import UserError
 from tf_mural.experiment import data, public_encoders, run_report
+from tf_mural.experiment.distillation import check_extractions, check_teacher
 from tf_mural.experiment.initialization import (
     apply_init_settings,
     check_init,
@@ -106,6 +107,8 @@ def run_stage(config, workdir, session, init=None):
         # After this barrier, all processes have checked which files exist, and the primary process
         # may write files.
         processes.barrier()
+        if not resumes_run:
+            check_extractions(config, session.data_dir, init)
         print(f"{config.stage}: training in {workdir}" + (f", from {init}" if init else ""))
         if not resumes_run:
             _apply_settings(config, init, workdir)
@@ -194,6 +197,8 @@ def _train(config, run, workdir, session, init):
     manager = _restore(config, run, workdir, processes)
     for note in check_stored_features(config, run):
         _print_note(note)
+    if not int(run.trainer.step.numpy()):
+        _print_note(check_teacher(config, run, init))
     log = metric_writer.NullWriter()
     if processes.is_primary:
         log = run_report.open_log(config, run, workdir)

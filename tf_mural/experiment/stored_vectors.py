@@ -102,7 +102,17 @@ def tower_fingerprint(modality, model, tokenizer, preprocessing):
         inputs = (tokenizer.hash, tokenizer.max_tokens, getattr(tokenizer, "prefix", ""))
     else:
         inputs = (preprocessing.resize, preprocessing.crop, sorted(preprocessing.changes().items()))
-    digest = hashlib.sha256(repr(inputs).encode())
+    return weights_fingerprint(model, repr(inputs))
+
+
+def weights_fingerprint(model, prefix=""):
+    """Returns a hash of the weights of a model, 32 hexadecimal digits.
+
+    Args:
+        model: `keras.Model`; the names of its variables do not matter.
+        prefix: string that is hashed before the weights.
+    """
+    digest = hashlib.sha256(prefix.encode())
     for variable in variables_by_path(model).values():
         digest.update(repr(tuple(variable.shape)).encode())
         digest.update(np.ascontiguousarray(ops.convert_to_numpy(variable.value)))
