@@ -336,6 +336,29 @@ def extraction(records, languages=None):
     )
 
 
+def add_negatives(config, term, folders):
+    """Adds mined negatives to a term, which are further candidates of its field `x`.
+
+    The negatives are read by a new source and a new field, `<term>_negatives`, whose encoder is
+    that of the field `y`.
+
+    Args:
+        config: config of a stage, changed in place.
+        term: name of a term whose loss takes negatives.
+        folders: folder that tools/mine_negatives.py wrote, or a tuple of them, one for each record
+            set of the source of the term; relative to --data_dir.
+    """
+    x, y, name = config.terms[term].x, config.terms[term].y, f"{term}_negatives"
+    source = next(s for s, v in config.sources.items() if x in v.fields and y in v.fields)
+    config.sources[name] = {
+        **config.sources[source].to_dict(),
+        "records": (folders,) if isinstance(folders, str) else tuple(folders),
+        "fields": {name: config.sources[source].fields[y]},
+        "negatives_of": source,
+    }
+    config.terms[term].negatives = name
+
+
 def term(x, y, weight, loss=None, **options):
     """Returns the config of a term, which is a loss between two fields.
 

@@ -62,8 +62,8 @@ def get_config(stage, folder="own", first=("en",), triples=None, bitext=None):
             source.languages = triples if stage in ("etcl", "sixlang") else first
         elif bitext:
             source.records = (bitext,)
-    for term in config.terms.values():
-        # Several images may have the same text. This text must not be a negative of these images.
-        term.mask_duplicates = True
+    # Several images may have the same text. This text must not be a negative of these images. The
+    # value also applies to terms that are added to this config.
+    config.mask_duplicates = True
     config.evaluation.retrieval.update(records=f"{folder}/val", trained=triples or ())
     return config

@@ -74,6 +74,27 @@ def make_sampler(
     )
 
 
+def make_negative_sampler(name, source, base, modalities, data_dir, seed, vectors=None):
+    """Returns the `NegativeSampler` of a source with `negatives_of`.
+
+    Args:
+        name, source, modalities, data_dir, seed, vectors: see `make_sampler`; the records of the
+            source are folders of mined negatives.
+        base: the sampler of the source `negatives_of`.
+
+    Raises:
+        UserError: a folder has no mined negatives, or those of other records.
+    """
+    folders = [os.path.join(data_dir, folder) for folder in source.records]
+    folders = [
+        path if os.path.isdir(path) or not os.path.isdir(folder) else folder
+        for path, folder in zip(folders, source.records, strict=True)
+    ]
+    return training_data.make_negative_sampler(
+        name, base, folders, modalities, seed, _of_source(vectors, source)
+    )
+
+
 def make_source(sampler, source, modalities, vectors=None):
     """Returns the `input_pipeline.Source` of a sampler, with the settings of a source."""
     return training_data.make_source(sampler, modalities, source.flip, _of_source(vectors, source))

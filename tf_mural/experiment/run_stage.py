@@ -250,11 +250,12 @@ def _restore(config, run, workdir, processes):
         processes.is_primary,
         config.checkpoint_in_background,
     )
-    if manager.restore(run.description, run.data):
+    data_digests = run.data | run.negatives
+    if manager.restore(run.description, data_digests):
         print(f"resuming at step {int(run.trainer.step.numpy())}")
     start = {"the step to resume from": int(run.trainer.step.numpy())}
     processes.check_consistent(start, "workdir must be a folder that all of them see")
-    digests = {"the records": sorted(run.data.values())}
+    digests = {"the records": sorted(data_digests.values())}
     processes.check_consistent(digests, "give all of them the same data")
     return manager
 
@@ -281,7 +282,7 @@ def _make_evaluate(run, workdir, manager, tracker, log, processes):
         tracker.record(step, numbers, is_best)
         if is_best:
             manager.pinned = step
-        return {name: dataclasses.asdict(result) for name, result in results.items()}
+        return {name: result.as_dict() for name, result in results.items()}
 
     return evaluate
 
