@@ -150,7 +150,7 @@ class Embedder:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Hash of weights, vocabulary and preprocessing, 32 hexadecimal digits."""
+        """Hash of weights, vocabulary, preprocessing and poolings, 32 hexadecimal digits."""
         return experiment.fingerprint(self._encoder, self._tokenizer, self.preprocessing)
 
     def embed_texts(

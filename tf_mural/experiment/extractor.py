@@ -61,7 +61,8 @@ def make_extractor(
         raise UserError(f"the features of the tower {tower!r} of {model} are unknown")
     part = encoder.towers[tower].split()[0] if features else encoder.towers[tower]
     tokenizer, preprocessing = encoder.tokenizer, embedder.preprocessing
-    fingerprint = tower_fingerprint(modality, part, tokenizer, preprocessing)
+    pooling = getattr(encoder.towers[tower], "pooling", None)
+    fingerprint = tower_fingerprint(modality, part, tokenizer, preprocessing, pooling)
     source = {"name": model, "fingerprint": fingerprint}
     if modality == "text" and not features and "image" in encoder.modalities.values():
         # Training compares this with the image tower of a student, see `distillation`.

@@ -258,7 +258,7 @@ def _text_lengths(tower):
 
 
 def fingerprint(encoder, tokenizer, preprocessing):
-    """Returns a hash of the weights, the vocabulary and the preprocessing.
+    """Returns a hash of the weights, the vocabulary, the preprocessing and the poolings.
 
     Args:
         encoder, tokenizer, preprocessing: see `batch_embedder`.
@@ -272,7 +272,12 @@ def fingerprint(encoder, tokenizer, preprocessing):
         images = {"resize": preprocessing.resize, "crop": preprocessing.crop}
         images |= preprocessing.changes()
     texts = "" if tokenizer is None else f"{tokenizer.hash} {tokenizer.max_tokens}"
-    digest = hashlib.sha256(f"{texts} {sorted(images.items())}".encode())
+    # The towers of the paper have a fixed pooling, and no attribute `pooling`.
+    poolings = {name: getattr(tower, "pooling", None) for name, tower in encoder.towers.items()}
+    poolings = {name: pooling for name, pooling in poolings.items() if pooling}
+    settings = f"{texts} {sorted(images.items())}"
+    settings += f" {sorted(poolings.items())}" if poolings else ""
+    digest = hashlib.sha256(settings.encode())
     for variable in checkpoints.variables_by_path(encoder).values():
         digest.update(np.ascontiguousarray(ops.convert_to_numpy(variable.value)))
     return digest.hexdigest()[:32]
