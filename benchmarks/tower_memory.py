@@ -125,10 +125,7 @@ def _layer_key(part):
 
 
 def write_folder(folder, config):
-    """Writes the description of a model, without weights, and with the vocabulary of a tokenizer.
-
-    The few pieces of the vocabulary do not matter, because config.json states their number.
-    """
+    """Writes the description of a model without weights, and a vocabulary with as many pieces."""
     files = {"config.json": config}
     if has_images(config):
         size = config["vision_config"]["image_size"]
@@ -144,8 +141,10 @@ def write_folder(folder, config):
     for name, content in files.items():
         with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
             json.dump(content, file)
+    size = config.get("text_config", config)["vocab_size"]
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"piece{i}" for i in range(size - 5))]
     with open(os.path.join(folder, "vocab.txt"), "w", encoding="utf-8") as file:
-        file.write("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n")
+        file.write("\n".join(pieces))
 
 
 def step_config(folder, config, batch, precision, remat, adapt):
