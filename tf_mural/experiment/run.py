@@ -15,7 +15,8 @@ from tf_mural.experiment import data, evaluation, public_encoders
 from tf_mural.experiment.config_validation import check_config, find_vocabulary
 from tf_mural.experiment.fields import field_modalities
 from tf_mural.experiment.model_io import batch_embedder, describe
-from tf_mural.experiment.stored_vectors import field_vectors
+from tf_mural.experiment.stored_embedder import StoredEmbedder
+from tf_mural.experiment.stored_vectors import field_vectors, stored_features
 from tf_mural.experiment.trainer import make_trainer
 
 
@@ -32,6 +33,7 @@ class Run:
         description: dict, the content of model.json.
         vocabulary_path: vocabulary file, or folder or file of the tokenizer.
         data: {folder of a record set: digest} of the training data.
+        evaluation_folders: folders of the record sets of the evaluations.
         skipped_records: `input_pipeline.SkippedRecords`.
         language_report: `LanguageReport` of the sources.
         tokenizer: an object with the interface of `data.tokenizers.Tokenizer`.
@@ -45,6 +47,7 @@ class Run:
     description: dict
     vocabulary_path: str
     data: dict
+    evaluation_folders: tuple
     skipped_records: input_pipeline.SkippedRecords
     language_report: LanguageReport
     tokenizer: object
@@ -112,18 +115,32 @@ def build(config, data_dir, strategy, resumes=False, encoders=None):
     embed = batch_embedder(trainer.encoder, tokenizer, preprocessing)
     if processes.world_size > 1:
         embed = DistributedEmbedder(embed, processes)
+    evaluate, folders = _make_evaluate(config, data_dir, trainer.encoder, embed)
     return Run(
         trainer=trainer,
         dataset=dataset,
-        evaluate=evaluation.make_evaluate(config, data_dir, embed),
+        evaluate=evaluate,
         description=description,
         vocabulary_path=vocabulary_path,
         data=digests,
+        evaluation_folders=folders,
         skipped_records=skipped_records,
         language_report=LanguageReport(samplers, config.batch_size),
         tokenizer=tokenizer,
         contact_sheet=functools.partial(data.training_sheet, sources, preprocessing),
     )
+
+
+def _make_evaluate(config, data_dir, encoder, embed):
+    """Returns (function that evaluates, folders of its record sets); see `make_evaluate`."""
+    folders = []
+
+    def with_records(embed, sets):
+        folders.extend(record_set.folder for record_set in sets)
+        stored = stored_features(config)
+        return StoredEmbedder(embed, encoder, stored, sets) if stored else embed
+
+    return evaluation.make_evaluate(config, data_dir, embed, with_records), tuple(folders)
 
 
 def _make_samplers(config, fields, data_dir, strict):

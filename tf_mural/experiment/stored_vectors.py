@@ -128,7 +128,7 @@ def check_stored_features(config, run):
         modality = encoder.modalities[tower]
         features, _ = encoder.towers[tower].split()
         expected = tower_fingerprint(modality, features, run.tokenizer, preprocessing)
-        for folder in run.data:
+        for folder in (*run.data, *run.evaluation_folders):
             description = read_manifest(folder).get("vectors", {}).get(name)
             model = description["model"] if description else {}
             if description and model.get("fingerprint") != expected:
@@ -141,6 +141,7 @@ def check_stored_features(config, run):
         what = "its images are not augmented" if modality == "image" else "its texts are not read"
         notes.append(
             f"the tower {tower!r} reads its features {name!r} from the records: only its "
-            f"projection runs in a step, and {what}"
+            f"projection runs in a step, and {what}; an evaluation uses the features of its "
+            "records, if they have any"
         )
     return notes
