@@ -136,6 +136,9 @@ def _optimizer():
             global_clipnorm=_optional(float),
             # Learning rate of a layer divided by the learning rate of the layer above it.
             layer_decay=1.0,
+            # Factor of the learning rate of the learned scalars (temperature, bias). 0: the scalars
+            # keep their initial values.
+            scalar_lr_multiplier=1.0,
             # Momentum of the moving average of the weights, which replaces the final weights. None:
             # no moving average.
             ema_momentum=_optional(float),

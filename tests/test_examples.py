@@ -11,14 +11,16 @@ from PIL import Image
 
 from tf_mural import experiment
 from tf_mural.errors import UserError
-from tf_mural.experiment import config_loading
+from tf_mural.experiment import config_loading, stored_vectors
 
 EXAMPLES = {
     "emoji": ("mural", "control", "etcl", "sixlang"),
     "own": config_loading.STAGES,
     "photos": ("mural", "control", "etcl"),
+    "photos_trained": ("align", "mural", "control", "etcl", "sixlang", "one_language"),
 }
-WITH_BITEXT = {"photos"}  # examples with separate records of translations
+MARGINS = {"photos_trained": 0.0}  # examples without the margin of the paper
+WITH_BITEXT = {"photos", "photos_trained"}  # examples with separate records of translations
 TRIPLE_LANGUAGES = ["en", "de", "fr", "cs", "zh", "ja"]
 
 
@@ -65,7 +67,7 @@ def test_config_of_an_example_is_valid(name, stage):
         assert other_config.model == config.model and other_config.images == config.images
     for term in config.terms.values():
         if term.loss == "contrastive":
-            assert (term.margin, term.label_smoothing) == (0.3, 0.1)
+            assert (term.margin, term.label_smoothing) == (MARGINS.get(name, 0.3), 0.1)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -89,10 +91,11 @@ def test_emoji_example_has_images_with_texts_in_six_languages():
     assert list(load_example("emoji", "etcl").evaluation.retrieval.trained) == TRIPLE_LANGUAGES
 
 
-def test_photos_example_has_image_captions_in_three_languages():
+@pytest.mark.parametrize("name", ["photos", "photos_trained"])
+def test_photos_examples_have_image_captions_in_three_languages(name):
     """Czech, and other languages of the captions, occur only in translations."""
     for stage, expected in (("mural", ["en"]), ("control", ["en"]), ("etcl", ["en", "de", "fr"])):
-        config = load_example("photos", stage)
+        config = load_example(name, stage)
         (source,) = image_sources(config)
         assert list(source.languages) == expected
         assert list(config.evaluation.retrieval.trained) == ["en", "de", "fr"]
@@ -101,7 +104,15 @@ def test_photos_example_has_image_captions_in_three_languages():
             assert config.sources.bitext.languages is None  # all languages
 
 
-@pytest.mark.parametrize("name", ["emoji", "photos"])
+@pytest.mark.parametrize("stage", EXAMPLES["photos_trained"])
+def test_trained_encoders_only_train_their_projections(stage):
+    config = load_example("photos_trained", stage)
+    for tower in (config.model.image, config.model.text):
+        assert (tower.adapt, tower.backbone.partition(":")[0]) == ("last:0", "keras_hub")
+    assert stored_vectors.stored_features(config) == {"image": "lite0", "text": "e5"}
+
+
+@pytest.mark.parametrize("name", ["emoji", "photos", "photos_trained"])
 def test_control_and_etcl_have_the_same_schedule(name):
     control, etcl = load_example(name, "control"), load_example(name, "etcl")
     assert control.init_stage == etcl.init_stage == "mural"

@@ -9,6 +9,7 @@ import types
 
 import pytest
 from conftest import ROOT
+from PIL import Image
 
 from tf_mural import experiment
 from tf_mural.cli import sweep as sweep_command
@@ -85,6 +86,8 @@ def test_the_vectors_of_a_row_come_from_its_initial_run(tmp_path, monkeypatch, c
         (("(0,)", "()"), r"SEEDS is \(\), expected at least one"),
         (("(0,)", "0"), "SEEDS is 0, expected at least one"),
         (('("de", "fr")', "()"), "the column 'both' names no language"),
+        (("TITLE", 'DIFFERENCES = {"x": ("b", "c")}\nTITLE'), "row .of the difference 'x'"),
+        (("TITLE", 'CHART = {"rows": ("c",)}\nTITLE'), "unknown row .of the chart."),
         (("TITLE", "1 +"), "cannot be read as a sweep"),
     ],
 )
@@ -110,6 +113,30 @@ def test_table_shows_means_ranges_and_gains(tmp_path, capsys):
     assert "seeds 0, 1" in table and "25.0 (15.0 to 35.0)" in capsys.readouterr().out
     columns = json.loads((tmp_path / "sweep.json").read_text())["columns"]
     assert columns["b"]["both"] == [20.0, 42.0]
+
+
+def test_differences_have_paired_intervals_and_a_chart_is_drawn(tmp_path):
+    """The rows differ more between the seeds than from each other."""
+    path = tmp_path / "mine.py"
+    chart = {"rows": ("a", "b"), "groups": {"first": ("de",), "second": ("fr",)}}
+    path.write_text(VALID + f'DIFFERENCES = {{"b - a": ("b", "a")}}\nCHART = {chart}\n')
+    a, gains = [10.0, 30.0, 50.0, 70.0, 90.0], [1.0, 2.0, 3.0, 4.0, 5.0]
+    recalls = {
+        "a": {seed: {"de": value, "fr": value} for seed, value in enumerate(a)},
+        "b": {
+            seed: {"de": a[seed] + gain, "fr": a[seed] + gain} for seed, gain in enumerate(gains)
+        },
+    }
+    sweeps.write_table(str(tmp_path), sweeps.load_sweep(str(path)), recalls)
+    assert "+3.0 (+1.0 to +5.0)" in (tmp_path / "table.md").read_text()
+    stored = json.loads((tmp_path / "sweep.json").read_text())["differences"]["b - a"]["both"]
+    assert stored["by_seed"] == gains and stored["mean"] == 3
+    with Image.open(tmp_path / "average_recall.png") as image:
+        assert image.width > 1000
+    recalls = {row: {0: values[0]} for row, values in recalls.items()}  # one seed, no interval
+    sweeps.write_table(str(tmp_path), sweeps.load_sweep(str(path)), recalls)
+    table = (tmp_path / "table.md").read_text()
+    assert table.count("+1.0") == 2 and "+1.0 (" not in table
 
 
 def test_failed_run_stops_the_sweep(monkeypatch):

@@ -199,9 +199,8 @@ class BatchEmbedder:
         return embeddings
 
     def _checked(self, rows, kind, positions):
-        unit_rows = _normalize(
-            rows, kind, positions
-        )  # Raises an error for rows that are not finite.
+        # An error is raised for rows that are not finite.
+        unit_rows = normalize(rows, kind, positions)
         return unit_rows if self._normalize else rows
 
     def _encode(self, kind, batches):
@@ -259,8 +258,17 @@ def _reason(error):
     return re.sub(r".*Iterator::\S*: ", "", error.message.strip().split("\n")[0]).rstrip(".")
 
 
-def _normalize(rows, kind, positions):
-    """Scales rows to length 1; `positions` are the indices of the items, for error messages."""
+def normalize(rows, kind, positions):
+    """Scales rows to length 1.
+
+    Args:
+        rows: Float array (n, width).
+        kind: "images" or "texts", for error messages.
+        positions: Index of the item of each row, for error messages.
+
+    Raises:
+        BadItem: A row is not finite, or has length 0.
+    """
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     bad = np.flatnonzero(~np.isfinite(lengths[:, 0]) | (lengths[:, 0] == 0))
     if bad.size:

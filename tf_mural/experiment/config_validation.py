@@ -82,10 +82,9 @@ def _check_terms(config):
 def _check_numbers(config):
     if not 0 <= config.seed < 1 << 32:
         raise UserError(f"seed is {config.seed}, expected a number from 0 to below 2**32")
-    if not config.optimizer.learning_rate >= 0:
-        raise UserError(
-            f"optimizer.learning_rate is {config.optimizer.learning_rate}, expected 0 or more"
-        )
+    for name in ("learning_rate", "scalar_lr_multiplier"):
+        if not (value := config.optimizer[name]) >= 0:
+            raise UserError(f"optimizer.{name} is {value}, expected 0 or more")
     for kind, values in config.model.scalars.items():
         bounds = lookup(SCALARS, kind, "kind of learned scalar in model.scalars:")
         for name, value in values.items():

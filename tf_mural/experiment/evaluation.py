@@ -156,7 +156,7 @@ def prepare_evaluation(name, data_dir, records=None, **options):
     return Evaluation(name, benchmark, record_set, options, objects, data)
 
 
-def make_evaluate(config, data_dir, embed):
+def make_evaluate(config, data_dir, embed, with_records=None):
     """Returns a callable that runs all evaluations of a config.
 
     `config.evaluation` is {name of a task or benchmark: options}. The option `records` is the path
@@ -167,6 +167,8 @@ def make_evaluate(config, data_dir, embed):
         config: ConfigDict of a stage.
         data_dir: folder of the record sets.
         embed: object with `embed_texts` and `embed_images`.
+        with_records: callable that takes `embed` and the `RecordSet`s of the evaluations, and
+            returns the embedder to use; None: `embed` is used.
 
     Returns:
         A callable without arguments that returns {name of a task or benchmark: Result}. If terms
@@ -180,6 +182,8 @@ def make_evaluate(config, data_dir, embed):
         options = {key: value for key, value in values.items() if value is not None}
         options.pop("trained", None)
         evaluations.append(prepare_evaluation(name, data_dir, **options))
+    if with_records:
+        embed = with_records(embed, [evaluation.records for evaluation in evaluations])
     dims = trained_dims(config)
     if dims:  # The values of a result are those of the whole embeddings.
         width = config.model.embedding_dim

@@ -16,7 +16,8 @@ from tf_mural.experiment import data, evaluation, public_encoders
 from tf_mural.experiment.config_validation import check_config, find_vocabulary
 from tf_mural.experiment.fields import field_modalities
 from tf_mural.experiment.model_io import batch_embedder, describe
-from tf_mural.experiment.stored_vectors import field_vectors
+from tf_mural.experiment.stored_embedder import StoredEmbedder
+from tf_mural.experiment.stored_vectors import field_vectors, stored_features
 from tf_mural.experiment.trainer import make_trainer
 
 
@@ -34,6 +35,7 @@ class Run:
         vocabulary_path: vocabulary file, or folder or file of the tokenizer.
         data: {folder of a record set: digest} of the training data.
         negatives: {folder of mined negatives: digest}.
+        evaluation_folders: folders of the record sets of the evaluations.
         skipped_records: `input_pipeline.SkippedRecords`.
         language_report: `LanguageReport` of the sources.
         tokenizer: an object with the interface of `data.tokenizers.Tokenizer`.
@@ -48,6 +50,7 @@ class Run:
     vocabulary_path: str
     data: dict
     negatives: dict
+    evaluation_folders: tuple
     skipped_records: input_pipeline.SkippedRecords
     language_report: LanguageReport
     tokenizer: object
@@ -116,14 +119,16 @@ def build(config, data_dir, strategy, resumes=False, encoders=None):
     embed = batch_embedder(trainer.encoder, tokenizer, preprocessing)
     if processes.world_size > 1:
         embed = DistributedEmbedder(embed, processes)
+    evaluate, folders = _make_evaluate(config, data_dir, trainer.encoder, embed)
     return Run(
         trainer=trainer,
         dataset=dataset,
-        evaluate=evaluation.make_evaluate(config, data_dir, embed),
+        evaluate=evaluate,
         description=description,
         vocabulary_path=vocabulary_path,
         data=digests,
         negatives=negatives,
+        evaluation_folders=folders,
         skipped_records=skipped_records,
         language_report=LanguageReport(drawn, config.batch_size),
         tokenizer=tokenizer,
@@ -136,6 +141,18 @@ def _split_negatives(samplers):
     drawn = {k: s for k, s in samplers.items() if not isinstance(s, NegativeSampler)}
     mined = [s.mined for s in samplers.values() if isinstance(s, NegativeSampler)]
     return drawn, {folder: digest for m in mined for folder, digest in m.items()}
+
+
+def _make_evaluate(config, data_dir, encoder, embed):
+    """Returns (function that evaluates, folders of its record sets); see `make_evaluate`."""
+    folders = []
+
+    def with_records(embed, sets):
+        folders.extend(record_set.folder for record_set in sets)
+        stored = stored_features(config)
+        return StoredEmbedder(embed, encoder, stored, sets) if stored else embed
+
+    return evaluation.make_evaluate(config, data_dir, embed, with_records), tuple(folders)
 
 
 def _make_samplers(config, fields, data_dir, strict):

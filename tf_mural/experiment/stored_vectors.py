@@ -141,7 +141,7 @@ def check_stored_features(config, run):
         features, _ = encoder.towers[tower].split()
         pooling = getattr(encoder.towers[tower], "pooling", None)
         expected = tower_fingerprint(modality, features, run.tokenizer, preprocessing, pooling)
-        for folder in run.data:
+        for folder in (*run.data, *run.evaluation_folders):
             description = read_manifest(folder).get("vectors", {}).get(name)
             model = description["model"] if description else {}
             if description and model.get("fingerprint") != expected:
@@ -155,6 +155,7 @@ def check_stored_features(config, run):
         what = "its images are not augmented" if modality == "image" else "its texts are not read"
         notes.append(
             f"the tower {tower!r} reads its features {name!r} from the records: only its "
-            f"projection runs in a step, and {what}"
+            f"projection runs in a step, and {what}; an evaluation uses the features of its "
+            "records, if they have any"
         )
     return notes

@@ -6,9 +6,14 @@ import subprocess
 
 from tf_mural import file_io
 from tf_mural.errors import UserError, lookup
+from tf_mural.evaluation.metrics import seeds_interval
 from tf_mural.experiment.config_loading import find_file, import_file
 
 REQUIRED = ("TITLE", "RUNS", "SEEDS", "COLUMNS", "BASELINE")
+_DIFFERENCES_NOTE = (
+    "Difference of the means over the seeds in points, with the 95 % interval of the paired "
+    "differences between the seeds (Student's t-test)."
+)
 RUN_KEYS = ("stage", "init", "overrides", "config", "vectors")
 # A value of `overrides` of a row with `vectors` may contain this name of their folder.
 VECTORS = "{vectors}"
@@ -35,7 +40,17 @@ def load_sweep(path):
     if empty := [column for column, languages in sweep.COLUMNS.items() if not languages]:
         raise UserError(f"{path}: the column {empty[0]!r} names no language")
     _check_runs(path, sweep)
+    for label, rows in differences(sweep).items():
+        for row in rows:
+            lookup(sweep.RUNS, row, f"row (of the difference {label!r})")
+    for row in getattr(sweep, "CHART", {}).get("rows", ()):
+        lookup(sweep.RUNS, row, "row (of the chart)")
     return sweep
+
+
+def differences(sweep):
+    """Returns {label: (row, row that is subtracted)} of the differences of a sweep."""
+    return dict(getattr(sweep, "DIFFERENCES", {}))
 
 
 def _check_runs(path, sweep):
@@ -180,7 +195,7 @@ def column_values(sweep, recalls):
 
 
 def write_table(out_dir, sweep, recalls):
-    """Prints the table of the finished runs, and writes table.md and sweep.json.
+    """Prints the table of the finished runs, and writes table.md, sweep.json and a chart.
 
     Args:
         out_dir: folder to write to.
@@ -204,14 +219,83 @@ def write_table(out_dir, sweep, recalls):
     for column in sweep.COLUMNS:
         header += [column] + (["gain"] if baseline is not None else [])
     note = _note(sweep, recalls, baseline is not None)
-    print(f"\n{sweep.TITLE}\n{reports.table(rows, header)}\n{note}\n", flush=True)
-    with open(os.path.join(out_dir, "table.md"), "w", encoding="utf-8") as file:
-        file.write(f"{sweep.TITLE}\n\n{reports.table(rows, header, markdown=True)}\n\n{note}\n")
-    runs = {row: {"run": sweep.RUNS[row], "recall": recalls[row]} for row in recalls}
-    file_io.write_json(
-        os.path.join(out_dir, "sweep.json"),
-        {"title": sweep.TITLE, "baseline": sweep.BASELINE, "runs": runs, "columns": values},
+    compared = difference_values(sweep, values)
+    tables = [(rows, header, note)]
+    if compared:
+        header = ["difference in points", *sweep.COLUMNS]
+        tables.append((_difference_rows(compared), header, _DIFFERENCES_NOTE))
+    text, markdown = (
+        "\n\n".join(
+            part
+            for rows, header, note in tables
+            for part in (reports.table(rows, header, markdown=is_markdown), note)
+        )
+        for is_markdown in (False, True)
     )
+    print(f"\n{sweep.TITLE}\n{text}\n", flush=True)
+    with open(os.path.join(out_dir, "table.md"), "w", encoding="utf-8") as file:
+        file.write(f"{sweep.TITLE}\n\n{markdown}\n")
+    runs = {row: {"run": sweep.RUNS[row], "recall": recalls[row]} for row in recalls}
+    content = {"title": sweep.TITLE, "baseline": sweep.BASELINE, "runs": runs, "columns": values}
+    if compared:
+        content["differences"] = compared
+    file_io.write_json(os.path.join(out_dir, "sweep.json"), content)
+    if chart := getattr(sweep, "CHART", None):
+        _draw_chart(os.path.join(out_dir, "average_recall.png"), chart, recalls)
+
+
+def _draw_chart(path, chart, recalls):
+    """Draws the means over the seeds of some rows, per language."""
+    from tf_mural import reports
+
+    series = {
+        row: {
+            code: _mean([recall[code] for recall in recalls[row].values()])
+            for codes in chart["groups"].values()
+            for code in codes
+        }
+        for row in chart["rows"]
+    }
+    reports.recall_chart(path, series, chart["groups"], control=chart["rows"][-2])
+
+
+def difference_values(sweep, values):
+    """Returns the differences of a sweep with their paired 95 % intervals.
+
+    Args:
+        sweep: see `load_sweep`.
+        values: see `column_values`.
+
+    Returns:
+        {label: {column: {"by_seed": one difference per seed, "mean", "interval"}}}. "interval" is
+        (low, high), see `metrics.seeds_interval`; None for a single seed.
+    """
+    compared = {}
+    for label, (row, subtracted) in differences(sweep).items():
+        compared[label] = {}
+        for column, by_seed in values[row].items():
+            pairs = zip(by_seed, values[subtracted][column], strict=True)
+            points = [a - b for a, b in pairs]
+            interval = seeds_interval(points) if len(points) > 1 else None
+            compared[label][column] = {
+                "by_seed": points,
+                "mean": _mean(points),
+                "interval": interval,
+            }
+    return compared
+
+
+def _difference_rows(compared):
+    rows = []
+    for label, columns in compared.items():
+        cells = [label]
+        for value in columns.values():
+            low, high = value["interval"] or (None, None)
+            cells.append(
+                f"{value['mean']:+.1f}" + ("" if low is None else f" ({low:+.1f} to {high:+.1f})")
+            )
+        rows.append(cells)
+    return rows
 
 
 def _note(sweep, recalls, has_baseline):

@@ -40,6 +40,7 @@ _FORMERLY_FIXED = {
     "precision": "float32",
     "wise_ft_alpha": 1.0,
     "optimizer.layer_decay": 1.0,
+    "optimizer.scalar_lr_multiplier": 1.0,
     "images.method": "bilinear",
     "images.background": "white",
     "model.image.padding": "symmetric",
