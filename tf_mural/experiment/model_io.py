@@ -37,6 +37,7 @@ _IMAGE_DEFAULTS = {
 _MODEL_DEFAULTS = {
     "image": {
         "pooling": "auto",
+        "batch_norm": "per_image",
         "padding": "symmetric",
         "scale": 1 / 127.5,
         "mean": [1.0],
