@@ -51,7 +51,7 @@ PEERS = {
 _MATMUL = 4096  # rows of the matrices whose product is timed as the peak rate
 
 
-def measure(part, own, peer, batch_sizes, counts, rounds):
+def measure(part, own, peer, batch_sizes, counts, rounds, chosen=()):
     """Times all sides of a part alternately.
 
     Args:
@@ -61,6 +61,7 @@ def measure(part, own, peer, batch_sizes, counts, rounds):
         batch_sizes: sizes of the batches.
         counts: {batch size: number of items}.
         rounds: number of timed turns of each side, after one that is not counted.
+        chosen: names of the sides; () means all sides.
 
     Returns:
         {batch size: {side: {"seconds": list, "per_second": number of items per second, by the
@@ -70,6 +71,7 @@ def measure(part, own, peer, batch_sizes, counts, rounds):
     for size in batch_sizes:
         sides = [("tf_mural", own, name) for name in OWN[part]]
         sides += [("pytorch", peer, name) for name in (PEERS[part] if peer else ())]
+        sides = [side for side in sides if not chosen or side[2] in chosen]
         seconds = {}
         warmups = 0 if part == "folder" else 1
         for turn in range(-warmups, rounds):
@@ -139,10 +141,13 @@ def parse(arguments=None):
     parser.add_argument("--sentences", type=int, default=1024, help="texts of a turn")
     parser.add_argument("--images", type=int, default=256, help="images of a turn")
     parser.add_argument("--folder_images", type=int, default=10_000, help="images of the folder")
+    names = sorted({name for table in (OWN, PEERS) for sides in table.values() for name in sides})
+    parser.add_argument("--sides", default="", help=f"comma-separated: {', '.join(names)}")
     parser.add_argument("--rounds", type=int, default=3, help="timed turns of each side")
     parser.add_argument("--json", help="path of the JSON file")
     options = parser.parse_args(arguments)
     options.parts = parse_names(parser, "--parts", options.parts, PARTS)
+    options.sides = parse_names(parser, "--sides", options.sides, names)
     options.batch_sizes = [int(size) for size in options.batch_sizes.split(",")]
     if options.rounds < 1 or min(options.sentences, options.images, options.folder_images) < 64:
         parser.error("--rounds must be at least 1, and the numbers of items at least 64")
@@ -219,9 +224,10 @@ def main():
                 counts = _counts(totals.get(part, 0), sizes)
                 if part == "folder":
                     sizes, counts, rounds = [64], {64: options.folder_images}, 1
-                results[part] = measure(part, own, peer, sizes, counts, rounds)
+                results[part] = measure(part, own, peer, sizes, counts, rounds, options.sides)
                 append_load(info)
-            if options.tatoeba and "texts" in options.parts:
+            has_int8 = not options.sides or "onnx int8" in options.sides
+            if options.tatoeba and "texts" in options.parts and has_int8:
                 results["int8_accuracy"] = own.call("accuracy")[0]
         finally:
             own.close()

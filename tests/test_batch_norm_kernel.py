@@ -98,3 +98,10 @@ def test_a_tower_without_a_kernel_and_an_unknown_mode():
     assert tower.get_config()["arguments"]["batch_norm"] == "auto"
     with pytest.raises(UserError, match="unknown batch norm 'fused'; known: auto, per_image"):
         models.image_tower(**TINY_IMAGE, embedding_dim=16, batch_norm="fused")
+
+
+def test_jax_computes_batch_norm_without_a_kernel():
+    pytest.importorskip("jax", reason="JAX is not installed: pip install -r requirements-jax.txt")
+    from tf_mural.backends import jax as jax_backend
+
+    assert jax_backend.batch_norm_kernel() is None
