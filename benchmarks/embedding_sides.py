@@ -15,10 +15,9 @@ class Sides:
 
     Args:
         settings: dict of `embedding_speed`: the texts, and the folders of presets and photographs.
-        parts: parts of the benchmark that are measured.
     """
 
-    def __init__(self, settings, parts):
+    def __init__(self, settings):
         import tf_mural
         from tf_mural import experiment, public_models
 
@@ -33,22 +32,20 @@ class Sides:
             image_encoder=image.encoder("image", dim=text.embedding_dim or 384),
             text_encoder=text_encoder,
         )
-        parts_of_model = self._encoder.tokenizer, self._encoder.preprocessing
-        embed = experiment.batch_embedder(self._encoder, *parts_of_model, 64)
-        self._model = experiment.Model(
-            self._encoder, parts_of_model[0], embed, parts_of_model[1], None
-        )
-        self._parts, self._sides = parts, {}
+        tokenizer, preprocessing = self._encoder.tokenizer, self._encoder.preprocessing
+        embed = experiment.batch_embedder(self._encoder, tokenizer, preprocessing, 64)
+        self._model = experiment.Model(self._encoder, tokenizer, embed, preprocessing, None)
+        self._sides = {}  # {(part, side, batch size): function that embeds a list}
         self._write_tokenizer()
 
     def _write_tokenizer(self):
-        """Writes the SentencePiece model, from which the peer makes its tokenizer."""
-        folder = os.path.join(self._settings["presets"], "e5", "assets", "tokenizer")
-        (name,) = os.listdir(folder)
-        path = os.path.join(self._settings["folder"], "pieces.json")
+        """Writes the pieces of the SentencePiece model, from which the peer makes its tokenizer."""
         from tf_mural import file_io
         from tf_mural.data import sentencepiece_model
 
+        folder = os.path.join(self._settings["presets"], "e5", "assets", "tokenizer")
+        (name,) = os.listdir(folder)
+        path = os.path.join(self._settings["folder"], "pieces.json")
         model = sentencepiece_model.read_model(os.path.join(folder, name))
         file_io.write_json(path, [[piece.piece, piece.score] for piece in model.pieces])
 

@@ -207,7 +207,7 @@ def main():
     info, results = machine_info(), {}
     with tempfile.TemporaryDirectory() as folder:
         settings = _prepare(options, folder)
-        own = Worker("benchmarks.embedding_sides", "Sides", settings=settings, parts=options.parts)
+        own = Worker("benchmarks.embedding_sides", "Sides", settings=settings)
         peer = None
         try:
             if options.peer_python:
