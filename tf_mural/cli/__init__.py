@@ -81,5 +81,5 @@ def _usage():
         with open(path, encoding="utf-8") as file:
             summary = ast.get_docstring(ast.parse(file.read())).splitlines()[0]
         summary = summary.partition(":")[0].rstrip(".")
-        lines.append(f"  {command.replace('_', '-'):<14}{summary}")
+        lines.append(f"  {command.replace('_', '-'):<16}{summary}")
     return "\n".join(lines)

@@ -8,7 +8,6 @@ import importlib.metadata
 import importlib.util
 import os
 import re
-import select
 import shlex
 import sys
 import tempfile
@@ -17,6 +16,7 @@ import traceback
 from absl import flags, logging
 
 from tf_mural.cli.error_lines import error_line, with_flags
+from tf_mural.cli.stdout import ResilientStdout, flush, stdout_is_closed
 from tf_mural.errors import UserError, lookup, suggest
 from tf_mural.training.preemption import Preempted
 from tf_mural.truncation import size_note
@@ -324,7 +324,7 @@ def run(main, resilient_stdout=False):
     except KeyboardInterrupt:
         _exit("interrupted", 130)
     except Exception as error:
-        if isinstance(error, BrokenPipeError) and _stdout_is_closed():
+        if isinstance(error, BrokenPipeError) and stdout_is_closed():
             _exit("", _SIGPIPE_EXIT_CODE)
         if line := error_line(error):
             _exit(f"error: {line}", 2)
@@ -338,66 +338,12 @@ def _exit(message, code):
     The normal exit of the interpreter is avoided, because it hangs in rare cases: it waits for
     threads of tf.data that read ahead and call Python.
     """
-    write_error = _flush(sys.stdout)
+    write_error = flush(sys.stdout)
     if isinstance(write_error, BrokenPipeError) and not code:
         code = _SIGPIPE_EXIT_CODE
     elif write_error and not code:
         message, code = f"error: the printed output is lost: {write_error.strerror}", 2
     with contextlib.suppress(OSError):
         print(localize(message), file=sys.stderr, end="\n" if message else "")
-    _flush(sys.stderr)
+    flush(sys.stderr)
     os._exit(code)
-
-
-def _flush(stream):
-    """Flushes a stream. Returns the OSError if the stream cannot be written, otherwise None."""
-    try:
-        stream.flush()
-    except OSError as error:
-        return error
-    return None
-
-
-def _stdout_is_closed():
-    """Returns whether stdout is a pipe whose reader has closed it."""
-    poll = select.poll()
-    poll.register(1, 0)
-    return any(event & select.POLLERR for _, event in poll.poll(0))
-
-
-class ResilientStdout:
-    """A text stream that raises no error if writing fails, but discards all further output.
-
-    With this stream as stdout, training continues when the terminal is closed, the reader of the
-    pipe has ended, or the disk is full.
-
-    Args:
-        stream: the text stream to write to.
-    """
-
-    def __init__(self, stream):
-        self._stream = stream
-
-    def write(self, text):
-        """Writes or discards the text. Returns the number of characters of the text."""
-        try:
-            self._stream.write(text)
-        except OSError as error:
-            self._drop(error)
-        return len(text)
-
-    def flush(self):
-        """Flushes the stream. If this fails, prints a line on stderr and discards all output."""
-        if error := _flush(self._stream):
-            self._drop(error)
-
-    def _drop(self, error):
-        self._stream = open(os.devnull, "w", encoding="utf-8")
-        with contextlib.suppress(OSError):
-            print(
-                f"stdout cannot be written ({error.strerror}): training continues without output",
-                file=sys.stderr,
-            )
-
-    def __getattr__(self, name):
-        return getattr(self._stream, name)
