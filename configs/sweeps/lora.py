@@ -28,6 +28,9 @@ RUNS = {
     "German, all weights": _german(),
     "German, text encoder": _german(**FROZEN_IMAGES),
     "German, LoRA of the text encoder": _german(**FROZEN_IMAGES, **LORA),
+    "German, LoRA, a quarter of the learning rate": _german(
+        **FROZEN_IMAGES, **LORA, **{"optimizer.learning_rate": 1e-3}
+    ),
     "German, LoRA of the text encoder, all image weights": _german(**LORA),
     "ETCL, all weights": _etcl(),
     "ETCL, text encoder": _etcl(**FROZEN_IMAGES),
