@@ -349,17 +349,11 @@ def test_a_run_trains_with_mined_negatives(tools, finished, data_dir, tmp_path):
         f"    base.add_negatives(config, 'image_caption', {str(tmp_path / 'mined/train')!r})\n"
         "    return config\n"
     )
-    train = ("--stage=mural", f"--data_dir={data_dir}", "--strategy=one")
-    losses = {}
-    for name, config in (
-        ("with", tmp_path / "config.py"),
-        ("without", f"{ROOT}/tests/small_config.py"),
-    ):
-        done = tools.run(tmp_path, "train.py", f"--config={config}", *train, f"--workdir={name}")
-        assert done.code == 0, done.err
-        losses[name] = float(re.search(r"^step 1/4 .*image_caption ([\d.]+)", done.out, re.M)[1])
-    assert losses["with"] > losses["without"]  # three more columns per row at the first step
-    results = json.loads((tmp_path / "with" / "results.json").read_text())
+    train = ("--stage=mural", f"--data_dir={data_dir}", "--strategy=one", "--workdir=run")
+    done = tools.run(tmp_path, "train.py", f"--config={tmp_path}/config.py", *train)
+    assert done.code == 0, done.err
+    assert re.search(r"^step 4/4 .*image_caption [\d.]+", done.out, re.M), done.out
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["evaluation"]["retrieval"]["values"]["en"]
     # Other negatives are other data: the run does not go on with them.
     done = tools.run(tmp_path, "mine_negatives.py", *flags, "--languages=en", "--range_min=2")
