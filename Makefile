@@ -1,5 +1,6 @@
 # make etcl        trains MURAL, the control and ETCL on scenes, and prints a comparison
 # make demo        opens a page that searches scenes in any language with the model of make etcl
+# make photos      trains on photographs in photos_raw with trained encoders, and prints a comparison
 # make test        runs the linter and the fast tests
 # make test-slow   runs the tests that take minutes, including the tests of Apache Beam
 # make faults      kills, stops and damages runs, and prints how many resumed correctly
@@ -29,7 +30,7 @@ VERSION_TESTS := $(patsubst %,tests/test_%.py,losses objective optimizers jax ba
   language_sampling grain export tpu_planner nonfinite precision squeeze_excite presets resume \
   adaptation tower_matrix)
 
-.PHONY: etcl demo test test-slow faults docs wheel notebooks test-beam versions tpu-env \
+.PHONY: etcl demo photos test test-slow faults docs wheel notebooks test-beam versions tpu-env \
   lint clean
 
 etcl: $(VENV)/.base
@@ -39,6 +40,25 @@ etcl: $(VENV)/.base
 demo: $(VENV)/.demo
 	$(BIN)/python tools/train.py --stage=etcl --seed=$(SEED)
 	$(BIN)/python tools/demo.py --records=data/scenes/test --model=runs/tiny/etcl-s$(SEED)
+
+# Each command does nothing if its output is there. docs/data.md describes the folder photos_raw.
+PHOTOS := $(BIN)/python tools/convert.py --dataset=table --raw_dir=photos_raw \
+  --out_dir=data/photos_records --augmentations=crop --table.image_column=id \
+  --table.image_dir=flickr30k-images --table.image_suffix=.jpg
+EXTRACT := $(BIN)/python tools/extract.py --features --model=keras_hub:data/presets
+
+photos: $(VENV)/.base
+	test -d data/presets/e5 || $(BIN)/python -m benchmarks.trained_weights data/presets
+	$(PHOTOS) --split=train --table.file=captions.train.jsonl --table.languages=en,de,fr \
+	  --table.texts_keys=parallel,independent
+	$(PHOTOS) --split=val --table.file=captions.val.jsonl --table.texts_keys=parallel,independent
+	$(PHOTOS) --split=bitext --table.file=captions.train.jsonl --table.split_column= \
+	  --table.texts_keys=parallel
+	$(EXTRACT)/lite0 --name=lite0 --of=images --out_dir=data/photos_images \
+	  --records=data/photos_records/train,data/photos_records/val
+	$(EXTRACT)/e5 --name=e5 --of=texts --out_dir=data/photos_trained \
+	  --records=data/photos_images/val,data/photos_records/bitext,data/photos_images/train
+	$(BIN)/python tools/sweep.py configs/sweeps/photos_trained.py --seeds=$(SEED)
 
 test: $(VENV)/.test lint
 	$(BIN)/python -m pytest $(PARALLEL)

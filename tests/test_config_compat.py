@@ -26,7 +26,7 @@ def test_an_older_run_equals_one_with_the_defaults_of_later_settings(tmp_path):
     older = copy.deepcopy(config)
     for part, *names in (
         (older, "precision", "wise_ft_alpha", "stop_early", "remat", "on_bad_step"),
-        (older["optimizer"], "layer_decay", "ema_momentum"),
+        (older["optimizer"], "layer_decay", "ema_momentum", "scalar_lr_multiplier"),
         (older["model"]["image"], "padding", "scale", "mean", "std"),
         (older["images"], "method", "antialias", "background"),
         (older["model"]["text"], "activation"),

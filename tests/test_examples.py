@@ -11,14 +11,16 @@ from PIL import Image
 
 from tf_mural import experiment
 from tf_mural.errors import UserError
-from tf_mural.experiment import config_loading
+from tf_mural.experiment import config_loading, stored_vectors
 
 EXAMPLES = {
     "emoji": ("mural", "control", "etcl", "sixlang"),
     "own": config_loading.STAGES,
     "photos": ("mural", "control", "etcl"),
+    "photos_trained": ("align", "mural", "control", "etcl", "sixlang", "one_language"),
 }
-WITH_BITEXT = {"photos"}  # examples with separate records of translations
+MARGINS = {"photos_trained": 0.0}  # examples without the margin of the paper
+WITH_BITEXT = {"photos", "photos_trained"}  # examples with separate records of translations
 TRIPLE_LANGUAGES = ["en", "de", "fr", "cs", "zh", "ja"]
 
 
@@ -40,7 +42,8 @@ def image_sources(config):
 
 def test_all_examples_are_tested():
     files = {os.path.basename(path)[:-3] for path in glob.glob(config_path("*"))}
-    assert files - {"__init__"} == set(EXAMPLES)
+    # The example `mixture` has the data and the model of the stages of the package.
+    assert files - {"__init__", "mixture"} == set(EXAMPLES)
 
 
 @pytest.mark.parametrize("name, stage", [(n, s) for n, stages in EXAMPLES.items() for s in stages])
@@ -52,15 +55,19 @@ def test_config_of_an_example_is_valid(name, stage):
     assert config.evaluation.retrieval.records == f"{name}/val"
     for source in config.sources.values():
         is_bitext = name in WITH_BITEXT and "image" not in source.fields
-        assert list(source.records) == [f"{name}/bitext" if is_bitext else f"{name}/train"]
+        folder = "taught/train" if stage == "distil" else "bitext" if is_bitext else "train"
+        assert list(source.records) == [f"{name}/{folder}"]
     related = (config.init_stage, config.report.control, *config.report.compare_with)
     for other in filter(None, related):
         # The file of the example also defines the stages that this stage refers to.
         other_config = load_example(name, other)
         assert other_config.stage == other and config.train_dependencies
+        if stage == "distil":  # a tower without variables, and no training of the image tower
+            config.model.towers, config.model.image.adapt = {}, "full"
         assert other_config.model == config.model and other_config.images == config.images
     for term in config.terms.values():
-        assert (term.margin, term.label_smoothing) == (0.3, 0.1)
+        if term.loss == "contrastive":
+            assert (term.margin, term.label_smoothing) == (MARGINS.get(name, 0.3), 0.1)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -84,10 +91,11 @@ def test_emoji_example_has_images_with_texts_in_six_languages():
     assert list(load_example("emoji", "etcl").evaluation.retrieval.trained) == TRIPLE_LANGUAGES
 
 
-def test_photos_example_has_image_captions_in_three_languages():
+@pytest.mark.parametrize("name", ["photos", "photos_trained"])
+def test_photos_examples_have_image_captions_in_three_languages(name):
     """Czech, and other languages of the captions, occur only in translations."""
     for stage, expected in (("mural", ["en"]), ("control", ["en"]), ("etcl", ["en", "de", "fr"])):
-        config = load_example("photos", stage)
+        config = load_example(name, stage)
         (source,) = image_sources(config)
         assert list(source.languages) == expected
         assert list(config.evaluation.retrieval.trained) == ["en", "de", "fr"]
@@ -96,7 +104,15 @@ def test_photos_example_has_image_captions_in_three_languages():
             assert config.sources.bitext.languages is None  # all languages
 
 
-@pytest.mark.parametrize("name", ["emoji", "photos"])
+@pytest.mark.parametrize("stage", EXAMPLES["photos_trained"])
+def test_trained_encoders_only_train_their_projections(stage):
+    config = load_example("photos_trained", stage)
+    for tower in (config.model.image, config.model.text):
+        assert (tower.adapt, tower.backbone.partition(":")[0]) == ("last:0", "keras_hub")
+    assert stored_vectors.stored_features(config) == {"image": "lite0", "text": "e5"}
+
+
+@pytest.mark.parametrize("name", ["emoji", "photos", "photos_trained"])
 def test_control_and_etcl_have_the_same_schedule(name):
     control, etcl = load_example(name, "control"), load_example(name, "etcl")
     assert control.init_stage == etcl.init_stage == "mural"
@@ -110,6 +126,9 @@ def test_own_example_takes_languages_and_bitext():
     assert list(mural.sources.captions.records) == ["flowers/train"]
     assert list(mural.sources.captions.languages) == ["de"]
     assert list(mural.sources.bitext.records) == ["news/train"]
+    distil = own.get_config("distil", "flowers", first=("de",))
+    extraction = distil.sources.translations.extraction
+    assert (extraction.records, extraction.languages) == (("flowers/train",), ("de",))
     etcl = own.get_config("etcl", "flowers", triples=["de", "fr"])
     assert list(etcl.sources.triples.languages) == ["de", "fr"]
     assert list(etcl.evaluation.retrieval.trained) == ["de", "fr"]

@@ -125,6 +125,18 @@ def test_a_stopped_extraction_continues_with_the_next_unit(source, tmp_path, mon
     assert len(calls) == 4 and lines[-1].endswith("already there, 10 records")
 
 
+@pytest.mark.parametrize("languages, shards", [(None, 4), (("de",), 1)])
+def test_a_part_of_an_extraction_has_a_number_of_rows(tmp_path, monkeypatch, languages, shards):
+    """Captions in several languages are divided into more parts than images."""
+    monkeypatch.setattr(extraction, "_MIN_UNIT", 20)
+    texts = (*(("en", "t" * i) for i in range(1, 10)), ("de", "t"))
+    records.write(tmp_path / "source", [Record(str(i), texts=texts) for i in range(8)])
+    source = RecordSet.open(tmp_path / "source")
+    options = {} if languages is None else {"languages": languages}
+    _, manifest = extract(source, tmp_path / "out", make_extractor(**options))
+    assert len(manifest["shards"]) == shards
+
+
 def test_what_cannot_be_extracted_is_refused(source, tmp_path):
     first, _ = extract(source, tmp_path / "a", make_extractor())
     with pytest.raises(UserError, match="already has vectors 'x': choose another name"):

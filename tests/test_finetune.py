@@ -222,6 +222,26 @@ def test_optimizers_of_a_config_have_their_options(name):
     assert min(optimizer.multipliers) < 0.9 and len(optimizer.ema_variables) == len(decays)
 
 
+@pytest.mark.parametrize("factor, changed", [(0.0, False), (0.1, True), (1.0, True)])
+def test_learning_rate_of_the_learned_scalars_has_a_factor(factor, changed):
+    config = config_loading.load_config("finetune", "tiny")
+    config.optimizer.scalar_lr_multiplier = factor
+    tokenizer = type("T", (), {"size": 50, "hash": "x", "max_tokens": 8})
+    trainer = experiment.make_trainer(
+        config, experiment.describe(config, tokenizer), ("en",), make_strategy("one")
+    )
+    variables = trainer.encoder.trainable_variables
+    before = [np.asarray(v) for v in variables]
+    trainer.optimizer.apply([keras.ops.ones(v.shape) for v in variables], variables)
+    pairs = zip(variables, before, strict=True)
+    steps = {v.path: np.abs(np.asarray(v) - old).max() for v, old in pairs}
+    assert all(steps[path] > 0 for path in steps if "temperature" not in path)
+    assert (steps["temperature_shared"] > 0) == changed
+    # LAMB moves a scalar by its value times the learning rate.
+    rate = config.optimizer.learning_rate * factor
+    assert steps["temperature_shared"] == pytest.approx(0.07 * rate, rel=1e-3)
+
+
 def test_damaged_initial_weights_are_named(finished, run, tmp_path):
     shutil.copytree(finished[0], tmp_path / "copy", ignore=shutil.ignore_patterns("checkpoints"))
     (tmp_path / "copy" / "weights.npz").write_bytes(b"broken")

@@ -380,3 +380,18 @@ def test_interval_of_constant_values_is_a_point():
 def test_intervals_of_no_values_or_nan_are_rejected(values):
     with pytest.raises(UserError, match=f"{len(values)} values, {len(values) // 2} of them finite"):
         metrics.mean_interval(values)
+
+
+def test_interval_over_seeds_is_that_of_students_t_test():
+    # Table of quantiles: t(0.975, 4) = 2.776. The values have the variance 2.5.
+    low, high = metrics.seeds_interval([1, 2, 3, 4, 5])
+    assert (low, high) == pytest.approx((3 - 2.776 * 0.5**0.5, 3 + 2.776 * 0.5**0.5))
+    random = np.random.default_rng(0).normal(size=(4000, 3))
+    covered = [low <= 0 <= high for low, high in map(metrics.seeds_interval, random)]
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.012)
+
+
+@pytest.mark.parametrize("values", [[1], [1] * 32, [1, np.nan]])
+def test_interval_over_seeds_needs_a_few_finite_values(values):
+    with pytest.raises(UserError, match=f"{len(values)} values, .* 2 to 31 finite values"):
+        metrics.seeds_interval(values)

@@ -9,6 +9,7 @@ import types
 
 import pytest
 from conftest import ROOT
+from PIL import Image
 
 from tf_mural import experiment
 from tf_mural.cli import sweep as sweep_command
@@ -48,9 +49,34 @@ def test_every_run_of_a_sweep_has_a_valid_config(path, monkeypatch):
         assert flags["seed"] == "3"
 
 
+def test_the_vectors_of_a_row_come_from_its_initial_run(tmp_path, monkeypatch, capsys):
+    path, commands, done = tmp_path / "mine.py", [], types.SimpleNamespace(returncode=0)
+    vectors = '{"records": ("scenes/train",), "name": "t", "of": "texts", "drop_images": True}'
+    row = f'"init": "a", "vectors": {vectors}, "overrides": {{"x": ("{{vectors}}/train",)}}'
+    path.write_text(VALID.replace('"init": "a"', row))
+    monkeypatch.setattr(sweeps.subprocess, "run", lambda c: commands.append(c) or done)
+    monkeypatch.setattr(sweeps, "average_recalls", lambda d: {"de": 1.0, "fr": 2.0})
+    out = tmp_path / "out"
+    out.mkdir()
+    arguments = [str(path), f"--out_dir={out}", "--data_dir=d"]
+    sweep_command.main(arguments)
+    folder = f"{out}/a-s0/vectors/t"
+    flags = [flag for flag in commands[1] if flag.startswith("--")]
+    assert sorted(flags) == sorted(
+        [f"--model={out}/a-s0", "--records=d/scenes/train", f"--out_dir={folder}", "--name=t"]
+        + ["--of=texts", "--drop_images=True"]
+    )
+    assert "tf_mural.cli.extract" in commands[1][2] and len(commands) == 3
+    assert f"--config.x={folder}/train" in commands[2]
+    os.makedirs(f"{folder}/train")  # an earlier call has made them
+    sweep_command.main(arguments)
+    assert len(commands) == 5
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
+        (('"init": "a"', '"vectors": {}'), "the row 'b' has vectors, but no init that computes"),
         (("COLUMNS", "OTHER"), "lacks COLUMNS"),
         (('"init": "a"', '"init": "c"'), "unknown initial row .of the row 'b'"),
         (('"stage": "mural"', '"stag": "mural"'), "unknown key .of the row 'a'"),
@@ -60,6 +86,8 @@ def test_every_run_of_a_sweep_has_a_valid_config(path, monkeypatch):
         (("(0,)", "()"), r"SEEDS is \(\), expected at least one"),
         (("(0,)", "0"), "SEEDS is 0, expected at least one"),
         (('("de", "fr")', "()"), "the column 'both' names no language"),
+        (("TITLE", 'DIFFERENCES = {"x": ("b", "c")}\nTITLE'), "row .of the difference 'x'"),
+        (("TITLE", 'CHART = {"rows": ("c",)}\nTITLE'), "unknown row .of the chart."),
         (("TITLE", "1 +"), "cannot be read as a sweep"),
     ],
 )
@@ -85,6 +113,30 @@ def test_table_shows_means_ranges_and_gains(tmp_path, capsys):
     assert "seeds 0, 1" in table and "25.0 (15.0 to 35.0)" in capsys.readouterr().out
     columns = json.loads((tmp_path / "sweep.json").read_text())["columns"]
     assert columns["b"]["both"] == [20.0, 42.0]
+
+
+def test_differences_have_paired_intervals_and_a_chart_is_drawn(tmp_path):
+    """The rows differ more between the seeds than from each other."""
+    path = tmp_path / "mine.py"
+    chart = {"rows": ("a", "b"), "groups": {"first": ("de",), "second": ("fr",)}}
+    path.write_text(VALID + f'DIFFERENCES = {{"b - a": ("b", "a")}}\nCHART = {chart}\n')
+    a, gains = [10.0, 30.0, 50.0, 70.0, 90.0], [1.0, 2.0, 3.0, 4.0, 5.0]
+    recalls = {
+        "a": {seed: {"de": value, "fr": value} for seed, value in enumerate(a)},
+        "b": {
+            seed: {"de": a[seed] + gain, "fr": a[seed] + gain} for seed, gain in enumerate(gains)
+        },
+    }
+    sweeps.write_table(str(tmp_path), sweeps.load_sweep(str(path)), recalls)
+    assert "+3.0 (+1.0 to +5.0)" in (tmp_path / "table.md").read_text()
+    stored = json.loads((tmp_path / "sweep.json").read_text())["differences"]["b - a"]["both"]
+    assert stored["by_seed"] == gains and stored["mean"] == 3
+    with Image.open(tmp_path / "average_recall.png") as image:
+        assert image.width > 1000
+    recalls = {row: {0: values[0]} for row, values in recalls.items()}  # one seed, no interval
+    sweeps.write_table(str(tmp_path), sweeps.load_sweep(str(path)), recalls)
+    table = (tmp_path / "table.md").read_text()
+    assert table.count("+1.0") == 2 and "+1.0 (" not in table
 
 
 def test_failed_run_stops_the_sweep(monkeypatch):

@@ -20,7 +20,7 @@ from tf_mural.data.records import DTYPES, Skipped
 from tf_mural.errors import UserError
 from tf_mural.progress import Progress
 
-_MIN_UNIT, _MAX_UNITS = 8192, 1024  # records of a unit; maximum number of units of a large set
+_MIN_UNIT, _MAX_UNITS = 8192, 1024  # rows of a unit; maximum number of units of a large set
 _CHUNK = 2048  # number of images that are in memory, and are embedded in one call
 
 
@@ -68,7 +68,7 @@ def extract(source, out_dir, split, extractor, drop_images=False, overwrite=Fals
     """
     _check(source, extractor)
     recipe = _recipe(source, extractor, drop_images)
-    units = _units(source)
+    units = _units(source, extractor)
     paths = publish.BuildPaths(str(out_dir), split, recipe_digest(recipe, units))
     report = print_fn or print
     try:
@@ -115,9 +115,15 @@ def _recipe(source, extractor, drop_images):
     return {**made_by, "extracted": [*made_by.get("extracted", ()), entry]}
 
 
-def _units(source):
-    """Returns ranges of record numbers."""
-    size = max(_MIN_UNIT, -(-len(source) // _MAX_UNITS))
+def _units(source, extractor):
+    """Returns ranges of record numbers, whose images or texts take minutes at most to embed."""
+    languages = extractor.description.get("languages")
+    if languages is None:
+        rows = source.manifest[extractor.description["of"]]
+    else:
+        rows = sum(source.language_counts[code] for code in languages)
+    per_record = max(1.0, rows / max(1, len(source)))
+    size = max(1, round(_MIN_UNIT / per_record), -(-len(source) // _MAX_UNITS))
     return [range(i, min(i + size, len(source))) for i in range(0, len(source), size)]
 
 
@@ -177,7 +183,7 @@ def _embed_unit(source, unit, extractor):
         parts.append(_convert(extractor, extractor.embed(_texts(source, unit, extractor))))
     else:
         for owners, images in _image_chunks(source, unit):
-            rows, reasons = _embed_valid(extractor.embed, images)
+            rows, reasons = embed_valid(extractor.embed, images)
             for position, reason in reasons.items():
                 bad.setdefault(owners[position], reason)
             owners = [o for i, o in enumerate(owners) if i not in reasons]
@@ -210,8 +216,12 @@ def _image_chunks(source, unit):
         yield owners, images
 
 
-def _embed_valid(embed, images):
+def embed_valid(embed, images):
     """Embeds the images that can be decoded.
+
+    Args:
+        embed: see `Extractor`.
+        images: list of image files (bytes).
 
     Returns:
         (rows of these images in order, {position of another image: reason}).

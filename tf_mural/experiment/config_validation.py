@@ -55,6 +55,12 @@ def _check_terms(config):
             complete_options(term.loss, options)
         except UserError as error:
             raise UserError(f"terms.{name}: {error}") from None
+        for dim in term.get("dims", ()):
+            if dim > config.model.embedding_dim:
+                raise UserError(
+                    f"terms.{name}.dims contains {dim}, but model.embedding_dim is "
+                    f"{config.model.embedding_dim}: omit this size"
+                )
         for kind, scalar in scalars.items():
             known = config.model.scalars.get(kind, {})
             lookup(known, scalar, f"{kind} (of the term {name!r})")
@@ -64,22 +70,21 @@ def _check_terms(config):
     if unused:
         raise UserError(f"no term uses the field {unused[0]!r}; remove it from its source")
     for name, term in config.terms.items():
-        fields = term_fields(term)
-        if not any(set(fields) <= set(source.fields) for source in config.sources.values()):
+        # The rows of negatives belong to no example, so any source may have them.
+        fields = {term.x, term.y}
+        if not any(fields <= set(source.fields) for source in config.sources.values()):
             raise UserError(
-                f"the term {name!r} compares {' and '.join(fields)}, but no source has "
-                f"{'both' if len(fields) == 2 else 'all of these'} fields, and rows of different "
-                "sources do not belong together"
+                f"the term {name!r} compares {term.x} and {term.y}, but no source has both fields, "
+                "and rows of different sources do not belong together"
             )
 
 
 def _check_numbers(config):
     if not 0 <= config.seed < 1 << 32:
         raise UserError(f"seed is {config.seed}, expected a number from 0 to below 2**32")
-    if not config.optimizer.learning_rate >= 0:
-        raise UserError(
-            f"optimizer.learning_rate is {config.optimizer.learning_rate}, expected 0 or more"
-        )
+    for name in ("learning_rate", "scalar_lr_multiplier"):
+        if not (value := config.optimizer[name]) >= 0:
+            raise UserError(f"optimizer.{name} is {value}, expected 0 or more")
     for kind, values in config.model.scalars.items():
         bounds = lookup(SCALARS, kind, "kind of learned scalar in model.scalars:")
         for name, value in values.items():
@@ -108,6 +113,9 @@ def _check_sources(config):
                 f"sources.{name}.language_temperature is {source.language_temperature}, expected a "
                 "number above 0: languages are sampled in proportion to texts**(1 / temperature)"
             )
+        if "negatives_of" in source:
+            known = {s: v for s, v in config.sources.items() if "negatives_of" not in v}
+            lookup(known, source.negatives_of, f"source (negatives_of of sources.{name})")
         lookup(LANGUAGES_OF, source.languages_of, f"languages_of (of sources.{name})")
         if source.languages == ():
             raise UserError(

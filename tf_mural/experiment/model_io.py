@@ -17,6 +17,7 @@ from tf_mural.data.tokenizers import Tokenizer
 from tf_mural.errors import UserError
 from tf_mural.evaluation.batch_embedder import TEXT_LENGTHS, BatchEmbedder
 from tf_mural.experiment import public_encoders
+from tf_mural.experiment.fields import trained_dims
 from tf_mural.modalities import MODALITIES
 from tf_mural.training import checkpoints
 
@@ -37,13 +38,21 @@ _IMAGE_DEFAULTS = {
 _MODEL_DEFAULTS = {
     "image": {
         "pooling": "auto",
+        "vectors": None,
+        "batch_norm": "per_image",
         "padding": "symmetric",
         "scale": 1 / 127.5,
         "mean": [1.0],
         "std": [1.0],
         "adapt": "full",
     },
-    "text": {"pooling": "auto", "activation": "gelu_approximate", "sizes": None, "adapt": "full"},
+    "text": {
+        "pooling": "auto",
+        "activation": "gelu_approximate",
+        "sizes": None,
+        "adapt": "full",
+        "vectors": None,
+    },
 }
 
 
@@ -57,6 +66,8 @@ class Model:
         embed: `BatchEmbedder` that uses the encoder and the tokenizer.
         preprocessing: `preprocessing.Preprocessing`, the preprocessing of images.
         languages: codes of the training languages; None: unknown.
+        dims: sizes of the embeddings in the terms of the training, see `objective.Term`; () if the
+            terms name none, or are unknown.
     """
 
     encoder: models.DualEncoder
@@ -64,6 +75,7 @@ class Model:
     embed: BatchEmbedder
     preprocessing: Preprocessing
     languages: tuple | None = None
+    dims: tuple = ()
 
 
 def describe(config, tokenizer, languages=None):
@@ -76,7 +88,7 @@ def describe(config, tokenizer, languages=None):
     """
     model = config.model.to_dict()
     model["image"]["padding"] = model["image"]["padding"] or "symmetric"
-    return {
+    description = {
         "model": model,
         "images": config.images.to_dict(),
         "vocabulary_size": tokenizer.size,
@@ -89,6 +101,8 @@ def describe(config, tokenizer, languages=None):
         # `add_languages` adds the training languages of the initial weights.
         "languages": languages and sorted(languages),
     }
+    # Sizes of the embeddings in the terms, see `objective.Term`.
+    return description | ({"dims": list(dims)} if (dims := trained_dims(config)) else {})
 
 
 def add_languages(description, init):
@@ -176,24 +190,24 @@ def load(path, strategy=None, batch_size=128):
         UserError: there is no model, or the vocabulary has changed since training.
     """
     with strategy.scope() if strategy else contextlib.nullcontext():
-        encoder, tokenizer, preprocessing, languages = _load_encoder(path)
+        encoder, tokenizer, preprocessing, languages, dims = _load_encoder(path)
     for name, value in (("tokenizer", tokenizer), ("preprocessing", preprocessing)):
         if value is not None:  # None: the model has no tower of this modality.
             setattr(encoder, name, value)
     encoder.languages = languages and tuple(languages)
     embed = batch_embedder(encoder, tokenizer, preprocessing, batch_size, strategy)
-    return Model(encoder, tokenizer, embed, preprocessing, languages and tuple(languages))
+    return Model(encoder, tokenizer, embed, preprocessing, encoder.languages, tuple(dims))
 
 
 def _load_encoder(path):
     if public_models.is_public(path):
-        return public_encoders.load_public(path)
+        return (*public_encoders.load_public(path), ())
     # `presets` is imported only if it is needed, because importing it is slow.
     if file_io.is_on_hub(path) or not file_io.exists(os.path.join(path, checkpoints.MODEL)):
         from tf_mural.export import presets
 
         if presets.is_preset(path):
-            return presets.load_preset(path)
+            return (*presets.load_preset(path), ())
     description = read_description(path)
     vocabulary_path = checkpoints.find_vocabulary(path)
     options = description["max_tokens"], description["lower_case"]
@@ -207,7 +221,8 @@ def _load_encoder(path):
     encoder = models.dual_encoder(**arguments)
     checkpoints.load_weights(path, encoder)
     preprocessing = Preprocessing.from_config(description["images"], description["model"]["image"])
-    return encoder, tokenizer, preprocessing, description["languages"]
+    dims = description.get("dims", ())
+    return encoder, tokenizer, preprocessing, description["languages"], dims
 
 
 def batch_embedder(encoder, tokenizer, preprocessing, batch_size=128, strategy=None, towers=None):

@@ -104,7 +104,17 @@ def tower_fingerprint(modality, model, tokenizer, preprocessing, pooling=None):
     else:
         inputs = (preprocessing.resize, preprocessing.crop, sorted(preprocessing.changes().items()))
     inputs += (pooling,) if pooling else ()
-    digest = hashlib.sha256(repr(inputs).encode())
+    return weights_fingerprint(model, repr(inputs))
+
+
+def weights_fingerprint(model, prefix=""):
+    """Returns a hash of the weights of a model, 32 hexadecimal digits.
+
+    Args:
+        model: `keras.Model`; the names of its variables do not matter.
+        prefix: string that is hashed before the weights.
+    """
+    digest = hashlib.sha256(prefix.encode())
     for variable in variables_by_path(model).values():
         digest.update(repr(tuple(variable.shape)).encode())
         digest.update(np.ascontiguousarray(ops.convert_to_numpy(variable.value)))
@@ -131,7 +141,7 @@ def check_stored_features(config, run):
         features, _ = encoder.towers[tower].split()
         pooling = getattr(encoder.towers[tower], "pooling", None)
         expected = tower_fingerprint(modality, features, run.tokenizer, preprocessing, pooling)
-        for folder in run.data:
+        for folder in (*run.data, *run.evaluation_folders):
             description = read_manifest(folder).get("vectors", {}).get(name)
             model = description["model"] if description else {}
             if description and model.get("fingerprint") != expected:
@@ -145,6 +155,7 @@ def check_stored_features(config, run):
         what = "its images are not augmented" if modality == "image" else "its texts are not read"
         notes.append(
             f"the tower {tower!r} reads its features {name!r} from the records: only its "
-            f"projection runs in a step, and {what}"
+            f"projection runs in a step, and {what}; an evaluation uses the features of its "
+            "records, if they have any"
         )
     return notes

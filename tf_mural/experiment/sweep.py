@@ -6,10 +6,17 @@ import subprocess
 
 from tf_mural import file_io
 from tf_mural.errors import UserError, lookup
+from tf_mural.evaluation.metrics import seeds_interval
 from tf_mural.experiment.config_loading import find_file, import_file
 
 REQUIRED = ("TITLE", "RUNS", "SEEDS", "COLUMNS", "BASELINE")
-RUN_KEYS = ("stage", "init", "overrides", "config")
+_DIFFERENCES_NOTE = (
+    "Difference of the means over the seeds in points, with the 95 % interval of the paired "
+    "differences between the seeds (Student's t-test)."
+)
+RUN_KEYS = ("stage", "init", "overrides", "config", "vectors")
+# A value of `overrides` of a row with `vectors` may contain this name of their folder.
+VECTORS = "{vectors}"
 
 
 def load_sweep(path):
@@ -33,7 +40,17 @@ def load_sweep(path):
     if empty := [column for column, languages in sweep.COLUMNS.items() if not languages]:
         raise UserError(f"{path}: the column {empty[0]!r} names no language")
     _check_runs(path, sweep)
+    for label, rows in differences(sweep).items():
+        for row in rows:
+            lookup(sweep.RUNS, row, f"row (of the difference {label!r})")
+    for row in getattr(sweep, "CHART", {}).get("rows", ()):
+        lookup(sweep.RUNS, row, "row (of the chart)")
     return sweep
+
+
+def differences(sweep):
+    """Returns {label: (row, row that is subtracted)} of the differences of a sweep."""
+    return dict(getattr(sweep, "DIFFERENCES", {}))
 
 
 def _check_runs(path, sweep):
@@ -52,6 +69,8 @@ def _check_runs(path, sweep):
             raise UserError(f"{path}: the row {row!r} names no stage")
         if "init" in run:
             lookup(earlier_rows, run["init"], f"initial row (of the row {row!r}, above it)")
+        elif "vectors" in run:
+            raise UserError(f"{path}: the row {row!r} has vectors, but no init that computes them")
         earlier_rows[row] = run
     if sweep.BASELINE is not None:
         lookup(sweep.RUNS, sweep.BASELINE, "baseline")
@@ -62,7 +81,40 @@ def run_workdir(out_dir, row, seed):
     return os.path.join(out_dir, f"{re.sub(r'[^a-z0-9]+', '-', row.lower()).strip('-')}-s{seed}")
 
 
-def train_run(command, run, workdir, seed, init, size, data_dir):
+def extract_vectors(command, run, init, data_dir):
+    """Adds the vectors of a row to record sets, in a separate process.
+
+    Args:
+        command: list of strings, the command that extracts vectors, without its flags.
+        run: a value of the dict RUNS of the sweep. The dict `vectors` of this value contains flags
+            of tools/extract.py; its `records` are relative to `data_dir`.
+        init: workdir of the run that computes the vectors.
+        data_dir: folder of the record sets.
+
+    Returns:
+        The folder of the new record sets, in `init`.
+
+    Raises:
+        UserError: the process failed.
+    """
+    flags = dict(run["vectors"])
+    folder = os.path.join(init, "vectors", flags["name"])
+    sets = [os.path.join(data_dir, name) for name in flags.pop("records")]
+    if not all(os.path.exists(os.path.join(folder, os.path.basename(name))) for name in sets):
+        flags |= {"model": init, "records": sets, "out_dir": folder}
+        _run([*command, *(f"--{name}={_format(value)}" for name, value in flags.items())], folder)
+    return folder
+
+
+def _run(command, folder):
+    if code := subprocess.run(command).returncode:
+        raise UserError(
+            f"the run in {folder} ended with exit code {code}; after you have fixed the cause, "
+            "the same command continues the sweep"
+        )
+
+
+def train_run(command, run, workdir, seed, init, size, data_dir, vectors=None):
     """Trains one run in a separate process. A finished run is not trained again.
 
     Args:
@@ -73,6 +125,7 @@ def train_run(command, run, workdir, seed, init, size, data_dir):
         init: workdir of the run with the initial weights, or None.
         size: size of the model and its recipe, such as "tiny".
         data_dir: folder of the record sets.
+        vectors: result of `extract_vectors`, which replaces "{vectors}" in the overrides.
 
     Raises:
         UserError: the process failed.
@@ -92,12 +145,9 @@ def train_run(command, run, workdir, seed, init, size, data_dir):
     overrides |= run.get("overrides", {})
     values |= {f"config.{name}": value for name, value in overrides.items()}
     flags = [f"--{name}={_format(value)}" for name, value in values.items()]
-    code = subprocess.run([*command, *flags]).returncode
-    if code:
-        raise UserError(
-            f"the run in {workdir} ended with exit code {code}; after you have fixed the cause, "
-            "the same command continues the sweep"
-        )
+    if vectors is not None:
+        flags = [flag.replace(VECTORS, vectors) for flag in flags]
+    _run([*command, *flags], workdir)
 
 
 def _format(value):
@@ -145,7 +195,7 @@ def column_values(sweep, recalls):
 
 
 def write_table(out_dir, sweep, recalls):
-    """Prints the table of the finished runs, and writes table.md and sweep.json.
+    """Prints the table of the finished runs, and writes table.md, sweep.json and a chart.
 
     Args:
         out_dir: folder to write to.
@@ -169,14 +219,83 @@ def write_table(out_dir, sweep, recalls):
     for column in sweep.COLUMNS:
         header += [column] + (["gain"] if baseline is not None else [])
     note = _note(sweep, recalls, baseline is not None)
-    print(f"\n{sweep.TITLE}\n{reports.table(rows, header)}\n{note}\n", flush=True)
-    with open(os.path.join(out_dir, "table.md"), "w", encoding="utf-8") as file:
-        file.write(f"{sweep.TITLE}\n\n{reports.table(rows, header, markdown=True)}\n\n{note}\n")
-    runs = {row: {"run": sweep.RUNS[row], "recall": recalls[row]} for row in recalls}
-    file_io.write_json(
-        os.path.join(out_dir, "sweep.json"),
-        {"title": sweep.TITLE, "baseline": sweep.BASELINE, "runs": runs, "columns": values},
+    compared = difference_values(sweep, values)
+    tables = [(rows, header, note)]
+    if compared:
+        header = ["difference in points", *sweep.COLUMNS]
+        tables.append((_difference_rows(compared), header, _DIFFERENCES_NOTE))
+    text, markdown = (
+        "\n\n".join(
+            part
+            for rows, header, note in tables
+            for part in (reports.table(rows, header, markdown=is_markdown), note)
+        )
+        for is_markdown in (False, True)
     )
+    print(f"\n{sweep.TITLE}\n{text}\n", flush=True)
+    with open(os.path.join(out_dir, "table.md"), "w", encoding="utf-8") as file:
+        file.write(f"{sweep.TITLE}\n\n{markdown}\n")
+    runs = {row: {"run": sweep.RUNS[row], "recall": recalls[row]} for row in recalls}
+    content = {"title": sweep.TITLE, "baseline": sweep.BASELINE, "runs": runs, "columns": values}
+    if compared:
+        content["differences"] = compared
+    file_io.write_json(os.path.join(out_dir, "sweep.json"), content)
+    if chart := getattr(sweep, "CHART", None):
+        _draw_chart(os.path.join(out_dir, "average_recall.png"), chart, recalls)
+
+
+def _draw_chart(path, chart, recalls):
+    """Draws the means over the seeds of some rows, per language."""
+    from tf_mural import reports
+
+    series = {
+        row: {
+            code: _mean([recall[code] for recall in recalls[row].values()])
+            for codes in chart["groups"].values()
+            for code in codes
+        }
+        for row in chart["rows"]
+    }
+    reports.recall_chart(path, series, chart["groups"], control=chart["rows"][-2])
+
+
+def difference_values(sweep, values):
+    """Returns the differences of a sweep with their paired 95 % intervals.
+
+    Args:
+        sweep: see `load_sweep`.
+        values: see `column_values`.
+
+    Returns:
+        {label: {column: {"by_seed": one difference per seed, "mean", "interval"}}}. "interval" is
+        (low, high), see `metrics.seeds_interval`; None for a single seed.
+    """
+    compared = {}
+    for label, (row, subtracted) in differences(sweep).items():
+        compared[label] = {}
+        for column, by_seed in values[row].items():
+            pairs = zip(by_seed, values[subtracted][column], strict=True)
+            points = [a - b for a, b in pairs]
+            interval = seeds_interval(points) if len(points) > 1 else None
+            compared[label][column] = {
+                "by_seed": points,
+                "mean": _mean(points),
+                "interval": interval,
+            }
+    return compared
+
+
+def _difference_rows(compared):
+    rows = []
+    for label, columns in compared.items():
+        cells = [label]
+        for value in columns.values():
+            low, high = value["interval"] or (None, None)
+            cells.append(
+                f"{value['mean']:+.1f}" + ("" if low is None else f" ({low:+.1f} to {high:+.1f})")
+            )
+        rows.append(cells)
+    return rows
 
 
 def _note(sweep, recalls, has_baseline):

@@ -65,8 +65,9 @@ def make_trainer(config, description, languages, strategy, initialized=True):
             optimizer.exclude_from_weight_decay(trainer.encoder.scalar_variables)
             _exclude_norms(optimizer, config.optimizer, trainer.encoder)
             models.exclude_adapters(optimizer, trainer.encoder)
-            optimizer.lr_multipliers = _tower_multipliers(
-                trainer.encoder.towers, config.optimizer.layer_decay
+            optimizer.lr_multipliers = (
+                *_scalar_multipliers(trainer.encoder, config.optimizer.scalar_lr_multiplier),
+                *_tower_multipliers(trainer.encoder.towers, config.optimizer.layer_decay),
             )
             # The optimizer is built inside of the scope of the strategy. Therefore the slots are
             # placed on the devices of the variables.
@@ -86,7 +87,11 @@ def _make_trainer(config, description, languages, strategy):
     arguments = model_arguments(description)
     for tower, changes in built.items():
         (arguments if tower in arguments else arguments["towers"])[tower] |= changes
-    encoder = models.dual_encoder(**arguments, all_reduce_mean=backend.all_reduce_mean)
+    encoder = models.dual_encoder(
+        **arguments,
+        all_reduce_mean=backend.all_reduce_mean,
+        batch_norm_kernel=backend.batch_norm_kernel(),
+    )
     encoder.use_stored_features(stored_features(config))
     return backend.Trainer(
         encoder,
@@ -112,7 +117,8 @@ def _make_trainer(config, description, languages, strategy):
 def make_optimizer(config):
     """Returns the optimizer of a config with its schedule, without learning rate multipliers."""
     options = config.optimizer.to_dict()
-    del options["layer_decay"]  # see `_tower_multipliers`
+    for name in ("layer_decay", "scalar_lr_multiplier"):  # `make_trainer` uses them.
+        del options[name]
     schedule = optimizers.LinearWarmupDecay(
         options.pop("learning_rate"), config.steps, options.pop("warmup_steps")
     )
@@ -130,6 +136,13 @@ def _exclude_norms(optimizer, options, encoder):
         weight_decay="layer_norm/" in options.exclude_from_weight_decay,
         layer_adaptation="_bn/" in options.exclude_from_layer_adaptation,
     )
+
+
+def _scalar_multipliers(encoder, factor):
+    """Returns the argument `lr_multipliers` of `LAMB` for the learned scalars."""
+    if factor == 1.0:
+        return ()
+    return tuple((f"^{re.escape(v.path)}$", factor) for v in encoder.scalar_variables)
 
 
 def _tower_multipliers(towers, layer_decay):

@@ -16,6 +16,7 @@ from tf_mural.export.parity import (
     sample_vectors,
 )
 from tf_mural.modalities import MODALITIES
+from tf_mural.truncation import truncate
 
 ONNX_TOLERANCES = {"": 1e-4, "fp16": 1e-2, "int8": 1e-2}
 _INSTALL = "pip install -r requirements-export.txt"
@@ -45,7 +46,7 @@ The recall before is near that of random candidates ({chance:.2f}). Therefore th
 measures a loss."""
 
 
-def export_onnx(folder, model, quantize="", projection=None):
+def export_onnx(folder, model, quantize="", projection=None, dim=None):
     """Writes the ONNX models, the tokenizer and preprocessing.json, and checks the embeddings.
 
     A WordPiece tokenizer is written to vocab.txt and to tokenizer.json (see `write_tokenizer`).
@@ -64,6 +65,7 @@ def export_onnx(folder, model, quantize="", projection=None):
             weights of all towers as float16, and computes in float32. "" keeps float32.
         projection: float32 (width, d), see `fit_projection`. Embeddings are multiplied by this
             matrix before they are normalized. None: no projection.
+        dim: size of the exported embeddings, see `truncation.truncate`; None: the whole embeddings.
 
     Returns:
         {tower: maximum absolute difference between the embeddings of the ONNX model and
@@ -85,7 +87,7 @@ def export_onnx(folder, model, quantize="", projection=None):
     inputs, differences = sample_tower_inputs(model), {}
     for name, modality in model.encoder.modalities.items():
         path = os.path.join(folder, f"{name}.onnx")
-        tower = _normalized_tower(model.encoder, name, projection)
+        tower = _normalized_tower(model.encoder, name, projection, dim)
         key = MODALITIES[modality].input_key
         if modality == "vectors":  # each tower of stored vectors has its own width
             inputs[modality] = sample_vectors(model.encoder, name)
@@ -160,8 +162,8 @@ def _open_session(path):
         ) from error
 
 
-def _normalized_tower(encoder, name, projection):
-    """Returns a model that applies a tower, the projection, and the normalization to norm 1."""
+def _normalized_tower(encoder, name, projection, dim):
+    """Returns a model that applies a tower, the projection or the size, and normalizes the rows."""
     import keras
     from keras import ops
 
@@ -173,6 +175,7 @@ def _normalized_tower(encoder, name, projection):
         embeddings = layer(embeddings)
         layer.set_weights([projection])
         embeddings = ops.normalize(embeddings, axis=-1)
+    embeddings = truncate(embeddings, dim)
     return keras.Model(inputs, embeddings, name=f"{name}_encoder")
 
 

@@ -3,7 +3,7 @@
 ranks.py          ranks of correct candidates, and their differences between languages
 recall.py         recall at k, and its expected value for random ranks
 correlation.py    Spearman's correlation
-intervals.py      95 % confidence intervals by bootstrap
+intervals.py      95 % confidence intervals
 """
 
 from tf_mural.evaluation.metrics.correlation import bootstrap_spearman, spearman
@@ -12,6 +12,7 @@ from tf_mural.evaluation.metrics.intervals import (
     mean_interval,
     percentile_interval,
     recall_intervals,
+    seeds_interval,
 )
 from tf_mural.evaluation.metrics.ranks import (
     TIE_TOLERANCE,
@@ -52,5 +53,6 @@ __all__ = [
     "recalls",
     "retrieval_ranks",
     "retrieval_recalls",
+    "seeds_interval",
     "spearman",
 ]

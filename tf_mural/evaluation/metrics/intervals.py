@@ -1,4 +1,8 @@
-"""95 % confidence intervals by seeded bootstrap; equal arguments give equal intervals."""
+"""95 % confidence intervals.
+
+The intervals of evaluations are computed by seeded bootstrap: equal arguments give equal intervals.
+The interval of a mean over a few runs is that of Student's t-test.
+"""
 
 from collections.abc import Sequence
 
@@ -11,6 +15,13 @@ from tf_mural.evaluation.metrics.recall import RECALL_KS, named_recalls
 # If there are at most this many unique values, a resample is drawn as counts, which say how often
 # each unique value occurs.
 _MAX_UNIQUE = 256
+
+# 97.5 % quantiles of Student's t-distribution with 1, 2, ... degrees of freedom.
+_T_QUANTILES = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
+    2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
+    2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
 
 
 def percentile_interval(values: ArrayLike) -> tuple[float, float]:
@@ -61,6 +72,30 @@ def mean_interval(
 ) -> tuple[float, float]:
     """Returns the `percentile_interval` of the `bootstrap_means`: (low, high)."""
     return percentile_interval(bootstrap_means(values, num_bootstrap, seed))
+
+
+def seeds_interval(values: ArrayLike) -> tuple[float, float]:
+    """Returns the 95 % interval of the mean of a few runs, by Student's t-test: (low, high).
+
+    With the differences of two runs for each seed as values, this is the interval of the paired
+    test of their mean difference. The interval assumes normally distributed values. It describes
+    the spread between the runs, not the choice of the evaluated examples.
+
+    Args:
+        values: (n,) finite numbers, one per seed, 2 to 31 values.
+
+    Raises:
+        UserError: The number of values is outside of this range, or a value is not finite.
+    """
+    values = np.asarray(values, np.float64)
+    if not 2 <= values.size <= 1 + len(_T_QUANTILES) or not np.isfinite(values).all():
+        raise UserError(
+            f"{values.size} values, {np.isfinite(values).sum()} of them finite: the interval of a "
+            f"mean over seeds needs 2 to {1 + len(_T_QUANTILES)} finite values"
+        )
+    error = values.std(ddof=1) / np.sqrt(values.size)
+    width = _T_QUANTILES[values.size - 2] * error
+    return float(values.mean() - width), float(values.mean() + width)
 
 
 def recall_intervals(
