@@ -27,7 +27,8 @@ TEST_FILES := $(addprefix requirements,.txt -test.txt -jax.txt -plan.txt -export
 # Tests of the parts that depend on the versions of Python, TensorFlow, JAX and libtpu.
 VERSION_TESTS := $(patsubst %,tests/test_%.py,losses objective optimizers jax backend_parity \
   keras_patches keras_trainer ghost_batch_norm remat tokenizers input_pipeline sampling \
-  language_sampling grain export tpu_planner nonfinite precision squeeze_excite presets resume)
+  language_sampling grain export tpu_planner nonfinite precision squeeze_excite presets resume \
+  adaptation tower_matrix)
 
 .PHONY: etcl demo photos test test-slow faults docs wheel notebooks test-beam versions tpu-env \
   lint clean
@@ -85,10 +86,11 @@ wheel:
 notebooks:
 	$(PYTHON) notebooks/first_cells.py
 
-# Each version has an environment of its own; versions that are not installed are left out.
+# Each version has an environment of its own; versions that are not installed are left out. pyenv
+# runs only selected versions: PYENV_VERSION=3.11.7:3.12.1:3.13.0 make versions
 versions:
 	@for v in 3.11 3.12 3.13; do \
-	  command -v python$$v >/dev/null || { echo "python$$v is not installed: left out"; continue; }; \
+	  python$$v -c "" 2>/dev/null || { echo "python$$v does not run: left out"; continue; }; \
 	  $(MAKE) PYTHON=python$$v VENV=$(VENV)-$$v $(VENV)-$$v/.test || exit 1; \
 	  $(VENV)-$$v/bin/python -m pytest $(PARALLEL) $(VERSION_TESTS) || exit 1; \
 	done

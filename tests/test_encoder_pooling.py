@@ -13,6 +13,7 @@ from tf_mural import models
 from tf_mural.data import Tokenizer
 from tf_mural.errors import UserError
 from tf_mural.experiment import extractor
+from tf_mural.experiment.stored_vectors import weights_fingerprint
 from tf_mural.models import positions
 
 TOKENS = np.array([[2, 5, 6, 3, 0, 0], [2, 7, 3, 0, 0, 0], [0] * 6], "int32")
@@ -80,6 +81,10 @@ def test_fingerprints_depend_on_the_pooling():
         for of in ("images", "texts"):
             made = extractor.make_extractor(model.embedder(), "m", "x", of, features=True)
             features[of, pooling] = made.description["model"]["fingerprint"]
+    towers = {
+        weights_fingerprint(models_[pooling].towers["image"]) for pooling in ("cls", "max", "auto")
+    }
+    assert len(towers) == 2
     prints = {pooling: model.embedder().fingerprint for pooling, model in models_.items()}
     assert prints["auto"] == prints["cls"] and len(set(prints.values())) == 3
     assert len({features["images", pooling] for pooling in prints}) == 3

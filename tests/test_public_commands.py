@@ -119,7 +119,9 @@ def test_an_onnx_export_contains_the_tokenizer(family, run, folder):
     (rows,) = session.run(None, {"tokens": tokens})
     np.testing.assert_allclose(rows, model.embed_texts(TEXTS, warn=False), atol=1e-4)
     # preprocessing.json describes the rows of tokens for programs without this package.
-    texts = read(exported / "preprocessing.json")["texts"]
+    settings = read(exported / "preprocessing.json")
+    texts = settings["texts"]
+    assert settings["images"]["crop"] == 32 and texts["tokenizer"] == "tokenizer/"
     for row, pieces in zip(tokens, tokenizer.pieces(TEXTS).to_list(), strict=True):
         pieces = pieces[: texts["max_tokens"] - len(texts["start"]) - len(texts["end"])]
         expected = [*texts["start"], *pieces, *texts["end"]]

@@ -1,4 +1,4 @@
-"""Runs whose encoders are public models: training, resume, reload, presets and exports."""
+"""Runs whose encoders are public models: settings, training on both backends, resume, presets."""
 
 import json
 import os
@@ -201,33 +201,8 @@ def test_a_run_on_jax_is_loaded_on_both_backends(data_dir, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_saved_model_tokenizes_in_the_graph(siglip, tmp_path):
-    from tf_mural import export
-
-    model = experiment.load(str(siglip[0]))
-    differences = export.export_saved_model(str(tmp_path / "saved"), model)
-    assert {"embed_texts", "embed_images"} <= differences.keys()
-    assert max(differences.values()) < 1e-4
-
-
-@pytest.mark.slow
-def test_onnx_models_embed_alike(siglip, tmp_path):
-    pytest.importorskip("onnxruntime", reason="pip install -r requirements-export.txt")
-    from tf_mural import export
-
-    model = experiment.load(str(siglip[0]))
-    differences = export.export_onnx(str(tmp_path / "onnx"), model)
-    assert differences.keys() == {"image", "text"} and max(differences.values()) < 1e-4
-    settings = read(tmp_path / "onnx" / "preprocessing.json")
-    assert settings["texts"]["tokenizer"] == "tokenizer/" and settings["images"]["crop"] == 32
-    assert tf_mural.data.load_tokenizer(str(tmp_path / "onnx" / "tokenizer")).max_tokens == 12
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "image, text", [("clip", "nano"), ("tiny", "siglip_2"), ("siglip", "metaclip_2")]
-)
-def test_any_image_encoder_is_trained_with_any_text_encoder(image, text, data_dir, tmp_path):
+@pytest.mark.parametrize("image, text", [("clip", "nano"), ("tiny", "siglip_2")])
+def test_a_public_encoder_is_trained_with_an_encoder_of_the_paper(image, text, data_dir, tmp_path):
     names = {}
     for modality, family in (("image", image), ("text", text)):
         write = public_checkpoints.FAMILIES.get(family)

@@ -108,13 +108,14 @@ def tower_fingerprint(modality, model, tokenizer, preprocessing, pooling=None):
 
 
 def weights_fingerprint(model, prefix=""):
-    """Returns a hash of the weights of a model, 32 hexadecimal digits.
+    """Returns a hash of the weights and the pooling of a model, 32 hexadecimal digits.
 
     Args:
-        model: `keras.Model`; the names of its variables do not matter.
+        model: `keras.Model`; the names of its variables do not matter. A tower of the paper has a
+            fixed pooling and no attribute `pooling`.
         prefix: string that is hashed before the weights.
     """
-    digest = hashlib.sha256(prefix.encode())
+    digest = hashlib.sha256(f"{prefix}{getattr(model, 'pooling', None) or ''}".encode())
     for variable in variables_by_path(model).values():
         digest.update(repr(tuple(variable.shape)).encode())
         digest.update(np.ascontiguousarray(ops.convert_to_numpy(variable.value)))
