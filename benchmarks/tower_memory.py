@@ -238,8 +238,9 @@ def estimate(config, layers, **options):
     for tower, number in numbers.items():
         other = with_layers(config, {**dict.fromkeys(numbers, few), tower: more})
         second = compile_step(other, **options)
-        for key in result:
+        for key in ("weights", "slots", "memory"):
             result[key] += (second[key] - first[key]) * (number - few) / (more - few)
+        result["seconds"] += second["seconds"]
     return result
 
 

@@ -19,7 +19,16 @@ SMALL = tower_memory._siglip(
 )
 
 
-@pytest.mark.parametrize("name", tower_memory.MODELS)
+_FAST = ("clip_b32", "siglip_base")  # small vocabularies
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in _FAST else pytest.mark.slow)
+        for name in tower_memory.MODELS
+    ],
+)
 def test_published_sizes_describe_a_public_model(name, tmp_path):
     config = tower_memory.MODELS[name]
     tower_memory.write_folder(tmp_path, config)
@@ -53,13 +62,13 @@ def test_memory_is_extrapolated_linearly_in_the_layers_of_both_encoders(monkeypa
 
 @pytest.mark.slow
 def test_the_memory_of_a_step_grows_with_the_batch_and_shrinks_with_lora(tmp_path):
-    pytest.importorskip("libtpu", reason="pip install -r requirements-plan.txt")
+    pytest.importorskip("jax", reason="pip install -r requirements-jax.txt")
     code = (
         "from benchmarks import tower_memory\n"
         "from test_benchmark_tower_memory import SMALL\n"
         "tower_memory.MODELS['small'] = SMALL\n"
-        "for batch in ('64', '256'):\n"
-        "    tower_memory.main(['--models=small', '--adapt=full,lora:2', '--layers=all',\n"
+        "for batch, adapt in (('64', 'full'), ('256', 'full,lora:2')):\n"
+        "    tower_memory.main(['--models=small', f'--adapt={adapt}', '--layers=all',\n"
         "        f'--batch={batch}', f'--json={batch}.json'])\n"
     )
     paths = os.pathsep.join([ROOT, os.path.dirname(__file__)])
