@@ -13,6 +13,7 @@ from helpers.comparison import largest_error
 from helpers.small_models import NANO_TEXT, TINY_IMAGE, TOKENS, random_images
 
 import tf_mural
+from benchmarks import flops
 from tf_mural import models
 from tf_mural.errors import UserError
 from tf_mural.training import checkpoints
@@ -323,6 +324,28 @@ def test_adapters_get_the_gradients_of_the_kernels_that_they_change(float64):
         )[0]
         < 1e-10
     )
+
+
+def matmul_shapes(adapt):
+    """Returns the shapes of the matrix products of a backward pass of a text tower."""
+    tower = make_encoder({"text": adapt}, sizes=(1, 48, 2, 80)).towers["text"]
+    weights = [variable._value for variable in tower.trainable_variables]
+
+    def gradients(tokens):
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(weights)
+            output = tower(tokens, training=True)
+        return tape.gradient(output, weights)
+
+    function = tf.function(gradients, autograph=False)
+    graph = function.get_concrete_function(tf.ones((2, 5), tf.int32)).graph
+    operations = flops._executed_operations(graph)
+    return [tuple(x.outputs[0].shape) for x in operations if x.type == "MatMul"]
+
+
+def test_a_step_with_adapters_computes_no_gradients_of_frozen_kernels():
+    assert matmul_shapes("full").count((48, 48)) == 4  # query, key, value, output
+    assert not {(48, 48), (48, 80), (80, 48)} & set(matmul_shapes("lora:2"))
 
 
 @pytest.mark.parametrize(

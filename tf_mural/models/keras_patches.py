@@ -71,12 +71,20 @@ def _use_tensordot(dense):
     TensorFlow computes the einsum of (n, t, c) and (c, heads, d) one text at a time, which takes
     50 % longer than a matmul on a CPU. JAX compiles the einsum and the matmul to the same code.
 
+    With LoRA adapters A and B, the layer computes x W + scale * (x A) B. Keras computes
+    x (W + scale * A B), whose backward pass also computes a gradient as large as the frozen W.
+
     Args:
         dense: `keras.layers.EinsumDense` that maps (n, t, ...) to (n, t, ...).
     """
 
     def call(inputs, training=None):
-        return ops.tensordot(inputs, dense.kernel, axes=len(inputs.shape) - 2) + dense.bias
+        axes = len(inputs.shape) - 2
+        if not dense.lora_enabled:
+            return ops.tensordot(inputs, dense.kernel, axes=axes) + dense.bias
+        outputs = ops.tensordot(inputs, dense._kernel, axes=axes) + dense.bias
+        x = ops.tensordot(inputs, dense.lora_kernel_a, axes=axes)
+        return outputs + dense.lora_alpha / dense.lora_rank * ops.matmul(x, dense.lora_kernel_b)
 
     dense.call = call
 
