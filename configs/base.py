@@ -53,6 +53,15 @@ _RECORDS = {
         triples=("uc2/train",),
     ),
 }
+# Record sets whose texts tools/extract.py embeds for a distillation. The new record sets have the
+# same names in the folder "taught".
+TAUGHT = {
+    "tiny": ("scenes/train", "scenes/bitext"),
+    "b3_mini": ("ccmatrix/train",),
+    "paper": ("ccmatrix/train",),
+}
+for _size, _sets in TAUGHT.items():
+    _RECORDS[_size]["taught"] = tuple(f"taught/{name.rpartition('/')[2]}" for name in _sets)
 
 
 def _optional(value_type, value=None):
@@ -279,7 +288,7 @@ def source(size, corpus, fields, languages=None, **options):
 
     Args:
         size: one of `SIZES`.
-        corpus: "captions", "bitext" or "triples".
+        corpus: "captions", "bitext", "triples" or "taught" (texts with the vectors of a teacher).
         fields: {field: name of its encoder}. The name is "image", "text", or a key of
             `config.model.towers`.
         languages: codes of the languages of the texts that are read; None: all languages.
@@ -312,6 +321,45 @@ def source(size, corpus, fields, languages=None, **options):
         languages=_optional(tuple, languages and tuple(languages)),
         **{**values, **options},
     )
+
+
+def extraction(records, languages=None):
+    """Returns the value `extraction` of a source whose vectors tools/extract.py must make.
+
+    If the records of the source have no such vectors, training stops, and prints the command that
+    makes them.
+
+    Args:
+        records: folders of the record sets without these vectors.
+        languages: codes of the languages whose texts have vectors. None: all texts have vectors,
+            and an example has the vector of the very text that is drawn.
+    """
+    return ConfigDict(
+        dict(records=tuple(records), languages=_optional(tuple, languages and tuple(languages)))
+    )
+
+
+def add_negatives(config, term, folders):
+    """Adds mined negatives to a term, which are further candidates of its field `x`.
+
+    The negatives are read by a new source and a new field, `<term>_negatives`, whose encoder is
+    that of the field `y`.
+
+    Args:
+        config: config of a stage, changed in place.
+        term: name of a term whose loss takes negatives.
+        folders: folder that tools/mine_negatives.py wrote, or a tuple of them, one for each record
+            set of the source of the term; relative to --data_dir.
+    """
+    x, y, name = config.terms[term].x, config.terms[term].y, f"{term}_negatives"
+    source = next(s for s, v in config.sources.items() if x in v.fields and y in v.fields)
+    config.sources[name] = {
+        **config.sources[source].to_dict(),
+        "records": (folders,) if isinstance(folders, str) else tuple(folders),
+        "fields": {name: config.sources[source].fields[y]},
+        "negatives_of": source,
+    }
+    config.terms[term].negatives = name
 
 
 def term(x, y, weight, loss=None, **options):

@@ -30,7 +30,9 @@ def test_all_configs_are_valid(stage, size):
         experiment.check_config(config, replicas=64)
     for term in config.terms.values():
         # The loss is that of the paper: options that this package adds are off.
-        assert (term.margin, term.label_smoothing, term.mask_duplicates) == (0.3, 0.1, False)
+        assert term.mask_duplicates is False
+        if stage != "distil":
+            assert (term.margin, term.label_smoothing) == (0.3, 0.1)
         assert term.temperature == "shared"
     # A config has two terms of weight 1/2, three terms of weight 1/3, or one term of weight 1.
     assert sum(term.weight for term in config.terms.values()) == pytest.approx(1.0)

@@ -12,6 +12,7 @@ import tf_mural
 from tf_mural import models
 from tf_mural.data import Tokenizer
 from tf_mural.errors import UserError
+from tf_mural.experiment import extractor
 from tf_mural.models import positions
 
 TOKENS = np.array([[2, 5, 6, 3, 0, 0], [2, 7, 3, 0, 0, 0], [0] * 6], "int32")
@@ -64,6 +65,27 @@ def test_the_mean_is_a_synonym_of_the_average_of_texts():
         tf_mural.TextEncoder(backbone, dim=None, pooling=name) for name in ("mean", "average")
     )
     np.testing.assert_array_equal(mean(TOKENS), average(TOKENS))
+
+
+def test_fingerprints_depend_on_the_pooling():
+    """Without the pooling, an index or stored features could be used with another model."""
+    models_, features = {}, {}
+    image, text = encoders.vit(), encoders.bert()
+    tokenizer = Tokenizer(encoders.PIECES, 8)
+    for pooling in ("auto", "cls", "average", "max"):
+        model = models_[pooling] = tf_mural.DualEncoder(
+            tf_mural.ImageEncoder(image, dim=None, pooling=pooling),
+            tf_mural.TextEncoder(text, tokenizer, dim=None, pooling=pooling),
+        )
+        for of in ("images", "texts"):
+            made = extractor.make_extractor(model.embedder(), "m", "x", of, features=True)
+            features[of, pooling] = made.description["model"]["fingerprint"]
+    prints = {pooling: model.embedder().fingerprint for pooling, model in models_.items()}
+    assert prints["auto"] == prints["cls"] and len(set(prints.values())) == 3
+    assert len({features["images", pooling] for pooling in prints}) == 3
+    assert len({features["texts", pooling] for pooling in prints}) == 3
+    mean = tf_mural.TextEncoder(text, tokenizer, dim=None, pooling="mean")
+    assert mean.pooling == "average" == models_["average"].towers["text"].pooling
 
 
 def test_attention_pooling_equals_that_of_keras_hub_and_ignores_padding():

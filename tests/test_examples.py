@@ -17,7 +17,7 @@ EXAMPLES = {
     "emoji": ("mural", "control", "etcl", "sixlang"),
     "own": config_loading.STAGES,
     "photos": ("mural", "control", "etcl"),
-    "photos_trained": ("align", "mural", "control", "etcl", "sixlang", "one_language"),
+    "photos_trained": [stage for stage in config_loading.STAGES if stage != "finetune"],
 }
 MARGINS = {"photos_trained": 0.0}  # examples without the margin of the paper
 WITH_BITEXT = {"photos", "photos_trained"}  # examples with separate records of translations
@@ -42,7 +42,8 @@ def image_sources(config):
 
 def test_all_examples_are_tested():
     files = {os.path.basename(path)[:-3] for path in glob.glob(config_path("*"))}
-    assert files - {"__init__"} == set(EXAMPLES)
+    # The example `mixture` has the data and the model of the stages of the package.
+    assert files - {"__init__", "mixture"} == set(EXAMPLES)
 
 
 @pytest.mark.parametrize("name, stage", [(n, s) for n, stages in EXAMPLES.items() for s in stages])
@@ -54,15 +55,19 @@ def test_config_of_an_example_is_valid(name, stage):
     assert config.evaluation.retrieval.records == f"{name}/val"
     for source in config.sources.values():
         is_bitext = name in WITH_BITEXT and "image" not in source.fields
-        assert list(source.records) == [f"{name}/bitext" if is_bitext else f"{name}/train"]
+        folder = "taught/train" if stage == "distil" else "bitext" if is_bitext else "train"
+        assert list(source.records) == [f"{name}/{folder}"]
     related = (config.init_stage, config.report.control, *config.report.compare_with)
     for other in filter(None, related):
         # The file of the example also defines the stages that this stage refers to.
         other_config = load_example(name, other)
         assert other_config.stage == other and config.train_dependencies
+        if stage == "distil":  # a tower without variables, and no training of the image tower
+            config.model.towers, config.model.image.adapt = {}, other_config.model.image.adapt
         assert other_config.model == config.model and other_config.images == config.images
     for term in config.terms.values():
-        assert (term.margin, term.label_smoothing) == (MARGINS.get(name, 0.3), 0.1)
+        if term.loss == "contrastive":
+            assert (term.margin, term.label_smoothing) == (MARGINS.get(name, 0.3), 0.1)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -102,8 +107,10 @@ def test_photos_examples_have_image_captions_in_three_languages(name):
 @pytest.mark.parametrize("stage", EXAMPLES["photos_trained"])
 def test_trained_encoders_only_train_their_projections(stage):
     config = load_example("photos_trained", stage)
-    for tower in (config.model.image, config.model.text):
-        assert (tower.adapt, tower.backbone.partition(":")[0]) == ("last:0", "keras_hub")
+    for name in ("image", "text"):
+        adapt = "frozen" if (stage, name) == ("distil", "image") else "last:0"
+        assert config.model[name].adapt == adapt
+        assert config.model[name].backbone.startswith("keras_hub:")
     assert stored_vectors.stored_features(config) == {"image": "lite0", "text": "e5"}
 
 
@@ -121,6 +128,9 @@ def test_own_example_takes_languages_and_bitext():
     assert list(mural.sources.captions.records) == ["flowers/train"]
     assert list(mural.sources.captions.languages) == ["de"]
     assert list(mural.sources.bitext.records) == ["news/train"]
+    distil = own.get_config("distil", "flowers", first=("de",))
+    extraction = distil.sources.translations.extraction
+    assert (extraction.records, extraction.languages) == (("flowers/train",), ("de",))
     etcl = own.get_config("etcl", "flowers", triples=["de", "fr"])
     assert list(etcl.sources.triples.languages) == ["de", "fr"]
     assert list(etcl.evaluation.retrieval.trained) == ["de", "fr"]

@@ -105,6 +105,15 @@ def test_onnx_runs_without_this_package(tools, finished, data_dir, tmp_path, qua
     np.testing.assert_allclose(actual, model.embed.embed_texts(TEXTS), atol=tolerance)
 
 
+def test_a_file_that_onnxruntime_cannot_load_gives_one_clear_line(tmp_path):
+    pytest.importorskip("onnxruntime", reason="pip install -r requirements-export.txt")
+    (tmp_path / "text.onnx").write_bytes(b"damaged")
+    onnx = importlib.import_module("tf_mural.export.onnx")
+    with pytest.raises(UserError, match="cannot load .*text.onnx, .*choose the format") as error:
+        onnx._open_session(str(tmp_path / "text.onnx"))
+    assert "\n" not in str(error.value)
+
+
 def test_an_export_that_differs_from_the_model_is_refused():
     assert_close("x", {"image": 1e-5}, 1e-4)
     for value in (2e-4, float("nan")):

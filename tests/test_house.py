@@ -16,7 +16,7 @@ from tf_mural import cli
 # Layers, lowest first. A module imports only from lower layers. A subpackage is one entry.
 LAYERS = [
     {"errors", "configs", "registration"},
-    {"file_io", "losses", "modalities", "languages", "progress"},
+    {"file_io", "losses", "modalities", "languages", "progress", "truncation"},
     {"models", "objective", "optimizers", "distributed", "nonfinite", "backend_functions"},
     {"train_step"},
     {"data"},
@@ -33,6 +33,7 @@ LAYER = {entry: layer for layer, entries in enumerate(LAYERS) for entry in entri
 # Paths in tf_mural/ whose code runs on any backend of Keras.
 WITHOUT_TENSORFLOW = (
     "losses.py",
+    "truncation.py",
     "objective.py",
     "train_step.py",
     "backend_functions.py",
@@ -60,7 +61,7 @@ CALL_THE_PUBLIC_API = tuple(
 )
 TOOLS = """
 train evaluate convert build_vocab inspect_data compare sweep
-plan_tpu export extract index search demo doctor
+plan_tpu export extract mine_negatives index search demo doctor
 """.split()
 
 

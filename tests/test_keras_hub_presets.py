@@ -302,6 +302,16 @@ def test_a_preset_gets_the_global_dtype_policy(two_towers):
     assert block.compute_dtype == "bfloat16" and block.variable_dtype == "float32"
 
 
+def test_a_preset_of_another_class_gives_one_clear_line(tmp_path):
+    import keras_hub
+
+    sizes = dict(vocabulary_size=9, num_layers=1, num_heads=2, hidden_dim=8, intermediate_dim=8)
+    folder = presets.save(tmp_path / "whisper", keras_hub.models.WhisperBackbone(**sizes))
+    with pytest.raises(UserError, match="has the inputs .*encoder_features") as error:
+        open_model(f"keras_hub:{folder}").encoder("text")
+    assert "\n" not in str(error.value)
+
+
 def test_a_missing_or_damaged_preset_gives_one_clear_line(two_towers, tmp_path):
     folder = presets.save(tmp_path / "vit", presets.vit())
     with open(os.path.join(folder, "model.weights.h5"), "wb") as file:

@@ -100,8 +100,8 @@ def test_evaluation_of_stored_features_equals_that_of_the_encoders(commands, too
     done = tools.run(folder, "evaluate.py", *arguments)
     assert not done.code, done.err
     (path,) = (folder / model / "evals").glob("retrieval*.json")
-    evaluated = json.loads(path.read_text())["values"]
+    by_encoders = json.loads(path.read_text())["values"]
     results = json.loads((folder / model / "results.json").read_text())
     for code, values in results["evaluation"]["retrieval"]["values"].items():
-        difference = values["average_recall"] - evaluated[code]["average_recall"]
+        difference = values["average_recall"] - by_encoders[code]["average_recall"]
         assert abs(difference) < 100 / 6, code

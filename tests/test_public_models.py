@@ -15,11 +15,11 @@ import pytest
 from conftest import ROOT
 from golden import huggingface_case
 from golden import public_towers_case as case
-from helpers import public_checkpoints
+from helpers import public_checkpoints, sentence_checkpoints
 
 import tf_mural
 from tf_mural import models
-from tf_mural.data import image_ops
+from tf_mural.data import image_ops, sentencepiece_model
 from tf_mural.errors import UserError
 from tf_mural.experiment import initialization
 from tf_mural.huggingface import checkpoint_files
@@ -197,9 +197,11 @@ def test_another_width_or_pooling_adds_a_projection(family, folders):
         ("image", case.images(case.SIZES[0]), "average"),
         ("text", tokens_of(folders[family]), "last"),
     ):
-        encoder = model.encoder(modality, dim=7)
+        encoder, own = model.encoder(modality, dim=7), model.encoder(modality)
         assert np.asarray(encoder(inputs)).shape[1] == 7
-        projection = encoder.split()[1]
+        features, projection = encoder.split()
+        # The features are those before the projection of the model, with all of its weights.
+        np.testing.assert_array_equal(features(inputs), own.split()[0](inputs))
         assert [v.path.rpartition("/")[2] for v in projection.variables] == ["kernel", "bias"]
         pooled = model.encoder(modality, pooling=pooling)
         assert np.asarray(pooled(inputs)).shape[1] == model.embedding_dim
@@ -305,6 +307,12 @@ def make_pickle(folder):
     os.rename(os.path.join(folder, "model.safetensors"), os.path.join(folder, "pytorch_model.bin"))
 
 
+def take_another_tokenizer(folder):
+    other = sentencepiece_model.build_model(sentence_checkpoints.sentencepieces())
+    with open(os.path.join(folder, "spiece.model"), "wb") as file:
+        file.write(other.SerializeToString())
+
+
 def shard_without_second_part(folder):
     os.rename(
         os.path.join(folder, "model.safetensors"),
@@ -331,6 +339,10 @@ DAMAGES = {
     "no square": (
         edit_json("preprocessor_config.json", size={"height": 40, "width": 30}),
         "expected a number, shortest_edge, or equal height and width",
+    ),
+    "a tokenizer of another model": (
+        take_another_tokenizer,
+        "tokenizer has .* tokens, but config.json has vocab_size|has no piece",
     ),
     "resampling": (edit_json("preprocessor_config.json", resample=9), r"unknown resample"),
     "padding": (edit_json("preprocessor_config.json", do_pad=True), "and not padded"),

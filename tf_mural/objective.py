@@ -7,6 +7,7 @@ from keras import ops
 
 from tf_mural import losses
 from tf_mural.errors import UserError, lookup
+from tf_mural.truncation import truncate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +124,38 @@ class Term:
         """Sorted names of the fields whose ids identify duplicates; () if duplicates are kept."""
         fields = {self.x, self.y, *self.sibling_fields}
         return tuple(sorted(fields)) if self.mask_duplicates else ()
+
+
+def check_terms(terms, sources, widths, scalars):
+    """Checks that the fields, sizes and scalars of terms exist.
+
+    Args:
+        terms: sequence of `Term`.
+        sources: {name of a source: its fields}.
+        widths: {field: width of its embeddings}.
+        scalars: {kind: {name: value}}, the learned scalars of the model.
+
+    Raises:
+        UserError: a name is unknown, `dims` has a size larger than the embeddings, or the two
+            fields of a term are in different sources.
+    """
+    for term in terms:
+        of_term = f"(of the term {term.name!r})"
+        for field in (term.x, term.y, *term.negatives):
+            lookup(widths, field, f"field {of_term}")
+        if not any({term.x, term.y} <= set(fields) for fields in sources.values()):
+            raise UserError(
+                f"the term {term.name!r} compares {term.x} and {term.y}, but no source has both "
+                "fields, and rows of different sources do not belong together"
+            )
+        width = min(widths[field] for field in (term.x, term.y, *term.negatives))
+        if term.dims and max(term.dims) > width:
+            raise UserError(
+                f"dims of the term {term.name!r} contains {max(term.dims)}, but the embeddings "
+                f"have {width} columns"
+            )
+        for kind, name in term.scalars.items():
+            lookup(scalars.get(kind, {}), name, f"{kind} {of_term}")
 
 
 def unnormalized(field: str) -> str:
@@ -264,10 +297,7 @@ def _prefixes(arrays, dim, term):
             f"dims of the term {term.name!r} contains {dim}, but the embeddings have "
             f"{arrays.shape[-1]} columns"
         )
-    prefix = arrays[:, :dim]
-    if not term.normalized:
-        return prefix
-    return ops.normalize(prefix, axis=-1, order=2, epsilon=1e-12)
+    return truncate(arrays, dim) if term.normalized else arrays[:, :dim]
 
 
 def _duplicate_mask(batch, candidate_ids, fields, negatives=()):

@@ -4,6 +4,8 @@
         --vocab_size=8000
     python tools/train.py --config=configs/examples/own.py --stage=etcl
 
+The stage `distil` needs vectors of the English texts; it prints the command that makes them.
+
 To change settings, write a file such as the following, and give that file to --config:
 
     from tf_mural.configs.examples import own
@@ -14,7 +16,7 @@ To change settings, write a file such as the following, and give that file to --
         return config
 """
 
-from .. import align, control, etcl, finetune, mural, one_language, sixlang
+from .. import align, base, control, distil, etcl, finetune, mural, one_language, sixlang
 
 STAGES = {
     "align": align,
@@ -24,6 +26,7 @@ STAGES = {
     "sixlang": sixlang,
     "one_language": one_language,
     "finetune": finetune,
+    "distil": distil,
 }
 
 
@@ -35,7 +38,8 @@ def get_config(stage, folder="own", first=("en",), triples=None, bitext=None):
         folder: output folder of the conversion, relative to --data_dir. It contains the record sets
             `train` for training and `val` for evaluation, and the vocabulary `vocab.txt`. Runs are
             written to runs/<folder>/.
-        first: languages of the captions that MURAL trains on.
+        first: languages of the captions that MURAL trains on, and of the texts whose vectors are
+            the teacher of the stage `distil`.
         triples: languages of the captions that ETCL trains on; None: all languages.
         bitext: record set of translations, relative to --data_dir; None: texts of the same image
             are used as translations.
@@ -51,12 +55,15 @@ def get_config(stage, folder="own", first=("en",), triples=None, bitext=None):
         source.records = (f"{folder}/train",)
         # With a few thousand images, "combinations" would often put an image into a batch twice.
         source.epoch_unit = "records"
-        if "image" in source.fields:
+        if "extraction" in source:
+            source.records = (f"{folder}/taught/train",)
+            source.extraction = base.extraction((bitext or f"{folder}/train",), first)
+        elif "image" in source.fields:
             source.languages = triples if stage in ("etcl", "sixlang") else first
         elif bitext:
             source.records = (bitext,)
-    for term in config.terms.values():
-        # Several images may have the same text. This text must not be a negative of these images.
-        term.mask_duplicates = True
+    # Several images may have the same text. This text must not be a negative of these images. The
+    # value also applies to terms that are added to this config.
+    config.mask_duplicates = True
     config.evaluation.retrieval.update(records=f"{folder}/val", trained=triples or ())
     return config

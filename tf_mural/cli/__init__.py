@@ -28,6 +28,7 @@ COMMANDS = (
     "extract",
     "index",
     "inspect_data",
+    "mine_negatives",
     "search",
     "sweep",
     "train",

@@ -18,6 +18,7 @@ from absl import flags, logging
 from tf_mural.cli.error_lines import error_line, with_flags
 from tf_mural.errors import UserError, lookup, suggest
 from tf_mural.training.preemption import Preempted
+from tf_mural.truncation import size_note
 
 flags.disclaim_key_flags()  # absl assigns --backend to the module that calls `define_backend`
 
@@ -86,6 +87,24 @@ def define_backend(flag_values):
         "KERAS_BACKEND, or tensorflow if it is not set.",
         flag_values=flag_values,
     )
+
+
+def define_dim(flag_values, effect):
+    """Defines the flag --dim, the size of embeddings; `effect` begins its help."""
+    text = f"{effect} Sensible sizes are those that the terms of the training name as dims."
+    return flags.DEFINE_integer(
+        "dim",
+        None,
+        f"{text} Default: the whole embeddings.",
+        lower_bound=1,
+        flag_values=flag_values,
+    )
+
+
+def print_size_note(dim, trained):
+    """Prints a line if a size is not one of the sizes of the training, see `size_note`."""
+    if note := size_note(dim, trained):
+        print(f"note: {note}")
 
 
 def localize(text):

@@ -74,6 +74,7 @@ def main(argv=None):
     embedder = tf_mural.Embedder.load(model_path)
     index = index or _make_index(embedder, model_path)
     index.check_model(embedder.fingerprint, model_path)
+    embedder = embedder.truncated(index.dim(embedder.width))
     from tf_mural.search import demo_page
 
     page = demo_page.make_page(embedder, index)

@@ -14,6 +14,9 @@ Each result is printed, and written to <model>/evals/<task>.json with its protoc
 intervals, and the hashes of model, data and vocabulary. Results of a model on a hub are written to
 runs/hub/<name of the model>/evals. With --records, the file of a result is named <task>-<set>.json.
 Options of the task are appended to the name of the result file.
+
+--dims=640,128 evaluates truncated embeddings of these sizes: retrieval is printed with a column per
+size, and any other task with a table per size. The file has the values of each size under "sizes".
 """
 
 import os
@@ -29,6 +32,7 @@ from tf_mural.errors import UserError, lookup
 from tf_mural.evaluation import TASKS
 from tf_mural.evaluation.benchmarks import BENCHMARKS
 from tf_mural.experiment import eval_jobs
+from tf_mural.truncation import check_dim
 
 ALL = "all"
 
@@ -60,6 +64,13 @@ _OUT = flags.DEFINE_string(
     "out",
     None,
     "File to write, if there is only one result. Default: <model>/evals/<task>.json.",
+    flag_values=FLAGS,
+)
+_DIMS = flags.DEFINE_list(
+    "dims",
+    [],
+    "Comma-separated sizes of the embeddings to evaluate, such as 640,128: the first values of "
+    "each embedding, scaled to length 1. Default: the whole embeddings.",
     flag_values=FLAGS,
 )
 # Options of tasks. Each option is passed to the function of the task, as the argument of the same
@@ -115,7 +126,8 @@ def main(argv=None):
     """Evaluates a model. `argv` is a list of flags; None means the command line."""
     app.parse(FLAGS, argv, __doc__)
     options = {name: flag.value for name, flag in _OPTIONS.items() if flag.value is not None}
-    jobs, run_all = _jobs(options)
+    dims = _parse_dims()
+    jobs, run_all = _jobs(options, dims)
 
     app.import_tensorflow(_BACKEND.value)
     from tf_mural import experiment
@@ -129,15 +141,18 @@ def main(argv=None):
         prepared = {job.out: prepare(job) for job in jobs}
     model = experiment.load(_MODEL.value)
     hashes = model_hashes(_MODEL.value, model)
+    for dim in dims:
+        check_dim(dim, model.embed.width)
+        app.print_size_note(dim, model.dims)
 
     def run(job):
         evaluation = prepare(job) if run_all else prepared[job.out]
-        if run_all and eval_jobs.is_up_to_date(job.out, evaluation, hashes):
+        if run_all and eval_jobs.is_up_to_date(job.out, evaluation, hashes, dims):
             _print_now(
                 f"{job.name}: up to date, because the model and the data are the same: {job.out}\n"
             )
         else:
-            _evaluate(job, evaluation, model.embed, hashes)
+            _evaluate(job, evaluation, model.embed, hashes, dims)
 
     if len(jobs) == 1:
         run(jobs[0])
@@ -145,7 +160,18 @@ def main(argv=None):
         _run_each(jobs, run)
 
 
-def _jobs(options):
+def _parse_dims():
+    """Returns the sizes of --dims, a list of int."""
+    try:
+        dims = [int(dim) for dim in _DIMS.value]
+    except ValueError:
+        raise UserError(f"--dims={','.join(_DIMS.value)}: expected sizes such as 640,128") from None
+    if len(set(dims)) < len(dims):
+        raise UserError(f"--dims={','.join(_DIMS.value)}: a size occurs twice")
+    return dims
+
+
+def _jobs(options, dims):
     """Returns (list of `Job`, whether --task is all)."""
     if not _TASK.value:
         raise UserError(f"--task is empty: expected {ALL}, a benchmark or a task")
@@ -161,9 +187,9 @@ def _jobs(options):
         raise UserError("name the model: --model=<workdir of a finished run>")
     folder = eval_jobs.results_folder(_MODEL.value)
     if run_all:
-        return eval_jobs.available_jobs(folder, _DATA_DIR.value), True
-    jobs = eval_jobs.requested_jobs(folder, _TASK.value, _RECORDS.value, _OUT.value, options)
-    return jobs, False
+        return eval_jobs.available_jobs(folder, _DATA_DIR.value, dims), True
+    arguments = _TASK.value, _RECORDS.value, _OUT.value, options, dims
+    return eval_jobs.requested_jobs(folder, *arguments), False
 
 
 def _run_each(jobs, run):
@@ -194,18 +220,18 @@ def _run_each(jobs, run):
         raise error
 
 
-def _evaluate(job, evaluation, embed, hashes):
+def _evaluate(job, evaluation, embed, hashes, dims):
     """Runs one evaluation, and prints and writes its result."""
     from tf_mural.data.image_normalization import stored_images_note
     from tf_mural.experiment.evaluate import result_content
     from tf_mural.experiment.evaluation import ProgressEmbedder
-    from tf_mural.reports.result_tables import result_table, task_unit
+    from tf_mural.reports.result_tables import result_table, sizes_table, task_unit
 
     folder = eval_jobs.results_folder(_MODEL.value)
     cache_dir = None if file_io.is_remote(folder) else os.path.join(folder, "classes")
     start_time = time.perf_counter()
     embed = ProgressEmbedder(embed, job.name)
-    result = evaluation.run(embed, cache_dir, hashes["weights_hash"])
+    result = evaluation.run(embed, cache_dir, hashes["weights_hash"], dims)
     records, benchmark = evaluation.records, None if job.records else evaluation.benchmark
     unit = task_unit(result.task)
     print(f"{result.protocol} on {records.folder}, {len(records):,} records, {unit}:")
@@ -218,8 +244,8 @@ def _evaluate(job, evaluation, embed, hashes):
         )
     if merged := result.counts.get("merged_records"):
         print(f"({merged:,} records have the image of an earlier record, and are merged with it)")
-    print(result_table(result))
-    content = result_content(_MODEL.value, hashes, job, evaluation, result)
+    print(sizes_table(result) if dims else result_table(result))
+    content = result_content(_MODEL.value, hashes, job, evaluation, result, dims)
     file_io.makedirs(os.path.dirname(job.out) or ".")
     file_io.write_json(job.out, content)
     _print_now(f"written to {job.out}, after {time.perf_counter() - start_time:.0f} s\n")

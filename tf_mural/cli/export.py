@@ -22,6 +22,7 @@ from absl import flags
 from tf_mural import file_io
 from tf_mural.cli import app
 from tf_mural.errors import UserError, lookup
+from tf_mural.truncation import check_dim
 
 FLAGS = flags.FlagValues()
 _MODEL = flags.DEFINE_string(
@@ -54,6 +55,11 @@ _DIMENSIONS = flags.DEFINE_integer(
     "components that are fitted on every second record.",
     lower_bound=1,
     flag_values=FLAGS,
+)
+_DIM = app.define_dim(
+    FLAGS,
+    "With --format=saved_model or onnx, exports only the first values of each embedding, scaled to "
+    "length 1.",
 )
 _RECORDS = flags.DEFINE_string(
     "records",
@@ -95,6 +101,9 @@ def main(argv=None):
     if model.preprocessing is None or model.tokenizer is None:
         missing = "images" if model.preprocessing is None else "texts"
         raise UserError(f"{_MODEL.value} has no encoder of {missing}, which an export contains")
+    if _DIM.value:
+        check_dim(_DIM.value, model.embed.width)
+        app.print_size_note(_DIM.value, model.dims)
     with file_io.atomic_write(_OUT.value.rstrip("/"), sync=False) as temporary:
         differences = export(temporary, model)
     listed = ", ".join(f"{name} {value:.1e}" for name, value in differences.items())
@@ -105,6 +114,17 @@ def main(argv=None):
 
 def _check_changes():
     """Checks the flags of quantization and dimensions."""
+    if _DIM.value and _FORMAT.value == "preset":
+        raise UserError(
+            "--dim requires --format=saved_model or onnx: a preset contains the whole model, which "
+            f"can be trained further; Embedder.load(preset, dim={_DIM.value}) truncates its "
+            "embeddings"
+        )
+    if _DIM.value and _DIMENSIONS.value:
+        raise UserError(
+            "--dim keeps the first values, and --dimensions keeps principal components: give one "
+            "of the two flags"
+        )
     for flag in (_QUANTIZE, _DIMENSIONS):
         if flag.value and _FORMAT.value != "onnx":
             raise UserError(f"--{flag.name} requires --format=onnx")
@@ -118,7 +138,7 @@ def _export_saved_model(folder, model):
     from tf_mural import export
 
     with app.quietly():
-        return export.export_saved_model(folder, model)
+        return export.export_saved_model(folder, model, _DIM.value)
 
 
 def _export_onnx(folder, model):
@@ -133,7 +153,7 @@ def _export_onnx(folder, model):
         fitted, records = export.EverySecond(records, 0), export.EverySecond(records, 1)
         projection = export.fit_projection(model.embed, fitted, _DIMENSIONS.value)
     with app.quietly():
-        differences = export.export_onnx(folder, model, _QUANTIZE.value, projection)
+        differences = export.export_onnx(folder, model, _QUANTIZE.value, projection, _DIM.value)
     embedder = export.onnx_embedder(folder, model)
     if is_changed:
         source = _RECORDS.value or export.SCENES
@@ -146,18 +166,18 @@ def _export_onnx(folder, model):
                 "--records"
             )
         loss.check(_changes(), _MAX_RECALL_LOSS.value)
-    changes = (
-        f"Compared with the trained model, this export has {_changes()}." if is_changed else ""
-    )
+    changes = _changes()
+    changes = f"Compared with the trained model, this export has {changes}." if changes else ""
     export.write_onnx_card(folder, _model_name(), embedder.width, changes, loss)
     return differences
 
 
 def _changes():
-    """Returns a description of the changes by --quantize and --dimensions, for messages."""
+    """Returns a description of the changes by --quantize, --dimensions and --dim."""
     names = {"fp16": "float16 weights", "int8": "int8 matrix products in the text encoder"}
     parts = [names[_QUANTIZE.value]] if _QUANTIZE.value else []
     parts += [f"{_DIMENSIONS.value} dimensions"] if _DIMENSIONS.value else []
+    parts += [f"the first {_DIM.value} values of each embedding"] if _DIM.value else []
     return " and ".join(parts)
 
 

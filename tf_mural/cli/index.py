@@ -72,6 +72,7 @@ _EXPORT_FILE = flags.DEFINE_string(
     "File of --export, which must not exist. Default: index.parquet in the folder --out.",
     flag_values=FLAGS,
 )
+_DIM = app.define_dim(FLAGS, "Stores only the first values of each embedding, scaled to length 1.")
 _STRATEGY = flags.DEFINE_string(
     "strategy", "one", "Devices to embed on: one, or mirrored (all GPUs).", flag_values=FLAGS
 )
@@ -129,6 +130,8 @@ def _make_index(search):
     from tf_mural import public_models
 
     embedder = tf_mural.Embedder.load(_MODEL.value, _STRATEGY.value, _BATCH_SIZE.value)
+    embedder = embedder.truncated(_DIM.value)
+    app.print_size_note(_DIM.value, embedder.dims)
     manifest = search.make_index(
         _OUT.value,
         source,

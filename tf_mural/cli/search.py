@@ -63,6 +63,7 @@ def main(argv=None):
 
     embedder = tf_mural.Embedder.load(path)
     index.check_model(embedder.fingerprint, path)
+    embedder = embedder.truncated(index.dim(embedder.width))
     if _IMAGE.value:
         queries = embedder.embed_images([_IMAGE.value])
     else:

@@ -40,11 +40,14 @@ _DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder of the record sets."
 # The new process gets the folder of tf_mural on its import path. Therefore the package need not be
 # installed.
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(tf_mural.__file__)))
-TRAIN_COMMAND = (
-    sys.executable,
-    "-c",
-    f"import sys; sys.path.insert(0, {_ROOT!r}); "
-    "from tf_mural import cli; cli.run('tf_mural.cli.train')",
+TRAIN_COMMAND, EXTRACT_COMMAND = (
+    (
+        sys.executable,
+        "-c",
+        f"import sys; sys.path.insert(0, {_ROOT!r}); "
+        f"from tf_mural import cli; cli.run('tf_mural.cli.{name}')",
+    )
+    for name in ("train", "extract")
 )
 
 
@@ -68,7 +71,11 @@ def main(argv=None):
                 minutes = (time.monotonic() - start_time) / num_done / 60
                 remaining = f", about {minutes * (num_runs - num_done):.0f} min left"
             print(f"[{num_done + 1}/{num_runs}] {row}, seed {seed}{remaining}", flush=True)
-            sweeps.train_run(TRAIN_COMMAND, run, workdir, seed, init, _SIZE.value, _DATA_DIR.value)
+            data_dir, vectors = _DATA_DIR.value, None
+            if "vectors" in run:
+                vectors = sweeps.extract_vectors(EXTRACT_COMMAND, run, init, data_dir)
+            options = (workdir, seed, init, _SIZE.value, data_dir, vectors)
+            sweeps.train_run(TRAIN_COMMAND, run, *options)
             recalls[row][seed] = sweeps.average_recalls(workdir)
             num_done += 1
         sweeps.write_table(out_dir, sweep, recalls)

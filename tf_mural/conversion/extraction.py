@@ -183,7 +183,7 @@ def _embed_unit(source, unit, extractor):
         parts.append(_convert(extractor, extractor.embed(_texts(source, unit, extractor))))
     else:
         for owners, images in _image_chunks(source, unit):
-            rows, reasons = _embed_valid(extractor.embed, images)
+            rows, reasons = embed_valid(extractor.embed, images)
             for position, reason in reasons.items():
                 bad.setdefault(owners[position], reason)
             owners = [o for i, o in enumerate(owners) if i not in reasons]
@@ -216,8 +216,12 @@ def _image_chunks(source, unit):
         yield owners, images
 
 
-def _embed_valid(embed, images):
+def embed_valid(embed, images):
     """Embeds the images that can be decoded.
+
+    Args:
+        embed: see `Extractor`.
+        images: list of image files (bytes).
 
     Returns:
         (rows of these images in order, {position of another image: reason}).

@@ -8,6 +8,7 @@ _EXPORTS = {
     "BaseTokenizer": "base_tokenizer",
     "BytePairTokenizer": "byte_pair_tokenizer",
     "KerasHubTokenizer": "encoder_inputs",
+    "MinedNegatives": "mined_negatives",
     "Preprocessing": "preprocessing",
     "SentencePieceTokenizer": "sentencepiece_tokenizer",
     "Tokenizer": "tokenizers",

@@ -75,7 +75,7 @@ class IndexSampler:
         if languages is None:
             languages = sorted({code for s in self.sets for code in s.languages})
         self.languages = tuple(languages)
-        self._key = np.array([seed, _name_key(name)], np.int64)
+        self._key = np.array([seed, name_key(name)], np.int64)
         visits_combinations = lookup(EPOCH_UNITS, epoch_unit, "epoch_unit")
         self._set_samplers = [
             _SetSampler(
@@ -286,7 +286,8 @@ def shuffled(draws, size, key, set_index=None):
     )
 
 
-def _name_key(name):
+def name_key(name):
+    """Returns the part of a sampler's seed that depends on its name."""
     return int.from_bytes(name.encode()[:5].ljust(5, b"\0"), "big") + 31 * sum(name.encode())
 
 

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tf_mural.data import input_pipeline, language_sampling
 from tf_mural.data.encoder_inputs import as_preprocessing
+from tf_mural.data.mined_negatives import MinedNegatives, NegativeSampler
 from tf_mural.data.records import RecordSet
 from tf_mural.data.sampling import IndexSampler
 from tf_mural.data.skipped_records import SkippedRecords
@@ -16,7 +17,7 @@ from tf_mural.data.vector_fields import open_vector_fields, required_vectors
 from tf_mural.errors import UserError, lookup
 from tf_mural.modalities import MODALITIES
 
-Records = str | os.PathLike | RecordSet | Sequence[str | os.PathLike | RecordSet]
+Records = str | os.PathLike | RecordSet | Sequence[str | os.PathLike | RecordSet] | MinedNegatives
 
 
 def training_dataset(
@@ -49,7 +50,8 @@ def training_dataset(
 
     Args:
         records: path of a record set, `RecordSet`, or a sequence of them; for a trainer with
-            several sources, {name of a source: records}. A sequence is mixed, see `weights`.
+            several sources, {name of a source: records}. A sequence is mixed, see `weights`. A
+            source of hard negatives has `MinedNegatives`.
         trainer: a trainer, such as `tf_mural.ETCL(model)`, whose fields are read.
         batch_size: number of examples per step and source, over all replicas.
         languages: codes of the languages whose texts are drawn. None: English for the images of
@@ -101,7 +103,7 @@ def training_dataset(
         "languages_of": languages_of,
         "alpha": alpha,
     }
-    sources, folders = [], []
+    sources, folders, samplers = [], [], {}
     for name, sets in _records_of_sources(records, trainer.sources).items():
         fields = {field: modalities[field] for field in trainer.sources[name]}
         defaults = trainer.source_options.get(name, {})
@@ -110,11 +112,11 @@ def training_dataset(
         values = {k: v for k, v in values.items() if v is not None}
         of_source = {field: vectors[field] for field in fields if field in vectors}
         values |= {"batch_size": batch_size, "seed": core.seed if seed is None else seed}
-        sampler = make_sampler(name, sets, fields, vectors=of_source, **values)
+        sampler = samplers[name] = _make_sampler(name, sets, fields, of_source, samplers, values)
         may_flip = _option(flip, name, trainer.sources)
         may_flip = may_flip is None or may_flip
         sources.append(make_source(sampler, fields, may_flip, of_source))
-        folders += [record_set.folder for record_set in sets]
+        folders += [record_set.folder for record_set in sampler.sets]
     strategy = getattr(trainer, "distribute_strategy", None)
     replicas = strategy.num_replicas_in_sync if strategy else 1
     _check_batch_size(batch_size, replicas, core)
@@ -193,6 +195,37 @@ def make_sampler(
     )
 
 
+def make_negative_sampler(
+    name: str,
+    base: IndexSampler,
+    folders: Sequence[str],
+    modalities: Mapping[str, str],
+    seed: int,
+    vectors: Mapping[str, tuple[str, int | None]] | None = None,
+) -> NegativeSampler:
+    """Returns the sampler of a source of mined negatives.
+
+    Args:
+        name: name of the source.
+        base: sampler of the source whose records have the negatives.
+        folders: folders of the mined negatives.
+        modalities: {field: modality} of the source.
+        seed: seed of the run.
+        vectors: see `make_sampler`.
+
+    Raises:
+        UserError: see `NegativeSampler`.
+    """
+    parts = [MODALITIES[modality].part for modality in modalities.values()]
+    sampler = NegativeSampler(
+        base, folders, parts.count("texts"), name, seed, with_image="images" in parts
+    )
+    fields = open_vector_fields(name, sampler.sets, vectors or {})
+    if not sampler.text_fields and any(field.needs_text for field in fields.values()):
+        sampler = NegativeSampler(base, folders, 1, name, seed)
+    return sampler
+
+
 def make_source(
     sampler: IndexSampler,
     modalities: Mapping[str, str],
@@ -213,8 +246,16 @@ def make_source(
     return input_pipeline.Source(sampler, dict(modalities), flip and may_flip, fields)
 
 
+def _make_sampler(name, sets, fields, vectors, samplers, options):
+    """Returns the sampler of `sets`; `samplers` are those of the earlier sources."""
+    if not isinstance(sets, MinedNegatives):
+        return make_sampler(name, sets, fields, vectors=vectors, **options)
+    base = lookup(samplers, sets.of, f"source of the negatives {name!r}:")
+    return make_negative_sampler(name, base, sets.paths(), fields, options["seed"], vectors)
+
+
 def _records_of_sources(records, sources):
-    """Returns {source: list of `RecordSet`} in the order of the sources."""
+    """Returns {source: list of `RecordSet` or `MinedNegatives`} in the order of the sources."""
     if not isinstance(records, Mapping):
         if len(sources) > 1:
             raise UserError(
@@ -228,8 +269,12 @@ def _records_of_sources(records, sources):
     if missing:
         raise UserError(f"records has no record set for the source {missing[0]!r} of the trainer")
     opened = {}
-    for name in sources:
+    # Negatives follow the other sources, because they need the samplers of these.
+    for name in sorted(sources, key=lambda name: isinstance(records[name], MinedNegatives)):
         paths = records[name]
+        if isinstance(paths, MinedNegatives):
+            opened[name] = paths
+            continue
         if isinstance(paths, str | os.PathLike | RecordSet) or not isinstance(paths, Iterable):
             paths = [paths]
         opened[name] = [p if isinstance(p, RecordSet) else RecordSet.open(p) for p in paths]

@@ -18,6 +18,8 @@ class Result:
         values: Metrics by name, in the units of the protocol; dicts may be nested.
         counts: Numbers of evaluated images, texts and so on, by name.
         intervals: 95 % confidence intervals (low, high), with the keys of `values`.
+        sizes: {size: {"values", "intervals"}} of truncated embeddings, with the size as a string,
+            as in JSON. {}: only the whole embeddings were evaluated.
     """
 
     task: str
@@ -25,6 +27,16 @@ class Result:
     values: dict
     counts: dict
     intervals: dict = dataclasses.field(default_factory=dict)
+    sizes: dict = dataclasses.field(default_factory=dict)
+
+    def as_dict(self):
+        """Returns the attributes as a dict of plain data, without `sizes` if it is empty."""
+        content = dataclasses.asdict(self)
+        return content if self.sizes else {k: v for k, v in content.items() if k != "sizes"}
+
+    def of_size(self, dim):
+        """Returns the `Result` of truncated embeddings; `dim` is a size in `sizes`."""
+        return dataclasses.replace(self, sizes={}, **self.sizes[str(dim)])
 
 
 def average_groups(values, resampled, groups):

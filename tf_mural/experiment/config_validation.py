@@ -55,6 +55,12 @@ def _check_terms(config):
             complete_options(term.loss, options)
         except UserError as error:
             raise UserError(f"terms.{name}: {error}") from None
+        for dim in term.get("dims", ()):
+            if dim > config.model.embedding_dim:
+                raise UserError(
+                    f"terms.{name}.dims contains {dim}, but model.embedding_dim is "
+                    f"{config.model.embedding_dim}: omit this size"
+                )
         for kind, scalar in scalars.items():
             known = config.model.scalars.get(kind, {})
             lookup(known, scalar, f"{kind} (of the term {name!r})")
@@ -64,12 +70,12 @@ def _check_terms(config):
     if unused:
         raise UserError(f"no term uses the field {unused[0]!r}; remove it from its source")
     for name, term in config.terms.items():
-        fields = term_fields(term)
-        if not any(set(fields) <= set(source.fields) for source in config.sources.values()):
+        # The rows of negatives belong to no example, so any source may have them.
+        fields = {term.x, term.y}
+        if not any(fields <= set(source.fields) for source in config.sources.values()):
             raise UserError(
-                f"the term {name!r} compares {' and '.join(fields)}, but no source has "
-                f"{'both' if len(fields) == 2 else 'all of these'} fields, and rows of different "
-                "sources do not belong together"
+                f"the term {name!r} compares {term.x} and {term.y}, but no source has both fields, "
+                "and rows of different sources do not belong together"
             )
 
 
@@ -107,6 +113,9 @@ def _check_sources(config):
                 f"sources.{name}.language_temperature is {source.language_temperature}, expected a "
                 "number above 0: languages are sampled in proportion to texts**(1 / temperature)"
             )
+        if "negatives_of" in source:
+            known = {s: v for s, v in config.sources.items() if "negatives_of" not in v}
+            lookup(known, source.negatives_of, f"source (negatives_of of sources.{name})")
         lookup(LANGUAGES_OF, source.languages_of, f"languages_of (of sources.{name})")
         if source.languages == ():
             raise UserError(

@@ -27,9 +27,14 @@ def open_records(folder, data_dir, strict=True):
         data_dir: folder of the record sets.
         strict: see `RecordSet.open`.
     """
+    return RecordSet.open(find_records(folder, data_dir), strict)
+
+
+def find_records(folder, data_dir):
+    """Returns the path of a record set, which may be relative to `data_dir`."""
     in_data_dir = os.path.join(data_dir, folder)
     use_data_dir = os.path.isdir(in_data_dir) or not os.path.isdir(folder)
-    return RecordSet.open(in_data_dir if use_data_dir else folder, strict)
+    return in_data_dir if use_data_dir else folder
 
 
 def make_sampler(
@@ -66,6 +71,27 @@ def make_sampler(
         batch_size=batch_size,
         vectors=_of_source(vectors, source),
         seed=seed,
+    )
+
+
+def make_negative_sampler(name, source, base, modalities, data_dir, seed, vectors=None):
+    """Returns the `NegativeSampler` of a source with `negatives_of`.
+
+    Args:
+        name, source, modalities, data_dir, seed, vectors: see `make_sampler`; the records of the
+            source are folders of mined negatives.
+        base: the sampler of the source `negatives_of`.
+
+    Raises:
+        UserError: a folder has no mined negatives, or those of other records.
+    """
+    folders = [os.path.join(data_dir, folder) for folder in source.records]
+    folders = [
+        path if os.path.isdir(path) or not os.path.isdir(folder) else folder
+        for path, folder in zip(folders, source.records, strict=True)
+    ]
+    return training_data.make_negative_sampler(
+        name, base, folders, modalities, seed, _of_source(vectors, source)
     )
 
 

@@ -21,6 +21,7 @@ from tf_mural.errors import UserError
 from tf_mural.evaluation.batch_embedder import BadImage, BatchEmbedder
 from tf_mural.models import DualEncoder
 from tf_mural.progress import Progress, is_terminal
+from tf_mural.truncation import check_dim, size_note, truncate_array
 
 _PROGRESS_SECONDS = 5.0  # seconds until the first line of progress, and between two lines
 _BAR_DELAY = 1.0  # seconds until a terminal shows a progress bar
@@ -38,10 +39,16 @@ class Embedder:
         tokenizer: `tokenizers.Tokenizer`.
         preprocessing: `preprocessing.Preprocessing`, the preprocessing of images.
         languages: codes of the training languages; None: unknown.
+        dim: size of the embeddings, which are the first `dim` values of the embeddings of the
+            model, scaled to length 1 again; None: the whole embeddings.
+        dims: sizes of the embeddings in the terms of the training, see `objective.Term`; (): none.
 
     Attributes:
-        width: number of dimensions of an embedding.
-        preprocessing: the argument `preprocessing`.
+        width: number of dimensions of an embedding: `dim`, or the width of the model.
+        preprocessing, dim, dims: the arguments of these names.
+
+    Raises:
+        UserError: `dim` is not a size from 1 to the width of the model.
     """
 
     def __init__(
@@ -51,15 +58,25 @@ class Embedder:
         tokenizer: Tokenizer | KerasHubTokenizer,
         preprocessing: Preprocessing,
         languages: Sequence[str] | None = None,
+        dim: int | None = None,
+        dims: Sequence[int] = (),
     ):
         self._embed, self._encoder, self._tokenizer = embed, encoder, tokenizer
         self.preprocessing = preprocessing
         self._notes = TextNotes(tokenizer, languages)
         self.width = next(iter(encoder.towers.values())).output.shape[-1]
+        self.dim, self.dims, self._languages = dim, tuple(dims), languages
+        if dim is not None:
+            check_dim(dim, self.width)
+            self.width = dim
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike, strategy: Any = None, batch_size: int = 64
+        cls,
+        path: str | os.PathLike,
+        strategy: Any = None,
+        batch_size: int = 64,
+        dim: int | None = None,
     ) -> "Embedder":
         """Loads a model.
 
@@ -70,9 +87,12 @@ class Embedder:
             strategy: "one", "mirrored", "tpu" or a result of `make_strategy`: the devices that
                 share the work. None means one device.
             batch_size: number of texts or images per batch, which all devices share.
+            dim: size of the embeddings, see `Embedder`. A warning names the sizes that the model
+                was trained with (`Term.dims`) if `dim` is not one of them.
 
         Raises:
-            UserError: the model does not exist or is incomplete.
+            UserError: the model does not exist or is incomplete, or `dim` is not a size from 1 to
+                its width.
         """
         path = os.fspath(path)
         if batch_size < 1:
@@ -81,15 +101,30 @@ class Embedder:
             strategy = backend_module().make_strategy(strategy)
         model = experiment.load(path, strategy, batch_size)
         parts = model.encoder, model.tokenizer, model.preprocessing, model.languages
-        return cls(model.embed, *parts)
+        embedder = cls(model.embed, *parts, dim, model.dims)
+        if note := size_note(dim, model.dims):
+            warnings.warn(note, stacklevel=2)
+        return embedder
+
+    def truncated(self, dim: int | None) -> "Embedder":
+        """Returns an embedder of the same model with embeddings of another size.
+
+        Args:
+            dim: see `Embedder`.
+        """
+        parts = self._embed, self._encoder, self._tokenizer, self.preprocessing
+        return Embedder(*parts, self._languages, dim, self.dims)
 
     @classmethod
-    def from_model(cls, model: DualEncoder, batch_size: int = 64) -> "Embedder":
+    def from_model(
+        cls, model: DualEncoder, batch_size: int = 64, dim: int | None = None
+    ) -> "Embedder":
         """Returns an embedder that uses the current weights of a model.
 
         Args:
             model: `models.DualEncoder`.
             batch_size: number of texts or images per batch.
+            dim: see `Embedder`.
 
         Raises:
             UserError: a tower of the model has no tokenizer or no preprocessing.
@@ -106,7 +141,7 @@ class Embedder:
                 )
         parts = model.tokenizer, model.preprocessing
         embed = experiment.batch_embedder(model, *parts, batch_size)
-        return cls(embed, model, *parts, model.languages)
+        return cls(embed, model, *parts, model.languages, dim)
 
     @property
     def model(self) -> DualEncoder:
@@ -115,7 +150,7 @@ class Embedder:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Hash of weights, vocabulary and preprocessing, 32 hexadecimal digits."""
+        """Hash of weights, vocabulary, preprocessing and poolings, 32 hexadecimal digits."""
         return experiment.fingerprint(self._encoder, self._tokenizer, self.preprocessing)
 
     def embed_texts(
@@ -143,7 +178,7 @@ class Embedder:
             )
         with self._progress(texts, "texts", progress):
             if not warn:
-                return self._embed.embed_texts(_check_strings(texts))
+                return self._cut(self._embed.embed_texts(_check_strings(texts)))
             notes = []
             embeddings = self._embed.embed_texts(
                 _check_strings(texts),
@@ -153,7 +188,7 @@ class Embedder:
             warnings.warn(
                 f"{len(notes):,} of {len(embeddings):,} texts, such as: {notes[0]}", stacklevel=2
             )
-        return embeddings
+        return self._cut(embeddings)
 
     def embed_images(
         self, images: Iterable[Any], progress: bool | None = None, background: str | None = None
@@ -185,7 +220,7 @@ class Embedder:
         image_normalization.parse_color(background)
         try:
             with self._progress(images, "images", progress):
-                return self._embed.embed_images(_encode(images, paths, background))
+                return self._cut(self._embed.embed_images(_encode(images, paths, background)))
         except BadImage as error:
             if error.position in paths and paths[error.position] not in str(error):
                 raise BadImage(
@@ -215,6 +250,9 @@ class Embedder:
         if not texts:
             return np.zeros(0, bool)
         return np.asarray(self._tokenizer.has_known_tokens(self._tokenizer(texts)))
+
+    def _cut(self, embeddings):
+        return truncate_array(embeddings, self.dim)
 
     def _check_modality(self, modality):
         known = set(self._encoder.modalities.values())

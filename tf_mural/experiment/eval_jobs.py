@@ -48,12 +48,13 @@ def results_folder(model):
     return os.path.join(model, "evals")
 
 
-def available_jobs(folder, data_dir):
+def available_jobs(folder, data_dir, dims=()):
     """Returns a job for each benchmark whose records exist, and prints the skipped benchmarks.
 
     Args:
         folder: folder of the results.
         data_dir: folder of the record sets.
+        dims: sizes of the embeddings.
 
     Raises:
         UserError: the records of all benchmarks are missing.
@@ -63,7 +64,7 @@ def available_jobs(folder, data_dir):
         if missing := missing_records(name, data_dir):
             print(f"{name}: skipped, there is no {' and no '.join(missing)}")
         else:
-            jobs.append(Job(name, None, result_path(folder, name)))
+            jobs.append(Job(name, None, result_path(folder, name, None, _sizes(dims))))
     if not jobs:
         raise UserError(
             f"{data_dir} has the records of no benchmark: convert a data set with "
@@ -73,7 +74,7 @@ def available_jobs(folder, data_dir):
     return jobs
 
 
-def requested_jobs(folder, names, records, out, options):
+def requested_jobs(folder, names, records, out, options, dims=()):
     """Returns the jobs of the requested tasks or benchmarks.
 
     Args:
@@ -82,6 +83,7 @@ def requested_jobs(folder, names, records, out, options):
         records: folders of record sets; empty: the record sets of the benchmarks.
         out: file of the result, if there is only one job; None: a file in `folder`.
         options: options of the tasks, {name of an option: value}.
+        dims: sizes of the embeddings.
 
     Raises:
         UserError: a task needs records, or two results would have the same file.
@@ -96,7 +98,8 @@ def requested_jobs(folder, names, records, out, options):
                 f"`task={examples[0]}`"
             )
         for record_set in records or [None]:
-            jobs.append(Job(name, record_set, result_path(folder, name, record_set, options)))
+            path = result_path(folder, name, record_set, {**options, **_sizes(dims)})
+            jobs.append(Job(name, record_set, path))
     if out:
         if len(jobs) > 1:
             raise UserError(
@@ -122,7 +125,11 @@ def result_path(folder, name, records=None, options=None):
     return os.path.join(folder, "-".join(parts) + ".json")
 
 
-def is_up_to_date(path, evaluation, model_hashes):
+def _sizes(dims):
+    return {"dims": [str(dim) for dim in dims]} if dims else {}
+
+
+def is_up_to_date(path, evaluation, model_hashes, dims=()):
     """Returns whether a file has a result with the given model, data, options and protocol.
 
     Args:
@@ -130,6 +137,7 @@ def is_up_to_date(path, evaluation, model_hashes):
         evaluation: `experiment.evaluation.Evaluation`.
         model_hashes: hashes of the weights and of the vocabulary, as {key of the hash in the
             result: hash}.
+        dims: sizes of the embeddings.
     """
     try:
         result = json.loads(file_io.read_bytes(path))
@@ -138,6 +146,7 @@ def is_up_to_date(path, evaluation, model_hashes):
     version = inspect.getmodule(task_for(evaluation.name)).PROTOCOL
     options = json.loads(json.dumps(evaluation.options))
     expected = {**model_hashes, "data": evaluation.data, "options": options}
+    expected |= {"dims": list(dims)} if dims else {}
     protocol = str(result.get("protocol")).split(";")[0]
     return protocol == version and all(result.get(key) == expected[key] for key in expected)
 

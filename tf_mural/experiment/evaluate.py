@@ -1,6 +1,5 @@
 """Evaluates a model from Python: `tf_mural.evaluate`, the equivalent of tools/evaluate.py."""
 
-import dataclasses
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from tf_mural.experiment import eval_jobs
 from tf_mural.experiment.embedder import Embedder
 from tf_mural.experiment.evaluation import prepare_evaluation
 from tf_mural.models import DualEncoder
+from tf_mural.truncation import check_dim
 
 
 def evaluate(
@@ -23,6 +23,7 @@ def evaluate(
     records: str | os.PathLike | Sequence[str | os.PathLike] = (),
     data_dir: str | os.PathLike = "data",
     out: str | os.PathLike | None = None,
+    dims: Sequence[int] = (),
     **options: Any,
 ) -> Result | dict[str, Result]:
     """Evaluates a model on benchmarks, or runs tasks on any record sets.
@@ -39,6 +40,10 @@ def evaluate(
         data_dir: folder of the record sets.
         out: file to which the result is written, in the JSON format of tools/evaluate.py. None: no
             file is written.
+        dims: sizes of the embeddings to evaluate, such as (640, 128). An embedding of the size 128
+            consists of the first 128 values, scaled to length 1. `Result.sizes` has the values of
+            each size; `values` are those of the first one. (): the size of the `Embedder`, or the
+            whole embeddings.
         **options: options of the task, such as `languages` and `captions_per_image`; see
             `tools/evaluate.py --help`.
 
@@ -48,28 +53,33 @@ def evaluate(
         are several record sets, the name of the record set.
 
     Raises:
-        UserError: a name or an option is unknown, the records do not fit the task, or the model has
-            no tokenizer.
+        UserError: a name or an option is unknown, the records do not fit the task, a size is larger
+            than the embeddings of the model, or the model has no tokenizer.
     """
     names = [task] if isinstance(task, str) else list(task)
     record_sets = [records] if isinstance(records, str | os.PathLike) else list(records)
     for name in names:
         lookup({**TASKS, **BENCHMARKS}, name, "task")
     folders = [os.fspath(folder) for folder in record_sets]
-    jobs = eval_jobs.requested_jobs("", names, folders, out and os.fspath(out), options)
+    out, dims = out and os.fspath(out), tuple(dims)
+    if isinstance(model, Embedder) and model.dim and not dims:
+        dims = (model.dim,)
+    jobs = eval_jobs.requested_jobs("", names, folders, out, options, dims)
     prepared = [
         (job, prepare_evaluation(job.name, os.fspath(data_dir), job.records, **options))
         for job in jobs
     ]
     embed, hashes = _open_model(model)
+    for dim in dims:
+        check_dim(dim, model.width if isinstance(model, Embedder) else embed.width)
     results = {}
     for job, evaluation in prepared:
-        result = evaluation.run(embed, None, hashes["weights_hash"])
+        result = evaluation.run(embed, None, hashes["weights_hash"], dims)
         key = job.name if len(folders) < 2 else f"{job.name} {job.records}"
         results[key] = result
         if out is not None:
             path = model if isinstance(model, str | os.PathLike) else type(model).__name__
-            content = result_content(os.fspath(path), hashes, job, evaluation, result)
+            content = result_content(os.fspath(path), hashes, job, evaluation, result, dims)
             file_io.makedirs(os.path.dirname(job.out) or ".")
             file_io.write_json(job.out, content)
     return results if len(results) > 1 else next(iter(results.values()))
@@ -91,7 +101,7 @@ def model_hashes(path, model):
     }
 
 
-def result_content(model_name, hashes, job, evaluation, result):
+def result_content(model_name, hashes, job, evaluation, result, dims=()):
     """Returns the content of the file of a result, a dict.
 
     Args:
@@ -100,6 +110,7 @@ def result_content(model_name, hashes, job, evaluation, result):
         job: `eval_jobs.Job`.
         evaluation: `evaluation.Evaluation`.
         result: `Result`.
+        dims: sizes of the embeddings that were requested.
     """
     benchmark = None if job.records else evaluation.benchmark
     return {
@@ -109,7 +120,8 @@ def result_content(model_name, hashes, job, evaluation, result):
         "records": len(evaluation.records),
         "data": evaluation.data,
         "options": evaluation.options,
-        **dataclasses.asdict(result),
+        **({"dims": list(dims)} if dims else {}),
+        **result.as_dict(),
     }
 
 

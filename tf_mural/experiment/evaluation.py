@@ -16,7 +16,9 @@ from tf_mural.evaluation.benchmarks import (
     task_for,
 )
 from tf_mural.experiment.data import open_records
+from tf_mural.experiment.fields import trained_dims
 from tf_mural.progress import Progress
+from tf_mural.truncation import RepeatedEmbedder, TruncatedEmbedder
 
 # Tasks whose option `languages` selects texts of the records, not prompts or pairs.
 _TASKS_BY_TEXT_LANGUAGE = (TASKS["retrieval"], TASKS["consistency"])
@@ -43,13 +45,16 @@ class Evaluation:
     objects: dict
     data: dict
 
-    def run(self, embed, cache_dir=None, model_id=None):
+    def run(self, embed, cache_dir=None, model_id=None, dims=()):
         """Runs the task.
 
         Args:
             embed: object with `embed_texts` and `embed_images`, see `BatchEmbedder`.
             cache_dir: folder in which embeddings of classes are cached; None: no cache.
             model_id: string that identifies the weights in the cache.
+            dims: sizes of truncated embeddings, whose results are `Result.sizes`. The other
+                attributes of the result are those of the first size. Texts and images are embedded
+                only once. (): the whole embeddings.
 
         Returns:
             `Result`.
@@ -57,10 +62,20 @@ class Evaluation:
         Raises:
             UserError: the records do not fit the task; the docstring of the task lists the reasons.
         """
+        if dims:
+            return self._run_sizes(RepeatedEmbedder(embed), dims)
         arguments = {**self.options, **self.objects}
         if "prompts" in arguments:
             arguments |= {"cache_dir": cache_dir, "model_id": model_id}
         return task_for(self.name)(embed, self.records, **arguments)
+
+    def _run_sizes(self, embed, dims):
+        sizes, results = {}, []
+        for dim in dims:
+            embed.rewind()
+            results.append(self.run(TruncatedEmbedder(embed, dim)))
+            sizes[str(dim)] = {"values": results[-1].values, "intervals": results[-1].intervals}
+        return dataclasses.replace(results[0], sizes=sizes)
 
 
 class ProgressEmbedder:
@@ -156,7 +171,8 @@ def make_evaluate(config, data_dir, embed, with_records=None):
             returns the embedder to use; None: `embed` is used.
 
     Returns:
-        A callable without arguments that returns {name of a task or benchmark: Result}.
+        A callable without arguments that returns {name of a task or benchmark: Result}. If terms
+        name sizes of the embeddings (`dims`), the results contain these sizes.
 
     Raises:
         UserError: the data or an option is invalid, see `prepare_evaluation`.
@@ -168,7 +184,11 @@ def make_evaluate(config, data_dir, embed, with_records=None):
         evaluations.append(prepare_evaluation(name, data_dir, **options))
     if with_records:
         embed = with_records(embed, [evaluation.records for evaluation in evaluations])
-    return lambda: {evaluation.name: evaluation.run(embed) for evaluation in evaluations}
+    dims = trained_dims(config)
+    if dims:  # The values of a result are those of the whole embeddings.
+        width = config.model.embedding_dim
+        dims = (width, *(dim for dim in dims if dim != width))
+    return lambda: {evaluation.name: evaluation.run(embed, dims=dims) for evaluation in evaluations}
 
 
 def _open_prompts(path, benchmark, record_set, data_dir):

@@ -8,7 +8,7 @@ from tf_mural.data import image_ops
 from tf_mural.data.records import describe_vectors
 from tf_mural.errors import UserError, lookup
 from tf_mural.evaluation.batch_embedder import TEXT_LENGTHS, BatchEmbedder
-from tf_mural.experiment.stored_vectors import tower_fingerprint
+from tf_mural.experiment.stored_vectors import tower_fingerprint, weights_fingerprint
 
 _MODALITIES = {"images": "image", "texts": "text"}  # {of: modality of the tower}
 
@@ -61,8 +61,13 @@ def make_extractor(
         raise UserError(f"the features of the tower {tower!r} of {model} are unknown")
     part = encoder.towers[tower].split()[0] if features else encoder.towers[tower]
     tokenizer, preprocessing = encoder.tokenizer, embedder.preprocessing
-    fingerprint = tower_fingerprint(modality, part, tokenizer, preprocessing)
+    pooling = getattr(encoder.towers[tower], "pooling", None)
+    fingerprint = tower_fingerprint(modality, part, tokenizer, preprocessing, pooling)
     source = {"name": model, "fingerprint": fingerprint}
+    if modality == "text" and not features and "image" in encoder.modalities.values():
+        # Training compares this with the image tower of a student, see `distillation`.
+        image_tower = encoder.towers[encoder.default_tower("image")]
+        source["image_fingerprint"] = weights_fingerprint(image_tower)
     batches = _batch_embedder(
         encoder, tower, part, modality, tokenizer, preprocessing, batch_size, strategy
     )

@@ -37,6 +37,12 @@ def tower_modalities(config):
     return {"image": "image", "text": "text", **towers}
 
 
+def trained_dims(config):
+    """Returns the sizes of embeddings in the terms of a config, see `Term.dims`, largest first."""
+    dims = {dim for term in config.terms.values() for dim in term.get("dims", ())}
+    return tuple(sorted(dims, reverse=True))
+
+
 def field_towers(config):
     """Returns {field: tower} of all sources.
 

@@ -17,6 +17,7 @@ from tf_mural.data.tokenizers import Tokenizer
 from tf_mural.errors import UserError
 from tf_mural.evaluation.batch_embedder import TEXT_LENGTHS, BatchEmbedder
 from tf_mural.experiment import public_encoders
+from tf_mural.experiment.fields import trained_dims
 from tf_mural.modalities import MODALITIES
 from tf_mural.training import checkpoints
 
@@ -37,13 +38,20 @@ _IMAGE_DEFAULTS = {
 _MODEL_DEFAULTS = {
     "image": {
         "pooling": "auto",
+        "vectors": None,
         "padding": "symmetric",
         "scale": 1 / 127.5,
         "mean": [1.0],
         "std": [1.0],
         "adapt": "full",
     },
-    "text": {"pooling": "auto", "activation": "gelu_approximate", "sizes": None, "adapt": "full"},
+    "text": {
+        "pooling": "auto",
+        "activation": "gelu_approximate",
+        "sizes": None,
+        "adapt": "full",
+        "vectors": None,
+    },
 }
 
 
@@ -57,6 +65,8 @@ class Model:
         embed: `BatchEmbedder` that uses the encoder and the tokenizer.
         preprocessing: `preprocessing.Preprocessing`, the preprocessing of images.
         languages: codes of the training languages; None: unknown.
+        dims: sizes of the embeddings in the terms of the training, see `objective.Term`; () if the
+            terms name none, or are unknown.
     """
 
     encoder: models.DualEncoder
@@ -64,6 +74,7 @@ class Model:
     embed: BatchEmbedder
     preprocessing: Preprocessing
     languages: tuple | None = None
+    dims: tuple = ()
 
 
 def describe(config, tokenizer, languages=None):
@@ -76,7 +87,7 @@ def describe(config, tokenizer, languages=None):
     """
     model = config.model.to_dict()
     model["image"]["padding"] = model["image"]["padding"] or "symmetric"
-    return {
+    description = {
         "model": model,
         "images": config.images.to_dict(),
         "vocabulary_size": tokenizer.size,
@@ -89,6 +100,8 @@ def describe(config, tokenizer, languages=None):
         # `add_languages` adds the training languages of the initial weights.
         "languages": languages and sorted(languages),
     }
+    # Sizes of the embeddings in the terms, see `objective.Term`.
+    return description | ({"dims": list(dims)} if (dims := trained_dims(config)) else {})
 
 
 def add_languages(description, init):
@@ -176,24 +189,24 @@ def load(path, strategy=None, batch_size=128):
         UserError: there is no model, or the vocabulary has changed since training.
     """
     with strategy.scope() if strategy else contextlib.nullcontext():
-        encoder, tokenizer, preprocessing, languages = _load_encoder(path)
+        encoder, tokenizer, preprocessing, languages, dims = _load_encoder(path)
     for name, value in (("tokenizer", tokenizer), ("preprocessing", preprocessing)):
         if value is not None:  # None: the model has no tower of this modality.
             setattr(encoder, name, value)
     encoder.languages = languages and tuple(languages)
     embed = batch_embedder(encoder, tokenizer, preprocessing, batch_size, strategy)
-    return Model(encoder, tokenizer, embed, preprocessing, languages and tuple(languages))
+    return Model(encoder, tokenizer, embed, preprocessing, encoder.languages, tuple(dims))
 
 
 def _load_encoder(path):
     if public_models.is_public(path):
-        return public_encoders.load_public(path)
+        return (*public_encoders.load_public(path), ())
     # `presets` is imported only if it is needed, because importing it is slow.
     if file_io.is_on_hub(path) or not file_io.exists(os.path.join(path, checkpoints.MODEL)):
         from tf_mural.export import presets
 
         if presets.is_preset(path):
-            return presets.load_preset(path)
+            return (*presets.load_preset(path), ())
     description = read_description(path)
     vocabulary_path = checkpoints.find_vocabulary(path)
     options = description["max_tokens"], description["lower_case"]
@@ -207,7 +220,8 @@ def _load_encoder(path):
     encoder = models.dual_encoder(**arguments)
     checkpoints.load_weights(path, encoder)
     preprocessing = Preprocessing.from_config(description["images"], description["model"]["image"])
-    return encoder, tokenizer, preprocessing, description["languages"]
+    dims = description.get("dims", ())
+    return encoder, tokenizer, preprocessing, description["languages"], dims
 
 
 def batch_embedder(encoder, tokenizer, preprocessing, batch_size=128, strategy=None, towers=None):
@@ -244,7 +258,7 @@ def _text_lengths(tower):
 
 
 def fingerprint(encoder, tokenizer, preprocessing):
-    """Returns a hash of the weights, the vocabulary and the preprocessing.
+    """Returns a hash of the weights, the vocabulary, the preprocessing and the poolings.
 
     Args:
         encoder, tokenizer, preprocessing: see `batch_embedder`.
@@ -258,7 +272,12 @@ def fingerprint(encoder, tokenizer, preprocessing):
         images = {"resize": preprocessing.resize, "crop": preprocessing.crop}
         images |= preprocessing.changes()
     texts = "" if tokenizer is None else f"{tokenizer.hash} {tokenizer.max_tokens}"
-    digest = hashlib.sha256(f"{texts} {sorted(images.items())}".encode())
+    # The towers of the paper have a fixed pooling, and no attribute `pooling`.
+    poolings = {name: getattr(tower, "pooling", None) for name, tower in encoder.towers.items()}
+    poolings = {name: pooling for name, pooling in poolings.items() if pooling}
+    settings = f"{texts} {sorted(images.items())}"
+    settings += f" {sorted(poolings.items())}" if poolings else ""
+    digest = hashlib.sha256(settings.encode())
     for variable in checkpoints.variables_by_path(encoder).values():
         digest.update(np.ascontiguousarray(ops.convert_to_numpy(variable.value)))
     return digest.hexdigest()[:32]

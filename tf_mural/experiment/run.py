@@ -8,6 +8,7 @@ import keras
 from tf_mural.backends import backend_module
 from tf_mural.data import input_pipeline
 from tf_mural.data.language_report import LanguageReport
+from tf_mural.data.mined_negatives import NegativeSampler
 from tf_mural.data.preprocessing import Preprocessing
 from tf_mural.distributed import DistributedEmbedder
 from tf_mural.errors import UserError
@@ -34,6 +35,7 @@ class Run:
         vocabulary_path: vocabulary file, or folder or file of the tokenizer.
         data: {folder of a record set: digest} of the training data.
         evaluation_folders: folders of the record sets of the evaluations.
+        negatives: {folder of mined negatives: digest}.
         skipped_records: `input_pipeline.SkippedRecords`.
         language_report: `LanguageReport` of the sources.
         tokenizer: an object with the interface of `data.tokenizers.Tokenizer`.
@@ -48,6 +50,7 @@ class Run:
     vocabulary_path: str
     data: dict
     evaluation_folders: tuple
+    negatives: dict
     skipped_records: input_pipeline.SkippedRecords
     language_report: LanguageReport
     tokenizer: object
@@ -97,6 +100,7 @@ def build(config, data_dir, strategy, resumes=False, encoders=None):
         for name, source in config.sources.items()
     ]
     preprocessing = Preprocessing.from_config(config.images, config.model.image)
+    drawn, negatives = _split_negatives(samplers)
     digests = {s.folder: s.digest for sampler in samplers.values() for s in sampler.sets}
     skipped_records = input_pipeline.SkippedRecords(
         config.max_bad_records, tuple(digests), vocabulary_path
@@ -124,8 +128,9 @@ def build(config, data_dir, strategy, resumes=False, encoders=None):
         vocabulary_path=vocabulary_path,
         data=digests,
         evaluation_folders=folders,
+        negatives=negatives,
         skipped_records=skipped_records,
-        language_report=LanguageReport(samplers, config.batch_size),
+        language_report=LanguageReport(drawn, config.batch_size),
         tokenizer=tokenizer,
         contact_sheet=functools.partial(data.training_sheet, sources, preprocessing),
     )
@@ -143,9 +148,17 @@ def _make_evaluate(config, data_dir, encoder, embed):
     return evaluation.make_evaluate(config, data_dir, embed, with_records), tuple(folders)
 
 
+def _split_negatives(samplers):
+    """Returns the samplers that are no `NegativeSampler`, and {folder: digest} of the others."""
+    drawn = {k: s for k, s in samplers.items() if not isinstance(s, NegativeSampler)}
+    mined = [s.mined for s in samplers.values() if isinstance(s, NegativeSampler)]
+    return drawn, {folder: digest for m in mined for folder, digest in m.items()}
+
+
 def _make_samplers(config, fields, data_dir, strict):
     """Returns {source: `IndexSampler`}; see `data.make_sampler` for the arguments."""
-    return {
+    vectors = field_vectors(config)
+    samplers = {
         name: data.make_sampler(
             name,
             source,
@@ -154,10 +167,18 @@ def _make_samplers(config, fields, data_dir, strict):
             config.seed,
             strict=strict,
             batch_size=config.batch_size,
-            vectors=field_vectors(config),
+            vectors=vectors,
         )
         for name, source in config.sources.items()
+        if "negatives_of" not in source
     }
+    for name, source in config.sources.items():
+        if "negatives_of" in source:
+            parts = source, samplers[source.negatives_of], fields[name]
+            samplers[name] = data.make_negative_sampler(
+                name, *parts, data_dir, config.seed, vectors
+            )
+    return samplers
 
 
 def _open_tokenizer(config, path):

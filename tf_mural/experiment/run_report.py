@@ -164,6 +164,9 @@ def write_report(config, workdir, results, compared):
         print(reports.recall_table(result, groups))
     print("\naverage recall in percent" + (", and the gains over the control:" if control else ":"))
     print(reports.retrieval_table(tables, groups, control=control))
+    if tables[config.stage].sizes:
+        print(f"\naverage recall of {config.stage} by the size of the embeddings:")
+        print(reports.sizes_table(tables[config.stage]))
     print_regressions(results)
     series, chance = average_recalls(tables), average_recalls(tables, "chance")[config.stage]
     chart = os.path.join(workdir, "average_recall.png")

@@ -11,6 +11,7 @@ from tf_mural.data.image_normalization import stored_images_note
 from tf_mural.data.records import read_manifest
 from tf_mural.errors import UserError
 from tf_mural.experiment import data, public_encoders, run_report
+from tf_mural.experiment.distillation import check_extractions, check_teacher
 from tf_mural.experiment.initialization import (
     apply_init_settings,
     check_init,
@@ -106,6 +107,8 @@ def run_stage(config, workdir, session, init=None):
         # After this barrier, all processes have checked which files exist, and the primary process
         # may write files.
         processes.barrier()
+        if not resumes_run:
+            check_extractions(config, session.data_dir, init)
         print(f"{config.stage}: training in {workdir}" + (f", from {init}" if init else ""))
         if not resumes_run:
             _apply_settings(config, init, workdir)
@@ -194,6 +197,8 @@ def _train(config, run, workdir, session, init):
     manager = _restore(config, run, workdir, processes)
     for note in check_stored_features(config, run):
         _print_note(note)
+    if not int(run.trainer.step.numpy()):
+        _print_note(check_teacher(config, run, init))
     log = metric_writer.NullWriter()
     if processes.is_primary:
         log = run_report.open_log(config, run, workdir)
@@ -245,11 +250,12 @@ def _restore(config, run, workdir, processes):
         processes.is_primary,
         config.checkpoint_in_background,
     )
-    if manager.restore(run.description, run.data):
+    data_digests = run.data | run.negatives
+    if manager.restore(run.description, data_digests):
         print(f"resuming at step {int(run.trainer.step.numpy())}")
     start = {"the step to resume from": int(run.trainer.step.numpy())}
     processes.check_consistent(start, "workdir must be a folder that all of them see")
-    digests = {"the records": sorted(run.data.values())}
+    digests = {"the records": sorted(data_digests.values())}
     processes.check_consistent(digests, "give all of them the same data")
     return manager
 
@@ -276,7 +282,7 @@ def _make_evaluate(run, workdir, manager, tracker, log, processes):
         tracker.record(step, numbers, is_best)
         if is_best:
             manager.pinned = step
-        return {name: dataclasses.asdict(result) for name, result in results.items()}
+        return {name: result.as_dict() for name, result in results.items()}
 
     return evaluate
 

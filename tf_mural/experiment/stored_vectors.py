@@ -85,8 +85,8 @@ def check_vector_towers(config):
             )
 
 
-def tower_fingerprint(modality, model, tokenizer, preprocessing):
-    """Returns a hash of the weights of a tower, and of what turns its inputs into arrays.
+def tower_fingerprint(modality, model, tokenizer, preprocessing, pooling=None):
+    """Returns a hash of the weights of a tower, its pooling, and what turns its inputs into arrays.
 
     Args:
         modality: modality of the tower, "image" or "text".
@@ -94,6 +94,7 @@ def tower_fingerprint(modality, model, tokenizer, preprocessing):
             matter.
         tokenizer: `tokenizers.Tokenizer`, which a text tower needs.
         preprocessing: `preprocessing.Preprocessing`, which an image tower needs.
+        pooling: attribute `pooling` of the tower. None: the tower has no such attribute.
 
     Returns:
         32 hexadecimal digits.
@@ -102,7 +103,18 @@ def tower_fingerprint(modality, model, tokenizer, preprocessing):
         inputs = (tokenizer.hash, tokenizer.max_tokens, getattr(tokenizer, "prefix", ""))
     else:
         inputs = (preprocessing.resize, preprocessing.crop, sorted(preprocessing.changes().items()))
-    digest = hashlib.sha256(repr(inputs).encode())
+    inputs += (pooling,) if pooling else ()
+    return weights_fingerprint(model, repr(inputs))
+
+
+def weights_fingerprint(model, prefix=""):
+    """Returns a hash of the weights of a model, 32 hexadecimal digits.
+
+    Args:
+        model: `keras.Model`; the names of its variables do not matter.
+        prefix: string that is hashed before the weights.
+    """
+    digest = hashlib.sha256(prefix.encode())
     for variable in variables_by_path(model).values():
         digest.update(repr(tuple(variable.shape)).encode())
         digest.update(np.ascontiguousarray(ops.convert_to_numpy(variable.value)))
@@ -127,15 +139,17 @@ def check_stored_features(config, run):
     for tower, name in stored_features(config).items():
         modality = encoder.modalities[tower]
         features, _ = encoder.towers[tower].split()
-        expected = tower_fingerprint(modality, features, run.tokenizer, preprocessing)
+        pooling = getattr(encoder.towers[tower], "pooling", None)
+        expected = tower_fingerprint(modality, features, run.tokenizer, preprocessing, pooling)
         for folder in (*run.data, *run.evaluation_folders):
             description = read_manifest(folder).get("vectors", {}).get(name)
             model = description["model"] if description else {}
             if description and model.get("fingerprint") != expected:
                 raise UserError(
-                    f"{folder}: the features {name!r} come from another backbone or preprocessing "
-                    f"(model {model.get('name')}, fingerprint {model.get('fingerprint')}) than the "
-                    f"tower {tower!r} ({expected}): start from the weights of that model, or run "
+                    f"{folder}: the features {name!r} come from another backbone, pooling or "
+                    f"preprocessing (model {model.get('name')}, fingerprint "
+                    f"{model.get('fingerprint')}) than the tower {tower!r} ({expected}): "
+                    "start from the weights of that model, or run "
                     "tools/extract.py --features again with the initial weights of this run"
                 )
         what = "its images are not augmented" if modality == "image" else "its texts are not read"

@@ -14,7 +14,9 @@ _DIFFERENCES_NOTE = (
     "Difference of the means over the seeds in points, with the 95 % interval of the paired "
     "differences between the seeds (Student's t-test)."
 )
-RUN_KEYS = ("stage", "init", "overrides", "config")
+RUN_KEYS = ("stage", "init", "overrides", "config", "vectors")
+# A value of `overrides` of a row with `vectors` may contain this name of their folder.
+VECTORS = "{vectors}"
 
 
 def load_sweep(path):
@@ -67,6 +69,8 @@ def _check_runs(path, sweep):
             raise UserError(f"{path}: the row {row!r} names no stage")
         if "init" in run:
             lookup(earlier_rows, run["init"], f"initial row (of the row {row!r}, above it)")
+        elif "vectors" in run:
+            raise UserError(f"{path}: the row {row!r} has vectors, but no init that computes them")
         earlier_rows[row] = run
     if sweep.BASELINE is not None:
         lookup(sweep.RUNS, sweep.BASELINE, "baseline")
@@ -77,7 +81,40 @@ def run_workdir(out_dir, row, seed):
     return os.path.join(out_dir, f"{re.sub(r'[^a-z0-9]+', '-', row.lower()).strip('-')}-s{seed}")
 
 
-def train_run(command, run, workdir, seed, init, size, data_dir):
+def extract_vectors(command, run, init, data_dir):
+    """Adds the vectors of a row to record sets, in a separate process.
+
+    Args:
+        command: list of strings, the command that extracts vectors, without its flags.
+        run: a value of the dict RUNS of the sweep. The dict `vectors` of this value contains flags
+            of tools/extract.py; its `records` are relative to `data_dir`.
+        init: workdir of the run that computes the vectors.
+        data_dir: folder of the record sets.
+
+    Returns:
+        The folder of the new record sets, in `init`.
+
+    Raises:
+        UserError: the process failed.
+    """
+    flags = dict(run["vectors"])
+    folder = os.path.join(init, "vectors", flags["name"])
+    sets = [os.path.join(data_dir, name) for name in flags.pop("records")]
+    if not all(os.path.exists(os.path.join(folder, os.path.basename(name))) for name in sets):
+        flags |= {"model": init, "records": sets, "out_dir": folder}
+        _run([*command, *(f"--{name}={_format(value)}" for name, value in flags.items())], folder)
+    return folder
+
+
+def _run(command, folder):
+    if code := subprocess.run(command).returncode:
+        raise UserError(
+            f"the run in {folder} ended with exit code {code}; after you have fixed the cause, "
+            "the same command continues the sweep"
+        )
+
+
+def train_run(command, run, workdir, seed, init, size, data_dir, vectors=None):
     """Trains one run in a separate process. A finished run is not trained again.
 
     Args:
@@ -88,6 +125,7 @@ def train_run(command, run, workdir, seed, init, size, data_dir):
         init: workdir of the run with the initial weights, or None.
         size: size of the model and its recipe, such as "tiny".
         data_dir: folder of the record sets.
+        vectors: result of `extract_vectors`, which replaces "{vectors}" in the overrides.
 
     Raises:
         UserError: the process failed.
@@ -107,12 +145,9 @@ def train_run(command, run, workdir, seed, init, size, data_dir):
     overrides |= run.get("overrides", {})
     values |= {f"config.{name}": value for name, value in overrides.items()}
     flags = [f"--{name}={_format(value)}" for name, value in values.items()]
-    code = subprocess.run([*command, *flags]).returncode
-    if code:
-        raise UserError(
-            f"the run in {workdir} ended with exit code {code}; after you have fixed the cause, "
-            "the same command continues the sweep"
-        )
+    if vectors is not None:
+        flags = [flag.replace(VECTORS, vectors) for flag in flags]
+    _run([*command, *flags], workdir)
 
 
 def _format(value):

@@ -1,5 +1,6 @@
 """Exports each tower to ONNX with Keras' exporter."""
 
+import functools
 import os
 
 import numpy as np
@@ -15,6 +16,7 @@ from tf_mural.export.parity import (
     sample_vectors,
 )
 from tf_mural.modalities import MODALITIES
+from tf_mural.truncation import truncate
 
 ONNX_TOLERANCES = {"": 1e-4, "fp16": 1e-2, "int8": 1e-2}
 _INSTALL = "pip install -r requirements-export.txt"
@@ -44,16 +46,16 @@ The recall before is near that of random candidates ({chance:.2f}). Therefore th
 measures a loss."""
 
 
-def export_onnx(folder, model, quantize="", projection=None):
+def export_onnx(folder, model, quantize="", projection=None, dim=None):
     """Writes the ONNX models, the tokenizer and preprocessing.json, and checks the embeddings.
 
     A WordPiece tokenizer is written to vocab.txt and to tokenizer.json (see `write_tokenizer`).
     Another tokenizer is written to the folder "tokenizer", see `data.load_tokenizer`.
 
     The input of image.onnx is "pixels", float32 (n, size, size, 3) in [0, 255], resized and cropped
-    as described in preprocessing.json. The input of text.onnx is "tokens", int32 (n, t), padded
-    with 0. Each further tower, for example "teacher", is written to a file of its name,
-    teacher.onnx. All ONNX models return normalized embeddings, float32 (n, d).
+    as described in preprocessing.json. The input of text.onnx is "tokens", int32 (n, t), padded as
+    described in that file. Each further tower, for example "teacher", is written to a file of its
+    name, teacher.onnx. All ONNX models return normalized embeddings, float32 (n, d).
 
     Args:
         folder: output folder.
@@ -63,36 +65,40 @@ def export_onnx(folder, model, quantize="", projection=None):
             weights of all towers as float16, and computes in float32. "" keeps float32.
         projection: float32 (width, d), see `fit_projection`. Embeddings are multiplied by this
             matrix before they are normalized. None: no projection.
+        dim: size of the exported embeddings, see `truncation.truncate`; None: the whole embeddings.
 
     Returns:
         {tower: maximum absolute difference between the embeddings of the ONNX model and
         those of `model`}.
 
     Raises:
-        UserError: a package is missing, or a difference exceeds `ONNX_TOLERANCES`.
+        UserError: a package is missing, an operation of a tower cannot be converted, or a
+            difference exceeds `ONNX_TOLERANCES`.
     """
     try:
-        import onnxruntime
+        import onnxruntime  # noqa: F401
         import tf2onnx  # noqa: F401  (used by Keras' exporter)
     except ImportError as error:
         raise UserError(f"the export to ONNX needs {error.name}: {_INSTALL}") from error
     import keras
 
+    _register_erfc()
     file_io.makedirs(folder)
     inputs, differences = sample_tower_inputs(model), {}
     for name, modality in model.encoder.modalities.items():
         path = os.path.join(folder, f"{name}.onnx")
-        tower = _normalized_tower(model.encoder, name, projection)
+        tower = _normalized_tower(model.encoder, name, projection, dim)
         key = MODALITIES[modality].input_key
         if modality == "vectors":  # each tower of stored vectors has its own width
             inputs[modality] = sample_vectors(model.encoder, name)
         shape = (None, *tower.input.shape[1:])
         spec = keras.InputSpec(shape=shape, dtype=inputs[modality].dtype.name, name=key)
         tower.export(path, format="onnx", input_signature=[spec], verbose=False)
+        _remove_unused_inputs(path)
         is_quantized = quantize == "fp16" or (quantize == "int8" and modality == "text")
         if is_quantized:
             {"fp16": _store_float16, "int8": _quantize}[quantize](path)
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        session = _open_session(path)
         (actual,) = session.run(None, {session.get_inputs()[0].name: inputs[modality]})
         expected = np.asarray(tower(inputs[modality], training=False))
         differences[name] = max_difference(actual, expected)
@@ -109,11 +115,10 @@ def onnx_embedder(folder, model):
         folder: folder that `export_onnx` wrote.
         model: the `experiment.Model` that was exported; its preprocessing and tokenizer are used.
     """
-    import onnxruntime
 
     def open_tower(modality):
         path = os.path.join(folder, f"{model.encoder.default_tower(modality)}.onnx")
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        session = _open_session(path)
         (spec,) = session.get_inputs()
         dtype = {"tensor(float)": np.float32, "tensor(int32)": np.int32}[spec.type]
 
@@ -144,8 +149,21 @@ def write_onnx_card(folder, name, width, changes="", loss=None):
         file.write(card)
 
 
-def _normalized_tower(encoder, name, projection):
-    """Returns a model that applies a tower, the projection, and the normalization to norm 1."""
+def _open_session(path):
+    import onnxruntime
+
+    try:
+        return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises errors of many types
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"onnxruntime cannot load {path}, probably because tf2onnx did not convert an "
+            f"operation of this encoder ({reason}): choose the format saved_model"
+        ) from error
+
+
+def _normalized_tower(encoder, name, projection, dim):
+    """Returns a model that applies a tower, the projection or the size, and normalizes the rows."""
     import keras
     from keras import ops
 
@@ -157,7 +175,41 @@ def _normalized_tower(encoder, name, projection):
         embeddings = layer(embeddings)
         layer.set_weights([projection])
         embeddings = ops.normalize(embeddings, axis=-1)
+    embeddings = truncate(embeddings, dim)
     return keras.Model(inputs, embeddings, name=f"{name}_encoder")
+
+
+def _remove_unused_inputs(path):
+    """Removes inputs that no node reads; tf2onnx adds one for a constant table of positions."""
+    import onnx
+
+    model = onnx.load(path)
+    used = {name for node in model.graph.node for name in node.input}
+    inputs = [value for value in model.graph.input if value.name in used]
+    if len(inputs) < len(model.graph.input):
+        del model.graph.input[:]
+        model.graph.input.extend(inputs)
+        onnx.save(model, path)
+
+
+@functools.cache
+def _register_erfc():
+    """Makes tf2onnx convert the operation Erfc, with which TensorFlow computes the exact GELU."""
+    from tf2onnx.handler import tf_op
+
+    @tf_op("Erfc")
+    class Erfc:
+        """Converts erfc(x) to 1 - erf(x)."""
+
+        @classmethod
+        def version_9(cls, ctx, node, **_):
+            """Replaces a node; 9 is the first version of ONNX that has Erf."""
+            options = {"shapes": node.output_shapes, "dtypes": node.output_dtypes}
+            one = ctx.make_const(f"{node.name}/one", np.array(1, np.float32))
+            erf = ctx.make_node("Erf", node.input, name=f"{node.name}/erf", **options)
+            outputs = node.output
+            ctx.remove_node(node.name)
+            ctx.make_node("Sub", [one.output[0], erf.output[0]], outputs=outputs, **options)
 
 
 def _store_float16(path):
@@ -226,7 +278,10 @@ def _text_preprocessing(tokenizer):
         files = {"tokenizer": "tokenizer.json", "vocabulary": "vocab.txt"}
         rows = {"unicode_normalization": "NFC", "row": "[CLS] pieces [SEP] [PAD]..."}
         return {**files, **settings, **rows}
-    return {"tokenizer": "tokenizer/", **settings, "pad_id": tokenizer.pad_id}
+    rows = {"pad_id": tokenizer.pad_id, "prefix": tokenizer.prefix}
+    if hasattr(tokenizer, "start"):  # A tokenizer of KerasHub describes its rows itself.
+        rows |= {"start": list(tokenizer.start), "end": list(tokenizer.end)}
+    return {"tokenizer": "tokenizer/", **settings, **rows, "row": "start pieces end pad_id..."}
 
 
 def _image_preprocessing(preprocessing):

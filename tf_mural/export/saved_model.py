@@ -15,6 +15,7 @@ from tf_mural.export.parity import (
     sample_vectors,
 )
 from tf_mural.modalities import MODALITIES
+from tf_mural.truncation import truncate
 
 SAVED_MODEL_TOLERANCE = 1e-4
 _CARD = """\
@@ -41,7 +42,7 @@ With `embed_pixels`, any image can be embedded: decode it to upright RGB pixels 
 """
 
 
-def export_saved_model(folder, model):
+def export_saved_model(folder, model, dim=None):
     """Writes a SavedModel, loads it again, and compares its embeddings with those of the model.
 
     The signature `embed_images` takes "images", string (n,): the bytes of PNG, JPEG, GIF or BMP
@@ -59,6 +60,7 @@ def export_saved_model(folder, model):
     Args:
         folder: output folder.
         model: `experiment.Model` on the TensorFlow backend.
+        dim: size of the exported embeddings, see `truncation.truncate`; None: the whole embeddings.
 
     Returns:
         {signature: maximum absolute difference between the embeddings of the
@@ -86,7 +88,8 @@ def export_saved_model(folder, model):
 
     def add_endpoint(tower, part, spec, prepare):
         def embed(values):
-            return {"embeddings": encoder.encode(tower, prepare(values), training=False)}
+            embeddings = encoder.encode(tower, prepare(values), training=False)
+            return {"embeddings": truncate(embeddings, dim)}
 
         signature = [tf.TensorSpec(*spec, name=part)]
         archive.add_endpoint(_signature(encoder, tower, part), embed, signature)
@@ -105,7 +108,7 @@ def export_saved_model(folder, model):
             shape = (None, None, None, 3)
             add_endpoint(tower, "pixels", (shape, tf.uint8), lambda x: resize_each(x, tf.identity))
     archive.write_out(folder, verbose=False)
-    differences = _compare(folder, model)
+    differences = _compare(folder, model, dim)
     with open(os.path.join(folder, "README.md"), "w", encoding="utf-8") as file:
         file.write(_CARD.format(limits=LIMITS, preprocessing=_describe(preprocessing)))
     return differences
@@ -129,7 +132,7 @@ def _signature(encoder, tower, part):
     return f"embed_{part}" if is_default else f"embed_{part}_{tower}"
 
 
-def _compare(folder, model):
+def _compare(folder, model, dim):
     import tensorflow as tf
 
     signatures = tf.saved_model.load(folder).signatures
@@ -142,6 +145,7 @@ def _compare(folder, model):
         if samples is None:
             samples = tf.constant(sample_vectors(encoder, tower))
         actual = signatures[name](**{part: samples})["embeddings"]
-        differences[name] = max_difference(actual, expected_embeddings(model, tower))
+        expected = truncate(expected_embeddings(model, tower), dim)
+        differences[name] = max_difference(actual, expected)
     assert_close(folder, differences, exact_tolerance(encoder, SAVED_MODEL_TOLERANCE))
     return differences

@@ -109,12 +109,12 @@ class ClipTowers(TwoTowers):
             layers.dense(block.dense_2, f"{name}.mlp.fc2")
         return layers
 
-    def map_head(self, modality, encoder):
+    def map_head(self, modality, encoder, has_projection):
         """Maps the normalization of pooled images, and the projection."""
         layers = weight_mapping.LayerMap()
         if modality == "image":
             layers.norm(encoder.get_layer("pooled_norm"), "vision_model.post_layernorm")
-            layers.dense(encoder.get_layer("image_projection"), "visual_projection")
-        else:
-            layers.dense(encoder.get_layer("text_projection"), "text_projection")
+        if has_projection:
+            source = {"image": "visual_projection", "text": "text_projection"}[modality]
+            layers.dense(encoder.get_layer(f"{modality}_projection"), source)
         return layers

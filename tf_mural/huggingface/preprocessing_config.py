@@ -8,6 +8,8 @@ from tf_mural.data.tokenizers import check_vocabulary, load_vocabulary
 from tf_mural.errors import UserError
 from tf_mural.huggingface.checkpoint_files import read_json
 
+# Smallest number of tokens of a tokenizer, divided by the number of rows of the embedding table.
+_MIN_SHARE = 0.9
 _TOKENIZERS = (None, "BertTokenizer", "BertTokenizerFast", "PreTrainedTokenizerFast")
 # Keys that a processor config omits have these values, the defaults of EfficientNetImageProcessor.
 _PROCESSOR_DEFAULTS = {
@@ -136,3 +138,22 @@ def _square_size(size, where):
     if len(sides) != 1 or None in sides:
         raise UserError(f"{where} is {size}, expected a square with height and width")
     return sides.pop()
+
+
+def check_tokenizer_size(tokenizer, vocabulary_size, folder):
+    """Checks that a tokenizer has about as many tokens as the embedding table of a model.
+
+    Args:
+        tokenizer: object with the attribute `size`.
+        vocabulary_size: `vocab_size` of config.json.
+        folder: folder of the checkpoint, for the message.
+
+    Raises:
+        UserError: the tokenizer has more tokens, or less than 90 % of them. Tables are often padded
+            to a multiple of 64 or 128 rows.
+    """
+    if not _MIN_SHARE * vocabulary_size <= tokenizer.size <= vocabulary_size:
+        raise UserError(
+            f"{folder}: the tokenizer has {tokenizer.size} tokens, but config.json has "
+            f"vocab_size={vocabulary_size}; expected the files of a single model"
+        )

@@ -13,6 +13,7 @@ from tf_mural import models
 from tf_mural.data.tokenizer_files import open_tokenizer
 from tf_mural.errors import UserError, lookup
 from tf_mural.huggingface import checkpoint_files, text_backbones, weight_mapping
+from tf_mural.huggingface.preprocessing_config import check_tokenizer_size
 
 # Values of the key "pooling_mode", and of the keys of earlier versions, "pooling_mode_*".
 _POOLINGS = {"mean": "average", "cls": "cls", "max": "max", "lasttoken": "last"}
@@ -75,11 +76,7 @@ class SentenceModel:
     def describe(self):
         """Returns the attributes of a `public_models.PublicModel`, except its name."""
         tokenizer = self.open_tokenizer()
-        if tokenizer.size > self.backbone.vocabulary_size:
-            raise UserError(
-                f"{self.folder}: the tokenizer has {tokenizer.size} tokens, but config.json has "
-                f"vocab_size={self.backbone.vocabulary_size}; expected the files of a single model"
-            )
+        check_tokenizer_size(tokenizer, self.backbone.vocabulary_size, self.folder)
         return {
             "modalities": ("text",),
             "embedding_dim": self.embedding_dim,

@@ -112,7 +112,7 @@ class SiglipTowers(TwoTowers):
         layers.dense(head.mlp.fc2, f"{prefix}head.mlp.fc2")
         return layers
 
-    def map_head(self, modality, encoder):
+    def map_head(self, modality, encoder, has_projection):
         """Returns an empty map, because the backbones contain all layers."""
         return weight_mapping.LayerMap()
 

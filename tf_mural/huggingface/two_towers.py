@@ -9,6 +9,7 @@ from tf_mural import models
 from tf_mural.data import tokenizer_files
 from tf_mural.errors import UserError, lookup
 from tf_mural.huggingface import checkpoint_files, image_processor
+from tf_mural.huggingface.preprocessing_config import check_tokenizer_size
 
 
 class TwoTowers:
@@ -29,6 +30,7 @@ class TwoTowers:
         projects: {modality: whether a linear layer without bias follows the pooling}.
         pooled_norms: {modality: epsilon of the layer normalization behind the pooling, or None}.
         embedding_dim: width of the embedding space.
+        text: settings of the text tower in config.json.
         image_size: height and width of images in pixels.
         max_tokens: number of tokens per text.
     """
@@ -39,7 +41,7 @@ class TwoTowers:
     prefixes = {"image": "vision_model.", "text": "text_model."}
     projects = {"image": False, "text": False}
     pooled_norms = {"image": None, "text": None}
-    embedding_dim = image_size = max_tokens = end_id = None
+    embedding_dim = image_size = max_tokens = end_id = text = None
 
     def __init__(self, name, folder, config):
         self.name, self.folder, self.config = name, folder, config
@@ -52,8 +54,14 @@ class TwoTowers:
         """Returns the `LayerMap` of a backbone that `make_backbone` built."""
         raise NotImplementedError
 
-    def map_head(self, modality, encoder):
-        """Returns the `LayerMap` of the layers of an encoder behind its backbone."""
+    def map_head(self, modality, encoder, has_projection):
+        """Returns the `LayerMap` of the layers of an encoder behind its backbone.
+
+        Args:
+            modality: "image" or "text".
+            encoder: the encoder, with the pooling of the model.
+            has_projection: whether the encoder has the projection of the model.
+        """
         raise NotImplementedError
 
     def prepare(self, tensors):
@@ -84,12 +92,14 @@ class TwoTowers:
 
     def describe(self):
         """Returns the attributes of a `public_models.PublicModel`, except its name."""
+        tokenizer = self.open_tokenizer(self.max_tokens)
+        check_tokenizer_size(tokenizer, self.text["vocab_size"], self.folder)
         return {
             "modalities": ("image", "text"),
             "embedding_dim": self.embedding_dim,
             "loss": self.loss,
             "preprocessing": self.preprocessing,
-            "tokenizer": self.open_tokenizer(self.max_tokens),
+            "tokenizer": tokenizer,
             "build": self.build,
             "read_scalars": self.read_scalars,
         }
@@ -116,33 +126,35 @@ class TwoTowers:
             layers.load(tensors, self.name)
             key = "image_size" if is_image else "max_tokens"
             backbone = models.resize_backbone(backbone, **{key: size})
-        encoder, is_complete = self._encoder(modality, backbone, dim, size, pooling)
-        if weights and is_complete:
-            head = self.map_head(modality, encoder)
+        is_own = pooling in (None, self.poolings[modality])
+        is_complete = is_own and dim in (None, self.embedding_dim)
+        encoder = self._encoder(modality, backbone, dim, size, pooling, is_own, is_complete)
+        if weights and is_own:
+            head = self.map_head(modality, encoder, is_complete)
             head.load(tensors, self.name)
-            self._check_unused(modality, tensors, layers.names | head.names)
+            if is_complete:
+                self._check_unused(modality, tensors, layers.names | head.names)
         return encoder
 
-    def _encoder(self, modality, backbone, dim, size, pooling):
-        """Returns an encoder, and whether it has the pooling and the projection of the model."""
-        own = self.poolings[modality]
-        is_own = pooling in (None, own)
-        is_complete = is_own and dim in (None, self.embedding_dim)
+    def _encoder(self, modality, backbone, dim, size, pooling, is_own, is_complete):
+        """Returns an encoder.
+
+        Args:
+            is_own: whether the encoder has the pooling of the model.
+            is_complete: whether the encoder has the pooling and the projection of the model.
+        """
         options = {
             "dim": dim or self.embedding_dim,
-            "pooling": own if is_own else pooling,
+            "pooling": self.poolings[modality] if is_own else pooling,
             "pooled_norm": self.pooled_norms[modality] if is_own else None,
             "projection": self.projects[modality] if is_complete else True,
             "projection_bias": not is_complete,
         }
         if modality == "image":
             preprocessing = self.preprocessing.with_size(size)
-            encoder = models.ImageEncoder(backbone, preprocessing=preprocessing, **options)
-        else:
-            tokenizer = self.open_tokenizer(size)
-            options["end_id"] = self.end_id
-            encoder = models.TextEncoder(backbone, tokenizer, **options)
-        return encoder, is_complete
+            return models.ImageEncoder(backbone, preprocessing=preprocessing, **options)
+        tokenizer = self.open_tokenizer(size)
+        return models.TextEncoder(backbone, tokenizer, end_id=self.end_id, **options)
 
     def _check_unused(self, modality, tensors, used):
         unused = sorted(

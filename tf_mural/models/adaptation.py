@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import keras
 import numpy as np
-from keras.src.backend import compute_output_spec
 
 from tf_mural.errors import UserError
 from tf_mural.models.blocks import attention_layers, remat_blocks
@@ -171,7 +170,7 @@ def _calls(tower):
         replaced.append((layer, vars(layer).get("call")))
         layer.call = functools.partial(record, layer, layer.call)
     try:
-        compute_output_spec(functools.partial(tower.call, training=False), inputs)
+        keras.Operation.compute_output_spec(tower, inputs, training=False)
     finally:
         for layer, call in replaced:
             if call is None:

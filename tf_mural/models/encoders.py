@@ -10,7 +10,7 @@ import tf_mural
 from tf_mural.errors import UserError
 from tf_mural.models import backbone_inputs
 from tf_mural.models.image_encoder import apply_padding, rescaling
-from tf_mural.models.pooling import canonical_pooling, pool, token_features
+from tf_mural.models.pooling import pool, resolve_pooling, token_features
 from tf_mural.models.positions import number_positions
 from tf_mural.models.text_encoder import TextTower
 from tf_mural.models.vectors_encoder import split_tower
@@ -92,6 +92,7 @@ class ImageEncoder(_BackboneEncoder):
         backbone: the argument `backbone`.
         image_size: height and width of the images in pixels.
         preprocessing: `data.preprocessing.Preprocessing`.
+        pooling: name of the pooling in use, never "auto". None: the backbone returns vectors.
 
     Raises:
         UserError: the input or the output of the backbone is not as described above, or an argument
@@ -131,13 +132,14 @@ class ImageEncoder(_BackboneEncoder):
         x = backbone_inputs.features(token_features(backbone, pooling), x)
         if len(x.shape) == 2 and pooling == "map":
             pooling = None  # The backbone contains its attention pooling.
-        x = pool(backbone, x, pooling, exact)
+        resolved = resolve_pooling(backbone, x, pooling)
+        x = pool(x, resolved, exact)
         options = dict(
             pooled_norm=pooled_norm, projection=projection, projection_bias=projection_bias
         )
         features, x = _embed(x, dim, policy, self._projection_name, **options)
         super().__init__(pixels, x, name=name)
-        self.image_size, self.preprocessing = size, preprocessing
+        self.image_size, self.preprocessing, self.pooling = size, preprocessing, resolved
         self._get_features = lambda: features
         # The encoder tracks those layers of the backbone that belong to its graph. A function hides
         # the backbone itself from Keras, because the backbone may have layers that are not used.
@@ -192,6 +194,7 @@ class TextEncoder(_BackboneEncoder, TextTower):
         tokenizer: an object with the interface of `data.tokenizers.Tokenizer`, or None.
         max_tokens: number of tokens per text.
         pad_id: token that pads texts.
+        pooling: see `ImageEncoder`.
         ignores_padding: whether the embedding of a text does not depend on the padding at its end,
             because the backbone takes a "padding_mask", or because its attention is causal.
 
@@ -237,7 +240,8 @@ class TextEncoder(_BackboneEncoder, TextTower):
         end_id = end_id if end_id is not None else backbone_inputs.end_id(tokenizer)
         inputs = backbone_inputs.text_inputs(backbone, tokens, mask)
         x = backbone_inputs.features(token_features(backbone, pooling), inputs)
-        x = pool(backbone, x, pooling, policy.variable_dtype, tokens, mask, end_id)
+        resolved = resolve_pooling(backbone, x, pooling, is_text=True)
+        x = pool(x, resolved, policy.variable_dtype, tokens, mask, end_id)
         options = dict(
             pooled_norm=pooled_norm,
             projection=projection,
@@ -249,8 +253,9 @@ class TextEncoder(_BackboneEncoder, TextTower):
         self._get_features = lambda: features
         self.tokenizer, self.max_tokens, self.pad_id = tokenizer, max_tokens, pad_id
         self.ignores_padding = backbone_inputs.takes_mask(backbone) or (
-            canonical_pooling(pooling) in _UNAFFECTED and backbone_inputs.is_causal(backbone)
+            resolved in _UNAFFECTED and backbone_inputs.is_causal(backbone)
         )
+        self.pooling = resolved
         self._get_backbone = lambda: backbone
         self._arguments = {
             "dim": dim,

@@ -83,23 +83,20 @@ def canonical_pooling(pooling):
     return _SYNONYMS.get(pooling, pooling)
 
 
-def pool(backbone, x, pooling, dtype, tokens=None, attended=None, end_id=None):
-    """Pools the output of a backbone.
+def resolve_pooling(backbone, x, pooling, is_text=False):
+    """Returns the name of the pooling that an argument `pooling` stands for.
 
     Args:
         backbone: `keras.Model` with the output `x`, for messages and for "auto".
         x: symbolic features (n, h, w, c), (n, t, c) or (n, c).
         pooling: see `encoders.ImageEncoder` and `encoders.TextEncoder`.
-        dtype: dtype of averages and of attention pooling.
-        tokens: int32 (n, t) of texts. None: images.
-        attended: int32 (n, t), 0 for padding. None: images.
-        end_id: token at the end of a text, for the pooling "eos".
+        is_text: whether the features are those of texts.
 
     Returns:
-        Symbolic vectors (n, c).
+        An element of `IMAGE_POOLINGS` or `TEXT_POOLINGS`. None: `x` consists of vectors (n, c).
 
     Raises:
-        UserError: the pooling does not fit the shape of `x`.
+        UserError: the pooling is unknown, or does not fit the shape of `x`.
     """
     rank, shape = len(x.shape), tuple(x.shape)
     if rank not in (2, 3, 4):
@@ -109,25 +106,45 @@ def pool(backbone, x, pooling, dtype, tokens=None, attended=None, end_id=None):
         )
     if pooling == "auto":
         pooling = None if rank == 2 else "cls" if rank == 3 and has_cls(backbone) else "average"
-    if tokens is not None:
+    if is_text:
         pooling = canonical_pooling(pooling)
     if pooling is not None:
-        names = IMAGE_POOLINGS if tokens is None else TEXT_POOLINGS
+        names = TEXT_POOLINGS if is_text else IMAGE_POOLINGS
         lookup(dict.fromkeys(names), pooling, "pooling")
     if (pooling is None) != (rank == 2) or (pooling in ("cls", "last", "eos") and rank == 4):
         raise UserError(
             f"pooling is {pooling!r}, but the output of the backbone {backbone.name!r} has the "
             f"shape {shape}"
         )
+    return pooling
+
+
+def pool(x, pooling, dtype, tokens=None, attended=None, end_id=None):
+    """Pools the output of a backbone.
+
+    Args:
+        x: symbolic features (n, h, w, c), (n, t, c) or (n, c).
+        pooling: result of `resolve_pooling`.
+        dtype: dtype of averages and of attention pooling.
+        tokens: int32 (n, t) of texts. None: images.
+        attended: int32 (n, t), 0 for padding. None: images.
+        end_id: token at the end of a text, for the pooling "eos".
+
+    Returns:
+        Symbolic vectors (n, c).
+
+    Raises:
+        UserError: the pooling is "eos", and `end_id` is None.
+    """
     if pooling is None:
         return x
     if pooling == "cls":
         return x[:, 0]
     if pooling in ("last", "eos"):
         return _take(x, _positions(pooling, tokens, attended, end_id))
-    x = ops.cast(x, dtype)
+    x, shape = ops.cast(x, dtype), tuple(x.shape)
     if pooling == "map":
-        x = ops.reshape(x, (-1, shape[1] * shape[2], shape[3])) if rank == 4 else x
+        x = ops.reshape(x, (-1, shape[1] * shape[2], shape[3])) if len(shape) == 4 else x
         layer = AttentionPooling(dtype=dtype, name="attention_pooling")
         return layer(x) if attended is None else layer(x, attended)
     return _reduce(x, pooling, dtype, attended)

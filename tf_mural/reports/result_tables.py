@@ -68,6 +68,23 @@ def result_table(result, markdown=False):
     return table(rows, ["", *(name for pair in columns for name in pair)], markdown)
 
 
+def sizes_table(result, markdown=False):
+    """Returns the tables of a result with several sizes of the embeddings.
+
+    Retrieval has one table of average recall, with a column per size. Any other task has one table
+    per size.
+
+    Args:
+        result: `Result` with `sizes`.
+        markdown: whether to return Markdown tables.
+    """
+    results = {size: result.of_size(size) for size in result.sizes}
+    if result.task == "retrieval":
+        return retrieval_table(results, markdown=markdown)
+    tables = [f"size {size}:\n{result_table(r, markdown)}" for size, r in results.items()]
+    return "\n\n".join(tables)
+
+
 def retrieval_table(results, groups=None, control=None, markdown=False):
     """Returns a table of average recall per language, one column per model.
 

@@ -10,7 +10,9 @@ index.parquet            the same rows as a table for other programs (optional)
 """
 
 from tf_mural.search.builder import make_index
+from tf_mural.search.hard_negatives import MiningOptions
 from tf_mural.search.index import Hit, Index
+from tf_mural.search.mining import mine
 from tf_mural.search.parquet import export_parquet
 from tf_mural.search.recall import (
     DEFAULT_QUERIES,
@@ -29,11 +31,13 @@ __all__ = [
     "FolderSource",
     "Hit",
     "Index",
+    "MiningOptions",
     "RecordsSource",
     "add_recall",
     "export_parquet",
     "make_index",
     "measure_recall",
+    "mine",
     "open_source",
     "read_queries",
     "texts_of_index",

@@ -132,6 +132,14 @@ class Index:
                 "search with that one"
             )
 
+    def dim(self, width):
+        """Returns the argument `dim` of `Embedder` with which the index was built.
+
+        Args:
+            width: width of the whole embeddings of the model.
+        """
+        return None if self.manifest["width"] == width else self.manifest["width"]
+
     @property
     def ef_search(self):
         """Number of candidates of an approximate search, at least 256."""
@@ -159,8 +167,17 @@ class Index:
 
         Returns:
             List of q lists of `Hit`, best first; equal scores are in the order of their rows.
+
+        Raises:
+            UserError: the queries have another width than the index.
         """
         queries, k = np.ascontiguousarray(queries, np.float32), min(k, len(self))
+        if queries.ndim != 2 or queries.shape[1] != self.manifest["width"]:
+            raise UserError(
+                f"{self.folder} contains embeddings of the size {self.manifest['width']}, but the "
+                f"queries have the shape {queries.shape}: embed them with "
+                f"Embedder.load(model, dim={self.manifest['width']})"
+            )
         if k < 1:
             return [[] for _ in queries]
         results = [None] * len(queries) if exact else self._search_faiss(queries, k)

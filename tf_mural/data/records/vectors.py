@@ -32,7 +32,8 @@ def describe_vectors(of, width, dtype="float16", model=None, languages=None):
         of: "images", "texts" or "steps": what a row belongs to.
         width: number of values of a row.
         dtype: "float16" or "float32".
-        model: {"name": str, "fingerprint": str} of the model that made the vectors, or None.
+        model: {"name": str, "fingerprint": str} of the model that made the vectors, or None. For
+            embeddings of texts, "image_fingerprint" identifies the image tower of that model.
         languages: with "texts": codes of the languages whose texts have rows; None: all texts.
 
     Raises:
