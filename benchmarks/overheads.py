@@ -2,9 +2,10 @@
 
     python benchmarks/overheads.py --cases=tiny,b0,b7 --json=overheads.json
 
-The start-up time is the time from the start of the command to the first training step, at size tiny
-with converted scenes, in a new process each time. Steps with micro-batches (GradCache) alternate
-with plain steps on the same batch in one process.
+The start-up times are measured in new processes: of `import tf_mural`, of the help text of
+each command, of the first training step at size tiny with converted scenes, and of a search in the
+index of a model of size tiny. Steps with micro-batches (GradCache) alternate with plain steps on
+the same batch in one process.
 """
 
 import argparse
@@ -110,8 +111,7 @@ def measure_start(data_dir, workdirs, rounds):
     Raises:
         RuntimeError: a run ends without a step. The message contains the output of the run.
     """
-    command = [sys.executable, os.path.join(ROOT, "tools", "train.py"), "--stage=mural"]
-    command += [f"--data_dir={data_dir}", "--config.steps=2", "--config.optimizer.warmup_steps=1"]
+    command = _train_command(data_dir)
     seconds = []
     for turn in range(-1, rounds):  # run -1 is not counted: it may convert data
         workdir = os.path.join(workdirs, f"start{turn}")
@@ -134,6 +134,67 @@ def measure_start(data_dir, workdirs, rounds):
     return seconds
 
 
+def _train_command(data_dir):
+    command = [sys.executable, os.path.join(ROOT, "tools", "train.py"), "--stage=mural"]
+    command += [f"--data_dir={data_dir}", "--config.steps=2"]
+    return [*command, "--config.optimizer.warmup_steps=1"]
+
+
+def _run(command):
+    """Runs a command; returns its elapsed seconds. Raises RuntimeError if the command fails."""
+    began = time.perf_counter()
+    process = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed: {process.stderr[-2000:]}")
+    return time.perf_counter() - began
+
+
+def measure_import_and_help(rounds):
+    """Measures `import tf_mural` and the help text of each command, in seconds.
+
+    The time of `import tf_mural` is that of a process that imports the package, minus that of a
+    process that does nothing.
+
+    Returns:
+        {"import tf_mural" or "<command> --help": seconds of each process}.
+    """
+    from tf_mural import cli
+
+    commands = {
+        f"{name} --help": [sys.executable, os.path.join(ROOT, "tools", f"{name}.py"), "--help"]
+        for name in cli.COMMANDS
+    }
+    seconds = {"import tf_mural": []}
+    for turn in range(-1, rounds):  # the first turn writes bytecode, and is not counted
+        empty = _run([sys.executable, "-c", ""])
+        times = {"import tf_mural": _run([sys.executable, "-c", "import tf_mural"]) - empty}
+        times |= {name: _run(command) for name, command in commands.items()}
+        if turn >= 0:
+            for name, elapsed in times.items():
+                seconds.setdefault(name, []).append(elapsed)
+    return seconds
+
+
+def measure_search(data_dir, workdirs, rounds):
+    """Measures the seconds of a search in an index of 512 images, with a model of size tiny.
+
+    Args:
+        data_dir, workdirs, rounds: see `measure_start`.
+    """
+    model, index = os.path.join(workdirs, "model"), os.path.join(workdirs, "index")
+    tools = {
+        name: [sys.executable, os.path.join(ROOT, "tools", f"{name}.py")]
+        for name in ("index", "search")
+    }
+    _run([*_train_command(data_dir), f"--workdir={model}"])
+    records = os.path.join(data_dir, "scenes", "test")
+    _run([*tools["index"], f"--model={model}", f"--records={records}", f"--out={index}"])
+    command = [*tools["search"], "un cercle rouge", f"--index={index}"]
+    seconds = [_run(command) for _ in range(rounds)]
+    log(f"search: {', '.join(f'{s:.1f}' for s in seconds)} s")
+    return seconds
+
+
 def table(results):
     """Returns the lines of a table."""
     lines = []
@@ -141,6 +202,16 @@ def table(results):
         lines.append(
             f"  command to first step, tiny: {statistics.median(seconds):.1f} s "
             f"({min(seconds):.1f} to {max(seconds):.1f})"
+        )
+    if seconds := results.get("search"):
+        lines.append(
+            f"  search, cold start: {statistics.median(seconds):.1f} s "
+            f"({min(seconds):.1f} to {max(seconds):.1f})"
+        )
+    for name, seconds in results.get("light", {}).items():
+        lines.append(
+            f"  {name}: {statistics.median(seconds):.3f} s "
+            f"({min(seconds):.3f} to {max(seconds):.3f})"
         )
     for name, result in results["microbatches"].items():
         plain, microbatches = (statistics.median(s) for s in result["seconds"].values())
@@ -177,7 +248,9 @@ def main():
     info, results = machine_info(), {"microbatches": {}}
     if options.starts:
         with tempfile.TemporaryDirectory() as folder:
+            results["light"] = measure_import_and_help(options.starts)
             results["start"] = measure_start(options.data_dir, folder, options.starts)
+            results["search"] = measure_search(options.data_dir, folder, options.starts)
     for name in options.cases:
         case, microbatch, turns = SETUPS[name]
         result = measure_microbatches(case, microbatch, turns * options.rounds)

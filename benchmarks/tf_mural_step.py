@@ -14,11 +14,12 @@ class TensorFlowStep:
         threads: intra-op and inter-op threads. Defaults to all cores.
         precision: see configs/base.py.
         remat: see configs/base.py.
+        batch_norm: see configs/base.py.
     """
 
     variants = ("graph",)
 
-    def __init__(self, case, threads=None, precision="float32", remat=False):
+    def __init__(self, case, threads=None, precision="float32", remat=False, batch_norm="auto"):
         import tensorflow as tf
 
         if threads:
@@ -28,6 +29,7 @@ class TensorFlowStep:
 
         config = make_config(case)
         config.precision, config.remat = precision, remat
+        config.model.image.batch_norm = batch_norm
         strategy = tf_backend.make_strategy("one")
         self.trainer = make_trainer(config, case, strategy)
 

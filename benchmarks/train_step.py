@@ -34,7 +34,9 @@ from benchmarks.worker import Worker  # noqa: E402
 TORCH_VARIANTS = ("eager", "channels_last")
 
 
-def measure(case, steps, warmup, torch_variants=(), threads=None, rounds=2):
+def measure(
+    case, steps, warmup, torch_variants=(), threads=None, rounds=2, own_variants=("graph",)
+):
     """Times the steps of a case.
 
     Only one process runs at a time, to save memory. Each framework has a turn in every round.
@@ -46,11 +48,13 @@ def measure(case, steps, warmup, torch_variants=(), threads=None, rounds=2):
         torch_variants: variants of `torch_step.TorchStep`; () omits PyTorch.
         threads: threads of each framework. Defaults to the choice of the framework.
         rounds: number of turns of each framework.
+        own_variants: variants of `tf_mural_step.TensorFlowStep`; the first one is "graph".
 
     Returns:
         See `summarize`.
     """
-    runs = [("tf_mural", "graph")] + [("pytorch", variant) for variant in torch_variants]
+    runs = [("tf_mural", variant) for variant in own_variants]
+    runs += [("pytorch", variant) for variant in torch_variants]
     timings, facts, peaks = {run: [] for run in runs}, {}, {}
     for turn in range(rounds):
         for side, variant in runs:
@@ -72,7 +76,13 @@ def _matmul_timer(worker):
 
 def _make_worker(side, variant, case, threads):
     if side == "tf_mural":
-        return Worker("benchmarks.tf_mural_step", "TensorFlowStep", case=case, threads=threads)
+        return Worker(
+            "benchmarks.tf_mural_step",
+            "TensorFlowStep",
+            case=case,
+            threads=threads,
+            batch_norm="per_image" if variant == "per_image" else "auto",
+        )
     return Worker(
         "benchmarks.torch_step", "TorchStep", case=case, threads=threads, variants=(variant,)
     )
@@ -205,6 +215,11 @@ def parse(arguments=None):
         help="comma-separated variants of PyTorch: eager, channels_last, compiled "
         "(needs a compiler)",
     )
+    parser.add_argument(
+        "--per_image",
+        action="store_true",
+        help="also time batch norm whose sums are computed image by image, as on TPUs",
+    )
     parser.add_argument("--json", help="path of the JSON file")
     options = parser.parse_args(arguments)
     if options.steps < 1 or options.warmup < 0 or options.rounds < 1:
@@ -218,10 +233,17 @@ def main():
     options = parse()
     names = [n for n in CASES if n != "tiny"] if options.model == "all" else [options.model]
     variants = options.variants.split(",") if options.peer else ()
+    own_variants = ("graph", "per_image") if options.per_image else ("graph",)
     info, results = machine_info(), {}
     for name in names:
         results[name] = measure(
-            CASES[name], options.steps, options.warmup, variants, options.threads, options.rounds
+            CASES[name],
+            options.steps,
+            options.warmup,
+            variants,
+            options.threads,
+            options.rounds,
+            own_variants,
         )
         append_load(info)
     report(info, table(results), options.json, cases=results)

@@ -70,6 +70,22 @@ def test_texts_are_embedded_in_order_in_batches_of_one_size(count):
     assert encoder.shapes == [(3, 1)] * -(-count // 3)
 
 
+@pytest.mark.parametrize(
+    "count, sizes", [(0, []), (1, [1]), (3, [4]), (5, [6]), (6, [6]), (8, [6, 6])]
+)
+def test_an_input_of_few_items_is_embedded_in_a_small_batch(count, sizes):
+    embedder, images, texts = make_embedder(batch_size=6)
+    embedder.small_batches = (1, 4, 8)
+    values = [10 + i for i in range(count)]
+    expected = expected_rows(values)
+    for rows in (
+        embedder.embed_images(gray_image(value) for value in values),
+        embedder.embed_texts("x" * value for value in values),
+    ):
+        np.testing.assert_allclose(rows, expected, atol=1e-6)
+    assert [n for n, *_ in images.shapes] == [n for n, *_ in texts.shapes] == sizes
+
+
 class CharacterTokenizer:
     """Makes one token per character, and pads rows of tokens to the length `width` with 0.
 

@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks import overheads
 from benchmarks.cases import CASES
+from tf_mural import cli
 
 
 @pytest.mark.slow
@@ -31,3 +32,15 @@ def test_the_start_is_timed_to_the_first_step_and_a_failed_run_is_an_error(
     (tmp_path / "no_folder").write_text("")
     with pytest.raises(RuntimeError, match="the run ended without a step"):
         overheads.measure_start(str(tmp_path / "no_folder"), str(tmp_path / "other"), 1)
+
+
+@pytest.mark.slow
+def test_the_start_of_every_command_is_timed(capsys):
+    seconds = overheads.measure_import_and_help(1)
+    assert len(seconds) == 1 + len(cli.COMMANDS)
+    assert all(len(values) == 1 and values[0] < 10 for values in seconds.values())
+    lines = overheads.table({"microbatches": {}, "light": seconds, "search": [5.0, 7.0, 6.0]})
+    assert lines[0] == "  search, cold start: 6.0 s (5.0 to 7.0)"
+    assert lines[1].startswith("  import tf_mural: ")
+    with pytest.raises(RuntimeError, match="failed: .*no module"):
+        overheads._run(["python3", "-c", "raise SystemExit('no module')"])

@@ -378,3 +378,24 @@ def test_libtpu_is_silent_on_a_machine_without_a_tpu():
 )
 def test_arguments_in_an_error_are_printed_as_flags(message, printed):
     assert with_flags(message) == printed
+
+
+def test_hidden_packages_cannot_be_imported_until_the_context_ends(tmp_path, monkeypatch):
+    (tmp_path / "some_package.py").write_text("value = 7\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with app.hidden_packages(["some_package", "numpy"]):
+        with pytest.raises(ImportError):
+            importlib.import_module("some_package")
+        assert importlib.import_module("numpy") is np  # it was imported before
+    assert importlib.import_module("some_package").value == 7
+    del sys.modules["some_package"]
+
+
+@pytest.mark.slow
+def test_commands_import_tensorflow_without_packages_that_they_do_not_use():
+    code = (
+        "import sys; from tf_mural.cli import app; app.import_tensorflow()\n"
+        "assert not {'sklearn', 'jax', 'matplotlib'} & set(sys.modules)\n"
+        "import keras, matplotlib.figure\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

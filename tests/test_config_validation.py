@@ -33,7 +33,7 @@ def test_all_configs_are_valid(stage, size):
         assert term.mask_duplicates is False
         if stage != "distil":
             assert (term.margin, term.label_smoothing) == (0.3, 0.1)
-        assert term.temperature == "shared"
+            assert term.temperature == "shared"
     # A config has two terms of weight 1/2, three terms of weight 1/3, or one term of weight 1.
     assert sum(term.weight for term in config.terms.values()) == pytest.approx(1.0)
 

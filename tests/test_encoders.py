@@ -65,6 +65,13 @@ def test_the_preprocessing_scales_pixels_and_sets_the_size():
     assert keras.ops.shape(converter(images[0])) == (28, 28, 3)
 
 
+def test_a_sequential_model_states_the_size_of_its_images():
+    convolution = keras.layers.Conv2D(4, 3, strides=2)
+    encoder = tf_mural.ImageEncoder(keras.Sequential([keras.Input((64, 64, 3)), convolution]), 8)
+    assert encoder.input.shape[1:] == (64, 64, 3) and encoder.preprocessing.crop == 64
+    assert encoder(np.zeros((2, 64, 64, 3), np.float32)).shape == (2, 8)
+
+
 def test_a_backbone_without_a_size_takes_images_of_224_pixels():
     encoder = tf_mural.ImageEncoder(encoders.efficientnet_of_keras_hub(), dim=None)
     assert encoder.input.shape[1:] == (224, 224, 3)

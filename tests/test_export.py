@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tokenizers
 from helpers.image_cases import png16, with_alpha, with_exif
 from helpers.images import encode
@@ -19,12 +20,30 @@ from tf_mural import experiment, export
 from tf_mural.data.records import Record
 from tf_mural.errors import UserError
 from tf_mural.experiment import run_report
-from tf_mural.export import image_decoding
+from tf_mural.export import image_decoding, saved_model
 from tf_mural.export.parity import assert_close
 
 TEXTS = ["a red circle", "ein roter Kreis", ""]
 SLOW = pytest.mark.slow
 QUANTIZATIONS = {"fp16": "float16 weights", "int8": "int8 matrix products in the text encoder"}
+
+
+@pytest.mark.parametrize("end, expected", [((), 3), ((9,), 3), ((0,), 4)])
+def test_a_saved_model_encodes_only_the_columns_that_a_batch_of_texts_uses(end, expected):
+    class Rows:
+        pad_id = 0
+
+        def __init__(self, end):
+            self.end = end
+
+        def __call__(self, texts):
+            rows = [[2, 7, 3, 0, 0, 0], [2, 0, 0, 0, 0, 0]]
+            return tf.constant(rows, tf.int32)[: tf.shape(texts)[0]]
+
+    tokens = saved_model._shortest_tokens(Rows(end), tf.constant(["a", "b"]))
+    assert tokens.shape == (2, expected)
+    assert tokens.numpy()[0].tolist() == [2, 7, 3, 0][:expected]
+    assert saved_model._shortest_tokens(Rows(()), tf.constant([], tf.string)).shape == (0, 1)
 
 
 @pytest.mark.slow

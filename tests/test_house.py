@@ -51,6 +51,7 @@ EVALUATION_MAY_IMPORT = {"evaluation", "errors", "data", "file_io", "languages"}
 SMALL_FILES = (
     "tf_mural/errors.py",
     "tf_mural/modalities.py",
+    "tf_mural/backends/jax/batch_norm.py",
     "tf_mural/backends/jax/remat.py",
     "tf_mural/datasets/crawl/cc12m.py",
 )

@@ -2,6 +2,7 @@
 
 import ast
 import glob
+import json
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ import tomllib
 
 import pytest
 from conftest import ROOT
+from helpers import guide_models
 
 nbformat = pytest.importorskip("nbformat", reason="pip install -r requirements-notebooks.txt")
 NAMES = sorted(glob.glob(os.path.join(ROOT, "notebooks", "*.ipynb")))
@@ -169,7 +171,27 @@ def test_outputs_are_small_and_of_a_run_without_errors(path):
             assert "Traceback" not in str(output.get("text", ""))
 
 
-# A notebook takes a minute or two; therefore only the walkthrough runs by default.
+# Settings of the guides. A string is the name of a function that writes a small model.
+GUIDES = {
+    "finetune_siglip2": {"model": "siglip"},
+    "teach_a_language": {"clip": "clip", "student": "bert"},
+    "etcl_multilingual_clip": {"image": "metaclip_2", "text": "metaclip_2", "embedding_dim": 32},
+    "swap_a_tower": {"image": "siglip", "text": "bert", "embedding_dim": 24},
+}
+FEW_STEPS = {"images": 64, "scenes": 64, "steps": 4, "batch_size": 16, "microbatch": 8}
+
+
+def small_settings(notebook, folder):
+    """Returns the settings of a guide with small models, which are written to a folder."""
+    settings = {**FEW_STEPS, **GUIDES.get(notebook, {})}
+    for setting, name in settings.items():
+        if isinstance(name, str):
+            write = getattr(guide_models, name)
+            settings[setting] = f"hf:{write(str(folder / name))}"
+    return settings
+
+
+# A notebook takes up to two minutes.
 RUNS = [pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
 
 
@@ -181,6 +203,8 @@ def test_a_notebook_runs_from_top_to_bottom(path, data_dir, tmp_path, monkeypatc
         os.symlink(os.path.join(ROOT, name), tmp_path / name)
     shutil.copytree(data_dir, tmp_path / "data")
     monkeypatch.setenv("NOTEBOOK_FLAGS", "--config=tests/notebook_config.py")
+    name = os.path.basename(path).removesuffix(".ipynb")
+    monkeypatch.setenv("NOTEBOOK_SETTINGS", json.dumps(small_settings(name, tmp_path)))
     # The shell commands of the notebook must find the programs of this Python environment.
     monkeypatch.setenv("PATH", os.path.dirname(sys.executable), prepend=os.pathsep)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))

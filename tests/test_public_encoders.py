@@ -3,15 +3,18 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-from helpers import public_checkpoints
+from conftest import ROOT
+from helpers import keras_hub_presets, public_checkpoints
 
 import tf_mural
 from tf_mural import experiment
 from tf_mural.errors import UserError
-from tf_mural.experiment import config_loading, public_encoders
+from tf_mural.experiment import config_loading, dry_run, public_encoders
 from tf_mural.training import checkpoints
 
 # A run of two steps, whose learning rate of 0 does not change the weights.
@@ -132,6 +135,69 @@ def test_sizes_of_the_user_are_kept(tmp_path):
 def test_an_unknown_backbone_is_refused(backbone, message, data_dir, tmp_path):
     with pytest.raises(UserError, match=message):
         train(tmp_path / "run", data_dir, model__image__backbone=backbone)
+
+
+def test_a_pooling_that_an_efficientnet_does_not_have_is_refused(tmp_path):
+    folder = keras_hub_presets.save(tmp_path / "lite", keras_hub_presets.efficientnet_lite())
+    config = config_with(f"model.image.backbone=keras_hub:{folder}", "model.image.pooling=max")
+    with pytest.raises(UserError, match="image.pooling is 'max', but the EfficientNet keras_hub:"):
+        public_encoders.check_backbones(config)
+    config.model.image.pooling = "average"
+    public_encoders.check_backbones(config)
+
+
+def test_an_image_size_that_the_positions_cannot_take_is_refused(tmp_path):
+    public = f"hf:{public_checkpoints.siglip(str(tmp_path / 'public'))}"
+    config = config_with(
+        f"model.image.backbone={public}", f"model.text.backbone={public}", "batch_size=2"
+    )
+    config.model.image.image_size = 7
+    with pytest.raises(UserError, match="image_size is 7, but the patches of .* 8 pixels") as error:
+        dry_run.trial_step(config)
+    assert "\n" not in str(error.value)
+
+
+_TRAIN_AND_EMBED = """
+import json, sys
+import numpy as np, tf_mural
+workdir, data_dir, init, options, out = sys.argv[1:]
+options = json.loads(options)
+tf_mural.train("align", workdir, init=init, overrides=options, data_dir=data_dir, strategy="one")
+embedder, pixels = tf_mural.Embedder.load(workdir), np.load(out)
+images, texts = embedder.embed_images(list(pixels)), embedder.embed_texts(TEXTS, warn=False)
+np.savez(out, images=images, texts=texts)
+"""
+
+
+@pytest.mark.slow
+def test_a_run_on_jax_is_loaded_on_both_backends(data_dir, tmp_path):
+    pytest.importorskip("jax", reason="JAX is not installed: pip install -r requirements-jax.txt")
+    public, run, out = (str(tmp_path / name) for name in ("public", "run", "out.npz"))
+    public_checkpoints.clip(public)
+    before = tf_mural.Embedder.load(f"hf:{public}").embed_texts(TEXTS, warn=False)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 40, 56, 3), np.uint8)
+    with open(out, "wb") as file:
+        np.save(file, pixels)
+    options = {**OPTIONS, "optimizer.learning_rate": 1e-2, "batch_size": 4}
+    code = _TRAIN_AND_EMBED.replace("TEXTS", repr(TEXTS))
+    command = [sys.executable, "-c", code, run, str(data_dir), f"hf:{public}"]
+    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    variables = {"KERAS_BACKEND": "jax", "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [*command, json.dumps(options), out],
+        cwd=ROOT,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    shutil.rmtree(public)
+    embedder = tf_mural.Embedder.load(run)
+    texts, images = embedder.embed_texts(TEXTS, warn=False), embedder.embed_images(list(pixels))
+    with np.load(out) as expected:
+        np.testing.assert_allclose(texts, expected["texts"], atol=1e-5)
+        np.testing.assert_allclose(images, expected["images"], atol=1e-5)
+    assert np.abs(texts - before).max() > 1e-3 and read(f"{run}/results.json")["steps"] == 2
 
 
 @pytest.mark.slow

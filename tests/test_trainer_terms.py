@@ -16,6 +16,7 @@ from tf_mural.backends import backend_module
 from tf_mural.data import MinedNegatives, Preprocessing
 from tf_mural.data.records import RecordSet
 from tf_mural.errors import UserError
+from tf_mural.experiment.config_validation import check_config
 from tf_mural.experiment.run import build
 
 PAPER = {"margin": 0.3, "label_smoothing": 0.1}
@@ -154,3 +155,16 @@ def test_users_own_data_have_no_duplicates_among_their_negatives(stage):
         assert term.mask_duplicates and term.duplicate_fields, term.name
     config.mask_duplicates = False
     assert not any(term.mask_duplicates for term in experiment.make_terms(config))
+
+
+def test_wrong_sizes_and_negatives_of_a_config_are_refused(mined):
+    config = small_config.get_config("mural")
+    config.terms.image_caption.dims = (16, 17)
+    with pytest.raises(UserError, match="image_caption.dims contains 17, but model.embedding_dim"):
+        check_config(config, 1)
+    config = small_config.get_config("mural")
+    base.add_negatives(config, "image_caption", str(mined))
+    check_config(config, 1)
+    config.sources.image_caption_negatives.negatives_of = "captoins"
+    with pytest.raises(UserError, match="negatives_of of sources.image_caption_neg.*'captoins'"):
+        check_config(config, 1)

@@ -62,6 +62,12 @@ class BatchEmbedder:
         progress: Function that is called with ("images" or "texts", number of embedded items)
             after each batch, or None.
         normalize: Whether the rows of the encoders are scaled to length 1.
+
+    Attributes:
+        small_batches: Ascending numbers of rows, () by default. An input that fits in one of these
+            numbers is encoded in a batch of this size instead of `batch_size`. A query then takes
+            the time of one row, but its embedding may differ by rounding from the embedding of the
+            same item in a large batch.
     """
 
     def __init__(
@@ -84,6 +90,7 @@ class BatchEmbedder:
         self._batch_size = batch_size
         self._text_lengths = tuple(text_lengths)
         self.progress, self._normalize = progress, normalize
+        self.small_batches = ()
 
     @property
     def width(self):
@@ -145,7 +152,8 @@ class BatchEmbedder:
         """Yields (positions, uint8 (batch_size, H, W, 3)) of each batch."""
         first = 0
         while batch := list(itertools.islice(decoded, self._batch_size)):
-            yield np.arange(first, first + len(batch)), np.stack(self._pad_batch(batch))
+            rows = self._batch_rows(first + len(batch))
+            yield np.arange(first, first + len(batch)), np.stack(_pad_batch(batch, rows))
             first += len(batch)
 
     def _text_batches(self, strings, on_tokens=None):
@@ -159,11 +167,12 @@ class BatchEmbedder:
                 on_tokens(window, tokens)
             lengths = self._lengths(tokens)
             order = np.argsort(lengths, kind="stable")
+            num_rows = self._batch_rows(first + len(window))
             for start in range(0, len(order), self._batch_size):
                 rows = order[start : start + self._batch_size]
                 fitting = (length for length in self._text_lengths if length >= lengths[rows[-1]])
                 length = next(fitting, tokens.shape[1])
-                yield first + rows, tokens[self._pad_batch(rows), :length]
+                yield first + rows, tokens[_pad_batch(rows, num_rows), :length]
             first += len(window)
 
     def _lengths(self, tokens):
@@ -176,12 +185,10 @@ class BatchEmbedder:
         num_end = int(pad in getattr(self._tokenizer, "end", ()))
         return np.minimum(lengths + num_end, tokens.shape[1])
 
-    def _pad_batch(self, batch):
-        """Repeats the last item of a batch up to the batch size, which keeps shapes static."""
-        num_missing = self._batch_size - len(batch)
-        if isinstance(batch, list):
-            return batch + batch[-1:] * num_missing
-        return np.pad(batch, (0, num_missing), mode="edge")
+    def _batch_rows(self, count):
+        """Returns the number of rows of a batch of an input that has `count` items so far."""
+        sizes = [size for size in self.small_batches if size < self._batch_size]
+        return next((size for size in sizes if size >= count), self._batch_size)
 
     def _embed(self, kind, batches):
         """Encodes batches, and returns the embeddings sorted by position."""
@@ -209,14 +216,14 @@ class BatchEmbedder:
         # An accelerator computes a batch while the CPU prepares the next batches.
         for batch in itertools.chain(batches, [None] * _MAX_PENDING):
             if batch is not None:
-                pending.append((batch[0], self._encoders[kind](batch[1])))
+                pending.append((batch[0], len(batch[1]), self._encoders[kind](batch[1])))
             if len(pending) > _MAX_PENDING or (batch is None and pending):
-                positions, rows = pending.popleft()
+                positions, num_rows, rows = pending.popleft()
                 rows = np.asarray(rows, np.float32)
-                if rows.shape != (self._batch_size, self._width):
+                if rows.shape != (num_rows, self._width):
                     raise ValueError(
                         f"the encoder of {kind} returned shape {rows.shape}: "
-                        f"expected {(self._batch_size, self._width)}"
+                        f"expected {(num_rows, self._width)}"
                     )
                 yield positions, rows[: len(positions)]
 
@@ -251,6 +258,13 @@ class BatchEmbedder:
                     raise failures[0]
                 return
             yield image
+
+
+def _pad_batch(batch, num_rows):
+    """Repeats the last item of a batch up to a number of rows, which keeps shapes static."""
+    if isinstance(batch, list):
+        return batch + batch[-1:] * (num_rows - len(batch))
+    return np.pad(batch, (0, num_rows - len(batch)), mode="edge")
 
 
 def _reason(error):

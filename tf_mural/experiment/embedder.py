@@ -24,6 +24,8 @@ from tf_mural.progress import Progress, is_terminal
 from tf_mural.truncation import check_dim, size_note, truncate_array
 
 _PROGRESS_SECONDS = 5.0  # seconds until the first line of progress, and between two lines
+# Numbers of rows of the batches of small inputs, see `BatchEmbedder.small_batches`.
+_SMALL_BATCHES = (1, 8)
 _BAR_DELAY = 1.0  # seconds until a terminal shows a progress bar
 
 
@@ -86,7 +88,8 @@ class Embedder:
                 model: "hf:google/siglip2-base-patch16-224", "keras_hub:<preset or folder>".
             strategy: "one", "mirrored", "tpu" or a result of `make_strategy`: the devices that
                 share the work. None means one device.
-            batch_size: number of texts or images per batch, which all devices share.
+            batch_size: number of texts or images per batch, which all devices share. On one device,
+                at most 8 items are embedded in a batch of 1 or 8.
             dim: size of the embeddings, see `Embedder`. A warning names the sizes that the model
                 was trained with (`Term.dims`) if `dim` is not one of them.
 
@@ -100,6 +103,8 @@ class Embedder:
         if isinstance(strategy, str):
             strategy = backend_module().make_strategy(strategy)
         model = experiment.load(path, strategy, batch_size)
+        if strategy is None:
+            model.embed.small_batches = _SMALL_BATCHES
         parts = model.encoder, model.tokenizer, model.preprocessing, model.languages
         embedder = cls(model.embed, *parts, dim, model.dims)
         if note := size_note(dim, model.dims):
@@ -141,6 +146,7 @@ class Embedder:
                 )
         parts = model.tokenizer, model.preprocessing
         embed = experiment.batch_embedder(model, *parts, batch_size)
+        embed.small_batches = _SMALL_BATCHES
         return cls(embed, model, *parts, model.languages, dim)
 
     @property

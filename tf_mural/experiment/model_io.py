@@ -39,6 +39,7 @@ _MODEL_DEFAULTS = {
     "image": {
         "pooling": "auto",
         "vectors": None,
+        "batch_norm": "per_image",
         "padding": "symmetric",
         "scale": 1 / 127.5,
         "mean": [1.0],

@@ -54,7 +54,17 @@ def _open(config, tower, name):
         )
     if modality == "text" and model.tokenizer is None:
         raise UserError(f"{path}.backbone is {name}, which has no tokenizer: choose another model")
+    pooling = _values(config, tower).get("pooling", "auto")
+    if modality == "image" and pooling not in ("auto", "average") and is_efficientnet(name):
+        raise UserError(
+            f"{path}.pooling is {pooling!r}, but the EfficientNet {name} always has the pooling "
+            f"'average': set `config.{path}.pooling=auto`"
+        )
     return model
+
+
+def _values(config, tower):
+    return config.model[tower] if tower in ("image", "text") else config.model.towers[tower]
 
 
 def _modality(config, tower):
@@ -243,11 +253,10 @@ def encoder_specs(config, weights=True):
     specs = {}
     for tower, name in public_towers(config).items():
         modality = _modality(config, tower)
-        values = config.model[tower] if tower == modality else config.model.towers[tower]
         if modality == "image" and is_efficientnet(name):
             specs[tower] = {"public": name, "backbone": _efficientnet_architecture(name)}
         else:
-            pooling = values.get("pooling", "auto")
+            pooling = _values(config, tower).get("pooling", "auto")
             specs[tower] = {
                 "public": name,
                 "modality": modality,

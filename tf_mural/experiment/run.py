@@ -34,8 +34,8 @@ class Run:
         description: dict, the content of model.json.
         vocabulary_path: vocabulary file, or folder or file of the tokenizer.
         data: {folder of a record set: digest} of the training data.
-        evaluation_folders: folders of the record sets of the evaluations.
         negatives: {folder of mined negatives: digest}.
+        evaluation_folders: folders of the record sets of the evaluations.
         skipped_records: `input_pipeline.SkippedRecords`.
         language_report: `LanguageReport` of the sources.
         tokenizer: an object with the interface of `data.tokenizers.Tokenizer`.
@@ -49,8 +49,8 @@ class Run:
     description: dict
     vocabulary_path: str
     data: dict
-    evaluation_folders: tuple
     negatives: dict
+    evaluation_folders: tuple
     skipped_records: input_pipeline.SkippedRecords
     language_report: LanguageReport
     tokenizer: object
@@ -127,13 +127,20 @@ def build(config, data_dir, strategy, resumes=False, encoders=None):
         description=description,
         vocabulary_path=vocabulary_path,
         data=digests,
-        evaluation_folders=folders,
         negatives=negatives,
+        evaluation_folders=folders,
         skipped_records=skipped_records,
         language_report=LanguageReport(drawn, config.batch_size),
         tokenizer=tokenizer,
         contact_sheet=functools.partial(data.training_sheet, sources, preprocessing),
     )
+
+
+def _split_negatives(samplers):
+    """Returns the samplers that are no `NegativeSampler`, and {folder: digest} of the others."""
+    drawn = {k: s for k, s in samplers.items() if not isinstance(s, NegativeSampler)}
+    mined = [s.mined for s in samplers.values() if isinstance(s, NegativeSampler)]
+    return drawn, {folder: digest for m in mined for folder, digest in m.items()}
 
 
 def _make_evaluate(config, data_dir, encoder, embed):
@@ -146,13 +153,6 @@ def _make_evaluate(config, data_dir, encoder, embed):
         return StoredEmbedder(embed, encoder, stored, sets) if stored else embed
 
     return evaluation.make_evaluate(config, data_dir, embed, with_records), tuple(folders)
-
-
-def _split_negatives(samplers):
-    """Returns the samplers that are no `NegativeSampler`, and {folder: digest} of the others."""
-    drawn = {k: s for k, s in samplers.items() if not isinstance(s, NegativeSampler)}
-    mined = [s.mined for s in samplers.values() if isinstance(s, NegativeSampler)]
-    return drawn, {folder: digest for m in mined for folder, digest in m.items()}
 
 
 def _make_samplers(config, fields, data_dir, strict):

@@ -87,7 +87,11 @@ def _make_trainer(config, description, languages, strategy):
     arguments = model_arguments(description)
     for tower, changes in built.items():
         (arguments if tower in arguments else arguments["towers"])[tower] |= changes
-    encoder = models.dual_encoder(**arguments, all_reduce_mean=backend.all_reduce_mean)
+    encoder = models.dual_encoder(
+        **arguments,
+        all_reduce_mean=backend.all_reduce_mean,
+        batch_norm_kernel=backend.batch_norm_kernel(),
+    )
     encoder.use_stored_features(stored_features(config))
     return backend.Trainer(
         encoder,

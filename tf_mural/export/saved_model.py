@@ -1,5 +1,6 @@
 """Exports both towers to a SavedModel that takes image files, pixels and texts."""
 
+import functools
 import os
 
 from tf_mural.data import image_ops
@@ -99,7 +100,10 @@ def export_saved_model(folder, model, dim=None):
     # Keras also exports the first endpoint as "serving_default".
     for tower in sorted(encoder.towers, key=lambda name: name != encoder.default_tower("text")):
         if encoder.modalities[tower] == "text":
-            add_endpoint(tower, "texts", ((None,), tf.string), model.tokenizer)
+            tokenize = model.tokenizer
+            if getattr(encoder.towers[tower], "ignores_padding", True):
+                tokenize = functools.partial(_shortest_tokens, model.tokenizer)
+            add_endpoint(tower, "texts", ((None,), tf.string), tokenize)
         elif encoder.modalities[tower] == "vectors":
             shape = (None, encoder.towers[tower].input.shape[-1])
             add_endpoint(tower, "vectors", (shape, tf.float32), tf.identity)
@@ -112,6 +116,21 @@ def export_saved_model(folder, model, dim=None):
     with open(os.path.join(folder, "README.md"), "w", encoding="utf-8") as file:
         file.write(_CARD.format(limits=LIMITS, preprocessing=_describe(preprocessing)))
     return differences
+
+
+def _shortest_tokens(tokenizer, texts):
+    """Tokenizes strings (n,), and removes the columns that are padding in all rows.
+
+    A batch of short texts then takes a fraction of the time of rows of the full length.
+    """
+    import tensorflow as tf
+
+    tokens = tokenizer(texts)
+    is_used = tf.reduce_any(tokens != tokenizer.pad_id, axis=0)
+    last = tf.reduce_max(tf.where(is_used, tf.range(tf.shape(tokens)[1]), 0))
+    # CLIP pads rows with the token at the end of the text, and reads the first of these tokens.
+    num_end = int(tokenizer.pad_id in getattr(tokenizer, "end", ()))
+    return tokens[:, : last + 1 + num_end]
 
 
 def _describe(preprocessing):

@@ -30,7 +30,7 @@ class TwoTowers:
         projects: {modality: whether a linear layer without bias follows the pooling}.
         pooled_norms: {modality: epsilon of the layer normalization behind the pooling, or None}.
         embedding_dim: width of the embedding space.
-        text: settings of the text tower in config.json.
+        text, vision: settings of the towers in config.json.
         image_size: height and width of images in pixels.
         max_tokens: number of tokens per text.
     """
@@ -41,7 +41,7 @@ class TwoTowers:
     prefixes = {"image": "vision_model.", "text": "text_model."}
     projects = {"image": False, "text": False}
     pooled_norms = {"image": None, "text": None}
-    embedding_dim = image_size = max_tokens = end_id = text = None
+    embedding_dim = image_size = max_tokens = end_id = text = vision = None
 
     def __init__(self, name, folder, config):
         self.name, self.folder, self.config = name, folder, config
@@ -119,6 +119,11 @@ class TwoTowers:
         is_image = modality == "image"
         own_size = self.image_size if is_image else self.max_tokens
         size = (image_size if is_image else max_tokens) or own_size
+        if is_image and size < (patch := self.vision["patch_size"]):
+            raise UserError(
+                f"image_size is {size}, but the patches of {self.name} have {patch} pixels: set "
+                f"image_size={patch} or more"
+            )
         tensors = self.tensors() if weights else None
         backbone = self.make_backbone(modality, own_size if weights else size)
         if weights:

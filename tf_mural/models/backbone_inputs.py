@@ -14,8 +14,8 @@ _TEXT_INPUTS = ("token_ids", "padding_mask", "segment_ids")
 
 def input_shape(backbone):
     """Returns the shape of the single input, or {name: shape} of a dict; None: unknown."""
-    try:
-        inputs = backbone.input
+    try:  # A Sequential has no `input` before it is called.
+        inputs = backbone.inputs if isinstance(backbone, keras.Sequential) else backbone.input
     except (AttributeError, ValueError):
         return None  # a subclassed model, or a Sequential that is not built
     if isinstance(inputs, dict):

@@ -337,6 +337,7 @@ def dual_encoder(
     precision=None,
     towers=None,
     all_reduce_mean=list,
+    batch_norm_kernel=None,
 ):
     """Builds a `DualEncoder` from plain data, which the model.json of a run stores.
 
@@ -352,11 +353,15 @@ def dual_encoder(
         towers: {name: keyword arguments} of further towers. "modality" is "image", "text" or
             "vectors", and the other arguments are those of `image`, `text` or `VectorsEncoder`.
             The paths of the variables of a further tower start with its name.
-        all_reduce_mean: see `GhostBatchNormalization`. model.json does not store this argument.
+        all_reduce_mean, batch_norm_kernel: see `image_tower`. model.json does not store these
+            arguments.
     """
     make = {
         "image": functools.partial(
-            image_tower, embedding_dim=embedding_dim, all_reduce_mean=all_reduce_mean
+            image_tower,
+            embedding_dim=embedding_dim,
+            all_reduce_mean=all_reduce_mean,
+            batch_norm_kernel=batch_norm_kernel,
         ),
         "text": functools.partial(text_tower, embedding_dim=embedding_dim),
         "vectors": VectorsEncoder,

@@ -21,6 +21,8 @@ from tf_mural.models.model_configs import (
 from tf_mural.models.squeeze_excite import fuse_squeeze_excite
 from tf_mural.models.vectors_encoder import features_of, split_tower
 
+# Values of the argument `batch_norm` of `image_tower`.
+BATCH_NORMS = ("auto", "per_image")
 # Names of the arguments of `image_tower` that a saved tower contains.
 _STORED_ARGUMENTS = (
     "backbone",
@@ -28,6 +30,7 @@ _STORED_ARGUMENTS = (
     "embedding_dim",
     "stochastic_depth",
     "virtual_batch_size",
+    "batch_norm",
     "batch_norm_momentum",
     "padding",
     "scale",
@@ -104,12 +107,14 @@ def image_tower(
     embedding_dim=640,
     stochastic_depth=0.2,
     virtual_batch_size=None,
+    batch_norm="auto",
     batch_norm_momentum=0.99,
     padding=None,
     scale=1 / 127.5,
     mean=(1.0,),
     std=(1.0,),
     all_reduce_mean=list,
+    batch_norm_kernel=None,
 ):
     """Builds an EfficientNet whose last MBConv output is averaged over all positions.
 
@@ -126,6 +131,8 @@ def image_tower(
         stochastic_depth: upper bound of the drop rates of stochastic depth. Block i (from 0) of B
             blocks has the drop rate `stochastic_depth * i / B`.
         virtual_batch_size: see `GhostBatchNormalization`.
+        batch_norm: "auto" or "per_image". With "auto", batch norm calls `batch_norm_kernel` in
+            training. With "per_image", it never does, and its sums are computed image by image.
         batch_norm_momentum: momentum of the moving averages of batch normalization.
         padding: padding before stride-2 convolutions, "symmetric" or "end". KerasHub pads
             symmetrically. "end" omits one row of padding at the top and one column of padding at
@@ -136,6 +143,9 @@ def image_tower(
         mean: one float, or one float per channel.
         std: one float, or one float per channel.
         all_reduce_mean: see `GhostBatchNormalization`.
+        batch_norm_kernel: see the argument `kernel` of `GhostBatchNormalization`. The backend
+            chooses it by the devices. A saved tower does not contain this argument; a loaded tower
+            can therefore be trained on other devices.
 
     Returns:
         `EfficientNetEncoder` that maps pixels in [0, 255], (n, image_size, image_size, 3), to
@@ -143,6 +153,7 @@ def image_tower(
     """
     import keras_hub
 
+    lookup(dict.fromkeys(BATCH_NORMS), batch_norm, "batch norm")
     arguments = {key: value for key, value in locals().items() if key in _STORED_ARGUMENTS}
     preset = preset_of(backbone)
     padding = resolve_padding(padding, preset)
@@ -160,7 +171,12 @@ def image_tower(
     replace = functools.partial(
         _replace_layer,
         lookup(PADDINGS, padding, "padding")(config),
-        functools.partial(GhostBatchNormalization, virtual_batch_size, all_reduce_mean),
+        functools.partial(
+            GhostBatchNormalization,
+            virtual_batch_size,
+            all_reduce_mean,
+            kernel=batch_norm_kernel if batch_norm == "auto" else None,
+        ),
         batch_norm_momentum,
     )
     network, inputs = fuse_squeeze_excite(backbone_class.from_config(config), replace)

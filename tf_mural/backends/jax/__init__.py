@@ -4,6 +4,7 @@ A step runs under `jax.shard_map`: each device is a replica and gets its own row
 arrays. Replicas communicate only in the functions of `collectives`.
 """
 
+from tf_mural.backends.jax.batch_norm import batch_norm_kernel
 from tf_mural.backends.jax.collectives import all_reduce_mean
 from tf_mural.backends.jax.step_runner import PROFILER, Runner, encoder_functions, snapshot
 from tf_mural.backends.jax.strategy import STRATEGIES, Devices, ProcessGroup, make_strategy
@@ -17,6 +18,7 @@ __all__ = [
     "Runner",
     "Trainer",
     "all_reduce_mean",
+    "batch_norm_kernel",
     "encoder_functions",
     "make_strategy",
     "snapshot",

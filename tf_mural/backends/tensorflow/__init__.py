@@ -1,5 +1,6 @@
 """Training on TensorFlow, under any `tf.distribute.Strategy`."""
 
+from tf_mural.backends.tensorflow.batch_norm import batch_norm_kernel
 from tf_mural.backends.tensorflow.collectives import all_reduce_mean
 from tf_mural.backends.tensorflow.step_runner import PROFILER, Runner, encoder_functions, snapshot
 from tf_mural.backends.tensorflow.strategy import STRATEGIES, ProcessGroup, make_strategy
@@ -12,6 +13,7 @@ __all__ = [
     "Runner",
     "Trainer",
     "all_reduce_mean",
+    "batch_norm_kernel",
     "encoder_functions",
     "make_strategy",
     "snapshot",

@@ -34,6 +34,7 @@ _MAY_CHANGE = {
     "loss_chunk",
     "init",  # see `resolve_init`
     "max_bad_records",
+    "model.image.batch_norm",
 }
 # {setting: the value that earlier versions of `tf_mural`, without this setting, always used}.
 _FORMERLY_FIXED = {
@@ -74,7 +75,7 @@ def check_same_config(workdir, config, on_change=None):
         return False
     saved = flatten_config(file_io.read_json(path))
     current = flatten_config(json.loads(json.dumps(config)))
-    names = [n for n in {**saved, **current} if n.split(".")[0] not in _MAY_CHANGE]
+    names = [n for n in {**saved, **current} if not {n, n.split(".")[0]} & _MAY_CHANGE]
     # A setting that the config of an older run lacks was either off (0, "", () or False) or fixed
     # (see `_FORMERLY_FIXED`).
     saved |= {
