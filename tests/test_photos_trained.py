@@ -19,7 +19,6 @@ def get_config(stage):
     config.batch_size, config.steps, config.optimizer.warmup_steps = 8, 3, 0
     return config
 """
-WEIGHT_NAMES = ("kernel", "bias")
 LANGUAGES = {"ar", "cs", "de", "en", "fr", "nl", "pt", "zh"}
 
 
@@ -82,8 +81,8 @@ def test_stages_train_the_projections_of_stored_features(commands):
         with np.load(folder / f"runs/photos_trained/{stage}-s0/weights.npz") as file:
             weights[stage] = dict(file)
     changed = {k for k, v in weights["etcl"].items() if (v != weights["mural"][k]).any()}
-    heads = {f"{tower}_projection/{name}" for tower in ("image", "text") for name in WEIGHT_NAMES}
-    assert changed == heads | {"temperature_shared"}
+    # The temperature is fixed.
+    assert len(changed) == 4 and all("_projection" in name for name in changed)
     assert outputs["etcl"].count("only its projection runs in a step") == 6  # 2 towers, 3 stages
     results = json.loads((folder / "runs/photos_trained/etcl-s0/results.json").read_text())
     assert set(results["evaluation"]["retrieval"]["values"]) == LANGUAGES
@@ -100,8 +99,8 @@ def test_evaluation_of_stored_features_equals_that_of_the_encoders(commands, too
     done = tools.run(folder, "evaluate.py", *arguments)
     assert not done.code, done.err
     (path,) = (folder / model / "evals").glob("retrieval*.json")
-    last_evaluated = json.loads(path.read_text())["values"]
+    by_encoders = json.loads(path.read_text())["values"]
     results = json.loads((folder / model / "results.json").read_text())
     for code, values in results["evaluation"]["retrieval"]["values"].items():
-        difference = values["average_recall"] - last_evaluated[code]["average_recall"]
+        difference = values["average_recall"] - by_encoders[code]["average_recall"]
         assert abs(difference) < 100 / 6, code

@@ -28,6 +28,7 @@ RECIPES = {  # steps, warm-up steps, peak learning rate
     "etcl": _FOLLOW_UP,
     "sixlang": _FOLLOW_UP,
     "one_language": _FOLLOW_UP,
+    "distil": _FOLLOW_UP,
 }
 
 
@@ -51,7 +52,8 @@ def get_config(stage):
     # A learned temperature falls to 0.01, and the projections then fit only the training captions.
     config.model.scalars.temperature.shared, config.optimizer.scalar_lr_multiplier = 0.05, 0.0
     for term in config.terms.values():
-        term.margin = 0.0
+        if term.loss == "contrastive":
+            term.margin = 0.0
     # A run takes seconds, so that only its last step is saved.
     config.checkpoint_every, config.log_every = None, 50
     config.report.show = 0
@@ -62,4 +64,6 @@ def _use_features(config):
     """Makes the encoders those of `ENCODERS`, of which a step only runs the projections."""
     config.model.embedding_dim = 512
     for name, tower in (("image", config.model.image), ("text", config.model.text)):
-        tower.backbone, tower.vectors, tower.adapt = ENCODERS[name], FEATURES[name], "last:0"
+        tower.backbone, tower.vectors = ENCODERS[name], FEATURES[name]
+        if tower.adapt != "frozen":  # The stage `distil` does not train the image encoder.
+            tower.adapt = "last:0"

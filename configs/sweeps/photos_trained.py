@@ -21,18 +21,32 @@ def make_run(stage, init=None, **overrides):
     return run if init is None else {**run, "init": init}
 
 
+# The teacher is the text encoder of the MURAL run with the same seed, for English texts.
+_TEACHER = {
+    "records": ("photos_trained/bitext",),
+    "name": "teacher",
+    "of": "texts",
+    "languages": ("en",),
+    "drop_images": True,
+}
+_TAUGHT = {"sources.translations.records": ("{vectors}/bitext",)}
+
 RUNS = {
     "English captions": make_run("align"),
     "MURAL": make_run("mural"),
     "control": make_run("control", "MURAL"),
     "MURAL + ETCL": make_run("etcl", "MURAL"),
     "MURAL + pairs in 3 languages": make_run("sixlang", "MURAL"),
+    "MURAL + distil": {**make_run("distil", "MURAL", **_TAUGHT), "vectors": _TEACHER},
+    "MURAL + distil + ETCL": make_run("etcl", "MURAL + distil"),
 }
 LANGUAGES = ("en", "de", "fr", "cs", "pt", "zh", "ar", "nl")
 COLUMNS = {code: (code,) for code in LANGUAGES} | {"cs to nl": LANGUAGES[3:]}
 DIFFERENCES = {
     "MURAL - English captions": ("MURAL", "English captions"),
     "ETCL - control": ("MURAL + ETCL", "control"),
+    "distil - control": ("MURAL + distil", "control"),
+    "distil + ETCL - ETCL": ("MURAL + distil + ETCL", "MURAL + ETCL"),
     "ETCL - pairs in 3 languages": ("MURAL + ETCL", "MURAL + pairs in 3 languages"),
 }
 CHART = {

@@ -253,7 +253,10 @@ def encoder_specs(config, weights=True):
     specs = {}
     for tower, name in public_towers(config).items():
         modality = _modality(config, tower)
-        if modality == "image" and is_efficientnet(name):
+        # tools/extract.py stores the features of the public model, which contains the top layer
+        # that the EfficientNet of the paper leaves out.
+        stored = _values(config, tower).get("vectors")
+        if modality == "image" and is_efficientnet(name) and not stored:
             specs[tower] = {"public": name, "backbone": _efficientnet_architecture(name)}
         else:
             pooling = _values(config, tower).get("pooling", "auto")
