@@ -290,6 +290,7 @@ def test_config_may_evaluate_tasks_and_benchmarks(collection):
 
     config = ml_collections.ConfigDict(
         {
+            "terms": {},
             "evaluation": {
                 "retrieval": {
                     "records": "scenes/test",
