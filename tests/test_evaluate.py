@@ -299,7 +299,7 @@ def test_config_may_evaluate_tasks_and_benchmarks(collection):
                 },
                 "bitext/tatoeba": {},
                 "consistency/scenes": {"languages": None},
-            }
+            },
         }
     )
     results = evaluation.make_evaluate(config, str(collection), LetterEmbedder())()

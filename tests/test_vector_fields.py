@@ -1,5 +1,6 @@
 """Fields that are read from stored vectors: rows of the drawn text or image, and errors."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -41,6 +42,13 @@ def batches(source, tokenizer, count=3, **options):
     return read_batches(dataset, count)
 
 
+def join_texts(record, other):
+    """Returns a record with the texts of two records, and their rows."""
+    rows = np.concatenate([record.vectors["text"], other.vectors["text"]])
+    texts = (*record.texts, *other.texts)
+    return dataclasses.replace(record, texts=texts, vectors={"text": rows})
+
+
 def test_rows_are_those_of_the_drawn_text_and_image(record_set, tokenizer):
     for batch in batches(make_source([record_set]), tokenizer):
         words = words_of(batch["caption"]["tokens"])
@@ -78,6 +86,36 @@ def test_a_text_is_drawn_for_vectors_without_a_text_field(record_set, tokenizer)
     picture = make_source([record_set], {"picture": "vectors"}, {"picture": ("image", 3)})
     assert picture.sampler.text_fields == 0
     assert batches(picture, None, 1)[0]["picture"]["vectors"][:, 1:].tolist() == [[7, 8]] * 8
+
+
+@pytest.mark.parametrize("languages_of", ["draw", "same", "cross"])
+def test_two_fields_of_texts_read_the_rows_of_the_two_drawn_texts(
+    record_set, tokenizer, languages_of, tmp_path
+):
+    if languages_of == "same":  # a pair in one language needs two texts of a record
+        made = [vector_records.make_record(i) for i in range(pipeline.NUM_RECORDS)]
+        made = [join_texts(a, b) for a, b in zip(made[::2], made[1::2], strict=True)]
+        descriptions = {"text": vector_records.DESCRIPTIONS["text"]}
+        records.write(tmp_path / "set", made, vectors=descriptions)
+        record_set = RecordSet.open(tmp_path / "set")
+    options = dict(batch_size=8, languages_of=languages_of)
+    texts = make_source([record_set], {"a": "text", "b": "text"}, {}, **options)
+    vectors = {"a": ("text", 2), "b": ("text", 2)}
+    stored = make_source([record_set], {"a": "vectors", "b": "vectors"}, vectors, **options)
+    for expected, actual in zip(batches(texts, tokenizer), batches(stored, None), strict=True):
+        for field in "ab":
+            words = words_of(expected[field]["tokens"])
+            rows = [[number_of(word), CODES.index(word[:2])] for word in words]
+            assert actual[field]["vectors"].tolist() == rows
+            for key in ("id", "language"):
+                np.testing.assert_array_equal(actual[field][key], expected[field][key])
+        assert (actual["a"]["id"] != actual["b"]["id"]).all()
+
+
+def test_three_fields_of_the_same_texts_are_refused(record_set):
+    fields = dict.fromkeys("abc", "vectors")
+    with pytest.raises(UserError, match="more than 2 fields of the source 'source' read the vec"):
+        make_source([record_set], fields, dict.fromkeys("abc", ("text", 2)))
 
 
 def test_the_images_may_be_missing(tmp_path, tokenizer):

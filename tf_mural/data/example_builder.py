@@ -96,7 +96,8 @@ class ExampleBuilder:
             {text field: {"text": string (b,), "known": bool (b,), whether the text contains a token
             of the vocabulary, "tokens": (b, t), "id": (b,), "language": (b,)}, image field:
             {"data": string (b,), "seed": (b, 2), "id": (b,)}, field of vectors: {"vectors": float32
-            (b, width), "known": bool (b,), whether the record has a valid row, "id": (b,)}}.
+            (b, width), "known": bool (b,), whether the record has a valid row, "id": (b,), and
+            "language": (b,) for rows of drawn texts}}.
         """
         names = dict.fromkeys(field.name for field in self.vectors.values())
         parsed, batch = records.parse(fetched["data"], tuple(names)), {}
@@ -117,14 +118,8 @@ class ExampleBuilder:
 
     def parse_texts(self, parsed, fetched):
         """Picks a text of each record and text field, in the drawn language, and tokenizes it."""
-        language, uniform = fetched["language"], fetched["uniform"]
-        texts = []
-        for i in range(len(self.fields["text"])):
-            allowed = self._in_language(parsed, language[:, i])
-            other_than = None
-            if i > 0 and self.sampler.batch_size:  # both texts may be in the same language
-                other_than = uniform[:, 0], language[:, 0] == language[:, i]
-            texts.append(_pick(parsed["texts"], allowed, uniform[:, i], other_than))
+        count = len(self.fields["text"])
+        texts = [_pick(parsed["texts"], *self._text_draw(parsed, fetched, i)) for i in range(count)]
         # The texts of all fields are tokenized together, because the overhead per operation
         # dominates for short texts.
         text = tf.concat(texts, axis=0)
@@ -134,10 +129,7 @@ class ExampleBuilder:
             "known": self._tokenizer.has_known_tokens(tokens),
             "tokens": tokens,
             "id": _fingerprint(text),
-            "language": tf.gather(
-                tf.constant(self._language_ids, tf.int32),
-                tf.concat(tf.unstack(language, axis=1), 0),
-            ),
+            "language": tf.concat([self._language_of(fetched, i) for i in range(count)], axis=0),
         }
         parts = {key: tf.split(value, len(texts)) for key, value in columns.items()}
         return {
@@ -148,24 +140,39 @@ class ExampleBuilder:
     def parse_vectors(self, parsed, fetched):
         """Picks a row of the vectors of each record.
 
-        A row of texts is that of the text of the first text field; without a text field, a text is
-        drawn in the same way. A row of images is that of the image of the image field.
+        A row of texts is that of a drawn text, which is the text of the text field with the same
+        number if the source has one. A row of images is that of the image of the image field.
         """
-        batch, uniform = {}, fetched["uniform"]
+        batch = {}
         for field, vectors in self.vectors.items():
-            rows, column = parsed[records.VECTORS + vectors.name], 2
-            allowed = tf.ones_like(rows.values, tf.bool)
-            if vectors.description["of"] == "texts":
-                column = 0
             if vectors.needs_text:
-                rows = parsed["texts"]
-                allowed = self._in_language(parsed, fetched["language"][:, 0])
-            picked = _pick_position(rows, allowed, uniform[:, column])
+                rows, draw = parsed["texts"], self._text_draw(parsed, fetched, vectors.text)
+            else:
+                rows = parsed[records.VECTORS + vectors.name]
+                column = 0 if vectors.description["of"] == "texts" else 2
+                draw = tf.ones_like(rows.values, tf.bool), fetched["uniform"][:, column]
+            picked = _pick_position(rows, *draw)
             values, data, known = vector_fields.draw_rows(vectors, parsed, picked)
+            batch[field] = {"vectors": values, "known": known}
             if vectors.needs_text:  # equal texts have equal ids, also with other rounding errors
-                data = _pick(rows, allowed, uniform[:, column])
-            batch[field] = {"vectors": values, "known": known, "id": _fingerprint(data)}
+                data = _pick(rows, *draw)
+                batch[field]["language"] = self._language_of(fetched, vectors.text)
+            batch[field]["id"] = _fingerprint(data)
         return batch
+
+    def _text_draw(self, parsed, fetched, number):
+        """Returns the arguments of `_pick` after the texts, for a drawn text of each record."""
+        language, uniform = fetched["language"], fetched["uniform"]
+        other_than = None
+        if number > 0 and self.sampler.batch_size:  # both texts may be in the same language
+            other_than = uniform[:, 0], language[:, 0] == language[:, number]
+        allowed = self._in_language(parsed, language[:, number])
+        return allowed, uniform[:, number], other_than
+
+    def _language_of(self, fetched, number):
+        """Returns the positions of the drawn languages in the languages of the stage, (b,)."""
+        language_ids = tf.constant(self._language_ids, tf.int32)
+        return tf.gather(language_ids, fetched["language"][:, number])
 
     def _in_language(self, parsed, language):
         """Returns whether each text of the parsed records is in the drawn language, (b,)."""
@@ -238,9 +245,9 @@ def _pick(ragged, allowed, uniform, other_than=None):
     return tf.tensor_scatter_nd_update(empty, indices, tf.boolean_mask(ragged.values, is_picked))
 
 
-def _pick_position(ragged, allowed, uniform):
+def _pick_position(ragged, allowed, uniform, other_than=None):
     """Returns the position of the value that `_pick` picks in its row, int64 (b,); -1 for none."""
-    is_picked, row_of = _picked(ragged, allowed, uniform)
+    is_picked, row_of = _picked(ragged, allowed, uniform, other_than)
     positions = tf.range(tf.size(allowed, tf.int64)) - tf.gather(ragged.row_starts(), row_of)
     indices = tf.boolean_mask(row_of, is_picked)[:, tf.newaxis]
     none = tf.fill(uniform.shape, tf.constant(-1, tf.int64))

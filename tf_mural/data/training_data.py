@@ -13,7 +13,7 @@ from tf_mural.data.mined_negatives import MinedNegatives, NegativeSampler
 from tf_mural.data.records import RecordSet
 from tf_mural.data.sampling import IndexSampler
 from tf_mural.data.skipped_records import SkippedRecords
-from tf_mural.data.vector_fields import open_vector_fields, required_vectors
+from tf_mural.data.vector_fields import count_texts, open_vector_fields, required_vectors
 from tf_mural.errors import UserError, lookup
 from tf_mural.modalities import MODALITIES
 
@@ -183,7 +183,7 @@ def make_sampler(
             )
     fields = open_vector_fields(name, sets, vectors or {})
     # Without a text field, a text is drawn for vectors of texts.
-    count = parts.count("texts") or int(any(field.needs_text for field in fields.values()))
+    count = max(parts.count("texts"), count_texts(fields))
     return language_sampling.make_sampler(
         sets,
         count,
@@ -221,8 +221,8 @@ def make_negative_sampler(
         base, folders, parts.count("texts"), name, seed, with_image="images" in parts
     )
     fields = open_vector_fields(name, sampler.sets, vectors or {})
-    if not sampler.text_fields and any(field.needs_text for field in fields.values()):
-        sampler = NegativeSampler(base, folders, 1, name, seed)
+    if count_texts(fields) > sampler.text_fields:
+        sampler = NegativeSampler(base, folders, count_texts(fields), name, seed)
     return sampler
 
 

@@ -1,11 +1,13 @@
 """Fields that are read from stored vectors: which vectors a field reads, and the row of a draw."""
 
+import collections
 import dataclasses
 
 import tensorflow as tf
 
 from tf_mural.data import records
 from tf_mural.errors import UserError
+from tf_mural.modalities import MODALITIES
 
 # Keys of the description of vectors that all record sets of a source must have in common.
 _SHARED = ("of", "width", "dtype", "languages", "model")
@@ -18,14 +20,16 @@ class VectorField:
     Attributes:
         name: name of the vectors in the records.
         description: description of the vectors, see `records.describe_vectors`.
+        text: number of the drawn text whose row the field reads, from 0; see `needs_text`.
     """
 
     name: str
     description: dict
+    text: int = 0
 
     @property
     def needs_text(self):
-        """Whether the row is that of the drawn text of an example."""
+        """Whether the row is that of a drawn text of an example."""
         return self.description["of"] == "texts" and "languages" not in self.description
 
     @property
@@ -38,6 +42,9 @@ class VectorField:
 def open_vector_fields(source, sets, vectors):
     """Returns {field: `VectorField`} of a source.
 
+    Fields that read the same vectors of texts, such as the features of the two text fields of
+    ETCL, read the rows of different drawn texts.
+
     Args:
         source: name of the source, for messages.
         sets: list of `RecordSet` of the source.
@@ -45,9 +52,10 @@ def open_vector_fields(source, sets, vectors):
 
     Raises:
         UserError: a record set has no vectors of this name and width, has sequences instead of
-            single rows, or record sets have vectors of different models.
+            single rows, or record sets have vectors of different models; or too many fields read
+            the same vectors of texts.
     """
-    fields = {}
+    fields, texts = {}, collections.Counter()
     for field, (name, width) in vectors.items():
         where = f"the field {field!r} of the source {source!r}"
         first = None
@@ -78,8 +86,24 @@ def open_vector_fields(source, sets, vectors):
                         f"{key!r}: {first[1].get(key)} and {description.get(key)}; use record sets "
                         "with vectors of one model"
                     )
-        fields[field] = VectorField(name, first[1])
+        fields[field] = VectorField(name, first[1], texts[name])
+        texts[name] += fields[field].needs_text
+        limit = MODALITIES["text"].max_fields
+        if texts[name] > limit:
+            raise UserError(
+                f"more than {limit} fields of the source {source!r} read the vectors {name!r} of "
+                "texts: move the others to another source"
+            )
     return fields
+
+
+def count_texts(fields):
+    """Returns the number of texts that are drawn per example for fields of vectors.
+
+    Args:
+        fields: {field: `VectorField`}.
+    """
+    return max((field.text + 1 for field in fields.values() if field.needs_text), default=0)
 
 
 def required_vectors(fields):
