@@ -391,6 +391,15 @@ def test_hidden_packages_cannot_be_imported_until_the_context_ends(tmp_path, mon
     del sys.modules["some_package"]
 
 
+def test_commands_do_not_import_keras_before_the_backend_is_chosen():
+    code = (
+        "import importlib, sys; from tf_mural import cli, search\n"
+        "for name in cli.COMMANDS: importlib.import_module(f'tf_mural.cli.{name}')\n"
+        "assert not {'tensorflow', 'keras'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
 @pytest.mark.slow
 def test_commands_import_tensorflow_without_packages_that_they_do_not_use():
     code = (

@@ -14,7 +14,7 @@ from tf_mural import search
 from tf_mural.cli import mine_negatives as command
 from tf_mural.cli.error_lines import with_flags
 from tf_mural.data import mined_negatives, records
-from tf_mural.data.mined_negatives import NegativeSampler
+from tf_mural.data.negative_sampler import NegativeSampler
 from tf_mural.data.records import Record, RecordSet
 from tf_mural.data.sampling import IndexSampler
 from tf_mural.errors import UserError

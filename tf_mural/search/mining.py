@@ -13,7 +13,6 @@ import shutil
 import numpy as np
 
 from tf_mural import __version__, file_io
-from tf_mural.conversion.extraction import embed_valid
 from tf_mural.data.mined_negatives import MANIFEST, NEGATIVES, SCHEMA, SCORES, read_mined
 from tf_mural.errors import UserError
 from tf_mural.progress import Progress
@@ -240,6 +239,9 @@ class _Parts:
             return np.zeros((0, 1), np.float32), owners
         if name == "texts":
             return np.asarray(self._embed["texts"](items), np.float32), owners
+        # Importing the package of the conversions takes as long as all of `tf_mural.search`.
+        from tf_mural.conversion.extraction import embed_valid
+
         rows, bad = embed_valid(self._embed["images"], items)
         kept = np.array([position not in bad for position in range(len(items))], bool)
         return np.asarray(rows, np.float32), owners[kept]
