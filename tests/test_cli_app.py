@@ -1,5 +1,6 @@
 """Commands: exit codes, messages and flags; a command ends without waiting for its threads."""
 
+import gc
 import glob
 import importlib
 import os
@@ -398,6 +399,12 @@ def test_commands_do_not_import_keras_before_the_backend_is_chosen():
         "assert not {'tensorflow', 'keras'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_a_command_in_a_process_with_tensorflow_leaves_garbage_collection_as_it_is():
+    before = gc.get_freeze_count(), gc.get_threshold()
+    app.import_tensorflow()
+    assert (gc.get_freeze_count(), gc.get_threshold()) == before and gc.isenabled()
 
 
 @pytest.mark.slow
