@@ -1,5 +1,6 @@
 """Commands: exit codes, messages and flags; a command ends without waiting for its threads."""
 
+import gc
 import glob
 import importlib
 import os
@@ -389,6 +390,21 @@ def test_hidden_packages_cannot_be_imported_until_the_context_ends(tmp_path, mon
         assert importlib.import_module("numpy") is np  # it was imported before
     assert importlib.import_module("some_package").value == 7
     del sys.modules["some_package"]
+
+
+def test_commands_do_not_import_keras_before_the_backend_is_chosen():
+    code = (
+        "import importlib, sys; from tf_mural import cli, search\n"
+        "for name in cli.COMMANDS: importlib.import_module(f'tf_mural.cli.{name}')\n"
+        "assert not {'tensorflow', 'keras'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_a_command_in_a_process_with_tensorflow_leaves_garbage_collection_as_it_is():
+    before = gc.get_freeze_count(), gc.get_threshold()
+    app.import_tensorflow()
+    assert (gc.get_freeze_count(), gc.get_threshold()) == before and gc.isenabled()
 
 
 @pytest.mark.slow

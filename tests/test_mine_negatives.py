@@ -14,7 +14,7 @@ from tf_mural import search
 from tf_mural.cli import mine_negatives as command
 from tf_mural.cli.error_lines import with_flags
 from tf_mural.data import mined_negatives, records
-from tf_mural.data.mined_negatives import NegativeSampler
+from tf_mural.data.negative_sampler import NegativeSampler
 from tf_mural.data.records import Record, RecordSet
 from tf_mural.data.sampling import IndexSampler
 from tf_mural.errors import UserError
@@ -177,20 +177,21 @@ def test_negatives_come_from_other_candidates(source, tmp_path):
     assert manifest["candidates"]["digest"] == candidates.digest != source.digest
 
 
+def make_index(folder, record_set, embed_images, width=WIDTH):
+    source = search.RecordsSource(record_set.folder)
+    search.make_index(str(folder), source, embed_images, "0123", "runs/a", width, print_fn=str)
+    return search.Index(str(folder))
+
+
+def unit(rows):
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
 def test_an_index_replaces_the_embeddings_of_images(source, tmp_path):
     plain = [Record(str(i), (b"%d" % i,), (("en", f"t {i}"),)) for i in range(20)]
     records.write(tmp_path / "plain", plain)
     source = RecordSet.open(tmp_path / "plain")
-    search.make_index(
-        str(tmp_path / "index"),
-        search.RecordsSource(str(tmp_path / "plain")),
-        embed,
-        "0123",
-        "runs/a",
-        WIDTH,
-        print_fn=str,
-    )
-    index = search.Index(str(tmp_path / "index"))
+    index = make_index(tmp_path / "index", source, embed)
     options = MiningOptions("texts", "images")
     expected, _, _ = mine(source, tmp_path / "a", options)
     only_texts = {"texts": embed, "images": None}
@@ -198,8 +199,28 @@ def test_an_index_replaces_the_embeddings_of_images(source, tmp_path):
     np.testing.assert_array_equal(actual, expected)
     with pytest.raises(UserError, match="is an index of .*plain, but the candidates are the rec"):
         mine(write(tmp_path / "others"), tmp_path / "c", options, index=index)
-    with pytest.raises(UserError, match="an index has embeddings of images, but neither part"):
+    unused = "index has embeddings of images, but no images of .*plain are compared"
+    with pytest.raises(UserError, match=unused):
         mine(source, tmp_path / "c", MiningOptions("texts", "texts"), index=index)
+    others, options = write(tmp_path / "more"), MiningOptions("images", "texts")
+    with pytest.raises(UserError, match=unused):
+        mine(others, tmp_path / "c", options, candidates=source, index=index)
+
+
+def test_negatives_of_an_index_of_another_size_are_other_negatives(tmp_path):
+    plain = [Record(str(i), (b"%d" % i,), (("en", f"t {i}"),)) for i in range(20)]
+    records.write(tmp_path / "plain", plain)
+    source = RecordSet.open(tmp_path / "plain")
+    for width in (4, WIDTH):
+        folder = tmp_path / str(width)
+        index = make_index(
+            folder, source, lambda images, w=width: unit(embed(images)[:, :w]), width
+        )
+        parts = {"texts": lambda texts, w=width: unit(embed(texts)[:, :w])}
+        options, arguments = MiningOptions("texts", "images"), dict(index=index, embed=parts)
+        mine(source, tmp_path / f"out {width}", options, **arguments)
+    with pytest.raises(UserError, match="other negatives .index_width was 4, is now 6.: choose"):
+        mine(source, tmp_path / "out 4", options, **arguments)
 
 
 def test_a_stopped_run_continues_and_a_finished_one_is_kept(source, tmp_path):
@@ -224,6 +245,12 @@ def test_a_stopped_run_continues_and_a_finished_one_is_kept(source, tmp_path):
     other = MiningOptions("texts", "texts", num_negatives=2)
     with pytest.raises(UserError, match="other negatives .num_negatives was 3, is now 2.: choose"):
         mine(source, tmp_path / "out", other, embed={})
+    os.remove(tmp_path / "out" / "manifest.json")  # stopped while the folder was written
+    (tmp_path / "out" / "scores.npy.5e7.tmp").touch()
+    replaced, _, _ = mine(source, tmp_path / "out", other)
+    np.testing.assert_array_equal(replaced, expected[:, :2])
+    replaced, _, _ = mine(source, tmp_path / "out", options, overwrite=True)
+    np.testing.assert_array_equal(replaced, expected)
     replaced, _, _ = mine(source, tmp_path / "out", other, overwrite=True)
     np.testing.assert_array_equal(replaced, expected[:, :2])
 
@@ -236,6 +263,11 @@ def test_a_stopped_run_continues_and_a_finished_one_is_kept(source, tmp_path):
         (dict(range_min=5, range_max=7), "leave fewer than num_negatives=3 .*to at least 8"),
         (dict(min_score=0.5, max_score=0.2), "min_score=0.5 is larger than max_score=0.2"),
         (dict(sampling="rand"), "unknown value of `sampling` 'rand'"),
+        (dict(languages=()), "`languages` is empty: expected codes of languages"),
+        (
+            dict(negatives="images", languages=("en",)),
+            "selects texts, but only images are compared",
+        ),
     ],
 )
 def test_wrong_options_are_refused(values, message):
@@ -250,8 +282,14 @@ def test_what_cannot_be_mined_is_refused(tmp_path):
         mine(source, tmp_path / "out", MiningOptions("images", "texts"))
     with pytest.raises(UserError, match="has no texts in 'fr'; it has texts in en"):
         mine(source, tmp_path / "out", MiningOptions("texts", "texts", languages=("fr",)))
-    with pytest.raises(UserError, match="a margin needs positives, so omit absolute_margin"):
+    with pytest.raises(UserError, match="has two texts to compare: a margin needs positives, so"):
         mine(source, tmp_path / "out", MiningOptions("texts", "texts", relative_margin=0.1))
+    records.write(tmp_path / "apart", [Record("a", texts=(("en", "x"),)), Record("b", (b"y",))])
+    with pytest.raises(UserError, match="has both an image and a text to compare"):
+        options = MiningOptions("texts", "images", relative_margin=0.1)
+        mine(RecordSet.open(tmp_path / "apart"), tmp_path / "out", options)
+    with pytest.raises(UserError, match="gs://b/out is not a folder of this machine"):
+        search.mine(source, "gs://b/out", EMBED, MODEL, MiningOptions("texts", "texts"))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").touch()
     with pytest.raises(UserError, match="other contains other files: choose another folder"):

@@ -104,6 +104,8 @@ def test_an_evaluation_by_size_equals_one_evaluation_per_size_and_embeds_once(re
         actual = result.of_size(dim)
         assert (actual.values, actual.intervals) == (expected.values, expected.intervals)
         assert actual.values != result.values
+    with pytest.raises(UserError, match="unknown size '3'; known: 12, 6, 2"):
+        result.of_size(3)
     assert "sizes" in result.as_dict() and "sizes" not in evaluation.run(embed).as_dict()
 
 
@@ -139,8 +141,8 @@ def test_the_command_evaluates_each_size(tools, finished, data_dir, tmp_path):
 @pytest.mark.parametrize(
     "dims, message",
     [
-        ("128,0", "--dim=0: expected a size from 1 to 128"),
-        ("129", "--dim=129: expected a size from 1 to 128, the width of the model"),
+        ("128,0", "--dims=0: expected a size from 1 to 128"),
+        ("129", "--dims=129: expected a size from 1 to 128, the width of the model"),
         ("128,x", "--dims=128,x: expected sizes such as 640,128"),
         ("8,16,8", "--dims=8,16,8: a size occurs twice"),
     ],
@@ -201,7 +203,7 @@ def test_a_run_reports_the_sizes_of_its_terms(sized, data_dir):
     small = tf_mural.Embedder.load(sized, dim=4)
     assert tf_mural.evaluate(small, **options).values == result["sizes"]["4"]["values"]
     for model, dim in ((sized, 17), (small, 5)):
-        with pytest.raises(UserError, match=f"`dim={dim}`: expected a size from 1 to {dim - 1}"):
+        with pytest.raises(UserError, match=f"`dims={dim}`: expected a size from 1 to {dim - 1}"):
             tf_mural.evaluate(model, dims=(dim,), **options)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

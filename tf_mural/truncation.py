@@ -28,10 +28,15 @@ def truncate(rows, dim):
     return ops.normalize(rows[:, :dim], axis=-1, order=2, epsilon=1e-12)
 
 
-def check_dim(dim, width):
-    """Raises UserError if a size is not a number from 1 to the width of the embeddings."""
+def check_dim(dim, width, argument="dim"):
+    """Raises UserError if a size is not an int from 1 to the width of the embeddings.
+
+    `argument` is the name of the argument that contains the size, for the error message.
+    """
     if isinstance(dim, bool) or not isinstance(dim, int) or not 1 <= dim <= width:
-        raise UserError(f"`dim={dim}`: expected a size from 1 to {width}, the width of the model")
+        raise UserError(
+            f"`{argument}={dim!r}`: expected a size from 1 to {width}, the width of the model"
+        )
 
 
 def size_note(dim, trained):

@@ -217,8 +217,11 @@ def import_tensorflow(backend=None):
     """
     set_backend(backend)
     unused = set(_UNUSED_PACKAGES) - {os.environ["KERAS_BACKEND"]}
+    # Objects of a process that already uses TensorFlow, such as a notebook, may become garbage.
+    is_first = not sys.modules.get("tensorflow")
+    collection = rare_garbage_collection() if is_first else contextlib.nullcontext()
     try:
-        with quietly(), hidden_packages(unused), rare_garbage_collection():
+        with quietly(), hidden_packages(unused), collection:
             import tensorflow  # noqa: F401
             import tensorflow_text  # noqa: F401
     except ImportError as error:
@@ -246,7 +249,7 @@ def rare_garbage_collection():
 
     The imports and the traces of a model make millions of objects that live until the process ends.
     With Python's defaults, visiting them again and again takes about two seconds of the start-up.
-    The objects of the imports are never visited again.
+    All objects that exist after the imports are never visited again, and so never collected.
     """
     enabled = gc.isenabled()
     gc.disable()

@@ -142,7 +142,7 @@ def main(argv=None):
     model = experiment.load(_MODEL.value)
     hashes = model_hashes(_MODEL.value, model)
     for dim in dims:
-        check_dim(dim, model.embed.width)
+        check_dim(dim, model.embed.width, "dims")
         app.print_size_note(dim, model.dims)
 
     def run(job):

@@ -20,17 +20,12 @@ import os
 from absl import flags
 
 from tf_mural import file_io
-from tf_mural.cli import app
+from tf_mural.cli import app, embedding_flags
 from tf_mural.errors import UserError, lookup
 from tf_mural.truncation import check_dim
 
 FLAGS = flags.FlagValues()
-_MODEL = flags.DEFINE_string(
-    "model",
-    None,
-    "Workdir of a finished run, a preset, or a public model (hf:NAME_OR_FOLDER). Required.",
-    flag_values=FLAGS,
-)
+_MODEL = embedding_flags.define_model(FLAGS)
 _FORMAT = flags.DEFINE_string(
     "format",
     "saved_model",
@@ -88,9 +83,7 @@ def main(argv=None):
     """Exports a model. `argv` is a list of flags; None means the command line."""
     app.parse(FLAGS, argv, __doc__)
     export = lookup(FORMATS, _FORMAT.value, "format")
-    for name, value in (("model", _MODEL.value), ("out", _OUT.value)):
-        if not value:
-            raise UserError(f"--{name} is missing (--help describes this flag)")
+    embedding_flags.check_given(_MODEL, _OUT)
     if os.path.exists(_OUT.value):
         raise UserError(f"{_OUT.value} already exists: remove it, or choose another --out")
     _check_changes()

@@ -14,19 +14,12 @@ import time
 
 from absl import flags
 
-from tf_mural.cli import app
+from tf_mural.cli import app, embedding_flags
 from tf_mural.errors import UserError
 
 FLAGS = flags.FlagValues()
-_MODEL = flags.DEFINE_string(
-    "model",
-    None,
-    "Workdir of a finished run, a preset, or a public model (hf:..., keras_hub:...). Required.",
-    flag_values=FLAGS,
-)
-_RECORDS = flags.DEFINE_list(
-    "records", None, "Folders of the record sets, separated by commas. Required.", flag_values=FLAGS
-)
+_MODEL = embedding_flags.define_model(FLAGS)
+_RECORDS = embedding_flags.define_records(FLAGS)
 _OUT_DIR = flags.DEFINE_string(
     "out_dir",
     None,
@@ -73,24 +66,20 @@ _TOWER = flags.DEFINE_string(
 _OVERWRITE = flags.DEFINE_bool(
     "overwrite", False, "Replaces record sets of other extractions in --out_dir.", flag_values=FLAGS
 )
-_BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size", 64, "Number of images or texts per batch.", lower_bound=1, flag_values=FLAGS
-)
-_STRATEGY = flags.DEFINE_string(
-    "strategy", "one", "Devices to compute on: one, or mirrored (all GPUs).", flag_values=FLAGS
-)
+_BATCH_SIZE, _STRATEGY = embedding_flags.define_batches(FLAGS)
 _BACKEND = app.define_backend(FLAGS)
 
 
 def main(argv=None):
     """Writes the record sets. `argv` is a list of flags; None means the command line."""
     app.parse(FLAGS, argv, __doc__)
-    for flag in (_MODEL, _RECORDS, _OUT_DIR, _NAME, _OF):
-        if not flag.value:
-            raise UserError(f"--{flag.name} is missing (--help describes this flag)")
+    embedding_flags.check_given(_MODEL, _RECORDS, _OUT_DIR, _NAME, _OF)
     if _LANGUAGES.value is not None and _OF.value != "texts":
         raise UserError("--languages requires --of=texts")
-    sets = _open_sets()
+    from tf_mural.data.records import check_name
+
+    check_name(_NAME.value)
+    sets = embedding_flags.open_record_sets(_RECORDS.value)
     app.import_tensorflow(_BACKEND.value)
     import tf_mural
     from tf_mural import conversion
@@ -117,23 +106,6 @@ def main(argv=None):
             record_set, _OUT_DIR.value, split, extractor, _DROP_IMAGES.value, _OVERWRITE.value
         )
         _report(os.path.join(_OUT_DIR.value, split), manifest, time.perf_counter() - start_time)
-
-
-def _open_sets():
-    """Returns {name of the folder: `RecordSet`} of --records."""
-    from tf_mural.data.records import RecordSet, check_name
-
-    check_name(_NAME.value)
-    sets = {}
-    for folder in _RECORDS.value:
-        split = os.path.basename(os.path.normpath(folder))
-        if split in sets:
-            raise UserError(
-                f"two of the record sets have the name {split!r}, which the new record sets keep: "
-                "extract them to two --out_dir"
-            )
-        sets[split] = RecordSet.open(folder)
-    return sets
 
 
 def _report(folder, manifest, seconds):

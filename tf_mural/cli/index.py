@@ -13,16 +13,11 @@ import os
 
 from absl import flags
 
-from tf_mural.cli import app
+from tf_mural.cli import app, embedding_flags
 from tf_mural.errors import UserError
 
 FLAGS = flags.FlagValues()
-_MODEL = flags.DEFINE_string(
-    "model",
-    None,
-    "Workdir of a finished run, a preset, or a public model (hf:NAME_OR_FOLDER). Required.",
-    flag_values=FLAGS,
-)
+_MODEL = embedding_flags.define_model(FLAGS)
 _IMAGES = flags.DEFINE_string("images", None, "Folder of the images to embed.", flag_values=FLAGS)
 _RECORDS = flags.DEFINE_string(
     "records",
@@ -73,12 +68,7 @@ _EXPORT_FILE = flags.DEFINE_string(
     flag_values=FLAGS,
 )
 _DIM = app.define_dim(FLAGS, "Stores only the first values of each embedding, scaled to length 1.")
-_STRATEGY = flags.DEFINE_string(
-    "strategy", "one", "Devices to embed on: one, or mirrored (all GPUs).", flag_values=FLAGS
-)
-_BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size", 64, "Number of images per batch.", lower_bound=1, flag_values=FLAGS
-)
+_BATCH_SIZE, _STRATEGY = embedding_flags.define_batches(FLAGS)
 _BACKEND = app.define_backend(FLAGS)
 
 
@@ -113,10 +103,8 @@ def _check_flags():
     if not (_EXPORT.value and _is_existing_index()):
         if bool(_IMAGES.value) == bool(_RECORDS.value):
             raise UserError("name the images: give either --images or --records")
-        if not _MODEL.value:
-            raise UserError("--model is missing (--help describes this flag)")
-    if not _OUT.value:
-        raise UserError("--out is missing (--help describes this flag)")
+        embedding_flags.check_given(_MODEL)
+    embedding_flags.check_given(_OUT)
 
 
 def _make_index(search):

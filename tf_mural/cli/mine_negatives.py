@@ -14,21 +14,13 @@ import time
 
 from absl import flags
 
-from tf_mural.cli import app
-from tf_mural.errors import UserError
+from tf_mural.cli import app, embedding_flags
 
 _PARTS = ["images", "texts"]
 
 FLAGS = flags.FlagValues()
-_MODEL = flags.DEFINE_string(
-    "model",
-    None,
-    "Workdir of a finished run, a preset, or a public model (hf:..., keras_hub:...). Required.",
-    flag_values=FLAGS,
-)
-_RECORDS = flags.DEFINE_list(
-    "records", None, "Folders of the record sets, separated by commas. Required.", flag_values=FLAGS
-)
+_MODEL = embedding_flags.define_model(FLAGS)
+_RECORDS = embedding_flags.define_records(FLAGS)
 _OUT_DIR = flags.DEFINE_string(
     "out_dir",
     None,
@@ -115,26 +107,19 @@ _SEED = flags.DEFINE_integer("seed", 0, "Seed of --sampling=random.", 0, flag_va
 _OVERWRITE = flags.DEFINE_bool(
     "overwrite", False, "Replaces negatives of other options in --out_dir.", flag_values=FLAGS
 )
-_BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size", 64, "Number of images or texts per batch.", lower_bound=1, flag_values=FLAGS
-)
-_STRATEGY = flags.DEFINE_string(
-    "strategy", "one", "Devices to embed on: one, or mirrored (all GPUs).", flag_values=FLAGS
-)
+_BATCH_SIZE, _STRATEGY = embedding_flags.define_batches(FLAGS)
 _BACKEND = app.define_backend(FLAGS)
 
 
 def main(argv=None):
     """Mines the negatives. `argv` is a list of flags; None means the command line."""
     app.parse(FLAGS, argv, __doc__)
-    for flag in (_MODEL, _RECORDS, _OUT_DIR):
-        if not flag.value:
-            raise UserError(f"--{flag.name} is missing (--help describes this flag)")
+    embedding_flags.check_given(_MODEL, _RECORDS, _OUT_DIR)
     from tf_mural import search
     from tf_mural.data.records import RecordSet
 
     options = _options(search)
-    sets = _open_sets(RecordSet)
+    sets = embedding_flags.open_record_sets(_RECORDS.value)
     index = search.Index(_INDEX.value) if _INDEX.value else None
     candidates = _candidates(index)
     candidates = RecordSet.open(candidates) if candidates else None
@@ -178,20 +163,6 @@ def _candidates(index):
     """Returns the folder of the candidates; None: each record set has its own records."""
     spec = {} if index is None else index.manifest["source"]
     return _CANDIDATES.value or spec.get("records")
-
-
-def _open_sets(record_set_class):
-    """Returns {name of the folder: `RecordSet`} of --records."""
-    sets = {}
-    for folder in _RECORDS.value:
-        split = os.path.basename(os.path.normpath(folder))
-        if split in sets:
-            raise UserError(
-                f"two of the record sets have the name {split!r}, which their negatives get: mine "
-                "them into two --out_dir"
-            )
-        sets[split] = record_set_class.open(folder)
-    return sets
 
 
 def _report(folder, manifest, seconds):

@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from tf_mural.data import input_pipeline, language_sampling
 from tf_mural.data.encoder_inputs import as_preprocessing
-from tf_mural.data.mined_negatives import MinedNegatives, NegativeSampler
+from tf_mural.data.mined_negatives import MinedNegatives
+from tf_mural.data.negative_sampler import NegativeSampler
 from tf_mural.data.records import RecordSet
 from tf_mural.data.sampling import IndexSampler
 from tf_mural.data.skipped_records import SkippedRecords

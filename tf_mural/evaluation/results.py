@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from tf_mural.errors import lookup
 from tf_mural.evaluation import metrics
 
 
@@ -35,8 +36,12 @@ class Result:
         return content if self.sizes else {k: v for k, v in content.items() if k != "sizes"}
 
     def of_size(self, dim):
-        """Returns the `Result` of truncated embeddings; `dim` is a size in `sizes`."""
-        return dataclasses.replace(self, sizes={}, **self.sizes[str(dim)])
+        """Returns the `Result` of truncated embeddings; `dim` is a size in `sizes`.
+
+        Raises:
+            UserError: this size was not evaluated.
+        """
+        return dataclasses.replace(self, sizes={}, **lookup(self.sizes, str(dim), "size"))
 
 
 def average_groups(values, resampled, groups):

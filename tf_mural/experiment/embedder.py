@@ -88,8 +88,8 @@ class Embedder:
                 model: "hf:google/siglip2-base-patch16-224", "keras_hub:<preset or folder>".
             strategy: "one", "mirrored", "tpu" or a result of `make_strategy`: the devices that
                 share the work. None means one device.
-            batch_size: number of texts or images per batch, which all devices share. On one device,
-                at most 8 items are embedded in a batch of 1 or 8.
+            batch_size: number of texts or images per batch, which all devices share. Without
+                `strategy`, at most 8 items are embedded in a batch of 1 or 8.
             dim: size of the embeddings, see `Embedder`. A warning names the sizes that the model
                 was trained with (`Term.dims`) if `dim` is not one of them.
 

@@ -71,7 +71,7 @@ def evaluate(
     ]
     embed, hashes = _open_model(model)
     for dim in dims:
-        check_dim(dim, model.width if isinstance(model, Embedder) else embed.width)
+        check_dim(dim, model.width if isinstance(model, Embedder) else embed.width, "dims")
     results = {}
     for job, evaluation in prepared:
         result = evaluation.run(embed, None, hashes["weights_hash"], dims)

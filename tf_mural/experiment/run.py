@@ -8,7 +8,7 @@ import keras
 from tf_mural.backends import backend_module
 from tf_mural.data import input_pipeline
 from tf_mural.data.language_report import LanguageReport
-from tf_mural.data.mined_negatives import NegativeSampler
+from tf_mural.data.negative_sampler import NegativeSampler
 from tf_mural.data.preprocessing import Preprocessing
 from tf_mural.distributed import DistributedEmbedder
 from tf_mural.errors import UserError

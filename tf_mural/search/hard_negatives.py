@@ -35,7 +35,7 @@ class MiningOptions:
             anchor and another part of its own record.
         sampling: "top" chooses the most similar candidates, and "random" any of them.
         seed: seed of the random choice.
-        languages: codes of the languages of the texts; None: all texts.
+        languages: codes of the languages of the texts, at least one; None: all texts.
 
     Raises:
         UserError: a value is invalid, or two values contradict each other.
@@ -74,6 +74,10 @@ class MiningOptions:
                 f"min_score={self.min_score} is larger than max_score={self.max_score}: no "
                 "candidate has such a similarity"
             )
+        if self.languages is not None and not self.languages:
+            raise UserError("`languages` is empty: expected codes of languages, such as en")
+        if self.languages and "texts" not in (self.anchors, self.negatives):
+            raise UserError(f"`languages` selects texts, but only {self.anchors} are compared")
 
     @property
     def has_margin(self):

@@ -13,7 +13,6 @@ import shutil
 import numpy as np
 
 from tf_mural import __version__, file_io
-from tf_mural.conversion.extraction import embed_valid
 from tf_mural.data.mined_negatives import MANIFEST, NEGATIVES, SCHEMA, SCORES, read_mined
 from tf_mural.errors import UserError
 from tf_mural.progress import Progress
@@ -44,7 +43,7 @@ def mine(
 
     Args:
         source: `RecordSet`.
-        folder: folder to write; see `data.mined_negatives` for its files.
+        folder: local folder to write; see `data.mined_negatives` for its files.
         embed: {"images": callable from a list of image files (bytes) to float32 (n, width), unit
             rows, "texts": callable from a list of str}. For an image that cannot be decoded, the
             callable raises a UserError with the attributes `position` and `reason`.
@@ -60,12 +59,12 @@ def mine(
         The manifest, a dict.
 
     Raises:
-        UserError: the records have no such images or texts, the index is of other records, or the
-            folder has other files or negatives of other options.
+        UserError: the records have no such images or texts, the index is of other records or is
+            not used, or the folder has other files or negatives of other options.
     """
     if candidates is None or candidates.digest == source.digest:
         candidates = source
-    _check(source, candidates, options, index)
+    _check(source, candidates, folder, options, index)
     recipe = _recipe(source, candidates, model, options, index)
     report = print_fn or print
     existing = _existing(folder, recipe, overwrite)
@@ -93,7 +92,9 @@ def mine(
     return manifest
 
 
-def _check(source, candidates, options, index):
+def _check(source, candidates, folder, options, index):
+    if file_io.is_remote(folder):
+        raise UserError(f"{folder} is not a folder of this machine: mine to a local folder")
     for record_set, part in ((source, options.anchors), (candidates, options.negatives)):
         if not record_set.manifest[part]:
             raise UserError(f"{record_set.folder} has no {part}")
@@ -103,8 +104,12 @@ def _check(source, candidates, options, index):
             raise UserError(f"{source.folder} has no texts in {code!r}; it has texts in {known}")
     if index is None:
         return
-    if "images" not in (options.anchors, options.negatives):
-        raise UserError("an index has embeddings of images, but neither part is images")
+    of_candidates = {options.negatives} | ({options.anchors} if candidates is source else set())
+    if "images" not in of_candidates:
+        raise UserError(
+            f"{index.folder} has embeddings of images, but no images of {candidates.folder} are "
+            "compared: omit `index`"
+        )
     spec = index.manifest["source"]
     if spec.get("digest") != candidates.digest:
         of = spec.get("records") or spec.get("folder")
@@ -120,7 +125,7 @@ def _recipe(source, candidates, model, options, index):
         "records": {"folder": os.path.abspath(source.folder), **_facts(source)},
         "candidates": {"folder": os.path.abspath(candidates.folder), **_facts(candidates)},
         "model": dict(model),
-        "from_index": index is not None,
+        "index_width": None if index is None else index.manifest["width"],
         "options": json.loads(json.dumps(dataclasses.asdict(options))),
     }
 
@@ -138,6 +143,9 @@ def _existing(folder, recipe, overwrite):
     if not os.path.isdir(folder) or not os.listdir(folder):
         return None
     if not os.path.exists(os.path.join(folder, MANIFEST)):
+        # A run that was stopped while it wrote the folder leaves files without a manifest.
+        if all(name.startswith((NEGATIVES, SCORES, MANIFEST)) for name in os.listdir(folder)):
+            return None
         raise UserError(f"{folder} contains other files: choose another folder")
     manifest = read_mined(folder)
     if overwrite:
@@ -240,6 +248,9 @@ class _Parts:
             return np.zeros((0, 1), np.float32), owners
         if name == "texts":
             return np.asarray(self._embed["texts"](items), np.float32), owners
+        # Importing the package of the conversions takes as long as all of `tf_mural.search`.
+        from tf_mural.conversion.extraction import embed_valid
+
         rows, bad = embed_valid(self._embed["images"], items)
         kept = np.array([position not in bad for position in range(len(items))], bool)
         return np.asarray(rows, np.float32), owners[kept]
@@ -281,9 +292,11 @@ def _write(folder, work, own, recipe, options):
             parts.append((arrays["negatives"], arrays["scores"], arrays["positives"]))
     negatives, scores, positives = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     if options.has_margin and np.isnan(positives).all():
+        same = options.anchors == options.negatives
+        parts = f"two {options.anchors}" if same else "both an image and a text"
         raise UserError(
-            f"no record of {own.record_set.folder} has two {options.anchors} to compare: a margin "
-            "needs positives, so omit absolute_margin and relative_margin, or set max_score"
+            f"no record of {own.record_set.folder} has {parts} to compare: a margin needs "
+            "positives, so omit absolute_margin and relative_margin, or set max_score"
         )
     counts = (negatives >= 0).sum(axis=1)
     finite = scores[np.isfinite(scores)]
