@@ -5,10 +5,11 @@ import json
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from helpers import pipeline, vector_records
 from helpers.pipeline import CODES, assert_batches_equal, number_of, read_batches, words_of
 
-from tf_mural.data import input_pipeline, records, training_data
+from tf_mural.data import input_pipeline, mined_negatives, records, training_data
 from tf_mural.data.preprocessing import Preprocessing
 from tf_mural.data.records import RecordSet
 from tf_mural.data.skipped_records import SkippedRecords
@@ -43,6 +44,17 @@ def batches(source, tokenizer, count=3, **options):
     sizes = Preprocessing(12, 8)
     dataset = input_pipeline.training_dataset([source], tokenizer, sizes, CODES, 8, **options)
     return read_batches(dataset, count)
+
+
+def write_mined(folder, record_set, rows):
+    """Writes mined negatives of a record set as tools/mine_negatives.py does; returns `folder`."""
+    part = {"folder": record_set.folder, "digest": record_set.digest, "count": len(record_set)}
+    manifest = {"schema": mined_negatives.SCHEMA, "digest": "0", "records": part}
+    manifest |= {"candidates": part, "options": {"num_negatives": rows.shape[1]}}
+    folder.mkdir()
+    (folder / mined_negatives.MANIFEST).write_text(json.dumps(manifest))
+    np.save(folder / mined_negatives.NEGATIVES, rows)
+    return folder
 
 
 def join_texts(record, other):
@@ -152,6 +164,45 @@ def test_more_texts_than_a_source_may_draw_are_refused(record_set):
     fields = {"a": "text", "b": "text", "c": "vectors"}
     with pytest.raises(UserError, match=message):
         make_source([record_set], fields, {"c": ("text", None, "text")})
+
+
+@pytest.mark.parametrize(
+    "fields, vectors, parts",
+    [
+        ({"picture": "vectors"}, {"picture": PICTURE}, "a row of the vectors 'image'"),
+        (
+            {"image": "image", "stored": "vectors"},
+            {"stored": ("text", None, "text")},
+            "an image",
+        ),
+    ],
+)
+def test_negatives_without_an_image_or_its_row_are_not_drawn(fields, vectors, parts, tmp_path):
+    """Odd records have no image; two of them are mined negatives of record 0."""
+    made = [vector_records.make_record(i) for i in range(pipeline.NUM_RECORDS)]
+    without = [vector_records.make_record(i, images=()) for i in range(pipeline.NUM_RECORDS)]
+    for record in without:
+        del record.vectors["image"]
+    made[1::2] = without[1::2]
+    rows = np.full((len(made), 3), -1, np.int32)
+    rows[0] = 1, 4, 3
+
+    def make_sampler(name, made):
+        records.write(tmp_path / name, made, vectors=vector_records.DESCRIPTIONS)
+        record_set = RecordSet.open(tmp_path / name)
+        mined = str(write_mined(tmp_path / f"mined {name}", record_set, rows))
+        base = training_data.make_sampler("base", [record_set], {"caption": "text"})
+        return training_data.make_negative_sampler("hard", base, [mined], fields, 0, vectors)
+
+    sampler, draws = make_sampler("some", made), np.arange(400)
+    set_index, unit = (x.numpy() for x in sampler.sample(tf.constant(draws)))
+    record = sampler.base.resolve(draws, set_index, unit)[0]
+    negative, language, _ = sampler.resolve(draws, set_index, unit)
+    assert set(negative[record == 0]) == {4}
+    assert set(negative) == set(range(0, len(made), 2))
+    assert language.shape[1] == sampler.text_fields == int("stored" in fields)
+    with pytest.raises(UserError, match=f"none: no record has {parts}, so none is a negative"):
+        make_sampler("none", without)
 
 
 def test_the_images_may_be_missing(tmp_path, tokenizer):

@@ -216,13 +216,13 @@ def make_negative_sampler(
         UserError: see `NegativeSampler`.
     """
     parts = [MODALITIES[modality].part for modality in modalities.values()]
-    sampler = NegativeSampler(
-        base, folders, parts.count("texts"), name, seed, with_image="images" in parts
-    )
-    fields = open_vector_fields(name, sampler.sets, vectors or {}, sampler.text_fields)
-    if count_texts(fields) > sampler.text_fields:
-        sampler = NegativeSampler(base, folders, count_texts(fields), name, seed)
-    return sampler
+    count, with_image = parts.count("texts"), "images" in parts
+    sampler = NegativeSampler(base, folders, count, name, seed, with_image)
+    if not vectors:
+        return sampler
+    fields = open_vector_fields(name, sampler.sets, vectors, count)
+    count, with_vectors = max(count, count_texts(fields)), required_vectors(fields)
+    return NegativeSampler(base, folders, count, name, seed, with_image, with_vectors)
 
 
 def make_source(
