@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from helpers.pipeline import assert_batches_equal, make_tokenizer, read_batches
 
-from tf_mural.data import input_pipeline, records
+from tf_mural.data import input_pipeline, records, training_data
 from tf_mural.data.language_report import LanguageReport
 from tf_mural.data.language_sampling import language_shares, make_sampler
 from tf_mural.data.records import Record, RecordSet
@@ -225,12 +225,18 @@ def test_a_pair_in_one_language_has_two_different_texts(sets, tokenizer):
     assert orders == {False, True}
 
 
-def test_a_record_with_one_text_is_named_when_a_pair_needs_two(tmp_path, tokenizer):
+@pytest.mark.parametrize("modality", ["text", "vectors"])
+def test_a_record_with_one_text_is_named_when_a_pair_needs_two(tmp_path, tokenizer, modality):
     rows = [Record("a", (), (("en", "en0"), ("en", "en0x")))]
     rows += [Record(str(i), (), (("en", f"en{i}"),)) for i in range(1, 9)]
-    records.write(tmp_path / "set", rows)
-    sampler = make_sampler([RecordSet.open(tmp_path / "set")], 2, languages_of="same", batch_size=4)
-    source = input_pipeline.Source(sampler, {"source": "text", "target": "text"})
+    for row in rows:
+        row.vectors["bert"] = np.zeros((len(row.texts), 2), np.float16)
+    records.write(tmp_path / "set", rows, vectors={"bert": records.describe_vectors("texts", 2)})
+    fields = dict.fromkeys(("source", "target"), modality)
+    vectors = dict.fromkeys(fields, ("bert", None, "text")) if modality == "vectors" else {}
+    options = dict(languages_of="same", batch_size=4, vectors=vectors)
+    sampler = training_data.make_sampler("s", [RecordSet.open(tmp_path / "set")], fields, **options)
+    source = training_data.make_source(sampler, fields, False, vectors)
     skipped = input_pipeline.SkippedRecords()
     dataset = input_pipeline.training_dataset(
         [source], tokenizer, None, ("en",), 4, skipped_records=skipped

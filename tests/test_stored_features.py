@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -103,6 +104,21 @@ def test_records_without_the_vectors_of_a_config_are_refused(data_dir):
             UserError, match=r"scenes/train has no vectors '(teacher|lite0)', which"
         ):
             experiment.build(config, str(data_dir), make_strategy("one"))
+
+
+def test_batches_without_data_have_the_languages_of_stored_features_of_texts():
+    """As batches of records do, so that a plan and a trial step compute the same losses."""
+    config = make_config("model.text.vectors=bert", "model.text.adapt=last:0")
+    stored = types.SimpleNamespace(vectors={"text": ("bert", 16)})
+    shapes = dry_run._batch_shapes(config, stored)
+    arrays = dry_run._random_batch(config, None, stored)
+    for field in ("text_a", "text_b"):
+        assert shapes[field]["vectors"] == ((8, 16), "float32")
+        assert shapes[field]["language"] == ((8,), "int32")
+        assert {k: (v.shape, v.dtype) for k, v in arrays[field].items() if k != "id"} == {
+            k: v for k, v in shapes[field].items() if k != "id"
+        }
+    assert set(shapes["image"]) == set(arrays["image"]) == {"id", "pixels"}
 
 
 def test_a_step_on_random_vectors_runs():

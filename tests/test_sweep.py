@@ -68,9 +68,9 @@ def test_the_vectors_of_a_row_come_from_its_initial_run(tmp_path, monkeypatch, c
     )
     assert "tf_mural.cli.extract" in commands[1][2] and len(commands) == 3
     assert f"--config.x={folder}/train" in commands[2]
-    os.makedirs(f"{folder}/train")  # an earlier call has made them
+    # The command is run again, because it refuses a folder with vectors of other options.
     sweep_command.main(arguments)
-    assert len(commands) == 5
+    assert len(commands) == 6 and commands[4] == commands[1]
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,14 @@ def test_the_vectors_of_a_row_come_from_its_initial_run(tmp_path, monkeypatch, c
         (("(0,)", "0"), "SEEDS is 0, expected at least one"),
         (('("de", "fr")', "()"), "the column 'both' names no language"),
         (("TITLE", 'DIFFERENCES = {"x": ("b", "c")}\nTITLE'), "row .of the difference 'x'"),
-        (("TITLE", 'CHART = {"rows": ("c",)}\nTITLE'), "unknown row .of the chart."),
+        (('"init": "a"', '"init": "a", "vectors": {"name": "t"}'), "row 'b' lack 'records'"),
+        (('"init": "a"', '"overrides": {"x": ("{vectors}/train",)}'), "'b' uses {vectors}, but"),
+        (("TITLE", 'DIFFERENCES = {"x": "ab"}\nTITLE'), "difference 'x' is 'ab', expected two"),
+        (("TITLE", 'CHART = {"rows": ("a",)}\nTITLE'), "CHART lacks 'groups'"),
+        (
+            ("TITLE", 'CHART = {"rows": ("c",), "groups": {"x": ("de",)}}\nTITLE'),
+            "unknown row .of the chart.",
+        ),
         (("TITLE", "1 +"), "cannot be read as a sweep"),
     ],
 )
@@ -136,7 +143,13 @@ def test_differences_have_paired_intervals_and_a_chart_is_drawn(tmp_path):
     recalls = {row: {0: values[0]} for row, values in recalls.items()}  # one seed, no interval
     sweeps.write_table(str(tmp_path), sweeps.load_sweep(str(path)), recalls)
     table = (tmp_path / "table.md").read_text()
-    assert table.count("+1.0") == 2 and "+1.0 (" not in table
+    assert table.count("+1.0") == 2 and "+1.0 (" not in table and "interval" not in table
+    sweep = sweeps.load_sweep(str(path))
+    sweep.CHART = {"rows": ("a",), "groups": {"first": ("de", "xx")}}
+    with pytest.raises(UserError, match="unknown language .of the chart. 'xx'; known: de, fr"):
+        sweeps.write_table(str(tmp_path), sweep, recalls)
+    sweep.CHART["groups"] = {"first": ("de",)}
+    sweeps.write_table(str(tmp_path), sweep, recalls)  # a chart of a single row
 
 
 def test_failed_run_stops_the_sweep(monkeypatch):

@@ -5,18 +5,22 @@ import json
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from helpers import pipeline, vector_records
 from helpers.pipeline import CODES, assert_batches_equal, number_of, read_batches, words_of
 
-from tf_mural.data import input_pipeline, records, training_data
+from tf_mural.data import input_pipeline, mined_negatives, records, training_data
 from tf_mural.data.preprocessing import Preprocessing
 from tf_mural.data.records import RecordSet
 from tf_mural.data.skipped_records import SkippedRecords
 from tf_mural.errors import UserError
+from tf_mural.experiment import config_loading, stored_vectors
 
 FIELDS = {"image": "image", "caption": "text", "text": "vectors", "english": "vectors"}
 FIELDS["picture"] = "vectors"
-VECTORS = {"text": ("text", 2), "english": ("english", None), "picture": ("image", 3)}
+# {field: (name of its vectors, width, modality of its tower)}
+TEXT, PICTURE = ("text", 2, "vectors"), ("image", 3, "vectors")
+VECTORS = {"text": TEXT, "english": ("english", None, "vectors"), "picture": PICTURE}
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +44,17 @@ def batches(source, tokenizer, count=3, **options):
     sizes = Preprocessing(12, 8)
     dataset = input_pipeline.training_dataset([source], tokenizer, sizes, CODES, 8, **options)
     return read_batches(dataset, count)
+
+
+def write_mined(folder, record_set, rows):
+    """Writes mined negatives of a record set as tools/mine_negatives.py does; returns `folder`."""
+    part = {"folder": record_set.folder, "digest": record_set.digest, "count": len(record_set)}
+    manifest = {"schema": mined_negatives.SCHEMA, "digest": "0", "records": part}
+    manifest |= {"candidates": part, "options": {"num_negatives": rows.shape[1]}}
+    folder.mkdir()
+    (folder / mined_negatives.MANIFEST).write_text(json.dumps(manifest))
+    np.save(folder / mined_negatives.NEGATIVES, rows)
+    return folder
 
 
 def join_texts(record, other):
@@ -78,19 +93,20 @@ def test_other_fields_and_the_order_of_examples_do_not_change(record_set, tokeni
 
 
 def test_a_text_is_drawn_for_vectors_without_a_text_field(record_set, tokenizer):
-    vectors = {"text": ("text", 2)}
+    vectors = {"text": TEXT}
     source = make_source([record_set], {"text": "vectors"}, vectors, languages=("de", "fr"))
     seen = np.concatenate([b["text"]["vectors"] for b in batches(source, None, 8)])
     assert set(seen[:, 1]) == {CODES.index("de"), CODES.index("fr")}
     assert source.sampler.text_fields == 1
-    picture = make_source([record_set], {"picture": "vectors"}, {"picture": ("image", 3)})
+    picture = make_source([record_set], {"picture": "vectors"}, {"picture": PICTURE})
     assert picture.sampler.text_fields == 0
     assert batches(picture, None, 1)[0]["picture"]["vectors"][:, 1:].tolist() == [[7, 8]] * 8
 
 
+@pytest.mark.parametrize("tower", [TEXT, ("text", None, "text")])
 @pytest.mark.parametrize("languages_of", ["draw", "same", "cross"])
 def test_two_fields_of_texts_read_the_rows_of_the_two_drawn_texts(
-    record_set, tokenizer, languages_of, tmp_path
+    record_set, tokenizer, languages_of, tower, tmp_path
 ):
     if languages_of == "same":  # a pair in one language needs two texts of a record
         made = [vector_records.make_record(i) for i in range(pipeline.NUM_RECORDS)]
@@ -100,7 +116,7 @@ def test_two_fields_of_texts_read_the_rows_of_the_two_drawn_texts(
         record_set = RecordSet.open(tmp_path / "set")
     options = dict(batch_size=8, languages_of=languages_of)
     texts = make_source([record_set], {"a": "text", "b": "text"}, {}, **options)
-    vectors = {"a": ("text", 2), "b": ("text", 2)}
+    vectors = {"a": tower, "b": tower}
     stored = make_source([record_set], {"a": "vectors", "b": "vectors"}, vectors, **options)
     for expected, actual in zip(batches(texts, tokenizer), batches(stored, None), strict=True):
         for field in "ab":
@@ -112,15 +128,86 @@ def test_two_fields_of_texts_read_the_rows_of_the_two_drawn_texts(
         assert (actual["a"]["id"] != actual["b"]["id"]).all()
 
 
-def test_three_fields_of_the_same_texts_are_refused(record_set):
+def test_a_text_tower_with_stored_features_reads_another_text_than_a_text_field(
+    record_set, tokenizer
+):
+    """The teacher reads the row of the text field, the text tower that of the second text."""
+    fields = {"stored": "vectors", "text": "text", "teacher": "vectors"}
+    vectors = {"stored": ("text", None, "text"), "teacher": TEXT}
+    source = make_source([record_set], fields, vectors)
+    assert source.sampler.text_fields == 2
+    for batch in batches(source, tokenizer):
+        words = words_of(batch["text"]["tokens"])
+        rows = [[number_of(word), CODES.index(word[:2])] for word in words]
+        assert batch["teacher"]["vectors"].tolist() == rows
+        other = batch["stored"]["vectors"]
+        assert other[:, 0].tolist() == [number for number, _ in rows]
+        assert (other[:, 1] != np.array(rows)[:, 1]).all()
+        np.testing.assert_array_equal(batch["stored"]["language"], other[:, 1])
+
+
+def test_a_config_with_stored_features_of_one_of_two_text_towers_names_its_modality():
+    config = config_loading.load_config("mural", "tiny")
+    config.model.towers.second = dict(modality="text", **config.model.text)
+    config.model.towers.second.update(adapt="frozen", vectors="bert")
+    config.sources.bitext.fields.source = "second"
+    assert stored_vectors.field_vectors(config) == {"source": ("bert", None, "text")}
+    config.model.image.vectors, config.model.image.adapt = "lite0", "last:0"
+    assert stored_vectors.field_vectors(config)["image"] == ("lite0", None, "image")
+
+
+def test_more_texts_than_a_source_may_draw_are_refused(record_set):
+    message = "field 'c' of the source 'source' needs more than 2 texts of an example.*'text'"
     fields = dict.fromkeys("abc", "vectors")
-    with pytest.raises(UserError, match="more than 2 fields of the source 'source' read the vec"):
-        make_source([record_set], fields, dict.fromkeys("abc", ("text", 2)))
+    with pytest.raises(UserError, match=message):
+        make_source([record_set], fields, dict.fromkeys("abc", TEXT))
+    fields = {"a": "text", "b": "text", "c": "vectors"}
+    with pytest.raises(UserError, match=message):
+        make_source([record_set], fields, {"c": ("text", None, "text")})
+
+
+@pytest.mark.parametrize(
+    "fields, vectors, parts",
+    [
+        ({"picture": "vectors"}, {"picture": PICTURE}, "a row of the vectors 'image'"),
+        (
+            {"image": "image", "stored": "vectors"},
+            {"stored": ("text", None, "text")},
+            "an image",
+        ),
+    ],
+)
+def test_negatives_without_an_image_or_its_row_are_not_drawn(fields, vectors, parts, tmp_path):
+    """Odd records have no image; two of them are mined negatives of record 0."""
+    made = [vector_records.make_record(i) for i in range(pipeline.NUM_RECORDS)]
+    without = [vector_records.make_record(i, images=()) for i in range(pipeline.NUM_RECORDS)]
+    for record in without:
+        del record.vectors["image"]
+    made[1::2] = without[1::2]
+    rows = np.full((len(made), 3), -1, np.int32)
+    rows[0] = 1, 4, 3
+
+    def make_sampler(name, made):
+        records.write(tmp_path / name, made, vectors=vector_records.DESCRIPTIONS)
+        record_set = RecordSet.open(tmp_path / name)
+        mined = str(write_mined(tmp_path / f"mined {name}", record_set, rows))
+        base = training_data.make_sampler("base", [record_set], {"caption": "text"})
+        return training_data.make_negative_sampler("hard", base, [mined], fields, 0, vectors)
+
+    sampler, draws = make_sampler("some", made), np.arange(400)
+    set_index, unit = (x.numpy() for x in sampler.sample(tf.constant(draws)))
+    record = sampler.base.resolve(draws, set_index, unit)[0]
+    negative, language, _ = sampler.resolve(draws, set_index, unit)
+    assert set(negative[record == 0]) == {4}
+    assert set(negative) == set(range(0, len(made), 2))
+    assert language.shape[1] == sampler.text_fields == int("stored" in fields)
+    with pytest.raises(UserError, match=f"none: no record has {parts}, so none is a negative"):
+        make_sampler("none", without)
 
 
 def test_the_images_may_be_missing(tmp_path, tokenizer):
     record_set = vector_records.write(tmp_path / "set", images=())
-    vectors = {"picture": ("image", 3)}
+    vectors = {"picture": PICTURE}
     source = make_source([record_set], {"picture": "vectors", "caption": "text"}, vectors)
     for batch in batches(source, tokenizer):
         numbers = [number_of(word) for word in words_of(batch["caption"]["tokens"])]
@@ -134,7 +221,7 @@ def test_records_without_a_row_are_not_drawn(tmp_path, tokenizer):
         del record.vectors["image"]
     folder = tmp_path / "set"
     records.write(folder, with_rows + without, vectors=vector_records.DESCRIPTIONS)
-    vectors = {"picture": ("image", 3)}
+    vectors = {"picture": PICTURE}
     fields = {"picture": "vectors", "caption": "text"}
     for options in ({}, {"language_temperature": 2.0}):
         source = make_source([RecordSet.open(folder)], fields, vectors, **options)
@@ -171,10 +258,19 @@ def test_a_record_with_too_few_rows_is_replaced_and_named(tmp_path, tokenizer):
     "change, message",
     [
         (
-            {"teacher": ("teacher", 2)},
+            {"teacher": ("teacher", 2, "vectors")},
             "no vectors 'teacher', which the field 'teacher' of the sour",
         ),
-        ({"teacher": ("text", 5)}, "the vectors 'text' have the width 2, but .* expects 5: set"),
+        (
+            {"teacher": ("english", None, "text")},
+            "'english' are those of texts in en, but .* needs the features of all texts: make the",
+        ),
+        ({"teacher": ("image", 3, "text")}, "are those of images, but .* features of all texts"),
+        ({"teacher": ("text", 2, "image")}, "are those of texts, but .* features of all images"),
+        (
+            {"teacher": ("text", 5, "vectors")},
+            "the vectors 'text' have the width 2, but .* expects 5: set",
+        ),
     ],
 )
 def test_vectors_that_do_not_fit_are_refused(record_set, change, message):

@@ -17,7 +17,8 @@ class Modality:
             exported models.
         dtype: dtype of the input in a batch.
         part: part of a record that the field is read from: "images", "texts" or "vectors".
-        has_language: whether each example has a language, under the key "language".
+        has_language: whether each example of a tower with this modality has a language, under the
+            key "language". Rows of stored vectors of drawn texts have it too.
         max_fields: largest number of fields that a source may have.
     """
 
@@ -26,16 +27,6 @@ class Modality:
     part: str
     has_language: bool
     max_fields: int
-
-    def batch_spec(self, rows, input_shape):
-        """Returns {key: (shape, dtype)} of a field in a batch, without the id.
-
-        Args:
-            rows: number of rows of the batch.
-            input_shape: shape of the tower's input for one row.
-        """
-        spec = {self.input_key: ((rows, *input_shape), self.dtype)}
-        return spec | ({"language": ((rows,), "int32")} if self.has_language else {})
 
 
 MODALITIES = {

@@ -25,19 +25,24 @@ RECIPES = {  # steps, warm-up steps, peak learning rate
 }
 
 
-def get_config(stage):
-    """Returns the config of a stage of `RECIPES` on the records in <data_dir>/photos.
+def get_config(stage, folder="photos", recipes=RECIPES):
+    """Returns the config of a stage on photographs.
+
+    Args:
+        stage: name of the stage, a key of `recipes`.
+        folder: folder of the record sets, relative to --data_dir.
+        recipes: {stage: (steps, warm-up steps, peak learning rate)}.
 
     Raises:
         ValueError: the stage is unknown.
     """
-    if stage not in RECIPES:
-        raise ValueError(f"unknown stage {stage!r}; known: {', '.join(RECIPES)}")
+    if stage not in recipes:
+        raise ValueError(f"unknown stage {stage!r}; known: {', '.join(recipes)}")
     config = own.get_config(
-        stage, "photos", first=("en",), triples=LANGUAGES, bitext="photos/bitext"
+        stage, folder, first=("en",), triples=LANGUAGES, bitext=f"{folder}/bitext"
     )
     config.batch_size = 128
-    recipe = RECIPES[stage]
+    recipe = recipes[stage]
     config.steps, config.optimizer.warmup_steps, config.optimizer.learning_rate = recipe
     config.evaluate_every = 400
     return config

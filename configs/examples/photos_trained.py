@@ -13,13 +13,12 @@ Arabic and Dutch occur only in the evaluation. The stage `align` trains the proj
 captions only.
 """
 
-from . import own
+from . import photos
 
 # Folders that benchmarks/trained_weights.py writes. Any public models may take their places, see
 # docs/running.md; the features in the records must come from the same models.
 ENCODERS = {"image": "keras_hub:data/presets/lite0", "text": "keras_hub:data/presets/e5"}
 FEATURES = {"image": "lite0", "text": "e5"}  # names of the features in the records
-LANGUAGES = ("en", "de", "fr")
 _FIRST, _FOLLOW_UP = (520, 52, 1e-3), (260, 0, 5e-4)
 RECIPES = {  # steps, warm-up steps, peak learning rate
     "align": _FIRST,
@@ -38,15 +37,9 @@ def get_config(stage):
     Raises:
         ValueError: the stage is unknown.
     """
-    if stage not in RECIPES:
-        raise ValueError(f"unknown stage {stage!r}; known: {', '.join(RECIPES)}")
-    config = own.get_config(
-        stage, "photos_trained", first=("en",), triples=LANGUAGES, bitext="photos_trained/bitext"
-    )
+    config = photos.get_config(stage, "photos_trained", RECIPES)
     _use_features(config)
     config.batch_size = 512
-    recipe = RECIPES[stage]
-    config.steps, config.optimizer.warmup_steps, config.optimizer.learning_rate = recipe
     config.optimizer.name = "adam"
     config.optimizer.exclude_from_layer_adaptation = ()
     # A learned temperature falls to 0.01, and the projections then fit only the training captions.
@@ -54,8 +47,8 @@ def get_config(stage):
     for term in config.terms.values():
         if term.loss == "contrastive":
             term.margin = 0.0
-    # A run takes seconds, so that only its last step is saved.
-    config.checkpoint_every, config.log_every = None, 50
+    # A run takes seconds, so that only its last step is saved and evaluated.
+    config.checkpoint_every, config.evaluate_every, config.log_every = None, None, 50
     config.report.show = 0
     return config
 

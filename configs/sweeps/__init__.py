@@ -16,7 +16,7 @@ A sweep is a Python file with these names:
                average_recall.png
     BASELINE   row with which the other rows are compared, or None
 
-With "vectors", the run of the row "init" first adds vectors to the record sets `records`, which are
-relative to --data_dir. The text "{vectors}" in a value of "overrides" stands for the folder of the
-new record sets. Each seed has its own folder.
+With "vectors", the run of the row "init" first adds vectors to record sets. Its flags `records`
+(relative to --data_dir), `name` and `of` are required. The text "{vectors}" in a value of
+"overrides" stands for the folder of the new record sets. Each seed has its own folder.
 """

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_mural.data import image_ops
-from tf_mural.data.records import DamagedRecord
+from tf_mural.data.records import DamagedRecord, deserialize
 from tf_mural.data.skipped_records import BadRecord
 
 ATTEMPTS = 8  # maximum number of draws that are tried per row
@@ -68,10 +68,11 @@ def _diagnose(builder, draws, skipped_records):
     def diagnose(row):
         record_set, number = builder.sampler.sets[set_index[row]], int(record[row])
         problem = _record_problem(record_set, number, bool(builder.vectors))
-        for position, field in enumerate(builder.fields["text"]):
-            code, columns = builder.language_codes[language[row, position]], batch[field]
-            if len(set(language[row, : position + 1])) <= position and not columns["text"][row]:
-                problem = problem or (f"the record has only one text in {code!r}, a pair needs 2",)
+        codes = [builder.language_codes[position] for position in language[row]]
+        if builder.sampler.batch_size and len(set(codes)) < len(codes):
+            problem = problem or _pair_problem(record_set, number, codes[0])
+        for code, field in zip(codes, builder.fields["text"], strict=False):
+            columns = batch[field]
             problem = problem or _text_problem(code, columns["text"][row], columns["known"][row])
         for field in builder.fields["image"]:
             problem = problem or _image_problem(batch[field]["data"][row])
@@ -99,6 +100,13 @@ def _record_problem(record_set, number, with_vectors):
     except DamagedRecord as error:
         return (error.reason,)
     return None
+
+
+def _pair_problem(record_set, number, code):
+    record = deserialize(record_set.read([number], verify=True)[0])
+    if sum(language == code for language, _ in record.texts) > 1:
+        return None
+    return (f"the record has only one text in {code!r}, a pair needs 2",)
 
 
 def _text_problem(code, text, known):

@@ -24,6 +24,7 @@ class NegativeSampler:
         name: name of the source, which is mixed into the seed.
         seed: seed of all draws.
         with_image: whether negatives without an image are left out.
+        with_vectors: names of vectors; negatives without a row of each of them are left out.
 
     Attributes:
         sets: list of `RecordSet` of the candidates, one for each record set of `base`.
@@ -37,7 +38,16 @@ class NegativeSampler:
 
     fallback_distance = IndexSampler.fallback_distance
 
-    def __init__(self, base, folders, text_fields, name="negatives", seed=0, with_image=False):
+    def __init__(
+        self,
+        base,
+        folders,
+        text_fields,
+        name="negatives",
+        seed=0,
+        with_image=False,
+        with_vectors=(),
+    ):
         self.base, self.text_fields, self.name = base, text_fields, name
         self.batch_size = base.batch_size
         self._key = np.array([seed, name_key(name)], np.int64)
@@ -51,7 +61,7 @@ class NegativeSampler:
         codes = {code for candidates in self.sets for code in candidates.languages}
         self.languages = base.languages or tuple(sorted(codes))
         self._tables = [
-            _Table(rows, candidates, self.languages, text_fields, with_image)
+            _Table(rows, candidates, self.languages, text_fields, with_image, with_vectors)
             for rows, candidates in zip(tables, self.sets, strict=True)
         ]
 
@@ -85,17 +95,23 @@ class NegativeSampler:
 class _Table:
     """The negatives of one record set, without candidates that lack what the fields need."""
 
-    def __init__(self, rows, candidates, languages, text_fields, with_image):
+    def __init__(self, rows, candidates, languages, text_fields, with_image, with_vectors):
         has = np.zeros((len(candidates), len(languages)), bool)
         for i, code in enumerate(languages):
             if code in candidates.languages:
                 has[:, i] = candidates.has_language[:, candidates.languages.index(code)]
         usable = has.any(axis=1) if text_fields else np.ones(len(candidates), bool)
         usable &= (candidates.image_counts > 0) | (not with_image)
+        for name in with_vectors:
+            usable &= candidates.vector_counts[name] > 0
         self._usable, self._has = np.flatnonzero(usable), has
         if not len(self._usable):
-            parts = "a text in one of the languages" if text_fields else "an image"
-            raise UserError(f"{candidates.folder}: no record has {parts}, so none is a negative")
+            parts = ["a text in one of the languages"] if text_fields else []
+            parts += ["an image"] if with_image else []
+            parts += [f"a row of the vectors {name!r}" for name in with_vectors]
+            raise UserError(
+                f"{candidates.folder}: no record has {' and '.join(parts)}, so none is a negative"
+            )
         rows = np.where((rows >= 0) & usable[rows], rows, -1)
         # The negatives of a record come first.
         self._rows = np.take_along_axis(rows, np.argsort(rows < 0, axis=1, kind="stable"), axis=1)

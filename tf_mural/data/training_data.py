@@ -90,9 +90,8 @@ def training_dataset(
     core, model = trainer.core, trainer.encoder
     stored = model.stored
     modalities = {field: stored.modalities[tower] for field, tower in core.fields.items()}
-    vectors = {
-        f: stored.vectors[tower] for f, tower in core.fields.items() if tower in stored.vectors
-    }
+    vectors = {tower: (*v, model.modalities[tower]) for tower, v in stored.vectors.items()}
+    vectors = {field: vectors[tower] for field, tower in core.fields.items() if tower in vectors}
     options = {
         "languages": languages,
         "epoch_unit": epoch_unit,
@@ -154,7 +153,7 @@ def make_sampler(
     sets: Sequence[RecordSet],
     modalities: Mapping[str, str],
     languages: Sequence[str] | None = None,
-    vectors: Mapping[str, tuple[str, int | None]] | None = None,
+    vectors: Mapping[str, tuple[str, int | None, str]] | None = None,
     **options: Any,
 ) -> IndexSampler:
     """Returns the sampler of a source.
@@ -164,8 +163,8 @@ def make_sampler(
         sets: the record sets.
         modalities: {field: modality} of the source.
         languages: codes of the languages whose texts are drawn; None: all languages.
-        vectors: {field: (name of its vectors, width)} of the fields with the modality "vectors"; a
-            width of None is not checked.
+        vectors: {field: (name of its vectors, width, modality of its tower)} of the fields with the
+            modality "vectors"; a width of None is not checked.
         **options: further arguments of `language_sampling.make_sampler`.
 
     Raises:
@@ -182,7 +181,7 @@ def make_sampler(
                 f"{record_set.folder} has no images, but the source {name!r} has an image field: "
                 "use other records"
             )
-    fields = open_vector_fields(name, sets, vectors or {})
+    fields = open_vector_fields(name, sets, vectors or {}, parts.count("texts"))
     # Without a text field, a text is drawn for vectors of texts.
     count = max(parts.count("texts"), count_texts(fields))
     return language_sampling.make_sampler(
@@ -202,7 +201,7 @@ def make_negative_sampler(
     folders: Sequence[str],
     modalities: Mapping[str, str],
     seed: int,
-    vectors: Mapping[str, tuple[str, int | None]] | None = None,
+    vectors: Mapping[str, tuple[str, int | None, str]] | None = None,
 ) -> NegativeSampler:
     """Returns the sampler of a source of mined negatives.
 
@@ -218,20 +217,20 @@ def make_negative_sampler(
         UserError: see `NegativeSampler`.
     """
     parts = [MODALITIES[modality].part for modality in modalities.values()]
-    sampler = NegativeSampler(
-        base, folders, parts.count("texts"), name, seed, with_image="images" in parts
-    )
-    fields = open_vector_fields(name, sampler.sets, vectors or {})
-    if count_texts(fields) > sampler.text_fields:
-        sampler = NegativeSampler(base, folders, count_texts(fields), name, seed)
-    return sampler
+    count, with_image = parts.count("texts"), "images" in parts
+    sampler = NegativeSampler(base, folders, count, name, seed, with_image)
+    if not vectors:
+        return sampler
+    fields = open_vector_fields(name, sampler.sets, vectors, count)
+    count, with_vectors = max(count, count_texts(fields)), required_vectors(fields)
+    return NegativeSampler(base, folders, count, name, seed, with_image, with_vectors)
 
 
 def make_source(
     sampler: IndexSampler,
     modalities: Mapping[str, str],
     flip: bool,
-    vectors: Mapping[str, tuple[str, int | None]] | None = None,
+    vectors: Mapping[str, tuple[str, int | None, str]] | None = None,
 ) -> input_pipeline.Source:
     """Returns the source of a sampler.
 
@@ -243,7 +242,8 @@ def make_source(
         vectors: see `make_sampler`.
     """
     may_flip = all("flip" in s.manifest["augmentations"] for s in sampler.sets)
-    fields = open_vector_fields(sampler.name, sampler.sets, vectors or {})
+    text_fields = list(modalities.values()).count("text")
+    fields = open_vector_fields(sampler.name, sampler.sets, vectors or {}, text_fields)
     return input_pipeline.Source(sampler, dict(modalities), flip and may_flip, fields)
 
 

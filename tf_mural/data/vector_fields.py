@@ -9,6 +9,7 @@ from tf_mural.data import records
 from tf_mural.errors import UserError
 from tf_mural.modalities import MODALITIES
 
+_OF = {"image": "images", "text": "texts"}  # {modality of a tower: `of` of its features}
 # Keys of the description of vectors that all record sets of a source must have in common.
 _SHARED = ("of", "width", "dtype", "languages", "model")
 
@@ -39,45 +40,34 @@ class VectorField:
         return self.description["width"] * dtype.itemsize
 
 
-def open_vector_fields(source, sets, vectors):
+def open_vector_fields(source, sets, vectors, text_fields):
     """Returns {field: `VectorField`} of a source.
 
-    Fields that read the same vectors of texts, such as the features of the two text fields of
-    ETCL, read the rows of different drawn texts.
+    The fields of text towers whose features are stored read the rows of different drawn texts, as
+    if they were text fields: they take the texts after those of the text fields. Fields of towers
+    of vectors, such as a teacher, start at the first drawn text; fields that read the same vectors
+    of texts read the rows of different drawn texts.
 
     Args:
         source: name of the source, for messages.
         sets: list of `RecordSet` of the source.
-        vectors: {field: (name of the vectors, width)}; a width of None is not checked.
+        vectors: {field: (name of the vectors, width, modality of the tower)}; a width of None is
+            not checked.
+        text_fields: number of text fields of the source, which read their texts from the records.
 
     Raises:
         UserError: a record set has no vectors of this name and width, has sequences instead of
-            single rows, or record sets have vectors of different models; or too many fields read
-            the same vectors of texts.
+            single rows, or has no row for some of the images or texts that the tower embeds; record
+            sets have vectors of different models; or the fields need more texts of an example than
+            a source may draw.
     """
-    fields, texts = {}, collections.Counter()
-    for field, (name, width) in vectors.items():
+    fields, texts = {}, collections.Counter({"text": text_fields})
+    limit = MODALITIES["text"].max_fields
+    for field, (name, width, modality) in vectors.items():
         where = f"the field {field!r} of the source {source!r}"
         first = None
         for record_set in sets:
-            description = record_set.vectors.get(name)
-            if description is None:
-                known = ", ".join(record_set.vectors) or "none"
-                raise UserError(
-                    f"{record_set.folder} has no vectors {name!r}, which {where} reads; its "
-                    f"vectors: {known}. tools/extract.py --name={name} adds them"
-                )
-            if description["of"] == "steps":
-                raise UserError(
-                    f"{record_set.folder}: the vectors {name!r} are sequences, but {where} reads "
-                    "one row per example: use vectors of images or texts"
-                )
-            if width not in (None, description["width"]):
-                raise UserError(
-                    f"{record_set.folder}: the vectors {name!r} have the width "
-                    f"{description['width']}, but {where} expects {width}: set the width of its "
-                    f"tower to {description['width']}"
-                )
+            description = _describe(record_set, name, width, modality, where)
             first = first or (record_set.folder, description)
             for key in _SHARED:
                 if first[1].get(key) != description.get(key):
@@ -86,15 +76,45 @@ def open_vector_fields(source, sets, vectors):
                         f"{key!r}: {first[1].get(key)} and {description.get(key)}; use record sets "
                         "with vectors of one model"
                     )
-        fields[field] = VectorField(name, first[1], texts[name])
-        texts[name] += fields[field].needs_text
-        limit = MODALITIES["text"].max_fields
-        if texts[name] > limit:
+        group = modality if modality == "text" else (modality, name)
+        fields[field] = VectorField(name, first[1], texts[group])
+        texts[group] += fields[field].needs_text
+        if texts[group] > limit:
             raise UserError(
-                f"more than {limit} fields of the source {source!r} read the vectors {name!r} of "
-                "texts: move the others to another source"
+                f"{where} needs more than {limit} texts of an example, to read their vectors "
+                f"{name!r}: move it to another source"
             )
     return fields
+
+
+def _describe(record_set, name, width, modality, where):
+    """Returns the description of the vectors of a record set, after checks."""
+    description, folder = record_set.vectors.get(name), record_set.folder
+    if description is None:
+        known = ", ".join(record_set.vectors) or "none"
+        raise UserError(
+            f"{folder} has no vectors {name!r}, which {where} reads; its vectors: {known}. "
+            f"tools/extract.py --name={name} adds them"
+        )
+    if description["of"] == "steps":
+        raise UserError(
+            f"{folder}: the vectors {name!r} are sequences, but {where} reads one row per example: "
+            "use vectors of images or texts"
+        )
+    languages = ", ".join(description.get("languages", ()))
+    if modality in _OF and (description["of"] != _OF[modality] or languages):
+        raise UserError(
+            f"{folder}: the vectors {name!r} are those of {description['of']}"
+            + (f" in {languages}" if languages else "")
+            + f", but {where} needs the features of all {_OF[modality]}: make them with "
+            f"tools/extract.py --features --of={_OF[modality]}"
+        )
+    if width not in (None, description["width"]):
+        raise UserError(
+            f"{folder}: the vectors {name!r} have the width {description['width']}, but {where} "
+            f"expects {width}: set the width of its tower to {description['width']}"
+        )
+    return description
 
 
 def count_texts(fields):

@@ -31,7 +31,7 @@ def open_records(folder, data_dir, strict=True):
 
 
 def find_records(folder, data_dir):
-    """Returns the path of a record set, which may be relative to `data_dir`."""
+    """Returns the path of a record set or of mined negatives; it may be relative to `data_dir`."""
     in_data_dir = os.path.join(data_dir, folder)
     use_data_dir = os.path.isdir(in_data_dir) or not os.path.isdir(folder)
     return in_data_dir if use_data_dir else folder
@@ -85,11 +85,7 @@ def make_negative_sampler(name, source, base, modalities, data_dir, seed, vector
     Raises:
         UserError: a folder has no mined negatives, or those of other records.
     """
-    folders = [os.path.join(data_dir, folder) for folder in source.records]
-    folders = [
-        path if os.path.isdir(path) or not os.path.isdir(folder) else folder
-        for path, folder in zip(folders, source.records, strict=True)
-    ]
+    folders = [find_records(folder, data_dir) for folder in source.records]
     return training_data.make_negative_sampler(
         name, base, folders, modalities, seed, _of_source(vectors, source)
     )

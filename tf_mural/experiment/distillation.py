@@ -92,7 +92,7 @@ def check_teacher(config, run, init):
     if "image" in {modalities[tower] for tower in towers.values()}:
         return ""
     actual = None
-    for name, _ in field_vectors(config).values():
+    for name, *_ in field_vectors(config).values():
         for folder in run.data:
             model = read_manifest(folder).get("vectors", {}).get(name, {}).get("model", {})
             if "image_fingerprint" not in model:

@@ -10,7 +10,7 @@ import numpy as np
 from tf_mural.backends import backend_module
 from tf_mural.experiment import public_encoders
 from tf_mural.experiment.config_validation import check_config, find_vocabulary
-from tf_mural.experiment.fields import field_modalities, field_towers
+from tf_mural.experiment.fields import field_modalities, field_towers, tower_modalities
 from tf_mural.experiment.model_io import describe
 from tf_mural.experiment.trainer import make_trainer, shapes_only
 from tf_mural.modalities import MODALITIES
@@ -55,16 +55,24 @@ def _batch_shapes(config, stored):
     """
     rows, side, towers = config.batch_size, config.images.crop, field_towers(config)
     shapes = {"image": (side, side, 3), "text": (config.model.text.max_tokens,)}
+    batch = {}
+    for field, name in field_modalities(config).items():
+        modality = MODALITIES[name]
+        shape = shapes.get(name) or (stored.vectors[towers[field]][1],)
+        batch[field] = {"id": ((rows, 2), "int32")}
+        batch[field][modality.input_key] = ((rows, *shape), modality.dtype)
+        if field in _fields_with_language(config):
+            batch[field]["language"] = ((rows,), "int32")
+    return batch
 
-    def input_shape(field, modality):
-        return shapes.get(modality) or (stored.vectors[towers[field]][1],)
 
+def _fields_with_language(config):
+    """Returns the fields whose examples have a language, also those with stored features."""
+    modalities = tower_modalities(config)
     return {
-        field: {
-            "id": ((rows, 2), "int32"),
-            **MODALITIES[modality].batch_spec(rows, input_shape(field, modality)),
-        }
-        for field, modality in field_modalities(config).items()
+        field
+        for field, tower in field_towers(config).items()
+        if MODALITIES[modalities[tower]].has_language
     }
 
 
@@ -130,6 +138,6 @@ def _random_batch(config, tokenizer, stored):
         modality = MODALITIES[name]
         ids = np.arange(rows, dtype=np.int64)
         batch[field] = {"id": ids, modality.input_key: make[name](field)}
-        if modality.has_language:
+        if field in _fields_with_language(config):
             batch[field]["language"] = np.zeros(rows, np.int32)
     return batch

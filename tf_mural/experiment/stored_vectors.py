@@ -28,17 +28,21 @@ def stored_features(config):
 
 
 def field_vectors(config):
-    """Returns {field: (name of its vectors, width)} of the fields that read vectors of records.
+    """Returns {field: (name of its vectors, width, modality of its tower)}.
+
+    Only the fields that read vectors of records are in the result.
 
     The width is None for the features of a tower, because the tower determines it.
 
     Args:
         config: ConfigDict of a stage.
     """
-    vectors = {name: (stored, None) for name, stored in stored_features(config).items()}
-    for name, tower in config.model.towers.items():
+    towers, vectors = config.model.towers, {}
+    for name, stored in stored_features(config).items():
+        vectors[name] = stored, None, name if name in ("image", "text") else towers[name].modality
+    for name, tower in towers.items():
         if tower.modality == "vectors":
-            vectors[name] = (tower.get("vectors") or name, tower.get("width"))
+            vectors[name] = tower.get("vectors") or name, tower.get("width"), "vectors"
     return {
         field: vectors[tower]
         for source in config.sources.values()

@@ -10,11 +10,8 @@ from tf_mural.evaluation.metrics import seeds_interval
 from tf_mural.experiment.config_loading import find_file, import_file
 
 REQUIRED = ("TITLE", "RUNS", "SEEDS", "COLUMNS", "BASELINE")
-_DIFFERENCES_NOTE = (
-    "Difference of the means over the seeds in points, with the 95 % interval of the paired "
-    "differences between the seeds (Student's t-test)."
-)
 RUN_KEYS = ("stage", "init", "overrides", "config", "vectors")
+_VECTORS_KEYS = ("records", "name", "of")  # flags that `vectors` of a row must contain
 # A value of `overrides` of a row with `vectors` may contain this name of their folder.
 VECTORS = "{vectors}"
 
@@ -41,10 +38,15 @@ def load_sweep(path):
         raise UserError(f"{path}: the column {empty[0]!r} names no language")
     _check_runs(path, sweep)
     for label, rows in differences(sweep).items():
+        if not isinstance(rows, tuple | list) or len(rows) != 2:
+            raise UserError(f"{path}: the difference {label!r} is {rows!r}, expected two rows")
         for row in rows:
             lookup(sweep.RUNS, row, f"row (of the difference {label!r})")
-    for row in getattr(sweep, "CHART", {}).get("rows", ()):
-        lookup(sweep.RUNS, row, "row (of the chart)")
+    if chart := getattr(sweep, "CHART", None):
+        if missing := [name for name in ("rows", "groups") if not chart.get(name)]:
+            raise UserError(f"{path}: CHART lacks {missing[0]!r}")
+        for row in chart["rows"]:
+            lookup(sweep.RUNS, row, "row (of the chart)")
     return sweep
 
 
@@ -69,11 +71,21 @@ def _check_runs(path, sweep):
             raise UserError(f"{path}: the row {row!r} names no stage")
         if "init" in run:
             lookup(earlier_rows, run["init"], f"initial row (of the row {row!r}, above it)")
-        elif "vectors" in run:
-            raise UserError(f"{path}: the row {row!r} has vectors, but no init that computes them")
+        _check_vectors(path, row, run)
         earlier_rows[row] = run
     if sweep.BASELINE is not None:
         lookup(sweep.RUNS, sweep.BASELINE, "baseline")
+
+
+def _check_vectors(path, row, run):
+    if "vectors" not in run:
+        if any(VECTORS in _format(value) for value in run.get("overrides", {}).values()):
+            raise UserError(f"{path}: the row {row!r} uses {VECTORS}, but has no vectors")
+        return
+    if "init" not in run:
+        raise UserError(f"{path}: the row {row!r} has vectors, but no init that computes them")
+    if missing := [name for name in _VECTORS_KEYS if not run["vectors"].get(name)]:
+        raise UserError(f"{path}: the vectors of the row {row!r} lack {missing[0]!r}")
 
 
 def run_workdir(out_dir, row, seed):
@@ -83,6 +95,8 @@ def run_workdir(out_dir, row, seed):
 
 def extract_vectors(command, run, init, data_dir):
     """Adds the vectors of a row to record sets, in a separate process.
+
+    The process does nothing if a previous call has added the same vectors.
 
     Args:
         command: list of strings, the command that extracts vectors, without its flags.
@@ -95,14 +109,13 @@ def extract_vectors(command, run, init, data_dir):
         The folder of the new record sets, in `init`.
 
     Raises:
-        UserError: the process failed.
+        UserError: the process failed, such as for a folder with vectors of other options.
     """
     flags = dict(run["vectors"])
     folder = os.path.join(init, "vectors", flags["name"])
     sets = [os.path.join(data_dir, name) for name in flags.pop("records")]
-    if not all(os.path.exists(os.path.join(folder, os.path.basename(name))) for name in sets):
-        flags |= {"model": init, "records": sets, "out_dir": folder}
-        _run([*command, *(f"--{name}={_format(value)}" for name, value in flags.items())], folder)
+    flags |= {"model": init, "records": sets, "out_dir": folder}
+    _run([*command, *(f"--{name}={_format(value)}" for name, value in flags.items())], folder)
     return folder
 
 
@@ -223,7 +236,7 @@ def write_table(out_dir, sweep, recalls):
     tables = [(rows, header, note)]
     if compared:
         header = ["difference in points", *sweep.COLUMNS]
-        tables.append((_difference_rows(compared), header, _DIFFERENCES_NOTE))
+        tables.append((_difference_rows(compared), header, _differences_note(recalls)))
     text, markdown = (
         "\n\n".join(
             part
@@ -250,13 +263,13 @@ def _draw_chart(path, chart, recalls):
 
     series = {
         row: {
-            code: _mean([recall[code] for recall in recalls[row].values()])
+            code: _mean([lookup(r, code, "language (of the chart)") for r in recalls[row].values()])
             for codes in chart["groups"].values()
             for code in codes
         }
         for row in chart["rows"]
     }
-    reports.recall_chart(path, series, chart["groups"], control=chart["rows"][-2])
+    reports.recall_chart(path, series, chart["groups"])
 
 
 def difference_values(sweep, values):
@@ -306,6 +319,15 @@ def _note(sweep, recalls, has_baseline):
     else:
         note += f"seed {seeds[0]}."
     return note + (f" Gains over {sweep.BASELINE}." if has_baseline else "")
+
+
+def _differences_note(recalls):
+    if len(next(iter(recalls.values()))) == 1:
+        return "Difference in points, of a single seed."
+    return (
+        "Difference of the means over the seeds in points, with the 95 % interval of the paired "
+        "differences between the seeds (Student's t-test)."
+    )
 
 
 def _mean(values):
