@@ -4,7 +4,7 @@
 
 A step trains a BERT on pairs of texts with the contrastive loss and LAMB. Each value of `--adapt`
 has a turn in every round, in a process of its own. Only one process runs at a time, because full
-fine-tuning with 501,153 pieces needs about 16 GiB. The table contains the peak memory of the
+fine-tuning with 501,153 pieces needs about 19 GiB. The table contains the peak memory of the
 process during the steps, the medians of the elapsed seconds and of the processor seconds of a step,
 and all of them in percent of those of the first value. Other load of the machine changes processor
 seconds less than elapsed seconds.
