@@ -25,6 +25,7 @@ from benchmarks.common import (  # noqa: E402
     append_load,
     log,
     machine_info,
+    make_parser,
     report,
     require_packages,
 )
@@ -127,7 +128,7 @@ def table(runs):
 
 def parse(arguments=None):
     """Parses the flags."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__)
     parser.add_argument("--model", choices=list(CASES), default="b7")
     parser.add_argument("--batch", type=int, help="first batch (default: that of the case)")
     parser.add_argument("--max_batch", type=int, default=4096, help="last batch")
@@ -140,7 +141,6 @@ def parse(arguments=None):
         help="rows of the matrices that measure the peak",
     )
     parser.add_argument("--peer", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--json", help="path of the JSON file")
     options = parser.parse_args(arguments)
     if options.steps < 1 or options.warmup < 1:
         parser.error("--steps and --warmup must be at least 1")

@@ -4,13 +4,12 @@
 
 A step trains a BERT on pairs of texts with the contrastive loss and LAMB. Each value of `--adapt`
 has a turn in every round, in a process of its own. Only one process runs at a time, because full
-fine-tuning with 501,153 pieces needs about 16 GiB. The table contains the peak memory of the
+fine-tuning with 501,153 pieces needs about 19 GiB. The table contains the peak memory of the
 process during the steps, the medians of the elapsed seconds and of the processor seconds of a step,
 and all of them in percent of those of the first value. Other load of the machine changes processor
 seconds less than elapsed seconds.
 """
 
-import argparse
 import itertools
 import os
 import statistics
@@ -20,7 +19,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
-from benchmarks.common import append_load, log, machine_info, report  # noqa: E402
+from benchmarks.common import append_load, log, machine_info, make_parser, report  # noqa: E402
 from benchmarks.memory import MeasuredStep  # noqa: E402
 from benchmarks.worker import Worker  # noqa: E402
 
@@ -131,7 +130,7 @@ def parse(arguments=None):
     def parse_integers(text):
         return [int(part) for part in text.split(",")]
 
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__)
     parser.add_argument("--bert", default="base", help="a key of tf_mural.models.BERTS")
     parser.add_argument("--vocabularies", type=parse_integers, default=[501_153, 30_522])
     parser.add_argument("--batches", type=parse_integers, default=[8, 32], help="texts per step")
@@ -140,7 +139,6 @@ def parse(arguments=None):
     parser.add_argument("--tokens", type=int, default=64, help="tokens per text")
     parser.add_argument("--steps", type=int, default=3, help="timed steps per turn")
     parser.add_argument("--rounds", type=int, default=2, help="turns of each value of --adapt")
-    parser.add_argument("--json", help="path of the JSON file")
     options = parser.parse_args(arguments)
     if any(batch < 4 or batch % 2 for batch in options.batches):
         parser.error("--batches must be even numbers from 4")

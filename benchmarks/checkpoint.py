@@ -11,7 +11,6 @@ The benchmark needs twice the size of the state in memory, and as much on the di
 the paper's model.
 """
 
-import argparse
 import os
 import shutil
 import statistics
@@ -23,7 +22,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
-from benchmarks.common import append_load, log, machine_info, report  # noqa: E402
+from benchmarks.common import append_load, log, machine_info, make_parser, report  # noqa: E402
 
 _EMBEDDING, _MATRIX = (501_153, 768), (1024, 1024)
 
@@ -141,12 +140,11 @@ def _peak_gib():
 
 def parse(arguments=None):
     """Parses the flags."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__)
     parser.add_argument("--parameters", type=float, default=533e6)
     parser.add_argument("--folder", default=".", help="folder on the disk to measure")
     parser.add_argument("--step", type=float, default=1.0, help="seconds of a step without LAMB")
     parser.add_argument("--rounds", type=int, default=2, help="number of saves")
-    parser.add_argument("--json", help="path of the JSON file")
     return parser.parse_args(arguments)
 
 

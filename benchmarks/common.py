@@ -1,5 +1,6 @@
 """Output, checks and machine information that all benchmarks share."""
 
+import argparse
 import importlib.util
 import json
 import os
@@ -49,6 +50,22 @@ def peak_flops(time_matmul, size, repeats=5):
     # The first call also creates the matrices and is not counted.
     seconds = [time_matmul(size) for _ in range(repeats + 1)]
     return 2 * size**3 / min(seconds[1:])
+
+
+def make_parser(doc, parts=(), default=None):
+    """Returns a parser with the flags that all benchmarks have.
+
+    Args:
+        doc: docstring of the benchmark, whose first line is the description.
+        parts: names of the parts of the benchmark. Without parts, there is no flag --parts.
+        default: default of --parts, comma-separated. None: all parts.
+    """
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    if parts:
+        default, names = default or ",".join(parts), ", ".join(parts)
+        parser.add_argument("--parts", default=default, help=f"comma-separated: {names}")
+    parser.add_argument("--json", help="path of the JSON file")
+    return parser
 
 
 def parse_names(parser, flag, text, valid_names):

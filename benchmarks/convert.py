@@ -10,7 +10,6 @@ writes nothing, gives the upper limit of both rates. The two packages and the lo
 benchmark also measures how many records per second can be read.
 """
 
-import argparse
 import itertools
 import json
 import os
@@ -27,7 +26,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
-from benchmarks.common import append_load, log, machine_info, report  # noqa: E402
+from benchmarks.common import append_load, log, machine_info, make_parser, report  # noqa: E402
 
 SIDE, QUALITY = 346, 95
 RECORDS_PER_UNIT = 2000  # as `_RECORDS_PER_UNIT` of the data set `table`
@@ -208,14 +207,13 @@ def _measure_reading(folder):
 
 def parse(arguments=None):
     """Parses the flags."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__)
     parser.add_argument("--images", help="folder of JPEG files (default: images are not measured)")
     parser.add_argument("--limit", type=int, default=4000, help="maximum number of images")
     parser.add_argument("--peer", help="path of a Python with img2dataset")
     parser.add_argument("--pairs", type=int, default=1_000_000, help="number of translation pairs")
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", help="path of the JSON file")
     options = parser.parse_args(arguments)
     if min(options.processes, options.rounds) < 1 or options.limit < 2:
         parser.error("--processes and --rounds must be at least 1, --limit at least 2")

@@ -15,14 +15,11 @@ sentence has at least `--tokens` tokens, and all texts are cut to this length. I
 "tatoeba", sentences keep their lengths, up to `--tokens`. The compared steps alternate.
 """
 
-import argparse
-import contextlib
 import dataclasses
 import json
 import os
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 
@@ -36,14 +33,16 @@ from benchmarks.common import (  # noqa: E402
     append_load,
     log,
     machine_info,
+    make_parser,
     parse_names,
     peak_flops,
     report,
 )
-from benchmarks.worker import Worker  # noqa: E402
+from benchmarks.worker import ScriptWorker, Worker  # noqa: E402
 
 PARTS = ("etcl", "peer")
 DATA_SETS = ("full", "tatoeba")
+_PEER_SCRIPT = os.path.join(ROOT, "benchmarks", "sentence_transformers_peer.py")
 _MATMUL = 2048  # rows of the square matrices whose product is timed as the peak rate
 
 
@@ -87,54 +86,6 @@ def measure_etcl(case, text_batches, rounds, warmup=1):
     }
 
 
-class Peer:
-    """The process of benchmarks/sentence_transformers_peer.py, with the interface of a `Worker`.
-
-    Args:
-        python: path of a Python with sentence-transformers.
-        settings: dict of plain data, see the script.
-
-    Attributes:
-        facts: description of the run.
-
-    Raises:
-        RuntimeError: the process failed.
-    """
-
-    def __init__(self, python, settings):
-        script = os.path.join(ROOT, "benchmarks", "sentence_transformers_peer.py")
-        self._process = subprocess.Popen(
-            [python, script, json.dumps(settings)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.facts = self._receive()
-
-    def call(self, method, argument):
-        """Runs a number of steps ("turn"), or times a matrix product ("matmul").
-
-        Returns:
-            (None, elapsed seconds, None).
-        """
-        self._process.stdin.write(f"{method} {argument}\n")
-        self._process.stdin.flush()
-        answer = self._receive()
-        return None, answer["seconds"], None
-
-    def close(self):
-        """Stops the process."""
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
-        self._process.wait()
-
-    def _receive(self):
-        for line in self._process.stdout:
-            if line.startswith("{"):  # the libraries print other lines
-                return json.loads(line)
-        raise RuntimeError(f"the peer ended with code {self._process.wait()}")
-
-
 def measure_peer(folder, settings, steps, rounds, python=None):
     """Times the training of both implementations alternately.
 
@@ -159,7 +110,8 @@ def measure_peer(folder, settings, steps, rounds, python=None):
         workers["tf_mural"] = Worker("benchmarks.distillation_step", "DistillationRun", **settings)
         facts["tf_mural"] = workers["tf_mural"].call("describe")[0]
         if python:
-            workers["peer"] = Peer(python, settings | _peer_settings(settings["bert"]))
+            peer_settings = json.dumps(settings | _peer_settings(settings["bert"]))
+            workers["peer"] = ScriptWorker(python, _PEER_SCRIPT, peer_settings, facts=True)
             facts["peer"] = workers["peer"].facts
             counts = {side: fact["parameters"] for side, fact in facts.items()}
             if len(set(counts.values())) > 1:
@@ -280,8 +232,7 @@ def table(results):
 
 def parse(arguments=None):
     """Parses the flags."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--parts", default="etcl", help=f"comma-separated: {', '.join(PARTS)}")
+    parser = make_parser(__doc__, PARTS, default="etcl")
     parser.add_argument("--case", choices=list(CASES), default="b7", help="towers of `etcl`")
     parser.add_argument("--etcl_batch", type=int, default=4, help="triples per ETCL step")
     parser.add_argument("--text_batches", default="4,32", help="rows per step of `etcl`")
@@ -296,7 +247,6 @@ def parse(arguments=None):
     parser.add_argument("--rounds", type=int, default=3, help="timed turns of each kind")
     parser.add_argument("--threads", type=int, help="of each side of `peer` (default: all cores)")
     parser.add_argument("--peer_python", help="path of a Python with sentence-transformers")
-    parser.add_argument("--json", help="path of the JSON file")
     options = parser.parse_args(arguments)
     options.parts = parse_names(parser, "--parts", options.parts, PARTS)
     options.data = parse_names(parser, "--data", options.data, DATA_SETS)

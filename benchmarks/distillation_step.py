@@ -4,6 +4,7 @@ import dataclasses
 import os
 
 from benchmarks.cases import DROPOUT, EMBEDDING_DIM, synthetic_batch
+from benchmarks.flops import graph_flops, multiply_matrices
 
 LEARNING_RATE, WEIGHT_DECAY, CLIP_NORM = 2e-5, 0.01, 1.0
 _FIELDS = {"text": "text", "teacher": "teacher"}
@@ -117,8 +118,6 @@ class DistillationRun:
         import keras
         import tensorflow as tf
 
-        from benchmarks.flops import graph_flops
-
         step = tf.function(self._trainer.train_step, autograph=False)
         scalars = {id(v) for v in self._trainer.encoder.scalar_variables}
         weights = [v for v in self._trainer.encoder.trainable_variables if id(v) not in scalars]
@@ -135,10 +134,4 @@ class DistillationRun:
             logs = self._runner.run(1)
         return float(logs["loss"][0])
 
-    def matmul(self, size):
-        """Multiplies two float32 matrices of `size` x `size`."""
-        import tensorflow as tf
-
-        if getattr(self, "_matrix", None) is None or self._matrix.shape[0] != size:
-            self._matrix = tf.random.normal([size, size])
-        tf.matmul(self._matrix, self._matrix).numpy()
+    matmul = staticmethod(multiply_matrices)

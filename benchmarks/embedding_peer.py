@@ -2,52 +2,17 @@
 
     python benchmarks/embedding_peer.py SETTINGS.json
 
-The script reads a line of JSON per call from standard input, [method, arguments], and prints a line
-{"seconds"} or {"error"}. `connect` starts the script with another interpreter.
+`worker.ScriptWorker` starts the script, and describes the lines that it reads and prints.
 """
 
 import io
 import json
 import os
-import subprocess
 import sys
 import time
 
 _PREFIX = "query: "  # E5 puts it before each text
 _MAX_TOKENS = 64
-
-
-class Peer:
-    """A process of another interpreter, with the interface of `worker.Worker`."""
-
-    def __init__(self, process):
-        self._process = process
-
-    def call(self, method, *arguments):
-        """Calls a method of `Sides`. Returns (None, elapsed seconds, None)."""
-        self._process.stdin.write(json.dumps([method, arguments]) + "\n")
-        self._process.stdin.flush()
-        for line in self._process.stdout:
-            if line.startswith('{"seconds"') or line.startswith('{"error"'):
-                answer = json.loads(line)
-                if "error" in answer:
-                    raise RuntimeError(answer["error"])
-                return None, answer["seconds"], None
-        raise RuntimeError("the process of PyTorch ended")
-
-    def close(self):
-        """Stops the process."""
-        self._process.stdin.close()
-        self._process.wait()
-
-
-def connect(python, settings):
-    """Starts this script with an interpreter that has PyTorch, and returns its `Peer`."""
-    command = [python, os.path.abspath(__file__), settings]
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
-    )
-    return Peer(process)
 
 
 class Sides:

@@ -6,6 +6,8 @@ import shutil
 
 import numpy as np
 
+from benchmarks.flops import graph_flops, multiply_matrices
+
 _LANGUAGES = ("deu", "fra", "rus", "cmn")
 _SENTENCES = 500  # sentences of a language whose translations are searched
 
@@ -176,8 +178,6 @@ class Sides:
         """
         import tensorflow as tf
 
-        from benchmarks.flops import graph_flops
-
         def count(tower, shape, dtype):
             function = tf.function(
                 lambda batch: self._encoder.encode(tower, batch, training=False), autograph=False
@@ -197,10 +197,4 @@ class Sides:
         both = {str(batch): float(images) for batch in (*batch_sizes, 64)}
         return {"texts": texts, "images": both, "folder": both}
 
-    def matmul(self, size):
-        """Multiplies two float32 matrices of `size` x `size`."""
-        import tensorflow as tf
-
-        if getattr(self, "_matrix", None) is None or self._matrix.shape[0] != size:
-            self._matrix = tf.random.normal([size, size])
-        tf.matmul(self._matrix, self._matrix).numpy()
+    matmul = staticmethod(multiply_matrices)

@@ -15,7 +15,6 @@ transform and two workers, as in clip-retrieval. The frameworks take turns, each
 own.
 """
 
-import argparse
 import os
 import statistics
 import sys
@@ -29,15 +28,16 @@ from benchmarks.common import (  # noqa: E402
     append_load,
     log,
     machine_info,
+    make_parser,
     parse_names,
     peak_flops,
     report,
 )
 from benchmarks.embedding import jpegs, random_sentences, read_sentences  # noqa: E402
-from benchmarks.embedding_peer import connect  # noqa: E402
-from benchmarks.worker import Worker  # noqa: E402
+from benchmarks.worker import ScriptWorker, Worker  # noqa: E402
 
 PARTS = ("texts", "images", "folder")
+PEER_SCRIPT = os.path.join(ROOT, "benchmarks", "embedding_peer.py")
 OWN = {
     "texts": ("embedder", "saved_model", "onnx", "onnx int8"),
     "images": ("embedder", "saved_model", "onnx"),
@@ -57,7 +57,7 @@ def measure(part, own, peer, batch_sizes, counts, rounds, chosen=()):
     Args:
         part: one of `PARTS`.
         own: `Worker` of `embedding_sides.Sides`.
-        peer: `embedding_peer.Peer`, or None.
+        peer: `ScriptWorker` of `PEER_SCRIPT`, or None.
         batch_sizes: sizes of the batches.
         counts: {batch size: number of items}.
         rounds: number of timed turns of each side, after one that is not counted.
@@ -131,8 +131,7 @@ def table(results):
 
 def parse(arguments=None):
     """Parses the flags."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--parts", default=",".join(PARTS), help="comma-separated")
+    parser = make_parser(__doc__, PARTS)
     parser.add_argument("--presets", required=True, help="folder of benchmarks.trained_weights")
     parser.add_argument("--tatoeba", help="folder of tatoeba.xxx-eng.xxx (default: random words)")
     parser.add_argument("--photos", help="folder of JPEG files (default: blurred noise)")
@@ -144,7 +143,6 @@ def parse(arguments=None):
     names = sorted({name for table in (OWN, PEERS) for sides in table.values() for name in sides})
     parser.add_argument("--sides", default="", help=f"comma-separated: {', '.join(names)}")
     parser.add_argument("--rounds", type=int, default=3, help="timed turns of each side")
-    parser.add_argument("--json", help="path of the JSON file")
     options = parser.parse_args(arguments)
     options.parts = parse_names(parser, "--parts", options.parts, PARTS)
     options.sides = parse_names(parser, "--sides", options.sides, names)
@@ -211,7 +209,8 @@ def main():
         peer = None
         try:
             if options.peer_python:
-                peer = connect(options.peer_python, os.path.join(folder, "settings.json"))
+                path = os.path.join(folder, "settings.json")
+                peer = ScriptWorker(options.peer_python, PEER_SCRIPT, path)
             sides = {"tf_mural": own} | ({"pytorch": peer} if peer else {})
             results["peak_flops_per_second"] = {
                 name: peak_flops(lambda size, side=side: side.call("matmul", size)[1], _MATMUL)

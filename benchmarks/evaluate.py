@@ -25,6 +25,7 @@ from benchmarks.common import (  # noqa: E402
     append_load,
     log,
     machine_info,
+    make_parser,
     parse_names,
     report,
     require_packages,
@@ -168,8 +169,7 @@ def table(results):
 
 def parse(arguments=None):
     """Parses the flags."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--parts", default=",".join(PARTS), help="comma-separated")
+    parser = make_parser(__doc__, PARTS)
     parser.add_argument("--retrieval_images", type=int, default=5000)
     parser.add_argument("--texts_per_image", type=int, default=5)
     parser.add_argument(
@@ -187,7 +187,6 @@ def parse(arguments=None):
     parser.add_argument(
         "--peer", action=argparse.BooleanOptionalAction, default=True, help="also CLIP_benchmark"
     )
-    parser.add_argument("--json", help="path of the JSON file")
     options = parser.parse_args(arguments)
     options.parts = parse_names(parser, "--parts", options.parts, PARTS)
     if options.rounds < 1 or options.retrieval_images < 10:

@@ -1,7 +1,23 @@
 """Counts the floating-point operations of a TensorFlow function in matmuls and convolutions."""
 
 import collections
+import functools
 import math
+
+
+def multiply_matrices(size):
+    """Multiplies two float32 matrices of `size` x `size` on TensorFlow, see `common.peak_flops`."""
+    import tensorflow as tf
+
+    matrix = _random_matrix(size)
+    tf.matmul(matrix, matrix).numpy()
+
+
+@functools.cache
+def _random_matrix(size):
+    import tensorflow as tf
+
+    return tf.random.normal([size, size])
 
 
 def graph_flops(graph):

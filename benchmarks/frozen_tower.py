@@ -8,7 +8,6 @@ records, and only the projection runs. The three steps alternate on the same exa
 process, on TensorFlow.
 """
 
-import argparse
 import dataclasses
 import os
 import statistics
@@ -19,7 +18,14 @@ if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
 from benchmarks.cases import CASES, Case, synthetic_batch  # noqa: E402
-from benchmarks.common import append_load, log, machine_info, parse_names, report  # noqa: E402
+from benchmarks.common import (  # noqa: E402
+    append_load,
+    log,
+    machine_info,
+    make_parser,
+    parse_names,
+    report,
+)
 from benchmarks.tf_mural_step import make_config, make_trainer  # noqa: E402
 from benchmarks.worker import Worker  # noqa: E402
 
@@ -114,10 +120,9 @@ def table(results):
 
 def main(arguments=None):
     """Runs the benchmark. `arguments` is a list of flags; None means the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__)
     parser.add_argument("--cases", default="tiny", help=f"comma-separated: {', '.join(SETUPS)}")
     parser.add_argument("--rounds", type=int, default=5, help="timed steps of each kind")
-    parser.add_argument("--json", help="path of the JSON file")
     options = parser.parse_args(arguments)
     if options.rounds < 1:
         parser.error("--rounds must be at least 1")

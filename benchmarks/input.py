@@ -28,6 +28,7 @@ from benchmarks.common import (  # noqa: E402
     append_load,
     log,
     machine_info,
+    make_parser,
     parse_names,
     report,
     require_packages,
@@ -210,8 +211,7 @@ def table(results):
 
 def parse(arguments=None):
     """Parses the flags."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--parts", default=",".join(PARTS), help="comma-separated")
+    parser = make_parser(__doc__, PARTS)
     parser.add_argument("--photos", help="folder of JPEG files, for images")
     parser.add_argument("--tatoeba", help="folder of tatoeba.xxx-eng.xxx, for tokens")
     parser.add_argument("--count", type=int, default=4000, help="number of images")
@@ -225,7 +225,6 @@ def parse(arguments=None):
     parser.add_argument(
         "--peer", action=argparse.BooleanOptionalAction, default=True, help="also webdataset"
     )
-    parser.add_argument("--json", help="path of the JSON file")
     options = parser.parse_args(arguments)
     options.parts = parse_names(parser, "--parts", options.parts, PARTS)
     cases = {"b0": CASES["b0"], "scenes": SCENES}

@@ -14,7 +14,6 @@ Other load of the machine changes processor seconds less than triples per second
     python benchmarks/memory.py --towers=image --batches=32 --microbatches=0 --remat=0,1
 """
 
-import argparse
 import dataclasses
 import itertools
 import os
@@ -26,7 +25,7 @@ if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
 from benchmarks.cases import Case  # noqa: E402
-from benchmarks.common import append_load, log, machine_info, report  # noqa: E402
+from benchmarks.common import append_load, log, machine_info, make_parser, report  # noqa: E402
 from benchmarks.tf_mural_step import TensorFlowStep  # noqa: E402
 from benchmarks.worker import Worker  # noqa: E402
 
@@ -203,7 +202,7 @@ def parse(arguments=None):
     def parse_integers(text):
         return [int(part) for part in text.split(",")]
 
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__)
     parser.add_argument("--data_dir", default="data", help="folder of the record sets")
     parser.add_argument("--batches", type=parse_integers, default=[1024, 4096, 32768])
     parser.add_argument(
@@ -219,7 +218,6 @@ def parse(arguments=None):
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--warmup", type=int, default=1, help="steps before the timed steps")
     parser.add_argument("--steps", type=int, default=2, help="timed steps per line")
-    parser.add_argument("--json", help="path of the JSON file")
     options = parser.parse_args(arguments)
     if options.towers != "tiny" and (any(options.microbatches) or options.dropout):
         parser.error("--towers=text and --towers=image require --microbatches=0 and no --dropout")

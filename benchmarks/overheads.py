@@ -8,7 +8,6 @@ index of a model of size tiny. Steps with micro-batches (GradCache) alternate wi
 the same batch in one process.
 """
 
-import argparse
 import dataclasses
 import os
 import statistics
@@ -26,6 +25,7 @@ from benchmarks.common import (  # noqa: E402
     append_load,
     log,
     machine_info,
+    make_parser,
     parse_names,
     report,
 )
@@ -226,7 +226,7 @@ def table(results):
 
 def parse(arguments=None):
     """Parses the flags."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__)
     parser.add_argument(
         "--cases", default="tiny,b0", help=f"comma-separated: {', '.join(SETUPS)}; may be empty"
     )
@@ -235,7 +235,6 @@ def parse(arguments=None):
     )
     parser.add_argument("--starts", type=int, default=3, help="number of runs to start")
     parser.add_argument("--data_dir", default="data", help="folder of the scenes data set")
-    parser.add_argument("--json", help="path of the JSON file")
     options = parser.parse_args(arguments)
     options.cases = parse_names(parser, "--cases", options.cases, SETUPS)
     if options.rounds < 1 or options.starts < 0:

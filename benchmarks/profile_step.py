@@ -7,7 +7,6 @@ and the share of the peak rate. The peak rate is that of a large matrix product 
 Operations can run in parallel; therefore the sum of their times can exceed the time of the step.
 """
 
-import argparse
 import collections
 import dataclasses
 import glob
@@ -26,6 +25,7 @@ from benchmarks.common import (  # noqa: E402
     append_load,
     log,
     machine_info,
+    make_parser,
     peak_flops,
     report,
 )
@@ -142,12 +142,11 @@ def table(results):
 
 def main(arguments=None):
     """Profiles a case; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__)
     parser.add_argument("--case", default="b7", choices=CASES)
     parser.add_argument("--batch", type=int, help="triples per step (default: that of the case)")
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--warmup", type=int, default=2)
-    parser.add_argument("--json", help="path of the JSON file")
     options = parser.parse_args(arguments)
     case, info = CASES[options.case], machine_info()
     if options.batch:

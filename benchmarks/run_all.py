@@ -9,7 +9,6 @@ measures this package without a comparison. If a part fails, the other parts sti
 code is 1.
 """
 
-import argparse
 import dataclasses
 import json
 import os
@@ -28,6 +27,7 @@ from benchmarks.common import (  # noqa: E402
     append_load,
     log,
     machine_info,
+    make_parser,
     missing_packages,
     parse_names,
     report,
@@ -184,11 +184,10 @@ def run(part, options, scripts=None):
 
 def parse(arguments=None):
     """Parses the flags."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__, PARTS)
     parser.add_argument(
         "--quick", action="store_true", help="a run of minutes that shows whether all parts work"
     )
-    parser.add_argument("--parts", default=",".join(PARTS), help="comma-separated")
     parser.add_argument(
         "--cases",
         help=f"of step and gradcache: {','.join(CASES)} (default: all; with --quick: tiny)",
@@ -198,7 +197,6 @@ def parse(arguments=None):
     parser.add_argument("--img2dataset", help="path of a Python with img2dataset, for convert")
     parser.add_argument("--data_dir", default="data", help="folder of the scenes data set")
     parser.add_argument("--folder", default=".", help="folder on the disk for checkpoints")
-    parser.add_argument("--json", help="path of the JSON file")
     options = parser.parse_args(arguments)
     options.parts = parse_names(parser, "--parts", options.parts, PARTS)
     default = "tiny" if options.quick else ",".join(CASES)

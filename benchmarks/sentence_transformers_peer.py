@@ -2,9 +2,9 @@
 
     python benchmarks/sentence_transformers_peer.py SETTINGS
 
-SETTINGS is a JSON object, see `benchmarks.distillation.measure_peer`. The script prints a line of
-JSON that describes the run. It then reads lines from standard input: "turn N" runs N steps,
-"matmul N" multiplies two matrices of N x N. After each line, the script prints {"seconds"}.
+SETTINGS is a JSON object, see `benchmarks.distillation.measure_peer`. `worker.ScriptWorker` starts
+the script, and describes the lines that it reads and prints. The method "turn" runs a number of
+steps, and "matmul" multiplies two matrices with a number of rows.
 """
 
 import json
@@ -72,13 +72,13 @@ class Turns:
         import torch
 
         for line in sys.stdin:
-            command, number = line.split()
+            method, (number,) = json.loads(line)
             self._began = time.perf_counter()
-            if command == "turn":
-                self._steps = int(number)
+            if method == "turn":
+                self._steps = number
                 return False
             if self._matrix is None:
-                self._matrix = torch.randn(int(number), int(number))
+                self._matrix = torch.randn(number, number)
                 self._began = time.perf_counter()
             torch.matmul(self._matrix, self._matrix)
             self._answer(self._began)

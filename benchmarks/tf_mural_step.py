@@ -1,6 +1,7 @@
 """The ETCL step of this package on TensorFlow and on JAX, as `loop.train` runs it."""
 
 from benchmarks.cases import DROPOUT, EMBEDDING_DIM, STOCHASTIC_DEPTH, synthetic_batch
+from benchmarks.flops import graph_flops, graph_flops_by_type, multiply_matrices
 
 # The schedule is so long that every step has a learning rate above 0.
 _STEPS = 1_000_000
@@ -60,8 +61,6 @@ class TensorFlowStep:
         import keras
         import tensorflow as tf
 
-        from benchmarks.flops import graph_flops
-
         def count_flops(function):
             return graph_flops(function.get_concrete_function(self._batch).graph)
 
@@ -76,17 +75,9 @@ class TensorFlowStep:
 
     def flops_by_type(self):
         """Returns {type of operation: floating-point operations of a step}."""
-        from benchmarks.flops import graph_flops_by_type
-
         return dict(graph_flops_by_type(self._step.get_concrete_function(self._batch).graph))
 
-    def matmul(self, size):
-        """Multiplies two float32 matrices of `size` x `size`."""
-        import tensorflow as tf
-
-        if getattr(self, "_matrix", None) is None or self._matrix.shape[0] != size:
-            self._matrix = tf.random.normal([size, size])
-        tf.matmul(self._matrix, self._matrix).numpy()
+    matmul = staticmethod(multiply_matrices)
 
 
 class JaxStep:

@@ -12,7 +12,6 @@ layers per encoder are compiled instead, and the memory is extrapolated linearly
 layers of the image encoder and the text encoder. --layers=all compiles the whole model.
 """
 
-import argparse
 import copy
 import json
 import os
@@ -24,7 +23,14 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
-from benchmarks.common import append_load, log, machine_info, parse_names, report  # noqa: E402
+from benchmarks.common import (  # noqa: E402
+    append_load,
+    log,
+    machine_info,
+    make_parser,
+    parse_names,
+    report,
+)
 
 _GIB = 2**30
 _TOPOLOGY = "v5p:1x1x1"  # one chip with 95 GiB, more than each step needs
@@ -257,7 +263,7 @@ def table(results):
 
 def main(arguments=None):
     """Runs the benchmark. `arguments` is a list of flags; None means the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__)
     parser.add_argument("--models", default="siglip2_base", help=f"of {', '.join(MODELS)}")
     parser.add_argument("--batch", type=int, default=256, help="rows per step")
     parser.add_argument("--platform", default="cpu", choices=["cpu", "tpu"])
@@ -265,7 +271,6 @@ def main(arguments=None):
     parser.add_argument("--remat", default="0", help="0, 1 or 0,1")
     parser.add_argument("--adapt", default="full", help="comma-separated, such as full,lora:8")
     parser.add_argument("--layers", default="2,4", help="two numbers of layers, or all")
-    parser.add_argument("--json", help="path of the JSON file")
     options = parser.parse_args(arguments)
     names = parse_names(parser, "--models", options.models, MODELS)
     layers = None if options.layers == "all" else tuple(map(int, options.layers.split(",")))

@@ -25,6 +25,7 @@ from benchmarks.common import (  # noqa: E402
     append_load,
     log,
     machine_info,
+    make_parser,
     peak_flops,
     report,
     require_packages,
@@ -198,7 +199,7 @@ def table(results):
 
 def parse(arguments=None):
     """Parses the flags."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__)
     parser.add_argument("--model", choices=[*CASES, "all"], default="all", help="all: b7 and b0")
     parser.add_argument("--steps", type=int, default=4, help="timed steps per turn")
     parser.add_argument("--warmup", type=int, default=2, help="steps before the timed steps")
@@ -220,7 +221,6 @@ def parse(arguments=None):
         action="store_true",
         help="also time batch norm whose sums are computed image by image, as on TPUs",
     )
-    parser.add_argument("--json", help="path of the JSON file")
     options = parser.parse_args(arguments)
     if options.steps < 1 or options.warmup < 0 or options.rounds < 1:
         parser.error("--steps and --rounds must be at least 1, --warmup at least 0")

@@ -1,7 +1,10 @@
 """Runs an object in a process of its own, which is idle between calls."""
 
+import contextlib
 import importlib
+import json
 import multiprocessing
+import subprocess
 import time
 import traceback
 
@@ -57,6 +60,66 @@ class Worker:
         if failure:
             raise RuntimeError(failure)
         return answer
+
+
+class ScriptWorker:
+    """Runs a script with another Python, whose environment has the packages of a peer.
+
+    The script reads a line of JSON per call from standard input, [method, arguments]. After the
+    call, it prints a line {"seconds": elapsed seconds} or {"error": message}. With `facts`, the
+    script first prints a line of JSON that describes the run. Other lines are ignored.
+
+    Args:
+        python: path of the interpreter.
+        script: path of the script.
+        argument: argument of the script.
+        facts: whether the script describes the run.
+
+    Attributes:
+        facts: description of the run, or None.
+
+    Raises:
+        RuntimeError: the process ended. All methods can raise this error.
+    """
+
+    def __init__(self, python, script, argument, facts=False):
+        self._process = subprocess.Popen(
+            [python, script, argument],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+        )
+        self.facts = self._receive() if facts else None
+
+    def call(self, method, *arguments):
+        """Calls a method of the script.
+
+        Returns:
+            (None, elapsed seconds, None).
+
+        Raises:
+            RuntimeError: the call failed.
+        """
+        with contextlib.suppress(BrokenPipeError):  # The answer is then missing, too.
+            self._process.stdin.write(json.dumps([method, arguments]) + "\n")
+            self._process.stdin.flush()
+        answer = self._receive()
+        if "error" in answer:
+            raise RuntimeError(answer["error"])
+        return None, answer["seconds"], None
+
+    def close(self):
+        """Stops the process."""
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._process.wait()
+
+    def _receive(self):
+        for line in self._process.stdout:
+            if line.startswith("{"):  # Libraries print other lines.
+                return json.loads(line)
+        raise RuntimeError(f"the process of the peer ended with code {self._process.wait()}")
 
 
 def _serve(connection, module, name, arguments):

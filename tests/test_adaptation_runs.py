@@ -7,13 +7,11 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, SMALL_RUN
+from conftest import FAST_XLA, ROOT, SMALL_RUN
 from helpers.comparison import largest_error, select_prefix
 
 from tf_mural import experiment
 from tf_mural.training import checkpoints
-
-_FAST_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +23,7 @@ def steps(tmp_path_factory):
         for count in (1, 2):
             out = folder / f"{backend}{count}.npz"
             script = os.path.join(ROOT, "tests", "adaptation_script.py")
-            flags = f"{_FAST_COMPILE} --xla_force_host_platform_device_count={count}"
+            flags = f"{FAST_XLA} --xla_force_host_platform_device_count={count}"
             variables = {"KERAS_BACKEND": backend, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
             command = [sys.executable, script, str(count), str(out)]
             done = subprocess.run(

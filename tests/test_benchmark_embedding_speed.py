@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from benchmarks import embedding_peer, embedding_speed
+from benchmarks import embedding_speed
+from benchmarks.worker import ScriptWorker
 
 
 class FakeSides:
@@ -54,10 +55,13 @@ def test_only_chosen_sides_are_measured_and_a_failure_of_tf_mural_is_an_error():
 def test_the_process_of_the_peer_answers_or_reports_its_error(tmp_path):
     path = tmp_path / "settings.json"
     path.write_text(json.dumps({"texts": ["a"]}))
-    peer = embedding_peer.connect(sys.executable, str(path))
+    peer = ScriptWorker(sys.executable, embedding_speed.PEER_SCRIPT, str(path))
     with pytest.raises(RuntimeError, match="AttributeError: .*no_method"):
         peer.call("no_method")
     peer.close()
+    peer = ScriptWorker(sys.executable, embedding_speed.PEER_SCRIPT, str(tmp_path / "missing"))
+    with pytest.raises(RuntimeError, match="ended with code 1"):
+        peer.call("embed")
 
 
 @pytest.mark.parametrize(

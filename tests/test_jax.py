@@ -8,19 +8,17 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import FAST_XLA, ROOT
 from helpers.comparison import largest_error, select_prefix
 
 pytest.importorskip("jax", reason="JAX is not installed: pip install -r requirements-jax.txt")
 
 TRAIN = os.path.join(ROOT, "tools", "train.py")
 CONFIG = os.path.join(ROOT, "tests", "small_config.py")
-# These flags reduce the compile time by two thirds, and all arithmetic remains in float32.
-_FAST_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 
 def environment(backend="jax", devices=1, **variables):
-    flags = f"{_FAST_COMPILE} --xla_force_host_platform_device_count={devices}"
+    flags = f"{FAST_XLA} --xla_force_host_platform_device_count={devices}"
     fixed = {"KERAS_BACKEND": backend, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     return {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **fixed, **variables}
 

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import FAST_XLA, ROOT
 
 SCRIPT = os.path.join(ROOT, "tests", "keras_docs_script.py")
 
@@ -15,8 +15,7 @@ SCRIPT = os.path.join(ROOT, "tests", "keras_docs_script.py")
 def test_the_examples_on_training_run(backend, data_dir, tmp_path):
     pytest.importorskip(backend, reason="JAX is not installed: pip install -r requirements-jax.txt")
     os.symlink(data_dir, tmp_path / "data")
-    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    environment = {"KERAS_BACKEND": backend, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    environment = {"KERAS_BACKEND": backend, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": FAST_XLA}
     done = subprocess.run(
         [sys.executable, SCRIPT],
         cwd=tmp_path,

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import FAST_XLA, ROOT
 from helpers import keras_trainers
 from helpers.comparison import largest_error
 
@@ -18,8 +18,7 @@ SCRIPT = os.path.join(ROOT, "tests", "keras_mirrored_script.py")
 def test_fit_with_two_replicas_equals_one(backend, tmp_path):
     pytest.importorskip(backend, reason="JAX is not installed: pip install -r requirements-jax.txt")
     records = keras_trainers.make_records(str(tmp_path))
-    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    environment = {"KERAS_BACKEND": backend, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    environment = {"KERAS_BACKEND": backend, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": FAST_XLA}
     results = []
     for replicas in (1, 2):
         out = tmp_path / f"{replicas}.npz"

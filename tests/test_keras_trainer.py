@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import ROOT
+from conftest import FAST_XLA, ROOT
 from helpers import keras_trainers, trainers
 from helpers.comparison import largest_error
 
@@ -26,7 +26,7 @@ STEPS = 4
 JAX = {
     "KERAS_BACKEND": "jax",
     "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+    "XLA_FLAGS": FAST_XLA,
 }
 
 

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import FAST_XLA, ROOT
 from helpers import keras_hub_presets, public_checkpoints
 
 import tf_mural
@@ -181,8 +181,7 @@ def test_a_run_on_jax_is_loaded_on_both_backends(data_dir, tmp_path):
     options = {**OPTIONS, "optimizer.learning_rate": 1e-2, "batch_size": 4}
     code = _TRAIN_AND_EMBED.replace("TEXTS", repr(TEXTS))
     command = [sys.executable, "-c", code, run, str(data_dir), f"hf:{public}"]
-    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    variables = {"KERAS_BACKEND": "jax", "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    variables = {"KERAS_BACKEND": "jax", "XLA_FLAGS": FAST_XLA, "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [*command, json.dumps(options), out],
         cwd=ROOT,

@@ -12,7 +12,7 @@ import types
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import FAST_XLA, ROOT
 from golden import huggingface_case
 from golden import public_towers_case as case
 from helpers import public_checkpoints, sentence_checkpoints
@@ -124,8 +124,7 @@ def test_embeddings_equal_those_of_hugging_face_on_jax():
     test = f"{__file__}::test_embeddings_equal_those_of_hugging_face"
     command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider"]
     command += [f"{test}[{family}]" for family in ("clip", "siglip_2")]
-    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    environment = {**os.environ, "KERAS_BACKEND": "jax", "XLA_FLAGS": flags}
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "XLA_FLAGS": FAST_XLA}
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout[-2000:]
 

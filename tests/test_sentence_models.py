@@ -11,7 +11,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import FAST_XLA, ROOT
 from golden import sentence_models_case as case
 from helpers import sentence_checkpoints as checkpoints
 from helpers.public_checkpoints import write_safetensors
@@ -101,8 +101,7 @@ def test_embeddings_equal_those_of_the_original_classes_on_jax():
     command = [sys.executable, "-m", "pytest", "-n0", "-p", "no:cacheprovider", __file__]
     command += [__file__.replace("sentence_models", "keras_hub_presets")]
     command += ["-k", "test_tokens_and_embeddings_equal or test_both_halves_equal"]
-    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    environment = {**os.environ, "KERAS_BACKEND": "jax", "XLA_FLAGS": flags}
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "XLA_FLAGS": FAST_XLA}
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert result.returncode == 0 and "4 passed" in result.stdout, result.stdout[-2000:]
 

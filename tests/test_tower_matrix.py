@@ -14,15 +14,13 @@ import sys
 import numpy as np
 import pytest
 import tower_matrix_script as script
-from conftest import ROOT
+from conftest import FAST_XLA, ROOT
 from helpers import tower_families
 from helpers.comparison import largest_error, select_prefix
 
 ALL = [f"{image}/{text}" for image in tower_families.IMAGES for text in tower_families.TEXTS]
 ONE_PER_FAMILY = list(map("/".join, zip(tower_families.IMAGES, tower_families.TEXTS, strict=True)))
 PAIRS = [p if p in ONE_PER_FAMILY else pytest.param(p, marks=pytest.mark.slow) for p in ALL]
-# These flags reduce the compile time, and all arithmetic remains in float32.
-_FAST_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +50,7 @@ def jax_runs(public, tmp_path_factory):
     """Returns (folder of the runs of JAX, {pair: arrays of `run_pair`})."""
     pytest.importorskip("jax", reason="JAX is not installed: pip install -r requirements-jax.txt")
     out = str(tmp_path_factory.mktemp("jax"))
-    variables = {"KERAS_BACKEND": "jax", "XLA_FLAGS": _FAST_COMPILE, "JAX_PLATFORMS": "cpu"}
+    variables = {"KERAS_BACKEND": "jax", "XLA_FLAGS": FAST_XLA, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, os.path.join(ROOT, "tests", "tower_matrix_script.py"), public, out]
     environment = {**os.environ, **variables}
     done = subprocess.run([*command, *ALL], env=environment, stderr=subprocess.PIPE, text=True)
