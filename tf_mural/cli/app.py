@@ -17,7 +17,7 @@ from absl import flags, logging
 
 from tf_mural.cli.error_lines import error_line, with_flags
 from tf_mural.cli.stdout import ResilientStdout, flush, stdout_is_closed
-from tf_mural.errors import UserError, lookup, suggest
+from tf_mural.errors import StorageError, UserError, lookup, suggest
 from tf_mural.training.preemption import Preempted
 from tf_mural.truncation import size_note
 
@@ -300,6 +300,7 @@ def run(main, resilient_stdout=False):
     |---|---|---|
     | none | 0 | nothing |
     | `UserError` | `exit_code` of the error, or 2 | one line |
+    | `StorageError` | 75 if the storage may answer later, otherwise 2 | one line |
     | an exception for which `error_line` returns a line | 2 | one line |
     | `Preempted` | `exit_code` of the exception | one line |
     | KeyboardInterrupt | 130 | "interrupted" |
@@ -320,7 +321,7 @@ def run(main, resilient_stdout=False):
     except SystemExit as error:
         code = error.code or 0
         _exit(*("", code) if isinstance(code, int) else (code, 1))
-    except UserError as error:
+    except (UserError, StorageError) as error:
         _exit(f"error: {with_flags(str(error))}", getattr(error, "exit_code", 2))
     except Preempted as error:
         _exit(str(error), error.exit_code)
