@@ -109,6 +109,42 @@ def storage(storage_urls, monkeypatch):
 
 
 @pytest.fixture(scope="session")
+def storage_proxies(storage_urls):
+    """A function `storage_proxies(protocol)`, which returns a `FaultyProxy` before a server."""
+    from helpers import faulty_proxy, storage_servers
+
+    with contextlib.ExitStack() as stack:
+
+        @functools.cache
+        def start(protocol):
+            proxy = stack.enter_context(faulty_proxy.FaultyProxy())
+            # The answers of the GCS server contain its address, which must be that of the proxy.
+            proxy.upstream = (
+                storage_urls(protocol)
+                if protocol == "s3"
+                else stack.enter_context(storage_servers.gs_server(proxy.url))
+            )
+            return proxy
+
+        yield start
+
+
+@pytest.fixture
+def proxied(storage, storage_proxies):
+    """A function `proxied(protocol)`, which directs a protocol to a `FaultyProxy`."""
+    proxies = []
+
+    def use(protocol):
+        proxies.append(storage_proxies(protocol))
+        storage(protocol, proxies[-1].url)
+        return proxies[-1]
+
+    yield use
+    for proxy in proxies:
+        proxy.reset()
+
+
+@pytest.fixture(scope="session")
 def tools():
     """The `CommandServer` that runs the commands of all tests."""
     from helpers.command_server import CommandServer

@@ -16,7 +16,7 @@ from tf_mural import cli
 # Layers, lowest first. A module imports only from lower layers. A subpackage is one entry.
 LAYERS = [
     {"errors", "configs", "registration"},
-    {"remote_errors"},
+    {"remote_requests"},
     {"remote_files"},
     {"file_io", "losses", "modalities", "languages", "progress", "truncation"},
     {"models", "objective", "optimizers", "distributed", "nonfinite", "backend_functions"},

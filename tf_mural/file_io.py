@@ -18,7 +18,7 @@ import time
 import unicodedata
 import uuid
 
-from tf_mural import remote_errors, remote_files
+from tf_mural import remote_files, remote_requests
 from tf_mural.errors import UserError
 
 _HUBS = ("hf://", "kaggle://", "modelscope://")
@@ -39,7 +39,7 @@ def is_remote(path):
 
 def shown(path):
     """Returns a path for messages: an https:// address without its query, which may be secret."""
-    return remote_errors.shown(path)
+    return remote_requests.shown(path)
 
 
 def _remote(path):
@@ -81,7 +81,7 @@ def read_range(path, start, size, version=None, until=None):
         size: number of bytes.
         version: version of a remote file that is expected, see `file_infos`; None: any version.
         until: time of `time.monotonic` at which the last attempt to read a remote file may start.
-            None: see `remote_files.deadline`.
+            None: see `remote_requests.deadline`.
 
     Raises:
         OSError: the file cannot be read, or a local file has no such bytes.

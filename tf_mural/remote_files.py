@@ -1,13 +1,12 @@
 """Remote file systems: s3://, gs://, hf://datasets/... and https:// by fsspec.
 
-Only `file_io` uses this module. Each library finds its credentials and its endpoint by itself; both
-are removed from error messages. Every request is repeated until it succeeds or until the deadline
-has passed, with a random wait that doubles from request to request. The repetitions of the
-libraries themselves are turned off where they can be turned off.
-
-The environment variable TF_MURAL_STORAGE_DEADLINE sets the deadline in seconds.
+Each library finds its credentials and its endpoint by itself; both are removed from error messages.
+Every request is repeated until it succeeds or until a deadline has passed, see `remote_requests`.
+Other modules use `file_io`.
 """
 
+import asyncio
+import contextlib
 import dataclasses
 import functools
 import importlib.util
@@ -17,15 +16,14 @@ import random
 import time
 import uuid
 
-from tf_mural import remote_errors
+from tf_mural import remote_requests
 from tf_mural.errors import StorageError, StorageUnavailable, UserError
 
-DEADLINE_VARIABLE = "TF_MURAL_STORAGE_DEADLINE"
-_DEADLINE_SECONDS = 120.0
-_FIRST_WAIT, _LONGEST_WAIT = 0.1, 8.0  # seconds, upper bounds of the random waits
 _MAX_CONNECTIONS = 64
+_CONNECT_SECONDS, _READ_SECONDS = 10, 30  # a request without an answer for this time is repeated
 # A file that was not found is requested again, because some servers answer 404 for a short time.
-_NOT_FOUND_ATTEMPTS = 3
+_NOT_FOUND_ATTEMPTS, _MISSING_ATTEMPTS = 3, 2
+_FAST_ATTEMPTS = 4  # attempts of one request of gcsfs, before the whole operation is repeated
 # {protocol: (package, whether files can be written)}
 _PROTOCOLS = {
     "s3": ("s3fs", True),
@@ -56,56 +54,6 @@ def protocol_of(path):
     return path.partition("://")[0]
 
 
-def deadline():
-    """Returns the number of seconds after which a request that fails again and again is given up.
-
-    Raises:
-        UserError: the environment variable is not a positive number.
-    """
-    text = os.environ.get(DEADLINE_VARIABLE, "")
-    try:
-        seconds = float(text) if text else _DEADLINE_SECONDS
-    except ValueError:
-        seconds = 0.0
-    if not seconds > 0:
-        raise UserError(f"{DEADLINE_VARIABLE} is {text!r}, expected a positive number of seconds")
-    return seconds
-
-
-def retried(call, path, until=None):
-    """Returns `call()`, repeated while the storage is temporarily unavailable.
-
-    Args:
-        call: callable without arguments.
-        path: path for messages.
-        until: time of `time.monotonic` at which the last attempt may start; None: after `deadline`.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        StorageUnavailable: all attempts until the deadline failed.
-        StorageError: the storage refused the request.
-    """
-    began = time.monotonic()
-    until = began + deadline() if until is None else until
-    wait = _FIRST_WAIT
-    while True:
-        try:
-            return call()
-        except Exception as error:
-            translated = remote_errors.translate(error, path)
-            if not isinstance(translated, StorageUnavailable):
-                raise translated from (None if translated is not error else error.__cause__)
-            pause = wait * random.random()
-            if time.monotonic() + pause >= until:
-                raise StorageUnavailable(
-                    f"{remote_errors.shown(path)}: the storage did not answer for "
-                    f"{time.monotonic() - began:.0f} s ({translated}); give the same command again "
-                    "later"
-                ) from None
-        time.sleep(pause)
-        wait = min(2 * wait, _LONGEST_WAIT)
-
-
 def files_of(path):
     """Returns the file system of a remote path.
 
@@ -125,7 +73,7 @@ def forget_connections():
 def _files(protocol, _process):
     if protocol in _PROTOCOLS:
         package, _ = _PROTOCOLS[protocol]
-        if all(importlib.util.find_spec(name) for name in ("fsspec", package)):
+        if all(importlib.util.find_spec(name) for name in ("fsspec", "aiohttp", package)):
             return _FsspecFiles(protocol)
         if protocol != "gs":
             raise UserError(
@@ -138,6 +86,7 @@ class _FsspecFiles:
     """The files of one protocol; see `TensorFlowFiles` for the methods."""
 
     def __init__(self, protocol):
+        import aiohttp
         import fsspec
 
         # These loggers would print stack traces, and the addresses of requests.
@@ -148,18 +97,26 @@ class _FsspecFiles:
             options["config_kwargs"] = {
                 "retries": {"max_attempts": 0},
                 "max_pool_connections": _MAX_CONNECTIONS,
+                "connect_timeout": _CONNECT_SECONDS,
+                "read_timeout": _READ_SECONDS,
             }
+        timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=_CONNECT_SECONDS, sock_read=_READ_SECONDS
+        )
+        if protocol in ("http", "https"):
+            options["client_kwargs"] = {"timeout": timeout}
         if protocol == "gs":
+            options["requests_timeout"] = timeout
             os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
             options["token"] = "anon" if os.environ.get("STORAGE_EMULATOR_HOST") else None
         self._protocol, self._writable = protocol, _PROTOCOLS[protocol][1]
         self._fs = fsspec.filesystem(protocol, **options)
-        if protocol == "s3":
-            self._fs.retries = 1
+        if protocol == "gs":
+            _repeat_requests_fast(self._fs)
         self._known_buckets = set()
 
     def read(self, path):
-        return self._read(path, lambda: self._fs.cat_file(self._key(path)))
+        return self._repeated(path, lambda: self._fs.cat_file(self._key(path)))
 
     def read_range(self, path, start, size, version=None, until=None):
         if not size:
@@ -172,22 +129,20 @@ class _FsspecFiles:
                 raise StorageUnavailable(message)
             return data
 
-        return self._read(path, call, until)
+        return self._repeated(path, call, until=until)
 
     def info(self, path):
         try:
-            item = retried(lambda: self._fs.info(self._key(path)), path)
+            item = self._repeated(path, lambda: self._fs.info(self._key(path)), _MISSING_ATTEMPTS)
         except FileNotFoundError:
-            self._check_bucket(path)
             return None
         return _file_info(item)
 
     def list(self, folder):
         key = self._key(folder).rstrip("/")
         try:
-            items = retried(lambda: self._fs.ls(key, detail=True), folder)
+            items = self._repeated(folder, lambda: self._fs.ls(key, detail=True))
         except (FileNotFoundError, NotADirectoryError):
-            self._check_bucket(folder)
             return {}
         names = {item["name"].rstrip("/"): item for item in items}
         # An object store may have an empty object with the name of the folder itself.
@@ -200,42 +155,39 @@ class _FsspecFiles:
 
     def put(self, local_path, path):
         self._check_writable(path)
-        try:
-            retried(lambda: self._fs.put_file(local_path, self._key(path)), path)
-        except FileNotFoundError:
-            self._check_bucket(path)
-            raise
+        self._repeated(path, lambda: self._fs.put_file(local_path, self._key(path)))
 
     def remove(self, path):
         self._check_writable(path)
-        try:
-            retried(lambda: self._fs.rm_file(self._key(path)), path)
-        except FileNotFoundError:
-            self._check_bucket(path)
+        with contextlib.suppress(FileNotFoundError):
+            call = functools.partial(self._fs.rm_file, self._key(path))
+            self._repeated(path, call, _MISSING_ATTEMPTS)
 
     def _key(self, path):
         return self._fs._strip_protocol(path)
 
-    def _read(self, path, call, until=None):
+    def _repeated(self, path, call, attempts=_NOT_FOUND_ATTEMPTS, until=None):
         """Returns `call()`; a file that is not found is requested again before the error."""
-        for attempt in range(_NOT_FOUND_ATTEMPTS):
+        for attempt in range(attempts):
             try:
-                return retried(call, path, until)
+                return remote_requests.retried(call, path, until)
             except FileNotFoundError:
-                if attempt == _NOT_FOUND_ATTEMPTS - 1:
+                if attempt == attempts - 1:
                     self._check_bucket(path)
                     raise
-            time.sleep(_FIRST_WAIT * random.random())
+            time.sleep(remote_requests.FIRST_WAIT * random.random())
 
     def _check_bucket(self, path):
         """Raises StorageError if the bucket of a path does not exist."""
         if not self._writable:  # https:// and hf:// have no buckets.
             return
         bucket = self._key(path).partition("/")[0]
-        if bucket in self._known_buckets:
+        if not bucket or bucket in self._known_buckets:
             return
         try:
-            retried(lambda: self._fs.ls(bucket, detail=False) if bucket else None, path)
+            remote_requests.retried(
+                lambda: self._fs.ls(bucket, detail=False) if bucket else None, path
+            )
         except FileNotFoundError:
             raise StorageError(
                 f"{path}: the bucket {bucket!r} does not exist; create it, or correct the path"
@@ -245,9 +197,33 @@ class _FsspecFiles:
     def _check_writable(self, path):
         if not self._writable:
             raise UserError(
-                f"{remote_errors.shown(path)}: {self._protocol}:// paths can only be read; write "
+                f"{remote_requests.shown(path)}: {self._protocol}:// paths can only be read; write "
                 "to s3://, gs:// or a local folder"
             )
+
+
+def _repeat_requests_fast(fs):
+    """Replaces the waits of gcsfs between the attempts of a request, 33 s, by at most 1 s.
+
+    A part of a large upload is repeated here, and the whole upload by `remote_requests.retried`.
+    """
+    request = getattr(type(fs)._request, "__wrapped__", None)
+    if request is None:
+        return
+
+    async def repeated(method, path, *args, **kwargs):
+        for attempt in range(_FAST_ATTEMPTS):
+            try:
+                return await request(fs, method, path, *args, **kwargs)
+            except Exception as error:
+                is_temporary = isinstance(
+                    remote_requests.translate(error, path), StorageUnavailable
+                )
+                if not is_temporary or attempt == _FAST_ATTEMPTS - 1:
+                    raise
+            await asyncio.sleep(remote_requests.FIRST_WAIT * 2**attempt * random.random())
+
+    fs._request = repeated
 
 
 def _file_info(item):
@@ -281,18 +257,16 @@ def _read_s3(fs, path, start, size, version):
 def _read_gs(fs, path, start, size, version):
     import fsspec.asyn
 
-    # The undecorated function does not repeat requests.
-    request = getattr(type(fs)._request, "__wrapped__", type(fs)._request)
     options = {"ifGenerationMatch": version} if version else {}
 
     async def read():
         headers = {"Range": _range(start, size)}
-        return await request(fs, "GET", fs.url(path), headers=headers, **options)
+        return await fs._request("GET", fs.url(path), headers=headers, **options)
 
     _, headers, _, data = fsspec.asyn.sync(fs.loop, read)
     # Servers other than Google's may ignore the condition.
     if version and headers.get("X-Goog-Generation", version) != version:
-        raise remote_errors.changed(path)
+        raise remote_requests.changed(path)
     return data
 
 
@@ -303,7 +277,7 @@ def _read_http(fs, path, start, size, version):
     data = fs.cat_file(path, start=start, end=start + size, headers=headers)
     if len(data) > size:
         raise StorageError(
-            f"{remote_errors.shown(path)}: the server ignores ranges; copy the files to a local "
+            f"{remote_requests.shown(path)}: the server ignores ranges; copy the files to a local "
             "folder"
         )
     return data
@@ -339,7 +313,7 @@ class TensorFlowFiles:
             path: path of the file.
             start, size: range in bytes.
             version: version of the file that is expected, as in `FileInfo`; None: any.
-            until: see `retried`.
+            until: see `remote_requests.retried`.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -353,7 +327,7 @@ class TensorFlowFiles:
 
         if not self._gfile.exists(path):
             raise FileNotFoundError(2, "No such file or directory", path)
-        data = retried(call, path, until)
+        data = remote_requests.retried(call, path, until)
         if size >= 0 and len(data) != size:
             raise StorageError(f"{path}: got {len(data):,} of {size:,} bytes from byte {start:,}")
         return data

@@ -106,6 +106,23 @@ def define_dim(flag_values, effect):
     )
 
 
+def define_cache_dir(flag_values):
+    """Defines the flag --cache_dir, whose value is the argument of `set_cache_dir`."""
+    return flags.DEFINE_string(
+        "cache_dir",
+        None,
+        "Folder on a local disk, in which parts of remote records are kept. The environment "
+        "variable TF_MURAL_CACHE_GB is its size in gigabytes. Default: no cache.",
+        flag_values=flag_values,
+    )
+
+
+def set_cache_dir(folder):
+    """Sets the folder of the cache of remote records, also for the processes of this command."""
+    if folder:
+        os.environ["TF_MURAL_CACHE_DIR"] = os.path.abspath(folder)
+
+
 def print_size_note(dim, trained):
     """Prints a line if a size is not one of the sizes of the training, see `size_note`."""
     if note := size_note(dim, trained):

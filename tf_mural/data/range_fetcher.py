@@ -6,7 +6,7 @@ import functools
 import os
 import time
 
-from tf_mural import file_io, remote_files
+from tf_mural import file_io, remote_requests
 
 THREADS = 32  # number of requests of a process at the same time
 MAX_BYTES = 1 << 26  # bytes that are requested or fetched, and not yet used
@@ -26,7 +26,7 @@ class RangeFetcher:
         versions: {path: version} of the expected versions of remote files, see
             `file_io.file_infos`; files that are missing in the dict may have any version.
         deadline: seconds after which a range that cannot be read is given up; None: the deadline of
-            `remote_files.deadline`.
+            `remote_requests.deadline`.
     """
 
     def __init__(self, max_bytes=MAX_BYTES, versions=None, deadline=None):
@@ -93,7 +93,7 @@ class RangeFetcher:
     def _read(self, path, start, size):
         if not file_io.is_remote(path):
             return file_io.read_range(path, start, size)
-        seconds = remote_files.deadline() if self._deadline is None else self._deadline
+        seconds = remote_requests.deadline() if self._deadline is None else self._deadline
         until = time.monotonic() + seconds
         return file_io.read_range(path, start, size, self._versions.get(path), until)
 

@@ -1,25 +1,28 @@
 """The shards of a record set as files that are read at any position, on this machine or remote."""
 
 import collections
+import concurrent.futures
 import os
 import threading
 import weakref
 
 from tf_mural import file_io
+from tf_mural.data.chunk_cache import open_cache
 from tf_mural.data.range_fetcher import RangeFetcher
 
 MAX_OPEN_FILES = 64
 # A remote set of at most this size is read whole, in chunks that stay in memory.
 MAX_MEMORY_BYTES = 1 << 29
-_CHUNK_BYTES = 1 << 22
+_CHUNK_BYTES, _CACHED_CHUNK_BYTES = 1 << 22, 1 << 18
 
 
 class ShardFiles:
     """Reads ranges of the shards of a record set. Several threads may read at the same time.
 
     Of local shards, at most `MAX_OPEN_FILES` are open. Ranges of remote shards are read with many
-    requests at the same time. All requests expect the version that the shard had when the set was
-    opened, so that a shard that another process replaces is an error.
+    requests at the same time, or from the cache of `chunk_cache`, if it is on. All requests expect
+    the version that the shard had when the set was opened, so that a shard that another process
+    replaces is an error.
 
     Args:
         folder: folder of the set.
@@ -39,10 +42,12 @@ class ShardFiles:
             return
         infos = file_io.file_infos(folder, names)
         self.sizes = [infos[name].size if name in infos else None for name in names]
-        versions = {os.path.join(folder, name): info.version for name, info in infos.items()}
-        self._fetcher = RangeFetcher(versions=versions)
+        infos = {os.path.join(folder, name): info for name, info in infos.items()}
+        self._fetcher = RangeFetcher(versions={p: info.version for p, info in infos.items()})
         if sum(size or 0 for size in self.sizes) <= MAX_MEMORY_BYTES:
-            self._chunks = _Chunks(self._fetcher, dict(zip(self.paths, self.sizes, strict=True)))
+            self._chunks = _Chunks(self._fetcher, infos, _Memory(), _CHUNK_BYTES)
+        elif cache := open_cache():
+            self._chunks = _Chunks(self._fetcher, infos, cache, _CACHED_CHUNK_BYTES)
 
     @property
     def is_remote(self):
@@ -102,40 +107,76 @@ def _close(files):
         os.close(files.popitem()[1].descriptor)
 
 
+class _Memory(dict):
+    """Chunks in memory, with the methods of `ChunkCache`."""
+
+    def get(self, *key):
+        return super().get(key)
+
+    def put(self, data, *key):
+        self[key] = data
+
+
 class _Chunks:
-    """Chunks of remote files, which are read once and stay in memory.
+    """Remote files that are read in chunks, which are kept in a store.
 
     Args:
         fetcher: `RangeFetcher`.
-        sizes: {path: size in bytes}.
+        infos: {path: `remote_files.FileInfo`}.
+        store: `ChunkCache` or `_Memory`.
+        size: bytes per chunk.
     """
 
-    def __init__(self, fetcher, sizes):
-        self._fetcher, self._sizes, self._lock, self._data = fetcher, sizes, threading.Lock(), {}
+    def __init__(self, fetcher, infos, store, size):
+        self._fetcher, self._infos, self._store, self._size = fetcher, infos, store, size
+        self._lock, self._pending = threading.Lock(), {}
 
     def fetch_merged(self, ranges):
         """See `RangeFetcher.fetch_merged`."""
-        needed = dict.fromkeys(
-            (path, number)
-            for path, start, size in ranges
-            for number in range(start // _CHUNK_BYTES, -(-(start + size) // _CHUNK_BYTES))
-        )
-        # The other threads wait, because they need the same chunks.
-        with self._lock:
-            missing = [chunk for chunk in needed if chunk not in self._data]
+        chunks = {}
+        for path, start, size in ranges:
+            end = -(-(start + size) // self._size)
+            chunks.update(((path, n), None) for n in range(start // self._size, end))
+        own, others = self._claim(chunks)
+        try:
+            missing = []
+            for chunk in own:
+                data = chunks[chunk] = self._store.get(*self._key(*chunk))
+                if data is None:
+                    missing.append(chunk)
             fetched = self._fetcher.fetch([self._range(*chunk) for chunk in missing])
-            self._data.update(zip(missing, fetched, strict=True))
-        return [self._slice(*item) for item in ranges]
+            for chunk, data in zip(missing, fetched, strict=True):
+                self._store.put(data, *self._key(*chunk))
+                chunks[chunk] = data
+        finally:
+            with self._lock:
+                for chunk in own:
+                    self._pending.pop(chunk).set_result(chunks[chunk])
+        # If the other thread has failed, this thread reads the chunk, or raises the same error.
+        for chunk, future in others.items():
+            chunks[chunk] = future.result() or next(self._fetcher.fetch([self._range(*chunk)]))
+        return [self._slice(chunks, *item) for item in ranges]
+
+    def _claim(self, chunks):
+        """Returns ([chunks that this thread reads], {chunk that another one reads: future})."""
+        with self._lock:
+            others = {c: self._pending[c] for c in chunks if c in self._pending}
+            own = [chunk for chunk in chunks if chunk not in others]
+            self._pending.update((chunk, concurrent.futures.Future()) for chunk in own)
+        return own, others
+
+    def _key(self, path, number):
+        info = self._infos[path]
+        return path, info.version, info.size, self._size, number
 
     def _range(self, path, number):
-        start = number * _CHUNK_BYTES
-        return path, start, min(_CHUNK_BYTES, self._sizes[path] - start)
+        start = number * self._size
+        return path, start, min(self._size, self._infos[path].size - start)
 
-    def _slice(self, path, start, size):
-        number, offset = divmod(start, _CHUNK_BYTES)
-        if not size:
-            return b""
-        data = self._data[path, number][offset : offset + size]
-        if len(data) < size:
-            data += self._slice(path, (number + 1) * _CHUNK_BYTES, size - len(data))
-        return data
+    def _slice(self, chunks, path, start, size):
+        parts = []
+        while size > 0:
+            number, offset = divmod(start, self._size)
+            parts.append(chunks[path, number][offset : offset + size])
+            start, size = start + len(parts[-1]), size - len(parts[-1])
+        return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -1,9 +1,19 @@
-"""Errors of the libraries of remote storage, translated into clear messages without secrets."""
+"""Requests to remote storage: repetition until a deadline, and clear errors without secrets.
+
+The environment variable TF_MURAL_STORAGE_DEADLINE sets the deadline in seconds.
+"""
 
 import errno
+import os
+import random
 import re
+import time
 
-from tf_mural.errors import StorageError, StorageUnavailable
+from tf_mural.errors import StorageError, StorageUnavailable, UserError
+
+DEADLINE_VARIABLE = "TF_MURAL_STORAGE_DEADLINE"
+_DEADLINE_SECONDS = 120.0
+FIRST_WAIT, _LONGEST_WAIT = 0.1, 8.0  # seconds, upper bounds of the random waits
 
 _CREDENTIALS = "check the credentials and permissions of this process (docs/running.md)"
 _TEMPORARY_STATUS = (408, 425, 429)
@@ -22,6 +32,57 @@ _NETWORK = ("aiohttp", "botocore", "aiobotocore", "requests", "urllib3", "httpx"
 _NETWORK += ("httpx2", "httpcore2", "google", "gcsfs")
 _ADDRESS = re.compile(r"[a-z][\w+.-]*://[^\s'\"]+")
 _MAX_REASON = 160  # characters
+
+
+def deadline():
+    """Returns the number of seconds after which a request that fails again and again is given up.
+
+    Raises:
+        UserError: the environment variable is not a positive number.
+    """
+    text = os.environ.get(DEADLINE_VARIABLE, "")
+    try:
+        seconds = float(text) if text else _DEADLINE_SECONDS
+    except ValueError:
+        seconds = 0.0
+    if not seconds > 0:
+        raise UserError(f"{DEADLINE_VARIABLE} is {text!r}, expected a positive number of seconds")
+    return seconds
+
+
+def retried(call, path, until=None):
+    """Returns `call()`, repeated while the storage is temporarily unavailable.
+
+    Args:
+        call: callable without arguments.
+        path: path for messages.
+        until: time of `time.monotonic` at which the last attempt may start; None: after `deadline`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        StorageUnavailable: all attempts until the deadline failed.
+        StorageError: the storage refused the request.
+    """
+    began = time.monotonic()
+    until = began + deadline() if until is None else until
+    wait = FIRST_WAIT
+    while True:
+        try:
+            return call()
+        except Exception as error:
+            translated = translate(error, path)
+            if not isinstance(translated, StorageUnavailable):
+                raise translated from (None if translated is not error else error.__cause__)
+            remaining = until - time.monotonic()
+            pause = min(wait * random.random(), remaining)
+            if remaining <= 0:
+                raise StorageUnavailable(
+                    f"{shown(path)}: the storage did not answer for "
+                    f"{time.monotonic() - began:.0f} s ({translated}); give the same command again "
+                    "later"
+                ) from None
+        time.sleep(pause)
+        wait = min(2 * wait, _LONGEST_WAIT)
 
 
 def shown(path):
@@ -94,20 +155,16 @@ def reason(error, code=None):
 
 def _response_of(error):
     """Returns (HTTP status, error code of S3, region) of an error; None for what it lacks."""
-    seen = []
-    while error is not None and error not in seen:
-        seen.append(error)
-        response = getattr(error, "response", None)
-        if isinstance(response, dict):  # botocore
-            details = response.get("Error", {})
-            metadata = response.get("ResponseMetadata", {})
+    for value in (getattr(getattr(error, "response", None), "status_code", None), *_numbers(error)):
+        if isinstance(value, int) and 300 <= value < 600:
+            return value, None, None
+    # s3fs replaces the error of botocore, which has the response, by an OSError.
+    for response in (getattr(e, "response", None) for e in (error, error.__cause__)):
+        if isinstance(response, dict):
+            details, metadata = response.get("Error", {}), response.get("ResponseMetadata", {})
             region = details.get("Region")
             region = region or metadata.get("HTTPHeaders", {}).get("x-amz-bucket-region")
             return metadata.get("HTTPStatusCode"), details.get("Code"), region
-        for value in (getattr(response, "status_code", None), *_numbers(error)):
-            if isinstance(value, int) and 300 <= value < 600:
-                return value, None, None
-        error = error.__cause__
     return None, None, None
 
 
