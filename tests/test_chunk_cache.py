@@ -11,7 +11,7 @@ import pytest
 from tf_mural import file_io
 from tf_mural.data import chunk_cache, records
 from tf_mural.data.chunk_cache import ChunkCache
-from tf_mural.data.records import RecordSet, shard_files
+from tf_mural.data.records import RecordSet, remote_shards
 from tf_mural.errors import UserError
 
 
@@ -95,8 +95,8 @@ def test_records_are_read_from_the_cache(proxied, tmp_path, monkeypatch):
     proxy, folder = proxied("s3"), f"s3://bucket/{tmp_path.name}"
     examples = [records.Record(str(i), (bytes([i]) * 900,)) for i in range(20)]
     records.write(folder, examples, shards=2)
-    monkeypatch.setattr(shard_files, "MAX_MEMORY_BYTES", 0)
-    monkeypatch.setattr(shard_files, "_CACHED_CHUNK_BYTES", 2000)
+    monkeypatch.setattr(remote_shards, "MAX_MEMORY_BYTES", 0)
+    monkeypatch.setattr(remote_shards, "_CACHED_CHUNK_BYTES", 2000)
     monkeypatch.setenv(chunk_cache.FOLDER_VARIABLE, str(tmp_path / "cache"))
     record_set = RecordSet.open(folder)
     assert list(record_set) == examples

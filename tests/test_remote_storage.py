@@ -8,12 +8,13 @@ import time
 import numpy as np
 import pytest
 from conftest import ROOT
+from helpers import indexes
 from helpers.faulty_proxy import HANG_SECONDS
 
 from tf_mural import file_io, remote_files, remote_requests
 from tf_mural.data import records
 from tf_mural.data.range_fetcher import RangeFetcher
-from tf_mural.data.records import RecordSet, shard_files
+from tf_mural.data.records import RecordSet, remote_shards, shard_files
 from tf_mural.errors import StorageError, StorageUnavailable, UserError
 
 PROTOCOLS = pytest.mark.parametrize("protocol", ["s3", "gs"])
@@ -27,7 +28,7 @@ def make_records(count, size=2000):
 @pytest.fixture
 def single_records(monkeypatch):
     """Records are requested one by one, and no set is read into memory."""
-    monkeypatch.setattr(shard_files, "MAX_MEMORY_BYTES", 0)
+    monkeypatch.setattr(remote_shards, "MAX_MEMORY_BYTES", 0)
     monkeypatch.setattr("tf_mural.data.range_fetcher._GAP", -1)
 
 
@@ -42,8 +43,8 @@ def test_a_remote_set_has_the_bytes_and_the_digest_of_a_local_one(
     protocol, in_memory, storage, tmp_path, monkeypatch
 ):
     storage(protocol)
-    monkeypatch.setattr(shard_files, "MAX_MEMORY_BYTES", (1 << 29) * in_memory)
-    monkeypatch.setattr(shard_files, "_CHUNK_BYTES", 3000)  # a record is in several chunks
+    monkeypatch.setattr(remote_shards, "MAX_MEMORY_BYTES", (1 << 29) * in_memory)
+    monkeypatch.setattr(remote_shards, "_CHUNK_BYTES", 3000)  # a record is in several chunks
     folder, examples = f"{protocol}://bucket/{tmp_path.name}", make_records(30)
     records.write(folder, examples, shards=3)
     records.write(str(tmp_path), examples, shards=3)
@@ -195,6 +196,16 @@ def test_https_is_read_and_not_written(storage, tmp_path, monkeypatch):
     with pytest.raises(StorageError) as caught:
         file_io.read_bytes("http://user:secret@127.0.0.1:9/x?signature=hidden")
     assert "secret" not in str(caught.value) and "hidden" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["none", "flat"])
+def test_an_index_in_s3_finds_the_rows_of_a_local_index(kind, storage, tmp_path):
+    storage("s3")
+    vectors = indexes.unit_rows(300, 8)
+    remote = indexes.make_vector_index(f"s3://bucket/{tmp_path.name}", vectors, kind)
+    local = indexes.make_vector_index(tmp_path / "index", vectors, kind)
+    rows = [indexes.hit_rows(index.search(vectors[:5], 3)) for index in (remote, local)]
+    assert rows[0] == rows[1] and rows[0][4][0] == 4
 
 
 def test_requests_read_ahead_within_the_limit_of_bytes(proxied, tmp_path):

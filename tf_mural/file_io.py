@@ -37,6 +37,11 @@ def is_remote(path):
     return "://" in os.fspath(path)
 
 
+def absolute(path):
+    """Returns the absolute path of a local path; a remote path is returned as it is."""
+    return path if is_remote(path) else os.path.abspath(path)
+
+
 def shown(path):
     """Returns a path for messages: an https:// address without its query, which may be secret."""
     return remote_requests.shown(path)

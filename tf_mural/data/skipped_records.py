@@ -7,6 +7,7 @@ import threading
 
 import numpy as np
 
+from tf_mural import file_io
 from tf_mural.errors import UserError
 
 CHANGED = "a record was changed while it was read"
@@ -186,7 +187,7 @@ class SkippedRecords:
 
 def _short_name(shard):
     """Returns the name of a shard in logs: "scenes/train/records-00000-of-00004"."""
-    *_, dataset, split, file = os.path.abspath(shard).split(os.sep)
+    *_, dataset, split, file = file_io.absolute(shard).split(os.sep)
     return "/".join((dataset, split, os.path.splitext(file)[0]))
 
 

@@ -9,9 +9,9 @@ import zipfile
 import numpy as np
 
 from tf_mural import file_io
-from tf_mural.data.range_fetcher import RangeFetcher
 from tf_mural.data.records import tfrecord
 from tf_mural.data.records.record import deserialize
+from tf_mural.data.records.remote_shards import RemoteShards
 from tf_mural.data.records.shard_files import ShardFiles
 from tf_mural.data.records.vectors import vectors_problem
 from tf_mural.data.records.writing import index_path, read_manifest
@@ -54,8 +54,12 @@ class RecordSet:
         self.vectors = dict(manifest.get("vectors", {}))
         sums = "".join(shard["sha256"] for shard in manifest["shards"])
         self.digest = hashlib.sha256(sums.encode()).hexdigest()[:12]
-        self._files = ShardFiles(self.folder, [shard["file"] for shard in manifest["shards"]])
-        self._paths = self._files.paths
+        names = [shard["file"] for shard in manifest["shards"]]
+        self._paths = [os.path.join(self.folder, name) for name in names]
+        is_remote = file_io.is_remote(self.folder)
+        self._remote = None
+        if is_remote:
+            self._remote = RemoteShards(self.folder, names, map(index_path, names))
         counts = [shard["records"] for shard in manifest["shards"]]
         self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         empty = np.zeros(0, np.int64)
@@ -66,6 +70,7 @@ class RecordSet:
         columns = [np.concatenate(column) for column in zip(*indexes, strict=True)]
         self._offset, self._length, self.image_counts, self.has_language = columns[:4]
         self.vector_counts = dict(zip(self.vectors, columns[4:], strict=True))
+        self._files = None if self._remote else ShardFiles(self._paths, strict)
 
     @classmethod
     def open(cls, folder, strict=True):
@@ -159,18 +164,20 @@ class RecordSet:
             (shard, int(self._offset[index]), int(self._length[index]) + tfrecord.FOOTER)
             for shard, index in zip(shards, indices, strict=True)
         ]
-        for (shard, _, _), index in zip(ranges, indices, strict=True):
-            if self._files.sizes[shard] is None:
-                raise DamagedRecord(self.location(index), "the file is missing")
         try:
-            frames = self._files.read_many(ranges)
+            read_many = self._remote.read_many if self._remote else self._read_local
+            frames = read_many(ranges)
         except StorageError:
             raise
+        except FileNotFoundError as error:
+            raise DamagedRecord(self.location(indices[0]), "the file is missing") from error
         except OSError as error:
-            # Only one record is read again, if several records were read.
             reason = f"the file cannot be read ({error})"
             raise DamagedRecord(self.location(indices[0]), reason) from error
         return [self._payload(*item, verify) for item in zip(indices, frames, strict=True)]
+
+    def _read_local(self, ranges):
+        return [self._files.read(*item) for item in ranges]
 
     def _payload(self, index, data, verify):
         length = int(self._length[index])
@@ -194,13 +201,11 @@ class RecordSet:
     def _index_files(self):
         """Yields the content of the index of each shard."""
         paths = [index_path(path) for path in self._paths]
-        if self._files.is_remote:
-            infos = file_io.file_infos(self.folder, [os.path.basename(path) for path in paths])
-            sizes = [infos.get(os.path.basename(path)) for path in paths]
-            ranges = [
-                (p, 0, info.size if info else 0) for p, info in zip(paths, sizes, strict=True)
-            ]
-            yield from RangeFetcher().fetch(ranges)
+        if self._remote:
+            infos = [self._remote.infos.get(os.path.basename(path)) for path in paths]
+            sizes = [info.size if info else 0 for info in infos]
+            ranges = [(path, 0, size) for path, size in zip(paths, sizes, strict=True)]
+            yield from self._remote.fetcher.fetch(ranges)
             return
         for path, own_index in zip(self._paths, paths, strict=True):
             try:
@@ -216,8 +221,10 @@ class RecordSet:
     def _parse_index(self, number, data):
         """Parses the index of one shard, and compares it with the shard and the manifest."""
         path, shard = self._paths[number], self.manifest["shards"][number]
-        size = self._files.sizes[number] if self._strict else shard["bytes"]
+        size = shard["bytes"]
         try:
+            if self._strict:
+                size = self._remote.sizes[number] if self._remote else os.path.getsize(path)
             if size is None:
                 raise FileNotFoundError("the shard is missing, but manifest.json lists it")
             with np.load(io.BytesIO(data)) as index:
