@@ -110,6 +110,19 @@ def test_a_storage_that_does_not_answer_ends_with_one_line(
         assert message.startswith(folder) and "127.0.0.1" not in message
 
 
+def test_after_a_failure_the_next_requests_are_given_up_soon(proxied, monkeypatch):
+    proxy = proxied("s3")
+    write("s3://bucket/x", b"data")
+    monkeypatch.setenv(remote_requests.DEADLINE_VARIABLE, "0.6")
+    monkeypatch.setattr(remote_requests, "_AFTER_FAILURE_SECONDS", 0.05)
+    proxy.down, start = "503", time.monotonic()
+    with pytest.raises(StorageUnavailable):
+        file_io.read_bytes("s3://bucket/x")
+    assert time.monotonic() - start > 0.6 and remote_requests.deadline() == 0.05
+    proxy.down = None
+    assert file_io.read_bytes("s3://bucket/x") == b"data" and remote_requests.deadline() == 0.6
+
+
 @PROTOCOLS
 def test_a_request_without_an_answer_is_repeated(protocol, proxied, monkeypatch):
     proxy, path = proxied(protocol), f"{protocol}://bucket/x"
@@ -169,6 +182,9 @@ def test_a_shard_that_changes_while_it_is_read_is_an_error(
     record_set = RecordSet.open(folder)
     records.write(folder, examples[::-1])  # the same sizes and checksums that match
     with pytest.raises(StorageError, match="records-00000-of-00001.tfrecord was changed while"):
+        record_set.read([0])
+    file_io.remove(f"{folder}/{records.shard_name(0, 1)}")
+    with pytest.raises(StorageError, match="records-00000-of-00001.tfrecord was removed while"):
         record_set.read([0])
 
 

@@ -22,7 +22,8 @@ from tf_mural.errors import StorageError, StorageUnavailable, UserError
 _MAX_CONNECTIONS = 64
 _CONNECT_SECONDS, _READ_SECONDS = 10, 30  # a request without an answer for this time is repeated
 # A file that was not found is requested again, because some servers answer 404 for a short time.
-_NOT_FOUND_ATTEMPTS, _MISSING_ATTEMPTS = 3, 2
+# Attempts for a file that existed before, for another file that is read, and for other requests.
+_KNOWN_ATTEMPTS, _NOT_FOUND_ATTEMPTS, _MISSING_ATTEMPTS = 8, 3, 2
 _FAST_ATTEMPTS = 4  # attempts of one request of gcsfs, before the whole operation is repeated
 # {protocol: (package, whether files can be written)}
 _PROTOCOLS = {
@@ -129,7 +130,12 @@ class _FsspecFiles:
                 raise StorageUnavailable(message)
             return data
 
-        return self._repeated(path, call, until=until)
+        if version is None:
+            return self._repeated(path, call, until=until)
+        try:
+            return self._repeated(path, call, _KNOWN_ATTEMPTS, until)
+        except FileNotFoundError:
+            raise StorageError(f"{path} was removed while it was read; restore it") from None
 
     def info(self, path):
         try:
@@ -175,7 +181,7 @@ class _FsspecFiles:
                 if attempt == attempts - 1:
                     self._check_bucket(path)
                     raise
-            time.sleep(remote_requests.FIRST_WAIT * random.random())
+            time.sleep(remote_requests.FIRST_WAIT * random.random() * (attempt + 1))
 
     def _check_bucket(self, path):
         """Raises StorageError if the bucket of a path does not exist."""
@@ -185,9 +191,7 @@ class _FsspecFiles:
         if not bucket or bucket in self._known_buckets:
             return
         try:
-            remote_requests.retried(
-                lambda: self._fs.ls(bucket, detail=False) if bucket else None, path
-            )
+            remote_requests.retried(lambda: _PROBES[self._protocol](self._fs, bucket), path)
         except FileNotFoundError:
             raise StorageError(
                 f"{path}: the bucket {bucket!r} does not exist; create it, or correct the path"
@@ -287,6 +291,11 @@ def _range(start, size):
     return f"bytes={start}-{start + size - 1}"
 
 
+# Requests that list one object of a bucket.
+_PROBES = {
+    "s3": lambda fs, bucket: fs.call_s3("list_objects_v2", Bucket=bucket, MaxKeys=1),
+    "gs": lambda fs, bucket: fs.call("GET", "b/{}/o", bucket, maxResults=1, json_out=True),
+}
 _READERS = {"s3": _read_s3, "gs": _read_gs, "https": _read_http, "http": _read_http}
 
 
