@@ -11,10 +11,11 @@ from conftest import ROOT
 from helpers import indexes
 from helpers.faulty_proxy import HANG_SECONDS
 
-from tf_mural import file_io, remote_files, remote_requests
+from tf_mural import conversion, file_io, remote_files, remote_requests
 from tf_mural.data import records
 from tf_mural.data.range_fetcher import RangeFetcher
 from tf_mural.data.records import RecordSet, remote_shards, shard_files
+from tf_mural.datasets import scenes
 from tf_mural.errors import StorageError, StorageUnavailable, UserError
 
 PROTOCOLS = pytest.mark.parametrize("protocol", ["s3", "gs"])
@@ -253,6 +254,14 @@ def test_at_most_64_local_files_are_open(tmp_path):
     record_set, before = RecordSet.open(str(tmp_path)), len(os.listdir("/dev/fd"))
     assert list(record_set) == examples
     assert len(os.listdir("/dev/fd")) - before <= shard_files.MAX_OPEN_FILES
+
+
+@pytest.mark.parametrize(
+    "raw_dir, out_dir", [(None, "s3://bucket/out"), ("gs://bucket/raw", "out")]
+)
+def test_a_conversion_refuses_remote_folders(raw_dir, out_dir):
+    with pytest.raises(UserError, match="//bucket/.* is not on this machine: conversions"):
+        conversion.convert(scenes, "scenes", raw_dir, out_dir, "test")
 
 
 def test_a_missing_package_is_named_and_gs_uses_tensorflow(monkeypatch):

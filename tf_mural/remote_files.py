@@ -80,7 +80,7 @@ def _files(protocol, _process):
             raise UserError(
                 f"{protocol}:// needs {package}: pip install -r requirements-remote.txt"
             )
-    return TensorFlowFiles(protocol)
+    return TensorFlowFiles()
 
 
 class _FsspecFiles:
@@ -305,11 +305,10 @@ class TensorFlowFiles:
     A TPU host with requirements-tpu.txt has no gcsfs.
     """
 
-    def __init__(self, protocol):
+    def __init__(self):
         import tensorflow as tf
 
-        self._gfile, self._errors = tf.io.gfile, tf.errors
-        self._protocol = protocol
+        self._gfile = tf.io.gfile
 
     def read(self, path):
         """Returns the content of a file."""
@@ -363,8 +362,13 @@ class TensorFlowFiles:
     def put(self, local_path, path):
         """Copies a local file; `path` has either its old or its whole new content."""
         temporary = f"{path}.{uuid.uuid4().hex}.tmp"
-        self._gfile.copy(local_path, temporary, overwrite=True)
-        self._gfile.rename(temporary, path, overwrite=True)
+        try:
+            self._gfile.copy(local_path, temporary, overwrite=True)
+            self._gfile.rename(temporary, path, overwrite=True)
+        except BaseException:
+            with contextlib.suppress(Exception):  # The first error is the one to report.
+                self.remove(temporary)
+            raise
 
     def remove(self, path):
         """Removes a file, if it exists."""
