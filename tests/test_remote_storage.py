@@ -19,6 +19,7 @@ from tf_mural.datasets import scenes
 from tf_mural.errors import StorageError, StorageUnavailable, UserError
 
 PROTOCOLS = pytest.mark.parametrize("protocol", ["s3", "gs"])
+STORAGES = pytest.mark.parametrize("protocol", ["s3", "gs", "az"])
 
 
 def make_records(count, size=2000):
@@ -38,7 +39,7 @@ def write(path, content):
         file.write(content)
 
 
-@PROTOCOLS
+@STORAGES
 @pytest.mark.parametrize("in_memory", [False, True])
 def test_a_remote_set_has_the_bytes_and_the_digest_of_a_local_one(
     protocol, in_memory, storage, tmp_path, monkeypatch
@@ -136,7 +137,7 @@ def test_a_request_without_an_answer_is_repeated(protocol, proxied, monkeypatch)
     assert time.monotonic() - start < HANG_SECONDS
 
 
-@PROTOCOLS
+@STORAGES
 def test_a_bucket_that_does_not_exist_is_named(protocol, storage, tmp_path):
     storage(protocol)
     path = f"{protocol}://no-such-bucket/x"
@@ -173,7 +174,7 @@ def test_another_region_is_named(proxied):
         file_io.read_bytes("s3://bucket/x")
 
 
-@PROTOCOLS
+@STORAGES
 def test_a_shard_that_changes_while_it_is_read_is_an_error(
     protocol, storage, tmp_path, single_records
 ):

@@ -1,4 +1,4 @@
-"""Remote file systems: s3://, gs://, hf://datasets/... and https:// by fsspec.
+"""Remote file systems: s3://, gs://, az://, hf://datasets/... and https:// by fsspec.
 
 Each library finds its credentials and its endpoint by itself; both are removed from error messages.
 Every request is repeated until it succeeds or until a deadline has passed, see `remote_requests`.
@@ -29,6 +29,7 @@ _FAST_ATTEMPTS = 4  # attempts of one request of gcsfs, before the whole operati
 _PROTOCOLS = {
     "s3": ("s3fs", True),
     "gs": ("gcsfs", True),
+    "az": ("adlfs", True),
     "hf": ("huggingface_hub", False),
     "https": ("aiohttp", False),
     "http": ("aiohttp", False),
@@ -42,7 +43,7 @@ class FileInfo:
     Attributes:
         size: size in bytes; 0 for a folder.
         is_folder: whether this is a folder.
-        version: ETag (S3 and https) or generation (GCS) of the content, or None.
+        version: ETag (S3, Azure and https) or generation (GCS) of the content, or None.
     """
 
     size: int
@@ -91,7 +92,7 @@ class _FsspecFiles:
         import fsspec
 
         # These loggers would print stack traces, and the addresses of requests.
-        for name in ("gcsfs", "s3fs", "aiobotocore", "fsspec"):
+        for name in ("gcsfs", "s3fs", "aiobotocore", "adlfs", "azure", "fsspec"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         options = {"use_listings_cache": False, "skip_instance_cache": True}
         if protocol == "s3":
@@ -202,7 +203,7 @@ class _FsspecFiles:
         if not self._writable:
             raise UserError(
                 f"{remote_requests.shown(path)}: {self._protocol}:// paths can only be read; write "
-                "to s3://, gs:// or a local folder"
+                "to s3://, gs://, az:// or a local folder"
             )
 
 
@@ -232,7 +233,7 @@ def _repeat_requests_fast(fs):
 
 def _file_info(item):
     """Returns the `FileInfo` of a description by fsspec."""
-    version = item.get("generation") or item.get("ETag")
+    version = item.get("generation") or item.get("ETag") or item.get("etag")
     version = None if version is None else str(version)
     return FileInfo(item.get("size") or 0, item["type"] == "directory", version)
 
@@ -274,6 +275,23 @@ def _read_gs(fs, path, start, size, version):
     return data
 
 
+def _read_az(fs, path, start, size, version):
+    import fsspec.asyn
+    from azure.core import MatchConditions
+
+    container, blob, version_id = fs.split_path(fs._strip_protocol(path))
+    # The library would wait 15 s before it repeats a request.
+    options = {"offset": start, "length": size, "version_id": version_id, "retry_total": 0}
+    if version:
+        options |= {"etag": version, "match_condition": MatchConditions.IfNotModified}
+
+    async def read():
+        async with fs.service_client.get_blob_client(container=container, blob=blob) as client:
+            return await (await client.download_blob(**options)).readall()
+
+    return fsspec.asyn.sync(fs.loop, read)
+
+
 def _read_http(fs, path, start, size, version):
     # A weak ETag never matches.
     is_strong = version and not version.startswith("W/")
@@ -291,12 +309,14 @@ def _range(start, size):
     return f"bytes={start}-{start + size - 1}"
 
 
-# Requests that list one object of a bucket.
+# Requests that fail with FileNotFoundError if there is no such bucket.
 _PROBES = {
     "s3": lambda fs, bucket: fs.call_s3("list_objects_v2", Bucket=bucket, MaxKeys=1),
     "gs": lambda fs, bucket: fs.call("GET", "b/{}/o", bucket, maxResults=1, json_out=True),
+    "az": lambda fs, bucket: fs.info(bucket),
 }
-_READERS = {"s3": _read_s3, "gs": _read_gs, "https": _read_http, "http": _read_http}
+_READERS = {"s3": _read_s3, "gs": _read_gs, "az": _read_az}
+_READERS |= dict.fromkeys(("https", "http"), _read_http)
 
 
 class TensorFlowFiles:

@@ -29,7 +29,7 @@ _REGION_CODES = (
 _NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError")
 # Packages whose other errors are those of a connection.
 _NETWORK = ("aiohttp", "botocore", "aiobotocore", "requests", "urllib3", "httpx", "httpcore", "ssl")
-_NETWORK += ("httpx2", "httpcore2", "google", "gcsfs")
+_NETWORK += ("httpx2", "httpcore2", "google", "gcsfs", "azure")
 _ADDRESS = re.compile(r"[a-z][\w+.-]*://[^\s'\"]+")
 _MAX_REASON = 160  # characters
 
