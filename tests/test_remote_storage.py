@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 from conftest import ROOT
-from helpers import indexes
+from helpers import hub_server, indexes
 from helpers.faulty_proxy import HANG_SECONDS
 
 from tf_mural import conversion, file_io, remote_files, remote_requests
@@ -214,6 +214,25 @@ def test_https_is_read_and_not_written(storage, tmp_path, monkeypatch):
     with pytest.raises(StorageError) as caught:
         file_io.read_bytes("http://user:secret@127.0.0.1:9/x?signature=hidden")
     assert "secret" not in str(caught.value) and "hidden" not in str(caught.value)
+
+
+# The hub reads HF_ENDPOINT when huggingface_hub is imported, so the records are read in a process.
+HUB = """
+from tf_mural import file_io
+from tf_mural.data.records import RecordSet
+folder = "hf://datasets/user/name/set"
+print([record.id for record in RecordSet.open(folder)], file_io.exists(folder + "/none"))
+"""
+
+
+def test_records_on_the_hub_are_read_by_ranges(tmp_path):
+    records.write(str(tmp_path / "set"), make_records(4), shards=2)
+    with hub_server.hub_server(tmp_path) as (url, requests):
+        environment = {**os.environ, "HF_ENDPOINT": url, remote_requests.DEADLINE_VARIABLE: "1"}
+        command, options = [sys.executable, "-c", HUB], dict(capture_output=True, text=True)
+        done = subprocess.run(command, env=environment, cwd=ROOT, **options)
+    assert done.stdout == "['0', '1', '2', '3'] False\n", done.stderr
+    assert any(path.endswith("-00001-of-00002.tfrecord") and part for _, path, part in requests)
 
 
 @pytest.mark.parametrize("kind", ["none", "flat"])
