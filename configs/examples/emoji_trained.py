@@ -13,16 +13,7 @@ paired with an image in training.
 from .. import base
 from . import own, photos_trained
 
-_FIRST, _FOLLOW_UP = (520, 52, 1e-3), (260, 0, 5e-4)
-RECIPES = {  # steps, warm-up steps, peak learning rate
-    "align": _FIRST,
-    "mural": _FIRST,
-    "control": _FOLLOW_UP,
-    "etcl": _FOLLOW_UP,
-    "sixlang": _FOLLOW_UP,
-    "one_language": _FOLLOW_UP,
-    "distil": _FOLLOW_UP,
-}
+RECIPES = photos_trained.RECIPES
 
 
 def get_config(stage):
@@ -31,10 +22,8 @@ def get_config(stage):
     Raises:
         ValueError: the stage is unknown.
     """
-    if stage not in RECIPES:
-        raise ValueError(f"unknown stage {stage!r}; known: {', '.join(RECIPES)}")
-    config = own.get_config(stage, "emoji_trained", first=("en",), triples=base.TRIPLE_LANGUAGES)
-    recipe = RECIPES[stage]
-    config.steps, config.optimizer.warmup_steps, config.optimizer.learning_rate = recipe
+    config = own.get_config(
+        stage, "emoji_trained", first=("en",), triples=base.TRIPLE_LANGUAGES, recipes=RECIPES
+    )
     photos_trained.train_projections(config)
     return config
