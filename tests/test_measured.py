@@ -5,6 +5,7 @@ import json
 import os
 import re
 import statistics
+import types
 
 import pytest
 from conftest import ROOT
@@ -49,31 +50,6 @@ def page_cells(table):
             yield *pair, text.replace("**", "")
 
 
-def expected_text(experiment, table, row, column):
-    """Returns the text of a cell of a page according to the file; None for other text."""
-    name, target = table["rows"][row], table["columns"][column]
-    if name is None or target is None:
-        return None
-    if isinstance(target, list):
-        kind, target, baseline = target
-        assert kind == "gain"
-        if name == baseline:
-            return ""
-        return f"{gain(experiment, name, target, baseline):+.1f}"
-    cell, signed = experiment.cell(name, target), name in experiment.differences
-    if table["style"] != "gain" or name == table["baseline"]:
-        style = "mean" if table["style"] == "gain" else table["style"]
-        return measured.format_cell(cell, style, signed)
-    points = gain(experiment, name, target, table["baseline"])
-    return f"{cell.mean:.1f} ({points:+.1f})"
-
-
-def gain(experiment, name, column, baseline):
-    """Returns the mean difference over the seeds of both rows; these are the first seeds."""
-    cells = (experiment.cell(row, column).by_seed for row in (name, baseline))
-    return statistics.fmean(a - b for a, b in zip(*cells, strict=False))
-
-
 def numbers(text):
     return [float(number) for number in re.findall(r"(?<![\w.])[+-]?\d+\.\d+", text)]
 
@@ -86,7 +62,7 @@ def test_each_number_of_a_page_is_that_of_the_file(name):
         seen = set()
         for row, column, text in page_cells(table):
             seen |= {row, column}
-            expected = expected_text(experiment, table, row, column)
+            expected = measured.page_cell(experiment, table, row, column)
             is_gain = table["style"] == "gain" or isinstance(table["columns"][column], list)
             if expected is None:
                 continue
@@ -103,7 +79,7 @@ def test_a_changed_digit_of_a_page_is_found():
     experiment = measured.load("scenes")
     cells = [(table, cell) for table in experiment.tables for cell in page_cells(table)]
     for table, (row, column, text) in cells:
-        if (expected := expected_text(experiment, table, row, column)) is None:
+        if (expected := measured.page_cell(experiment, table, row, column)) is None:
             continue
         for position in [m.start() for m in re.finditer(r"\d", text)]:
             digit = str((int(text[position]) + 5) % 10)
@@ -305,6 +281,35 @@ def test_readme_is_all_tables_of_readme(fake_training, tmp_path, monkeypatch):
     assert not fake_training["trained"]  # the error precedes the first run
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_that_is_saved_again_has_the_same_content(name, tmp_path, monkeypatch):
+    experiment = measured.load(name)
+    monkeypatch.setattr(measured, "FOLDER", str(tmp_path))
+    measured.save(experiment)
+    assert measured.load(name) == experiment
+
+
+def test_update_replaces_the_written_values(fake_training, tmp_path, monkeypatch, capsys):
+    done = types.SimpleNamespace(returncode=0, stdout="1234567\n", stderr="")
+    monkeypatch.setattr(reproduce.subprocess, "run", lambda *arguments, **options: done)
+    before = measured.load("scenes")
+    monkeypatch.setattr(measured, "FOLDER", str(tmp_path))
+    measured.save(before)
+    fake_training["shift"] = -1.0
+    runs = (f"--out_dir={tmp_path}/runs", "--seeds=0,1")
+    assert run_reproduce("scenes", "--update", "--machine=m", *runs) == 0
+    after = measured.load("scenes")
+    assert after.provenance["commit"] == "1234567" and after.provenance["machine"] == "m"
+    assert after.seeds == (0, 1) and after.tables == before.tables
+    assert after.cell("MURAL", "en").by_seed == pytest.approx((76.5, 82.4))
+    cells = [page for page in capsys.readouterr().out.split("\n\n") if page.startswith("| ")]
+    assert len(cells) == 3 and "(76.5, 82.4)" in cells[0] and "-1.2 (-1.4 to -1.0)" in cells[2]
+    assert run_reproduce("scenes", *runs) == 0
+    done.returncode, done.stderr = 128, "not a git repository"
+    with pytest.raises(UserError, match="--update works in a clone .*: not a git"):
+        reproduce.main(["scenes", "--update", "--machine=m", *runs])
+
+
 def test_list_shows_each_table(capsys):
     reproduce.main(["--list"])
     output = capsys.readouterr().out
@@ -317,6 +322,8 @@ def test_list_shows_each_table(capsys):
     [
         ((), "name a table"),
         (("--table=scene",), "unknown table 'scene'; .*did you mean 'scenes'"),
+        (("--table=scenes", "--update"), "--update needs the name of one table and --machine"),
+        (("--table=readme", "--update", "--machine=m"), "--update needs the name of one table"),
         (("--table=scenes", "--seeds=a"), "--seeds: expected whole numbers, got 'a'"),
     ],
 )

@@ -10,13 +10,20 @@ in the band with a probability of 95 %. The exit code is 1 if a cell is outside 
 
 A separate process trains each run in the folder runs/sweeps/<sweep>/<row>-s<seed>, as
 tools/sweep.py does. Finished runs are not trained again; therefore, the same command continues
-after a stop. The cells are also written to reproduced-<table>.json in the folder of the sweep.
+after a stop, and another --out_dir trains all runs again. The cells are also written to
+reproduced-<table>.json in the folder of the sweep.
+
+After a change of the code that changes results, --update writes the new values to the file of the
+table in this repository, and prints the tables of the pages that contain them:
+
+    python tools/reproduce.py --table=scenes --update --machine="two cores of an AMD EPYC"
 """
 
 import datetime
 import importlib.metadata
 import os
 import platform
+import subprocess
 
 from absl import flags
 
@@ -48,6 +55,16 @@ _OUT_DIR = flags.DEFINE_string(
 )
 _DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder of the record sets.", flag_values=FLAGS)
 
+_UPDATE = flags.DEFINE_bool(
+    "update",
+    False,
+    "Replaces the written values of the table by those of the runs, and their date and commit.",
+    flag_values=FLAGS,
+)
+_MACHINE = flags.DEFINE_string(
+    "machine", None, "With --update: description of this machine. Required.", flag_values=FLAGS
+)
+
 ALL_OF_README = "readme"
 _PACKAGES = ("tensorflow", "keras", "keras-hub", "numpy")
 
@@ -60,6 +77,8 @@ def main(argv=None):
         return
     if not _TABLE.value:
         raise UserError("name a table: python tools/reproduce.py --table=scenes, or --list")
+    if _UPDATE.value and (_TABLE.value == ALL_OF_README or not _MACHINE.value):
+        raise UserError("--update needs the name of one table and --machine")
     selected = _select(_TABLE.value)
     for experiment, _ in selected:
         _check_records(experiment)
@@ -114,7 +133,29 @@ def _reproduce(experiment, cells, seeds):
     path = os.path.join(out_dir, f"reproduced-{experiment.name}.json")
     file_io.write_json(path, _content(experiment, values, compared, seeds))
     print(f"written to {path}\n", flush=True)
+    if _UPDATE.value:
+        _update(experiment, values, seeds)
     return compared
+
+
+def _update(experiment, values, seeds):
+    """Writes new values to the file of a table, and prints the tables of the pages."""
+    folder = os.path.dirname(os.path.abspath(measured.__file__))
+    command = ["git", "-C", folder, "rev-parse", "--short", "HEAD"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"--update works in a clone of the repository: {done.stderr.strip()}")
+    provenance = {
+        "command": f"python tools/reproduce.py --table={experiment.name}",
+        "machine": _MACHINE.value,
+        "date": datetime.date.today().isoformat(),
+        "commit": done.stdout.strip(),
+    }
+    experiment = measured.with_values(experiment, values, seeds, provenance)
+    measured.save(experiment)
+    for table in experiment.tables:
+        print(f"{table['page']}, {table['section']}, table {table['number']}:\n")
+        print(measured.page_table(experiment, table), "\n")
 
 
 def _print(experiment, compared, seeds):

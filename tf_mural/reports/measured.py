@@ -12,8 +12,10 @@ import os
 
 import numpy as np
 
+from tf_mural import file_io
 from tf_mural.errors import UserError, lookup
 from tf_mural.evaluation.metrics import seeds_interval
+from tf_mural.reports.tables import table as reports_table
 
 FOLDER = os.path.join(os.path.dirname(__file__), "numbers", "measured")
 PROVENANCE = ("command", "machine", "date", "commit")
@@ -144,6 +146,107 @@ def load(name):
     for key in ("seeds", "records"):
         content[key] = tuple(content.get(key, ()))
     return Experiment(name=name, **content)
+
+
+def with_values(experiment, values, seeds, provenance):
+    """Returns an `Experiment` with the values of new runs.
+
+    Args:
+        experiment: `Experiment` with the same rows and columns.
+        values: {row or difference: {column: list of values, one per seed}}.
+        seeds: list of the seeds.
+        provenance: see `Experiment`.
+    """
+    cells = {row: {c: _cell(v) for c, v in columns.items()} for row, columns in values.items()}
+    return dataclasses.replace(
+        experiment,
+        seeds=tuple(seeds),
+        values={row: cells[row] for row in experiment.values},
+        differences={label: cells[label] for label in experiment.differences},
+        provenance=provenance,
+    )
+
+
+def save(experiment):
+    """Writes the file of an experiment, with one line per cell."""
+    parts = []
+    for field in dataclasses.fields(experiment):
+        value = getattr(experiment, field.name)
+        if field.name == "name" or value in ((), "", None):
+            continue
+        if field.name in ("values", "differences"):
+            rows = {row: _lines(columns, 3) for row, columns in value.items()}
+            text = _join((f"{json.dumps(row)}: {text}" for row, text in rows.items()), 2, "{}")
+        elif field.name == "tables":
+            text = _join((json.dumps(table, ensure_ascii=False) for table in value), 2, "[]")
+        else:
+            text = json.dumps(value, ensure_ascii=False)
+        parts.append(f"{json.dumps(field.name)}: {text}")
+    path = os.path.join(FOLDER, f"{experiment.name}.json")
+    with file_io.atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.write(_join(parts, 1, "{}") + "\n")
+
+
+def _lines(columns, indent):
+    """Returns the JSON of {column: `Cell`}; values have three decimals."""
+    texts = []
+    for column, cell in columns.items():
+        value = [round(number, 3) for number in cell.by_seed]
+        if not value or abs(np.mean(cell.by_seed) - cell.mean) > 1e-6:
+            value = {"mean": cell.mean, "by_seed": value}
+        texts.append(f"{json.dumps(column)}: {json.dumps(value)}")
+    return _join(texts, indent, "{}")
+
+
+def _join(texts, indent, brackets):
+    separator = "\n" + " " * indent
+    inner = f",{separator}".join(texts)
+    return f"{brackets[0]}{separator}{inner}\n{' ' * (indent - 1)}{brackets[1]}"
+
+
+def page_table(experiment, table):
+    """Returns a table of a page as Markdown, with "-" for cells that the file does not contain.
+
+    Args:
+        experiment: `Experiment`.
+        table: value of `experiment.tables`.
+    """
+    rows, columns = list(table["rows"]), list(table["columns"])
+    texts = {(r, c): page_cell(experiment, table, r, c) for r in rows for c in columns}
+    if table.get("transposed"):
+        lines = [[column, *(texts[row, column] for row in rows)] for column in columns]
+        return reports_table(lines, ["", *rows], markdown=True)
+    lines = [[row, *(texts[row, column] for column in columns)] for row in rows]
+    return reports_table(lines, ["", *columns], markdown=True)
+
+
+def page_cell(experiment, table, row, column):
+    """Returns the text of a cell of a page, or None if the file does not contain the cell.
+
+    Args:
+        experiment: `Experiment`.
+        table: value of `experiment.tables`.
+        row, column: labels of the table. If the table is transposed, the page has the rows as
+            columns.
+    """
+    name, target = table["rows"][row], table["columns"][column]
+    if name is None or target is None:
+        return None
+    if isinstance(target, list):
+        _, target, baseline = target
+        return "" if name == baseline else f"{_gain(experiment, name, target, baseline):+.1f}"
+    cell = experiment.cell(name, target)
+    if table["style"] != "gain":
+        return format_cell(cell, table["style"], name in experiment.differences)
+    if name == table["baseline"]:
+        return format_cell(cell, "mean")
+    return f"{cell.mean:.1f} ({_gain(experiment, name, target, table['baseline']):+.1f})"
+
+
+def _gain(experiment, name, column, baseline):
+    """Returns the mean difference over the seeds that both rows have, which are the first ones."""
+    pairs = zip(*(experiment.cell(row, column).by_seed for row in (name, baseline)), strict=False)
+    return float(np.mean([a - b for a, b in pairs]))
 
 
 def _cell(value):
