@@ -30,7 +30,7 @@ STAGES = {
 }
 
 
-def get_config(stage, folder="own", first=("en",), triples=None, bitext=None):
+def get_config(stage, folder="own", first=("en",), triples=None, bitext=None, recipes=None):
     """Returns the config of a stage at size tiny, on one folder of record sets.
 
     Args:
@@ -43,12 +43,14 @@ def get_config(stage, folder="own", first=("en",), triples=None, bitext=None):
         triples: languages of the captions that ETCL trains on; None: all languages.
         bitext: record set of translations, relative to --data_dir; None: texts of the same image
             are used as translations.
+        recipes: {stage: (steps, warm-up steps, peak learning rate)}, which contains all allowed
+            stages; None: the stages and the recipes of size tiny.
 
     Raises:
         ValueError: the stage is unknown.
     """
-    if stage not in STAGES:
-        raise ValueError(f"unknown stage {stage!r}; known: {', '.join(STAGES)}")
+    if stage not in (recipes or STAGES):
+        raise ValueError(f"unknown stage {stage!r}; known: {', '.join(recipes or STAGES)}")
     config = STAGES[stage].get_config("tiny")
     config.size, config.auto_convert, config.vocabulary = folder, (), f"{folder}/vocab.txt"
     for source in config.sources.values():
@@ -66,4 +68,6 @@ def get_config(stage, folder="own", first=("en",), triples=None, bitext=None):
     # value also applies to terms that are added to this config.
     config.mask_duplicates = True
     config.evaluation.retrieval.update(records=f"{folder}/val", trained=triples or ())
+    if recipes:
+        config.steps, config.optimizer.warmup_steps, config.optimizer.learning_rate = recipes[stage]
     return config

@@ -36,13 +36,9 @@ def get_config(stage, folder="photos", recipes=RECIPES):
     Raises:
         ValueError: the stage is unknown.
     """
-    if stage not in recipes:
-        raise ValueError(f"unknown stage {stage!r}; known: {', '.join(recipes)}")
     config = own.get_config(
-        stage, folder, first=("en",), triples=LANGUAGES, bitext=f"{folder}/bitext"
+        stage, folder, ("en",), LANGUAGES, bitext=f"{folder}/bitext", recipes=recipes
     )
     config.batch_size = 128
-    recipe = recipes[stage]
-    config.steps, config.optimizer.warmup_steps, config.optimizer.learning_rate = recipe
     config.evaluate_every = 400
     return config

@@ -38,6 +38,16 @@ def get_config(stage):
         ValueError: the stage is unknown.
     """
     config = photos.get_config(stage, "photos_trained", RECIPES)
+    train_projections(config)
+    return config
+
+
+def train_projections(config):
+    """Changes a config so that it trains linear projections of the encoders of `ENCODERS`.
+
+    Args:
+        config: config of a stage, changed in place.
+    """
     _use_features(config)
     config.batch_size = 512
     config.optimizer.name = "adam"
@@ -50,7 +60,6 @@ def get_config(stage):
     # A run takes seconds, so that only its last step is saved and evaluated.
     config.checkpoint_every, config.evaluate_every, config.log_every = None, None, 50
     config.report.show = 0
-    return config
 
 
 def _use_features(config):

@@ -29,6 +29,7 @@ COMMANDS = (
     "index",
     "inspect_data",
     "mine_negatives",
+    "reproduce",
     "search",
     "sweep",
     "train",
