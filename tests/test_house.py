@@ -16,6 +16,8 @@ from tf_mural import cli
 # Layers, lowest first. A module imports only from lower layers. A subpackage is one entry.
 LAYERS = [
     {"errors", "configs", "registration"},
+    {"remote_requests"},
+    {"remote_files"},
     {"file_io", "losses", "modalities", "languages", "progress", "truncation"},
     {"models", "objective", "optimizers", "distributed", "nonfinite", "backend_functions"},
     {"train_step"},

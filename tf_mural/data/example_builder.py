@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_mural.data import image_ops, records, vector_fields
+from tf_mural.errors import StorageError
 from tf_mural.modalities import MODALITIES
 
 _EMPTY = records.serialize(records.Record(""))
@@ -38,13 +39,14 @@ class ExampleBuilder:
         self._preprocessing = preprocessing
         self._language_ids = [languages.index(code) for code in self.sampler.languages] or [0]
 
-    def fetch(self, draws, on_languages=None):
+    def fetch(self, draws, on_languages=None, on_error=None):
         """Reads the serialized records of draws; damaged records are replaced by empty ones.
 
         Args:
             draws: int64 (b,), numbers of draws.
             on_languages: callable that takes the drawn languages as positions in `language_codes`,
                 (b, text fields); or None.
+            on_error: callable that takes the `StorageError` of a remote storage; or None.
 
         Returns:
             {"draw": int64 (b,), the argument; "data": string (b,), serialized records; "language":
@@ -54,7 +56,12 @@ class ExampleBuilder:
         count = draws.shape[0]
 
         def read(draws, set_index, unit):
-            data, language, uniform = self.read(draws, set_index, unit)
+            try:
+                data, language, uniform = self.read(draws, set_index, unit)
+            except StorageError as error:
+                if on_error:
+                    on_error(error)
+                raise
             if on_languages:
                 on_languages(language)
             return data, language, uniform

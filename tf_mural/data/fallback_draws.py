@@ -9,6 +9,7 @@ import tensorflow as tf
 from tf_mural.data import image_ops
 from tf_mural.data.records import DamagedRecord, deserialize
 from tf_mural.data.skipped_records import BadRecord
+from tf_mural.errors import StorageError
 
 ATTEMPTS = 8  # maximum number of draws that are tried per row
 
@@ -40,8 +41,17 @@ def with_fallback(builder, skipped_records):
                 return draws
         raise skipped_records.fail(skipped_records.exhausted(ATTEMPTS, bad_records[-1]))
 
+    def find_or_fail(draws):
+        try:
+            return find(draws)
+        except (StorageError, tf.errors.OpError) as error:
+            # `builder.fetch` raises an error of TensorFlow, which contains the storage error.
+            if isinstance(error, StorageError):
+                skipped_records.fail(error)
+            raise
+
     def usable_draws(draws):
-        replaced = tf.numpy_function(find, [draws], tf.int64, stateful=False)
+        replaced = tf.numpy_function(find_or_fail, [draws], tf.int64, stateful=False)
         return tf.ensure_shape(replaced, draws.shape)
 
     return usable_draws

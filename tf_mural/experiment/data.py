@@ -5,7 +5,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from tf_mural import conversion
+from tf_mural import conversion, file_io
 from tf_mural.data import image_ops, training_data
 from tf_mural.data.records import RecordSet, deserialize
 from tf_mural.errors import UserError
@@ -32,8 +32,10 @@ def open_records(folder, data_dir, strict=True):
 
 def find_records(folder, data_dir):
     """Returns the path of a record set or of mined negatives; it may be relative to `data_dir`."""
+    if file_io.is_remote(folder):
+        return folder
     in_data_dir = os.path.join(data_dir, folder)
-    use_data_dir = os.path.isdir(in_data_dir) or not os.path.isdir(folder)
+    use_data_dir = file_io.isdir(in_data_dir) or not os.path.isdir(folder)
     return in_data_dir if use_data_dir else folder
 
 

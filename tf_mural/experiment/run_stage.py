@@ -230,6 +230,7 @@ def _train(config, run, workdir, session, init):
         checkpoints.save_model(workdir, arrays, run.description, run.vocabulary_path)
         file_io.write_json(os.path.join(workdir, RESULTS), results)
         run_report.write_retrieval_images(config, workdir, session.data_dir, log, last_step)
+        log.copy_events()
     processes.barrier()
     return results
 
@@ -301,7 +302,8 @@ def _evaluate_before(config, run, workdir, evaluate, processes):
 
 def _train_loop(config, run, runner, manager, log, evaluate, tracker, session):
     """Calls `loop.train` with the values of the config. Returns the number of the last step."""
-    with manager, session.signals.deferred():
+    with manager, session.signals.deferred(), contextlib.ExitStack() as stack:
+        stack.callback(log.copy_events)
         return loop.train(
             run.trainer,
             runner,
