@@ -16,7 +16,7 @@ from tf_mural.experiment import config_loading, stored_vectors
 EXAMPLES = {
     "emoji": ("mural", "control", "etcl", "sixlang"),
     "own": config_loading.STAGES,
-    "photos": ("mural", "control", "etcl"),
+    "photos": ("mural", "control", "etcl", "codeswitch"),
     "photos_trained": [stage for stage in config_loading.STAGES if stage != "finetune"],
 }
 MARGINS = {"photos_trained": 0.0}  # examples without the margin of the paper
@@ -64,6 +64,8 @@ def test_config_of_an_example_is_valid(name, stage):
         assert other_config.stage == other and config.train_dependencies
         if stage == "distil":  # a tower without variables, and no training of the image tower
             config.model.towers, config.model.image.adapt = {}, other_config.model.image.adapt
+        if stage == "codeswitch":  # the text encoder reads no stored features
+            config.model.text.vectors = other_config.model.text.vectors
         assert other_config.model == config.model and other_config.images == config.images
     for term in config.terms.values():
         if term.loss == "contrastive":

@@ -62,7 +62,7 @@ CALL_THE_PUBLIC_API = tuple(
 )
 TOOLS = """
 train evaluate convert build_vocab inspect_data compare sweep
-plan_tpu export extract mine_negatives index search demo doctor
+plan_tpu export extract mine_negatives index search demo doctor lexicon
 """.split()
 
 
