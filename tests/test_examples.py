@@ -18,7 +18,7 @@ EXAMPLES = {
     "emoji": ("mural", "control", "etcl", "sixlang"),
     "emoji_trained": _WITHOUT_FINETUNE,
     "own": config_loading.STAGES,
-    "photos": ("mural", "control", "etcl"),
+    "photos": ("mural", "control", "etcl", "codeswitch"),
     "photos_trained": _WITHOUT_FINETUNE,
 }
 # Examples that train projections of trained encoders. They have no margin.
@@ -67,6 +67,8 @@ def test_config_of_an_example_is_valid(name, stage):
         assert other_config.stage == other and config.train_dependencies
         if stage == "distil":  # a tower without variables, and no training of the image tower
             config.model.towers, config.model.image.adapt = {}, other_config.model.image.adapt
+        if stage == "codeswitch":  # the text encoder reads no stored features
+            config.model.text.vectors = other_config.model.text.vectors
         assert other_config.model == config.model and other_config.images == config.images
     for term in config.terms.values():
         if term.loss == "contrastive":

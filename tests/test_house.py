@@ -64,7 +64,7 @@ CALL_THE_PUBLIC_API = tuple(
 )
 TOOLS = """
 train evaluate convert build_vocab inspect_data compare sweep
-plan_tpu export extract mine_negatives index search demo doctor reproduce
+plan_tpu export extract mine_negatives index search demo doctor reproduce lexicon
 """.split()
 
 

@@ -16,8 +16,10 @@ from tf_mural.evaluation.metrics.intervals import (
 )
 from tf_mural.evaluation.metrics.ranks import (
     TIE_TOLERANCE,
+    agreement,
     chance_spread,
     check_embeddings,
+    first_results,
     image_text_ranks,
     rank_bounds,
     rank_lags,
@@ -36,11 +38,13 @@ from tf_mural.evaluation.metrics.recall import (
 __all__ = [
     "RECALL_KS",
     "TIE_TOLERANCE",
+    "agreement",
     "bootstrap_means",
     "bootstrap_spearman",
     "chance_average_recall",
     "chance_spread",
     "check_embeddings",
+    "first_results",
     "group_means",
     "image_text_ranks",
     "mean_interval",
