@@ -119,7 +119,9 @@ def test_trained_encoders_only_train_their_projections(name, stage):
         adapt = "frozen" if (stage, tower) == ("distil", "image") else "last:0"
         assert config.model[tower].adapt == adapt
         assert config.model[tower].backbone.startswith("keras_hub:")
-    assert stored_vectors.stored_features(config) == {"image": "lite0", "text": "e5"}
+    # Code-switched texts change in each epoch, so their features cannot be stored.
+    texts = {} if stage == "codeswitch" else {"text": "e5"}
+    assert stored_vectors.stored_features(config) == {"image": "lite0", **texts}
 
 
 def test_both_examples_with_trained_encoders_have_the_same_recipe():
