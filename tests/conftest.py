@@ -1,11 +1,14 @@
 """Import paths and environment of all tests, and fixtures: small record sets and small runs."""
 
+import atexit
 import contextlib
 import dataclasses
 import functools
 import json
 import os
+import shutil
 import sys
+import tempfile
 
 import filelock
 import pytest
@@ -19,11 +22,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # the tests would differ slightly from the results of the commands.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
-# Flags of XLA for processes on JAX. They reduce the time of compilation by more than half, and all
-# arithmetic remains in float32.
-FAST_XLA = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-if sys.version_info < (3, 12):  # JAX 0.10.2. JAX 0.12 does not have this flag.
-    FAST_XLA += " --xla_cpu_use_fusion_emitters=false"
+# Processes on JAX share compiled programs, because several tests run the same step. The processes
+# of pytest-xdist inherit the variable.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jax_cache_")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 # The slowest test files run first. Otherwise, one test process might start a slow test file when
 # all other processes are finished.

@@ -29,6 +29,7 @@ LAYERS = [
     {"reports"},
     {"export", "search"},
     {"experiment"},
+    {"integrations"},
     {"cli"},
 ]
 LAYER = {entry: layer for layer, entries in enumerate(LAYERS) for entry in entries}
@@ -64,7 +65,7 @@ CALL_THE_PUBLIC_API = tuple(
 )
 TOOLS = """
 train evaluate convert build_vocab inspect_data compare sweep
-plan_tpu export extract mine_negatives index search demo doctor
+plan_tpu export extract mine_negatives index search demo doctor reproduce lexicon
 """.split()
 
 

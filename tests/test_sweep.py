@@ -37,7 +37,7 @@ def test_every_run_of_a_sweep_has_a_valid_config(path, monkeypatch):
         for row, run in sweep.RUNS.items():
             workdir = sweeps.run_workdir("out", row, 3)
             sweeps.train_run(["train"], run, workdir, 3, run.get("init"), "tiny", "data")
-    assert len(commands) == len(sweep.RUNS) > 2
+    assert len(commands) == len(sweep.RUNS) > 1
     for command in commands:
         flags = dict(flag[2:].split("=", 1) for flag in command[1:])
         path = flags.get("config") and os.path.join(ROOT, flags["config"])

@@ -83,7 +83,9 @@ def _diagnose(builder, draws, skipped_records):
             problem = problem or _pair_problem(record_set, number, codes[0])
         for code, field in zip(codes, builder.fields["text"], strict=False):
             columns = batch[field]
-            problem = problem or _text_problem(code, columns["text"][row], columns["known"][row])
+            problem = problem or _text_problem(
+                code, columns["text"][row], columns["known"][row], field in builder.code_switch
+            )
         for field in builder.fields["image"]:
             problem = problem or _image_problem(batch[field]["data"][row])
         for field in builder.vectors:
@@ -119,11 +121,12 @@ def _pair_problem(record_set, number, code):
     return (f"the record has only one text in {code!r}, a pair needs 2",)
 
 
-def _text_problem(code, text, known):
+def _text_problem(code, text, known, is_code_switched):
     if not text:
         return (f"the text in {code!r} that the index lists is missing",)
     if not known:
-        return f"the text in {code!r} contains no token of the vocabulary", code
+        kind = "code-switched text" if is_code_switched else "text"
+        return f"the {kind} in {code!r} contains no token of the vocabulary", code
     return None
 
 

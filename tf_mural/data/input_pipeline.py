@@ -23,12 +23,15 @@ class Source:
             an example are assigned to its text fields in order.
         flip: whether training images may be mirrored.
         vectors: {field: `vector_fields.VectorField`} of the fields with the modality "vectors".
+        code_switch: {text field: `code_switching.CodeSwitcher`} of the fields whose texts are
+            code-switched.
     """
 
     sampler: object
     fields: dict
     flip: bool = False
     vectors: dict = dataclasses.field(default_factory=dict)
+    code_switch: dict = dataclasses.field(default_factory=dict)
 
 
 def disable_autotune(dataset):

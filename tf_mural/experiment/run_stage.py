@@ -251,7 +251,7 @@ def _restore(config, run, workdir, processes):
         processes.is_primary,
         config.checkpoint_in_background,
     )
-    data_digests = run.data | run.negatives
+    data_digests = run.data | run.negatives | run.lexicons
     if manager.restore(run.description, data_digests):
         print(f"resuming at step {int(run.trainer.step.numpy())}")
     start = {"the step to resume from": int(run.trainer.step.numpy())}
@@ -317,7 +317,7 @@ def _train_loop(config, run, runner, manager, log, evaluate, tracker, session):
             evaluate_every=config.evaluate_every,
             last_evaluated=tracker.last_step,
             skipped_records=run.skipped_records,
-            extra_metrics=run.language_report.metrics,
+            extra_metrics=run.metrics,
             steps_per_loop=config.steps_per_loop,
             signals=session.signals,
             should_stop=lambda: _should_stop_early(config.stop_early, tracker),

@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import types
 
 from tf_mural import file_io
 from tf_mural.errors import UserError, lookup
@@ -48,6 +49,36 @@ def load_sweep(path):
         for row in chart["rows"]:
             lookup(sweep.RUNS, row, "row (of the chart)")
     return sweep
+
+
+def select_rows(sweep, rows, columns):
+    """Returns a sweep with some of the rows, the rows from whose weights they start, and columns.
+
+    Args:
+        sweep: see `load_sweep`.
+        rows: names of rows and labels of differences, whose two rows are selected.
+        columns: names of columns of the sweep, or codes of languages.
+
+    Raises:
+        UserError: a row is unknown.
+    """
+    compared = {label: pair for label, pair in differences(sweep).items() if label in rows}
+    missing = [row for row in rows if row not in compared]
+    missing += [row for pair in compared.values() for row in pair]
+    needed = set()
+    while missing:
+        row = missing.pop()
+        run = lookup(sweep.RUNS, row, "row")
+        needed.add(row)
+        missing += [run["init"]] if "init" in run else []
+    return types.SimpleNamespace(
+        TITLE=sweep.TITLE,
+        RUNS={row: run for row, run in sweep.RUNS.items() if row in needed},
+        SEEDS=sweep.SEEDS,
+        COLUMNS={column: sweep.COLUMNS.get(column, (column,)) for column in columns},
+        BASELINE=None,
+        DIFFERENCES=compared,
+    )
 
 
 def differences(sweep):
