@@ -325,10 +325,11 @@ class TensorFlowFiles:
     A TPU host with requirements-tpu.txt has no gcsfs.
     """
 
-    def __init__(self):
+    @functools.cached_property
+    def _gfile(self):
         import tensorflow as tf
 
-        self._gfile = tf.io.gfile
+        return tf.io.gfile
 
     def read(self, path):
         """Returns the content of a file."""
