@@ -107,14 +107,19 @@ class _FsspecFiles:
         )
         if protocol in ("http", "https"):
             options["client_kwargs"] = {"timeout": timeout}
+        self._protocol, self._writable = protocol, _PROTOCOLS[protocol][1]
         if protocol == "gs":
             options["requests_timeout"] = timeout
-            os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
             options["token"] = "anon" if os.environ.get("STORAGE_EMULATOR_HOST") else None
-        self._protocol, self._writable = protocol, _PROTOCOLS[protocol][1]
-        self._fs = fsspec.filesystem(protocol, **options)
-        if protocol == "gs":
+            # The default class asks another service for the kind of each bucket. Without the
+            # variable, gcsfs imports the packages of this service, which takes seconds.
+            os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+            from gcsfs.core import GCSFileSystem
+
+            self._fs = GCSFileSystem(**options)
             _repeat_requests_fast(self._fs)
+        else:
+            self._fs = fsspec.filesystem(protocol, **options)
         self._known_buckets = set()
 
     def read(self, path):
