@@ -226,10 +226,8 @@ def _repeat_requests_fast(fs):
             try:
                 return await request(fs, method, path, *args, **kwargs)
             except Exception as error:
-                is_temporary = isinstance(
-                    remote_requests.translate(error, path), StorageUnavailable
-                )
-                if not is_temporary or attempt == _FAST_ATTEMPTS - 1:
+                error = remote_requests.translate(error, path)
+                if attempt == _FAST_ATTEMPTS - 1 or not isinstance(error, StorageUnavailable):
                     raise
             await asyncio.sleep(remote_requests.FIRST_WAIT * 2**attempt * random.random())
 
@@ -320,8 +318,7 @@ _PROBES = {
     "gs": lambda fs, bucket: fs.call("GET", "b/{}/o", bucket, maxResults=1, json_out=True),
     "az": lambda fs, bucket: fs.info(bucket),
 }
-_READERS = {"s3": _read_s3, "gs": _read_gs, "az": _read_az}
-_READERS |= dict.fromkeys(("https", "http"), _read_http)
+_READERS = dict(s3=_read_s3, gs=_read_gs, az=_read_az, http=_read_http, https=_read_http)
 
 
 class TensorFlowFiles:
