@@ -297,15 +297,17 @@ def local_copy(path):
 def local_folder(folder):
     """Context manager: yields a local folder; at the end, its files are copied to `folder`.
 
-    If `folder` is local, the folder itself is yielded.
+    If `folder` is local, the folder itself is yielded. If the body raises an exception, no file is
+    copied to a remote folder.
     """
     if not is_remote(folder):
         yield folder
         return
     with tempfile.TemporaryDirectory() as local:
         yield local
-        for name in sorted(os.listdir(local)):
-            _remote(folder).put(os.path.join(local, name), os.path.join(folder, name))
+        for parent, _, names in os.walk(local):
+            for path in sorted(os.path.join(parent, name) for name in names):
+                _remote(folder).put(path, os.path.join(folder, os.path.relpath(path, local)))
 
 
 @contextlib.contextmanager
