@@ -4,7 +4,8 @@
         --vocab_size=8000
     python tools/train.py --config=configs/examples/own.py --stage=etcl
 
-The stage `distil` needs vectors of the English texts; it prints the command that makes them.
+The stage `distil` needs vectors of the English texts; it prints the command that makes them. The
+stage `codeswitch` needs a lexicon in data/own/lexicon, which tools/lexicon.py makes.
 
 To change settings, write a file such as the following, and give that file to --config:
 
@@ -16,7 +17,18 @@ To change settings, write a file such as the following, and give that file to --
         return config
 """
 
-from .. import align, base, control, distil, etcl, finetune, mural, one_language, sixlang
+from .. import (
+    align,
+    base,
+    codeswitch,
+    control,
+    distil,
+    etcl,
+    finetune,
+    mural,
+    one_language,
+    sixlang,
+)
 
 STAGES = {
     "align": align,
@@ -27,6 +39,7 @@ STAGES = {
     "one_language": one_language,
     "finetune": finetune,
     "distil": distil,
+    "codeswitch": codeswitch,
 }
 
 
@@ -57,6 +70,8 @@ def get_config(stage, folder="own", first=("en",), triples=None, bitext=None, re
         source.records = (f"{folder}/train",)
         # With a few thousand images, "combinations" would often put an image into a batch twice.
         source.epoch_unit = "records"
+        if "code_switch" in source:
+            source.code_switch.lexicon = f"{folder}/lexicon"
         if "extraction" in source:
             source.records = (f"{folder}/taught/train",)
             source.extraction = base.extraction((bitext or f"{folder}/train",), first)

@@ -11,6 +11,15 @@ MURAL trains on photographs with English captions, and on translations into Germ
 and Portuguese. ETCL trains on photographs with captions in English, German and French. Chinese,
 Arabic and Dutch occur only in the evaluation. The stage `align` trains the projections on English
 captions only.
+
+The stage `codeswitch` replaces words of the English captions by translations from a lexicon:
+
+    python tools/lexicon.py bitext --records=data/photos_trained/bitext \\
+        --out_dir=data/photos_trained/lexicon
+    python tools/train.py --config=configs/examples/photos_trained.py --stage=codeswitch
+
+The features of the changed captions cannot be stored, so the text encoder runs in each step, and a
+run takes about as long as the extraction of the features of 400,000 texts.
 """
 
 from . import photos
@@ -28,6 +37,7 @@ RECIPES = {  # steps, warm-up steps, peak learning rate
     "sixlang": _FOLLOW_UP,
     "one_language": _FOLLOW_UP,
     "distil": _FOLLOW_UP,
+    "codeswitch": _FOLLOW_UP,
 }
 
 
@@ -49,6 +59,8 @@ def train_projections(config):
         config: config of a stage, changed in place.
     """
     _use_features(config)
+    if config.stage == "codeswitch":
+        config.model.text.vectors = None
     config.batch_size = 512
     config.optimizer.name = "adam"
     config.optimizer.exclude_from_layer_adaptation = ()

@@ -28,6 +28,7 @@ COMMANDS = (
     "extract",
     "index",
     "inspect_data",
+    "lexicon",
     "mine_negatives",
     "reproduce",
     "search",

@@ -78,6 +78,8 @@ _LONG_CODES = {"en": "eng", "de": "deu", "fr": "fra", "cs": "ces", "zh": "cmn", 
 _LABELS = {
     "average_recall": ("Average Recall", "%"),
     "t2i_r10": ("text-to-image R@10", "%"),
+    "t2i_ndcg10": ("text-to-image nDCG@10", "%"),
+    "i2t_ndcg10": ("image-to-text nDCG@10", "%"),
     "top1": ("accuracy", "%"),
     "r1": ("R@1 of the nearest neighbor", "%"),
     "spearman": ("Spearman's correlation", "x 100"),

@@ -6,7 +6,7 @@ from typing import Any
 
 from tf_mural import experiment, file_io
 from tf_mural.errors import UserError, lookup
-from tf_mural.evaluation import TASKS
+from tf_mural.evaluation import TASKS, protocols
 from tf_mural.evaluation.benchmarks import BENCHMARKS
 from tf_mural.evaluation.results import Result
 from tf_mural.experiment import eval_jobs
@@ -122,6 +122,7 @@ def result_content(model_name, hashes, job, evaluation, result, dims=()):
         "options": evaluation.options,
         **({"dims": list(dims)} if dims else {}),
         **result.as_dict(),
+        "protocol_details": protocols.describe(result.protocol),
     }
 
 

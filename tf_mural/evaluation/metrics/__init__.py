@@ -1,6 +1,7 @@
 """Metrics of the evaluation tasks, as pure functions of NumPy arrays.
 
 ranks.py          ranks of correct candidates, and their differences between languages
+ranking.py        ranks without ties, nDCG and hit rate, as in trec_eval and mteb
 recall.py         recall at k, and its expected value for random ranks
 correlation.py    Spearman's correlation
 intervals.py      95 % confidence intervals
@@ -9,15 +10,27 @@ intervals.py      95 % confidence intervals
 from tf_mural.evaluation.metrics.correlation import bootstrap_spearman, spearman
 from tf_mural.evaluation.metrics.intervals import (
     bootstrap_means,
+    grouped_bootstrap,
     mean_interval,
     percentile_interval,
     recall_intervals,
     seeds_interval,
 )
+from tf_mural.evaluation.metrics.ranking import (
+    HIT_KS,
+    NDCG_K,
+    first_best,
+    hits,
+    ndcg,
+    ranks_of_scores,
+    relevant_ranks,
+)
 from tf_mural.evaluation.metrics.ranks import (
     TIE_TOLERANCE,
+    agreement,
     chance_spread,
     check_embeddings,
+    first_results,
     image_text_ranks,
     rank_bounds,
     rank_lags,
@@ -34,23 +47,33 @@ from tf_mural.evaluation.metrics.recall import (
 )
 
 __all__ = [
+    "HIT_KS",
+    "NDCG_K",
     "RECALL_KS",
     "TIE_TOLERANCE",
+    "agreement",
     "bootstrap_means",
     "bootstrap_spearman",
     "chance_average_recall",
     "chance_spread",
     "check_embeddings",
+    "first_best",
+    "first_results",
     "group_means",
+    "grouped_bootstrap",
+    "hits",
     "image_text_ranks",
     "mean_interval",
+    "ndcg",
     "percentile_interval",
     "rank_bounds",
     "rank_lags",
     "rank_spreads",
+    "ranks_of_scores",
     "recall_at",
     "recall_intervals",
     "recalls",
+    "relevant_ranks",
     "retrieval_ranks",
     "retrieval_recalls",
     "seeds_interval",
