@@ -19,6 +19,7 @@ import tf_mural
 from tf_mural.cli import app
 from tf_mural.errors import UserError
 from tf_mural.experiment import sweep as sweeps
+from tf_mural.experiment import sweep_spread
 
 FLAGS = flags.FlagValues()
 _SWEEP = flags.DEFINE_string(
@@ -61,7 +62,7 @@ def main(argv=None):
     out_dir = _OUT_DIR.value or os.path.join("runs", "sweeps", name)
     seeds = [_parse_seed(text) for text in _SEEDS.value] if _SEEDS.value else list(sweep.SEEDS)
     num_runs, num_done, start_time = len(seeds) * len(sweep.RUNS), 0, time.monotonic()
-    recalls = {row: {} for row in sweep.RUNS}
+    recalls, half_widths = ({row: {} for row in sweep.RUNS} for _ in range(2))
     for seed in seeds:
         for row, run in sweep.RUNS.items():
             workdir = sweeps.run_workdir(out_dir, row, seed)
@@ -77,8 +78,9 @@ def main(argv=None):
             options = (workdir, seed, init, _SIZE.value, data_dir, vectors)
             sweeps.train_run(TRAIN_COMMAND, run, *options)
             recalls[row][seed] = sweeps.average_recalls(workdir)
+            half_widths[row][seed] = sweep_spread.recall_half_widths(workdir)
             num_done += 1
-        sweeps.write_table(out_dir, sweep, recalls)
+        sweeps.write_table(out_dir, sweep, recalls, half_widths)
     print(f"written to {os.path.join(out_dir, 'table.md')}")
 
 

@@ -29,7 +29,8 @@ def score_language(images, ids, texts, text_images, embed_texts, unique=False):
         unique: whether equal texts are one query or candidate.
 
     Returns:
-        Tuple ({metric: value in percent}, {metric: (low, high)}, number of images, of texts).
+        Tuple ({metric: value in percent}, {metric: (low, high)}, number of images, of texts,
+        items, see `results.Result`).
     """
     candidates, pair_images = np.unique(text_images, return_inverse=True)
     ids = [ids[candidate] for candidate in candidates]
@@ -53,7 +54,7 @@ def score_language(images, ids, texts, text_images, embed_texts, unique=False):
     first_image = np.full(len(texts), len(candidates))
     np.minimum.at(first_image, pair_texts, pair_images)
     groups = {"i2t": np.arange(len(candidates)), "t2i": first_image}
-    values, intervals = {}, {}
+    values, intervals, items = {}, {}, {}
     for direction, columns in per_query.items():
         resampled = metrics.grouped_bootstrap(
             np.stack(list(columns.values()), axis=1), groups[direction], len(candidates)
@@ -62,7 +63,10 @@ def score_language(images, ids, texts, text_images, embed_texts, unique=False):
             values[f"{direction}_{name}"] = float(per_item.mean())
             bounds = metrics.percentile_interval(resampled[:, column])
             intervals[f"{direction}_{name}"] = bounds
-    return values, intervals, len(candidates), len(texts)
+            items[f"{direction}_{name}"] = metrics.group_items(
+                per_item, groups[direction], len(candidates)
+            )
+    return values, intervals, len(candidates), len(texts), items
 
 
 def _score(queries, items, pair_queries, pair_items, order):

@@ -7,6 +7,7 @@ import subprocess
 from tf_mural import file_io
 from tf_mural.errors import UserError, lookup
 from tf_mural.evaluation.metrics import seeds_interval
+from tf_mural.experiment import sweep_spread
 from tf_mural.experiment.config_loading import find_file, import_file
 
 REQUIRED = ("TITLE", "RUNS", "SEEDS", "COLUMNS", "BASELINE")
@@ -73,8 +74,23 @@ def _check_runs(path, sweep):
             lookup(earlier_rows, run["init"], f"initial row (of the row {row!r}, above it)")
         _check_vectors(path, row, run)
         earlier_rows[row] = run
+    _check_protocols(path, sweep)
     if sweep.BASELINE is not None:
         lookup(sweep.RUNS, sweep.BASELINE, "baseline")
+
+
+def _check_protocols(path, sweep):
+    """Raises a UserError if rows would be evaluated by different protocols of retrieval."""
+    names = [f"evaluation.retrieval.{name}" for name in ("protocol", "captions_per_image")]
+    rows = list(sweep.RUNS)
+    for name in names:
+        values = [sweep.RUNS[row].get("overrides", {}).get(name) for row in rows]
+        for row, value in zip(rows, values, strict=True):
+            if value != values[0]:
+                raise UserError(
+                    f"{path}: the row {row!r} sets {name} to {value!r}, and {rows[0]!r} to "
+                    f"{values[0]!r}: numbers of different protocols are not comparable"
+                )
 
 
 def _check_vectors(path, row, run):
@@ -207,13 +223,14 @@ def column_values(sweep, recalls):
     return values
 
 
-def write_table(out_dir, sweep, recalls):
+def write_table(out_dir, sweep, recalls, half_widths=None):
     """Prints the table of the finished runs, and writes table.md, sweep.json and a chart.
 
     Args:
         out_dir: folder to write to.
         sweep: see `load_sweep`.
         recalls: see `column_values`.
+        half_widths: see `sweep_spread.spreads`; None: unknown.
     """
     from tf_mural import reports
 
@@ -231,7 +248,8 @@ def write_table(out_dir, sweep, recalls):
     header = ["run"]
     for column in sweep.COLUMNS:
         header += [column] + (["gain"] if baseline is not None else [])
-    note = _note(sweep, recalls, baseline is not None)
+    spread = sweep_spread.spreads(sweep, values, half_widths or {})
+    note = _note(sweep, recalls, baseline is not None) + sweep_spread.note(spread)
     compared = difference_values(sweep, values)
     tables = [(rows, header, note)]
     if compared:
@@ -252,6 +270,8 @@ def write_table(out_dir, sweep, recalls):
     content = {"title": sweep.TITLE, "baseline": sweep.BASELINE, "runs": runs, "columns": values}
     if compared:
         content["differences"] = compared
+    if spread:
+        content["spread"] = spread
     file_io.write_json(os.path.join(out_dir, "sweep.json"), content)
     if chart := getattr(sweep, "CHART", None):
         _draw_chart(os.path.join(out_dir, "average_recall.png"), chart, recalls)
