@@ -106,6 +106,15 @@ def test_the_default_folder_is_in_the_folder_of_the_last_file(compare, mural, et
     }
 
 
+def test_a_mean_over_a_number_of_languages_needs_all_of_them():
+    column = Column("a", "p", {"de": 1.0, "en": 2.0, "groups/all": 9.0})
+    comparison.add_aggregates(column, {"mean": 2}, {})
+    assert column.values["mean"] == 1.5
+    incomplete = Column("a", "p", {"de": 1.0})
+    comparison.add_aggregates(incomplete, {"mean": 2}, {})
+    assert "mean" not in incomplete.values
+
+
 def write_items(path, hits):
     """Writes the hits per image of a result: two captions per image, one text recall."""
     arrays = {}

@@ -86,9 +86,13 @@ def add_aggregates(column, means, sums):
 
     Args:
         column: A `Column`.
-        means, sums: {name of a mean or sum: languages over which it is computed}.
+        means, sums: {name of a mean or sum: languages over which it is computed, or the number of
+            languages, which are then all languages of the column}.
     """
     for name, languages in {**means, **sums}.items():
+        if isinstance(languages, int):
+            keys = [k for k in column.values if "/" not in k and k not in (*means, *sums)]
+            languages = keys if len(keys) == languages else [""]
         values = [column.reliable(language) for language in languages]
         if name not in column.values and None not in values:
             total = math.fsum(values)
