@@ -12,6 +12,8 @@ from tf_mural.data.records import Record
 from tf_mural.errors import UserError
 from tf_mural.evaluation import metrics, multiple_choice, protocols, retrieval, zero_shot
 from tf_mural.evaluation.prompts import FilledTemplates
+from tf_mural.evaluation.results import Result
+from tf_mural.experiment import run_report
 
 GOLDEN = np.load(os.path.join(os.path.dirname(case.__file__), "benchmark_scores.npz"))
 HITS = [f"hit{k}" for k in case.K_VALUES]
@@ -238,6 +240,17 @@ def test_missing_languages_and_empty_records_are_refused():
         multiple_choice.run(AxisEmbedder(), choice_records([0]), languages=["de", "fr"])
     with pytest.raises(UserError, match="no records"):
         multiple_choice.run(AxisEmbedder(), [])
+
+
+def test_reports_of_stages_leave_out_other_protocols(capsys):
+    def stage(protocol):
+        return {"evaluation": {"retrieval": Result("retrieval", protocol, {}, {}).as_dict()}}
+
+    one, other = "retrieval/v1", "retrieval/v1;captions_per_image=1"
+    stages = {"mural": stage(other), "align": stage(one), "etcl": stage(one)}
+    assert list(run_report._same_protocol(stages, "etcl")) == ["align", "etcl"]
+    line = f"mural is not compared: it was evaluated by {other}, and etcl by {one}; evaluate both"
+    assert line in capsys.readouterr().out
 
 
 # --- statistics -----------------------------------------------------------------------------------

@@ -10,6 +10,10 @@ The task `retrieval` uses these functions for the protocols "mteb" and "mteb-uni
 - nDCG at 10 has linear gains and the ideal ranking of all relevant candidates; see
   `metrics.ranking`. The hit rate at k is the share of queries with a relevant candidate among the
   first k; mteb calls it `hit_rate_at_k`. Values are not rounded; mteb rounds to 5 decimals.
+
+mteb also strips the texts that are candidates, but not those that are queries, and keeps the best
+1,000 candidates of a query. The first matters only for encoders that distinguish outer white space,
+the second only if a group of equal scores crosses rank 1,000.
 """
 
 import numpy as np
