@@ -37,7 +37,7 @@ def test_every_run_of_a_sweep_has_a_valid_config(path, monkeypatch):
         for row, run in sweep.RUNS.items():
             workdir = sweeps.run_workdir("out", row, 3)
             sweeps.train_run(["train"], run, workdir, 3, run.get("init"), "tiny", "data")
-    assert len(commands) == len(sweep.RUNS) > 2
+    assert len(commands) == len(sweep.RUNS) > 1
     for command in commands:
         flags = dict(flag[2:].split("=", 1) for flag in command[1:])
         path = flags.get("config") and os.path.join(ROOT, flags["config"])
@@ -159,7 +159,7 @@ def test_differences_have_paired_intervals_and_a_chart_is_drawn(tmp_path):
 def test_the_spread_of_seeds_is_separate_from_that_of_the_images(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(VALID)
-    sweep, recalls, widths = sweeps.load_sweep(str(path)), {"a": {}, "b": {}}, {"a": {}, "b": {}}
+    sweep, recalls = sweeps.load_sweep(str(path)), {"a": {}, "b": {}}
     for row, values in (("a", (10.0, 14.0)), ("b", (20.0, 20.0))):
         for seed, value in enumerate(values):
             workdir = tmp_path / f"{row}-s{seed}"
@@ -172,9 +172,9 @@ def test_the_spread_of_seeds_is_separate_from_that_of_the_images(tmp_path):
                 json.dumps({"evaluation": {"retrieval": retrieval}})
             )
             recalls[row][seed] = sweeps.average_recalls(str(workdir))
-            widths[row][seed] = sweep_spread.recall_half_widths(str(workdir))
-    assert widths["a"][0] == {"de": 3.0, "fr": 1.0}
-    sweeps.write_table(str(tmp_path), sweep, recalls, widths)
+    widths = sweep_spread.recall_half_widths(str(tmp_path / "a-s0"))
+    assert widths == {"de": 3.0, "fr": 1.0}
+    sweeps.write_table(str(tmp_path), sweep, recalls)
     stored = json.loads((tmp_path / "sweep.json").read_text())["spread"]
     assert stored["a"]["both"] == {"seeds": pytest.approx(8**0.5), "images": 2.0}
     assert stored["b"]["both"] == {"seeds": 0.0, "images": 2.0}

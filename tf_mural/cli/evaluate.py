@@ -61,6 +61,7 @@ _RECORDS = flags.DEFINE_list(
     flag_values=FLAGS,
 )
 _DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder of the record sets.", flag_values=FLAGS)
+_CACHE_DIR = app.define_cache_dir(FLAGS)
 _OUT = flags.DEFINE_string(
     "out",
     None,
@@ -144,6 +145,7 @@ def main(argv=None):
     dims = _parse_dims()
     jobs, run_all = _jobs(options, dims)
 
+    app.set_cache_dir(_CACHE_DIR.value)
     app.import_tensorflow(_BACKEND.value)
     from tf_mural import experiment
     from tf_mural.experiment.evaluate import model_hashes

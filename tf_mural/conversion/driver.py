@@ -130,12 +130,15 @@ def ensure(name, out_dir, progress=None):
         out_dir, progress: as for `convert`.
 
     Raises:
-        UserError: the data set is unknown, or an existing record set is incomplete.
+        UserError: the data set is unknown, an existing record set is incomplete, or a record set is
+            missing on a remote storage.
     """
     dataset = lookup(datasets.DATASETS, name, "data set")
     for split in dataset.SPLITS:
         folder = os.path.join(out_dir, split)
-        if os.path.isdir(folder):
+        if file_io.is_remote(out_dir):
+            records.read_manifest(folder)  # Conversions write local files.
+        elif os.path.isdir(folder):
             records.RecordSet.open(folder)
         else:
             convert(dataset, name, None, out_dir, split, progress=progress)

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_mural.data import image_ops, records, vector_fields
+from tf_mural.errors import StorageError
 from tf_mural.modalities import MODALITIES
 
 _EMPTY = records.serialize(records.Record(""))
@@ -32,19 +33,20 @@ class ExampleBuilder:
             modality: [field for field, value in source.fields.items() if value == modality]
             for modality in MODALITIES
         }
-        self.vectors = dict(source.vectors)
+        self.vectors, self.code_switch = dict(source.vectors), dict(source.code_switch)
         self.language_codes = self.sampler.languages or ("",)
         self._source, self._tokenizer = source, tokenizer
         self._preprocessing = preprocessing
         self._language_ids = [languages.index(code) for code in self.sampler.languages] or [0]
 
-    def fetch(self, draws, on_languages=None):
+    def fetch(self, draws, on_languages=None, on_error=None):
         """Reads the serialized records of draws; damaged records are replaced by empty ones.
 
         Args:
             draws: int64 (b,), numbers of draws.
             on_languages: callable that takes the drawn languages as positions in `language_codes`,
                 (b, text fields); or None.
+            on_error: callable that takes the `StorageError` of a remote storage; or None.
 
         Returns:
             {"draw": int64 (b,), the argument; "data": string (b,), serialized records; "language":
@@ -54,7 +56,12 @@ class ExampleBuilder:
         count = draws.shape[0]
 
         def read(draws, set_index, unit):
-            data, language, uniform = self.read(draws, set_index, unit)
+            try:
+                data, language, uniform = self.read(draws, set_index, unit)
+            except StorageError as error:
+                if on_error:
+                    on_error(error)
+                raise
             if on_languages:
                 on_languages(language)
             return data, language, uniform
@@ -117,13 +124,17 @@ class ExampleBuilder:
         return batch
 
     def parse_texts(self, parsed, fetched):
-        """Picks a text of each record and text field, in the drawn language, and tokenizes it."""
+        """Picks a text of each record and text field, in the drawn language, and tokenizes it.
+
+        The ids and languages of code-switched texts are those of the original texts.
+        """
         count = len(self.fields["text"])
         texts = [_pick(parsed["texts"], *self._text_draw(parsed, fetched, i)) for i in range(count)]
+        switched = [self._code_switch(fetched, i, text) for i, text in enumerate(texts)]
         # The texts of all fields are tokenized together, because the overhead per operation
         # dominates for short texts.
         text = tf.concat(texts, axis=0)
-        tokens = self._tokenizer(text)
+        tokens = self._tokenizer(tf.concat(switched, axis=0))
         columns = {
             "text": text,
             "known": self._tokenizer.has_known_tokens(tokens),
@@ -159,6 +170,15 @@ class ExampleBuilder:
                 batch[field]["language"] = self._language_of(fetched, vectors.text)
             batch[field]["id"] = _fingerprint(data)
         return batch
+
+    def _code_switch(self, fetched, number, texts):
+        """Returns the texts of a text field, code-switched if the source requires it, (b,)."""
+        switcher = self.code_switch.get(self.fields["text"][number])
+        if switcher is None:
+            return texts
+        arguments = [texts, fetched["language"][:, number], fetched["draw"]]
+        switched = tf.numpy_function(switcher, arguments, tf.string, stateful=False)
+        return tf.ensure_shape(switched, texts.shape)
 
     def _text_draw(self, parsed, fetched, number):
         """Returns the arguments of `_pick` after the texts, for a drawn text of each record."""

@@ -17,7 +17,7 @@ from tf_mural.data.encoder_inputs import KerasHubTokenizer
 from tf_mural.data.preprocessing import Preprocessing
 from tf_mural.data.text_notes import TextNotes
 from tf_mural.data.tokenizers import Tokenizer
-from tf_mural.errors import UserError
+from tf_mural.errors import StorageError, UserError
 from tf_mural.evaluation.batch_embedder import BadImage, BatchEmbedder
 from tf_mural.experiment import sentence_encoding
 from tf_mural.models import DualEncoder
@@ -318,6 +318,8 @@ def _encode(images, paths, background="white"):
             paths[position] = os.fspath(image)
             try:
                 image = file_io.read_bytes(paths[position])
+            except StorageError:
+                raise
             except OSError as error:
                 reason = error.strerror or str(error)
                 raise BadImage(position, f"{paths[position]}: {reason}") from error

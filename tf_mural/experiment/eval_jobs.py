@@ -119,7 +119,7 @@ def requested_jobs(folder, names, records, out, options, dims=()):
 def result_path(folder, name, records=None, options=None):
     """Returns the file of a result, such as evals/retrieval-scenes-test.json."""
     # A record set is named by the last two folders of its path, such as "scenes/test".
-    parts = [name] if records is None else [name, *os.path.abspath(records).split(os.sep)[-2:]]
+    parts = [name] if records is None else [name, *file_io.absolute(records).split(os.sep)[-2:]]
     for option, value in (options or {}).items():
         value = value if isinstance(value, list) else [str(value)]
         parts += [option, *(part.strip(os.sep).replace(os.sep, "-") for part in value)]

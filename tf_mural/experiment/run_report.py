@@ -71,12 +71,19 @@ def print_override_scope(config, init, overrides):
 def print_languages(config, run):
     """Prints the languages with the most passes and the fewest texts, and the texts that are cut.
 
+    A line about each code-switched field follows.
+
     Args:
         config: ConfigDict of the stage.
         run: `run.Run`.
     """
     for line in run.language_report.warnings(config.steps):
         print(line)
+    for switcher in run.code_switchers.values():
+        print(switcher.describe())
+    lexicons = [switcher.lexicon for switcher in run.code_switchers.values()]
+    for note in dict.fromkeys(note for lexicon in lexicons for note in lexicon.notes):
+        print(note)
     if line := run.language_report.cut_texts_line(run.tokenizer):
         print(line)
 
@@ -89,7 +96,10 @@ def run_facts(run, processes, step):
         processes: `ProcessGroup`.
         step: number of the last step.
     """
+    switched = {field: s.switched_share() for field, s in run.code_switchers.items()}
+    facts = {"lexicons": run.lexicons, "switched": switched} if switched else {}
     return {
+        **facts,
         "vocabulary_hash": run.description["vocabulary_hash"],
         "data": run.data,
         "passes": run.language_report.passes(step),

@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import types
 
 from tf_mural import file_io
 from tf_mural.errors import UserError, lookup
@@ -49,6 +50,36 @@ def load_sweep(path):
         for row in chart["rows"]:
             lookup(sweep.RUNS, row, "row (of the chart)")
     return sweep
+
+
+def select_rows(sweep, rows, columns):
+    """Returns a sweep with some of the rows, the rows from whose weights they start, and columns.
+
+    Args:
+        sweep: see `load_sweep`.
+        rows: names of rows and labels of differences, whose two rows are selected.
+        columns: names of columns of the sweep, or codes of languages.
+
+    Raises:
+        UserError: a row is unknown.
+    """
+    compared = {label: pair for label, pair in differences(sweep).items() if label in rows}
+    missing = [row for row in rows if row not in compared]
+    missing += [row for pair in compared.values() for row in pair]
+    needed = set()
+    while missing:
+        row = missing.pop()
+        run = lookup(sweep.RUNS, row, "row")
+        needed.add(row)
+        missing += [run["init"]] if "init" in run else []
+    return types.SimpleNamespace(
+        TITLE=sweep.TITLE,
+        RUNS={row: run for row, run in sweep.RUNS.items() if row in needed},
+        SEEDS=sweep.SEEDS,
+        COLUMNS={column: sweep.COLUMNS.get(column, (column,)) for column in columns},
+        BASELINE=None,
+        DIFFERENCES=compared,
+    )
 
 
 def differences(sweep):
@@ -223,14 +254,13 @@ def column_values(sweep, recalls):
     return values
 
 
-def write_table(out_dir, sweep, recalls, half_widths=None):
+def write_table(out_dir, sweep, recalls):
     """Prints the table of the finished runs, and writes table.md, sweep.json and a chart.
 
     Args:
         out_dir: folder to write to.
         sweep: see `load_sweep`.
         recalls: see `column_values`.
-        half_widths: see `sweep_spread.spreads`; None: unknown.
     """
     from tf_mural import reports
 
@@ -248,7 +278,11 @@ def write_table(out_dir, sweep, recalls, half_widths=None):
     header = ["run"]
     for column in sweep.COLUMNS:
         header += [column] + (["gain"] if baseline is not None else [])
-    spread = sweep_spread.spreads(sweep, values, half_widths or {})
+    half_widths = {
+        row: {s: sweep_spread.recall_half_widths(run_workdir(out_dir, row, s)) for s in by_seed}
+        for row, by_seed in recalls.items()
+    }
+    spread = sweep_spread.spreads(sweep, values, half_widths)
     note = _note(sweep, recalls, baseline is not None) + sweep_spread.note(spread)
     compared = difference_values(sweep, values)
     tables = [(rows, header, note)]

@@ -21,7 +21,7 @@ def recall_half_widths(workdir):
         return {}
     bounds = {
         language: by_metric["average_recall"]
-        for language, by_metric in evaluation["retrieval"]["intervals"].items()
+        for language, by_metric in evaluation.get("retrieval", {}).get("intervals", {}).items()
         if "average_recall" in by_metric
     }
     return {language: (high - low) / 2 for language, (low, high) in bounds.items()}

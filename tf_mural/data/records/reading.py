@@ -1,22 +1,21 @@
 """Reads record sets, sequentially or with random access."""
 
 import hashlib
+import io
 import operator
 import os
-import resource
-import weakref
 import zipfile
 
 import numpy as np
 
+from tf_mural import file_io
 from tf_mural.data.records import tfrecord
 from tf_mural.data.records.record import deserialize
+from tf_mural.data.records.remote_shards import RemoteShards
+from tf_mural.data.records.shard_files import ShardFiles
 from tf_mural.data.records.vectors import vectors_problem
 from tf_mural.data.records.writing import index_path, read_manifest
-from tf_mural.errors import UserError
-
-_OTHER_FILES = 256  # number of file descriptors reserved for TensorFlow, logs and checkpoints
-_MISSING = -1  # used in place of the file descriptor of a missing shard
+from tf_mural.errors import StorageError, UserError
 
 
 class DamagedRecord(UserError):
@@ -55,23 +54,23 @@ class RecordSet:
         self.vectors = dict(manifest.get("vectors", {}))
         sums = "".join(shard["sha256"] for shard in manifest["shards"])
         self.digest = hashlib.sha256(sums.encode()).hexdigest()[:12]
-        self._paths = [os.path.join(self.folder, shard["file"]) for shard in manifest["shards"]]
+        names = [shard["file"] for shard in manifest["shards"]]
+        self._paths = [os.path.join(self.folder, name) for name in names]
+        is_remote = file_io.is_remote(self.folder)
+        self._remote = None
+        if is_remote:
+            self._remote = RemoteShards(self.folder, names, map(index_path, names))
         counts = [shard["records"] for shard in manifest["shards"]]
         self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         empty = np.zeros(0, np.int64)
         no_languages = np.zeros((0, len(self.languages)), bool)
         indexes = [(empty, empty, empty, no_languages, *(empty for _ in self.vectors))]
-        for path, shard in zip(self._paths, manifest["shards"], strict=True):
-            indexes.append(self._read_index(path, shard, strict))
+        for number, data in enumerate(self._index_files()):
+            indexes.append(self._parse_index(number, data))
         columns = [np.concatenate(column) for column in zip(*indexes, strict=True)]
         self._offset, self._length, self.image_counts, self.has_language = columns[:4]
         self.vector_counts = dict(zip(self.vectors, columns[4:], strict=True))
-        self._files = []
-        self._close = weakref.finalize(self, _close, self._files)
-        _raise_open_files_limit(len(self._paths))
-        for path in self._paths:
-            missing = not strict and not os.path.exists(path)
-            self._files.append(_MISSING if missing else os.open(path, os.O_RDONLY))
+        self._files = None if self._remote else ShardFiles(self._paths, strict)
 
     @classmethod
     def open(cls, folder, strict=True):
@@ -124,7 +123,7 @@ class RecordSet:
         if not -len(self) <= position < len(self):
             raise IndexError(f"{self.folder} has {len(self):,} records, got the index {position}")
         position %= len(self)
-        data = self._read_one(int(self._shard_of(position)), position, verify=True)
+        data = self._read_all([int(self._shard_of(position))], [position], verify=True)[0]
         try:
             record = deserialize(data)
         except ValueError as error:
@@ -152,24 +151,36 @@ class RecordSet:
         if indices.size and not 0 <= indices.min() <= indices.max() < len(self):
             raise IndexError(f"expected positions in [0, {len(self)}), got {indices}")
         out = np.empty(len(indices), object)
-        shards = self._shard_of(indices)
-        for row, (shard, index) in enumerate(zip(shards.tolist(), indices.tolist(), strict=True)):
-            out[row] = self._read_one(shard, index, verify)
+        out[:] = self._read_all(self._shard_of(indices).tolist(), indices.tolist(), verify)
         return out
 
     def _shard_of(self, index):
         # side="right" skips empty shards, which have the same start as the next shard.
         return np.searchsorted(self._starts, index, side="right") - 1
 
-    def _read_one(self, shard, index, verify):
-        length = int(self._length[index])
-        if self._files[shard] == _MISSING:
-            raise DamagedRecord(self.location(index), "the file is missing")
+    def _read_all(self, shards, indices, verify):
+        """Returns a list with the payloads of records; see `read`."""
+        ranges = [
+            (shard, int(self._offset[index]), int(self._length[index]) + tfrecord.FOOTER)
+            for shard, index in zip(shards, indices, strict=True)
+        ]
         try:
-            data = os.pread(self._files[shard], length + tfrecord.FOOTER, int(self._offset[index]))
+            read_many = self._remote.read_many if self._remote else self._read_local
+            frames = read_many(ranges)
+        except StorageError:
+            raise
+        except FileNotFoundError as error:
+            raise DamagedRecord(self.location(indices[0]), "the file is missing") from error
         except OSError as error:
             reason = f"the file cannot be read ({error})"
-            raise DamagedRecord(self.location(index), reason) from error
+            raise DamagedRecord(self.location(indices[0]), reason) from error
+        return [self._payload(*item, verify) for item in zip(indices, frames, strict=True)]
+
+    def _read_local(self, ranges):
+        return [self._files.read(*item) for item in ranges]
+
+    def _payload(self, index, data, verify):
+        length = int(self._length[index])
         if len(data) != length + tfrecord.FOOTER:
             raise DamagedRecord(self.location(index), "the file ends inside the record")
         payload = data[:length]
@@ -187,20 +198,42 @@ class RecordSet:
         number, byte = index - int(self._starts[shard]), int(self._offset[index])
         return f"{self._paths[shard]}: record {number} (byte {byte})"
 
-    def _read_index(self, path, shard, strict):
-        """Reads the index of one shard, and compares it with the shard and the manifest."""
+    def _index_files(self):
+        """Yields the content of the index of each shard."""
+        paths = [index_path(path) for path in self._paths]
+        if self._remote:
+            infos = [self._remote.infos.get(os.path.basename(path)) for path in paths]
+            sizes = [info.size if info else 0 for info in infos]
+            ranges = [(path, 0, size) for path, size in zip(paths, sizes, strict=True)]
+            yield from self._remote.fetcher.fetch(ranges)
+            return
+        for path, own_index in zip(self._paths, paths, strict=True):
+            try:
+                yield file_io.read_bytes(own_index)
+            except OSError as error:
+                raise self._unreadable(path, error) from error
+
+    def _unreadable(self, path, error):
+        return UserError(
+            f"{path} or its index cannot be read ({error}); convert the data set again"
+        )
+
+    def _parse_index(self, number, data):
+        """Parses the index of one shard, and compares it with the shard and the manifest."""
+        path, shard = self._paths[number], self.manifest["shards"][number]
         size = shard["bytes"]
         try:
-            if strict:
-                size = os.stat(path).st_size
-            with np.load(index_path(path)) as index:
+            if self._strict:
+                size = self._remote.sizes[number] if self._remote else os.path.getsize(path)
+            if size is None:
+                raise FileNotFoundError("the shard is missing, but manifest.json lists it")
+            with np.load(io.BytesIO(data)) as index:
                 names = ("offset", "length", "images")
                 offset, length, images = (index[k].astype(np.int64) for k in names)
                 vectors = [index[f"vectors/{name}"].astype(np.int64) for name in self.vectors]
                 bits = np.unpackbits(index["languages"], axis=1, count=len(self.languages))
         except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            message = f"{path} or its index cannot be read ({error}); convert the data set again"
-            raise UserError(message) from error
+            raise self._unreadable(path, error) from error
         if size != shard["bytes"]:
             message = f"{path}: expected {shard['bytes']} bytes, got {size}"
             raise UserError(f"{message}; it is truncated or belongs to another set: convert again")
@@ -208,23 +241,3 @@ class RecordSet:
         if len(offset) != shard["records"] or end != size or len(bits) != len(offset):
             raise UserError(f"{index_path(path)} is not the index of its shard; convert again")
         return offset, length, images, bits.astype(bool), *vectors
-
-
-def _raise_open_files_limit(num_files):
-    """Raises the limit of open files, often 1,024, if `num_files` more files would exceed it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = len(os.listdir("/dev/fd")) + num_files + _OTHER_FILES
-    if soft != resource.RLIM_INFINITY and needed > soft:
-        if hard != resource.RLIM_INFINITY and needed > hard:
-            raise UserError(
-                f"reading this set needs {needed:,} open files, and the system allows {hard:,}: "
-                "raise the limit (ulimit -Hn), or convert to fewer shards"
-            )
-        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
-
-
-def _close(files):
-    while files:
-        file = files.pop()
-        if file != _MISSING:
-            os.close(file)
