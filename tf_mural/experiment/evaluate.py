@@ -114,6 +114,7 @@ def result_content(model_name, hashes, job, evaluation, result, dims=()):
         dims: sizes of the embeddings that were requested.
     """
     benchmark = None if job.records else evaluation.benchmark
+    details = protocols.describe(result.protocol)
     return {
         "model": model_name,
         **hashes,
@@ -123,7 +124,7 @@ def result_content(model_name, hashes, job, evaluation, result, dims=()):
         "options": evaluation.options,
         **({"dims": list(dims)} if dims else {}),
         **result.as_dict(),
-        "protocol_details": protocols.describe(result.protocol),
+        **({"protocol_details": details} if details else {}),
     }
 
 
