@@ -269,6 +269,7 @@ def test_the_share_of_texts_may_be_zero():
     assert switch(make_switcher(case_lexicon(), texts=0.0, probability=1.0), texts) == texts
 
 
+@pytest.mark.slow
 def test_fields_are_switched_independently(record_set):
     fields = {"query": "text", "passage": "text"}
     options = CodeSwitch(("query", "passage"), word_lexicon())
