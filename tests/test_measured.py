@@ -19,6 +19,7 @@ NAMES = measured.names()
 # Tables of docs/evidence.md whose numbers do not come from a sweep: {section: number of tables}.
 OTHER_TABLES = {
     "How to repeat the results": 1,
+    "Code-switching": 1,  # a row per seed
     "Half precision": 1,  # runs with changed initial weights
     "Trained weights": 2,  # tests/test_trained_weights.py computes these values
     "Choice of the recipe": 1,

@@ -6,7 +6,7 @@ import os
 import pytest
 from conftest import ROOT
 from helpers import benchmark_files, raw_folders
-from helpers.datasets import convert, read_items
+from helpers.datasets import convert, read_items, read_parts
 from helpers.files import write_files
 from helpers.images import plain_image
 
@@ -204,6 +204,12 @@ def test_only_line_feeds_end_a_line_and_codes_are_those_of_flores(tmp_path):
     assert records[0].texts == (("de", "eins"), ("en", "one"), ("zh-Hant", "一\u2028二"))
     assert records[1].texts[2] == ("zh-Hant", "三\x0b\x85四")
     assert [record.id for record in records] == ["1", "2"]
+    files = read_parts(flores_captions, tmp_path, "texts", languages=("de", "en"))["files"]
+    assert files == {
+        None: (3, []),
+        "the option languages does not name their languages": (1, ["zho_Hant.txt"]),
+        "their names are not FLORES-200 codes": (1, ["eng_captions.txt"]),
+    }
     with pytest.raises(UserError, match="deu_Latn.txt has 1 lines, but filenames.txt names 2"):
         read_items(flores_captions, write_files(tmp_path, {"deu_Latn.txt": "eins"}), "test")
 

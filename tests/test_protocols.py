@@ -1,5 +1,6 @@
 """Protocols of retrieval, classification and multiple choice, and their reference values."""
 
+import math
 import os
 
 import numpy as np
@@ -11,6 +12,8 @@ from tf_mural.data.records import Record
 from tf_mural.errors import UserError
 from tf_mural.evaluation import metrics, multiple_choice, protocols, retrieval, zero_shot
 from tf_mural.evaluation.prompts import FilledTemplates
+from tf_mural.evaluation.results import Result
+from tf_mural.experiment import run_report
 
 GOLDEN = np.load(os.path.join(os.path.dirname(case.__file__), "benchmark_scores.npz"))
 HITS = [f"hit{k}" for k in case.K_VALUES]
@@ -237,6 +240,80 @@ def test_missing_languages_and_empty_records_are_refused():
         multiple_choice.run(AxisEmbedder(), choice_records([0]), languages=["de", "fr"])
     with pytest.raises(UserError, match="no records"):
         multiple_choice.run(AxisEmbedder(), [])
+
+
+def test_reports_of_stages_leave_out_other_protocols(capsys):
+    def stage(protocol):
+        return {"evaluation": {"retrieval": Result("retrieval", protocol, {}, {}).as_dict()}}
+
+    one, other = "retrieval/v1", "retrieval/v1;captions_per_image=1"
+    stages = {"mural": stage(other), "align": stage(one), "etcl": stage(one)}
+    assert list(run_report._same_protocol(stages, "etcl")) == ["align", "etcl"]
+    line = f"mural is not compared: it was evaluated by {other}, and etcl by {one}; evaluate both"
+    assert line in capsys.readouterr().out
+
+
+# --- statistics -----------------------------------------------------------------------------------
+
+
+def items_of_hits(hits):
+    return metrics.group_items(100.0 * np.asarray(hits), np.arange(len(hits)), len(hits))
+
+
+def test_the_paired_bootstrap_has_the_standard_error_of_paired_differences():
+    random = np.random.default_rng(0)
+    first = random.random(2000) < 0.5
+    second = first ^ (random.random(2000) < 0.04)
+    arguments = items_of_hits(first), items_of_hits(second)
+    value, (low, high), p_value, error = metrics.paired_bootstrap(*arguments)
+    differences = 100.0 * (first.astype(float) - second)
+    assert value == pytest.approx(differences.mean())
+    expected = differences.std() / np.sqrt(len(differences))
+    assert error == pytest.approx(expected, rel=0.1) and low < value < high
+    assert high - low == pytest.approx(2 * 1.96 * expected, rel=0.15)
+    z = abs(value) / error
+    assert p_value == pytest.approx(2 * (1 - 0.5 * (1 + math.erf(z / 2**0.5))), rel=1e-6)
+    assert metrics.smallest_detectable_difference(error) == pytest.approx(2.8016 * error)
+    swapped = metrics.paired_bootstrap(*arguments[::-1])
+    assert swapped[0] == -value and swapped[3] == pytest.approx(error)
+    assert metrics.paired_bootstrap(arguments[0], arguments[0])[1:] == ((0.0, 0.0), 1.0, 0.0)
+    with pytest.raises(UserError, match="expected the results of two models on the same records"):
+        metrics.paired_bootstrap(arguments[0], arguments[1][:9])
+
+
+def test_texts_of_an_image_are_drawn_together():
+    """Four equal captions of an image do not make the result more certain than one."""
+    hits = np.random.default_rng(1).random(500) < 0.3
+    groups = np.repeat(np.arange(500), 4)
+    once = metrics.paired_bootstrap(items_of_hits(hits), items_of_hits(~hits))
+    many = metrics.paired_bootstrap(
+        *(metrics.group_items(100.0 * np.repeat(h, 4), groups, 500) for h in (hits, ~hits))
+    )
+    np.testing.assert_allclose(many[3], once[3], rtol=1e-6)
+    one = metrics.grouped_bootstrap(np.repeat(hits, 4)[:, None], groups, 500)
+    assert one.std() == pytest.approx(np.std(hits) / np.sqrt(500), rel=0.1)
+
+
+def test_holm_corrects_as_published():
+    """The example of Holm's method: sorted p-values times 4, 3, 2, 1, never decreasing."""
+    assert metrics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert metrics.holm([0.6, 0.5]) == [1.0, 1.0] and metrics.holm([]) == []
+
+
+def test_the_items_of_a_result_give_its_values():
+    images, texts, owners = case.embedding_cases()["several captions"]
+    embedder, records = TableEmbedder(images, texts), table_records(owners)
+    for protocol in ("v1", "mteb"):
+        result = retrieval.run(embedder, records, protocol=protocol)
+        for name, items in result.items["en"].items():
+            assert items.shape == (30, 2)
+            value = items[:, 0].sum() / items[:, 1].sum()
+            assert value == pytest.approx(result.values["en"][name], abs=1e-3), name
+        assert "items" not in result.as_dict()
+    joined = metrics.join_items([items for name, items in result.items["en"].items()])
+    assert joined.shape == (30, 16)
+    result = multiple_choice.run(AxisEmbedder(), choice_records([0, 1, 0, 1]))
+    assert result.items["de"]["accuracy"].shape == (2, 2)  # two questions per photograph
 
 
 def test_protocols_have_names_and_descriptions():

@@ -240,7 +240,7 @@ def _run_each(jobs, run):
 def _evaluate(job, evaluation, embed, hashes, dims):
     """Runs one evaluation, and prints and writes its result."""
     from tf_mural.data.image_normalization import stored_images_note
-    from tf_mural.experiment.evaluate import result_content
+    from tf_mural.experiment.evaluate import result_content, write_result
     from tf_mural.experiment.evaluation import ProgressEmbedder
     from tf_mural.reports.result_tables import result_table, sizes_table, task_unit
 
@@ -265,8 +265,7 @@ def _evaluate(job, evaluation, embed, hashes, dims):
         print(f"({merged:,} records have the image of an earlier record, and are merged with it)")
     print(sizes_table(result) if dims else result_table(result))
     content = result_content(_MODEL.value, hashes, job, evaluation, result, dims)
-    file_io.makedirs(os.path.dirname(job.out) or ".")
-    file_io.write_json(job.out, content)
+    write_result(job.out, content, result)
     _print_now(f"written to {job.out}, after {time.perf_counter() - start_time:.0f} s\n")
 
 

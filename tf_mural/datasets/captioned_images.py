@@ -45,11 +45,13 @@ class Unit:
         locations: folders and archives of the image files; () for records without images.
         images: tuple of `CaptionedImage`.
         files: for each image its `archives.FileRange` in an archive, or None; () without images.
+        parts: `InputParts` of the raw data, which the first unit of a conversion counts.
     """
 
     locations: tuple[str, ...]
     images: tuple[CaptionedImage, ...]
     files: tuple = ()
+    parts: tuple = ()
 
 
 def find_locations(raw_dir, images, bases, subfolders=("",), archive=""):
@@ -78,7 +80,7 @@ def find_locations(raw_dir, images, bases, subfolders=("",), archive=""):
     return tuple(dict.fromkeys(locations + [path for path in paths if os.path.isfile(path)]))
 
 
-def plan_units(locations, images, advice, per_unit=_IMAGES_PER_UNIT):
+def plan_units(locations, images, advice, per_unit=_IMAGES_PER_UNIT, parts=()):
     """Divides images into units.
 
     Args:
@@ -87,6 +89,7 @@ def plan_units(locations, images, advice, per_unit=_IMAGES_PER_UNIT):
         advice: end of the error message if no image exists: what the user should do.
         per_unit: maximum number of images of a unit. The images of a gzip form one unit, because a
             gzip is decompressed from its start for each unit.
+        parts: see `Unit`.
 
     Returns:
         List of `Unit`.
@@ -118,13 +121,22 @@ def plan_units(locations, images, advice, per_unit=_IMAGES_PER_UNIT):
             per_unit = len(images) if image_store.any_gzip(locations) else per_unit
     starts = range(0, len(images), per_unit)
     return [
-        Unit(locations or (), tuple(images[s : s + per_unit]), tuple(files[s : s + per_unit]))
-        for s in starts
+        Unit(
+            locations or (),
+            tuple(images[start : start + per_unit]),
+            tuple(files[start : start + per_unit]),
+            () if start else tuple(parts),
+        )
+        for start in starts
     ]
 
 
 def read(unit):
-    """Yields a `Record` or `Skipped` for each image, and `Skipped` for each blank caption."""
+    """Yields a `Record` or `Skipped` for each image, and `Skipped` for each blank caption.
+
+    The `parts` of the unit come first.
+    """
+    yield from unit.parts
     for image, (data, reason) in zip(unit.images, _iter_images(unit), strict=False):
         yield from make_records(image, () if data is None else (data,), reason)
 

@@ -12,6 +12,7 @@ import os
 import re
 
 from tf_mural import languages as language_codes
+from tf_mural.data.records import InputParts
 from tf_mural.datasets import archives, captioned_images, xtd10
 from tf_mural.errors import UserError, lookup
 
@@ -66,7 +67,8 @@ def plan(
         )
     pairs = [(code, caption_files[code]) for code in codes]
     captioned = captioned_images.join_lines(image_list, pairs)
-    return captioned_images.plan_units(locations, captioned, _ADVICE)
+    parts = _count_files(raw_dir, image_list, caption_files, codes)
+    return captioned_images.plan_units(locations, captioned, _ADVICE, parts=parts)
 
 
 def fingerprint(raw_dir, split, images=(), languages=None):
@@ -94,6 +96,19 @@ def _find_texts(raw_dir):
             )
         caption_files[code] = os.path.join(raw_dir, name)
     return image_lists[0], dict(sorted(caption_files.items()))
+
+
+def _count_files(raw_dir, image_list, caption_files, codes):
+    """Yields the `InputParts` of the text files: used, of other languages, or of other names."""
+    yield InputParts("files", len(codes) + 1)
+    for code, path in caption_files.items():
+        if code not in codes:
+            reason = "the option languages does not name their languages"
+            yield InputParts("files", 1, reason, os.path.basename(path))
+    known = {os.path.basename(path) for path in (image_list, *caption_files.values())}
+    for name in sorted(os.listdir(raw_dir)):
+        if name.endswith(".txt") and name not in known:
+            yield InputParts("files", 1, "their names are not FLORES-200 codes", name)
 
 
 def _check_order(image_list):

@@ -59,7 +59,8 @@ def plan(raw_dir: str, split: str, languages: tuple[str, ...] | None = None):
     files = _find_files(raw_dir)
     available = {code: files[code] for code in sorted(files) if "queries" in files[code]}
     codes = captioned_images.choose_languages(available, languages, (), raw_dir)
-    corpus = next(files[code]["corpus"] for code in (*codes, "") if "corpus" in files.get(code, {}))
+    # One file of images serves all languages.
+    corpus = next(parts["corpus"] for parts in files.values() if "corpus" in parts)
     image_rows = {id: number for number, (id,) in enumerate(_rows(corpus, ("id",)))}
     first, texts = None, {}
     for code in codes:

@@ -25,8 +25,8 @@ class Benchmark:
         metric: Headline metric: the metric that other publications report, and the default metric
             of comparisons.
         tables: Tables of the paper that report the benchmark.
-        means, sums: The means and the sums over languages that the paper reports, as {name of the
-            mean or sum: languages}.
+        means, sums: The means and the sums over languages that publications report, as {name of the
+            mean or sum: languages, or the number of all languages}.
         index: Path of the record set that is searched for neighbors, or "".
         prompts: Path of a folder of prompts, or "". If this folder is missing, English prompts are
             made from the class names of the records. A published file (*.json) must exist.
@@ -96,8 +96,10 @@ BENCHMARKS = {
         sums={"sum of en, ja, ko": _COCO},
     ),
     "retrieval/xtd10": Benchmark("retrieval", "xtd10/test", 1_000, "t2i_r10", means={"mean": _XTD}),
-    "retrieval/xtd200": Benchmark("retrieval", "xtd200/test", 1_000, "t2i_r5"),
-    "retrieval/flickr30k_200": Benchmark("retrieval", "flickr30k_200/test", 1_000, "t2i_r5"),
+    "retrieval/xtd200": Benchmark("retrieval", "xtd200/test", 1_000, "t2i_r5", means={"mean": 201}),
+    "retrieval/flickr30k_200": Benchmark(
+        "retrieval", "flickr30k_200/test", 1_000, "t2i_r5", means={"mean": 201}
+    ),
     "retrieval/xm3600": _retrieval("xm3600/test", 3_600, "t2i_r1", _XM3600),
     "retrieval/xm3600_first": _retrieval(
         "xm3600/test", 3_600, "t2i_r1", _XM3600, captions_per_image=1

@@ -87,6 +87,7 @@ def run(embedder, records, languages=None, num_bootstrap=1000, seed=0):
     for code in sorted(set(items.languages)):
         counts["items"][code] = int(np.sum(codes == code))
         result.values[code], result.intervals[code] = scorer.score(codes == code)
+        result.items[code] = {"accuracy": scorer.items(codes == code)}
     selections = {"groups": {"local": is_local}}
     if not is_text_choice.any():
         selections = {"groups": {"languages": np.ones(len(codes), bool)}}
@@ -109,6 +110,11 @@ class _Scorer:
         self._hits, self._languages = 100.0 * hits, np.array(items.languages)
         self._groups = np.unique(np.array(items.groups), return_inverse=True)[1]
         self._bootstrap = num_bootstrap, seed
+
+    def items(self, selected):
+        """Returns the items of the accuracy, see `results.Result`."""
+        groups = np.unique(self._groups[selected], return_inverse=True)[1]
+        return metrics.group_items(self._hits[selected], groups, groups.max() + 1)
 
     def score(self, selected, by_language=False):
         """Returns (values, intervals) of selected items, as a mean over items or over languages."""

@@ -10,6 +10,10 @@ The task `retrieval` uses these functions for the protocols "mteb" and "mteb-uni
 - nDCG at 10 has linear gains and the ideal ranking of all relevant candidates; see
   `metrics.ranking`. The hit rate at k is the share of queries with a relevant candidate among the
   first k; mteb calls it `hit_rate_at_k`. Values are not rounded; mteb rounds to 5 decimals.
+
+mteb also strips the texts that are candidates, but not those that are queries, and keeps the best
+1,000 candidates of a query. The first matters only for encoders that distinguish outer white space,
+the second only if a group of equal scores crosses rank 1,000.
 """
 
 import numpy as np
@@ -29,7 +33,8 @@ def score_language(images, ids, texts, text_images, embed_texts, unique=False):
         unique: whether equal texts are one query or candidate.
 
     Returns:
-        Tuple ({metric: value in percent}, {metric: (low, high)}, number of images, of texts).
+        Tuple ({metric: value in percent}, {metric: (low, high)}, number of images, of texts,
+        items, see `results.Result`).
     """
     candidates, pair_images = np.unique(text_images, return_inverse=True)
     ids = [ids[candidate] for candidate in candidates]
@@ -53,7 +58,7 @@ def score_language(images, ids, texts, text_images, embed_texts, unique=False):
     first_image = np.full(len(texts), len(candidates))
     np.minimum.at(first_image, pair_texts, pair_images)
     groups = {"i2t": np.arange(len(candidates)), "t2i": first_image}
-    values, intervals = {}, {}
+    values, intervals, items = {}, {}, {}
     for direction, columns in per_query.items():
         resampled = metrics.grouped_bootstrap(
             np.stack(list(columns.values()), axis=1), groups[direction], len(candidates)
@@ -62,7 +67,10 @@ def score_language(images, ids, texts, text_images, embed_texts, unique=False):
             values[f"{direction}_{name}"] = float(per_item.mean())
             bounds = metrics.percentile_interval(resampled[:, column])
             intervals[f"{direction}_{name}"] = bounds
-    return values, intervals, len(candidates), len(texts)
+            items[f"{direction}_{name}"] = metrics.group_items(
+                per_item, groups[direction], len(candidates)
+            )
+    return values, intervals, len(candidates), len(texts), items
 
 
 def _score(queries, items, pair_queries, pair_items, order):

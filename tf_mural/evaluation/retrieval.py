@@ -66,10 +66,11 @@ def run(embedder, records, languages=None, captions_per_image=None, protocol=Non
                 *(images, inputs.ids, texts, np.array(text_images), embedder.embed_texts),
                 unique=protocol == "mteb-unique",
             )
-            result.values[language], result.intervals[language], *sizes = scored
+            result.values[language], result.intervals[language], *sizes = scored[:4]
+            result.items[language] = scored[4]
             counts["candidates"][language], counts["texts"][language] = sizes
             continue
-        result.values[language], result.intervals[language] = _score(
+        result.values[language], result.intervals[language], result.items[language] = _score(
             images, embedder.embed_texts(texts), np.array(text_images)
         )
         result.counts["texts"][language] = len(texts)
@@ -78,11 +79,19 @@ def run(embedder, records, languages=None, captions_per_image=None, protocol=Non
 
 
 def _score(images, texts, text_images):
-    """Scores the images that have a text in a language; returns (values, intervals)."""
+    """Scores the images that have a text in a language; returns (values, intervals, items)."""
     candidates, text_images, num_captions = np.unique(
         text_images, return_inverse=True, return_counts=True
     )
     image_ranks, text_ranks = metrics.image_text_ranks(images[candidates], texts, text_images)
     values = metrics.recalls(image_ranks, text_ranks)
     values["chance"] = metrics.chance_average_recall(len(candidates), num_captions)
-    return values, metrics.recall_intervals(image_ranks, text_ranks, text_images)
+    items = {}
+    for direction, ranks, groups in (
+        ("i2t", image_ranks, np.arange(len(candidates))),
+        ("t2i", text_ranks, text_images),
+    ):
+        for k in metrics.RECALL_KS:
+            hits = 100.0 * (ranks < k)
+            items[f"{direction}_r{k}"] = metrics.group_items(hits, groups, len(candidates))
+    return values, metrics.recall_intervals(image_ranks, text_ranks, text_images), items

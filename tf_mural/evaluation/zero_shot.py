@@ -101,6 +101,7 @@ def run(
             predicted, labels, counts["languages"][language] = _predict(embedder, *arguments)
             scores = _score_predictions(predicted, labels)
             result.values[language], result.intervals[language] = scores
+            result.items[language] = {"top1": _items(predicted == labels)}
             result.values[language]["chance"] = 100.0 / counts["languages"][language]["classes"]
         return result
     averages = _GroupAverages(GROUPS if groups is None else groups, len(images.ids))
@@ -109,6 +110,7 @@ def run(
         counts["languages"][language] = count
         result.values[language], result.intervals[language] = _score(ranks, count["classes"])
         result.values[language]["chance"] = 100.0 / count["classes"]
+        result.items[language] = {"top1": _items(ranks < 1)}
         averages.add(language, ranks, is_complete=not count["missing_classes"])
     result.values["groups"], result.intervals["groups"] = {}, {}
     for name in averages.groups:
@@ -198,6 +200,11 @@ def _score_predictions(predicted, labels):
     columns = {"top1": hit, "class_recall": weighted}
     values = {name: float(column.mean()) for name, column in columns.items()}
     return values, {name: metrics.mean_interval(column) for name, column in columns.items()}
+
+
+def _items(hit):
+    """Returns the items of a metric of hits, see `results.Result`."""
+    return metrics.group_items(100.0 * hit, np.arange(len(hit)), len(hit))
 
 
 def _score(ranks, num_classes):

@@ -146,6 +146,7 @@ class RecordSet:
             IndexError: an index is out of range.
             DamagedRecord: a shard is missing, was truncated or cannot be read, or the checksum of a
                 record does not match.
+            StorageError: a remote storage did not answer, or a shard was changed or removed.
         """
         indices = np.asarray(indices, np.int64)
         if indices.size and not 0 <= indices.min() <= indices.max() < len(self):

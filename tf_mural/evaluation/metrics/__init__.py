@@ -5,8 +5,16 @@ ranking.py        ranks without ties, nDCG and hit rate, as in trec_eval and mte
 recall.py         recall at k, and its expected value for random ranks
 correlation.py    Spearman's correlation
 intervals.py      95 % confidence intervals
+comparisons.py    paired comparison of two models, correction over languages
 """
 
+from tf_mural.evaluation.metrics.comparisons import (
+    group_items,
+    holm,
+    join_items,
+    paired_bootstrap,
+    smallest_detectable_difference,
+)
 from tf_mural.evaluation.metrics.correlation import bootstrap_spearman, spearman
 from tf_mural.evaluation.metrics.intervals import (
     bootstrap_means,
@@ -59,12 +67,16 @@ __all__ = [
     "check_embeddings",
     "first_best",
     "first_results",
+    "group_items",
     "group_means",
     "grouped_bootstrap",
     "hits",
+    "holm",
     "image_text_ranks",
+    "join_items",
     "mean_interval",
     "ndcg",
+    "paired_bootstrap",
     "percentile_interval",
     "rank_bounds",
     "rank_lags",
@@ -77,5 +89,6 @@ __all__ = [
     "retrieval_ranks",
     "retrieval_recalls",
     "seeds_interval",
+    "smallest_detectable_difference",
     "spearman",
 ]

@@ -36,17 +36,19 @@ def relevant_ranks(
     # BLAS may compute scores of equal rows with different rounding at different positions.
     unique, item_rows = np.unique(items, axis=0, return_inverse=True)
     item_rows = item_rows.reshape(-1)
+    if len(unique) == len(items):
+        unique = items
     pair_queries, pair_items = _check_pairs(pair_queries, pair_items, len(queries), len(items))
     ranks = np.empty(len(pair_queries), np.int64)
     order = np.argsort(pair_queries, kind="stable")
     step = max(1, _MAX_SCORES // max(1, len(items)))
     starts = np.searchsorted(pair_queries[order], np.arange(0, len(queries) + step, step))
     for block, start in enumerate(range(0, len(queries), step)):
-        scores = (queries[start : start + step] @ unique.T)[:, item_rows]
+        scores = queries[start : start + step] @ unique.T
+        if len(unique) < len(items):
+            scores = scores[:, item_rows]
         pairs = order[starts[block] : starts[block + 1]]
-        for first in range(0, len(pairs), step):
-            part = pairs[first : first + step]
-            ranks[part] = ranks_of_scores(scores, pair_queries[part] - start, pair_items[part])
+        ranks[pairs] = ranks_of_scores(scores, pair_queries[pairs] - start, pair_items[pairs])
     return ranks
 
 
@@ -67,10 +69,13 @@ def ranks_of_scores(
     """
     scores = np.asarray(scores).astype(np.float32, copy=False)
     pair_queries, pair_items = _check_pairs(pair_queries, pair_items, *scores.shape)
-    rows = scores[pair_queries]  # (p, n)
-    own = rows[np.arange(len(rows)), pair_items][:, None]
-    earlier = np.arange(scores.shape[1]) < pair_items[:, None]
-    return np.count_nonzero((rows > own) | ((rows == own) & earlier), axis=1).astype(np.int64)
+    own = scores[pair_queries, pair_items]
+    ranks = np.empty(len(own), np.int64)
+    for pair, (query, item) in enumerate(zip(pair_queries, pair_items, strict=True)):
+        row = scores[query]
+        ranks[pair] = np.count_nonzero(row > own[pair])
+        ranks[pair] += np.count_nonzero(row[:item] == own[pair])
+    return ranks
 
 
 def ndcg(ranks: ArrayLike, pair_queries: ArrayLike, count: int, k: int = NDCG_K) -> np.ndarray:

@@ -41,13 +41,7 @@ def read(path, dataset, num_classes=None):
     if os.path.isdir(path):
         return _read_clip_benchmark(path, dataset)
     if os.path.basename(path).startswith(_BABEL_STEM):
-        if num_classes not in (None, _IMAGENET_CLASSES):
-            raise UserError(
-                f"prompts: the labels of {path} are those of the {_IMAGENET_CLASSES:,} classes of "
-                f"ImageNet-1k (ILSVRC 2012), but the records have {num_classes:,} classes of "
-                "another ImageNet: use the records of the data set imagenet"
-            )
-        return _read_babel(path, _IMAGENET_CLASSES)
+        return _read_babel(path, num_classes or _IMAGENET_CLASSES)
     table = _read_json(path)
     if not {"classes", "templates"} <= set(table):
         table = _find_dataset(table, dataset, path)
@@ -114,8 +108,10 @@ def _read_babel(path, num_classes):
                     raise ValueError
                 by_label[label] = word
         except (IndexError, TypeError, ValueError) as error:
-            raise _format_error(
-                path, f"for {code!r} labels below {num_classes} and as many names"
+            raise UserError(
+                f"prompts: {path}: expected for {code!r} labels below {num_classes} and as many "
+                "names; the file is not the published one, or the records have the classes of "
+                f"another ImageNet than the {_IMAGENET_CLASSES:,} of ILSVRC 2012"
             ) from error
         names[code.lower()] = by_label
     names = by_code(names, path)
