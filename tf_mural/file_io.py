@@ -57,6 +57,13 @@ def read_bytes(path):
         return file.read()
 
 
+def read_range(path, start, size):
+    """Returns the bytes [start, start + size) of a file, and fewer bytes if the file ends there."""
+    with open_file(path, "rb") as file:
+        file.seek(start)
+        return file.read(size)
+
+
 def exists(path):
     """Returns whether a file or folder exists."""
     return _gfile().exists(path) if is_remote(path) else os.path.exists(path)

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_mural.data import image_ops, records, vector_fields
+from tf_mural.errors import UserError
 from tf_mural.modalities import MODALITIES
 
 _EMPTY = records.serialize(records.Record(""))
@@ -38,13 +39,12 @@ class ExampleBuilder:
         self._preprocessing = preprocessing
         self._language_ids = [languages.index(code) for code in self.sampler.languages] or [0]
 
-    def fetch(self, draws, on_languages=None):
+    def fetch(self, draws, skipped_records=None):
         """Reads the serialized records of draws; damaged records are replaced by empty ones.
 
         Args:
             draws: int64 (b,), numbers of draws.
-            on_languages: callable that takes the drawn languages as positions in `language_codes`,
-                (b, text fields); or None.
+            skipped_records: `SkippedRecords` that counts the draws; None: they are not counted.
 
         Returns:
             {"draw": int64 (b,), the argument; "data": string (b,), serialized records; "language":
@@ -54,9 +54,14 @@ class ExampleBuilder:
         count = draws.shape[0]
 
         def read(draws, set_index, unit):
-            data, language, uniform = self.read(draws, set_index, unit)
-            if on_languages:
-                on_languages(language)
+            if not skipped_records:
+                return self.read(draws, set_index, unit)
+            try:
+                data, language, uniform = self.read(draws, set_index, unit)
+            except UserError as error:  # `tf.data` would report it inside a traceback
+                raise skipped_records.fail(error) from error
+            replaced = self.sampler.replaced_slots(draws, set_index, unit)
+            skipped_records.count_drawn(self, language, replaced)
             return data, language, uniform
 
         data, language, uniform = tf.numpy_function(

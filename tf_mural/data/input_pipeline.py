@@ -152,10 +152,7 @@ def _source_dataset(draws, builder, rows, skipped_records):
 
     @tf.autograph.experimental.do_not_convert
     def read(draws):
-        def count(languages):
-            skipped_records.count_drawn(builder, languages)
-
-        batch = builder.parse(builder.fetch(draws, count))
+        batch = builder.parse(builder.fetch(draws, skipped_records))
         return draws, tf.cond(
             builder.all_known(batch), lambda: _model_inputs(batch), lambda: read_again(draws)
         )

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tf_mural import conversion
 from tf_mural.data import image_ops, training_data
-from tf_mural.data.records import RecordSet, deserialize
+from tf_mural.data.records import SHUFFLE_LIMIT, RecordSet, deserialize
 from tf_mural.errors import UserError
 
 _MAX_CAPTIONS = 6
@@ -19,15 +19,15 @@ def make_records(config, data_dir):
         conversion.ensure(name, os.path.join(data_dir, name))
 
 
-def open_records(folder, data_dir, strict=True):
+def open_records(folder, data_dir, strict=True, max_indexed=SHUFFLE_LIMIT):
     """Opens a record set.
 
     Args:
         folder: path of the record set, which may be relative to `data_dir`.
         data_dir: folder of the record sets.
-        strict: see `RecordSet.open`.
+        strict, max_indexed: see `RecordSet.open`.
     """
-    return RecordSet.open(find_records(folder, data_dir), strict)
+    return RecordSet.open(find_records(folder, data_dir), strict, max_indexed)
 
 
 def find_records(folder, data_dir):
@@ -57,7 +57,7 @@ def make_sampler(
     """
     return training_data.make_sampler(
         name,
-        [open_records(folder, data_dir, strict) for folder in source.records],
+        [open_records(folder, data_dir, strict, source.shuffle_limit) for folder in source.records],
         modalities,
         source.languages,
         epoch_unit=source.epoch_unit,
@@ -68,6 +68,8 @@ def make_sampler(
         min_language_share=source.min_language_share,
         languages_of=source.languages_of,
         alpha=source.alpha,
+        shuffle_limit=source.shuffle_limit,
+        window_blocks=source.window_blocks,
         batch_size=batch_size,
         vectors=_of_source(vectors, source),
         seed=seed,

@@ -1,22 +1,27 @@
 """Reads record sets, sequentially or with random access."""
 
-import hashlib
+import functools
 import operator
 import os
-import resource
-import weakref
-import zipfile
+import threading
 
 import numpy as np
 
+from tf_mural import file_io
 from tf_mural.data.records import tfrecord
+from tf_mural.data.records.block_reader import BlockReader
+from tf_mural.data.records.blocks import BLOCK_BYTES, BLOCK_RECORDS, BlockIndex
 from tf_mural.data.records.record import deserialize
+from tf_mural.data.records.shard import check_size, read_index
+from tf_mural.data.records.shard_files import ShardFiles
 from tf_mural.data.records.vectors import vectors_problem
-from tf_mural.data.records.writing import index_path, read_manifest
+from tf_mural.data.records.writing import read_manifest, set_digest
 from tf_mural.errors import UserError
 
-_OTHER_FILES = 256  # number of file descriptors reserved for TensorFlow, logs and checkpoints
-_MISSING = -1  # used in place of the file descriptor of a missing shard
+# Default maximum number of records of a set whose records are shuffled all together, and whose
+# indexes are read when the set is opened.
+SHUFFLE_LIMIT = 5_000_000
+_MAX_INDEXES = 8  # number of indexes of shards that a large set keeps in memory
 
 
 class DamagedRecord(UserError):
@@ -34,6 +39,11 @@ class RecordSet:
     the same files. A `RecordSet` can therefore be used as a data source of Grain, as a
     `grain.sources.RandomAccessDataSource`.
 
+    A set with more than `max_indexed` records is opened without the indexes of its shards. It then
+    needs about 100 bytes of memory per block and 600 bytes per shard. The attributes
+    `image_counts`, `has_language` and `vector_counts` of such a set read all indexes when they are
+    used first, and need 200 to 600 bytes of memory per record.
+
     Attributes:
         folder: folder of the record set.
         manifest: parsed manifest.json.
@@ -43,50 +53,46 @@ class RecordSet:
         has_language: bool (n, L), whether each record has a text in each of the `languages`.
         vectors: {name: description} of the vectors of the records, see `describe_vectors`.
         vector_counts: {name of vectors: int64 (n,), number of rows of each record}.
+        blocks: `BlockIndex`. The blocks of a set without the file of this index are derived from
+            the indexes of the shards.
         digest: short hash of the contents, by which results identify their record sets.
     """
 
-    def __init__(self, folder, manifest, strict=True):
+    def __init__(self, folder, manifest, strict=True, max_indexed=SHUFFLE_LIMIT):
         self.folder = str(folder)
         self.manifest = manifest
-        self._strict = strict
+        self._strict, self._max_indexed = strict, max_indexed
         self.language_counts = dict(manifest["languages"])
         self.languages = tuple(self.language_counts)
         self.vectors = dict(manifest.get("vectors", {}))
-        sums = "".join(shard["sha256"] for shard in manifest["shards"])
-        self.digest = hashlib.sha256(sums.encode()).hexdigest()[:12]
+        self.digest = set_digest(manifest["shards"])
         self._paths = [os.path.join(self.folder, shard["file"]) for shard in manifest["shards"]]
         counts = [shard["records"] for shard in manifest["shards"]]
         self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        empty = np.zeros(0, np.int64)
-        no_languages = np.zeros((0, len(self.languages)), bool)
-        indexes = [(empty, empty, empty, no_languages, *(empty for _ in self.vectors))]
-        for path, shard in zip(self._paths, manifest["shards"], strict=True):
-            indexes.append(self._read_index(path, shard, strict))
-        columns = [np.concatenate(column) for column in zip(*indexes, strict=True)]
-        self._offset, self._length, self.image_counts, self.has_language = columns[:4]
-        self.vector_counts = dict(zip(self.vectors, columns[4:], strict=True))
-        self._files = []
-        self._close = weakref.finalize(self, _close, self._files)
-        _raise_open_files_limit(len(self._paths))
-        for path in self._paths:
-            missing = not strict and not os.path.exists(path)
-            self._files.append(_MISSING if missing else os.open(path, os.O_RDONLY))
+        self._lock, self._indexes = threading.RLock(), {}
+        if len(self) <= max_indexed:
+            self._columns  # noqa: B018 - reads and verifies the indexes
+        elif strict:
+            self._check_sizes()
+        if len(self) > max_indexed:
+            self.blocks  # noqa: B018 - reads and verifies the index of the blocks
+        self._files = ShardFiles(self._paths, strict)
 
     @classmethod
-    def open(cls, folder, strict=True):
+    def open(cls, folder, strict=True, max_indexed=SHUFFLE_LIMIT):
         """Opens a record set.
 
         Args:
             folder: folder of the record set.
             strict: False also accepts truncated and missing shards, whose lost records then raise
                 DamagedRecord when they are read.
+            max_indexed: maximum number of records of a set whose indexes are read here.
 
         Raises:
-            UserError: there is no record set, it is incomplete, or the size of a shard differs from
-                the manifest.
+            UserError: there is no record set, it is incomplete, the size of a shard differs from
+                the manifest, or the index of the blocks is invalid.
         """
-        return cls(folder, read_manifest(folder), strict)
+        return cls(folder, read_manifest(folder), strict, max_indexed)
 
     def __len__(self):
         return int(self._starts[-1])
@@ -95,7 +101,7 @@ class RecordSet:
         return f"RecordSet({self.folder!r}, {len(self)} records)"
 
     def __reduce__(self):
-        return type(self), (self.folder, self.manifest, self._strict)
+        return type(self), (self.folder, self.manifest, self._strict, self._max_indexed)
 
     def __iter__(self):
         """Yields the records in order. Raises DamagedRecord at a damaged record."""
@@ -124,7 +130,7 @@ class RecordSet:
         if not -len(self) <= position < len(self):
             raise IndexError(f"{self.folder} has {len(self):,} records, got the index {position}")
         position %= len(self)
-        data = self._read_one(int(self._shard_of(position)), position, verify=True)
+        data = self._read_one(position, verify=True)
         try:
             record = deserialize(data)
         except ValueError as error:
@@ -152,21 +158,34 @@ class RecordSet:
         if indices.size and not 0 <= indices.min() <= indices.max() < len(self):
             raise IndexError(f"expected positions in [0, {len(self)}), got {indices}")
         out = np.empty(len(indices), object)
-        shards = self._shard_of(indices)
-        for row, (shard, index) in enumerate(zip(shards.tolist(), indices.tolist(), strict=True)):
-            out[row] = self._read_one(shard, index, verify)
+        for row, index in enumerate(indices.tolist()):
+            out[row] = self._read_one(index, verify)
         return out
+
+    def load_blocks(self, numbers):
+        """Reads blocks into memory; see `BlockReader.load`.
+
+        While a block is in memory, its records are read from memory.
+        """
+        return self._block_reader.load(numbers)
 
     def _shard_of(self, index):
         # side="right" skips empty shards, which have the same start as the next shard.
         return np.searchsorted(self._starts, index, side="right") - 1
 
-    def _read_one(self, shard, index, verify):
-        length = int(self._length[index])
-        if self._files[shard] == _MISSING:
-            raise DamagedRecord(self.location(index), "the file is missing")
+    def _read_one(self, index, verify):
+        if "_block_reader" in vars(self):
+            number = int(self.blocks.block_of(index))
+            if block := self._block_reader.loaded(number):
+                row = index - int(self.blocks.first_record[number])
+                if row in block.damaged:
+                    raise DamagedRecord(self.location(index), block.damaged[row])
+                return block.payloads[row]
+        shard, offset, length = self._locate(index)
         try:
-            data = os.pread(self._files[shard], length + tfrecord.FOOTER, int(self._offset[index]))
+            data = self._files.read(shard, offset, length + tfrecord.FOOTER)
+        except FileNotFoundError as error:
+            raise DamagedRecord(self.location(index), "the file is missing") from error
         except OSError as error:
             reason = f"the file cannot be read ({error})"
             raise DamagedRecord(self.location(index), reason) from error
@@ -183,48 +202,96 @@ class RecordSet:
 
     def location(self, index):
         """Returns the shard, number and first byte of a record as a text for messages."""
-        shard = int(self._shard_of(index))
-        number, byte = index - int(self._starts[shard]), int(self._offset[index])
+        shard, byte, _ = self._locate(index)
+        number = index - int(self._starts[shard])
         return f"{self._paths[shard]}: record {number} (byte {byte})"
 
-    def _read_index(self, path, shard, strict):
-        """Reads the index of one shard, and compares it with the shard and the manifest."""
-        size = shard["bytes"]
-        try:
-            if strict:
-                size = os.stat(path).st_size
-            with np.load(index_path(path)) as index:
-                names = ("offset", "length", "images")
-                offset, length, images = (index[k].astype(np.int64) for k in names)
-                vectors = [index[f"vectors/{name}"].astype(np.int64) for name in self.vectors]
-                bits = np.unpackbits(index["languages"], axis=1, count=len(self.languages))
-        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            message = f"{path} or its index cannot be read ({error}); convert the data set again"
-            raise UserError(message) from error
-        if size != shard["bytes"]:
-            message = f"{path}: expected {shard['bytes']} bytes, got {size}"
-            raise UserError(f"{message}; it is truncated or belongs to another set: convert again")
-        end = int(offset[-1] + length[-1]) + tfrecord.FOOTER if len(offset) else 0
-        if len(offset) != shard["records"] or end != size or len(bits) != len(offset):
-            raise UserError(f"{index_path(path)} is not the index of its shard; convert again")
-        return offset, length, images, bits.astype(bool), *vectors
+    def _locate(self, index):
+        """Returns (shard, first byte and length of the payload) of a record."""
+        shard = int(self._shard_of(index))
+        if "_columns" in vars(self):
+            return shard, int(self._columns[0][index]), int(self._columns[1][index])
+        number, shard_index = index - int(self._starts[shard]), self._shard_index(shard)
+        return shard, int(shard_index.offset[number]), int(shard_index.length[number])
 
+    # --- indexes ----------------------------------------------------------------------------------
 
-def _raise_open_files_limit(num_files):
-    """Raises the limit of open files, often 1,024, if `num_files` more files would exceed it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = len(os.listdir("/dev/fd")) + num_files + _OTHER_FILES
-    if soft != resource.RLIM_INFINITY and needed > soft:
-        if hard != resource.RLIM_INFINITY and needed > hard:
-            raise UserError(
-                f"reading this set needs {needed:,} open files, and the system allows {hard:,}: "
-                "raise the limit (ulimit -Hn), or convert to fewer shards"
-            )
-        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    @functools.cached_property
+    def image_counts(self):
+        """int64 (n,), number of images of each record."""
+        return self._columns[2]
 
+    @functools.cached_property
+    def has_language(self):
+        """bool (n, L), whether each record has a text in each of the `languages`."""
+        return self._columns[3]
 
-def _close(files):
-    while files:
-        file = files.pop()
-        if file != _MISSING:
-            os.close(file)
+    @functools.cached_property
+    def vector_counts(self):
+        """{name of vectors: int64 (n,), number of rows of each record}."""
+        return dict(zip(self.vectors, self._columns[4:], strict=True))
+
+    @functools.cached_property
+    def blocks(self):
+        """`BlockIndex`."""
+        blocks = BlockIndex.open(self.folder, self.manifest, self.digest)
+        return self.derive_blocks() if blocks is None else blocks
+
+    def derive_blocks(self, block_records=BLOCK_RECORDS, block_bytes=BLOCK_BYTES):
+        """Returns the `BlockIndex` that follows from the indexes of the shards.
+
+        The number of texts of a record in a language counts as 1. `save` of the result writes the
+        file of the index.
+
+        Args:
+            block_records, block_bytes: maximum size of a block, see `BlockIndex.build`.
+        """
+        shards = ((self._read_index(shard), ()) for shard in range(len(self._paths)))
+        return BlockIndex.build(shards, block_records, block_bytes)
+
+    @functools.cached_property
+    def _block_reader(self):
+        return BlockReader(self.blocks, self._paths, self._record_spans)
+
+    def _record_spans(self, number):
+        """Returns start and length of the payloads of a block in its bytes, int64 (n, 2)."""
+        row, first = self.blocks.rows[number], int(self.blocks.first_record[number])
+        index, start = self._shard_index(int(row["shard"])), int(self._starts[row["shard"]])
+        part = slice(first - start, first - start + int(row["records"]))
+        return np.stack([index.offset[part] - int(row["offset"]), index.length[part]], axis=1)
+
+    @functools.cached_property
+    def _columns(self):
+        """(offset, length, images, languages, rows of vectors...) of all records."""
+        empty = np.zeros(0, np.int64)
+        no_languages = np.zeros((0, len(self.languages)), bool)
+        indexes = [(empty, empty, empty, no_languages, *(empty for _ in self.vectors))]
+        for shard in range(len(self._paths)):
+            *columns, vectors = self._read_index(shard)
+            indexes.append((*columns, *vectors))
+        return [np.concatenate(column) for column in zip(*indexes, strict=True)]
+
+    def _shard_index(self, shard):
+        """Returns the `ShardIndex` of a shard; the last used ones stay in memory."""
+        with self._lock:
+            index = self._indexes.pop(shard, None)
+            self._indexes[shard] = self._read_index(shard) if index is None else index
+            if len(self._indexes) > _MAX_INDEXES:
+                del self._indexes[next(iter(self._indexes))]
+            return self._indexes[shard]
+
+    def _read_index(self, shard):
+        path, summary = self._paths[shard], self.manifest["shards"][shard]
+        size = functools.partial(os.path.getsize, path) if self._strict else None
+        return read_index(path, summary, self.languages, self.vectors, size)
+
+    def _check_sizes(self):
+        """Compares the sizes of local shards with the manifest."""
+        if file_io.is_remote(self.folder):
+            return
+        for path, shard in zip(self._paths, self.manifest["shards"], strict=True):
+            try:
+                size = os.path.getsize(path)
+            except OSError as error:
+                raise UserError(f"{path} cannot be read ({error}); convert again") from error
+            check_size(path, shard, size)
