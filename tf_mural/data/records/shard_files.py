@@ -51,7 +51,8 @@ class ShardFiles:
         path = self._paths[shard]
         if file_io.is_remote(path):
             return file_io.read_range(path, start, size)
-        return os.pread(self._open(shard).descriptor, size, start)
+        file = self._open(shard)  # the variable keeps the file open while it is read
+        return os.pread(file.descriptor, size, start)
 
     def _open(self, shard):
         if file_io.is_remote(self._paths[shard]):
