@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import ROOT
+from helpers.corpus import CorpusConverter
 
 from tf_mural.data import records
 from tf_mural.data.records import BLOCKS, DamagedRecord, Record, RecordSet, blocks, tfrecord
@@ -241,3 +242,18 @@ def test_the_example_in_the_docs_reads_the_blocks_with_numpy_only(tmp_path):
     )
     (block,) = opened.load_blocks([len(rows) - 1])
     assert lines[len(rows) :] == [f"record of {len(p)} bytes" for p in block.payloads]
+
+
+def test_conversion_writes_blocks_of_the_given_size(tmp_path):
+    corpus, unit = CorpusConverter(tmp_path), [make_record(i) for i in range(COUNT)]
+    manifest = corpus.convert([unit, unit[:5]], "default")
+    assert "steps" not in manifest["made_by"]
+    opened = RecordSet.open(tmp_path / "default" / "train", max_indexed=0)
+    assert opened.blocks.rows["records"].tolist() == [COUNT, 5]
+    manifest = corpus.convert([unit, unit[:5]], "small", block_records=20)
+    assert manifest["made_by"]["steps"] == {"block_records": 20}
+    opened = RecordSet.open(tmp_path / "small" / "train", max_indexed=0)
+    assert opened.blocks.rows["records"].tolist() == [20, 20, 10, 5]
+    assert opened.blocks.languages["texts"].sum() == manifest["texts"]
+    with pytest.raises(UserError, match="expected block_bytes of 1 or more, got 0"):
+        corpus.convert([unit], "none", block_bytes=0)

@@ -130,7 +130,7 @@ class RecordSet:
         if not -len(self) <= position < len(self):
             raise IndexError(f"{self.folder} has {len(self):,} records, got the index {position}")
         position %= len(self)
-        data = self._read_one(position, verify=True)
+        (data,) = self.read([position], verify=True)
         try:
             record = deserialize(data)
         except ValueError as error:
@@ -158,8 +158,9 @@ class RecordSet:
         if indices.size and not 0 <= indices.min() <= indices.max() < len(self):
             raise IndexError(f"expected positions in [0, {len(self)}), got {indices}")
         out = np.empty(len(indices), object)
-        for row, index in enumerate(indices.tolist()):
-            out[row] = self._read_one(index, verify)
+        blocks = self._loaded_blocks(indices)
+        for row, (index, block) in enumerate(zip(indices.tolist(), blocks, strict=True)):
+            out[row] = self._read_one(index, verify) if block is None else self._take(index, *block)
         return out
 
     def load_blocks(self, numbers):
@@ -173,14 +174,22 @@ class RecordSet:
         # side="right" skips empty shards, which have the same start as the next shard.
         return np.searchsorted(self._starts, index, side="right") - 1
 
+    def _loaded_blocks(self, indices):
+        """Returns a list with (number of the block, `Block`) of each record, or None."""
+        if "_block_reader" not in vars(self):
+            return [None] * len(indices)
+        numbers = self.blocks.block_of(indices).tolist()
+        loaded = {number: self._block_reader.loaded(number) for number in set(numbers)}
+        return [loaded[number] and (number, loaded[number]) for number in numbers]
+
+    def _take(self, index, number, block):
+        """Returns the payload of a record of a block in memory."""
+        row = index - int(self.blocks.first_record[number])
+        if row in block.damaged:
+            raise DamagedRecord(self.location(index), block.damaged[row])
+        return block.payloads[row]
+
     def _read_one(self, index, verify):
-        if "_block_reader" in vars(self):
-            number = int(self.blocks.block_of(index))
-            if block := self._block_reader.loaded(number):
-                row = index - int(self.blocks.first_record[number])
-                if row in block.damaged:
-                    raise DamagedRecord(self.location(index), block.damaged[row])
-                return block.payloads[row]
         shard, offset, length = self._locate(index)
         try:
             data = self._files.read(shard, offset, length + tfrecord.FOOTER)

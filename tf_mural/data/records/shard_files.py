@@ -1,26 +1,33 @@
 """Random access to the shards of record sets, with a limited number of open files."""
 
 import collections
+import itertools
 import os
 import threading
 import weakref
 
 from tf_mural import file_io
 
-MAX_OPEN_FILES = 64  # over all record sets of the process
+# Maximum number of open files over all record sets of the process: of sets with few shards, which
+# stay open with the set, and of other sets, of which the last used shards are open.
+MAX_OPEN_WITH_SETS, MAX_OPEN_OTHERS = 48, 16
 
-_lock = threading.Lock()
-_open_files = collections.OrderedDict()  # {(set, shard): `_OpenFile`}, the last used one at the end
+_lock = threading.RLock()  # the garbage collector may call `_release` in a thread that has the lock
+_num_open_with_sets = 0
+_open_files = collections.OrderedDict()  # {(number of a set, shard): `_OpenFile`}, last used last
+_set_numbers = itertools.count()
 
 
 class _OpenFile:
     """A file descriptor, which is closed when no thread uses the object any longer."""
 
-    def __init__(self, descriptor):
-        self.descriptor = descriptor
+    def __init__(self, path):
+        self.descriptor = None
+        self.descriptor = os.open(path, os.O_RDONLY)
 
     def __del__(self, close=os.close):
-        close(self.descriptor)
+        if self.descriptor is not None:
+            close(self.descriptor)
 
 
 class ShardFiles:
@@ -35,12 +42,19 @@ class ShardFiles:
     """
 
     def __init__(self, paths, strict=True):
-        self._paths, self._key = paths, object()
-        weakref.finalize(self, _close, id(self._key))
-        if len(paths) <= MAX_OPEN_FILES - len(_open_files):
-            for shard, path in enumerate(paths):
-                if strict or file_io.exists(path):
-                    self._open(shard)
+        global _num_open_with_sets
+        self._paths, self._files, self._number = paths, {}, next(_set_numbers)
+        if any(map(file_io.is_remote, paths[:1])):
+            return
+        with _lock:
+            stay_open = len(paths) <= MAX_OPEN_WITH_SETS - _num_open_with_sets
+            _num_open_with_sets += len(paths) * stay_open
+        weakref.finalize(self, _release, self._number, len(paths) * stay_open)
+        if not stay_open:
+            return
+        for shard, path in enumerate(paths):
+            if strict or os.path.exists(path):
+                self._files[shard] = _OpenFile(path)
 
     def read(self, shard, start, size):
         """Returns the bytes [start, start + size) of a shard, and fewer bytes at its end.
@@ -48,28 +62,32 @@ class ShardFiles:
         Raises:
             OSError: the shard is missing or cannot be read.
         """
-        path = self._paths[shard]
-        if file_io.is_remote(path):
-            return file_io.read_range(path, start, size)
-        file = self._open(shard)  # the variable keeps the file open while it is read
+        file = self._files.get(shard)
+        if file is None:
+            path = self._paths[shard]
+            if file_io.is_remote(path):
+                return file_io.read_range(path, start, size)
+            file = _open((self._number, shard), path)
+        # The variable `file` keeps the file open while it is read.
         return os.pread(file.descriptor, size, start)
 
-    def _open(self, shard):
-        if file_io.is_remote(self._paths[shard]):
-            return None
-        key = (id(self._key), shard)
-        with _lock:
-            file = _open_files.get(key)
-            if file is None:
-                file = _OpenFile(os.open(self._paths[shard], os.O_RDONLY))
-                _open_files[key] = file
-            _open_files.move_to_end(key)
-            while len(_open_files) > MAX_OPEN_FILES:
-                _open_files.popitem(last=False)
-        return file
 
-
-def _close(key):
+def _open(key, path):
     with _lock:
-        for name in [name for name in _open_files if name[0] == key]:
-            del _open_files[name]
+        file = _open_files.get(key)
+        if file is None:
+            file = _open_files[key] = _OpenFile(path)
+        _open_files.move_to_end(key)
+        while len(_open_files) > MAX_OPEN_OTHERS:
+            _open_files.popitem(last=False)
+    return file
+
+
+def _release(number, count):
+    """Ends the use of the files of a set, of which `count` are open with the set."""
+    global _num_open_with_sets
+    with _lock:
+        _num_open_with_sets -= count
+        for key in list(_open_files):
+            if key[0] == number:
+                _open_files.pop(key, None)
