@@ -145,6 +145,26 @@ def test_a_damaged_frame_damages_one_record(tmp_path, part):
         opened.read([13])
 
 
+def test_without_the_index_a_damaged_length_damages_the_rest_of_the_block(tmp_path):
+    opened = write(tmp_path, shards=1, block_records=10)
+    flip(tmp_path / "records-00000-of-00001.tfrecord", opened._locate(13)[1] - tfrecord.HEADER)
+    os.remove(tmp_path / "records-00000-of-00001.index.npz")
+    opened = RecordSet.open(tmp_path, max_indexed=0)
+    (block,) = opened.load_blocks([1])
+    assert block.damaged == dict.fromkeys(range(3, 10), "the length of a record is damaged")
+
+
+def test_a_shard_truncated_while_open_damages_its_records(tmp_path):
+    opened = write(tmp_path, shards=1, block_records=10)
+    path = tmp_path / "records-00000-of-00001.tfrecord"
+    os.truncate(path, os.path.getsize(path) // 2)
+    (block,) = opened.load_blocks([2])
+    lost = min(block.damaged)
+    assert set(block.damaged) == set(range(lost, 10)) and lost > 0
+    with pytest.raises(DamagedRecord, match=f"record {20 + lost} .* the file ends inside"):
+        opened.read([20 + lost])
+
+
 @pytest.mark.parametrize("missing", [True, False])
 def test_records_of_a_lost_part_of_a_shard_are_damaged(tmp_path, missing):
     opened = write(tmp_path, shards=1, block_records=10)

@@ -1,5 +1,6 @@
 """Reads blocks of records: each block with one read of consecutive bytes."""
 
+import contextlib
 import threading
 import weakref
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from tf_mural import file_io
 from tf_mural.data.records import tfrecord
+from tf_mural.errors import UserError
 
 
 class Block:
@@ -29,26 +31,26 @@ class BlockReader:
     Args:
         blocks: `BlockIndex`.
         paths: list of the paths of the shards.
-        record_spans: callable that takes the number of a block and returns int64 (n, 2): start and
-            length of the payload of each record in the block. Only a block with a damaged frame
-            needs it.
     """
 
-    def __init__(self, blocks, paths, record_spans):
-        self._blocks, self._paths, self._record_spans = blocks, paths, record_spans
+    def __init__(self, blocks, paths):
+        self._blocks, self._paths = blocks, paths
         self._lock, self._loaded = threading.Lock(), weakref.WeakValueDictionary()
 
-    def load(self, numbers):
+    def load(self, numbers, record_spans):
         """Returns a list with a `Block` for each number. Records that cannot be read are damaged.
 
         Args:
             numbers: sequence of the numbers of blocks.
+            record_spans: callable that takes the number of a block and returns int64 (n, 2): start
+                and length of the payload of each record in the block. Only a block with a damaged
+                frame needs it.
         """
         numbers = [int(number) for number in numbers]
         loaded = {number: self.loaded(number) for number in numbers}
         missing = [number for number, block in loaded.items() if block is None]
         for number, (data, reason) in zip(missing, self._read(missing), strict=True):
-            loaded[number] = self._decode(number, data, reason)
+            loaded[number] = self._decode(number, data, reason, record_spans)
         with self._lock:
             self._loaded.update({number: loaded[number] for number in missing})
         return [loaded[number] for number in numbers]
@@ -69,16 +71,18 @@ class BlockReader:
             except OSError as error:
                 yield b"", f"the file cannot be read ({error})"
 
-    def _decode(self, number, data, reason):
+    def _decode(self, number, data, reason, record_spans):
         """Divides the bytes of a block into records."""
         count = int(self._blocks.rows["records"][number])
-        payloads, damaged = np.empty(count, object), {}
+        payloads = np.empty(count, object)
         payloads.fill(b"")
         if reason:
             return Block(payloads, dict.fromkeys(range(count), reason))
         spans = tfrecord.spans(data, count)
-        if len(spans) < count:  # The lengths of the frames are damaged; the index has them as well.
-            spans = self._record_spans(number).tolist()
+        if len(spans) < count:  # The length of a frame is damaged; the index has it as well.
+            with contextlib.suppress(UserError):
+                spans = record_spans(number).tolist()
+        damaged = dict.fromkeys(range(len(spans), count), "the length of a record is damaged")
         for row, (start, length) in enumerate(spans):
             end = start + length
             payload, footer = data[start:end], data[end : end + tfrecord.FOOTER]

@@ -168,7 +168,7 @@ class RecordSet:
 
         While a block is in memory, its records are read from memory.
         """
-        return self._block_reader.load(numbers)
+        return self._block_reader.load(numbers, self._record_spans)
 
     def _shard_of(self, index):
         # side="right" skips empty shards, which have the same start as the next shard.
@@ -255,12 +255,13 @@ class RecordSet:
         Args:
             block_records, block_bytes: maximum size of a block, see `BlockIndex.build`.
         """
-        shards = ((self._read_index(shard), ()) for shard in range(len(self._paths)))
+        shards = range(len(self._paths))
+        shards = ((self._read_index(shard, self._strict), ()) for shard in shards)
         return BlockIndex.build(shards, block_records, block_bytes)
 
     @functools.cached_property
     def _block_reader(self):
-        return BlockReader(self.blocks, self._paths, self._record_spans)
+        return BlockReader(self.blocks, self._paths)
 
     def _record_spans(self, number):
         """Returns start and length of the payloads of a block in its bytes, int64 (n, 2)."""
@@ -276,7 +277,7 @@ class RecordSet:
         no_languages = np.zeros((0, len(self.languages)), bool)
         indexes = [(empty, empty, empty, no_languages, *(empty for _ in self.vectors))]
         for shard in range(len(self._paths)):
-            *columns, vectors = self._read_index(shard)
+            *columns, vectors = self._read_index(shard, self._strict)
             indexes.append((*columns, *vectors))
         return [np.concatenate(column) for column in zip(*indexes, strict=True)]
 
@@ -284,14 +285,16 @@ class RecordSet:
         """Returns the `ShardIndex` of a shard; the last used ones stay in memory."""
         with self._lock:
             index = self._indexes.pop(shard, None)
-            self._indexes[shard] = self._read_index(shard) if index is None else index
+            if index is None:
+                index = self._read_index(shard, strict=False)  # the size was compared before
+            self._indexes[shard] = index
             if len(self._indexes) > _MAX_INDEXES:
                 del self._indexes[next(iter(self._indexes))]
             return self._indexes[shard]
 
-    def _read_index(self, shard):
+    def _read_index(self, shard, strict):
         path, summary = self._paths[shard], self.manifest["shards"][shard]
-        size = functools.partial(os.path.getsize, path) if self._strict else None
+        size = functools.partial(os.path.getsize, path) if strict else None
         return read_index(path, summary, self.languages, self.vectors, size)
 
     def _check_sizes(self):
