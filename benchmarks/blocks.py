@@ -12,7 +12,6 @@ shuffle. It needs no data, because the order depends only on the numbers of reco
 import hashlib
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -31,7 +30,7 @@ PARTS = ("open", "shuffle")
 SHARD_RECORDS = 100_000
 _STEPS = (0, 10**6, 10**9)  # steps at which the part `open` starts
 _BATCH = 16_384
-_NEAR = 50  # records at this distance in the corpus count as neighbours
+_NEAR = 10  # records at most at this distance in the corpus are near
 
 
 # --- opening a set --------------------------------------------------------------------------------
@@ -244,29 +243,37 @@ def synthetic_sampler(num_records, block_records, window_blocks):
     return block_sampling.BlockSampler([record_set], 0, [], **options)
 
 
+def draw_records(sampler, start, count):
+    """Returns the records of consecutive draws, int64 (count,)."""
+    draws = start + np.arange(count, dtype=np.int64)
+    set_index, unit = (x.numpy() for x in sampler.sample(draws))
+    return sampler.resolve(draws, set_index, unit)[0]
+
+
 def measure_shuffle(sampler, num_records, batch, num_batches):
-    """Measures the order of consecutive batches.
+    """Measures the order of batches.
 
     Returns:
         Dict of "distance": median distance in the corpus between consecutive examples, divided by
-        the number of records; "near": share of the examples of a batch with another example of the
-        batch within 50 records in the corpus; "repeated": share of the examples of a batch that
-        occur in the batch before.
+        the number of records; "near": mean number of other examples of a batch at most `_NEAR`
+        records from an example in the corpus; "repeated": share of the examples of a batch that
+        occur twice in it, for batches half of which belong to the next epoch. Other batches have no
+        repetitions.
     """
     distances, near, repeated = [], [], []
     generator = np.random.default_rng(0)
-    for start in generator.integers(0, 3 * num_records // batch, num_batches):
-        draws = start * batch + np.arange(batch, dtype=np.int64)
-        set_index, unit = (x.numpy() for x in sampler.sample(draws))
-        record, _, _ = sampler.resolve(draws, set_index, unit)
+    for start in generator.integers(0, num_records // batch, num_batches):
+        record = draw_records(sampler, start * batch, batch)
         distances.append(np.abs(np.diff(record)))
         ascending = np.sort(record)
-        gaps = np.diff(np.concatenate([[-num_records], ascending, [2 * num_records]]))
-        near.append(np.mean(np.minimum(gaps[:-1], gaps[1:]) <= _NEAR))
+        ends = [np.searchsorted(ascending, ascending + d) for d in (-_NEAR, _NEAR + 1)]
+        near.append(np.mean(ends[1] - ends[0]) - 1)
+        assert len(np.unique(record)) == batch
+    for epoch in range(1, num_batches + 1):
+        record = draw_records(sampler, epoch * num_records - batch // 2, batch)
         repeated.append(1 - len(np.unique(record)) / batch)
-    median = statistics.median(np.concatenate(distances).tolist()) / num_records
     return {
-        "distance": median,
+        "distance": float(np.median(np.concatenate(distances))) / num_records,
         "near": float(np.mean(near)),
         "repeated": float(np.mean(repeated)),
     }
@@ -287,13 +294,13 @@ def run_shuffle(num_records, blocks, windows, batch=_BATCH, num_batches=20):
 def shuffle_table(results):
     """Returns the lines of the part `shuffle`, a table in Markdown."""
     lines = [
-        "| block | window | distance between neighbours | near records in a batch | repeated |",
-        "|---|---|---|---|---|",
+        "| block | window | records | distance | near records | repeated |",
+        "|---|---|---|---|---|---|",
     ]
     for r in results:
         block = f"{r['block']:,}" if r["block"] else "global"
-        window = f"{r['window']:,}" if r["block"] else "shuffle"
-        values = f"{r['distance']:.3f} | {r['near']:.1%} | {r['repeated']:.2%}"
+        window = f"{r['window']:,} | {r['block'] * r['window']:,}" if r["block"] else "shuffle |"
+        values = f"{r['distance']:.3f} | {r['near']:.2f} | {r['repeated']:.3%}"
         lines.append(f"| {block} | {window} | {values} |")
     return lines
 
@@ -305,7 +312,7 @@ def main(arguments=None):
     parser.add_argument("--shards", type=int, default=100_000)
     parser.add_argument("--shard_records", type=int, default=SHARD_RECORDS)
     parser.add_argument("--block_records", type=int, default=8192)
-    parser.add_argument("--records", type=int, default=1 << 22, help="records of part shuffle")
+    parser.add_argument("--records", type=int, default=1 << 23, help="records of part shuffle")
     parser.add_argument("--blocks", default="64,1024,8192", help="records of a block")
     parser.add_argument("--windows", default="1,8,32,128", help="blocks of a window")
     parser.add_argument("--batch", type=int, default=_BATCH)

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import ROOT
+from helpers.corpus import CorpusConverter
 
 from tf_mural.data import records
 from tf_mural.data.records import BLOCKS, DamagedRecord, Record, RecordSet, blocks, tfrecord
@@ -144,6 +145,26 @@ def test_a_damaged_frame_damages_one_record(tmp_path, part):
         opened.read([13])
 
 
+def test_without_the_index_a_damaged_length_damages_the_rest_of_the_block(tmp_path):
+    opened = write(tmp_path, shards=1, block_records=10)
+    flip(tmp_path / "records-00000-of-00001.tfrecord", opened._locate(13)[1] - tfrecord.HEADER)
+    os.remove(tmp_path / "records-00000-of-00001.index.npz")
+    opened = RecordSet.open(tmp_path, max_indexed=0)
+    (block,) = opened.load_blocks([1])
+    assert block.damaged == dict.fromkeys(range(3, 10), "the length of a record is damaged")
+
+
+def test_a_shard_truncated_while_open_damages_its_records(tmp_path):
+    opened = write(tmp_path, shards=1, block_records=10)
+    path = tmp_path / "records-00000-of-00001.tfrecord"
+    os.truncate(path, os.path.getsize(path) // 2)
+    (block,) = opened.load_blocks([2])
+    lost = min(block.damaged)
+    assert set(block.damaged) == set(range(lost, 10)) and lost > 0
+    with pytest.raises(DamagedRecord, match=f"record {20 + lost} .* the file ends inside"):
+        opened.read([20 + lost])
+
+
 @pytest.mark.parametrize("missing", [True, False])
 def test_records_of_a_lost_part_of_a_shard_are_damaged(tmp_path, missing):
     opened = write(tmp_path, shards=1, block_records=10)
@@ -241,3 +262,18 @@ def test_the_example_in_the_docs_reads_the_blocks_with_numpy_only(tmp_path):
     )
     (block,) = opened.load_blocks([len(rows) - 1])
     assert lines[len(rows) :] == [f"record of {len(p)} bytes" for p in block.payloads]
+
+
+def test_conversion_writes_blocks_of_the_given_size(tmp_path):
+    corpus, unit = CorpusConverter(tmp_path), [make_record(i) for i in range(COUNT)]
+    manifest = corpus.convert([unit, unit[:5]], "default")
+    assert "steps" not in manifest["made_by"]
+    opened = RecordSet.open(tmp_path / "default" / "train", max_indexed=0)
+    assert opened.blocks.rows["records"].tolist() == [COUNT, 5]
+    manifest = corpus.convert([unit, unit[:5]], "small", block_records=20)
+    assert manifest["made_by"]["steps"] == {"block_records": 20}
+    opened = RecordSet.open(tmp_path / "small" / "train", max_indexed=0)
+    assert opened.blocks.rows["records"].tolist() == [20, 20, 10, 5]
+    assert opened.blocks.languages["texts"].sum() == manifest["texts"]
+    with pytest.raises(UserError, match="expected block_bytes of 1 or more, got 0"):
+        corpus.convert([unit], "none", block_bytes=0)

@@ -1,5 +1,6 @@
 """Records: checksums, serialization, record sets on disk, and damaged files."""
 
+import gc
 import json
 import os
 import pickle
@@ -221,6 +222,7 @@ def test_a_pickled_set_opens_the_same_files(tmp_path, strict):
     if not strict:
         os.remove(shards_of(tmp_path)[1])
     opened = RecordSet.open(tmp_path, strict)
+    gc.collect()  # closes the files of other tests
     before = len(os.listdir("/proc/self/fd"))
     copy = pickle.loads(pickle.dumps(opened))
     assert len(os.listdir("/proc/self/fd")) == before + (2 if strict else 1)
@@ -297,6 +299,7 @@ def test_many_threads_read_the_same_as_one(tmp_path):
 
 
 def test_descriptors_are_closed_with_the_set(tmp_path):
+    gc.collect()  # closes the files of other tests
     before = len(os.listdir("/proc/self/fd"))
     opened = write(tmp_path)
     assert len(os.listdir("/proc/self/fd")) == before + 2
@@ -340,6 +343,7 @@ def test_record_with_other_bytes_is_named(tmp_path):
 
 def test_many_shards_are_read_with_at_most_64_open_files(tmp_path):
     records.write(tmp_path, [Record(f"r{n}") for n in range(200)], shards=100)
+    gc.collect()  # closes the files of other tests
     before = len(os.listdir("/proc/self/fd"))
     opened, other = RecordSet.open(tmp_path), RecordSet.open(tmp_path)
     order = np.random.default_rng(0).permutation(200)

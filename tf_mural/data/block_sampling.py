@@ -74,7 +74,8 @@ class BlockSampler(sampling.IndexSampler):
             for s, in_windows in zip(self.sets, self._in_windows, strict=True)
             if in_windows
         }
-        self._shares = sampling.shares_of(self._weights, _PERIOD)
+        period = _PERIOD if len(self.sets) > 1 else 1
+        self._shares = sampling.shares_of(self._weights, period)
         # The set of each draw of a period, and the number of earlier draws of this set in it.
         order = np.repeat(np.arange(len(self.sets)), self._shares)
         order = order[permutation(derived_key(self._key, len(self.sets)), len(order))]

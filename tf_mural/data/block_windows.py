@@ -178,7 +178,7 @@ class BlockSet:
         """Returns the permuted blocks of an epoch, and the bounds of its windows.
 
         Returns:
-            (blocks int64 (b,), position of the first block of each window int64 (w + 1,), number of
+            (blocks int32 (b,), position of the first block of each window int64 (w + 1,), number of
             records before each window int64 (w + 1,)).
         """
 
@@ -186,7 +186,7 @@ class BlockSet:
             blocks = permutation(derived_key(self.key, epoch), len(self._blocks))
             bounds = np.arange(self._num_windows + 1) * len(blocks) // self._num_windows
             ends = np.cumsum(self._blocks.rows["records"][blocks], dtype=np.int64)
-            return blocks, bounds, np.concatenate([[0], ends])[bounds]
+            return blocks.astype(np.int32), bounds, np.concatenate([[0], ends])[bounds]
 
         return self._epochs.get(epoch, make)
 

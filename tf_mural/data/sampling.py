@@ -282,8 +282,10 @@ def pick_languages(has, combination, swap, text_fields):
         swap: bool (b,), whether the languages of a pair change places.
         text_fields: number of text fields.
     """
-    if text_fields < 2:
-        ranks = combination[:, None][:, :text_fields]
+    if not text_fields:
+        return np.zeros((len(has), 0), np.int64)
+    if text_fields == 1:
+        ranks = combination[:, None]
     else:
         # The pairs low < high are numbered by `high`, then by `low`: high * (high - 1) / 2 pairs
         # have a smaller `high`.

@@ -1,11 +1,13 @@
 """Reads blocks of records: each block with one read of consecutive bytes."""
 
+import contextlib
 import threading
 import weakref
 
 import numpy as np
 
 from tf_mural.data.records import tfrecord
+from tf_mural.errors import UserError
 
 
 class Block:
@@ -28,20 +30,20 @@ class BlockReader:
     Args:
         blocks: `BlockIndex`.
         files: `ShardFiles` or `RemoteShards`.
-        record_spans: callable that takes the number of a block and returns int64 (n, 2): start and
-            length of the payload of each record in the block. Only a block with a damaged frame
-            needs it.
     """
 
-    def __init__(self, blocks, files, record_spans):
-        self._blocks, self._files, self._record_spans = blocks, files, record_spans
+    def __init__(self, blocks, files):
+        self._blocks, self._files = blocks, files
         self._lock, self._loaded = threading.Lock(), weakref.WeakValueDictionary()
 
-    def load(self, numbers):
+    def load(self, numbers, record_spans):
         """Returns a list with a `Block` for each number. Records that cannot be read are damaged.
 
         Args:
             numbers: sequence of the numbers of blocks.
+            record_spans: callable that takes the number of a block and returns int64 (n, 2): start
+                and length of the payload of each record in the block. Only a block with a damaged
+                frame needs it.
 
         Raises:
             StorageError: a remote storage does not answer or refuses a request, or a shard was
@@ -54,7 +56,7 @@ class BlockReader:
         ranges = [(int(row["shard"]), int(row["offset"]), int(row["bytes"])) for row in rows]
         parts = self._files.read_ahead(ranges)
         for number, (data, reason) in zip(missing, parts, strict=True):
-            loaded[number] = self._decode(number, data, reason)
+            loaded[number] = self._decode(number, data, reason, record_spans)
         with self._lock:
             self._loaded.update({number: loaded[number] for number in missing})
         return [loaded[number] for number in numbers]
@@ -64,16 +66,18 @@ class BlockReader:
         with self._lock:
             return self._loaded.get(number)
 
-    def _decode(self, number, data, reason):
+    def _decode(self, number, data, reason, record_spans):
         """Divides the bytes of a block into records."""
         count = int(self._blocks.rows["records"][number])
-        payloads, damaged = np.empty(count, object), {}
+        payloads = np.empty(count, object)
         payloads.fill(b"")
         if reason:
             return Block(payloads, dict.fromkeys(range(count), reason))
         spans = tfrecord.spans(data, count)
-        if len(spans) < count:  # The lengths of the frames are damaged; the index has them as well.
-            spans = self._record_spans(number).tolist()
+        if len(spans) < count:  # The length of a frame is damaged; the index has it as well.
+            with contextlib.suppress(UserError):
+                spans = record_spans(number).tolist()
+        damaged = dict.fromkeys(range(len(spans), count), "the length of a record is damaged")
         for row, (start, length) in enumerate(spans):
             end = start + length
             payload, footer = data[start:end], data[end : end + tfrecord.FOOTER]

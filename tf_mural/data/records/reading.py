@@ -188,9 +188,10 @@ class RecordSet:
             return payloads
         numbers = self.blocks.block_of(indices)
         positions = indices - self.blocks.first_record[numbers]
+        loaded = {n: self._block_reader.loaded(n) for n in np.unique(numbers).tolist()}
         places = zip(numbers.tolist(), positions.tolist(), strict=True)
         for row, (number, position) in enumerate(places):
-            if block := self._block_reader.loaded(number):
+            if block := loaded[number]:
                 if position in block.damaged:
                     location = self.location(int(indices[row]))
                     raise DamagedRecord(location, block.damaged[position])
@@ -233,7 +234,7 @@ class RecordSet:
 
         While a block is in memory, its records are read from memory.
         """
-        return self._block_reader.load(numbers)
+        return self._block_reader.load(numbers, self._record_spans)
 
     @functools.cached_property
     def blocks(self):
@@ -258,7 +259,7 @@ class RecordSet:
 
     @functools.cached_property
     def _block_reader(self):
-        return BlockReader(self.blocks, self._files, self._record_spans)
+        return BlockReader(self.blocks, self._files)
 
     def _record_spans(self, number):
         """Returns start and length of the payloads of a block in its bytes, int64 (n, 2)."""

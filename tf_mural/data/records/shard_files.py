@@ -4,6 +4,7 @@
 """
 
 import collections
+import itertools
 import os
 import threading
 import weakref
@@ -14,20 +15,26 @@ from tf_mural import file_io
 from tf_mural.data.records.blocks import BLOCKS
 from tf_mural.data.records.shard import index_path
 
-MAX_OPEN_FILES = 64  # over all record sets of the process
+# Maximum number of open files over all record sets of the process: of sets with few shards, which
+# stay open with the set, and of other sets, of which the last used shards are open.
+MAX_OPEN_WITH_SETS, MAX_OPEN_OTHERS = 48, 16
 
-_lock = threading.Lock()
-_open_files = collections.OrderedDict()  # {(set, shard): `_OpenFile`}, the last used one at the end
+_lock = threading.RLock()  # the garbage collector may call `_release` in a thread that has the lock
+_num_open_with_sets = 0
+_open_files = collections.OrderedDict()  # {(number of a set, shard): `_OpenFile`}, last used last
+_set_numbers = itertools.count()
 
 
 class _OpenFile:
     """A file descriptor, which is closed when no thread uses the object any longer."""
 
-    def __init__(self, descriptor):
-        self.descriptor = descriptor
+    def __init__(self, path):
+        self.descriptor = None
+        self.descriptor = os.open(path, os.O_RDONLY)
 
     def __del__(self, close=os.close):
-        close(self.descriptor)
+        if self.descriptor is not None:
+            close(self.descriptor)
 
 
 class ShardFiles:
@@ -43,8 +50,8 @@ class ShardFiles:
 
     def __init__(self, folder, names):
         self.paths, self._folder = [os.path.join(folder, name) for name in names], folder
-        self._key = object()
-        weakref.finalize(self, _close, id(self._key))
+        self._files, self._number = {}, next(_set_numbers)
+        weakref.finalize(self, _release, self._number, 0)
 
     def keep_open(self, strict=True):
         """Opens the shards if there are few of them, so that a replaced set can still be read.
@@ -52,10 +59,15 @@ class ShardFiles:
         Args:
             strict: whether a missing shard raises an error here, and not when it is read.
         """
-        if len(self.paths) <= MAX_OPEN_FILES - len(_open_files):
-            for shard, path in enumerate(self.paths):
-                if strict or os.path.exists(path):
-                    self._open(shard)
+        global _num_open_with_sets
+        with _lock:
+            if len(self.paths) > MAX_OPEN_WITH_SETS - _num_open_with_sets:
+                return
+            _num_open_with_sets += len(self.paths)
+        weakref.finalize(self, _release, self._number, len(self.paths))
+        for shard, path in enumerate(self.paths):
+            if strict or os.path.exists(path):
+                self._files[shard] = _OpenFile(path)
 
     def size(self, shard):
         """Returns the size of a shard in bytes.
@@ -84,7 +96,8 @@ class ShardFiles:
 
     def _read(self, shard, start, size):
         try:
-            file = self._open(shard)  # the variable keeps the file open while it is read
+            file = self._files.get(shard) or _open((self._number, shard), self.paths[shard])
+            # The variable `file` keeps the file open while it is read.
             return os.pread(file.descriptor, size, start), ""
         except OSError as error:
             return b"", reason_of(error)
@@ -102,18 +115,6 @@ class ShardFiles:
         # A plain array, because each operation on a subclass of arrays takes several microseconds.
         return np.asarray(np.memmap(path, np.uint8, "r"))
 
-    def _open(self, shard):
-        key = (id(self._key), shard)
-        with _lock:
-            file = _open_files.get(key)
-            if file is None:
-                file = _OpenFile(os.open(self.paths[shard], os.O_RDONLY))
-                _open_files[key] = file
-            _open_files.move_to_end(key)
-            while len(_open_files) > MAX_OPEN_FILES:
-                _open_files.popitem(last=False)
-        return file
-
 
 def reason_of(error):
     """Returns the reason why records are damaged for the OSError of reading their shard."""
@@ -122,7 +123,22 @@ def reason_of(error):
     return f"the file cannot be read ({error})"
 
 
-def _close(key):
+def _open(key, path):
     with _lock:
-        for name in [name for name in _open_files if name[0] == key]:
-            del _open_files[name]
+        file = _open_files.get(key)
+        if file is None:
+            file = _open_files[key] = _OpenFile(path)
+        _open_files.move_to_end(key)
+        while len(_open_files) > MAX_OPEN_OTHERS:
+            _open_files.popitem(last=False)
+    return file
+
+
+def _release(number, count):
+    """Ends the use of the files of a set, of which `count` are open with the set."""
+    global _num_open_with_sets
+    with _lock:
+        _num_open_with_sets -= count
+        for key in list(_open_files):
+            if key[0] == number:
+                _open_files.pop(key, None)

@@ -73,21 +73,28 @@ class ShardIndexes:
         """Yields the `ShardIndex` of each shard, and compares the sizes of the shards."""
         contents = self._files.read_indexes(range(len(self._summaries)))
         for shard in range(len(self._summaries)):
-            yield self._parse(shard, contents)
+            yield self._parse(shard, contents, self._strict)
 
     def of_shard(self, shard):
         """Returns the `ShardIndex` of a shard; the last used ones stay in memory."""
         with self._lock:
             index = self._used.pop(shard, None)
             if index is None:
-                index = self._parse(shard, self._files.read_indexes([shard]))
+                # The size of the shard was compared when the set was opened.
+                index = self._parse(shard, self._files.read_indexes([shard]), strict=False)
             self._used[shard] = index
             if len(self._used) > _MAX_INDEXES:
                 del self._used[next(iter(self._used))]
             return index
 
-    def _parse(self, shard, contents):
-        """Parses the next one of `contents`, which is the index of a shard."""
+    def _parse(self, shard, contents, strict):
+        """Parses the next one of `contents`, which is the index of a shard.
+
+        Args:
+            shard: number of the shard.
+            contents: iterator over the bytes of indexes.
+            strict: whether the size of the shard is compared with the manifest.
+        """
         path, summary = self._files.paths[shard], self._summaries[shard]
         try:
             data = next(contents)
@@ -95,7 +102,7 @@ class ShardIndexes:
             raise
         except OSError as error:
             raise unreadable(path, error) from error
-        if self._strict:
+        if strict:
             self._check_size(shard)
         return parse_index(data, path, summary, self._languages, self._vectors)
 
