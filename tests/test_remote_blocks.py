@@ -1,5 +1,6 @@
 """Record sets in S3 that are read in windows of blocks."""
 
+import dataclasses
 import os
 
 import numpy as np
@@ -14,7 +15,7 @@ from helpers.pipeline import (
     read_batches,
 )
 
-from tf_mural import file_io, remote_requests
+from tf_mural import file_io, remote_files, remote_requests
 from tf_mural.data import chunk_cache, input_pipeline, records, training_data
 from tf_mural.data.block_sampling import BlockSampler
 from tf_mural.data.preprocessing import Preprocessing
@@ -168,13 +169,29 @@ def test_sizes_and_the_block_index_in_s3_are_checked(remote):
         opened.read([last])
 
 
-def test_a_shard_that_is_removed_from_s3_damages_only_its_records(remote, tmp_path):
+def test_a_shard_that_is_removed_from_s3_ends_the_reading(remote):
     _, folder = remote
-    opened, local = open_large(folder), RecordSet.open(str(tmp_path))
-    small = RecordSet.open(folder)
+    opened, small = open_large(folder), RecordSet.open(folder)
+    file_io.remove(f"{folder}/{SHARD}")
+    for call in (lambda: opened.load_blocks(range(NUM_BLOCKS)), lambda: small.read([0, 10])):
+        with pytest.raises(StorageError, match=f"^{folder}/{SHARD} was removed while it was read"):
+            call()
+
+
+def test_without_versions_a_removed_shard_damages_only_its_records(remote, tmp_path, monkeypatch):
+    """Some https:// servers, and TensorFlow's access to gs://, state no versions."""
+    _, folder = remote
+    make_info = remote_files._file_info
+    monkeypatch.setattr(
+        remote_files,
+        "_file_info",
+        lambda item: dataclasses.replace(make_info(item), version=None),
+    )
+    opened, small = open_large(folder), RecordSet.open(folder)
     file_io.remove(f"{folder}/{SHARD}")
     reasons = [set(block.damaged.values()) for block in opened.load_blocks(range(NUM_BLOCKS))]
     assert reasons == [set()] * 2 + [{"the file is missing"}] * 2 + [set()] * 2
+    local = RecordSet.open(str(tmp_path))
     assert list(opened.read([0, 19])) == list(small.read([0, 19])) == list(local.read([0, 19]))
     with pytest.raises(DamagedRecord, match=f"^{folder}/{SHARD}: .*the file is missing"):
         small.read([19, 10, 0])

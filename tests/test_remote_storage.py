@@ -8,16 +8,18 @@ import time
 import numpy as np
 import pytest
 from conftest import ROOT
-from helpers import indexes
+from helpers import hub_server, indexes
 from helpers.faulty_proxy import HANG_SECONDS
 
-from tf_mural import file_io, remote_files, remote_requests
+from tf_mural import conversion, file_io, remote_files, remote_requests
 from tf_mural.data import records
 from tf_mural.data.range_fetcher import RangeFetcher
 from tf_mural.data.records import RecordSet, remote_shards
+from tf_mural.datasets import scenes
 from tf_mural.errors import StorageError, StorageUnavailable, UserError
 
 PROTOCOLS = pytest.mark.parametrize("protocol", ["s3", "gs"])
+STORAGES = pytest.mark.parametrize("protocol", ["s3", "gs", "az"])
 
 
 def make_records(count, size=2000):
@@ -37,7 +39,7 @@ def write(path, content):
         file.write(content)
 
 
-@PROTOCOLS
+@STORAGES
 @pytest.mark.parametrize("in_memory", [False, True])
 def test_a_remote_set_has_the_bytes_and_the_digest_of_a_local_one(
     protocol, in_memory, storage, tmp_path, monkeypatch
@@ -110,6 +112,19 @@ def test_a_storage_that_does_not_answer_ends_with_one_line(
         assert message.startswith(folder) and "127.0.0.1" not in message
 
 
+def test_after_a_failure_the_next_requests_are_given_up_soon(proxied, monkeypatch):
+    proxy = proxied("s3")
+    write("s3://bucket/x", b"data")
+    monkeypatch.setenv(remote_requests.DEADLINE_VARIABLE, "0.6")
+    monkeypatch.setattr(remote_requests, "_AFTER_FAILURE_SECONDS", 0.05)
+    proxy.down, start = "503", time.monotonic()
+    with pytest.raises(StorageUnavailable):
+        file_io.read_bytes("s3://bucket/x")
+    assert time.monotonic() - start > 0.6 and remote_requests.deadline() == 0.05
+    proxy.down = None
+    assert file_io.read_bytes("s3://bucket/x") == b"data" and remote_requests.deadline() == 0.6
+
+
 @PROTOCOLS
 def test_a_request_without_an_answer_is_repeated(protocol, proxied, monkeypatch):
     proxy, path = proxied(protocol), f"{protocol}://bucket/x"
@@ -122,7 +137,7 @@ def test_a_request_without_an_answer_is_repeated(protocol, proxied, monkeypatch)
     assert time.monotonic() - start < HANG_SECONDS
 
 
-@PROTOCOLS
+@STORAGES
 def test_a_bucket_that_does_not_exist_is_named(protocol, storage, tmp_path):
     storage(protocol)
     path = f"{protocol}://no-such-bucket/x"
@@ -159,7 +174,7 @@ def test_another_region_is_named(proxied):
         file_io.read_bytes("s3://bucket/x")
 
 
-@PROTOCOLS
+@STORAGES
 def test_a_shard_that_changes_while_it_is_read_is_an_error(
     protocol, storage, tmp_path, single_records
 ):
@@ -169,6 +184,9 @@ def test_a_shard_that_changes_while_it_is_read_is_an_error(
     record_set = RecordSet.open(folder)
     records.write(folder, examples[::-1])  # the same sizes and checksums that match
     with pytest.raises(StorageError, match="records-00000-of-00001.tfrecord was changed while"):
+        record_set.read([0])
+    file_io.remove(f"{folder}/{records.shard_name(0, 1)}")
+    with pytest.raises(StorageError, match="records-00000-of-00001.tfrecord was removed while"):
         record_set.read([0])
 
 
@@ -198,6 +216,25 @@ def test_https_is_read_and_not_written(storage, tmp_path, monkeypatch):
     assert "secret" not in str(caught.value) and "hidden" not in str(caught.value)
 
 
+# The hub reads HF_ENDPOINT when huggingface_hub is imported, so the records are read in a process.
+HUB = """
+from tf_mural import file_io
+from tf_mural.data.records import RecordSet
+folder = "hf://datasets/user/name/set"
+print([record.id for record in RecordSet.open(folder)], file_io.exists(folder + "/none"))
+"""
+
+
+def test_records_on_the_hub_are_read_by_ranges(tmp_path):
+    records.write(str(tmp_path / "set"), make_records(4), shards=2)
+    with hub_server.hub_server(tmp_path) as (url, requests):
+        environment = {**os.environ, "HF_ENDPOINT": url, remote_requests.DEADLINE_VARIABLE: "1"}
+        command, options = [sys.executable, "-c", HUB], dict(capture_output=True, text=True)
+        done = subprocess.run(command, env=environment, cwd=ROOT, **options)
+    assert done.stdout == "['0', '1', '2', '3'] False\n", done.stderr
+    assert any(path.endswith("-00001-of-00002.tfrecord") and part for _, path, part in requests)
+
+
 @pytest.mark.parametrize("kind", ["none", "flat"])
 def test_an_index_in_s3_finds_the_rows_of_a_local_index(kind, storage, tmp_path):
     storage("s3")
@@ -215,7 +252,7 @@ def test_requests_read_ahead_within_the_limit_of_bytes(proxied, tmp_path):
     ranges = [(path, start, 10) for start in range(0, 400, 10)]
     start = time.monotonic()
     assert [data[0] for data in RangeFetcher().fetch(ranges)] == [s % 200 for _, s, _ in ranges]
-    assert time.monotonic() - start < 1.2  # 40 requests one after another take 2 s
+    assert time.monotonic() - start < 1.8  # 40 requests one after another take 2 s
     first = RangeFetcher(max_bytes=50).fetch(ranges)
     next(first)
     time.sleep(0.3)
@@ -237,6 +274,14 @@ def test_at_most_64_local_files_are_open(tmp_path):
     record_set, before = RecordSet.open(str(tmp_path)), len(os.listdir("/dev/fd"))
     assert list(record_set) == examples
     assert len(os.listdir("/dev/fd")) - before <= 64
+
+
+@pytest.mark.parametrize(
+    "raw_dir, out_dir", [(None, "s3://bucket/out"), ("gs://bucket/raw", "out")]
+)
+def test_a_conversion_refuses_remote_folders(raw_dir, out_dir):
+    with pytest.raises(UserError, match="//bucket/.* is not on this machine: conversions"):
+        conversion.convert(scenes, "scenes", raw_dir, out_dir, "test")
 
 
 def test_a_missing_package_is_named_and_gs_uses_tensorflow(monkeypatch):

@@ -55,11 +55,13 @@ def test_a_run_moves_to_s3_and_resumes_with_the_same_weights(data_dir, proxied, 
     environment = environment_of("s3", proxy.url)
     log = tmp_path / "log"
     expected = start(data_dir, tmp_path / "run", tmp_path / "expected")
-    kill_after(start(data_dir, workdir, log, **environment), log, 3)
+    # The checkpoint of step 4 is written after that of step 2 is complete.
+    kill_after(start(data_dir, workdir, log, **environment), log, 5)
     remote_data = f"s3://bucket/{tmp_path.name}/data"
     copy_tree(data_dir, remote_data)
     proxy.reset(rate=0.1, hidden_seconds=2)
-    assert "resuming at step 2" in finish(start(remote_data, workdir, log, **environment), log)
+    text = finish(start(remote_data, workdir, log, **environment), log)
+    assert re.search("^resuming at step [24]$", text, re.MULTILINE), text
     assert sum(proxy.injected.values()) > 10
     finish(expected, tmp_path / "expected")
     proxy.reset()

@@ -1,4 +1,4 @@
-"""Remote file systems: s3://, gs://, hf://datasets/... and https:// by fsspec.
+"""Remote file systems: s3://, gs://, az://, hf://datasets/... and https:// by fsspec.
 
 Each library finds its credentials and its endpoint by itself; both are removed from error messages.
 Every request is repeated until it succeeds or until a deadline has passed, see `remote_requests`.
@@ -22,12 +22,14 @@ from tf_mural.errors import StorageError, StorageUnavailable, UserError
 _MAX_CONNECTIONS = 64
 _CONNECT_SECONDS, _READ_SECONDS = 10, 30  # a request without an answer for this time is repeated
 # A file that was not found is requested again, because some servers answer 404 for a short time.
-_NOT_FOUND_ATTEMPTS, _MISSING_ATTEMPTS = 3, 2
+# Attempts for a file that existed before, for another file that is read, and for other requests.
+_KNOWN_ATTEMPTS, _NOT_FOUND_ATTEMPTS, _MISSING_ATTEMPTS = 8, 3, 2
 _FAST_ATTEMPTS = 4  # attempts of one request of gcsfs, before the whole operation is repeated
 # {protocol: (package, whether files can be written)}
 _PROTOCOLS = {
     "s3": ("s3fs", True),
     "gs": ("gcsfs", True),
+    "az": ("adlfs", True),
     "hf": ("huggingface_hub", False),
     "https": ("aiohttp", False),
     "http": ("aiohttp", False),
@@ -41,7 +43,7 @@ class FileInfo:
     Attributes:
         size: size in bytes; 0 for a folder.
         is_folder: whether this is a folder.
-        version: ETag (S3 and https) or generation (GCS) of the content, or None.
+        version: ETag (S3, Azure and https) or generation (GCS) of the content, or None.
     """
 
     size: int
@@ -79,7 +81,7 @@ def _files(protocol, _process):
             raise UserError(
                 f"{protocol}:// needs {package}: pip install -r requirements-remote.txt"
             )
-    return TensorFlowFiles(protocol)
+    return TensorFlowFiles()
 
 
 class _FsspecFiles:
@@ -90,7 +92,7 @@ class _FsspecFiles:
         import fsspec
 
         # These loggers would print stack traces, and the addresses of requests.
-        for name in ("gcsfs", "s3fs", "aiobotocore", "fsspec"):
+        for name in ("gcsfs", "s3fs", "aiobotocore", "adlfs", "azure", "fsspec"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         options = {"use_listings_cache": False, "skip_instance_cache": True}
         if protocol == "s3":
@@ -105,14 +107,19 @@ class _FsspecFiles:
         )
         if protocol in ("http", "https"):
             options["client_kwargs"] = {"timeout": timeout}
+        self._protocol, self._writable = protocol, _PROTOCOLS[protocol][1]
         if protocol == "gs":
             options["requests_timeout"] = timeout
-            os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
             options["token"] = "anon" if os.environ.get("STORAGE_EMULATOR_HOST") else None
-        self._protocol, self._writable = protocol, _PROTOCOLS[protocol][1]
-        self._fs = fsspec.filesystem(protocol, **options)
-        if protocol == "gs":
+            # The default class asks another service for the kind of each bucket. Without the
+            # variable, gcsfs imports the packages of this service, which takes seconds.
+            os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+            from gcsfs.core import GCSFileSystem
+
+            self._fs = GCSFileSystem(**options)
             _repeat_requests_fast(self._fs)
+        else:
+            self._fs = fsspec.filesystem(protocol, **options)
         self._known_buckets = set()
 
     def read(self, path):
@@ -129,7 +136,12 @@ class _FsspecFiles:
                 raise StorageUnavailable(message)
             return data
 
-        return self._repeated(path, call, until=until)
+        if version is None:
+            return self._repeated(path, call, until=until)
+        try:
+            return self._repeated(path, call, _KNOWN_ATTEMPTS, until)
+        except FileNotFoundError:
+            raise StorageError(f"{path} was removed while it was read; restore it") from None
 
     def info(self, path):
         try:
@@ -175,7 +187,7 @@ class _FsspecFiles:
                 if attempt == attempts - 1:
                     self._check_bucket(path)
                     raise
-            time.sleep(remote_requests.FIRST_WAIT * random.random())
+            time.sleep(remote_requests.FIRST_WAIT * random.random() * (attempt + 1))
 
     def _check_bucket(self, path):
         """Raises StorageError if the bucket of a path does not exist."""
@@ -185,9 +197,7 @@ class _FsspecFiles:
         if not bucket or bucket in self._known_buckets:
             return
         try:
-            remote_requests.retried(
-                lambda: self._fs.ls(bucket, detail=False) if bucket else None, path
-            )
+            remote_requests.retried(lambda: _PROBES[self._protocol](self._fs, bucket), path)
         except FileNotFoundError:
             raise StorageError(
                 f"{path}: the bucket {bucket!r} does not exist; create it, or correct the path"
@@ -198,7 +208,7 @@ class _FsspecFiles:
         if not self._writable:
             raise UserError(
                 f"{remote_requests.shown(path)}: {self._protocol}:// paths can only be read; write "
-                "to s3://, gs:// or a local folder"
+                "to s3://, gs://, az:// or a local folder"
             )
 
 
@@ -216,10 +226,8 @@ def _repeat_requests_fast(fs):
             try:
                 return await request(fs, method, path, *args, **kwargs)
             except Exception as error:
-                is_temporary = isinstance(
-                    remote_requests.translate(error, path), StorageUnavailable
-                )
-                if not is_temporary or attempt == _FAST_ATTEMPTS - 1:
+                error = remote_requests.translate(error, path)
+                if attempt == _FAST_ATTEMPTS - 1 or not isinstance(error, StorageUnavailable):
                     raise
             await asyncio.sleep(remote_requests.FIRST_WAIT * 2**attempt * random.random())
 
@@ -228,7 +236,7 @@ def _repeat_requests_fast(fs):
 
 def _file_info(item):
     """Returns the `FileInfo` of a description by fsspec."""
-    version = item.get("generation") or item.get("ETag")
+    version = item.get("generation") or item.get("ETag") or item.get("etag")
     version = None if version is None else str(version)
     return FileInfo(item.get("size") or 0, item["type"] == "directory", version)
 
@@ -270,6 +278,23 @@ def _read_gs(fs, path, start, size, version):
     return data
 
 
+def _read_az(fs, path, start, size, version):
+    import fsspec.asyn
+    from azure.core import MatchConditions
+
+    container, blob, version_id = fs.split_path(fs._strip_protocol(path))
+    # The library would wait 15 s before it repeats a request.
+    options = {"offset": start, "length": size, "version_id": version_id, "retry_total": 0}
+    if version:
+        options |= {"etag": version, "match_condition": MatchConditions.IfNotModified}
+
+    async def read():
+        async with fs.service_client.get_blob_client(container=container, blob=blob) as client:
+            return await (await client.download_blob(**options)).readall()
+
+    return fsspec.asyn.sync(fs.loop, read)
+
+
 def _read_http(fs, path, start, size, version):
     # A weak ETag never matches.
     is_strong = version and not version.startswith("W/")
@@ -287,7 +312,13 @@ def _range(start, size):
     return f"bytes={start}-{start + size - 1}"
 
 
-_READERS = {"s3": _read_s3, "gs": _read_gs, "https": _read_http, "http": _read_http}
+# Requests that fail with FileNotFoundError if there is no such bucket.
+_PROBES = {
+    "s3": lambda fs, bucket: fs.call_s3("list_objects_v2", Bucket=bucket, MaxKeys=1),
+    "gs": lambda fs, bucket: fs.call("GET", "b/{}/o", bucket, maxResults=1, json_out=True),
+    "az": lambda fs, bucket: fs.info(bucket),
+}
+_READERS = dict(s3=_read_s3, gs=_read_gs, az=_read_az, http=_read_http, https=_read_http)
 
 
 class TensorFlowFiles:
@@ -296,11 +327,11 @@ class TensorFlowFiles:
     A TPU host with requirements-tpu.txt has no gcsfs.
     """
 
-    def __init__(self, protocol):
+    @functools.cached_property
+    def _gfile(self):
         import tensorflow as tf
 
-        self._gfile, self._errors = tf.io.gfile, tf.errors
-        self._protocol = protocol
+        return tf.io.gfile
 
     def read(self, path):
         """Returns the content of a file."""
@@ -354,8 +385,13 @@ class TensorFlowFiles:
     def put(self, local_path, path):
         """Copies a local file; `path` has either its old or its whole new content."""
         temporary = f"{path}.{uuid.uuid4().hex}.tmp"
-        self._gfile.copy(local_path, temporary, overwrite=True)
-        self._gfile.rename(temporary, path, overwrite=True)
+        try:
+            self._gfile.copy(local_path, temporary, overwrite=True)
+            self._gfile.rename(temporary, path, overwrite=True)
+        except BaseException:
+            with contextlib.suppress(Exception):  # The first error is the one to report.
+                self.remove(temporary)
+            raise
 
     def remove(self, path):
         """Removes a file, if it exists."""

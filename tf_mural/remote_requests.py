@@ -12,7 +12,7 @@ import time
 from tf_mural.errors import StorageError, StorageUnavailable, UserError
 
 DEADLINE_VARIABLE = "TF_MURAL_STORAGE_DEADLINE"
-_DEADLINE_SECONDS = 120.0
+_DEADLINE_SECONDS, _AFTER_FAILURE_SECONDS = 120.0, 5.0
 FIRST_WAIT, _LONGEST_WAIT = 0.1, 8.0  # seconds, upper bounds of the random waits
 
 _CREDENTIALS = "check the credentials and permissions of this process (docs/running.md)"
@@ -29,13 +29,23 @@ _REGION_CODES = (
 _NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError")
 # Packages whose other errors are those of a connection.
 _NETWORK = ("aiohttp", "botocore", "aiobotocore", "requests", "urllib3", "httpx", "httpcore", "ssl")
-_NETWORK += ("httpx2", "httpcore2", "google", "gcsfs")
+_NETWORK += ("httpx2", "httpcore2", "google", "gcsfs", "azure")
 _ADDRESS = re.compile(r"[a-z][\w+.-]*://[^\s'\"]+")
 _MAX_REASON = 160  # characters
 
 
+class _State:
+    """Whether the last request of this process that ended was given up at its deadline."""
+
+    given_up = False
+
+
 def deadline():
     """Returns the number of seconds after which a request that fails again and again is given up.
+
+    After a request was given up, the next requests are given up after `_AFTER_FAILURE_SECONDS`,
+    until one of them succeeds. A command whose storage is unavailable therefore ends soon, although
+    it still tries to copy its last files.
 
     Raises:
         UserError: the environment variable is not a positive number.
@@ -47,7 +57,7 @@ def deadline():
         seconds = 0.0
     if not seconds > 0:
         raise UserError(f"{DEADLINE_VARIABLE} is {text!r}, expected a positive number of seconds")
-    return seconds
+    return min(seconds, _AFTER_FAILURE_SECONDS) if _State.given_up else seconds
 
 
 def retried(call, path, until=None):
@@ -68,7 +78,9 @@ def retried(call, path, until=None):
     wait = FIRST_WAIT
     while True:
         try:
-            return call()
+            result = call()
+            _State.given_up = False
+            return result
         except Exception as error:
             translated = translate(error, path)
             if not isinstance(translated, StorageUnavailable):
@@ -76,6 +88,7 @@ def retried(call, path, until=None):
             remaining = until - time.monotonic()
             pause = min(wait * random.random(), remaining)
             if remaining <= 0:
+                _State.given_up = True
                 raise StorageUnavailable(
                     f"{shown(path)}: the storage did not answer for "
                     f"{time.monotonic() - began:.0f} s ({translated}); give the same command again "

@@ -170,6 +170,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return response.status, own, data
 
     def _answer(self, status, headers, data, is_cut=False):
+        if is_cut and not data:  # The request has succeeded, and the client does not know it.
+            self._close()
+            return
         self.send_response_only(status)
         for name, value in headers.items():
             self.send_header(name, value)

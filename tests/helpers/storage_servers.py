@@ -1,4 +1,4 @@
-"""Storage servers on this machine: moto's S3 server, and fake-gcs-server for GCS.
+"""Storage servers on this machine: moto's S3 server, fake-gcs-server for GCS, and Azurite.
 
 Every server is a process of its own, which ends with the context manager that started it. The
 environment of `environment_of` directs the libraries of tf_mural to a server.
@@ -6,6 +6,8 @@ environment of `environment_of` directs the libraries of tf_mural to a server.
 
 import contextlib
 import json
+import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,6 +17,11 @@ import urllib.error
 import urllib.request
 
 BUCKET = "bucket"
+# The account of every Azurite server, which its documentation publishes.
+_AZURE_ACCOUNT = "devstoreaccount1"
+_AZURE_KEY = (
+    "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+)
 
 
 def free_port():
@@ -28,6 +35,10 @@ def environment_of(protocol, url):
     """Returns the environment variables for which the libraries use the server at `url`."""
     if protocol == "gs":
         return {"STORAGE_EMULATOR_HOST": url}
+    if protocol == "az":
+        account = f"AccountName={_AZURE_ACCOUNT};AccountKey={_AZURE_KEY}"
+        address = f"DefaultEndpointsProtocol=http;{account};BlobEndpoint={url}/{_AZURE_ACCOUNT};"
+        return {"AZURE_STORAGE_CONNECTION_STRING": address}
     return {
         "AWS_ENDPOINT_URL": url,
         "AWS_ACCESS_KEY_ID": "test-key",
@@ -68,7 +79,30 @@ def gs_server(url=None):
             yield address
 
 
-SERVERS = {"s3": s3_server, "gs": gs_server}
+@contextlib.contextmanager
+def az_server():
+    """Starts Azurite with the container `BUCKET`; yields its URL.
+
+    The program is found on the path, or by the environment variable AZURITE.
+    """
+    from azure.storage.blob import BlobServiceClient
+
+    port = free_port()
+    command = [find_azurite(), "--inMemoryPersistence", "--skipApiVersionCheck", "--silent"]
+    command += ["--blobHost", "127.0.0.1", "--blobPort", str(port)]
+    with _process(command, f"http://127.0.0.1:{port}") as url:
+        address = environment_of("az", url)["AZURE_STORAGE_CONNECTION_STRING"]
+        with BlobServiceClient.from_connection_string(address) as client:
+            client.create_container(BUCKET)
+        yield url
+
+
+def find_azurite():
+    """Returns the path of the program azurite-blob (npm install azurite), or None."""
+    return os.environ.get("AZURITE") or shutil.which("azurite-blob")
+
+
+SERVERS = {"s3": s3_server, "gs": gs_server, "az": az_server}
 
 
 @contextlib.contextmanager

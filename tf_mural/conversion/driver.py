@@ -88,6 +88,12 @@ def convert(
     number, total = part or (0, 1)
     if not 0 <= number < total:
         raise UserError(f"expected a part from 0 to {total - 1} of {total}, got {number}")
+    for path in (raw_dir, out_dir):
+        if path is not None and file_io.is_remote(path):
+            raise UserError(
+                f"{path} is not on this machine: conversions read and write local files; copy the "
+                "raw data from the storage, and the finished records to the storage"
+            )
     recipe, planned = plan_conversion(
         dataset, name, raw_dir, split, options, augmentations, filters
     )

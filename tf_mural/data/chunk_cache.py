@@ -4,7 +4,6 @@ The cache is off unless the environment variable TF_MURAL_CACHE_DIR names its fo
 --cache_dir of the commands sets the variable. TF_MURAL_CACHE_GB is the size of the cache.
 """
 
-import errno
 import functools
 import hashlib
 import os
@@ -20,7 +19,6 @@ FOLDER_VARIABLE, SIZE_VARIABLE = "TF_MURAL_CACHE_DIR", "TF_MURAL_CACHE_GB"
 _DEFAULT_GB = 50.0
 _CHECKSUM_BYTES = 4
 _KEPT = 0.9  # share of the size that remains after old chunks were removed
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 
 def open_cache():
@@ -51,8 +49,8 @@ class ChunkCache:
 
     A chunk is a file that ends with the checksum of its content, and appears completely or not at
     all. A chunk whose checksum does not match is removed, and counts as missing. The chunks that
-    were not used for the longest time are removed when the cache is full. If the disk is full, the
-    cache prints one line and stores no more chunks.
+    were not used for the longest time are removed when the cache is full. If the disk is full or
+    cannot be written, the cache prints one line and stores no more chunks.
 
     Args:
         folder: folder of the cache, which is created.
@@ -106,7 +104,7 @@ class ChunkCache:
                     file.write(data)
                     file.write(_checksum(data))
         except OSError as error:
-            if error.errno in _FULL and not self._is_full:
+            if not self._is_full:
                 self._is_full = True
                 self._print(
                     f"the cache in {self._folder} cannot be written ({error.strerror}): "

@@ -131,11 +131,13 @@ class ExampleBuilder:
         """
         count = len(self.fields["text"])
         texts = [_pick(parsed["texts"], *self._text_draw(parsed, fetched, i)) for i in range(count)]
-        switched = [self._code_switch(fetched, i, text) for i, text in enumerate(texts)]
         # The texts of all fields are tokenized together, because the overhead per operation
         # dominates for short texts.
-        text = tf.concat(texts, axis=0)
-        tokens = self._tokenizer(tf.concat(switched, axis=0))
+        text = switched = tf.concat(texts, axis=0)
+        if self.code_switch:
+            parts = [self._code_switch(fetched, i, texts[i]) for i in range(count)]
+            switched = tf.concat(parts, axis=0)
+        tokens = self._tokenizer(switched)
         columns = {
             "text": text,
             "known": self._tokenizer.has_known_tokens(tokens),

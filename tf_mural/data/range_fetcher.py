@@ -8,7 +8,7 @@ import time
 
 from tf_mural import file_io, remote_requests
 
-THREADS = 32  # number of requests of a process at the same time
+THREADS = 64  # number of requests of a process at the same time
 MAX_BYTES = 1 << 26  # bytes that are requested or fetched, and not yet used
 # Ranges of a file whose distance is at most `_GAP` bytes are read with one request. On a storage
 # with a latency of 50 ms, a request takes longer than these bytes.

@@ -14,6 +14,7 @@ from tf_mural.evaluation.benchmarks import (
     missing_records,
     task_for,
 )
+from tf_mural.evaluation.protocols import protocol_id
 
 
 @dataclasses.dataclass
@@ -144,6 +145,8 @@ def is_up_to_date(path, evaluation, model_hashes, dims=()):
     except (OSError, ValueError):
         return False
     version = inspect.getmodule(task_for(evaluation.name)).PROTOCOL
+    if name := evaluation.options.get("protocol"):
+        version = protocol_id(version.split("/")[0], name)
     options = json.loads(json.dumps(evaluation.options))
     expected = {**model_hashes, "data": evaluation.data, "options": options}
     expected |= {"dims": list(dims)} if dims else {}

@@ -8,6 +8,7 @@ import types
 from tf_mural import file_io
 from tf_mural.errors import UserError, lookup
 from tf_mural.evaluation.metrics import seeds_interval
+from tf_mural.experiment import sweep_spread
 from tf_mural.experiment.config_loading import find_file, import_file
 
 REQUIRED = ("TITLE", "RUNS", "SEEDS", "COLUMNS", "BASELINE")
@@ -104,8 +105,23 @@ def _check_runs(path, sweep):
             lookup(earlier_rows, run["init"], f"initial row (of the row {row!r}, above it)")
         _check_vectors(path, row, run)
         earlier_rows[row] = run
+    _check_protocols(path, sweep)
     if sweep.BASELINE is not None:
         lookup(sweep.RUNS, sweep.BASELINE, "baseline")
+
+
+def _check_protocols(path, sweep):
+    """Raises a UserError if rows would be evaluated by different protocols of retrieval."""
+    names = [f"evaluation.retrieval.{name}" for name in ("protocol", "captions_per_image")]
+    rows = list(sweep.RUNS)
+    for name in names:
+        values = [sweep.RUNS[row].get("overrides", {}).get(name) for row in rows]
+        for row, value in zip(rows, values, strict=True):
+            if value != values[0]:
+                raise UserError(
+                    f"{path}: the row {row!r} sets {name} to {value!r}, and {rows[0]!r} to "
+                    f"{values[0]!r}: numbers of different protocols are not comparable"
+                )
 
 
 def _check_vectors(path, row, run):
@@ -262,7 +278,12 @@ def write_table(out_dir, sweep, recalls):
     header = ["run"]
     for column in sweep.COLUMNS:
         header += [column] + (["gain"] if baseline is not None else [])
-    note = _note(sweep, recalls, baseline is not None)
+    half_widths = {
+        row: {s: sweep_spread.recall_half_widths(run_workdir(out_dir, row, s)) for s in by_seed}
+        for row, by_seed in recalls.items()
+    }
+    spread = sweep_spread.spreads(sweep, values, half_widths)
+    note = _note(sweep, recalls, baseline is not None) + sweep_spread.note(spread)
     compared = difference_values(sweep, values)
     tables = [(rows, header, note)]
     if compared:
@@ -283,6 +304,8 @@ def write_table(out_dir, sweep, recalls):
     content = {"title": sweep.TITLE, "baseline": sweep.BASELINE, "runs": runs, "columns": values}
     if compared:
         content["differences"] = compared
+    if spread:
+        content["spread"] = spread
     file_io.write_json(os.path.join(out_dir, "sweep.json"), content)
     if chart := getattr(sweep, "CHART", None):
         _draw_chart(os.path.join(out_dir, "average_recall.png"), chart, recalls)

@@ -106,8 +106,8 @@ def language_pair(options: LexiconOptions, path: str) -> tuple[str, str]:
     """
     if len(options.languages) != 2:
         raise UserError(
-            f"{path}: the languages are not known from the name of the file: give languages=en,de, "
-            "that of the words and that of the translations"
+            f"{path}: the languages are not known from the name of the file: give "
+            "`languages=en,de`, that of the words and that of the translations"
         )
     return tuple(options.languages)
 

@@ -15,6 +15,7 @@ from tf_mural.data.lexicon import BadLines, read_pairs
 from tf_mural.datasets.lexicons import LexiconOptions, language_pair
 from tf_mural.errors import UserError
 
+MAX_LINE = 1 << 20
 _MUSE = re.compile(r"([a-z]{2,3})-([a-z]{2,3})(\.\d+-\d+)?\.txt")
 _COSDA = re.compile(r"([a-z]{2,3})2\.txt")
 
@@ -48,13 +49,15 @@ def make(
 def read_lines(path: str) -> Iterator[str]:
     """Yields the lines of a text file in UTF-8; bytes that are not UTF-8 become U+FFFD.
 
+    Longer lines than `MAX_LINE` bytes are cut into several ones, which bounds the memory.
+
     Raises:
         UserError: the file is missing or is a folder.
     """
     if not file_io.exists(path) or file_io.isdir(path):
         raise UserError(f"no file {path!r}")
     with file_io.open_file(path, "rb") as file:
-        for number, line in enumerate(file):
+        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE), b"")):
             text = line.decode("utf-8", errors="replace")
             yield text.removeprefix("\ufeff") if number == 0 else text
 

@@ -126,7 +126,7 @@ def _languages_of(inputs, options):
         if not (match := _NAME.fullmatch(os.path.basename(path))):
             raise UserError(
                 f"{path}: the language is not known from the name of the file: give one language "
-                "per file, languages=en,de"
+                "per file, such as `languages=en,de`"
             )
         codes.append(languages.canonicalize(match[1] or match[2]))
     return tuple(codes)
