@@ -1,6 +1,7 @@
 # make etcl        trains MURAL, the control and ETCL on scenes, and prints a comparison
 # make demo        opens a page that searches scenes in any language with the model of make etcl
 # make photos      trains on photographs in photos_raw with trained encoders, and prints a comparison
+# make emoji       trains on emoji in emoji_raw with trained encoders, and prints a comparison
 # make test        runs the linter and the fast tests
 # make test-slow   runs the tests that take minutes, including the tests of Apache Beam
 # make faults      kills, stops and damages runs, and prints how many resumed correctly
@@ -30,7 +31,7 @@ VERSION_TESTS := $(patsubst %,tests/test_%.py,losses objective optimizers jax ba
   language_sampling grain export tpu_planner nonfinite precision squeeze_excite presets resume \
   adaptation tower_matrix)
 
-.PHONY: etcl demo photos test test-slow faults docs wheel notebooks test-beam versions tpu-env \
+.PHONY: etcl demo photos emoji test test-slow faults docs wheel notebooks test-beam versions tpu-env \
   lint clean
 
 etcl: $(VENV)/.base
@@ -59,6 +60,19 @@ photos: $(VENV)/.base
 	$(EXTRACT)/e5 --name=e5 --of=texts --out_dir=data/photos_trained \
 	  --records=data/photos_images/val,data/photos_records/bitext,data/photos_images/train
 	$(BIN)/python tools/sweep.py configs/sweeps/photos_trained.py --seeds=$(SEED)
+
+# Like photos. docs/data.md describes the folder emoji_raw.
+emoji: $(VENV)/.base
+	test -d data/presets/e5 || $(BIN)/python -m benchmarks.trained_weights data/presets
+	$(BIN)/python tools/convert.py --dataset=table --raw_dir=emoji_raw \
+	  --out_dir=data/emoji_records --augmentations=crop --table.image_column=image_id \
+	  --table.image_dir=images --table.image_suffix=.png --table.split_column=split \
+	  --table.quoting=none
+	$(EXTRACT)/lite0 --name=lite0 --of=images --out_dir=data/emoji_images \
+	  --records=data/emoji_records/train,data/emoji_records/val
+	$(EXTRACT)/e5 --name=e5 --of=texts --out_dir=data/emoji_trained \
+	  --records=data/emoji_images/train,data/emoji_images/val
+	$(BIN)/python tools/sweep.py configs/sweeps/emoji_trained.py --seeds=$(SEED)
 
 test: $(VENV)/.test lint
 	$(BIN)/python -m pytest $(PARALLEL)

@@ -9,7 +9,8 @@ produce batches of images of 224 pixels. In the measurement "crop only", images 
 random. In the measurement "resize and crop", images are first resized to 268 pixels; the recipe has
 the same ratio of resized size and crop. The other measurements are the rates of JPEG decoding
 without any other work, of the scenes data set, of the tokenization of sentences of Tatoeba, and of
-the training step. The compared loaders take turns.
+the training step. The part "remote" reads records from a server of this machine with a latency of
+50 ms; see `remote_input.py`. The compared loaders take turns.
 """
 
 import argparse
@@ -22,7 +23,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
-from benchmarks import input_loaders  # noqa: E402
+from benchmarks import input_loaders, remote_input  # noqa: E402
 from benchmarks.cases import CASES, Case  # noqa: E402
 from benchmarks.common import (  # noqa: E402
     append_load,
@@ -36,7 +37,7 @@ from benchmarks.common import (  # noqa: E402
 from benchmarks.worker import Worker  # noqa: E402
 
 LOADERS = "benchmarks.input_loaders"
-PARTS = ("images", "scenes", "tokens", "steps")
+PARTS = ("images", "scenes", "tokens", "steps", "remote")
 CROP = 224
 RESIZES = {"crop only": input_loaders.SIDE, "resize and crop": CROP * 346 // 289}
 SCENES = Case("scenes", "tiny", "nano", image_size=64, batch=128, tokens=32, vocabulary=2000)
@@ -175,6 +176,8 @@ def ratios(results):
         values["steps"]["b0"] = slowest / steps["b0"]
     if "scenes" in steps and "scenes" in results:
         values["steps"]["scenes"] = median(results["scenes"]["tf_mural"]) / steps["scenes"]
+    if "remote" in results:
+        values["remote"] = remote_input.ratios(results["remote"])
     if "tokens" in results:
         rates = results["tokens"]["rates"]
         values["tokens"] = median(rates["tf_mural"]) / median(rates["tokenizers"])
@@ -201,6 +204,8 @@ def table(results):
         lines.append(f"  {name}: {ratio['decoding']:.0%} of JPEG decoding{peer}")
     for name, ratio in values["steps"].items():
         lines.append(f"  {name}: {ratio:,.1f} times the rate of the training step")
+    if "remote" in results:
+        lines += remote_input.lines(results["remote"])
     if "tokens" in values:
         lines.append(
             f"  tokens: {values['tokens']:.2f} times Hugging Face's; "
@@ -229,12 +234,12 @@ def parse(arguments=None):
     options.parts = parse_names(parser, "--parts", options.parts, PARTS)
     cases = {"b0": CASES["b0"], "scenes": SCENES}
     options.cases = [cases[n] for n in parse_names(parser, "--cases", options.cases, cases)]
-    for part, flag in (("images", "photos"), ("tokens", "tatoeba")):
+    for part, flag in (("images", "photos"), ("remote", "photos"), ("tokens", "tatoeba")):
         if part in options.parts and not getattr(options, flag):
             parser.error(f"--{flag} is missing: name the folder, or omit {part} from --parts")
     if min(options.count, options.batch, options.batches, options.rounds, options.steps) < 1:
         parser.error("--count, --batch, --batches, --rounds and --steps must be at least 1")
-    if options.peer and "images" in options.parts:
+    if options.peer and {"images", "remote"} & set(options.parts):
         require_packages(parser, ("torch", "webdataset"))
     return options
 
@@ -245,10 +250,13 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         for part in options.parts:
             turns = options.batch, options.batches, options.rounds
-            if part == "images":
+            if part in ("images", "remote") and "bytes_per_image" not in info:
                 size = input_loaders.prepare(options.photos, folder, options.count)
                 info["bytes_per_image"] = size
+            if part == "images":
                 results[part] = measure_images(folder, *turns, options.peer)
+            elif part == "remote":
+                results[part] = remote_input.measure(folder, *turns, measure, options.peer)
             elif part == "scenes":
                 results[part] = measure_scenes(folder, *turns)
             elif part == "tokens":

@@ -83,25 +83,58 @@ class Pipeline(_Loader):
         crop: height and width of the crop.
         batch_size: examples per batch.
         texts: number of text fields: 1, or 2 for triples.
+        memory_bytes: size up to which a remote set is read into memory; None: the default.
+        cache: folder of the cache of remote records, or None.
+
+    If `resize` is None, the examples have no images.
     """
 
-    def __init__(self, folder, resize, crop, batch_size, texts=1):
+    def __init__(self, folder, resize, crop, batch_size, texts=1, memory_bytes=None, cache=None):
         from tf_mural import experiment
         from tf_mural.data import input_pipeline, records, sampling
+        from tf_mural.data.chunk_cache import FOLDER_VARIABLE
         from tf_mural.data.preprocessing import Preprocessing
+        from tf_mural.data.records import remote_shards
         from tf_mural.data.tokenizers import Tokenizer
 
+        if memory_bytes is not None:
+            remote_shards.MAX_MEMORY_BYTES = memory_bytes
+        if cache:
+            os.environ[FOLDER_VARIABLE] = cache
         record_set = records.RecordSet.open(folder)
-        fields = {"image": "image", **{f"text_{i}": "text" for i in range(texts)}}
-        sampler = sampling.IndexSampler([record_set], texts, with_image=True)
+        fields = {"image": "image"} if resize else {}
+        fields |= {f"text_{i}": "text" for i in range(texts)}
+        sampler = sampling.IndexSampler([record_set], texts, with_image=resize is not None)
         dataset = input_pipeline.training_dataset(
             [input_pipeline.Source(sampler, fields, flip=True)],
             Tokenizer(experiment.find_vocabulary("scenes", None), 64),
-            Preprocessing(resize, crop),
+            Preprocessing(resize, crop) if resize else None,
             sampler.languages,
             batch_size,
         )
         self.batches, self.batch_size = iter(dataset), batch_size
+        self.record_set = record_set
+
+
+class FirstBatch:
+    """The time until the first batch of the texts of a record set."""
+
+    def __init__(self, folder, batch_size):
+        import tensorflow as tf  # noqa: F401  The import is not timed.
+
+        import tf_mural.data.input_pipeline  # noqa: F401
+
+        self._folder, self._batch_size = folder, batch_size
+
+    def run(self):
+        """Returns {"seconds", "shards", "open_files": files that the process opened}."""
+        before, began = len(os.listdir("/dev/fd")), time.perf_counter()
+        pipeline = Pipeline(self._folder, None, None, self._batch_size, texts=2)
+        next(pipeline.batches)
+        seconds = time.perf_counter() - began
+        shards = len(pipeline.record_set.manifest["shards"])
+        open_files = len(os.listdir("/dev/fd")) - before
+        return {"seconds": seconds, "shards": shards, "open_files": open_files}
 
 
 class Decoding(_Loader):
@@ -131,18 +164,19 @@ class WebDataset(_Loader):
 
     Args:
         folder: folder of the tars.
+        urls: addresses of the tars, in the place of `folder`.
         resize: height and width after resizing.
         crop: height and width of the crop.
         batch_size: examples per batch.
         workers: processes of the DataLoader.
     """
 
-    def __init__(self, folder, resize, crop, batch_size, workers):
+    def __init__(self, resize, crop, batch_size, workers, folder=None, urls=None):
         import torch
         import webdataset
 
         torch.set_num_threads(1)  # this process only collects the batches of the workers
-        urls = sorted(glob.glob(os.path.join(folder, "*.tar")))
+        urls = urls or sorted(glob.glob(os.path.join(folder, "*.tar")))
         dataset = webdataset.WebDataset(urls, resampled=True, shardshuffle=False)
         dataset = dataset.shuffle(256).decode("pil").to_tuple("jpg", "txt")
         dataset = dataset.map_tuple(_Augmentation(resize, crop)).batched(batch_size, partial=False)

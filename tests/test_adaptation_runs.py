@@ -7,7 +7,8 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import FAST_XLA, ROOT, SMALL_RUN
+from conftest import ROOT, SMALL_RUN
+from helpers.backends import backend_environment
 from helpers.comparison import largest_error, select_prefix
 
 from tf_mural import experiment
@@ -23,12 +24,9 @@ def steps(tmp_path_factory):
         for count in (1, 2):
             out = folder / f"{backend}{count}.npz"
             script = os.path.join(ROOT, "tests", "adaptation_script.py")
-            flags = f"{FAST_XLA} --xla_force_host_platform_device_count={count}"
-            variables = {"KERAS_BACKEND": backend, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+            environment = backend_environment(backend, count)
             command = [sys.executable, script, str(count), str(out)]
-            done = subprocess.run(
-                command, env={**os.environ, **variables}, stderr=subprocess.PIPE, text=True
-            )
+            done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True)
             assert done.returncode == 0, done.stderr[-3000:]
             with np.load(out) as file:
                 arrays[backend, count] = {name: file[name] for name in file.files}

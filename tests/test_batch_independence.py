@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from batch_orders_script import SIZES, in_all_orders, make_items
 from conftest import ROOT
+from helpers.backends import backend_environment
 
 from tf_mural import experiment, export
 from tf_mural.data import image_ops
@@ -70,8 +71,7 @@ def with_precision(run, precision, folder):
 
 
 def run_script(backend, out, *folders):
-    environment = {**os.environ, "KERAS_BACKEND": backend, "JAX_PLATFORMS": "cpu"}
-    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+    environment = backend_environment(backend)
     script = os.path.join(ROOT, "tests", "batch_orders_script.py")
     command = [sys.executable, script, str(out), *map(str, folders)]
     process = subprocess.run(command, capture_output=True, text=True, env=environment)

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from conftest import ROOT
+from helpers.backends import backend_environment
 
 from benchmarks import accelerator
 from benchmarks.cases import CASES
@@ -60,8 +61,8 @@ def test_the_benchmark_runs_on_a_cpu(tmp_path):
     pytest.importorskip("jax")
     path = tmp_path / "accelerator.json"
     command = [sys.executable, os.path.join(ROOT, "benchmarks", "accelerator.py"), "--model=tiny"]
-    flags = ["--no-peer", "--max_batch=16", "--batch=4", "--steps=1", "--warmup=1", "--matmul=256"]
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    flags = ["--no-peer", "--max_batch=16", "--batch=8", "--steps=1", "--warmup=1", "--matmul=256"]
+    environment = backend_environment("jax")
     process = subprocess.run(
         [*command, *flags, f"--json={path}"], capture_output=True, text=True, env=environment
     )

@@ -14,7 +14,7 @@ from conftest import ROOT
 from PIL import Image
 
 from benchmarks import input as benchmark
-from benchmarks import input_loaders
+from benchmarks import input_loaders, remote_input
 from tf_mural.data import records
 
 SENTENCES = {
@@ -144,3 +144,12 @@ def test_invalid_flags_are_refused(flags, message, capsys):
     with pytest.raises(SystemExit):
         benchmark.parse(["--no-peer", *flags])
     assert message in capsys.readouterr().err
+
+
+def test_remote_rates_are_compared_with_local_rates():
+    first = {"shards": 1000, "seconds": 2.0, "open_files": 5}
+    rates = {"local": [100.0, 200.0, 300.0], "in memory": [180.0], "requested": [20.0]}
+    results = {"images": rates, "pairs": rates, "first_batch": first}
+    assert remote_input.ratios(results)["images"] == {"in memory": 0.9, "requested": 0.1}
+    text = "\n".join(remote_input.lines(results))
+    assert "90% of local" in text and "first batch of 1,000 shards: 2.0 s, 5 open files" in text

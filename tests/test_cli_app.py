@@ -24,7 +24,7 @@ COMMAND = """
 import signal, sys, threading
 sys.path.insert(0, {root!r})
 from tf_mural.cli import app
-from tf_mural.errors import UserError
+from tf_mural.errors import StorageError, StorageUnavailable, UserError
 from tf_mural.training.preemption import Preempted
 threading.Thread(target=threading.Event().wait).start()
 def main():
@@ -47,6 +47,12 @@ def run(tmp_path, body, stdout=subprocess.PIPE, unbuffered="", resilient=False):
     [
         ("pass", 0, ""),
         ("raise UserError('no file a.txt')", 2, "error: no file a.txt\n"),
+        (
+            "raise StorageError('s3://b/x: permission denied')",
+            2,
+            "error: s3://b/x: permission denied\n",
+        ),
+        ("raise StorageUnavailable('s3://b did not answer')", 75, "error: s3://b did not answer\n"),
         ("raise KeyboardInterrupt", 130, "interrupted\n"),
         ("raise Preempted(signal.SIGTERM, 'saved')", 75, "SIGTERM: saved\n"),
         ("raise Preempted(signal.SIGINT, 'saved')", 130, "SIGINT: saved\n"),

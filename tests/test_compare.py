@@ -5,6 +5,7 @@ import math
 import re
 import shutil
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -103,6 +104,50 @@ def test_the_default_folder_is_in_the_folder_of_the_last_file(compare, mural, et
         "values.png",
         "gains.png",
     }
+
+
+def test_a_mean_over_a_number_of_languages_needs_all_of_them():
+    column = Column("a", "p", {"de": 1.0, "en": 2.0, "groups/all": 9.0})
+    comparison.add_aggregates(column, {"mean": 2}, {})
+    assert column.values["mean"] == 1.5
+    incomplete = Column("a", "p", {"de": 1.0})
+    comparison.add_aggregates(incomplete, {"mean": 2}, {})
+    assert "mean" not in incomplete.values
+
+
+def write_items(path, hits):
+    """Writes the hits per image of a result: two captions per image, one text recall."""
+    arrays = {}
+    for code, columns in hits.items():
+        for name in ("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10"):
+            count = 2 if name.startswith("t2i") else 1
+            sums = 100.0 * np.asarray(columns) * count
+            arrays[f"{code}/{name}"] = np.stack([sums, np.full(len(sums), count)], 1)
+    np.savez(str(path).replace(".json", ".items.npz"), **arrays)
+
+
+def test_results_with_hits_per_image_are_compared_by_paired_bootstrap(compare, tmp_path):
+    """The models agree on 90 % of the images, so the paired interval is narrow."""
+    images = np.arange(400)
+    first = {"de": images % 2 == 0, "fr": images % 2 == 0}
+    second = {"de": first["de"] | (images % 10 == 1), "fr": first["fr"] ^ (images < 2)}
+    paths = []
+    for name, hits in (("one", first), ("two", second)):
+        values = {code: 100.0 * float(np.mean(column)) for code, column in hits.items()}
+        paths.append(write_result(tmp_path / f"{name}.json", values))
+        write_items(paths[-1], hits)
+    out = compare(*paths)
+    gain = next(row for row in rows_of(out, "de") if row[1].startswith("+10.0"))
+    low, high = map(float, re.findall(r"[+-][\d.]+", " ".join(gain))[1:3])
+    assert 6.5 < low < 8 and 12 < high < 13.5
+    assert "After Holm's correction over 2 languages, higher in de; lower in none." in out
+    assert re.search(r"two-s0 - one-s0: .* difference of \d\.\d is detected in 80 %", out)
+    write_items(paths[0], {"de": images % 3 == 0})
+    assert "one.items.npz gives average_recall 33.500 for de, the result 50.0: the" in error_of(
+        *paths
+    )
+    (tmp_path / "one.items.npz").write_bytes(b"PK")
+    assert "one.items.npz is damaged" in error_of(*paths)
 
 
 def test_doubtful_numbers_are_printed_and_not_counted(compare, mural):

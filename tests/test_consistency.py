@@ -249,3 +249,48 @@ def test_chance_spread_is_the_mean_over_all_pairs_of_ranks(count):
     ranks = range(1, count + 1)
     differences = [abs(math.log2(a / b)) for a, b in itertools.product(ranks, ranks)]
     assert metrics.chance_spread(count) == pytest.approx(np.mean(differences))
+
+
+# --- agreement ------------------------------------------------------------------------------------
+
+
+def test_agreement_is_the_share_of_pairs_with_the_same_first_result():
+    def text(first, language):
+        return f"{first} {language}"
+
+    records = [
+        # The first results of image 0 are 0, 0 and 3: one of three pairs agrees.
+        Record("r0", (b"0",), tuple((k, text(n, k)) for k, n in (("en", 0), ("de", 0), ("fr", 3)))),
+        # Equal wrong results agree; only the first text of a language counts.
+        Record(
+            "r1", (b"1",), (("en", text(2, "en")), ("en", text(1, "en2")), ("de", text(2, "de")))
+        ),
+        *(record(i, en=1) for i in range(2, 8)),
+    ]
+    result = consistency.run(RankEmbedder(8), records)
+    assert result.values["groups"]["all"]["agreement"] == pytest.approx((100 / 3 + 100) / 2)
+    per_language = {code: result.values[code]["agreement"] for code in ("en", "de", "fr")}
+    assert per_language == pytest.approx({"en": 75.0, "de": 75.0, "fr": 0.0})
+
+
+def test_agreement_equals_plain_loops():
+    rng = np.random.default_rng(0)
+    first = rng.integers(-1, 4, (60, 5)).astype(float)
+    first[rng.random(first.shape) < 0.3] = np.nan
+    expected = np.full(first.shape, np.nan)
+    for i, row in enumerate(first):
+        present = [k for k in range(5) if not math.isnan(row[k])]
+        for k in present:
+            others = [j for j in present if j != k]
+            if others:
+                expected[i, k] = np.mean([row[j] == row[k] >= 0 for j in others])
+    np.testing.assert_allclose(metrics.agreement(first), expected)
+
+
+def test_texts_with_tied_images_have_no_first_result():
+    images = np.eye(3, dtype=np.float32)[[0, 1, 1]]
+    texts = np.array([[1, 0, 0], [0, 1, 0], [0.6, 0.8, 0], [0.8, 0.6, 0]], np.float32)
+    assert metrics.first_results(images, texts).tolist() == [0, -1, -1, 0]
+    collapsed = np.ones((4, 3), np.float32) / np.sqrt(3)
+    assert metrics.first_results(collapsed, collapsed).tolist() == [-1] * 4
+    assert metrics.agreement(np.full((4, 3), -1.0)).tolist() == [[0.0] * 3] * 4

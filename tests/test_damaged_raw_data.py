@@ -86,6 +86,7 @@ LEDGERS |= dict.fromkeys(("opus", "ccmatrix"), (999, {}))
 LEDGERS |= dict.fromkeys(("sts2017", "sts2017, unpacked"), (8, {"empty side": 1, "no score": 2}))
 LEDGERS |= dict.fromkeys(("crawl", "crawl of files", "cc3m", "cc12m", "uc2"), (3, {}))
 LEDGERS |= dict.fromkeys(("cifar100", "cifar100, python"), (4, {}))
+LEDGERS |= dict.fromkeys(("glami", "glami, unpacked"), (15, {}))
 LEDGERS |= dict.fromkeys(("imagenet", "imagenet, unpacked"), (5, {"image does not decode": 1}))
 LEDGERS |= {"imagenet, val": (4, {"image missing": 1})}
 
@@ -145,6 +146,9 @@ UTF8 = "{}, line 1: expected UTF-8, got b'.xe9'"
 NO_JSON = "{}: expected JSON, got "
 A_FOLDER = "{} is a folder; expected a file; move it away"
 LIST = "{} is empty; download it again"
+PARQUET = dict.fromkeys(
+    (empty, halve, cut_end, replace_by_words), "{} is cut short or no Parquet file that can be read"
+)
 
 
 def if_missing(message):
@@ -202,6 +206,37 @@ DAMAGES = {
     },
     ("xtd10", "XTD10/test_1kcaptions_en.txt"): {prepend_latin1: UTF8, replace_by_folder: A_FOLDER},
     ("xtd10", "train2014/COCO_train2014_000000000001.jpg"): IMAGE,
+    ("xtd200", "deu_Latn.txt"): {prepend_latin1: UTF8, empty: "deu_Latn.txt has 0 lines, but "},
+    ("xtd200", "images/COCO_val2014_000000000001.jpg"): IMAGE,
+    ("flickr30k_200", "filenames.txt"): {empty: LIST, prepend_latin1: UTF8},
+    ("xm3600", "captions.jsonl"): {
+        empty: LIST,
+        prepend_latin1: UTF8,
+        **dict.fromkeys((cut_end, replace_by_words), "{}, line .*: expected a JSON object"),
+        **if_missing("expected captions.jsonl, captions.zip, or Parquet files"),
+    },
+    ("xm3600, packed", "captions.zip"): PACKED,
+    ("xm3600, packed", "images.tgz"): {halve: UNPACK, cut_end: UNPACK},
+    ("xm3600, Parquet", "data/ar-00000-of-00001.parquet"): PARQUET,
+    ("xflickrco", "annotations/de/test.jsonl"): {
+        empty: LIST,
+        prepend_latin1: UTF8,
+        **dict.fromkeys((halve, cut_end, replace_by_words), "{}, line .*: expected a JSON object"),
+        **if_missing("raw lacks 1 of 8 languages: de; download them"),
+    },
+    ("xflickrco, Parquet", "data/de-00000-of-00001.parquet"): PARQUET,
+    ("wit", "data/ar-00000-of-00001.parquet"): PARQUET,
+    ("glami", "GLAMI-1M-dataset--test-only.zip"): {
+        **PACKED,
+        **if_missing("expected GLAMI-1M-dataset--test-only.zip or GLAMI-1M-test.csv in "),
+    },
+    ("glami, unpacked", "GLAMI-1M-dataset/GLAMI-1M-test.csv"): {
+        empty: "{} has no column item_id",
+        prepend_latin1: UTF8,
+        replace_by_words: "{} has no column item_id",
+    },
+    ("cvqa", "data/test-00000-of-00001.parquet"): PARQUET,
+    ("mvl_sib", "deu_Latn-queries/test-00000-of-00001.parquet"): PARQUET,
     ("coco", "dataset_coco.json"): {
         **dict.fromkeys((empty, halve, cut_end, replace_by_words), NO_JSON),
         prepend_latin1: UTF8,

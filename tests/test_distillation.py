@@ -110,6 +110,18 @@ def test_vectors_of_the_expected_languages_are_accepted(tmp_path):
         distillation.check_extractions(config, str(tmp_path), None)
 
 
+def test_stored_features_of_the_student_do_not_come_from_a_teacher(tmp_path):
+    """The features have rows of texts in all languages, the teacher only of English texts."""
+    example = os.path.join(ROOT, "configs", "examples", "photos_trained.py")
+    config = config_loading.load_config("distil", "tiny", example)
+    config.sources.translations.records = ("taught/train",)
+    write_taught(tmp_path / "taught" / "train", "english")
+    distillation.check_extractions(config, str(tmp_path), None)
+    write_taught(tmp_path / "taught" / "train", "text")
+    with pytest.raises(UserError, match="the vectors 'teacher' are those of texts in all lang"):
+        distillation.check_extractions(config, str(tmp_path), None)
+
+
 # --- a run ----------------------------------------------------------------------------------------
 
 SMALL = ("--stage=distil", "--strategy=one", "--config.batch_size=16", "--config.steps=20")

@@ -13,13 +13,16 @@ from tf_mural import experiment
 from tf_mural.errors import UserError
 from tf_mural.experiment import config_loading, stored_vectors
 
+_WITHOUT_FINETUNE = [stage for stage in config_loading.STAGES if stage != "finetune"]
 EXAMPLES = {
     "emoji": ("mural", "control", "etcl", "sixlang"),
+    "emoji_trained": _WITHOUT_FINETUNE,
     "own": config_loading.STAGES,
-    "photos": ("mural", "control", "etcl"),
-    "photos_trained": [stage for stage in config_loading.STAGES if stage != "finetune"],
+    "photos": ("mural", "control", "etcl", "codeswitch"),
+    "photos_trained": _WITHOUT_FINETUNE,
 }
-MARGINS = {"photos_trained": 0.0}  # examples without the margin of the paper
+# Examples that train projections of trained encoders. They have no margin.
+TRAINED_ENCODERS = ("emoji_trained", "photos_trained")
 WITH_BITEXT = {"photos", "photos_trained"}  # examples with separate records of translations
 TRIPLE_LANGUAGES = ["en", "de", "fr", "cs", "zh", "ja"]
 
@@ -64,10 +67,13 @@ def test_config_of_an_example_is_valid(name, stage):
         assert other_config.stage == other and config.train_dependencies
         if stage == "distil":  # a tower without variables, and no training of the image tower
             config.model.towers, config.model.image.adapt = {}, other_config.model.image.adapt
+        if stage == "codeswitch":  # the text encoder reads no stored features
+            config.model.text.vectors = other_config.model.text.vectors
         assert other_config.model == config.model and other_config.images == config.images
     for term in config.terms.values():
         if term.loss == "contrastive":
-            assert (term.margin, term.label_smoothing) == (MARGINS.get(name, 0.3), 0.1)
+            margin = 0.0 if name in TRAINED_ENCODERS else 0.3
+            assert (term.margin, term.label_smoothing) == (margin, 0.1)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -79,16 +85,17 @@ def test_examples_do_not_change_the_configs_of_the_package(name):
     assert before == {stage: json_of(stage) for stage in stages}
 
 
-def test_emoji_example_has_images_with_texts_in_six_languages():
+@pytest.mark.parametrize("name", ["emoji", "emoji_trained"])
+def test_emoji_examples_have_images_with_texts_in_six_languages(name):
     for stage in ("mural", "control"):
-        config = load_example("emoji", stage)
+        config = load_example(name, stage)
         (source,) = image_sources(config)
         assert list(source.languages) == ["en"]
         assert config.sources.bitext.languages is None  # all languages
     for stage in ("etcl", "sixlang"):
-        (source,) = image_sources(load_example("emoji", stage))
+        (source,) = image_sources(load_example(name, stage))
         assert list(source.languages) == TRIPLE_LANGUAGES
-    assert list(load_example("emoji", "etcl").evaluation.retrieval.trained) == TRIPLE_LANGUAGES
+    assert list(load_example(name, "etcl").evaluation.retrieval.trained) == TRIPLE_LANGUAGES
 
 
 @pytest.mark.parametrize("name", ["photos", "photos_trained"])
@@ -104,17 +111,27 @@ def test_photos_examples_have_image_captions_in_three_languages(name):
             assert config.sources.bitext.languages is None  # all languages
 
 
-@pytest.mark.parametrize("stage", EXAMPLES["photos_trained"])
-def test_trained_encoders_only_train_their_projections(stage):
-    config = load_example("photos_trained", stage)
-    for name in ("image", "text"):
-        adapt = "frozen" if (stage, name) == ("distil", "image") else "last:0"
-        assert config.model[name].adapt == adapt
-        assert config.model[name].backbone.startswith("keras_hub:")
-    assert stored_vectors.stored_features(config) == {"image": "lite0", "text": "e5"}
+@pytest.mark.parametrize("stage", _WITHOUT_FINETUNE)
+@pytest.mark.parametrize("name", TRAINED_ENCODERS)
+def test_trained_encoders_only_train_their_projections(name, stage):
+    config = load_example(name, stage)
+    for tower in ("image", "text"):
+        adapt = "frozen" if (stage, tower) == ("distil", "image") else "last:0"
+        assert config.model[tower].adapt == adapt
+        assert config.model[tower].backbone.startswith("keras_hub:")
+    # Code-switched texts change in each epoch, so their features cannot be stored.
+    texts = {} if stage == "codeswitch" else {"text": "e5"}
+    assert stored_vectors.stored_features(config) == {"image": "lite0", **texts}
 
 
-@pytest.mark.parametrize("name", ["emoji", "photos", "photos_trained"])
+def test_both_examples_with_trained_encoders_have_the_same_recipe():
+    for stage in _WITHOUT_FINETUNE:
+        emoji, photos = (load_example(name, stage) for name in TRAINED_ENCODERS)
+        assert (emoji.steps, emoji.batch_size) == (photos.steps, photos.batch_size)
+        assert emoji.optimizer == photos.optimizer and emoji.model == photos.model
+
+
+@pytest.mark.parametrize("name", ["emoji", "emoji_trained", "photos", "photos_trained"])
 def test_control_and_etcl_have_the_same_schedule(name):
     control, etcl = load_example(name, "control"), load_example(name, "etcl")
     assert control.init_stage == etcl.init_stage == "mural"

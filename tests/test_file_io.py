@@ -1,4 +1,4 @@
-"""Access to local files, and to files on TensorFlow's in-memory file system as remote files."""
+"""Access to local files, to files in S3 and GCS, and to files that TensorFlow opens."""
 
 import os
 
@@ -8,11 +8,16 @@ from tf_mural import file_io
 from tf_mural.errors import UserError
 
 
-@pytest.fixture(params=["local", "remote"])
-def folder(request, tmp_path):
-    path = str(tmp_path) if request.param == "local" else f"ram://files/{tmp_path.name}"
+@pytest.fixture(params=["local", "ram", "s3", "gs", "az"])
+def folder(request, tmp_path, storage):
+    if request.param in ("s3", "gs", "az"):
+        storage(request.param)
+    path = (
+        str(tmp_path) if request.param == "local" else f"{request.param}://bucket/{tmp_path.name}"
+    )
     file_io.makedirs(f"{path}/a/b")
-    assert file_io.is_remote(path) == (request.param == "remote")
+    write(f"{path}/a/b/c", b"")
+    assert file_io.is_remote(path) == (request.param != "local")
     return path
 
 
@@ -46,7 +51,8 @@ def test_an_interrupted_write_leaves_no_temporary_file(folder, sync, error):
     path = f"{folder}/a/f"
     for is_created in (False, True):
         with pytest.raises(error), file_io.atomic_write(path, sync) as temporary:
-            assert os.path.dirname(temporary) == f"{folder}/a" and temporary.endswith(".tmp")
+            if not file_io.is_remote(path):
+                assert os.path.dirname(temporary) == f"{folder}/a" and temporary.endswith(".tmp")
             if is_created:
                 with file_io.open_file(temporary, "wb") as file:
                     file.write(b"half")

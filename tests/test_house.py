@@ -16,6 +16,8 @@ from tf_mural import cli
 # Layers, lowest first. A module imports only from lower layers. A subpackage is one entry.
 LAYERS = [
     {"errors", "configs", "registration"},
+    {"remote_requests"},
+    {"remote_files"},
     {"file_io", "losses", "modalities", "languages", "progress", "truncation"},
     {"models", "objective", "optimizers", "distributed", "nonfinite", "backend_functions"},
     {"train_step"},
@@ -27,6 +29,7 @@ LAYERS = [
     {"reports"},
     {"export", "search"},
     {"experiment"},
+    {"integrations"},
     {"cli"},
 ]
 LAYER = {entry: layer for layer, entries in enumerate(LAYERS) for entry in entries}
@@ -62,7 +65,7 @@ CALL_THE_PUBLIC_API = tuple(
 )
 TOOLS = """
 train evaluate convert build_vocab inspect_data compare sweep
-plan_tpu export extract mine_negatives index search demo doctor
+plan_tpu export extract mine_negatives index search demo doctor reproduce lexicon
 """.split()
 
 

@@ -8,19 +8,14 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import FAST_XLA, ROOT
+from conftest import ROOT
+from helpers.backends import backend_environment
 from helpers.comparison import largest_error, select_prefix
 
 pytest.importorskip("jax", reason="JAX is not installed: pip install -r requirements-jax.txt")
 
 TRAIN = os.path.join(ROOT, "tools", "train.py")
 CONFIG = os.path.join(ROOT, "tests", "small_config.py")
-
-
-def environment(backend="jax", devices=1, **variables):
-    flags = f"{FAST_XLA} --xla_force_host_platform_device_count={devices}"
-    fixed = {"KERAS_BACKEND": backend, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    return {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **fixed, **variables}
 
 
 # --- gradients, and weights after steps -----------------------------------------------------------
@@ -34,7 +29,7 @@ def steps(tmp_path_factory):
         out = folder / f"{backend}.npz"
         command = [sys.executable, os.path.join(ROOT, "tests", "backend_script.py"), str(out)]
         with open(folder / f"{backend}.err", "w") as errors:
-            process = subprocess.Popen(command, env=environment(backend, 8), stderr=errors)
+            process = subprocess.Popen(command, env=backend_environment(backend, 8), stderr=errors)
         running[backend] = (process, out)
     arrays = {}
     for backend, (process, out) in running.items():
@@ -139,7 +134,9 @@ def test_weights_after_ten_steps_equal_those_of_tensorflow(steps, stage, case):
 def start_training(folder, *options, **variables):
     command = [sys.executable, TRAIN, f"--config={CONFIG}", *options]
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    return subprocess.Popen(command, cwd=folder, env=environment(**variables), **pipes)
+    return subprocess.Popen(
+        command, cwd=folder, env=backend_environment("jax", **variables), **pipes
+    )
 
 
 def wait_for(process, code=0):

@@ -5,7 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from conftest import FAST_XLA, ROOT
+from conftest import ROOT
+from helpers.backends import backend_environment
 
 SCRIPT = os.path.join(ROOT, "tests", "keras_docs_script.py")
 
@@ -15,11 +16,10 @@ SCRIPT = os.path.join(ROOT, "tests", "keras_docs_script.py")
 def test_the_examples_on_training_run(backend, data_dir, tmp_path):
     pytest.importorskip(backend, reason="JAX is not installed: pip install -r requirements-jax.txt")
     os.symlink(data_dir, tmp_path / "data")
-    environment = {"KERAS_BACKEND": backend, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": FAST_XLA}
     done = subprocess.run(
         [sys.executable, SCRIPT],
         cwd=tmp_path,
-        env={**os.environ, **environment},
+        env=backend_environment(backend),
         capture_output=True,
         text=True,
     )

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from helpers import encoders
+from helpers.backends import backend_environment
 from helpers.small_models import NANO_TEXT, TINY_IMAGE, TOKENS, random_images
 from PIL import Image
 
@@ -245,10 +246,9 @@ def test_a_new_process_loads_a_model_after_importing_the_package(backend, import
     model = wrapped()
     model.save(tmp_path / "model.keras")
     code = _LOAD.format(imports=imports, tokens=TOKENS.tolist())
-    environment = {**os.environ, "KERAS_BACKEND": backend, "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "model.keras"), str(tmp_path / "rows.npy")],
-        env={**environment, "PYTHONPATH": ROOT},
+        env=backend_environment(backend, PYTHONPATH=ROOT),
         capture_output=True,
         text=True,
     )

@@ -6,8 +6,9 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import FAST_XLA, ROOT
+from conftest import ROOT
 from helpers import keras_trainers
+from helpers.backends import backend_environment
 from helpers.comparison import largest_error
 
 SCRIPT = os.path.join(ROOT, "tests", "keras_mirrored_script.py")
@@ -18,13 +19,12 @@ SCRIPT = os.path.join(ROOT, "tests", "keras_mirrored_script.py")
 def test_fit_with_two_replicas_equals_one(backend, tmp_path):
     pytest.importorskip(backend, reason="JAX is not installed: pip install -r requirements-jax.txt")
     records = keras_trainers.make_records(str(tmp_path))
-    environment = {"KERAS_BACKEND": backend, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": FAST_XLA}
     results = []
     for replicas in (1, 2):
         out = tmp_path / f"{replicas}.npz"
         done = subprocess.run(
             [sys.executable, SCRIPT, str(replicas), records, str(out)],
-            env={**os.environ, **environment},
+            env=backend_environment(backend),
             capture_output=True,
             text=True,
         )

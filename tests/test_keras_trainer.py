@@ -11,8 +11,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import FAST_XLA, ROOT
+from conftest import ROOT
 from helpers import keras_trainers, trainers
+from helpers.backends import backend_environment
 from helpers.comparison import largest_error
 
 import tf_mural
@@ -22,12 +23,6 @@ from tf_mural.nonfinite import BadStepPolicy
 
 ON_JAX = keras.backend.backend() == "jax"
 STEPS = 4
-# Environment variables of a process on JAX. The flags of XLA make compilation faster.
-JAX = {
-    "KERAS_BACKEND": "jax",
-    "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": FAST_XLA,
-}
 
 
 @pytest.fixture(scope="module")
@@ -504,7 +499,7 @@ def test_a_trainer_that_was_saved_on_tensorflow_goes_on_on_jax(records, tmp_path
     paths = os.pathsep.join([ROOT, os.path.join(ROOT, "tests")])
     command = [sys.executable, "-c", _CONTINUE, tmp_path / "trainer.keras", records, tmp_path / "w"]
     done = subprocess.run(
-        command, env={**os.environ, **JAX, "PYTHONPATH": paths}, capture_output=True, text=True
+        command, env=backend_environment("jax", PYTHONPATH=paths), capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-4000:]
     with np.load(tmp_path / "w.npz") as file:
@@ -518,6 +513,6 @@ def test_the_tests_of_this_file_pass_on_jax():
     pytest.importorskip("jax", reason="JAX is not installed: pip install -r requirements-jax.txt")
     command = [sys.executable, "-m", "pytest", "-q", "-n0", "-m", "slow or not slow", __file__]
     done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, **JAX}, capture_output=True, text=True
+        command, cwd=ROOT, env=backend_environment("jax"), capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]

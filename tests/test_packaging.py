@@ -80,7 +80,7 @@ def test_extras_are_the_requirements_files(wheel):
     expected = {}
     with open(os.path.join(ROOT, "pyproject.toml"), "rb") as file:
         extras = tomllib.load(file)["tool"]["setuptools"]["dynamic"]["optional-dependencies"]
-    assert set(extras) == {"beam", "convert", "demo", "export", "jax", "notebooks"}
+    assert set(extras) == {"beam", "convert", "demo", "export", "jax", "notebooks", "remote"}
     for extra in (None, *extras):
         with open(os.path.join(ROOT, f"requirements{f'-{extra}' * bool(extra)}.txt")) as file:
             lines = [line.strip() for line in file if not line.startswith("#")]

@@ -91,6 +91,26 @@ def test_stages_train_the_projections_of_stored_features(commands):
 
 
 @pytest.mark.slow
+def test_code_switched_captions_are_encoded_in_the_step(commands, tools):
+    folder, _ = commands
+    path = "data/photos_trained"
+    arguments = (f"--records={path}/bitext", f"--out_dir={path}/lexicon", "--min_count=1")
+    assert not tools.run(folder, "lexicon.py", "bitext", *arguments).code
+    done = tools.run(folder, "train.py", "--config=small.py", "--stage=codeswitch")
+    assert not done.code, done.err
+    assert "code-switching of captions/caption: words are replaced" in done.out
+    assert done.out.count("the tower 'image' reads its features") == 1
+    assert "the tower 'text' reads its features" not in done.out
+    run = folder / "runs/photos_trained/codeswitch-s0"
+    assert 0 < json.loads((run / "results.json").read_text())["switched"]["caption"] < 1
+    weights = [
+        np.load(folder / f"runs/photos_trained/{n}-s0/weights.npz") for n in ("mural", "codeswitch")
+    ]
+    changed = [k for k in weights[1] if (weights[1][k] != weights[0][k]).any()]
+    assert len(changed) == 4 and all("_projection" in name for name in changed)
+
+
+@pytest.mark.slow
 def test_evaluation_of_stored_features_equals_that_of_the_encoders(commands, tools):
     """The recalls differ by less than one photograph, because the features are float16."""
     folder, _ = commands

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from golden import old_preset_case
+from helpers.backends import backend_environment
 from helpers.images import encode, random_pixels
 
 import tf_mural
@@ -107,8 +108,7 @@ def test_jax_gives_the_same_embeddings_as_tensorflow(preset):
         f"np.save(sys.argv[1], embedder.embed_texts({TEXTS!r}))\nprint(embedder.fingerprint)\n"
     )
     path = preset[0].parent / "jax.npy"
-    environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
-    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+    environment = backend_environment("jax")
     command = [sys.executable, "-c", code, str(path)]
     process = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert process.returncode == 0, process.stderr[-2000:]

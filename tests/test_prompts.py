@@ -8,6 +8,7 @@ from conftest import ROOT
 
 from tf_mural.errors import UserError
 from tf_mural.evaluation import prompts
+from tf_mural.evaluation.benchmarks import BENCHMARKS
 from tf_mural.evaluation.prompts import (
     FilledTemplates,
     Prompts,
@@ -296,8 +297,63 @@ def test_the_format_of_babel_imagenet_is_read(tmp_path):
     with pytest.raises(UserError, match="for 'DE' labels below 2 and as many names"):
         prompts.read(path, ["tench", "goldfish"])
     write_json(path, {"DE": [[0, 1], ["Hai"]]})
-    with pytest.raises(UserError, match="for 'DE' labels"):
+    with pytest.raises(UserError, match="for 'DE' labels.* another ImageNet than the 1,000"):
         prompts.read(path)
+
+
+def write_babel(folder):
+    """Writes Babel-ImageNet and CLIP_benchmark's English names of three classes."""
+    names = {
+        "DE": [[2, 0], ["Hai", "Schleie"]],
+        "EN": [[0, 1, 2], ["Tinca tinca", "goldfish", "x"]],
+    }
+    templates = {"DE": ["ein {}.", "das {}."], "EN": ["one {}."]}
+    write_json(folder / "nllb_dist13b_prompts.json", templates)
+    write_json(folder / "en_classnames.json", {"imagenet1k": ["tench", "goldfish", "shark"]})
+    suffix = "_zeroshot_classification_templates.json"
+    write_json(folder / f"en{suffix}", {"imagenet1k": ["a {c}."]})
+    return write_json(folder / "babel_imagenet.json", names)
+
+
+CLASSES = ["tench, Tinca tinca", "goldfish, Carassius auratus", "shark, man-eating shark"]
+
+
+def test_variants_of_babel_imagenet_have_other_english_or_no_templates(tmp_path):
+    path = write_babel(tmp_path)
+    german = [("ein Schleie.", "das Schleie."), (), ("ein Hai.", "das Hai.")]
+    plain = prompts.read(path, CLASSES)
+    assert list(plain["de"]) == german and plain["en"][0] == ("one Tinca tinca.",)
+    clip = prompts.read(path, CLASSES, prompt_set="openai-english")
+    assert list(clip["de"]) == german and clip["en"][0] == ("a tench.",)
+    names = prompts.read(path, CLASSES, prompt_set="names")
+    assert list(names["de"]) == [("Schleie",), (), ("Hai",)] and names["en"][1] == ("goldfish",)
+    with pytest.raises(UserError, match="unknown prompt set 'labels'; known: names, openai-englis"):
+        prompts.read(path, CLASSES, prompt_set="labels")
+
+
+def test_class_lists_of_another_imagenet_are_refused(tmp_path):
+    path = write_babel(tmp_path)
+    shifted = CLASSES[1:] + CLASSES[:1]
+    with pytest.raises(UserError, match="3 of 3 English names of .* such as 'Tinca tinca' for 'go"):
+        prompts.read(path, shifted)
+    with pytest.raises(UserError, match="class list is that of another ImageNet, or in another o"):
+        prompts.read(path, ["Tinca tinca", "abbey", "abacus", "zebra"], prompt_set="names")
+    with pytest.raises(UserError, match="labels below 2 .* another ImageNet than the 1,000 of"):
+        prompts.read(path, CLASSES[:2])
+
+
+@needs_published_files
+def test_benchmarks_of_babel_imagenet_have_the_languages_of_the_published_file():
+    path = os.path.join(PUBLISHED, "clip_benchmark", "babel_imagenet.json")
+    means = {name: BENCHMARKS[f"zero_shot/{name}"].means["mean"] for name in BABEL}
+    loaded = prompts.read(path, prompt_set="openai-english")
+    assert set(means["babel_imagenet"]) == set(loaded) and len(loaded) == 90
+    assert loaded["en"][0][0] == "a bad photo of a tench." and len(loaded["en"][0]) == 80
+    names = prompts.read(path, prompt_set="names")
+    assert set(means["babel_imagenet_names"]) == set(names) - {"en"} and len(names) == 93
+
+
+BABEL = ("babel_imagenet", "babel_imagenet_names")
 
 
 @needs_published_files

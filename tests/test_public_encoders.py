@@ -8,8 +8,9 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import FAST_XLA, ROOT
+from conftest import ROOT
 from helpers import keras_hub_presets, public_checkpoints
+from helpers.backends import backend_environment
 
 import tf_mural
 from tf_mural import experiment
@@ -181,11 +182,10 @@ def test_a_run_on_jax_is_loaded_on_both_backends(data_dir, tmp_path):
     options = {**OPTIONS, "optimizer.learning_rate": 1e-2, "batch_size": 4}
     code = _TRAIN_AND_EMBED.replace("TEXTS", repr(TEXTS))
     command = [sys.executable, "-c", code, run, str(data_dir), f"hf:{public}"]
-    variables = {"KERAS_BACKEND": "jax", "XLA_FLAGS": FAST_XLA, "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [*command, json.dumps(options), out],
         cwd=ROOT,
-        env={**os.environ, **variables},
+        env=backend_environment("jax"),
         capture_output=True,
         text=True,
     )

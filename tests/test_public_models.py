@@ -12,10 +12,11 @@ import types
 import keras
 import numpy as np
 import pytest
-from conftest import FAST_XLA, ROOT
+from conftest import ROOT
 from golden import huggingface_case
 from golden import public_towers_case as case
 from helpers import public_checkpoints, sentence_checkpoints
+from helpers.backends import backend_environment
 
 import tf_mural
 from tf_mural import models
@@ -124,7 +125,7 @@ def test_embeddings_equal_those_of_hugging_face_on_jax():
     test = f"{__file__}::test_embeddings_equal_those_of_hugging_face"
     command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider"]
     command += [f"{test}[{family}]" for family in ("clip", "siglip_2")]
-    environment = {**os.environ, "KERAS_BACKEND": "jax", "XLA_FLAGS": FAST_XLA}
+    environment = backend_environment("jax")
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout[-2000:]
 

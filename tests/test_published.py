@@ -43,6 +43,38 @@ def test_published_rows_name_their_source():
     assert published.published_results("retrieval/scenes") == {}
 
 
+def test_rows_of_other_protocols_are_those_of_other_benchmarks():
+    """The same model has three numbers on XM3600, which differ by several points."""
+    cells = {
+        "retrieval/xm3600": ("i2t_r1", 56.7, "retrieval/v1"),
+        "retrieval/xm3600_first": ("i2t_r1", 48.94, "retrieval/v1;captions_per_image=1"),
+        "retrieval/xm3600_mteb": ("i2t_hit1", 56.27, "retrieval/mteb"),
+    }
+    for name, (metric, value, protocol) in cells.items():
+        row = published.published_results(name)["mSigLIP-B/16"]
+        assert (row.values["mean", metric], row.protocol) == (value, protocol)
+    row = published.published_results("retrieval/xm3600_mteb")["mSigLIP-B/16"]
+    assert row.values["mean", "t2i_ndcg10"] == 57.96 and row.values["mean", "i2t_ndcg10"] == 60.91
+    babel = published.published_results("zero_shot/babel_imagenet")["mSigLIP-B/16"]
+    assert babel.values["mean", "top1"] == 40.2
+    assert babel.protocol == "zero_shot/argmax;prompt_set=openai-english"
+    cvqa = published.published_results("multiple_choice/cvqa")
+    assert cvqa["Meta CLIP 2 ViT-H/14"].values["groups/local", "accuracy"] == 57.4
+    assert published.published_results("retrieval/xtd200")["mSigLIP-SO400M"].doubtful
+
+
+def test_benchmarks_of_the_multilingual_sets_have_published_rows():
+    sets = ("xm3600", "xflickrco", "wit", "xtd", "flickr30k_200", "babel", "glami", "cvqa", "mvl")
+    names = [n for n in benchmarks.BENCHMARKS if n.split("/")[1].startswith(sets)]
+    names = [name for name in names if not name.startswith("consistency")]
+    assert len(names) == 15
+    for name in names:
+        rows = published.published_results(name)
+        assert rows and {row.protocol for row in rows.values()} == {
+            benchmarks.benchmark_protocol(name)
+        }
+
+
 def test_contradictory_cells_are_marked_with_the_reason():
     def doubtful(benchmark, model, setting="zero-shot"):
         return published.published_results(benchmark, setting)[model].doubtful

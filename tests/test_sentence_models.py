@@ -11,9 +11,10 @@ import sys
 import keras
 import numpy as np
 import pytest
-from conftest import FAST_XLA, ROOT
+from conftest import ROOT
 from golden import sentence_models_case as case
 from helpers import sentence_checkpoints as checkpoints
+from helpers.backends import backend_environment
 from helpers.public_checkpoints import write_safetensors
 from keras import ops
 
@@ -101,7 +102,7 @@ def test_embeddings_equal_those_of_the_original_classes_on_jax():
     command = [sys.executable, "-m", "pytest", "-n0", "-p", "no:cacheprovider", __file__]
     command += [__file__.replace("sentence_models", "keras_hub_presets")]
     command += ["-k", "test_tokens_and_embeddings_equal or test_both_halves_equal"]
-    environment = {**os.environ, "KERAS_BACKEND": "jax", "XLA_FLAGS": FAST_XLA}
+    environment = backend_environment("jax")
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert result.returncode == 0 and "4 passed" in result.stdout, result.stdout[-2000:]
 

@@ -59,6 +59,7 @@ SOURCES = {
     "one_language": {"captions": ("triples", IMAGE_TEXT, ("de",), "records", 0)},
     "finetune": {"captions": ("photos", IMAGE_TEXT, ("en",), "records", 0)},
     "distil": {"translations": ("taught", TAUGHT, None, "records", 0)},
+    "codeswitch": MURAL_SOURCES,
 }
 IMAGE_CAPTION = {"image_caption": ("image", "caption", 1.0)}
 MURAL_TERMS = {
@@ -78,6 +79,7 @@ TERMS = {
     "one_language": IMAGE_CAPTION,
     "finetune": IMAGE_CAPTION,
     "distil": {"text_teacher": ("text", "teacher", 1.0)},
+    "codeswitch": MURAL_TERMS,
 }
 # {stage: total loss}. `loss(x, y)` is `pair_loss` of the embeddings of the fields x and y.
 EQUATIONS = {
@@ -91,6 +93,7 @@ EQUATIONS = {
     "one_language": lambda loss: loss("image", "caption"),
     "finetune": lambda loss: loss("image", "caption"),
     "distil": lambda loss: loss("text", "teacher"),
+    "codeswitch": lambda loss: (loss("image", "caption") + loss("source", "target")) / 2,
 }
 
 

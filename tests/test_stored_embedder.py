@@ -1,13 +1,17 @@
 """Evaluation with the features that the records contain."""
 
+import types
+
 import numpy as np
 import pytest
 from helpers import small_models
 
 from tf_mural import models
-from tf_mural.data import records
+from tf_mural.data import Preprocessing, records
 from tf_mural.data.records import Record, RecordSet, describe_vectors
 from tf_mural.evaluation.batch_embedder import BadImage, BadItem
+from tf_mural.experiment import stored_vectors
+from tf_mural.experiment.extractor import make_extractor
 from tf_mural.experiment.stored_embedder import StoredEmbedder
 
 TEXTS = ("a", "b", "c")
@@ -122,3 +126,32 @@ def test_errors_name_the_position_of_the_item(encoder, stored):
     with pytest.raises(BadItem, match="the one at position 1 has length nan"):
         embedder.embed_texts(["new", "b"])
     bias.assign(before)
+
+
+@pytest.mark.parametrize("same_tower", [True, False])
+def test_an_extraction_computes_embeddings_from_the_features_of_its_tower(
+    encoder, stored, tmp_path, same_tower
+):
+    _, pixels, _ = stored
+    preprocessing = Preprocessing(resize=64, crop=64)
+    features = encoder.towers["image"].split()[0]
+    fingerprint = stored_vectors.tower_fingerprint("image", features, None, preprocessing)
+    model = {"name": "m", "fingerprint": fingerprint if same_tower else "another"}
+    description = describe_vectors("images", pixels.shape[1], "float32", model)
+    made = [Record(str(i), (b"no image",), vectors={"x": pixels[[i]]}) for i in range(3)]
+    records.write(tmp_path / "val", made, vectors={"x": description})
+    sets = [RecordSet.open(tmp_path / "val")]
+    embedder = types.SimpleNamespace(model=encoder, preprocessing=preprocessing)
+    extractor = make_extractor(embedder, "m", "y", "images", dtype="float32", sets=sets)
+    if not same_tower:
+        with pytest.raises(BadImage):
+            extractor.embed([b"no image"])
+        return
+    assert extractor.options["stored_features"] == "x"
+    # The features are found by the contents of the image, which is that of the first record.
+    rows = extractor.embed([b"no image"])
+    kernel, bias = (np.asarray(v) for v in encoder.stored.projections["image"].weights)
+    np.testing.assert_allclose(rows, pixels[:1] @ kernel + bias, atol=1e-5)
+    # The features themselves come from the images.
+    plain = make_extractor(embedder, "m", "y", "images", features=True, sets=sets)
+    assert "stored_features" not in plain.options

@@ -8,6 +8,7 @@ import types
 import numpy as np
 import pytest
 from conftest import ROOT
+from helpers.backends import backend_environment
 from helpers.comparison import largest_error, select_prefix
 
 from tf_mural import experiment
@@ -25,7 +26,7 @@ def steps(tmp_path_factory):
         if backend not in arrays:
             out = folder / f"{backend}.npz"
             command = [sys.executable, os.path.join(ROOT, "tests", "vectors_script.py"), str(out)]
-            environment = {**os.environ, "KERAS_BACKEND": backend, "JAX_PLATFORMS": "cpu"}
+            environment = backend_environment(backend)
             done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True)
             assert done.returncode == 0, done.stderr[-3000:]
             with np.load(out) as file:

@@ -14,7 +14,7 @@ from PIL import Image
 from tf_mural import experiment
 from tf_mural.cli import sweep as sweep_command
 from tf_mural.errors import UserError
-from tf_mural.experiment import config_loading
+from tf_mural.experiment import config_loading, sweep_spread
 from tf_mural.experiment import sweep as sweeps
 
 SWEEPS = sorted(set(glob.glob(os.path.join(ROOT, "configs/sweeps/*.py"))))
@@ -37,7 +37,7 @@ def test_every_run_of_a_sweep_has_a_valid_config(path, monkeypatch):
         for row, run in sweep.RUNS.items():
             workdir = sweeps.run_workdir("out", row, 3)
             sweeps.train_run(["train"], run, workdir, 3, run.get("init"), "tiny", "data")
-    assert len(commands) == len(sweep.RUNS) > 2
+    assert len(commands) == len(sweep.RUNS) > 1
     for command in commands:
         flags = dict(flag[2:].split("=", 1) for flag in command[1:])
         path = flags.get("config") and os.path.join(ROOT, flags["config"])
@@ -96,6 +96,10 @@ def test_the_vectors_of_a_row_come_from_its_initial_run(tmp_path, monkeypatch, c
             "unknown row .of the chart.",
         ),
         (("TITLE", "1 +"), "cannot be read as a sweep"),
+        (
+            ('"init": "a"', '"overrides": {"evaluation.retrieval.captions_per_image": 1}'),
+            "row 'b' sets evaluation.retrieval.captions_per_image to 1, and 'a' to None: numbers",
+        ),
     ],
 )
 def test_error_of_an_invalid_sweep_names_the_problem(tmp_path, change, message):
@@ -150,6 +154,33 @@ def test_differences_have_paired_intervals_and_a_chart_is_drawn(tmp_path):
         sweeps.write_table(str(tmp_path), sweep, recalls)
     sweep.CHART["groups"] = {"first": ("de",)}
     sweeps.write_table(str(tmp_path), sweep, recalls)  # a chart of a single row
+
+
+def test_the_spread_of_seeds_is_separate_from_that_of_the_images(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(VALID)
+    sweep, recalls = sweeps.load_sweep(str(path)), {"a": {}, "b": {}}
+    for row, values in (("a", (10.0, 14.0)), ("b", (20.0, 20.0))):
+        for seed, value in enumerate(values):
+            workdir = tmp_path / f"{row}-s{seed}"
+            workdir.mkdir()
+            by_language = {code: {"average_recall": value} for code in ("de", "fr")}
+            bounds = {"de": [value - 2, value + 4], "fr": [value - 1, value + 1]}
+            intervals = {code: {"average_recall": pair} for code, pair in bounds.items()}
+            retrieval = {"values": by_language, "intervals": intervals}
+            (workdir / "results.json").write_text(
+                json.dumps({"evaluation": {"retrieval": retrieval}})
+            )
+            recalls[row][seed] = sweeps.average_recalls(str(workdir))
+    widths = sweep_spread.recall_half_widths(str(tmp_path / "a-s0"))
+    assert widths == {"de": 3.0, "fr": 1.0}
+    sweeps.write_table(str(tmp_path), sweep, recalls)
+    stored = json.loads((tmp_path / "sweep.json").read_text())["spread"]
+    assert stored["a"]["both"] == {"seeds": pytest.approx(8**0.5), "images": 2.0}
+    assert stored["b"]["both"] == {"seeds": 0.0, "images": 2.0}
+    table = (tmp_path / "table.md").read_text()
+    assert "Standard deviation between seeds: 1.4 points. Choice of the images: +-2.0" in table
+    assert sweep_spread.recall_half_widths(str(tmp_path / "gone")) == {}
 
 
 def test_failed_run_stops_the_sweep(monkeypatch):

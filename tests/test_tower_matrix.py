@@ -14,8 +14,9 @@ import sys
 import numpy as np
 import pytest
 import tower_matrix_script as script
-from conftest import FAST_XLA, ROOT
+from conftest import ROOT
 from helpers import tower_families
+from helpers.backends import backend_environment
 from helpers.comparison import largest_error, select_prefix
 
 ALL = [f"{image}/{text}" for image in tower_families.IMAGES for text in tower_families.TEXTS]
@@ -50,9 +51,8 @@ def jax_runs(public, tmp_path_factory):
     """Returns (folder of the runs of JAX, {pair: arrays of `run_pair`})."""
     pytest.importorskip("jax", reason="JAX is not installed: pip install -r requirements-jax.txt")
     out = str(tmp_path_factory.mktemp("jax"))
-    variables = {"KERAS_BACKEND": "jax", "XLA_FLAGS": FAST_XLA, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, os.path.join(ROOT, "tests", "tower_matrix_script.py"), public, out]
-    environment = {**os.environ, **variables}
+    environment = backend_environment("jax")
     done = subprocess.run([*command, *ALL], env=environment, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     arrays = {}

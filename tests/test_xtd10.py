@@ -61,7 +61,7 @@ def test_the_split_texts_needs_no_images(raw):
     expected = [Record(FIRST, (), TEXTS[0]), BLANK, Record(SECOND, (), TEXTS[1])]
     assert items(raw, "texts") == [*expected, Record(THIRD, (), TEXTS[2])]
     assert xtd10.splits(str(raw)) == ("texts",)
-    with pytest.raises(UserError, match=f"none of the 3 photographs, such as {NAMES[0]}, is in "):
+    with pytest.raises(UserError, match=f"none of the 3 images, such as {NAMES[0]}, is in "):
         items(raw)
     write_files(raw, {f"train2014/{NAMES[2]}": plain_image("white")})
     assert xtd10.splits(str(raw)) == ("test", "texts")
@@ -74,7 +74,9 @@ def test_the_option_images_names_folders(raw):
     images = [(item.id, item.images) for item in actual if isinstance(item, Record)]
     assert images == [(FIRST, (plain_image("black"),)), (THIRD, (plain_image("white"),))]
     assert Skipped("image missing", NAMES[1]) in actual
-    with pytest.raises(UserError, match="/gone, which the option images names, is not a folder"):
+    with pytest.raises(
+        UserError, match="/gone, which the option images names, is not a folder or an archive"
+    ):
         items(raw, images=("gone",))
 
 

@@ -10,6 +10,21 @@ class UserError(ValueError):
     """
 
 
+class StorageError(OSError):
+    """A remote storage refused a request, or a remote file cannot be used.
+
+    Commands print only the message. The message contains no credentials and no endpoint.
+    """
+
+    exit_code = 2
+
+
+class StorageUnavailable(StorageError):
+    """A remote storage did not answer until the deadline; the same command may succeed later."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again
+
+
 def suggest(name, known):
     """Returns "; did you mean 'x'?" for the most similar name x, or "" if no name is similar."""
     matches = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.6)

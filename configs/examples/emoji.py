@@ -28,13 +28,11 @@ def get_config(stage):
     Raises:
         ValueError: the stage is unknown.
     """
-    if stage not in RECIPES:
-        raise ValueError(f"unknown stage {stage!r}; known: {', '.join(RECIPES)}")
-    config = own.get_config(stage, "emoji", first=("en",), triples=base.TRIPLE_LANGUAGES)
+    config = own.get_config(
+        stage, "emoji", first=("en",), triples=base.TRIPLE_LANGUAGES, recipes=RECIPES
+    )
     # Only 0.6 % of the names have more than 20 tokens.
     config.model.text.max_tokens = 20
     config.batch_size = 128
-    recipe = RECIPES[stage]
-    config.steps, config.optimizer.warmup_steps, config.optimizer.learning_rate = recipe
     config.evaluate_every = 400
     return config

@@ -1,4 +1,4 @@
-"""Example: MURAL, the control of ETCL, and ETCL on photographs of Flickr30K.
+"""Example: MURAL, the control of ETCL, ETCL and code-switching on photographs of Flickr30K.
 
     git clone https://github.com/multi30k/dataset photos_raw/multi30k
     (copy the photographs of Flickr30K to photos_raw/flickr30k-images)
@@ -12,6 +12,12 @@ French. For Czech there are no image-text pairs. To add Portuguese, also without
 clone github.com/FrameNetBrasil/framed-multi30k into photos_raw, and add a flag to the conversion:
 
     --multi30k.texts=multi30k/data,framed-multi30k/data/multi30k
+
+The stage `codeswitch` replaces words of the English captions by translations, which the first
+command learns from the pairs of MURAL:
+
+    python tools/lexicon.py bitext --records=data/photos/bitext --out_dir=data/photos/lexicon
+    python tools/train.py --config=configs/examples/photos.py --stage=codeswitch
 """
 
 from . import own
@@ -22,6 +28,7 @@ RECIPES = {  # steps, warm-up steps, peak learning rate
     "mural": (2_000, 200, 1e-2),
     "control": _FOLLOW_UP,
     "etcl": _FOLLOW_UP,
+    "codeswitch": _FOLLOW_UP,
 }
 
 
@@ -36,13 +43,9 @@ def get_config(stage, folder="photos", recipes=RECIPES):
     Raises:
         ValueError: the stage is unknown.
     """
-    if stage not in recipes:
-        raise ValueError(f"unknown stage {stage!r}; known: {', '.join(recipes)}")
     config = own.get_config(
-        stage, folder, first=("en",), triples=LANGUAGES, bitext=f"{folder}/bitext"
+        stage, folder, ("en",), LANGUAGES, bitext=f"{folder}/bitext", recipes=recipes
     )
     config.batch_size = 128
-    recipe = recipes[stage]
-    config.steps, config.optimizer.warmup_steps, config.optimizer.learning_rate = recipe
     config.evaluate_every = 400
     return config

@@ -11,6 +11,15 @@ MURAL trains on photographs with English captions, and on translations into Germ
 and Portuguese. ETCL trains on photographs with captions in English, German and French. Chinese,
 Arabic and Dutch occur only in the evaluation. The stage `align` trains the projections on English
 captions only.
+
+The stage `codeswitch` replaces words of the English captions by translations from a lexicon:
+
+    python tools/lexicon.py bitext --records=data/photos_trained/bitext \\
+        --out_dir=data/photos_trained/lexicon
+    python tools/train.py --config=configs/examples/photos_trained.py --stage=codeswitch
+
+The features of the changed captions cannot be stored, so the text encoder runs in each step, and a
+run takes about as long as the extraction of the features of 400,000 texts.
 """
 
 from . import photos
@@ -28,6 +37,7 @@ RECIPES = {  # steps, warm-up steps, peak learning rate
     "sixlang": _FOLLOW_UP,
     "one_language": _FOLLOW_UP,
     "distil": _FOLLOW_UP,
+    "codeswitch": _FOLLOW_UP,
 }
 
 
@@ -38,7 +48,19 @@ def get_config(stage):
         ValueError: the stage is unknown.
     """
     config = photos.get_config(stage, "photos_trained", RECIPES)
+    train_projections(config)
+    return config
+
+
+def train_projections(config):
+    """Changes a config so that it trains linear projections of the encoders of `ENCODERS`.
+
+    Args:
+        config: config of a stage, changed in place.
+    """
     _use_features(config)
+    if config.stage == "codeswitch":
+        config.model.text.vectors = None
     config.batch_size = 512
     config.optimizer.name = "adam"
     config.optimizer.exclude_from_layer_adaptation = ()
@@ -50,7 +72,6 @@ def get_config(stage):
     # A run takes seconds, so that only its last step is saved and evaluated.
     config.checkpoint_every, config.evaluate_every, config.log_every = None, None, 50
     config.report.show = 0
-    return config
 
 
 def _use_features(config):

@@ -9,15 +9,16 @@ SEEDS = (0, 1, 2, 3, 4)
 BASELINE = None
 
 
-def make_run(stage, init=None, **overrides):
+def make_run(stage, init=None, config=CONFIG, **overrides):
     """Returns a value of RUNS.
 
     Args:
         stage: name of the stage.
         init: row of the run with the initial weights; None: new projections.
+        config: file of the config.
         **overrides: values of the config.
     """
-    run = {"stage": stage, "config": CONFIG, "overrides": overrides}
+    run = {"stage": stage, "config": config, "overrides": overrides}
     return run if init is None else {**run, "init": init}
 
 

@@ -14,3 +14,4 @@ COLUMNS = {
     "trained": ("de", "fr", "cs", "zh", "ja"),
     "unseen": ("ko", "it", "es", "uk", "tr", "sw"),
 }
+DIFFERENCES = {"ETCL - control": ("+ ETCL", "MURAL, as many steps more")}

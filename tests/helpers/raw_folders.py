@@ -6,7 +6,14 @@ few irregular records, because these are tested in the test file of each data se
 
 import json
 
-from helpers import cifar100_files, crawl_files, imagenet_files, opus_files, sts2017_files
+from helpers import (
+    benchmark_files,
+    cifar100_files,
+    crawl_files,
+    imagenet_files,
+    opus_files,
+    sts2017_files,
+)
 from helpers.archives import tar_bytes, zip_bytes
 from helpers.files import write_files
 from helpers.images import plain_image
@@ -53,6 +60,72 @@ def write_xtd10(folder):
     write_files(folder, {"XTD10/test_image_names.txt": "".join(f"{name}\n" for name in names)})
     write_files(folder, {"XTD10/test_1kcaptions_en.txt": "one\ntwo\n"})
     write_files(folder, {f"{name.split('_')[1]}/{name}": photograph("red") for name in names})
+
+
+def write_xtd200(folder):
+    write_translations(folder, "test_image_names.txt", "COCO_val2014_00000000000{}.jpg")
+
+
+def write_flickr30k_200(folder):
+    write_translations(folder, "filenames.txt", "{}.jpg")
+
+
+def write_translations(folder, image_list, pattern):
+    """Writes two images, and a file of captions per FLORES code; eng_captions.txt is a copy."""
+    names = [pattern.format(number) for number in (1, 2)]
+    lines = {"eng_Latn": "one\ntwo\n", "eng_captions": "one\ntwo\n", "deu_Latn": "eins\nzwei\n"}
+    write_files(folder, {image_list: "".join(f"{name}\n" for name in names)})
+    write_files(folder, {f"{code}.txt": text for code, text in lines.items()})
+    write_files(folder, {f"images/{name}": photograph("red") for name in names})
+
+
+def write_xm3600(folder, packed=False):
+    rows = benchmark_files.xm3600_rows()
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    images = {f"{row['image/key']}.jpg": photograph("red") for row in rows}
+    if packed:
+        files = {
+            "captions.zip": zip_bytes({"captions.jsonl": lines}),
+            "images.tgz": tar_bytes(images),
+        }
+    else:
+        files = {"captions.jsonl": lines, **{f"images/{n}": data for n, data in images.items()}}
+    write_files(folder, files)
+
+
+def write_xm3600_parquet(folder):
+    images = [photograph("red"), photograph("red")]
+    benchmark_files.write_xm3600_parquet(folder, images)
+
+
+def write_xflickrco(folder):
+    write_files(folder, benchmark_files.xflickrco_files())
+    write_files(folder, {"flickr30k-images/1001.jpg": photograph("red")})
+    write_files(folder, {"val2014/COCO_val2014_000000000007.jpg": photograph("red")})
+
+
+def write_xflickrco_parquet(folder):
+    benchmark_files.write_xflickrco_parquet(folder, [photograph("red"), photograph("red")])
+
+
+def write_wit(folder):
+    benchmark_files.write_wit_parquet(folder, [photograph("red"), photograph("red")])
+
+
+def write_glami(folder, packed=True):
+    files = {"GLAMI-1M-dataset/GLAMI-1M-test.csv": benchmark_files.GLAMI}
+    for number in range(13):
+        files[f"GLAMI-1M-dataset/images/i{number}.jpg"] = photograph("red")
+    archive = {"GLAMI-1M-dataset--test-only.zip": zip_bytes(files)} if packed else files
+    write_files(folder, archive)
+
+
+def write_cvqa(folder):
+    benchmark_files.write_cvqa(folder, [photograph("red"), photograph("red")])
+
+
+def write_mvl_sib(folder):
+    benchmark_files.write_mvl_sib(folder, [photograph("red") for _ in range(5)])
 
 
 def write_coco(folder, packed=False):
@@ -157,6 +230,18 @@ FOLDERS = {
     "sts2017": ("sts2017", "test", write_sts2017),
     "sts2017, unpacked": ("sts2017", "test", lambda folder: write_sts2017(folder, False)),
     "xtd10": ("xtd10", "test", write_xtd10),
+    "xtd200": ("xtd200", "test", write_xtd200),
+    "flickr30k_200": ("flickr30k_200", "test", write_flickr30k_200),
+    "xm3600": ("xm3600", "test", write_xm3600),
+    "xm3600, packed": ("xm3600", "test", lambda folder: write_xm3600(folder, True)),
+    "xm3600, Parquet": ("xm3600", "test", write_xm3600_parquet),
+    "xflickrco": ("xflickrco", "test", write_xflickrco),
+    "xflickrco, Parquet": ("xflickrco", "test", write_xflickrco_parquet),
+    "wit": ("wit", "test", write_wit),
+    "glami": ("glami", "test", write_glami),
+    "glami, unpacked": ("glami", "test", lambda folder: write_glami(folder, False)),
+    "cvqa": ("cvqa", "test", write_cvqa),
+    "mvl_sib": ("mvl_sib", "test", write_mvl_sib),
     "coco": ("coco", "train", write_coco),
     "coco, packed": ("coco", "train", lambda folder: write_coco(folder, True)),
     "crawl": ("crawl", "train", write_crawl),

@@ -17,7 +17,7 @@ from absl import flags, logging
 
 from tf_mural.cli.error_lines import error_line, with_flags
 from tf_mural.cli.stdout import ResilientStdout, flush, stdout_is_closed
-from tf_mural.errors import UserError, lookup, suggest
+from tf_mural.errors import StorageError, UserError, lookup, suggest
 from tf_mural.training.preemption import Preempted
 from tf_mural.truncation import size_note
 
@@ -104,6 +104,23 @@ def define_dim(flag_values, effect):
         lower_bound=1,
         flag_values=flag_values,
     )
+
+
+def define_cache_dir(flag_values):
+    """Defines the flag --cache_dir, whose value is the argument of `set_cache_dir`."""
+    return flags.DEFINE_string(
+        "cache_dir",
+        None,
+        "Folder on a local disk, in which parts of remote records are kept. The environment "
+        "variable TF_MURAL_CACHE_GB is its size in gigabytes. Default: no cache.",
+        flag_values=flag_values,
+    )
+
+
+def set_cache_dir(folder):
+    """Sets the folder of the cache of remote records, also for the processes of this command."""
+    if folder:
+        os.environ["TF_MURAL_CACHE_DIR"] = os.path.abspath(folder)
 
 
 def print_size_note(dim, trained):
@@ -300,6 +317,7 @@ def run(main, resilient_stdout=False):
     |---|---|---|
     | none | 0 | nothing |
     | `UserError` | `exit_code` of the error, or 2 | one line |
+    | `StorageError` | 75 if the storage may answer later, otherwise 2 | one line |
     | an exception for which `error_line` returns a line | 2 | one line |
     | `Preempted` | `exit_code` of the exception | one line |
     | KeyboardInterrupt | 130 | "interrupted" |
@@ -320,7 +338,7 @@ def run(main, resilient_stdout=False):
     except SystemExit as error:
         code = error.code or 0
         _exit(*("", code) if isinstance(code, int) else (code, 1))
-    except UserError as error:
+    except (UserError, StorageError) as error:
         _exit(f"error: {with_flags(str(error))}", getattr(error, "exit_code", 2))
     except Preempted as error:
         _exit(str(error), error.exit_code)

@@ -13,14 +13,19 @@ refuses to compare results of different protocols or records.
 """
 
 import json
+import math
 import os
+import zipfile
+import zlib
 
+import numpy as np
 from absl import flags
 
 from tf_mural.cli import app
 from tf_mural.configs.base import TRIPLE_LANGUAGES
 from tf_mural.errors import UserError, lookup
 from tf_mural.evaluation.benchmarks import BENCHMARKS, metric_for
+from tf_mural.evaluation.metrics import RECALL_KS, join_items
 from tf_mural.reports import comparison, published
 from tf_mural.reports.result_tables import flatten_values
 
@@ -78,12 +83,15 @@ _LONG_CODES = {"en": "eng", "de": "deu", "fr": "fra", "cs": "ces", "zh": "cmn", 
 _LABELS = {
     "average_recall": ("Average Recall", "%"),
     "t2i_r10": ("text-to-image R@10", "%"),
+    "t2i_ndcg10": ("text-to-image nDCG@10", "%"),
+    "i2t_ndcg10": ("image-to-text nDCG@10", "%"),
     "top1": ("accuracy", "%"),
     "r1": ("R@1 of the nearest neighbor", "%"),
     "spearman": ("Spearman's correlation", "x 100"),
     "spread": ("spread of ranks", "doublings"),
     "lag": ("lag in rank", "doublings"),
 }
+_ITEMS_TOLERANCE = 1e-2  # rounding error of sums in float32, in percent
 _LOWER_IS_BETTER = ("spread", "range", "lag")
 
 
@@ -174,14 +182,51 @@ def _column(name, result, metric):
     values = flatten_values(result["values"])
     intervals = flatten_values(result.get("intervals", {}))
     lookup(dict.fromkeys(m for _, m in values), metric, f"metric (of {result['path']})")
+    by_key = {key: value for (key, m), value in values.items() if m == metric}
     return comparison.Column(
         name,
         result["protocol"],
-        {key: value for (key, m), value in values.items() if m == metric},
+        by_key,
         {key: tuple(value) for (key, m), value in intervals.items() if m == metric},
         data=result["data"],
         source=f"{result['path']}, of {result['model']}",
+        items=_read_items(result["path"], metric, by_key),
     )
+
+
+def _read_items(path, metric, values):
+    """Returns {key: items of the metric} of the file next to a result; {} if there is none.
+
+    Raises:
+        UserError: the file is damaged, or does not give the values of the result.
+    """
+    path = f"{path.removesuffix('.json')}.items.npz"
+    if not os.path.isfile(path):
+        return {}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            items = {}
+            for name in file.files:
+                key, _, item_metric = name.rpartition("/")
+                items.setdefault(key, {})[item_metric] = file[name]
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path} is damaged ({error}): evaluate again, or delete it") from None
+    recalls = [f"{direction}_r{k}" for direction in ("i2t", "t2i") for k in RECALL_KS]
+    parts = recalls if metric == "average_recall" else [metric]
+    joined = {
+        key: join_items([by_metric[part] for part in parts])
+        for key, by_metric in items.items()
+        if all(part in by_metric for part in parts)
+    }
+    for key, array in joined.items():
+        sums, counts = np.split(array.sum(axis=0, dtype=np.float64), 2)
+        value = float((sums / counts).mean())
+        if abs(value - values.get(key, math.inf)) > _ITEMS_TOLERANCE:
+            raise UserError(
+                f"{path} gives {metric} {value:.3f} for {key}, the result {values.get(key)}: the "
+                "file is of another evaluation; evaluate again, or delete it"
+            )
+    return joined
 
 
 def _published_columns(name, metric):
@@ -228,6 +273,7 @@ def _write_report(title, notes, columns, groups, folder):
     """Writes the tables to comparison.md, and prints them."""
     keys = [key for members in groups.values() for key in members]
     footnotes = comparison.footnotes(columns, keys)
+    footnotes += comparison.paired_lines(columns[-1], columns[:-1], groups)
     tables = {
         markdown: [
             comparison.value_table(columns, groups, markdown),

@@ -22,7 +22,7 @@ import typing
 
 from absl import flags
 
-from tf_mural import conversion
+from tf_mural import conversion, file_io
 from tf_mural.cli import app
 from tf_mural.conversion.executors import EXECUTORS
 from tf_mural.conversion.ledger import format_summary
@@ -173,7 +173,7 @@ def _convert(dataset):
     raw_dir = FLAGS.raw_dir
     if FLAGS.executor != "processes":
         # The paths must be absolute, because workers may have another working directory.
-        out_dir, raw_dir = os.path.abspath(out_dir), raw_dir and os.path.abspath(raw_dir)
+        out_dir, raw_dir = (path and file_io.absolute(path) for path in (out_dir, raw_dir))
     splits = FLAGS.split or _splits(dataset, options)
     if FLAGS.vocab_size is not None and "train" not in splits:
         # If the records of train are missing, this call raises a UserError before the conversion

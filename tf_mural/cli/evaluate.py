@@ -31,6 +31,7 @@ from tf_mural.cli.error_lines import error_line
 from tf_mural.errors import UserError, lookup
 from tf_mural.evaluation import TASKS
 from tf_mural.evaluation.benchmarks import BENCHMARKS
+from tf_mural.evaluation.protocols import describe
 from tf_mural.experiment import eval_jobs
 from tf_mural.truncation import check_dim
 
@@ -60,6 +61,7 @@ _RECORDS = flags.DEFINE_list(
     flag_values=FLAGS,
 )
 _DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder of the record sets.", flag_values=FLAGS)
+_CACHE_DIR = app.define_cache_dir(FLAGS)
 _OUT = flags.DEFINE_string(
     "out",
     None,
@@ -88,6 +90,20 @@ _OPTIONS = {
         "Option of the task retrieval: number of texts per image and language, of which the first "
         "ones are used. Default: all texts.",
         lower_bound=1,
+        flag_values=FLAGS,
+    ),
+    "protocol": flags.DEFINE_string(
+        "protocol",
+        None,
+        "Option of the tasks retrieval (v1, mteb, mteb-unique) and zero_shot (v1, argmax): name of "
+        "the protocol. Default: that of the benchmark, or v1.",
+        flag_values=FLAGS,
+    ),
+    "prompt_set": flags.DEFINE_string(
+        "prompt_set",
+        None,
+        "Option of the task zero_shot: names (prompts are names of classes without a template), or "
+        "openai-english (Babel-ImageNet with CLIP's English). Default: the prompts of the files.",
         flag_values=FLAGS,
     ),
     "prompts": flags.DEFINE_string(
@@ -129,6 +145,7 @@ def main(argv=None):
     dims = _parse_dims()
     jobs, run_all = _jobs(options, dims)
 
+    app.set_cache_dir(_CACHE_DIR.value)
     app.import_tensorflow(_BACKEND.value)
     from tf_mural import experiment
     from tf_mural.experiment.evaluate import model_hashes
@@ -223,7 +240,7 @@ def _run_each(jobs, run):
 def _evaluate(job, evaluation, embed, hashes, dims):
     """Runs one evaluation, and prints and writes its result."""
     from tf_mural.data.image_normalization import stored_images_note
-    from tf_mural.experiment.evaluate import result_content
+    from tf_mural.experiment.evaluate import result_content, write_result
     from tf_mural.experiment.evaluation import ProgressEmbedder
     from tf_mural.reports.result_tables import result_table, sizes_table, task_unit
 
@@ -235,6 +252,8 @@ def _evaluate(job, evaluation, embed, hashes, dims):
     records, benchmark = evaluation.records, None if job.records else evaluation.benchmark
     unit = task_unit(result.task)
     print(f"{result.protocol} on {records.folder}, {len(records):,} records, {unit}:")
+    if details := describe(result.protocol):
+        print(f"({'; '.join(f'{key}: {value}' for key, value in details.items())})")
     if note := stored_images_note(records.folder, records.manifest):
         print(f"({note})")
     if benchmark and len(records) != benchmark.size:
@@ -246,8 +265,7 @@ def _evaluate(job, evaluation, embed, hashes, dims):
         print(f"({merged:,} records have the image of an earlier record, and are merged with it)")
     print(sizes_table(result) if dims else result_table(result))
     content = result_content(_MODEL.value, hashes, job, evaluation, result, dims)
-    file_io.makedirs(os.path.dirname(job.out) or ".")
-    file_io.write_json(job.out, content)
+    write_result(job.out, content, result)
     _print_now(f"written to {job.out}, after {time.perf_counter() - start_time:.0f} s\n")
 
 

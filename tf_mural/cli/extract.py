@@ -99,7 +99,10 @@ def main(argv=None):
         _TOWER.value,
         _BATCH_SIZE.value,
         strategy,
+        list(sets.values()),
     )
+    if stored := extractor.options.get("stored_features"):
+        print(f"the embeddings are computed from the features {stored!r} of the records")
     for split, record_set in sets.items():
         start_time = time.perf_counter()
         manifest = conversion.extract(

@@ -131,21 +131,26 @@ def _open_sets():
     folders = []
     for path in _RECORDS.value:
         folder = path
-        if not os.path.isdir(folder) and os.path.isdir(os.path.join(_DATA_DIR.value, path)):
+        if not file_io.isdir(folder) and file_io.isdir(os.path.join(_DATA_DIR.value, path)):
             folder = os.path.join(_DATA_DIR.value, path)
-        if not os.path.isdir(folder):
+        # https:// has no folders.
+        if not file_io.isdir(folder) and not _is_record_set(folder):
             raise UserError(
                 f"no folder {path!r}, and no folder of this name in {_DATA_DIR.value!r}; "
                 "tools/convert.py writes record sets"
             )
         sets = [folder] if _is_record_set(folder) else _record_sets_in(folder)
         folders += sets or [folder]  # opening a folder without a record set raises a UserError
-    folders = list(dict.fromkeys(os.path.normpath(folder) for folder in folders))
+    folders = list(dict.fromkeys(map(_normalized, folders)))
     sets = dict(zip(_unique_names(folders), map(records.RecordSet.open, folders), strict=True))
     languages = {code: None for record_set in sets.values() for code in record_set.languages}
     if _LANGUAGES.value:
         _LANGUAGES.value = choose(_LANGUAGES.value, languages)
     return sets
+
+
+def _normalized(folder):
+    return folder.rstrip("/") if file_io.is_remote(folder) else os.path.normpath(folder)
 
 
 def _make_out_dir():
@@ -157,16 +162,16 @@ def _make_out_dir():
 
 
 def _is_record_set(folder):
-    return os.path.exists(os.path.join(folder, "manifest.json"))
+    return file_io.exists(os.path.join(folder, "manifest.json"))
 
 
 def _record_sets_in(folder):
-    paths = [os.path.join(folder, entry) for entry in sorted(os.listdir(folder))]
+    paths = [os.path.join(folder, entry) for entry in file_io.listdir(folder)]
     return [path for path in paths if _is_record_set(path)]
 
 
 def _unique_names(folders):
-    parts = [os.path.abspath(folder).split(os.sep) for folder in folders]
+    parts = [file_io.absolute(folder).split(os.sep) for folder in folders]
     for depth in range(2, max(map(len, parts)) + 1):
         names = ["-".join(path[-depth:]) for path in parts]
         if len(set(names)) == len(names):
@@ -178,8 +183,8 @@ def _vocabulary_path(records):
     """Returns the path of the vocabulary for a record set, or None to omit the token counts."""
     if _VOCAB.value is not None:
         return _VOCAB.value or None
-    path = os.path.join(os.path.dirname(os.path.abspath(records.folder)), "vocab.txt")
-    return path if os.path.exists(path) and records.manifest["texts"] else None
+    path = os.path.join(os.path.dirname(file_io.absolute(records.folder)), "vocab.txt")
+    return path if file_io.exists(path) and records.manifest["texts"] else None
 
 
 def _load_tokenizer(path):

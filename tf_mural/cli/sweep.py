@@ -59,7 +59,25 @@ def main(argv=None):
     sweep = sweeps.load_sweep(_SWEEP.value)
     name = os.path.splitext(os.path.basename(_SWEEP.value))[0]
     out_dir = _OUT_DIR.value or os.path.join("runs", "sweeps", name)
-    seeds = [_parse_seed(text) for text in _SEEDS.value] if _SEEDS.value else list(sweep.SEEDS)
+    seeds = parse_seeds(_SEEDS.value) if _SEEDS.value else list(sweep.SEEDS)
+    for recalls in train_runs(sweep, out_dir, seeds, _SIZE.value, _DATA_DIR.value):
+        sweeps.write_table(out_dir, sweep, recalls)
+    print(f"written to {os.path.join(out_dir, 'table.md')}")
+
+
+def train_runs(sweep, out_dir, seeds, size, data_dir):
+    """Trains the runs of a sweep that are not finished, seed by seed.
+
+    Args:
+        sweep: see `sweeps.load_sweep`.
+        out_dir: folder of the runs.
+        seeds: list of seeds.
+        size: size of all runs, see --size of tools/train.py.
+        data_dir: folder of the record sets.
+
+    Yields:
+        {row: {seed: {language: average recall in percent}}} of the seeds so far, after each seed.
+    """
     num_runs, num_done, start_time = len(seeds) * len(sweep.RUNS), 0, time.monotonic()
     recalls = {row: {} for row in sweep.RUNS}
     for seed in seeds:
@@ -71,15 +89,19 @@ def main(argv=None):
                 minutes = (time.monotonic() - start_time) / num_done / 60
                 remaining = f", about {minutes * (num_runs - num_done):.0f} min left"
             print(f"[{num_done + 1}/{num_runs}] {row}, seed {seed}{remaining}", flush=True)
-            data_dir, vectors = _DATA_DIR.value, None
+            vectors = None
             if "vectors" in run:
                 vectors = sweeps.extract_vectors(EXTRACT_COMMAND, run, init, data_dir)
-            options = (workdir, seed, init, _SIZE.value, data_dir, vectors)
+            options = (workdir, seed, init, size, data_dir, vectors)
             sweeps.train_run(TRAIN_COMMAND, run, *options)
             recalls[row][seed] = sweeps.average_recalls(workdir)
             num_done += 1
-        sweeps.write_table(out_dir, sweep, recalls)
-    print(f"written to {os.path.join(out_dir, 'table.md')}")
+        yield recalls
+
+
+def parse_seeds(texts):
+    """Returns the seeds of a flag --seeds as a list of integers."""
+    return [_parse_seed(text) for text in texts]
 
 
 def _parse_seed(text):

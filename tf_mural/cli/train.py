@@ -14,7 +14,7 @@ Exit codes:
   2    a user error
   75   a temporary failure; the same command continues the run. Causes: SIGTERM (the state is saved
        at the end of the step), the failure of another process of the run, or a workdir that
-       another process may still use
+       another process may still use, or a remote storage that did not answer
   129  SIGHUP; the state is saved at the end of the step
   130  SIGINT (Ctrl-C); the state is saved at the end of the step
   137  a process of the run did not connect to the other processes in time
@@ -95,6 +95,7 @@ _ALLOW_CONFIG_CHANGES = flags.DEFINE_bool(
 )
 _BACKEND = app.define_backend(FLAGS)
 _DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder of the record sets.", flag_values=FLAGS)
+_CACHE_DIR = app.define_cache_dir(FLAGS)
 
 
 def main(argv=None):
@@ -119,6 +120,7 @@ def run(signals, argv=None):
     """
     overrides, argv = config_loading.split_overrides(app.arguments(argv))
     app.parse(FLAGS, argv, __doc__)
+    app.set_cache_dir(_CACHE_DIR.value)
     app.import_tensorflow(_BACKEND.value)
     from tf_mural.backends import backend_module
     from tf_mural.experiment.train import stage_loader, train_stages

@@ -88,6 +88,12 @@ def convert(
     number, total = part or (0, 1)
     if not 0 <= number < total:
         raise UserError(f"expected a part from 0 to {total - 1} of {total}, got {number}")
+    for path in (raw_dir, out_dir):
+        if path is not None and file_io.is_remote(path):
+            raise UserError(
+                f"{path} is not on this machine: conversions read and write local files; copy the "
+                "raw data from the storage, and the finished records to the storage"
+            )
     recipe, planned = plan_conversion(
         dataset, name, raw_dir, split, options, augmentations, filters
     )
@@ -130,12 +136,15 @@ def ensure(name, out_dir, progress=None):
         out_dir, progress: as for `convert`.
 
     Raises:
-        UserError: the data set is unknown, or an existing record set is incomplete.
+        UserError: the data set is unknown, an existing record set is incomplete, or a record set is
+            missing on a remote storage.
     """
     dataset = lookup(datasets.DATASETS, name, "data set")
     for split in dataset.SPLITS:
         folder = os.path.join(out_dir, split)
-        if os.path.isdir(folder):
+        if file_io.is_remote(out_dir):
+            records.read_manifest(folder)  # Conversions write local files.
+        elif os.path.isdir(folder):
             records.RecordSet.open(folder)
         else:
             convert(dataset, name, None, out_dir, split, progress=progress)

@@ -7,7 +7,9 @@ import importlib
 _EXPORTS = {
     "BaseTokenizer": "base_tokenizer",
     "BytePairTokenizer": "byte_pair_tokenizer",
+    "CodeSwitch": "code_switching",
     "KerasHubTokenizer": "encoder_inputs",
+    "Lexicon": "lexicon",
     "MinedNegatives": "mined_negatives",
     "Preprocessing": "preprocessing",
     "SentencePieceTokenizer": "sentencepiece_tokenizer",

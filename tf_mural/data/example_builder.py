@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_mural.data import image_ops, records, vector_fields
-from tf_mural.errors import UserError
+from tf_mural.errors import StorageError, UserError
 from tf_mural.modalities import MODALITIES
 
 _EMPTY = records.serialize(records.Record(""))
@@ -33,18 +33,20 @@ class ExampleBuilder:
             modality: [field for field, value in source.fields.items() if value == modality]
             for modality in MODALITIES
         }
-        self.vectors = dict(source.vectors)
+        self.vectors, self.code_switch = dict(source.vectors), dict(source.code_switch)
         self.language_codes = self.sampler.languages or ("",)
         self._source, self._tokenizer = source, tokenizer
         self._preprocessing = preprocessing
         self._language_ids = [languages.index(code) for code in self.sampler.languages] or [0]
 
-    def fetch(self, draws, skipped_records=None):
+    def fetch(self, draws, skipped_records=None, on_error=None):
         """Reads the serialized records of draws; damaged records are replaced by empty ones.
 
         Args:
             draws: int64 (b,), numbers of draws.
             skipped_records: `SkippedRecords` that counts the draws; None: they are not counted.
+            on_error: callable that takes the UserError of a sampler, or the `StorageError` of a
+                remote storage; or None. `tf.data` reports such an error inside a traceback.
 
         Returns:
             {"draw": int64 (b,), the argument; "data": string (b,), serialized records; "language":
@@ -54,14 +56,15 @@ class ExampleBuilder:
         count = draws.shape[0]
 
         def read(draws, set_index, unit):
-            if not skipped_records:
-                return self.read(draws, set_index, unit)
             try:
                 data, language, uniform = self.read(draws, set_index, unit)
-            except UserError as error:  # `tf.data` would report it inside a traceback
-                raise skipped_records.fail(error) from error
-            replaced = self.sampler.replaced_slots(draws, set_index, unit)
-            skipped_records.count_drawn(self, language, replaced)
+                replaced = self.sampler.replaced_slots(draws, set_index, unit)
+            except (StorageError, UserError) as error:
+                if on_error:
+                    on_error(error)
+                raise
+            if skipped_records:
+                skipped_records.count_drawn(self, language, replaced)
             return data, language, uniform
 
         data, language, uniform = tf.numpy_function(
@@ -122,13 +125,19 @@ class ExampleBuilder:
         return batch
 
     def parse_texts(self, parsed, fetched):
-        """Picks a text of each record and text field, in the drawn language, and tokenizes it."""
+        """Picks a text of each record and text field, in the drawn language, and tokenizes it.
+
+        The ids and languages of code-switched texts are those of the original texts.
+        """
         count = len(self.fields["text"])
         texts = [_pick(parsed["texts"], *self._text_draw(parsed, fetched, i)) for i in range(count)]
         # The texts of all fields are tokenized together, because the overhead per operation
         # dominates for short texts.
-        text = tf.concat(texts, axis=0)
-        tokens = self._tokenizer(text)
+        text = switched = tf.concat(texts, axis=0)
+        if self.code_switch:
+            parts = [self._code_switch(fetched, i, texts[i]) for i in range(count)]
+            switched = tf.concat(parts, axis=0)
+        tokens = self._tokenizer(switched)
         columns = {
             "text": text,
             "known": self._tokenizer.has_known_tokens(tokens),
@@ -164,6 +173,15 @@ class ExampleBuilder:
                 batch[field]["language"] = self._language_of(fetched, vectors.text)
             batch[field]["id"] = _fingerprint(data)
         return batch
+
+    def _code_switch(self, fetched, number, texts):
+        """Returns the texts of a text field, code-switched if the source requires it, (b,)."""
+        switcher = self.code_switch.get(self.fields["text"][number])
+        if switcher is None:
+            return texts
+        arguments = [texts, fetched["language"][:, number], fetched["draw"]]
+        switched = tf.numpy_function(switcher, arguments, tf.string, stateful=False)
+        return tf.ensure_shape(switched, texts.shape)
 
     def _text_draw(self, parsed, fetched, number):
         """Returns the arguments of `_pick` after the texts, for a drawn text of each record."""

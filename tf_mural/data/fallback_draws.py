@@ -9,6 +9,7 @@ import tensorflow as tf
 from tf_mural.data import image_ops
 from tf_mural.data.records import DamagedRecord, deserialize
 from tf_mural.data.skipped_records import BadRecord
+from tf_mural.errors import StorageError, UserError
 
 ATTEMPTS = 8  # maximum number of draws that are tried per row
 
@@ -40,8 +41,17 @@ def with_fallback(builder, skipped_records):
                 return draws
         raise skipped_records.fail(skipped_records.exhausted(ATTEMPTS, bad_records[-1]))
 
+    def find_or_fail(draws):
+        try:
+            return find(draws)
+        except (StorageError, UserError, tf.errors.OpError) as error:
+            # `builder.fetch` raises an error of TensorFlow, which contains the storage error.
+            if isinstance(error, StorageError | UserError):
+                skipped_records.fail(error)
+            raise
+
     def usable_draws(draws):
-        replaced = tf.numpy_function(find, [draws], tf.int64, stateful=False)
+        replaced = tf.numpy_function(find_or_fail, [draws], tf.int64, stateful=False)
         return tf.ensure_shape(replaced, draws.shape)
 
     return usable_draws
@@ -73,7 +83,9 @@ def _diagnose(builder, draws, skipped_records):
             problem = problem or _pair_problem(record_set, number, codes[0])
         for code, field in zip(codes, builder.fields["text"], strict=False):
             columns = batch[field]
-            problem = problem or _text_problem(code, columns["text"][row], columns["known"][row])
+            problem = problem or _text_problem(
+                code, columns["text"][row], columns["known"][row], field in builder.code_switch
+            )
         for field in builder.fields["image"]:
             problem = problem or _image_problem(batch[field]["data"][row])
         for field in builder.vectors:
@@ -109,11 +121,12 @@ def _pair_problem(record_set, number, code):
     return (f"the record has only one text in {code!r}, a pair needs 2",)
 
 
-def _text_problem(code, text, known):
+def _text_problem(code, text, known, is_code_switched):
     if not text:
         return (f"the text in {code!r} that the index lists is missing",)
     if not known:
-        return f"the text in {code!r} contains no token of the vocabulary", code
+        kind = "code-switched text" if is_code_switched else "text"
+        return f"the {kind} in {code!r} contains no token of the vocabulary", code
     return None
 
 

@@ -23,12 +23,15 @@ class Source:
             an example are assigned to its text fields in order.
         flip: whether training images may be mirrored.
         vectors: {field: `vector_fields.VectorField`} of the fields with the modality "vectors".
+        code_switch: {text field: `code_switching.CodeSwitcher`} of the fields whose texts are
+            code-switched.
     """
 
     sampler: object
     fields: dict
     flip: bool = False
     vectors: dict = dataclasses.field(default_factory=dict)
+    code_switch: dict = dataclasses.field(default_factory=dict)
 
 
 def disable_autotune(dataset):
@@ -146,13 +149,13 @@ def _source_dataset(draws, builder, rows, skipped_records):
     # The code that AutoGraph generates would slow down every batch.
     @tf.autograph.experimental.do_not_convert
     def read_again(draws):
-        batch = builder.parse(builder.fetch(usable_draws(draws)))
+        batch = builder.parse(builder.fetch(usable_draws(draws), on_error=skipped_records.fail))
         with tf.control_dependencies([tf.debugging.Assert(builder.all_known(batch), [CHANGED])]):
             return _model_inputs(tf.nest.map_structure(tf.identity, batch))
 
     @tf.autograph.experimental.do_not_convert
     def read(draws):
-        batch = builder.parse(builder.fetch(draws, skipped_records))
+        batch = builder.parse(builder.fetch(draws, skipped_records, skipped_records.fail))
         return draws, tf.cond(
             builder.all_known(batch), lambda: _model_inputs(batch), lambda: read_again(draws)
         )

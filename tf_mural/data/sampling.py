@@ -332,12 +332,15 @@ def name_key(name):
     return int.from_bytes(name.encode()[:5].ljust(5, b"\0"), "big") + 31 * sum(name.encode())
 
 
-def uniform(key, draws, columns):
-    """Returns numbers in [0, 1), (b, columns), from the hash splitmix64 of key, draw and column."""
+def uniform(key, draws, columns, count=None):
+    """Returns numbers in [0, 1), (b, columns), from the hash splitmix64 of key, draw and column.
+
+    Only the first `count` columns are computed if `count` is given.
+    """
     with np.errstate(over="ignore"):
         salt = np.uint64(key[0]) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(key[1])
         z = draws.astype(np.uint64)[:, None] * np.uint64(columns)
-        z = z + np.arange(columns, dtype=np.uint64) + salt
+        z = z + np.arange(columns if count is None else count, dtype=np.uint64) + salt
         for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
             z = (z ^ (z >> np.uint64(shift))) * np.uint64(factor)
         z = z ^ (z >> np.uint64(31))

@@ -7,6 +7,7 @@ import threading
 
 import numpy as np
 
+from tf_mural import file_io
 from tf_mural.errors import UserError
 
 CHANGED = "a record was changed while it was read"
@@ -47,7 +48,7 @@ class SkippedRecords:
         replaced_slots: number of examples whose slot had a record that did not fit the source, so
             that another record was drawn, see `block_sampling.BlockSampler`.
         skipped: {location of a record, or path of a shard: {reason: number of draws}}.
-        error: the UserError that ended the reading, or None. `tf.data` would report this error
+        error: the error that ended the reading, or None. `tf.data` would report this error
             inside a traceback.
     """
 
@@ -117,7 +118,7 @@ class SkippedRecords:
                 reading ended with an error in any process. All processes raise the same error.
         """
         state = {
-            "error": str(self.error) if self.error else None,
+            "error": (str(self.error), getattr(self.error, "exit_code", 2)) if self.error else None,
             "drawn": self.drawn,
             "replaced": self.replaced_slots,
             "shards": dict(self._shards),
@@ -127,7 +128,10 @@ class SkippedRecords:
         }
         states = all_gather_object(state)
         if errors := [state["error"] for state in states if state["error"]]:
-            raise UserError(errors[0])
+            message, exit_code = errors[0]
+            error = UserError(message)
+            error.exit_code = exit_code
+            raise error
         languages = {}
         for state in states:
             for code, counts in state["languages"].items():
@@ -160,7 +164,7 @@ class SkippedRecords:
         return {location: dict(counts) for location, counts in total.items()}
 
     def explain(self, error):
-        """Returns the UserError that caused an error of `tf.data`, or the error itself."""
+        """Returns the error that caused an error of `tf.data`, or the error of `tf.data` itself."""
         # TensorFlow quotes the bytes that it could not parse; if they are not UTF-8, Python raises
         # a UnicodeDecodeError.
         unparsed = isinstance(error, UnicodeDecodeError) or "Could not parse example" in str(error)
@@ -190,7 +194,7 @@ class SkippedRecords:
 
 def _short_name(shard):
     """Returns the name of a shard in logs: "scenes/train/records-00000-of-00004"."""
-    *_, dataset, split, file = os.path.abspath(shard).split(os.sep)
+    *_, dataset, split, file = file_io.absolute(shard).split(os.sep)
     return "/".join((dataset, split, os.path.splitext(file)[0]))
 
 

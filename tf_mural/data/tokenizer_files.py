@@ -172,7 +172,7 @@ def save(tokenizer: BaseTokenizer, folder: str) -> None:
         tokenizer: a tokenizer of this package.
         folder: output folder, which is created if it does not exist.
     """
-    os.makedirs(folder, exist_ok=True)
+    file_io.makedirs(folder)
     settings = {"max_tokens": tokenizer.max_tokens, "prefix": tokenizer.prefix}
     if not isinstance(tokenizer, Tokenizer):
         settings |= {"start": list(tokenizer.start), "end": list(tokenizer.end)}

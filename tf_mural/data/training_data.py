@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tf_mural.data import input_pipeline, language_sampling
 from tf_mural.data.block_sampling import WINDOW_BLOCKS
+from tf_mural.data.code_switching import CodeSwitch, make_code_switchers
 from tf_mural.data.encoder_inputs import as_preprocessing
 from tf_mural.data.mined_negatives import MinedNegatives
 from tf_mural.data.negative_sampler import NegativeSampler
@@ -42,6 +43,7 @@ def training_dataset(
     shuffle_limit: int | Mapping[str, int] = SHUFFLE_LIMIT,
     window_blocks: int | Mapping[str, int] = WINDOW_BLOCKS,
     flip: bool | Mapping[str, bool] = True,
+    code_switch: CodeSwitch | Mapping[str, CodeSwitch] | None = None,
     seed: int | None = None,
     max_bad_records: float = 0.01,
 ) -> tf.data.Dataset:
@@ -79,7 +81,10 @@ def training_dataset(
             windows of `window_blocks` blocks; see `block_sampling.BlockSampler`.
         flip: whether images may be mirrored. Images of records whose captions mention left or right
             are never mirrored.
-        seed: seed of the order, the crops and the language pairs. None: the seed of the trainer.
+        code_switch: `CodeSwitch` of the source whose words are replaced by their translations, or
+            {name of a source: CodeSwitch}. None: no words are replaced.
+        seed: seed of the order, the crops, the language pairs and the replaced words. None: the
+            seed of the trainer.
         max_bad_records: maximum share, from 0 to 1, of records that cannot be used.
 
     Returns:
@@ -122,7 +127,8 @@ def training_dataset(
         sampler = samplers[name] = _make_sampler(name, sets, fields, of_source, samplers, values)
         may_flip = _option(flip, name, trainer.sources)
         may_flip = may_flip is None or may_flip
-        sources.append(make_source(sampler, fields, may_flip, of_source))
+        switch = _option(code_switch, name, trainer.sources)
+        sources.append(make_source(sampler, fields, may_flip, of_source, switch, values["seed"]))
         folders += [record_set.folder for record_set in sampler.sets]
     strategy = getattr(trainer, "distribute_strategy", None)
     replicas = strategy.num_replicas_in_sync if strategy else 1
@@ -238,6 +244,8 @@ def make_source(
     modalities: Mapping[str, str],
     flip: bool,
     vectors: Mapping[str, tuple[str, int | None, str]] | None = None,
+    code_switch: CodeSwitch | None = None,
+    seed: int = 0,
 ) -> input_pipeline.Source:
     """Returns the source of a sampler.
 
@@ -247,11 +255,18 @@ def make_source(
         flip: whether images may be mirrored. Images are never mirrored if the manifest of their
             records does not list the augmentation "flip", because captions mention left or right.
         vectors: see `make_sampler`.
+        code_switch: `CodeSwitch` of the source; None: no words are replaced.
+        seed: seed of the run.
+
+    Raises:
+        UserError: `code_switch` names a field that is not a text field of the source, or its
+            lexicon cannot be used.
     """
     may_flip = all("flip" in s.manifest["augmentations"] for s in sampler.sets)
     text_fields = list(modalities.values()).count("text")
     fields = open_vector_fields(sampler.name, sampler.sets, vectors or {}, text_fields)
-    return input_pipeline.Source(sampler, dict(modalities), flip and may_flip, fields)
+    switchers = make_code_switchers(sampler.name, modalities, code_switch, seed, sampler.languages)
+    return input_pipeline.Source(sampler, dict(modalities), flip and may_flip, fields, switchers)
 
 
 def _make_sampler(name, sets, fields, vectors, samplers, options):

@@ -21,7 +21,24 @@ TensorFlow.
 
 import dataclasses
 
-from tf_mural.datasets import coco, crawl, multi30k, opus, scenes, sts2017, table, tatoeba, xtd10
+from tf_mural.datasets import (
+    coco,
+    crawl,
+    cvqa,
+    flores_captions,
+    glami,
+    multi30k,
+    mvl_sib,
+    opus,
+    scenes,
+    sts2017,
+    table,
+    tatoeba,
+    wit,
+    xflickrco,
+    xm3600,
+    xtd10,
+)
 from tf_mural.datasets.classification import cifar100, food101, imagenet, sun397
 from tf_mural.datasets.crawl import cc3m, cc12m, uc2
 
@@ -34,6 +51,14 @@ DATASETS = {
     "tatoeba": tatoeba,
     "sts2017": sts2017,
     "xtd10": xtd10,
+    "xtd200": flores_captions,
+    "flickr30k_200": flores_captions,
+    "xm3600": xm3600,
+    "xflickrco": xflickrco,
+    "wit": wit,
+    "glami": glami,
+    "cvqa": cvqa,
+    "mvl_sib": mvl_sib,
     "coco": coco,
     "cc3m": cc3m,
     "cc12m": cc12m,
@@ -117,6 +142,67 @@ DATASET_INFO = {
         "non-commercial research; photographs: COCO's terms of use",
         "a clone of the home page; for the split test also train2014 and val2014 of COCO",
         "test with the photographs, texts without them",
+    ),
+    "xtd200": DatasetInfo(
+        "the photographs of XTD10 with captions in 201 languages, translated by machine; a test "
+        "set",
+        "https://github.com/visheratin/nllb-clip",
+        "not stated; photographs: COCO's terms of use",
+        "the folder data/xtd200 of a clone of the home page; for the split test also train2014 and "
+        "val2014 of COCO",
+        "test with the photographs, texts without them",
+    ),
+    "flickr30k_200": DatasetInfo(
+        "1,000 photographs of Flickr30K with captions in 201 languages, translated by machine; a "
+        "test set",
+        "https://github.com/visheratin/nllb-clip",
+        "not stated; photographs: non-commercial research and education",
+        "the folder data/flickr30k-200 of a clone of the home page; for the split test also "
+        "flickr30k-images.tar.gz, or the folder that it unpacks to, named by the option images",
+        "test with the photographs, texts without them",
+    ),
+    "xm3600": DatasetInfo(
+        "Crossmodal-3600: 3,600 photographs with 261,375 captions in 36 languages; a test set",
+        "https://google.github.io/crossmodal-3600",
+        "captions: CC BY 4.0; photographs: that of Open Images",
+        "captions.jsonl or captions.zip, and images.tgz or the folder that it unpacks to; or the "
+        "Parquet files of https://huggingface.co/datasets/mteb/xm3600",
+    ),
+    "xflickrco": DatasetInfo(
+        "2,000 photographs of Flickr30K and COCO with a caption in each of 8 languages; a test set "
+        "of IGLUE",
+        "https://github.com/e-bug/iglue",
+        "MIT; photographs: those of Flickr30K and COCO",
+        "datasets/xFlickrCO of a clone of the home page, and the photographs of Flickr30K and of "
+        "COCO's val2014; or the Parquet files of https://huggingface.co/datasets/mteb/xflickrco",
+        "test with the captions, mteb with captions as mteb publishes them",
+    ),
+    "wit": DatasetInfo(
+        "8,553 images of Wikipedia with captions in 11 languages; a test set of IGLUE",
+        "https://github.com/e-bug/iglue",
+        "CC BY-SA 3.0; images: see Wikipedia",
+        "the Parquet files of https://huggingface.co/datasets/mteb/wit; for the split texts "
+        "datasets/wit of a clone of the home page",
+        "test with the images, texts without them",
+    ),
+    "glami": DatasetInfo(
+        "GLAMI-1M: 116,004 products with images and descriptions in 13 languages; a test set",
+        "https://github.com/glami/glami-1m",
+        "Apache-2.0",
+        "GLAMI-1M-dataset--test-only.zip, or its unpacked contents",
+    ),
+    "cvqa": DatasetInfo(
+        "10,374 questions about photographs with four options, in 31 languages and in English; a "
+        "test set",
+        "https://huggingface.co/datasets/afaji/cvqa",
+        "that of each photograph, some only for research",
+        "the Parquet files of the home page, in a revision with labels",
+    ),
+    "mvl_sib": DatasetInfo(
+        "3,012 sentences in 205 languages with four candidate images each; a test set",
+        "https://huggingface.co/datasets/WueNLP/mvl-sib",
+        "CC BY-SA 4.0",
+        "the Parquet files of https://huggingface.co/datasets/artist/mvl-sib-sent2img-mteb",
     ),
     "coco": DatasetInfo(
         "123,287 photographs with at least five captions in English, and captions in Japanese, "

@@ -171,4 +171,24 @@ def open_parquet(path):
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         if isinstance(error, UserError) or getattr(error, "errno", None) is not None:
             raise
+        check_download(path)
         raise BrokenParquetError(path, str(error).partition("\n")[0]) from error
+
+
+def check_download(path):
+    """Raises UserError if a file is a web page, a message of a server, or a pointer of Git LFS.
+
+    Such files are stored under the name of a data file if a data set needs a login, or if a
+    repository was cloned without Git LFS.
+    """
+    with file_errors(path), open(path, "rb") as file:
+        head = file.read(512).lstrip()
+    if head.startswith(b"version https://git-lfs.github.com"):
+        raise UserError(f"{path} is a pointer of Git LFS, not the file: run `git lfs pull`")
+    lower = head.lower()
+    is_page = lower.startswith((b"<!doctype", b"<html")) or lower.startswith(b'{"error"')
+    if is_page or lower.startswith((b"access to", b"invalid username", b"unauthorized")):
+        raise UserError(
+            f"{path} is a web page or a message, not data: the data set needs a login; log in, "
+            "accept its terms on its home page, and download the file again"
+        )

@@ -1,6 +1,6 @@
 """Evaluation tasks by name: functions `run(embedder, records, **options)` that return `Result`."""
 
-from tf_mural.evaluation import bitext, consistency, knn, retrieval, sts, zero_shot
+from tf_mural.evaluation import bitext, consistency, knn, multiple_choice, retrieval, sts, zero_shot
 
 TASKS = {
     "retrieval": retrieval.run,
@@ -9,4 +9,5 @@ TASKS = {
     "sts": sts.run,
     "bitext": bitext.run,
     "consistency": consistency.run,
+    "multiple_choice": multiple_choice.run,
 }

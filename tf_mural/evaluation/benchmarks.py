@@ -10,6 +10,7 @@ import os
 
 from tf_mural.errors import UserError, lookup
 from tf_mural.evaluation import TASKS
+from tf_mural.evaluation.protocols import protocol_id
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,12 +25,13 @@ class Benchmark:
         metric: Headline metric: the metric that other publications report, and the default metric
             of comparisons.
         tables: Tables of the paper that report the benchmark.
-        means, sums: The means and the sums over languages that the paper reports, as {name of the
-            mean or sum: languages}.
+        means, sums: The means and the sums over languages that publications report, as {name of the
+            mean or sum: languages, or the number of all languages}.
         index: Path of the record set that is searched for neighbors, or "".
         prompts: Path of a folder of prompts, or "". If this folder is missing, English prompts are
-            made from the class names of the records.
+            made from the class names of the records. A published file (*.json) must exist.
         suffix: Suffix of the English prompts that are made from class names.
+        options: Options of the task that are part of the benchmark, such as its protocol.
     """
 
     task: str
@@ -42,10 +44,37 @@ class Benchmark:
     index: str = ""
     prompts: str = ""
     suffix: str = ""
+    options: dict = dataclasses.field(default_factory=dict)
 
 
 _FLICKR, _COCO = ("en", "de", "fr", "cs"), ("en", "ja", "ko")
 _XTD = ("de", "en", "es", "fr", "it", "ja", "ko", "pl", "ru", "tr", "zh")
+_XM3600 = (*_XTD, *"ar bn cs da el fa fi fil he hi hr hu id mi nl no pt quz ro".split())
+_XM3600 += tuple("sv sw te th uk vi".split())
+_XFLICKRCO = ("de", "en", "es", "id", "ja", "ru", "tr", "zh")
+_WIT = ("ar", "bg", "da", "el", "en", "et", "id", "ja", "ko", "tr", "vi")
+_GLAMI = ("bg", "cs", "el", "es", "et", "hr", "hu", "lt", "lv", "ro", "sk", "sl", "tr")
+_MTEB, _ARGMAX = {"protocol": "mteb"}, {"protocol": "argmax"}
+# Languages of Babel-ImageNet with translated prompts; three more have only names of classes.
+_BABEL_PROMPTED = tuple(
+    (
+        "af am ar as az be bg bn bs ca cs cy da de el en eo es et eu fa fi fr ga gd gl gu ha he "
+        "hi hr hu hy id is it ja jv ka kk km kn ko ku ky lo lt lv mg mk ml mn mr ms my ne nl no "
+        "om or pa pl ps pt ro ru sa sd si sk sl so sq sr su sv sw ta te th tl tr ug uk ur uz vi "
+        "xh yi zh"
+    ).split()
+)
+_BABEL_NAMED = tuple(code for code in (*_BABEL_PROMPTED, "br", "fy", "la") if code != "en")
+_BABEL = "prompts/babel_imagenet/babel_imagenet.json"
+
+
+def _retrieval(name, size, metric, languages, **options):
+    """Returns a benchmark of retrieval with the mean over languages, with and without English."""
+    means = {"mean": languages}
+    if "en" in languages:
+        means["mean without en"] = tuple(code for code in languages if code != "en")
+    return Benchmark("retrieval", name, size, metric, means=means, options=options)
+
 
 BENCHMARKS = {
     "retrieval/flickr30k": Benchmark(
@@ -67,6 +96,24 @@ BENCHMARKS = {
         sums={"sum of en, ja, ko": _COCO},
     ),
     "retrieval/xtd10": Benchmark("retrieval", "xtd10/test", 1_000, "t2i_r10", means={"mean": _XTD}),
+    "retrieval/xtd200": Benchmark("retrieval", "xtd200/test", 1_000, "t2i_r5", means={"mean": 201}),
+    "retrieval/flickr30k_200": Benchmark(
+        "retrieval", "flickr30k_200/test", 1_000, "t2i_r5", means={"mean": 201}
+    ),
+    "retrieval/xm3600": _retrieval("xm3600/test", 3_600, "t2i_r1", _XM3600),
+    "retrieval/xm3600_first": _retrieval(
+        "xm3600/test", 3_600, "t2i_r1", _XM3600, captions_per_image=1
+    ),
+    "retrieval/xm3600_mteb": _retrieval("xm3600/test", 3_600, "t2i_ndcg10", _XM3600, **_MTEB),
+    "retrieval/xflickrco": _retrieval("xflickrco/test", 2_000, "t2i_r1", _XFLICKRCO),
+    "retrieval/xflickrco_mteb": _retrieval(
+        "xflickrco/mteb", 2_000, "t2i_ndcg10", _XFLICKRCO, **_MTEB
+    ),
+    "retrieval/wit": _retrieval("wit/test", 8_553, "t2i_r1", _WIT),
+    "retrieval/wit_mteb": _retrieval("wit/test", 8_553, "t2i_ndcg10", _WIT, **_MTEB),
+    "retrieval/glami_mteb": _retrieval(
+        "glami/test", 113_905, "t2i_ndcg10", _GLAMI, protocol="mteb-unique"
+    ),
     "retrieval/scenes": Benchmark("retrieval", "scenes/test", 512, "average_recall"),
     "zero_shot/imagenet": Benchmark(
         "zero_shot", "imagenet/val", 50_000, "top1", (2, 14), prompts="prompts/imagenet"
@@ -86,6 +133,26 @@ BENCHMARKS = {
     "zero_shot/cifar100": Benchmark(
         "zero_shot", "cifar100/test", 10_000, "top1", (2, 14), prompts="prompts/cifar100"
     ),
+    "zero_shot/babel_imagenet": Benchmark(
+        "zero_shot",
+        "imagenet/val",
+        50_000,
+        "top1",
+        means={"mean": _BABEL_PROMPTED},
+        prompts=_BABEL,
+        options={"prompt_set": "openai-english", **_ARGMAX},
+    ),
+    "zero_shot/babel_imagenet_names": Benchmark(
+        "zero_shot",
+        "imagenet/val",
+        50_000,
+        "top1",
+        means={"mean": _BABEL_NAMED},
+        prompts=_BABEL,
+        options={"prompt_set": "names", **_ARGMAX},
+    ),
+    "multiple_choice/cvqa": Benchmark("multiple_choice", "cvqa/test", 10_374, "accuracy"),
+    "multiple_choice/mvl_sib": Benchmark("multiple_choice", "mvl_sib/test", 3_012, "accuracy"),
     "knn/imagenet": Benchmark(
         "knn", "imagenet/val", 50_000, "r1", (10, 11), index="imagenet/train"
     ),
@@ -134,7 +201,15 @@ def check_options(name, options):
 
 
 def missing_records(name, data_dir):
-    """Returns the record folders that a benchmark needs and that do not exist in `data_dir`."""
-    needed = filter(None, (BENCHMARKS[name].records, BENCHMARKS[name].index))
-    paths = [os.path.join(data_dir, path) for path in needed]
-    return [path for path in paths if not os.path.isdir(path)]
+    """Returns the paths that a benchmark needs and that do not exist in `data_dir`."""
+    benchmark = BENCHMARKS[name]
+    needed = [benchmark.records, benchmark.index]
+    needed += [benchmark.prompts] if benchmark.prompts.endswith(".json") else []
+    paths = [os.path.join(data_dir, path) for path in filter(None, needed)]
+    return [path for path in paths if not os.path.exists(path)]
+
+
+def benchmark_protocol(name):
+    """Returns the protocol id of the results of a benchmark."""
+    benchmark = BENCHMARKS[name]
+    return protocol_id(benchmark.task, **benchmark.options)

@@ -16,14 +16,20 @@ the bounds allow is used as the difference of two log ranks. If a model maps all
 point, all images tie. The spread of such a model is therefore the largest possible spread, log2 of
 the number of images.
 
-values: {language: {"spread" (to the other languages of the image), "lag"}}, and under "groups"
-{"all": {"spread", "range", "chance", "r1_any", "r1_all"}}. "lag" is the log rank of an image in a
-language minus the mean log rank in the other languages of the image, in doublings of the rank. A
-positive lag means that the rank is worse in this language. "chance" is the spread of independent
-random ranks. "r1_any" and "r1_all" are the percentages of images with rank 1 in at least one and in
-all of their languages. counts["worst"] has the five languages with the largest lag, in descending
-order. intervals: the 95 % intervals of "spread" and "lag", by bootstrap over images, with the same
-keys as values.
+"agreement" is the percentage of the pairs of languages of an image whose texts have the same first
+result, right or wrong, averaged over images. The first text of an image in a language counts. If
+several images tie for the first place, a text has no first result and agrees with no other text.
+Both measures compare the results of one image in several languages, like the mean rank variance of
+arXiv:2406.18254, but do not depend on how large bad ranks are.
+
+values: {language: {"spread" and "agreement" (to the other languages of the image), "lag"}}, and
+under "groups" {"all": {"spread", "range", "chance", "r1_any", "r1_all", "agreement"}}. "lag" is the
+log rank of an image in a language minus the mean log rank in the other languages of the image, in
+doublings of the rank. A positive lag means that the rank is worse in this language. "chance" is the
+spread of independent random ranks. "r1_any" and "r1_all" are the percentages of images with rank 1
+in at least one and in all of their languages. counts["worst"] has the five languages with the
+largest lag, in descending order. intervals: the 95 % intervals of "spread" and "lag", by bootstrap
+over images, with the same keys as values.
 """
 
 import numpy as np
@@ -64,15 +70,16 @@ def run(embedder, records, languages=None, num_bootstrap=1000, seed=0):
         embedder.embed_images, inputs.stream_images(records), "images", inputs.ids
     )
     codes = inputs.scored_languages()
-    low, high = _log_rank_bounds(embedder, images, inputs, codes)
+    low, high, first = _log_rank_bounds(embedder, images, inputs, codes)
     is_scored = np.sum(~np.isnan(low), axis=1) > 1
     if not is_scored.any():
         raise UserError(
             f"none of the {len(images)} images has texts in two of {', '.join(codes)}: consistency "
             "compares languages"
         )
-    low, high = low[is_scored], high[is_scored]
+    low, high, first = low[is_scored], high[is_scored], first[is_scored]
     spreads, lags = metrics.rank_spreads(low, high), metrics.rank_lags(high)
+    agreement = 100.0 * metrics.agreement(first)
     counts = {
         "candidates": len(images),
         "images": len(low),
@@ -91,10 +98,13 @@ def run(embedder, records, languages=None, num_bootstrap=1000, seed=0):
                 key: metrics.mean_interval(values, num_bootstrap, (seed, 1 + column))
                 for key, values in per_image.items()
             }
+            result.values[code]["agreement"] = float(agreement[has_lag, column].mean())
     by_lag = sorted(result.values, key=lambda code: -result.values[code]["lag"])
     counts["worst"] = by_lag[:_NUM_WORST]
     image_spreads = np.nanmean(spreads, axis=1)
-    result.values["groups"] = {"all": _overall(low, high, image_spreads, len(images))}
+    overall = _overall(low, high, image_spreads, len(images))
+    overall["agreement"] = float(np.nanmean(agreement, axis=1).mean())
+    result.values["groups"] = {"all": overall}
     interval = metrics.mean_interval(image_spreads, num_bootstrap, (seed, 0))
     result.intervals["groups"] = {"all": {"spread": interval}}
     return result
@@ -113,10 +123,10 @@ def _overall(low, high, image_spreads, num_candidates):
 
 
 def _log_rank_bounds(embedder, images, inputs, codes):
-    """Returns bounds (low, high) of the log rank of each image in each language.
+    """Returns bounds (low, high) of the log rank of each image, and the first results.
 
-    The arrays low and high are float64 (n, L) for n images and L languages. A value is NaN if the
-    image has no text in the language.
+    The three arrays are float64 (n, L) for n images and L languages. A value is NaN if the image
+    has no text in the language. For the first results, see `metrics.agreement`.
     """
     texts = [text for code in codes for text in inputs.texts[code][0]]
     text_images = np.concatenate([inputs.texts[code][1] for code in codes]).astype(np.int64)
@@ -126,10 +136,15 @@ def _log_rank_bounds(embedder, images, inputs, codes):
     )
     bounds = np.zeros((2, len(images), len(codes)))
     num_texts = np.zeros(bounds.shape[1:])
+    first = np.full(bounds.shape[1:], np.nan)
     np.add.at(num_texts, (text_images, text_languages), 1)
     for column in range(len(codes)):
         selected = text_languages == column
-        ranks = metrics.rank_bounds(images, embeddings[text_rows[selected]], text_images[selected])
+        rows = embeddings[text_rows[selected]]
+        ranks = metrics.rank_bounds(images, rows, text_images[selected])
+        # Of several texts of an image, the first one is assigned last.
+        first[text_images[selected][::-1], column] = metrics.first_results(images, rows)[::-1]
         for bound, rank in zip(bounds, ranks, strict=True):
             np.add.at(bound[:, column], text_images[selected], np.log2(1 + rank))
-    return np.divide(bounds, num_texts, out=np.full_like(bounds, np.nan), where=num_texts > 0)
+    bounds = np.divide(bounds, num_texts, out=np.full_like(bounds, np.nan), where=num_texts > 0)
+    return *bounds, first

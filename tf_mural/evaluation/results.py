@@ -21,6 +21,8 @@ class Result:
         intervals: 95 % confidence intervals (low, high), with the keys of `values`.
         sizes: {size: {"values", "intervals"}} of truncated embeddings, with the size as a string,
             as in JSON. {}: only the whole embeddings were evaluated.
+        items: {key: {metric: float32 (n, 2)}}, sum and count of the metric per image, for paired
+            comparisons of two models; see `metrics.paired_bootstrap`. {}: the task has none.
     """
 
     task: str
@@ -29,10 +31,12 @@ class Result:
     counts: dict
     intervals: dict = dataclasses.field(default_factory=dict)
     sizes: dict = dataclasses.field(default_factory=dict)
+    items: dict = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     def as_dict(self):
-        """Returns the attributes as a dict of plain data, without `sizes` if it is empty."""
-        content = dataclasses.asdict(self)
+        """Returns the attributes as plain data, without `items`, and `sizes` if it is empty."""
+        content = dataclasses.asdict(dataclasses.replace(self, items={}))
+        del content["items"]
         return content if self.sizes else {k: v for k, v in content.items() if k != "sizes"}
 
     def of_size(self, dim):
@@ -41,7 +45,7 @@ class Result:
         Raises:
             UserError: this size was not evaluated.
         """
-        return dataclasses.replace(self, sizes={}, **lookup(self.sizes, str(dim), "size"))
+        return dataclasses.replace(self, sizes={}, items={}, **lookup(self.sizes, str(dim), "size"))
 
 
 def average_groups(values, resampled, groups):

@@ -1,8 +1,8 @@
 """Collects the images of records and their texts by language in a single pass.
 
-Records whose images have the same bytes are merged into one candidate with the texts of all these
-records. A copy of the correct image therefore never counts as an error, and a perfect encoder
-reaches a recall of 100 % on records with one text each.
+By default, records whose images have the same bytes are merged into one candidate with the texts of
+all these records. A copy of the correct image therefore never counts as an error, and a perfect
+encoder reaches a recall of 100 % on records with one text each.
 """
 
 import dataclasses
@@ -21,6 +21,7 @@ class RetrievalInputs:
         languages: Codes or names of the languages to keep, or None for all.
         captions_per_image: Maximum number of texts per image and language, or None for all. The
             first texts are kept.
+        merge: Whether records whose images have the same bytes are merged.
         num_records: Number of records read.
         ids: Ids of the records whose image was yielded.
         merged: Number of records whose image was yielded for an earlier record.
@@ -31,6 +32,7 @@ class RetrievalInputs:
     task: str
     languages: list | None = None
     captions_per_image: int | None = None
+    merge: bool = True
     num_records: int = 0
     ids: list = dataclasses.field(default_factory=list)
     merged: int = 0
@@ -57,7 +59,8 @@ class RetrievalInputs:
                 )
             num_with_image += 1
             digest = hashlib.blake2b(record.images[0], digest_size=16).digest()
-            position = self._images.get(digest, len(self.ids))
+            position = self._images.get(digest) if self.merge else None
+            position = len(self.ids) if position is None else position
             if not self._collect_texts(record, position):
                 continue
             if position < len(self.ids):

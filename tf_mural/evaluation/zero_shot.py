@@ -5,12 +5,17 @@ unit embeddings of its prompts. An image is a hit at k if fewer than k wrong cla
 as high as the correct class; ties count as misses. If a class has no prompt in a language, the
 class and its images are left out for that language. The means of groups with such a language are
 not reported; `counts` lists the language as "partial".
+
+Protocol zero_shot/argmax is that of Babel-ImageNet and CLIP_benchmark: the predicted class is the
+one with the highest score, and the class with the lowest label if several have this score. "top1"
+is the accuracy over the images, "class_recall" the mean of the accuracies of the classes. If two
+classes have the same name in a language, all their images are assigned to the first one.
 """
 
 import numpy as np
 
 from tf_mural.errors import UserError
-from tf_mural.evaluation import metrics
+from tf_mural.evaluation import metrics, protocols
 from tf_mural.evaluation.labelled import embed_labelled
 from tf_mural.evaluation.prompts import class_embeddings, count_prompts
 from tf_mural.evaluation.results import Result
@@ -31,7 +36,17 @@ GROUPS = {
 _TOP_K = {"top1": 1, "top5": 5}
 
 
-def run(embedder, records, prompts, languages=None, groups=None, cache_dir=None, model_id=None):
+def run(
+    embedder,
+    records,
+    prompts,
+    languages=None,
+    groups=None,
+    cache_dir=None,
+    model_id=None,
+    protocol=None,
+    prompt_set=None,
+):
     """Evaluates classification of labelled images by prompts. Images are embedded once.
 
     Args:
@@ -44,11 +59,15 @@ def run(embedder, records, prompts, languages=None, groups=None, cache_dir=None,
         groups: {name of a group: its languages}, over which scores are averaged. Default: `GROUPS`.
         cache_dir: Folder in which class embeddings are cached by content, or None.
         model_id: String that identifies the weights of `embedder`; required with `cache_dir`.
+        protocol: "v1" or "argmax". Default: "v1".
+        prompt_set: Name of the variant of the prompts (see `prompts.read`), which becomes part of
+            the protocol id. Default: the prompts as they are.
 
     Returns:
         Result. values: {language: {"top1", "top5", "chance"}, "groups": {group: {"top1", "top5"}}}
-        in percent; "chance" is 100 divided by the number of classes; "top5" is omitted for 5
-        classes or fewer. A group is reported if all its languages were scored on all classes.
+        in percent; the protocol "argmax" has "class_recall" instead of "top5", and no groups;
+        "chance" is 100 divided by the number of classes; "top5" is omitted for 5 classes or fewer.
+        A group is reported if all its languages were scored on all classes.
         intervals: the 95 % intervals of values except "chance", by bootstrap over the images.
         counts:
             "images": number of embedded images;
@@ -63,6 +82,7 @@ def run(embedder, records, prompts, languages=None, groups=None, cache_dir=None,
             cannot be decoded, a language has no prompts, a label has no class in the prompts,
             languages have different numbers of classes, or embeddings are not finite.
     """
+    id = protocols.protocol_id("zero_shot", protocol, prompt_set=prompt_set)
     languages, num_classes = _requested_languages(prompts, languages)
     (images,) = embed_labelled(embedder, records, "zero_shot")
     unknown = np.flatnonzero(images.labels >= num_classes)
@@ -74,13 +94,23 @@ def run(embedder, records, prompts, languages=None, groups=None, cache_dir=None,
         )
     lacking = dict(getattr(prompts, "lacking", {}))
     counts = {"images": len(images.ids), "languages": {}, "lacking": lacking, "groups": {}}
-    result = Result("zero_shot", PROTOCOL, {}, counts)
+    result = Result("zero_shot", id, {}, counts)
+    if protocol == "argmax":
+        for language in languages:
+            arguments = images, prompts[language], language, cache_dir, model_id
+            predicted, labels, counts["languages"][language] = _predict(embedder, *arguments)
+            scores = _score_predictions(predicted, labels)
+            result.values[language], result.intervals[language] = scores
+            result.items[language] = {"top1": _items(predicted == labels)}
+            result.values[language]["chance"] = 100.0 / counts["languages"][language]["classes"]
+        return result
     averages = _GroupAverages(GROUPS if groups is None else groups, len(images.ids))
     for language in languages:
         ranks, count = _rank(embedder, images, prompts[language], language, cache_dir, model_id)
         counts["languages"][language] = count
         result.values[language], result.intervals[language] = _score(ranks, count["classes"])
         result.values[language]["chance"] = 100.0 / count["classes"]
+        result.items[language] = {"top1": _items(ranks < 1)}
         averages.add(language, ranks, is_complete=not count["missing_classes"])
     result.values["groups"], result.intervals["groups"] = {}, {}
     for name in averages.groups:
@@ -117,6 +147,25 @@ def _requested_languages(prompts, languages):
     return languages, len(prompts[first])
 
 
+def _embed_classes(embedder, images, prompts, cache_dir, model_id):
+    """Embeds the classes that have a prompt.
+
+    Returns:
+        Tuple (embeddings of the images of these classes, float32 (n, d); their labels (n,);
+        embeddings of the classes, float32 (c, d); their labels (c,); counts).
+    """
+    # The prompts are copied, because each access fills the templates again.
+    prompts = [tuple(class_prompts) for class_prompts in prompts]
+    count = count_prompts(prompts)
+    classes, labels = class_embeddings(embedder, prompts, cache_dir, model_id)
+    has_prompt = np.isin(images.labels, labels)
+    if not has_prompt.any():
+        raise UserError("no image is of a class that has a prompt")
+    embeddings = images.embeddings if has_prompt.all() else images.embeddings[has_prompt]
+    count |= {"images": len(embeddings)}
+    return embeddings, images.labels[has_prompt], classes, labels, count
+
+
 def _rank(embedder, images, prompts, language, cache_dir, model_id):
     """Ranks the correct class of each image whose class has a prompt.
 
@@ -124,19 +173,38 @@ def _rank(embedder, images, prompts, language, cache_dir, model_id):
         Tuple (int64 (n,) number of wrong classes that score at least as high as the correct one;
         counts of the prompts and images).
     """
-    # The prompts are copied, because each access fills the templates again.
-    prompts = [tuple(class_prompts) for class_prompts in prompts]
-    count = count_prompts(prompts)
     try:
-        classes, labels = class_embeddings(embedder, prompts, cache_dir, model_id)
-        has_prompt = np.isin(images.labels, labels)
-        if not has_prompt.any():
-            raise UserError("no image is of a class that has a prompt")
-        embeddings = images.embeddings if has_prompt.all() else images.embeddings[has_prompt]
-        ranks = metrics.retrieval_ranks(embeddings, classes, images.labels[has_prompt], labels)
+        *arrays, count = _embed_classes(embedder, images, prompts, cache_dir, model_id)
+        embeddings, image_labels, classes, labels = arrays
+        return metrics.retrieval_ranks(embeddings, classes, image_labels, labels), count
     except UserError as error:
         raise UserError(f"zero_shot in {language!r}: {error}") from error
-    return ranks, count | {"images": len(ranks)}
+
+
+def _predict(embedder, images, prompts, language, cache_dir, model_id):
+    """Returns (predicted labels (n,), labels (n,), counts) of the images that have a class."""
+    try:
+        *arrays, count = _embed_classes(embedder, images, prompts, cache_dir, model_id)
+    except UserError as error:
+        raise UserError(f"zero_shot in {language!r}: {error}") from error
+    embeddings, image_labels, classes, labels = arrays
+    return labels[metrics.first_best(embeddings, classes)], image_labels, count
+
+
+def _score_predictions(predicted, labels):
+    """Returns (values, intervals) of predicted labels."""
+    hit = 100.0 * (predicted == labels)
+    _, classes, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    # The mean of the accuracies of the classes is a mean over images with these weights.
+    weighted = hit * (len(labels) / (len(sizes) * sizes[classes]))
+    columns = {"top1": hit, "class_recall": weighted}
+    values = {name: float(column.mean()) for name, column in columns.items()}
+    return values, {name: metrics.mean_interval(column) for name, column in columns.items()}
+
+
+def _items(hit):
+    """Returns the items of a metric of hits, see `results.Result`."""
+    return metrics.group_items(100.0 * hit, np.arange(len(hit)), len(hit))
 
 
 def _score(ranks, num_classes):

@@ -11,7 +11,17 @@ from ml_collections import ConfigDict, config_dict
 from tf_mural import configs
 from tf_mural.errors import UserError, lookup, suggest
 
-STAGES = ("align", "mural", "etcl", "control", "sixlang", "one_language", "finetune", "distil")
+STAGES = (
+    "align",
+    "mural",
+    "etcl",
+    "control",
+    "sixlang",
+    "one_language",
+    "finetune",
+    "distil",
+    "codeswitch",
+)
 SIZES = ("tiny", "b3_mini", "paper")
 
 _PREFIX = "--config."

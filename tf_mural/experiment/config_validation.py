@@ -4,10 +4,12 @@ import math
 import os
 
 from tf_mural import file_io, models, public_models
+from tf_mural.data.code_switching import check_switched_fields
 from tf_mural.data.language_sampling import LANGUAGES_OF
 from tf_mural.data.preprocessing import Preprocessing
 from tf_mural.errors import UserError, lookup, suggest
 from tf_mural.experiment.config_loading import may_be_none
+from tf_mural.experiment.data import code_switch_options
 from tf_mural.experiment.fields import field_modalities, field_towers, split_term, term_fields
 from tf_mural.experiment.stored_vectors import check_vector_towers
 from tf_mural.losses import LOSSES, SCALARS, complete_options
@@ -102,6 +104,7 @@ def _check_numbers(config):
 
 
 def _check_sources(config):
+    modalities = field_modalities(config)
     for name, source in config.sources.items():
         if not source.temperature > 0:
             raise UserError(
@@ -122,6 +125,8 @@ def _check_sources(config):
             known = {s: v for s, v in config.sources.items() if "negatives_of" not in v}
             lookup(known, source.negatives_of, f"source (negatives_of of sources.{name})")
         lookup(LANGUAGES_OF, source.languages_of, f"languages_of (of sources.{name})")
+        if options := code_switch_options(name, source):
+            check_switched_fields(name, {f: modalities[f] for f in source.fields}, options.fields)
         if source.languages == ():
             raise UserError(
                 f"sources.{name}.languages is empty: expected codes, or none for all languages"

@@ -1,14 +1,19 @@
 """Makes the record sets, samplers and sources of a config, and a sheet of training images."""
 
+import dataclasses
 import os
 
 import numpy as np
 import tensorflow as tf
 
-from tf_mural import conversion
+from tf_mural import conversion, file_io
 from tf_mural.data import image_ops, training_data
+from tf_mural.data.code_switching import CodeSwitch
+from tf_mural.data.lexicon import Lexicon
 from tf_mural.data.records import SHUFFLE_LIMIT, RecordSet, deserialize
-from tf_mural.errors import UserError
+from tf_mural.datasets.scenes.lexicon import scenes_lexicon
+from tf_mural.errors import UserError, lookup
+from tf_mural.experiment.stored_vectors import field_vectors
 
 _MAX_CAPTIONS = 6
 
@@ -32,8 +37,10 @@ def open_records(folder, data_dir, strict=True, max_indexed=SHUFFLE_LIMIT):
 
 def find_records(folder, data_dir):
     """Returns the path of a record set or of mined negatives; it may be relative to `data_dir`."""
+    if file_io.is_remote(folder):
+        return folder
     in_data_dir = os.path.join(data_dir, folder)
-    use_data_dir = os.path.isdir(in_data_dir) or not os.path.isdir(folder)
+    use_data_dir = file_io.isdir(in_data_dir) or not os.path.isdir(folder)
     return in_data_dir if use_data_dir else folder
 
 
@@ -93,9 +100,60 @@ def make_negative_sampler(name, source, base, modalities, data_dir, seed, vector
     )
 
 
-def make_source(sampler, source, modalities, vectors=None):
-    """Returns the `input_pipeline.Source` of a sampler, with the settings of a source."""
-    return training_data.make_source(sampler, modalities, source.flip, _of_source(vectors, source))
+def make_source(sampler, source, modalities, data_dir, config):
+    """Returns the `input_pipeline.Source` of a sampler, with the settings of a source.
+
+    Args:
+        sampler: result of `make_sampler` or `make_negative_sampler`.
+        source, modalities, data_dir: see `make_sampler`.
+        config: ConfigDict of the stage.
+    """
+    options = code_switch_options(sampler.name, source)
+    if options is not None:
+        lexicon = open_lexicon(options.lexicon, data_dir)
+        options = dataclasses.replace(options, lexicon=lexicon)
+    vectors = _of_source(field_vectors(config), source)
+    return training_data.make_source(
+        sampler, modalities, source.flip, vectors, options, config.seed
+    )
+
+
+def code_switch_options(name, source):
+    """Returns the `CodeSwitch` of a source of the config; None: it has no value `code_switch`.
+
+    Args:
+        name: name of the source.
+        source: ConfigDict of the source.
+
+    Raises:
+        UserError: a value is invalid.
+    """
+    values = source.get("code_switch")
+    if not values:
+        return None
+    known = [field.name for field in dataclasses.fields(CodeSwitch)]
+    for key in values:
+        lookup(dict.fromkeys(known), key, f"value of sources.{name}.code_switch:")
+    for key in ("fields", "lexicon"):
+        if key not in values:
+            raise UserError(
+                f"sources.{name}.code_switch has no value {key!r}, see configs/codeswitch.py"
+            )
+    try:
+        return CodeSwitch(**values)
+    except UserError as error:
+        raise UserError(f"sources.{name}.code_switch: {error}") from None
+
+
+def open_lexicon(name, data_dir):
+    """Opens a lexicon.
+
+    Args:
+        name: "scenes" for the vocabulary of the data set scenes; or the path of a folder, which may
+            be relative to `data_dir`.
+        data_dir: folder of the record sets.
+    """
+    return scenes_lexicon() if name == "scenes" else Lexicon.open(find_records(name, data_dir))
 
 
 def _of_source(vectors, source):

@@ -29,7 +29,9 @@ def check_extractions(config, data_dir, model):
     for name, source in config.sources.items():
         if "extraction" not in source:
             continue
-        names = {vectors[field][0] for field in source.fields if field in vectors}
+        # The stored features of an image or text tower do not come from a teacher.
+        own = {vectors[field] for field in source.fields if field in vectors}
+        names = {name for name, _, modality in own if modality == "vectors"}
         for vector_name in sorted(names):
             for folder in source.records:
                 path = find_records(folder, data_dir)

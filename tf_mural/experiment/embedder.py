@@ -17,8 +17,9 @@ from tf_mural.data.encoder_inputs import KerasHubTokenizer
 from tf_mural.data.preprocessing import Preprocessing
 from tf_mural.data.text_notes import TextNotes
 from tf_mural.data.tokenizers import Tokenizer
-from tf_mural.errors import UserError
+from tf_mural.errors import StorageError, UserError
 from tf_mural.evaluation.batch_embedder import BadImage, BatchEmbedder
+from tf_mural.experiment import sentence_encoding
 from tf_mural.models import DualEncoder
 from tf_mural.progress import Progress, is_terminal
 from tf_mural.truncation import check_dim, size_note, truncate_array
@@ -234,6 +235,14 @@ class Embedder:
                 ) from error
             raise
 
+    # The interface of sentence-transformers.
+    encode = encode_query = encode_document = sentence_encoding.encode
+    similarity = sentence_encoding.similarity
+    similarity_pairwise = sentence_encoding.similarity_pairwise
+    get_embedding_dimension = sentence_encoding.get_embedding_dimension
+    get_sentence_embedding_dimension = sentence_encoding.get_embedding_dimension
+    similarity_fn_name = "cosine"
+
     def text_notes(self, texts: Iterable[str]) -> list[str]:
         """Returns a note for each text that the model truncates, or may not understand.
 
@@ -309,6 +318,8 @@ def _encode(images, paths, background="white"):
             paths[position] = os.fspath(image)
             try:
                 image = file_io.read_bytes(paths[position])
+            except StorageError:
+                raise
             except OSError as error:
                 reason = error.strerror or str(error)
                 raise BadImage(position, f"{paths[position]}: {reason}") from error

@@ -14,6 +14,7 @@ from tf_mural.evaluation.benchmarks import (
     missing_records,
     task_for,
 )
+from tf_mural.evaluation.protocols import protocol_id
 
 
 @dataclasses.dataclass
@@ -118,7 +119,7 @@ def requested_jobs(folder, names, records, out, options, dims=()):
 def result_path(folder, name, records=None, options=None):
     """Returns the file of a result, such as evals/retrieval-scenes-test.json."""
     # A record set is named by the last two folders of its path, such as "scenes/test".
-    parts = [name] if records is None else [name, *os.path.abspath(records).split(os.sep)[-2:]]
+    parts = [name] if records is None else [name, *file_io.absolute(records).split(os.sep)[-2:]]
     for option, value in (options or {}).items():
         value = value if isinstance(value, list) else [str(value)]
         parts += [option, *(part.strip(os.sep).replace(os.sep, "-") for part in value)]
@@ -144,6 +145,8 @@ def is_up_to_date(path, evaluation, model_hashes, dims=()):
     except (OSError, ValueError):
         return False
     version = inspect.getmodule(task_for(evaluation.name)).PROTOCOL
+    if name := evaluation.options.get("protocol"):
+        version = protocol_id(version.split("/")[0], name)
     options = json.loads(json.dumps(evaluation.options))
     expected = {**model_hashes, "data": evaluation.data, "options": options}
     expected |= {"dims": list(dims)} if dims else {}

@@ -4,9 +4,11 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from tf_mural import experiment, file_io
 from tf_mural.errors import UserError, lookup
-from tf_mural.evaluation import TASKS
+from tf_mural.evaluation import TASKS, protocols
 from tf_mural.evaluation.benchmarks import BENCHMARKS
 from tf_mural.evaluation.results import Result
 from tf_mural.experiment import eval_jobs
@@ -80,8 +82,7 @@ def evaluate(
         if out is not None:
             path = model if isinstance(model, str | os.PathLike) else type(model).__name__
             content = result_content(os.fspath(path), hashes, job, evaluation, result, dims)
-            file_io.makedirs(os.path.dirname(job.out) or ".")
-            file_io.write_json(job.out, content)
+            write_result(job.out, content, result)
     return results if len(results) > 1 else next(iter(results.values()))
 
 
@@ -113,6 +114,7 @@ def result_content(model_name, hashes, job, evaluation, result, dims=()):
         dims: sizes of the embeddings that were requested.
     """
     benchmark = None if job.records else evaluation.benchmark
+    details = protocols.describe(result.protocol)
     return {
         "model": model_name,
         **hashes,
@@ -122,7 +124,33 @@ def result_content(model_name, hashes, job, evaluation, result, dims=()):
         "options": evaluation.options,
         **({"dims": list(dims)} if dims else {}),
         **result.as_dict(),
+        **({"protocol_details": details} if details else {}),
     }
+
+
+def write_result(path, content, result):
+    """Writes the file of a result and, if the result has items, a file of them next to it.
+
+    Args:
+        path: file of the result, in JSON.
+        content: result of `result_content`.
+        result: `Result`. Its items are written to `items_path(path)`, with the keys "key/metric".
+    """
+    file_io.makedirs(os.path.dirname(path) or ".")
+    if result.items:
+        arrays = {
+            f"{key}/{metric}": array
+            for key, by_metric in result.items.items()
+            for metric, array in by_metric.items()
+        }
+        with file_io.local_copy(items_path(path)) as local_path, open(local_path, "wb") as file:
+            np.savez_compressed(file, **arrays)
+    file_io.write_json(path, content)
+
+
+def items_path(path):
+    """Returns the file of the items of a result: "coco.items.npz" of "coco.json"."""
+    return f"{path.removesuffix('.json')}.items.npz"
 
 
 def _open_model(model):

@@ -21,7 +21,9 @@ from tf_mural.progress import Progress
 from tf_mural.truncation import RepeatedEmbedder, TruncatedEmbedder
 
 # Tasks whose option `languages` selects texts of the records, not prompts or pairs.
-_TASKS_BY_TEXT_LANGUAGE = (TASKS["retrieval"], TASKS["consistency"])
+_TASKS_BY_TEXT_LANGUAGE = tuple(
+    TASKS[name] for name in ("retrieval", "consistency", "multiple_choice")
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +136,8 @@ def prepare_evaluation(name, data_dir, records=None, **options):
             f"{name!r} needs records to evaluate on: name their folder with the option `records`"
         )
     record_set = open_records(records or benchmark.records, data_dir)
-    options, objects = dict(options), {}
+    options = {**(benchmark.options if benchmark else {}), **options}
+    objects = {}
     data = {record_set.folder: record_set.digest}
     if "index" in option_names(name):
         folder = options.pop("index", None) or (benchmark and benchmark.index)
@@ -144,7 +147,7 @@ def prepare_evaluation(name, data_dir, records=None, **options):
         data[objects["index"].folder] = objects["index"].digest
     if "prompts" in option_names(name):
         path, objects["prompts"] = _open_prompts(
-            options.pop("prompts", None), benchmark, record_set, data_dir
+            options.pop("prompts", None), benchmark, record_set, data_dir, options.get("prompt_set")
         )
         data[path] = _prompts_digest(objects["prompts"])
     if task_for(name) in _TASKS_BY_TEXT_LANGUAGE:
@@ -191,15 +194,20 @@ def make_evaluate(config, data_dir, embed, with_records=None):
     return lambda: {evaluation.name: evaluation.run(embed, dims=dims) for evaluation in evaluations}
 
 
-def _open_prompts(path, benchmark, record_set, data_dir):
+def _open_prompts(path, benchmark, record_set, data_dir, prompt_set=None):
     """Returns (source, `Prompts`): prompts from files, or English prompts if there are no files."""
     classes = record_set.manifest.get("classes")
     default = os.path.join(data_dir, benchmark.prompts) if benchmark else ""
     if path:
         in_data_dir = os.path.join(data_dir, path)
         default = in_data_dir if os.path.exists(in_data_dir) else path
-    if path or os.path.isdir(default):
-        return default, prompts.read(default, classes, record_set.manifest["dataset"])
+    if path or os.path.isdir(default) or default.endswith(".json"):
+        dataset = record_set.manifest["dataset"]
+        return default, prompts.read(default, classes, dataset, prompt_set=prompt_set)
+    if prompt_set:
+        raise UserError(
+            f"`prompt_set={prompt_set}` needs prompts from files: name them by `prompts`"
+        )
     if not classes:
         raise UserError(
             f"{record_set.folder} has no class names to make prompts from: name a folder of "

@@ -8,6 +8,7 @@ from tf_mural.data import image_ops
 from tf_mural.data.records import describe_vectors
 from tf_mural.errors import UserError, lookup
 from tf_mural.evaluation.batch_embedder import TEXT_LENGTHS, BatchEmbedder
+from tf_mural.experiment.stored_embedder import StoredEmbedder
 from tf_mural.experiment.stored_vectors import tower_fingerprint, weights_fingerprint
 
 _MODALITIES = {"images": "image", "texts": "text"}  # {of: modality of the tower}
@@ -24,6 +25,7 @@ def make_extractor(
     tower=None,
     batch_size=64,
     strategy=None,
+    sets=(),
 ):
     """Returns an `Extractor` that computes vectors with a tower of a model.
 
@@ -42,6 +44,8 @@ def make_extractor(
         tower: name of the tower; None: the first tower of its modality.
         batch_size: number of images or texts per batch.
         strategy: result of `make_strategy` of the backend, whose replicas share a batch.
+        sets: list of `RecordSet`. If they have the features of this tower, the embeddings are
+            computed from these features instead of the images or texts.
 
     Raises:
         UserError: the model has no such tower, or the tower cannot be split.
@@ -71,12 +75,41 @@ def make_extractor(
     batches = _batch_embedder(
         encoder, tower, part, modality, tokenizer, preprocessing, batch_size, strategy
     )
+    options = {"tower": tower, "features": features}
+    stored = None if features else _stored_features(sets, embedder, tower)
+    if stored:
+        encoder.use_stored_features({tower: stored})
+        batches = StoredEmbedder(batches, encoder, {tower: stored}, sets, normalize=False)
+        options["stored_features"] = stored
     return Extractor(
         name,
         describe_vectors(of, part.output.shape[-1], dtype, source, languages),
         {"image": batches.embed_images, "text": batches.embed_texts}[modality],
-        {"tower": tower, "features": features},
+        options,
     )
+
+
+def _stored_features(sets, embedder, tower):
+    """Returns the name of the features of a tower in record sets, or None.
+
+    Only the first tower of a modality has an embedder of stored features.
+    """
+    encoder = embedder.model
+    modality, model = encoder.modalities[tower], encoder.towers[tower]
+    if tower != encoder.default_tower(modality) or not hasattr(model, "split"):
+        return None
+    of = next(of for of, name in _MODALITIES.items() if name == modality)
+    candidates = {
+        name: (description.get("model") or {}).get("fingerprint")
+        for record_set in sets
+        for name, description in record_set.vectors.items()
+        if description["of"] == of and "languages" not in description
+    }
+    if not candidates:
+        return None
+    parts = (encoder.tokenizer, embedder.preprocessing, getattr(model, "pooling", None))
+    fingerprint = tower_fingerprint(modality, model.split()[0], *parts)
+    return next((name for name, value in candidates.items() if value == fingerprint), None)
 
 
 class _RowEncoder:

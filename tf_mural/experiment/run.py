@@ -41,6 +41,7 @@ class Run:
         skipped_records: `input_pipeline.SkippedRecords`.
         language_report: `LanguageReport` of the sources.
         tokenizer: an object with the interface of `data.tokenizers.Tokenizer`.
+        code_switchers: {field: `CodeSwitcher`} of the code-switched fields of all sources.
         contact_sheet: callable without arguments that returns augmented training images, uint8
             (n, h, w, 3), and their captions [[(language, text)]].
     """
@@ -57,7 +58,25 @@ class Run:
     skipped_records: input_pipeline.SkippedRecords
     language_report: LanguageReport
     tokenizer: object
+    code_switchers: dict
     contact_sheet: object
+
+    @property
+    def lexicons(self):
+        """{name of a lexicon: its digest} of the code-switched fields."""
+        lexicons = [switcher.lexicon for switcher in self.code_switchers.values()]
+        return {lexicon.name: lexicon.digest for lexicon in lexicons}
+
+    def metrics(self, step):
+        """Returns the numbers to log at a step, {name: number}.
+
+        They are the passes over languages, and the shares of replaced words, from 0 to 1, in the
+        texts that this process has read.
+        """
+        return self.language_report.metrics(step) | {
+            f"switched/{field}": switcher.switched_share()
+            for field, switcher in self.code_switchers.items()
+        }
 
 
 def build(config, data_dir, strategy, resumes=False, encoders=None):
@@ -99,7 +118,7 @@ def build(config, data_dir, strategy, resumes=False, encoders=None):
     trainer = make_trainer(config, description, languages, strategy)
 
     sources = [
-        data.make_source(samplers[name], source, fields[name], field_vectors(config))
+        data.make_source(samplers[name], source, fields[name], data_dir, config)
         for name, source in config.sources.items()
     ]
     preprocessing = Preprocessing.from_config(config.images, config.model.image)
@@ -136,6 +155,7 @@ def build(config, data_dir, strategy, resumes=False, encoders=None):
         skipped_records=skipped_records,
         language_report=LanguageReport(drawn, config.batch_size),
         tokenizer=tokenizer,
+        code_switchers={k: v for source in sources for k, v in source.code_switch.items()},
         contact_sheet=functools.partial(data.training_sheet, sources, preprocessing),
     )
 

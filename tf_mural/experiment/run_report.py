@@ -71,12 +71,19 @@ def print_override_scope(config, init, overrides):
 def print_languages(config, run):
     """Prints the languages with the most passes and the fewest texts, and the texts that are cut.
 
+    A line about each code-switched field follows.
+
     Args:
         config: ConfigDict of the stage.
         run: `run.Run`.
     """
     for line in run.language_report.warnings(config.steps):
         print(line)
+    for switcher in run.code_switchers.values():
+        print(switcher.describe())
+    lexicons = [switcher.lexicon for switcher in run.code_switchers.values()]
+    for note in dict.fromkeys(note for lexicon in lexicons for note in lexicon.notes):
+        print(note)
     if line := run.language_report.cut_texts_line(run.tokenizer):
         print(line)
 
@@ -89,7 +96,10 @@ def run_facts(run, processes, step):
         processes: `ProcessGroup`.
         step: number of the last step.
     """
+    switched = {field: s.switched_share() for field, s in run.code_switchers.items()}
+    facts = {"lexicons": run.lexicons, "switched": switched} if switched else {}
     return {
+        **facts,
         "vocabulary_hash": run.description["vocabulary_hash"],
         "data": run.data,
         "passes": run.language_report.passes(step),
@@ -153,12 +163,12 @@ def write_report(config, workdir, results, compared):
         return
     stages = {**{name: compared[name] for name in config.report.compare_with}}
     stages[config.stage] = results
-    tables = {name: Result(**r["evaluation"]["retrieval"]) for name, r in stages.items()}
+    tables = _same_protocol(stages, config.stage)
     languages = list(tables[config.stage].values)
     trained = [code for code in config.evaluation.retrieval.trained if code in languages]
     unseen = [code for code in languages if code not in trained]
     groups = {"trained": trained, "unseen": unseen} if trained else {}
-    control = config.report.control
+    control = config.report.control if config.report.control in tables else None
     for name, result in tables.items():
         print(f"\n{name}, step {stages[name]['steps']}, in percent:")
         print(reports.recall_table(result, groups))
@@ -175,6 +185,23 @@ def write_report(config, workdir, results, compared):
     results = {**results, "compare_with": compared, "groups": groups}
     file_io.write_json(os.path.join(workdir, RESULTS), results)
     print(f"results: {os.path.join(workdir, RESULTS)}\nchart:   {chart}")
+
+
+def _same_protocol(stages, stage):
+    """Returns {name: Result of retrieval} of the stages that have the protocol of `stage`.
+
+    A line names each stage that is left out, because numbers of different protocols are not
+    comparable.
+    """
+    tables = {name: Result(**r["evaluation"]["retrieval"]) for name, r in stages.items()}
+    protocol = tables[stage].protocol
+    for name, result in tables.items():
+        if result.protocol != protocol:
+            print(
+                f"{name} is not compared: it was evaluated by {result.protocol}, and {stage} by "
+                f"{protocol}; evaluate both by the same protocol"
+            )
+    return {name: result for name, result in tables.items() if result.protocol == protocol}
 
 
 def print_regressions(results):

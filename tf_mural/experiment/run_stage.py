@@ -230,6 +230,7 @@ def _train(config, run, workdir, session, init):
         checkpoints.save_model(workdir, arrays, run.description, run.vocabulary_path)
         file_io.write_json(os.path.join(workdir, RESULTS), results)
         run_report.write_retrieval_images(config, workdir, session.data_dir, log, last_step)
+        log.copy_events()
     processes.barrier()
     return results
 
@@ -251,7 +252,7 @@ def _restore(config, run, workdir, processes):
         config.checkpoint_in_background,
     )
     blocks = {f"blocks of {folder}": digest for folder, digest in run.layouts.items()}
-    data_digests = run.data | run.negatives | blocks
+    data_digests = run.data | run.negatives | run.lexicons | blocks
     if manager.restore(run.description, data_digests):
         print(f"resuming at step {int(run.trainer.step.numpy())}")
     start = {"the step to resume from": int(run.trainer.step.numpy())}
@@ -302,7 +303,8 @@ def _evaluate_before(config, run, workdir, evaluate, processes):
 
 def _train_loop(config, run, runner, manager, log, evaluate, tracker, session):
     """Calls `loop.train` with the values of the config. Returns the number of the last step."""
-    with manager, session.signals.deferred():
+    with manager, session.signals.deferred(), contextlib.ExitStack() as stack:
+        stack.callback(log.copy_events)
         return loop.train(
             run.trainer,
             runner,
@@ -316,7 +318,7 @@ def _train_loop(config, run, runner, manager, log, evaluate, tracker, session):
             evaluate_every=config.evaluate_every,
             last_evaluated=tracker.last_step,
             skipped_records=run.skipped_records,
-            extra_metrics=run.language_report.metrics,
+            extra_metrics=run.metrics,
             steps_per_loop=config.steps_per_loop,
             signals=session.signals,
             should_stop=lambda: _should_stop_early(config.stop_early, tracker),

@@ -24,11 +24,12 @@ class StoredEmbedder:
         features: {tower: name of its features in the records}. Only the first tower of a modality
             embeds images or texts.
         sets: list of `RecordSet`, of which some may have no such features.
+        normalize: whether the rows are scaled to length 1; `embed` must do the same.
     """
 
-    def __init__(self, embed, encoder, features, sets):
+    def __init__(self, embed, encoder, features, sets, normalize=True):
         self._embed = {"images": embed.embed_images, "texts": embed.embed_texts}
-        self._sets, self._tables = sets, {}
+        self._sets, self._tables, self._normalize = sets, {}, normalize
         self._towers = {
             _OF[encoder.modalities[tower]]: (tower, name)
             for tower, name in features.items()
@@ -38,11 +39,11 @@ class StoredEmbedder:
         self._functions = backend_module().encoder_functions(_Projections(encoder), towers)
 
     def embed_images(self, encoded):
-        """Embeds images, given as the bytes of image files; returns unit rows, (n, width)."""
+        """Embeds images, given as the bytes of image files; returns rows (n, width)."""
         return self._embed_items("images", encoded)
 
     def embed_texts(self, texts):
-        """Embeds strings; returns unit rows, (n, width)."""
+        """Embeds strings; returns rows (n, width)."""
         return self._embed_items("texts", texts)
 
     def _embed_items(self, of, items):
@@ -77,7 +78,8 @@ class StoredEmbedder:
         # The shape of all batches is the same, so that the projection is compiled once.
         padding = ((0, _BATCH_SIZE - len(features)), (0, 0))
         projected = self._functions[self._towers[of][0]](np.pad(features, padding, mode="edge"))
-        return normalize(np.asarray(projected, np.float32)[: len(features)], of, positions)
+        rows = np.asarray(projected, np.float32)[: len(features)]
+        return normalize(rows, of, positions) if self._normalize else rows
 
     def _table(self, of):
         """Returns ({key of an item: row}, features float32 (n, c)) of all record sets."""

@@ -3,10 +3,12 @@
 import os
 import re
 import subprocess
+import types
 
 from tf_mural import file_io
 from tf_mural.errors import UserError, lookup
 from tf_mural.evaluation.metrics import seeds_interval
+from tf_mural.experiment import sweep_spread
 from tf_mural.experiment.config_loading import find_file, import_file
 
 REQUIRED = ("TITLE", "RUNS", "SEEDS", "COLUMNS", "BASELINE")
@@ -50,6 +52,36 @@ def load_sweep(path):
     return sweep
 
 
+def select_rows(sweep, rows, columns):
+    """Returns a sweep with some of the rows, the rows from whose weights they start, and columns.
+
+    Args:
+        sweep: see `load_sweep`.
+        rows: names of rows and labels of differences, whose two rows are selected.
+        columns: names of columns of the sweep, or codes of languages.
+
+    Raises:
+        UserError: a row is unknown.
+    """
+    compared = {label: pair for label, pair in differences(sweep).items() if label in rows}
+    missing = [row for row in rows if row not in compared]
+    missing += [row for pair in compared.values() for row in pair]
+    needed = set()
+    while missing:
+        row = missing.pop()
+        run = lookup(sweep.RUNS, row, "row")
+        needed.add(row)
+        missing += [run["init"]] if "init" in run else []
+    return types.SimpleNamespace(
+        TITLE=sweep.TITLE,
+        RUNS={row: run for row, run in sweep.RUNS.items() if row in needed},
+        SEEDS=sweep.SEEDS,
+        COLUMNS={column: sweep.COLUMNS.get(column, (column,)) for column in columns},
+        BASELINE=None,
+        DIFFERENCES=compared,
+    )
+
+
 def differences(sweep):
     """Returns {label: (row, row that is subtracted)} of the differences of a sweep."""
     return dict(getattr(sweep, "DIFFERENCES", {}))
@@ -73,8 +105,23 @@ def _check_runs(path, sweep):
             lookup(earlier_rows, run["init"], f"initial row (of the row {row!r}, above it)")
         _check_vectors(path, row, run)
         earlier_rows[row] = run
+    _check_protocols(path, sweep)
     if sweep.BASELINE is not None:
         lookup(sweep.RUNS, sweep.BASELINE, "baseline")
+
+
+def _check_protocols(path, sweep):
+    """Raises a UserError if rows would be evaluated by different protocols of retrieval."""
+    names = [f"evaluation.retrieval.{name}" for name in ("protocol", "captions_per_image")]
+    rows = list(sweep.RUNS)
+    for name in names:
+        values = [sweep.RUNS[row].get("overrides", {}).get(name) for row in rows]
+        for row, value in zip(rows, values, strict=True):
+            if value != values[0]:
+                raise UserError(
+                    f"{path}: the row {row!r} sets {name} to {value!r}, and {rows[0]!r} to "
+                    f"{values[0]!r}: numbers of different protocols are not comparable"
+                )
 
 
 def _check_vectors(path, row, run):
@@ -231,7 +278,12 @@ def write_table(out_dir, sweep, recalls):
     header = ["run"]
     for column in sweep.COLUMNS:
         header += [column] + (["gain"] if baseline is not None else [])
-    note = _note(sweep, recalls, baseline is not None)
+    half_widths = {
+        row: {s: sweep_spread.recall_half_widths(run_workdir(out_dir, row, s)) for s in by_seed}
+        for row, by_seed in recalls.items()
+    }
+    spread = sweep_spread.spreads(sweep, values, half_widths)
+    note = _note(sweep, recalls, baseline is not None) + sweep_spread.note(spread)
     compared = difference_values(sweep, values)
     tables = [(rows, header, note)]
     if compared:
@@ -252,6 +304,8 @@ def write_table(out_dir, sweep, recalls):
     content = {"title": sweep.TITLE, "baseline": sweep.BASELINE, "runs": runs, "columns": values}
     if compared:
         content["differences"] = compared
+    if spread:
+        content["spread"] = spread
     file_io.write_json(os.path.join(out_dir, "sweep.json"), content)
     if chart := getattr(sweep, "CHART", None):
         _draw_chart(os.path.join(out_dir, "average_recall.png"), chart, recalls)

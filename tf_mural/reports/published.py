@@ -10,6 +10,7 @@ import functools
 import json
 import os
 
+from tf_mural.evaluation.benchmarks import BENCHMARKS, benchmark_protocol
 from tf_mural.reports.result_tables import flatten_values
 
 _FOLDER = os.path.join(os.path.dirname(__file__), "numbers")
@@ -66,7 +67,8 @@ def published_results(benchmark, setting="zero-shot"):
     """
     results, tables = {}, {}
     for numbers in (paper_numbers(), other_numbers()):
-        protocol = numbers["protocols"].get(benchmark.split("/")[0])
+        protocol = BENCHMARKS[benchmark].options and benchmark_protocol(benchmark)
+        protocol = protocol or numbers["protocols"].get(benchmark.split("/")[0])
         for row in numbers["rows"]:
             if (row["benchmark"], row["setting"]) != (benchmark, setting):
                 continue

@@ -39,6 +39,13 @@ def headline_values(result):
     return {"/".join(filter(None, names[cell])): values[cell] for cell in cells}
 
 
+def _has_recalls(result):
+    """Returns whether the values are recalls, which other protocols of retrieval do not have."""
+    return result.task == "retrieval" and all(
+        "average_recall" in values for values in result.values.values()
+    )
+
+
 def task_unit(task):
     """Returns the unit of a task's values: "in percent" for most tasks."""
     return _UNITS.get(task, "in percent")
@@ -51,7 +58,7 @@ def result_table(result, markdown=False):
         result: `Result` of any task.
         markdown: Whether to return a Markdown table.
     """
-    if result.task == "retrieval":
+    if _has_recalls(result):
         return recall_table(result, markdown=markdown)
     values, intervals = flatten_values(result.values), flatten_values(result.intervals)
     names = list(dict.fromkeys(metric for _, metric in values))
@@ -79,7 +86,7 @@ def sizes_table(result, markdown=False):
         markdown: whether to return Markdown tables.
     """
     results = {size: result.of_size(size) for size in result.sizes}
-    if result.task == "retrieval":
+    if _has_recalls(result):
         return retrieval_table(results, markdown=markdown)
     tables = [f"size {size}:\n{result_table(r, markdown)}" for size, r in results.items()]
     return "\n\n".join(tables)

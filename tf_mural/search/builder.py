@@ -6,7 +6,7 @@ import os
 import numpy as np
 
 from tf_mural import file_io
-from tf_mural.errors import UserError
+from tf_mural.errors import StorageError, UserError
 from tf_mural.progress import Progress
 from tf_mural.search.index import EF_SEARCH, FAISS, MANIFEST, SCHEMA, read_manifest, sha256_hex
 from tf_mural.search.neighbors import MIN_EF_SEARCH
@@ -98,8 +98,8 @@ def _resume(folder, identity):
         UserError: the folder contains an index of another model or source, or other files.
     """
     path = os.path.join(folder, MANIFEST)
-    if not os.path.exists(path):
-        if os.path.isdir(folder) and os.listdir(folder):
+    if not file_io.exists(path):
+        if file_io.listdir(folder):
             raise UserError(f"{folder} contains other files: choose another folder")
         return None
     manifest = read_manifest(folder)
@@ -124,6 +124,8 @@ def _add_part(folder, manifest, source, embed, indices):
             item = source.item(index)
             try:
                 batch.append((item, source.read(item)))
+            except StorageError:
+                raise
             except OSError as error:
                 _count_skipped(manifest, source.display_name(item), error.strerror or str(error))
         rows, readable = _embed_readable(manifest, source, embed, batch)
@@ -186,7 +188,7 @@ def _write_manifest(folder, manifest):
 def _write_faiss(folder, manifest, kind, ef_search):
     """Writes the FAISS index, unless it exists, and its entries of the manifest."""
     path = os.path.join(folder, FAISS)
-    is_kept = manifest["whole"] and manifest.get("faiss") == kind and os.path.exists(path)
+    is_kept = manifest["whole"] and manifest.get("faiss") == kind and file_io.exists(path)
     settings = {"faiss": kind, EF_SEARCH: ef_search if kind == "hnsw" else None}
     if not is_kept or manifest.get(EF_SEARCH) != settings[EF_SEARCH]:
         manifest.pop(RECALL, None)  # Measured with another index or `ef_search`.
@@ -211,6 +213,7 @@ def _build_faiss(folder, manifest, kind):
     else:
         index = faiss.IndexHNSWFlat(width, 32, faiss.METRIC_INNER_PRODUCT)
     for part in manifest["parts"]:
-        index.add(np.load(os.path.join(folder, f"{part['file']}.npy")))
+        with file_io.local_files([os.path.join(folder, f"{part['file']}.npy")]) as (path,):
+            index.add(np.load(path))
     with file_io.atomic_write(os.path.join(folder, FAISS)) as temporary:
         faiss.write_index(index, temporary)

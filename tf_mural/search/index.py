@@ -2,13 +2,14 @@
 
 import dataclasses
 import hashlib
+import io
 import json
 import os
 
 import numpy as np
 
 from tf_mural import file_io
-from tf_mural.errors import UserError
+from tf_mural.errors import StorageError, UserError
 from tf_mural.search import neighbors
 
 MANIFEST, FAISS, SCHEMA = "manifest.json", "index.faiss", 2
@@ -81,7 +82,7 @@ class Index:
 
     def __init__(self, folder):
         self.folder = folder
-        if not os.path.exists(os.path.join(folder, MANIFEST)):
+        if not file_io.exists(os.path.join(folder, MANIFEST)):
             raise UserError(f"{folder} contains no index: build one with tools/index.py")
         self.manifest = read_manifest(folder)
         if not self.manifest["whole"]:
@@ -93,6 +94,8 @@ class Index:
         for number, part in enumerate(self.manifest["parts"]):
             try:
                 self._open_part(os.path.join(folder, part["file"]), part)
+            except StorageError:
+                raise
             except (OSError, ValueError, EOFError, KeyError) as error:
                 raise UserError(
                     f"{folder}: part-{number:05d} cannot be read ({error!r}): remove the folder "
@@ -217,13 +220,14 @@ class Index:
     def _open_faiss(self):
         """Returns the FAISS index, or None without index.faiss or the package faiss."""
         path = os.path.join(self.folder, FAISS)
-        if self._faiss is None and os.path.exists(path):
+        if self._faiss is None and file_io.exists(path):
             try:
                 import faiss
             except ImportError:
                 return None
             try:
-                faiss_index = faiss.read_index(path)
+                with file_io.local_files([path]) as (local_path,):
+                    faiss_index = faiss.read_index(local_path)
             except RuntimeError as error:
                 raise UserError(f"{path} is damaged: remove it, search works without it") from error
             if (faiss_index.ntotal, faiss_index.d) != (len(self), self.manifest["width"]):
@@ -232,7 +236,11 @@ class Index:
         return self._faiss
 
     def _open_part(self, path, part):
-        rows, lines = np.load(f"{path}.npy", mmap_mode="r"), file_io.read_bytes(f"{path}.jsonl")
+        lines = file_io.read_bytes(f"{path}.jsonl")
+        if file_io.is_remote(path):
+            rows = np.load(io.BytesIO(file_io.read_bytes(f"{path}.npy")))
+        else:
+            rows = np.load(f"{path}.npy", mmap_mode="r")
         if (sha256_hex(rows), sha256_hex(lines)) != (part["sha256"], part["items_sha256"]):
             raise ValueError("its checksum does not match")
         self._parts.append(rows)

@@ -6,7 +6,7 @@ import os
 from tf_mural import file_io
 from tf_mural.data.image_normalization import stored_images_note
 from tf_mural.data.records import DamagedRecord, RecordSet, deserialize
-from tf_mural.errors import UserError
+from tf_mural.errors import StorageError, UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp")
 _UNSUPPORTED_SUFFIXES = (
@@ -127,12 +127,14 @@ class RecordsSource:
     @property
     def spec(self):
         """Dict that describes the record set in the manifest."""
-        return {"records": os.path.abspath(self.folder), "digest": self._set.digest}
+        return {"records": file_io.absolute(self.folder), "digest": self._set.digest}
 
     def item(self, index):
         """Returns the dict of a record for the index: {"record", "id", "texts"}."""
         try:
             record = self._record(index)
+        except StorageError:
+            raise
         except OSError:  # `read` reports the error
             return {"record": index, "id": "", "texts": []}
         return {"record": index, "id": record.id, "texts": [list(text) for text in record.texts]}

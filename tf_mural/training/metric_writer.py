@@ -1,15 +1,23 @@
 """Writes the metrics of a run: lines to the terminal, scalars and images to TensorBoard."""
 
 import contextlib
+import os
+import tempfile
 import time
 
 import tensorflow as tf
 
+from tf_mural import file_io
 from tf_mural.losses import SCALARS
+
+_COPY_SECONDS = 60.0  # time between two copies of the event files to a remote storage
 
 
 class TensorBoardWriter:
     """Writes scalars and images. Write errors do not end the run; only the first error is reported.
+
+    A remote storage cannot append to a file. Event files for a remote folder are therefore written
+    to a local temporary folder, and copied about once a minute and by `copy_events`.
 
     Args:
         log_dir: folder of the event files.
@@ -17,8 +25,23 @@ class TensorBoardWriter:
     """
 
     def __init__(self, log_dir, print_fn=print):
-        self._writer, self._print = tf.summary.create_file_writer(log_dir), print_fn
-        self._reported = False
+        self._log_dir, self._print, self._reported = log_dir, print_fn, False
+        is_remote = file_io.is_remote(log_dir)
+        self._temporary = tempfile.TemporaryDirectory() if is_remote else None
+        folder = self._temporary.name if is_remote else log_dir
+        self._writer, self._copied = tf.summary.create_file_writer(folder), time.monotonic()
+
+    def copy_events(self):
+        """Copies the event files to the remote folder; does nothing if the folder is local."""
+        if not self._temporary:
+            return
+        self._copied = time.monotonic()
+        try:
+            for name in sorted(os.listdir(self._temporary.name)):
+                source = os.path.join(self._temporary.name, name)
+                file_io.copy(source, os.path.join(self._log_dir, name))
+        except (OSError, tf.errors.OpError) as error:
+            self._report(error)
 
     def scalars(self, step, values):
         """Writes the scalars of a step, {name: number}."""
@@ -28,7 +51,7 @@ class TensorBoardWriter:
 
     def image(self, step, name, path):
         """Writes the image in a PNG file."""
-        image = tf.io.decode_png(tf.io.read_file(path), channels=3)
+        image = tf.io.decode_png(file_io.read_bytes(path), channels=3)
         with self._writing():
             tf.summary.image(name, image[tf.newaxis], step=step)
 
@@ -46,12 +69,15 @@ class TensorBoardWriter:
                 yield
             self._writer.flush()
         except tf.errors.OpError as error:
-            reason = error.message.splitlines()[0]
-            if not self._reported:
-                self._print(
-                    f"TensorBoard events cannot be written ({reason}): continuing without them"
-                )
-            self._reported = True
+            self._report(error)
+        if time.monotonic() - self._copied > _COPY_SECONDS:
+            self.copy_events()
+
+    def _report(self, error):
+        reason = str(getattr(error, "message", error)).splitlines()[0]
+        if not self._reported:
+            self._print(f"TensorBoard events cannot be written ({reason}): continuing without them")
+        self._reported = True
 
 
 def _scalars_note(kind, values):
@@ -116,6 +142,9 @@ class NullWriter:
     def hparams(self, values):
         """See `MetricWriter.hparams`."""
 
+    def copy_events(self):
+        """See `MetricWriter.copy_events`."""
+
 
 class MetricWriter:
     """Writes scalars to TensorBoard, and a line per log interval to the terminal.
@@ -177,6 +206,10 @@ class MetricWriter:
     def hparams(self, values):
         """Writes hyperparameters to TensorBoard."""
         self._tensorboard.hparams(values)
+
+    def copy_events(self):
+        """Copies the event files of TensorBoard to a remote workdir."""
+        self._tensorboard.copy_events()
 
     def image(self, step, name, path):
         """Writes the image in a PNG file to TensorBoard."""

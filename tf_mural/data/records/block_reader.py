@@ -6,7 +6,6 @@ import weakref
 
 import numpy as np
 
-from tf_mural import file_io
 from tf_mural.data.records import tfrecord
 from tf_mural.errors import UserError
 
@@ -30,18 +29,19 @@ class BlockReader:
 
     Args:
         blocks: `BlockIndex`.
-        paths: list of the paths of the shards.
     """
 
-    def __init__(self, blocks, paths):
-        self._blocks, self._paths = blocks, paths
+    def __init__(self, blocks):
+        self._blocks = blocks
         self._lock, self._loaded = threading.Lock(), weakref.WeakValueDictionary()
 
-    def load(self, numbers, record_spans):
+    def load(self, numbers, read_ranges, record_spans):
         """Returns a list with a `Block` for each number. Records that cannot be read are damaged.
 
         Args:
             numbers: sequence of the numbers of blocks.
+            read_ranges: callable that takes ranges (shard, start, size), and yields (bytes, reason)
+                of each range; the reason is "" unless the range cannot be read.
             record_spans: callable that takes the number of a block and returns int64 (n, 2): start
                 and length of the payload of each record in the block. Only a block with a damaged
                 frame needs it.
@@ -49,7 +49,9 @@ class BlockReader:
         numbers = [int(number) for number in numbers]
         loaded = {number: self.loaded(number) for number in numbers}
         missing = [number for number, block in loaded.items() if block is None]
-        for number, (data, reason) in zip(missing, self._read(missing), strict=True):
+        rows = self._blocks.rows[np.asarray(missing, np.int64)]
+        ranges = [(int(r["shard"]), int(r["offset"]), int(r["bytes"])) for r in rows]
+        for number, (data, reason) in zip(missing, read_ranges(ranges), strict=True):
             loaded[number] = self._decode(number, data, reason, record_spans)
         with self._lock:
             self._loaded.update({number: loaded[number] for number in missing})
@@ -59,17 +61,6 @@ class BlockReader:
         """Returns a `Block` that is in memory, or None."""
         with self._lock:
             return self._loaded.get(number)
-
-    def _read(self, numbers):
-        """Yields (bytes, reason) of each block; the reason is "" unless the block is unreadable."""
-        for row in self._blocks.rows[np.asarray(numbers, np.int64)]:
-            path = self._paths[row["shard"]]
-            try:
-                yield file_io.read_range(path, int(row["offset"]), int(row["bytes"])), ""
-            except FileNotFoundError:
-                yield b"", "the file is missing"
-            except OSError as error:
-                yield b"", f"the file cannot be read ({error})"
 
     def _decode(self, number, data, reason, record_spans):
         """Divides the bytes of a block into records."""

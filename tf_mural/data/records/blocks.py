@@ -125,7 +125,10 @@ class BlockIndex:
         sizes = (self.block_records, self.block_bytes, len(self.rows), len(self.languages))
         header[0] = (_MAGIC, VERSION, *sizes, digest.encode())
         path = os.path.join(folder, BLOCKS)
-        with file_io.atomic_write(path, sync=False) as temporary, open(temporary, "wb") as file:
+        with (
+            file_io.atomic_write(path, sync=False) as temporary,
+            file_io.open_file(temporary, "wb") as file,
+        ):
             for part in (header, self.rows, self.languages):
                 file.write(np.ascontiguousarray(part).tobytes())
 

@@ -12,11 +12,12 @@ from tf_mural.data.records import tfrecord
 from tf_mural.data.records.block_reader import BlockReader
 from tf_mural.data.records.blocks import BLOCK_BYTES, BLOCK_RECORDS, BlockIndex
 from tf_mural.data.records.record import deserialize
-from tf_mural.data.records.shard import check_size, read_index
+from tf_mural.data.records.remote_shards import RemoteShards
+from tf_mural.data.records.shard import check_size, index_path, parse_index, unreadable
 from tf_mural.data.records.shard_files import ShardFiles
 from tf_mural.data.records.vectors import vectors_problem
 from tf_mural.data.records.writing import read_manifest, set_digest
-from tf_mural.errors import UserError
+from tf_mural.errors import StorageError, UserError
 
 # Default maximum number of records of a set whose records are shuffled all together, and whose
 # indexes are read when the set is opened.
@@ -66,7 +67,11 @@ class RecordSet:
         self.languages = tuple(self.language_counts)
         self.vectors = dict(manifest.get("vectors", {}))
         self.digest = set_digest(manifest["shards"])
-        self._paths = [os.path.join(self.folder, shard["file"]) for shard in manifest["shards"]]
+        names = [shard["file"] for shard in manifest["shards"]]
+        self._paths = [os.path.join(self.folder, name) for name in names]
+        self._remote = None
+        if file_io.is_remote(self.folder):
+            self._remote = RemoteShards(self.folder, names, map(index_path, names))
         counts = [shard["records"] for shard in manifest["shards"]]
         self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self._lock, self._indexes = threading.RLock(), {}
@@ -76,7 +81,7 @@ class RecordSet:
             self._check_sizes()
         if len(self) > max_indexed:
             self.blocks  # noqa: B018 - reads and verifies the index of the blocks
-        self._files = ShardFiles(self._paths, strict)
+        self._files = None if self._remote else ShardFiles(self._paths, strict)
 
     @classmethod
     def open(cls, folder, strict=True, max_indexed=SHUFFLE_LIMIT):
@@ -153,14 +158,19 @@ class RecordSet:
             IndexError: an index is out of range.
             DamagedRecord: a shard is missing, was truncated or cannot be read, or the checksum of a
                 record does not match.
+            StorageError: a remote storage did not answer, or a shard was changed or removed.
         """
         indices = np.asarray(indices, np.int64)
         if indices.size and not 0 <= indices.min() <= indices.max() < len(self):
             raise IndexError(f"expected positions in [0, {len(self)}), got {indices}")
         out = np.empty(len(indices), object)
         blocks = self._loaded_blocks(indices)
-        for row, (index, block) in enumerate(zip(indices.tolist(), blocks, strict=True)):
-            out[row] = self._read_one(index, verify) if block is None else self._take(index, *block)
+        others = [row for row, block in enumerate(blocks) if block is None]
+        for row, payload in zip(others, self._read_all(indices[others], verify), strict=True):
+            out[row] = payload
+        for row, block in enumerate(blocks):
+            if block is not None:
+                out[row] = self._take(int(indices[row]), *block)
         return out
 
     def load_blocks(self, numbers):
@@ -168,7 +178,7 @@ class RecordSet:
 
         While a block is in memory, its records are read from memory.
         """
-        return self._block_reader.load(numbers, self._record_spans)
+        return self._block_reader.load(numbers, self._read_ranges, self._record_spans)
 
     def _shard_of(self, index):
         # side="right" skips empty shards, which have the same start as the next shard.
@@ -189,15 +199,39 @@ class RecordSet:
             raise DamagedRecord(self.location(index), block.damaged[row])
         return block.payloads[row]
 
-    def _read_one(self, index, verify):
-        shard, offset, length = self._locate(index)
+    def _read_ranges(self, ranges):
+        """Yields (bytes, reason) of ranges, see `BlockReader.load`."""
+        if self._remote:
+            present = [item for item in ranges if self._remote.sizes[item[0]] is not None]
+            data = iter(self._remote.read_many(present))
+            for shard, *_ in ranges:
+                is_missing = self._remote.sizes[shard] is None
+                yield (b"", "the file is missing") if is_missing else (next(data), "")
+            return
+        for item in ranges:
+            try:
+                yield self._files.read(*item), ""
+            except OSError as error:
+                yield b"", _reason(error)
+
+    def _read_all(self, indices, verify):
+        """Returns a list with the payloads of records; see `read`."""
+        located = self._locate_all(indices)
+        ranges = [(shard, start, length + tfrecord.FOOTER) for shard, start, length in located]
         try:
-            data = self._files.read(shard, offset, length + tfrecord.FOOTER)
-        except FileNotFoundError as error:
-            raise DamagedRecord(self.location(index), "the file is missing") from error
+            read_many = self._remote.read_many if self._remote else self._read_local
+            frames = read_many(ranges)
+        except StorageError:
+            raise
         except OSError as error:
-            reason = f"the file cannot be read ({error})"
-            raise DamagedRecord(self.location(index), reason) from error
+            raise DamagedRecord(self.location(int(indices[0])), _reason(error)) from error
+        rows = zip(indices.tolist(), located, frames, strict=True)
+        return [self._payload(index, length, data, verify) for index, (_, _, length), data in rows]
+
+    def _read_local(self, ranges):
+        return [self._files.read(*item) for item in ranges]
+
+    def _payload(self, index, length, data, verify):
         if len(data) != length + tfrecord.FOOTER:
             raise DamagedRecord(self.location(index), "the file ends inside the record")
         payload = data[:length]
@@ -217,11 +251,20 @@ class RecordSet:
 
     def _locate(self, index):
         """Returns (shard, first byte and length of the payload) of a record."""
-        shard = int(self._shard_of(index))
+        return self._locate_all(np.array([index], np.int64))[0]
+
+    def _locate_all(self, indices):
+        """Returns a list with `_locate` of each of several records, int64 (n,)."""
+        shards = self._shard_of(indices)
         if "_columns" in vars(self):
-            return shard, int(self._columns[0][index]), int(self._columns[1][index])
-        number, shard_index = index - int(self._starts[shard]), self._shard_index(shard)
-        return shard, int(shard_index.offset[number]), int(shard_index.length[number])
+            columns = (shards, self._columns[0][indices], self._columns[1][indices])
+            return list(zip(*(column.tolist() for column in columns), strict=True))
+        located = []
+        numbers = (indices - self._starts[shards]).tolist()
+        for shard, number in zip(shards.tolist(), numbers, strict=True):
+            index = self._shard_index(shard)
+            located.append((shard, int(index.offset[number]), int(index.length[number])))
+        return located
 
     # --- indexes ----------------------------------------------------------------------------------
 
@@ -255,13 +298,12 @@ class RecordSet:
         Args:
             block_records, block_bytes: maximum size of a block, see `BlockIndex.build`.
         """
-        shards = range(len(self._paths))
-        shards = ((self._read_index(shard, self._strict), ()) for shard in shards)
+        shards = ((index, ()) for index in self._read_indexes())
         return BlockIndex.build(shards, block_records, block_bytes)
 
     @functools.cached_property
     def _block_reader(self):
-        return BlockReader(self.blocks, self._paths)
+        return BlockReader(self.blocks)
 
     def _record_spans(self, number):
         """Returns start and length of the payloads of a block in its bytes, int64 (n, 2)."""
@@ -276,9 +318,7 @@ class RecordSet:
         empty = np.zeros(0, np.int64)
         no_languages = np.zeros((0, len(self.languages)), bool)
         indexes = [(empty, empty, empty, no_languages, *(empty for _ in self.vectors))]
-        for shard in range(len(self._paths)):
-            *columns, vectors = self._read_index(shard, self._strict)
-            indexes.append((*columns, *vectors))
+        indexes += [(*columns, *vectors) for *columns, vectors in self._read_indexes()]
         return [np.concatenate(column) for column in zip(*indexes, strict=True)]
 
     def _shard_index(self, shard):
@@ -286,24 +326,58 @@ class RecordSet:
         with self._lock:
             index = self._indexes.pop(shard, None)
             if index is None:
-                index = self._read_index(shard, strict=False)  # the size was compared before
+                (data,) = self._index_files([shard])
+                index = self._parse_index(shard, data, None)  # the size was compared before
             self._indexes[shard] = index
             if len(self._indexes) > _MAX_INDEXES:
                 del self._indexes[next(iter(self._indexes))]
             return self._indexes[shard]
 
-    def _read_index(self, shard, strict):
+    def _read_indexes(self):
+        """Yields the `ShardIndex` of each shard, after the comparison of their sizes."""
+        for shard, data in enumerate(self._index_files(range(len(self._paths)))):
+            yield self._parse_index(shard, data, self._size(shard) if self._strict else None)
+
+    def _index_files(self, shards):
+        """Yields the content of the indexes of shards."""
+        paths = [index_path(self._paths[shard]) for shard in shards]
+        if self._remote:
+            infos = [self._remote.infos.get(os.path.basename(path)) for path in paths]
+            sizes = [info.size if info else 0 for info in infos]
+            ranges = [(path, 0, size) for path, size in zip(paths, sizes, strict=True)]
+            yield from self._remote.fetcher.fetch(ranges)
+            return
+        for shard, path in zip(shards, paths, strict=True):
+            try:
+                yield file_io.read_bytes(path)
+            except OSError as error:
+                raise unreadable(self._paths[shard], error) from error
+
+    def _parse_index(self, shard, data, size):
         path, summary = self._paths[shard], self.manifest["shards"][shard]
-        size = functools.partial(os.path.getsize, path) if strict else None
-        return read_index(path, summary, self.languages, self.vectors, size)
+        return parse_index(path, data, summary, self.languages, self.vectors, size)
+
+    def _size(self, shard):
+        """Returns the size of a shard in bytes."""
+        try:
+            size = (
+                self._remote.sizes[shard] if self._remote else os.path.getsize(self._paths[shard])
+            )
+        except OSError as error:
+            raise unreadable(self._paths[shard], error) from error
+        if size is None:
+            reason = "the shard is missing, but manifest.json lists it"
+            raise unreadable(self._paths[shard], reason)
+        return size
 
     def _check_sizes(self):
-        """Compares the sizes of local shards with the manifest."""
-        if file_io.is_remote(self.folder):
-            return
-        for path, shard in zip(self._paths, self.manifest["shards"], strict=True):
-            try:
-                size = os.path.getsize(path)
-            except OSError as error:
-                raise UserError(f"{path} cannot be read ({error}); convert again") from error
-            check_size(path, shard, size)
+        """Compares the sizes of the shards with the manifest."""
+        for shard, summary in enumerate(self.manifest["shards"]):
+            check_size(self._paths[shard], summary, self._size(shard))
+
+
+def _reason(error):
+    """Returns what an OSError says about a shard, in a few words."""
+    if isinstance(error, FileNotFoundError):
+        return "the file is missing"
+    return f"the file cannot be read ({error})"

@@ -3,6 +3,7 @@
 import array
 import collections
 import dataclasses
+import io
 import zipfile
 from typing import NamedTuple
 
@@ -34,15 +35,16 @@ class ShardIndex(NamedTuple):
     vectors: list
 
 
-def read_index(path, summary, languages, vectors, size=None):
-    """Reads the index of a shard, and compares it with the shard.
+def parse_index(path, data, summary, languages, vectors, size):
+    """Parses the index of a shard, and compares it with the shard.
 
     Args:
         path: path of the shard.
+        data: content of the index.
         summary: entry of the shard in the manifest.
         languages: language codes of the record set.
         vectors: names of the vectors of the record set.
-        size: callable that returns the size of the shard in bytes; None: the size is not compared.
+        size: size of the shard in bytes; None: the size is not compared.
 
     Returns:
         `ShardIndex`.
@@ -50,23 +52,25 @@ def read_index(path, summary, languages, vectors, size=None):
     Raises:
         UserError: the index cannot be read, or is not that of the shard.
     """
-    actual = summary["bytes"]
     try:
-        if size:
-            actual = size()
-        with np.load(index_path(path)) as index:
+        with np.load(io.BytesIO(data)) as index:
             names = ("offset", "length", "images")
             offset, length, images = (index[k].astype(np.int64) for k in names)
             rows = [index[f"vectors/{name}"].astype(np.int64) for name in vectors]
             bits = np.unpackbits(index["languages"], axis=1, count=len(languages))
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        message = f"{path} or its index cannot be read ({error}); convert the data set again"
-        raise UserError(message) from error
-    check_size(path, summary, actual)
+        raise unreadable(path, error) from error
+    if size is not None:
+        check_size(path, summary, size)
     end = int(offset[-1] + length[-1]) + tfrecord.FOOTER if len(offset) else 0
     if len(offset) != summary["records"] or end != summary["bytes"] or len(bits) != len(offset):
         raise UserError(f"{index_path(path)} is not the index of its shard; convert again")
     return ShardIndex(offset, length, images, bits.astype(bool), rows)
+
+
+def unreadable(path, error):
+    """Returns the UserError for a shard or its index that cannot be read."""
+    return UserError(f"{path} or its index cannot be read ({error}); convert the data set again")
 
 
 def check_size(path, summary, size):

@@ -13,7 +13,7 @@ from tf_mural.data.records.blocks import BLOCK_BYTES, BLOCK_RECORDS, BlockIndex
 from tf_mural.data.records.record import serialize
 from tf_mural.data.records.shard import ShardIndex, ShardIndexBuilder, index_path
 from tf_mural.data.records.vectors import check_name, vectors_problem
-from tf_mural.errors import UserError
+from tf_mural.errors import StorageError, UserError
 
 SCHEMA = 2
 MANIFEST = "manifest.json"
@@ -203,7 +203,7 @@ def write(
         The manifest as a dict.
     """
     records = list(records)
-    os.makedirs(folder, exist_ok=True)
+    file_io.makedirs(folder)
     bounds = [len(records) * number // shards for number in range(shards + 1)]
     written = []
     for number in range(shards):
@@ -223,9 +223,10 @@ def read_manifest(folder):
     """
     path = os.path.join(folder, MANIFEST)
     try:
-        with open(path, encoding="utf-8") as file:
-            manifest = json.load(file)
+        manifest = json.loads(file_io.read_bytes(path).decode("utf-8"))
         schema = manifest["schema"]
+    except StorageError:
+        raise
     except (FileNotFoundError, NotADirectoryError):
         message = f"no record set in {folder}: {MANIFEST} is missing{_hint(folder)}"
         raise UserError(message) from None
@@ -246,9 +247,9 @@ def read_manifest(folder):
 
 def _hint(folder):
     splits = []
-    if os.path.isdir(folder):
-        entries = sorted(os.listdir(folder))
-        splits = [e for e in entries if os.path.exists(os.path.join(folder, e, MANIFEST))]
+    if file_io.isdir(folder):
+        entries = file_io.listdir(folder)
+        splits = [e for e in entries if file_io.exists(os.path.join(folder, e, MANIFEST))]
     if splits:
         return f"; it holds the splits {', '.join(splits)}: name one of them"
     return "; write one with tools/convert.py"

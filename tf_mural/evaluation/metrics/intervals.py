@@ -67,6 +67,43 @@ def bootstrap_means(
     )
 
 
+def grouped_bootstrap(
+    values: ArrayLike,
+    groups: ArrayLike,
+    num_groups: int,
+    num_bootstrap: int = 1000,
+    seed: int | Sequence[int] = 0,
+) -> np.ndarray:
+    """Returns the means of resamples in which whole groups are drawn with replacement.
+
+    The texts of an image, or the questions about a photograph, are not independent; as a group,
+    they are drawn together. Calls with equal `num_groups`, `num_bootstrap` and `seed` draw the same
+    groups, so the difference of the results of two models is a paired bootstrap.
+
+    Args:
+        values: (n, m) numbers, m columns for each of n items.
+        groups: int (n,), the group of each item, from 0.
+        num_groups: Number of groups.
+        num_bootstrap: Number of resamples.
+        seed: Seed of the resampling.
+
+    Returns:
+        float64 (num_bootstrap, m), means over the items of the drawn groups.
+    """
+    values, groups = np.asarray(values, np.float64), np.asarray(groups)
+    sums = np.stack(
+        [np.bincount(groups, weights=column, minlength=num_groups) for column in values.T], axis=1
+    )
+    counts = np.bincount(groups, minlength=num_groups)
+    random, means = np.random.default_rng(seed), []
+    shares = np.full(num_groups, 1 / num_groups)
+    step = max(1, (1 << 22) // max(1, num_groups))
+    for start in range(0, num_bootstrap, step):
+        weights = random.multinomial(num_groups, shares, min(step, num_bootstrap - start))
+        means.append((weights @ sums) / np.maximum(weights @ counts, 1)[:, None])
+    return np.concatenate(means)
+
+
 def mean_interval(
     values: ArrayLike, num_bootstrap: int = 1000, seed: int | Sequence[int] = 0
 ) -> tuple[float, float]:

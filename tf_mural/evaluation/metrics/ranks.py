@@ -126,6 +126,55 @@ def rank_bounds(
     return low, high
 
 
+def first_results(images: ArrayLike, texts: ArrayLike) -> np.ndarray:
+    """Returns the image with the highest score for each text.
+
+    Args:
+        images: float (n, d), unit rows.
+        texts: float (m, d), unit rows.
+
+    Returns:
+        int64 (m,), rows of `images`; -1 if several images tie for the highest score.
+
+    Raises:
+        UserError: Shapes do not match, or values are not finite.
+    """
+    images, texts = check_embeddings(images, "images"), check_embeddings(texts, "texts")
+    _check_same_width(texts, images, "texts", "images")
+    first = np.empty(len(texts), np.int64)
+    step = max(1, _MAX_SCORES // max(1, len(images)))
+    for start in range(0, len(texts), step):
+        scores = texts[start : start + step] @ images.T
+        best = scores.argmax(axis=1)
+        limit = scores[np.arange(len(scores)), best] - TIE_TOLERANCE
+        is_tied = np.count_nonzero(scores >= limit[:, None], axis=1) > 1
+        first[start : start + step] = np.where(is_tied, -1, best)
+    return first
+
+
+def agreement(first: ArrayLike) -> np.ndarray:
+    """Returns the share of the other languages whose first result is that of a language.
+
+    Args:
+        first: float (n, L), the first result of the text of image i in language l; negative if
+            several images tie; NaN if no text in language l describes the image.
+
+    Returns:
+        float64 (n, L), from 0 to 1. Ties agree with nothing. NaN as for `rank_spreads`. The mean of
+        row i is the mean over the pairs of languages of image i.
+    """
+    first = np.asarray(first, np.float64)
+    is_present = ~np.isnan(first)
+    equal = np.zeros_like(first)
+    for column in range(first.shape[1]):
+        same = (first == first[:, column, None]) & (first >= 0)
+        same[:, column] = False
+        equal += same
+    num_others = is_present.sum(axis=1, keepdims=True) - 1
+    has_others = is_present & (num_others > 0)
+    return np.divide(equal, num_others, out=np.full_like(first, np.nan), where=has_others)
+
+
 def rank_spreads(low: ArrayLike, high: ArrayLike) -> np.ndarray:
     """Returns the mean difference of the log ranks of an image between languages.
 

@@ -15,15 +15,16 @@ such as `de.txt`, also in another convention (`deu_Latn.txt`; see `tf_mural.lang
 import os
 
 from tf_mural import languages
-from tf_mural.errors import UserError
+from tf_mural.errors import UserError, lookup
 from tf_mural.evaluation.prompts import published_formats
 from tf_mural.evaluation.prompts.clip import humanize_class
 from tf_mural.evaluation.prompts.templates import Prompts, combine
 
+PROMPT_SETS = ("names", "openai-english")
 _EXTENSIONS = {"templates": ".txt", "classes": ".txt", "suffix": ".txt", "filled": ".tsv"}
 
 
-def read(path, classes=None, dataset="imagenet", suffixes=None):
+def read(path, classes=None, dataset="imagenet", suffixes=None, prompt_set=None):
     """Reads prompts.
 
     Args:
@@ -34,6 +35,10 @@ def read(path, classes=None, dataset="imagenet", suffixes=None):
             the names in the files are checked against `classes`.
         dataset: Name of the data set, for files that contain several data sets.
         suffixes: {language: suffix}, if the data set needs suffixes and the files have none.
+        prompt_set: "names": each prompt is only the name of the class, without a template.
+            "openai-english": Babel-ImageNet's prompts, but with the English names and templates of
+            CLIP, from the files of CLIP_benchmark in the same folder, as Babel-ImageNet's own
+            program uses them. None: the prompts of the files.
 
     Returns:
         `Prompts`. The attribute `lacking` of the result has the languages without templates, names
@@ -41,9 +46,11 @@ def read(path, classes=None, dataset="imagenet", suffixes=None):
 
     Raises:
         UserError: The path does not exist or contains no prompts, a file is damaged, a label does
-            not exist, or names differ from `classes` in number or order.
+            not exist, names differ from `classes` in number or order, or `prompt_set` is unknown.
     """
     path = os.fspath(path)
+    if prompt_set is not None:
+        lookup(dict.fromkeys(PROMPT_SETS), prompt_set, "prompt set")
     if not os.path.exists(path):
         raise UserError(f"prompts: {path} does not exist")
     if any(os.path.isdir(os.path.join(path, folder)) for folder in _EXTENSIONS):
@@ -57,6 +64,13 @@ def read(path, classes=None, dataset="imagenet", suffixes=None):
         num_classes = len(classes) if classes else None
         names, templates = published_formats.read(path, dataset, num_classes)
         filled = {}
+        if classes and os.path.basename(path).startswith("babel_imagenet"):
+            published_formats.check_imagenet_classes(names, classes, path)
+        if prompt_set == "openai-english":
+            english = published_formats.read(os.path.dirname(path) or ".", dataset, num_classes)
+            names["en"], templates["en"] = (table["en"] for table in english)
+    if prompt_set == "names":
+        templates, filled = dict.fromkeys(names, ["{}"]), {}
     for language in filled:
         if language in names:
             raise UserError(f"{path}: {language!r} is in 'filled' and in 'classes': keep one")

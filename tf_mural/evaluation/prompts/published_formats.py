@@ -5,8 +5,8 @@ openai/CLIP          {"classes": [...], "templates": [...]}, or {data set: such 
 CLIP_benchmark       `de_classnames.json`, {data set: names}, and
                      `de_zeroshot_classification_templates.json`, {data set: templates}; the codes
                      "cn" and "jp" in file names mean Chinese and Japanese
-Babel-ImageNet       files of CLIP_benchmark: `babel_imagenet.json`, {"DE": [labels, names]}, which
-                     lacks many classes, and `nllb_dist13b_prompts.json`, {"DE": templates}
+Babel-ImageNet       `babel_imagenet.json` or `babel_imagenet-298.json`, {"DE": [labels, names]},
+                     which lack many classes, and `nllb_dist13b_prompts.json`, {"DE": templates}
 """
 
 import glob
@@ -19,7 +19,7 @@ from tf_mural.languages import by_code
 
 _COUNTRIES = {"cn": "zh"}  # country codes that are used as language codes
 _NAMES, _TEMPLATES = "_classnames.json", "_zeroshot_classification_templates.json"
-_BABEL, _BABEL_TEMPLATES = "babel_imagenet.json", "nllb_dist13b_prompts.json"
+_BABEL_STEM, _BABEL_TEMPLATES = "babel_imagenet", "nllb_dist13b_prompts.json"
 _IMAGENET_CLASSES = 1000
 
 
@@ -40,7 +40,7 @@ def read(path, dataset, num_classes=None):
     """
     if os.path.isdir(path):
         return _read_clip_benchmark(path, dataset)
-    if os.path.basename(path) == _BABEL:
+    if os.path.basename(path).startswith(_BABEL_STEM):
         return _read_babel(path, num_classes or _IMAGENET_CLASSES)
     table = _read_json(path)
     if not {"classes", "templates"} <= set(table):
@@ -48,6 +48,34 @@ def read(path, dataset, num_classes=None):
     if not isinstance(table, dict) or not {"classes", "templates"} <= set(table):
         raise _format_error(path, "'classes' and 'templates'")
     return tuple({"en": _check_list(table[key], path)} for key in ("classes", "templates"))
+
+
+def check_imagenet_classes(names, classes, path):
+    """Checks that the English names of Babel-ImageNet fit the classes of the records.
+
+    Args:
+        names: {language: names by label}, result of `read`.
+        classes: class names of the records, such as "tench, Tinca tinca"; the English names are
+            among these names.
+        path: File of Babel-ImageNet, for the error message.
+
+    Raises:
+        UserError: Most English names are not among the names of their class.
+    """
+    english = names.get("en", ())
+    pairs = [(name, words) for name, words in zip(english, classes, strict=False) if name]
+    wrong = [
+        (name, words)
+        for name, words in pairs
+        if name.lower() not in [word.strip().lower() for word in words.split(",")]
+    ]
+    if 2 * len(wrong) > len(pairs):
+        name, words = wrong[0]
+        raise UserError(
+            f"prompts: {len(wrong)} of {len(pairs)} English names of {path} are not those of the "
+            f"records' classes, such as {name!r} for {words!r}: the class list is that of another "
+            "ImageNet, or in another order; convert imagenet again with its development kit"
+        )
 
 
 def _read_clip_benchmark(folder, dataset):
@@ -80,8 +108,10 @@ def _read_babel(path, num_classes):
                     raise ValueError
                 by_label[label] = word
         except (IndexError, TypeError, ValueError) as error:
-            raise _format_error(
-                path, f"for {code!r} labels below {num_classes} and as many names"
+            raise UserError(
+                f"prompts: {path}: expected for {code!r} labels below {num_classes} and as many "
+                "names; the file is not the published one, or the records have the classes of "
+                f"another ImageNet than the {_IMAGENET_CLASSES:,} of ILSVRC 2012"
             ) from error
         names[code.lower()] = by_label
     names = by_code(names, path)

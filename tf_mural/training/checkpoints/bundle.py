@@ -20,6 +20,7 @@ import re
 import tensorflow as tf
 
 from tf_mural import file_io
+from tf_mural.errors import StorageError
 
 _RESTORE_BYTES = 1 << 28  # approximate size in bytes of the tensors that are read together
 
@@ -52,6 +53,8 @@ def read_checksummed_json(path):
     try:
         envelope = json.loads(file_io.read_bytes(path).decode("utf-8"))
         data, digest = envelope["content"], envelope["sha256"]
+    except StorageError:  # The file may be intact.
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CorruptFileError(f"{path} cannot be read ({error})") from None
     if _json_digest(data) != digest:
@@ -98,25 +101,34 @@ def write(folder, step, tensors, metadata):
     path = prefix(folder, step)
     tensors = {name: _to_stored(tensor) for name, tensor in tensors.items()}
     file_io.makedirs(folder)
-    parts = (f"{path}.index", f"{path}.data-00000-of-00001")
-    for old in (f"{path}.json", *parts):
+    for old in (f"{path}.json", *_parts(path)):
         file_io.remove(old)
-    tf.raw_ops.SaveV2(
-        prefix=path,
-        tensor_names=list(tensors),
-        shape_and_slices=[""] * len(tensors),
-        tensors=list(tensors.values()),
-    )
-    for part in parts:
-        file_io.fsync(part)
+    with file_io.local_folder(folder) as local_folder:
+        local_path = prefix(local_folder, step)
+        tf.raw_ops.SaveV2(
+            prefix=local_path,
+            tensor_names=list(tensors),
+            shape_and_slices=[""] * len(tensors),
+            tensors=list(tensors.values()),
+        )
+        parts = _parts(local_path)
+        for part in parts:
+            file_io.fsync(part)
+        sizes = {os.path.basename(part): file_io.size(part) for part in parts}
+        index_digest = _file_digest(parts[0])
     manifest = {
         "step": step,
         **metadata,
-        "bytes": {os.path.basename(part): file_io.size(part) for part in parts},
-        "index_sha256": _file_digest(parts[0]),
+        "bytes": sizes,
+        "index_sha256": index_digest,
         "tensors": {name: tensor.shape.as_list() for name, tensor in tensors.items()},
     }
     write_checksummed_json(f"{path}.json", manifest)
+
+
+def _parts(path):
+    """Returns the paths of the files with the tensors, for the result of `prefix`."""
+    return f"{path}.index", f"{path}.data-00000-of-00001"
 
 
 def read_manifest(folder, step):
@@ -134,6 +146,8 @@ def read_manifest(folder, step):
             raise CorruptFileError(f"{name} {state}; expected {expected:,} bytes")
     try:
         digest = _file_digest(f"{path}.index")
+    except StorageError:
+        raise
     except (OSError, *_READ_ERRORS) as error:
         raise CorruptFileError(f"step-{step}.index cannot be read: {error}") from None
     if digest != manifest["index_sha256"]:
@@ -152,6 +166,12 @@ def restore(folder, step, variables):
     Raises:
         CorruptFileError: a tensor cannot be read; other variables may already be assigned.
     """
+    with file_io.local_files(_parts(prefix(folder, step))) as parts:
+        _assign(prefix(os.path.dirname(parts[0]), step), variables)
+
+
+def _assign(path, variables):
+    """Assigns the tensors of the local files with a prefix to variables; see `restore`."""
     remaining = list(variables.items())
     while remaining:
         part, size = [], 0
@@ -160,7 +180,7 @@ def restore(folder, step, variables):
             size += math.prod(part[-1][1].shape) * tf.as_dtype(part[-1][1].dtype).size
         try:
             values = tf.raw_ops.RestoreV2(
-                prefix=prefix(folder, step),
+                prefix=path,
                 tensor_names=[name for name, _ in part],
                 shape_and_slices=[""] * len(part),
                 dtypes=[_stored_dtype(variable.dtype) for _, variable in part],

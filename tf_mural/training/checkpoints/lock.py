@@ -11,7 +11,7 @@ import time
 import uuid
 
 from tf_mural import file_io
-from tf_mural.errors import UserError
+from tf_mural.errors import StorageError, UserError
 
 NAME = "lock.json"
 _KERNEL_LOCK = "lock"  # file in the workdir that the kernel locks
@@ -131,6 +131,8 @@ class Lock:
             holder = json.loads(file_io.read_bytes(self._path))
             required = {"host", "process", "acquired", "heartbeat"}
             return holder if required <= set(holder) else None
+        except StorageError:
+            raise
         except (OSError, ValueError, TypeError):
             return None
 

@@ -6,7 +6,7 @@ import threading
 import tensorflow as tf
 
 from tf_mural import file_io
-from tf_mural.errors import UserError
+from tf_mural.errors import StorageError, StorageUnavailable, UserError
 from tf_mural.training.checkpoints import bundle
 from tf_mural.training.checkpoints.model_files import MODEL, variables_by_path
 
@@ -14,7 +14,12 @@ FOLDER = "checkpoints"
 BEST = "best"  # subfolder of the workdir with the best model
 
 # Errors of a remote file system that is temporarily unavailable.
-_TRANSIENT = (tf.errors.UnavailableError, tf.errors.DeadlineExceededError, tf.errors.AbortedError)
+_TRANSIENT = (
+    StorageUnavailable,
+    tf.errors.UnavailableError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.AbortedError,
+)
 
 
 def has_checkpoint(workdir):
@@ -170,11 +175,11 @@ class CheckpointManager:
             reason = str(error).splitlines()[0]
             last = f"step {self._last_step}" if self._last_step is not None else "none"
             is_transient = isinstance(error, _TRANSIENT)
-            advice = (
-                "The file system did not answer: try again later;"
-                if is_transient
-                else "Free some disk space;"
-            )
+            advice = "Free some disk space;"
+            if isinstance(error, StorageError):
+                advice = "Give the storage what it needs;"
+            if is_transient:
+                advice = "The file system did not answer: try again later;"
             self._error = UserError(
                 f"the checkpoint of step {step} cannot be written to {self._folder} ({reason}): "
                 f"stopped; last intact checkpoint: {last}. {advice} the same command continues the "
@@ -182,9 +187,11 @@ class CheckpointManager:
             )
             if is_transient:
                 self._error.exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again
-            names = bundle.list_files(self._folder).get(step, [])
-            if f"step-{step}.json" not in names:
-                bundle.remove_files(self._folder, names)
+            # A storage that does not answer would not answer this request either.
+            if not isinstance(error, StorageError):
+                names = bundle.list_files(self._folder).get(step, [])
+                if f"step-{step}.json" not in names:
+                    bundle.remove_files(self._folder, names)
         except BaseException as error:
             self._error = error
 
