@@ -8,7 +8,8 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import FAST_XLA, ROOT
+from conftest import ROOT
+from helpers.backends import backend_environment
 from helpers.pipeline import (
     CODES,
     NUM_RECORDS,
@@ -196,8 +197,7 @@ def train(backend, data_dir, workdir):
         command += [
             f"--config.sources.{source}.{v}" for v in ("shuffle_limit=20", "window_blocks=3")
         ]
-    variables = {"KERAS_BACKEND": backend, "XLA_FLAGS": FAST_XLA, "JAX_PLATFORMS": "cpu"}
-    environment = {**os.environ, **variables}
+    environment = backend_environment(backend)
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
 
 

@@ -58,12 +58,12 @@ class ExampleBuilder:
         def read(draws, set_index, unit):
             try:
                 data, language, uniform = self.read(draws, set_index, unit)
+                replaced = self.sampler.replaced_slots(draws, set_index, unit) if count else 0
             except (StorageError, UserError) as error:
                 if skipped_records:  # `tf.data` would report the error inside a traceback.
                     skipped_records.fail(error)
                 raise
             if skipped_records and count:
-                replaced = self.sampler.replaced_slots(draws, set_index, unit)
                 skipped_records.count_drawn(self, language, replaced)
             return data, language, uniform
 
