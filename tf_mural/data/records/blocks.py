@@ -106,13 +106,13 @@ class BlockIndex:
         """
         rows, languages, blocks, num_rows = [], [], 0, 0
         for number, (index, extra_texts) in enumerate(shards):
-            part, spoken = _shard_rows(index, extra_texts, block_records, block_bytes)
+            part, by_language = _shard_rows(index, extra_texts, block_records, block_bytes)
             part["shard"] = number
             part["first_language"] += num_rows
-            spoken["block"] += blocks
+            by_language["block"] += blocks
             rows.append(part)
-            languages.append(spoken)
-            blocks, num_rows = blocks + len(part), num_rows + len(spoken)
+            languages.append(by_language)
+            blocks, num_rows = blocks + len(part), num_rows + len(by_language)
         rows, languages = (
             np.concatenate([np.zeros(0, dtype), *parts])
             for dtype, parts in ((BLOCK, rows), (LANGUAGE, languages))
@@ -237,17 +237,17 @@ def _shard_rows(index, extra_texts, block_records, block_bytes):
     rows["offset"], rows["bytes"] = byte_bounds[:-1], np.diff(byte_bounds)
     rows["records"] = np.diff(bounds)
     rows["images"] = np.diff(np.concatenate([[0], np.cumsum(index.images)])[bounds])
-    spoken = np.zeros((len(rows), index.has_language.shape[1]), np.int64)
+    by_language = np.zeros((len(rows), index.has_language.shape[1]), np.int64)
     for block, (start, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
-        spoken[block] = index.has_language[start:end].sum(axis=0)
-    texts = spoken.copy()
+        by_language[block] = index.has_language[start:end].sum(axis=0)
+    texts = by_language.copy()
     record, language, count = np.asarray(extra_texts, np.int64).reshape(-1, 3).T
     np.add.at(texts, (np.searchsorted(bounds, record, side="right") - 1, language), count)
-    block, language = np.nonzero(spoken)
+    block, language = np.nonzero(by_language)
     languages = np.zeros(len(block), LANGUAGE)
     languages["block"], languages["language"] = block, language
-    languages["records"], languages["texts"] = spoken[block, language], texts[block, language]
-    rows["languages"] = (spoken > 0).sum(axis=1)
+    languages["records"], languages["texts"] = by_language[block, language], texts[block, language]
+    rows["languages"] = (by_language > 0).sum(axis=1)
     rows["first_language"] = np.cumsum(rows["languages"]) - rows["languages"]
     return rows, languages
 
