@@ -8,9 +8,10 @@ import weakref
 
 from tf_mural import file_io
 
-# Maximum number of open files over all record sets of the process: of sets with few shards, which
-# stay open with the set, and of other sets, of which the last used shards are open.
-MAX_OPEN_WITH_SETS, MAX_OPEN_OTHERS = 48, 16
+MAX_OPEN_FILES = 64  # over all record sets of the process
+# The shards of a set with few shards stay open with the set. The other sets share this number of
+# open files, which are those of the last used shards.
+_MAX_OTHERS = 16
 
 _lock = threading.RLock()  # the garbage collector may call `_release` in a thread that has the lock
 _num_open_with_sets = 0
@@ -47,7 +48,7 @@ class ShardFiles:
         if any(map(file_io.is_remote, paths[:1])):
             return
         with _lock:
-            stay_open = len(paths) <= MAX_OPEN_WITH_SETS - _num_open_with_sets
+            stay_open = len(paths) <= MAX_OPEN_FILES - _MAX_OTHERS - _num_open_with_sets
             _num_open_with_sets += len(paths) * stay_open
         weakref.finalize(self, _release, self._number, len(paths) * stay_open)
         if not stay_open:
@@ -78,7 +79,7 @@ def _open(key, path):
         if file is None:
             file = _open_files[key] = _OpenFile(path)
         _open_files.move_to_end(key)
-        while len(_open_files) > MAX_OPEN_OTHERS:
+        while len(_open_files) > _MAX_OTHERS:
             _open_files.popitem(last=False)
     return file
 
