@@ -40,7 +40,7 @@ def test_a_large_set_is_opened_and_started_with_100_bytes_per_block(folder):
     size = os.path.getsize(os.path.join(folder, "blocks.index"))
     assert size + kept < 110 * len(opened.blocks) + 2000 * SHARDS, (size, kept)
     assert size + peak < 200 * len(opened.blocks) + 2000 * SHARDS, (size, peak)
-    assert "_columns" not in vars(opened)
+    assert "columns" not in vars(opened._indexes)
 
 
 def test_windows_of_a_synthetic_set_can_be_read(folder):

@@ -10,7 +10,6 @@ import pytest
 from conftest import ROOT
 from helpers.corpus import CorpusConverter
 
-from tf_mural import file_io
 from tf_mural.data import records
 from tf_mural.data.records import BLOCKS, DamagedRecord, Record, RecordSet, blocks, tfrecord
 from tf_mural.errors import UserError
@@ -278,22 +277,3 @@ def test_conversion_writes_blocks_of_the_given_size(tmp_path):
     assert opened.blocks.languages["texts"].sum() == manifest["texts"]
     with pytest.raises(UserError, match="expected block_bytes of 1 or more, got 0"):
         corpus.convert([unit], "none", block_bytes=0)
-
-
-@pytest.mark.parametrize("protocol", ["s3", "gs"])
-def test_blocks_are_read_from_a_remote_storage(protocol, storage, tmp_path):
-    storage(protocol)
-    folder = f"{protocol}://bucket/{tmp_path.name}"
-    write(folder, block_records=7)
-    opened, local = RecordSet.open(folder, max_indexed=0), write(tmp_path, block_records=7)
-    assert opened.blocks.digest == local.blocks.digest and opened.digest == local.digest
-    for blocks_of_set in zip(*(s.load_blocks([5, 0, 3]) for s in (opened, local)), strict=True):
-        payloads = [list(block.payloads) for block in blocks_of_set]
-        assert payloads[0] == payloads[1]
-    assert list(opened.read([1, 40, 1])) == list(local.read([1, 40, 1]))
-    file_io.remove(f"{folder}/{records.shard_name(0, 3)}")
-    with pytest.raises(UserError, match="the shard is missing, but manifest.json lists it"):
-        RecordSet.open(folder, max_indexed=0)
-    opened = RecordSet.open(folder, strict=False, max_indexed=0)
-    lost, intact = opened.load_blocks([0, 3])
-    assert set(lost.damaged.values()) == {"the file is missing"} and not intact.damaged

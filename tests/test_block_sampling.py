@@ -48,7 +48,7 @@ def make_sampler(sets, text_fields=1, languages=("en",), **options):
     return BlockSampler(sets, text_fields, languages, **options)
 
 
-def block_set(record_set, numbers):
+def block_numbers(record_set, numbers):
     return set(record_set.blocks.block_of(numbers).tolist())
 
 
@@ -63,7 +63,7 @@ def windows_of(sampler, epoch=0):
         # A window ends when all records of its blocks are drawn.
         seen, end = set(), 0
         while len(seen) < bounds[1] - bounds[0] or end < sizes(record_set, seen):
-            seen |= block_set(record_set, order[end : end + 1])
+            seen |= block_numbers(record_set, order[end : end + 1])
             end += 1
         windows.append(seen)
         order = order[end:]
@@ -121,7 +121,7 @@ def test_records_that_do_not_fit_are_replaced_in_their_window_and_counted(large,
         order = draw_records(sampler, start, count)
         in_window = np.isin(large.blocks.block_of(np.arange(COUNT)), sorted(window))
         if fits[in_window].any():  # otherwise the records are those of another window
-            assert block_set(large, order) <= window
+            assert block_numbers(large, order) <= window
             assert set(np.flatnonzero(in_window & fits)) <= set(order)
         number_of_replaced += int((~fits[in_window]).sum())
         assert fits[order].all()
@@ -228,7 +228,7 @@ def test_damaged_record_is_drawn_and_its_replacement_is_in_the_window(tmp_path):
         int(draw_records(sampler, bad + attempt * sampler.fallback_distance, 1)[0])
         for attempt in range(1, 20)
     }
-    assert len(others) > 5 and block_set(opened, sorted(others)) <= window
+    assert len(others) > 5 and block_numbers(opened, sorted(others)) <= window
     assert not others & set(range(0, 60, 3))
 
 
@@ -270,7 +270,7 @@ def test_language_report_of_windows(large):
     assert set(report.passes(2)["bitext"]) == {"de", "en", "fr", "sw"}
     window = windows_of(make_sampler([large]))[0]
     chosen = sampler.records_with(0, "de")
-    assert block_set(large, chosen) <= window and len(chosen)
+    assert block_numbers(large, chosen) <= window and len(chosen)
     assert set(chosen % 3) == {0}
 
 

@@ -318,7 +318,7 @@ def test_prefetched_rows_count_as_drawn(tokenizer, tmp_path):
 
 def test_all_processes_raise_the_error_of_one():
     with pytest.raises(UserError, match="^it broke there$"):
-        SkippedRecords().check(lambda state: [state, {**state, "error": "it broke there"}])
+        SkippedRecords().check(lambda state: [state, {**state, "error": ("it broke there", 2)}])
 
 
 def test_number_of_counted_locations_is_bounded():

@@ -79,10 +79,10 @@ class BlockSet:
         Raises:
             UserError: no block does.
         """
-        folder, by_language = self._set.folder, self._blocks.languages
+        folder, language_rows = self._set.folder, self._blocks.languages
         is_drawn = np.zeros(len(self._set.languages), bool)
         is_drawn[columns] = True
-        drawn = by_language["block"][is_drawn[by_language["language"]]]
+        drawn = language_rows["block"][is_drawn[language_rows["language"]]]
         possible = np.bincount(drawn, minlength=len(self._blocks)) >= self._min_languages
         codes = ", ".join(self._languages)
         if not possible.any():
@@ -248,10 +248,10 @@ class BlockSet:
         """Returns `has` if all records of a block have the same languages; otherwise None."""
         row = self._blocks.rows[number]
         first, count = int(row["first_language"]), int(row["records"])
-        by_language = self._blocks.languages[first : first + int(row["languages"])]
-        if not np.array_equal(by_language["records"], np.full(len(by_language), count)):
+        language_rows = self._blocks.languages[first : first + int(row["languages"])]
+        if not np.array_equal(language_rows["records"], np.full(len(language_rows), count)):
             return None
-        codes = {self._set.languages[language] for language in by_language["language"]}
+        codes = {self._set.languages[language] for language in language_rows["language"]}
         return np.tile([code in codes for code in self._languages], (count, 1)).astype(bool)
 
     def _parsed_languages(self, parsed):

@@ -39,14 +39,14 @@ class ExampleBuilder:
         self._preprocessing = preprocessing
         self._language_ids = [languages.index(code) for code in self.sampler.languages] or [0]
 
-    def fetch(self, draws, skipped_records=None, on_error=None):
+    def fetch(self, draws, skipped_records=None, count=True):
         """Reads the serialized records of draws; damaged records are replaced by empty ones.
 
         Args:
             draws: int64 (b,), numbers of draws.
-            skipped_records: `SkippedRecords` that counts the draws; None: they are not counted.
-            on_error: callable that takes the UserError of a sampler, or the `StorageError` of a
-                remote storage; or None. `tf.data` reports such an error inside a traceback.
+            skipped_records: `SkippedRecords` that stores the error that ends the reading. None: no
+                object stores the error.
+            count: whether `skipped_records` counts the draws.
 
         Returns:
             {"draw": int64 (b,), the argument; "data": string (b,), serialized records; "language":
@@ -58,12 +58,12 @@ class ExampleBuilder:
         def read(draws, set_index, unit):
             try:
                 data, language, uniform = self.read(draws, set_index, unit)
-                replaced = self.sampler.replaced_slots(draws, set_index, unit)
+                replaced = self.sampler.replaced_slots(draws, set_index, unit) if count else 0
             except (StorageError, UserError) as error:
-                if on_error:
-                    on_error(error)
+                if skipped_records:  # `tf.data` would report the error inside a traceback.
+                    skipped_records.fail(error)
                 raise
-            if skipped_records:
+            if skipped_records and count:
                 skipped_records.count_drawn(self, language, replaced)
             return data, language, uniform
 

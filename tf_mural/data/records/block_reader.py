@@ -29,29 +29,33 @@ class BlockReader:
 
     Args:
         blocks: `BlockIndex`.
+        files: `ShardFiles` or `RemoteShards`.
     """
 
-    def __init__(self, blocks):
-        self._blocks = blocks
+    def __init__(self, blocks, files):
+        self._blocks, self._files = blocks, files
         self._lock, self._loaded = threading.Lock(), weakref.WeakValueDictionary()
 
-    def load(self, numbers, read_ranges, record_spans):
+    def load(self, numbers, record_spans):
         """Returns a list with a `Block` for each number. Records that cannot be read are damaged.
 
         Args:
             numbers: sequence of the numbers of blocks.
-            read_ranges: callable that takes ranges (shard, start, size), and yields (bytes, reason)
-                of each range; the reason is "" unless the range cannot be read.
             record_spans: callable that takes the number of a block and returns int64 (n, 2): start
                 and length of the payload of each record in the block. Only a block with a damaged
                 frame needs it.
+
+        Raises:
+            StorageError: a remote storage does not answer or refuses a request, or a shard was
+                changed.
         """
         numbers = [int(number) for number in numbers]
         loaded = {number: self.loaded(number) for number in numbers}
         missing = [number for number, block in loaded.items() if block is None]
         rows = self._blocks.rows[np.asarray(missing, np.int64)]
-        ranges = [(int(r["shard"]), int(r["offset"]), int(r["bytes"])) for r in rows]
-        for number, (data, reason) in zip(missing, read_ranges(ranges), strict=True):
+        ranges = [(int(row["shard"]), int(row["offset"]), int(row["bytes"])) for row in rows]
+        parts = self._files.read_ahead(ranges)
+        for number, (data, reason) in zip(missing, parts, strict=True):
             loaded[number] = self._decode(number, data, reason, record_spans)
         with self._lock:
             self._loaded.update({number: loaded[number] for number in missing})

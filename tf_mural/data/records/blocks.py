@@ -106,13 +106,13 @@ class BlockIndex:
         """
         rows, languages, blocks, num_rows = [], [], 0, 0
         for number, (index, extra_texts) in enumerate(shards):
-            part, by_language = _shard_rows(index, extra_texts, block_records, block_bytes)
+            part, language_rows = _shard_rows(index, extra_texts, block_records, block_bytes)
             part["shard"] = number
             part["first_language"] += num_rows
-            by_language["block"] += blocks
+            language_rows["block"] += blocks
             rows.append(part)
-            languages.append(by_language)
-            blocks, num_rows = blocks + len(part), num_rows + len(by_language)
+            languages.append(language_rows)
+            blocks, num_rows = blocks + len(part), num_rows + len(language_rows)
         rows, languages = (
             np.concatenate([np.zeros(0, dtype), *parts])
             for dtype, parts in ((BLOCK, rows), (LANGUAGE, languages))
@@ -125,41 +125,32 @@ class BlockIndex:
         sizes = (self.block_records, self.block_bytes, len(self.rows), len(self.languages))
         header[0] = (_MAGIC, VERSION, *sizes, digest.encode())
         path = os.path.join(folder, BLOCKS)
-        with (
-            file_io.atomic_write(path, sync=False) as temporary,
-            file_io.open_file(temporary, "wb") as file,
-        ):
+        with file_io.atomic_write(path, sync=False) as temporary, open(temporary, "wb") as file:
             for part in (header, self.rows, self.languages):
                 file.write(np.ascontiguousarray(part).tobytes())
 
     @classmethod
-    def open(cls, folder, manifest, digest):
-        """Opens the index of a record set, or returns None if the record set has no such file.
-
-        A local file is mapped into memory.
+    def parse(cls, data, path, manifest, digest):
+        """Returns the index that a file contains.
 
         Args:
-            folder: folder of the record set.
+            data: uint8 (n,), content of the file, which may be mapped into memory.
+            path: path of the file, for messages.
             manifest: parsed manifest.json.
             digest: digest of the record set.
 
         Raises:
             UserError: the file has a newer version, is truncated, or is the index of other shards.
         """
-        path = os.path.join(folder, BLOCKS)
-        size = file_io.size(path)
-        if size is None:
-            return None
-        header = _read_header(path, size, digest)
+        header = _parse_header(data, path, digest)
         blocks, languages = int(header["blocks"]), int(header["languages"])
         start = HEADER.itemsize + blocks * BLOCK.itemsize
         expected = start + languages * LANGUAGE.itemsize
-        if size != expected:
-            raise UserError(f"{path}: expected {expected:,} bytes, got {size:,}; {_HINT}")
-        rows = _map(path, BLOCK, HEADER.itemsize, blocks)
+        if len(data) != expected:
+            raise UserError(f"{path}: expected {expected:,} bytes, got {len(data):,}; {_HINT}")
         index = cls(
-            rows,
-            _map(path, LANGUAGE, start, languages),
+            data[HEADER.itemsize : start].view(BLOCK),
+            data[start:].view(LANGUAGE),
             int(header["block_records"]),
             int(header["block_bytes"]),
         )
@@ -171,10 +162,10 @@ class BlockIndex:
 _HINT = "remove the file to derive the blocks from the indexes of the shards, or convert again"
 
 
-def _read_header(path, size, digest):
-    if size < HEADER.itemsize:
-        raise UserError(f"{path} is truncated: it has {size} bytes; {_HINT}")
-    header = np.frombuffer(file_io.read_range(path, 0, HEADER.itemsize), HEADER)[0]
+def _parse_header(data, path, digest):
+    if len(data) < HEADER.itemsize:
+        raise UserError(f"{path} is truncated: it has {len(data)} bytes; {_HINT}")
+    header = data[: HEADER.itemsize].view(HEADER)[0]
     if header["magic"] != _MAGIC:
         raise UserError(f"{path} is not a block index; {_HINT}")
     if header["version"] != VERSION:
@@ -188,16 +179,6 @@ def _read_header(path, size, digest):
             f"{header['digest'].decode(errors='replace')}; {_HINT}"
         )
     return header
-
-
-def _map(path, dtype, start, count):
-    """Returns an array in a file, which is mapped into memory if the file is local."""
-    if not count:
-        return np.zeros(0, dtype)
-    if file_io.is_remote(path):
-        return np.frombuffer(file_io.read_range(path, start, count * dtype.itemsize), dtype)
-    # A plain array, because each operation on a subclass of arrays takes several microseconds.
-    return np.asarray(np.memmap(path, dtype, "r", start, (count,)))
 
 
 def _fits(index, manifest):
@@ -237,17 +218,17 @@ def _shard_rows(index, extra_texts, block_records, block_bytes):
     rows["offset"], rows["bytes"] = byte_bounds[:-1], np.diff(byte_bounds)
     rows["records"] = np.diff(bounds)
     rows["images"] = np.diff(np.concatenate([[0], np.cumsum(index.images)])[bounds])
-    by_language = np.zeros((len(rows), index.has_language.shape[1]), np.int64)
+    counts = np.zeros((len(rows), index.has_language.shape[1]), np.int64)
     for block, (start, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
-        by_language[block] = index.has_language[start:end].sum(axis=0)
-    texts = by_language.copy()
+        counts[block] = index.has_language[start:end].sum(axis=0)
+    texts = counts.copy()
     record, language, count = np.asarray(extra_texts, np.int64).reshape(-1, 3).T
     np.add.at(texts, (np.searchsorted(bounds, record, side="right") - 1, language), count)
-    block, language = np.nonzero(by_language)
+    block, language = np.nonzero(counts)
     languages = np.zeros(len(block), LANGUAGE)
     languages["block"], languages["language"] = block, language
-    languages["records"], languages["texts"] = by_language[block, language], texts[block, language]
-    rows["languages"] = (by_language > 0).sum(axis=1)
+    languages["records"], languages["texts"] = counts[block, language], texts[block, language]
+    rows["languages"] = (counts > 0).sum(axis=1)
     rows["first_language"] = np.cumsum(rows["languages"]) - rows["languages"]
     return rows, languages
 

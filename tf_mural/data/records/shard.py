@@ -35,22 +35,21 @@ class ShardIndex(NamedTuple):
     vectors: list
 
 
-def parse_index(path, data, summary, languages, vectors, size):
-    """Parses the index of a shard, and compares it with the shard.
+def parse_index(data, path, summary, languages, vectors):
+    """Parses the index of a shard, and compares it with the manifest.
 
     Args:
-        path: path of the shard.
-        data: content of the index.
+        data: bytes of the file of the index.
+        path: path of the shard, for messages.
         summary: entry of the shard in the manifest.
         languages: language codes of the record set.
         vectors: names of the vectors of the record set.
-        size: size of the shard in bytes; None: the size is not compared.
 
     Returns:
         `ShardIndex`.
 
     Raises:
-        UserError: the index cannot be read, or is not that of the shard.
+        UserError: the index is damaged, or is not that of the shard.
     """
     try:
         with np.load(io.BytesIO(data)) as index:
@@ -58,10 +57,8 @@ def parse_index(path, data, summary, languages, vectors, size):
             offset, length, images = (index[k].astype(np.int64) for k in names)
             rows = [index[f"vectors/{name}"].astype(np.int64) for name in vectors]
             bits = np.unpackbits(index["languages"], axis=1, count=len(languages))
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise unreadable(path, error) from error
-    if size is not None:
-        check_size(path, summary, size)
     end = int(offset[-1] + length[-1]) + tfrecord.FOOTER if len(offset) else 0
     if len(offset) != summary["records"] or end != summary["bytes"] or len(bits) != len(offset):
         raise UserError(f"{index_path(path)} is not the index of its shard; convert again")
@@ -69,15 +66,8 @@ def parse_index(path, data, summary, languages, vectors, size):
 
 
 def unreadable(path, error):
-    """Returns the UserError for a shard or its index that cannot be read."""
+    """Returns the UserError for a shard that cannot be read, or whose index cannot be read."""
     return UserError(f"{path} or its index cannot be read ({error}); convert the data set again")
-
-
-def check_size(path, summary, size):
-    """Raises UserError if the size of a shard differs from that in the manifest."""
-    if size != summary["bytes"]:
-        message = f"{path}: expected {summary['bytes']} bytes, got {size}"
-        raise UserError(f"{message}; it is truncated or belongs to another set: convert again")
 
 
 @dataclasses.dataclass
