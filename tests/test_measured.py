@@ -19,6 +19,7 @@ NAMES = measured.names()
 # Tables of docs/evidence.md whose numbers do not come from a sweep: {section: number of tables}.
 OTHER_TABLES = {
     "How to repeat the results": 1,
+    "Code-switching": 1,  # a row per seed
     "Half precision": 1,  # runs with changed initial weights
     "Trained weights": 2,  # tests/test_trained_weights.py computes these values
     "Choice of the recipe": 1,
@@ -342,3 +343,37 @@ def test_an_incomplete_file_is_named(tmp_path, monkeypatch):
     (tmp_path / "x.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="x.json lacks 'title'"):
         measured.load("x")
+
+
+@pytest.mark.slow
+def test_the_miniature_reproduces_its_written_values(tools, tmp_path, monkeypatch):
+    """Trains MURAL and ETCL on 128 scenes, and then compares the runs with changed numbers."""
+    miniature = measured.load("miniature")
+    tool, *arguments = miniature.prepare.removeprefix("python tools/").split()
+    assert not tools.run(tmp_path, tool, *arguments).code
+    arguments = ["--table=miniature", f"--seeds={miniature.seeds[0]}"]
+    done = tools.run(tmp_path, "reproduce.py", *arguments)
+    assert not done.code, done.out + done.err
+    (path,) = (tmp_path / "runs/sweeps/miniature").glob("reproduced-*.json")
+    cells = json.loads(path.read_text())["cells"]
+    assert {(c["row"], c["column"]) for c in cells if c["band"]} == {
+        (row, column) for row, columns in miniature.rows.items() for column in columns
+    }
+    # The runs are finished: only their results are read again.
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sweeps, "train_run", lambda *arguments: None)
+    assert run_reproduce(*arguments) == 0
+    with open(os.path.join(measured.FOLDER, "miniature.json"), encoding="utf-8") as file:
+        content = json.load(file)
+    for cell in cells:
+        part = "values" if cell["row"] in content["values"] else "differences"
+        values = content[part][cell["row"]]
+        low, high = cell["band"]
+        written, values[cell["column"]] = (
+            values[cell["column"]],
+            [v + high - low for v in values[cell["column"]]],
+        )
+        (tmp_path / "miniature.json").write_text(json.dumps(content))
+        monkeypatch.setattr(measured, "FOLDER", str(tmp_path))
+        assert run_reproduce(*arguments) == 1
+        values[cell["column"]] = written

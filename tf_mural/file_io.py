@@ -146,10 +146,8 @@ def file_infos(folder, names):
         infos = files.list(folder)
     missing = [name for name in names if name not in infos]
     with concurrent.futures.ThreadPoolExecutor(_PART_THREADS) as pool:
-        missing_infos = pool.map(lambda name: files.info(os.path.join(folder, name)), missing)
-        infos.update(
-            (name, info) for name, info in zip(missing, missing_infos, strict=True) if info
-        )
+        results = pool.map(lambda name: files.info(os.path.join(folder, name)), missing)
+        infos.update((name, info) for name, info in zip(missing, results, strict=True) if info)
     return {name: infos[name] for name in names if name in infos}
 
 

@@ -1,7 +1,7 @@
 """Repeats the runs of a table of README.md or docs/evidence.md, and compares the results:
 
     python tools/reproduce.py --list
-    python tools/reproduce.py --table=scenes
+    python tools/reproduce.py --table=miniature
     python tools/reproduce.py --table=readme
 
 Each cell of the table is printed beside the written value and its band. The band is a 95 %
@@ -76,7 +76,7 @@ def main(argv=None):
         _print_list()
         return
     if not _TABLE.value:
-        raise UserError("name a table: python tools/reproduce.py --table=scenes, or --list")
+        raise UserError("name a table: python tools/reproduce.py --table=miniature, or --list")
     if _UPDATE.value and (_TABLE.value == ALL_OF_README or not _MACHINE.value):
         raise UserError("--update needs the name of one table and --machine")
     selected = _select(_TABLE.value)
