@@ -82,7 +82,7 @@ test-slow: $(VENV)/.slow
 
 # Set FAULTS_JSON=faults.json to write the table to a file as well.
 faults: $(VENV)/.test
-	$(BIN)/python -m pytest -m faults tests/test_faults.py -rP
+	$(BIN)/python -m pytest -m faults tests/test_faults.py tests/test_remote_training.py -rP
 
 test-beam: $(VENV)/.slow
 	$(BIN)/python -m pytest -m slow tests/test_beam.py

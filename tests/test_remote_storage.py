@@ -186,7 +186,8 @@ def test_a_shard_that_changes_while_it_is_read_is_an_error(
     with pytest.raises(StorageError, match="records-00000-of-00001.tfrecord was changed while"):
         record_set.read([0])
     file_io.remove(f"{folder}/{records.shard_name(0, 1)}")
-    with pytest.raises(StorageError, match="records-00000-of-00001.tfrecord was removed while"):
+    # Azure answers for a missing object that its condition is not met.
+    with pytest.raises(StorageError, match="00000-of-00001.tfrecord was (removed|changed) while"):
         record_set.read([0])
 
 

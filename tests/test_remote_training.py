@@ -48,7 +48,7 @@ def copy_tree(source, target):
             file_io.copy(path, f"{target}/{os.path.relpath(path, source)}")
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_run_moves_to_s3_and_resumes_with_the_same_weights(data_dir, proxied, tmp_path):
     """The first process reads local records; the next processes read copies of them in S3."""
     proxy, workdir = proxied("s3"), f"s3://bucket/{tmp_path.name}/run"

@@ -95,9 +95,10 @@ class ChunkCache:
         if self._is_full:
             return
         with self._lock:
-            self._size += len(data) + _CHECKSUM_BYTES
-            if self._size > self._max_bytes:
-                self._evict()
+            size = len(data) + _CHECKSUM_BYTES
+            if self._size + size > self._max_bytes:
+                self._evict(size)
+            self._size += size
         path = self._path(key)
         try:
             os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -132,11 +133,12 @@ class ChunkCache:
                         continue
                     yield status.st_mtime, status.st_size, entry.path
 
-    def _evict(self):
+    def _evict(self, needed):
+        """Removes old chunks, so that `needed` more bytes can be stored."""
         chunks = sorted(self._list())
         self._size = sum(size for _, size, _ in chunks)
         for _, size, path in chunks:
-            if self._size <= _KEPT * self._max_bytes:
+            if self._size + needed <= _KEPT * self._max_bytes:
                 break
             self._remove(path, size)
 
