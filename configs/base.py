@@ -303,7 +303,8 @@ def source(size, corpus, fields, languages=None, **options):
             `language_temperature` (None: the records determine the languages),
             `min_language_share`, `languages_of` ("draw"; "same", "cross" or "hybrid" for batches of
             one language or of one pair of languages) and `alpha` (share of "same" in "hybrid"). See
-            docs/running.md.
+            docs/running.md. Record sets with more than `shuffle_limit` records are read in windows
+            of `window_blocks` blocks, see docs/scale.md.
     """
     values = dict(
         epoch_unit="records",
@@ -314,6 +315,8 @@ def source(size, corpus, fields, languages=None, **options):
         min_language_share=0.0,
         languages_of="draw",
         alpha=0.5,
+        shuffle_limit=5_000_000,
+        window_blocks=32,
         flip=True,
     )
     unknown = sorted(set(options) - set(values))

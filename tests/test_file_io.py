@@ -106,6 +106,18 @@ def test_json_is_written_copied_and_read(folder, tmp_path):
         file_io.read_json(f"{folder}/a/x.json")
 
 
+def test_the_files_of_a_local_folder_are_copied(folder):
+    with file_io.local_folder(f"{folder}/out") as local:
+        os.makedirs(f"{local}/x")
+        for name in ("f", "x/g"):
+            with open(f"{local}/{name}", "wb") as file:
+                file.write(name.encode())
+    assert file_io.read_bytes(f"{folder}/out/f") == b"f"
+    assert file_io.read_bytes(f"{folder}/out/x/g") == b"x/g"
+    with file_io.local_files([f"{folder}/out/f", f"{folder}/out/x/g"]) as paths:
+        assert [open(path, "rb").read() for path in paths] == [b"f", b"x/g"]
+
+
 def test_a_local_copy_is_copied_to_its_path(folder):
     with file_io.local_copy(f"{folder}/picture.png") as path:
         assert not file_io.is_remote(path) and path.endswith("/picture.png")

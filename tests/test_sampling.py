@@ -4,6 +4,7 @@ import collections
 
 import numpy as np
 import pytest
+from helpers.draws import draw
 
 from tf_mural.data import records
 from tf_mural.data.records import Record, RecordSet
@@ -32,15 +33,6 @@ def sets(tmp_path_factory):
         records.write(root / name, rows, shards=2)
         sets.append(RecordSet.open(root / name))
     return sets
-
-
-def draw(sampler, start, count):
-    """Returns [(set index, record, languages)] of `count` draws from draw number `start` on."""
-    draws = np.arange(start, start + count, dtype=np.int64)
-    set_index, unit = (x.numpy() for x in sampler.sample(draws))
-    record, language, _ = sampler.resolve(draws, set_index, unit)
-    names = [tuple(sampler.languages[i] for i in row) for row in language]
-    return list(zip(set_index.tolist(), record.tolist(), names, strict=True))
 
 
 def test_each_epoch_visits_every_record_once_in_its_own_order(sets):

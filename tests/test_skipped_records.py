@@ -56,7 +56,8 @@ def change_text(code, text):
 def flip_bit(record_set, index):
     """Flips a bit in the middle of a record."""
     with open(record_set.shard_path(index), "r+b") as file:
-        offset = int(record_set._offset[index] + record_set._length[index] // 2)
+        _, start, length = record_set._locate(index)
+        offset = start + length // 2
         file.seek(offset)
         byte = file.read(1)[0]
         file.seek(offset)
@@ -74,7 +75,7 @@ def flipped_bit(folder):
 
 def shard_truncated_while_open(folder):
     record_set = write(folder)
-    os.truncate(record_set.shard_path(9), int(record_set._offset[9]) + 5)
+    os.truncate(record_set.shard_path(9), record_set._locate(9)[1] + 5)
     return record_set, {9, 10, 11, 12}, "the file ends inside the record"
 
 
@@ -317,7 +318,7 @@ def test_prefetched_rows_count_as_drawn(tokenizer, tmp_path):
 
 def test_all_processes_raise_the_error_of_one():
     with pytest.raises(UserError, match="^it broke there$"):
-        SkippedRecords().check(lambda state: [state, {**state, "error": "it broke there"}])
+        SkippedRecords().check(lambda state: [state, {**state, "error": ("it broke there", 2)}])
 
 
 def test_number_of_counted_locations_is_bounded():
@@ -332,9 +333,9 @@ def test_number_of_counted_locations_is_bounded():
 def test_records_of_another_format_stop_the_run(tokenizer, tmp_path):
     record_set = write(tmp_path / "set")
     for index in range(NUM_RECORDS):
-        payload = b"\xff" * int(record_set._length[index])
+        payload = b"\xff" * record_set._locate(index)[2]
         with open(record_set.shard_path(index), "r+b") as file:
-            file.seek(int(record_set._offset[index]) - tfrecord.HEADER)
+            file.seek(record_set._locate(index)[1] - tfrecord.HEADER)
             file.write(tfrecord.frame(payload))  # a frame with a valid checksum
     skipped_records = SkippedRecords(folders=(record_set.folder,))
     source = make_source(record_set, {"caption": "text"})

@@ -146,8 +146,8 @@ def file_infos(folder, names):
         infos = files.list(folder)
     missing = [name for name in names if name not in infos]
     with concurrent.futures.ThreadPoolExecutor(_PART_THREADS) as pool:
-        found = pool.map(lambda name: files.info(os.path.join(folder, name)), missing)
-        infos.update((name, info) for name, info in zip(missing, found, strict=True) if info)
+        results = pool.map(lambda name: files.info(os.path.join(folder, name)), missing)
+        infos.update((name, info) for name, info in zip(missing, results, strict=True) if info)
     return {name: infos[name] for name in names if name in infos}
 
 
@@ -297,15 +297,17 @@ def local_copy(path):
 def local_folder(folder):
     """Context manager: yields a local folder; at the end, its files are copied to `folder`.
 
-    If `folder` is local, the folder itself is yielded.
+    If `folder` is local, the folder itself is yielded. If the body raises an exception, no file is
+    copied to a remote folder.
     """
     if not is_remote(folder):
         yield folder
         return
     with tempfile.TemporaryDirectory() as local:
         yield local
-        for name in sorted(os.listdir(local)):
-            _remote(folder).put(os.path.join(local, name), os.path.join(folder, name))
+        for parent, _, names in os.walk(local):
+            for path in sorted(os.path.join(parent, name) for name in names):
+                _remote(folder).put(path, os.path.join(folder, os.path.relpath(path, local)))
 
 
 @contextlib.contextmanager

@@ -386,6 +386,7 @@ class TensorFlowFiles:
         """Copies a local file; `path` has either its old or its whole new content."""
         temporary = f"{path}.{uuid.uuid4().hex}.tmp"
         try:
+            self._gfile.makedirs(os.path.dirname(path))
             self._gfile.copy(local_path, temporary, overwrite=True)
             self._gfile.rename(temporary, path, overwrite=True)
         except BaseException:

@@ -191,11 +191,11 @@ def _build(passes, recipe, classes):
         if parts and not os.path.exists(paths.manifest):
             passes.report(f"{label}: part {number} of {total} is done; still to run: {parts}")
             return None
-        write_manifest = functools.partial(_write_manifest, recipe, classes, passes.task.vectors)
+        write_manifest = functools.partial(_write_manifest, recipe, classes, passes.task)
         return publish.finalize(paths, len(passes.units), label, write_manifest)
 
 
-def _write_manifest(recipe, classes, vectors, folder, shards, ledger):
+def _write_manifest(recipe, classes, task, folder, shards, ledger):
     records.write_manifest(
         folder,
         shards,
@@ -205,7 +205,9 @@ def _write_manifest(recipe, classes, vectors, folder, shards, ledger):
         {**recipe, "version": __version__},
         ledger,
         classes(),
-        vectors,
+        task.vectors,
+        task.filters.block_records,
+        task.filters.block_bytes,
     )
 
 

@@ -64,6 +64,9 @@ class FilterConfig:
         background: color of transparent pixels of the images, such as black or #ffcc00.
         shard_records: maximum number of records in a shard. Each unit has at least one shard; small
             units are not joined. None: one shard per unit.
+        block_records: maximum number of records in a block. Training on a record set that is too
+            large to be shuffled as a whole reads blocks.
+        block_bytes: maximum number of bytes in a block. A larger record is a block by itself.
     """
 
     short_side_above: int | None = None
@@ -83,6 +86,8 @@ class FilterConfig:
     resize_antialias: bool = False
     background: str = "white"
     shard_records: int | None = None
+    block_records: int = records.BLOCK_RECORDS
+    block_bytes: int = records.BLOCK_BYTES
 
     def __post_init__(self):
         for kind in self.deduplicate:

@@ -21,7 +21,7 @@ from tf_mural.conversion.image_probe import ImageNormalizer, ImageResizer
 from tf_mural.conversion.ledger import Ledger
 from tf_mural.data import records
 
-_ARRAYS = ("offset", "length", "image_counts", "has_language")
+_ARRAYS = ("offset", "length", "image_counts", "has_language", "extra_texts")
 _VECTORS = "vectors/"  # followed by the name of vectors: the number of rows of each record
 
 

@@ -9,6 +9,7 @@ import hashlib
 import os
 import sys
 import threading
+import time
 
 from google_crc32c import value as crc32c
 
@@ -18,6 +19,7 @@ from tf_mural.errors import UserError
 FOLDER_VARIABLE, SIZE_VARIABLE = "TF_MURAL_CACHE_DIR", "TF_MURAL_CACHE_GB"
 _DEFAULT_GB = 50.0
 _CHECKSUM_BYTES = 4
+_STALE_SECONDS = 3600.0  # age of temporary files that a killed process has left
 _KEPT = 0.9  # share of the size that remains after old chunks were removed
 
 
@@ -123,6 +125,10 @@ class ChunkCache:
                     try:
                         status = entry.stat()
                     except FileNotFoundError:  # Another process has removed it.
+                        continue
+                    # A younger temporary file is being written by another process.
+                    age = time.time() - status.st_mtime
+                    if entry.name.endswith(".tmp") and age < _STALE_SECONDS:
                         continue
                     yield status.st_mtime, status.st_size, entry.path
 

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_mural.data import image_ops, records, vector_fields
-from tf_mural.errors import StorageError
+from tf_mural.errors import StorageError, UserError
 from tf_mural.modalities import MODALITIES
 
 _EMPTY = records.serialize(records.Record(""))
@@ -39,14 +39,14 @@ class ExampleBuilder:
         self._preprocessing = preprocessing
         self._language_ids = [languages.index(code) for code in self.sampler.languages] or [0]
 
-    def fetch(self, draws, on_languages=None, on_error=None):
+    def fetch(self, draws, skipped_records=None, count=True):
         """Reads the serialized records of draws; damaged records are replaced by empty ones.
 
         Args:
             draws: int64 (b,), numbers of draws.
-            on_languages: callable that takes the drawn languages as positions in `language_codes`,
-                (b, text fields); or None.
-            on_error: callable that takes the `StorageError` of a remote storage; or None.
+            skipped_records: `SkippedRecords` that stores the error that ends the reading. None: no
+                object stores the error.
+            count: whether `skipped_records` counts the draws.
 
         Returns:
             {"draw": int64 (b,), the argument; "data": string (b,), serialized records; "language":
@@ -58,12 +58,13 @@ class ExampleBuilder:
         def read(draws, set_index, unit):
             try:
                 data, language, uniform = self.read(draws, set_index, unit)
-            except StorageError as error:
-                if on_error:
-                    on_error(error)
+                replaced = self.sampler.replaced_slots(draws, set_index, unit) if count else 0
+            except (StorageError, UserError) as error:
+                if skipped_records:  # `tf.data` would report the error inside a traceback.
+                    skipped_records.fail(error)
                 raise
-            if on_languages:
-                on_languages(language)
+            if skipped_records and count:
+                skipped_records.count_drawn(self, language, replaced)
             return data, language, uniform
 
         data, language, uniform = tf.numpy_function(

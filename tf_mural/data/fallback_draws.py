@@ -9,7 +9,7 @@ import tensorflow as tf
 from tf_mural.data import image_ops
 from tf_mural.data.records import DamagedRecord, deserialize
 from tf_mural.data.skipped_records import BadRecord
-from tf_mural.errors import StorageError
+from tf_mural.errors import StorageError, UserError
 
 ATTEMPTS = 8  # maximum number of draws that are tried per row
 
@@ -32,7 +32,7 @@ def with_fallback(builder, skipped_records):
         draws, rows = draws.copy(), np.arange(len(draws))
         for attempt in range(ATTEMPTS):
             draws[rows] += builder.sampler.fallback_distance * (attempt > 0)
-            results = _diagnose(builder, draws[rows], skipped_records if attempt else None)
+            results = _diagnose(builder, draws[rows], skipped_records, count=attempt > 0)
             rows = rows[[bad_record is not None for bad_record in results]]
             bad_records = [bad_record for bad_record in results if bad_record]
             for bad_record in bad_records:
@@ -44,11 +44,8 @@ def with_fallback(builder, skipped_records):
     def find_or_fail(draws):
         try:
             return find(draws)
-        except (StorageError, tf.errors.OpError) as error:
-            # `builder.fetch` raises an error of TensorFlow, which contains the storage error.
-            if isinstance(error, StorageError):
-                skipped_records.fail(error)
-            raise
+        except (StorageError, UserError) as error:
+            raise skipped_records.fail(error) from error
 
     def usable_draws(draws):
         replaced = tf.numpy_function(find_or_fail, [draws], tf.int64, stateful=False)
@@ -57,22 +54,20 @@ def with_fallback(builder, skipped_records):
     return usable_draws
 
 
-def _diagnose(builder, draws, skipped_records):
+def _diagnose(builder, draws, skipped_records, count):
     """Returns a list with a `BadRecord` for each draw, or None if the record can be used.
 
     Args:
         builder: `ExampleBuilder`.
         draws: int64 (b,), numbers of draws.
-        skipped_records: `SkippedRecords` that counts the draws; None if the draws are already
-            counted.
+        skipped_records: `SkippedRecords`.
+        count: whether `skipped_records` counts the draws, which may be counted already.
     """
     with tf.device("CPU"):
         draws = tf.constant(draws)
         set_index, unit = (x.numpy() for x in builder.sampler.sample(draws))
         record, language, _ = builder.sampler.resolve(draws.numpy(), set_index, unit)
-        if skipped_records:
-            skipped_records.count_drawn(builder, language)
-        batch = builder.parse(builder.fetch(draws))
+        batch = builder.parse(builder.fetch(draws, skipped_records, count))
     batch = tf.nest.map_structure(lambda values: values.numpy(), batch)
 
     def diagnose(row):

@@ -149,16 +149,13 @@ def _source_dataset(draws, builder, rows, skipped_records):
     # The code that AutoGraph generates would slow down every batch.
     @tf.autograph.experimental.do_not_convert
     def read_again(draws):
-        batch = builder.parse(builder.fetch(usable_draws(draws), on_error=skipped_records.fail))
+        batch = builder.parse(builder.fetch(usable_draws(draws), skipped_records, count=False))
         with tf.control_dependencies([tf.debugging.Assert(builder.all_known(batch), [CHANGED])]):
             return _model_inputs(tf.nest.map_structure(tf.identity, batch))
 
     @tf.autograph.experimental.do_not_convert
     def read(draws):
-        def count(languages):
-            skipped_records.count_drawn(builder, languages)
-
-        batch = builder.parse(builder.fetch(draws, count, skipped_records.fail))
+        batch = builder.parse(builder.fetch(draws, skipped_records))
         return draws, tf.cond(
             builder.all_known(batch), lambda: _model_inputs(batch), lambda: read_again(draws)
         )

@@ -111,9 +111,9 @@ def _sample_texts(sampler):
     for code in sampler.languages:
         members = [
             (record_set, index)
-            for record_set in sampler.sets
+            for number, record_set in enumerate(sampler.sets)
             if code in record_set.languages
-            for index in _choose(record_set, code, generator)
+            for index in _choose(sampler.records_with(number, code), generator)
         ]
         for position in generator.permutation(len(members))[:TEXTS_PER_LANGUAGE]:
             record_set, index = members[position]
@@ -124,7 +124,5 @@ def _sample_texts(sampler):
                     yield code, texts[0]
 
 
-def _choose(record_set, code, generator):
-    has = record_set.has_language[:, record_set.languages.index(code)]
-    indices = np.flatnonzero(has)
+def _choose(indices, generator):
     return generator.permutation(indices)[:TEXTS_PER_LANGUAGE].tolist()

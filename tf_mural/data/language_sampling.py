@@ -10,7 +10,8 @@ seed and the number of the draw, as in `sampling`.
 import numpy as np
 import tensorflow as tf
 
-from tf_mural.data import sampling
+from tf_mural.data import block_sampling, sampling
+from tf_mural.data.records.reading import SHUFFLE_LIMIT
 from tf_mural.errors import UserError, lookup
 
 # The values of the option `languages_of`: whether the languages are chosen for a batch or a draw.
@@ -33,14 +34,21 @@ def make_sampler(
     languages_of="draw",
     alpha=0.5,
     batch_size=None,
+    shuffle_limit=SHUFFLE_LIMIT,
+    window_blocks=block_sampling.WINDOW_BLOCKS,
     **options,
 ):
-    """Returns an `IndexSampler`, or a `LanguageSampler` if an option of languages is set.
+    """Returns a sampler of record sets.
+
+    The sampler is a `LanguageSampler` if an option of languages is set. Otherwise it is a
+    `BlockSampler` if a set has more than `shuffle_limit` records, or else an `IndexSampler`.
 
     Args:
         sets, text_fields, languages: see `IndexSampler`.
         language_temperature, min_language_share, languages_of, alpha, batch_size: see
             `LanguageSampler`. Default: the records determine the languages, see `IndexSampler`.
+        shuffle_limit, window_blocks: see `BlockSampler`. A `LanguageSampler` shuffles sets of any
+            size as a whole, and needs the indexes of all their records in memory.
         **options: further arguments of `IndexSampler`.
 
     Raises:
@@ -48,7 +56,10 @@ def make_sampler(
     """
     of_batch = lookup(LANGUAGES_OF, languages_of, "languages_of")
     if language_temperature is None and not min_language_share and not of_batch:
-        return sampling.IndexSampler(sets, text_fields, languages, **options)
+        if all(len(record_set) <= shuffle_limit for record_set in sets):
+            return sampling.IndexSampler(sets, text_fields, languages, **options)
+        limits = {"shuffle_limit": shuffle_limit, "window_blocks": window_blocks}
+        return block_sampling.BlockSampler(sets, text_fields, languages, **limits, **options)
     options.pop("epoch_unit", None)  # the units of a `LanguageSampler` are always combinations
     return LanguageSampler(
         sets,

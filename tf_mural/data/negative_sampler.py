@@ -3,6 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
+from tf_mural.data.block_sampling import BlockSampler
 from tf_mural.data.mined_negatives import read_mined, read_negatives
 from tf_mural.data.records import RecordSet
 from tf_mural.data.sampling import IndexSampler, name_key, uniform
@@ -37,6 +38,7 @@ class NegativeSampler:
     """
 
     fallback_distance = IndexSampler.fallback_distance
+    replaced_slots = IndexSampler.replaced_slots  # the slots of `base` are counted by its source
 
     def __init__(
         self,
@@ -50,6 +52,8 @@ class NegativeSampler:
     ):
         self.base, self.text_fields, self.name = base, text_fields, name
         self.batch_size = base.batch_size
+        if isinstance(base, BlockSampler):  # the replacement is in the same window
+            self.fallback_distance = base.fallback_distance
         self._key = np.array([seed, name_key(name)], np.int64)
         manifests = {folder: read_mined(folder) for folder in folders}
         self.mined = {folder: manifest["digest"] for folder, manifest in manifests.items()}

@@ -78,7 +78,7 @@ class IndexSampler:
         self._key = np.array([seed, name_key(name)], np.int64)
         visits_combinations = lookup(EPOCH_UNITS, epoch_unit, "epoch_unit")
         self._set_samplers = [
-            _SetSampler(
+            self._make_set_sampler(
                 s,
                 text_fields,
                 self.languages,
@@ -97,8 +97,12 @@ class IndexSampler:
             )
         if weights is None:
             weights = np.array(self.units_per_epoch, np.float64) ** (1.0 / temperature)
-        self._shares = _shares(np.asarray(weights, np.float64), sum(self.units_per_epoch))
+        self._weights = np.asarray(weights, np.float64)
+        self._shares = shares_of(self._weights, sum(self.units_per_epoch))
         self._counted = (0, np.zeros(len(self.languages), np.int64))
+
+    def _make_set_sampler(self, *arguments):
+        return _SetSampler(*arguments)
 
     def sample(self, draws):
         """Returns the set and the unit of each draw, with TensorFlow operations.
@@ -142,7 +146,7 @@ class IndexSampler:
     @property
     def language_records(self):
         """{language: number of records that may be drawn for a text in this language}."""
-        counts = sum(set_sampler.has.sum(axis=0) for set_sampler in self._set_samplers)
+        counts = sum(set_sampler.language_records() for set_sampler in self._set_samplers)
         return dict(zip(self.languages, counts.tolist(), strict=True))
 
     def language_draws(self, draws):
@@ -165,6 +169,19 @@ class IndexSampler:
             rate = np.average(rates, axis=0, weights=self._shares)
             counts = counts + np.rint(rate * (draws - _MAX_COUNTED)).astype(np.int64)
         return dict(zip(self.languages, counts.tolist(), strict=True))
+
+    def records_with(self, number, code):
+        """Returns the records of the set `number` with a text in a language, int64 (k,)."""
+        record_set = self.sets[number]
+        return np.flatnonzero(record_set.has_language[:, record_set.languages.index(code)])
+
+    def replaced_slots(self, draws, set_index, unit):
+        """Returns the number of draws that take another record of their window, 0 without windows.
+
+        Args:
+            draws, set_index, unit: see `resolve`.
+        """
+        return 0
 
     def seeds(self, draws):
         """Returns int64 seeds (b, 2) of the draws for `tf.random.stateless_*`."""
@@ -213,11 +230,7 @@ class _SetSampler:
             )
         self.has, self._count = has[self.records], count[self.records]
         self._text_fields, self._visits_combinations = text_fields, visits_combinations
-        self._combinations = {
-            0: np.ones_like(self._count),
-            1: self._count,
-            2: self._count * (self._count - 1) // 2,
-        }[text_fields]
+        self._combinations = count_combinations(self._count, text_fields)
         units = self._combinations if visits_combinations else np.ones_like(self._count)
         self._ends = np.cumsum(units)
         self.units = int(self._ends[-1])
@@ -233,10 +246,13 @@ class _SetSampler:
         start = np.where(row > 0, self._ends[row - 1], 0)
         random_combination = (uniform[:, 0] * self._combinations[row]).astype(np.int64)
         combination = unit - start if self._visits_combinations else random_combination
-        ranks = self._ranks(combination, uniform[:, 1] < 0.5)
-        order = np.cumsum(self.has[row], axis=1)  # (b, languages): rank + 1 of a language
-        hits = self.has[row][:, None, :] & (order[:, None, :] == ranks[:, :, None] + 1)
-        return self.records[row], hits.argmax(axis=2)
+        swap = uniform[:, 1] < 0.5
+        language = pick_languages(self.has[row], combination, swap, self._text_fields)
+        return self.records[row], language
+
+    def language_records(self):
+        """Returns the number of records of each language that may be drawn, int64 (L,)."""
+        return self.has.sum(axis=0)
 
     def expected_languages(self):
         """Returns the expected number of texts of each language in a draw, float64 (L,)."""
@@ -245,18 +261,43 @@ class _SetSampler:
         rate = units * self._text_fields / (np.maximum(self._count, 1) * self.units)
         return rate @ self.has
 
-    def _ranks(self, combination, swap):
-        """Maps combinations (b,) to ranks of languages in their records (b, text_fields)."""
-        if self._text_fields < 2:
-            return combination[:, None][:, : self._text_fields]
+
+def count_combinations(count, text_fields):
+    """Returns the number of combinations of each record, int64 (b,).
+
+    Args:
+        count: int64 (b,), number of languages of each record.
+        text_fields: number of text fields.
+    """
+    pairs = count * (count - 1) // 2
+    return {0: np.ones_like(count), 1: count, 2: pairs}[text_fields]
+
+
+def pick_languages(has, combination, swap, text_fields):
+    """Returns the languages of combinations as positions in the columns, int64 (b, text_fields).
+
+    Args:
+        has: bool (b, L), whether the record of each draw has a text in each language.
+        combination: int64 (b,), number of a combination, from 0.
+        swap: bool (b,), whether the languages of a pair change places.
+        text_fields: number of text fields.
+    """
+    if not text_fields:
+        return np.zeros((len(has), 0), np.int64)
+    if text_fields == 1:
+        ranks = combination[:, None]
+    else:
         # The pairs low < high are numbered by `high`, then by `low`: high * (high - 1) / 2 pairs
         # have a smaller `high`.
         high = ((1 + np.sqrt(1 + 8 * combination.astype(np.float64))) // 2).astype(np.int64)
         low = combination - high * (high - 1) // 2
-        return np.stack([np.where(swap, high, low), np.where(swap, low, high)], axis=1)
+        ranks = np.stack([np.where(swap, high, low), np.where(swap, low, high)], axis=1)
+    order = np.cumsum(has, axis=1)  # (b, languages): rank + 1 of a language
+    hits = has[:, None, :] & (order[:, None, :] == ranks[:, :, None] + 1)
+    return hits.argmax(axis=2)
 
 
-def _shares(weights, total):
+def shares_of(weights, total):
     """Divides `total` draws among the sets by weight, with at least one draw per set."""
     if len(weights) == 0 or not np.all(weights > 0):
         raise UserError(f"expected positive weights, one per record set; got {weights.tolist()}")

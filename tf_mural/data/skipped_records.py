@@ -45,6 +45,8 @@ class SkippedRecords:
 
     Attributes:
         drawn: number of examples drawn from all sources, including those of prefetched batches.
+        replaced_slots: number of examples whose slot had a record that did not fit the source, so
+            that another record was drawn, see `block_sampling.BlockSampler`.
         skipped: {location of a record, or path of a shard: {reason: number of draws}}.
         error: the error that ended the reading, or None. `tf.data` would report this error
             inside a traceback.
@@ -53,20 +55,22 @@ class SkippedRecords:
     def __init__(self, limit=0.01, folders=(), vocabulary="the vocabulary"):
         self.limit, self._folders, self._vocabulary = limit, folders, vocabulary
         self._lock = threading.Lock()
-        self.drawn, self.skipped, self.error = 0, {}, None
+        self.drawn, self.replaced_slots, self.skipped, self.error = 0, 0, {}, None
         self._shards = collections.Counter()
         self._language_counts, self._unknown = {}, collections.Counter()
 
-    def count_drawn(self, builder, languages):
+    def count_drawn(self, builder, languages, replaced_slots=0):
         """Counts drawn examples and the languages of their texts.
 
         Args:
             builder: `ExampleBuilder` of the source.
             languages: (b, text fields), positions in `builder.language_codes`.
+            replaced_slots: number of these examples that are counted as `replaced_slots`.
         """
         counts = np.bincount(languages.ravel(), minlength=len(builder.language_codes))
         with self._lock:
             self.drawn += len(languages)
+            self.replaced_slots += replaced_slots
             self._language_counts[builder] = self._language_counts.get(builder, 0) + counts
 
     def skip(self, bad_record):
@@ -107,7 +111,7 @@ class SkippedRecords:
 
         Returns:
             {"skipped_records": total, "skipped_records/SET/SHARD": count} for shards with skipped
-            records.
+            records; and {"replaced_slots": total} if it is not 0.
 
         Raises:
             UserError: too many records were skipped (the message lists the first of them), or
@@ -116,6 +120,7 @@ class SkippedRecords:
         state = {
             "error": (str(self.error), getattr(self.error, "exit_code", 2)) if self.error else None,
             "drawn": self.drawn,
+            "replaced": self.replaced_slots,
             "shards": dict(self._shards),
             "languages": self._languages(),
             "first": [f"{location}: {', '.join(why)}" for location, why in self._first()],
@@ -145,7 +150,9 @@ class SkippedRecords:
                 "Convert the data set again, or raise `config.max_bad_records`"
             )
         by_shard = {f"skipped_records/{shard}": shards[shard] for shard in sorted(shards)}
-        return {"skipped_records": total, **by_shard}
+        replaced = sum(state["replaced"] for state in states)
+        slots = {"replaced_slots": replaced} if replaced else {}
+        return {"skipped_records": total, **by_shard, **slots}
 
     def total(self, all_gather_object):
         """Returns `skipped` summed over all processes; see `check` for the argument."""

@@ -8,11 +8,12 @@ from typing import Any
 import tensorflow as tf
 
 from tf_mural.data import input_pipeline, language_sampling
+from tf_mural.data.block_sampling import WINDOW_BLOCKS
 from tf_mural.data.code_switching import CodeSwitch, make_code_switchers
 from tf_mural.data.encoder_inputs import as_preprocessing
 from tf_mural.data.mined_negatives import MinedNegatives
 from tf_mural.data.negative_sampler import NegativeSampler
-from tf_mural.data.records import RecordSet
+from tf_mural.data.records import SHUFFLE_LIMIT, RecordSet
 from tf_mural.data.sampling import IndexSampler
 from tf_mural.data.skipped_records import SkippedRecords
 from tf_mural.data.vector_fields import count_texts, open_vector_fields, required_vectors
@@ -39,6 +40,8 @@ def training_dataset(
     min_language_share: float | Mapping[str, float] = 0.0,
     languages_of: str | Mapping[str, str] = "draw",
     alpha: float | Mapping[str, float] = 0.5,
+    shuffle_limit: int | Mapping[str, int] = SHUFFLE_LIMIT,
+    window_blocks: int | Mapping[str, int] = WINDOW_BLOCKS,
     flip: bool | Mapping[str, bool] = True,
     code_switch: CodeSwitch | Mapping[str, CodeSwitch] | None = None,
     seed: int | None = None,
@@ -74,6 +77,8 @@ def training_dataset(
         language_temperature, min_language_share, languages_of, alpha: shares of the languages, and
             batches of one language; see `language_sampling.LanguageSampler`. Default: the records
             determine the languages.
+        shuffle_limit, window_blocks: record sets with more than `shuffle_limit` records are read in
+            windows of `window_blocks` blocks; see `block_sampling.BlockSampler`.
         flip: whether images may be mirrored. Images of records whose captions mention left or right
             are never mirrored.
         code_switch: `CodeSwitch` of the source whose words are replaced by their translations, or
@@ -107,6 +112,8 @@ def training_dataset(
         "min_language_share": min_language_share,
         "languages_of": languages_of,
         "alpha": alpha,
+        "shuffle_limit": shuffle_limit,
+        "window_blocks": window_blocks,
     }
     sources, folders, samplers = [], [], {}
     for name, sets in _records_of_sources(records, trainer.sources).items():

@@ -116,6 +116,11 @@ def _check_sources(config):
                 f"sources.{name}.language_temperature is {source.language_temperature}, expected a "
                 "number above 0: languages are sampled in proportion to texts**(1 / temperature)"
             )
+        for key, minimum in (("shuffle_limit", 0), ("window_blocks", 1)):
+            if source[key] < minimum:
+                raise UserError(
+                    f"sources.{name}.{key} is {source[key]}, expected a number from {minimum}"
+                )
         if "negatives_of" in source:
             known = {s: v for s, v in config.sources.items() if "negatives_of" not in v}
             lookup(known, source.negatives_of, f"source (negatives_of of sources.{name})")

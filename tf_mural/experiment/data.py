@@ -10,7 +10,7 @@ from tf_mural import conversion, file_io
 from tf_mural.data import image_ops, training_data
 from tf_mural.data.code_switching import CodeSwitch
 from tf_mural.data.lexicon import Lexicon
-from tf_mural.data.records import RecordSet, deserialize
+from tf_mural.data.records import SHUFFLE_LIMIT, RecordSet, deserialize
 from tf_mural.datasets.scenes.lexicon import scenes_lexicon
 from tf_mural.errors import UserError, lookup
 from tf_mural.experiment.stored_vectors import field_vectors
@@ -24,15 +24,15 @@ def make_records(config, data_dir):
         conversion.ensure(name, os.path.join(data_dir, name))
 
 
-def open_records(folder, data_dir, strict=True):
+def open_records(folder, data_dir, strict=True, max_indexed=SHUFFLE_LIMIT):
     """Opens a record set.
 
     Args:
         folder: path of the record set, which may be relative to `data_dir`.
         data_dir: folder of the record sets.
-        strict: see `RecordSet.open`.
+        strict, max_indexed: see `RecordSet.open`.
     """
-    return RecordSet.open(find_records(folder, data_dir), strict)
+    return RecordSet.open(find_records(folder, data_dir), strict, max_indexed)
 
 
 def find_records(folder, data_dir):
@@ -64,7 +64,7 @@ def make_sampler(
     """
     return training_data.make_sampler(
         name,
-        [open_records(folder, data_dir, strict) for folder in source.records],
+        [open_records(folder, data_dir, strict, source.shuffle_limit) for folder in source.records],
         modalities,
         source.languages,
         epoch_unit=source.epoch_unit,
@@ -75,6 +75,8 @@ def make_sampler(
         min_language_share=source.min_language_share,
         languages_of=source.languages_of,
         alpha=source.alpha,
+        shuffle_limit=source.shuffle_limit,
+        window_blocks=source.window_blocks,
         batch_size=batch_size,
         vectors=_of_source(vectors, source),
         seed=seed,

@@ -2,12 +2,15 @@
 
 import contextlib
 
+from tf_mural import file_io
+
 
 @contextlib.contextmanager
 def profiled(runner, steps, folder, profiler):
     """Context manager that yields a runner which profiles some of its steps.
 
-    The profile is written even if the run stops between the first and the last profiled step.
+    The profile is written even if the run stops between the first and the last profiled step. In a
+    remote folder, it is not written if the run stops with an error or a signal.
 
     Args:
         runner: step runner of the backend.
@@ -19,11 +22,12 @@ def profiled(runner, steps, folder, profiler):
     if steps is None:
         yield runner
         return
-    runner = ProfiledRunner(runner, *steps, folder, profiler)
-    try:
-        yield runner
-    finally:
-        runner.stop()
+    with file_io.local_folder(folder) as local_folder:
+        runner = ProfiledRunner(runner, *steps, local_folder, profiler)
+        try:
+            yield runner
+        finally:
+            runner.stop()
 
 
 class ProfiledRunner:

@@ -7,6 +7,7 @@ import keras
 
 from tf_mural.backends import backend_module
 from tf_mural.data import input_pipeline
+from tf_mural.data.block_sampling import BlockSampler
 from tf_mural.data.language_report import LanguageReport
 from tf_mural.data.negative_sampler import NegativeSampler
 from tf_mural.data.preprocessing import Preprocessing
@@ -35,6 +36,7 @@ class Run:
         vocabulary_path: vocabulary file, or folder or file of the tokenizer.
         data: {folder of a record set: digest} of the training data.
         negatives: {folder of mined negatives: digest}.
+        layouts: {folder: digest of the blocks} of record sets that are read in windows.
         evaluation_folders: folders of the record sets of the evaluations.
         skipped_records: `input_pipeline.SkippedRecords`.
         language_report: `LanguageReport` of the sources.
@@ -51,6 +53,7 @@ class Run:
     vocabulary_path: str
     data: dict
     negatives: dict
+    layouts: dict
     evaluation_folders: tuple
     skipped_records: input_pipeline.SkippedRecords
     language_report: LanguageReport
@@ -147,6 +150,7 @@ def build(config, data_dir, strategy, resumes=False, encoders=None):
         vocabulary_path=vocabulary_path,
         data=digests,
         negatives=negatives,
+        layouts=_block_layouts(drawn),
         evaluation_folders=folders,
         skipped_records=skipped_records,
         language_report=LanguageReport(drawn, config.batch_size),
@@ -161,6 +165,12 @@ def _split_negatives(samplers):
     drawn = {k: s for k, s in samplers.items() if not isinstance(s, NegativeSampler)}
     mined = [s.mined for s in samplers.values() if isinstance(s, NegativeSampler)]
     return drawn, {folder: digest for m in mined for folder, digest in m.items()}
+
+
+def _block_layouts(samplers):
+    """Returns the `layouts` of all samplers of the type `BlockSampler`."""
+    samplers = (s for s in samplers.values() if isinstance(s, BlockSampler))
+    return {folder: digest for s in samplers for folder, digest in s.layouts.items()}
 
 
 def _make_evaluate(config, data_dir, encoder, embed):

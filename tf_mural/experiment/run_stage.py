@@ -251,7 +251,8 @@ def _restore(config, run, workdir, processes):
         processes.is_primary,
         config.checkpoint_in_background,
     )
-    data_digests = run.data | run.negatives | run.lexicons
+    blocks = {f"blocks of {folder}": digest for folder, digest in run.layouts.items()}
+    data_digests = run.data | run.negatives | run.lexicons | blocks
     if manager.restore(run.description, data_digests):
         print(f"resuming at step {int(run.trainer.step.numpy())}")
     start = {"the step to resume from": int(run.trainer.step.numpy())}

@@ -89,15 +89,17 @@ def _scalars_note(kind, values):
 def _skipped_note(values):
     """Returns, for example, "  3 records skipped (scenes/train/records-00001-of-00004 2, ...)".
 
-    The result is "" if no record was skipped.
+    The note also states the number of slots of windows that took another record. The result is ""
+    if no record was skipped and no slot took another record.
     """
-    total = values.get("skipped_records")
+    total, replaced = values.get("skipped_records"), values.get("replaced_slots")
+    slots = f"  {replaced} slots replaced" if replaced else ""
     if not total:
-        return ""
+        return slots
     shards = {k.split("/", 1)[1]: v for k, v in values.items() if k.startswith("skipped_records/")}
     by_count = sorted(shards, key=shards.get, reverse=True)
     listed = [f"{shard} {shards[shard]}" for shard in by_count[:2]] + ["..."] * (len(by_count) > 2)
-    return f"  {total} records skipped ({', '.join(listed)})"
+    return f"  {total} records skipped ({', '.join(listed)}){slots}"
 
 
 def _passes_note(values):

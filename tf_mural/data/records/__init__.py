@@ -3,14 +3,17 @@
 A record set is a folder:
 
     manifest.json                         contents and checksums, and how the set was made
+    blocks.index                          blocks of records, see `blocks`
     records-00000-of-00004.tfrecord       uncompressed TFRecords of tf.train.Example
     records-00000-of-00004.index.npz      offset, length and languages of each record
 
-The index allows random access with one read per record, as the sampling of training examples
-requires. Only `parse` imports TensorFlow; converters write record sets without TensorFlow.
+The index of a shard allows random access with one read per record, as the sampling of training
+examples requires. Large sets are read in blocks instead, see `data.block_sampling`. Only `parse`
+imports TensorFlow; converters write record sets without TensorFlow.
 """
 
-from tf_mural.data.records.reading import DamagedRecord, RecordSet
+from tf_mural.data.records.blocks import BLOCK_BYTES, BLOCK_RECORDS, BLOCKS, BlockIndex
+from tf_mural.data.records.reading import SHUFFLE_LIMIT, DamagedRecord, RecordSet
 from tf_mural.data.records.record import (
     ROLES,
     VECTORS,
@@ -43,10 +46,15 @@ from tf_mural.data.records.writing import (
 
 __all__ = [
     "AUGMENTATIONS",
+    "BLOCKS",
+    "BLOCK_BYTES",
+    "BLOCK_RECORDS",
     "DTYPES",
     "MANIFEST",
     "ROLES",
+    "SHUFFLE_LIMIT",
     "VECTORS",
+    "BlockIndex",
     "DamagedRecord",
     "InputParts",
     "Record",

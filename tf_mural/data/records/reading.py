@@ -1,21 +1,26 @@
 """Reads record sets, sequentially or with random access."""
 
-import hashlib
-import io
+import functools
 import operator
 import os
-import zipfile
 
 import numpy as np
 
 from tf_mural import file_io
 from tf_mural.data.records import tfrecord
+from tf_mural.data.records.block_reader import BlockReader
+from tf_mural.data.records.blocks import BLOCK_BYTES, BLOCK_RECORDS, BLOCKS, BlockIndex
 from tf_mural.data.records.record import deserialize
 from tf_mural.data.records.remote_shards import RemoteShards
 from tf_mural.data.records.shard_files import ShardFiles
+from tf_mural.data.records.shard_indexes import ShardIndexes
 from tf_mural.data.records.vectors import vectors_problem
-from tf_mural.data.records.writing import index_path, read_manifest
-from tf_mural.errors import StorageError, UserError
+from tf_mural.data.records.writing import read_manifest, set_digest
+from tf_mural.errors import UserError
+
+# Default maximum number of records of a set whose records are shuffled all together, and whose
+# indexes are read when the set is opened.
+SHUFFLE_LIMIT = 5_000_000
 
 
 class DamagedRecord(UserError):
@@ -33,6 +38,11 @@ class RecordSet:
     the same files. A `RecordSet` can therefore be used as a data source of Grain, as a
     `grain.sources.RandomAccessDataSource`.
 
+    A set with more than `max_indexed` records is opened without the indexes of its shards. It then
+    needs about 100 bytes of memory per block and 600 bytes per shard, or 1,400 bytes per shard on a
+    remote storage. The attributes `image_counts`, `has_language` and `vector_counts` of such a set
+    read all indexes when they are used first, and need 200 to 600 bytes of memory per record.
+
     Attributes:
         folder: folder of the record set.
         manifest: parsed manifest.json.
@@ -42,59 +52,55 @@ class RecordSet:
         has_language: bool (n, L), whether each record has a text in each of the `languages`.
         vectors: {name: description} of the vectors of the records, see `describe_vectors`.
         vector_counts: {name of vectors: int64 (n,), number of rows of each record}.
+        blocks: `BlockIndex`. The blocks of a set without the file of this index are derived from
+            the indexes of the shards.
         digest: short hash of the contents, by which results identify their record sets.
     """
 
-    def __init__(self, folder, manifest, strict=True):
+    def __init__(self, folder, manifest, strict=True, max_indexed=SHUFFLE_LIMIT):
         self.folder = str(folder)
         self.manifest = manifest
-        self._strict = strict
+        self._strict, self._max_indexed = strict, max_indexed
         self.language_counts = dict(manifest["languages"])
         self.languages = tuple(self.language_counts)
         self.vectors = dict(manifest.get("vectors", {}))
-        sums = "".join(shard["sha256"] for shard in manifest["shards"])
-        self.digest = hashlib.sha256(sums.encode()).hexdigest()[:12]
-        names = [shard["file"] for shard in manifest["shards"]]
-        self._paths = [os.path.join(self.folder, name) for name in names]
-        is_remote = file_io.is_remote(self.folder)
-        self._remote = None
-        if is_remote:
-            self._remote = RemoteShards(self.folder, names, map(index_path, names))
-        counts = [shard["records"] for shard in manifest["shards"]]
-        self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        empty = np.zeros(0, np.int64)
-        no_languages = np.zeros((0, len(self.languages)), bool)
-        indexes = [(empty, empty, empty, no_languages, *(empty for _ in self.vectors))]
-        for number, data in enumerate(self._index_files()):
-            indexes.append(self._parse_index(number, data))
-        columns = [np.concatenate(column) for column in zip(*indexes, strict=True)]
-        self._offset, self._length, self.image_counts, self.has_language = columns[:4]
-        self.vector_counts = dict(zip(self.vectors, columns[4:], strict=True))
-        self._files = None if self._remote else ShardFiles(self._paths, strict)
+        shards = manifest["shards"]
+        self.digest = set_digest(shards)
+        open_files = RemoteShards if file_io.is_remote(self.folder) else ShardFiles
+        self._files = open_files(self.folder, [shard["file"] for shard in shards])
+        self._indexes = ShardIndexes(self._files, shards, self.languages, self.vectors, strict)
+        if len(self) <= max_indexed:
+            self._indexes.columns  # noqa: B018 - reads and verifies the indexes
+        else:
+            if strict:
+                self._indexes.check_sizes()
+            self.blocks  # noqa: B018 - reads and verifies the index of the blocks
+        self._files.keep_open(strict)
 
     @classmethod
-    def open(cls, folder, strict=True):
+    def open(cls, folder, strict=True, max_indexed=SHUFFLE_LIMIT):
         """Opens a record set.
 
         Args:
             folder: folder of the record set.
             strict: False also accepts truncated and missing shards, whose lost records then raise
                 DamagedRecord when they are read.
+            max_indexed: maximum number of records of a set whose indexes are read here.
 
         Raises:
-            UserError: there is no record set, it is incomplete, or the size of a shard differs from
-                the manifest.
+            UserError: there is no record set, it is incomplete, the size of a shard differs from
+                the manifest, or the index of the blocks is invalid.
         """
-        return cls(folder, read_manifest(folder), strict)
+        return cls(folder, read_manifest(folder), strict, max_indexed)
 
     def __len__(self):
-        return int(self._starts[-1])
+        return int(self._indexes.starts[-1])
 
     def __repr__(self):
         return f"RecordSet({self.folder!r}, {len(self)} records)"
 
     def __reduce__(self):
-        return type(self), (self.folder, self.manifest, self._strict)
+        return type(self), (self.folder, self.manifest, self._strict, self._max_indexed)
 
     def __iter__(self):
         """Yields the records in order. Raises DamagedRecord at a damaged record."""
@@ -123,7 +129,7 @@ class RecordSet:
         if not -len(self) <= position < len(self):
             raise IndexError(f"{self.folder} has {len(self):,} records, got the index {position}")
         position %= len(self)
-        data = self._read_all([int(self._shard_of(position))], [position], verify=True)[0]
+        data = self._read_all(np.array([position]), verify=True)[0]
         try:
             record = deserialize(data)
         except ValueError as error:
@@ -152,93 +158,112 @@ class RecordSet:
         if indices.size and not 0 <= indices.min() <= indices.max() < len(self):
             raise IndexError(f"expected positions in [0, {len(self)}), got {indices}")
         out = np.empty(len(indices), object)
-        out[:] = self._read_all(self._shard_of(indices).tolist(), indices.tolist(), verify)
+        out[:] = self._read_all(indices, verify)
         return out
 
-    def _shard_of(self, index):
-        # side="right" skips empty shards, which have the same start as the next shard.
-        return np.searchsorted(self._starts, index, side="right") - 1
-
-    def _read_all(self, shards, indices, verify):
+    def _read_all(self, indices, verify):
         """Returns a list with the payloads of records; see `read`."""
-        ranges = [
-            (shard, int(self._offset[index]), int(self._length[index]) + tfrecord.FOOTER)
-            for shard, index in zip(shards, indices, strict=True)
-        ]
-        try:
-            read_many = self._remote.read_many if self._remote else self._read_local
-            frames = read_many(ranges)
-        except StorageError:
-            raise
-        except FileNotFoundError as error:
-            raise DamagedRecord(self.location(indices[0]), "the file is missing") from error
-        except OSError as error:
-            reason = f"the file cannot be read ({error})"
-            raise DamagedRecord(self.location(indices[0]), reason) from error
-        return [self._payload(*item, verify) for item in zip(indices, frames, strict=True)]
+        payloads = self._payloads_in_memory(indices)
+        rows = [row for row, payload in enumerate(payloads) if payload is None]
+        if not rows:
+            return payloads
+        shard, offset, length = (x.tolist() for x in self._indexes.locate(indices[rows]))
+        sizes = [n + tfrecord.FOOTER for n in length]
+        frames = self._files.read_many(list(zip(shard, offset, sizes, strict=True)))
+        for row, size, (data, reason) in zip(rows, length, frames, strict=True):
+            payload, footer = data[:size], data[size:]
+            if not reason and len(footer) < tfrecord.FOOTER:
+                reason = "the file ends inside the record"
+            elif not reason and verify and not tfrecord.is_intact(payload, footer):
+                reason = "the checksum does not match"
+            if reason:
+                raise DamagedRecord(self.location(int(indices[row])), reason)
+            payloads[row] = payload
+        return payloads
 
-    def _read_local(self, ranges):
-        return [self._files.read(*item) for item in ranges]
-
-    def _payload(self, index, data, verify):
-        length = int(self._length[index])
-        if len(data) != length + tfrecord.FOOTER:
-            raise DamagedRecord(self.location(index), "the file ends inside the record")
-        payload = data[:length]
-        if verify and not tfrecord.is_intact(payload, data[length:]):
-            raise DamagedRecord(self.location(index), "the checksum does not match")
-        return payload
+    def _payloads_in_memory(self, indices):
+        """Returns a list with the payload of each record; None if its block is not in memory."""
+        payloads = [None] * len(indices)
+        if "_block_reader" not in vars(self):
+            return payloads
+        numbers = self.blocks.block_of(indices)
+        positions = indices - self.blocks.first_record[numbers]
+        loaded = {n: self._block_reader.loaded(n) for n in np.unique(numbers).tolist()}
+        places = zip(numbers.tolist(), positions.tolist(), strict=True)
+        for row, (number, position) in enumerate(places):
+            if block := loaded[number]:
+                if position in block.damaged:
+                    location = self.location(int(indices[row]))
+                    raise DamagedRecord(location, block.damaged[position])
+                payloads[row] = block.payloads[position]
+        return payloads
 
     def shard_path(self, index):
         """Returns the path of the shard that contains a record."""
-        return self._paths[int(self._shard_of(index))]
+        return self._files.paths[int(self._indexes.shard_of(index))]
 
     def location(self, index):
         """Returns the shard, number and first byte of a record as a text for messages."""
-        shard = int(self._shard_of(index))
-        number, byte = index - int(self._starts[shard]), int(self._offset[index])
-        return f"{self._paths[shard]}: record {number} (byte {byte})"
+        shard, byte, _ = self._locate(index)
+        number = index - int(self._indexes.starts[shard])
+        return f"{self._files.paths[shard]}: record {number} (byte {byte})"
 
-    def _index_files(self):
-        """Yields the content of the index of each shard."""
-        paths = [index_path(path) for path in self._paths]
-        if self._remote:
-            infos = [self._remote.infos.get(os.path.basename(path)) for path in paths]
-            sizes = [info.size if info else 0 for info in infos]
-            ranges = [(path, 0, size) for path, size in zip(paths, sizes, strict=True)]
-            yield from self._remote.fetcher.fetch(ranges)
-            return
-        for path, own_index in zip(self._paths, paths, strict=True):
-            try:
-                yield file_io.read_bytes(own_index)
-            except OSError as error:
-                raise self._unreadable(path, error) from error
+    def _locate(self, index):
+        """Returns (shard, first byte of the payload, bytes of the payload) of a record."""
+        return [int(values[0]) for values in self._indexes.locate(np.array([index]))]
 
-    def _unreadable(self, path, error):
-        return UserError(
-            f"{path} or its index cannot be read ({error}); convert the data set again"
-        )
+    @functools.cached_property
+    def image_counts(self):
+        """int64 (n,), number of images of each record."""
+        return self._indexes.columns.images
 
-    def _parse_index(self, number, data):
-        """Parses the index of one shard, and compares it with the shard and the manifest."""
-        path, shard = self._paths[number], self.manifest["shards"][number]
-        size = shard["bytes"]
-        try:
-            if self._strict:
-                size = self._remote.sizes[number] if self._remote else os.path.getsize(path)
-            if size is None:
-                raise FileNotFoundError("the shard is missing, but manifest.json lists it")
-            with np.load(io.BytesIO(data)) as index:
-                names = ("offset", "length", "images")
-                offset, length, images = (index[k].astype(np.int64) for k in names)
-                vectors = [index[f"vectors/{name}"].astype(np.int64) for name in self.vectors]
-                bits = np.unpackbits(index["languages"], axis=1, count=len(self.languages))
-        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise self._unreadable(path, error) from error
-        if size != shard["bytes"]:
-            message = f"{path}: expected {shard['bytes']} bytes, got {size}"
-            raise UserError(f"{message}; it is truncated or belongs to another set: convert again")
-        end = int(offset[-1] + length[-1]) + tfrecord.FOOTER if len(offset) else 0
-        if len(offset) != shard["records"] or end != size or len(bits) != len(offset):
-            raise UserError(f"{index_path(path)} is not the index of its shard; convert again")
-        return offset, length, images, bits.astype(bool), *vectors
+    @functools.cached_property
+    def has_language(self):
+        """bool (n, L), whether each record has a text in each of the `languages`."""
+        return self._indexes.columns.has_language
+
+    @functools.cached_property
+    def vector_counts(self):
+        """{name of vectors: int64 (n,), number of rows of each record}."""
+        return dict(zip(self.vectors, self._indexes.columns.vectors, strict=True))
+
+    # --- blocks -----------------------------------------------------------------------------------
+
+    def load_blocks(self, numbers):
+        """Reads blocks into memory; see `BlockReader.load`.
+
+        While a block is in memory, its records are read from memory.
+        """
+        return self._block_reader.load(numbers, self._record_spans)
+
+    @functools.cached_property
+    def blocks(self):
+        """`BlockIndex`."""
+        data = self._files.read_block_index()
+        if data is None:
+            return self.derive_blocks()
+        path = os.path.join(self.folder, BLOCKS)
+        return BlockIndex.parse(data, path, self.manifest, self.digest)
+
+    def derive_blocks(self, block_records=BLOCK_RECORDS, block_bytes=BLOCK_BYTES):
+        """Returns the `BlockIndex` that follows from the indexes of the shards.
+
+        The number of texts of a record in a language counts as 1. `save` of the result writes the
+        file of the index.
+
+        Args:
+            block_records, block_bytes: maximum size of a block, see `BlockIndex.build`.
+        """
+        shards = ((index, ()) for index in self._indexes.read())
+        return BlockIndex.build(shards, block_records, block_bytes)
+
+    @functools.cached_property
+    def _block_reader(self):
+        return BlockReader(self.blocks, self._files)
+
+    def _record_spans(self, number):
+        """Returns start and length of the payloads of a block in its bytes, int64 (n, 2)."""
+        row, first = self.blocks.rows[number], int(self.blocks.first_record[number])
+        records = np.arange(first, first + int(row["records"]))
+        _, offset, length = self._indexes.locate(records)
+        return np.stack([offset - int(row["offset"]), length], axis=1)

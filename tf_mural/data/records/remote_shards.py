@@ -1,12 +1,21 @@
-"""The shards of a record set on a remote storage."""
+"""The files of a record set on a remote storage.
+
+`RemoteShards` has the same methods as `shard_files.ShardFiles`.
+"""
 
 import concurrent.futures
 import os
 import threading
 
+import numpy as np
+
 from tf_mural import file_io
 from tf_mural.data.chunk_cache import open_cache
 from tf_mural.data.range_fetcher import RangeFetcher
+from tf_mural.data.records.blocks import BLOCKS
+from tf_mural.data.records.shard import index_path
+from tf_mural.data.records.shard_files import reason_of
+from tf_mural.errors import StorageError
 
 # A set of at most this size is read whole, in chunks that stay in memory.
 MAX_MEMORY_BYTES = 1 << 29
@@ -14,50 +23,151 @@ _CHUNK_BYTES, _CACHED_CHUNK_BYTES = 1 << 22, 1 << 18
 
 
 class RemoteShards:
-    """Reads ranges of the shards of a record set. Several threads may read at the same time.
+    """Reads the files of a record set. Several threads may read at the same time.
 
     Ranges are read with many requests at the same time, or from the cache of `chunk_cache`, if it
-    is on. All requests expect the version that the shard had when the set was opened, so that a
-    shard that another process replaces is an error.
+    is on. All requests expect the version that the file had when the set was opened, so that a
+    file that another process replaces is an error.
 
     Args:
         folder: folder of the set.
         names: file names of the shards.
-        other_names: names of other files of the set, whose sizes are wanted.
 
     Attributes:
-        infos: {name: `remote_files.FileInfo`} of the files that exist.
         paths: list of the paths of the shards.
-        sizes: list with the size of each shard in bytes; None: the shard is missing.
-        fetcher: `RangeFetcher` that expects the versions of the shards.
     """
 
-    def __init__(self, folder, names, other_names=()):
+    def __init__(self, folder, names):
         self.paths = [os.path.join(folder, name) for name in names]
-        self.infos = file_io.file_infos(folder, [*names, *other_names])
-        self.sizes = [self.infos[name].size if name in self.infos else None for name in names]
-        infos = {os.path.join(folder, name): info for name, info in self.infos.items()}
-        self.fetcher = RangeFetcher(versions={p: info.version for p, info in infos.items()})
-        self._reader = self.fetcher
-        if sum(size or 0 for size in self.sizes) <= MAX_MEMORY_BYTES:
-            self._reader = _Chunks(self.fetcher, infos, _Memory(), _CHUNK_BYTES)
-        elif cache := open_cache():
-            self._reader = _Chunks(self.fetcher, infos, cache, _CACHED_CHUNK_BYTES)
+        self._block_index = os.path.join(folder, BLOCKS)
+        infos = file_io.file_infos(folder, [*names, *map(index_path, names), BLOCKS])
+        infos = {os.path.join(folder, name): info for name, info in infos.items()}
+        self._infos, cache = infos, open_cache()
+        self._fetcher = RangeFetcher(versions={p: info.version for p, info in infos.items()})
+        self._reader = self._fetcher
+        self._block_fetcher = _CachedFetcher(infos, cache) if cache else self._fetcher
+        if sum(self._size(path) or 0 for path in self.paths) <= MAX_MEMORY_BYTES:
+            self._reader = _Chunks(self._fetcher, infos, _Memory(), _CHUNK_BYTES)
+        elif cache:
+            self._reader = _Chunks(self._fetcher, infos, cache, _CACHED_CHUNK_BYTES)
 
-    def read_many(self, ranges):
-        """Returns the bytes of ranges (shard, start, size), in order; fewer bytes at the end.
+    def keep_open(self, strict=True):
+        """Does nothing, because the requests expect the versions of the files."""
+
+    def size(self, shard):
+        """Returns the size of a shard in bytes.
 
         Raises:
-            FileNotFoundError: a shard is missing.
+            FileNotFoundError: the shard is missing.
+        """
+        size = self._size(self.paths[shard])
+        if size is None:
+            raise FileNotFoundError("the shard is missing, but manifest.json lists it")
+        return size
+
+    def _size(self, path):
+        return self._infos[path].size if path in self._infos else None
+
+    def read_many(self, ranges):
+        """Returns the bytes of ranges, in order; see `read_ahead`.
+
+        Neighbouring ranges are read with one request, and records of small sets from memory.
+        """
+        try:
+            fetched = iter(self._reader.fetch_merged(self._present(ranges)))
+        except StorageError:
+            raise
+        except OSError:  # A shard was removed: `read_ahead` finds the ranges of this shard.
+            return list(self.read_ahead(ranges))
+        return list(self._with_missing(ranges, ((data, "") for data in fetched)))
+
+    def read_ahead(self, ranges):
+        """Yields the bytes of ranges, in order; the next ranges are requested ahead of their use.
+
+        Args:
+            ranges: sequence of (shard, start, size). Each range is one request.
+
+        Yields:
+            (bytes, reason): the bytes, which are fewer at the end of the shard, and ""; or b"" and
+            the reason why the shard cannot be read.
+
+        Raises:
             StorageError: a range cannot be read, see `RangeFetcher.fetch`.
         """
+        return self._with_missing(ranges, self._fetch(self._present(ranges)))
+
+    def _present(self, ranges):
+        """Returns (path, start, size) of the ranges whose shards exist, within the shards."""
         within = []
         for shard, start, size in ranges:
-            if self.sizes[shard] is None:
-                raise FileNotFoundError(2, "No such file or directory", self.paths[shard])
-            end = min(start + size, self.sizes[shard])
-            within.append((self.paths[shard], start, max(0, end - start)))
-        return self._reader.fetch_merged(within)
+            if (total := self._size(self.paths[shard])) is not None:
+                within.append((self.paths[shard], start, max(0, min(size, total - start))))
+        return within
+
+    def _with_missing(self, ranges, fetched):
+        """Yields the results of all ranges; `fetched` are those of `_present`."""
+        for shard, _, _ in ranges:
+            is_missing = self._size(self.paths[shard]) is None
+            yield (b"", reason_of(FileNotFoundError())) if is_missing else next(fetched)
+
+    def _fetch(self, ranges):
+        """Yields (bytes, reason) of ranges (path, start, size), see `read_ahead`."""
+        done = 0
+        while done < len(ranges):
+            try:
+                for data in self._block_fetcher.fetch(ranges[done:]):
+                    done += 1
+                    yield data, ""
+            except StorageError:
+                raise
+            except OSError as error:  # for example, the shard was removed
+                done += 1
+                yield b"", reason_of(error)
+
+    def read_indexes(self, shards):
+        """Yields the content of the indexes of shards, in order; OSError if one cannot be read."""
+        paths = [index_path(self.paths[shard]) for shard in shards]
+        present = [(path, 0, self._size(path)) for path in paths if path in self._infos]
+        fetched = self._fetcher.fetch(present)
+        for path in paths:
+            if path not in self._infos:
+                raise FileNotFoundError("the index is missing")
+            yield next(fetched)
+
+    def read_block_index(self):
+        """Returns the block index, uint8 (n,), or None if the set has none; see `blocks`."""
+        size = self._size(self._block_index)
+        if size is None:
+            return None
+        data, end = np.empty(size, np.uint8), 0
+        starts = range(0, size, _CHUNK_BYTES)
+        ranges = [(self._block_index, start, min(_CHUNK_BYTES, size - start)) for start in starts]
+        for part in self._fetcher.fetch(ranges):
+            start, end = end, end + len(part)
+            data[start:end] = np.frombuffer(part, np.uint8)
+        return data
+
+
+class _CachedFetcher(RangeFetcher):
+    """A `RangeFetcher` that stores each range in a cache.
+
+    Args:
+        infos: {path: `remote_files.FileInfo`}.
+        cache: `ChunkCache`.
+    """
+
+    def __init__(self, infos, cache):
+        super().__init__(versions={path: info.version for path, info in infos.items()})
+        self._infos, self._cache = infos, cache
+
+    def _read(self, path, start, size):
+        info = self._infos[path]
+        key = path, info.version, info.size, "range", start, size
+        data = self._cache.get(*key)
+        if data is None:
+            data = super()._read(path, start, size)
+            self._cache.put(data, *key)
+        return data
 
 
 class _Memory(dict):

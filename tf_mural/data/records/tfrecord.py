@@ -34,6 +34,28 @@ def is_intact(payload, footer):
     return _masked_crc(payload) == footer
 
 
+def spans(data, count):
+    """Finds the payloads of consecutive frames.
+
+    Args:
+        data: bytes that start with a frame.
+        count: number of frames.
+
+    Returns:
+        List of (start, length) of the payloads. The list ends before the first frame whose length
+        has a wrong checksum; a payload may exceed `data`.
+    """
+    result, position = [], 0
+    for _ in range(count):
+        header = data[position : position + HEADER]
+        if len(header) < HEADER or _masked_crc(header[:8]) != header[8:]:
+            break
+        length = int.from_bytes(header[:8], "little")
+        result.append((position + HEADER, length))
+        position += HEADER + length + FOOTER
+    return result
+
+
 @functools.lru_cache(maxsize=1 << 14)
 def _header(number):
     """Returns the header of a frame whose payload has `number` bytes."""

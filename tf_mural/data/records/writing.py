@@ -9,8 +9,9 @@ import numpy as np
 
 from tf_mural import file_io
 from tf_mural.data.records import tfrecord
+from tf_mural.data.records.blocks import BLOCK_BYTES, BLOCK_RECORDS, BlockIndex
 from tf_mural.data.records.record import serialize
-from tf_mural.data.records.shard import ShardIndexBuilder
+from tf_mural.data.records.shard import ShardIndex, ShardIndexBuilder, index_path
 from tf_mural.data.records.vectors import check_name, vectors_problem
 from tf_mural.errors import StorageError, UserError
 
@@ -25,9 +26,10 @@ def shard_name(number, total):
     return f"records-{number:05d}-of-{total:05d}.tfrecord"
 
 
-def index_path(shard_path):
-    """Returns the path of the index of a shard."""
-    return shard_path.removesuffix(".tfrecord") + ".index.npz"
+def set_digest(shards):
+    """Returns the short hash of the contents of a record set; `shards` are those of a manifest."""
+    sums = "".join(shard["sha256"] for shard in shards)
+    return hashlib.sha256(sums.encode()).hexdigest()[:12]
 
 
 def write_shard(path, records, vectors=None):
@@ -88,8 +90,10 @@ def write_manifest(
     ledger=None,
     classes=None,
     vectors=None,
+    block_records=BLOCK_RECORDS,
+    block_bytes=BLOCK_BYTES,
 ):
-    """Writes the index of each shard, then manifest.json, which completes the record set.
+    """Writes the indexes of the shards and blocks, then manifest.json, which completes the set.
 
     Args:
         folder: folder of the shards.
@@ -101,6 +105,7 @@ def write_manifest(
         ledger: plain dict with counts of read, kept and skipped records.
         classes: names of the labels in order, if they have names.
         vectors: {name: description} of the vectors, see `describe_vectors`.
+        block_records, block_bytes: maximum size of a block, see `blocks`.
 
     Returns:
         The manifest as a dict.
@@ -119,21 +124,10 @@ def write_manifest(
         summaries.append(
             {key: getattr(shard, key) for key in ("file", "records", "bytes", "sha256")}
         )
-    columns = {code: column for column, code in enumerate(sorted(texts))}
-    for shard in shards:
-        bits = np.zeros((shard.records, len(columns)), bool)
-        bits[:, [columns[code] for code in shard.texts]] = shard.has_language
-        packed = np.packbits(bits, axis=1)
-        path = index_path(os.path.join(folder, shard.file))
-        with file_io.atomic_write(path, sync=False) as temporary, open(temporary, "wb") as file:
-            np.savez(
-                file,
-                offset=shard.offset,
-                length=shard.length,
-                images=shard.image_counts,
-                languages=packed,
-                **{f"vectors/{name}": shard.vector_counts[name] for name in vectors or ()},
-            )
+    codes = sorted(texts)
+    indexed = _write_shard_indexes(folder, shards, codes, vectors or ())
+    blocks = BlockIndex.build(indexed, block_records, block_bytes)
+    blocks.save(folder, set_digest(summaries))
     manifest = {
         "schema": SCHEMA,
         "dataset": dataset,
@@ -141,7 +135,7 @@ def write_manifest(
         "records": sum(summary["records"] for summary in summaries),
         "images": images,
         "texts": sum(texts.values()),
-        "languages": {code: texts[code] for code in columns},
+        "languages": {code: texts[code] for code in codes},
         "augmentations": sorted(set(augmentations)),
         "shards": summaries,
         "made_by": made_by or {},
@@ -160,14 +154,50 @@ def write_manifest(
     return manifest
 
 
+def _write_shard_indexes(folder, shards, codes, vectors):
+    """Writes the index of each shard; yields (`ShardIndex`, extra texts) of each shard.
+
+    Args:
+        folder, shards: see `write_manifest`.
+        codes: sorted language codes of the set.
+        vectors: names of the vectors.
+    """
+    columns = {code: column for column, code in enumerate(codes)}
+    for shard in shards:
+        columns_of_shard = np.array([columns[code] for code in shard.texts], np.int64)
+        has_language = np.zeros((shard.records, len(columns)), bool)
+        has_language[:, columns_of_shard] = shard.has_language
+        path = index_path(os.path.join(folder, shard.file))
+        with file_io.atomic_write(path, sync=False) as temporary, open(temporary, "wb") as file:
+            np.savez(
+                file,
+                offset=shard.offset,
+                length=shard.length,
+                images=shard.image_counts,
+                languages=np.packbits(has_language, axis=1),
+                **{f"vectors/{name}": shard.vector_counts[name] for name in vectors},
+            )
+        extra_texts = shard.extra_texts.copy()
+        extra_texts[:, 1] = columns_of_shard[extra_texts[:, 1]]
+        arrays = (shard.offset, shard.length, shard.image_counts)
+        yield ShardIndex(*(a.astype(np.int64) for a in arrays), has_language, []), extra_texts
+
+
 def write(
-    folder, records, dataset="records", split="train", shards=1, augmentations=(), vectors=None
+    folder,
+    records,
+    dataset="records",
+    split="train",
+    shards=1,
+    augmentations=(),
+    vectors=None,
+    **options,
 ):
     """Writes a small record set in one call; converters write large sets shard by shard.
 
     The records are divided into consecutive shards, so that they are read in the given order.
-    `folder` is created. For the other arguments and the errors, see `write_manifest` and
-    `write_shard`.
+    `folder` is created. For the other arguments (`options` are further arguments of
+    `write_manifest`) and the errors, see `write_manifest` and `write_shard`.
 
     Returns:
         The manifest as a dict.
@@ -180,7 +210,9 @@ def write(
         path = os.path.join(folder, shard_name(number, shards))
         part = records[bounds[number] : bounds[number + 1]]
         written.append(write_shard(path, part, vectors))
-    return write_manifest(folder, written, dataset, split, augmentations, vectors=vectors)
+    return write_manifest(
+        folder, written, dataset, split, augmentations, vectors=vectors, **options
+    )
 
 
 def read_manifest(folder):
@@ -203,6 +235,11 @@ def read_manifest(folder):
             f"{path} is not a manifest of a record set ({error!r}); convert the data set again"
         )
         raise UserError(message) from error
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise UserError(
+            f"{path} has schema {schema}, and this version of tf_mural reads schema {SCHEMA}: "
+            "update tf_mural, or convert the data set again"
+        )
     if schema != SCHEMA:
         raise UserError(f"{path}: expected schema {SCHEMA}, got {schema!r}; convert again")
     return manifest

@@ -51,6 +51,8 @@ _FORMERLY_FIXED = {
     "model.text.activation": "gelu_approximate",
     "sources.*.languages_of": "draw",
     "sources.*.alpha": 0.5,
+    "sources.*.shuffle_limit": 5_000_000,
+    "sources.*.window_blocks": 32,
 }
 
 
