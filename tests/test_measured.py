@@ -99,6 +99,19 @@ def test_every_table_of_the_evidence_says_how_it_was_measured():
             assert anchor in described, message
 
 
+def test_every_section_of_the_performance_says_when_it_was_measured():
+    """A row begins with the first word of the heading of its section."""
+    with open(os.path.join(ROOT, "docs/performance.md"), encoding="utf-8") as file:
+        headings = re.findall(r"^## (.*)$", file.read(), re.MULTILINE)
+    *measured_sections, last = headings
+    rows = sections("docs/performance.md")[last][0][1:]
+    for *_, date, commit in rows:
+        assert re.match(r"20\d\d-\d\d-\d\d", date) and re.match(r"[0-9a-f]{7}", commit)
+    for heading in measured_sections:
+        word = heading.split()[0]
+        assert any(row[0].startswith(word) for row in rows), f"{heading}: add a row to {last!r}"
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_rows_and_columns_belong_to_the_sweep(name):
     experiment = measured.load(name)
