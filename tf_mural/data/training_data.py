@@ -115,7 +115,7 @@ def training_dataset(
         "shuffle_limit": shuffle_limit,
         "window_blocks": window_blocks,
     }
-    sources, folders, samplers = [], [], {}
+    sources, samplers = [], {}
     for name, sets in _records_of_sources(records, trainer.sources).items():
         fields = {field: modalities[field] for field in trainer.sources[name]}
         defaults = trainer.source_options.get(name, {})
@@ -125,18 +125,17 @@ def training_dataset(
         of_source = {field: vectors[field] for field in fields if field in vectors}
         values |= {"batch_size": batch_size, "seed": core.seed if seed is None else seed}
         sampler = samplers[name] = _make_sampler(name, sets, fields, of_source, samplers, values)
-        may_flip = _option(flip, name, trainer.sources)
-        may_flip = may_flip is None or may_flip
+        may_flip = _option(flip, name, trainer.sources) in (None, True)
         switch = _option(code_switch, name, trainer.sources)
         sources.append(make_source(sampler, fields, may_flip, of_source, switch, values["seed"]))
-        folders += [record_set.folder for record_set in sampler.sets]
     strategy = getattr(trainer, "distribute_strategy", None)
     replicas = strategy.num_replicas_in_sync if strategy else 1
     _check_batch_size(batch_size, replicas, core)
     # A tower whose features are stored needs no images or texts.
     fields = {f: t for f, t in core.fields.items() if t not in stored.projections}
     text_towers, image_towers = (_towers(model, fields, name) for name in ("text", "image"))
-    skipped_records = SkippedRecords(max_bad_records, tuple(folders), "the tokenizer")
+    folders = tuple(record_set.folder for s in samplers.values() for record_set in s.sets)
+    skipped_records = SkippedRecords(max_bad_records, folders, "the tokenizer")
     arguments = (
         sources,
         _tokenizer(tokenizer, text_towers),

@@ -116,7 +116,6 @@ def build(config, data_dir, strategy, resumes=False, encoders=None):
 
     keras.utils.set_random_seed(config.seed)
     trainer = make_trainer(config, description, languages, strategy)
-
     sources = [
         data.make_source(samplers[name], source, fields[name], data_dir, config)
         for name, source in config.sources.items()
