@@ -30,7 +30,7 @@ from absl import flags
 from tf_mural import file_io
 from tf_mural.cli import app
 from tf_mural.cli import sweep as sweep_command
-from tf_mural.errors import UserError
+from tf_mural.errors import UserError, lookup
 from tf_mural.experiment import sweep as sweeps
 from tf_mural.reports import measured
 
@@ -97,6 +97,7 @@ def main(argv=None):
 
 def _select(table):
     """Returns [(experiment, {row or difference: columns} in the table)]."""
+    lookup(dict.fromkeys([*measured.names(), ALL_OF_README]), table, "table")
     if table != ALL_OF_README:
         experiment = measured.load(table)
         return [(experiment, {row: list(columns) for row, columns in experiment.rows.items()})]
