@@ -209,8 +209,8 @@ def _read_items(path, metric, values):
             for name in file.files:
                 key, _, item_metric = name.rpartition("/")
                 items.setdefault(key, {})[item_metric] = file[name]
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path} is damaged ({error}): evaluate again, or delete it") from None
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error):
+        raise UserError(f"{path} is damaged: evaluate again, or delete it") from None
     recalls = [f"{direction}_r{k}" for direction in ("i2t", "t2i") for k in RECALL_KS]
     parts = recalls if metric == "average_recall" else [metric]
     joined = {
