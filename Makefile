@@ -24,7 +24,7 @@ WORKERS ?= 2
 # The tests of a file run in one process, because they share fixtures.
 PARALLEL := --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder
 TEST_FILES := $(addprefix requirements,.txt -test.txt -jax.txt -plan.txt -export.txt -demo.txt \
-  -notebooks.txt -convert.txt)
+  -notebooks.txt -convert.txt -remote.txt)
 # Tests of the parts that depend on the versions of Python, TensorFlow, JAX and libtpu.
 VERSION_TESTS := $(patsubst %,tests/test_%.py,losses objective optimizers jax backend_parity \
   keras_patches keras_trainer ghost_batch_norm remat tokenizers input_pipeline sampling \
