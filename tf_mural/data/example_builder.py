@@ -53,7 +53,7 @@ class ExampleBuilder:
             int64 (b, text fields), positions in `language_codes`; "uniform": float64 (b, 3), random
             numbers in [0, 1)}.
         """
-        count = draws.shape[0]
+        rows = draws.shape[0]
 
         def read(draws, set_index, unit):
             try:
@@ -75,9 +75,9 @@ class ExampleBuilder:
         )
         return {
             "draw": draws,
-            "data": tf.ensure_shape(data, (count,)),
-            "language": tf.ensure_shape(language, (count, self.sampler.text_fields)),
-            "uniform": tf.ensure_shape(uniform, (count, 3)),
+            "data": tf.ensure_shape(data, (rows,)),
+            "language": tf.ensure_shape(language, (rows, self.sampler.text_fields)),
+            "uniform": tf.ensure_shape(uniform, (rows, 3)),
         }
 
     def read(self, draws, set_index, unit):
