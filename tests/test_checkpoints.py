@@ -445,7 +445,7 @@ def test_checkpoints_and_models_on_a_remote_file_system(tmp_path):
     names = file_io.listdir(f"{workdir}/checkpoints")
     assert len(names) == 6 and not [n for n in names if n.endswith(".tmp")]
     path = f"{workdir}/checkpoints/step-30.index"
-    with file_io.open_file(path, "wb") as file:
+    with tf.io.gfile.GFile(path, "wb") as file:
         file.write(b"x")
     assert resume(workdir).read_state() == 20
 

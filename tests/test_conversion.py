@@ -117,7 +117,7 @@ def test_the_number_of_processes_does_not_change_a_byte(convert, tmp_path):
     convert("one", mode="skip odd")
     convert("two", mode="skip odd", processes=2)
     one, two = read_files(tmp_path / "one/train"), read_files(tmp_path / "two/train")
-    assert one == two and len(one) == 7
+    assert one == two and len(one) == 8
 
 
 def test_ledger_counts_skipped_records_with_examples(convert):

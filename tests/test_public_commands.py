@@ -97,8 +97,8 @@ def test_a_public_model_is_evaluated(run, folder, embedder, data_dir):
     arguments = ("--records=scenes/test", f"--data_dir={data_dir}", "--languages=en,de")
     out = run("evaluate.py", "--model=hf:siglip_2", "--task=retrieval", *arguments)
     assert "written to runs/hub/siglip_2/evals/retrieval-scenes-test" in out
-    (name,) = os.listdir(folder / "runs" / "hub" / "siglip_2" / "evals")
-    result = read(folder / "runs" / "hub" / "siglip_2" / "evals" / name)
+    (path,) = (folder / "runs" / "hub" / "siglip_2" / "evals").glob("*.json")
+    result = read(path)
     assert result["model"] == "hf:siglip_2"
     assert embedder.fingerprint.startswith(result["weights_hash"])
     options = {"records": "scenes/test", "data_dir": data_dir, "languages": ["en", "de"]}

@@ -1,5 +1,6 @@
 """Records: checksums, serialization, record sets on disk, and damaged files."""
 
+import collections
 import gc
 import json
 import os
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from tf_mural.data import records
-from tf_mural.data.records import Record, RecordSet, tfrecord
+from tf_mural.data.records import Record, RecordSet, shard_files, tfrecord
 from tf_mural.errors import UserError
 
 RECORDS = [
@@ -216,16 +217,25 @@ def test_an_index_that_is_not_an_integer_is_refused(tmp_path, index, message):
         write(tmp_path)[index]
 
 
+@pytest.fixture
+def count_open_files(monkeypatch):
+    """A function that returns the number of open files; no file of another test is counted."""
+    gc.collect()  # closes the files of other tests
+    monkeypatch.setattr(shard_files, "_num_open_with_sets", 0)
+    monkeypatch.setattr(shard_files, "_open_files", collections.OrderedDict())
+    before = len(os.listdir("/proc/self/fd"))
+    return lambda: len(os.listdir("/proc/self/fd")) - before
+
+
 @pytest.mark.parametrize("strict", [True, False])
-def test_a_pickled_set_opens_the_same_files(tmp_path, strict):
+def test_a_pickled_set_opens_the_same_files(tmp_path, strict, count_open_files):
     write(tmp_path)
     if not strict:
         os.remove(shards_of(tmp_path)[1])
     opened = RecordSet.open(tmp_path, strict)
-    gc.collect()  # closes the files of other tests
-    before = len(os.listdir("/proc/self/fd"))
+    before = count_open_files()
     copy = pickle.loads(pickle.dumps(opened))
-    assert len(os.listdir("/proc/self/fd")) == before + (2 if strict else 1)
+    assert count_open_files() == before + (2 if strict else 1)
     assert copy[1] == RECORDS[1] and (len(copy), copy.digest) == (5, opened.digest)
     assert copy.manifest == opened.manifest and copy.languages == opened.languages
     if strict:
@@ -298,13 +308,11 @@ def test_many_threads_read_the_same_as_one(tmp_path):
             assert [records.deserialize(item).id for item in data] == [str(i) for i in order]
 
 
-def test_descriptors_are_closed_with_the_set(tmp_path):
-    gc.collect()  # closes the files of other tests
-    before = len(os.listdir("/proc/self/fd"))
+def test_descriptors_are_closed_with_the_set(tmp_path, count_open_files):
     opened = write(tmp_path)
-    assert len(os.listdir("/proc/self/fd")) == before + 2
+    assert count_open_files() == 2
     del opened
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert count_open_files() == 0
 
 
 @pytest.mark.parametrize("indices", [[5], [0, -1]])
@@ -341,10 +349,8 @@ def test_record_with_other_bytes_is_named(tmp_path):
         list(RecordSet.open(tmp_path))
 
 
-def test_many_shards_are_read_with_at_most_64_open_files(tmp_path):
+def test_many_shards_are_read_with_at_most_64_open_files(tmp_path, count_open_files):
     records.write(tmp_path, [Record(f"r{n}") for n in range(200)], shards=100)
-    gc.collect()  # closes the files of other tests
-    before = len(os.listdir("/proc/self/fd"))
     opened, other = RecordSet.open(tmp_path), RecordSet.open(tmp_path)
     order = np.random.default_rng(0).permutation(200)
     with ThreadPoolExecutor(8) as pool:
@@ -352,9 +358,9 @@ def test_many_shards_are_read_with_at_most_64_open_files(tmp_path):
             assert [r.id for r in pool.map(record_set.__getitem__, order)] == [
                 f"r{n}" for n in order
             ]
-            assert before < len(os.listdir("/proc/self/fd")) <= before + 64
+            assert 0 < count_open_files() <= 64
     del opened, other, record_set
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert count_open_files() == 0
 
 
 def test_shard_truncated_while_open_is_detected(tmp_path):

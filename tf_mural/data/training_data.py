@@ -97,8 +97,7 @@ def training_dataset(
         UserError: there is no record set, or the records, sources, languages or the batch size do
             not fit the trainer.
     """
-    core, model = trainer.core, trainer.encoder
-    stored = model.stored
+    core, model, stored = trainer.core, trainer.encoder, trainer.encoder.stored
     modalities = {field: stored.modalities[tower] for field, tower in core.fields.items()}
     vectors = {tower: (*v, model.modalities[tower]) for tower, v in stored.vectors.items()}
     vectors = {field: vectors[tower] for field, tower in core.fields.items() if tower in vectors}
