@@ -96,7 +96,7 @@ def fill_windows(folder, steps):
     from tf_mural.data import records
     from tf_mural.data.records import tfrecord
 
-    opened = records.RecordSet.open(folder)
+    opened = records.RecordSet.open(folder, max_indexed=0)
     block = tfrecord.frames([_payload()] * int(opened.blocks.rows["records"].max()))
     original = opened.load_blocks
 
@@ -146,7 +146,7 @@ def measure_open(folder):
     from tf_mural.data.records import RecordSet
 
     before, began = _memory(), time.perf_counter()
-    opened = RecordSet.open(folder)
+    opened = RecordSet.open(folder, max_indexed=0)
     result = {"open_seconds": time.perf_counter() - began, "before": before, "opened": _memory()}
     result |= {"records": len(opened), "blocks": len(opened.blocks)}
     result["index_mib"] = os.path.getsize(os.path.join(folder, "blocks.index")) / 2**20
