@@ -214,7 +214,7 @@ def test_record_sets_equal_those_of_the_process_pool(name, flags, tmp_path, monk
     )
     by_pool, by_beam = read_files(tmp_path / "pool/train"), read_files(tmp_path / "beam/train")
     assert by_beam == by_pool
-    assert "manifest.json" in by_pool and len(by_pool) == 8  # 3 shards, 3 indexes and a manifest
+    assert "manifest.json" in by_pool and len(by_pool) == 8  # 3 shards with indexes, 2 others
     assert visible_names(tmp_path / "beam") == ["train"]
     remaining = [path.name for path in (tmp_path / "beam").iterdir() if path.suffix != ".lock"]
     assert remaining == ["train"]
