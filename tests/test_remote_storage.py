@@ -251,9 +251,8 @@ def test_requests_read_ahead_within_the_limit_of_bytes(proxied, tmp_path):
     write(path, bytes(range(200)) * 10)
     proxy.reset(delay=0.05)
     ranges = [(path, start, 10) for start in range(0, 400, 10)]
-    start = time.monotonic()
     assert [data[0] for data in RangeFetcher().fetch(ranges)] == [s % 200 for _, s, _ in ranges]
-    assert time.monotonic() - start < 1.8  # 40 requests one after another take 2 s
+    assert proxy.most_at_once > 10
     first = RangeFetcher(max_bytes=50).fetch(ranges)
     next(first)
     time.sleep(0.3)

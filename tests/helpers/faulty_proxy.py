@@ -16,7 +16,7 @@ import urllib.parse
 # A reset closes the connection without an answer; "half" sends only a part of the body; a number is
 # the status of an answer. A further fault, "hang", is no answer for `HANG_SECONDS`.
 FAULTS = ("reset", "half", "503", "404")
-HANG_SECONDS = 1.5
+HANG_SECONDS = 10.0
 _HEADERS = {"301": {"x-amz-bucket-region": "eu-west-1"}}
 _HOP_HEADERS = ("transfer-encoding", "connection", "keep-alive", "content-length")
 
@@ -31,6 +31,7 @@ class FaultyProxy:
     Attributes:
         injected: {fault: number}.
         requests: number of requests.
+        most_at_once: largest number of requests at the same time.
         down: status with which each request is answered, such as "503", or None.
         url: URL of the proxy.
     """
@@ -70,7 +71,20 @@ class FaultyProxy:
         self.rate, self.faults, self.delay = rate, faults, delay
         self.limit, self.hidden_seconds, self.down = limit, hidden_seconds, None
         self.injected, self.requests = collections.Counter(), 0
+        self._active, self.most_at_once = 0, 0
         self._random, self._written = random.Random(seed), {}
+
+    @contextlib.contextmanager
+    def counting(self):
+        """Counts a request while it is answered."""
+        with self._lock:
+            self._active += 1
+            self.most_at_once = max(self.most_at_once, self._active)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._active -= 1
 
     def choose(self):
         """Returns the fault of the next request, or None."""
@@ -124,6 +138,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version, owner = "HTTP/1.1", None
 
     def _forward(self):
+        with self.owner.counting():
+            self._respond()
+
+    def _respond(self):
         proxy = self.owner
         body = self._request_body()
         if proxy.delay:
