@@ -140,6 +140,19 @@ def fingerprint(units):
     return hash_rows((unit.path, unit.rows) for unit in units)
 
 
+def read_either(unit):
+    """Reads a unit of this module or of `captioned_images`, for sets with both layouts."""
+    return read(unit) if isinstance(unit, Unit) else captioned_images.read(unit)
+
+
+def fingerprint_either(units):
+    """Returns a hash of units of this module or of `captioned_images`; "" without units."""
+    if not units:
+        return ""
+    is_parquet = isinstance(units[0], Unit)
+    return fingerprint(units) if is_parquet else captioned_images.fingerprint(units)
+
+
 def hash_rows(pairs):
     """Returns a hash of pairs (path of a file, plain data), in which a file counts by its size."""
     digest = hashlib.sha256()

@@ -23,6 +23,8 @@ _IMAGE_FOLDERS = ("", "images", "flickr30k", "coco", "coco/images")
 _SUBFOLDERS = ("", "flickr30k-images", "val2014")
 _ADVICE = "set the option images to the folders of flickr30k-images and of COCO's val2014"
 
+read = parquet_captions.read_either
+
 
 def plan(
     raw_dir: str,
@@ -60,20 +62,9 @@ def plan(
     return captioned_images.plan_units(locations, captioned, _ADVICE)
 
 
-def read(unit):
-    """Yields a `Record` or `Skipped` for each image of a unit, and `Skipped` for blank captions."""
-    return _module(unit).read(unit)
-
-
 def fingerprint(raw_dir, split, images=(), languages=None):
     """Returns a hash of the captions and of the sizes of the images or files."""
-    units = plan(raw_dir, split, images, languages)
-    return _module(units[0]).fingerprint(units) if units else ""
-
-
-def _module(unit):
-    is_parquet = isinstance(unit, parquet_captions.Unit)
-    return parquet_captions if is_parquet else captioned_images
+    return parquet_captions.fingerprint_either(plan(raw_dir, split, images, languages))
 
 
 def _find_annotations(raw_dir):

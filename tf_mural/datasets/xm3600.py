@@ -24,6 +24,8 @@ _ARCHIVE = "captions.zip"
 _IMAGE_FOLDERS = ("images", "xm3600/images", "")
 _ADVICE = "set the option images to images.tgz or to the folder that it unpacks to"
 
+read = parquet_captions.read_either
+
 
 def plan(
     raw_dir: str,
@@ -65,20 +67,9 @@ def plan(
     return captioned_images.plan_units(locations, captioned, _ADVICE)
 
 
-def read(unit):
-    """Yields a `Record` or `Skipped` for each image of a unit, and `Skipped` for blank captions."""
-    return _module(unit).read(unit)
-
-
 def fingerprint(raw_dir, split, images=(), languages=None):
     """Returns a hash of the captions and of the sizes of the images or files."""
-    units = plan(raw_dir, split, images, languages)
-    return _module(units[0]).fingerprint(units) if units else ""
-
-
-def _module(unit):
-    is_parquet = isinstance(unit, parquet_captions.Unit)
-    return parquet_captions if is_parquet else captioned_images
+    return parquet_captions.fingerprint_either(plan(raw_dir, split, images, languages))
 
 
 def _read_captions(raw_dir):
